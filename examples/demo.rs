@@ -1,4 +1,4 @@
-//! `cargo demo`: a devnet, its workers, and `prb all` that takes them from nothing to computing.
+//! `cargo demo`: a devnet, its workers, and a `prb all` that registers, syncs and starts them.
 
 use std::{
     io::Write as _,
@@ -24,33 +24,33 @@ use prb_devnet::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Shows Runtime Bridge at work: a relay chain, a parachain and verifying workers on this machine, and
-/// `prb all`, which syncs the workers, registers them and starts them.
+/// Demonstrates Runtime Bridge: a relay chain, a parachain and verifying workers on this machine, and `prb
+/// all`, which syncs the workers, registers them and starts them.
 #[derive(Debug, Parser)]
 #[command(name = "cargo demo", max_term_width = 110)]
 struct Demo {
-    /// Workers.
+    /// Number of workers.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
     workers: u32,
-    /// Stake pools that they are spread over.
+    /// Number of stake pools.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=100))]
     pools: u64,
-    /// Relay blocks that are there before the start.
+    /// Number of relay blocks before the start.
     #[arg(long, default_value_t = 200)]
     history: u32,
-    /// Relay block time in ms; every second one has a parachain block.
+    /// Relay block time in ms; every second relay block has a parachain block.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(100..))]
     block_ms: u64,
     /// Seed of the devnet's keys.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Folder of the block store and keys, kept afterwards; a temporary one where absent.
+    /// Folder for the block store and keys, kept afterwards; a temporary folder by default.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// End with 0 once every worker computes at the tip, with 1 where it does not in time.
+    /// Exit with 0 once every worker computes at the tip, or with 1 after the timeout.
     #[arg(long)]
     until_active: bool,
-    /// Seconds that `--until-active` waits.
+    /// Timeout of `--until-active`, in seconds.
     #[arg(long, default_value_t = 180)]
     timeout: u64,
     /// Log level or filter.
@@ -58,9 +58,9 @@ struct Demo {
     log_level: telemetry::LogLevel,
 }
 
-/// Blocks that a worker may be behind the tip and still count as at it.
+/// Maximum lag of a worker that counts as at the tip, in blocks.
 const AT_TIP: u32 = 2;
-/// Time between two looks.
+/// Interval of progress checks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// The stake of each worker: 100 PHA.
 const STAKE: u128 = 100_000_000_000_000;
@@ -103,7 +103,7 @@ impl Demo {
         let bridge = start_bridge(&devnet, &data, &fleet).await?;
         match bridge.console() {
             Some(address) => println!("console       http://{address}"),
-            None => println!("no console: its port is taken (PRB_CONSOLE_LISTEN gives another)"),
+            None => println!("no console: its port is in use (set another with PRB_CONSOLE_LISTEN)"),
         }
         if let Some(address) = bridge.queue_page() {
             println!("trade queue   http://{address}");
@@ -130,7 +130,7 @@ impl Demo {
         }
     }
 
-    /// Shows progress until a signal, the wished state, or the end of the time for it.
+    /// Shows progress until a signal, the requested state, or the timeout.
     async fn watch(
         &self,
         devnet: &Devnet,
@@ -178,7 +178,7 @@ impl Demo {
     }
 }
 
-/// Asks the devnet's chain and the workers themselves, not the bridge, whether everybody computes.
+/// Asks the devnet's chain and the workers themselves, not the bridge, whether all workers compute.
 fn all_active(
     devnet: &Devnet,
     workers: &[WorkerHandle],
@@ -224,7 +224,7 @@ fn write_fleet(data: &Path, devnet: &Devnet, workers: &[WorkerHandle]) -> anyhow
     Ok(path)
 }
 
-/// Starts what `prb all` starts, with the arguments that an operator would give it.
+/// Starts `prb all` with an operator's arguments.
 async fn start_bridge(devnet: &Devnet, data: &Path, fleet: &Path) -> anyhow::Result<Bridge> {
     let (relay, para) = (devnet.relay().url(), devnet.para().url());
     let cli = Cli::try_parse_from([

@@ -21,14 +21,14 @@ use prb_core::{
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    // The seams. Any of them may be your own type.
+    // The trait implementations. Each can be a custom type.
     let chain = Arc::new(MemoryChain::new(Config::default()));
     let source = Arc::new(MemorySource::of_empty_blocks(3));
     let (queue, vault) = (Arc::new(MemoryQueue::default()), Arc::new(MemoryVault::new()));
     let (inventory, connect) = (Arc::new(MemoryInventory::default()), Arc::new(ScriptedConnect::default()));
     connect.add("http://worker-1", ScriptedWorker::new(1));
 
-    // What is to be managed: a pool with its operator's key, and a worker that stakes 100 PHA.
+    // The entries to manage: a pool with its operator's key, and a worker that stakes 100 PHA.
     let (id, pid, secret) = (uuid::Uuid::new_v4(), PoolId(1), "operator".to_owned());
     let account = MemoryChain::account_of(&secret);
     chain.add_pool(pid, account, 1_000_000_000_000_000);

@@ -59,19 +59,19 @@ async fn main() -> anyhow::Result<()> {
     let (requests, mut asked) = mpsc::channel::<(Vec<u8>, oneshot::Sender<Signature>)>(8);
     let service = tokio::spawn(async move {
         while let Some((payload, answer)) = asked.recv().await {
-            // The caller may have given up.
+            // The receiver is gone if the caller gave up.
             let _ = key.sign(&payload).await.map(|signature| answer.send(signature));
         }
     });
 
-    // `trade::Parts::signers` takes the service as it is; here it signs one batch by hand.
+    // `trade::Parts::signers` accepts the service directly; this example signs one batch manually.
     let keys = KeyService(requests);
     let signer = keys.signer(&JobSigner { operator, key: Sealed(Vec::new()), proxied: None }).await?;
     let calls = vec![Call::AddWorker { pool: PoolId(1), worker: WorkerKey([7; 32]) }];
     let nodes = rpc::NodePool::new("para", rpc::Config::new([endpoint]))?;
     let submitter = submit::Submitter::new(nodes, submit::Config::default())?;
     let outcome = submitter.submit(&CallBatch::new(signer, calls), mpsc::channel(8).0).await?;
-    println!("final in block {}; a worker that nobody knows: {:?}", outcome.number, outcome.calls);
+    println!("final in block {}; an unknown worker: {:?}", outcome.number, outcome.calls);
     drop(keys);
     service.await?;
     Ok(())

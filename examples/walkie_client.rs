@@ -16,10 +16,10 @@ use prb_walkie::{
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let boot_nodes = parse_addresses(&std::env::args().nth(1).unwrap_or_default())?;
-    // Only a whitelist would care who this is: a new key each time will do.
+    // A new identity each time is sufficient: no whitelist has to know this client.
     let identity = tokio::task::spawn_blocking(Identity::generate).await??;
     let node = Node::start(Config::new(identity, Role::Client).with_boot_nodes(boot_nodes)).await?;
-    println!("{} looks around for 5 s", node.peer_id());
+    println!("{} discovers peers for 5 s", node.peer_id());
     tokio::time::sleep(Duration::from_secs(5)).await;
 
     let table = node.peers().borrow().clone();

@@ -31,7 +31,7 @@ async fn main() -> anyhow::Result<()> {
     let (address, stop) = (server.local_addr(), CancellationToken::new());
     let serving = tokio::spawn(server.run(stop.clone()));
 
-    // What a lifecycle manager does with the address of a provider.
+    // What a lifecycle manager does with a provider's address.
     let chain_identity = Some(genesis.chain_identity);
     let provenance = remote::Provenance::Named;
     let candidate =

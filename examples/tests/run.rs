@@ -16,10 +16,10 @@ use prb_walkie::{
     rpc::{Handlers, calls},
 };
 
-/// Longest run of an example.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Timeout of an example.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Runs a program to its end and gives what it printed.
+/// Runs a program to its end and returns its output.
 async fn run(program: &str, args: &[impl AsRef<OsStr>], variables: &[(&str, &str)]) -> String {
     let child = tokio::process::Command::new(program)
         .args(args)
@@ -31,7 +31,7 @@ async fn run(program: &str, args: &[impl AsRef<OsStr>], variables: &[(&str, &str
         .spawn()
         .unwrap();
     let output =
-        tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("not done in time").unwrap();
+        tokio::time::timeout(TIMEOUT, child.wait_with_output()).await.expect("not done in time").unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{program}: {text}{}", String::from_utf8_lossy(&output.stderr));
     text
@@ -112,7 +112,7 @@ async fn own_signer() {
     let mnemonic = devnet.pools()[0].mnemonic.clone();
     let text =
         run(env!("CARGO_BIN_EXE_own_signer"), &[devnet.para().url()], &[("OPERATOR", &mnemonic)]).await;
-    // With a bad signature, nothing would be in a block.
+    // A batch with an invalid signature would not be included in a block.
     assert!(text.starts_with("final in block ") && text.contains("WorkerNotRegistered"), "{text}");
     devnet.shutdown().await;
 }

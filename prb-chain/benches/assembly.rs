@@ -1,4 +1,4 @@
-//! What it costs to assemble a batch from the store, against a copy of the same bytes.
+//! Benchmark of assembling a batch from the store, against a copy of the same bytes.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{hint::black_box, path::Path};
@@ -23,7 +23,7 @@ use prb_core::{
 /// Relay blocks of an authority set, as on Kusama.
 const SET_LENGTH: u32 = 600;
 const SETS: u32 = 2;
-/// 300 authorities sign.
+/// A justification of 300 authorities.
 const JUSTIFICATION_BYTES: usize = 36_000;
 const NO_LIMIT: usize = 1 << 30;
 

@@ -1,4 +1,4 @@
-//! The seam [`HistorySource`]: past blocks from elsewhere than the chains' nodes.
+//! The seam [`HistorySource`]: past blocks from sources other than the chains' nodes.
 //!
 //! Nodes are asked by [`crate::ingest`], several at once and each by what it is able to do. Whatever else has
 //! blocks implements this trait: an archive on disk or over HTTP ([`archive`]), a headers cache over HTTP
@@ -15,10 +15,9 @@
 //!                                   ▼
 //!                                 Store
 //! ```
-//!
-//! Which relay block workers start after is the word of whoever gives it. Where there are nodes, theirs counts,
-//! and a source of another chain is refused; without nodes it is the first source's, checked as far as it can be
-//! ([`Start`]'s authorities by proof, the parachain's genesis state by its root).
+//! The relay block that workers start after cannot be proven. If there are nodes, they determine it, and
+//! sources of another chain are refused; without nodes it is the first source's, checked as far as possible
+//! (the authorities in [`Start`] by proof, the parachain's genesis state by its root).
 
 use std::fmt;
 
@@ -40,29 +39,29 @@ pub use replay::{Config, Fault, Replay, ReplayOutcome};
 #[expect(unused_imports, reason = "for the documentation")]
 use crate::verify::Start;
 
-/// Relay headers in sequence, up to a justified one.
+/// Consecutive relay headers up to a justified one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
     /// Encoded headers; the last one is justified.
     pub headers: Vec<Vec<u8>>,
     /// GRANDPA justification of the last one.
     pub justification: Vec<u8>,
-    /// Trie nodes under the last one's state root that prove the parachain's head and, where it ends its
-    /// authority set, the next one.
+    /// Trie nodes under the last header's state root that prove the parachain's head and, if it ends its
+    /// authority set, the next set.
     pub proof: Vec<Vec<u8>>,
 }
 
-/// What is to come next.
+/// The position to continue at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Next {
     /// The next relay header.
     pub relay: RelayNumber,
-    /// The parachain head that the relay block before it names; 0 where there is none. Sources that prove heads
-    /// only along with new headers start there.
+    /// The parachain head that the previous relay block names; 0 if there is none. Sources that prove heads only
+    /// along with new headers start there.
     pub head: ParaNumber,
 }
 
-/// The newest blocks that a source says it has.
+/// The newest blocks that a source claims to have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extent {
     /// Newest justified relay block.
@@ -71,7 +70,7 @@ pub struct Extent {
     pub para: Option<ParaNumber>,
 }
 
-/// Why a source gave nothing.
+/// Why a source returned no blocks.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -80,21 +79,21 @@ pub enum Error {
     Unavailable {
         /// What failed.
         what: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// What it has is damaged, or is not what it should be.
+    /// Its data is damaged or wrong.
     #[error("{0}")]
     Bad(String),
 }
 
-/// Blocks of the past, not verified yet.
+/// Past blocks, not verified yet.
 ///
-/// Answers start at the block that was asked for, without gaps; an empty one says that the source does not have
-/// that block (yet). How much an answer has is the source's choice, within memory that it bounds itself.
+/// Answers start at the requested block and have no gaps; an empty answer means that the source does not have
+/// that block (yet). The size of an answer is the source's choice, within its own memory bounds.
 ///
-/// Every method may be cancelled by dropping its future; nothing is lost but the answer.
+/// All methods are cancel safe: only the answer is lost.
 ///
 /// A source that has the storage changes of the parachain's first blocks, and nothing else:
 ///
@@ -137,31 +136,31 @@ pub enum Error {
 /// ```
 #[async_trait]
 pub trait HistorySource: Send + Sync + fmt::Debug {
-    /// What it is and where, without secrets: for messages.
+    /// The kind and place of the source, without secrets, for messages.
     fn name(&self) -> &str;
 
-    /// How far it has blocks, as far as it knows.
+    /// The newest blocks, as far as known.
     fn extent(&self) -> Extent;
 
-    /// The start of the chains; none where it does not have it.
+    /// Returns the start of the chains, if the source has it.
     ///
     /// # Errors
     /// See [`Error`].
     async fn genesis(&self) -> Result<Option<Genesis>, Error>;
 
-    /// Relay headers from `next` on, one piece after the other.
+    /// Returns consecutive pieces of relay headers from `next` on.
     ///
     /// # Errors
     /// See [`Error`].
     async fn relay(&self, next: Next) -> Result<Vec<Piece>, Error>;
 
-    /// Encoded parachain headers from the span's first on, and none after its last.
+    /// Returns encoded parachain headers from the span's first on, none beyond its last.
     ///
     /// # Errors
     /// See [`Error`].
     async fn para_headers(&self, span: Span<ParaNumber>) -> Result<Vec<Vec<u8>>, Error>;
 
-    /// SCALE storage changes of blocks from the span's first on, and none after its last.
+    /// Returns SCALE storage changes of blocks from the span's first on, none beyond its last.
     ///
     /// # Errors
     /// See [`Error`].

@@ -1,12 +1,12 @@
-//! Both chains, verified, into the store.
+//! Fetches and verifies both chains and stores them.
 //!
-//! Four loops share nothing but the store: the relay chain's finalised heads are the target; relay blocks
-//! come by finality proof, an authority set at a time (`ingest/relay.rs`); parachain headers up to what a
-//! stored relay block's state names (`ingest/para.rs`); and the storage changes of the stored headers. Each
-//! goes on where the store ends, waits for the one before it, and backs off where nodes fail it. Nothing is
-//! stored before `verify` has passed it; a node that answered wrongly is demoted, and
-//! another one is asked. A fifth loop looks again at storage changes that a worker could not apply
-//! (`ingest/suspects.rs`).
+//! Four loops share only the store. The first follows the relay chain's finalised heads, which are the
+//! target; the second fetches relay blocks by finality proof, one authority set at a time
+//! (`ingest/relay.rs`); the third fetches parachain headers up to the head named in the state of a stored
+//! relay block (`ingest/para.rs`); the fourth fetches storage changes of the stored headers. Each continues
+//! where the store ends, waits for the one before it, and backs off when nodes fail. Nothing is stored before
+//! `verify` has accepted it; a node that answered wrongly is demoted, and another one is asked. A fifth
+//! loop rechecks storage changes that a worker could not apply (`ingest/suspects.rs`).
 //!
 //! Not for: serving the blocks (see [`crate::source`]).
 
@@ -39,32 +39,30 @@ pub(crate) use relay::{append as append_relay, check_pieces, notice_missing_head
 pub(crate) use start::validation_data;
 pub use suspects::Suspects;
 
-/// How much is asked for at once.
+/// Sizes of requests, and timing.
 #[derive(Clone, Debug, derive_setters::Setters)]
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
     /// Headers in one JSON-RPC batch.
     pub headers_per_batch: u32,
-    /// Most blocks in one question for storage changes.
+    /// Most blocks in one request for storage changes.
     pub changes_per_call: u32,
-    /// Such questions that one node may have unanswered.
+    /// Most such requests in flight at one node.
     pub changes_in_flight: usize,
-    /// How long an answer to such a question should take: a node is asked for fewer blocks at once where
-    /// it takes longer, and for more where it is quicker.
+    /// Target duration of such a request: a slower node is asked for fewer blocks at once, a faster one for more.
     pub answer_time: Duration,
-    /// Relay headers held in memory while a justified block is looked for, where nodes give no finality
-    /// proofs.
+    /// Most relay headers held in memory while looking for a justified block, if nodes give no finality proofs.
     pub max_unproven_headers: u32,
-    /// Longest wait for a batch to fill up while the relay chain's blocks are still far from the newest.
+    /// Longest wait for a batch to fill up while far from the relay chain's newest block.
     pub batch_wait: Duration,
     /// Shortest pause after a failure.
     pub retry_min: Duration,
     /// Longest pause after a failure.
     pub retry_max: Duration,
-    /// Shortest time between two looks at a block that workers cannot apply.
+    /// Least time between two rechecks of a block that workers cannot apply.
     pub recheck_min: Duration,
-    /// Longest such time: it doubles with each look that finds the block right.
+    /// Longest such time: it doubles with each recheck that finds the block correct.
     pub recheck_max: Duration,
 }
 
@@ -72,7 +70,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             headers_per_batch: 256,
-            // Nodes answer this many without strain.
+            // Nodes answer this many without problems.
             changes_per_call: 100,
             changes_in_flight: 2,
             answer_time: Duration::from_secs(2),
@@ -86,34 +84,34 @@ impl Default for Config {
     }
 }
 
-/// Why the ingest cannot go on, or why one attempt failed.
+/// Why the ingest cannot continue, or why an attempt failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A node gave no answer.
     #[error(transparent)]
     Rpc(#[from] rpc::Error),
-    /// A node's answer is not the truth; the node is demoted.
+    /// A node's answer is wrong; the node is demoted.
     #[error("{node} answered wrongly: {source}")]
     Wrong {
         /// The node.
         node: Arc<str>,
-        /// What is wrong.
+        /// The failed check.
         #[source]
         source: verify::Error,
     },
-    /// The chain itself has something that workers cannot take.
+    /// The chain itself has something that workers do not support.
     #[error(transparent)]
     Unsupported(verify::Error),
-    /// A node's answer lacks what was asked for: it may be behind, or have thrown the block away.
+    /// A node lacks the requested data: it may be behind, or have pruned the block.
     #[error("{node} has no {what}")]
     Absent {
         /// The node.
         node: Arc<str>,
-        /// What it does not have.
+        /// The missing data.
         what: String,
     },
-    /// A node of the parachain's pool serves no parachain.
+    /// A node in the parachain's pool serves no parachain.
     #[error(
         "{node} serves no parachain: its genesis state has no ParachainInfo::ParachainId; check that the endpoints \
          of relay chain and parachain are not swapped"
@@ -138,13 +136,13 @@ pub enum Error {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// A task that writes to the store broke.
-    #[error("writing to the store broke")]
+    /// A task that writes to the store panicked.
+    #[error("a task that writes to the store failed")]
     Task(#[from] tokio::task::JoinError),
 }
 
 impl Error {
-    /// Whether no further attempt can help: another chain's store, or one that cannot be read.
+    /// Whether no retry can help: the store is of another chain, or cannot be read.
     const fn is_fatal(&self) -> bool {
         matches!(self, Self::Store(e) if e.is_fatal())
     }
@@ -160,19 +158,19 @@ pub struct Ingest {
     history: Option<Replay>,
 }
 
-/// Where blocks come from and go to.
+/// The pools and the store.
 #[derive(Clone, Debug)]
 struct Chains {
     relay: NodePool,
     para: NodePool,
     store: Arc<Store>,
-    /// Held for reading while blocks from nodes are fetched and stored, for writing while history sources have
-    /// more.
+    /// Held for reading while blocks from nodes are fetched and stored, and for writing while history sources
+    /// have more: the two must not append concurrently.
     turn: Arc<RwLock<()>>,
 }
 
 impl Chains {
-    /// Whether the relay blocks are nearly all there: larger batches are not worth the wait.
+    /// Whether the relay blocks are nearly complete: waiting for larger batches is not worthwhile.
     fn near_target(&self, blocks: u32) -> bool {
         let target = self.store.heights().borrow().relay_target.map_or(0, |target| target.0);
         let stored = self.store.tips().borrow().relay.map_or(0, |(number, _)| number.0);
@@ -181,9 +179,9 @@ impl Chains {
 }
 
 impl Chains {
-    /// Sees to it that another node is asked next, where there is one.
+    /// Records a node's failure so that another node is preferred, if there is one.
     fn hold_against(&self, part: &str, error: &Error) {
-        // Both chains may be served under one host and port.
+        // Both chains may be served by the same host and port.
         let pools = if part == relay::PART { [&self.relay, &self.para] } else { [&self.para, &self.relay] };
         let named = |name: &str| pools.into_iter().find_map(|pool| pool.node(name));
         match error {
@@ -200,7 +198,7 @@ impl Chains {
             Error::NoParachain { node } => {
                 self.para.node(node).into_iter().for_each(|node| node.defer(&error.to_string()));
             }
-            // Either may be the one that is of another network.
+            // Either node may be of another network.
             Error::OtherRelay { relay, para, .. } => {
                 let nodes = self.relay.node(relay).into_iter().chain(self.para.node(para));
                 nodes.for_each(|node| node.defer(&error.to_string()));
@@ -211,7 +209,7 @@ impl Chains {
 }
 
 impl Ingest {
-    /// An ingest of the chains behind the pools. Asks nothing yet.
+    /// Creates an ingest of the chains behind the pools. Makes no request yet.
     pub fn new(relay: NodePool, para: NodePool, store: Arc<Store>, config: Config) -> Self {
         let (sender, reported) = mpsc::channel(suspects::WAITING);
         let suspects = Suspects::new(sender);
@@ -220,16 +218,15 @@ impl Ingest {
         Self { chains, config, suspects, reported, history: None }
     }
 
-    /// Takes from history sources what they have, and from nodes the rest; what nodes fail to give is asked of
-    /// the sources again.
+    /// Also uses history sources: they are asked first, and again if nodes lack blocks.
     pub fn with_history(self, sources: Vec<Arc<dyn HistorySource>>, config: history_sources::Config) -> Self {
         let replay = Replay::new(Arc::clone(&self.chains.store), sources, config);
         Self { history: Some(replay), ..self }
     }
 
-    /// Where to tell of blocks that a worker cannot apply (`StateRootMismatch`): their storage changes are
-    /// fetched again from every node, one block at a time, and replaced where they were wrong. A block that
-    /// is found right is looked at again ever less often.
+    /// Returns a handle to report blocks that a worker cannot apply (`StateRootMismatch`): their storage changes
+    /// are fetched again from every node, one block at a time, and replaced if they were wrong. A block that is
+    /// found correct is rechecked with growing pauses.
     pub fn suspects(&self) -> Suspects {
         self.suspects.clone()
     }
@@ -237,10 +234,10 @@ impl Ingest {
     /// Runs until cancelled.
     ///
     /// # Errors
-    /// Where no further attempt can help: the store is of another chain, or cannot be read.
+    /// No retry can help: the store is of another chain, or cannot be read.
     ///
     /// # Cancel safety
-    /// Safe: each batch is stored whole or not at all.
+    /// Cancel safe: each batch is stored completely or not at all.
     pub async fn run(self, cancel: CancellationToken) -> Result<(), Error> {
         cancel.run_until_cancelled(self.follow()).await.unwrap_or(Ok(()))
     }
@@ -252,7 +249,7 @@ impl Ingest {
             match start::settle(&chains).await {
                 Ok(()) => break,
                 Err(e) if !e.is_fatal() && history::settle(&chains, history.as_mut()).await? => {
-                    tracing::warn!("nodes do not tell the chain's start: {}", chain_of(&e));
+                    tracing::warn!("nodes cannot provide the start of the chain: {}", chain_of(&e));
                     break;
                 }
                 Err(e) => pause.after(&chains, "start", e).await?,
@@ -273,7 +270,7 @@ impl Ingest {
     }
 }
 
-/// Tells how far the chains are.
+/// Publishes the target heights.
 async fn watch_heads(chains: &Chains, target: watch::Sender<Option<RelayNumber>>) -> Result<(), Error> {
     let (mut relay, mut para) =
         (chains.relay.finalized_heads_to_verify(), chains.para.finalized_heads_to_verify());
@@ -295,7 +292,7 @@ struct Pause {
     max: Duration,
     pauses: ExponentialBackoff,
     failures: u32,
-    /// The failure that was shown last.
+    /// The failure that was logged last.
     shown: String,
 }
 
@@ -315,12 +312,12 @@ impl Pause {
         (self.failures, self.shown) = Default::default();
     }
 
-    /// How long to wait now; longer the next time.
+    /// Returns the current pause and increases the next one.
     fn next(&mut self) -> Duration {
         self.pauses.next().unwrap_or(self.max)
     }
 
-    /// Shows a failure and waits, or gives it back where waiting cannot help.
+    /// Logs a failure and waits, or returns it if waiting cannot help.
     async fn after(&mut self, chains: &Chains, what: &'static str, error: Error) -> Result<(), Error> {
         if error.is_fatal() {
             return Err(error);
@@ -330,7 +327,7 @@ impl Pause {
         let pause = self.next();
         self.failures = self.failures.saturating_add(1);
         let (text, failures) = (chain_of(&error), self.failures);
-        // What goes on for hours is shown ever less often; the metric counts each.
+        // A failure that lasts for hours is logged at growing intervals; the metric counts each.
         if self.shown != text || failures.is_power_of_two() {
             tracing::warn!(part = what, retry_in_seconds = pause.as_secs_f64(), failures, "ingest: {text}");
             self.shown = text;
@@ -342,7 +339,7 @@ impl Pause {
     }
 }
 
-/// An error with its causes, in one line.
+/// Formats an error with its causes in one line.
 pub(crate) fn chain_of(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -368,7 +365,7 @@ fn absent(node: &Node, what: impl Into<String>) -> Error {
     Error::Absent { node: Arc::clone(node.name()), what: what.into() }
 }
 
-/// Writes to the store on a thread that may block.
+/// Runs a write to the store on a blocking thread.
 async fn write<T: Send + 'static>(
     store: &Arc<Store>,
     work: impl FnOnce(&Store) -> Result<T, store::Error> + Send + 'static,

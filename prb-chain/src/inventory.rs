@@ -1,4 +1,4 @@
-//! [`HeedInventory`]: the pools and workers of a lifecycle manager, in LMDB.
+//! [`HeedInventory`]: a lifecycle manager's pools and workers, in LMDB.
 //!
 //! The path (`PHALA_LOCAL_DB_PATH`) is a folder:
 //!
@@ -8,15 +8,14 @@
 //! | `pools` | the id's 16 bytes | JSON object |
 //! | `workers` | the id's 16 bytes | JSON object |
 //! | `saved` | a worker's 16 bytes | JSON object |
+//! Records are JSON objects, so that fields can be added: a missing field has its default, an unknown one is
+//! kept until the record is written again. Operators' keys are stored as sealed by the vault, so that the
+//! folder alone does not reveal them.
 //!
-//! Records are JSON objects, so that fields can be added: one that is missing has its default, one that is
-//! not known is left alone until the record is put again. Operators' keys are in them as the vault sealed
-//! them; whoever has the folder without the vault's identity cannot open them.
+//! An edit is one transaction, flushed to disk before it is answered. Only one process can use the folder at
+//! a time.
 //!
-//! An edit is one transaction, flushed to the disk before it is answered. The folder belongs to one process
-//! at a time.
-//!
-//! The original keeps an encrypted SQLite file at the same path. It is not read, and never overwritten.
+//! The original keeps an encrypted SQLite file at the same path. It is neither read nor overwritten.
 
 use std::{
     collections::HashMap,
@@ -45,18 +44,18 @@ pub use error::Error;
 
 use record::{PoolRecord, WorkerRecord};
 
-/// The layout that this code reads and writes.
+/// The layout version that this code reads and writes.
 const SCHEMA: u32 = 1;
 
-/// Bounds of an inventory on disk.
+/// Limits of an inventory on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, derive_setters::Setters)]
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// How many pools and workers.
+    /// Most pools and workers.
     pub limits: Limits,
-    /// The largest that the file may grow to: twice what all entries take, at least. Address space, not
-    /// memory or disk, is set aside.
+    /// The largest size of the database file; at least twice what all entries take. This reserves address space,
+    /// not memory or disk.
     pub map_bytes: usize,
 }
 
@@ -81,10 +80,12 @@ struct Shared {
     limits: Limits,
     env: Env<WithoutTls>,
     tables: Tables,
-    /// Held from reading the snapshot to telling of the next.
+    /// Held from reading the snapshot until the next one is published, so that edits are applied one after the
+    /// other.
     writing: Mutex<()>,
     snapshot: watch::Sender<Arc<Snapshot>>,
-    /// Locked as long as the inventory is open. Let go after the tables are closed.
+    /// File lock, held while the inventory is open. Declared last, so that it is released after the tables are
+    /// closed.
     _lock: File,
 }
 
@@ -101,13 +102,12 @@ impl fmt::Debug for HeedInventory {
 }
 
 impl HeedInventory {
-    /// Opens the inventory in a folder, or makes a new one (folder 0700, files 0600).
+    /// Opens the inventory in a folder, or creates one (folder 0700, files 0600).
     ///
     /// Blocks on the disk.
     ///
     /// # Errors
-    /// [`Error::InUse`] by another process, [`Error::NotAFolder`] where the original's file is,
-    /// [`Error::Schema`] of another version, or what the disk says.
+    /// [`Error::InUse`] if another process has it open, [`Error::NotAFolder`] if the path is the original's file, [`Error::Schema`] for another layout version, or an I/O error.
     pub fn open(path: &Path, config: Config) -> Result<Self, Error> {
         let io = |source| Error::Io { path: path.to_owned(), source };
         if path.exists() && !path.is_dir() {
@@ -126,7 +126,7 @@ impl HeedInventory {
         let env = open_env(path, config.map_bytes).map_err(failed)?;
         env.clear_stale_readers().map_err(failed)?;
         let tables = open_tables(&env).map_err(failed)?;
-        // LMDB flushes the files, not the names of new ones.
+        // LMDB flushes its files but not the folder entries of new ones.
         File::open(path).and_then(|folder| folder.sync_all()).map_err(io)?;
         let shared = Shared {
             path: path.to_owned(),
@@ -143,7 +143,7 @@ impl HeedInventory {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Where the inventory is.
+    /// The inventory's path.
     pub fn path(&self) -> &Path {
         &self.shared.path
     }
@@ -155,7 +155,7 @@ impl Inventory for HeedInventory {
         self.shared.snapshot.subscribe()
     }
 
-    /// A dropped call may have been applied.
+    /// An edit whose future was dropped may have been applied.
     async fn apply(&self, edits: Vec<Edit>) -> Result<Arc<Snapshot>, inventory::Error> {
         let shared = Arc::clone(&self.shared);
         let applied = tokio::task::spawn_blocking(move || shared.apply(edits)).await;
@@ -176,7 +176,7 @@ impl Shared {
         Ok(next)
     }
 
-    /// Writes the edits as one transaction and flushes it.
+    /// Writes the edits as one flushed transaction.
     fn store(&self, edits: &[Edit], revision: u64) -> Result<(), Error> {
         let mut txn = self.write()?;
         for edit in edits {
@@ -218,7 +218,7 @@ impl Shared {
         }
     }
 
-    /// What is stored. Entries are taken as they are: they kept the rules when they were put.
+    /// Loads the stored entries without checking them again: they were checked when they were written.
     fn load(&self) -> Result<Snapshot, Error> {
         let txn = self.env.read_txn().map_err(|e| self.error(e))?;
         let revision = self.tables.meta.get(&txn, "revision").map_err(|e| self.error(e))?;
@@ -251,7 +251,7 @@ impl Shared {
         for entry in table.iter(txn).map_err(|e| self.error(e))? {
             let (key, bytes) = entry.map_err(|e| self.error(e))?;
             let id = Uuid::from_slice(key).map_err(|_| self.corrupt(what, hex::encode(key)))?;
-            // What serde says may quote the record.
+            // serde's message could quote the record, which is not shown.
             let record = serde_json::from_slice(bytes).map_err(|_| self.corrupt(what, id.to_string()))?;
             take(id, record);
         }
@@ -279,8 +279,8 @@ fn encode(record: &impl Serialize) -> Result<Vec<u8>, Error> {
 fn open_env(path: &Path, map_bytes: usize) -> heed::Result<Env<WithoutTls>> {
     let mut options = EnvOpenOptions::new().read_txn_without_tls();
     options.map_size(map_bytes).max_readers(16).max_dbs(4);
-    // SAFETY: the files are changed through LMDB alone: the lock above keeps other processes out, and heed
-    // refuses to open them twice within this one.
+    // SAFETY: the files are only changed through LMDB: the lock above excludes other processes, and heed refuses
+    // to open them twice within this process.
     unsafe { options.open(path) }
 }
 

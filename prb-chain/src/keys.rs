@@ -1,6 +1,6 @@
-//! Operator keys: from a mnemonic, a secret URI or an expanded key to the sr25519 pair that signs.
+//! Operator keys: parses a mnemonic, a secret URI or an expanded key into the sr25519 pair that signs.
 //!
-//! Not for: keeping keys (see [`prb_core::vault`]).
+//! Not for: storing keys (see [`prb_core::vault`]).
 
 use std::{fmt, str::FromStr};
 
@@ -14,13 +14,12 @@ use zeroize::Zeroizing;
 
 mod keystore;
 
-/// The context that Substrate chains sign in.
+/// The signing context of Substrate chains.
 const SIGNING_CONTEXT: &[u8] = b"substrate";
-/// Digits of an expanded secret key.
+/// Hexadecimal digits of an expanded secret key.
 const EXPANDED_DIGITS: usize = 128;
 
-/// An operator's sr25519 key pair. The secret half is wiped when the value is dropped and shows in no
-/// `Debug` output.
+/// An operator's sr25519 key pair. The secret half is wiped from memory on drop and never shown by `Debug`.
 #[derive(Clone)]
 pub struct OperatorKey {
     pair: Pair,
@@ -28,33 +27,33 @@ pub struct OperatorKey {
 
 #[derive(Clone)]
 enum Pair {
-    /// From a seed.
+    /// Derived from a seed.
     Seed(sr25519::Keypair),
-    /// From a key whose seed is not known, as polkadot.js exports it.
+    /// An expanded key without a known seed, as exported by polkadot.js.
     Expanded(schnorrkel::Keypair),
 }
 
-/// Why a secret is no key. Never holds any part of the secret.
+/// Why a secret is not a valid key. Never contains any part of the secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Nothing but white space, or a password alone: these would give a publicly known development key.
+    /// Only white space or a password: Substrate would derive a publicly known development key from it.
     #[error("the secret is empty")]
     Empty,
     /// Neither a phrase nor hexadecimal digits, followed by an optional path and password.
     #[error("the secret is neither a mnemonic nor a secret URI")]
     Format,
-    /// The words are no BIP-39 mnemonic.
+    /// The words are not a valid BIP-39 mnemonic.
     #[error("the mnemonic is not valid: {reason}")]
     Mnemonic {
-        /// What is wrong, by position at most.
+        /// What is wrong, at most naming a position.
         reason: String,
     },
     /// The seed is not 64 hexadecimal digits.
     #[error("the hexadecimal seed must have 64 digits")]
     Seed,
-    /// The 128 hexadecimal digits are no key.
-    #[error("the 128 hexadecimal digits are no sr25519 secret key")]
+    /// The 128 hexadecimal digits are not a valid key.
+    #[error("the 128 hexadecimal digits are not an sr25519 secret key")]
     Expanded,
     /// The JSON is not a keystore that can be read without a password.
     #[error("the keystore {reason}")]
@@ -65,10 +64,10 @@ pub enum Error {
 }
 
 impl OperatorKey {
-    /// Reads a BIP-39 mnemonic or a secret URI (`phrase/soft//hard///password`, `0x` and 64 digits, or a
+    /// Parses a BIP-39 mnemonic or a secret URI (`phrase/soft//hard///password`, `0x` and 64 digits, or a
     /// development key such as `//Alice`); an expanded secret key in 128 hexadecimal digits without `0x`, which
-    /// Phala's worker manager (PRB v3) calls `SecretKey`; or the JSON of a polkadot.js account that no password
-    /// encrypts, as PRB v2 keeps it.
+    /// Phala's worker manager (PRB v3) calls `SecretKey`; or the JSON of a polkadot.js account without a
+    /// password, as stored by PRB v2.
     ///
     /// # Errors
     /// See [`Error`].
@@ -110,7 +109,7 @@ impl OperatorKey {
     }
 }
 
-/// Reads secrets as sr25519 keys, for a [`Manager`](prb_core::manage::Manager).
+/// Parses secrets as sr25519 keys, for a [`Manager`](prb_core::manage::Manager).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sr25519Keys;
 
@@ -133,7 +132,7 @@ mod tests {
     use super::*;
 
     const PHRASE: &str = "bottom drive obey lake curtain smoke basket hold race lonely fit walk";
-    /// Alice of every Substrate development chain.
+    /// Alice, on every Substrate development chain.
     const ALICE: &str = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY";
 
     fn account(secret: &str) -> Result<AccountId, Error> {
@@ -141,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn phrases_and_uris_give_the_accounts_that_others_derive() {
+    fn phrases_and_uris_derive_the_known_accounts() {
         let alice = AccountId::from_address(ALICE).unwrap();
         assert_eq!(account("//Alice").unwrap(), alice);
         assert_eq!(account(&format!("  {PHRASE}//Alice\n")).unwrap(), alice);
@@ -151,23 +150,23 @@ mod tests {
         assert_ne!(account(&format!("{PHRASE}///password")).unwrap(), account(PHRASE).unwrap());
     }
 
-    /// `//Alice` as polkadot.js expands it.
+    /// `//Alice` as expanded by polkadot.js.
     const EXPANDED: &str = "98319d4ff8a9508c4bb0cf0b5a78d760a0b2082c02775e6e82370816fedfff48\
                             925a225d97aa00682d6a59b95b18780c10d7032336e88f3442b42361f4a66011";
 
     #[test]
-    fn an_expanded_key_signs_for_the_account_of_its_seed() {
+    fn expanded_key_signs_for_the_account_of_its_seed() {
         let alice = AccountId::from_address(ALICE).unwrap();
         let key = OperatorKey::from_secret(&EXPANDED.to_owned().into()).unwrap();
         assert_eq!(key.account(), alice);
         let signature = sr25519::Signature(key.sign(b"payload"));
         assert!(sr25519::verify(&signature, b"payload", &sr25519::PublicKey(alice.0)));
-        // With 0x it would be another form of key in Substrate's tools.
+        // With 0x, Substrate's tools would take it for another form of key.
         assert_eq!(account(&format!("0x{EXPANDED}")), Err(Error::Seed));
     }
 
     #[test]
-    fn a_keystore_without_a_password_is_read() {
+    fn keystore_without_a_password_is_parsed() {
         let mut pkcs8 = vec![48, 83, 2, 1, 1, 48, 5, 6, 3, 43, 101, 112, 4, 34, 4, 32];
         pkcs8.extend(hex::decode(EXPANDED).unwrap());
         pkcs8.extend([161, 35, 3, 33, 0]);
@@ -197,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_no_development_key() {
+    fn empty_secret_is_not_a_development_key() {
         for secret in ["", "  \n", "///", "///password"] {
             assert_eq!(account(secret), Err(Error::Empty), "{secret:?}");
         }
@@ -219,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_the_account_alone() {
+    fn debug_output_shows_only_the_account() {
         let key = OperatorKey::from_secret(&"//Alice".to_owned().into()).unwrap();
         assert_eq!(format!("{key:?}"), format!("OperatorKey {{ account: {}, .. }}", key.account()));
     }

@@ -1,11 +1,11 @@
-//! Names to indexes, types and keys: what one version of the chain's runtime calls its parts.
+//! Runtime metadata: resolves names to indexes, types and keys for one version of the chain's runtime.
 //!
-//! A runtime upgrade moves indexes and may change layouts, but keeps names. So nothing here is compiled in:
-//! calls, events, errors and storage values are looked up by name and read field by field, and what does
-//! not fit is an [`Error`], never a wrong value.
+//! A runtime upgrade changes indexes and may change layouts, but keeps names. So nothing is compiled in:
+//! calls, events, errors and storage values are looked up by name and decoded field by field, and a mismatch
+//! is an [`Error`], never a wrong value.
 //!
-//! The code in a block's *state* runs its children: the events of block N speak the runtime of the state of
-//! N's parent.
+//! The code in a block's *state* executes its children: the events of block N belong to the runtime in the
+//! state of N's parent.
 
 use std::{ops::RangeInclusive, sync::Arc};
 
@@ -34,31 +34,31 @@ pub use cache::Runtimes;
 pub(crate) use limits::BlockLimits;
 pub use outcome::{ExtrinsicOutcome, OutcomeError};
 
-/// Largest metadata taken, in bytes; a parachain's has about one million.
+/// Largest metadata that is accepted, in bytes; a parachain's has about one million.
 pub const MAX_METADATA_BYTES: usize = 32 * 1024 * 1024;
 
-/// Why the chain's metadata does not serve.
+/// Why the chain's metadata cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// It cannot be read.
+    /// It cannot be decoded.
     #[error("the chain's metadata is not readable: {reason}")]
     Unreadable {
-        /// Why not.
+        /// The reason.
         reason: String,
     },
-    /// It has no such part.
+    /// It lacks a required part.
     #[error("the chain's runtime has no {name}")]
     Missing {
         /// `Pallet::Item` or `Pallet::call`.
         name: String,
     },
-    /// The part has another shape than it must have.
-    #[error("{name} of the chain's runtime has another layout: {reason}")]
+    /// A part has an unexpected layout.
+    #[error("{name} of the chain's runtime has an unknown layout: {reason}")]
     Layout {
         /// `Pallet::Item` or `Pallet::call`.
         name: String,
-        /// What does not fit.
+        /// The mismatch.
         reason: String,
     },
 }
@@ -76,7 +76,7 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// The runtime that a node describes with `metadata`, in any of the forms that nodes answer.
+    /// Parses a node's `metadata`, in any of the encodings that nodes return.
     ///
     /// # Errors
     /// [`Error::Unreadable`].
@@ -118,18 +118,18 @@ impl Runtime {
         self.client.metadata()
     }
 
-    /// Looks up a storage item of none or one key.
+    /// Looks up a plain storage item, or a map with one key.
     ///
     /// # Errors
-    /// [`Error::Missing`]; [`Error::Layout`] where it has several keys or hides them.
+    /// [`Error::Missing`]; [`Error::Layout`] if it has several keys, or hashes that hide them.
     pub fn item(&self, pallet: &str, entry: &str) -> Result<Item, Error> {
         self.item_of(pallet, entry, 0..=1)
     }
 
-    /// Looks up a storage map of two keys.
+    /// Looks up a storage map with two keys.
     ///
     /// # Errors
-    /// [`Error::Missing`]; [`Error::Layout`] where it has another number of keys or hides them.
+    /// [`Error::Missing`]; [`Error::Layout`] if it has another number of keys, or hashes that hide them.
     pub fn double_map(&self, pallet: &str, entry: &str) -> Result<Item, Error> {
         self.item_of(pallet, entry, 2..=2)
     }
@@ -142,7 +142,7 @@ impl Runtime {
             return Err(Error::Missing { name: name() });
         };
         let hashers: Vec<_> = item.keys().map(|key| key.hasher).collect();
-        // Identity, too, ends with the key: then the key is all there is.
+        // Also holds for Identity hashers, whose output is just the key.
         if !keys.contains(&hashers.len()) || !hashers.iter().all(StorageHasher::ends_with_key) {
             return Err(Error::layout(name(), format!("its keys are {hashers:?}")));
         }
@@ -160,7 +160,7 @@ impl Runtime {
         })
     }
 
-    /// What ordinary transactions may take of a block, as far as the runtime tells
+    /// Returns the share of a block that normal transactions may use, as far as the runtime declares it
     /// (`System::BlockLength`, `System::BlockWeights`).
     pub(crate) fn block_limits(&self) -> BlockLimits {
         let number = |value: Option<&Value<()>>| value.and_then(Value::as_u128);
@@ -168,14 +168,14 @@ impl Runtime {
         let bytes = number(length.as_ref().and_then(|length| length.at("max")?.at("normal")));
         let weights: Option<Value<()>> = self.constant("System", "BlockWeights").ok();
         let normal = weights.as_ref().and_then(|weights| weights.at("per_class")?.at("normal"));
-        // `Option<Weight>`: nothing in a `None`.
+        // An `Option<Weight>`; `None` has no such part.
         let limit = |name: &str, part: &str| number(normal?.at(name)?.at(0)?.at(part));
         let parts = |name: &str| ["ref_time", "proof_size"].map(|part| limit(name, part));
         let base = ["ref_time", "proof_size"].map(|part| number(normal?.at("base_extrinsic")?.at(part)));
         BlockLimits { bytes, block: parts("max_total"), extrinsic: parts("max_extrinsic"), base }
     }
 
-    /// Reads a pallet's constant.
+    /// Decodes a pallet's constant.
     ///
     /// # Errors
     /// [`Error::Missing`], [`Error::Layout`].
@@ -188,7 +188,7 @@ impl Runtime {
     }
 }
 
-/// A storage item: its keys, and how its values are read.
+/// A storage item: builds its keys and decodes its values.
 #[derive(Clone, Debug)]
 pub struct Item {
     name: String,
@@ -205,12 +205,12 @@ impl Item {
         &self.name
     }
 
-    /// What all its keys start with.
+    /// The common prefix of its keys.
     pub const fn prefix(&self) -> &[u8; 32] {
         &self.prefix
     }
 
-    /// The storage key for an encoded map key (empty for a plain value).
+    /// Builds the storage key for an encoded map key (empty for a plain item).
     pub fn key(&self, encoded: &[u8]) -> Vec<u8> {
         let mut key = self.prefix.to_vec();
         match self.hashers.first() {
@@ -220,7 +220,7 @@ impl Item {
         key
     }
 
-    /// The storage key for both encoded keys of a double map.
+    /// Builds the storage key for both encoded keys of a double map.
     pub fn double_key(&self, first: &[u8], second: &[u8]) -> Vec<u8> {
         let mut key = self.prefix.to_vec();
         for (hasher, encoded) in self.hashers.iter().zip([first, second]) {
@@ -229,13 +229,13 @@ impl Item {
         key
     }
 
-    /// The encoded map key within a storage key of this item, `None` for keys of others.
+    /// Extracts the encoded map key from a storage key of this item; `None` for keys of other items.
     pub fn map_key<'k>(&self, key: &'k [u8]) -> Option<&'k [u8]> {
         let rest = key.strip_prefix(&self.prefix)?;
         rest.get(self.hashers.first()?.len_excluding_key()..)
     }
 
-    /// Reads a value; `None` stands for the item's default, which may be none.
+    /// Decodes a value; `None` stands for the item's default, if it has one.
     ///
     /// # Errors
     /// [`Error::Layout`].
@@ -246,7 +246,7 @@ impl Item {
             .transpose()
     }
 
-    /// Checks that a static type reads the item's values as the runtime does, then reads one.
+    /// Checks that a static type decodes the item's values as the runtime does, then decodes one.
     ///
     /// # Errors
     /// [`Error::Layout`].
@@ -266,7 +266,7 @@ fn hash_key(key: &mut Vec<u8>, hasher: StorageHasher, encoded: &[u8]) {
     key.extend_from_slice(encoded);
 }
 
-/// Reads `bytes` as the type `ty`; all of them must be used.
+/// Decodes `bytes` as the type `ty`; all of them must be consumed.
 fn decode<T: DecodeAsType>(name: &str, bytes: &[u8], ty: u32, metadata: &Metadata) -> Result<T, Error> {
     let input = &mut &*bytes;
     let value = T::decode_as_type(input, ty, metadata.types()).map_err(|e| Error::layout(name, e))?;
@@ -274,7 +274,7 @@ fn decode<T: DecodeAsType>(name: &str, bytes: &[u8], ty: u32, metadata: &Metadat
     Ok(value)
 }
 
-/// Checks that `bytes` are values of `types`, one after the other, and nothing else.
+/// Checks that `bytes` are exactly values of `types`, one after the other.
 fn fits(
     name: &str,
     bytes: &[u8],

@@ -1,13 +1,13 @@
 //! [`ChainReader`] over a pool of parachain nodes.
 //!
-//! The reader takes a snapshot of everything that is followed at a finalised block (lists of keys in few
-//! round trips), and from then on asks one question a block, however much is followed: what the block
-//! changed (`pha_getStorageChanges`). It takes a new snapshot where that is not enough: after a long gap, a
-//! runtime upgrade, a node that does not offer the method, and now and then, because storage changes are
-//! taken from the node without proof.
+//! The reader takes a snapshot of everything that is followed at a finalised block (lists of keys, in few
+//! round trips). From then on it makes one call for each block, however much is followed: which values the
+//! block changed (`pha_getStorageChanges`). It takes a new snapshot if that is not sufficient: after a long
+//! gap, a runtime upgrade, on a node without that method, and at intervals, because storage changes are not
+//! proven.
 //!
-//! What cannot be read shows as [`Unreadable`](prb_core::chain::Unreadable) with the item's name and the
-//! reason, until a block changes the value or a snapshot reads it; nothing else is held up by it.
+//! A value that cannot be read appears as [`Unreadable`](prb_core::chain::Unreadable) with its name and the
+//! reason, until a block changes it or a snapshot reads it; other values are not affected.
 //!
 //! ```no_run
 //! use prb_chain::{reader::{Config, Reader}, rpc::{self, NodePool}};
@@ -29,7 +29,7 @@
 //! # }
 //! ```
 //!
-//! Not for: what workers are to be fed with (see [`prb_core::blob`]).
+//! Not for: the data that workers are fed with (see [`prb_core::blob`]).
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -49,26 +49,26 @@ mod layout;
 mod state;
 pub(crate) mod storage;
 
-/// How a [`Reader`] reads.
+/// Limits and intervals of a [`Reader`].
 #[derive(Clone, Debug, derive_setters::Setters)]
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// Workers followed at most; further ones show as unreadable, in the order of their keys.
+    /// Most workers followed; further ones are unreadable, in the order of their keys.
     pub max_workers: usize,
-    /// Pools followed at most.
+    /// Most pools followed.
     pub max_pools: usize,
-    /// Accounts followed at most.
+    /// Most accounts followed.
     pub max_accounts: usize,
-    /// Senders of messages followed at most.
+    /// Most message senders followed.
     pub max_senders: usize,
-    /// Cooling-down workers of a pool whose stakes are read at most; a pool with more shows as unreadable.
+    /// Most workers in cool-down of a pool whose stakes are read; a pool with more is unreadable.
     pub max_cooling_down: usize,
-    /// Blocks caught up by their changes; after a longer gap a snapshot is taken.
+    /// Most blocks to catch up by their changes; after a longer gap a snapshot is taken.
     pub max_gap_blocks: u32,
-    /// Blocks after which a snapshot is taken anyway. Spread by up to a quarter.
+    /// Blocks after which a snapshot is taken anyway, jittered by up to a quarter.
     pub resnapshot_blocks: u32,
-    /// Blocks to go without asking a pool for changes that refused them.
+    /// Blocks for which a pool is not asked for changes after all its nodes refused them.
     pub refused_blocks: u32,
     /// Keys in one storage query.
     pub keys_per_call: usize,
@@ -85,9 +85,9 @@ impl Default for Config {
             max_pools: 2_000,
             max_accounts: 2_000,
             max_senders: 2_000,
-            // Twice what the chain lets a pool have.
+            // Twice the chain's maximum for a pool.
             max_cooling_down: 400,
-            // What nodes answer to one call without strain.
+            // The number that nodes answer in one call without problems.
             max_gap_blocks: 100,
             // Two hours of 12 s blocks.
             resnapshot_blocks: 600,
@@ -99,7 +99,7 @@ impl Default for Config {
     }
 }
 
-/// The state on chain of what is followed. Cheap to clone; clones share everything.
+/// The on-chain state of what is followed. Cheap to clone; clones share everything.
 #[derive(Clone, Debug)]
 pub struct Reader {
     shared: Arc<Shared>,
@@ -122,14 +122,14 @@ impl Shared {
     }
 }
 
-/// The reader's work, to be run as one task.
+/// The reader's background work, to be run as one task.
 #[derive(Debug)]
 pub struct ReaderTask {
     engine: engine::Engine,
 }
 
 impl Reader {
-    /// A reader, and its work: views appear while [`ReaderTask::run`] runs.
+    /// Creates a reader and its task: views appear while [`ReaderTask::run`] runs.
     pub fn new(pool: NodePool, config: Config) -> (Self, ReaderTask) {
         let (sender, views) = watch::channel(None);
         let shared = Arc::new(Shared::default());
@@ -139,7 +139,7 @@ impl Reader {
 }
 
 impl ReaderTask {
-    /// Follows the chain until cancelled. Failures are logged and tried again.
+    /// Follows the chain until cancelled. Failures are logged and retried.
     pub async fn run(self, cancel: CancellationToken) {
         self.engine.run(cancel).await;
     }

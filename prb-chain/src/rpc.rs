@@ -1,18 +1,18 @@
 //! Node pools: several JSON-RPC nodes of one chain, used as one.
 //!
-//! A [`NodePool`] holds three WebSockets per node (subscriptions, questions, bulk), opened on first use and
-//! opened again, after a jittered and growing pause, when they are lost. [`NodePool::request`] asks the first
-//! node that is fit and goes on to the next where one fails; [`NodePool::pick`] gives a [`Node`] to those who
-//! need one node for several questions (a nonce and the submission that uses it).
+//! A [`NodePool`] keeps three WebSockets for each node (subscriptions, queries, bulk), opened on first use
+//! and reopened with jittered backoff when they are lost. [`NodePool::request`] asks the first fit node and
+//! fails over to the next; [`NodePool::pick`] returns one [`Node`] for callers that need the same node for
+//! several calls (a nonce and the submission that uses it).
 //!
-//! A node that was proven to answer wrongly is [demoted](Node::demote): it is asked only when no other is left,
-//! and only for what is verified ([`NodePool::trusted`] leaves it out). What a node does not offer is
-//! remembered as a [`MissingCapability`] with a reason. A node must be of the pool's chain: its genesis block, and whatever
-//! was [pinned](NodePool::pin), are checked at each connect, and another chain's node is refused.
+//! A node that was proven to answer wrongly is [demoted](Node::demote): it is asked only if no other is left,
+//! and only for verifiable data ([`NodePool::trusted`] excludes it). What a node does not support is recorded
+//! as a [`MissingCapability`] with the reason. A node must be of the pool's chain: its genesis block and all
+//! [pinned](NodePool::pin) blocks are checked at each connection, and another chain's node is refused.
 //!
-//! Pools run no tasks of their own: connections are made by those who ask.
+//! Pools run no tasks: connections are made by callers.
 //!
-//! Not for: deciding whether an answer is true (`crate::verify`), or what to ask (`crate::ingest`).
+//! Not for: verifying answers (`crate::verify`), or deciding what to ask (`crate::ingest`).
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -46,45 +46,45 @@ pub use standing::{Capability, Health, MissingCapability};
 use pins::Pins;
 use refusal::advice;
 
-/// Parameters of a method that takes none.
+/// Parameters of a method without parameters.
 #[doc(hidden)]
 pub const NO_PARAMS: [(); 0] = [];
 
-/// How a pool talks to its nodes.
+/// Connection settings and limits of a pool.
 #[derive(Clone, Debug, derive_setters::Setters)]
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
     /// WebSocket URLs (`ws://` or `wss://`), in order of preference.
     pub endpoints: Vec<String>,
-    /// Longest wait for an answer.
+    /// Timeout of a request.
     pub request_timeout: Duration,
-    /// Longest wait for a connection.
+    /// Timeout of connecting.
     pub connect_timeout: Duration,
-    /// Largest answer taken, in bytes; a larger one ends the connection that it came on.
+    /// Largest answer that is accepted, in bytes; a larger one closes its connection.
     pub max_response_bytes: u32,
-    /// Largest request sent, in bytes. Nodes take 15 MiB (`--rpc-max-request-size`).
+    /// Largest request that is sent, in bytes. Nodes accept 15 MiB (`--rpc-max-request-size`).
     pub max_request_bytes: u32,
-    /// Requests that one connection may have unanswered at once.
+    /// Most requests in flight on one connection.
     pub max_concurrent_requests: usize,
-    /// Single requests under way at once where many are asked together.
+    /// Most single requests in flight when many are sent together.
     pub pipelined_requests: usize,
-    /// Shortest pause before a lost connection is opened again.
+    /// Shortest pause before a lost connection is reopened.
     pub reconnect_min: Duration,
     /// Longest such pause.
     pub reconnect_max: Duration,
-    /// How long a node that answered wrongly is asked only when no other is left; doubles each time.
+    /// How long a demoted node is only asked if no other is left; doubles with each demotion.
     pub demotion: Duration,
-    /// Longest such time.
+    /// Longest demotion.
     pub demotion_max: Duration,
     /// A node without a new finalised block for this long counts as stalled.
     pub stall_after: Duration,
-    /// How often the finalised head is asked for while the subscription is silent.
+    /// Interval at which the finalised head is polled while the subscription is silent.
     pub poll_interval: Duration,
 }
 
 impl Config {
-    /// The defaults, for these endpoints.
+    /// Returns the default configuration for these endpoints.
     pub fn new(endpoints: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self { endpoints: endpoints.into_iter().map(Into::into).collect(), ..Self::default() }
     }
@@ -115,12 +115,12 @@ impl Default for Config {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The configuration cannot work.
+    /// The endpoint is invalid.
     #[error("endpoint {endpoint:?} is not usable: {reason}")]
     BadEndpoint {
         /// The endpoint, without credentials, path or query.
         endpoint: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: &'static str,
     },
     /// Every node was proven to answer wrongly, or is of another chain.
@@ -143,7 +143,7 @@ pub enum Error {
         /// The node's message and data.
         message: String,
     },
-    /// No answer in time.
+    /// The request timed out.
     #[error("{node} did not answer {method} in time")]
     Timeout {
         /// The node.
@@ -151,12 +151,12 @@ pub enum Error {
         /// The method.
         method: String,
     },
-    /// No connection, or it was lost before the answer.
+    /// There is no connection, or it was lost before the answer.
     #[error("{node} is not connected")]
     Disconnected {
         /// The node.
         node: Arc<str>,
-        /// What the transport said.
+        /// The transport's error.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -170,35 +170,35 @@ pub enum Error {
         node: Arc<str>,
         /// The block that was compared.
         number: u32,
-        /// The node's hash of it.
+        /// The node's hash of the block.
         found: Hash,
-        /// The hash that it should have.
+        /// The expected hash.
         expected: Hash,
-        /// Who says so.
+        /// The source of the expected hash.
         witness: String,
     },
-    /// The request is larger than may be sent.
-    #[error("{method} for {node} takes {bytes} bytes, and at most {max_bytes} are sent")]
+    /// The request exceeds the limit.
+    #[error("the request {method} to {node} has {bytes} bytes, more than the limit of {max_bytes}")]
     RequestTooLarge {
         /// The node.
         node: Arc<str>,
         /// The method.
         method: String,
-        /// Bytes of its parameters.
+        /// Length of its parameters, in bytes.
         bytes: usize,
-        /// Most bytes of a request.
+        /// The limit, in bytes.
         max_bytes: u32,
     },
-    /// The node's last connection failed a moment ago.
+    /// The node's last connection failed recently.
     #[error("{node} is not connected, next try in {retry_after:?}")]
     BackingOff {
         /// The node.
         node: Arc<str>,
-        /// When it is tried again.
+        /// Time until it is tried again.
         retry_after: Duration,
     },
-    /// The answer is not what the method gives.
-    #[error("{node} gave an unreadable answer to {method}")]
+    /// The answer does not have the method's format.
+    #[error("{node} returned an undecodable answer to {method}")]
     BadAnswer {
         /// The node.
         node: Arc<str>,
@@ -208,19 +208,19 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The parameters cannot be written as JSON.
+    /// The parameters cannot be encoded as JSON.
     #[error("the parameters of {method} cannot be encoded")]
     Params {
         /// The method.
         method: String,
-        /// Why not.
+        /// The cause.
         #[source]
         source: serde_json::Error,
     },
 }
 
 impl Error {
-    /// Whether the same question may be answered later, or by another node.
+    /// Whether the same request may be answered later, or by another node.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Timeout { .. }
@@ -234,17 +234,17 @@ impl Error {
         }
     }
 
-    /// Whether the node does not offer the method, at least not to us.
+    /// Whether the node does not offer the method, or not to this caller.
     pub fn is_refused_method(&self) -> bool {
         self.refusal() == Some(Refusal::NoMethod)
     }
 
-    /// Whether another node may well answer what this one does not.
+    /// Whether another node may answer what this one does not.
     pub fn is_of_this_node(&self) -> bool {
         self.is_retryable() || self.refusal().is_some()
     }
 
-    /// The node that failed, by name.
+    /// The name of the node that failed.
     pub const fn node(&self) -> Option<&Arc<str>> {
         match self {
             Self::Call { node, .. }
@@ -258,7 +258,7 @@ impl Error {
         }
     }
 
-    /// How long the node asks to be left alone, if it does.
+    /// How long the node is in backoff, if it is.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::BackingOff { retry_after, .. } => Some(*retry_after),
@@ -291,12 +291,11 @@ impl fmt::Debug for NodePool {
 }
 
 impl NodePool {
-    /// A pool of the configured nodes. `chain` names it in logs and metrics (`relay`, `para`).
-    ///
-    /// Opens no connection yet.
+    /// Creates a pool of the configured nodes. `chain` names it in logs and metrics (`relay`, `para`). Opens no
+    /// connection yet.
     ///
     /// # Errors
-    /// [`Error::BadEndpoint`] for a list without endpoints or a URL that is not a WebSocket's.
+    /// [`Error::BadEndpoint`] for an empty list, or a URL that is not a WebSocket's.
     pub fn new(chain: &'static str, config: Config) -> Result<Self, Error> {
         if config.endpoints.is_empty() {
             return Err(Error::BadEndpoint { endpoint: String::new(), reason: "no endpoint is configured" });
@@ -313,43 +312,43 @@ impl NodePool {
         self.inner.chain
     }
 
-    /// How the pool talks to its nodes.
+    /// The pool's configuration.
     pub fn config(&self) -> &Config {
         &self.inner.config
     }
 
-    /// Every node, in order of preference.
+    /// All nodes, in order of preference.
     pub fn nodes(&self) -> &[Arc<Node>] {
         &self.inner.nodes
     }
 
-    /// What was asked so far.
+    /// Counters of requests.
     #[doc(hidden)]
     pub fn counters(&self) -> &Counters {
         &self.inner.counters
     }
 
-    /// The node of that name.
+    /// Returns the node of that name.
     pub fn node(&self, name: &str) -> Option<&Arc<Node>> {
         self.inner.nodes.iter().find(|node| &**node.name() == name)
     }
 
-    /// Pins a block: from now on a node that has another one of that number is refused as another chain's,
-    /// connected ones included.
+    /// Pins a block: from now on a node that has another block of that number is refused as another chain's,
+    /// including connected nodes.
     pub fn pin(&self, number: u32, hash: Hash) {
         self.inner.pins.know(number, hash);
     }
 
-    /// The nodes in the order in which to ask them for what is verified: fit ones, then deferred ones, then
-    /// demoted ones, then those whose connection failed a moment ago.
+    /// The nodes in the order to ask them for verifiable data: fit ones, then deferred, then demoted ones, then
+    /// those whose connection failed recently.
     pub fn candidates(&self) -> Vec<Arc<Node>> {
         let mut nodes = self.inner.nodes.clone();
         nodes.sort_by_key(|node| node.rank(&[]));
         nodes
     }
 
-    /// The nodes to ask for what cannot be verified, in order: as [`NodePool::candidates`], but without those
-    /// that were proven to answer wrongly. May be empty: then no answer is better than theirs.
+    /// The nodes to ask for data that cannot be verified, in order: [`NodePool::candidates`] without those proven
+    /// to answer wrongly. May be empty: no answer is better than a false one.
     pub fn trusted(&self) -> Vec<Arc<Node>> {
         let mut nodes = self.candidates();
         nodes.retain(|node| node.is_trusted());
@@ -361,23 +360,23 @@ impl NodePool {
         self.best(&[])
     }
 
-    /// The node to ask first for something that not all may offer.
+    /// The node to ask first for something that not all nodes offer.
     pub(crate) fn pick_for(&self, needed: &[Capability]) -> Arc<Node> {
         self.best(needed)
     }
 
     fn best(&self, needed: &[Capability]) -> Arc<Node> {
         let nodes = &self.inner.nodes;
-        // `min_by_key` gives the first of equals, so that the configured order is kept.
+        // `min_by_key` returns the first of equals, which keeps the configured order.
         let best = nodes.iter().min_by_key(|node| node.rank(needed)).unwrap_or(&nodes[0]);
         Arc::clone(best)
     }
 
-    /// Asks the pool: the first fit node that is [trusted](NodePool::trusted), and the next one wherever a node
+    /// Sends a request to the first fit node that is [trusted](NodePool::trusted), and to the next one if a node
     /// fails or does not offer the method.
     ///
     /// # Errors
-    /// The last node's error, [`Error::NoTrustedNode`] where none is left.
+    /// The last node's error, or [`Error::NoTrustedNode`] if none is left.
     pub async fn request<T: DeserializeOwned>(
         &self,
         method: &str,
@@ -396,13 +395,13 @@ impl NodePool {
         Err(last.unwrap_or(Error::NoTrustedNode { chain: self.chain() }))
     }
 
-    /// Follows the finalised heads that trusted nodes tell, over lost connections and stalled nodes.
+    /// Follows the finalised heads of trusted nodes, across lost connections and stalled nodes.
     pub fn finalized_heads(&self) -> FinalizedHeads {
         FinalizedHeads::new(self.clone(), false)
     }
 
-    /// As [`NodePool::finalized_heads`], but where no trusted node is left a demoted one is followed: for those
-    /// who verify what they build on it.
+    /// As [`NodePool::finalized_heads`], but follows a demoted node if no trusted one is left: for callers that
+    /// verify what they build on a head.
     pub(crate) fn finalized_heads_to_verify(&self) -> FinalizedHeads {
         FinalizedHeads::new(self.clone(), true)
     }

@@ -1,5 +1,4 @@
-//! [`VaultSigners`]: signs with the sealed keys that jobs carry, opened by a
-//! [`Vault`] in this process.
+//! [`VaultSigners`]: signs with the sealed keys in jobs, which a [`Vault`] in this process opens.
 
 use std::sync::Arc;
 
@@ -13,15 +12,15 @@ use prb_core::{
 
 use crate::keys::OperatorKey;
 
-/// Opens jobs' keys with a vault. The opened keys stay in memory while somebody holds the signer, and are wiped
-/// after that.
+/// Opens jobs' keys with a vault. An opened key stays in memory while somebody holds the signer, and is wiped
+/// afterwards.
 #[derive(Clone, Debug)]
 pub struct VaultSigners {
     vault: Arc<dyn Vault>,
 }
 
 impl VaultSigners {
-    /// Signers whose keys `vault` has sealed.
+    /// Creates signers for keys sealed by `vault`.
     pub fn new(vault: Arc<dyn Vault>) -> Self {
         Self { vault }
     }
@@ -35,7 +34,7 @@ impl Signers for VaultSigners {
         let bad = |reason: String| Error::BadKey { account, reason };
         let key = OperatorKey::from_secret(&secret).map_err(|e| bad(e.to_string()))?;
         if key.account() != account {
-            return Err(bad("it is another account's".into()));
+            return Err(bad("it belongs to another account".into()));
         }
         Ok(Arc::new(key))
     }
@@ -60,7 +59,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_sealed_key_signs_for_its_account_alone() {
+    async fn sealed_key_signs_only_for_its_account() {
         let vault = Arc::new(MemoryVault::new());
         let alice = OperatorKey::from_secret(&"//Alice".to_owned().into()).unwrap();
         let key = vault.seal(&"//Alice".to_owned().into()).await.unwrap();

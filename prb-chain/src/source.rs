@@ -1,4 +1,4 @@
-//! The store as a [`BlobSource`].
+//! The block store as a [`BlobSource`].
 
 use std::{fmt, sync::Arc};
 
@@ -19,7 +19,7 @@ use crate::{
     store::{self, Store, StoreView},
 };
 
-/// Batches assembled from the store, on threads that may block.
+/// Assembles batches from the store, on blocking threads.
 #[derive(Clone)]
 pub struct StoreSource {
     store: Arc<Store>,
@@ -33,17 +33,17 @@ impl fmt::Debug for StoreSource {
 }
 
 impl StoreSource {
-    /// A source over the store.
+    /// Creates a source over the store.
     pub const fn new(store: Arc<Store>) -> Self {
         Self { store, suspects: None }
     }
 
-    /// Tells the ingest of blocks that workers cannot apply.
+    /// Reports blocks that workers cannot apply to the ingest.
     pub fn with_suspects(self, suspects: Suspects) -> Self {
         Self { suspects: Some(suspects), ..self }
     }
 
-    /// Reading may wait for the disk, so it is done where that holds up nobody.
+    /// Reading may wait for the disk, so it runs on a blocking thread.
     async fn assemble<T: Send + 'static>(
         &self,
         kind: &'static str,

@@ -10,18 +10,18 @@
 //! | `para_headers` | number | SCALE header |
 //! | `changes` | first number | a segment of several blocks' storage changes |
 //! | `digests` | first number | CRC-32C of that segment, little-endian |
+//! Keys are big-endian, so that LMDB's order is the chain's. Each append is one transaction: after a crash it
+//! is either complete or absent. A store belongs to one process at a time, and to one pair of chains for
+//! ever.
 //!
-//! Keys are big-endian, so that LMDB's order is the chain's. Each append is one transaction: a crash
-//! leaves all of it or nothing. A store belongs to one process at a time and to one pair of chains for ever.
+//! Justified blocks within an authority set are thinned out once the set's last block can be served to
+//! workers: only one in [`Config::keep_stop_every`] stays, because a batch can extend to the set's end.
 //!
-//! Justified blocks within an authority set are thinned once the set's last block can be given to
-//! workers: only one in [`Config::keep_stop_every`] stays, because a batch can go to the set's end.
-//!
-//! A store of an older layout is migrated in place when it is opened (`store/migrate.rs`). What is stored can be
-//! checked again ([`Store::verify`]), dropped from a block on ([`Store::drop_relay_from`],
+//! A store with an older layout is migrated in place when it is opened (`store/migrate.rs`). Stored data can
+//! be checked ([`Store::verify`]), dropped from a block on ([`Store::drop_relay_from`],
 //! [`Store::drop_para_from`]) and compacted ([`Store::compact`]).
 //!
-//! Not for: verifying what comes from elsewhere. Whoever appends has done that (`crate::ingest`).
+//! Not for: verifying appended data, which is the caller's task (`crate::ingest`).
 
 use std::{
     fmt,
@@ -74,11 +74,12 @@ type Numbered = Database<'static, U32<BigEndian>, RawBytes>;
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// Address space, not memory or disk, that is set aside at first. It doubles whenever it is full.
+    /// Initial size of the memory map, in bytes: address space, not memory or disk. It doubles whenever it is
+    /// full.
     pub map_bytes: usize,
-    /// Threads that may read at once.
+    /// Most concurrent readers.
     pub max_readers: u32,
-    /// Relay blocks between justified blocks that are kept within a finished authority set.
+    /// Distance in relay blocks between the justified blocks that are kept within a finished authority set.
     pub keep_stop_every: u32,
 }
 
@@ -88,17 +89,17 @@ impl Default for Config {
     }
 }
 
-/// How far each part of the chains is stored.
+/// The newest stored blocks of each part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Tips {
     /// Newest relay block; the last one is always justified.
     pub relay: Option<(RelayNumber, Hash)>,
-    /// Newest parachain header that a justified relay block's state names: the headers' target.
+    /// Newest parachain header named in a justified relay block's state: the target of the headers.
     pub proven: Option<(ParaNumber, Hash)>,
-    /// Newest parachain header stored.
+    /// Newest stored parachain header.
     pub para_header: Option<(ParaNumber, Hash)>,
-    /// Newest block whose storage changes are stored; 0 before there is any.
+    /// Newest block whose storage changes are stored; 0 if there is none.
     pub changes: ParaNumber,
 }
 
@@ -107,7 +108,7 @@ pub struct Tips {
 pub(crate) struct Alignment {
     /// The parachain's head in its state: number and hash.
     pub para_head: Option<(u32, Hash)>,
-    /// The set that signed its justification.
+    /// The authority set that signed its justification.
     pub set_id: u64,
     /// Whether the next set takes over after it.
     pub ends_set: bool,
@@ -129,20 +130,20 @@ struct Tables {
 pub struct Store {
     path: PathBuf,
     config: Config,
-    /// The database; locked for reading by each transaction, for writing while the map changes or the database
-    /// is opened again.
+    /// The database. Locked for reading by each transaction, and for writing while the map is resized or the
+    /// database is reopened.
     database: RwLock<map::Mapped>,
-    /// How many wait to change the map.
+    /// Number of threads that wait to change the map.
     growing: AtomicUsize,
     genesis: OnceLock<(Start, Genesis)>,
     state: Mutex<State>,
     heights: watch::Sender<Heights>,
     tips: watch::Sender<Tips>,
-    /// Locked as long as the store is open.
+    /// File lock, held while the store is open.
     _lock: File,
 }
 
-/// What would take a scan to find out again.
+/// State that would take a scan to recompute.
 #[derive(Clone, Copy, Debug, Default)]
 struct State {
     /// Newest justified relay block whose parachain headers are all stored, and its parachain head.
@@ -160,12 +161,12 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the store in a directory, or makes a new one (directory 0700, files 0600).
+    /// Opens the store in a directory, or creates one (directory 0700, files 0600).
     ///
     /// Blocks on the disk.
     ///
     /// # Errors
-    /// [`Error::InUse`] by another process, [`Error::Schema`] of a newer version, or what the disk says.
+    /// [`Error::InUse`] if another process has it open, [`Error::Schema`] for a newer layout, or an I/O error.
     pub fn open(path: &Path, config: Config) -> Result<Self, Error> {
         let io = |source| Error::Io { path: path.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io)?;
@@ -196,36 +197,36 @@ impl Store {
         Ok(store)
     }
 
-    /// Where the store is.
+    /// The store's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Bytes that the store takes on disk.
+    /// Size of the store on disk, in bytes.
     ///
     /// # Errors
-    /// When the file cannot be looked at.
+    /// The file cannot be examined.
     pub fn disk_bytes(&self) -> Result<u64, Error> {
         self.hold()?.env().real_disk_size().map_err(|e| self.error(e))
     }
 
-    /// Heights for workers, now and whenever they change.
+    /// Watches the heights that can be served to workers.
     pub fn heights(&self) -> watch::Receiver<Heights> {
         self.heights.subscribe()
     }
 
-    /// How far each part is stored, now and whenever that changes.
+    /// Watches the newest stored blocks of each part.
     pub fn tips(&self) -> watch::Receiver<Tips> {
         self.tips.subscribe()
     }
 
-    /// The start of the chains, once [`Store::set_genesis`] has told it.
+    /// The start of the chains, once [`Store::set_genesis`] has stored it.
     pub fn genesis(&self) -> Option<&(Start, Genesis)> {
         self.genesis.get()
     }
 
-    /// Tells the newest finalised blocks that nodes know of; none leaves a number as it is. A number may be
-    /// lower than before, where a node's false head was found out, but never lower than what is stored.
+    /// Sets the newest finalised blocks that nodes know; `None` leaves a number unchanged. A number may decrease,
+    /// if a node's false head was detected, but never below the stored blocks.
     pub fn set_targets(&self, relay: Option<RelayNumber>, para: Option<ParaNumber>) {
         self.heights.send_if_modified(|heights| {
             let before = *heights;
@@ -274,12 +275,13 @@ impl Store {
         };
         put(&mut txn).map_err(|e| self.error(e))?;
         txn.commit().map_err(|e| self.error(e))?;
-        // Only one writer gets here first; another one's genesis was written before ours.
+        // Fails only if it is set already: the write transaction ensures that the first writer's genesis is the
+        // stored one.
         let _ = self.genesis.set((start.clone(), genesis.clone()));
         Ok(())
     }
 
-    /// The authority set that justifies the relay block after the stored ones.
+    /// Returns the authority set that justifies the relay block after the stored ones.
     ///
     /// # Errors
     /// [`Error::Missing`] before the genesis is known.
@@ -291,11 +293,11 @@ impl Store {
         decode(encoded, "authority set")
     }
 
-    /// The newest parachain head, named by a stored relay block, within `limit` blocks after the stored
-    /// headers; the next one where that is further away.
+    /// Returns the newest parachain head, named by a stored relay block, within `limit` blocks after the stored
+    /// headers; if there is none, the next one beyond.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     #[doc(hidden)]
     pub fn next_head(&self, limit: u32) -> Result<Option<ParaHead>, Error> {
         let tip = self.state().tips.para_header.map(|(tip, _)| tip);
@@ -328,7 +330,7 @@ impl Store {
     /// Whether the newest stored relay block is the last one of its authority set.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     pub(crate) fn tip_ends_set(&self) -> Result<bool, Error> {
         let txn = self.read()?;
         let last = txn.tables.alignments.last(&txn).map_err(|e| self.error(e))?;
@@ -338,36 +340,36 @@ impl Store {
     /// Whether the newest stored relay block's state names a head of the parachain.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     pub(crate) fn tip_names_head(&self) -> Result<bool, Error> {
         let txn = self.read()?;
         let last = txn.tables.alignments.last(&txn).map_err(|e| self.error(e))?;
         last.map_or(Ok(false), |(_, encoded)| Ok(split_alignment(encoded)?.0.para_head.is_some()))
     }
 
-    /// Hash of a stored parachain block.
+    /// Returns the hash of a stored parachain block.
     ///
     /// # Errors
-    /// [`Error::Missing`] where its header is not stored.
+    /// [`Error::Missing`] if its header is not stored.
     pub(crate) fn para_hash(&self, number: ParaNumber) -> Result<Hash, Error> {
         let txn = self.read()?;
         let header = txn.tables.para_headers.get(&txn, &number.0).map_err(|e| self.error(e))?;
         header.map(Hash::of).ok_or(Error::Missing { what: "parachain header" })
     }
 
-    /// The stored changes of a parachain block.
+    /// Returns the stored changes of a parachain block.
     ///
     /// # Errors
-    /// [`Error::Missing`] where they are not stored.
+    /// [`Error::Missing`] if they are not stored.
     pub fn changes(&self, number: ParaNumber) -> Result<Vec<u8>, Error> {
         let view = self.view()?;
         view.changes(number)?.map(<[u8]>::to_vec).ok_or(Error::Missing { what: "storage changes" })
     }
 
-    /// The store at this moment. Keep it for a moment only: what it sees cannot be freed meanwhile.
+    /// Returns a snapshot of the store. Keep it only briefly: pages that it sees cannot be reused meanwhile.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     #[doc(hidden)]
     pub fn view(&self) -> Result<StoreView<'_>, Error> {
         Ok(StoreView::new(self, self.read()?))
@@ -381,7 +383,7 @@ impl Store {
         Error::from_heed(&self.path, e)
     }
 
-    /// Finds out what is stored.
+    /// Loads the state from the stored rows.
     fn load(&self) -> Result<(), Error> {
         let txn = self.read()?;
         let error = |e| self.error(e);
@@ -411,14 +413,14 @@ impl Store {
             let (alignment, _) = split_alignment(encoded)?;
             let head = alignment.para_head.map(|(n, hash)| ParaHead { number: ParaNumber(n), hash });
             state.tips.proven = state.tips.proven.or(head.map(|head| (head.number, head.hash)));
-            // What is behind a head that is not covered is not covered either, also where it names none.
+            // Blocks after a head that is not covered are not covered either, even if they name none.
             if !state.tips.covers(head) {
                 state.covered = None;
                 continue;
             }
             let covered = state.covered.map_or(RelayNumber(number), |(newest, _)| newest);
             state.covered = Some((covered, head.map(|head| head.number)));
-            // Where the relay chain names no head any more, the last one that it named stays.
+            // If the relay chain names no head any more, the last named one stays.
             if head.is_some() {
                 break;
             }
@@ -437,7 +439,7 @@ impl Store {
             let before = *heights;
             heights.relay = relay;
             heights.para = para;
-            // What is stored is at least known of; it says nothing about what else there is.
+            // Targets are at least the stored blocks; those say nothing about what else exists.
             heights.relay_target = heights.relay_target.max(relay);
             heights.para_target = heights.para_target.max(para);
             *heights != before
@@ -463,7 +465,7 @@ fn decode<T: Decode>(mut encoded: &[u8], what: &'static str) -> Result<T, Error>
     T::decode(&mut encoded).map_err(|_| Error::Corrupt { what })
 }
 
-/// An alignment and its proof, which is a SCALE `Vec<Vec<u8>>`.
+/// Splits an alignment row into the alignment and its proof, a SCALE `Vec<Vec<u8>>`.
 fn split_alignment(mut encoded: &[u8]) -> Result<(Alignment, &[u8]), Error> {
     let alignment = Alignment::decode(&mut encoded).map_err(|_| Error::Corrupt { what: "alignment" })?;
     Ok((alignment, encoded))

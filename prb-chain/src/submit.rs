@@ -1,15 +1,16 @@
 //! [`ChainSubmitter`] over a pool of parachain nodes.
 //!
-//! A batch becomes one signed, mortal transaction, which is followed to its end: the watch at the node tells it in
-//! the ordinary case, and where the watch is lost, falls silent or tells of a loss, the finalised blocks of
-//! the transaction's lifetime are searched for it. What is done next is decided by one pure function. It is sent again as it is meanwhile (its nonce lets it
-//! take effect once at most), and counts as lost only when no block can hold it any more. Nodes may lag or
-//! disagree: the one that is furthest is believed, and no state older than one seen before.
+//! A batch becomes one signed, mortal transaction that is tracked until its outcome is final. Normally the
+//! node's subscription reports it; if that is lost, silent or reports a loss, the finalised blocks of the
+//! transaction's lifetime are searched. A pure function decides the next step. Meanwhile the same transaction
+//! is sent again (because of its nonce it takes effect at most once), and it counts as lost only when no
+//! block can include it any more. Nodes may lag or disagree: the one that is furthest ahead is used, and
+//! never a state older than one already seen.
 //!
-//! It gets the account's final nonce, of a state whose effects are known: whoever else sends the same calls, a
-//! process that died or one that is about to learn that the account is another's, has the same nonce, and one
-//! of the two takes effect. Behind others' transactions it would wait for them in pools that tell nobody; that
-//! is done only where others send all the time.
+//! The transaction gets the account's finalised nonce, in a state whose effects are known. So if another
+//! process sends the same calls (one that died, or one that is about to lose the account's lease), both have
+//! the same nonce, and only one takes effect. A nonce behind others' pending transactions would wait for them
+//! in pools that report nothing; that is only done for accounts on which others send all the time.
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -34,7 +35,7 @@
 //! # }
 //! ```
 //!
-//! Not for: deciding what goes in a batch, and keeping one batch in flight an account (see
+//! Not for: deciding what goes into a batch, and limiting an account to one batch in flight (see
 //! [`prb_core::trade`]).
 
 use std::{
@@ -68,55 +69,55 @@ mod status;
 mod tracker;
 mod watcher;
 
-/// How long an account that has sent is taken to send again soon.
+/// How long an account counts as active after it has sent a batch.
 const SHARED_FOR: Duration = Duration::from_secs(60);
 
-/// How a [`Submitter`] sends.
+/// Settings of a [`Submitter`].
 #[derive(Clone, Debug, derive_setters::Setters)]
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// Blocks that a transaction lives, counted from the finalised head: a power of two from 4 to 4,096. Where
+    /// Lifetime of a transaction in blocks, counted from the finalised head: a power of two from 4 to 4,096. If
     /// finality lags by more than half of it, transactions live longer by the lag.
     pub mortality_blocks: u32,
-    /// How often the finalised chain is asked while no watch tells of a transaction, or while an account has
-    /// transactions pending.
+    /// Interval at which the finalised chain is polled while no subscription reports on a transaction, or while
+    /// an account has transactions pending.
     pub poll_interval: Duration,
-    /// How long a watch may be silent before the finalised chain is asked as well.
-    pub watch_patience: Duration,
-    /// How long nodes may be unreachable before a batch that was not sent is given back.
+    /// How long a subscription may be silent before the finalised chain is polled, too.
+    pub watch_timeout: Duration,
+    /// How long nodes may be unreachable before a batch that was not sent is returned.
     pub unavailable_after: Duration,
-    /// How long nodes may be unreachable before it counts as unknown what became of a sent transaction.
+    /// How long nodes may be unreachable before the outcome of a sent transaction counts as unknown.
     pub unknown_after: Duration,
-    /// How much of what a block has for ordinary transactions one batch may take, in percent, from 1 to 100,
-    /// while other accounts send as well: with halves, two of them fill a block.
+    /// Share of a block's capacity for normal transactions that one batch may use while other accounts send as
+    /// well, in percent, from 1 to 100: with 50, two batches fill a block.
     ///
-    /// A batch takes at least what this crate's own floors say for its calls (execution time and proof, by kind
-    /// of call), however little the runtime declares: Phala's pallets declare next to nothing. By them it takes
-    /// at most this share of Khala's block, 375 ms of execution and 3,932,160 bytes of proof, or of a smaller one
-    /// that the runtime declares.
+    /// A batch counts with at least this crate's own minimum estimates for its calls (execution time and proof
+    /// size, by kind of call), however little the runtime declares: Phala's pallets declare next to nothing. By
+    /// those estimates it uses at most this share of Khala's block, 375 ms of execution and 3,932,160 bytes of
+    /// proof, or of a smaller block that the runtime declares.
     pub max_block_percent: u8,
-    /// The same for an account that is alone, as far as this submitter knows. A transaction that takes nearly
-    /// all of a block waits for one that is empty.
+    /// The same for an account that is the only active one, as far as this submitter knows. A transaction that
+    /// takes nearly a whole block waits for an empty one.
     pub lone_block_percent: u8,
-    /// How long the signer may take over a signature, before it counts as unavailable.
+    /// Timeout of the signer, after which it counts as unavailable.
     pub sign_timeout: Duration,
-    /// Whether nonces that are missing before a transaction are filled with empty batches, which cost fees.
-    /// Otherwise it waits: until somebody sends them, or until it expires and is built anew.
+    /// Whether missing nonces before a transaction are filled with empty batches, which cost fees. Otherwise the
+    /// transaction waits until somebody sends them, or until it expires and is built again.
     pub fill_nonce_gaps: bool,
-    /// Address prefix in messages, and in questions to nodes.
+    /// Address prefix in messages, and in requests to nodes.
     pub ss58_prefix: u16,
-    /// Accounts remembered at most. A forgotten one costs a few questions when it sends again.
+    /// Most accounts remembered. An evicted one costs a few requests when it sends again.
     pub max_accounts: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
-            // 13 minutes of 12 s blocks: long enough for a busy chain, short enough to wait for.
+            // 13 minutes of 12 s blocks: long enough for a busy chain, and short enough to wait for.
             mortality_blocks: 64,
             poll_interval: Duration::from_secs(6),
-            watch_patience: Duration::from_secs(60),
+            watch_timeout: Duration::from_secs(60),
             unavailable_after: Duration::from_secs(60),
             unknown_after: Duration::from_secs(15 * 60),
             max_block_percent: 50,
@@ -129,17 +130,17 @@ impl Default for Config {
     }
 }
 
-/// Why a [`Config`] cannot work.
+/// Why a [`Config`] is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// Eras have powers of two; above 4,096 they no longer start at every block.
+    /// Eras are powers of two; above 4,096 they no longer start at every block.
     #[error("a transaction's mortality must be a power of two from 4 to 4096, not {0}")]
     Mortality(u32),
-    /// Not a share of a block.
+    /// Not a valid percentage.
     #[error("a batch takes 1 to 100 percent of a block, not {0}")]
     BlockPercent(u8),
-    /// Two-byte prefixes are not in use here.
+    /// Two-byte prefixes are not supported.
     #[error("the SS58 prefix must be below 64, not {0}")]
     Prefix(u16),
 }
@@ -156,27 +157,27 @@ struct Inner {
     config: Config,
     runtimes: Runtimes,
     accounts: Mutex<HashMap<AccountId, Account>>,
-    /// The newest block that was seen final: what older states tell is not taken.
+    /// The newest block known to be final: older states are not used.
     finalised: HeadFloor,
 }
 
-/// What is remembered of an account.
+/// What is remembered about an account.
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
     /// Nothing of it is pending, as far as this process knows.
     settled: bool,
-    /// Nonces below are used up: the last transaction's that was seen to its end, or those below the final nonce
-    /// when it had nothing pending. What is known of calls' effects was asked at this nonce or later.
+    /// Nonces below this are used: that of the last transaction with a known outcome, or those below the
+    /// finalised nonce when nothing was pending. Effects of calls were read at this nonce or later.
     next_nonce: u64,
-    /// Others send all the time: it was never seen without something pending.
+    /// Others send all the time: it was never seen without pending transactions.
     busy: bool,
-    /// Batches of it on their way.
+    /// Number of its batches in flight.
     sending: u32,
-    /// When the last one ended.
+    /// When its last batch ended.
     sent_at: Option<Instant>,
 }
 
-/// A batch on its way: others leave room in a block for its account.
+/// Marks a batch as in flight: other accounts leave room in a block for it.
 struct Sending<'a>(&'a Inner, AccountId);
 
 impl<'a> Sending<'a> {
@@ -196,7 +197,7 @@ impl Drop for Sending<'_> {
 }
 
 impl Submitter {
-    /// A submitter. Asks nothing yet, and runs no task.
+    /// Creates a submitter. Sends no request yet, and runs no task.
     ///
     /// # Errors
     /// See [`ConfigError`].
@@ -222,7 +223,7 @@ impl Inner {
         account.to_ss58(self.config.ss58_prefix)
     }
 
-    /// How much of a block a batch of the account may take, in percent.
+    /// The share of a block that a batch of the account may use, in percent.
     fn share(&self, account: AccountId) -> u8 {
         let accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         let sends =
@@ -248,8 +249,8 @@ impl Inner {
         change(accounts.entry(account).or_default());
     }
 
-    /// Builds, sends and follows a batch; anew where the chain has moved on in between, or where the node's
-    /// refusal may pass. A transaction that was refused is in no pool, so that another one may be built.
+    /// Builds, sends and tracks a batch; rebuilds it if the chain has advanced in between, or if the node's
+    /// refusal is temporary. A refused transaction is in no pool, so another one may be built.
     async fn send(
         &self,
         batch: &CallBatch,
@@ -269,21 +270,21 @@ impl Inner {
             if !refusal.may_pass() || started.elapsed() >= self.config.unavailable_after {
                 return Err(self.refused(&node, refusal, &prepared).await);
             }
-            tracing::info!(node = %node.name(), %refusal, "building the transaction anew");
+            tracing::info!(node = %node.name(), %refusal, "rebuilding the transaction");
             let moved_on = matches!(refusal, refusal::Refusal::MovedOn { .. });
             if rebuilt || !moved_on {
                 tokio::time::sleep(self.config.poll_interval).await;
             }
             rebuilt = true;
             if !moved_on {
-                // Another transaction of the account may be in the way.
+                // Another transaction of the account may have its nonce.
                 self.look_again(batch, started).await?;
             }
         }
     }
 
-    /// Waits until the account has nothing pending. Where another transaction of it came first, that may hold the
-    /// same calls: another trader's, before it learned that the account is not its own any more.
+    /// Waits until the account has nothing pending. If another transaction of it came first, that may contain the
+    /// same calls: another trader's, from before it learned that it has lost the account's lease.
     async fn look_again(&self, batch: &CallBatch, started: Instant) -> Result<(), SubmitError> {
         let account = batch.operator();
         let before = self.account(account).next_nonce;
@@ -337,7 +338,7 @@ impl ChainSubmitter for Submitter {
         let account = batch.operator();
         let _sending = Sending::start(inner, account);
         inner.settle(account).await?;
-        // A cancelled call leaves it so.
+        // If this future is dropped, the account stays unsettled.
         inner.forget(account);
         let result = inner.send(batch, &progress).await;
         if Inner::settles(&result) {
@@ -356,7 +357,7 @@ impl ChainSubmitter for Submitter {
     }
 }
 
-/// A batch's transaction with nonce 5, for a runtime of which there is no chain.
+/// A batch's transaction with nonce 5, for a runtime without a chain.
 #[cfg(test)]
 pub(crate) async fn sign_for_test(
     runtime: &Arc<crate::metadata::Runtime>,
@@ -370,7 +371,7 @@ pub(crate) async fn sign_for_test(
         digest: Vec::new(),
     };
     let head = ask::Head { hash: Default::default(), header };
-    let (mortality, patience, ss58_prefix) = (64, Duration::from_secs(1), PHALA_SS58_PREFIX);
-    let terms = sign::Terms { nonce: 5, head: &head, mortality, patience, ss58_prefix };
+    let (mortality, timeout, ss58_prefix) = (64, Duration::from_secs(1), PHALA_SS58_PREFIX);
+    let terms = sign::Terms { nonce: 5, head: &head, mortality, timeout, ss58_prefix };
     Ok(sign::sign(runtime, batch, terms).await?.extrinsic)
 }

@@ -1,7 +1,7 @@
-//! Checks of what nodes answer, without a socket or a clock.
+//! Verifies nodes' answers, without I/O or a clock.
 //!
-//! Everything the store takes has passed here: headers hash to what was asked for and chain to their
-//! parents, justifications are signed by the tracked authority set, values in the state come with a proof
+//! Everything in the store has passed these checks: headers have the requested hash and chain to their
+//! parents, justifications are signed by the tracked authority set, and values in the state have a proof
 //! under a header's state root.
 
 use codec::{Decode, Encode};
@@ -14,32 +14,32 @@ pub mod grandpa;
 pub mod scale;
 pub mod state;
 
-/// Why an answer is not the truth.
+/// Why an answer is wrong.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
-    /// The bytes are no header.
+    /// The bytes are not a header.
     #[error("header {number} cannot be decoded")]
     HeaderEncoding {
-        /// The block that was asked for.
+        /// The requested block.
         number: u32,
     },
     /// A header of another number.
     #[error("asked for header {expected}, got {actual}")]
     HeaderNumber {
-        /// The block that was asked for.
+        /// The requested block.
         expected: u32,
-        /// What came.
+        /// The received number.
         actual: u32,
     },
-    /// A header does not hash to what was asked for.
+    /// A header's hash differs from the requested one.
     #[error("header {number} hashes to {actual}, not to {expected}")]
     HeaderHash {
         /// The block.
         number: u32,
-        /// The hash that was asked for.
+        /// The requested hash.
         expected: Hash,
-        /// Hash of what came.
+        /// The received header's hash.
         actual: Hash,
     },
     /// A header's parent is not the header before it.
@@ -48,7 +48,7 @@ pub enum Error {
         /// The block.
         number: u32,
     },
-    /// A justification that does not prove what it should.
+    /// A justification that does not prove its block.
     #[error("bad justification of relay block {number}: {reason}")]
     Justification {
         /// The block that it should prove.
@@ -59,10 +59,10 @@ pub enum Error {
     /// Bytes of a finality proof or justification that cannot be decoded.
     #[error("{what} cannot be decoded")]
     Encoding {
-        /// What they should be.
+        /// The expected kind.
         what: &'static str,
     },
-    /// A set change that pRuntime does not take.
+    /// A delayed change of authorities, which pRuntime does not support.
     #[error("relay block {number} delays its change of authorities by {delay} blocks")]
     DelayedChange {
         /// The block.
@@ -70,16 +70,16 @@ pub enum Error {
         /// The delay.
         delay: u32,
     },
-    /// A change of authorities that pRuntime does not take.
+    /// A forced change of authorities, which pRuntime does not support.
     #[error("relay block {number} forces a change of authorities, which workers do not support")]
     ForcedChange {
         /// The block.
         number: u32,
     },
-    /// A proof does not belong to the state root, or leaves out what was asked for.
-    #[error("the read proof of {what} does not hold: {reason}")]
+    /// A proof does not match the state root, or does not cover the requested value.
+    #[error("the read proof of {what} is not valid: {reason}")]
     Proof {
-        /// What was to be proven.
+        /// The value to prove.
         what: &'static str,
         /// What is wrong with it.
         reason: String,
@@ -87,13 +87,13 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether it is the chain itself that workers cannot take, rather than the answer of one node.
+    /// Whether the chain itself is unsupported, rather than one node's answer wrong.
     pub const fn is_of_chain(&self) -> bool {
         matches!(self, Self::DelayedChange { .. } | Self::ForcedChange { .. })
     }
 }
 
-/// A header whose hash and place are known.
+/// A header with its hash and decoded fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checked {
     /// Its number.
@@ -106,7 +106,7 @@ pub struct Checked {
     pub state_root: Hash,
     /// The authorities that take over after it, if it schedules a change.
     pub change: Option<ScheduledChange>,
-    /// Whether it forces a change of authorities, past what its set signs.
+    /// Whether it forces a change of authorities, overriding its set.
     pub forces_change: bool,
 }
 
@@ -127,15 +127,15 @@ impl Checked {
         Ok(Self { number: expected, hash, encoded, state_root, change, forces_change })
     }
 
-    /// The hash of the header before it: a header starts with it.
+    /// Returns the parent's hash, which an encoded header starts with.
     pub fn parent(&self) -> Hash {
         self.encoded.get(..32).and_then(|bytes| bytes.try_into().ok()).map(Hash).unwrap_or_default()
     }
 
-    /// The authority set that justifies the blocks after this one, where this one is justified by `set`.
+    /// Returns the authority set that justifies the blocks after this one, given that `set` justifies this one.
     ///
     /// # Errors
-    /// [`Error::DelayedChange`]: pRuntime takes only changes that hold at once.
+    /// [`Error::DelayedChange`]: pRuntime supports only immediate changes.
     pub fn next_set(&self, set: &AuthoritySet) -> Result<Option<AuthoritySet>, Error> {
         match &self.change {
             None => Ok(None),
@@ -158,7 +158,7 @@ fn decode_header(expected: u32, mut encoded: &[u8]) -> Result<Header, Error> {
     Ok(header)
 }
 
-/// Checks that the header is the one with that hash and number.
+/// Checks that a header has this hash and number.
 ///
 /// # Errors
 /// [`Error::HeaderEncoding`], [`Error::HeaderNumber`], [`Error::HeaderHash`].
@@ -170,7 +170,7 @@ pub fn header(expected: Hash, number: u32, encoded: Vec<u8>) -> Result<Checked, 
     Ok(checked)
 }
 
-/// Checks that the headers follow one another from `first` on, the first one following `parent`.
+/// Checks that the headers are consecutive from `first` on, the first one following `parent`.
 ///
 /// # Errors
 /// [`Error::HeaderEncoding`], [`Error::HeaderNumber`], [`Error::Parent`].
@@ -182,7 +182,7 @@ pub fn chain(
     let mut parent = parent;
     let mut checked = Vec::new();
     for (number, encoded) in (first..).zip(headers) {
-        // A header starts with its parent's hash.
+        // An encoded header starts with its parent's hash.
         if encoded.get(..32) != Some(&parent.0[..]) {
             return Err(Error::Parent { number });
         }
@@ -193,22 +193,22 @@ pub fn chain(
     Ok(checked)
 }
 
-/// What `grandpa_proveFinality` answers: SCALE, without the headers decoded into their fields.
+/// The answer of `grandpa_proveFinality`, with its headers still encoded.
 #[derive(Clone, Debug)]
 pub struct FinalityProof {
     /// Hash of the justified block.
     pub block: Hash,
     /// Its justification.
     pub justification: Vec<u8>,
-    /// Encoded headers after the block that was asked for, up to the justified one.
+    /// Encoded headers after the requested block, up to the justified one.
     pub headers: Vec<Vec<u8>>,
 }
 
 impl FinalityProof {
-    /// Most headers that nodes put into a proof.
+    /// Most headers that nodes include in a proof.
     const MAX_HEADERS: usize = 100_000;
 
-    /// Reads a proof.
+    /// Decodes a proof.
     ///
     /// # Errors
     /// [`Error::Encoding`].
@@ -238,12 +238,12 @@ pub struct Start {
     pub number: u32,
     /// Its hash.
     pub hash: Hash,
-    /// The set that justifies the blocks after it.
+    /// The authority set that justifies the blocks after it.
     pub set: AuthoritySet,
 }
 
 impl Start {
-    /// The first block that a worker wants.
+    /// The first block that a worker needs.
     pub const fn first(&self) -> RelayNumber {
         RelayNumber(self.number + 1)
     }
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_is_taken_and_a_gap_is_not() {
+    fn consecutive_headers_pass_and_a_gap_fails() {
         let good: Vec<_> = headers(5, 4).iter().map(Encode::encode).collect();
         let checked = chain(Hash([9; 32]), 5, good.clone()).unwrap();
         assert_eq!(checked.last().unwrap().number, 8);
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn trailing_bytes_are_no_header() {
+    fn trailing_bytes_are_refused() {
         let mut encoded = header(3, Hash::default()).encode();
         assert!(Checked::new(3, encoded.clone()).is_ok());
         encoded.push(0);
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delayed_change_is_refused() {
+    fn delayed_change_is_refused() {
         let mut log = vec![1];
         ScheduledChange { next_authorities: vec![([1; 32], 1)], delay: 2 }.encode_to(&mut log);
         let mut delayed = header(3, Hash::default());
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forced_change_is_seen() {
+    fn forced_change_is_detected() {
         let mut forced = header(3, Hash::default());
         assert!(!Checked::new(3, forced.encode()).unwrap().forces_change);
         forced.digest.push(DigestItem::Consensus(GRANDPA_ENGINE_ID, vec![2, 0, 0, 0, 0]));
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn finality_proofs_are_split_into_their_headers() {
+    fn finality_proof_is_split_into_headers() {
         let list = headers(7, 3);
         let encoded = (Hash([1; 32]), vec![5u8; 10], list.clone()).encode();
         let proof = FinalityProof::decode(&encoded).unwrap();

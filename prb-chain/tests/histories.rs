@@ -1,5 +1,5 @@
-//! Whatever the history, workers accept what the store gives them; and a history costs few calls and little
-//! disk.
+//! Tests that workers accept the store's batches for random histories, and that a history costs few calls and
+//! little disk space.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{sync::Arc, time::Duration};
@@ -51,7 +51,7 @@ impl Fetching {
         Self { relay, para, store, cancel, task, dir }
     }
 
-    /// Waits until everything that is final, and provable, is stored.
+    /// Waits until everything that is final and provable is stored.
     async fn until_at(&self, relay: u32, para: u32) {
         let mut heights = self.store.heights();
         let there = heights.wait_for(|h| {
@@ -75,7 +75,7 @@ struct History {
     set_length: u32,
     justification_period: u32,
     finality_proofs: bool,
-    /// Relay blocks with and without parachain blocks, in turn.
+    /// Numbers of relay blocks alternately with and without parachain blocks.
     stretches: Vec<u32>,
     seed: u64,
 }
@@ -115,7 +115,7 @@ async fn accepted(history: History) {
     if !history.finality_proofs {
         devnet.relay().faults().refuse("grandpa_proveFinality");
     }
-    // Without proofs, only what blocks keep can be proven.
+    // Without finality proofs, only the justifications stored with blocks prove anything.
     let is_provable = |n: &u32| {
         history.finality_proofs && *n == devnet.relay().finalized_number()
             || devnet.relay().justification(*n).is_some()
@@ -125,7 +125,7 @@ async fn accepted(history: History) {
     let fetching = Fetching::start(&devnet);
     let source = StoreSource::new(Arc::clone(&fetching.store));
     match provable {
-        // Justifications in the middle of a set are looked for only near the tip.
+        // Justifications in the middle of a set are only looked for near the tip.
         Some(provable) if history.finality_proofs || finalized - provable < 16 => {
             let para = if history.finality_proofs { devnet.para().finalized_number() } else { 0 };
             fetching.until_at(provable, para).await;
@@ -143,7 +143,7 @@ async fn accepted(history: History) {
         assert_eq!(info.headernum, finalized + 1);
         assert_eq!(info.blocknum, devnet.para().finalized_number() + 1);
     }
-    // The next blocks find a worker that is in the middle.
+    // The next blocks arrive while the worker is in the middle.
     for _ in 0..5 {
         devnet.tick().unwrap();
     }
@@ -161,19 +161,19 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 0, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn workers_accept_any_history(history in histories()) {
+    fn workers_accept_random_histories(history in histories()) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(accepted(history));
     }
 }
 
-/// Round trips for each relay block of a history.
+/// Most round trips for each relay block of a history.
 const CALLS_PER_RELAY_BLOCK: f64 = 0.1;
-/// Bytes on disk for each byte of SCALE that was fetched.
+/// Most bytes on disk for each byte of SCALE that was fetched.
 const DISK_PER_RAW: f64 = 1.25;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_history_costs_few_calls_and_little_disk() {
+async fn history_costs_few_calls_and_little_disk() {
     const BLOCKS: u32 = 2000;
     let config = prb_devnet::Config {
         history: BLOCKS,
@@ -198,7 +198,7 @@ async fn a_history_costs_few_calls_and_little_disk() {
         raw += devnet.para().header(n).unwrap().encode().len();
         raw += devnet.para().storage_changes(n).unwrap().encode().len();
     }
-    // A set's end: its justification and read proof.
+    // At the end of a set: its justification and read proof.
     let set_ends: Vec<u32> = (2..=relay).filter(|n| n % 50 == 0).collect();
     for n in &set_ends {
         raw += devnet.relay().justification(*n).unwrap().len();

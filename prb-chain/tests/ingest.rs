@@ -1,6 +1,7 @@
-//! The ingest against nodes that lie, lag, hang, go away or refuse.
+//! Tests of the ingest with nodes that lie, lag, hang, disappear or refuse.
 //!
-//! Devnets of one configuration author the same chain, byte for byte: two of them are two nodes of it.
+//! Devnets with the same configuration author the same chain, byte for byte: two of them serve as two nodes
+//! of one chain.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -22,8 +23,8 @@ use tempfile::TempDir;
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-/// A test that is not done by then never will be.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Timeout of a test.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn config() -> Config {
     Config { history: 120, set_length: 25, justification_period: 8, ..Config::default() }
@@ -69,7 +70,7 @@ impl Fetching {
         Self { relay, para, store, cancel, task }
     }
 
-    /// Waits until everything that is final is stored, and compares it with the truth.
+    /// Waits until everything that is final is stored, and compares it with the devnet's blocks.
     async fn has_all_of(&self, truth: &Devnet) {
         let (relay, para) = (truth.relay().finalized_number(), truth.para().finalized_number());
         self.reaches(relay, para).await;
@@ -92,7 +93,7 @@ impl Fetching {
         let mut heights = self.store.heights();
         let there =
             heights.wait_for(|h| h.relay >= Some(RelayNumber(relay)) && h.para >= Some(ParaNumber(para)));
-        if timeout(PATIENCE, there).await.is_err() {
+        if timeout(TIMEOUT, there).await.is_err() {
             panic!("wanted {relay} and {para}, got {:?}: {:?} {:?}", self.store, self.relay, self.para);
         }
     }
@@ -108,7 +109,7 @@ fn is_demoted(pool: &NodePool, node: usize) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tampered_header_comes_from_another_node() {
+async fn tampered_header_is_fetched_from_another_node() {
     let dir = TempDir::new().unwrap();
     let devnets = devnets::<2>(config()).await;
     devnets[0].relay().faults().corrupt_header(60);
@@ -124,7 +125,7 @@ async fn a_tampered_header_comes_from_another_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_justification_comes_from_another_node() {
+async fn bad_justification_is_fetched_from_another_node() {
     let dir = TempDir::new().unwrap();
     let devnets = devnets::<2>(config()).await;
     let ends: Vec<u32> = (2..=119).filter(|n| devnets[1].relay().justification(*n).is_some()).collect();
@@ -136,20 +137,20 @@ async fn a_bad_justification_comes_from_another_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_only_node_is_asked_again_until_it_tells_the_truth() {
+async fn only_node_is_asked_until_it_answers_correctly() {
     let dir = TempDir::new().unwrap();
     let [devnet] = devnets::<1>(config()).await;
     devnet.relay().faults().corrupt_header(60);
     let fetching = Fetching::start(std::slice::from_ref(&devnet), dir.path());
     let mut targets = fetching.store.heights();
-    timeout(PATIENCE, targets.wait_for(|h| h.relay_target.is_some())).await.unwrap().unwrap();
+    timeout(TIMEOUT, targets.wait_for(|h| h.relay_target.is_some())).await.unwrap().unwrap();
     let node = &fetching.relay.nodes()[0];
     let demoted = async {
         while !node.health().demoted {
             tokio::task::yield_now().await;
         }
     };
-    timeout(PATIENCE, demoted).await.unwrap();
+    timeout(TIMEOUT, demoted).await.unwrap();
     assert!(fetching.store.heights().borrow().relay < Some(RelayNumber(60)), "nothing wrong is stored");
     devnet.relay().faults().heal();
     fetching.has_all_of(&devnet).await;
@@ -157,11 +158,11 @@ async fn the_only_node_is_asked_again_until_it_tells_the_truth() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_storage_changes_are_found_by_a_second_look() {
+async fn recheck_replaces_wrong_storage_changes() {
     let dir = TempDir::new().unwrap();
     let devnets = devnets::<2>(config()).await;
     devnets[0].para().faults().corrupt_storage_changes(20);
-    // Everything comes from the liar at first.
+    // At first everything comes from the lying node.
     devnets[1].para().faults().refuse("pha_getStorageChanges");
     let fetching = Fetching::start(&devnets, dir.path());
     fetching.reaches(devnets[1].relay().finalized_number(), devnets[1].para().finalized_number()).await;
@@ -177,7 +178,7 @@ async fn wrong_storage_changes_are_found_by_a_second_look() {
     let again = recheck(&fetching.para, &fetching.store, span).await.unwrap();
     assert!(again.replaced.is_empty(), "the truth is proven, whoever is asked: {again:?}");
 
-    // A single node that told something wrong once, and a node that keeps to it.
+    // With a single node that gave a wrong answer once, and with one that repeats it.
     let liar = NodePool::new("para", quick(vec![devnets[0].para().url()])).unwrap();
     let kept = recheck(&liar, &fetching.store, span).await.unwrap();
     assert!(kept.replaced.is_empty() && is_demoted(&liar, 0), "{kept:?}");
@@ -190,7 +191,7 @@ async fn wrong_storage_changes_are_found_by_a_second_look() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_finality_proofs_blocks_give_the_justifications() {
+async fn justifications_come_with_blocks_without_finality_proofs() {
     let dir = TempDir::new().unwrap();
     let [devnet] = devnets::<1>(Config { justification_period: 1, ..config() }).await;
     devnet.relay().faults().refuse("grandpa_proveFinality");
@@ -204,7 +205,7 @@ async fn without_finality_proofs_blocks_give_the_justifications() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_genesis_state_comes_in_whatever_way_the_node_offers() {
+async fn genesis_state_is_fetched_by_the_offered_method() {
     let [devnet] = devnets::<1>(config()).await;
     let mut seen = Vec::new();
     for refused in [&[][..], &["pha_getStorageChanges"], &["pha_getStorageChanges", "state_getPairs"]] {
@@ -216,7 +217,7 @@ async fn the_genesis_state_comes_in_whatever_way_the_node_offers() {
                 tokio::task::yield_now().await;
             }
         };
-        timeout(PATIENCE, known).await.unwrap();
+        timeout(TIMEOUT, known).await.unwrap();
         let (start, genesis) = fetching.store.genesis().unwrap();
         assert_eq!(start.hash, Hash(devnet.relay().block_hash(1).unwrap().0));
         assert_eq!(genesis.chain_identity, Hash(devnet.para().block_hash(1).unwrap().0));
@@ -230,7 +231,7 @@ async fn the_genesis_state_comes_in_whatever_way_the_node_offers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_goes_away_is_waited_for() {
+async fn ingest_waits_for_an_unreachable_node() {
     let dir = TempDir::new().unwrap();
     let [devnet] = devnets::<1>(config()).await;
     let fetching = Fetching::start(std::slice::from_ref(&devnet), dir.path());
@@ -240,7 +241,7 @@ async fn a_node_that_goes_away_is_waited_for() {
     for _ in 0..40 {
         devnet.tick().unwrap();
     }
-    // It stays away until connections have been tried in vain.
+    // It stays away until a connection attempt has failed.
     let tried = async {
         while !fetching.relay.nodes()[0].health().backing_off
             || !fetching.para.nodes()[0].health().backing_off
@@ -248,7 +249,7 @@ async fn a_node_that_goes_away_is_waited_for() {
             tokio::task::yield_now().await;
         }
     };
-    timeout(PATIENCE, tried).await.unwrap();
+    timeout(TIMEOUT, tried).await.unwrap();
     devnet.relay().start_rpc().await.unwrap();
     devnet.para().start_rpc().await.unwrap();
     fetching.has_all_of(&devnet).await;
@@ -256,7 +257,7 @@ async fn a_node_that_goes_away_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_hangs_is_left_for_another() {
+async fn ingest_switches_from_a_hanging_node() {
     let dir = TempDir::new().unwrap();
     let devnets = devnets::<2>(config()).await;
     devnets[0].relay().faults().hang(true);
@@ -269,7 +270,7 @@ async fn a_node_that_hangs_is_left_for_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stale_node_is_left_for_another() {
+async fn ingest_switches_from_a_stale_node() {
     let dir = TempDir::new().unwrap();
     let devnets = devnets::<2>(config()).await;
     devnets[0].relay().faults().freeze_at(Some(50));
@@ -282,8 +283,8 @@ async fn a_stale_node_is_left_for_another() {
             tokio::task::yield_now().await;
         }
     };
-    timeout(PATIENCE, left).await.expect("other nodes go before a stalled one");
-    // It is behind, and not a liar.
+    timeout(TIMEOUT, left).await.expect("other nodes go before a stalled one");
+    // It lags, but it did not lie.
     for pool in [&fetching.relay, &fetching.para] {
         assert!(!is_demoted(pool, 0) && !is_demoted(pool, 1));
     }
@@ -291,7 +292,7 @@ async fn a_stale_node_is_left_for_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_goes_on_where_the_store_ends() {
+async fn restart_continues_where_the_store_ends() {
     let dir = TempDir::new().unwrap();
     let [devnet] = devnets::<1>(config()).await;
     let nets = std::slice::from_ref(&devnet);
@@ -310,7 +311,7 @@ async fn a_restart_goes_on_where_the_store_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_store_of_another_chain_is_refused() {
+async fn store_of_another_chain_is_refused() {
     let dir = TempDir::new().unwrap();
     let [devnet] = devnets::<1>(config()).await;
     let fetching = Fetching::start(std::slice::from_ref(&devnet), dir.path());
@@ -318,12 +319,12 @@ async fn the_store_of_another_chain_is_refused() {
     fetching.stop().await;
     let [other] = devnets::<1>(Config { seed: 7, ..config() }).await;
     let fetching = Fetching::start(&[other], dir.path());
-    let ended = timeout(PATIENCE, fetching.task).await.unwrap().unwrap();
+    let ended = timeout(TIMEOUT, fetching.task).await.unwrap().unwrap();
     assert!(matches!(ended, Err(ingest::Error::Store(store::Error::OtherChain { .. }))), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_paused_parachain_holds_nothing_up() {
+async fn paused_parachain_does_not_block_the_relay_chain() {
     let dir = TempDir::new().unwrap();
     let [devnet] = devnets::<1>(config()).await;
     let fetching = Fetching::start(std::slice::from_ref(&devnet), dir.path());
@@ -349,26 +350,26 @@ async fn short_sets_cost_few_round_trips() {
     let trips = [&fetching.relay, &fetching.para].map(|pool| pool.counters().snapshot().round_trips);
     let per_block = (trips[0] + trips[1]) as f64 / 600.0;
     println!("{trips:?} round trips, {per_block:.3} a relay block");
-    // One proof for each set, and little else: asking for the sets' first headers and read proofs one by
-    // one would make it 0.27. Heads that come while it runs cost a few more.
+    // About one proof for each set: requesting the sets' first headers and read proofs one by one would make it
+    // 0.27. Heads that arrive meanwhile cost a few more.
     assert!(per_block < 0.2, "{per_block} round trips a relay block");
     fetching.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn finalised_heads_rise_over_lost_connections() {
+async fn finalised_heads_continue_after_lost_connections() {
     let [devnet] = devnets::<1>(config()).await;
     let pool = NodePool::new("relay", quick(vec![devnet.relay().url()])).unwrap();
     let mut heads = pool.finalized_heads();
-    let first = timeout(PATIENCE, heads.next()).await.unwrap();
+    let first = timeout(TIMEOUT, heads.next()).await.unwrap();
     assert_eq!(first.hash, Hash(devnet.relay().block_hash(first.number).unwrap().0));
     devnet.tick().unwrap();
-    let second = timeout(PATIENCE, heads.next()).await.unwrap();
+    let second = timeout(TIMEOUT, heads.next()).await.unwrap();
     assert!(second.number > first.number);
     devnet.relay().stop_rpc().await;
     devnet.tick().unwrap();
     devnet.relay().start_rpc().await.unwrap();
-    let third = timeout(PATIENCE, heads.next()).await.unwrap();
+    let third = timeout(TIMEOUT, heads.next()).await.unwrap();
     assert!(third.number > second.number);
     let refused = pool.request::<u32>("no_such_method", rpc::NO_PARAMS).await.unwrap_err();
     assert!(refused.is_refused_method() && !refused.is_retryable(), "{refused}");

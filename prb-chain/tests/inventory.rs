@@ -1,4 +1,5 @@
-//! The inventory on disk: the seam's suite, restarts, kills, foreign and broken files, a full map.
+//! Tests of the inventory on disk: the conformance suite, restarts, kills, foreign and damaged files, a full
+//! map.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
@@ -31,7 +32,7 @@ use secrecy::ExposeSecret;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-/// The folder that the process to be killed writes to.
+/// The folder that the killed child process writes to.
 const CHILD: &str = "PRB_TEST_INVENTORY";
 const PHRASE: &str = "bottom drive obey lake curtain smoke basket hold race lonely fit walk";
 
@@ -42,7 +43,7 @@ fn folder() -> (TempDir, PathBuf) {
 }
 
 fn open(path: &Path) -> HeedInventory {
-    // A process that another test starts holds this one's locks between its fork and its exec.
+    // A child process started by another test holds this one's locks between fork and exec, so retry.
     let start = Instant::now();
     loop {
         match HeedInventory::open(path, Config::default()) {
@@ -69,14 +70,14 @@ fn table_of(path: &Path, table: &str) -> (Env, Database<'static, Bytes, Bytes>) 
     (env, opened.unwrap().unwrap_commit())
 }
 
-/// What the table holds at a key.
+/// Returns the table's value of a key.
 fn read(path: &Path, table: &str, key: &[u8]) -> Vec<u8> {
     let (env, db) = table_of(path, table);
     let txn = env.read_txn().unwrap();
     db.get(&txn, key).unwrap().unwrap().to_vec()
 }
 
-/// Puts bytes as some other program might have.
+/// Writes bytes as another program might.
 fn write(path: &Path, table: &str, key: &[u8], value: &[u8]) {
     let (env, db) = table_of(path, table);
     let mut txn = env.write_txn().unwrap();
@@ -85,7 +86,7 @@ fn write(path: &Path, table: &str, key: &[u8], value: &[u8]) {
 }
 
 #[tokio::test]
-async fn conforms() {
+async fn heed_inventory_passes_conformance_suite() {
     let parent = tempfile::tempdir().unwrap();
     conformance::inventory::all(async |limits| {
         let path = parent.path().join(Uuid::new_v4().to_string());
@@ -95,7 +96,7 @@ async fn conforms() {
 }
 
 #[tokio::test]
-async fn what_was_put_is_there_after_a_restart() {
+async fn entries_survive_a_restart() {
     let (_parent, path) = folder();
     let mut proxied = pool(7);
     (proxied.proxied, proxied.operator, proxied.sync_only) = (Some(AccountId([9; 32])), None, true);
@@ -129,7 +130,7 @@ async fn what_was_put_is_there_after_a_restart() {
 }
 
 #[tokio::test]
-async fn it_belongs_to_one_at_a_time() {
+async fn inventory_is_locked_by_its_owner() {
     let (_parent, path) = folder();
     let inventory = open(&path);
     let error = HeedInventory::open(&path, Config::default()).unwrap_err();
@@ -142,7 +143,7 @@ async fn it_belongs_to_one_at_a_time() {
 }
 
 #[tokio::test]
-async fn nobody_else_may_read_it() {
+async fn files_are_private() {
     let (_parent, path) = folder();
     let inventory = open(&path);
     inventory.apply(vec![Edit::PutPool(pool(1))]).await.unwrap();
@@ -156,7 +157,7 @@ async fn nobody_else_may_read_it() {
 }
 
 #[test]
-fn the_originals_file_is_named_and_left_alone() {
+fn original_file_is_reported_and_not_changed() {
     let (_parent, path) = folder();
     fs::write(&path, b"SQLite format 3\0 or ciphertext").unwrap();
     let error = HeedInventory::open(&path, Config::default()).unwrap_err();
@@ -166,7 +167,7 @@ fn the_originals_file_is_named_and_left_alone() {
 }
 
 #[test]
-fn a_file_that_is_no_database_is_an_error() {
+fn invalid_database_file_is_an_error() {
     let (_parent, path) = folder();
     fs::create_dir(&path).unwrap();
     fs::write(path.join("data.mdb"), vec![0x5a; 16384]).unwrap();
@@ -176,7 +177,7 @@ fn a_file_that_is_no_database_is_an_error() {
 }
 
 #[tokio::test]
-async fn another_layout_is_refused() {
+async fn other_layout_is_refused() {
     let (_parent, path) = folder();
     drop(open(&path));
     write(&path, "meta", b"schema", &2u32.encode());
@@ -206,9 +207,9 @@ async fn records_of_other_versions_are_read() {
     assert_eq!(snapshot.saved(new), FleetRecord::default());
 }
 
-/// As versions before the table of what the fleet keeps have written it.
+/// As written by versions before the table of saved states.
 #[tokio::test]
-async fn a_database_without_saved_states_is_opened_and_takes_them() {
+async fn database_without_saved_states_is_upgraded() {
     let (_parent, path) = folder();
     fs::create_dir(&path).unwrap();
     write(&path, "meta", b"schema", &1u32.encode());
@@ -238,7 +239,7 @@ async fn a_database_without_saved_states_is_opened_and_takes_them() {
 }
 
 #[tokio::test]
-async fn a_broken_record_is_named() {
+async fn damaged_record_is_reported() {
     let (_parent, path) = folder();
     drop(open(&path));
     let id = Uuid::from_u128(1);
@@ -257,7 +258,7 @@ async fn a_broken_record_is_named() {
 }
 
 #[tokio::test]
-async fn a_full_map_changes_nothing() {
+async fn full_map_changes_nothing() {
     let (_parent, path) = folder();
     let config = Config::default().with_limits(Limits::default()).with_map_bytes(128 * 1024);
     let inventory = HeedInventory::open(&path, config).unwrap();
@@ -273,7 +274,7 @@ async fn a_full_map_changes_nothing() {
 }
 
 #[tokio::test]
-async fn many_entries_fit_the_default_size() {
+async fn many_entries_fit_into_the_default_size() {
     let (_parent, path) = folder();
     let inventory = open(&path);
     let long = |n: u16| {
@@ -289,13 +290,13 @@ async fn many_entries_fit_the_default_size() {
     assert_eq!(snapshot(&open(&path)), after);
 }
 
-/// Not a test of its own: the process that `a_killed_writer_keeps_what_it_answered` kills.
+/// Not a test by itself: the process that `killed_writer_keeps_acknowledged_edits` kills.
 #[tokio::test]
 async fn killed_child() {
     let Some(path) = std::env::var_os(CHILD) else { return };
     let inventory = open(Path::new(&path));
     for n in 1.. {
-        // Each edit replaces the last one's workers: a torn one would show both or none.
+        // Each edit replaces the previous workers: a torn edit would show both or none.
         let edits = (0..20u16)
             .map(|i| {
                 let mut worker = worker(i);
@@ -309,7 +310,7 @@ async fn killed_child() {
 }
 
 #[test]
-fn a_killed_writer_keeps_what_it_answered() {
+fn killed_writer_keeps_acknowledged_edits() {
     const ROUNDS: u32 = 12;
     let (_parent, path) = folder();
     for round in 0..ROUNDS {
@@ -325,7 +326,7 @@ fn a_killed_writer_keeps_what_it_answered() {
         answered.by_ref().take(2).for_each(drop);
         let begun = Instant::now();
         let last = answered.next().unwrap();
-        // Another moment of an edit each time: from its first to its last steps.
+        // Kill at another point of an edit each time, from its first to its last steps.
         std::thread::sleep(begun.elapsed() * round / ROUNDS);
         child.kill().unwrap();
         child.wait().unwrap();
@@ -341,7 +342,7 @@ fn a_killed_writer_keeps_what_it_answered() {
 }
 
 #[tokio::test]
-async fn a_manager_keeps_pools_and_their_keys_over_a_restart() {
+async fn manager_keeps_pools_and_keys_after_a_restart() {
     let (_parent, path) = folder();
     let vault = Arc::new(MemoryVault::new());
     let manager = |inventory: HeedInventory| {
@@ -380,9 +381,9 @@ async fn a_manager_keeps_pools_and_their_keys_over_a_restart() {
     assert_eq!(vault.open(&sealed).await.unwrap().expose_secret().trim(), format!("{PHRASE}//12"));
 }
 
-/// The tables' names and the meta keys, which other programs may look at.
+/// The names of the tables and of the meta keys, which other programs may read.
 #[tokio::test]
-async fn the_layout_is_as_documented() {
+async fn layout_is_as_documented() {
     let (_parent, path) = folder();
     {
         let inventory = open(&path);

@@ -1,5 +1,6 @@
-//! Every fault of docs/nodes.md alone and in pairs, with one node and with a good one beside it: everything is
-//! stored within the bound, nothing wrong is, and the log says what is wrong without repeating itself for ever.
+//! Tests of all faults in docs/nodes.md, alone and in pairs, with one node and with a good one beside it:
+//! everything is stored within the time limit, nothing wrong is stored, and the log names the fault without
+//! repeating itself endlessly.
 //!
 //! `PRB_TEST_PAIRS` says how many pairs are run, or `all`. `PRB_TEST_DRAWN` says how many cases are drawn at random,
 //! `PRB_TEST_SEED` the first one's seed. `PRB_TEST_FAULT` runs those cases alone that have this in their names.
@@ -26,18 +27,18 @@ use rand::{SeedableRng, rngs::StdRng};
 use rig::{Case, run_all};
 use troubles::{ALL, Alone, drawn, mangled};
 
-/// Pairs of a usual run.
+/// Pairs in a default run.
 const PAIRS: usize = 24;
 /// Cases that are drawn in a usual run.
 const DRAWN: u64 = 16;
 
 #[test]
-fn each_fault_beside_a_good_node() {
+fn every_fault_beside_a_good_node() {
     run_all(ALL.iter().map(|trouble| Case::beside_a_good_node(&[trouble])).collect());
 }
 
 #[test]
-fn each_fault_of_the_only_node() {
+fn every_fault_of_the_only_node() {
     let alone = ALL.iter().filter(|trouble| trouble.alone != Alone::Never);
     run_all(alone.map(Case::of_the_only_node).collect());
 }
@@ -54,7 +55,7 @@ fn pairs_of_faults_beside_a_good_node() {
         Ok(count) => count.parse().unwrap(),
         Err(_) => PAIRS,
     };
-    // A stride that has no divisor in common with a row's length meets every fault.
+    // A stride coprime to a row's length covers every fault.
     let stride = pairs.len().div_ceil(wanted.max(1)) | 1;
     let stride = if wanted >= pairs.len() { 1 } else { stride };
     run_all(pairs.into_iter().step_by(stride).collect());
@@ -90,5 +91,5 @@ fn messages_of_the_only_node_mangled_in_every_way() {
 
 /// How long an answer is waited for; the bounds of docs/nodes.md shrink with it.
 const ANSWER: Duration = Duration::from_millis(300);
-/// A case that takes longer stalls, on however busy a machine.
+/// A case that takes longer is stalled, even on a busy machine.
 const BOUND: Duration = Duration::from_secs(20);

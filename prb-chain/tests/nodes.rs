@@ -1,5 +1,5 @@
-//! Nodes as they are: limited, pruned, hanging, of another chain, or telling of heads that nobody else has.
-//! With one such node, and with a good one beside it, nothing is lost and nothing waits for ever.
+//! Tests of imperfect nodes: limited, pruned, hanging, of another chain, or announcing heads that nobody else
+//! has. With such a node alone, and with a good one beside it, nothing is lost and nothing waits forever.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -27,8 +27,8 @@ mod requests;
 #[path = "nodes/start.rs"]
 mod start;
 
-/// A test that is not done by then never will be.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Timeout of a test.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 fn config() -> Config {
     Config { history: 120, set_length: 25, justification_period: 8, ..Config::default() }
@@ -60,7 +60,7 @@ fn para_pool(devnets: &[&Devnet]) -> NodePool {
     NodePool::new("para", quick(devnets.iter().map(|devnet| devnet.para().url()).collect())).unwrap()
 }
 
-/// Starts the node's server again with other limits.
+/// Restarts the node's server with other limits.
 async fn limit(node: &Arc<prb_devnet::Node>, limits: RpcLimits) {
     node.stop_rpc().await;
     node.set_rpc_limits(limits);
@@ -102,7 +102,7 @@ impl Fetching {
         Self { relay, para, store, cancel, task, dir }
     }
 
-    /// Waits until everything that is final is stored, and compares it with the truth.
+    /// Waits until everything that is final is stored, and compares it with the devnet's blocks.
     async fn has_all_of(&self, truth: &Devnet) {
         let (relay, para) = (truth.relay().finalized_number(), truth.para().finalized_number());
         self.reaches(relay, para).await;
@@ -123,7 +123,7 @@ impl Fetching {
         let mut heights = self.store.heights();
         let there =
             heights.wait_for(|h| h.relay >= Some(RelayNumber(relay)) && h.para >= Some(ParaNumber(para)));
-        if timeout(PATIENCE, there).await.is_err() {
+        if timeout(TIMEOUT, there).await.is_err() {
             panic!("wanted {relay} and {para}, got {:?}: {:?} {:?}", self.store, self.relay, self.para);
         }
     }
@@ -135,12 +135,12 @@ impl Fetching {
     }
 }
 
-/// Waits until it holds.
+/// Waits until a condition holds.
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let wait = async {
         while !holds() {
             tokio::task::yield_now().await;
         }
     };
-    timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+    timeout(TIMEOUT, wait).await.unwrap_or_else(|_| panic!("not in time: {what}"));
 }

@@ -1,4 +1,4 @@
-//! The block store and the blob source over it.
+//! Tests of the block store, and of the blob source over it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -27,7 +27,7 @@ use tempfile::TempDir;
 
 const LIMIT: usize = 64 << 20;
 
-/// A store without thinning, so that every stop of a sample stays.
+/// Opens a store without thinning, so that every justified block of a sample stays.
 fn open(path: &Path, keep_stop_every: u32) -> Result<Store, Error> {
     Store::open(path, Config::default().with_keep_stop_every(keep_stop_every).with_map_bytes(1 << 30))
 }
@@ -54,7 +54,7 @@ impl Filled {
         }
     }
 
-    /// Relay blocks reach a store up to a justified one.
+    /// A store accepts relay blocks only up to a justified one.
     fn append_relay(&mut self, blocks: &[RelayBlock]) {
         self.held_back.extend_from_slice(blocks);
         let Some(last) = self.held_back.iter().rposition(|block| block.justified.is_some()) else { return };
@@ -103,7 +103,7 @@ fn set_genesis(store: &Store, sample: &Sample) -> Result<(), Error> {
     store.set_genesis(&start, &genesis)
 }
 
-/// The suite pushes parachain blocks first; a store takes them after the relay block that proves them.
+/// The suite pushes parachain blocks first; a store accepts them after the relay block that proves them.
 struct Suite {
     filled: Filled,
     waiting: Vec<(Header, StorageChanges)>,
@@ -116,7 +116,7 @@ impl Suite {
         let count = (proven.saturating_sub(next) as usize).min(self.waiting.len());
         if count > 0 {
             let blocks: Vec<_> = self.waiting.drain(..count).collect();
-            // Block 0 comes with the first blocks here, so that there are changes to append.
+            // Block 0 is pushed with the first blocks here, so that there are changes to append.
             if blocks.len() == 1 && blocks[0].0.number == 0 {
                 self.filled.store.append_para_headers(ParaNumber(0), &[blocks[0].0.encode()]).unwrap();
             } else {
@@ -154,12 +154,12 @@ impl RangeBackend for Suite {
 }
 
 #[tokio::test]
-async fn the_store_knows_its_ranges() {
+async fn store_source_passes_range_suite() {
     range::run::<Suite>().await;
 }
 
 #[tokio::test]
-async fn the_store_keeps_the_seam() {
+async fn store_source_passes_conformance_suite() {
     blob::run::<Suite>().await;
 }
 
@@ -173,7 +173,7 @@ fn filled(sample: &Sample, keep_stop_every: u32) -> Filled {
 }
 
 #[tokio::test]
-async fn everything_is_there_after_opening_again() {
+async fn blocks_survive_reopening() {
     let sample = Sample::generate(3, 80);
     let Filled { store, _dir: dir, .. } = filled(&sample, 1);
     let (tips, heights) = (*store.tips().borrow(), *store.heights().borrow());
@@ -193,7 +193,7 @@ async fn everything_is_there_after_opening_again() {
 }
 
 #[test]
-fn files_are_for_the_owner_alone() {
+fn files_are_private() {
     use std::os::unix::fs::PermissionsExt;
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("store");
@@ -206,7 +206,7 @@ fn files_are_for_the_owner_alone() {
 }
 
 #[test]
-fn what_does_not_follow_is_refused() {
+fn out_of_sequence_blocks_are_refused() {
     let sample = Sample::generate(5, 60);
     let mut filled = Filled::new(&sample, 1);
     let justified: Vec<_> =
@@ -241,7 +241,7 @@ fn what_does_not_follow_is_refused() {
 }
 
 #[test]
-fn what_is_stored_says_nothing_of_what_else_there_is() {
+fn stored_blocks_do_not_set_other_targets() {
     let sample = Sample::generate(9, 60);
     let mut filled = Filled::new(&sample, 1);
     let (relay, para) = (RelayNumber(u32::MAX), ParaNumber(u32::MAX));
@@ -274,7 +274,7 @@ fn append_without_head(store: &Store) -> RelayNumber {
 }
 
 #[test]
-fn a_parachain_without_a_head_keeps_its_last_one() {
+fn last_named_head_stays() {
     let sample = Sample::generate(7, 60);
     let filled = filled(&sample, 1);
     let store = &filled.store;
@@ -293,14 +293,14 @@ fn a_parachain_without_a_head_keeps_its_last_one() {
 }
 
 #[test]
-fn what_is_covered_is_the_same_after_opening_again() {
+fn covered_heights_survive_reopening() {
     let sample = Sample::generate(8, 60);
     let mut filled = Filled::new(&sample, 1);
     filled.append_relay(&sample.relay);
     let proven = filled.store.tips().borrow().proven.unwrap().0.0 as usize;
     let blocks: Vec<_> = sample.para.iter().cloned().zip(sample.changes.iter().cloned()).collect();
     filled.append_para(&blocks[..=proven / 2]);
-    // The parachain is taken off its relay chain before its last blocks are stored.
+    // The parachain is offboarded before its last blocks are stored.
     append_without_head(&filled.store);
     let Filled { store, _dir, .. } = filled;
     let of = |store: &Store| (*store.heights().borrow(), store.next_head(1_000).unwrap());
@@ -312,7 +312,7 @@ fn what_is_covered_is_the_same_after_opening_again() {
 }
 
 #[tokio::test]
-async fn finished_sets_keep_few_stops() {
+async fn finished_sets_are_thinned() {
     let sample = Sample::generate(6, 400);
     let every = filled(&sample, 1);
     let thin = filled(&sample, 1000);
@@ -344,7 +344,7 @@ async fn finished_sets_keep_few_stops() {
     thin_ranges_begin_no_later(&StoreSource::new(every.store.clone()), &source, &sample).await;
 }
 
-/// A forgotten stop makes a range longer at both ends; a worker drops what it has.
+/// A dropped justified block makes a range longer at both ends; a worker skips what it has.
 async fn thin_ranges_begin_no_later(every: &StoreSource, thin: &StoreSource, sample: &Sample) {
     let tip = thin.heights().borrow().relay.unwrap();
     for relay in (sample.genesis_number.next().0..=tip.0).map(RelayNumber) {
@@ -356,7 +356,7 @@ async fn thin_ranges_begin_no_later(every: &StoreSource, thin: &StoreSource, sam
             let wide = wide.longest.para.unwrap();
             assert!(wide.first <= span.first && wide.last == span.last);
         }
-        // A name that was given before the stop was forgotten still has a blob.
+        // A name announced before the justified block was dropped still has a blob.
         let cursor = HeaderCursor { relay, para: ParaNumber(0) };
         let batch = thin.headers_to(cursor, exact.shortest.relay.last, LIMIT).await.unwrap().unwrap();
         assert_eq!(batch.relay.last, wide.shortest.relay.last);
@@ -382,7 +382,7 @@ async fn wrong_changes_can_be_replaced() {
 }
 
 #[test]
-fn a_full_map_grows_once_readers_have_ended() {
+fn full_map_grows_once_readers_have_ended() {
     let dir = TempDir::new().unwrap();
     let small = Config::default().with_map_bytes(1 << 20);
     let store = Store::open(dir.path(), small).unwrap();
@@ -391,7 +391,7 @@ fn a_full_map_grows_once_readers_have_ended() {
     let append = |n: u32| store.append_changes(ParaNumber(n), &[block(n)]);
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
-        // Readers come and go all the time; none of them sees anything torn.
+        // Readers come and go all the time; none of them sees torn data.
         let reader = scope.spawn(|| {
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                 let view = store.view().unwrap();
@@ -417,7 +417,7 @@ fn a_full_map_grows_once_readers_have_ended() {
 /// 2,000 relay blocks, 1,000 parachain blocks with 100 changes of 100 bytes: history in batches of 100
 /// blocks, and the tip block by block.
 #[test]
-fn the_disk_holds_little_more_than_the_blocks() {
+fn disk_overhead_is_small() {
     let mut total = 0;
     let dir = TempDir::new().unwrap();
     let store = Store::open(dir.path(), Config::default()).unwrap();

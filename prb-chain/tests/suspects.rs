@@ -1,4 +1,4 @@
-//! A worker that refuses storage changes makes the ingest look at them again.
+//! Tests that a worker's refusal of storage changes makes the ingest recheck them.
 
 #![allow(clippy::unwrap_used)]
 
@@ -36,10 +36,10 @@ use tempfile::TempDir;
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-/// A test that is not done by then never will be.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Timeout of a test.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A store that is filled by an ingest, and what workers ask.
+/// A store filled by an ingest, and the source for workers.
 struct Provider {
     store: Arc<Store>,
     suspects: Suspects,
@@ -67,7 +67,7 @@ impl Provider {
         let para = ParaNumber(truth.para().finalized_number());
         let mut heights = store.heights();
         let filled = heights.wait_for(|h| h.relay >= Some(relay) && h.para >= Some(para));
-        timeout(PATIENCE, filled).await.unwrap().unwrap();
+        timeout(TIMEOUT, filled).await.unwrap().unwrap();
         Self { store, suspects, source, cancel, task, _dir: dir }
     }
 
@@ -78,7 +78,7 @@ impl Provider {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        timeout(PATIENCE, mended).await.unwrap();
+        timeout(TIMEOUT, mended).await.unwrap();
     }
 
     async fn stop(self) {
@@ -101,7 +101,7 @@ async fn initialised(worker: &WorkerHandle, source: &dyn BlobSource) -> PRuntime
     client
 }
 
-/// Drives a worker to the tip, or until it refuses something; gives what it says then.
+/// Syncs a worker to the tip, or until it refuses something; returns the refusal.
 async fn drive(client: &PRuntime, source: &Arc<dyn BlobSource>) -> Option<String> {
     let budget = TransferBudget::new(TransferLimits::new(64 << 20));
     let driver = Driver::new(Arc::clone(source), budget);
@@ -124,11 +124,11 @@ fn config() -> Config {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_node_told_wrongly_is_mended_by_a_workers_refusal() {
+async fn wrong_changes_are_replaced_after_a_workers_refusal() {
     let devnets = [Devnet::start(config()).await.unwrap(), Devnet::start(config()).await.unwrap()];
     let [liar, honest] = &devnets;
     [20, 21, 60].into_iter().for_each(|block| liar.para().faults().corrupt_storage_changes(block));
-    // Everything comes from the liar at first.
+    // At first everything comes from the lying node.
     honest.para().faults().refuse("pha_getStorageChanges");
     let provider = Provider::filled_from(&devnets).await;
     honest.para().faults().heal();
@@ -139,13 +139,13 @@ async fn what_a_node_told_wrongly_is_mended_by_a_workers_refusal() {
 
     let worker = Worker::spawn(WorkerConfig::new("suspects", 0)).await.unwrap();
     let client = initialised(&worker, &*provider.source).await;
-    let refused = timeout(PATIENCE, drive(&client, &provider.source)).await.unwrap().unwrap();
+    let refused = timeout(TIMEOUT, drive(&client, &provider.source)).await.unwrap().unwrap();
     assert!(refused.starts_with("StateRootMismatch block=20 "), "{refused}");
     for block in [20, 21, 60] {
         provider.until_right(block, honest).await;
     }
-    // The cache has forgotten what was refused.
-    assert_eq!(timeout(PATIENCE, drive(&client, &provider.source)).await.unwrap(), None);
+    // The cache has dropped the refused batch.
+    assert_eq!(timeout(TIMEOUT, drive(&client, &provider.source)).await.unwrap(), None);
     assert_eq!(worker.info().blocknum, honest.para().finalized_number() + 1);
     for n in 1..=honest.para().finalized_number() {
         assert_eq!(provider.store.changes(ParaNumber(n)).unwrap(), truth(n), "block {n}");
@@ -155,12 +155,12 @@ async fn what_a_node_told_wrongly_is_mended_by_a_workers_refusal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_worker_costs_one_look() {
+async fn broken_worker_costs_one_recheck() {
     let devnet = Devnet::start(config()).await.unwrap();
     let provider = Provider::filled_from(std::slice::from_ref(&devnet)).await;
     let looks = || devnet.para().rpc_counters().get("pha_getStorageChanges").copied().unwrap_or_default();
     let before = looks();
-    // One block really is wrong, and not the one that the worker complains of.
+    // One block is really wrong, but not the one that the worker complains about.
     provider.store.replace_changes(ParaNumber(40), &[vec![0, 0]]).unwrap();
     let blocks = Span { first: ParaNumber(30), last: ParaNumber(35) };
     let message = "StateRootMismatch block=33 expected=0x01 actual=0x02".to_owned();
@@ -169,10 +169,10 @@ async fn a_broken_worker_costs_one_look() {
         provider.source.refused(&refusal);
         tokio::task::yield_now().await;
     }
-    // Nothing that was stored, and nothing of which the worker says no block.
+    // A block that is not stored, and a report without a block.
     provider.suspects.report(ParaNumber(u32::MAX));
     provider.source.refused(&RefusedData::Blocks { blocks, at: None, message: "DecodeError(x)".into() });
-    // Looks are taken in order: once this one is done, all before it are.
+    // Rechecks run in order: once this one is done, all before it are.
     let last = async {
         loop {
             // The queue may still be full of the others.
@@ -183,16 +183,16 @@ async fn a_broken_worker_costs_one_look() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(PATIENCE, last).await.unwrap();
+    timeout(TIMEOUT, last).await.unwrap();
     provider.until_right(40, &devnet).await;
     // One for block 33, one for block 40, one for those after it.
     assert!(looks() - before <= 3, "{} looks", looks() - before);
     provider.stop().await;
 }
 
-/// What the disk has changed is fetched again, though nodes and digest are as they were.
+/// Data changed by the disk is fetched again, although nodes and digest are unchanged.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_segment_that_the_disk_changed_is_fetched_again() {
+async fn segment_changed_on_disk_is_fetched_again() {
     let devnet = Devnet::start(config()).await.unwrap();
     let provider = Provider::filled_from(std::slice::from_ref(&devnet)).await;
     let number = ParaNumber(5);
@@ -203,7 +203,7 @@ async fn a_segment_that_the_disk_changed_is_fetched_again() {
     let path = provider.store.path().join("data.mdb");
     let file = std::fs::read(&path).unwrap();
     let places = file.windows(encoded.len()).enumerate().filter(|(_, window)| *window == encoded);
-    // How many items it has: nothing of it can be read then.
+    // Its number of items: nothing of it can be decoded then.
     let database = OpenOptions::new().write(true).open(&path).unwrap();
     places.for_each(|(at, _)| database.write_all_at(&[0xff; 4], at as u64).unwrap());
     assert!(provider.store.changes(number).is_err());
@@ -218,7 +218,7 @@ async fn a_segment_that_the_disk_changed_is_fetched_again() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(PATIENCE, mended).await.unwrap();
+    timeout(TIMEOUT, mended).await.unwrap();
     provider.until_right(5, &devnet).await;
     assert_eq!(provider.store.verify(&mut |_| true).unwrap().faults, []);
     provider.stop().await;

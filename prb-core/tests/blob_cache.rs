@@ -97,7 +97,7 @@ async fn those_who_leave_neither_fail_nor_delay_those_who_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fetch_that_nobody_waits_for_ends() {
+async fn fetch_without_waiters_ends() {
     let (source, cache) = cached();
     let mut asked = Box::pin(cache.blocks(block(7), KIB));
     assert!(asked.as_mut().now_or_never().is_none());
@@ -107,7 +107,7 @@ async fn a_fetch_that_nobody_waits_for_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_has_seen_the_source_grow_does_not_get_an_answer_from_before() {
+async fn answers_from_before_a_known_growth_are_not_returned() {
     let (source, cache) = cached();
     let early = tokio::spawn({
         let cache = Arc::clone(&cache);
@@ -121,7 +121,7 @@ async fn who_has_seen_the_source_grow_does_not_get_an_answer_from_before() {
 
 /// Ten bodies fit. Workers that catch up come back to theirs often; the tip's is new.
 #[tokio::test(start_paused = true)]
-async fn what_many_ask_for_at_the_tip_is_kept_though_others_were_asked_for_more_often() {
+async fn batches_at_the_tip_are_kept_before_more_frequent_ones() {
     let (source, cache) = cached();
     for _ in 0..20 {
         for number in 1..=9 {

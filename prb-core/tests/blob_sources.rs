@@ -250,7 +250,7 @@ fn refused_blocks(blocks: Span<ParaNumber>, at: Option<u32>) -> RefusedData {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_worker_refused_is_fetched_again() {
+async fn rejected_batches_are_fetched_again() {
     let sample = Sample::generate(1, 40);
     let (counting, cached) = cached(&sample).await;
     let headers = HeaderCursor { relay: sample.genesis_number.next(), para: ParaNumber(0) };
@@ -288,7 +288,7 @@ async fn what_a_worker_refused_is_fetched_again() {
 
 /// A worker that refuses everything, as often as it can, costs one fetch in a while.
 #[tokio::test(start_paused = true)]
-async fn a_broken_worker_does_not_take_the_cache_from_the_others() {
+async fn faulty_worker_does_not_evict_the_cache_of_others() {
     let sample = Sample::generate(1, 40);
     let (counting, cached) = cached(&sample).await;
     let headers = HeaderCursor { relay: sample.genesis_number.next(), para: ParaNumber(0) };

@@ -50,7 +50,7 @@ async fn stop_on_its_way(rig: &Rig) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_that_comes_after_its_stop_was_sent_starts_it_again() {
+async fn start_after_a_sent_stop_starts_it_again() {
     let rig = computing().await;
     stop_on_its_way(&rig).await;
     let answer = tell(&rig, Command::Start);
@@ -64,7 +64,7 @@ async fn a_start_that_comes_after_its_stop_was_sent_starts_it_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_that_lands_while_the_worker_is_away_is_still_its_own() {
+async fn stop_included_during_an_outage_counts_as_own() {
     let rig = computing().await;
     stop_on_its_way(&rig).await;
     tell(&rig, Command::Start);
@@ -79,7 +79,7 @@ async fn a_stop_that_lands_while_the_worker_is_away_is_still_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_that_comes_after_its_start_was_sent_stops_it() {
+async fn stop_after_a_sent_start_stops_it() {
     let rig = computing().await;
     tell(&rig, Command::Stop);
     until_reason(&rig, "cooled-down").await;
@@ -102,7 +102,7 @@ async fn a_stop_that_comes_after_its_start_was_sent_stops_it() {
 
 /// Whatever makes a fleet forget its jobs: what it sent may land all the same.
 #[tokio::test(start_paused = true)]
-async fn a_stop_whose_job_is_forgotten_is_still_its_own() {
+async fn stop_of_a_removed_job_counts_as_own() {
     for by_restart_of_the_fleet in [false, true] {
         let mut rig = computing().await;
         stop_on_its_way(&rig).await;
@@ -122,7 +122,7 @@ async fn a_stop_whose_job_is_forgotten_is_still_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_that_comes_after_its_owners_is_not_taken_for_its_own() {
+async fn stop_after_the_owners_is_not_counted_as_own() {
     let rig = computing().await;
     stop_on_its_way(&rig).await;
     until_reason(&rig, "cooled-down").await;

@@ -64,7 +64,7 @@ async fn stop_elsewhere(rig: &Rig, index: usize) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_its_owner_stopped_stays_stopped() {
+async fn worker_stopped_by_its_owner_stays_stopped() {
     let rig = computing_on(quick_cool_down(), 2, Settings::default()).await;
     stop_elsewhere(&rig, 0).await;
     rig.until_worker(0, "cooling", |w| w.message.contains("minutes left; stays stopped")).await;
@@ -92,7 +92,7 @@ async fn a_worker_that_its_owner_stopped_stays_stopped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_while_the_fleet_was_away_is_seen_as_one() {
+async fn stop_while_the_fleet_was_down_is_detected() {
     let mut rig = computing_on(quick_cool_down(), 1, Settings::default()).await;
     rig.fleet().stop().await;
     stop_elsewhere(&rig, 0).await;
@@ -111,7 +111,7 @@ async fn a_stop_while_the_fleet_was_away_is_seen_as_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_happens_after_a_stop_is_set_for_fleet_pool_and_worker() {
+async fn after_stop_is_configured_per_fleet_pool_and_worker() {
     let settings = Settings::default().with_after_stop(AfterExternalStop::StartAgain);
     let rig = computing_on(quick_cool_down(), 3, settings).await;
     rig.edit_worker(1, |w| w.after_stop = Some(AfterExternalStop::Reclaim)).await;
@@ -205,7 +205,7 @@ async fn nothing_is_staked_for_a_new_key_until_the_operator_confirms_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_key_takes_over_once_the_last_has_nothing_at_stake() {
+async fn new_key_is_used_once_the_last_has_no_stake() {
     let mut rig = computing_on(quick_cool_down(), 1, Settings::default()).await;
     let old = rig.key(0);
     let other = swap_machine(&mut rig, 0, 777).await;
@@ -219,7 +219,7 @@ async fn a_new_key_takes_over_once_the_last_has_nothing_at_stake() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_under_way_for_the_last_key_is_not_held_against_the_new() {
+async fn operations_of_the_last_key_do_not_affect_the_new_one() {
     let mut rig = computing(1).await;
     // A registration of the last key is with the trader, and hangs there.
     rig.chain.hang(account(POOL), true);
@@ -279,7 +279,7 @@ impl Connect for Addresses {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_machine_that_moved_is_used_where_it_answers() {
+async fn moved_machine_is_used_at_its_new_endpoint() {
     let mut rig = Rig::new(1, 10).await;
     let gone = Arc::new(AtomicBool::new(false));
     let mut parts = rig.parts(rig.source.clone());
@@ -306,7 +306,7 @@ async fn a_machine_that_moved_is_used_where_it_answers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_entry_that_is_added_evicts_nobody() {
+async fn added_entry_displaces_no_other() {
     let mut rig = Rig::new(2, 10).await;
     rig.run();
     rig.start_with(Rig::config().with_max_workers(2));
@@ -324,7 +324,7 @@ async fn an_entry_that_is_added_evicts_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_success_that_changes_nothing_is_paid_for_less_and_less_often() {
+async fn success_without_effect_is_repeated_with_backoff() {
     let mut rig = Rig::new(1, 10).await;
     rig.tick();
     // A trader that says that everything went well, and does nothing.
@@ -347,7 +347,7 @@ async fn a_success_that_changes_nothing_is_paid_for_less_and_less_often() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_is_paid_for_once() {
+async fn refused_operation_costs_a_fee_once() {
     let mut rig = Rig::new(1, 10).await;
     // A pool with too little stake, and one whose operator does not own it.
     for pid in [2, 3] {
@@ -376,7 +376,7 @@ async fn a_refusal_is_paid_for_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_busy_worker_is_asked_less_and_less_often() {
+async fn busy_worker_is_polled_with_backoff() {
     let rig = computing(1).await;
     let rcu = Failure::refuse("RCU in progress, please try the request again later");
     rig.workers[0].fail_always(Method::DispatchBlocks, Some(rcu));
@@ -413,7 +413,7 @@ async fn heartbeats_wait_for_no_attestation_and_no_dispatch() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_outcome_does_not_hold_up_a_worker_for_ever() {
+async fn lost_outcome_does_not_block_a_worker_forever() {
     let mut rig = Rig::new(1, 10).await;
     rig.tick();
     // The queue takes jobs, and nobody ends them.
@@ -426,7 +426,7 @@ async fn a_lost_outcome_does_not_hold_up_a_worker_for_ever() {
     tokio::time::sleep(BLOCK * 5).await;
     assert_eq!(rig.queue.stats().await.unwrap().waiting, 2);
     tokio::time::sleep(3 * HOUR).await;
-    assert!(rig.queue.stats().await.unwrap().waiting >= 3, "patience has an end");
+    assert!(rig.queue.stats().await.unwrap().waiting >= 3, "the wait is limited");
     rig.trade();
     rig.until_all(State::Active).await;
     let registered = count(&rig, |call| matches!(call, Call::RegisterWorker { .. }));

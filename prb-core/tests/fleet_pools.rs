@@ -112,7 +112,7 @@ async fn another_owner_is_told_of_before_anything_is_sent_and_mends_by_itself() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_assignment_that_is_gone_is_told_of_and_not_made_again() {
+async fn deleted_assignment_is_reported_and_not_repeated() {
     let config = chain_memory::Config::default().with_cool_down_secs(1200);
     let mut rig = Rig::with(config, 2, 20).await;
     rig.run();
@@ -136,7 +136,7 @@ async fn an_assignment_that_is_gone_is_told_of_and_not_made_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_by_force_is_shown_as_one_and_is_not_undone_while_it_would_come_again() {
+async fn forced_stop_is_reported_and_not_undone_while_it_would_recur() {
     let config = chain_memory::Config::default().with_cool_down_secs(1200);
     let mut rig = Rig::with(config, 2, 20).await;
     rig.run();
@@ -156,7 +156,7 @@ async fn a_stop_by_force_is_shown_as_one_and_is_not_undone_while_it_would_come_a
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_whose_state_cannot_be_read_holds_up_nobody() {
+async fn unreadable_worker_state_blocks_no_other_worker() {
     let mut rig = Rig::new(3, 20).await;
     rig.chain.set_unreadable(rig.key(1), Some("Sessions does not decode"));
     rig.run();
@@ -213,7 +213,7 @@ impl ChainReader for WithoutPools {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_that_views_do_not_foresee_is_paid_for_once() {
+async fn unpredictable_refusal_costs_a_fee_once() {
     let mut rig = Rig::new(3, 20).await;
     rig.chain.add_pool(POOL, account(POOL), 2 * STAKE);
     rig.run();
@@ -244,7 +244,7 @@ async fn a_refusal_that_views_do_not_foresee_is_paid_for_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unresponsive_worker_is_one_in_its_status() {
+async fn unresponsive_worker_is_shown_in_its_status() {
     let mut rig = Rig::new(1, 10).await;
     rig.run();
     rig.start();

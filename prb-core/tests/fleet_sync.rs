@@ -23,7 +23,7 @@ use rig::{BLOCK, Rig, grow};
 const HOUR: Duration = Duration::from_secs(3600);
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_dies_at_one_block_is_named_with_it() {
+async fn worker_crashing_at_a_block_is_reported_with_the_block() {
     let mut rig = Rig::new(2, 40).await;
     rig.workers[0].set_dies_at(Some(30));
     rig.workers[0].set_restart(Restart::Kept);
@@ -47,7 +47,7 @@ async fn a_worker_that_dies_at_one_block_is_named_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_answers_and_does_not_move_is_named() {
+async fn worker_without_progress_is_reported() {
     let mut rig = Rig::new(2, 20).await;
     rig.run();
     rig.start();
@@ -64,7 +64,7 @@ async fn a_worker_that_answers_and_does_not_move_is_named() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_registers_as_something_else_is_not_paid_for() {
+async fn registration_with_a_different_key_is_not_sent() {
     let mut rig = Rig::new(2, 20).await;
     rig.workers[0].alter_registration(|info| info.operator = Some(AccountId([9; 32])));
     rig.run();
@@ -108,7 +108,7 @@ impl BlobSource for Growing {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_grows_while_it_is_asked_is_asked_again_at_once() {
+async fn source_that_grows_during_a_request_is_queried_again_at_once() {
     let mut rig = Rig::new(1, 10).await;
     let source = Arc::new(Growing(rig.source.clone()));
     rig.start_from(source, Rig::config());
@@ -124,7 +124,7 @@ async fn a_source_that_grows_while_it_is_asked_is_asked_again_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_newcomer_does_not_hold_up_those_at_the_tip() {
+async fn slow_catch_up_does_not_delay_workers_at_the_tip() {
     let mut rig = Rig::new(3, 60).await;
     for worker in &rig.workers[..2] {
         worker.set_latency(Method::DispatchBlocks, Duration::from_secs(100));

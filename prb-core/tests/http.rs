@@ -246,7 +246,7 @@ async fn silence_ends_after_the_methods_own_time() {
 }
 
 #[tokio::test]
-async fn a_worker_that_is_not_there_is_unreachable() {
+async fn closed_port_is_unreachable() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);

@@ -163,7 +163,7 @@ fn stored_jobs_are_read_for_ever() {
 }
 
 #[test]
-fn what_this_version_does_not_know_is_refused() {
+fn unknown_fields_and_variants_are_refused() {
     let worker = format!("0x{}", "07".repeat(32));
     for text in [
         format!(r#"{{"stop_computing":{{"pool":12,"worker":"{worker}","only_if":"idle"}}}}"#),

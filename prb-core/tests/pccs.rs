@@ -146,7 +146,7 @@ async fn collateral_that_does_not_verify_is_not_used() {
 }
 
 #[tokio::test]
-async fn what_is_no_quote_is_asked_of_nobody() {
+async fn malformed_quotes_cause_no_request() {
     let source = source(&["http://192.0.2.1"], THEN_SECS);
     for quote in [vec![], vec![3; 100], vec![0; 100_000]] {
         let error = source.collateral(&quote).await.unwrap_err();

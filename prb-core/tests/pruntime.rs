@@ -76,7 +76,7 @@ async fn synced(worker: &ScriptedWorker) -> PRuntime {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_dies_at_a_block_and_comes_back() {
+async fn scripted_worker_crashes_at_a_block_and_restarts() {
     let worker = ScriptedWorker::new(1);
     let client = synced(&worker).await;
     client.take_checkpoint().await.unwrap();
@@ -97,7 +97,7 @@ async fn a_worker_dies_at_a_block_and_comes_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stuck_worker_answers_and_takes_nothing() {
+async fn stuck_worker_answers_without_progress() {
     let worker = ScriptedWorker::new(1);
     let client = synced(&worker).await;
     worker.set_stuck(true);
@@ -114,7 +114,7 @@ async fn a_stuck_worker_answers_and_takes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_it_registers_with_can_be_wrong() {
+async fn registration_info_can_be_faulty() {
     let worker = ScriptedWorker::new(1);
     let client = synced(&worker).await;
     let expected = Expected::new(worker.key(), AccountId([7; 32]), Hash::default(), 2004);
@@ -130,7 +130,7 @@ async fn what_it_registers_with_can_be_wrong() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_attests_by_the_bare_provider_that_it_supports() {
+async fn attestation_uses_the_supported_provider() {
     let init = async |provider: Option<Vec<u8>>| {
         let worker = ScriptedWorker::new(1);
         worker.edit(|state| state.info.supported_attestation_methods = vec!["dcap".into()]);
@@ -175,7 +175,7 @@ async fn messages_of_every_sender_come_in_groups() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_exit_loses_what_it_is_told_to_lose_and_takes_its_time() {
+async fn exit_loses_the_configured_state_and_takes_time() {
     for (restart, kept) in [(Restart::Kept, true), (Restart::Checkpoint, false), (Restart::Lost, false)] {
         let worker = ScriptedWorker::new(1);
         let client = synced(&worker).await;

@@ -25,7 +25,7 @@ async fn conforms() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiting_consumer_hears_of_an_earlier_end() {
+async fn waiting_consumer_is_woken_by_an_earlier_expiry() {
     let queue = MemoryQueue::default();
     let _handle = queue.submit(conformance::queue::job(1, 0)).await.unwrap();
     let held = queue.lease(Duration::from_secs(100)).await.unwrap();
@@ -90,7 +90,7 @@ async fn closing_tells_submitters_and_consumers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handle_of_a_dropped_queue_ends() {
+async fn handle_of_a_dropped_queue_completes() {
     let queue = MemoryQueue::default();
     let handle = queue.submit(conformance::queue::job(1, 0)).await.unwrap();
     drop(queue);

@@ -157,7 +157,7 @@ async fn each_attestation_goes_with_the_call_that_takes_it() {
 }
 
 #[tokio::test]
-async fn what_the_chain_would_take_for_somebody_else_is_not_sent() {
+async fn registrations_for_another_worker_are_not_sent() {
     let (other_key, other) = (WorkerKey([4; 32]), AccountId([8; 32]));
     let key = WorkerRegistrationInfoV2 { pubkey: other_key, ..info() };
     let operator = WorkerRegistrationInfoV2 { operator: Some(other), ..info() };
@@ -191,7 +191,7 @@ async fn what_the_chain_would_take_for_somebody_else_is_not_sent() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_or_is_not_there_yet_is_not_sent() {
+async fn unreadable_or_missing_registrations_are_not_sent() {
     let error = register(answer(&(), encoded(None))).await.unwrap_err();
     assert!(matches!(error, RegistrationError::Unreadable { what: "registration info", .. }), "{error:?}");
     let garbage = Some(Attestation { encoded_report: vec![1, 1, 5], ..Default::default() });
@@ -217,7 +217,7 @@ impl CollateralSource for Source {
 }
 
 #[tokio::test]
-async fn a_bare_quote_gets_its_collateral_or_is_not_sent() {
+async fn bare_quote_is_sent_only_with_collateral() {
     let bare = AttestationReport::SgxDcap { quote: vec![5, 6], collateral: None };
     let answer = answer(&info(), encoded(Some(bare)));
     let error = register(answer.clone()).await.unwrap_err();
@@ -247,7 +247,7 @@ fn asked(worker: &Worker) -> Vec<(bool, Option<AccountId>)> {
 }
 
 #[tokio::test]
-async fn a_slow_attestation_is_asked_for_once_and_then_taken() {
+async fn slow_attestation_is_requested_once() {
     let (worker, client) = worker(answer(&info(), encoded(None)));
     let mut request = RegistrationRequest::new(true);
     worker.time_outs.store(2, Ordering::Relaxed);
@@ -273,7 +273,7 @@ async fn a_slow_attestation_is_asked_for_once_and_then_taken() {
 }
 
 #[tokio::test]
-async fn an_attempt_that_is_dropped_counts_as_under_way() {
+async fn dropped_attempt_counts_as_in_flight() {
     #[derive(Debug)]
     struct Hanging(Mutex<Vec<GetRuntimeInfoRequest>>);
     #[async_trait]

@@ -56,7 +56,7 @@ proptest! {
     }
 
     #[test]
-    fn it_waits_only_where_nothing_is_to_be_had(at in any_position(), tip in any_heights()) {
+    fn waits_only_if_nothing_is_available(at in any_position(), tip in any_heights()) {
         prop_assume!(at.relay_header.0 > 0 && at.block.0 > 0);
         if plan(at, &tip, &Limits::default()) == Step::Wait {
             let block = tip.para.is_some_and(|p| at.block <= p) && at.block < at.para_header;

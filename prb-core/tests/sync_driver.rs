@@ -182,7 +182,7 @@ fn odd(headers: Option<HeaderBatch>, smallest: usize) -> Odd {
 }
 
 #[tokio::test]
-async fn a_source_that_errs_is_not_believed() {
+async fn wrong_answers_of_a_source_are_rejected() {
     let mut wrong = one_header();
     wrong.relay.first = RelayNumber(2);
     let (done, worker) = step_of(odd(Some(wrong), 0)).await;
@@ -323,7 +323,7 @@ fn blocks_from(from: u32, to: u32, heights: Heights, lane: Lane) -> PlannedStep 
 }
 
 #[tokio::test]
-async fn what_is_not_there_yet_is_told_with_the_heights_of_the_plan() {
+async fn missing_data_is_reported_with_the_heights_of_the_plan() {
     let (_, client) = worker().await;
     let source = Gated::new(memory(5));
     let one = driver(Arc::clone(&source) as Arc<dyn BlobSource>, 1 << 20);
@@ -411,7 +411,7 @@ async fn a_broken_connection_makes_the_next_batch_smaller() {
 }
 
 #[tokio::test]
-async fn what_is_fetched_and_not_yet_paid_for_counts_against_the_fetches() {
+async fn uncharged_fetches_count_against_the_limit() {
     let source = Gated::new(memory(50));
     source.gate.add_permits(100);
     let limits = TransferLimits::new(2 * 1024);

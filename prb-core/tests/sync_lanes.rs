@@ -59,7 +59,7 @@ const MIB: usize = 1024 * 1024;
 /// 200 newcomers at as many places of the chain, each as slow as a small machine, where 14 of their batches
 /// are on their way at once; beside them 100 workers at the tip.
 #[tokio::test(start_paused = true)]
-async fn a_hundred_stay_at_the_tip_beside_two_hundred_in_catch_up() {
+async fn hundred_workers_stay_at_the_tip_during_two_hundred_catch_ups() {
     let tip = Tip::new(heavy_chain(1500, 16 * 1024));
     let source: Arc<dyn BlobSource> =
         Arc::new(CachedSource::new(Arc::clone(&tip.source), Default::default()));

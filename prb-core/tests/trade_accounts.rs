@@ -206,7 +206,7 @@ async fn memory_conforms() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_trader_sends_and_the_other_is_a_warm_spare() {
+async fn one_trader_sends_and_the_other_stands_by() {
     let rig = Rig::new().await;
     let first = rig.trader("first");
     assert_eq!(rig.outcome(rig.submit(0).await).await, CallOutcome::Done);
@@ -229,7 +229,7 @@ async fn one_trader_sends_and_the_other_is_a_warm_spare() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_first_sent_before_it_died_is_not_sent_again() {
+async fn transactions_of_a_dead_trader_are_not_sent_again() {
     let rig = Rig::new().await;
     let first = rig.trader("first");
     let handle = rig.submit(0).await;
@@ -241,7 +241,7 @@ async fn what_the_first_sent_before_it_died_is_not_sent_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_trader_that_stops_gives_its_accounts_back() {
+async fn stopping_trader_releases_its_accounts() {
     let rig = Rig::new().await;
     let first = rig.trader("first");
     assert_eq!(rig.outcome(rig.submit(0).await).await, CallOutcome::Done);
@@ -253,7 +253,7 @@ async fn a_trader_that_stops_gives_its_accounts_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lane_that_is_idle_gives_its_account_back() {
+async fn idle_lane_releases_its_account() {
     let rig = Rig::new().await;
     let first = rig.trader("first");
     assert_eq!(rig.outcome(rig.submit(0).await).await, CallOutcome::Done);
@@ -264,7 +264,7 @@ async fn a_lane_that_is_idle_gives_its_account_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_account_ends_a_submission_before_another_trader_sends() {
+async fn lost_account_lease_ends_a_submission_before_another_trader_sends() {
     let rig = Rig::new().await;
     let first = rig.trader("first");
     let handle = rig.submit(0).await;

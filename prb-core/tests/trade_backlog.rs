@@ -129,7 +129,7 @@ impl Rig {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_too_large_comes_back_in_order() {
+async fn oversized_batches_are_returned_in_order() {
     let chain = MemoryChain::new(ChainConfig::default().with_max_batch_calls(7));
     let mut rig = Rig::on(chain);
     let trader = rig.trader(Config::default());
@@ -143,7 +143,7 @@ async fn what_is_too_large_comes_back_in_order() {
 
 /// What there is money for goes; the rest is told so.
 #[tokio::test(start_paused = true)]
-async fn an_account_that_cannot_pay_for_all_pays_for_some() {
+async fn account_with_a_low_balance_pays_for_some_calls() {
     let chain = MemoryChain::new(ChainConfig::default().with_fee(10));
     chain.fund(account(ALICE), 10 * 45);
     let mut rig = Rig::on(chain);
@@ -243,7 +243,7 @@ async fn progress_is_told_in_order_and_together() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_waits_for_progress_to_be_told() {
+async fn nothing_waits_for_progress_reports() {
     let mut rig = Rig::new();
     let queue = Listening { queue: rig.queue.clone(), told: Arc::default(), deaf: true };
     let trader = rig.trader_on(of_ten(), Arc::new(queue));
@@ -324,7 +324,7 @@ impl JobQueue for Forgetful {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_job_with_the_id_of_one_that_was_lost_is_carried_out_at_once() {
+async fn job_with_a_reused_id_is_processed_at_once() {
     let mut rig = Rig::new();
     let queue = Forgetful { queue: rig.queue.clone(), newest: Arc::default() };
     let _trader = rig.trader_on(Config::default(), Arc::new(queue.clone()));

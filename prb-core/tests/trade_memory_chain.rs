@@ -95,7 +95,7 @@ fn following(workers: &[WorkerKey]) -> Followed {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_lives_its_life() {
+async fn lifecycle_of_a_worker() {
     let alice = signer("//Alice");
     let (pool, worker) = (POOL, W);
     let chain = MemoryChain::new(Config::default().with_cool_down_secs(24));
@@ -219,7 +219,7 @@ async fn faults_befall_batches_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hung_account_holds_up_no_other() {
+async fn hanging_account_blocks_no_other() {
     let (alice, bob) = (signer("//Alice"), signer("//Bob"));
     let chain = MemoryChain::default();
     chain.hang(alice.operator, true);
@@ -314,7 +314,7 @@ impl conformance::submitter::TestChain for Driven {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_conforms_as_a_submitter_however_late_blocks_are_final() {
+async fn conforms_as_a_submitter_with_any_finality_delay() {
     for finality_blocks in [0, 1, 3] {
         let chain = MemoryChain::new(Config::default().with_fee(10).with_finality_blocks(finality_blocks));
         conformance::submitter::all(&Driven(chain)).await;

@@ -1,8 +1,8 @@
-//! Jobs per second from enqueue to completed, ours and bee-queue's own in the same run, on a redis-server of
-//! the benchmark's own. Needs redis-server, node and the packages of `tests/js`.
+//! Benchmark: jobs per second from submission to completion, of this crate and of bee-queue in the same run,
+//! on a private redis-server. Needs redis-server, node and the packages of `tests/js`.
 //!
-//! `cargo bench -p prb-queue [-- WORDS]`: only the lines that hold one of these words, such as `1/1000` (consumers
-//! and jobs in flight) or `bee-queue`.
+//! `cargo bench -p prb-queue [-- WORDS]` runs only the cases whose name contains one of the words, such as
+//! `1/1000` (consumers and jobs in flight) or `bee-queue`.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../tests/support/mod.rs"]
@@ -25,9 +25,9 @@ use prb_core::{
 use prb_queue::redis::RedisQueue;
 use support::{Server, fresh_name};
 
-/// Of the consumers' leases.
+/// Duration of the consumers' leases.
 const TTL: Duration = Duration::from_secs(30);
-/// Rounds; the median counts.
+/// Number of rounds; the median is reported.
 const ROUNDS: usize = 3;
 
 struct Case {
@@ -36,12 +36,12 @@ struct Case {
     jobs: usize,
 }
 
-/// What one case costs.
+/// The result of one case.
 #[derive(Clone, Copy, Default)]
 struct Figure {
     jobs_per_sec: f64,
     p50_ms: f64,
-    /// CPU time a job, of the programs and of redis-server: tells more than the clock on a busy machine.
+    /// CPU time of each job, of the programs and of redis-server: more reliable than wall time on a busy machine.
     cpu_us: f64,
 }
 
@@ -98,7 +98,7 @@ fn median(mut figures: Vec<Figure>) -> Figure {
     figures[figures.len() / 2]
 }
 
-/// CPU time of this process so far, in microseconds: ticks of 10 ms.
+/// CPU time of this process so far, in microseconds, measured in ticks of 10 ms.
 fn own_cpu_us() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
@@ -124,7 +124,7 @@ async fn measure(case: &Case) -> Figure {
         tasks.spawn(async move {
             let mut lease = queue.lease(TTL).await.unwrap();
             loop {
-                // A consumer has one job at a time; its end is told while the next one is fetched, as a trader does.
+                // A consumer has one job at a time and reports its end while it fetches the next one, as a trader does.
                 let outcome = JobOutcome {
                     calls: vec![CallOutcome::Done],
                     block: ParaNumber(1),
@@ -201,7 +201,7 @@ fn bee_queue(case: &Case, two_processes: bool) -> Figure {
     let number = |name: &str| figure[name].as_f64().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let info: String = runtime.block_on(server.command("INFO cpu"));
-    // Its rounds of warming up are in there: a tenth more jobs.
+    // Includes the warm-up rounds, a tenth more jobs.
     let redis = redis_cpu_us(&info) / (number("jobs") * 1.1);
     Figure {
         jobs_per_sec: number("jobs") / number("secs"),

@@ -1,9 +1,8 @@
-//! Job queues of Phala Runtime Bridge: what is to be sent on chain, on its way from those who want it to
-//! those who send it.
+//! Job queues of Phala Runtime Bridge: they carry on-chain operations from lifecycle managers to traders.
 //!
 //! A lifecycle manager submits a job (register this worker, relay these messages) and holds a handle that
-//! resolves to the job's outcome. A trader leases jobs, sends them in batches, and ends each. The seam
-//! between the two is [`prb_core::queue::JobQueue`]; this crate has its backends.
+//! resolves to the job's outcome. A trader leases jobs, sends them in batches, and completes or fails each
+//! one. The seam between the two is [`prb_core::queue::JobQueue`]; this crate has its backends.
 //!
 //! ```text
 //!  lifecycle manager                                                  trader
@@ -15,30 +14,27 @@
 //!                      └────────────────────────────┘
 //! ```
 //!
-//! # What a queue promises
+//! # Guarantees
 //!
-//! - A job that was taken in is handed out at least once, oldest first, to one consumer at a time.
-//! - A consumer that vanishes loses its lease after a while, and the job is handed out again. What a first
-//!   consumer may have done is for the next to find out: operations are idempotent against the chain.
-//! - A job has one end, and its submitter learns it: an outcome with a result for each call, or a failure.
-//! - A job that failed in a way that may pass is handed out again after a delay, as often as it allows.
-//! - Everything is bounded; a queue that is full says so, and the submitter tries later.
+//! - An accepted job is handed out at least once, oldest first, to one consumer at a time.
+//! - A consumer that disappears loses its lease when it expires, and the job is handed out again. The next
+//!   consumer checks what the first one may have done: operations are idempotent against the chain.
+//! - A job ends exactly once, and its submitter is told: an outcome with a result for each call, or a
+//!   failure.
+//! - A job that failed with a temporary error is handed out again after a delay, up to its number of retries.
+//! - Everything is bounded. A full queue refuses jobs with an error, and the submitter tries again later.
 //!
-//! These are checked by a suite, `prb_core::conformance::queue` (feature `conformance` of prb-core), which
-//! every backend passes.
+//! A conformance suite, `prb_core::conformance::queue` (feature `conformance` of prb-core), checks these
+//! guarantees; every backend passes it.
 //!
 //! # Backends
 //!
-//! [`memory`]: within one process, for `prb all` and for programs that embed the engines. Jobs live as long
-//! as the process; that loses no effect, because wishes are read from the chain and the workers again.
+//! [`memory`]: within one process, for `prb all` and for programs that embed the engines. Jobs live as long as the process. Nothing is lost with them, because the engines derive the operations from the chain and the workers again after a restart.
 //!
-//! [`redis`]: between processes, in the layout of bee-queue 1.4: lifecycle managers and traders of the
-//! original, and dashboards that know bee-queue, work on the same queue. A Redis that is killed, flushed or
-//! comes back empty loses no effect either: submitters are told that their jobs are gone, and submit again
-//! what is still wanted. Ended jobs are forgotten by age, count and bytes.
+//! [`redis`]: between processes, in the layout of bee-queue 1.4. Lifecycle managers and traders of the original Runtime Bridge (the Node.js program), and dashboards for bee-queue, work on the same queue. A Redis that is killed, flushed or restarted empty loses no operation either: submitters are told that their jobs are gone, and submit those that are still needed. Ended jobs are deleted by age, count and bytes.
 //!
-//! Both are also [`QueueAdmin`](prb_core::queue::admin::QueueAdmin)s: lists of jobs, one job with its history
-//! and outcome, retry and remove, for an operator's page.
+//! Both also implement [`QueueAdmin`](prb_core::queue::admin::QueueAdmin) for operator pages: lists of jobs,
+//! one job with its history and outcome, retry and removal.
 //!
 //! ```no_run
 //! use prb_queue::redis::{Config, RedisQueue};

@@ -1,29 +1,32 @@
-//! [`RedisQueue`]: jobs between processes, in bee-queue 1.4's layout.
+//! [`RedisQueue`]: a job queue between processes, in the layout of bee-queue 1.4.
 //!
-//! Lifecycle managers and traders of the original, and dashboards that know bee-queue, work on the same
-//! queue: keys, job JSON and events are bee-queue's, actions and payloads the original's. What ours need
-//! besides stands in fields of its own and in keys that start with `prb:` behind the queue's prefix.
+//! Lifecycle managers and traders of the original Runtime Bridge (the Node.js program; 'the original' below),
+//! and dashboards for bee-queue, work on the same queue: keys, job JSON and events are bee-queue's, actions
+//! and payloads the original's. Additional data is kept in separate JSON fields and in keys that start with
+//! `prb:` after the queue's prefix.
 //!
 //! ```text
-//!  submit ──▶ one script: jobs, waiting, books            take ◀── lease
-//!  events ◀── one script: active, jobs, succeeded|failed ◀── finish ◀── complete, fail
-//!  fates  ──▶ asked every few seconds, should an event have been missed
+//!  submit ───▶ one script: jobs, waiting, books            take ◀── lease
+//!  events ◀─── one script: active, jobs, succeeded|failed ◀── finish ◀── complete, fail
+//!  outcomes ─▶ polled every few seconds in case an event was missed
 //! ```
 //!
-//! - Whatever changes more than one key is one script: a crash of any side leaves whole steps.
-//! - A call whose connection was lost is repeated, and known again by its number or by what it left: it happens
-//!   once.
-//! - Leases have tokens that never come twice, and jobs have marks: a Redis that lost its data, or went back
-//!   to an old snapshot, can neither end somebody else's lease nor tell a submitter of somebody else's job.
-//!   Submitters learn that theirs is gone, and consumers that their leases are lost.
-//! - While Redis is away, calls fail after [`Config::call_timeout`], and after [`Config::outage_limit`] the
-//!   jobs submitted before are given up.
+//! - Every change to more than one key is one script, so a crash on either side leaves no partial change.
+//! - A call whose connection was lost is repeated. The server recognises the repetition by the call's number
+//!   or by its effect, so each call takes effect once.
+//! - Lease tokens never repeat, and each job carries a random mark from its submitter. After Redis has lost
+//!   its data or returned to an old snapshot, a consumer cannot end somebody else's lease, and a submitter is
+//!   not given another job's outcome: submitters learn that their job is gone, consumers that their lease is
+//!   lost.
+//! - While Redis is unavailable, calls fail after [`Config::call_timeout`]; after [`Config::outage_limit`]
+//!   the outstanding jobs are reported as failed.
 //!
-//! Our consumers and the original's workers may serve one queue together. The original keeps no tokens: a
-//! job of ours that its check for stalled jobs takes away from a process that hung for
-//! [`Config::stall_interval`] may be done by both.
+//! Consumers of this crate and workers of the original may share one queue. The original has no lease tokens:
+//! if a process of ours hangs for [`Config::stall_interval`], the original's check for stalled jobs may hand
+//! its job to another worker, and both may carry it out.
 //!
-//! Needs Redis 6.2 or newer (`BLMOVE`), one server, no cluster. `rediss://` is TLS.
+//! Needs Redis 6.2 or newer (for `BLMOVE`), as a single server: clusters are not supported. `rediss://` is
+//! TLS.
 
 use std::{
     fmt,
@@ -80,17 +83,18 @@ mod submit;
 pub use account_lease::RedisAccounts;
 pub use config::{BlockHint, Config, PoolSigners, StartError};
 
-/// Calls that may wait for a task; more wait at its door.
-const DOOR: usize = 256;
-/// How long handing back what nobody fetched may take where the queue is closed.
+/// Capacity of each task's request channel; further callers wait.
+const REQUEST_CAPACITY: usize = 256;
+/// How long unclaimed jobs may take to be handed back when the queue closes.
 const HAND_BACK: Duration = Duration::from_secs(1);
-/// How long Redis may take to say that it is ready: whoever asks wants to know the cause soon.
+/// Timeout of the readiness check; shorter than a call's, so that a probe reports the cause soon.
 const READY_WITHIN: Duration = Duration::from_secs(2);
-/// Most leases in one script.
+/// Most leases that one script renews.
 const MAX_RENEWED: usize = 256;
 
-/// A queue in Redis. Clones share it; it ends with the last. [`RedisQueue::shutdown`] hands back what was taken
-/// and not fetched; a queue that is only dropped leaves that, if there is any, to the end of its leases.
+/// A job queue in Redis. Clones share one queue, which ends with the last clone. [`RedisQueue::shutdown`]
+/// hands back jobs that were leased but not yet claimed; if the queue is only dropped, they wait until their
+/// leases expire.
 #[derive(Clone)]
 pub struct RedisQueue(Arc<Inner>);
 
@@ -99,38 +103,38 @@ struct Inner {
     submissions: mpsc::Sender<Submission>,
     wants: mpsc::Sender<Want>,
     endings: mpsc::Sender<Ending>,
-    /// The supervisor, and with it all tasks.
+    /// The supervisor, which owns all other tasks.
     _tasks: JoinSet<()>,
 }
 
-/// What the tasks share.
+/// State that the tasks share.
 struct Shared {
     config: Config,
     link: Connections,
-    /// This process's name in Redis.
+    /// The name of this process in Redis.
     caller: String,
     pending: Pending,
-    held: LeaseTable,
+    leases: LeaseTable,
     seq: AtomicU64,
-    /// Whether this process submits: until then nobody hears events.
+    /// Whether this process has submitted a job. Job events are only subscribed to from then on.
     submits: watch::Sender<bool>,
-    /// Whether events are heard.
+    /// Whether the subscription to job events is established.
     listening: watch::Sender<bool>,
-    /// A job may fall due sooner than was known.
+    /// Notified when a job may fall due earlier than the lease task's timer.
     sooner: Notify,
-    /// What went wrong when jobs were last waited for.
+    /// The last error while waiting for jobs.
     consumer: watch::Sender<Option<ConsumerError>>,
-    /// What went wrong when the queue was last put in order.
+    /// The last error of the maintenance task.
     upkeep: watch::Sender<Option<Arc<str>>>,
-    /// The connection that waits for jobs.
+    /// The connection that blocks while waiting for jobs.
     blocking: Mutex<Option<MultiplexedConnection>>,
     closed: CancellationToken,
-    /// Its tasks have ended.
+    /// Cancelled when all tasks have ended.
     ended: CancellationToken,
 }
 
 impl Shared {
-    /// A number for a call, higher than all before.
+    /// Returns the next call number; numbers only increase.
     fn seq(&self) -> u64 {
         self.seq.fetch_add(1, Ordering::Relaxed)
     }
@@ -141,13 +145,13 @@ fn random_name() -> String {
 }
 
 impl RedisQueue {
-    /// Starts working on a queue. Redis need not be there yet: see [`RedisQueue::ready`].
+    /// Starts a queue client. Redis does not have to be reachable yet: see [`RedisQueue::ready`].
     ///
     /// # Errors
     /// See [`StartError`].
     ///
     /// # Panics
-    /// Outside of a tokio runtime.
+    /// When called outside of a tokio runtime.
     pub fn start(config: Config) -> Result<Self, StartError> {
         config.check()?;
         let link = Connections::new(&config)?;
@@ -156,7 +160,7 @@ impl RedisQueue {
             link,
             caller: random_name(),
             pending: Pending::default(),
-            held: LeaseTable::default(),
+            leases: LeaseTable::default(),
             seq: AtomicU64::new(1),
             submits: watch::Sender::new(false),
             listening: watch::Sender::new(false),
@@ -167,26 +171,26 @@ impl RedisQueue {
             closed: CancellationToken::new(),
             ended: CancellationToken::new(),
         });
-        let (submissions, to_submit) = mpsc::channel(DOOR);
-        let (wants, to_dispense) = mpsc::channel(DOOR);
-        let (endings, to_finish) = mpsc::channel(DOOR);
+        let (submissions, to_submit) = mpsc::channel(REQUEST_CAPACITY);
+        let (wants, to_dispense) = mpsc::channel(REQUEST_CAPACITY);
+        let (endings, to_finish) = mpsc::channel(REQUEST_CAPACITY);
         let mut tasks = JoinSet::new();
         tasks.spawn(submit::run(shared.clone(), to_submit));
-        let dispenser = tasks.spawn(leasing::run(shared.clone(), to_dispense)).id();
+        let lease_task = tasks.spawn(leasing::run(shared.clone(), to_dispense)).id();
         tasks.spawn(finish::run(shared.clone(), to_finish));
         tasks.spawn(events::listen(shared.clone()));
         tasks.spawn(events::ask(shared.clone()));
         tasks.spawn(housekeeping::run(shared.clone()));
         let mut supervisor = JoinSet::new();
-        supervisor.spawn(supervise(shared.clone(), tasks, dispenser));
+        supervisor.spawn(supervise(shared.clone(), tasks, lease_task));
         Ok(Self(Arc::new(Inner { shared, submissions, wants, endings, _tasks: supervisor })))
     }
 
-    /// Asks Redis whether it is there and fit, and tells what keeps those who wait for jobs here from getting any,
-    /// and the queue from being written to.
+    /// Checks that Redis is reachable and has a supported version, and that this process can lease jobs and write
+    /// to the queue.
     ///
     /// # Errors
-    /// [`Error::Unavailable`], with what is wrong.
+    /// [`Error::Unavailable`], with the cause.
     pub async fn ready(&self) -> Result<(), Error> {
         let mut pipe = redis::pipe();
         pipe.cmd("INFO").arg("server");
@@ -202,25 +206,28 @@ impl RedisQueue {
             return Err(Error::Unavailable(format!("{}: {text}", self.0.shared.link.endpoint()).into()));
         }
         let shared = &self.0.shared;
-        let consumer = shared.consumer.borrow().as_ref().and_then(|trouble| trouble.now(&shared.config));
-        let trouble = consumer.or_else(|| shared.upkeep.borrow().clone());
-        trouble.map_or(Ok(()), |text| Err(Error::Unavailable(text.to_string().into())))
+        let consumer = shared.consumer.borrow().as_ref().and_then(|error| error.now(&shared.config));
+        let error = consumer.or_else(|| shared.upkeep.borrow().clone());
+        error.map_or(Ok(()), |text| Err(Error::Unavailable(text.to_string().into())))
     }
 
-    /// Completes when the queue has ended: closed, or because one of its tasks broke.
+    /// Completes when the queue has ended, either because it was closed or because one of its tasks failed.
     pub async fn ended(&self) {
         self.0.shared.ended.cancelled().await;
     }
 
-    /// Takes no more jobs and hands none out. Submitters of this process learn no more: their jobs stay in
-    /// Redis. Leases that it gave out run out, unless they were ended or handed back before. What was taken and not
-    /// fetched is handed back, within a second and behind this call.
+    /// Closes the queue: it accepts and hands out no more jobs. Outstanding jobs stay in Redis, but submitters of
+    /// this process learn no outcomes any more. Leases that are neither ended nor released expire. Unclaimed jobs
+    /// are handed back in the background, within a second.
     pub fn close(&self) {
         self.0.shared.closed.cancel();
     }
 
-    /// Closes the queue and waits until what was taken and not fetched is handed back: a second at most, also where Redis is
-    /// away. Cancel safe: it goes on behind.
+    /// Closes the queue and waits until unclaimed jobs are handed back, for at most a second, even if Redis is
+    /// unavailable.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: the shutdown continues in the background.
     pub async fn shutdown(&self) {
         self.close();
         self.0.shared.ended.cancelled().await;
@@ -241,26 +248,26 @@ impl fmt::Debug for RedisQueue {
     }
 }
 
-/// Ends all where the queue is closed, or where a task ends by itself: that is a fault of the program.
-async fn supervise(shared: Arc<Shared>, mut tasks: JoinSet<()>, dispenser: task::Id) {
+/// Stops all tasks when the queue is closed or when a task ends by itself, which is a bug.
+async fn supervise(shared: Arc<Shared>, mut tasks: JoinSet<()>, lease_task: task::Id) {
     let _ended = shared.ended.clone().drop_guard();
     tokio::select! {
         () = shared.closed.cancelled() => {
             shared.pending.close("the queue was closed before the job's end");
         }
         ended = tasks.join_next() => {
-            // Tasks whose door was closed end when the last clone is dropped, and this one with them.
+            // A task also ends when the last clone is dropped and its channel closes; this task is aborted then.
             if ended.is_some_and(|task| task.is_err_and(|e| e.is_panic())) {
-                tracing::error!("a task of the queue panicked, the queue is closed");
+                tracing::error!("a task of the job queue panicked; the queue is closed");
             }
             shared.closed.cancel();
             shared.pending.close("a task of the queue ended before the job's end");
         }
     }
-    // It hands back what nobody fetched.
+    // The lease task hands back unclaimed jobs before it ends.
     let handed_back = async {
         while let Some(ended) = tasks.join_next_with_id().await {
-            if ended.map_or_else(|e| e.id(), |(id, ())| id) == dispenser {
+            if ended.map_or_else(|e| e.id(), |(id, ())| id) == lease_task {
                 break;
             }
         }
@@ -269,8 +276,8 @@ async fn supervise(shared: Arc<Shared>, mut tasks: JoinSet<()>, dispenser: task:
     tasks.shutdown().await;
 }
 
-/// The original's words.
-const fn word(progress: Progress) -> &'static str {
+/// The progress value as the original reports it.
+const fn progress_code(progress: Progress) -> &'static str {
     match progress {
         Progress::Taken => "RP_INIT",
         Progress::Prepared => "RP_PREPROCESSED",
@@ -278,7 +285,7 @@ const fn word(progress: Progress) -> &'static str {
     }
 }
 
-/// A job's JSON, and the rest of its book.
+/// Returns a job's JSON and its index entry without the size.
 fn encoded(job: &Job, mark: &str) -> Result<(String, String), serde_json::Error> {
     let encoded = action::encode(job, mark.to_owned())?;
     let book = format!("{mark}|{}|{}", job.pool, encoded.action);
@@ -314,15 +321,15 @@ impl JobQueue for RedisQueue {
                 let grant = granted.await.map_err(|_| Error::Closed)??;
                 let Some(taken) = grant.taken() else { continue };
                 match self.open(taken).await {
-                    Ok(Opened { lease, held }) => {
-                        // It was taken for somebody who left.
+                    Ok(Opened { lease, leased }) => {
+                        // The job was leased for a caller that has left, with that caller's lease time.
                         if taken.ttl_ms != millis(ttl) {
                             let lost = self.heartbeat(&[(lease.id, lease.token)], ttl).await?;
                             if !lost.is_empty() {
                                 continue;
                             }
                         }
-                        self.0.shared.held.add(lease.id, held);
+                        self.0.shared.leases.add(lease.id, leased);
                         drop(grant.accept());
                         return Ok(lease);
                     }
@@ -347,18 +354,18 @@ impl JobQueue for RedisQueue {
             lost.extend(ids.into_iter().map(JobId));
         }
         for (id, token) in leases.iter().filter(|(id, _)| lost.contains(id)) {
-            shared.held.forget(*id, *token);
+            shared.leases.remove(*id, *token);
         }
         Ok(lost)
     }
 
     async fn release(&self, leases: &[(JobId, u64)], after: Duration) -> Result<(), Error> {
         let shared = &self.0.shared;
-        // Less than a millisecond is not nothing.
+        // A delay below a millisecond is rounded up; zero would make the job available at once.
         let delay_ms = if after.is_zero() { 0 } else { millis(after) };
         let mut leases = leases.to_vec();
         leases.sort_unstable();
-        // The oldest is the first in line, so its chunk goes last.
+        // Each chunk is pushed to the front of the waiting list, so the chunk with the oldest jobs goes last.
         for chunk in leases.rchunks(MAX_RENEWED) {
             let mut script = shared.link.scripts.hand_back.call();
             script.arg(delay_ms).arg("");
@@ -367,7 +374,7 @@ impl JobQueue for RedisQueue {
             }
             let _: u64 = shared.link.run(&script).await.map_err(|e| self.0.shared.link.unavailable(e))?;
             for (id, token) in chunk {
-                shared.held.forget(*id, *token);
+                shared.leases.remove(*id, *token);
             }
         }
         if delay_ms > 0 {
@@ -381,9 +388,9 @@ impl JobQueue for RedisQueue {
         let mut pipe = redis::pipe();
         let mut any = false;
         for (id, token) in leases {
-            let Some(held) = shared.held.get(*id, *token) else { continue };
-            *held.progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(progress);
-            let data = Some(word(progress));
+            let Some(leased) = shared.leases.get(*id, *token) else { continue };
+            *leased.progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(progress);
+            let data = Some(progress_code(progress));
             let event = Event { id: id.to_string().into(), event: "progress".into(), data, mark: None };
             let event = serde_json::to_string(&event).map_err(|e| Error::Unavailable(Box::new(e)))?;
             pipe.publish(shared.link.key("events"), event).ignore();

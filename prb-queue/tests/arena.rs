@@ -1,4 +1,4 @@
-//! The Arena dashboard on our jobs: what it shows of them, and what its buttons do to a queue of ours.
+//! Tests with the Arena dashboard: what it shows of our jobs, and what its buttons do to our queue.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -31,7 +31,7 @@ impl Arena {
         Self { port, queue: format!("prb/{}", config.name), _process: process }
     }
 
-    /// Status and body. In HTTP/1.0, so that it comes in one piece.
+    /// Returns status and body. HTTP/1.0, so that the body is not chunked.
     async fn http(&self, method: &str, path: &str, body: &Value) -> (u16, String) {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let request = format!(
@@ -47,7 +47,7 @@ impl Arena {
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
 
-    /// A page of the queue, whose entities are read.
+    /// Returns a page of the queue with its HTML entities decoded.
     async fn page(&self, path: &str) -> String {
         let (status, page) = self.http("GET", &format!("/{}{path}", self.queue), &Value::Null).await;
         assert_eq!(status, 200, "{path}: {page}");
@@ -58,13 +58,13 @@ impl Arena {
         serde_json::from_str(&self.page(path).await).unwrap()
     }
 
-    /// What a button sends; it must work.
+    /// Sends a button's request and asserts success.
     async fn press(&self, method: &str, path: &str, body: Value) {
         let (status, answer) = self.http(method, &format!("/api/queue/{}{path}", self.queue), &body).await;
         assert_eq!(status, 200, "{method} {path}: {answer}");
     }
 
-    /// The number beside each state on the queue's page.
+    /// Returns the number beside each state on the queue's page.
     async fn counts(&self) -> [u64; 5] {
         let page = self.page("").await;
         ["waiting", "active", "succeeded", "failed", "delayed"].map(|state| {
@@ -74,7 +74,7 @@ impl Arena {
         })
     }
 
-    /// The ids in a state, by the list that it offers as a file.
+    /// Returns the ids in a state, from the list that the dashboard exports.
     async fn ids(&self, state: &str) -> Vec<String> {
         let jobs = self.json(&format!("/{state}.json")).await;
         let mut ids: Vec<_> =
@@ -85,7 +85,7 @@ impl Arena {
 }
 
 /// A queue with jobs in every state.
-struct Ground {
+struct TestQueue {
     server: Server,
     config: Config,
     queue: RedisQueue,
@@ -102,7 +102,7 @@ const SUCCEEDED: usize = 3;
 const FAILED: usize = 4;
 const DELAYED: usize = 5;
 
-impl Ground {
+impl TestQueue {
     async fn start() -> Self {
         let server = Server::start();
         let config = server
@@ -137,19 +137,19 @@ impl Ground {
         self.queue.job(self.id(which)).await.unwrap().map(|job| job.record.state)
     }
 
-    /// Counts as ours has them, and as Arena shows them.
+    /// Asserts the counts of our queue and of Arena.
     async fn assert_counts(&self, expected: [u64; 5]) {
         let Stats { waiting, active, succeeded, failed, delayed, .. } = self.queue.stats().await.unwrap();
         assert_eq!([waiting as u64, active as u64, succeeded, failed, delayed as u64], expected);
         assert_eq!(self.arena.counts().await, expected);
     }
 
-    /// Waits until what we keep of jobs is what there is, and so are the sums.
+    /// Waits until the job index and its sums match the jobs.
     async fn until_books_are_right(&self) {
         self.until_books_are_right_within(0).await;
     }
 
-    /// The same, where the sums may be off by some bytes.
+    /// Like [`Self::until_books_are_right`], with a tolerance of some bytes for the sums.
     async fn until_books_are_right_within(&self, slack: i64) {
         let until = tokio::time::Instant::now() + LONG;
         let key = |name: &str| format!("bq:{}:{name}", self.config.name);
@@ -179,12 +179,12 @@ impl Ground {
 }
 
 #[tokio::test]
-async fn it_shows_our_jobs() {
-    let ground = Ground::start().await;
-    let arena = &ground.arena;
+async fn dashboard_shows_our_jobs() {
+    let queue_under_test = TestQueue::start().await;
+    let arena = &queue_under_test.arena;
     let (status, overview) = arena.http("GET", "/", &Value::Null).await;
-    assert!(status == 200 && overview.contains(&ground.config.name), "{overview}");
-    ground.assert_counts([2, 1, 1, 1, 1]).await;
+    assert!(status == 200 && overview.contains(&queue_under_test.config.name), "{overview}");
+    queue_under_test.assert_counts([2, 1, 1, 1, 1]).await;
     let states = [
         ("waiting", vec![WAITING, ALSO_WAITING]),
         ("active", vec![ACTIVE]),
@@ -193,7 +193,7 @@ async fn it_shows_our_jobs() {
         ("delayed", vec![DELAYED]),
     ];
     for (state, jobs) in states {
-        let mut expected: Vec<_> = jobs.iter().map(|which| ground.id(*which).to_string()).collect();
+        let mut expected: Vec<_> = jobs.iter().map(|which| queue_under_test.id(*which).to_string()).collect();
         expected.sort();
         assert_eq!(arena.ids(state).await, expected, "{state}");
         let list = arena.page(&format!("/{state}")).await;
@@ -205,76 +205,79 @@ async fn it_shows_our_jobs() {
         }
     }
 
-    // One that failed: why, and a button.
-    let page = arena.page(&format!("/{}", ground.id(FAILED))).await;
+    // A failed job, with its reason and a retry button.
+    let page = arena.page(&format!("/{}", queue_under_test.id(FAILED))).await;
     assert!(page.contains("PhalaStakePoolv2.WorkerExists: &lt;it&gt; \"is\" there"), "{page}");
     assert!(page.contains("js-retry-job") && page.contains("js-remove-job"), "{page}");
-    let details = arena.json(&format!("/{}?json=true", ground.id(FAILED))).await;
+    let details = arena.json(&format!("/{}?json=true", queue_under_test.id(FAILED))).await;
     assert_eq!((&details["status"], &details["progress"]), (&json!("failed"), &json!("RP_FAILED")));
     let trace = &details["options"]["stacktraces"][0];
     assert_eq!(trace, "PhalaStakePoolv2.WorkerExists: <it> \"is\" there");
     assert_eq!(details["data"]["payload"]["pid"], "11");
     assert!(details["options"]["timestamp"].as_u64() > Some(1_600_000_000_000));
-    // The others.
-    let of = async |which| arena.json(&format!("/{}?json=true", ground.id(which))).await;
+    // The other states.
+    let of = async |which| arena.json(&format!("/{}?json=true", queue_under_test.id(which))).await;
     assert_eq!(of(SUCCEEDED).await["progress"], "RP_FINISHED");
-    // Progress is told and not kept, as bee-queue does it.
+    // bee-queue publishes progress and does not store it.
     assert_eq!(of(ACTIVE).await["progress"], 0);
     let delayed = of(DELAYED).await;
     assert_eq!(
         (&delayed["options"]["stacktraces"][0], &delayed["options"]["retries"]),
         (&json!("later"), &json!(1))
     );
-    let page = arena.page(&format!("/{}", ground.id(ACTIVE))).await;
+    let page = arena.page(&format!("/{}", queue_under_test.id(ACTIVE))).await;
     assert!(page.contains("js-remove-job") && !page.contains("js-retry-job"), "{page}");
-    // Looking has changed nothing.
-    ground.assert_counts([2, 1, 1, 1, 1]).await;
-    assert_eq!(fate(ground.handles.into_iter().nth(SUCCEEDED).unwrap().unwrap()).await, Ok(done(7)));
+    // Viewing changes nothing.
+    queue_under_test.assert_counts([2, 1, 1, 1, 1]).await;
+    assert_eq!(
+        fate(queue_under_test.handles.into_iter().nth(SUCCEEDED).unwrap().unwrap()).await,
+        Ok(done(7))
+    );
 }
 
 #[tokio::test]
-async fn a_job_that_it_retries_is_done_by_ours() {
-    let mut ground = Ground::start().await;
-    let failed = ground.handles[FAILED].take().unwrap();
+async fn job_retried_in_dashboard_is_leased_again() {
+    let mut queue_under_test = TestQueue::start().await;
+    let failed = queue_under_test.handles[FAILED].take().unwrap();
     let id = failed.id;
     fate(failed).await.unwrap_err();
-    ground.arena.press("PATCH", &format!("/job/{id}"), Value::Null).await;
-    ground.assert_counts([3, 1, 1, 0, 1]).await;
-    ground.until_books_are_right().await;
+    queue_under_test.arena.press("PATCH", &format!("/job/{id}"), Value::Null).await;
+    queue_under_test.assert_counts([3, 1, 1, 0, 1]).await;
+    queue_under_test.until_books_are_right().await;
 
-    // The two that were in line before it, then itself: with its history, and as one that others had before.
+    // First the two jobs that were waiting before it, then the retried one, with its history and a used attempt.
     for which in [ALSO_WAITING, WAITING] {
-        let leased = lease(&ground.queue, LONG).await;
-        assert_eq!(leased.id, ground.id(which));
-        ground.queue.complete(leased.id, leased.token, done(8)).await.unwrap();
+        let leased = lease(&queue_under_test.queue, LONG).await;
+        assert_eq!(leased.id, queue_under_test.id(which));
+        queue_under_test.queue.complete(leased.id, leased.token, done(8)).await.unwrap();
     }
-    let leased = lease(&ground.queue, LONG).await;
+    let leased = lease(&queue_under_test.queue, LONG).await;
     assert_eq!(leased.id, id);
     assert!(leased.attempt > 0, "a job that has failed looks new");
-    ground.queue.complete(id, leased.token, done(9)).await.unwrap();
-    ground.assert_counts([0, 1, 4, 0, 1]).await;
-    assert_eq!(ground.arena.json(&format!("/{id}?json=true")).await["status"], "succeeded");
-    let shown = ground.queue.job(id).await.unwrap().unwrap();
+    queue_under_test.queue.complete(id, leased.token, done(9)).await.unwrap();
+    queue_under_test.assert_counts([0, 1, 4, 0, 1]).await;
+    assert_eq!(queue_under_test.arena.json(&format!("/{id}?json=true")).await["status"], "succeeded");
+    let shown = queue_under_test.queue.job(id).await.unwrap().unwrap();
     assert_eq!(shown.record.state, JobState::Succeeded);
-    ground.until_books_are_right().await;
+    queue_under_test.until_books_are_right().await;
 
-    // Several at once, failed again meanwhile.
-    let handle = ground.queue.submit(job(20, 0)).await.unwrap();
-    let leased = lease(&ground.queue, LONG).await;
+    // A bulk retry.
+    let handle = queue_under_test.queue.submit(job(20, 0)).await.unwrap();
+    let leased = lease(&queue_under_test.queue, LONG).await;
     let failure = JobFailure { message: "again".into() };
-    ground.queue.fail(leased.id, leased.token, failure, None).await.unwrap();
+    queue_under_test.queue.fail(leased.id, leased.token, failure, None).await.unwrap();
     let all = json!({ "jobs": [handle.id.to_string()], "queueState": "failed" });
-    ground.arena.press("PATCH", "/job/bulk", all).await;
-    let leased = lease(&ground.queue, LONG).await;
+    queue_under_test.arena.press("PATCH", "/job/bulk", all).await;
+    let leased = lease(&queue_under_test.queue, LONG).await;
     assert_eq!(leased.id, handle.id);
-    ground.queue.complete(leased.id, leased.token, done(10)).await.unwrap();
-    ground.until_books_are_right().await;
+    queue_under_test.queue.complete(leased.id, leased.token, done(10)).await.unwrap();
+    queue_under_test.until_books_are_right().await;
 }
 
 #[tokio::test]
-async fn jobs_that_it_removes_are_gone_for_ours() {
-    let mut ground = Ground::start().await;
-    // In every state, its consumer's hands included.
+async fn job_removed_in_dashboard_is_gone() {
+    let mut queue_under_test = TestQueue::start().await;
+    // In every state, also while leased.
     for (which, left) in [
         (WAITING, [1, 1, 1, 1, 1]),
         (DELAYED, [1, 1, 1, 1, 0]),
@@ -282,31 +285,37 @@ async fn jobs_that_it_removes_are_gone_for_ours() {
         (SUCCEEDED, [1, 1, 0, 0, 0]),
         (ACTIVE, [1, 0, 0, 0, 0]),
     ] {
-        ground.arena.press("DELETE", &format!("/job/{}", ground.id(which)), Value::Null).await;
-        // What was trimmed or removed still counts among those that ended; Arena counts what is there.
-        assert_eq!(ground.arena.counts().await, left);
-        assert_eq!(ground.state(which).await, None, "{which}");
+        queue_under_test
+            .arena
+            .press("DELETE", &format!("/job/{}", queue_under_test.id(which)), Value::Null)
+            .await;
+        // Trimmed and removed jobs stay in our counts of ended ones; Arena counts what exists.
+        assert_eq!(queue_under_test.arena.counts().await, left);
+        assert_eq!(queue_under_test.state(which).await, None, "{which}");
     }
-    let late = ground.queue.complete(ground.active.id, ground.active.token, done(1)).await;
+    let late = queue_under_test
+        .queue
+        .complete(queue_under_test.active.id, queue_under_test.active.token, done(1))
+        .await;
     assert!(late.is_err(), "a job that is gone was completed: {late:?}");
-    // Submitters hear of it.
+    // Submitters are told.
     for which in [WAITING, DELAYED, ACTIVE] {
-        let gone = fate(ground.handles[which].take().unwrap()).await.unwrap_err();
+        let gone = fate(queue_under_test.handles[which].take().unwrap()).await.unwrap_err();
         assert!(gone.message.contains("gone from the queue"), "{gone:?}");
     }
-    // The queue works on.
-    let leased = lease(&ground.queue, LONG).await;
-    assert_eq!(leased.id, ground.id(ALSO_WAITING));
-    ground.queue.complete(leased.id, leased.token, done(2)).await.unwrap();
-    assert_eq!(fate(ground.handles[ALSO_WAITING].take().unwrap()).await, Ok(done(2)));
-    // How large the removed ones were at the end is not known, but how large when they came.
-    ground.until_books_are_right_within(600).await;
+    // The queue continues to work.
+    let leased = lease(&queue_under_test.queue, LONG).await;
+    assert_eq!(leased.id, queue_under_test.id(ALSO_WAITING));
+    queue_under_test.queue.complete(leased.id, leased.token, done(2)).await.unwrap();
+    assert_eq!(fate(queue_under_test.handles[ALSO_WAITING].take().unwrap()).await, Ok(done(2)));
+    // The size of removed jobs at their end is unknown, so the sums are off by their growth since submission.
+    queue_under_test.until_books_are_right_within(600).await;
 }
 
-/// A job that another program puts in line again is not forgotten with the ended ones, also where the numbers of
-/// ended jobs do not show that it is not one any more.
+/// A job that another program puts on the waiting list again is not trimmed as an ended job, even if the
+/// counts of ended jobs still agree.
 #[tokio::test]
-async fn a_retried_job_is_not_forgotten_as_an_ended_one() {
+async fn externally_retried_job_is_not_trimmed() {
     let server = Server::start();
     let config = server
         .config()
@@ -320,7 +329,7 @@ async fn a_retried_job_is_not_forgotten_as_an_ended_one() {
     let leased = lease(&queue, LONG).await;
     let failure = JobFailure { message: "x".into() };
     queue.fail(leased.id, leased.token, failure, None).await.unwrap();
-    // At one moment a dashboard retries the one, and a worker of the original fails the other.
+    // At the same moment a dashboard retries one job and a worker of the original fails the other.
     let key = |name: &str| format!("bq:{}:{name}", config.name);
     let mut both = redis::pipe();
     both.atomic()

@@ -1,4 +1,4 @@
-//! The real bee-queue 1.4 on the other side: its producer and our consumer, our submitter and its worker.
+//! Tests with the real bee-queue 1.4: its producer with our consumer, and our submitter with its worker.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -17,14 +17,14 @@ use prb_queue::redis::{Config, PoolSigners, RedisQueue};
 use serde_json::{Value, json};
 use support::{LONG, Node, Server, done, fate, fresh_name, lease};
 
-/// Longer than a lease is renewed in the original's eyes, short enough for a test.
+/// Longer than the interval at which leases are marked alive, and short enough for a test.
 const STALL: Duration = Duration::from_millis(1000);
 
 fn config(server: &Server) -> Config {
     server.config().with_name(fresh_name()).with_stall_interval(STALL)
 }
 
-/// An operator for every pool below 100.
+/// Operators for all pools below 100.
 #[derive(Debug)]
 struct Operators;
 
@@ -39,14 +39,14 @@ fn signer(pool: PoolId) -> JobSigner {
     JobSigner { operator: AccountId([pool.0 as u8; 32]), key: Sealed(vec![9]), proxied: None }
 }
 
-/// What the original submits.
+/// A job as the original submits it.
 fn original(pid: &str) -> Value {
     let key = format!("0x{}", "07".repeat(32));
     json!({"action": "START_COMPUTING", "payload": {"pid": pid, "publicKey": key, "stake": "30000000000000001"}})
 }
 
 #[tokio::test]
-async fn an_originals_job_is_carried_out_by_ours() {
+async fn original_job_is_carried_out_by_our_consumer() {
     let server = Server::start();
     let config = config(&server).with_signers(Some(Arc::new(Operators)));
     let queue = RedisQueue::start(config.clone()).unwrap();
@@ -72,7 +72,7 @@ async fn an_originals_job_is_carried_out_by_ours() {
     let counts =
         json!({"waiting": 0, "active": 0, "succeeded": 1, "failed": 0, "delayed": 0, "newestJob": 1});
     assert_eq!(lines[4]["health"], counts);
-    // What it keeps is bee-queue's.
+    // The stored job has bee-queue's format.
     let stored: String = server.command(&format!("HGET bq:{}:jobs {}", config.name, leased.id)).await;
     let stored: Value = serde_json::from_str(&stored).unwrap();
     assert_eq!((&stored["data"], &stored["status"]), (&original("12"), &json!("succeeded")));
@@ -80,7 +80,7 @@ async fn an_originals_job_is_carried_out_by_ours() {
 }
 
 #[tokio::test]
-async fn an_originals_job_is_retried_and_fails() {
+async fn original_job_is_retried_and_fails() {
     let server = Server::start();
     let config = config(&server).with_signers(Some(Arc::new(Operators)));
     let queue = RedisQueue::start(config.clone()).unwrap();
@@ -104,7 +104,7 @@ async fn an_originals_job_is_retried_and_fails() {
 }
 
 #[tokio::test]
-async fn a_job_that_nobody_can_sign_fails_and_says_so() {
+async fn job_that_cannot_be_signed_or_decoded_fails_with_reason() {
     let server = Server::start();
     let config = config(&server).with_signers(Some(Arc::new(Operators)));
     let queue = RedisQueue::start(config.clone()).unwrap();
@@ -113,7 +113,7 @@ async fn a_job_that_nobody_can_sign_fails_and_says_so() {
         (original("100"), "no operator of pool 100"),
         (json!({"action": "DANCE", "payload": {"pid": "1"}}), "the action \"DANCE\""),
         (json!({"action": "ADD_WORKER", "payload": {"pid": "1"}}), "no publicKey"),
-        (json!("text"), "not what a trader knows"),
+        (json!("text"), "not in a known format"),
         (
             json!({"action": "REGISTER_WORKER", "payload": {"pid": "1", "runtimeInfo": "0x00", "attestation": "0x00"}}),
             "runtimeInfo cannot be decoded",
@@ -125,18 +125,18 @@ async fn a_job_that_nobody_can_sign_fails_and_says_so() {
         assert_eq!(event["event"], "failed");
         assert!(event["data"].as_str().unwrap().contains(why), "{event} does not say {why:?}");
     }
-    // And the next good one is handed out.
+    // The next valid job is handed out.
     let _producer = Node::producer(&server, &config, &json!({"data": original("3")}));
     assert_eq!(waiting.await.unwrap().job.pool, PoolId(3));
 }
 
 #[tokio::test]
-async fn our_jobs_are_carried_out_by_an_originals_worker() {
+async fn our_job_is_carried_out_by_original_worker() {
     let server = Server::start();
     let config = config(&server).with_block_hint(Some(Arc::new(|| ParaNumber(99))));
     let queue = RedisQueue::start(config.clone()).unwrap();
     let mut worker = Node::worker(&server, &config).await;
-    // Many, because a fast worker's event may come before its submitter knows the id.
+    // Repeated, because a fast worker's event may arrive before its submitter knows the id.
     for _ in 0..50 {
         let handle = queue.submit(job(1, 0)).await.unwrap();
         let id = handle.id;
@@ -150,13 +150,13 @@ async fn our_jobs_are_carried_out_by_an_originals_worker() {
     let failed = fate(queue.submit(job(2, 0)).await.unwrap()).await;
     assert_eq!(failed, Err(JobFailure { message: "boom".into() }));
     let retried = fate(queue.submit(job(3, 3)).await.unwrap()).await.unwrap();
-    assert_eq!(retried.calls, [CallOutcome::Done], "its worker retried it by our count");
+    assert_eq!(retried.calls, [CallOutcome::Done], "its worker retried it as often as we set");
     let Stats { waiting, active, succeeded, failed, .. } = queue.stats().await.unwrap();
     assert_eq!((waiting, active, succeeded, failed), (0, 0, 51, 1));
 }
 
 #[tokio::test]
-async fn a_dead_workers_job_comes_to_us() {
+async fn job_of_dead_original_worker_is_leased_by_us() {
     let server = Server::start();
     let config = config(&server);
     let queue = RedisQueue::start(config.clone()).unwrap();
@@ -166,13 +166,13 @@ async fn a_dead_workers_job_comes_to_us() {
     worker.kill().await;
     let leased = lease(&queue, LONG).await;
     assert_eq!(leased.id, handle.id);
-    assert!(leased.attempt > 0, "a job that another program had looks new");
+    assert!(leased.attempt > 0, "a job that another program has taken looks new");
     queue.complete(leased.id, leased.token, done(3)).await.unwrap();
     assert_eq!(fate(handle).await, Ok(done(3)));
 }
 
 #[tokio::test]
-async fn our_dead_consumers_job_goes_to_a_worker() {
+async fn job_of_our_dead_consumer_goes_to_original_worker() {
     let server = Server::start();
     let config = config(&server);
     let submitter = RedisQueue::start(config.clone()).unwrap();
@@ -186,14 +186,14 @@ async fn our_dead_consumers_job_goes_to_a_worker() {
 }
 
 #[tokio::test]
-async fn a_job_that_we_hold_is_not_taken_away() {
+async fn leased_job_survives_original_stall_checks() {
     let server = Server::start();
     let config = config(&server);
     let queue = RedisQueue::start(config.clone()).unwrap();
     let held = queue.submit(job(1, 0)).await.unwrap();
     let leased = lease(&queue, LONG).await;
     let mut worker = Node::worker(&server, &config).await;
-    // Three times what makes a silent worker's job stalled, by the rounds of the real check.
+    // Three times as many rounds of the real check as make a silent worker's job stalled.
     let mut rounds = 0;
     let until = tokio::time::Instant::now() + LONG;
     while rounds < 6 {
@@ -204,23 +204,23 @@ async fn a_job_that_we_hold_is_not_taken_away() {
         rounds += 1;
     }
     let other = queue.submit(job(1, 0)).await.unwrap();
-    assert_eq!(worker.line().await["took"], other.id.to_string(), "the worker took a job that is held");
+    assert_eq!(worker.line().await["took"], other.id.to_string(), "the worker took a leased job");
     fate(other).await.unwrap();
     queue.complete(leased.id, leased.token, done(5)).await.unwrap();
     assert_eq!(fate(held).await, Ok(done(5)));
 }
 
 #[tokio::test]
-async fn delayed_jobs_are_raised_by_either_side() {
+async fn either_side_promotes_delayed_jobs_of_the_other() {
     let server = Server::start();
     let config = config(&server).with_signers(Some(Arc::new(Operators)));
     let queue = RedisQueue::start(config.clone()).unwrap();
-    // Theirs by us.
+    // Their job, promoted by us.
     let _producer = Node::producer(&server, &config, &json!({"data": original("12"), "delayMs": 300}));
     let leased = lease(&queue, LONG).await;
     assert_eq!(leased.job.pool, PoolId(12));
     queue.complete(leased.id, leased.token, done(1)).await.unwrap();
-    // Ours by them.
+    // Our job, promoted by them.
     let handle = queue.submit(job(1, 1)).await.unwrap();
     let leased = lease(&queue, LONG).await;
     let failure = JobFailure { message: "later".into() };

@@ -1,4 +1,4 @@
-//! Every backend of this crate against the seam's suite.
+//! Runs the seam's conformance suite on every backend of this crate.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -11,14 +11,14 @@ use prb_queue::{
 use support::{Server, fresh_name};
 
 #[tokio::test(start_paused = true)]
-async fn memory_conforms() {
+async fn memory_queue_passes_conformance_suite() {
     let make = async |max_jobs| MemoryQueue::new(memory::Config::default().with_max_jobs(max_jobs));
     conformance::queue::all(make).await;
     conformance::queue::admin(make).await;
 }
 
 #[tokio::test]
-async fn redis_conforms() {
+async fn redis_queue_passes_conformance_suite() {
     support::log();
     let server = Server::start();
     let make = async |max_jobs| {

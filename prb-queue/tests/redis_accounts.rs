@@ -1,4 +1,4 @@
-//! Leases of accounts in a real Redis, and two traders that share one.
+//! Tests of account leases in a real Redis, and of two traders that share one.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -38,7 +38,7 @@ fn queue(server: &Server) -> RedisQueue {
 }
 
 #[tokio::test]
-async fn redis_conforms() {
+async fn redis_accounts_pass_conformance_suite() {
     support::log();
     let server = Server::start();
     conformance::accounts::all(async || {
@@ -49,7 +49,7 @@ async fn redis_conforms() {
 }
 
 #[tokio::test]
-async fn a_redis_that_lost_its_data_gives_no_lease_twice() {
+async fn tokens_stay_unique_after_redis_lost_its_data() {
     let server = Server::start();
     let queue = queue(&server);
     let (one, other) = (queue.accounts(), queue.accounts());
@@ -64,7 +64,7 @@ async fn a_redis_that_lost_its_data_gives_no_lease_twice() {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_away_is_told() {
+async fn unreachable_redis_is_reported() {
     let mut server = Server::start();
     let config = server.config().with_call_timeout(Duration::from_secs(1));
     let accounts = RedisQueue::start(config).unwrap().accounts();
@@ -74,7 +74,7 @@ async fn a_redis_that_is_away_is_told() {
     assert!(matches!(renewed, Err(Error::Unavailable(_))), "{renewed:?}");
 }
 
-/// Notes who sends.
+/// Records which trader sends.
 #[derive(Clone, Debug)]
 struct Watched {
     trader: &'static str,
@@ -111,7 +111,7 @@ struct Rig {
 }
 
 impl Rig {
-    /// A trader with connections of its own, as another process has.
+    /// A trader with its own connections, as in another process.
     fn trader(&self, trader: &'static str) -> Trader {
         let queue = RedisQueue::start(self.config.clone()).unwrap();
         let accounts = Arc::new(queue.accounts());
@@ -145,7 +145,7 @@ impl Rig {
 }
 
 #[tokio::test]
-async fn one_trader_uses_an_account_and_the_other_takes_over() {
+async fn second_trader_takes_over_account_when_first_ends() {
     support::log();
     let server = Server::start();
     let vault = Arc::new(MemoryVault::new());

@@ -1,4 +1,4 @@
-//! The operator's lists in Redis: what a page costs does not grow with the jobs that are kept.
+//! Tests the cost of the operator's lists in Redis: it does not grow with the number of jobs kept.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -10,7 +10,7 @@ use prb_core::queue::{
 use prb_queue::redis::{Config, RedisQueue};
 use support::{Server, fresh_name};
 
-/// Bytes that the server has sent so far, and entries that its scripts have gone over.
+/// Bytes that the server has sent so far, and list entries that its scripts have read.
 async fn cost(server: &Server) -> (u64, u64) {
     let info: String = server.command("INFO everything").await;
     let number = |name: &str| {
@@ -20,7 +20,7 @@ async fn cost(server: &Server) -> (u64, u64) {
     (number("total_net_output_bytes:"), number("total_commands_processed:"))
 }
 
-/// Jobs 1 to `jobs`, all ended a millisecond apart; every hundredth failed.
+/// Adds jobs 1 to `jobs`, all ended a millisecond apart; every hundredth failed.
 async fn fill(server: &Server, config: &Config, jobs: u64) {
     let mut connection = server.connection().await;
     let key = |name: &str| format!("bq:{}:{name}", config.name);
@@ -36,12 +36,12 @@ async fn fill(server: &Server, config: &Config, jobs: u64) {
 }
 
 #[tokio::test]
-async fn a_page_costs_what_it_shows() {
+async fn page_cost_does_not_grow_with_kept_jobs() {
     const LIMIT: usize = 50;
     let mut costs = Vec::new();
     for jobs in [1_000, 10_000u64] {
         let server = Server::start();
-        // Nothing is forgotten, and no round of housekeeping comes in between.
+        // Nothing is trimmed, and no maintenance runs in between.
         let config = server
             .config()
             .with_name(fresh_name())
@@ -57,7 +57,7 @@ async fn a_page_costs_what_it_shows() {
             (Some(JobState::Waiting), 0, 0),
         ] {
             let filter = Filter::default().with_state(state).with_pool(None);
-            // Scripts become known.
+            // Load the scripts first.
             queue.list(filter, 0, 1).await.unwrap();
             let before = cost(&server).await;
             let page = queue.list(filter, 0, LIMIT).await.unwrap();
@@ -75,7 +75,7 @@ async fn a_page_costs_what_it_shows() {
     }
     let (few, many) = costs.split_at(costs.len() / 2);
     for (few, many) in few.iter().zip(many) {
-        // `INFO` is in there, and ids have a digit more.
+        // `INFO` is included, and ids have one more digit.
         assert!(many.1 < few.1 * 3 / 2 + 10_000, "bytes sent: {few:?} of 1,000 jobs, {many:?} of 10,000");
         assert!(many.1 < 100_000 && many.2 < 1_000, "a page of {LIMIT} cost {many:?}");
     }

@@ -1,5 +1,5 @@
-//! Conditions that a Redis gets into: each is named with the server and what to do, by calls and by readiness, and
-//! is over without a restart when its cause is.
+//! Tests of conditions that a Redis gets into: calls and readiness report each with the server and a remedy,
+//! and recover without a restart once its cause is gone.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -46,7 +46,7 @@ fn text(error: &dyn std::error::Error) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// Waits until readiness says these words.
+/// Waits until readiness fails with these words.
 async fn unready(queue: &RedisQueue, words: &[&str]) {
     let until = Instant::now() + LONG;
     loop {
@@ -59,7 +59,7 @@ async fn unready(queue: &RedisQueue, words: &[&str]) {
     }
 }
 
-/// Waits until a job goes through and readiness says so.
+/// Waits until a job is submitted and readiness succeeds.
 async fn works(queue: &RedisQueue) {
     let until = Instant::now() + LONG;
     let handle = loop {
@@ -78,7 +78,7 @@ async fn works(queue: &RedisQueue) {
     }
 }
 
-/// A submit is refused with these words and the server's address.
+/// Asserts that a submission fails with these words and the server's address.
 async fn refused(queue: &RedisQueue, server: &Server, words: &str) {
     let error = text(&queue.submit(job(1, 0)).await.unwrap_err());
     assert!(error.contains(words) && error.contains(&server.port.to_string()), "{error}");
@@ -86,7 +86,7 @@ async fn refused(queue: &RedisQueue, server: &Server, words: &str) {
 }
 
 #[tokio::test]
-async fn a_server_that_loads_its_data_is_named_and_waited_for() {
+async fn loading_server_is_reported_until_it_is_ready() {
     let mut server = Server::start();
     let fill = "for i = 1, 3000 do redis.call('SET', i, string.rep('x', 200)) end return 1";
     let _: u32 =
@@ -96,12 +96,12 @@ async fn a_server_that_loads_its_data_is_named_and_waited_for() {
     let _: String = server.command("SAVE").await;
     server.kill();
     server.restart_with(&["--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024"]);
-    unready(&queue, &["reading its data", &server.port.to_string()]).await;
+    unready(&queue, &["loading its data set", &server.port.to_string()]).await;
     works(&queue).await;
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_save_is_named_until_it_can() {
+async fn server_that_cannot_save_is_reported_until_it_can() {
     let server = Server::with_arguments(&["--enable-protected-configs", "yes"]);
     let queue = queue(&server);
     works(&queue).await;
@@ -134,26 +134,26 @@ async fn a_server_that_cannot_save_is_named_until_it_can() {
 }
 
 #[tokio::test]
-async fn a_server_without_memory_is_named_until_it_has_some() {
+async fn server_out_of_memory_is_reported_until_raised() {
     let server = Server::start();
     let queue = queue(&server);
     works(&queue).await;
     let _: String = server.command("CONFIG SET maxmemory 1").await;
-    refused(&queue, &server, "its memory is full").await;
+    refused(&queue, &server, "out of memory").await;
     let _: String = server.command("CONFIG SET maxmemory 0").await;
     works(&queue).await;
 }
 
 #[tokio::test]
-async fn a_password_that_comes_with_a_restart_is_asked_for_and_one_too_many_is_named() {
+async fn missing_and_unneeded_passwords_are_reported() {
     let mut server = Server::start();
     let queue = queue(&server);
     works(&queue).await;
     server.kill();
     server.restart_with(&["--requirepass", "swordfish"]);
-    unready(&queue, &["wants a password", &server.port.to_string()]).await;
+    unready(&queue, &["requires a password", &server.port.to_string()]).await;
     let refused = text(&queue.submit(job(1, 0)).await.unwrap_err());
-    assert!(refused.contains("wants a password"), "{refused}");
+    assert!(refused.contains("requires a password"), "{refused}");
 
     let url = server.url().replace("//", "//:swordfish@");
     let with_password = RedisQueue::start(config(url.clone())).unwrap();
@@ -164,34 +164,34 @@ async fn a_password_that_comes_with_a_restart_is_asked_for_and_one_too_many_is_n
     works(&queue).await;
     server.kill();
     server.restart();
-    unready(&with_password, &["or has none and wants none", &server.port.to_string()]).await;
+    unready(&with_password, &["or has no password set", &server.port.to_string()]).await;
     let said = text(&with_password.ready().await.unwrap_err());
     assert!(!said.contains("swordfish"), "{said}");
 }
 
 #[tokio::test]
-async fn a_user_who_may_run_no_scripts_is_named_until_they_may() {
+async fn user_without_script_permission_is_reported_until_granted() {
     let server = Server::start();
     let _: String = server.command("ACL SETUSER bridge on >swordfish ~* &* +@all -@scripting").await;
     let queue = RedisQueue::start(config(server.url().replace("//", "//bridge:swordfish@"))).unwrap();
-    refused(&queue, &server, "its user lacks a permission").await;
+    refused(&queue, &server, "user lacks a permission").await;
     let _: String = server.command("ACL SETUSER bridge +@scripting").await;
     works(&queue).await;
 }
 
-/// What a proxy does with what comes from the server or the client.
+/// What a proxy does with the data that passes through.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
-    /// It says that the server is older.
+    /// Reports an older server version.
     Older,
-    /// It goes on as it is.
+    /// Forwards data unchanged.
     Pass,
 }
 
 /// A proxy in front of a server.
 struct Proxy {
     port: u16,
-    /// Connections below this number get nothing through any more, and stay open.
+    /// Connections below this number stay open but forward nothing any more.
     dead_below: Arc<AtomicUsize>,
     made: Arc<AtomicUsize>,
     _task: JoinSet<()>,
@@ -221,7 +221,7 @@ impl Proxy {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Every connection that there is goes dead, without a word to either end.
+    /// Silences all current connections without closing them.
     fn cut(&self) {
         self.dead_below.store(self.made.load(Ordering::SeqCst), Ordering::SeqCst);
     }
@@ -256,7 +256,7 @@ async fn pump(
 }
 
 #[tokio::test]
-async fn a_server_before_6_2_is_named_with_its_version() {
+async fn server_before_6_2_is_reported_with_its_version() {
     let server = Server::start();
     let proxy = Proxy::to(&server, Mode::Older).await;
     let queue = RedisQueue::start(config(proxy.url())).unwrap();
@@ -264,7 +264,7 @@ async fn a_server_before_6_2_is_named_with_its_version() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_go_dead_without_a_word_are_made_again() {
+async fn silently_dead_connections_are_replaced() {
     let server = Server::start();
     let proxy = Proxy::to(&server, Mode::Pass).await;
     let queue = RedisQueue::start(config(proxy.url())).unwrap();
@@ -281,7 +281,7 @@ async fn connections_that_go_dead_without_a_word_are_made_again() {
             Err(error) => {
                 let error = text(&error);
                 assert!(
-                    error.contains("is the way to it cut") && error.contains(&proxy.port.to_string()),
+                    error.contains("check the network path") && error.contains(&proxy.port.to_string()),
                     "{error}"
                 );
                 assert!(Instant::now() < until, "{error}");
@@ -296,12 +296,13 @@ async fn connections_that_go_dead_without_a_word_are_made_again() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn idle_connections_are_probed_by_the_system() {
+async fn idle_connections_use_tcp_keepalive() {
     let server = Server::start();
     let queue = queue(&server);
     works(&queue).await;
     let until = Instant::now() + LONG;
-    // Of /proc/net/tcp: the other end's port, the state (01 is established), the timer (02 is for probes).
+    // From /proc/net/tcp: the remote port, the state (01 is established), the timer (02 is for keepalive
+    // probes).
     let remote = format!(":{:04X}", server.port);
     loop {
         let table = fs::read_to_string("/proc/net/tcp").unwrap();
@@ -319,9 +320,9 @@ async fn idle_connections_are_probed_by_the_system() {
     }
 }
 
-/// A consumer that met trouble and left keeps nobody waiting.
+/// An error of a consumer that has left does not keep the queue unready.
 #[tokio::test]
-async fn trouble_of_a_consumer_that_left_is_not_told_for_ever() {
+async fn error_of_departed_consumer_becomes_stale() {
     let server = Server::start();
     let proxy = Proxy::to(&server, Mode::Pass).await;
     let queue = RedisQueue::start(config(proxy.url()).with_call_timeout(Duration::from_millis(300))).unwrap();
@@ -329,7 +330,7 @@ async fn trouble_of_a_consumer_that_left_is_not_told_for_ever() {
     let error = text(&queue.lease(TTL).await.unwrap_err());
     assert!(error.contains("lacks a permission"), "{error}");
     unready(&queue, &["lacks a permission"]).await;
-    // Nobody wants a job now, and so nobody tries.
+    // No consumer is waiting now, so nothing retries.
     let _: String = server.command("ACL SETUSER default +blmove").await;
     let until = Instant::now() + LONG;
     while let Err(error) = queue.ready().await {

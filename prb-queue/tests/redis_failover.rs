@@ -1,4 +1,4 @@
-//! A Redis that becomes a replica and keeps its connections, and one that lacks what is needed.
+//! Tests of a Redis that becomes a replica and keeps its connections, and of one that lacks a requirement.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -39,7 +39,7 @@ fn text(error: &dyn std::error::Error) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// What the whole process logs.
+/// Captures the log of the whole process.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -54,7 +54,7 @@ impl std::io::Write for Log {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failover_that_keeps_the_connections_is_recovered_and_told_once() {
+async fn failover_that_keeps_connections_recovers_and_is_logged_once() {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
@@ -65,22 +65,22 @@ async fn a_failover_that_keeps_the_connections_is_recovered_and_told_once() {
     let before = queue.submit(job(1, 0)).await.unwrap();
     let taken = lease(&queue, TTL).await;
 
-    // Demoted on the live connection: writes are refused, nothing waits for ever.
+    // Demoted on the live connection: writes fail, and nothing waits forever.
     let _: String = old.command(&format!("REPLICAOF 127.0.0.1 {}", new.port)).await;
     let started = Instant::now();
     let refused = text(&queue.submit(job(2, 0)).await.unwrap_err());
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     assert!(refused.contains(&old.port.to_string()) && refused.contains("primary"), "{refused}");
     sleep(Duration::from_secs(1)).await;
-    // Of this server alone: other tests of the process log, too.
+    // Lines about this server only: other tests of the process log, too.
     let told = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     let server = format!("127.0.0.1:{}", old.port);
     let told: Vec<_> = told.lines().filter(|line| line.contains(&server)).collect();
     let count = |words: &str| told.iter().filter(|line| line.contains(words)).count();
-    assert_eq!(count("takes no writes"), 1, "{told:#?}");
-    assert!(count("not in order") <= 1 && count("not renewed") <= 1, "{told:#?}");
+    assert_eq!(count("refuses writes"), 1, "{told:#?}");
+    assert!(count("queue maintenance failed") <= 1 && count("lease renewal failed") <= 1, "{told:#?}");
 
-    // A primary again, with its own data, or with the other's: none.
+    // A primary again, without its former data.
     let _: String = old.command("REPLICAOF NO ONE").await;
     let until = Instant::now() + LONG;
     let after = loop {
@@ -98,9 +98,9 @@ async fn a_failover_that_keeps_the_connections_is_recovered_and_told_once() {
     old.kill();
 }
 
-/// A connection of its own that waits for jobs shows what plain commands do not.
+/// The blocking connection fails where plain commands do not.
 #[tokio::test]
-async fn a_redis_without_blmove_is_named() {
+async fn missing_blmove_is_reported() {
     let server = Server::with_arguments(&["--rename-command", "BLMOVE", ""]);
     let queue = RedisQueue::start(quick(&server)).unwrap();
     let error = text(&queue.lease(TTL).await.unwrap_err());
@@ -111,10 +111,10 @@ async fn a_redis_without_blmove_is_named() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_named_with_the_server_and_without_the_password() {
+async fn password_errors_name_the_server_and_omit_the_password() {
     let server = Server::with_arguments(&["--requirepass", "swordfish"]);
     for (url, remedy) in
-        [(server.url(), "wants a password"), (server.url().replace("//", "//:crayfish@"), "password")]
+        [(server.url(), "requires a password"), (server.url().replace("//", "//:crayfish@"), "password")]
     {
         let queue = RedisQueue::start(quick(&server).with_url(url)).unwrap();
         let error = text(&queue.stats().await.unwrap_err());
@@ -123,7 +123,7 @@ async fn a_wrong_password_is_named_with_the_server_and_without_the_password() {
     }
 }
 
-/// A name that leads to one server and then to another; connections stay where they were made.
+/// A host name that resolves to one server and then to another; open connections stay where they were made.
 struct Name {
     port: u16,
     target: Arc<AtomicU16>,
@@ -152,14 +152,14 @@ impl Name {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_failover_the_new_server_is_found_by_the_same_name() {
+async fn failover_behind_a_host_name_reaches_the_new_server() {
     let (old, new) = (Server::start(), Server::start());
     let name = Name::of(&old).await;
     let config = quick(&old).with_url(format!("redis://127.0.0.1:{}", name.port));
     let queue = RedisQueue::start(config).unwrap();
     let accounts = queue.accounts();
     let account = AccountId([7; 32]);
-    // Every connection that there is has been used.
+    // Use every open connection once.
     let handle = queue.submit(job(1, 0)).await.unwrap();
     let taken = lease(&queue, TTL).await;
     queue.complete(taken.id, taken.token, done(1)).await.unwrap();

@@ -1,5 +1,5 @@
-//! Redis that is killed, flushed, hangs or drops connections; consumers that leave. Nobody waits for ever,
-//! and no job is lost without its submitter being told.
+//! Tests with a Redis that is killed, flushed, hangs or drops connections, and with consumers that leave:
+//! nobody waits forever, and no job is lost without its submitter being told.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -33,7 +33,7 @@ fn quick(server: &Server) -> Config {
         .with_outage_limit(Duration::from_secs(30))
 }
 
-/// Consumers that end every job with an outcome that names its pool, whatever Redis does; and how often
+/// Consumers that complete every job with an outcome naming its pool, whatever Redis does; counts how often
 /// each job was handed out.
 struct Consumers {
     _tasks: JoinSet<()>,
@@ -79,7 +79,7 @@ async fn consume(queue: RedisQueue, hand_outs: Arc<Mutex<HashMap<JobId, u32>>>, 
     }
 }
 
-/// Submits until Redis takes it.
+/// Submits until Redis accepts.
 async fn submit(queue: &RedisQueue, n: u8) -> JobHandle {
     let until = tokio::time::Instant::now() + LONG;
     loop {
@@ -91,8 +91,8 @@ async fn submit(queue: &RedisQueue, n: u8) -> JobHandle {
     }
 }
 
-/// Submits `count` jobs from many tasks; each checks that what it learns is of its own job. Gives how many
-/// were done and how many were said to be gone.
+/// Submits `count` jobs from many tasks; each checks that it gets its own job's outcome. Returns how many
+/// were done and how many were reported as gone.
 async fn load(queue: &RedisQueue, count: u32) -> (u32, u32) {
     let mut submitters = JoinSet::new();
     for lane in 0..20 {
@@ -123,7 +123,7 @@ async fn load(queue: &RedisQueue, count: u32) -> (u32, u32) {
     sum
 }
 
-/// Waits until Redis has seen `count` jobs more.
+/// Waits until Redis has `count` more jobs.
 async fn jobs_more(server: &Server, config: &Config, count: u64) {
     let key = format!("GET bq:{}:id", config.name);
     let start: Option<u64> = server.command(&key).await;
@@ -138,7 +138,7 @@ async fn jobs_more(server: &Server, config: &Config, count: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_redis_with_its_data_loses_nothing() {
+async fn killed_redis_with_persistence_loses_nothing() {
     support::log();
     let mut server = Server::with(Persistence::AppendOnly);
     let config = quick(&server);
@@ -158,7 +158,7 @@ async fn a_killed_redis_with_its_data_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_redis_that_comes_back_empty_is_told() {
+async fn killed_redis_that_restarts_empty_is_reported_to_submitters() {
     let mut server = Server::start();
     let config = quick(&server);
     let (submitters, consumer) =
@@ -176,7 +176,7 @@ async fn a_killed_redis_that_comes_back_empty_is_told() {
 }
 
 #[tokio::test]
-async fn flushed_jobs_and_leases_are_told() {
+async fn flush_is_reported_to_submitters_and_consumers() {
     let server = Server::start();
     let config = quick(&server);
     let queue = RedisQueue::start(config.clone()).unwrap();
@@ -185,13 +185,13 @@ async fn flushed_jobs_and_leases_are_told() {
     let _: () = server.command("FLUSHALL").await;
     for handle in [waiting, held] {
         let failure = fate(handle).await.unwrap_err();
-        assert!(failure.message.contains("look at the chain and submit again"), "{failure}");
+        assert!(failure.message.contains("check the chain and submit again"), "{failure}");
     }
     let pair = [(leased.id, leased.token)];
     assert_eq!(queue.heartbeat(&pair, TTL).await.unwrap(), [leased.id]);
     let late = queue.complete(leased.id, leased.token, done(1)).await;
     assert!(matches!(late, Err(Error::LeaseLost { .. })), "{late:?}");
-    // It goes on, with ids from the beginning.
+    // The queue continues, with ids from the beginning.
     let handle = submit(&queue, 3).await;
     let leased = lease(&queue, TTL).await;
     assert_eq!((handle.id, leased.id), (JobId(1), JobId(1)));
@@ -200,9 +200,9 @@ async fn flushed_jobs_and_leases_are_told() {
 }
 
 #[tokio::test]
-async fn an_id_that_comes_again_is_another_job() {
+async fn reused_id_is_another_job() {
     let server = Server::start();
-    // Its polls come late: the event of the other job comes first.
+    // Polling is slow, so the event of the other job arrives first.
     let config = quick(&server).with_poll_interval(Duration::from_secs(3));
     let (first, second) = (RedisQueue::start(config.clone()).unwrap(), RedisQueue::start(config).unwrap());
     let lost = submit(&first, 1).await;
@@ -220,7 +220,7 @@ async fn an_id_that_comes_again_is_another_job() {
 }
 
 #[tokio::test]
-async fn a_redis_that_stays_away_is_told_in_time() {
+async fn lasting_outage_is_reported_in_time() {
     let mut server = Server::start();
     let config =
         quick(&server).with_call_timeout(Duration::from_secs(1)).with_outage_limit(Duration::from_secs(2));
@@ -245,8 +245,8 @@ async fn a_redis_that_stays_away_is_told_in_time() {
     let pair = [(leased.id, leased.token)];
     unavailable("heartbeat", timeout(LONG, queue.heartbeat(&pair, TTL)).await.unwrap().err());
     let failure = fate(handle).await.unwrap_err();
-    assert!(failure.message.contains("has been away for 2 s"), "{failure}");
-    // And back.
+    assert!(failure.message.contains("has been unavailable for 2 s"), "{failure}");
+    // Redis returns.
     server.restart();
     let handle = submit(&queue, 9).await;
     let leased = lease(&queue, TTL).await;
@@ -255,7 +255,7 @@ async fn a_redis_that_stays_away_is_told_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lost_connections_lose_and_double_nothing() {
+async fn lost_connections_neither_lose_nor_duplicate_jobs() {
     support::log();
     let server = Server::start();
     let config = quick(&server);
@@ -266,7 +266,7 @@ async fn lost_connections_lose_and_double_nothing() {
     let mut kill = server.connection().await;
     for round in 0..30 {
         jobs_more(&server, &config, 40).await;
-        // All but the one that kills.
+        // All but the connection that kills.
         let kind = if round % 2 == 0 { "normal" } else { "pubsub" };
         let words = ["KILL", "TYPE", kind, "SKIPME", "yes"];
         let _: u32 = redis::cmd("CLIENT").arg(&words).query_async(&mut kill).await.unwrap();
@@ -281,9 +281,9 @@ async fn lost_connections_lose_and_double_nothing() {
 }
 
 #[tokio::test]
-async fn outcomes_come_without_events() {
+async fn outcomes_arrive_without_events() {
     let server = Server::start();
-    // A Redis user who may not subscribe: no event ever comes.
+    // A Redis user that may not subscribe: no event ever arrives.
     let config = quick(&server);
     let rule = "ACL SETUSER deaf on >secret ~* +@all resetchannels";
     let _: () = server.command(rule).await;
@@ -302,7 +302,7 @@ async fn outcomes_come_without_events() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_hangs_loses_nothing() {
+async fn hanging_redis_loses_nothing() {
     let server = Server::start();
     let config = quick(&server).with_call_timeout(Duration::from_secs(1));
     let (submitters, consumer) =
@@ -320,7 +320,7 @@ async fn a_redis_that_hangs_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn consumers_that_leave_take_no_job_with_them() {
+async fn cancelled_leases_lose_no_job() {
     let server = Server::start();
     let queue = RedisQueue::start(quick(&server)).unwrap();
     let mut leavers = JoinSet::new();
@@ -328,9 +328,9 @@ async fn consumers_that_leave_take_no_job_with_them() {
         let queue = queue.clone();
         leavers.spawn(async move {
             for round in 0..100 {
-                // Dropped at every stage: before the take, during it, and when the job is on its way.
-                let patience = Duration::from_micros((n * 37 + round * 101) % 1500);
-                if let Ok(leased) = timeout(patience, queue.lease(TTL)).await {
+                // Dropped at every stage: before the take, during it, and with the job on its way.
+                let delay = Duration::from_micros((n * 37 + round * 101) % 1500);
+                if let Ok(leased) = timeout(delay, queue.lease(TTL)).await {
                     let leased = leased.unwrap();
                     assert_eq!(leased.attempt, 0, "a cancelled call leased the job before");
                     queue.complete(leased.id, leased.token, done(1)).await.unwrap();
@@ -345,7 +345,7 @@ async fn consumers_that_leave_take_no_job_with_them() {
     while let Some(left) = leavers.join_next().await {
         left.unwrap();
     }
-    // The rest, all still to be had for the first time.
+    // The remaining jobs are all still handed out for the first time.
     let rest = tokio::spawn({
         let queue = queue.clone();
         async move {
@@ -363,9 +363,9 @@ async fn consumers_that_leave_take_no_job_with_them() {
 }
 
 #[tokio::test]
-async fn a_lease_of_a_process_that_died_is_seen_to_be_over_by_one_that_looked_before() {
+async fn expired_lease_of_dead_process_is_noticed_by_waiting_consumer() {
     let server = Server::start();
-    // The check for stalled jobs would find it as well.
+    // The stall check would recover the job as well, so it is slow here.
     let config = quick(&server).with_stall_interval(LONG * 5);
     let (dying, other) = (RedisQueue::start(config.clone()).unwrap(), RedisQueue::start(config).unwrap());
     submit(&other, 1).await;
@@ -381,7 +381,7 @@ async fn a_lease_of_a_process_that_died_is_seen_to_be_over_by_one_that_looked_be
 }
 
 #[tokio::test]
-async fn a_closed_queue_says_so() {
+async fn closed_queue_returns_closed() {
     let server = Server::start();
     let queue = RedisQueue::start(quick(&server)).unwrap();
     let handle = submit(&queue, 1).await;
@@ -397,9 +397,9 @@ async fn a_closed_queue_says_so() {
     assert!(fate(handle).await.unwrap_err().message.contains("closed"));
 }
 
-/// A full lane hands jobs back again and again; then its trader dies.
+/// A full lane hands jobs back repeatedly, then its trader dies.
 #[tokio::test]
-async fn jobs_that_were_handed_back_keep_their_order_when_their_leases_run_out() {
+async fn handed_back_jobs_keep_order_when_leases_expire() {
     let server = Server::start();
     let queue = RedisQueue::start(quick(&server)).unwrap();
     for n in 1..=3 {

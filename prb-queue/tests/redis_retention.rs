@@ -1,4 +1,5 @@
-//! What Redis holds stays bounded, whoever adds and ends jobs, and the books stay right.
+//! Tests that what Redis holds stays bounded, whoever adds and ends jobs, and that the job index stays
+//! correct.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -29,11 +30,11 @@ async fn run(queue: &RedisQueue, count: u8) {
     }
 }
 
-/// Waits for what housekeeping brings about.
+/// Waits for the effect of maintenance.
 async fn comes(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let until = tokio::time::Instant::now() + LONG;
     while !is_so().await {
-        assert!(tokio::time::Instant::now() < until, "{what} does not come about");
+        assert!(tokio::time::Instant::now() < until, "{what} does not happen");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -42,7 +43,7 @@ async fn count(server: &Server, command: &str, config: &Config, key: &str) -> u6
     server.command(&format!("{command} bq:{}:{key}", config.name)).await
 }
 
-/// All that Redis holds of ended jobs.
+/// Counts everything that Redis holds of ended jobs.
 async fn kept(server: &Server, config: &Config) -> [u64; 4] {
     [
         count(server, "HLEN", config, "jobs").await,
@@ -58,7 +59,7 @@ async fn sum(server: &Server, config: &Config, field: &str) -> i64 {
 }
 
 #[tokio::test]
-async fn ended_jobs_are_kept_by_count() {
+async fn ended_jobs_are_trimmed_by_count() {
     let server = Server::start();
     let config = quick(&server).with_keep_jobs(3);
     let queue = RedisQueue::start(config.clone()).unwrap();
@@ -67,11 +68,11 @@ async fn ended_jobs_are_kept_by_count() {
     assert!(queue.job(JobId(20)).await.unwrap().is_some(), "the newest was forgotten");
     assert_eq!(queue.job(JobId(17)).await.unwrap(), None);
     let Stats { succeeded, failed, .. } = queue.stats().await.unwrap();
-    assert_eq!((succeeded, failed), (20, 0), "those forgotten still count");
+    assert_eq!((succeeded, failed), (20, 0), "trimmed jobs still count");
 }
 
 #[tokio::test]
-async fn ended_jobs_are_kept_by_age() {
+async fn ended_jobs_are_trimmed_by_age() {
     let server = Server::start();
     let config = quick(&server).with_keep_age(Duration::from_millis(300));
     let queue = RedisQueue::start(config.clone()).unwrap();
@@ -82,7 +83,7 @@ async fn ended_jobs_are_kept_by_age() {
 }
 
 #[tokio::test]
-async fn ended_jobs_are_kept_by_bytes() {
+async fn ended_jobs_are_trimmed_by_bytes() {
     let server = Server::start();
     let config = quick(&server).with_keep_bytes(2_000);
     let queue = RedisQueue::start(config.clone()).unwrap();
@@ -96,7 +97,7 @@ async fn ended_jobs_are_kept_by_bytes() {
 }
 
 #[tokio::test]
-async fn bytes_are_bounded() {
+async fn open_jobs_are_bounded_by_bytes() {
     let server = Server::start();
     let config = quick(&server).with_max_bytes(2_000);
     let queue = RedisQueue::start(config.clone()).unwrap();
@@ -119,11 +120,11 @@ async fn bytes_are_bounded() {
         let leased = lease(&queue, LONG).await;
         queue.complete(leased.id, leased.token, done(1)).await.unwrap();
     }
-    assert_eq!(sum(&server, &config, "open_bytes").await, 0, "the sum came back to nothing");
+    assert_eq!(sum(&server, &config, "open_bytes").await, 0, "the sum returns to 0");
 }
 
 #[tokio::test]
-async fn another_programs_jobs_are_counted_and_forgotten() {
+async fn jobs_of_other_programs_are_counted_and_trimmed() {
     let server = Server::start();
     let config = quick(&server).with_keep_jobs(0);
     let queue = RedisQueue::start(config.clone()).unwrap();

@@ -1,8 +1,9 @@
-//! Blobs over loopback: server and client of this crate, against raw TCP of the same sizes.
+//! Benchmark of blobs over loopback: server and client of this crate against raw TCP with the same sizes.
 //!
-//! `cargo bench -p prb-walkie --bench blob`. Each line of the table is one client count and size; the ratios are
-//! bytes per second, and per second of CPU time, against a raw stream on as many connections in the same run.
-//! Raw streams carry no checksum, keep no payload, and nobody asks for anything. Criterion's own figures come after it.
+//! `cargo bench -p prb-walkie --bench blob`. Each line of the table is one number of clients and one size;
+//! the ratios are bytes per second, and bytes per second of CPU time, relative to a raw stream on as many
+//! connections in the same run. Raw streams have no checksums and requests and discard the payload.
+//! Criterion's own figures follow.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -32,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 const SIZES: [usize; 3] = [1 << 10, 64 << 10, 1 << 20];
 const CLIENTS: [usize; 2] = [1, 8];
-/// Requests in flight of one client. Large blobs: what all clients wait for together stays near the caches.
+/// Requests in flight of one client. For large blobs few, so that what all clients wait for fits the caches.
 const fn in_flight(size: usize, clients: usize) -> usize {
     match size {
         0..=1024 => 64,
@@ -67,7 +68,7 @@ async fn serve() -> (SocketAddr, tokio_util::sync::DropGuard) {
     (address, stop.drop_guard())
 }
 
-/// `count` blobs, shared among the clients; each keeps so many requests in flight.
+/// Fetches `count` blobs, shared among the clients, each with `in_flight` requests.
 async fn fetch(clients: &[Arc<Client>], which: usize, in_flight: usize, count: usize) {
     let key = which.to_string();
     let lanes = clients.len() * in_flight;
@@ -89,7 +90,7 @@ async fn fetch(clients: &[Arc<Client>], which: usize, in_flight: usize, count: u
     join_all(tasks).await.into_iter().for_each(Result::unwrap);
 }
 
-/// `count` times `size` bytes over as many raw streams, one after the other as fast as they go.
+/// Sends `count` times `size` bytes over as many raw streams, back to back.
 async fn raw(clients: usize, size: usize, count: usize) {
     let listener = TcpListener::bind(LOOPBACK).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -122,7 +123,7 @@ async fn raw(clients: usize, size: usize, count: usize) {
     send.await.unwrap().into_iter().for_each(Result::unwrap);
 }
 
-/// CPU time of all threads of this process: what the machine does besides does not count.
+/// CPU time of all threads of this process, which other load on the machine does not affect.
 fn cpu() -> Duration {
     let mut nanos = 0;
     for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
@@ -137,7 +138,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-/// The table: alternating runs, so that whatever else the machine does meets both alike.
+/// Prints the table from alternating runs, so that other load affects both alike.
 fn ratios(runtime: &Runtime) {
     println!(
         "{:>8} {:>8} {:>12} {:>10} {:>10} {:>6}",
@@ -183,7 +184,7 @@ fn config() -> client::Config {
 
 fn main() {
     let runtime = Runtime::new().unwrap();
-    // `cargo test` runs benches once, to see that they do; who names one wants that one.
+    // `cargo test` runs benches once to check them; a named benchmark is run alone.
     if std::env::args().skip(1).all(|arg| arg == "--bench") {
         ratios(&runtime);
     }

@@ -1,6 +1,6 @@
-//! Calls per second and their times between our node and the JavaScript peer of the interoperability tests, both
-//! ways, on a kept connection and with a connection per call; and small blobs over the blob wire. Ours to ours
-//! and JavaScript to JavaScript are the yardsticks. `SECONDS` is the length of each row's run.
+//! Benchmark of calls between our node and the JavaScript peer of the interoperability tests, in both
+//! directions, on a kept connection and with a connection per call; and of small blobs. Ours to ours and
+//! JavaScript to JavaScript are the baselines. `SECONDS` is the duration of each row.
 #![allow(missing_docs, dead_code, clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
@@ -32,12 +32,12 @@ const METHOD: &str = "GetDataProviderInfo";
 const PARALLEL: [usize; 2] = [1, 32];
 const KEY: &str = "pattern:1024";
 
-/// How long each row is measured.
+/// Duration of each row.
 fn seconds() -> u64 {
     std::env::var("SECONDS").map_or(5, |seconds| seconds.parse().expect("SECONDS is a number"))
 }
 
-/// Prints a row from the times of all calls.
+/// Prints a row from the durations of all calls.
 fn row(what: &str, parallel: usize, mut times: Vec<Duration>, elapsed: Duration) {
     times.sort_unstable();
     let at =
@@ -50,14 +50,14 @@ fn row(what: &str, parallel: usize, mut times: Vec<Duration>, elapsed: Duration)
     );
 }
 
-/// Prints a row from what a JavaScript tool has measured.
+/// Prints a row measured by a JavaScript tool.
 fn js_row(what: &str, parallel: usize, figures: &Value) {
     let number = |name: &str| figures[name].as_f64().unwrap();
     let (rate, median, p99) = (number("perSecond"), number("medianMs"), number("p99Ms"));
     println!("{what:<52} {parallel:>3} {rate:>10.1}/s   median {median:>8.3} ms   p99 {p99:>8.3} ms");
 }
 
-/// Runs `once` in so many lanes.
+/// Runs `once` repeatedly in `parallel` lanes.
 async fn measure<F: Future<Output = ()>>(what: &str, parallel: usize, once: impl Fn() -> F) {
     once().await;
     let start = Instant::now();
@@ -81,7 +81,7 @@ async fn serving() -> Node {
     ours::start(Role::DataProviderInt, |config| config.handlers = handlers).await
 }
 
-/// A node that has met the peer at `address`, and dials nobody by itself after that.
+/// Returns a node that has met the peer at `address` and dials nobody by itself afterwards.
 async fn calling(address: &str, peer_id: &str) -> (Node, Client) {
     let node = ours::start(Role::Client, |config| {
         config.boot_nodes = vec![address.parse().unwrap()];
@@ -104,7 +104,7 @@ async fn our_calls(what: &str, address: &str, peer_id: &str) {
     for parallel in PARALLEL {
         measure(&format!("{what}, kept connection"), parallel, || ask(&client)).await;
     }
-    // The node says Hello beside the call.
+    // The node also sends Hello beside the call.
     measure(&format!("{what}, connection per call"), 1, || async {
         node.disconnect(client.peer()).await;
         ask(&client).await;

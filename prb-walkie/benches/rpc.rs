@@ -1,5 +1,5 @@
-//! Calls per second, and the time that 99 of 100 calls stay under, between two of our nodes on loopback: on a kept
-//! connection, with 1 and 32 calls in flight, and with a connection for each call as originals do it.
+//! Benchmark of calls per second and their 99th percentile between two of our nodes on loopback: on a kept
+//! connection with 1 and 32 calls in flight, and with a connection per call, as originals do.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ async fn timed(client: &Client) -> Duration {
     started.elapsed()
 }
 
-/// Makes so many calls, so many at a time; gives the time of each.
+/// Makes `calls` calls, `at_a_time` concurrently; returns their durations.
 async fn kept(client: &Client, calls: u64, at_a_time: u64) -> Vec<Duration> {
     let mut lanes = JoinSet::new();
     for lane in 0..at_a_time {

@@ -1,4 +1,4 @@
-//! Blobs by key: the key space, the TCP wire, and the source that fetches from providers.
+//! Blobs by key: the key space, the TCP wire format, and a source that fetches from data providers.
 //!
 //! ```text
 //!  data provider                                                  lifecycle manager
@@ -6,10 +6,9 @@
 //!  (block store)  Lookup          │                     one a provider    BlobSource
 //!                                 └─ also /blob and GetBlobByKey over libp2p
 //! ```
-//!
-//! A blob is nothing that is stored: [`KeySpace`](keyspace::KeySpace) answers each [key](keys::Key), the
-//! original bridge's and our own, from a [`RangeSource`](prb_core::blob::range::RangeSource) when it is asked
-//! for. The [wire](frame) is the original's, byte for byte.
+//! Blobs are not stored: [`KeySpace`](keyspace::KeySpace) assembles each [key](keys::Key)'s blob, for the
+//! original bridge's keys and our own, from a [`RangeSource`](prb_core::blob::range::RangeSource) on request.
+//! The [wire format](frame) is byte for byte the original's.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -28,16 +27,16 @@ pub mod scale;
 pub mod server;
 pub mod tokens;
 
-/// Answers keys with blobs; what the TCP server, `/blob` and `GetBlobByKey` serve from.
+/// Returns blobs by key. The TCP server, `/blob` and `GetBlobByKey` serve from it.
 #[async_trait]
 pub trait Lookup: Send + Sync + std::fmt::Debug {
-    /// The blob of a key; `None` where there is none, now or ever.
+    /// Returns the blob of a key, or `None` if there is none, now or ever.
     ///
     /// # Errors
-    /// Where it cannot be read. Peers see a missing blob then.
+    /// The source cannot be read. Peers are told that the blob is missing.
     async fn get(&self, key: &str) -> Result<Option<Bytes>, Error>;
 
-    /// The same blob, in the parts that it lies in: for who can write them one after the other.
+    /// Returns the same blob in the parts it is stored in, for callers that can write them one after the other.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -45,8 +44,8 @@ pub trait Lookup: Send + Sync + std::fmt::Debug {
         Ok(self.get(key).await?.map(Parts::whole))
     }
 
-    /// A smaller blob that does for the same key, of at most so many bytes: fewer headers or blocks. `None` where there
-    /// is none.
+    /// Returns a smaller blob that also answers the key, with fewer headers or blocks and at most `max_bytes`
+    /// bytes. `None` if there is none.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -55,39 +54,39 @@ pub trait Lookup: Send + Sync + std::fmt::Debug {
         Ok(None)
     }
 
-    /// The most bytes that the key's blob may have: what is set aside before it is assembled.
+    /// Returns an upper bound of the blob's size in bytes, which is reserved before the blob is assembled.
     fn bound_bytes(&self, key: &str) -> usize {
         let _ = key;
         usize::MAX
     }
 }
 
-/// A blob that lies in up to two places: what was written for this asker, and a body that others share.
+/// A blob in up to two parts: a head written for this request, and a body that may be shared with others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parts {
-    /// What comes first.
+    /// The first part.
     pub head: Bytes,
-    /// What follows.
+    /// The second part.
     pub body: Bytes,
 }
 
 impl Parts {
-    /// A blob in one piece.
+    /// Creates a blob in one part.
     pub const fn whole(body: Bytes) -> Self {
         Self { head: Bytes::new(), body }
     }
 
-    /// Bytes of both.
+    /// The length of both parts, in bytes.
     pub const fn len(&self) -> usize {
         self.head.len() + self.body.len()
     }
 
-    /// Whether there is no byte.
+    /// Whether both parts are empty.
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The blob in one piece; copied where it lies in two.
+    /// Returns the blob in one piece; copies it if it has two parts.
     pub fn join(self) -> Bytes {
         match (self.head.is_empty(), self.body.is_empty()) {
             (true, _) => self.body,

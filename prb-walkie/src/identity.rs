@@ -1,17 +1,15 @@
-//! [`Identity`]: a daemon's RSA key and its file.
+//! [`Identity`]: a daemon's RSA key and the file that stores it.
 //!
 //! # Layout of the file
-//!
-//! Protobuf, as js-libp2p's peer-id writes it (and so the original bridge); lengths for RSA-2048:
+//! Protobuf, as written by js-libp2p's peer-id and so by the original bridge. Lengths for RSA-2048:
 //!
 //! ```text
 //! 0a 22  12 20 <sha-256 of the public key message>             1: id, a multihash
 //! 12 ab 02  08 00  12 a6 02 <294 bytes SPKI DER>               2: public key message { 1: type, 2: data }
 //! 1a ..     08 00  12 ..    <PKCS#1 RSAPrivateKey DER>         3: private key message { 1: type, 2: data }
 //! ```
-//!
-//! The type is RSA, 0, and is written although proto3 leaves zeros out: it is a part of what is hashed. The
-//! peer id is the multihash in base58.
+//! The type is RSA, 0, and is written although proto3 omits zeros, because it is part of the hashed bytes.
+//! The peer id is the multihash in base58.
 
 use std::{
     fmt, io,
@@ -31,35 +29,35 @@ use zeroize::{Zeroize, Zeroizing};
 
 mod file;
 
-/// Size of a new key.
+/// Size of a new key, in bits.
 pub const KEY_BITS: usize = 2048;
-/// Largest key that is read; larger ones make every call slow, and none is in use.
+/// Largest key that is accepted, in bits; larger ones make every call slow, and none is in use.
 const MAX_KEY_BITS: usize = 4096;
-/// Largest file that is read: RSA-4096 takes under 3 KiB.
+/// Largest file that is accepted: RSA-4096 takes under 3 KiB.
 const MAX_FILE_BYTES: usize = 16 * 1024;
 /// libp2p's number for RSA keys.
 const RSA: i32 = 0;
 /// Multihash code and length of SHA-256.
 const SHA2_256: [u8; 2] = [0x12, 0x20];
 
-/// Whose identity: each has a file of its own.
+/// The role of a daemon; each role has an identity file of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// A data provider.
     DataProvider,
-    /// A lifecycle manager; the original's trader uses it too, to open what that has sealed.
+    /// A lifecycle manager. The original's trader uses this identity too, to open secrets sealed by the manager.
     Lifecycle,
     /// A trader.
     Trade,
-    /// A monitor. The original's has another id at each start, and so no file.
+    /// A monitor. The original's has a new id at each start, and so no file.
     Monitor,
 }
 
 impl Role {
-    /// Every role.
+    /// All roles.
     pub const ALL: [Self; 4] = [Self::DataProvider, Self::Lifecycle, Self::Trade, Self::Monitor];
 
-    /// The file's name within the folder of identities.
+    /// The file's name in the identity folder.
     pub const fn file_name(self) -> &'static str {
         match self {
             Self::DataProvider => "DATA_PROVIDER",
@@ -70,7 +68,7 @@ impl Role {
     }
 }
 
-/// A libp2p peer id: the multihash of a public key. `Display` is base58, as in addresses and logs.
+/// A libp2p peer id: the multihash of a public key. `Display` writes base58, as in addresses and logs.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerId(Vec<u8>);
 
@@ -79,7 +77,7 @@ impl PeerId {
         Self([&SHA2_256[..], Sha256::digest(public_message).as_slice()].concat())
     }
 
-    /// The multihash.
+    /// The multihash's bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -97,14 +95,14 @@ impl fmt::Debug for PeerId {
     }
 }
 
-/// Why there is no identity.
+/// Why an identity cannot be loaded or stored.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The file or its folder cannot be read or written.
     #[error("cannot {action} {}", path.display())]
     Io {
-        /// What was tried: `read`, `write`, `create`…
+        /// The failed operation: `read`, `write`, `create`…
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
@@ -112,7 +110,7 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// The file is not an identity. It is left as it is.
+    /// The file is not a valid identity. It is left unchanged.
     #[error("{} is not an identity file", path.display())]
     Malformed {
         /// The file.
@@ -121,7 +119,7 @@ pub enum Error {
         #[source]
         source: Malformed,
     },
-    /// No key could be made.
+    /// Key generation failed.
     #[error("cannot generate an RSA key")]
     Generate(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -130,13 +128,13 @@ pub enum Error {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Malformed {
-    /// More bytes than any identity has.
+    /// Larger than any identity file.
     #[error("it has more than {MAX_FILE_BYTES} bytes")]
     TooLarge,
-    /// Not protobuf.
+    /// Invalid protobuf.
     #[error("it cannot be decoded")]
     Protobuf(#[from] prost::DecodeError),
-    /// A field that must be there is not.
+    /// A required field is missing.
     #[error("it has no {0}")]
     Missing(&'static str),
     /// Another kind of key, by libp2p's number.
@@ -147,16 +145,16 @@ pub enum Malformed {
         /// The number.
         kind: i32,
     },
-    /// The private key is none.
+    /// The private key is invalid.
     #[error("its private key is not valid")]
     BadKey(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// A key that is too weak, or too large.
+    /// The key is too weak or too large.
     #[error("its key has {bits} bits, not {KEY_BITS} to {MAX_KEY_BITS}")]
     KeySize {
-        /// Its size.
+        /// Its size, in bits.
         bits: usize,
     },
-    /// The public key is not the private one's.
+    /// The public key does not match the private key.
     #[error("its public and private keys do not belong together")]
     OtherPublicKey,
     /// The id is not the public key's hash.
@@ -164,7 +162,7 @@ pub enum Malformed {
     OtherId,
 }
 
-/// The file.
+/// The file's message.
 #[derive(Clone, PartialEq, Message)]
 #[prost(skip_debug)]
 struct IdentityMessage {
@@ -182,7 +180,7 @@ impl Drop for IdentityMessage {
     }
 }
 
-/// libp2p's `PublicKey` and `PrivateKey`: `required` writes the type although it is 0.
+/// libp2p's `PublicKey` and `PrivateKey`: `required` makes prost write the type although it is 0.
 #[derive(Clone, PartialEq, Message)]
 #[prost(skip_debug)]
 struct KeyMessage {
@@ -198,7 +196,7 @@ impl Drop for KeyMessage {
     }
 }
 
-/// A daemon's key. Clones share it; the key is wiped when the last is dropped.
+/// A daemon's key. Clones share it; the key is wiped from memory when the last one is dropped.
 #[derive(Clone)]
 pub struct Identity {
     key: Arc<RsaPrivateKey>,
@@ -212,22 +210,22 @@ impl fmt::Debug for Identity {
 }
 
 impl Identity {
-    /// Reads the role's identity from `folder`, and makes one first where there is none. Of several
-    /// processes that start at once, one makes the file and all read it.
+    /// Reads the role's identity from `folder`; generates and stores one if there is none. If several processes
+    /// start at once, one creates the file and all use it.
     ///
     /// # Errors
-    /// See [`Error`]. A file that is there but is no identity is not replaced: it may be the only copy of
-    /// something.
+    /// See [`Error`]. A file that exists but is not a valid identity is never replaced: it may be the only copy
+    /// of a key.
     ///
     /// # Cancel safety
-    /// A cancelled call may have made the file; it is whole.
+    /// A cancelled call may have created the file, but never a partial one.
     pub async fn load_or_generate(folder: &Path, role: Role) -> Result<Self, Error> {
         let path = folder.join(role.file_name());
         let work = tokio::task::spawn_blocking(move || file::load_or_generate(&path));
         work.await.map_err(|e| Error::Generate(e.into()))?
     }
 
-    /// Reads the role's identity from `folder`; `None` where there is none. Blocks on the disk.
+    /// Reads the role's identity from `folder`; `None` if there is none. Blocks on the disk.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Malformed`].
@@ -235,15 +233,16 @@ impl Identity {
         file::load(&folder.join(role.file_name()))
     }
 
-    /// Writes it to `folder` as the role's, where there is none yet. Blocks on the disk.
+    /// Stores the identity in `folder` as the role's, unless there is one. Blocks on the disk.
     ///
     /// # Errors
-    /// [`Error::Io`], with [`io::ErrorKind::AlreadyExists`] where a file is there: it is not touched.
+    /// [`Error::Io`], with [`io::ErrorKind::AlreadyExists`] if the file exists: it is not changed.
     pub fn store(&self, folder: &Path, role: Role) -> Result<(), Error> {
         file::create(&folder.join(role.file_name()), self)
     }
 
-    /// A new key, in no file. Takes a second or so of computing: not for an executor's thread.
+    /// Generates a new key without storing it. Takes about a second of CPU time, so do not call it on an
+    /// executor's thread.
     ///
     /// # Errors
     /// [`Error::Generate`].
@@ -258,7 +257,7 @@ impl Identity {
         Ok(Self { key: Arc::new(key), peer_id })
     }
 
-    /// Reads a file's content.
+    /// Decodes a file's content.
     ///
     /// # Errors
     /// See [`Malformed`].
@@ -296,10 +295,10 @@ impl Identity {
         Ok(identity)
     }
 
-    /// The file's content: what [`from_bytes`](Self::from_bytes) reads. It holds the private key.
+    /// Encodes the file's content, which includes the private key; [`from_bytes`](Self::from_bytes) decodes it.
     ///
     /// # Errors
-    /// [`Malformed::BadKey`] where the key cannot be encoded, which no key that was read or made does.
+    /// [`Malformed::BadKey`] if the key cannot be encoded, which does not happen for loaded or generated keys.
     pub fn to_bytes(&self) -> Result<Zeroizing<Vec<u8>>, Malformed> {
         let message = IdentityMessage {
             id: self.peer_id.0.clone(),
@@ -309,7 +308,7 @@ impl Identity {
         Ok(Zeroizing::new(message.encode_to_vec()))
     }
 
-    /// The private key as libp2p's `PrivateKey` message, for libp2p's keypair.
+    /// Encodes the private key as libp2p's `PrivateKey` message, for libp2p's keypair.
     ///
     /// # Errors
     /// [`Malformed::BadKey`], as [`to_bytes`](Self::to_bytes).
@@ -319,7 +318,7 @@ impl Identity {
         Ok(Zeroizing::new(message.encode_to_vec()))
     }
 
-    /// The key's hash, by which peers know it.
+    /// The key's hash, by which peers identify it.
     pub const fn peer_id(&self) -> &PeerId {
         &self.peer_id
     }

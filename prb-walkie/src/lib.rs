@@ -1,8 +1,9 @@
-//! Peers of Phala Runtime Bridge: identity keys, who is there, calls, and blobs.
+//! Peer-to-peer part of Phala Runtime Bridge: identity keys, discovery, calls, and blobs.
 //!
-//! A fleet is run by several daemons: data providers that have the chains' data, lifecycle managers that feed
-//! workers with it, traders, monitors. They find one another, tell whether they belong together, and call one
-//! another: the original bridge's protocol, *Walkie*, byte for byte, so that originals and ours work together.
+//! A fleet is run by several daemons: data providers that hold the chains' data, lifecycle managers that feed
+//! it to workers, traders, and monitors. They discover each other, check that they belong together, and call
+//! each other with *Walkie*, the original bridge's protocol. It is compatible byte for byte, so that daemons
+//! of the original and of this implementation work together.
 //!
 //! ```text
 //!   identity ──▶ node ──────────── libp2p: TCP, noise, mplex or yamux ──────────▶ other peers
@@ -18,44 +19,42 @@
 //!   keys, sealed
 //! ```
 //!
-//! | module | what it has | wire format |
+//! | module | provides | wire format |
 //! |---|---|---|
 //! | [`identity`] | a daemon's key, its file, its peer id | the identity file |
-//! | [`vault`] | operators' keys sealed under the identity | the sealed secret |
+//! | [`vault`] | sealing of operators' keys under the identity | the sealed secret |
 //! | [`proto`] | all messages | protobuf |
-//! | [`rpc`] | methods, handlers, a typed client, [who is let in](rpc::auth) | `/pb`, the auth string |
-//! | [`node`] | connections, discovery, the table of peers | which protocols are spoken |
-//! | [`manage`] | handlers of the management methods, and [what is told beyond the original's](manage::detail) | |
+//! | [`rpc`] | methods, handlers, a typed client, [access control](rpc::auth) | `/pb`, the auth string |
+//! | [`node`] | connections, discovery, the table of peers | the libp2p protocols |
+//! | [`manage`] | handlers of the management methods, and [details beyond the original's](manage::detail) | |
 //! | [`blob`] | blobs by key: server, client, and a source for workers' data | frames over TCP, keys |
-//!
-//! Of prb-core's traits, [`vault::RsaVault`] is a [`Vault`](prb_core::vault::Vault), and
-//! [`blob::remote::RemoteBlobSource`] a [`BlobSource`](prb_core::blob::BlobSource); a
-//! [`RangeSource`](prb_core::blob::range::RangeSource) is what [`blob::keyspace::KeySpace`] serves.
+//! Implementations of prb-core's traits: [`vault::RsaVault`] is a [`Vault`](prb_core::vault::Vault), and
+//! [`blob::remote::RemoteBlobSource`] a [`BlobSource`](prb_core::blob::BlobSource).
+//! [`blob::keyspace::KeySpace`] serves a [`RangeSource`](prb_core::blob::range::RangeSource).
 //!
 //! # What it is not
 //!
-//! - It knows no chain: which data there is comes from a [`blob::Lookup`], what a chain's identity is from who
+//! - It knows no chain: the data comes from a [`blob::Lookup`], and the chain's identity from the caller that
 //!   starts the node.
-//! - It manages nothing: [`manage`] is a skin over the core's `Manager`.
-//! - It keeps no operator's key: [`RsaVault`](vault::RsaVault) turns secrets into bytes and back, and the
-//!   inventory and the jobs carry those bytes. Whoever is to open a sealed secret (a trader beside a lifecycle
+//! - It manages nothing: [`manage`] adapts the core's `Manager` to the wire.
+//! - It stores no operator's key: [`RsaVault`](vault::RsaVault) turns secrets into bytes and back, and the
+//!   inventory and the jobs carry those bytes. Whoever opens a sealed secret (a trader beside a lifecycle
 //!   manager) needs a copy of the identity file that sealed it.
 //!
 //! # Trust
+//! Noise authenticates every peer's id. Otherwise a peer is a stranger: it may list peers and ask for blobs,
+//! but management methods answer it only if it is authorised by a pre-shared key, a whitelist or its network,
+//! or, if neither key nor whitelist is configured, because it is on the same machine: see [`rpc::auth`].
+//! Requests, answers, connections, calls and the table of peers are bounded ([`node::Limits`]); message sizes
+//! are enforced while reading.
 //!
-//! Noise proves every peer's id. Beyond that a peer is a stranger: it may ask who is there and for blobs, but
-//! management methods answer it only once it is let in, by a pre-shared key, by a whitelist, by its network, or, with
-//! neither key nor whitelist, because it is on the same machine: see [`rpc::auth`]. Requests, answers, connections,
-//! calls and the table of peers are bounded ([`node::Limits`]), and the sizes of messages while they are read.
-//!
-//! Identity files are not encrypted: 0600 in a folder of 0700, never written again once they are there. Secrets
-//! are wiped from memory when they are dropped, as far as that is in reach (not in the buffers of the transport),
-//! and no error, log line or `Debug` shows them. The RSA implementation is not free of timing differences;
-//! docs/adr/0001-rsa-identity.md says why that is acceptable for what is done with it here.
+//! Identity files are not encrypted: mode 0600 in a folder of 0700, and never rewritten once they exist.
+//! Secrets are wiped from memory on drop as far as possible (not in the transport's buffers), and no error,
+//! log line or `Debug` output contains them. The RSA implementation is not constant-time;
+//! docs/adr/0001-rsa-identity.md explains why that is acceptable here.
 //!
 //! # Example
-//!
-//! A data provider, and a client that asks it how far it is:
+//! A data provider, and a client that asks for its heights:
 //!
 //! ```
 //! use prb_walkie::{
@@ -87,9 +86,8 @@
 //! ```
 //!
 //! # Metrics
-//!
 //! `prb_walkie_calls_total`, `prb_walkie_call_seconds`, `prb_walkie_refused_total`, `prb_walkie_peers`,
-//! `prb_walkie_connections`, `prb_walkie_dials_total`; they describe themselves when a node starts.
+//! `prb_walkie_connections`, `prb_walkie_dials_total`; a starting node registers their descriptions.
 //!
 //! # Features
 //!
@@ -97,7 +95,7 @@
 //!   includes `blob`.
 //! - `blob`: blobs by key over TCP ([`blob`]), without libp2p.
 //!
-//! With neither, the crate is [`identity`], [`vault`] and [`proto`].
+//! With neither, the crate has [`identity`], [`vault`] and [`proto`].
 
 // docs.rs shows which feature an item needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -1,36 +1,34 @@
-//! The management calls of a lifecycle manager: a skin over [`Manager`].
+//! Handlers of a lifecycle manager's management calls, on top of [`Manager`].
 //!
-//! | method | asks for | answers |
+//! | method | request | answer |
 //! |---|---|---|
 //! | `ListPool`, `ListWorker` | | all of them |
-//! | `CreatePool`, `CreateWorker` | new ones; all are made or none | those made, in order |
-//! | `UpdatePool`, `UpdateWorker` | whole values; `deleted` removes; all or none | those changed, without the removed |
-//! | `RestartWorker`, `RefreshRaAndRestartWorker`, `KickWorker` | ids; an empty list is nobody | the workers, the command not done yet |
-//! | `GetWorkerStatus` | ids; an empty list is everybody | the workers; [more](detail) where it is asked for |
-//! | `CommandWorker` (ours) | ids, a command's name, whether only to ask | what it does, or would do, to each |
+//! | `CreatePool`, `CreateWorker` | new entries; all are created or none | the created ones, in order |
+//! | `UpdatePool`, `UpdateWorker` | complete values; `deleted` removes; all or none | the changed ones, without the removed |
+//! | `RestartWorker`, `RefreshRaAndRestartWorker`, `KickWorker` | ids; an empty list selects none | the workers, before the command is carried out |
+//! | `GetWorkerStatus` | ids; an empty list selects all | the workers; [details](detail) on request |
+//! | `CommandWorker` (ours) | ids, a command's name, whether to preview only | what it does, or would do, to each |
+//! A command skips workers that do not run; it fails if none of the named workers runs.
 //!
-//! A command leaves out workers that do not run; it fails where none of those named does.
-//!
-//! # What is answered as the original does, and what is not
+//! # Differences from the original
 //!
 //! - A pool's `owner` has the operator's two addresses. `mnemonic` and `polkadotJson` are always empty: the
-//!   original gives its ciphertext, which is of use only to somebody who is after the key.
-//! - What the wire has no field for (a gatekeeper, endpoints to announce, what happens after a stop from
-//!   elsewhere) has its default in a new entry, and stays as it is in an update.
-//! - A pool without a mnemonic is made only where it is `syncOnly`; in an update none leaves the operator.
-//! - Heights are the last that the worker holds, -1 where it holds none or is not seen.
-//! - `sessionInfoJson` is laid out in [`state`].
-//! - Workers that are disabled are shown too, as `S_IDLE`; the original leaves them out.
+//!   original returns its ciphertext, which is only useful to an attacker.
+//! - Values without a field on the wire (gatekeeper, endpoints to announce, behaviour after an external stop)
+//!   have their default in a new entry and stay unchanged in an update.
+//! - A pool without a mnemonic can only be created with `syncOnly`; an update without one keeps the operator.
+//! - Heights are the last that the worker has, or -1 if it has none or is unreachable.
+//! - `sessionInfoJson` is defined in [`state`].
+//! - Disabled workers are listed too, as `S_IDLE`; the original omits them.
 //!
 //! | cause | error |
 //! |---|---|
 //! | a pid, name or endpoint that is taken | `DUPLICATED` |
 //! | no such pool or worker | `NOT_FOUND` |
-//! | a value that cannot be, too many entries, no fleet here, a failure of ours | `SERVER` |
-//!
+//! | an invalid value, too many entries, no fleet in this daemon, an internal failure | `SERVER` |
 //! Messages name the entry and the field: `pools[1] "rack": pid "12" is taken by "shelf"`.
 //!
-//! Not for: who may call (see [`crate::rpc`]).
+//! Not for: access control (see [`crate::rpc`]).
 
 use std::sync::Arc;
 
@@ -53,7 +51,7 @@ pub mod state;
 
 pub use detail::Sources;
 
-/// How many names one log line has.
+/// Most names in one log line.
 const MAX_NAMES: usize = 10;
 
 /// Adds the management methods to a node's handlers.
@@ -124,7 +122,7 @@ fn status(manager: Manager, sources: Sources, handlers: Handlers) -> Handlers {
             if with_events && workers.len() > detail::MAX_WITH_EVENTS {
                 let limit = detail::MAX_WITH_EVENTS;
                 return Err(ResponseError::server(format!(
-                    "events are told of at most {limit} workers a call"
+                    "events are returned for at most {limit} workers per call"
                 )));
             }
             told(move || wire::StatusUpdate {
@@ -150,7 +148,7 @@ fn commands(manager: Manager, handlers: Handlers) -> Handlers {
         })
 }
 
-/// A command by its name.
+/// Handles a command given by name.
 fn any_command(
     manager: &Manager,
     request: &wire::CommandRequest,
@@ -201,7 +199,7 @@ fn worker_states(workers: &[Arc<WorkerStatus>]) -> Vec<WorkerState> {
     workers.iter().map(|worker| state::worker_state(worker)).collect()
 }
 
-/// Thousands of workers' states take a while: not on an executor's thread.
+/// Computing the states of thousands of workers takes a while, so it runs on a blocking thread.
 async fn told<T: Send + 'static>(states: impl FnOnce() -> T + Send + 'static) -> Result<T, ResponseError> {
     let told = tokio::task::spawn_blocking(states).await;
     told.map_err(|_| ResponseError::server("the states cannot be shown"))
@@ -209,7 +207,7 @@ async fn told<T: Send + 'static>(states: impl FnOnce() -> T + Send + 'static) ->
 
 fn ids(ids: &[String]) -> Result<Vec<Uuid>, ResponseError> {
     let parse = |(index, id): (usize, &String)| {
-        // A text that is no id is the id of nobody.
+        // A text that is not a UUID is nobody's id.
         id.parse().map_err(|_| {
             let id: String = id.chars().take(64).collect();
             ResponseError::not_found(format!("ids[{index}]: there is no worker {id:?}"))
@@ -218,7 +216,7 @@ fn ids(ids: &[String]) -> Result<Vec<Uuid>, ResponseError> {
     ids.iter().enumerate().map(parse).collect()
 }
 
-/// What the caller is told.
+/// Maps a manager's error to the response.
 fn refused(error: manage::Error) -> ResponseError {
     use manage::Error;
     let kind = match &error {

@@ -1,20 +1,18 @@
-//! A peer: its connections, who else is there, and calls both ways.
+//! A peer-to-peer node: connections, discovery, and calls in both directions.
 //!
 //! # On the wire
-//!
-//! TCP, `/noise` with the RSA identity, then `/yamux/1.0.0` among our own nodes and `/mplex/6.7.0` with
+//! TCP, `/noise` with the RSA identity, then `/yamux/1.0.0` between our own nodes and `/mplex/6.7.0` with
 //! originals, each stream negotiated by `/multistream/1.0.0`. Protocols: `/pb` (see [`crate::rpc`]), `/blob`
-//! (the request is a key, the answer the blob, nothing where there is none), identify, ping, and
-//! `/ipfs/lan/kad/1.0.0` as server. Peers are found by boot nodes, by kad from there, and by mDNS in the form that
-//! the originals speak (see `node/mdns.rs`).
+//! (the request is a key, the answer the blob, or empty if there is none), identify, ping, and
+//! `/ipfs/lan/kad/1.0.0` as server. Peers are discovered by boot nodes, by kad from there, and by mDNS in the
+//! originals' format (see `node/mdns.rs`).
 //!
-//! # Who is there
-//!
-//! Whoever is found is dialled; who dials says `Hello`, and both keep what they learn. A connection is kept and
-//! pinged, and dialled again with a growing wait when it breaks: boot nodes for ever, others until they have
-//! been away for [`Limits::forget_after`]. Peers of another chain or namespace stay in the table as ignored.
-//! Of each, the table has its [`Provenance`]: where it was heard of, or what it has proved. Whoever uses its data
-//! decides by that.
+//! # Peers
+//! Every discovered peer is dialled. The dialler sends `Hello`, and both sides record what they learn. A
+//! connection is kept alive by pings and redialled with backoff when it breaks: boot nodes forever, others
+//! until they have been away for [`Limits::forget_after`]. Peers of another chain or namespace stay in the
+//! table as ignored. The table has each peer's [`Provenance`]: how it was found, or what it has proved. Users
+//! of its data decide by that.
 //!
 //! ```text
 //!  boot nodes ─┐                           ┌─▶ peers()     who is there, and whether to be used
@@ -22,8 +20,7 @@
 //!  kad ────────┘             ▲             └─▶ call(), blob(), client()
 //!  others dial ──────────────┘
 //! ```
-//!
-//! Not for: what calls mean; or fetching many blobs fast, which the blob server's own wire is for
+//! Not for: the meaning of calls, or fetching many blobs fast, which the blob server's own protocol is for
 //! ([`crate::blob`]).
 
 use std::{sync::Arc, time::Duration};
@@ -68,9 +65,9 @@ use crate::{
     rpc::{Client, Error, Method},
 };
 
-/// What a handle asks of the driver.
+/// A request from a handle to the driver.
 enum Command {
-    /// A request of a protocol, ready for the wire.
+    /// A protocol's request, ready to be sent.
     Send {
         peer: PeerId,
         protocol: behaviour::Protocol,
@@ -78,18 +75,18 @@ enum Command {
         reply: oneshot::Sender<Result<codec::Frame, Error>>,
         permit: outbound::Permit,
     },
-    /// How this node stands with a peer now.
+    /// The authorisation of this node at a peer.
     Auth { peer: PeerId, status: AuthStatus },
     /// Whether a peer knows the pre-shared key.
     KnowsKey { peer: PeerId, knows: bool },
-    /// No connection with a peer, for now; the reply comes when there is none.
+    /// Closes all connections with a peer; the reply is sent when there is none.
     Disconnect { peer: PeerId, done: oneshot::Sender<()> },
-    /// A connection of our own to a peer of this machine. The reply says whether there is one now, or may be later; it
-    /// is dropped if the peer is elsewhere, or cannot be reached.
+    /// Connects to a peer on this machine. The reply says whether there is a connection now, or may be later; it
+    /// is dropped if the peer is on another machine or unreachable.
     ConnectFromHere { peer: PeerId, done: oneshot::Sender<bool> },
-    /// Our chain.
+    /// Sets the node's chain.
     ChainIdentity(Hash),
-    /// No more calls; the reply is dropped when the last is answered.
+    /// Stops accepting calls; the reply is dropped when the last one is answered.
     Drain(oneshot::Sender<()>),
 }
 
@@ -105,7 +102,7 @@ struct Shared {
     tasks: TaskTracker,
 }
 
-/// A running node. Clones share it; it stops when the last one is dropped. A handler must not hold one.
+/// A running node. Clones share it; it stops when the last one is dropped, so a handler must not hold one.
 #[derive(Clone, Debug)]
 pub struct Node {
     shared: Arc<Shared>,
@@ -116,56 +113,56 @@ impl Node {
     /// Starts a node; returns once it listens. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// See [`ConfigError`]. An IPv6 address is left out, with a warning, where the system has no IPv6 and
-    /// there is another address.
+    /// See [`ConfigError`]. An IPv6 address is skipped with a warning if the system has no IPv6 and there is
+    /// another address.
     pub async fn start(config: Config) -> Result<Self, ConfigError> {
         start::start(config).await
     }
 
-    /// Its peer id.
+    /// The node's peer id.
     pub fn peer_id(&self) -> PeerId {
         self.shared.peer_id
     }
 
-    /// Where it listens now, port and interfaces filled in, without `/p2p/…`.
+    /// The addresses it listens at, with actual ports and interfaces, without `/p2p/…`.
     pub fn listen_addresses(&self) -> Vec<Multiaddr> {
         self.shared.listen.borrow().clone()
     }
 
     /// Tells peers which chain this node is on: the hash of parachain block 1.
     pub async fn set_chain_identity(&self, identity: Hash) {
-        // A node that has stopped needs no chain.
+        // Fails only if the node has stopped, which needs no chain.
         let _ = self.shared.commands.send(Command::ChainIdentity(identity)).await;
     }
 
-    /// Who is there, now and whenever it changes. It closes when the node has ended, also where it failed.
+    /// Watches the table of peers. The channel closes when the node has ended, also after a failure.
     pub fn peers(&self) -> watch::Receiver<Arc<PeerTable>> {
         self.shared.peers.clone()
     }
 
-    /// A peer's methods as functions.
+    /// Returns a typed client of a peer's methods.
     pub fn client(&self, peer: PeerId) -> Client {
         Client::new(self.clone(), peer)
     }
 
-    /// Calls a method with its encoded message; gives the encoded answer. See [`client`](Self::client) for
-    /// calls with types.
+    /// Calls a method with its encoded request and returns the encoded answer. See [`client`](Self::client) for
+    /// typed calls.
     ///
-    /// A peer that refuses a management method as `UNAUTHORIZED` is given the key's proof once, where there is a key
-    /// and the peer knows it too or is named in the configuration, and asked again; a question whose connection
-    /// breaks is asked once more.
+    /// If a peer refuses a management method as `UNAUTHORIZED`, this node sends a proof of the shared key once
+    /// and repeats the call, provided that it has a key and that the peer knows it too or is named in the
+    /// configuration. A query whose connection breaks is repeated once.
     ///
     /// # Errors
     /// See [`Error`].
     ///
     /// # Cancel safety
-    /// The peer may have carried out a call that was dropped.
+    /// The peer may have carried out a call whose future was dropped.
     pub async fn call(&self, peer: PeerId, method: Method, data: Bytes) -> Result<Bytes, Error> {
         outbound::call(&self.shared, peer, method, data).await
     }
 
-    /// The same, with what is around the answer: its time and its nonces, for those who pass answers on. An
-    /// answer that is an error is one of these too, with [`Response::has_error`].
+    /// As [`call`](Self::call), but returns the whole response with its time and nonces, for callers that pass
+    /// answers on. An error answer is also returned as a response, with [`Response::has_error`].
     ///
     /// # Errors
     /// See [`Error`]; never [`Error::Refused`].
@@ -176,19 +173,19 @@ impl Node {
         outbound::exchange(&self.shared, peer, method, data).await
     }
 
-    /// Fetches a blob over `/blob`; `None` where the peer has none of that key.
+    /// Fetches a blob over `/blob`; `None` if the peer has no blob of that key.
     ///
     /// # Errors
     /// See [`Error`].
     ///
     /// # Cancel safety
-    /// Nothing is lost but the answer.
+    /// Only the answer is lost.
     pub async fn blob(&self, peer: PeerId, key: &str) -> Result<Option<Bytes>, Error> {
         outbound::blob(&self.shared, peer, key).await
     }
 
-    /// Closes the connections with a peer, as originals do after each call; returns when there is none. The next
-    /// call dials it again, and so does the node before long where it wants to keep the peer.
+    /// Closes the connections with a peer, as originals do after each call, and returns when there is none. The
+    /// next call dials it again, and the node itself does so soon if it wants to stay connected.
     pub async fn disconnect(&self, peer: PeerId) {
         let (done, closed) = oneshot::channel();
         if self.shared.commands.send(Command::Disconnect { peer, done }).await.is_ok() {
@@ -196,22 +193,22 @@ impl Node {
         }
     }
 
-    /// Stops: refuses new calls, lets those that it answers end, then closes its connections, all within the
-    /// deadline. Returns whether every call was answered.
+    /// Stops the node within the deadline: refuses new calls, waits for calls being answered, then closes the
+    /// connections. Returns whether every call was answered.
     pub async fn stop(&self, deadline: Duration) -> bool {
         let (drained, wait) = oneshot::channel();
         let drain =
             async { self.shared.commands.send(Command::Drain(drained)).await.is_ok() && wait.await.is_ok() };
         let answered = tokio::time::timeout(deadline, drain).await.unwrap_or(false);
         self.shared.cancel.cancel();
-        // The tasks only have to drop what they hold.
+        // The remaining tasks only have to drop what they hold.
         self.shared.tasks.close();
         let _ = tokio::time::timeout(Duration::from_secs(1), self.shared.tasks.wait()).await;
         answered
     }
 }
 
-/// Addresses for the log.
+/// Formats addresses for the log.
 fn listed(addresses: &[Multiaddr]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }

@@ -1,12 +1,12 @@
 //! Walkie's messages: protobuf (proto3, package `prb`) with the original's field numbers.
 //!
-//! Encoders leave zeros out, JavaScript ones write what was set, also zeros: decoders take both. Package and
+//! Our encoder omits zeros, JavaScript's writes every field that was set; decoders accept both. Package and
 //! message names are not on the wire, so the names here are shorter than the original's, which the
 //! documentation gives.
 //!
-//! Messages that may carry an operator's secret, or carry other messages, show no content in `Debug`.
+//! Messages that may carry an operator's secret, or wrap other messages, show no content in `Debug`.
 //!
-//! Not for: what a call means (see [`crate::rpc`] and [`crate::manage`]).
+//! Not for: the meaning of calls (see [`crate::rpc`] and [`crate::manage`]).
 
 use std::fmt;
 
@@ -20,20 +20,20 @@ pub mod detail;
 pub mod lifecycle;
 pub mod provider_detail;
 
-/// A call on its way: `WalkieRpcRequestWrapper`.
+/// The envelope of a request: `WalkieRpcRequestWrapper`.
 #[derive(Clone, PartialEq, Message)]
 #[prost(skip_debug)]
 pub struct Request {
-    /// When it was made, in ms since the Unix epoch.
+    /// When it was created, in ms since the Unix epoch.
     #[prost(uint64, tag = "1")]
     pub created_at: u64,
-    /// Chosen by the caller, a UUID by habit; the answer repeats it.
+    /// Chosen by the caller, usually a UUID; the answer repeats it.
     #[prost(string, tag = "2")]
     pub nonce: String,
-    /// The method's request message.
+    /// The encoded request message of the method.
     #[prost(bytes = "bytes", tag = "3")]
     pub data: Bytes,
-    /// The method's bare name.
+    /// The method's name without package and service.
     #[prost(string, tag = "4")]
     pub method: String,
 }
@@ -49,26 +49,26 @@ impl fmt::Debug for Request {
     }
 }
 
-/// An answer on its way: `WalkieRpcResponseWrapper`.
+/// The envelope of an answer: `WalkieRpcResponseWrapper`.
 #[derive(Clone, PartialEq, Message)]
 #[prost(skip_debug)]
 pub struct Response {
-    /// When it was made, in ms since the Unix epoch.
+    /// When it was created, in ms since the Unix epoch.
     #[prost(uint64, tag = "1")]
     pub created_at: u64,
-    /// The request's nonce; empty where the request could not be read.
+    /// The request's nonce; empty if the request could not be decoded.
     #[prost(string, tag = "2")]
     pub request_nonce: String,
-    /// Chosen by the one who answers.
+    /// Chosen by the answering peer.
     #[prost(string, tag = "3")]
     pub nonce: String,
-    /// The method's response message.
+    /// The encoded response message of the method.
     #[prost(bytes = "bytes", tag = "4")]
     pub data: Bytes,
-    /// There is an [`error`](Self::error), and no data.
+    /// Whether there is an [`error`](Self::error) instead of data.
     #[prost(bool, tag = "5")]
     pub has_error: bool,
-    /// What went wrong.
+    /// The error.
     #[prost(message, optional, tag = "6")]
     pub error: Option<ResponseError>,
 }
@@ -86,13 +86,13 @@ impl fmt::Debug for Response {
     }
 }
 
-/// An answer that is an error: `prb.error.ResponseError`.
+/// An error answer: `prb.error.ResponseError`.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct ResponseError {
     /// Its kind.
     #[prost(enumeration = "ErrorType", tag = "1")]
     pub r#type: i32,
-    /// For people.
+    /// A message for display.
     #[prost(string, tag = "2")]
     pub message: String,
 }
@@ -101,52 +101,52 @@ pub struct ResponseError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
 pub enum ErrorType {
-    /// Not said.
+    /// Unspecified.
     Unknown = 0,
-    /// The handler failed, or the request cannot be read.
+    /// The handler failed, or the request cannot be decoded.
     Server = 1,
-    /// No such method here, or no such thing.
+    /// The method has no handler here, or the entry does not exist.
     NotFound = 2,
-    /// It is there already.
+    /// The entry exists already.
     Duplicated = 3,
-    /// The caller has not shown that it may.
+    /// The caller is not authorised.
     Unauthorized = 4,
 }
 
-/// Who a peer is: `WalkieSystemInfo`, both ways of `Hello`.
+/// A peer's introduction: `WalkieSystemInfo`, in both directions of `Hello`.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct SystemInfo {
-    /// Its machine's name.
+    /// The name of its machine.
     #[prost(string, tag = "1")]
     pub hostname: String,
     /// Its peer id in base58.
     #[prost(string, tag = "2")]
     pub peer_id: String,
-    /// What it does.
+    /// Its role.
     #[prost(enumeration = "Role", tag = "3")]
     pub role: i32,
-    /// Hash of parachain block 1, `0x…`; empty where it is not known yet.
+    /// Hash of parachain block 1, `0x…`; empty while it is unknown.
     #[prost(string, tag = "4")]
     pub chain_identity: String,
     /// The operator's namespace (`PHALA_BRIDGE_IDENTITY`).
     #[prost(string, tag = "5")]
     pub bridge_identity: String,
-    /// How the receiver stands with the sender.
+    /// The receiver's authorisation at the sender.
     #[prost(enumeration = "AuthStatus", tag = "6")]
     pub auth: i32,
-    /// Not the original's: a half of the exchange by which the called peer shows that it knows the pre-shared key.
+    /// Extension: a half of the exchange by which the called peer proves that it knows the pre-shared key.
     #[prost(bytes = "bytes", tag = "15")]
     pub key_exchange: Bytes,
-    /// Not the original's: the called peer's proof, in its answer.
+    /// Extension: the called peer's proof, in its answer.
     #[prost(bytes = "bytes", tag = "16")]
     pub key_proof: Bytes,
 }
 
-/// What a peer does: `WalkieRoles`, here without its `WR_`.
+/// A peer's role: `WalkieRoles`, here without its `WR_`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
 pub enum Role {
-    /// It only calls: a monitor, a tool.
+    /// A client only: a monitor or a tool.
     Client = 0,
     /// A data provider.
     DataProviderInt = 1,
@@ -159,7 +159,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// Its name, for logs.
+    /// The role's name, for logs.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Client => "client",
@@ -171,39 +171,39 @@ impl Role {
     }
 }
 
-/// How a caller stands with the called, here without its `AS_`.
+/// A caller's authorisation at the called peer, here without its `AS_`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
 pub enum AuthStatus {
-    /// Nothing is asked for.
+    /// No authorisation is required.
     None = 0,
-    /// Management methods want an `Auth` call first.
+    /// Management methods require an `Auth` call first.
     NeedAuth = 1,
-    /// It may call everything.
+    /// All methods are allowed.
     Granted = 2,
     /// Its last `Auth` call was refused.
     Rejected = 3,
-    /// It is not heard any more.
+    /// The caller is blocked.
     Blocked = 4,
 }
 
-/// How a caller wants to be let in, here without its `AT_`.
+/// How a caller authenticates, here without its `AT_`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
 pub enum AuthType {
-    /// Not at all.
+    /// It does not.
     None = 0,
-    /// It knows the pre-shared key.
+    /// By the pre-shared key.
     Psk = 1,
-    /// Its peer id is on a list.
+    /// By its peer id, which is on a whitelist.
     WhiteList = 2,
 }
 
-/// Request of `Auth`.
+/// The request of `Auth`.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 #[prost(skip_debug)]
 pub struct AuthRequest {
-    /// How.
+    /// The kind of authentication.
     #[prost(enumeration = "AuthType", tag = "1")]
     pub r#type: i32,
     /// The proof.
@@ -217,21 +217,21 @@ impl fmt::Debug for AuthRequest {
     }
 }
 
-/// Answer of `Auth`.
+/// The answer of `Auth`.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct AuthResponse {
-    /// How the caller stands now.
+    /// The caller's authorisation now.
     #[prost(enumeration = "AuthStatus", tag = "1")]
     pub status: i32,
-    /// What let it in.
+    /// What authorised it.
     #[prost(enumeration = "AuthType", tag = "2")]
     pub r#type: i32,
-    /// The peer id of the one who answers.
+    /// The peer id of the answering peer.
     #[prost(string, tag = "3")]
     pub peer_id: String,
 }
 
-/// Nothing.
+/// An empty message.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct Empty {}
 
@@ -239,10 +239,10 @@ pub struct Empty {}
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 #[prost(skip_debug)]
 pub struct FullAccount {
-    /// Its secret, in requests only. Wiped when dropped.
+    /// Its secret, in requests only. Wiped from memory on drop.
     #[prost(string, tag = "1")]
     pub mnemonic: String,
-    /// The original answers ciphertext here.
+    /// The original returns ciphertext here.
     #[prost(string, tag = "2")]
     pub polkadot_json: String,
     /// Address on Phala.
@@ -276,13 +276,13 @@ impl Drop for FullAccount {
     }
 }
 
-/// How a worker is.
+/// A worker's state.
 #[derive(Clone, PartialEq, Message)]
 pub struct WorkerState {
     /// Its state's label.
     #[prost(enumeration = "WorkerStatus", tag = "1")]
     pub status: i32,
-    /// Newest relay header that it has; -1: not known.
+    /// Newest relay header that it has; -1 if unknown.
     #[prost(int32, tag = "2")]
     pub parent_header_synched_to: i32,
     /// Newest parachain header that it has.
@@ -291,22 +291,22 @@ pub struct WorkerState {
     /// Newest parachain block that it has applied.
     #[prost(int32, tag = "4")]
     pub para_block_dispatched_to: i32,
-    /// pRuntime is initialised.
+    /// Whether pRuntime is initialised.
     #[prost(bool, tag = "5")]
     pub initialized: bool,
-    /// What is wanted of it.
+    /// The worker's entry.
     #[prost(message, optional, tag = "6")]
     pub worker: Option<db::Worker>,
     /// Its public key, hexadecimal.
     #[prost(string, tag = "8")]
     pub public_key: String,
-    /// `[time] text`.
+    /// Formatted as `[time] text`.
     #[prost(string, tag = "9")]
     pub last_message: String,
     /// Its session on chain, as JSON indented by 2.
     #[prost(string, tag = "10")]
     pub session_info_json: String,
-    /// Its session's account.
+    /// The account of its session.
     #[prost(string, tag = "11")]
     pub worker_account_id: String,
 }
@@ -334,15 +334,15 @@ pub struct WorkerStateUpdate {
     pub worker_states: Vec<WorkerState>,
 }
 
-/// Names a pool or a worker: `PoolOrWorkerQueryIdentity`.
+/// Identifies a pool or a worker: `PoolOrWorkerQueryIdentity`.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct QueryIdentity {
-    /// By what.
+    /// The identifier.
     #[prost(oneof = "Identity", tags = "1, 2, 3")]
     pub identity: Option<Identity>,
 }
 
-/// What a pool or a worker is named by.
+/// An identifier of a pool or a worker.
 #[derive(Clone, PartialEq, Eq, Hash, Oneof)]
 pub enum Identity {
     /// Its UUID.

@@ -1,28 +1,27 @@
-//! [`Provenance`]: why a peer may be trusted with more than a stranger is, and what shares are counted by.
+//! [`Provenance`]: how far a peer is trusted with chain data, and the unit of quotas.
 
 use std::net::IpAddr;
 
 use serde::Serialize;
 
-/// Where a peer was heard of, or what it has proved; a later one is trusted more.
+/// How a peer was found, or what it has proved; later variants are trusted more.
 ///
-/// It decides whose data is used, and who has places of its own where all others are full. It does not decide
-/// who may call management methods (see `rpc::auth`).
+/// It decides whose data is used, and who has reserved slots. It does not decide who may call management
+/// methods (see `rpc::auth`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Provenance {
-    /// Known by mDNS, by kad, or by its own call: anybody can be.
+    /// Known by mDNS, by kad, or by its own call: it could be anybody.
     #[default]
     Discovered,
     /// Its connection comes from, or goes to, one of the trusted networks.
     TrustedNetwork,
-    /// Its connection does not leave this machine.
+    /// Its connection stays on this machine.
     SameMachine,
     /// It answered at the address of a boot node.
     BootNode,
-    /// Its peer id is in the configuration: as trusted, on the whitelist, or in a boot node's
-    /// address.
+    /// Its peer id is in the configuration: as trusted, on the whitelist, or in a boot node's address.
     Named,
     /// It has proved that it knows the pre-shared key.
     SharedKey,
@@ -42,8 +41,8 @@ impl Provenance {
     }
 }
 
-/// What shares of connections, calls and bytes are counted by: an IPv4 address, or an IPv6 network of /64, as one
-/// machine commonly has all of it.
+/// The unit of quotas for connections, calls and bytes: an IPv4 address, or an IPv6 /64 network, which one
+/// machine commonly has as a whole.
 pub(crate) fn share_of(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V4(ip) => ip.into(),
@@ -64,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_network_is_one_share() {
+    fn ipv6_network_is_one_quota_unit() {
         assert_eq!(share_of(ip("2001:db8:1:2::1")), share_of(ip("2001:db8:1:2:ffff::9")));
         assert_ne!(share_of(ip("2001:db8:1:2::1")), share_of(ip("2001:db8:1:3::1")));
         assert_eq!(share_of(ip("::ffff:10.0.0.1")), ip("10.0.0.1"));

@@ -1,25 +1,23 @@
-//! Calls between peers: the methods, who answers them, and a typed client.
+//! Calls between peers: methods, handlers, and a typed client.
 //!
 //! # On the wire
+//! Each call is a stream of its own, with protocol `/pb`. The caller writes one
+//! [`Request`](crate::proto::Request) without a length prefix and closes its half; the other side answers
+//! with one [`Response`](crate::proto::Response) and closes. A message ends where the half closes; its
+//! fragmentation has no meaning. Its `data` is the method's own message, `method` the method's bare name.
 //!
-//! A call is a stream of its own, protocol `/pb`. The caller writes one [`Request`](crate::proto::Request)
-//! without a length before it and closes its half; the other side answers one
-//! [`Response`](crate::proto::Response) and closes. A message ends where the half closes; how it is cut on the
-//! way means nothing. `data` within is the method's own message, `method` its bare name.
-//!
-//! What cannot be answered is answered with an error, as the original does:
+//! Calls that cannot be carried out get an error, as in the original:
 //!
 //! | request | error |
 //! |---|---|
-//! | a method of the service that has no handler here | `NOT_FOUND`, `Handler not implemented.` |
-//! | another method, or an empty request | `SERVER` |
-//! | no protobuf at all | `SERVER`, without a request nonce |
-//! | a management method, from a peer that has not shown that it may | `UNAUTHORIZED` |
+//! | a method of the service without a handler here | `NOT_FOUND`, `Handler not implemented.` |
+//! | an unknown method, or an empty request | `SERVER` |
+//! | invalid protobuf | `SERVER`, without a request nonce |
+//! | a management method, from a peer that is not authorised | `UNAUTHORIZED` |
 //!
-//! # Here
+//! # Overview
 //!
-//! [`calls`] has a type for each method, [`Handlers`] is what a node answers with, and [`Client`] what it asks
-//! with; [`auth`] is the proof that opens the management methods.
+//! [`calls`] has a type for each method, [`Handlers`] are a node's methods, and [`Client`] calls those of a peer; [`auth`] controls access to the management methods.
 //!
 //! Not for: sockets and streams (see [`crate::node`]).
 
@@ -42,22 +40,22 @@ pub use handlers::Handlers;
 
 use crate::proto::AuthStatus;
 
-/// Who calls: noise has proved its peer id.
+/// The caller of a method; noise has proved its peer id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Caller {
     /// Its peer id.
     pub peer: PeerId,
-    /// Where its connection comes from.
+    /// The IP that its connection comes from.
     pub ip: Option<IpAddr>,
-    /// It may call management methods.
+    /// Whether it may call management methods.
     pub granted: bool,
-    /// The same as it is told.
+    /// Its authorisation, as it is told.
     pub(crate) standing: AuthStatus,
 }
 
 impl Caller {
-    /// A caller, for handlers that are called without a node, as in tests.
+    /// Creates a caller, for calling handlers without a node, as in tests.
     pub const fn new(peer: PeerId, ip: Option<IpAddr>, granted: bool) -> Self {
         let standing = if granted { AuthStatus::Granted } else { AuthStatus::NeedAuth };
         Self { peer, ip, granted, standing }

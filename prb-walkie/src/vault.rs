@@ -1,4 +1,4 @@
-//! [`RsaVault`]: operators' keys sealed under the identity.
+//! [`RsaVault`]: seals operators' keys under the identity.
 //!
 //! # Layout of a sealed secret, version 1
 //!
@@ -11,8 +11,7 @@
 //! 15+n    m      the secret, AES-256-GCM
 //! 15+n+m  16     tag
 //! ```
-//!
-//! The bytes before the nonce are authenticated with the secret. Each secret has a data key of its own.
+//! The bytes before the nonce are authenticated along with the secret. Each secret has its own data key.
 
 use std::{fmt, sync::Arc};
 
@@ -54,7 +53,7 @@ impl fmt::Debug for RsaVault {
 }
 
 impl RsaVault {
-    /// The vault of that identity: only it opens what it has sealed.
+    /// Creates the vault of an identity. Only the same identity opens what it has sealed.
     pub fn new(identity: &Identity) -> Self {
         Self { key: identity.key(), peer_id: identity.peer_id().clone() }
     }
@@ -71,7 +70,7 @@ impl Vault for RsaVault {
     }
 
     async fn open(&self, sealed: &Sealed) -> Result<SecretString, Error> {
-        // Nothing longer was ever sealed: refused before it is copied.
+        // Longer ones were never sealed: refuse them before they are copied.
         let limit_bytes = envelope_bytes(self.key.size(), MAX_SECRET_BYTES);
         if sealed.0.len() > limit_bytes {
             return Err(Error::WrongKey);
@@ -81,11 +80,11 @@ impl Vault for RsaVault {
     }
 }
 
-/// RSA takes milliseconds: not on an executor's thread.
+/// Runs RSA operations, which take milliseconds, on a blocking thread.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    // It is cancelled where the runtime shuts down: that says nothing of the key.
+    // Cancelled only when the runtime shuts down, which says nothing about the key.
     let ended = tokio::task::spawn_blocking(work).await;
     ended.unwrap_or_else(|e| {
         Err(if e.is_cancelled() { Error::Unavailable(Box::new(e)) } else { Error::Cipher })
@@ -132,7 +131,7 @@ fn open(key: &RsaPrivateKey, envelope: &[u8]) -> Result<SecretString, Error> {
     }
     let (wrapped, rest) = rest.split_at_checked(length).ok_or(Error::WrongKey)?;
     let (nonce, ciphertext) = rest.split_first_chunk::<NONCE_BYTES>().ok_or(Error::WrongKey)?;
-    // Every failure from here on is the same one: an answer tells nothing of where it failed.
+    // All failures from here on look the same, so that an answer does not reveal which step failed.
     let unwrapped = key
         .decrypt_blinded(&mut OsRng, Oaep::new::<Sha256>(), wrapped)
         .map(Zeroizing::new)

@@ -1,4 +1,4 @@
-//! Who is let in to management methods.
+//! Tests of access control for management methods.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "node_rig/rig.rs"]
@@ -27,7 +27,7 @@ fn key(text: &str) -> SecretString {
     text.into()
 }
 
-/// Stretched once: that takes a while.
+/// Cached, because stretching takes a while.
 fn stretched(text: &str) -> auth::Key {
     static DONE: LazyLock<Mutex<HashMap<String, auth::Key>>> = LazyLock::new(Mutex::default);
     let mut done = DONE.lock().unwrap();
@@ -55,7 +55,7 @@ fn keyed(n: usize, key_text: &str) -> Config {
 }
 
 async fn may(caller: &Node, called: &Node) -> bool {
-    // What everybody may ask is always answered.
+    // Methods open to everybody are always answered.
     caller.client(called.peer_id()).data_provider_info().await.unwrap();
     match caller.client(called.peer_id()).list_pools().await {
         Ok(_) => true,
@@ -68,7 +68,7 @@ async fn may(caller: &Node, called: &Node) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_lets_in_who_knows_it() {
+async fn key_authorises_peers_that_know_it() {
     let guarded = start(keyed(0, KEY)).await;
     let stranger = start_knowing(config(1, Role::Trader), &guarded).await;
     let friend = start_knowing(keyed(2, KEY), &guarded).await;
@@ -76,18 +76,18 @@ async fn a_key_lets_in_who_knows_it() {
     for node in [&stranger, &friend, &wrong] {
         until_friends(&guarded, node).await;
     }
-    // Although it is on the same machine: there is a key.
+    // The stranger is on the same machine, but a key is configured.
     assert!(!may(&stranger, &guarded).await);
     assert!(!may(&wrong, &guarded).await);
     assert!(may(&friend, &guarded).await);
     let auth_is = |status| move |p: &prb_walkie::node::Peer| p.auth == status;
-    until_peer(&friend, guarded.peer_id(), "let in", auth_is(AuthStatus::Granted)).await;
+    until_peer(&friend, guarded.peer_id(), "authorised", auth_is(AuthStatus::Granted)).await;
     until_peer(&wrong, guarded.peer_id(), "rejected", auth_is(AuthStatus::Rejected)).await;
-    until_peer(&stranger, guarded.peer_id(), "has to ask", auth_is(AuthStatus::NeedAuth)).await;
-    // The other way, nobody has asked the guarded one to show anything but what it has.
+    until_peer(&stranger, guarded.peer_id(), "needs authorisation", auth_is(AuthStatus::NeedAuth)).await;
+    // In the other direction: the guarded peer needs nothing but the key.
     assert!(may(&guarded, &friend).await);
 
-    // One that comes after a restart of the guarded one shows the key by itself.
+    // A peer that connects after a restart of the guarded one proves the key by itself.
     let (at, id) = (guarded.listen_addresses(), guarded.peer_id());
     guarded.stop(rig::LONG).await;
     until_peer(&friend, id, "gone", |p| !p.connected).await;
@@ -99,15 +99,15 @@ async fn a_key_lets_in_who_knows_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_shows_the_key_when_it_must() {
-    // Nobody says Hello before the call: the peer is only known by its address.
+async fn management_call_proves_the_key_on_demand() {
+    // Without a Hello before the call: the peer is only known by its address.
     let guarded = start(keyed(0, KEY)).await;
     let friend = start_knowing(keyed(1, KEY), &guarded).await;
     friend.client(guarded.peer_id()).list_pools().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_whitelist_lets_in_who_is_on_it() {
+async fn whitelist_authorises_its_peers() {
     let friend_id = rig::identity(1);
     let mut guarded = managed(0);
     guarded.auth.whitelist.insert(friend_id.peer_id().to_string().parse().unwrap());
@@ -122,13 +122,13 @@ async fn a_whitelist_lets_in_who_is_on_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_both_the_same_machine_is_let_in() {
+async fn without_key_and_whitelist_same_machine_is_authorised() {
     let local = start(managed(0)).await;
     let caller = start_knowing(config(1, Role::Trader), &local).await;
     until_friends(&local, &caller).await;
     assert!(may(&caller, &local).await);
 
-    // Over one of the machine's own addresses too, where it has one besides loopback.
+    // Also over one of the machine's own addresses, if it has one besides loopback.
     let own = get_if_addrs().unwrap().into_iter().find(|i| !i.is_loopback() && i.ip().is_ipv4());
     if let Some(own) = own {
         let mut wide = managed(2);
@@ -142,18 +142,18 @@ async fn without_both_the_same_machine_is_let_in() {
     }
 }
 
-/// Which of two peers of a machine has found the other first does not matter.
+/// It does not matter which of two peers on a machine has discovered the other first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_same_machine_is_let_in_whoever_made_the_connection() {
+async fn same_machine_is_authorised_whoever_made_the_connection() {
     let caller = start(config(1, Role::Trader)).await;
     let local = start_knowing(managed(0), &caller).await;
-    // At once: later on the caller may have connected of its own accord.
+    // Checked at once: later the caller may have connected of its own accord.
     until_peer(&caller, local.peer_id(), "found", |peer| peer.is_usable()).await;
     assert!(may(&caller, &local).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_open_node_asks_nobody() {
+async fn open_policy_authorises_everybody() {
     let mut open = keyed(0, KEY);
     open.auth.open = true;
     let open = start(open).await;
@@ -163,7 +163,7 @@ async fn an_open_node_asks_nobody() {
 }
 
 #[tokio::test]
-async fn a_short_key_is_refused_at_the_start() {
+async fn guessable_key_is_refused_at_start() {
     let error = Node::start(keyed(0, "short")).await.unwrap_err();
     assert!(matches!(error, ConfigError::Auth { .. }) && error.to_string().contains("16"), "{error}");
     assert!(!error.to_string().contains("short"), "{error}");
@@ -172,7 +172,7 @@ async fn a_short_key_is_refused_at_the_start() {
     assert!(!format!("{:?}", keyed(0, KEY)).contains(KEY));
 }
 
-/// A peer without a key of its own, that sends what it is given.
+/// A peer without a key that sends given auth strings.
 struct Attacker(RawPeer);
 
 impl Attacker {
@@ -205,7 +205,7 @@ impl Attacker {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_proof_is_for_one_pair_one_moment_and_one_use() {
+async fn proof_is_valid_for_one_pair_once_within_the_window() {
     let guarded = start(keyed(0, KEY)).await;
     let caller = Attacker::start(1, &guarded).await;
     let thief = Attacker::start(2, &guarded).await;
@@ -234,12 +234,12 @@ async fn a_proof_is_for_one_pair_one_moment_and_one_use() {
     assert_eq!(caller.auth(&guarded, AuthType::None, &good).await, AuthStatus::Rejected);
     assert!(!caller.may(&guarded).await);
 
-    // A thief cannot use it, and does not use it up.
+    // A thief cannot use the string, nor use it up.
     assert_eq!(thief.auth(&guarded, psk, &good).await, AuthStatus::Rejected);
     assert_eq!(caller.auth(&guarded, psk, &good).await, AuthStatus::Granted);
     assert!(caller.may(&guarded).await);
     assert!(!thief.may(&guarded).await);
-    // Once used it is used, on this connection, by a thief, and on a new connection of the same peer.
+    // It is accepted once: not again on this connection, for a thief, or on a new connection of the same peer.
     assert_eq!(caller.auth(&guarded, psk, &good).await, AuthStatus::Rejected);
     assert_eq!(thief.auth(&guarded, psk, &good).await, AuthStatus::Rejected);
     let again = Attacker::start(1, &guarded).await;
@@ -248,7 +248,7 @@ async fn a_proof_is_for_one_pair_one_moment_and_one_use() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_bare_key_only_where_it_is_configured() {
+async fn bare_key_is_accepted_only_if_configured() {
     let mut lenient = keyed(0, KEY);
     lenient.auth.allow_bare_key = true;
     let lenient = start(lenient).await;
@@ -259,15 +259,15 @@ async fn the_bare_key_only_where_it_is_configured() {
     assert!(!caller.may(&lenient).await);
     assert_eq!(caller.auth(&lenient, AuthType::Psk, KEY).await, AuthStatus::Granted);
     assert!(caller.may(&lenient).await);
-    // The proof is still taken.
+    // The proof is still accepted.
     let other = Attacker::start(2, &lenient).await;
     let proof = auth::auth_string(&stretched(KEY), &other.0.peer_id, &lenient.peer_id(), now_ms());
     assert_eq!(other.auth(&lenient, AuthType::Psk, &proof).await, AuthStatus::Granted);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_original_that_knows_no_auth() {
-    // It answers UNAUTHORIZED to everything but has no Auth method: the caller sees the refusal.
+async fn refusal_of_an_original_without_auth_is_reported() {
+    // It answers UNAUTHORIZED to everything but has no Auth method, so the caller gets the refusal.
     let raw = RawPeer::start(
         0,
         None,
@@ -299,7 +299,7 @@ async fn an_original_that_knows_no_auth() {
 }
 
 #[test]
-fn the_string_is_as_documented() {
+fn auth_string_has_the_documented_format() {
     use hmac::{Hmac, KeyInit, Mac};
     let (a, b) =
         ("QmSoLer265NRgSp2LA3dPaeykiS1J6DifTC88f5uVQKNAd", "QmSoLMeWqB7YGVLJN3pNLQpmmEk35v6wYtsMGLzSr5QBU3");
@@ -323,7 +323,7 @@ fn the_string_is_as_documented() {
 
 /// As the original's monitor on another machine: no key, and another peer id at each start.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_network_lets_in_who_comes_from_it() {
+async fn configured_network_authorises_its_peers() {
     let with = |n: usize, networks: &[&str]| {
         let mut config = keyed(n, KEY);
         config.auth.networks = networks.iter().map(|network| network.parse().unwrap()).collect();

@@ -1,5 +1,5 @@
-//! The management calls as an original's monitor makes them: bytes over TCP, noise and mplex, to a manager on
-//! parts in memory.
+//! Tests of the management calls as an original's monitor makes them: bytes over TCP, noise and mplex, to a
+//! manager with in-memory parts.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "node_rig/rig.rs"]
@@ -70,12 +70,12 @@ async fn every_management_method_has_a_handler() {
 }
 
 #[tokio::test]
-async fn pools_are_made_listed_changed_and_deleted() {
+async fn pools_are_created_listed_changed_and_deleted() {
     let bench = Bench::new(false).await;
     let none: lm::PoolList = bench.ok("ListPool", &Empty {}).await;
     assert!(none.pools.is_empty());
 
-    // As protobuf.js writes it: what was set, zeros too, and fields that we do not know.
+    // As protobuf.js writes it: fields that were set, including zeros, and unknown fields.
     let mut request = Vec::new();
     let owner = [&[0x0a, MNEMONIC.len() as u8][..], MNEMONIC.as_bytes()].concat();
     let real = AccountId([9; 32]).to_ss58(30);
@@ -113,7 +113,7 @@ async fn pools_are_made_listed_changed_and_deleted() {
     let listed: lm::PoolList = bench.ok("ListPool", &Empty {}).await;
     assert_eq!(listed.pools, all);
 
-    // No mnemonic, with an owner and without: the operator stays.
+    // Without a mnemonic, with and without an owner: the operator stays.
     let sealed = |bench: &Bench| bench.manager.pools()[0].operator.clone().unwrap();
     let before = sealed(&bench);
     for owner in [None, Some(FullAccount::default())] {
@@ -143,7 +143,7 @@ async fn pools_are_made_listed_changed_and_deleted() {
 }
 
 #[tokio::test]
-async fn workers_are_made_listed_changed_and_deleted() {
+async fn workers_are_created_listed_changed_and_deleted() {
     let bench = Bench::new(false).await;
     let _: lm::PoolList = bench.ok("CreatePool", &lm::CreatePool { pools: vec![pool(u64::MAX)] }).await;
     let wanted = |n| db::Worker { pid: u64::MAX, ..worker(n) };
@@ -169,10 +169,9 @@ async fn workers_are_made_listed_changed_and_deleted() {
     assert!(bench.manager.workers().is_empty());
 }
 
-/// The wire has no fields for these: an original's monitor that edits a pool or worker must not undo what was
-/// set elsewhere.
+/// The wire has no fields for these values: an edit by an original's monitor must not undo them.
 #[tokio::test]
-async fn an_update_leaves_what_the_wire_does_not_carry() {
+async fn update_keeps_values_without_a_wire_field() {
     let bench = Bench::new(false).await;
     let _: lm::PoolList = bench.ok("CreatePool", &lm::CreatePool { pools: vec![pool(1)] }).await;
     let _: lm::WorkerList = bench.ok("CreateWorker", &lm::CreateWorker { workers: vec![worker(1)] }).await;
@@ -203,7 +202,7 @@ async fn an_update_leaves_what_the_wire_does_not_carry() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_done_is_said_by_kind_entry_and_field() {
+async fn errors_name_kind_entry_and_field() {
     let bench = Bench::new(false).await;
     let _: lm::PoolList = bench.ok("CreatePool", &lm::CreatePool { pools: vec![pool(1)] }).await;
     let _: lm::WorkerList = bench.ok("CreateWorker", &lm::CreateWorker { workers: vec![worker(1)] }).await;
@@ -255,13 +254,13 @@ async fn what_cannot_be_done_is_said_by_kind_entry_and_field() {
             "UpdatePool",
             pools(vec![lm::UpdatePoolItem { id: None, pool: Some(nobody) }]),
             server,
-            "items[0]: it does not say which pool",
+            "items[0]: it names no pool",
         ),
         (
             "UpdatePool",
             pools(vec![lm::UpdatePoolItem { id: identity(Identity::Pid(1)), pool: None }]),
             server,
-            "items[0]: it does not say what the pool is to be",
+            "items[0]: it has no value for the pool",
         ),
         (
             "CreateWorker",
@@ -314,7 +313,7 @@ async fn what_cannot_be_done_is_said_by_kind_entry_and_field() {
 }
 
 #[tokio::test]
-async fn in_config_mode_everybody_is_idle() {
+async fn all_workers_are_idle_in_config_mode() {
     let bench = Bench::new(false).await;
     let _: lm::PoolList = bench.ok("CreatePool", &lm::CreatePool { pools: vec![pool(1)] }).await;
     let made: lm::WorkerList = bench.ok("CreateWorker", &lm::CreateWorker { workers: vec![worker(1)] }).await;
@@ -340,7 +339,7 @@ async fn in_config_mode_everybody_is_idle() {
 }
 
 #[tokio::test]
-async fn workers_run_are_commanded_and_show_all_fields() {
+async fn running_workers_take_commands_and_show_all_fields() {
     let bench = Bench::new(true).await;
     let _: lm::PoolList = bench.ok("CreatePool", &lm::CreatePool { pools: vec![pool(1)] }).await;
     let account = bench.manager.pools()[0].operator.as_ref().unwrap().account;
@@ -378,7 +377,7 @@ async fn workers_run_are_commanded_and_show_all_fields() {
     let labels: Vec<_> = all.worker_states.iter().map(|state| state.status()).collect();
     assert_eq!(labels, [WorkerStatus::Active, WorkerStatus::Idle], "disabled ones too, by name");
 
-    // A list with one that does not run: the other is commanded.
+    // A list with a worker that does not run: the other one gets the command.
     let (on, off) = (id.as_str(), made.workers[1].uuid.as_str());
     let infos = scripted.count(Prpc::GetInfo);
     let answer: WorkerStateUpdate = bench.ok("RestartWorker", &ids(&[off, on])).await;
@@ -390,7 +389,7 @@ async fn workers_run_are_commanded_and_show_all_fields() {
     assert_eq!(error.message, "no worker was commanded: worker worker 2 does not run: Worker is disabled");
     let nobody: WorkerStateUpdate = bench.ok("KickWorker", &ids(&[])).await;
     assert!(nobody.worker_states.is_empty());
-    assert_eq!(scripted.kicks(), 0, "an empty list is nobody");
+    assert_eq!(scripted.kicks(), 0, "an empty list selects none");
     let _: WorkerStateUpdate = bench.ok("KickWorker", &ids(&[on])).await;
     bench.until("kicked", || scripted.kicks() == 1).await;
     bench.until_active().await;
@@ -403,7 +402,7 @@ async fn workers_run_are_commanded_and_show_all_fields() {
 }
 
 #[tokio::test]
-async fn no_answer_and_no_log_line_has_a_secret() {
+async fn answers_and_logs_contain_no_secret() {
     let log = bench::capture_log();
     let bench = Bench::new(true).await;
     let secret = format!("{MNEMONIC} quokka");
@@ -437,7 +436,7 @@ async fn no_answer_and_no_log_line_has_a_secret() {
     bench.stop().await;
     answers.push(log.text().into_bytes());
     assert!(log.text().contains("pools or workers were edited"), "the log was not captured");
-    // Parts of each will do: no answer has 12 bytes of them, as they are or in hexadecimal.
+    // Fragments count, too: no answer has 12 bytes of them, raw or in hexadecimal.
     let needles =
         [secret.as_bytes()[..12].to_vec(), sealed[sealed.len() - 12..].to_vec(), sealed[..12].to_vec()];
     for needle in needles {
@@ -457,7 +456,7 @@ async fn no_answer_and_no_log_line_has_a_secret() {
 }
 
 #[tokio::test]
-async fn calls_at_once_are_all_kept() {
+async fn concurrent_calls_are_all_applied() {
     let bench = Bench::new(false).await;
     let _: lm::PoolList = bench.ok("CreatePool", &lm::CreatePool { pools: vec![pool(1)] }).await;
     let makes = (0..40).map(|n| {

@@ -1,5 +1,5 @@
-//! What a manager tells beyond the original's messages: the same at both ends, bounded, and only where it is asked
-//! for.
+//! Tests of the details beyond the original's messages: equal at both ends, bounded, and only sent on
+//! request.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "node_rig/rig.rs"]
@@ -68,9 +68,9 @@ async fn with_worker() -> (Bench, String) {
 }
 
 #[tokio::test]
-async fn more_is_told_only_where_it_is_asked_for() {
+async fn details_are_sent_only_on_request() {
     let (bench, id) = with_worker().await;
-    // As an original asks: its own fields, and nothing beyond them on the wire.
+    // As an original asks: the answer has its own fields only.
     let plain = bench.ask("GetWorkerStatus", Vec::new()).await.unwrap();
     let known = WorkerStateUpdate::decode(plain.clone()).unwrap();
     assert_eq!(plain, known.encode_to_vec());
@@ -78,7 +78,7 @@ async fn more_is_told_only_where_it_is_asked_for() {
 
     let all: wire::StatusUpdate = bench.ok("GetWorkerStatus", &query(&[])).await;
     let fleet = all.detail.unwrap();
-    // The detail has what the JSON says; events are for workers that are named.
+    // The detail contains what the JSON does; events are only sent for named workers.
     assert!(all.worker_states[0].session_info_json.is_empty() && fleet.workers[0].events.is_empty());
     assert_eq!(fleet.known_commands().collect::<Vec<_>>(), Command::ALL);
     let told = WorkerDetail::from(fleet.workers[0].clone());
@@ -100,7 +100,7 @@ async fn more_is_told_only_where_it_is_asked_for() {
 }
 
 #[tokio::test]
-async fn any_command_is_given_and_tried_first() {
+async fn command_is_previewed_and_carried_out() {
     let (bench, id) = with_worker().await;
     let request = |command: &str, dry_run| wire::CommandRequest {
         ids: vec![id.clone()],
@@ -187,7 +187,7 @@ fn view(pools: Vec<Pool>) -> ChainView {
     view
 }
 
-/// A manager of pools 0, 1 and 2 and so many workers, with all that there is to tell.
+/// A manager of pools 0, 1 and 2 and `workers` workers, with every field set.
 async fn full(workers: u128) -> (Handlers, Manager, Arc<ChainView>) {
     let inventory = Arc::new(MemoryInventory::default());
     let pools: Vec<_> = (0..3)
@@ -238,7 +238,7 @@ async fn ask(handlers: Handlers, query: &wire::StatusQuery) -> Result<wire::Stat
 }
 
 #[tokio::test]
-async fn the_fleet_is_read_as_it_was_told() {
+async fn fleet_detail_round_trips() {
     let (handlers, _, view) = full(1).await;
     let fleet = ask(handlers, &query(&[])).await.unwrap().detail.unwrap();
     assert_eq!(fleet.heights().relay_target, Some(RelayNumber(2)));
@@ -260,7 +260,7 @@ async fn the_fleet_is_read_as_it_was_told() {
 }
 
 #[tokio::test]
-async fn a_worker_is_read_as_it_was_told() {
+async fn worker_detail_round_trips() {
     let mut entry = Worker::new(Uuid::from_u128(2), PoolId(12), "a", "http://a", 1);
     entry.endpoints = vec!["https://a.example.org".into()];
     (entry.gatekeeper, entry.after_stop) = (true, Some(AfterExternalStop::StartAgain));
@@ -297,7 +297,7 @@ async fn a_worker_is_read_as_it_was_told() {
     for result in [Ok(ParaNumber(0)), Err(Arc::from("busy"))] {
         status.checkpoint = Some(Checkpoint { at, result });
         let mut wire = encode_worker(&status, &events);
-        // What a later version may say beside it.
+        // An event that a later version might add.
         wire.events.push(wire::Event { kind: 99, ..wire::Event::default() });
         let told = WorkerDetail::from(wire::Worker::decode(&*wire.encode_to_vec()).unwrap());
         assert_eq!(told.events, events);
@@ -313,7 +313,7 @@ async fn a_worker_is_read_as_it_was_told() {
 }
 
 #[test]
-fn what_makes_no_sense_is_left_out() {
+fn invalid_values_are_skipped() {
     let odd = wire::Worker {
         reason: "later".into(),
         goal: "fly".into(),
@@ -338,12 +338,12 @@ fn what_makes_no_sense_is_left_out() {
 }
 
 #[tokio::test]
-async fn five_thousand_workers_fit() {
+async fn five_thousand_workers_fit_into_an_answer() {
     let (handlers, manager, _) = full(5000).await;
     let update = ask(handlers.clone(), &query(&[])).await.unwrap();
     let mut fleet = update.detail.clone().unwrap();
     assert_eq!((update.worker_states.len(), fleet.workers.len()), (5000, 5000));
-    // With all that a worker can have.
+    // With every field that a worker can have.
     let info = PhactoryInfo {
         public_key: Some("ab".repeat(32)),
         ecdh_public_key: Some("cd".repeat(32)),

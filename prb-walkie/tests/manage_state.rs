@@ -1,4 +1,4 @@
-//! Workers' states on the wire: exact texts, and any status at all.
+//! Tests of workers' states on the wire: exact texts, and arbitrary statuses.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
@@ -37,7 +37,7 @@ fn session() -> Session {
         account: AccountId([5; 32]),
         state: SessionState::WorkerIdle,
         ve: 1_234 << 64,
-        // 0.99999999999…: it rounds up to the next whole number.
+        // 0.99999999999…, which rounds up to the next whole number.
         v: (1_235 << 64) - 1,
         v_updated_at: 1_652_349_600,
         p_init: 1_800,
@@ -52,7 +52,7 @@ fn session() -> Session {
 }
 
 #[test]
-fn a_session_is_told_as_the_original_tells_it() {
+fn session_json_matches_the_original() {
     let info = PhactoryInfo {
         initialized: true,
         public_key: Some("ab".into()),
@@ -133,7 +133,7 @@ fn a_session_is_told_as_the_original_tells_it() {
 }
 
 #[test]
-fn a_worker_that_was_never_seen_has_empty_fields() {
+fn never_reached_worker_has_empty_fields() {
     let state = worker_state(&status("", UNIX_EPOCH));
     assert_eq!(state.last_message, "");
     assert_eq!(state.session_info_json, "{\n  \"runtimeInfo\": {}\n}");
@@ -142,7 +142,7 @@ fn a_worker_that_was_never_seen_has_empty_fields() {
 }
 
 #[test]
-fn every_state_has_its_label() {
+fn every_state_has_a_label() {
     for state in State::ALL {
         let mut status = status("", UNIX_EPOCH);
         status.state = state;
@@ -200,9 +200,9 @@ fn infos() -> impl Strategy<Value = PhactoryInfo> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// Any status has a form on the wire that can be read again, and no key is in it.
+    /// Every status can be encoded and decoded again, and contains no key.
     #[test]
-    fn any_status_can_be_told(
+    fn arbitrary_status_can_be_encoded(
         message in any::<String>(),
         at in times(),
         position in any::<Option<[u32; 3]>>(),
@@ -241,7 +241,7 @@ proptest! {
             prop_assert_eq!(number(&json["raw"]["coolDownStart"]), u128::from(session.cool_down_start));
             let (whole, decimals) = json["ve"].as_str().unwrap().split_once('.').unwrap();
             prop_assert_eq!(decimals.len(), 8);
-            // Within half of the last decimal: 2^64 / 10^8 / 2, on either side.
+            // Within half of the last decimal: 2^64 / 10^8 / 2 on either side.
             let (whole, part): (u128, u128) = (whole.parse().unwrap(), decimals.parse().unwrap());
             let told = (whole - (session.ve >> 64)) * 100_000_000 + part;
             let exact = session.ve & u128::from(u64::MAX);
@@ -250,7 +250,7 @@ proptest! {
     }
 }
 
-/// A number as polkadot.js writes it.
+/// Parses a number as polkadot.js writes it.
 fn number(value: &serde_json::Value) -> u128 {
     match value.as_str() {
         Some(text) => u128::from_str_radix(text.strip_prefix("0x").unwrap(), 16).unwrap(),

@@ -1,6 +1,6 @@
-//! Peers that find one another by multicast, in the originals' form.
+//! Tests of discovery by multicast in the originals' format.
 //!
-//! Others on this machine use the same group: only what concerns the peers of a test is looked at.
+//! Other programs on this machine use the same group, so only packets about a test's peers are considered.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "node_rig/rig.rs"]
@@ -33,7 +33,7 @@ fn open(n: usize, role: Role) -> Config {
     config
 }
 
-/// A member of the group on the loopback interface, as an original's socket is.
+/// A member of the group on the loopback interface, with a socket like an original's.
 struct Member(UdpSocket);
 
 impl Member {
@@ -52,7 +52,7 @@ impl Member {
         self.0.send_to(&packet.build_bytes_vec().unwrap(), (GROUP, 5353)).await.unwrap();
     }
 
-    /// Sends a packet again and again until one comes that is as wanted.
+    /// Sends a packet repeatedly until a wanted one arrives.
     async fn until<T>(
         &self,
         ask: Option<&Packet<'_>>,
@@ -85,25 +85,25 @@ fn question(service: &str) -> Packet<'_> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_nodes_on_loopback_find_each_other() {
+async fn two_nodes_on_loopback_discover_each_other() {
     let one = start(open(0, Role::DataProviderInt)).await;
     let other = start(open(1, Role::LifecycleManager)).await;
     until_friends(&one, &other).await;
-    // One comes later, by which time nobody is asking.
+    // The second node starts when nobody is querying any more.
     let late = start(open(2, Role::LifecycleManager)).await;
     until_friends(&one, &late).await;
     until_friends(&other, &late).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_without_mdns_is_not_found() {
+async fn node_without_mdns_is_not_discovered() {
     let member = Member::join();
     let hidden = start(config(3, Role::DataProviderInt)).await;
     let seen = start(open(4, Role::DataProviderInt)).await;
     let query = question(SERVICE);
     let mut answers = Vec::new();
     let seen_id = seen.peer_id().to_base58();
-    // Several answers of the one that is seen, and the hidden one's is in none.
+    // After several answers of the visible node, none of the hidden one has arrived.
     member
         .until(Some(&query), |packet| {
             let id = id_of(packet)?;
@@ -122,7 +122,7 @@ fn id_of(packet: &Packet<'_>) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_query_is_answered_as_originals_do() {
+async fn query_is_answered_like_an_original() {
     let member = Member::join();
     let node = start(open(5, Role::DataProviderInt)).await;
     let id = node.peer_id().to_base58();
@@ -165,7 +165,7 @@ async fn a_query_is_answered_as_originals_do() {
         .await;
 }
 
-/// What an original peer answers.
+/// An original peer's answer.
 fn answer(id: &str, port: u16) -> Packet<'static> {
     let name = |name: &str| Name::new(name).unwrap().into_owned();
     let full = format!("{id}.{SERVICE}");
@@ -176,7 +176,7 @@ fn answer(id: &str, port: u16) -> Packet<'static> {
         (SERVICE, RData::PTR(PTR(name(&full)))),
         (&full, RData::SRV(srv)),
         (&full, RData::TXT(txt)),
-        // The second address is nobody's: it is tried in vain.
+        // Nobody listens at the second address; dialling it fails.
         ("original", RData::A(A { address: Ipv4Addr::LOCALHOST.into() })),
         ("original", RData::A(A { address: Ipv4Addr::new(127, 0, 0, 99).into() })),
     ] {
@@ -195,7 +195,7 @@ async fn asks(member: &Member) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_original_that_answers_is_dialled() {
+async fn answering_original_is_dialled() {
     let member = Member::join();
     let (hello, mut heard) = tokio::sync::mpsc::unbounded_channel();
     let original = RawPeer::start(
@@ -211,11 +211,11 @@ async fn an_original_that_answers_is_dialled() {
     asks(&member).await;
     let port = original.address.to_string().split('/').nth(4).unwrap().parse().unwrap();
     let packet = answer(&original.peer_id.to_base58(), port);
-    // Damaged ones and other services' do nothing.
+    // Damaged packets and those of other services are ignored.
     member.send(&Packet::new_reply(0)).await;
     member.0.send_to(&packet.build_bytes_vec().unwrap()[..60], (GROUP, 5353)).await.unwrap();
     member.0.send_to(&[0xff; 300], (GROUP, 5353)).await.unwrap();
-    // As an original, to everybody's question: the first may be another node's, before this one hears anything.
+    // Answer every query, as an original does: the first may be another node's.
     let answers = async {
         loop {
             member.send(&packet).await;

@@ -1,4 +1,4 @@
-//! Who finds whom, who is used, and what happens when peers and networks come and go.
+//! Tests of discovery, peer standing, and peers and networks that come and go.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "node_rig/rig.rs"]
@@ -25,7 +25,7 @@ use tokio::{
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// A data provider that answers its port.
+/// A data provider that answers with its port.
 fn provider(n: usize, port: u32) -> prb_walkie::node::Config {
     let mut config = config(n, Role::DataProviderInt);
     config.handlers = Handlers::new().on(calls::GetDataProviderInfo, move |_, _| async move {
@@ -39,7 +39,7 @@ async fn port_of(node: &Node, peer: &Node) -> u32 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hello_fills_both_tables() {
+async fn hello_fills_both_peer_tables() {
     let provider = start(provider(0, 8012)).await;
     let lifecycle = start_knowing(config(1, Role::LifecycleManager), &provider).await;
     until_friends(&provider, &lifecycle).await;
@@ -53,7 +53,7 @@ async fn hello_fills_both_tables() {
     assert_eq!((seen.ip, seen.address.clone()), (Some(LOCALHOST), Some(address(&provider))));
     assert!(seen.since <= seen.last_seen && seen.connected && seen.standing == Standing::Accepted);
 
-    // The one that was dialled learns where the other listens, too.
+    // The dialled node also learns where the other one listens.
     let listens = address(&lifecycle);
     let seen =
         until_peer(&provider, lifecycle.peer_id(), "address", |p| p.address.as_ref() == Some(&listens)).await;
@@ -66,13 +66,13 @@ async fn hello_fills_both_tables() {
     assert_eq!(table.usable(Role::DataProviderInt).count(), 1);
     assert_eq!(table.usable(Role::LifecycleManager).count(), 0);
     assert_eq!(port_of(&lifecycle, &provider).await, 8012);
-    // The dialled one calls back over the same connection.
+    // The dialled node calls back over the same connection.
     let error = provider.client(lifecycle.peer_id()).data_provider_info().await.unwrap_err();
     assert!(matches!(error, Error::Refused { .. }), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_chain_may_become_known_later() {
+async fn chain_identity_may_be_set_later() {
     let mut late = config(0, Role::DataProviderInt);
     late.chain_identity = None;
     let late = start(late).await;
@@ -82,7 +82,7 @@ async fn the_chain_may_become_known_later() {
     until_peer(&late, other_id, "own chain unknown", |p| p.standing == Standing::OwnChainUnknown).await;
     assert_eq!(other.peers().borrow().usable(Role::DataProviderInt).count(), 0);
 
-    // The one that was dialled says so by itself.
+    // The dialled node announces it by itself.
     late.set_chain_identity(CHAIN).await;
     until_friends(&late, &other).await;
     late.set_chain_identity(Hash([8; 32])).await;
@@ -91,7 +91,7 @@ async fn the_chain_may_become_known_later() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn others_namespaces_are_ignored_unless_told() {
+async fn other_namespaces_are_ignored_unless_configured() {
     let provider = start(provider(0, 8012)).await;
     let mut strict = config(1, Role::LifecycleManager);
     strict.bridge_identity = "mine".into();
@@ -107,7 +107,7 @@ async fn others_namespaces_are_ignored_unless_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_boot_node_may_come_up_later_and_again() {
+async fn boot_node_may_start_late_and_restart() {
     // A port that was free a moment ago.
     let place: Multiaddr = {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -132,13 +132,13 @@ async fn a_boot_node_may_come_up_later_and_again() {
     let error = first.client(early.peer_id()).list_pools().await.unwrap_err();
     assert!(matches!(error, Error::Stopped), "{error}");
 
-    // The same one again, at the same place.
+    // The same peer again at the same address.
     let again = start(there(1, 2)).await;
     until_friends(&early, &again).await;
     assert_eq!(port_of(&early, &again).await, 2);
     assert!(again.stop(LONG).await);
 
-    // Another one in its place.
+    // Another peer at that address.
     let other = start(there(2, 3)).await;
     until_friends(&early, &other).await;
     assert_eq!(port_of(&early, &other).await, 3);
@@ -146,12 +146,12 @@ async fn a_boot_node_may_come_up_later_and_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn peers_find_one_another_from_a_boot_node() {
+async fn peers_discover_each_other_via_a_boot_node() {
     let middle = start(config(0, Role::DataProviderInt)).await;
     let left = start_knowing(config(1, Role::DataProviderInt), &middle).await;
     let right = start_knowing(config(2, Role::LifecycleManager), &middle).await;
     until_friends(&left, &right).await;
-    // They hold it without the one in the middle.
+    // They stay connected without the boot node.
     assert!(middle.stop(LONG).await);
     until_peer(&right, middle.peer_id(), "gone", |p| !p.connected).await;
     let error = right.client(left.peer_id()).list_pools().await.unwrap_err();
@@ -159,7 +159,7 @@ async fn peers_find_one_another_from_a_boot_node() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_boot_node_by_name_and_one_that_is_oneself() {
+async fn boot_node_by_name_and_own_address_as_boot_node() {
     let other = start(config(0, Role::DataProviderInt)).await;
     let tcp = other.listen_addresses()[0].to_string().replace("/ip4/127.0.0.1", "");
     let place = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -171,8 +171,8 @@ async fn a_boot_node_by_name_and_one_that_is_oneself() {
     assert_eq!(node.peers().borrow().len(), 1);
 }
 
-/// A node on a thread of its own, which can be held: its sockets are there and nothing comes of them, as in a
-/// network that is gone.
+/// A node on a thread of its own that can be frozen: its sockets exist but nothing passes, as if the network
+/// were gone.
 struct Holdable {
     node: Node,
     hold: mpsc::UnboundedSender<std::sync::mpsc::Receiver<()>>,
@@ -196,7 +196,7 @@ impl Holdable {
         Self { node: node.await.unwrap(), hold, thread }
     }
 
-    /// Holds it until what is returned is dropped.
+    /// Freezes the node until the returned sender is dropped.
     fn hold(&self) -> std::sync::mpsc::Sender<()> {
         let (release, held) = std::sync::mpsc::channel();
         self.hold.send(held).unwrap();
@@ -205,7 +205,7 @@ impl Holdable {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_network_that_goes_and_comes() {
+async fn network_outage_is_recovered() {
     let provider = Holdable::start(provider(0, 8012)).await;
     let mut config = config(1, Role::LifecycleManager);
     config.boot_nodes = vec![address(&provider.node)];
@@ -231,7 +231,7 @@ async fn a_network_that_goes_and_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn strangers_connections_do_not_use_up_the_node() {
+async fn connections_of_strangers_do_not_exhaust_the_node() {
     let mut busy = provider(0, 8012);
     busy.limits.handshakes = 8;
     busy.limits.connections = 16;
@@ -244,7 +244,7 @@ async fn strangers_connections_do_not_use_up_the_node() {
     for _ in 0..200 {
         silent.push(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
     }
-    // Those beyond the bound are closed at once, without a byte of a handshake.
+    // Connections beyond the limit are closed at once, before the handshake.
     let mut closed = 0;
     for stream in &silent {
         let mut byte = [0];
@@ -255,14 +255,14 @@ async fn strangers_connections_do_not_use_up_the_node() {
     }
     assert!(closed >= 200 - 8, "{closed} closed");
     assert_eq!(port_of(&friend, &busy).await, 8012);
-    // Once they are gone, others are heard again.
+    // Once they are gone, others can connect again.
     drop(silent);
     let late = start_knowing(config(2, Role::LifecycleManager), &busy).await;
     until_friends(&busy, &late).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_table_is_bounded_and_who_is_away_makes_room() {
+async fn peer_table_is_bounded_and_evicts_absent_peers() {
     let mut small = config(0, Role::LifecycleManager);
     small.limits.peers = 2;
     let small = start(small).await;
@@ -280,7 +280,7 @@ async fn the_table_is_bounded_and_who_is_away_makes_room() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stop_lets_calls_end() {
+async fn stop_waits_for_calls_in_flight() {
     let (entered, leave) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let mut slow = config(0, Role::DataProviderInt);
     let notes = (Arc::clone(&entered), Arc::clone(&leave));
@@ -305,7 +305,7 @@ async fn a_stop_lets_calls_end() {
         let slow = slow.clone();
         async move { slow.stop(LONG).await }
     });
-    // New calls are refused, until the last one is answered and the connection closes.
+    // New calls are refused until the last one is answered and the connection closes.
     let refused = async {
         while !matches!(
             client.list_pools().await,
@@ -320,14 +320,14 @@ async fn a_stop_lets_calls_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_for_each_call() {
+async fn connection_per_call_works() {
     let provider = start(provider(0, 8012)).await;
     let client = start_knowing(config(1, Role::Client), &provider).await;
     let id = provider.peer_id();
     for _ in 0..5 {
         assert_eq!(port_of(&client, &provider).await, 8012);
         client.disconnect(id).await;
-        // One that only calls is not dialled back, and stays known for a while.
+        // A pure client is not dialled back, and stays known for a while.
         until(&client, "gone", |table| !table.get(&id).is_some_and(|p| p.connected)).await;
         until(&provider, "gone", |table| table.iter().all(|p| !p.connected)).await;
     }
@@ -335,7 +335,7 @@ async fn a_connection_for_each_call() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stop_is_bounded() {
+async fn stop_is_bounded_by_its_deadline() {
     let entered = Arc::new(Notify::new());
     let mut stuck = config(0, Role::DataProviderInt);
     let note = Arc::clone(&entered);
@@ -355,7 +355,7 @@ async fn a_stop_is_bounded() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bad_places_are_named() {
+async fn unusable_listen_addresses_are_reported() {
     let taken = start(config(0, Role::Client)).await.listen_addresses()[0].clone();
     let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let held: Multiaddr =
@@ -371,7 +371,7 @@ async fn bad_places_are_named() {
         let error = Node::start(config).await.unwrap_err().to_string();
         assert!(error.contains(&part), "{error}");
     }
-    // A node that is dropped leaves its port.
+    // A dropped node releases its port.
     let mut again = config(1, Role::Client);
     again.listen = vec![taken];
     let started = tokio::time::timeout(LONG, async {
@@ -386,7 +386,7 @@ async fn bad_places_are_named() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_that_never_answers_hello_is_not_in_the_table() {
+async fn peer_that_never_answers_hello_is_not_in_the_table() {
     let silent = RawPeer::start(0, None, Box::new(|_| None)).await;
     let mut config = config(1, Role::LifecycleManager);
     config.boot_nodes = vec![silent.address.clone()];
@@ -398,7 +398,7 @@ async fn a_peer_that_never_answers_hello_is_not_in_the_table() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_that_knows_no_pings_stays_connected() {
+async fn peer_without_ping_support_stays_connected() {
     let mut config = config(0, Role::DataProviderInt);
     config.limits.ping_interval = Duration::from_millis(20);
     let node = start(config).await;

@@ -1,4 +1,4 @@
-//! Messages on the wire: the original's field numbers, and explicit zeros.
+//! Tests of messages on the wire: the original's field numbers, and explicit zeros.
 
 #![allow(clippy::unwrap_used)]
 
@@ -18,7 +18,7 @@ fn hex(message: &impl Message) -> String {
 }
 
 #[test]
-fn a_call_and_its_answer() {
+fn envelopes() {
     let request =
         Request { created_at: 1, nonce: "n".into(), data: Bytes::from_static(b"d"), method: "Hello".into() };
     assert_eq!(hex(&request), "0801".to_owned() + "12016e" + "1a0164" + "220548656c6c6f");
@@ -37,7 +37,7 @@ fn a_call_and_its_answer() {
 }
 
 #[test]
-fn who_a_peer_is() {
+fn system_info() {
     let info = SystemInfo {
         hostname: "h".into(),
         peer_id: "Q".into(),
@@ -50,7 +50,7 @@ fn who_a_peer_is() {
     let bytes = "0a0168".to_owned() + "120151" + "1803" + "2203307831" + "2a0764656661756c74" + "3001";
     assert_eq!(hex(&info), bytes);
     let own = SystemInfo { key_exchange: vec![1].into(), key_proof: vec![2].into(), ..info };
-    assert_eq!(hex(&own), bytes + "7a0101" + "82010102", "behind all of the original's");
+    assert_eq!(hex(&own), bytes + "7a0101" + "82010102", "after all of the original's");
     // JavaScript writes the role 0 of a client, and an empty chain identity.
     let explicit = hex::decode("0a0168".to_owned() + "120151" + "1800" + "2200" + "3000").unwrap();
     let client = SystemInfo::decode(explicit.as_slice()).unwrap();
@@ -62,14 +62,14 @@ fn who_a_peer_is() {
 }
 
 #[test]
-fn auth() {
+fn auth_messages() {
     let request = AuthRequest { r#type: AuthType::WhiteList.into(), auth_string: "secret".into() };
     assert_eq!(hex(&request), "08021206736563726574");
     assert!(!format!("{request:?}").contains("secret"));
 }
 
 #[test]
-fn a_data_provider() {
+fn data_provider_messages() {
     let info = Info {
         status: Status::Idle.into(),
         para_id: 2035,
@@ -113,7 +113,7 @@ fn a_data_provider() {
 }
 
 #[test]
-fn stored_things() {
+fn stored_values() {
     let genesis = Genesis {
         para_id: 1,
         para_number: 2,
@@ -147,12 +147,12 @@ fn stored_things() {
         + "50ffffffffffffffffff01"
         + "5a0162";
     assert_eq!(hex(&range), bytes);
-    // Lists that are not packed are taken too.
+    // Lists that are not packed are accepted, too.
     assert_eq!(RangeMeta::decode(&[0x28, 1, 0x28, 0xac, 2][..]).unwrap().parent_range, [1, 300]);
 }
 
 #[test]
-fn pools_and_workers() {
+fn pool_and_worker_messages() {
     let mut pool = Pool {
         uuid: "u".into(),
         owner: Some(FullAccount::default()),
@@ -165,7 +165,7 @@ fn pools_and_workers() {
     };
     let rest = "18ffffffffffffffffff01".to_owned() + "22016e" + "2801" + "3001" + "3a0172" + "4001";
     assert_eq!(hex(&pool), "0a0175".to_owned() + "1200" + &rest);
-    // What JavaScript writes of a pool that is neither deleted nor for syncing only.
+    // What JavaScript writes for a pool that is neither deleted nor sync-only.
     let explicit = hex::decode("0a01751200180222016e280130003a004000").unwrap();
     let listed = Pool::decode(explicit.as_slice()).unwrap();
     assert_eq!((listed.pid, listed.enabled, listed.deleted, listed.sync_only), (2, true, false, false));
@@ -237,9 +237,9 @@ fn pools_and_workers() {
 }
 
 proptest! {
-    /// Any bytes are a message or an error, never a panic.
+    /// Arbitrary bytes are a message or an error, never a panic.
     #[test]
-    fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn arbitrary_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = Request::decode(bytes.as_slice());
         let _ = Response::decode(bytes.as_slice());
         let _ = UpdatePool::decode(bytes.as_slice());
@@ -248,7 +248,7 @@ proptest! {
     }
 
     #[test]
-    fn there_and_back(at in any::<u64>(), nonce in ".*", data in prop::collection::vec(any::<u8>(), 0..100), method in ".*") {
+    fn envelope_round_trips(at in any::<u64>(), nonce in ".*", data in prop::collection::vec(any::<u8>(), 0..100), method in ".*") {
         let request = Request { created_at: at, nonce, data: data.into(), method };
         prop_assert_eq!(Request::decode(request.encode_to_vec().as_slice()).unwrap(), request);
     }

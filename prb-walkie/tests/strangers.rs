@@ -1,5 +1,5 @@
-//! What strangers try, on real sockets: calls that keep others out, handshakes that never end, proofs of the key that
-//! they could guess it from, and being taken for a program of this machine.
+//! Tests of attacks by strangers on real sockets: call floods, endless handshakes, phishing for proofs of the
+//! key, and posing as a program on this machine.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "node_rig/rig.rs"]
@@ -52,7 +52,7 @@ fn without_id(node: &Node) -> Multiaddr {
     node.listen_addresses()[0].clone()
 }
 
-/// Methods that a raw peer was called with, and what came with `Hello`.
+/// Methods that a raw peer was called with, and the content of `Hello`.
 #[derive(Clone, Default)]
 struct Heard(Arc<Mutex<Vec<(String, Bytes)>>>);
 
@@ -62,7 +62,8 @@ impl Heard {
     }
 }
 
-/// A stranger that answers `Hello` as one of ours, asks for a proof in it, and refuses everything else for want of one.
+/// A stranger that answers `Hello` like one of ours, asks for a proof in it, and refuses all other calls as
+/// unauthorised.
 async fn thief(n: usize, heard: &Heard) -> RawPeer {
     let heard = heard.clone();
     let answer = move |bytes: Vec<u8>| {
@@ -76,7 +77,7 @@ async fn thief(n: usize, heard: &Heard) -> RawPeer {
                 chain_identity: CHAIN.to_string(),
                 bridge_identity: "default".into(),
                 auth: AuthStatus::NeedAuth.into(),
-                // What it was sent, given back: it has no key of its own.
+                // It reflects the message, since it has no key of its own.
                 key_exchange: said.key_exchange,
                 key_proof: vec![7; 32].into(),
                 ..SystemInfo::default()
@@ -92,7 +93,7 @@ async fn thief(n: usize, heard: &Heard) -> RawPeer {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stranger_gets_no_proof_of_the_key() {
+async fn stranger_gets_no_proof_of_the_key() {
     let heard = Heard::default();
     let thief = thief(0, &heard).await;
     let mut config = keyed(1, KEY);
@@ -101,7 +102,8 @@ async fn a_stranger_gets_no_proof_of_the_key() {
     config.boot_nodes = vec![place.split("/p2p/").next().unwrap().parse().unwrap()];
     let node = start(config).await;
     until_peer(&node, thief.peer_id, "met", |p| p.auth == AuthStatus::NeedAuth).await;
-    // Not for the asking in Hello, not for any call, not for a management call either: it does not show that it knows it.
+    // Neither for asking in Hello nor for any call, management included: it does not prove that it knows the
+    // key.
     for _ in 0..3 {
         let info = node.client(thief.peer_id).data_provider_info().await.unwrap_err();
         assert_eq!(info.kind(), Some(ErrorKind::Unauthorized), "{info}");
@@ -111,7 +113,7 @@ async fn a_stranger_gets_no_proof_of_the_key() {
     let methods = heard.methods();
     assert!(methods.iter().filter(|method| *method == "Hello").count() > 3, "{methods:?}");
     assert!(!methods.iter().any(|method| method == "Auth"), "{methods:?}");
-    // Each Hello has another message, of which nobody can tell what key it was made with.
+    // Each Hello has another message, which does not reveal the key that it was made with.
     let heard = heard.0.lock().unwrap().clone();
     let hellos = heard.into_iter().filter(|(method, _)| method == "Hello");
     let offers: Vec<_> = hellos.map(|(_, data)| SystemInfo::decode(data).unwrap().key_exchange).collect();
@@ -120,7 +122,7 @@ async fn a_stranger_gets_no_proof_of_the_key() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_knows_the_key_is_known_by_it_and_given_a_proof() {
+async fn peer_with_the_key_gets_its_provenance_and_a_proof() {
     let guarded = start(keyed(0, KEY)).await;
     let knowing = |mut config: Config| {
         config.boot_nodes = vec![without_id(&guarded)];
@@ -136,7 +138,7 @@ async fn who_knows_the_key_is_known_by_it_and_given_a_proof() {
     at(&friend, Provenance::SharedKey).await;
     at(&wrong, Provenance::BootNode).await;
     at(&none, Provenance::BootNode).await;
-    // Both ways: whoever was dialled asks as well.
+    // In both directions: the dialled peer asks, too.
     until_peer(&guarded, friend.peer_id(), "known by the key", |p| p.provenance == Provenance::SharedKey)
         .await;
     for other in [&wrong, &none] {
@@ -152,7 +154,7 @@ async fn who_knows_the_key_is_known_by_it_and_given_a_proof() {
     }
 }
 
-/// Answers what must be waited for never, and the rest as a data provider does.
+/// Never answers long polls and store reads; answers the rest as a data provider does.
 #[derive(Debug)]
 struct Stuck(KeySpace);
 
@@ -175,9 +177,9 @@ fn request(method: &str, key: &str) -> Vec<u8> {
     Request { method: method.into(), data, ..Request::default() }.encode_to_vec()
 }
 
-/// Sixteen strangers ask for all that they can, which takes for ever: everything else is answered as before.
+/// Sixteen strangers send every kind of call, which never end: everything else is answered as before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_flood_of_calls_keeps_nobody_out() {
+async fn flood_of_calls_keeps_nobody_out() {
     let source = Arc::new(MemorySource::of_empty_blocks(3));
     let mut provider = managed(0);
     provider.role = Role::DataProviderInt;
@@ -197,7 +199,8 @@ async fn a_flood_of_calls_keeps_nobody_out() {
                 .spawn(async move { stranger.ask(id, request("GetBlobByKey", "headers:1:0:1000000")).await });
         }
     }
-    // What finds no place is refused; the others never end. They have 96 of 256, as all of them have one address.
+    // Calls without a slot are refused; the others never end. They get 96 of 256 slots, because all have one
+    // address.
     for _ in 0..160 {
         // A stream beyond those of its connection is reset.
         if let Ok(bytes) = timeout(LONG, flood.join_next()).await.expect("a refusal").unwrap().unwrap() {
@@ -219,7 +222,7 @@ async fn a_flood_of_calls_keeps_nobody_out() {
     assert!(started.elapsed() < Duration::from_secs(30), "nobody waits for heights over RPC");
 }
 
-/// Connects from another address of this machine, and says nothing.
+/// Connects from another local address and stays silent.
 async fn mute(to: SocketAddr, from: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
@@ -227,7 +230,7 @@ async fn mute(to: SocketAddr, from: &str) -> TcpStream {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn handshakes_that_never_end_keep_out_their_own_address_alone() {
+async fn endless_handshakes_block_only_their_own_address() {
     let mut guarded = managed(0);
     guarded.limits.handshakes = 16;
     let guarded = start(guarded).await;
@@ -237,7 +240,7 @@ async fn handshakes_that_never_end_keep_out_their_own_address_alone() {
     for _ in 0..40 {
         held.push(mute(([127, 0, 0, 1], port).into(), "127.0.0.2").await);
     }
-    // Long before the handshakes' time is over.
+    // Long before the handshakes time out.
     let honest = start_knowing(config(1, Role::Trader), &guarded).await;
     timeout(Duration::from_secs(7), until_friends(&guarded, &honest))
         .await
@@ -246,7 +249,7 @@ async fn handshakes_that_never_end_keep_out_their_own_address_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn names_without_number_do_not_keep_out_who_is_named() {
+async fn many_identities_do_not_keep_out_a_named_peer() {
     let mut guarded = managed(0);
     guarded.limits.connections = 16;
     guarded.limits.connections_per_ip = 6;
@@ -268,10 +271,10 @@ async fn names_without_number_do_not_keep_out_who_is_named() {
     timeout(LONG, until_friends(&guarded, &friend)).await.expect("the one that is named");
 }
 
-/// A stranger at the end of a connection that we have made calls over it: whatever listens on this machine may forward
-/// to anywhere, so that it is no program of this machine for that.
+/// A stranger at the end of a connection that we made calls over it: a local listener may forward to
+/// anywhere, so this does not prove a program on this machine.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_was_dialled_is_not_let_in_for_its_address() {
+async fn dialled_peer_is_not_authorised_by_its_address() {
     let stranger = RawPeer::start(0, None, Box::new(|_| None)).await;
     let mut local = managed(1);
     local.boot_nodes = vec![stranger.address.clone()];
@@ -287,15 +290,16 @@ async fn who_was_dialled_is_not_let_in_for_its_address() {
     };
     let answer = Response::decode(timeout(LONG, connected).await.unwrap().as_slice()).unwrap();
     assert_eq!(answer.error.map(|error| error.r#type()), Some(ErrorKind::Unauthorized));
-    // One that dials is.
+    // A peer that dials us is authorised.
     let caller = RawPeer::start(2, Some(address(&local)), Box::new(|_| None)).await;
     let answer = caller.ask(local.peer_id(), request("ListPool", "")).await.unwrap();
     assert!(!Response::decode(answer.as_slice()).unwrap().has_error);
 }
 
-/// Two programs of one machine, of which the other has dialled: the caller dials too, and is let in.
+/// Two programs on one machine, of which the called one has dialled: the caller dials, too, and is
+/// authorised.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn programs_of_one_machine_let_each_other_in_whoever_dials_first() {
+async fn programs_on_one_machine_authorise_each_other_whoever_dials_first() {
     let caller = start(managed(0)).await;
     let mut local = managed(1);
     local.boot_nodes = vec![address(&caller)];

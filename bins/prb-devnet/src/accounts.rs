@@ -7,21 +7,21 @@ use sp_core::{Pair as _, ed25519, sr25519};
 
 use crate::{Config, Error};
 
-/// Authorities that rotate through the sets, per authority of a set.
+/// Candidates per seat of an authority set.
 const CANDIDATES_PER_SEAT: u32 = 2;
 /// BIP39 entropy of 12 words.
 const ENTROPY_BYTES: usize = 16;
 
-/// A pool and who works for it.
+/// A pool with its operator.
 #[derive(Debug, Clone)]
 pub struct Pool {
     /// The pool's number.
     pub pid: u64,
     /// The operator's BIP39 mnemonic (sr25519, no password).
     pub mnemonic: String,
-    /// The operator's account: it signs.
+    /// The operator's account, which signs.
     pub operator: AccountId,
-    /// The pool's owner on chain: the operator, or the account that it is a proxy of.
+    /// The pool's owner on chain: the operator, or the account whose proxy the operator is.
     pub owner: AccountId,
     /// Whether the owner is a proxied account.
     pub proxied: bool,
@@ -33,7 +33,7 @@ fn derive(seed: u64, purpose: &str, index: u64) -> [u8; 32] {
     sp_io::hashing::blake2_256(&("prb-devnet", seed, purpose, index).encode())
 }
 
-/// Returns the GRANDPA keys of everybody who may be in a set.
+/// Returns the GRANDPA keys of all candidates.
 pub(crate) fn authorities(config: &Config) -> Vec<(AuthorityId, ed25519::Pair)> {
     (0..config.set_size.saturating_mul(CANDIDATES_PER_SEAT))
         .map(|index| {

@@ -1,4 +1,4 @@
-//! The command line.
+//! The command line of `prb-devnet`.
 
 use std::path::PathBuf;
 
@@ -20,11 +20,11 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Runs until SIGINT or SIGTERM; prints its endpoints as one JSON line when it is up.
+    /// Runs until SIGINT or SIGTERM; prints its endpoints as one line of JSON once it is ready.
     Run(Box<Run>),
 }
 
-/// What `run` takes.
+/// Arguments of `run`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Run {
     /// Port of the relay chain's RPC; 0 = any
@@ -36,56 +36,57 @@ pub(crate) struct Run {
     /// Port of the first worker, the others follow; 0 = any
     #[arg(long, default_value_t = 0)]
     worker_base_port: u16,
-    /// Workers
+    /// Number of workers
     #[arg(long, default_value_t = 0)]
     workers: u32,
-    /// Relay blocks authored at the start
+    /// Number of relay blocks authored at the start
     #[arg(long, default_value_t = 100)]
     history: u32,
-    /// Relay block time, milliseconds; every second relay block has a parachain block
+    /// Relay block time in milliseconds; every second relay block has a parachain block
     #[arg(long, default_value_t = 6000)]
     block_ms: u64,
-    /// Time of relay block 0, milliseconds since 1970, or `now` for a history that ends now
+    /// Time of relay block 0 in milliseconds since 1970, or `now` for a history that ends now
     #[arg(long, default_value_t = DEFAULT_EPOCH_MS.to_string())]
     epoch: String,
-    /// Relay blocks of an authority set; 0 keeps the first for ever
+    /// Length of an authority set in relay blocks; 0 keeps the first set forever
     #[arg(long, default_value_t = 50)]
     set_length: u32,
-    /// Every so many-th relay block keeps its justification, besides set changes; 1 = all,
-    /// 0 = set changes only
+    /// Interval in blocks at which relay blocks keep their justification, besides set changes; 1 = all, 0 = set
+    /// changes only
     #[arg(long, default_value_t = 1)]
     justification_period: u32,
-    /// Values written at every parachain block
+    /// Number of values written in every parachain block
     #[arg(long, default_value_t = 10)]
     changes_per_block: u32,
-    /// Bytes of each value
+    /// Length of each value, in bytes
     #[arg(long, default_value_t = 100)]
     change_bytes: u32,
-    /// Pools, numbered from 1
+    /// Number of pools, numbered from 1
     #[arg(long, default_value_t = 1)]
     pools: u64,
-    /// Operators that share the pools in turn; 0 = each pool has its own
+    /// Number of operators that share the pools in turn; 0 = one for each pool
     #[arg(long, default_value_t = 0)]
     operators: u64,
-    /// How many of the pools, the last ones, are owned by a proxied account
+    /// Number of pools, counted from the last, that are owned by a proxied account
     #[arg(long, default_value_t = 0)]
     proxied_pools: u64,
-    /// Vaults, numbered after the pools and owned by the first pool's owner
+    /// Number of vaults, numbered after the pools and owned by the first pool's owner
     #[arg(long, default_value_t = 0)]
     vaults: u64,
-    /// Free stake of each pool, PHA
+    /// Free stake of each pool, in PHA
     #[arg(long, default_value_t = 1_000_000)]
     free_stake: u64,
-    /// Balance of each operator, PHA
+    /// Balance of each operator, in PHA
     #[arg(long, default_value_t = 1_000_000)]
     operator_balance: u64,
-    /// Most workers of a pool
+    /// Maximum number of workers in a pool
     #[arg(long, default_value_t = 200)]
     max_pool_workers: u32,
-    /// The least stake of a worker is this times the square root of its score, PHA; Phala's is 100
+    /// Factor of the minimum stake, in PHA: a worker's minimum stake is this times the square root of its score;
+    /// Phala's is 100
     #[arg(long, default_value_t = 1)]
     stake_factor: u32,
-    /// Seconds of chain time after which a withdrawal that waits lets anybody stop its pool's workers
+    /// Seconds of chain time after which a queued withdrawal lets anybody stop its pool's workers
     #[arg(long, default_value_t = 604_800)]
     grace_period: u64,
     /// Seed of all keys: the same seed and flags give the same chain
@@ -94,13 +95,13 @@ pub(crate) struct Run {
     /// The parachain's id
     #[arg(long, default_value_t = 2004)]
     para_id: u32,
-    /// Parachain blocks that a benchmark takes
+    /// Duration of a benchmark, in parachain blocks
     #[arg(long, default_value_t = 8)]
     benchmark_duration: u32,
     /// Mean parachain blocks between two heartbeat challenges of one worker
     #[arg(long, default_value_t = 20)]
     heartbeat_interval: u32,
-    /// Parachain blocks that a challenged worker has to answer in
+    /// Parachain blocks within which a challenged worker must answer
     #[arg(long, default_value_t = 10)]
     heartbeat_window: u32,
     /// Seconds of chain time between a session's end and the return of its stake
@@ -109,24 +110,25 @@ pub(crate) struct Run {
     /// Refuse workers without an attestation
     #[arg(long)]
     attestation_required: bool,
-    /// Take reports of the retired attestation service, also by the first registration call
+    /// Accept reports of the retired attestation service, also with the first registration call
     #[arg(long)]
     ias: bool,
-    /// Version below which workers have to exit: major.minor.patch
+    /// Minimum version of workers, major.minor.patch; older ones exit
     #[arg(long, default_value = "0.0.0", value_parser = version)]
     min_pruntime: (u32, u32, u32),
-    /// Declare the weights of the real pallets, which are none for most calls
+    /// Declare the weights of the real pallets, which are zero for most calls
     #[arg(long)]
     real_weights: bool,
-    /// Most proof of a parachain block, bytes, each call counted as 32 KiB; Khala's is 3932160; 0 = no limit
+    /// Maximum proof size of a parachain block in bytes, with each call counted as 32 KiB; Khala's is 3932160; 0
+    /// = no limit
     #[arg(long, default_value_t = 0)]
     proof_limit: u64,
-    /// Authors no parachain blocks after the history: the heads do not advance
+    /// Author no parachain blocks after the history: the heads do not advance
     #[arg(long)]
     pause_para: bool,
     #[command(flatten)]
     unkind: unkind::Unkind,
-    /// Where to write each worker's requests, one line each: method and body in hex
+    /// Directory to record each worker's requests in, one per line: method and body in hex
     #[arg(long)]
     record: Option<PathBuf>,
 }
@@ -199,7 +201,7 @@ impl Run {
 }
 
 impl Running {
-    /// Says where everything is, as one line of JSON.
+    /// Describes all endpoints as one line of JSON.
     pub(crate) fn describe(&self) -> Value {
         let pools: Vec<Value> = self
             .devnet
@@ -236,7 +238,7 @@ impl Running {
     }
 }
 
-/// SIGINT or SIGTERM.
+/// Waits for SIGINT or SIGTERM.
 pub(crate) struct StopSignal {
     interrupt: Signal,
     terminate: Signal,

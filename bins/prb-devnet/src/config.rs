@@ -1,4 +1,4 @@
-//! What a devnet is built from.
+//! The configuration of a devnet.
 
 use prb_devnet_runtime::{Balance, PHA, pallets::computation};
 
@@ -7,17 +7,17 @@ use crate::ProofLimit;
 /// 2024-01-01T00:00:00Z, the default time of relay block 0.
 pub const DEFAULT_EPOCH_MS: u64 = 1_704_067_200_000;
 
-/// The time of relay block 0. Block `n` has the timestamp `epoch + n * block_ms`, always.
+/// The time of relay block 0. Block `n` always has the timestamp `epoch + n * block_ms`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Epoch {
-    /// A fixed time, milliseconds since 1970: the same configuration gives the same chain.
+    /// A fixed time, in milliseconds since 1970: the same configuration yields the same chain.
     Fixed(u64),
-    /// Such that the pre-authored history ends now: every start gives another chain.
+    /// Such that the pre-authored history ends now: every start yields another chain.
     HistoryEndsNow,
 }
 
-/// What a devnet is built from. The same configuration (with [`Epoch::Fixed`]) gives the same
-/// chain, byte for byte, until somebody sends a transaction.
+/// The configuration of a devnet. The same configuration (with [`Epoch::Fixed`]) yields the same chain, byte
+/// for byte, until somebody submits a transaction.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Port of the relay chain's RPC on 127.0.0.1; 0 = any.
@@ -34,63 +34,63 @@ pub struct Config {
     pub block_ms: u64,
     /// The time of relay block 0.
     pub epoch: Epoch,
-    /// Relay blocks of an authority set; 0 keeps the first for ever.
+    /// Length of an authority set in relay blocks; 0 keeps the first set forever.
     pub set_length: u32,
     /// Authorities in a set.
     pub set_size: u32,
-    /// Every so many-th finalized relay block keeps its justification, besides the set changes;
-    /// 1 = all, 0 = set changes only.
+    /// Interval at which finalised relay blocks keep their justification, besides set changes; 1 = all, 0 = set
+    /// changes only.
     pub justification_period: u32,
-    /// Load: values written at every parachain block.
+    /// Load: values written in every parachain block.
     pub changes_per_block: u32,
-    /// Load: bytes of each value.
+    /// Load: length of each value, in bytes.
     pub change_bytes: u32,
     /// Pools, numbered from 1.
     pub pools: u64,
-    /// Operators that share the pools in turn; 0: each pool has its own.
+    /// Operators that share the pools in turn; 0 for one operator per pool.
     pub operators: u64,
-    /// How many of the pools, the last ones, are owned by a proxied account.
+    /// Number of pools, counted from the last, that are owned by a proxied account.
     pub proxied_pools: u64,
     /// Vaults, numbered after the pools and owned by the first pool's owner.
     pub vaults: u64,
     /// Free stake of each pool.
     pub free_stake: Balance,
-    /// What each operator, and each account that one is a proxy of, has to pay fees from.
+    /// Balance of each operator, and of each account that has one as its proxy, for paying fees.
     pub operator_balance: Balance,
     /// Most workers of a pool.
     pub max_pool_workers: u32,
-    /// Seconds of chain time after which a withdrawal that waits lets anybody stop its pool's workers.
+    /// Seconds of chain time after which a queued withdrawal lets anybody stop its pool's workers.
     pub grace_secs: u64,
     /// Whether workers without an attestation may register.
     pub none_attestation: bool,
-    /// Whether workers may register by the retired attestation service (the first version's call).
+    /// Whether workers may register by the retired attestation service (with the first version's call).
     pub ias_attestation: bool,
     /// Workers of an older version exit.
     pub minimum_pruntime_version: (u32, u32, u32),
-    /// Parachain blocks that a benchmark takes.
+    /// Duration of a benchmark, in parachain blocks.
     pub benchmark_duration: u32,
     /// Heartbeats and stake limits.
     pub computation: computation::Parameters,
     /// Seconds of chain time between a session's end and the return of its stake.
     pub cool_down_secs: u64,
-    /// Whether calls declare the weight that they are worth. The real pallets declare none for what a bridge
-    /// sends but for restarts and messages.
+    /// Whether calls declare realistic weights. The real pallets declare none for a bridge's calls except
+    /// restarts and messages.
     pub weigh_calls: bool,
-    /// How much proof a parachain block may need to be backed; none: it is backed whatever it needs.
+    /// The maximum proof of a parachain block that is backed; `None` for no limit.
     pub proof_limit: Option<ProofLimit>,
     /// Most transactions in a pool.
     pub max_pool_transactions: usize,
-    /// The relay block that forces a change of authorities; 0: none does.
+    /// The relay block that forces a change of authorities; 0 for none.
     pub forced_change_at: u32,
-    /// Relay blocks that finality stays behind its usual place, one block behind the newest.
+    /// Number of relay blocks by which finality lags behind its usual place, one block behind the newest.
     pub finality_lag: u32,
-    /// What is odd about justifications, and valid all the same.
+    /// Unusual but valid features of justifications.
     pub justifications: JustificationOddities,
-    /// Parachain blocks of one relay parent; the relay chain takes them with one head.
+    /// Parachain blocks for each relay parent; the relay chain includes them with one head.
     pub heads_per_relay_block: u32,
-    /// Every so many-th parachain block changes much; 0: none does.
+    /// Interval at which a parachain block changes much; 0 for never.
     pub burst_every: u32,
-    /// Bytes of such a block's changed values.
+    /// Bytes of values changed by such a block.
     pub burst_bytes: u32,
     /// Bytes of each of these values.
     pub burst_value_bytes: u32,
@@ -99,12 +99,12 @@ pub struct Config {
     pub fork_every: u32,
 }
 
-/// What justifications may have besides what they need.
+/// Unnecessary content of justifications.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct JustificationOddities {
     /// An authority votes twice, for the block and for its child.
     pub equivocation: bool,
-    /// A header of the votes' ancestry is there twice.
+    /// A header of the votes' ancestry is repeated.
     pub repeated_header: bool,
 }
 

@@ -1,4 +1,4 @@
-//! A relay chain and a parachain that move together.
+//! A relay chain and a parachain that advance together.
 
 use std::{
     collections::BTreeSet,
@@ -37,14 +37,14 @@ mod timers;
 
 use burst::Burst;
 
-/// Every so many-th relay block has a parachain block.
+/// Interval in relay blocks at which a parachain block is authored.
 const PARA_EVERY: u32 = 2;
-/// Bytes; a number that real relay chains have.
+/// In bytes; as on real relay chains.
 const MAX_POV_SIZE: u32 = 5 * 1024 * 1024;
 /// Relay blocks between two progress lines.
 const PROGRESS_EVERY: u32 = 500;
 
-/// What one tick did.
+/// The result of a tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TickReport {
     /// The relay block authored.
@@ -72,25 +72,25 @@ struct Inner {
     tasks: tokio::sync::Mutex<JoinSet<()>>,
 }
 
-/// What ticks keep among themselves.
+/// State shared by ticks.
 #[derive(Default)]
 struct Moving {
-    /// Parachain heads that relay blocks include, waiting for those to be final.
+    /// Parachain heads included by relay blocks that are not final yet.
     included: Vec<(u32, u32)>,
-    /// The newest parachain block that a relay block includes.
+    /// The newest parachain block included by a relay block.
     para_included: u32,
-    /// The places of the parachain blocks after that.
+    /// The slots of the parachain blocks after that.
     para_parents: Vec<Slot>,
 }
 
-/// A parachain block's relay parent, and how many others of the same one come before it.
+/// A parachain block's relay parent, and the number of earlier blocks with the same one.
 #[derive(Clone, Copy)]
 struct Slot {
     relay_parent: u32,
     place: u32,
 }
 
-/// A relay chain and a parachain that move together. Cheap to clone.
+/// A relay chain and a parachain that advance together. Cheap to clone.
 #[derive(Clone)]
 pub struct Devnet(Arc<Inner>);
 
@@ -198,20 +198,20 @@ impl Devnet {
         &self.0.config
     }
 
-    /// Stops or resumes parachain blocks; relay blocks go on without new heads.
+    /// Stops or resumes parachain blocks; relay blocks continue without new heads.
     pub fn pause_para(&self, paused: bool) {
         self.0.para_paused.store(paused, Ordering::Relaxed);
     }
 
-    /// Sets the newer runtime in the next parachain block; it is in force from the one after. Its
-    /// pallets have other indexes.
+    /// Sets the newer runtime in the next parachain block; it takes effect in the one after. Its pallets have
+    /// other indexes.
     pub fn upgrade_para_runtime(&self) {
         self.0.upgrade.store(true, Ordering::Relaxed);
     }
 
-    /// Lets something happen from elsewhere in the next parachain block, after what was asked for before. Where
-    /// the chain refuses it, that block is not authored and its [`Devnet::tick`] fails and says why; the block
-    /// after comes without any of it.
+    /// Carries out an external action in the next parachain block, after those requested before. If the chain
+    /// refuses it, that block is not authored and its [`Devnet::tick`] fails with the reason; the following block
+    /// contains none of them.
     pub fn act(&self, action: Action) {
         self.0.actions.lock().push(action);
     }
@@ -222,8 +222,8 @@ impl Devnet {
         self.0.epoch_ms + u64::from(relay_number) * self.0.config.block_ms
     }
 
-    /// Authors a relay block, with a parachain block after every second one, and makes the relay
-    /// block before it final, or an earlier one where finality lags.
+    /// Authors a relay block, followed by a parachain block after every second one, and finalises the previous
+    /// relay block, or an earlier one if finality lags.
     ///
     /// # Errors
     /// [`Error::Runtime`], [`Error::State`].
@@ -266,7 +266,7 @@ impl Devnet {
         Ok(self.0.para.author(inherents)?.number)
     }
 
-    /// What the next parachain block is told, with this relay parent.
+    /// Builds the inherents of the next parachain block with this relay parent.
     fn para_inherents(&self, Slot { relay_parent, place }: Slot) -> Result<InherentData, Error> {
         let (relay, para) = (&self.0.relay, &self.0.para);
         let unknown = || Error::UnknownBlock(relay_parent.to_string());
@@ -301,7 +301,7 @@ impl Devnet {
         Ok(inherents)
     }
 
-    /// Starts workers 0 to `count` − 1 on the ports from `base_port` on (0: any free ones), their keys made
+    /// Starts workers 0 to `count` − 1 on the ports from `base_port` on (0 for any free ones), with keys derived
     /// from the devnet's seed.
     ///
     /// # Errors
@@ -343,7 +343,7 @@ fn epoch_ms(config: &Config) -> u64 {
 }
 
 fn para_genesis(config: &Config, pools: &[Pool]) -> para::Genesis {
-    // Operators may share pools, and genesis takes each account once.
+    // Operators may share pools, but genesis accepts each account only once.
     let accounts = pools.iter().flat_map(|pool| [pool.operator.clone(), pool.owner.clone()]);
     let accounts: BTreeSet<AccountId> = accounts.collect();
     let balances = accounts.into_iter().map(|account| (account, config.operator_balance)).collect();

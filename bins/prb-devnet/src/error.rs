@@ -1,6 +1,6 @@
-//! What can go wrong while a devnet is built or driven.
+//! Errors of building or driving a devnet.
 
-/// What can go wrong while a devnet is built or driven.
+/// Why a devnet cannot be built or driven.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The genesis state could not be built.
@@ -11,16 +11,16 @@ pub enum Error {
     Runtime {
         /// The method called.
         method: String,
-        /// What it said.
+        /// Its error.
         reason: String,
     },
     /// The state database failed.
     #[error("state: {0}")]
     State(String),
-    /// No such block.
+    /// The block does not exist.
     #[error("unknown block {0}")]
     UnknownBlock(String),
-    /// No finality proof can be had.
+    /// No finality proof is available.
     #[error("finality: {0}")]
     Finality(String),
     /// The transaction pool refused a transaction.
@@ -29,7 +29,7 @@ pub enum Error {
     /// The RPC server could not be started.
     #[error("rpc server")]
     Rpc(#[source] std::io::Error),
-    /// A task of the devnet ended in panic.
+    /// A task of the devnet panicked.
     #[error("task")]
     Task(#[from] tokio::task::JoinError),
 }

@@ -1,9 +1,8 @@
 //! A relay chain and a parachain in one process, for demonstrations and tests.
-//!
-//! The chains are real where a bridge looks: FRAME runtimes executed natively, tries and state
-//! roots, GRANDPA justifications and set changes, `Paras::Heads` with proofs, transactions by
-//! tags, and the JSON-RPC that real clients use, over WebSocket and HTTP on one port. Everything
-//! runs on 127.0.0.1 and in memory: all states are kept until the process ends.
+//! The interfaces that a bridge uses are real: FRAME runtimes executed natively, tries and state roots,
+//! GRANDPA justifications and set changes, `Paras::Heads` with proofs, transactions by tags, and the JSON-RPC
+//! of real clients, over WebSocket and HTTP on one port. Everything runs on 127.0.0.1 and in memory: all
+//! states are kept until the process ends.
 //!
 //! ```text
 //!          tick n                         tick n+1
@@ -14,14 +13,14 @@
 //!
 //! - [`Devnet`] builds and drives the two chains; [`Devnet::tick`] makes tests deterministic.
 //! - [`Node`] reads a chain without RPC, stops and starts its RPC, counts calls.
-//! - [`Devnet::act`] lets something happen from elsewhere in the next parachain block: what other accounts,
-//!   gatekeepers, governance or a migration do (see [`Action`]).
-//! - [`Faults`] makes a node's RPC lie, refuse, hang or forget; a [`Fault`] is one of these as text, for flags and
-//!   for the `devnet_inject` and `devnet_heal` calls of a running node.
+//! - [`Devnet::act`] carries out external actions in the next parachain block: those of other accounts,
+//!   gatekeepers, governance or a migration (see [`Action`]).
+//! - [`Faults`] makes a node's RPC lie, refuse, hang or forget; a [`Fault`] is one of these as text, for
+//!   flags and for the `devnet_inject` and `devnet_heal` calls of a running node.
 //! - [`Devnet::lag_finality`], [`Devnet::offboard_para`], [`Devnet::burst`], [`Devnet::reorganise_para`] and
-//!   [`Config`] make the chains themselves unkind.
+//!   [`Config`] make the chains themselves misbehave.
 //!
-//! The same [`Config`] gives the same chain, byte for byte, until somebody sends a transaction.
+//! The same [`Config`] yields the same chain, byte for byte, until somebody submits a transaction.
 //!
 //! ```
 //! # fn main() -> Result<(), prb_devnet::Error> {

@@ -51,8 +51,8 @@ pub enum ChainKind {
     Para,
 }
 
-/// One chain: its blocks, states, transaction pool and RPC server. The methods read the chain as
-/// it is; only the RPC shows the faults.
+/// One chain: its blocks, states, transaction pool and RPC server. The methods read the true chain; only the
+/// RPC shows the faults.
 pub struct Node {
     kind: ChainKind,
     versions: &'static [Runtime],
@@ -116,7 +116,7 @@ impl Node {
         format!("ws://127.0.0.1:{}", self.server.port())
     }
 
-    /// Returns the faults that its RPC can be told to have.
+    /// Returns the faults of its RPC.
     #[must_use]
     pub fn faults(&self) -> &Faults {
         &self.faults
@@ -182,7 +182,7 @@ impl Node {
         self.block(number).map(|block| block.changes.clone())
     }
 
-    /// Returns the justification that is kept with a block.
+    /// Returns the justification stored with a block.
     #[must_use]
     pub fn justification(&self, number: u32) -> Option<Vec<u8>> {
         self.ledger.read().justification(number)
@@ -191,7 +191,7 @@ impl Node {
     /// Proves a relay block final, as `grandpa_proveFinality` does.
     ///
     /// # Errors
-    /// [`Error::Finality`] where the block is not final.
+    /// [`Error::Finality`] if the block is not final.
     pub fn prove_finality(&self, number: u32) -> Result<Option<FinalityProof>, Error> {
         let ledger = self.ledger.read();
         finality::prove(&ledger, number, ledger.finalized())
@@ -245,7 +245,7 @@ impl Node {
 
     fn best_block(&self) -> Arc<Block> {
         let ledger = self.ledger.read();
-        // The ledger has its genesis block from the start and never loses one.
+        // A ledger has its genesis block from the start and never loses its last block.
         #[allow(clippy::expect_used)]
         ledger.block(ledger.best()).expect("a ledger has a best block")
     }
@@ -253,18 +253,18 @@ impl Node {
 
 /// Transactions.
 impl Node {
-    /// Puts an encoded extrinsic into the pool and returns its hash.
+    /// Submits an encoded extrinsic to the pool and returns its hash.
     ///
     /// # Errors
-    /// [`Error::Pool`] where it is refused.
+    /// [`Error::Pool`] if it is refused.
     pub fn submit(&self, extrinsic: Vec<u8>) -> Result<H256, Error> {
         self.submit_and_watch(extrinsic).map(|(hash, _)| hash)
     }
 
-    /// Puts an encoded extrinsic into the pool and returns the statuses to come.
+    /// Submits an encoded extrinsic to the pool and returns its future statuses.
     ///
     /// # Errors
-    /// [`Error::Pool`] where it is refused.
+    /// [`Error::Pool`] if it is refused.
     pub fn submit_and_watch(&self, extrinsic: Vec<u8>) -> Result<(H256, mpsc::Receiver<Status>), Error> {
         if let Some(refusal) = self.faults.refusal() {
             return Err(refusal.into());
@@ -279,7 +279,7 @@ impl Node {
         if self.faults.transaction_fault() == TransactionFault::Swallowed {
             let (sender, receiver) = mpsc::channel(2);
             let _ = sender.try_send(Status::Ready);
-            // The stream has to stay open and silent, as of a node that lost the transaction.
+            // The stream must stay open and silent, as of a node that lost the transaction.
             self.server.keep_open(sender);
             return Ok((hash, receiver));
         }
@@ -293,7 +293,7 @@ impl Node {
         self.pool.lock().pending().into_iter().map(|candidate| candidate.bytes).collect()
     }
 
-    /// Returns an account's next nonce, counting the pool.
+    /// Returns an account's next nonce, including the pool.
     ///
     /// # Errors
     /// [`Error::Runtime`].
@@ -308,7 +308,7 @@ impl Node {
         Ok(nonce)
     }
 
-    /// Returns a sender's next message sequence, counting the pool.
+    /// Returns a sender's next message sequence, including the pool.
     ///
     /// # Errors
     /// [`Error::State`].

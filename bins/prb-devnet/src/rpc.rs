@@ -1,4 +1,4 @@
-//! JSON-RPC over WebSocket and HTTP, with the shapes of real nodes.
+//! JSON-RPC over WebSocket and HTTP, in the formats of real nodes.
 
 mod author;
 mod chain;
@@ -34,7 +34,7 @@ use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 use self::view::View;
 use crate::node::{Node, Status};
 
-/// Most bytes of a request or an answer: whole states go through.
+/// Maximum size of a request or answer: whole states must pass.
 const MAX_MESSAGE_BYTES: u32 = 512 * 1024 * 1024;
 /// Most connections.
 const MAX_CONNECTIONS: u32 = 1024;
@@ -42,18 +42,18 @@ const MAX_CONNECTIONS: u32 = 1024;
 const MAX_SUBSCRIPTIONS: u32 = 1024;
 /// How long a stopping server waits for its connections.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
-/// Most transactions that can be swallowed with somebody watching.
+/// Most swallowed transactions with a watcher.
 const MAX_KEPT_OPEN: usize = 1024;
 
-/// What a node's server takes and gives; node's flags set these.
+/// Limits of a node's server, as set by real nodes' flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RpcLimits {
-    /// Most bytes of an answer (`--rpc-max-response-size`).
+    /// Maximum size of an answer (`--rpc-max-response-size`), in bytes.
     pub answer_bytes: u32,
-    /// Most calls in a batch (`--rpc-max-batch-request-len`); 0 takes no batches at all
+    /// Maximum number of calls in a batch (`--rpc-max-batch-request-len`); 0 disables batches
     /// (`--rpc-disable-batch-requests`).
     pub batch_calls: u32,
-    /// Most connections (`--rpc-max-connections`); more are answered with HTTP 429.
+    /// Maximum number of connections (`--rpc-max-connections`); further ones get HTTP 429.
     pub connections: u32,
 }
 
@@ -73,7 +73,7 @@ impl RpcLimits {
     }
 }
 
-/// How often a node was asked.
+/// Request counters of a node.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     methods: Mutex<BTreeMap<String, u64>>,
@@ -90,7 +90,7 @@ impl Counters {
     }
 }
 
-/// A node's RPC server; it can go away and come back on the same port.
+/// A node's RPC server, which can stop and restart on the same port.
 #[derive(Debug)]
 pub(crate) struct Server {
     port: AtomicU16,
@@ -117,7 +117,7 @@ impl Server {
         self.port.load(Ordering::Relaxed)
     }
 
-    /// Keeps a stream of statuses open without sending anything on it.
+    /// Keeps a stream of statuses open without sending anything.
     pub(crate) fn keep_open(&self, sender: mpsc::Sender<Status>) {
         let mut kept = self.kept_open.lock();
         kept.retain(|sender| !sender.is_closed());
@@ -129,21 +129,21 @@ impl Server {
 
 /// The RPC server.
 impl Node {
-    /// Sets what the RPC server takes and gives, from its next start on.
+    /// Sets the RPC server's limits from its next start on.
     pub fn set_rpc_limits(&self, limits: RpcLimits) {
         *self.server.limits.lock() = limits;
     }
 
-    /// Returns what the RPC server takes and gives.
+    /// Returns the RPC server's limits.
     #[must_use]
     pub fn rpc_limits(&self) -> RpcLimits {
         *self.server.limits.lock()
     }
 
-    /// Starts the RPC server, on the port that it had before if any. Does nothing while it runs.
+    /// Starts the RPC server, on its previous port if it had one. Does nothing while it runs.
     ///
     /// # Errors
-    /// The port cannot be had.
+    /// The port is not available.
     pub async fn start_rpc(self: &Arc<Self>) -> io::Result<()> {
         let mut running = self.server.running.lock().await;
         if running.is_some() {
@@ -168,7 +168,7 @@ impl Node {
     /// Stops the RPC server: all connections end, new ones are refused.
     pub async fn stop_rpc(&self) {
         let Some(handle) = self.server.running.lock().await.take() else { return };
-        // It has stopped already.
+        // It may have stopped already.
         let _ = handle.stop();
         if tokio::time::timeout(STOP_TIMEOUT, handle.stopped()).await.is_err() {
             tracing::debug!("rpc connections outlive their server");

@@ -1,4 +1,4 @@
-//! What the parachain really holds, read from its state: the yardstick of tests and demonstrations.
+//! The parachain's true state, read without RPC, for tests and demonstrations.
 
 use codec::{Decode, Encode};
 use prb_devnet_runtime::{
@@ -10,25 +10,25 @@ use sp_io::hashing::{twox_64, twox_128};
 
 use crate::{Error, Node, node::runtime};
 
-/// A worker as the chain has it.
+/// A worker on chain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkerTruth {
     /// Whether it is registered.
     pub registered: bool,
     /// Its benchmark score.
     pub score: Option<u32>,
-    /// The pool that it is in.
+    /// The pool that it belongs to.
     pub pool: Option<u64>,
     /// Its session's state.
     pub session: Option<WorkerState>,
-    /// The stake that it computes with.
+    /// The stake of its session.
     pub stake: Option<u128>,
 }
 
-/// Reads a worker at the parachain's newest finalized block.
+/// Reads a worker at the parachain's newest finalised block.
 ///
 /// # Errors
-/// [`Error::State`] where the state cannot be read.
+/// [`Error::State`] if the state cannot be read.
 pub fn worker(para: &Node, pubkey: [u8; 32]) -> Result<WorkerTruth, Error> {
     worker_at(para, para.finalized_number(), pubkey)
 }
@@ -36,7 +36,7 @@ pub fn worker(para: &Node, pubkey: [u8; 32]) -> Result<WorkerTruth, Error> {
 /// Reads a worker after a block of the parachain.
 ///
 /// # Errors
-/// [`Error::State`] where the state cannot be read.
+/// [`Error::State`] if the state cannot be read.
 pub fn worker_at(para: &Node, block: u32, pubkey: [u8; 32]) -> Result<WorkerTruth, Error> {
     let at = para.block_hash(block).unwrap_or_default();
     let info: Option<WorkerInfoV2> = read(para, at, "PhalaRegistry", "Workers", &pubkey)?;
@@ -55,17 +55,17 @@ pub fn worker_at(para: &Node, block: u32, pubkey: [u8; 32]) -> Result<WorkerTrut
     Ok(truth)
 }
 
-/// Lists what was done for workers up to the parachain's newest finalized block, with the block's number.
+/// Returns the operations on workers up to the parachain's newest finalised block, with the block's number.
 ///
 /// # Errors
-/// [`Error::State`] where a state cannot be read.
+/// [`Error::State`] if a state cannot be read.
 pub fn operations(para: &Node) -> Result<Vec<(u32, Operation)>, Error> {
     let key = [twox_128(b"System"), twox_128(b"Events")].concat();
     let mut found = Vec::new();
     let mut version = None;
     for number in 1..=para.finalized_number() {
         let at = para.block_hash(number).unwrap_or_default();
-        // A block that sets a new version was still executed by the one before.
+        // A block that sets a new version was still executed by the previous one.
         let code = para.storage(runtime::CODE_KEY, at)?;
         let executed_by = version.replace(code.clone()).unwrap_or(code);
         let newer = executed_by.is_some_and(|code| code == runtime::PARA[1].code);

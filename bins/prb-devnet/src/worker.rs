@@ -1,14 +1,15 @@
-//! pRuntime workers that verify: what a real one refuses, these refuse, in the same words.
+//! Verifying pRuntime workers: they refuse what a real one refuses, with the same texts.
 //!
-//! A worker lives from what it is sent over HTTP alone: it has no access to the devnet's chains. It checks
-//! GRANDPA justifications against the authority set that it tracks, read proofs against relay state roots,
-//! and every block's storage changes against the parachain header's state root, on a trie of its own (nodes
-//! are shared between the workers of one process, see [`Shared`]). It registers, benchmarks and answers
-//! heartbeat challenges through the message queue in the dispatched blocks.
+//! A worker only knows what it receives over HTTP: it has no access to the devnet's chains. It checks GRANDPA
+//! justifications against the authority set that it tracks, read proofs against relay state roots, and every
+//! block's storage changes against the parachain header's state root, on its own trie (nodes are shared
+//! between the workers of one process, see [`Shared`]). It registers, runs benchmarks and answers heartbeat
+//! challenges through the message queue in the dispatched blocks.
 //!
-//! What is not real: there is no enclave. Attestations are none or, where asked for and configured, an IAS report
-//! or a DCAP quote that only the devnet's registry takes (see [`prb_devnet_runtime::types::report`]; a quote needs
-//! collateral, which [`DevnetCollateral`] gives), and iterations are counted from chain time at a configured rate.
+//! Differences from a real one: there is no enclave. There is no attestation or, if requested and configured,
+//! an IAS report or a DCAP quote that only the devnet's registry accepts (see
+//! [`prb_devnet_runtime::types::report`]; a quote needs collateral, from [`DevnetCollateral`]), and
+//! iterations are computed from chain time at a configured rate.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), prb_devnet::worker::Error> {
@@ -22,8 +23,7 @@
 //! # Ok(())
 //! # }
 //! ```
-//!
-//! Kept over loss of state: the worker's keys, which a real one seals outside its checkpoint.
+//! Survives a loss of state: the worker's keys, which a real one seals outside its checkpoint.
 
 use std::{
     io,
@@ -80,20 +80,20 @@ mod verifier;
 #[cfg(test)]
 mod tests;
 
-/// Score of a worker that nobody configured otherwise.
+/// Default score of a worker.
 pub const DEFAULT_SCORE: u64 = 2000;
 /// Pause between a worker's exit and its restart.
 pub const DEFAULT_RESTART_DELAY: Duration = Duration::from_millis(200);
-/// pRuntime's version where nobody configured another.
+/// Default version of pRuntime.
 pub const DEFAULT_VERSION: (u32, u32, u32) = (2, 2, 0);
-/// Exits and faults that may wait for the supervisor.
+/// Capacity of the supervisor's channel of exits and faults.
 const COMMANDS: usize = 16;
 
-/// Why a worker does not come up.
+/// Why a worker does not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The address cannot be listened on.
+    /// The worker cannot listen on its address.
     #[error("worker {index} cannot listen on {address}")]
     Listen {
         /// The worker.
@@ -127,48 +127,48 @@ pub enum Error {
     },
 }
 
-/// What a worker comes back with after an exit.
+/// The state that a worker restarts with after an exit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Restart {
-    /// Everything, as if a checkpoint had been taken at the last moment.
+    /// Its latest state, as if a checkpoint had been taken at the last moment.
     #[default]
     Kept,
-    /// What `TakeCheckpoint` kept; without one, nothing.
+    /// The last checkpoint (`TakeCheckpoint`), if any.
     Checkpoint,
-    /// Nothing but its keys.
+    /// Only its keys.
     Lost,
 }
 
 /// Settings of one worker.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
-    /// The devnet's seed: with the index it makes the worker's keys.
+    /// The devnet's seed, from which the worker's keys are derived along with the index.
     pub seed: Vec<u8>,
     /// Number of the worker in its devnet.
     pub index: u32,
-    /// Where to listen; port 0 takes any free one, once.
+    /// Address to listen on; port 0 selects a free one, once.
     pub listen: SocketAddr,
     /// Directory for `worker-N.log`, the worker's requests.
     pub record: Option<PathBuf>,
-    /// What an exit leaves.
+    /// The state after an exit.
     pub restart: Restart,
     /// Pause between an exit and the restart.
     pub restart_delay: Duration,
     /// Benchmark iterations per 6 s of chain time.
     pub score: u64,
-    /// Shown as `supported_attestation_methods`: `epid` and `dcap` make the devnet's own reports possible, none of
-    /// them leaves it without attestation.
+    /// Reported as `supported_attestation_methods`: `epid` and `dcap` enable the devnet's own reports; without
+    /// them there is no attestation.
     pub attestation_methods: Vec<String>,
-    /// Gives IAS reports and registration info as the first version's call takes them, as old pRuntimes do.
+    /// Returns IAS reports and registration info for the first version's call, like old pRuntimes.
     pub first_version: bool,
-    /// pRuntime's version; the worker exits where the chain wants a newer one.
+    /// pRuntime's version; the worker exits if the chain requires a newer one.
     pub version: (u32, u32, u32),
-    /// What it shares with the other workers of its chain.
+    /// State shared with the other workers of its chain.
     pub shared: Shared,
 }
 
 impl WorkerConfig {
-    /// Settings of worker `index` on any free loopback port, sharing with nobody.
+    /// Returns the settings of worker `index` on a free loopback port, without sharing.
     pub fn new(seed: impl AsRef<[u8]>, index: u32) -> Self {
         Self {
             seed: seed.as_ref().to_vec(),
@@ -191,7 +191,7 @@ impl WorkerConfig {
 pub struct Worker;
 
 impl Worker {
-    /// Starts a worker; it serves as soon as this returns.
+    /// Starts a worker, which serves requests when this returns.
     ///
     /// # Errors
     /// [`Error::Listen`], [`Error::Record`].
@@ -227,8 +227,7 @@ impl Worker {
     }
 }
 
-/// Starts workers 0 to `count` − 1 on the ports from `base_port` on (0: any free ones), sharing what can be
-/// shared.
+/// Starts workers 0 to `count` − 1 on the ports from `base_port` on (0 for any free ones), sharing state.
 ///
 /// # Errors
 /// [`Error::Listen`], [`Error::Record`], [`Error::Port`]; workers already started are stopped.
@@ -241,8 +240,8 @@ pub async fn spawn_all(
     spawn_like(&WorkerConfig { record, ..WorkerConfig::new(seed, 0) }, count, base_port).await
 }
 
-/// Starts workers 0 to `count` − 1 with these settings, on the ports from `base_port` on (0: any free ones),
-/// sharing what `config` shares.
+/// Starts workers 0 to `count` − 1 with these settings on the ports from `base_port` on (0 for any free
+/// ones), sharing the state in `config`.
 ///
 /// # Errors
 /// [`Error::Listen`], [`Error::Record`], [`Error::Port`]; workers already started are stopped.
@@ -262,7 +261,7 @@ pub async fn spawn_like(
     Ok(workers)
 }
 
-/// Gives the collateral that the devnet's registry takes with the devnet's own quotes.
+/// Returns the collateral that the devnet's registry accepts with the devnet's own quotes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DevnetCollateral;
 
@@ -277,7 +276,7 @@ impl CollateralSource for DevnetCollateral {
     }
 }
 
-/// A running worker. Dropped, it ends.
+/// A running worker; it ends on drop.
 #[derive(Debug)]
 pub struct WorkerHandle {
     process: Arc<Process>,
@@ -286,7 +285,7 @@ pub struct WorkerHandle {
 }
 
 impl WorkerHandle {
-    /// Its URL, without a slash at the end; the same over restarts.
+    /// Its URL, without a trailing slash; the same after restarts.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.process.address)
     }
@@ -301,22 +300,22 @@ impl WorkerHandle {
         self.process.options().identity.public()
     }
 
-    /// What `GetInfo` answers; it is neither counted nor recorded nor subject to faults.
+    /// The answer of `GetInfo`, without counting, recording or faults.
     pub fn info(&self) -> PhactoryInfo {
         self.process.life().core.lock().info()
     }
 
-    /// Closes the worker's connections and its port, and waits until that is done.
+    /// Closes the worker's port and connections, and waits until that is done.
     pub async fn go_away(&self, keep_state: bool) {
         let (done, gone) = oneshot::channel();
         self.process.command(Command::GoAway { keep_state, done }).await;
         let _ = gone.await;
     }
 
-    /// Serves again, on the same port.
+    /// Serves again on the same port.
     ///
     /// # Errors
-    /// [`Error::Listen`] when the port is taken, [`Error::Ended`].
+    /// [`Error::Listen`] if the port is taken, [`Error::Ended`].
     pub async fn come_back(&self) -> Result<(), Error> {
         let (index, address) = (self.index(), self.process.address);
         let (done, back) = oneshot::channel();
@@ -325,36 +324,36 @@ impl WorkerHandle {
         result.map_err(|source| Error::Listen { index, address, source })
     }
 
-    /// Sets what the worker comes back with after its next exits.
+    /// Sets the state that the worker restarts with after its next exits.
     pub fn set_restart(&self, restart: Restart) {
         self.process.set_restart(restart);
     }
 
-    /// How often somebody posted to `/kick`.
+    /// Number of requests to `/kick`.
     pub fn kick_count(&self) -> u64 {
         self.process.kicks()
     }
 
-    /// How often the process exited, for whatever reason, or went away.
+    /// Number of exits for whatever reason, and of times away.
     pub fn restart_count(&self) -> u64 {
         self.process.restarts()
     }
 
-    /// How often a method was called, over all lives.
+    /// Number of calls of a method, over all restarts.
     pub fn calls(&self, method: Method) -> u64 {
         self.process.calls.of(method)
     }
 
-    /// How often a sync or dispatch call came while another one ran: a bridge must never do that.
+    /// Number of sync or dispatch calls during another one, which a bridge must never make.
     pub fn overlapping_calls(&self) -> u64 {
         self.process.calls.overlapping()
     }
 
-    /// Makes the worker speak as another sender, as gatekeepers and workers of a cluster do: the message is signed
-    /// with `pair` and waits in the egress queue. A restart without state forgets it.
+    /// Makes the worker send a message as another sender, as gatekeepers and workers of a cluster do: it is
+    /// signed with `pair` and queued for egress. A restart without state drops it.
     ///
     /// # Errors
-    /// Where the worker is not initialised.
+    /// The worker is not initialised.
     pub fn speak_as(
         &self,
         sender: &MessageOrigin,

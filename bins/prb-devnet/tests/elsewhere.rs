@@ -1,4 +1,4 @@
-//! What happens from elsewhere: actions in blocks, proofs that grow too large, and what genesis can be told.
+//! Tests of external actions in blocks, proofs that grow too large, and genesis settings.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -29,13 +29,13 @@ fn pool(devnet: &Devnet, pid: u64) -> StakePool {
     }
 }
 
-/// Goes on to the next parachain block.
+/// Advances to the next parachain block.
 fn para_block(devnet: &Devnet) {
     while devnet.tick().unwrap().para.is_none() {}
 }
 
 #[test]
-fn actions_are_part_of_the_next_block() {
+fn actions_are_applied_in_the_next_block() {
     let devnet = Devnet::build(Config { pools: 2, vaults: 1, ..Config::default() }).unwrap();
     para_block(&devnet);
     let owner = devnet.pools()[0].owner.clone();
@@ -52,14 +52,14 @@ fn actions_are_part_of_the_next_block() {
     let hashed = |part: &[u8]| [&sp_io::hashing::blake2_128(part)[..], part].concat();
     let key = [hashed(&asset.0.encode()), hashed(&asset.1.encode())].concat();
     assert_eq!(value::<u128>(&devnet, "Assets", "Account", &key), None);
-    // The changes are in the block's storage changes, so that its root is true.
+    // The changes are in the block's storage changes, so that its root is right.
     let changed = devnet.para().storage_changes(before + 1).unwrap();
     let prefix = [twox_128(b"PhalaBasePool"), twox_128(b"Pools")].concat();
     assert_eq!(changed.main.iter().filter(|(key, _)| key.starts_with(&prefix)).count(), 2);
 }
 
 #[test]
-fn an_action_that_the_chain_refuses_is_told_and_forgotten() {
+fn refused_action_is_reported_and_dropped() {
     let devnet = Devnet::build(Config::default()).unwrap();
     let owner = devnet.pools()[0].owner.clone();
     devnet.act(Action::Call { who: owner, pid: 1, call: PoolCall::SetCap(1) });
@@ -73,10 +73,10 @@ fn an_action_that_the_chain_refuses_is_told_and_forgotten() {
 }
 
 #[test]
-fn withdrawals_wait_in_the_queue_that_bridges_read() {
+fn withdrawals_are_queued_where_bridges_read_them() {
     let devnet = Devnet::build(Config { free_stake: 10 * PHA, ..Config::default() }).unwrap();
     let owner = devnet.pools()[0].owner.clone();
-    // Nothing is free any more, as after starts.
+    // No stake is free, as after starting workers.
     let mut poor = pool(&devnet, 1);
     poor.basepool.pool_account_id = [9; 32].into();
     let pid = 1u64.encode();
@@ -91,14 +91,14 @@ fn withdrawals_wait_in_the_queue_that_bridges_read() {
 }
 
 #[test]
-fn constants_are_shown_as_the_devnet_was_told() {
+fn configured_constants_are_in_the_metadata() {
     let constant = |config| {
         let devnet = Devnet::build(config).unwrap();
         let genesis = devnet.para().block_hash(0).unwrap();
         let metadata = devnet.para().call("Metadata_metadata", &[], genesis).unwrap();
         let name = b"MaxPoolWorkers";
         let at = metadata.windows(name.len()).position(|window| window == name).unwrap() + name.len();
-        // Its type's number, then its value.
+        // The id of its type, then its value.
         let (_, value) = <(Compact<u32>, Vec<u8>)>::decode(&mut &metadata[at..]).unwrap();
         u32::decode(&mut &value[..]).unwrap()
     };
@@ -120,7 +120,7 @@ fn operators_can_share_pools() {
 /// A batch of remarks by a pool's operator.
 fn batch(devnet: &Devnet, pool: usize, nonce: u32, remarks: usize) -> Vec<u8> {
     let (pair, _) = sr25519::Pair::from_phrase(&devnet.pools()[pool].mnemonic, None).unwrap();
-    // Utility::force_batch of System::remark with one byte, as the runtime's indexes have it.
+    // Utility::force_batch of System::remark with one byte, by the runtime's indexes.
     let call = [&[3, 4], &Compact(remarks as u32).encode()[..], &[0, 0, 4, 1].repeat(remarks)].concat();
     let genesis: H256 = devnet.para().block_hash(0).unwrap();
     let extension = [vec![0], Compact(nonce).encode(), Compact(0u128).encode()].concat();
@@ -132,13 +132,13 @@ fn batch(devnet: &Devnet, pool: usize, nonce: u32, remarks: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_block_that_needs_too_much_proof_is_not_backed() {
+fn block_over_the_proof_limit_is_not_backed() {
     let limit = ProofLimit { limit_bytes: 1000, call_bytes: 100 };
     let config = Config { pools: 3, proof_limit: Some(limit), ..Config::default() };
     let devnet = Devnet::build(config).unwrap();
     let para = devnet.para();
     let signed = || para.extrinsics(para.best_number()).unwrap().len() - 2;
-    // Ten calls fit, eleven do not: they come to nothing until somebody sends less.
+    // Ten calls fit, eleven do not: nothing is backed until fewer are sent.
     para.submit(batch(&devnet, 0, 0, 11)).unwrap();
     para_block(&devnet);
     assert_eq!((signed(), para.pending_extrinsics().len()), (0, 1));

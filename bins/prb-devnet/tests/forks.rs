@@ -1,5 +1,4 @@
-//! Blocks that lose their place, transactions that are refused on purpose, requests that wait: as clients see
-//! them.
+//! Tests of retracted blocks, refused transactions and held requests, from the view of clients.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -57,7 +56,7 @@ async fn next(subscription: &mut RpcSubscription<Json>) -> Json {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retracted_transaction_gets_into_another_block() {
+async fn retracted_transaction_is_included_in_another_block() {
     let rig = Rig::new().await;
     let (devnet, para) = (&rig.devnet, rig.devnet.para());
     devnet.hold_para(true);
@@ -72,7 +71,7 @@ async fn a_retracted_transaction_gets_into_another_block() {
     assert_eq!((replaced, para.best_number(), para.finalized_number()), (best - finalized, best, finalized));
     assert_ne!(para.block_hash(best), Some(old));
     assert_eq!(next(&mut watched).await, json!({ "retracted": first }));
-    // The block that lost its place is known by its hash, and no block of the chain.
+    // The retracted block is known by its hash but not part of the chain.
     let block: Json = rig.rpc.request("chain_getBlock", rpc_params![first.clone()]).await.unwrap();
     assert_eq!(block["block"]["extrinsics"].as_array().unwrap().len(), 3);
     let nonce: u32 = rig
@@ -92,7 +91,7 @@ async fn a_retracted_transaction_gets_into_another_block() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn final_blocks_keep_their_place() {
+async fn final_blocks_are_not_retracted() {
     let rig = Rig::new().await;
     rig.ticks(1);
     let para = rig.devnet.para();
@@ -105,7 +104,7 @@ async fn final_blocks_keep_their_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_block_that_is_not_final_in_time_is_watched_no_more() {
+async fn watching_ends_after_the_finality_timeout() {
     let rig = Rig::new().await;
     rig.devnet.hold_para(true);
     rig.devnet.para().faults().finality_timeout(2);
@@ -121,7 +120,7 @@ async fn a_block_that_is_not_final_in_time_is_watched_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn transactions_are_refused_on_purpose() {
+async fn transactions_are_refused_as_configured() {
     let rig = Rig::new().await;
     let faults = rig.devnet.para().faults();
     let stale = PoolError::Invalid(InvalidTransaction::Stale);
@@ -140,7 +139,7 @@ async fn transactions_are_refused_on_purpose() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_of_one_method_wait() {
+async fn requests_of_a_held_method_wait() {
     let rig = Rig::new().await;
     let faults = rig.devnet.para().faults();
     faults.hold("system_health");

@@ -1,4 +1,4 @@
-//! The RPC's shapes, faults and counters, and the chain's reproducibility.
+//! Tests of the RPC's formats, faults and counters, and of the chain's reproducibility.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -35,7 +35,7 @@ fn hashes(devnet: &Devnet) -> Vec<H256> {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_chain() {
+fn same_seed_yields_the_same_chain() {
     let config = |seed| Config { history: 60, pools: 2, proxied_pools: 1, seed, ..Config::default() };
     let build = |seed| Devnet::build(config(seed)).unwrap();
     let (one, same, other) = (build(7), build(7), build(8));
@@ -46,13 +46,13 @@ fn the_same_seed_gives_the_same_chain() {
     assert_eq!(one.pools()[0].mnemonic, same.pools()[0].mnemonic);
     assert_ne!(hashes(&one)[0], hashes(&other)[0]);
     assert_ne!(one.pools()[0].mnemonic, other.pools()[0].mnemonic);
-    // A longer history has the shorter one as its beginning.
+    // A longer history starts with the shorter one.
     let longer = Devnet::build(Config { history: 80, ..config(7) }).unwrap();
     assert_eq!(longer.relay().block_hash(60), one.relay().block_hash(60));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn blocks_have_the_shape_of_substrate() {
+async fn blocks_have_substrates_format() {
     let devnet = started(60).await;
     let rpc = client(devnet.relay().url()).await;
     let hash = ask(&rpc, "chain_getBlockHash", rpc_params![50]).await;
@@ -86,7 +86,7 @@ async fn blocks_have_the_shape_of_substrate() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_come_in_pages_until_an_empty_one() {
+async fn keys_are_paged_until_an_empty_page() {
     let devnet = started(20).await;
     let rpc = client(devnet.para().url()).await;
     let at = ask(&rpc, "chain_getBlockHash", rpc_params![5]).await;
@@ -162,7 +162,7 @@ async fn requests_are_counted_and_batches_count_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_goes_away_and_comes_back_on_its_port() {
+async fn node_can_be_stopped_and_restarted_on_its_port() {
     let devnet = started(10).await;
     let url = devnet.para().url();
     let rpc = client(url.clone()).await;
@@ -177,7 +177,7 @@ async fn a_node_goes_away_and_comes_back_on_its_port() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_lies_where_it_is_told_to() {
+async fn node_gives_wrong_answers_as_configured() {
     let devnet = started(30).await;
     let (relay, para) = (devnet.relay(), devnet.para());
     let rpc = client(relay.url()).await;
@@ -211,7 +211,7 @@ async fn a_node_lies_where_it_is_told_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hanging_node_answers_when_it_is_let_go() {
+async fn hanging_node_answers_when_released() {
     let devnet = started(4).await;
     let rpc = client(devnet.relay().url()).await;
     devnet.relay().faults().hang(true);

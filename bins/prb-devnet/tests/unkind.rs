@@ -140,7 +140,7 @@ async fn limits_restarts_and_endless_answers_are_told_while_it_runs() {
 }
 
 #[test]
-fn a_flag_that_is_no_fault_is_refused_with_those_that_are() {
+fn unknown_fault_is_refused_with_the_known_ones() {
     let run = |fault: &str| {
         let args = ["run", "--relay-fault", fault];
         Command::new(env!("CARGO_BIN_EXE_prb-devnet")).args(args).output().unwrap()

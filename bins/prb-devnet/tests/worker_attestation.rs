@@ -203,7 +203,7 @@ async fn ias_workers_of_both_versions_register() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_registers_for_somebody_else_is_not_registered() {
+async fn registration_for_another_worker_is_refused() {
     let dcap = |config: &mut WorkerConfig| config.attestation_methods = vec!["dcap".into()];
     let worker = attesting(Config::default(), AttestationProvider::Dcap, dcap).await;
     let wrong = AccountId([9; 32]);

@@ -54,7 +54,7 @@ async fn workers_sync_over_set_changes_and_a_pause_of_the_parachain() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_registers_is_scored_computes_and_answers() {
+async fn worker_registers_is_scored_and_computes() {
     let computation =
         computation::Parameters { heartbeat_interval: 2, heartbeat_window: 6, ..Default::default() };
     let devnet = devnet(Config { history: 20, set_length: 25, computation, ..Config::default() });

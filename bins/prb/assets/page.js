@@ -1,22 +1,22 @@
-// Keeps a page's parts fresh while somebody looks, applies the filter as it is typed, and sends what changes
-// something with the operator's token. See the module `pages` of the daemons for the other side.
+// Updates a page's parts while it is visible, applies the filter while typing, and sends changes with the
+// operator's token. The server's side is the module `pages` of the daemons.
 "use strict";
 
 (() => {
-  /** Time between two looks at least and at most, after typing, and until an answer is given up; in ms. */
+  /** Minimum and maximum polling interval, delay after typing, and timeout of an answer; in ms. */
   const EVERY = 2000, RARELY = 10000, TYPING = 500, GIVE_UP = 15000, AWAY = 4000;
   const TOKEN = "prb-token", SAID = "prb-said";
   const $ = (id) => document.getElementById(id);
   const live = document.querySelector("[data-live]");
   const filter = document.querySelector("form[data-filter]");
 
-  // --- Parts that keep themselves fresh -----------------------------------------------------------------
+  // --- Parts that update --------------------------------------------------------------------------------
 
   let timer, asking, stream, typing = false, seen = new Date();
-  /** Whether the server streams what changes: as long as it did so the last time. */
+  /** Whether the server streams changes: true until a stream is refused. */
   let streams = !!live && live.hasAttribute("data-stream") && "EventSource" in window;
 
-  /** Looks again later; never while nobody looks or somebody types. */
+  /** Schedules the next update; none while the page is hidden or a field has focus. */
   function later(ms) {
     clearTimeout(timer);
     if (live && !document.hidden && !typing) timer = setTimeout(streams ? listen : look, ms);
@@ -30,7 +30,7 @@
     stream = undefined;
   }
 
-  /** Takes what changes as it comes. A browser has few connections to one server: one a tab that is looked at. */
+  /** Opens the stream of changes. Browsers limit connections per server, so only a visible tab has one. */
   function listen() {
     stop();
     const mine = stream = new EventSource(live.dataset.live);
@@ -53,11 +53,11 @@
     mine.onerror = () => {
       if (mine !== stream) return;
       if (open && mine.readyState !== EventSource.CLOSED) {
-        // It ends now and then, and is opened again by itself.
+        // Streams end regularly, and the browser opens the next one.
         away ??= setTimeout(() => mine === stream && offline(true), AWAY);
         return;
       }
-      // No stream is to be had: too many look, perhaps. Ask instead.
+      // The stream was refused, possibly because there are too many: poll instead.
       stop();
       streams = false;
       later(0);
@@ -86,7 +86,7 @@
       offline(false);
       put(text);
     }
-    // What takes long is asked for less often.
+    // Slow parts are requested less often.
     later(Math.min(Math.max(EVERY, 4 * (performance.now() - start)), RARELY));
   }
 
@@ -103,14 +103,14 @@
     for (const part of fresh.querySelectorAll("[data-part]")) exchange($(part.id), part);
   }
 
-  /** Replaces an element by its new text; rows of tables too, which a document alone would not take. */
+  /** Replaces an element by its new HTML. A template also accepts table rows, which a document does not. */
   function replace(old, html) {
     const template = document.createElement("template");
     template.innerHTML = html;
     exchange(old, template.content.firstElementChild);
   }
 
-  /** Puts the content of `fresh` into `old`; what is chosen, focused or marked there stays so. */
+  /** Replaces the content of `old` by that of `fresh`; checked boxes, focus and selection are kept. */
   function exchange(old, fresh) {
     if (!old || !fresh || isMarked(old)) return;
     for (const box of old.querySelectorAll("input[type=checkbox]:checked[id]")) {
@@ -137,7 +137,7 @@
     }
   });
 
-  /** Whether somebody marks text in it, to copy it. */
+  /** Whether text in it is selected, to be copied. */
   function isMarked(part) {
     const selection = getSelection();
     return !!selection && !selection.isCollapsed && selection.containsNode(part, true);
@@ -193,7 +193,7 @@
     button.textContent = sessionStorage.getItem(TOKEN) ? "Forget token" : "Enter token";
   }
 
-  /** Asks for the token; undefined where the answer is none. */
+  /** Asks for the token; undefined if the dialog is cancelled. */
   function askToken() {
     return new Promise((answer) => {
       const field = $("token-value");
@@ -246,7 +246,7 @@
     }
   }
 
-  /** Beside the form where it has a place for it: a refusal is read there, not for ten seconds below. */
+  /** Shows a message next to the form if it has a place for it; otherwise below for ten seconds. */
   function tell(form, { message, ok }) {
     const place = form.querySelector("[data-error]") ?? form.parentElement.querySelector(":scope > [data-error]");
     if (place) {
@@ -256,7 +256,7 @@
     if (ok || !place) say(message, ok);
   }
 
-  /** What the page before has done. */
+  /** The result of the previous page's action. */
   function repeat() {
     const text = sessionStorage.getItem(SAID);
     sessionStorage.removeItem(SAID);
@@ -267,10 +267,10 @@
     const form = event.target.closest("form[data-act]");
     if (!form) return;
     event.preventDefault();
-    const failed = (error) => tell(form, { message: `Nothing came back: ${error.message}`, ok: false });
+    const failed = (error) => tell(form, { message: `No answer: ${error.message}`, ok: false });
     act(form).catch(failed);
   });
-  // Without the button's value: Enter in the field means to use it.
+  // Enter in the field submits without the button's value.
   dialog?.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.target !== $("token-value")) return;
     event.preventDefault();

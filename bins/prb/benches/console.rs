@@ -1,5 +1,6 @@
-//! What the console costs with 5,000 workers: CPU time of the thread that serves it, each page against a file of the
-//! same server in the same run, and its streams of changes against asking for the same part again every second.
+//! Measures the console with 5,000 workers: CPU time of the serving thread for each page, relative to a
+//! static file of the same server in the same run, and of its streams of changes, relative to polling the
+//! same part every second.
 //!
 //! `cargo bench --package prb --bench console`
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub, dead_code)]
@@ -28,12 +29,12 @@ mod rig;
 use rig::{Made, Page, fleet};
 
 const WORKERS: u64 = 5000;
-/// How many of them change every second.
+/// Number of workers that change every second.
 const CHANGING: usize = 500;
 const REQUESTS: u32 = 50;
 const WATCHED: Duration = Duration::from_secs(10);
 
-/// CPU time of a thread; the machine may have other things to do.
+/// Returns a thread's CPU time, which does not depend on other load of the machine.
 fn cpu(thread: &str) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{thread}/schedstat")).unwrap();
     Duration::from_nanos(stat.split_whitespace().next().unwrap().parse().unwrap())
@@ -43,7 +44,7 @@ fn this_thread() -> String {
     fs::read_link("/proc/thread-self").unwrap().to_string_lossy().into_owned()
 }
 
-/// A console served by one thread: its address, and that thread.
+/// Starts a console on one thread; returns its address and the thread's name.
 fn serve(made: &Arc<Made>) -> (SocketAddr, String) {
     let (tell, told) = std::sync::mpsc::channel();
     let made = Arc::clone(made);
@@ -74,7 +75,7 @@ fn get(address: SocketAddr, path: &str) -> String {
     text
 }
 
-/// CPU and wall time of a request, and bytes of its answer.
+/// Sends a request; returns CPU and wall time, and the size of the answer in bytes.
 fn request(address: SocketAddr, server: &str, path: &str) -> (Duration, Duration, usize) {
     let bytes = get(address, path).len();
     let (spent, start) = (cpu(server), Instant::now());
@@ -82,7 +83,7 @@ fn request(address: SocketAddr, server: &str, path: &str) -> (Duration, Duration
     ((cpu(server) - spent) / REQUESTS, start.elapsed() / REQUESTS, bytes)
 }
 
-/// What a second of these readers costs the server, and the bytes that each gets in it.
+/// Returns the server's CPU time per second with these readers, and the bytes that each receives per second.
 fn watched(
     server: &str,
     readers: usize,
@@ -91,7 +92,7 @@ fn watched(
     let (bytes, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
         (0..readers).for_each(|_| drop(scope.spawn(|| read(&bytes, &stop))));
-        // What everybody gets first is not counted.
+        // The initial content is not counted.
         thread::sleep(Duration::from_secs(3));
         let (spent, before) = (cpu(server), bytes.load(Relaxed));
         thread::sleep(WATCHED);
@@ -122,7 +123,7 @@ fn ask_again(address: SocketAddr, path: &str, bytes: &AtomicUsize, stop: &Atomic
     }
 }
 
-/// The view of a manager's workers, as it is made anew once a second.
+/// Builds the view of a manager's workers, which happens once a second.
 fn local_view() -> Duration {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -138,7 +139,7 @@ fn local_view() -> Duration {
         });
         let mut spent = Duration::ZERO;
         for _ in 0..10 {
-            // A new one has no view yet.
+            // A new instance has no cached view.
             let local = Local::new(manager.clone());
             let start = cpu(&this_thread());
             assert_eq!(local.fleet().await.unwrap().workers.len(), workers.len());
@@ -157,12 +158,12 @@ fn main() {
     println!("{WORKERS} workers; CPU time of the server's thread");
     println!("{:<44} {:>9} {:>9} {:>7} {:>8}", "request", "CPU ms", "wall ms", "times", "KiB");
     let paths = [
-        (&*style, "the style sheet (yardstick)"),
+        (&*style, "the style sheet (baseline)"),
         ("/", "overview"),
         ("/workers", "workers, the first hundred"),
         ("/workers?sort=lag&order=down&size=100&page=20", "workers by lag, page 20"),
         ("/workers?sort=version", "workers by version"),
-        ("/workers?text=no+such+text", "workers by a text that none has"),
+        ("/workers?text=no+such+text", "workers by a text without matches"),
         ("/workers?columns=all&size=500", "workers, 500 with all columns"),
         ("/pools", "pools"),
         ("/transactions", "transactions"),
@@ -182,7 +183,7 @@ fn main() {
         local_view().as_secs_f64() * 1e3
     );
 
-    // A tenth changes every second, as the tip moves.
+    // A tenth of the workers changes every second, like at the tip.
     let changed = Arc::clone(&made);
     thread::spawn(move || {
         for round in 0.. {
@@ -201,7 +202,7 @@ fn main() {
         let again = watched(&server, 8, |bytes, stop| ask_again(address, part, bytes, stop));
         println!(
             "{:<44} {:>9.2} {:>9} {:>12}",
-            format!("{name}, 8 that ask again (yardstick)"),
+            format!("{name}, 8 that poll (baseline)"),
             again.0.as_secs_f64() * 1e3,
             "1",
             again.1

@@ -1,6 +1,6 @@
 //! `prb all`: data provider, lifecycle manager and trader in one process.
 //!
-//! Composition only. The order of the end is that of [`Bridge::stop`].
+//! Composition only. [`Bridge::stop`] defines the order of the shutdown.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -52,7 +52,7 @@ impl Bridge {
     /// Reads and checks the configuration, opens the store and starts everything.
     ///
     /// # Errors
-    /// [`Failure::Configuration`] before anything was started, [`Failure::Run`] where something broke.
+    /// [`Failure::Configuration`] before anything was started, [`Failure::Run`] for later failures.
     pub async fn start(args: &AllArgs) -> Result<Self, Failure> {
         let file = args.fleet.as_deref().map(FleetFile::read).transpose().map_err(Failure::Configuration)?;
         let relay = pool("relay", &args.parent_chain_endpoint).map_err(Failure::Configuration)?;
@@ -61,7 +61,7 @@ impl Bridge {
         let inventory = inventory::open(&args.data.join("inventory"), "PRB_DATA").await;
         let inventory = inventory.map_err(Failure::Configuration)?;
         let identity = match file {
-            // It seals all keys again.
+            // Without the old identity, the fleet file's keys are sealed again with the new one.
             Some(_) => peers::identity(&folder, Role::Lifecycle).await,
             None => sealed::of_manager(&folder, &*inventory).await,
         };
@@ -127,36 +127,36 @@ impl Bridge {
         Ok(Self { inventory, vault, manager, blocks, work, api, console, fleet_file: args.fleet.clone() })
     }
 
-    /// Commands and status of the workers, and edits. Where pools and workers come from a fleet file, what is
-    /// edited here lasts until that is read again.
+    /// The manager of pools and workers. If they come from a fleet file, edits made here last until the file is
+    /// read again.
     pub const fn manager(&self) -> &Manager {
         &self.manager
     }
 
-    /// What there is to see now.
+    /// Returns the current view.
     pub async fn view(&self) -> View {
         self.work.view(Shown::Everything)
     }
 
-    /// Where the queue page is, if it could be opened.
+    /// The address of the queue page, if it could be opened.
     pub const fn queue_page(&self) -> Option<SocketAddr> {
         self.work.trade_queue().page()
     }
 
-    /// Where the management API is, if it could be opened.
+    /// The address of the management API, if it could be opened.
     pub fn api(&self) -> Option<SocketAddr> {
         self.api.as_ref().map(api::Server::address)
     }
 
-    /// Where the console is, if it could be opened.
+    /// The address of the console, if it could be opened.
     pub const fn console(&self) -> Option<SocketAddr> {
         self.console.address()
     }
 
-    /// Waits for a part to end that should not: the daemon cannot go on without it.
+    /// Waits for an essential part to end, after which the daemon cannot continue.
     ///
     /// # Cancel safety
-    /// Safe.
+    /// Cancel safe.
     pub async fn ended(&mut self) -> anyhow::Error {
         tokio::select! {
             error = self.work.ended() => error,
@@ -166,10 +166,10 @@ impl Bridge {
         }
     }
 
-    /// Reads the fleet file again and applies what has changed.
+    /// Reads the fleet file again and applies its changes.
     ///
     /// # Errors
-    /// Says what is wrong with the file, or that there is none; nothing was changed then.
+    /// The file is invalid, or there is none; nothing was changed then.
     pub async fn reload(&self) -> anyhow::Result<()> {
         let file = self
             .fleet_file
@@ -179,17 +179,17 @@ impl Bridge {
         apply(file, &*self.inventory, &*self.vault).await
     }
 
-    /// Ends in order: first the API and the console (no more changes), then workers (no new jobs), then the trader
-    /// (its batches end or are handed back), then what reads the chains. Takes less than five seconds.
+    /// Shuts down in order: first the API and the console (no more changes), then workers (no new jobs), then the
+    /// trader (batches end or their jobs are handed back), then the chain readers. Takes less than five seconds.
     pub async fn stop(self) {
-        // 1. Nobody edits or commands any more.
+        // 1. No more edits and commands.
         if let Some(api) = self.api {
             api.stop().await;
         }
         self.console.stop().await;
         // 2. Workers, trader, chain reader: see there.
         self.work.stop().await;
-        // 3. Nothing more is fetched; the store closes.
+        // 3. No more fetching; the store closes.
         self.blocks.stop().await;
     }
 }
@@ -201,7 +201,7 @@ impl Daemon for Bridge {
         let (blocks, work) = (self.blocks.probe(), self.work.probe());
         Arc::new(move || {
             let mut reasons = blocks();
-            // Both watch the parachain's nodes.
+            // Both parts watch the parachain's nodes and may report the same reason.
             let others = work().into_iter().filter(|new| reasons.iter().all(|old| old.code != new.code));
             let others: Vec<_> = others.collect();
             reasons.extend(others);
@@ -238,14 +238,14 @@ pub async fn run(args: AllArgs, display: Display) -> Result<(), Failure> {
     daemon::run(&args.ops, Bridge::start(&args), &display).await
 }
 
-/// Makes the inventory hold what the file names. What the fleet keeps of workers stays.
+/// Makes the inventory match the file. The fleet's saved state of workers is kept.
 async fn apply(file: FleetFile, inventory: &dyn Inventory, vault: &dyn Vault) -> anyhow::Result<()> {
     if file.is_empty() {
         let workers = inventory.snapshots().borrow().workers.len();
         tracing::warn!(
             removed = workers,
-            "the fleet file names no pools and no workers: nothing runs, and what was kept of the workers that \
-             were there is removed"
+            "the fleet file names no pools and no workers: nothing runs, and the saved state of the removed \
+             workers is deleted"
         );
     }
     let edits = file.edits(inventory, vault).await?;

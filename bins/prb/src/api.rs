@@ -4,10 +4,12 @@
 //!  prb worker …, curl ──► gate: bounds, host, origin, token ──► handlers ──► Manager, job queue, peers
 //! ```
 //!
-//! - Reads are free on loopback; changes need the token as a bearer, and off loopback everything does. The token
-//!   is made at the first start, in the data folder and readable for its owner only, unless the operator gives one.
+//! - Reads are free on loopback. Changes need the token as a bearer token; on other addresses every request
+//!   does. The token is generated at the first start and stored in the data folder, readable by its owner
+//!   only, unless the operator provides one.
 //! - An edit of several entries is applied whole or not at all, and its refusal names every entry at fault.
-//! - Every entry has a version, its entity tag: `If-Match` refuses an edit of what has changed since it was read.
+//! - Every entry has a version, its entity tag: with `If-Match`, an edit of an entry that has changed since
+//!   it was read is rejected.
 //! - Secrets go in and never come out.
 //!
 //! `/api/v1/openapi.json` describes it; docs/api.md explains it.
@@ -67,24 +69,24 @@ mod workers;
 
 pub(crate) use query::fits;
 
-/// The port where the operator says nothing.
+/// The default port.
 pub const PORT: u16 = 3001;
-/// The largest body, in bytes: ten thousand workers have some three million.
+/// The largest body, in bytes. Ten thousand workers take about three million.
 const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
 
-/// What the API works on.
+/// What the API exposes.
 #[derive(Debug)]
 pub(crate) struct Source {
     /// The daemon's name.
     pub(crate) daemon: &'static str,
     pub(crate) manager: Manager,
-    /// The file that pools and workers come from, where they are not edited here.
+    /// The file that defines pools and workers, if they are not edited here.
     pub(crate) fleet_file: Option<PathBuf>,
-    /// The trade queue, where there is one.
+    /// The trade queue, if there is one.
     pub(crate) queue: Option<pages::queue::Source>,
     pub(crate) chain: Option<watch::Receiver<Option<Arc<ChainView>>>>,
     pub(crate) heights: Option<watch::Receiver<Heights>>,
-    /// The peers, where chain data comes from some.
+    /// The peers, if chain data comes from peers.
     pub(crate) peers: Option<watch::Receiver<Arc<PeerTable>>>,
 }
 
@@ -96,10 +98,11 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Opens the port and serves it, or gives `None` where it is off or its default is taken by another.
+    /// Opens the port and serves it, or returns `None` if it is off or its default port is in use.
     ///
     /// # Errors
-    /// Where an address that was asked for cannot be had.
+    ///
+    /// If a configured address cannot be bound.
     pub(crate) async fn open(
         args: &ApiArgs,
         pages: &PageArgs,
@@ -114,14 +117,14 @@ impl Server {
         let Some(listener) = port.open(args.api_listen).await? else { return Ok(None) };
         let address = listener.local_addr()?;
         let place = access.place().map(ToString::to_string).unwrap_or_default();
-        // The API bounds its bodies and checks its tokens itself.
+        // The API limits its bodies and checks its tokens itself.
         let rules = pages::guard::Rules { max_body_bytes: usize::MAX, checked_below: None };
         let guard = pages::guard::Guard::new(pages.page_hosts.clone(), access.clone(), rules);
         let on_loopback = address.ip().is_loopback();
         if on_loopback {
             tracing::info!(%address, token = %place, "management API open");
         } else {
-            tracing::warn!(%address, token = %place, "management API open in plain HTTP: put TLS in front of it");
+            tracing::warn!(%address, token = %place, "management API open in plain HTTP: put a TLS proxy in front of it");
         }
         let router = router(Api::new(source), Gate::new(guard, on_loopback, place));
         let mut background = Background::default();
@@ -136,13 +139,13 @@ impl Server {
         self.address
     }
 
-    /// Closes the port. A request under way gets no answer; its edit is applied whole or not at all.
+    /// Closes the port. Requests in progress get no answer; their edits are applied completely or not at all.
     pub(crate) async fn stop(self) {
         self.background.stop().await;
     }
 }
 
-/// Waits for an open port to end, which it should not; for ever where there is none. Cancel safe.
+/// Waits for an open port to end, which is a failure; forever if there is none. Cancel safe.
 pub(crate) async fn ended(server: &mut Option<Server>) -> anyhow::Error {
     match server {
         Some(server) => server.background.ended().await,
@@ -150,14 +153,14 @@ pub(crate) async fn ended(server: &mut Option<Server>) -> anyhow::Error {
     }
 }
 
-/// What handlers share.
+/// State shared by handlers.
 #[derive(Clone)]
 struct Api(Arc<Inner>);
 
 struct Inner {
     source: Source,
     keys: Arc<dyn OperatorKeys>,
-    /// The version of all pools and workers, with the inventory's revision that it is of.
+    /// The version of all pools and workers, and the revision of the inventory that it belongs to.
     version: Mutex<Option<(u64, String)>>,
     streams: Arc<Semaphore>,
 }
@@ -210,7 +213,7 @@ impl Api {
         Some(Arc::clone(&self.0.source.peers.as_ref()?.borrow()))
     }
 
-    /// The version of all pools and workers; worked out once for each revision.
+    /// Returns the version of all pools and workers; computed once per revision.
     fn inventory_version(&self) -> String {
         let snapshot = self.snapshot();
         let mut kept = self.0.version.lock().unwrap_or_else(PoisonError::into_inner);
@@ -224,14 +227,14 @@ impl Api {
         }
     }
 
-    /// A worker by its id or name.
+    /// Finds a worker by its id or name.
     fn worker(&self, named: &str) -> Result<Uuid, Problem> {
         let snapshot = self.snapshot();
         let found = <workers::Workers as edits::Kind>::find(&snapshot, named);
         found.map(|worker| worker.id).ok_or_else(|| workers::no_worker(named))
     }
 
-    /// A pool by its id, number or name.
+    /// Finds a pool by its id, number or name.
     fn pool(&self, named: &str) -> Result<Uuid, Problem> {
         let snapshot = self.snapshot();
         let found = <pools::Pools as edits::Kind>::find(&snapshot, named);
@@ -246,14 +249,14 @@ fn router(api: Api, gate: Gate) -> Router {
         .fallback(async || Problem::not_found("there is nothing at this address; see /api/v1/openapi.json"))
         .method_not_allowed_fallback(async || {
             let status = axum::http::StatusCode::METHOD_NOT_ALLOWED;
-            Problem::new(status, "method-not-allowed", "this address does not take that method")
+            Problem::new(status, "method-not-allowed", "this address does not support that method")
         })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn_with_state(gate, guard::enter))
         .with_state(api)
 }
 
-/// The routes with their description: one cannot be had without the other.
+/// Returns the routes together with their description, so that none is undocumented.
 fn routes() -> OpenApiRouter<Api> {
     let all = status::router()
         .merge(pools::router())
@@ -274,6 +277,6 @@ fn document() -> utoipa::openapi::OpenApi {
     let info = InfoBuilder::new()
         .title("Phala Runtime Bridge")
         .version(env!("CARGO_PKG_VERSION"))
-        .description(Some("Manages pools and workers, and shows how they are."));
+        .description(Some("Manages pools and workers, and shows their state."));
     OpenApiBuilder::new().info(info.build()).components(Some(components)).build()
 }

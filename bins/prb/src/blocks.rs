@@ -1,4 +1,4 @@
-//! Both chains on their way into a block store, and out of it.
+//! The block store with the ingest that fills it.
 
 use std::{path::Path, sync::Arc};
 
@@ -28,7 +28,7 @@ pub(crate) struct Chains {
     pub(crate) para: NodePool,
 }
 
-/// A store that is being filled, and what is read from it.
+/// A store that is being filled, and its readers.
 #[derive(Debug)]
 pub(crate) struct Blocks {
     pub(crate) store: Arc<Store>,
@@ -40,10 +40,10 @@ pub(crate) struct Blocks {
 }
 
 impl Blocks {
-    /// Opens the store and starts to fill it, from the places of past blocks and from the nodes, if there are any.
+    /// Opens the store and starts to fill it, from the history sources and from the nodes, if there are any.
     ///
     /// # Errors
-    /// Where the store or a place cannot be opened.
+    /// The store or a history source cannot be opened.
     pub(crate) async fn start(
         path: &Path,
         chains: Option<Chains>,
@@ -82,12 +82,12 @@ impl Blocks {
         })
     }
 
-    /// The nodes, and the disk that `folder` is on.
+    /// The state of the nodes, and of the disk with `folder`.
     pub(crate) fn chain_data(&self, folder: &Path) -> ChainData {
         ChainData::new(self.pools.clone(), folder.to_owned(), Some(Arc::clone(&self.store)))
     }
 
-    /// Gives what keeps the store from being filled, and how far it is behind.
+    /// Returns a probe of the reasons why the store is not being filled, or is behind.
     pub(crate) fn probe(&self) -> impl Fn() -> Vec<Reason> + Send + Sync + 'static {
         let (nodes, growth, heights) = (self.nodes.clone(), self.growth.clone(), self.store.heights());
         move || {
@@ -102,12 +102,12 @@ impl Blocks {
         }
     }
 
-    /// Waits for the ingest to end, which it should not. Cancel safe.
+    /// Waits for the ingest to end unexpectedly. Cancel safe.
     pub(crate) async fn ended(&mut self) -> anyhow::Error {
         self.ingest.ended().await
     }
 
-    /// Stops fetching. What is verified is stored; the store closes with its last user.
+    /// Stops fetching. Verified blocks are stored; the store closes with its last user.
     pub(crate) async fn stop(self) {
         self.ingest.stop().await;
     }

@@ -1,4 +1,4 @@
-//! [`ChainData`]: what a process knows of the chains' nodes and of its disk, for pages and peers.
+//! [`ChainData`]: the state of the chains' nodes and of the disk, for pages and peers.
 
 use std::{
     path::PathBuf,
@@ -13,9 +13,9 @@ use prb_chain::{
 use prb_walkie::proto::provider_detail::{Detail, Node};
 use tokio::sync::Semaphore;
 
-/// How long what the disk says is kept.
+/// How long disk figures are cached.
 const DISK_AGE: Duration = Duration::from_secs(5);
-/// How long the disk may take to answer; a network's may never.
+/// Timeout of a disk query; a network file system may never answer.
 const DISK_WITHIN: Duration = Duration::from_secs(2);
 
 /// The nodes and the disk of a process. Clones share one.
@@ -28,11 +28,11 @@ struct Inner {
     folder: PathBuf,
     store: Option<Arc<Store>>,
     disk: Mutex<Option<(Instant, Disk)>>,
-    /// One question to the disk at a time: where it hangs, so does the thread that asks.
+    /// Allows one disk query at a time: if the disk hangs, so does the querying thread.
     asking: Arc<Semaphore>,
 }
 
-/// Bytes.
+/// Disk figures, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 struct Disk {
     store: Option<u64>,
@@ -41,13 +41,13 @@ struct Disk {
 }
 
 impl ChainData {
-    /// Of the nodes of these pools, and of the folder that data is kept in.
+    /// Creates a view of these pools, and of the disk with the data folder.
     pub(crate) fn new(pools: Vec<NodePool>, folder: PathBuf, store: Option<Arc<Store>>) -> Self {
         let asking = Arc::new(Semaphore::new(1));
         Self(Arc::new(Inner { pools, folder, store, disk: Mutex::default(), asking }))
     }
 
-    /// How everything is now.
+    /// Returns the current state.
     pub(crate) async fn look(&self) -> Detail {
         let inner = &self.0;
         let nodes = inner.pools.iter().flat_map(|pool| {
@@ -59,7 +59,7 @@ impl ChainData {
         Detail { nodes, problems, store_bytes: store, free_bytes: free, disk_bytes: all }
     }
 
-    /// What the disk says, or said when it last answered.
+    /// Returns the disk's figures, or the last known ones.
     async fn disk(&self) -> Disk {
         let inner = &self.0;
         let kept = *inner.disk.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! `--check`: what a start would find wrong, without starting anything.
+//! `--check`: reports what would fail at a start, without starting anything.
 
 use std::{io::Write, path::Path};
 
@@ -13,13 +13,13 @@ use crate::{
     original, sealed,
 };
 
-/// Shows the settings that count on standard output and checks what they name: nothing is made, opened for writing
-/// or connected to.
+/// Prints the effective settings to standard output and checks what they refer to, without creating, writing
+/// or connecting to anything.
 ///
 /// # Errors
-/// [`Failure::Configuration`], with the first thing that a start would refuse.
+/// [`Failure::Configuration`], with the first error that a start would report.
 pub fn run(cli: &Cli) -> Result<(), Failure> {
-    // Whoever reads it may be gone; the exit code tells the rest.
+    // The reader may have closed the pipe; the exit code still tells the result.
     let _ = write!(std::io::stdout(), "{}", cli.effective);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Run(error.into()))?;
@@ -80,7 +80,7 @@ fn workers(args: &WorkerArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads the file and everything that it names: variables with secrets, keys, addresses.
+/// Reads the file and everything that it refers to: variables with secrets, keys, addresses.
 async fn fleet_file(path: &Path) -> anyhow::Result<()> {
     let file = FleetFile::read(path)?;
     if file.is_empty() {

@@ -1,7 +1,8 @@
-//! The command line over the management API: `prb status`, `prb worker`, `prb pool`, `prb job`, `prb provider`; and
-//! shell completions and man pages.
+//! The command line over the management API (`prb status`, `prb worker`, `prb pool`, `prb job`, `prb
+//! provider`), `prb store`, shell completions and man pages.
 //!
-//! Tables for people, `--json` for programs. Everything is decided by the daemon: this asks and shows.
+//! Output is tables for people and JSON (`--json`) for programs. The daemon makes all decisions; the commands
+//! only send requests and print answers.
 
 use std::{
     io::{IsTerminal, Write},
@@ -31,13 +32,13 @@ mod store;
 pub(crate) mod table;
 mod workers;
 
-/// Time between two looks of `--watch`.
+/// Interval of `--watch`.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
 
-/// What is asked of a running daemon, or of none.
+/// A command of this module.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum Request {
-    /// Show how a running daemon and its fleet are.
+    /// Show the state of a running daemon and its fleet.
     Status(StatusArgs),
     /// List, edit and command the workers of a running daemon.
     Worker(Box<WorkersArgs>),
@@ -45,9 +46,10 @@ pub enum Request {
     Pool(Box<PoolsArgs>),
     /// List, retry and remove jobs of a running daemon's trade queue.
     Job(JobsArgs),
-    /// List the data providers that a running daemon has met.
+    /// List the data providers that a running daemon has discovered.
     Provider(ProvidersArgs),
-    /// Check, export, import, compact and cut the block store of a data provider or `prb all` that is stopped.
+    /// Check, export, import, compact and truncate the block store of a data provider or `prb all` that is
+    /// stopped.
     Store(StoreArgs),
     /// Print completions for a shell.
     Completions(CompletionsArgs),
@@ -55,10 +57,11 @@ pub enum Request {
     Man(ManArgs),
 }
 
-/// Does what was asked and prints the answer.
+/// Runs a command and prints its output.
 ///
 /// # Errors
-/// [`Failure::Run`] where the daemon does not answer or refuses; it says which.
+///
+/// [`Failure::Run`] if the daemon does not answer, or refuses; the message says which.
 pub fn run(request: Request) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Run(error.into()))?;
@@ -86,7 +89,7 @@ async fn answer(request: Request) -> anyhow::Result<()> {
     }
 }
 
-/// Prints what there is to show, once, or again and again until the program is ended.
+/// Prints once, or repeatedly until the program is stopped.
 async fn watched(again: bool, mut show: impl AsyncFnMut() -> anyhow::Result<String>) -> anyhow::Result<()> {
     loop {
         let text = show().await;
@@ -94,7 +97,7 @@ async fn watched(again: bool, mut show: impl AsyncFnMut() -> anyhow::Result<Stri
             return print(&text?);
         }
         let clear = if std::io::stdout().is_terminal() { "\u{1b}[H\u{1b}[2J" } else { "" };
-        // A daemon that is away for a moment does not end the watch.
+        // A daemon that is briefly unreachable does not end the watch.
         let text = text.unwrap_or_else(|error| format!("{error:#}\n"));
         if !is_read(&format!("{clear}{text}"))? {
             return Ok(());
@@ -103,12 +106,12 @@ async fn watched(again: bool, mut show: impl AsyncFnMut() -> anyhow::Result<Stri
     }
 }
 
-/// Prints a text; a reader that has seen enough is no failure.
+/// Prints a text; a closed pipe is not an error.
 fn print(text: &str) -> anyhow::Result<()> {
     is_read(text).map(|_| ())
 }
 
-/// The same; gives whether somebody reads it still.
+/// Prints a text; returns whether the output is still open.
 fn is_read(text: &str) -> anyhow::Result<bool> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -121,7 +124,7 @@ fn json(value: &Value) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(value)? + "\n")
 }
 
-/// Asks whether to go on, where somebody is there to ask.
+/// Asks for confirmation if input is a terminal.
 fn confirm(caution: Caution, question: &str) -> anyhow::Result<()> {
     if caution.yes || caution.dry_run || !std::io::stdin().is_terminal() {
         return Ok(());
@@ -130,7 +133,7 @@ fn confirm(caution: Caution, question: &str) -> anyhow::Result<()> {
     let mut line = String::new();
     std::io::stdin().read_line(&mut line)?;
     if !matches!(line.trim(), "y" | "Y" | "yes") {
-        bail!("nothing was done");
+        bail!("cancelled, nothing was done");
     }
     Ok(())
 }

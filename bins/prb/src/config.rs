@@ -1,7 +1,7 @@
-//! What operators set: flags, and the environment variables of the original daemons with the same meaning.
+//! Configuration of the daemons: flags, and the environment variables of the original with the same meaning.
 //!
-//! Everything is read and checked before anything is opened; what is wrong is named with its variable, its
-//! value and what is allowed. An empty variable counts as one that is not set, as in the original.
+//! Everything is read and checked before anything is opened; an error names the variable, its value and what
+//! is allowed. An empty variable counts as not set, as in the original.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -62,71 +62,74 @@ pub use values::{NodeUrl, OpsListen, RedisUrl};
 pub use walkie::{BootNode, PSK_VARIABLE, PeerName, WalkieArgs};
 pub use workers::WorkerArgs;
 
-/// Exit code for a bad configuration, as clap's own.
+/// Exit code of an invalid configuration, the same as clap's.
 pub const BAD_CONFIGURATION: u8 = 2;
-/// The variable that names the daemon where no argument does.
+/// The variable that selects the daemon if no argument does.
 const MODULE: &str = "PHALA_MODULE";
-/// Second names of variables.
+/// Alternative names of variables.
 const ALIASES: [(&str, &str); 1] =
     [("PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT", "PHALA_DATA_PROVIDER_LOCAL_SERVER")];
-/// Variables that are read, but by no argument.
+/// Variables that are read, but not by an argument.
 const OTHERS: [&str; 5] = [MODULE, PSK_VARIABLE, TOKEN_VARIABLE, "PRB_KEYS_PASSPHRASE", ALIASES[0].1];
 
-/// Runtime Bridge for Phala Network: feeds fleets of TEE workers and speaks for them on chain.
+/// Runtime Bridge for Phala Network: feeds fleets of TEE workers and submits their transactions.
 #[derive(Debug, Parser)]
 #[command(
     name = "prb",
     version,
     about,
     max_term_width = 110,
-    after_help = "Where no command is given, the variable PHALA_MODULE picks it: data_provider, lifecycle, trade, \
-                  monitor or all.\n\nExit codes: 0 ended as it was told to; 1 something broke, a restart may help; 2 the \
-                  configuration is to be changed; 130 ended at once by a second signal."
+    after_help = "If no command is given, the variable PHALA_MODULE selects it: data_provider, lifecycle, trade, \
+                  monitor or all.\n\nExit codes: 0 ended as requested; 1 failure, a restart may help; 2 invalid \
+                  configuration; 130 ended at once by a second signal."
 )]
 pub struct Cli {
-    /// How the log shows: `development` for people, anything else for machines.
+    /// Log format: `development` for text, anything else for JSON.
     #[arg(long, env = "NODE_ENV", default_value = "production", global = true)]
     pub node_env: String,
     /// Log level (trace, debug, info, warn, error, fatal, or bunyan's numbers 10 to 60), or a filter such as
-    /// info,prb_core=debug. A level is for the daemon itself; libraries log from warnings on unless they are named.
+    /// info,prb_core=debug. A level applies to the daemon itself; libraries log warnings and errors unless the
+    /// filter names them.
     #[arg(long, env = "PHALA_LOGGER_LEVEL", global = true, value_parser = log_level)]
     pub log_level: Option<LogLevel>,
-    /// Configuration file of the daemons (TOML): a line for each setting, named as its flag, at the top or in a table
-    /// that is named as the daemon. Variables and flags go before it. --check prints such a file.
+    /// Configuration file of the daemons (TOML): one line for each setting, with the name of its flag, at the top
+    /// level or in a table with the daemon's name. Variables and flags take precedence. --check prints such a
+    /// file.
     #[arg(long, env = "PRB_CONFIG", value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
-    /// Check what a start would check, files included; show the settings that count as TOML, with where each comes
-    /// from and without secrets; and end.
+    /// Check the configuration and all files like a start would, print the effective settings as TOML, with their
+    /// sources and without secrets, and exit.
     #[arg(long, global = true)]
     pub check: bool,
     /// What to run.
     #[command(subcommand)]
     pub command: Command,
-    /// The settings that count, as TOML.
+    /// The effective settings, as TOML.
     #[arg(skip)]
     pub effective: String,
 }
 
-/// The daemons, and what is done beside them.
+/// The daemons and other commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Data provider, lifecycle manager and trader in one process.
     All(Box<AllArgs>),
     /// Fetch both chains, verify and store them, and serve them to lifecycle managers.
     DataProvider(Box<DataProviderArgs>),
-    /// Manage workers with the data of the data providers that are found.
+    /// Manage workers with the chain data of discovered data providers.
     Lifecycle(Box<LifecycleArgs>),
-    /// Send what lifecycle managers want on chain, from the queue in Redis.
+    /// Send the on-chain operations of lifecycle managers, from the queue in Redis.
     Trader(Box<TraderArgs>),
-    /// Show the data providers and lifecycle managers that are found, and manage their workers in a browser.
+    /// Show discovered data providers and lifecycle managers, and manage their workers in a browser.
     Monitor(Box<MonitorArgs>),
-    /// Show identity keys' peer ids, back keys up, restore them.
+    /// Show the peer ids of identity keys, back up keys, restore them.
     Keys(KeysArgs),
-    /// Bring pools and workers of the original bridge (PRB v2) or of Phala's worker manager (PRB v3) along.
+    /// Import pools and workers of the original bridge (PRB v2) or of Phala's worker manager (PRB v3).
     Import(ImportArgs),
-    /// Ask whether the daemon that PHALA_MODULE or PRB_OPS_LISTEN names turns over; for containers' health checks.
+    /// Check whether the daemon named by PHALA_MODULE or PRB_OPS_LISTEN is alive, for health checks of
+    /// containers.
     Healthcheck(HealthArgs),
-    /// What is asked of a running daemon.
+    /// A request to a running daemon.
     #[command(flatten)]
     Request(crate::cli::Request),
 }
@@ -135,7 +138,7 @@ impl Cli {
     /// Reads arguments and environment.
     ///
     /// # Errors
-    /// What is wrong, for [`clap::Error::print`]; or help and version, which were asked for.
+    /// An error for [`clap::Error::print`], or the requested help or version.
     pub fn read(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, clap::Error> {
         let mut arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
         let mut command =
@@ -163,7 +166,7 @@ impl Cli {
 }
 
 impl Command {
-    /// Checks what takes more than one value to see, or must not be quoted.
+    /// Checks that involve several values, or values that must not be quoted.
     fn check(&self) -> Result<(), clap::Error> {
         match self {
             Self::DataProvider(args) => {
@@ -189,15 +192,15 @@ impl Command {
     }
 }
 
-/// A data provider has nodes of both chains, or of none and something else to take blocks from.
+/// Checks that a data provider has nodes of both chains, or of none and a history source.
 fn check_chains(args: &DataProviderArgs) -> Result<(), clap::Error> {
     match (args.chain_endpoint.is_empty(), args.parent_chain_endpoint.is_empty()) {
         (true, false) | (false, true) => Err(wrong(
-            "nodes of one chain alone are of no use: set both PHALA_CHAIN_ENDPOINT and PHALA_PARENT_CHAIN_ENDPOINT, \
-             or neither where PRB_HISTORY has the whole history",
+            "nodes of one chain are not sufficient: set both PHALA_CHAIN_ENDPOINT and PHALA_PARENT_CHAIN_ENDPOINT, \
+             or neither if PRB_HISTORY has the whole history",
         )),
         (true, true) if args.history.history.is_empty() => Err(wrong(
-            "no chain nodes are named: set PHALA_CHAIN_ENDPOINT and PHALA_PARENT_CHAIN_ENDPOINT (or --chain-endpoint and \
+            "no chain nodes are configured: set PHALA_CHAIN_ENDPOINT and PHALA_PARENT_CHAIN_ENDPOINT (or --chain-endpoint and \
              --parent-chain-endpoint), or PRB_HISTORY if that has the whole history",
         )),
         _ => Ok(()),
@@ -219,7 +222,7 @@ fn check_redis(url: &RedisUrl) -> Result<(), clap::Error> {
 fn check_desk(args: &LifecycleArgs) -> Result<(), clap::Error> {
     match (&args.q_redis_endpoint, args.use_built_in_trader) {
         (None, false) if !args.lifecycle_config_mode => Err(wrong(
-            "there is no trade queue: set PHALA_Q_REDIS_ENDPOINT (a Redis URL such as \
+            "no trade queue is configured: set PHALA_Q_REDIS_ENDPOINT (a Redis URL such as \
              redis://127.0.0.1:6379/0, where a trader works too), or USE_BUILT_IN_TRADER=true",
         )),
         (Some(url), _) => check_redis(url),
@@ -235,14 +238,14 @@ fn variable(name: impl AsRef<OsStr>) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
-/// What the arguments begin with, behind the flags that every command has.
+/// The first argument apart from global flags.
 #[derive(Debug, PartialEq, Eq)]
 enum First<'a> {
-    /// Help or the version is asked for.
+    /// Help or the version.
     Help,
     /// A command.
     Command(&'a str),
-    /// A flag of a command that is not named, or nothing.
+    /// A flag of an unnamed command, or nothing.
     Other,
 }
 
@@ -268,12 +271,12 @@ impl<'a> First<'a> {
     }
 }
 
-/// What `PHALA_MODULE` is.
+/// The value of `PHALA_MODULE`.
 pub(crate) fn module_name() -> Option<OsString> {
     variable(MODULE)
 }
 
-/// The subcommand that `PHALA_MODULE` picks.
+/// The subcommand selected by `PHALA_MODULE`.
 pub(crate) fn module() -> Result<Option<&'static str>, clap::Error> {
     variable(MODULE).map(|module| subcommand_of(&module)).transpose()
 }
@@ -292,7 +295,7 @@ fn subcommand_of(module: &OsStr) -> Result<&'static str, clap::Error> {
     }
 }
 
-/// Variables that look like ours and are read by nothing: typing mistakes, most likely.
+/// Returns variables that look like settings but are not read: probably typing errors.
 pub fn unknown_variables() -> Vec<String> {
     fn collect(command: &clap::Command, known: &mut Vec<OsString>) {
         known.extend(command.get_arguments().filter_map(Arg::get_env).map(OsStr::to_owned));
@@ -311,12 +314,12 @@ pub fn unknown_variables() -> Vec<String> {
     unknown
 }
 
-/// The first line of a file that holds a secret.
+/// Reads the first line of a file with a secret.
 pub(crate) fn first_line(path: &Path, max_bytes: u64) -> anyhow::Result<SecretString> {
     use std::io::Read;
     let shown = redact::shown_path(path);
     let file = std::fs::File::open(path).with_context(|| format!("cannot open {shown}"))?;
-    // Large enough from the start: a buffer that grows leaves copies behind.
+    // Allocated at full size: a growing buffer would leave copies of the secret in freed memory.
     let mut text = Zeroizing::new(String::with_capacity(max_bytes as usize + 1));
     file.take(max_bytes + 1).read_to_string(&mut text).with_context(|| format!("cannot read {shown}"))?;
     if text.len() as u64 > max_bytes {
@@ -356,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn invalid_values_are_refused() {
         assert!(all(&[]).is_err());
         assert!(all(&["--chain-endpoint", "http://a", "--parent-chain-endpoint", "ws://r"]).is_err());
         for bad in [["--prpc-request-timeout", "0"], ["--runner-max-worker-number", "0"]] {
@@ -365,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subcommand_is_seen_behind_the_global_flags() {
+    fn subcommand_is_found_after_global_flags() {
         let lacks =
             |args: &[&str]| First::of(&args.iter().map(Into::into).collect::<Vec<_>>()) == First::Other;
         assert!(lacks(&["prb"]));
@@ -377,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn command_definition_is_valid() {
         Cli::command().debug_assert();
     }
 }

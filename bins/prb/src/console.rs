@@ -8,12 +8,14 @@
 //!                               Backend: Local (this process's Manager) or Peer (a manager over Walkie)
 //! ```
 //!
-//! - One set of pages, one trait with two backends: [`Local`] in `prb all` and `prb lifecycle`, one for each lifecycle
-//!   manager in `prb monitor`, below `/managers/{peer}`.
-//! - Every page is whole without JavaScript. The script keeps it fresh, and sends what changes something with the
+//! - One set of pages over one trait with two backends: [`Local`] in `prb all` and `prb lifecycle`, and a
+//!   peer's for each lifecycle manager in `prb monitor`, below `/managers/{peer}`.
+//! - Every page is complete without JavaScript. The script updates it, and sends changes with the operator's
+//!   token: [`crate::pages`] has the rules.
 //!   operator's token: [`crate::pages`] has the rules.
-//! - What is commanded is shown first: a page names each worker and what will happen to it.
+//! - Commands are previewed: a page names each worker and what will happen to it.
 //!
+//! Not for programs (`prb monitor` also answers the original's JSON calls).
 //! Not for: programs (`prb monitor` answers the original's JSON calls beside it).
 
 use std::{
@@ -76,14 +78,14 @@ pub use peer::Peer;
 use backend::Backend;
 use history::History;
 
-/// The largest body of a request: a command for as many workers as an inventory holds.
+/// Maximum size of a request body: a command for as many workers as an inventory can have.
 const MAX_BODY_BYTES: usize = 512 * 1024;
 
-/// Where the page of transactions is, and what it is called.
+/// Path and title of the page of transactions.
 pub(crate) const TRANSACTIONS_PATH: &str = "/transactions";
 const TRANSACTIONS: &str = "Transactions";
 
-/// The workers of a fleet, for the page of transactions.
+/// Looks up the workers of a fleet for the page of transactions.
 struct OfFleet(Arc<dyn Backend>);
 
 #[async_trait]
@@ -95,24 +97,24 @@ impl Workers for OfFleet {
     }
 }
 
-/// What the console shows.
+/// The data sources of the console's pages.
 #[derive(Clone)]
 pub struct Console(Arc<Inner>);
 
 struct Inner {
     /// The fleet of this process.
     fleet: Option<Arc<dyn Backend>>,
-    /// What it was like lately.
+    /// Recent measurements of the fleet.
     history: Arc<History>,
-    /// The chains' nodes and the disk of this process.
+    /// The chain nodes and the disk of this process.
     chain_data: Option<ChainData>,
-    /// Who is there, where this process has peers.
+    /// The Walkie node, if this process has one.
     node: Option<Node>,
-    /// The fleets of peers, where those are shown.
+    /// The fleets of peers, if they are shown.
     managers: Option<peer::Peers>,
     /// The trade queue, where this process has one.
     queue: Option<pages::queue::Source>,
-    /// Its newest jobs, for the workers' pages.
+    /// Its newest jobs, for the pages of workers.
     recent: Option<Recent>,
     streams: Arc<Semaphore>,
 }
@@ -140,12 +142,12 @@ impl fmt::Debug for Console {
 }
 
 impl Console {
-    /// Of the fleet of this process.
+    /// Creates the console of this process's fleet.
     pub fn of_fleet(fleet: Arc<dyn Backend>) -> Self {
         Self::new(Inner { fleet: Some(fleet), ..Inner::default() })
     }
 
-    /// Of all lifecycle managers and data providers that a node finds.
+    /// Creates the console of all lifecycle managers and data providers that a node finds.
     pub fn of_peers(node: Node) -> Self {
         let managers = Some(peer::Peers::default());
         Self::new(Inner { node: Some(node), managers, ..Inner::default() })
@@ -155,19 +157,19 @@ impl Console {
         Self(Arc::new(inner))
     }
 
-    /// The same, with the peers of this process.
+    /// Adds the peers of this process.
     #[must_use]
     pub fn with_node(self, node: Node) -> Self {
         self.changed(|inner| inner.node = Some(node))
     }
 
-    /// The same, with the chains' nodes and the disk of this process.
+    /// Adds the chain nodes and the disk of this process.
     #[must_use]
     pub(crate) fn with_chain_data(self, chain_data: ChainData) -> Self {
         self.changed(|inner| inner.chain_data = Some(chain_data))
     }
 
-    /// The same, with the trade queue of this process.
+    /// Adds the trade queue of this process.
     #[must_use]
     pub fn with_queue(self, queue: pages::queue::Source) -> Self {
         self.changed(|inner| {
@@ -176,14 +178,14 @@ impl Console {
         })
     }
 
-    /// Measures the fleet of this process, for the charts; `at` is now.
+    /// Takes a measurement of this process's fleet for the charts; `at` is the current time.
     pub async fn take_sample(&self, at: SystemTime) {
         let Some(fleet) = &self.0.fleet else { return };
-        // What cannot be had now is a gap.
+        // A failed measurement leaves a gap.
         let Ok(fleet) = fleet.fleet().await else { return };
         let jobs = match &self.0.queue {
             Some(source) => {
-                timeout(pages::queue::PATIENCE, source.queue.stats()).await.ok().and_then(Result::ok)
+                timeout(pages::queue::TIMEOUT, source.queue.stats()).await.ok().and_then(Result::ok)
             }
             None => None,
         };
@@ -199,7 +201,7 @@ impl Console {
         }
     }
 
-    /// The entries of the head of a fleet's pages: path and name. `base` is what stands before their paths.
+    /// Returns the navigation entries of a fleet's pages: path and name. `base` precedes their paths.
     fn entries(&self, base: &str) -> Vec<(String, &'static str)> {
         let inner = &self.0;
         let mut entries = Vec::new();
@@ -222,7 +224,7 @@ impl Console {
         entries
     }
 
-    /// The page of transactions, where this process has a queue.
+    /// Returns the page of transactions, if this process has a queue.
     fn transactions(&self) -> Option<(PageHost, pages::queue::Source)> {
         let source = self.0.queue.clone()?;
         let workers = self.0.fleet.clone().map(|fleet| -> Arc<dyn Workers> { Arc::new(OfFleet(fleet)) });
@@ -230,7 +232,7 @@ impl Console {
         Some((PageHost { base: TRANSACTIONS_PATH, title: TRANSACTIONS, entries, workers }, source))
     }
 
-    /// Only before it is shared.
+    /// Must be called before the console is shared.
     fn changed(mut self, change: impl FnOnce(&mut Inner)) -> Self {
         if let Some(inner) = Arc::get_mut(&mut self.0) {
             change(inner);
@@ -239,10 +241,11 @@ impl Console {
     }
 }
 
-/// Opens the console's port, or gives `None` where it is off or its default is taken by another.
+/// Opens the console's port, or returns `None` if it is off or its default port is in use.
 ///
 /// # Errors
-/// Where an address that was asked for cannot be had.
+///
+/// If a configured address cannot be bound.
 pub async fn open(args: &PageArgs, access: &Access, console: Console) -> anyhow::Result<Option<Site>> {
     let default = SocketAddr::from((Ipv4Addr::LOCALHOST, MONITOR_PORT));
     let port = Port { name: "console", variable: "PRB_CONSOLE_LISTEN", default };
@@ -253,7 +256,7 @@ pub async fn open(args: &PageArgs, access: &Access, console: Console) -> anyhow:
     }
 }
 
-/// The console's port, open and served, of a daemon that goes on without where its default is taken.
+/// The console's port of a daemon, which runs without it if the default port is in use.
 #[derive(Debug)]
 pub(crate) struct Open {
     address: Option<SocketAddr>,
@@ -264,7 +267,8 @@ impl Open {
     /// Opens the port and serves it.
     ///
     /// # Errors
-    /// Those of [`open`]: the operator has to change something.
+    ///
+    /// Those of [`open`]: the operator has to change the configuration.
     pub(crate) async fn start(args: &PageArgs, access: &Access, console: Console) -> Result<Self, Failure> {
         let mut serving = Background::default();
         let sampled = console.clone();
@@ -273,33 +277,33 @@ impl Open {
         if let Some(site) = site {
             serving.spawn(|stop| async move {
                 stop.run_until_cancelled(site.serve()).await;
-                anyhow::anyhow!("the console has ended")
+                anyhow::anyhow!("the console ended unexpectedly")
             });
             serving.spawn(|stop| async move {
                 stop.run_until_cancelled(sampled.take_samples()).await;
-                anyhow::anyhow!("the console's measuring has ended")
+                anyhow::anyhow!("the console's measurements ended unexpectedly")
             });
         }
         Ok(Self { address, serving })
     }
 
-    /// Where it is, if it could be opened.
+    /// Returns its address, if it is open.
     pub(crate) const fn address(&self) -> Option<SocketAddr> {
         self.address
     }
 
-    /// Waits for it to end, which it should not. Cancel safe.
+    /// Waits for it to end, which is a failure. Cancel safe.
     pub(crate) async fn ended(&mut self) -> anyhow::Error {
         self.serving.ended().await
     }
 
-    /// Answers nobody any more.
+    /// Stops serving.
     pub(crate) async fn stop(self) {
         self.serving.stop().await;
     }
 }
 
-/// All pages.
+/// Returns the routes of all pages.
 pub(crate) fn router(console: Console) -> Router {
     let transactions = console.transactions();
     let mut router = Router::new().route("/", get(target::page)).route("/live/", get(target::live));

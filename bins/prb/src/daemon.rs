@@ -1,4 +1,4 @@
-//! What every daemon does the same: ops port, signals, display, and an end in order.
+//! The common parts of all daemons: ops port, signals, display, and an ordered shutdown.
 
 use std::{io::Write, time::Duration};
 
@@ -18,27 +18,28 @@ mod gauges;
 
 use gauges::Gauges;
 
-/// Time between two looks at the state for the display.
+/// Interval at which the display is updated.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long the background tasks may take to end.
 const TASKS_STOP: Duration = Duration::from_millis(1000);
-/// How long a daemon may take to end in order.
+/// How long a daemon may take to shut down in order.
 const STOP_WITHIN: Duration = Duration::from_millis(4500);
 
-/// Why a daemon did not run.
+/// Why a daemon ended.
 #[derive(Debug)]
 pub enum Failure {
-    /// The operator has to change something.
+    /// The configuration is invalid.
     Configuration(anyhow::Error),
-    /// Something broke.
+    /// Another failure.
     Run(anyhow::Error),
 }
 
-/// How long the last words on standard error may take: whoever reads them may stand still.
+/// How long writing the last message to standard error may take: its reader may be blocked.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
 impl Failure {
-    /// Says why on standard error, where a shell and an operator look, and in the log; gives the exit code.
+    /// Reports the failure on standard error, for the shell and the operator, and in the log; returns the exit
+    /// code.
     pub fn report(self) -> u8 {
         let (error, code) = match self {
             Self::Configuration(error) => (error, BAD_CONFIGURATION),
@@ -58,26 +59,26 @@ impl Failure {
     }
 }
 
-/// A running daemon, as [`run`] sees it.
+/// A running daemon, as used by [`run`].
 pub(crate) trait Daemon {
     /// Default port of the ops port.
     const OPS_PORT: u16;
 
-    /// What says whether it does its work.
+    /// Returns the probe of its readiness.
     fn probe(&self) -> Probe;
 
-    /// What there is to see now.
+    /// Returns the current view.
     fn view(&self) -> impl Future<Output = View>;
 
-    /// Waits for a part to end that should not. Cancel safe.
+    /// Waits for an essential part to end. Cancel safe.
     fn ended(&mut self) -> impl Future<Output = anyhow::Error>;
 
     /// Reads its files again, at SIGHUP.
     fn reload(&self) -> impl Future<Output = ()> {
-        async { tracing::info!("SIGHUP: there is no file to read again") }
+        async { tracing::info!("SIGHUP received: there is no file to reload") }
     }
 
-    /// Ends in order, within five seconds.
+    /// Shuts down in order, within five seconds.
     fn stop(self) -> impl Future<Output = ()>;
 }
 
@@ -94,9 +95,9 @@ pub(crate) async fn run<D: Daemon>(
     let (reload, mut reloads) = mpsc::channel(1);
     let mut signals = JoinSet::new();
     signals.spawn(signals::listen(stop.clone(), Some(reload)));
-    // The recorder of metrics must be there before anything counts.
+    // The metrics recorder must be installed before anything counts.
     let mut ops = Ops::open(ops, D::OPS_PORT).await.map_err(Failure::Configuration)?;
-    // Before anything counts: a scraper learns what each metric means with its first value.
+    // Also before anything counts, so that a scraper gets every description with the first value.
     let mut gauges = Gauges::describe();
     let mut daemon = tokio::select! {
         daemon = start => daemon?,
@@ -126,7 +127,7 @@ pub(crate) async fn run<D: Daemon>(
     };
     progress.finish();
     if tokio::time::timeout(STOP_WITHIN, daemon.stop()).await.is_err() {
-        tracing::warn!("the end took too long and is cut short; what is stored is whole");
+        tracing::warn!("the shutdown took too long and is aborted; stored data is complete");
     }
     if let Some(ops) = ops {
         ops.stop().await;
@@ -134,7 +135,7 @@ pub(crate) async fn run<D: Daemon>(
     result
 }
 
-/// Waits for the ops port to end, which it should not. Cancel safe; waits for ever where there is none.
+/// Waits for the ops port to end unexpectedly. Cancel safe; never completes without an ops port.
 async fn ops_ended(ops: &mut Option<Ops>) -> anyhow::Error {
     match ops {
         Some(ops) => ops.ended().await,
@@ -146,18 +147,18 @@ fn signals_ended(
     ended: Result<std::io::Result<std::convert::Infallible>, tokio::task::JoinError>,
 ) -> anyhow::Error {
     match ended {
-        Ok(Err(error)) => anyhow::Error::new(error).context("signals cannot be heard"),
-        Err(error) => anyhow::Error::new(error).context("the listener for signals broke"),
+        Ok(Err(error)) => anyhow::Error::new(error).context("cannot listen for signals"),
+        Err(error) => anyhow::Error::new(error).context("the signal listener failed"),
     }
 }
 
-/// The nodes of a chain.
+/// Creates the node pool of a chain.
 pub(crate) fn pool(chain: &'static str, endpoints: &[NodeUrl]) -> anyhow::Result<NodePool> {
     NodePool::new(chain, rpc::Config::new(endpoints.iter().cloned()))
         .with_context(|| format!("the {chain} chain's endpoints"))
 }
 
-/// Why a task that should go on for ever ended.
+/// Converts the end of an endless task to an error.
 pub(crate) fn ended<E: Into<anyhow::Error>>(what: &'static str, result: Result<(), E>) -> anyhow::Error {
     match result {
         Ok(()) => anyhow::anyhow!("{what} has ended"),
@@ -165,7 +166,7 @@ pub(crate) fn ended<E: Into<anyhow::Error>>(what: &'static str, result: Result<(
     }
 }
 
-/// Background tasks that end only with the daemon; each gives why it ended.
+/// Background tasks that must not end before the daemon; each returns why it ended.
 #[derive(Debug, Default)]
 pub(crate) struct Background {
     cancel: CancellationToken,
@@ -173,7 +174,7 @@ pub(crate) struct Background {
 }
 
 impl Background {
-    /// Starts a task; it is to end when its token is cancelled.
+    /// Spawns a task, which must end when its token is cancelled.
     pub(crate) fn spawn<F>(&mut self, task: impl FnOnce(CancellationToken) -> F)
     where
         F: Future<Output = anyhow::Error> + Send + 'static,
@@ -181,21 +182,21 @@ impl Background {
         self.tasks.spawn(task(self.cancel.clone()));
     }
 
-    /// Waits for a task to end. Cancel safe; waits for ever where there is none.
+    /// Waits for a task to end. Cancel safe; never completes without tasks.
     pub(crate) async fn ended(&mut self) -> anyhow::Error {
         match self.tasks.join_next().await {
             Some(Ok(error)) => error,
-            Some(Err(error)) => anyhow::Error::new(error).context("a background task broke"),
+            Some(Err(error)) => anyhow::Error::new(error).context("a background task panicked"),
             None => std::future::pending().await,
         }
     }
 
-    /// Ends the tasks, and aborts those that take too long.
+    /// Cancels the tasks, and aborts those that take too long.
     pub(crate) async fn stop(mut self) {
         self.cancel.cancel();
         let drain = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(TASKS_STOP, drain).await.is_err() {
-            tracing::warn!("background tasks did not end in time and are aborted; the store stays whole");
+            tracing::warn!("background tasks did not end in time and are aborted; stored data is complete");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! `prb data-provider`: both chains fetched, verified, stored, and served to peers.
+//! `prb data-provider`: fetches, verifies and stores both chains, and serves them to peers.
 //!
-//! Composition only. The order of the end is that of [`DataProvider::stop`].
+//! Composition only. [`DataProvider::stop`] defines the order of the shutdown.
 
 use std::{
     io,
@@ -36,7 +36,7 @@ use crate::{
 mod handlers;
 mod info;
 
-/// How long answers under way may take to end.
+/// How long calls in flight may take to end.
 const NODE_STOP: Duration = Duration::from_millis(500);
 const MIB: usize = 1024 * 1024;
 
@@ -100,7 +100,7 @@ impl DataProvider {
         Ok(Self { blocks, node, serving })
     }
 
-    /// What there is to see now.
+    /// Returns the current view.
     pub fn view(&self) -> View {
         let peers = self.node.peers().borrow().iter().filter(|peer| peer.is_usable()).count();
         View {
@@ -110,22 +110,21 @@ impl DataProvider {
         }
     }
 
-    /// Its node among its peers.
+    /// Its peer-to-peer node.
     pub const fn node(&self) -> &Node {
         &self.node
     }
 
-    /// Ends in order: peers are told nothing more (they turn to others), then those who fetch blobs are hung
-    /// up on, then nothing is fetched any more; the store closes with its last user. Takes less than five
-    /// seconds.
+    /// Shuts down in order: first the node (peers turn to other providers), then the blob connections, then
+    /// fetching; the store closes with its last user. Takes less than five seconds.
     pub async fn stop(self) {
-        // 1. Calls under way are answered, no others.
+        // 1. Calls in flight are answered, new ones refused.
         if !self.node.stop(NODE_STOP).await {
             tracing::warn!("some calls of peers were not answered in time");
         }
-        // 2. Blobs under way are sent.
+        // 2. Pending blobs are sent.
         self.serving.stop().await;
-        // 3. What is verified is stored, nothing more is fetched.
+        // 3. Verified blocks are stored, no more are fetched.
         self.blocks.stop().await;
     }
 }
@@ -143,7 +142,7 @@ impl Daemon for DataProvider {
 
     async fn ended(&mut self) -> anyhow::Error {
         tokio::select! {
-            () = fleet_runtime::closed(self.node.peers()) => anyhow::anyhow!("the node among its peers has ended"),
+            () = fleet_runtime::closed(self.node.peers()) => anyhow::anyhow!("the peer-to-peer node has ended"),
             error = self.serving.ended() => error,
             error = self.blocks.ended() => error,
         }
@@ -162,7 +161,7 @@ pub async fn run(args: DataProviderArgs, display: Display) -> Result<(), Failure
     daemon::run(&args.ops, DataProvider::start(&args), &display).await
 }
 
-/// The chains' nodes, where there are any.
+/// The chains' nodes, if any are configured.
 fn chains(args: &DataProviderArgs) -> anyhow::Result<Option<Chains>> {
     if args.chain_endpoint.is_empty() {
         return Ok(None);
@@ -171,7 +170,7 @@ fn chains(args: &DataProviderArgs) -> anyhow::Result<Option<Chains>> {
     Ok(Some(Chains { relay, para: pool("para", &args.chain_endpoint)? }))
 }
 
-/// How many connections the descriptors are enough for.
+/// The number of connections that the file descriptors allow.
 fn shares() -> Shares {
     let (blobs, peers) = (server::Config::default().max_connections, node::Limits::default().connections);
     let (limit, most) = (descriptors::limit(), Shares { blobs, peers });
@@ -181,17 +180,17 @@ fn shares() -> Shares {
             limit,
             blob_connections = shares.blobs,
             peer_connections = shares.peers,
-            "few open files are allowed, so fewer connections are served than the {blobs} and {peers} of the \
-             default: raise the hard limit (LimitNOFILE of systemd, --ulimit nofile of docker)"
+            "the limit on open files is low, so fewer connections are served than the default of {blobs} and {peers}: \
+             raise the hard limit (LimitNOFILE of systemd, --ulimit nofile of docker)"
         );
     }
     shares
 }
 
-/// Takes the port on every address of the machine.
+/// Binds the port on every address of the machine.
 async fn blob_server(args: &DataProviderArgs, blobs: Arc<dyn Lookup>) -> anyhow::Result<Server> {
     let shares = shares();
-    // One address may be all that a proxy shows.
+    // All clients behind a proxy may share one address.
     let config = server::Config::default()
         .with_max_connections(shares.blobs)
         .with_max_connections_per_ip(
@@ -202,7 +201,7 @@ async fn blob_server(args: &DataProviderArgs, blobs: Arc<dyn Lookup>) -> anyhow:
     let everywhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     match Server::bind(everywhere, Arc::clone(&blobs), config).await {
         Err(error) if error.source.kind() != io::ErrorKind::AddrInUse => {
-            // A machine without IPv6.
+            // The machine has no IPv6.
             Server::bind((Ipv4Addr::UNSPECIFIED, port).into(), blobs, config).await
         }
         bound => bound,
@@ -210,12 +209,12 @@ async fn blob_server(args: &DataProviderArgs, blobs: Arc<dyn Lookup>) -> anyhow:
     .context("PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT")
 }
 
-/// Tells peers of the chain as soon as the store knows it.
+/// Tells peers the chain's identity as soon as the store knows it.
 async fn tell_identity(source: &impl BlobSource, node: Node) {
     let mut heights = source.heights();
     loop {
         if let Ok(genesis) = source.genesis().await {
-            tracing::info!(chain_identity = %genesis.chain_identity, "the chain is known");
+            tracing::info!(chain_identity = %genesis.chain_identity, "chain identity known");
             return node.set_chain_identity(genesis.chain_identity).await;
         }
         if heights.changed().await.is_err() {

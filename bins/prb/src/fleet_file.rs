@@ -1,8 +1,8 @@
-//! The file that names pools and workers for `prb all` (TOML, or JSON where its name ends in `.json`).
+//! The file with pools and workers for `prb all` (TOML, or JSON if its name ends in `.json`).
 //!
-//! Read and checked whole before anything starts; unknown keys are refused, and so is an entry whose name,
-//! endpoint or pool number another one has: ids are made of names, and the second would take the place of the
-//! first. Mnemonics may stand in the file, or in environment variables that it names; they are sealed at once
+//! It is read and checked completely before anything starts. Unknown keys are refused, and so are duplicate
+//! names, endpoints and pool numbers: ids are derived from names, so a duplicate would replace the first
+//! entry. Mnemonics may be in the file, or in environment variables that it names; they are sealed at once
 //! and never shown.
 
 use std::{
@@ -30,7 +30,7 @@ use place::{Place, Placed, Unique};
 /// The largest file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Names in this namespace give entries the same id at every start.
+/// Namespace of the ids derived from names, which stay the same at every start.
 const NAMESPACE: Uuid = Uuid::from_u128(0x9f1c_6f6e_4d3a_4f0e_8b52_70f6_a1d9_3c11);
 
 /// The file, checked.
@@ -40,7 +40,7 @@ pub struct FleetFile {
     workers: Vec<Worker>,
 }
 
-/// The file as it is written; `P` and `W` are the entries, with their places where the format tells them.
+/// The file's structure; `P` and `W` are the entries, with their positions if the format has them.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, bound(deserialize = "P: Deserialize<'de>, W: Deserialize<'de>"))]
 struct Written<P, W> {
@@ -50,7 +50,7 @@ struct Written<P, W> {
     workers: Vec<W>,
 }
 
-/// A pool as it is written.
+/// A pool's entry.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PoolEntry {
@@ -61,19 +61,19 @@ struct PoolEntry {
     /// The operator's mnemonic or secret URI.
     #[serde(default, deserialize_with = "secret")]
     operator: Option<SecretString>,
-    /// Name of the environment variable that holds it.
+    /// Name of the environment variable that holds the operator's secret.
     operator_env: Option<String>,
-    /// File whose first line is it.
+    /// File whose first line is the operator's secret.
     operator_file: Option<PathBuf>,
-    /// SS58 address of the account that owns the pool, where the operator is its proxy.
+    /// SS58 address of the pool's owner, if the operator is its proxy.
     proxied: Option<String>,
     /// Whether its workers run.
     #[serde(default = "yes")]
     enabled: bool,
-    /// Sync its workers, send nothing on chain.
+    /// Whether its workers only sync, without on-chain operations.
     #[serde(default)]
     sync_only: bool,
-    /// What happens to its workers after a stop from elsewhere; the fleet's setting where absent.
+    /// What to do with its workers after an external stop; by default the fleet's setting.
     after_stop: Option<AfterExternalStop>,
 }
 
@@ -93,7 +93,7 @@ impl fmt::Debug for PoolEntry {
     }
 }
 
-/// A worker as it is written.
+/// A worker's entry.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WorkerEntry {
@@ -109,16 +109,16 @@ struct WorkerEntry {
     /// Whether it runs.
     #[serde(default = "yes")]
     enabled: bool,
-    /// Sync it, send nothing on chain.
+    /// Whether it only syncs, without on-chain operations.
     #[serde(default)]
     sync_only: bool,
-    /// A gatekeeper: registered and synced, not put to computing.
+    /// Whether it is a gatekeeper: registered and synced, but not computing.
     #[serde(default)]
     gatekeeper: bool,
     /// URLs that it announces on chain.
     #[serde(default)]
     endpoints: Vec<String>,
-    /// What happens after a stop from elsewhere; its pool's setting where absent.
+    /// What to do after an external stop; by default its pool's setting.
     after_stop: Option<AfterExternalStop>,
 }
 
@@ -142,7 +142,7 @@ fn secret<'de, D: Deserializer<'de>>(d: D) -> Result<Option<SecretString>, D::Er
     Ok(Option::<String>::deserialize(d)?.map(SecretString::from))
 }
 
-/// Reads an amount from an integer or, beyond what every parser keeps exactly, a decimal string.
+/// Parses an amount from an integer or a decimal string, because not every parser keeps large integers exact.
 fn stake<'de, D: Deserializer<'de>>(d: D) -> Result<Balance, D::Error> {
     struct Stake;
     impl de::Visitor<'_> for Stake {
@@ -167,7 +167,7 @@ impl FleetFile {
     /// Reads and checks the file.
     ///
     /// # Errors
-    /// Says the file, and the line or the entries at fault.
+    /// Names the file, and the line or the entries with an error.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display();
         let meta = std::fs::metadata(path).with_context(|| format!("cannot read the fleet file {shown}"))?;
@@ -184,10 +184,10 @@ impl FleetFile {
         Ok(file)
     }
 
-    /// Reads and checks a text.
+    /// Parses and checks a text.
     ///
     /// # Errors
-    /// Says the line or the entries at fault, without quoting the text: it may hold a mnemonic.
+    /// Names the line or the entries with an error, without quoting the text, which may contain a mnemonic.
     pub fn parse(text: &str, json: bool) -> anyhow::Result<Self> {
         if json {
             let written: Written<PoolEntry, WorkerEntry> = serde_json::from_str(text)
@@ -212,7 +212,7 @@ impl FleetFile {
         Ok(Self { pools, workers: workers.into_iter().map(|worker| worker.entry).collect() })
     }
 
-    /// Whether it names neither a pool nor a worker, as a file does that was cut off or mistaken for another.
+    /// Whether it has neither pools nor workers, as a truncated or wrong file.
     pub const fn is_empty(&self) -> bool {
         self.pools.is_empty() && self.workers.is_empty()
     }
@@ -223,11 +223,11 @@ fn check_pools(pools: &[Placed<PoolEntry>]) -> anyhow::Result<()> {
     for Placed { place, entry } in pools {
         let pid = entry.pid;
         if let Some(first) = pids.insert(pid.to_string(), *place) {
-            bail!("pool {pid} is there twice, at {first} and at {place}: keep one of them");
+            bail!("pool {pid} is listed twice, at {first} and at {place}: remove one of them");
         }
         if let Some(first) = names.insert(entry.name(), *place) {
             let name = entry.name();
-            bail!("two pools have the name {name:?}, at {first} and at {place}: give each its own");
+            bail!("two pools have the name {name:?}, at {first} and at {place}: rename one of them");
         }
     }
     Ok(())
@@ -238,14 +238,14 @@ fn check_workers(workers: &[Placed<Worker>], pools: &[Placed<PoolEntry>]) -> any
     let (mut names, mut endpoints) = (Unique::default(), Unique::default());
     for Placed { place, entry: worker } in workers {
         let (name, endpoint, pid) = (&worker.name, &worker.endpoint, worker.pid);
-        // First: an endpoint may hold a password, and then it must not be quoted.
+        // Checked first: an endpoint may contain a password, and must not be quoted then.
         worker.check().with_context(|| format!("the worker at {place}"))?;
-        // Before the names: a worker without one has its endpoint for a name.
+        // Checked before the names: a worker without a name uses its endpoint as one.
         if let Some(first) = endpoints.insert(prb_core::inventory::normal_endpoint(endpoint), *place) {
-            bail!("two workers have the endpoint {endpoint}, at {first} and at {place}: keep one of them");
+            bail!("two workers have the endpoint {endpoint}, at {first} and at {place}: remove one of them");
         }
         if let Some(first) = names.insert(name.clone(), *place) {
-            bail!("two workers have the name {name:?}, at {first} and at {place}: give each its own");
+            bail!("two workers have the name {name:?}, at {first} and at {place}: rename one of them");
         }
         if !pids.contains(&pid) {
             bail!("worker {name:?} at {place} belongs to pool {pid}, which the file does not name");
@@ -262,7 +262,7 @@ fn warn_if_open(path: &Path, meta: &std::fs::Metadata) {
         tracing::warn!(
             file = %path.display(),
             mode = format!("{mode:o}"),
-            "the fleet file holds mnemonics and others can read it; `chmod 600` it"
+            "the fleet file contains mnemonics and is readable by others: run `chmod 600` on it"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! What works on workers: the fleet, what it reads of the chain, and where it sends what it wants there.
+//! The fleet with its chain reader and its trade queue.
 
 use std::{
     sync::Arc,
@@ -28,7 +28,7 @@ use crate::{
     trade_queue::{self, TradeQueue},
 };
 
-/// What is worked with.
+/// The parts to start with.
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) source: Arc<dyn BlobSource>,
@@ -37,7 +37,7 @@ pub(crate) struct Parts {
     pub(crate) trade_queue: TradeQueue,
 }
 
-/// What is read of the chain.
+/// The on-chain state and its reader.
 #[derive(Debug)]
 pub(crate) struct Chain {
     reader: Arc<dyn ChainReader>,
@@ -63,7 +63,7 @@ impl Chain {
     }
 }
 
-/// A running fleet at its trade_queue.
+/// A running fleet with its trade queue.
 #[derive(Debug)]
 pub(crate) struct FleetRuntime {
     source: Arc<dyn BlobSource>,
@@ -76,7 +76,7 @@ impl FleetRuntime {
     /// Starts the fleet.
     ///
     /// # Errors
-    /// Where the system refuses what an HTTP client needs.
+    /// The HTTP client cannot be created.
     pub(crate) fn start(parts: Parts, workers: &WorkerArgs) -> anyhow::Result<Self> {
         let Parts { source, inventory, chain, trade_queue } = parts;
         descriptors::warn_if_too_few(inventory.snapshots().borrow().workers.len());
@@ -100,7 +100,7 @@ impl FleetRuntime {
         &self.trade_queue
     }
 
-    /// Gives what keeps the workers from computing.
+    /// Returns a probe of the reasons why workers do not compute.
     pub(crate) fn probe(&self) -> impl Fn() -> Vec<Reason> + Send + Sync + 'static {
         let (nodes, views) = (self.chain.nodes.clone(), self.chain_views());
         let (fleet, queue) = (self.fleet.clone(), self.trade_queue.watch());
@@ -115,12 +115,12 @@ impl FleetRuntime {
         self.chain.views()
     }
 
-    /// How far the chain data is.
+    /// The heights of the chain data.
     pub(crate) fn heights(&self) -> watch::Receiver<Heights> {
         self.source.heights()
     }
 
-    /// What there is to see now.
+    /// Returns the current view.
     pub(crate) fn view(&self, shown: Shown) -> View {
         View {
             heights: *self.source.heights().borrow(),
@@ -131,7 +131,7 @@ impl FleetRuntime {
         }
     }
 
-    /// Waits for a part to end that should not. Cancel safe.
+    /// Waits for an essential part to end. Cancel safe.
     pub(crate) async fn ended(&mut self) -> anyhow::Error {
         tokio::select! {
             error = self.trade_queue.ended() => error,
@@ -141,20 +141,20 @@ impl FleetRuntime {
         }
     }
 
-    /// Ends in order.
+    /// Shuts down in order.
     pub(crate) async fn stop(self) {
-        // 1. Workers keep what they have; nothing new is wanted of the chain.
+        // 1. Workers keep their state; no new jobs are submitted.
         if !self.fleet.stop().await {
-            tracing::warn!("some workers' tasks did not end in time and were left behind");
+            tracing::warn!("some workers' tasks did not end in time and were aborted");
         }
-        // 2. Batches under way end or are handed back.
+        // 2. Batches in flight end or their jobs are handed back.
         self.trade_queue.stop().await;
-        // 3. Nobody looks at the chain any more.
+        // 3. The chain reader ends.
         self.chain.reading.stop().await;
     }
 }
 
-/// The chain's clock; this machine's before the first view.
+/// Returns the chain's time, or this machine's before the first view.
 fn chain_time(views: &watch::Receiver<Option<Arc<ChainView>>>) -> SystemTime {
     let time_ms = views.borrow().as_ref().map_or(0, |view| view.time_ms);
     match time_ms {
@@ -163,7 +163,7 @@ fn chain_time(views: &watch::Receiver<Option<Arc<ChainView>>>) -> SystemTime {
     }
 }
 
-/// Completes when nobody can tell anything new any more.
-pub(crate) async fn closed<T>(mut told: watch::Receiver<T>) {
-    while told.changed().await.is_ok() {}
+/// Completes when the sender of a watch channel is gone.
+pub(crate) async fn closed<T>(mut receiver: watch::Receiver<T>) {
+    while receiver.changed().await.is_ok() {}
 }

@@ -1,4 +1,4 @@
-//! Opens the sources of past blocks that an operator names.
+//! Opens the configured history sources.
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ use tokio::sync::watch;
 
 use crate::{config::HistoryPlace, daemon::Background};
 
-/// The sources at these places. Those that need tasks have them in the background.
+/// Opens the sources; their tasks run in the background.
 ///
 /// # Errors
-/// Where a folder is no archive, a URL is none, or a host has no address.
+/// A folder is not an archive, a URL is invalid, or a host has no address.
 pub(crate) async fn open(
     places: &[HistoryPlace],
     background: &mut Background,

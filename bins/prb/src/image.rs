@@ -1,7 +1,8 @@
-//! What a container image needs: the original's entry point, its retired modules, and the health check.
+//! Support for container images: the original's entry point, its retired modules, and the health check.
 //!
-//! The compose files of the original's guide start `node --trace-warnings … dist/index` and say the rest in variables.
-//! In our image `node` is a link to this program, which then takes no arguments ([`arguments`]).
+//! The compose files of the original's guide run `node --trace-warnings … dist/index` and configure the rest
+//! by variables. In our image `node` is a link to this program, which then ignores its arguments
+//! ([`arguments`]).
 
 use std::{
     ffi::OsString,
@@ -24,14 +25,14 @@ use crate::{
 
 /// The name that the original's entry points call.
 const SHIM: &str = "node";
-/// How long the ops port may take.
+/// Timeout of the ops port.
 const TIMEOUT: Duration = Duration::from_secs(4);
-/// What is said instead of starting the original's queue page.
+/// The message in place of the original's queue page.
 const ARENA: &str = "utils/arena is not needed any more: the trade queue's page is part of the trader, at \
                      http://127.0.0.1:4567 where PHALA_MODULE=trade runs, or PHALA_MODULE=lifecycle with \
                      USE_BUILT_IN_TRADER=true (PRB_QUEUE_PAGE_LISTEN moves it). Remove this service.";
 
-/// The program's arguments; none where it is called as `node`, whose arguments are not for it.
+/// Returns the program's arguments; none if it is called as `node`, whose arguments are not for it.
 pub fn arguments(given: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut given: Vec<_> = given.into_iter().collect();
     if given.first().is_some_and(|name| Path::new(name).file_name().is_some_and(|name| name == SHIM)) {
@@ -40,17 +41,16 @@ pub fn arguments(given: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     given
 }
 
-/// What there is to say of the module that `PHALA_MODULE` names, where it is one of the original's that nobody needs
-/// any more.
+/// Returns a message if `PHALA_MODULE` names a module of the original that is not needed any more.
 pub fn retired_module(arguments: &[OsString]) -> Option<&'static str> {
     let module = config::module_name().filter(|_| arguments.len() < 2)?;
     matches!(module.to_str(), Some("utils/arena" | "arena")).then_some(ARENA)
 }
 
-/// Asks the daemon of this container whether it turns over.
+/// Checks whether this container's daemon is alive.
 ///
 /// # Errors
-/// [`Failure::Run`] where it does not, [`Failure::Configuration`] where it is not known which daemon is meant.
+/// [`Failure::Run`] if it is not, [`Failure::Configuration`] if it is unclear which daemon is meant.
 pub fn check_health(args: &HealthArgs) -> Result<(), Failure> {
     let Some(address) = ops_address(args).map_err(Failure::Configuration)? else {
         println!("PRB_OPS_LISTEN is none: there is nothing to ask");
@@ -61,7 +61,7 @@ pub fn check_health(args: &HealthArgs) -> Result<(), Failure> {
     runtime.block_on(ask(address)).map_err(Failure::Run)
 }
 
-/// Where the ops port is: the one that is set, else the default of the module.
+/// Returns the ops port's address: the configured one, or the module's default.
 fn ops_address(args: &HealthArgs) -> anyhow::Result<Option<SocketAddr>> {
     let port = match args.ops.ops_listen {
         Some(OpsListen::Off) => return Ok(None),
@@ -72,13 +72,13 @@ fn ops_address(args: &HealthArgs) -> anyhow::Result<Option<SocketAddr>> {
             Some("trader") => TraderDaemon::OPS_PORT,
             Some("monitor") => Monitor::OPS_PORT,
             Some("all") => Bridge::OPS_PORT,
-            _ => bail!("set PHALA_MODULE or PRB_OPS_LISTEN as for the daemon that is meant"),
+            _ => bail!("set PHALA_MODULE or PRB_OPS_LISTEN to the daemon's value"),
         },
     };
     Ok(Some((Ipv4Addr::LOCALHOST, port).into()))
 }
 
-/// Everywhere is also here.
+/// Replaces an unspecified address by loopback.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn as_node_it_takes_no_arguments() {
+    fn arguments_are_ignored_when_called_as_node() {
         let entry_point = "node --trace-warnings --experimental-json-modules dist/index";
         assert_eq!(arguments(words(entry_point)), words("node"));
         assert_eq!(arguments(words(&format!("/usr/local/bin/{entry_point}"))), words("/usr/local/bin/node"));
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn everywhere_is_asked_here() {
+    fn unspecified_address_becomes_loopback() {
         for (listen, ask) in
             [("0.0.0.0:1", "127.0.0.1:1"), ("[::]:2", "[::1]:2"), ("10.0.0.1:3", "10.0.0.1:3")]
         {

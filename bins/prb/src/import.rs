@@ -1,7 +1,7 @@
-//! `prb import`: pools and workers of other programs put into an inventory.
+//! `prb import`: imports pools and workers of other programs into an inventory.
 //!
-//! Everything is read, shown and checked first, with every bad row named; only then is it applied, as one
-//! transaction. What was read is not changed. Secrets are sealed, and shown nowhere.
+//! Everything is read, shown and checked first, and every invalid row is reported; only then it is applied as
+//! one transaction. The source is not changed. Secrets are sealed and never shown.
 
 use std::{io::Write, path::Path, sync::Arc};
 
@@ -28,7 +28,7 @@ mod v3;
 
 use plan::{CheckedPool, Plan};
 
-/// Shows what would be imported, and imports it unless that is all that was asked for.
+/// Shows what would be imported, and imports it unless this is a dry run.
 ///
 /// # Errors
 /// [`Failure::Configuration`] with every row that cannot be imported; nothing was imported then.
@@ -56,7 +56,7 @@ async fn import(args: &ImportArgs) -> anyhow::Result<()> {
     print(&plan.shown())?;
     if let Some(faults) = plan.faults() {
         bail!(
-            "nothing was imported; correct these rows at their source, or pass them over with --leave-out:{faults}"
+            "nothing was imported; correct these rows at their source, or skip them with --leave-out:{faults}"
         );
     }
     let count = format!("{} pools and {} workers", plan.pools.len(), plan.workers.len());
@@ -66,8 +66,8 @@ async fn import(args: &ImportArgs) -> anyhow::Result<()> {
     };
     apply(plan, inventory, identity, into).await?;
     print(&format!(
-        "{count} were imported to {to}. What they were read from is unchanged. Do not run it any more: two programs \
-         that sign for one account get in each other's way\n"
+        "{count} were imported to {to}. Their source is unchanged. Do not run the other program any more: two programs \
+         that sign for one account interfere with each other\n"
     ))
 }
 
@@ -80,7 +80,7 @@ fn missing_identity(folder: &Path) -> String {
     )
 }
 
-/// The inventory in a folder. Where nothing is to be changed, none is made.
+/// Opens the inventory in a folder. A dry run does not create one.
 async fn open(path: &Path, dry_run: bool) -> anyhow::Result<Option<HeedInventory>> {
     if dry_run && !path.join("data.mdb").exists() {
         return Ok(None);
@@ -119,7 +119,7 @@ async fn apply(
     Ok(inventory.apply(edits).await?)
 }
 
-/// Prints; a reader that has seen enough is no failure.
+/// Prints; a closed pipe is not a failure.
 fn print(text: &str) -> anyhow::Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {

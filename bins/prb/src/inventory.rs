@@ -1,4 +1,4 @@
-//! Opens the pools and workers of a daemon that keeps them on disk.
+//! Opens the on-disk inventory of a daemon.
 
 use std::{path::Path, sync::Arc};
 
@@ -8,8 +8,7 @@ use prb_core::inventory::Inventory;
 
 use crate::original;
 
-/// Opens the inventory in a folder, or makes a new one. `setting` names what the operator set to have it
-/// there.
+/// Opens the inventory in a folder, or creates one. `setting` names the setting with the path, for errors.
 pub(crate) async fn open(path: &Path, setting: &str) -> anyhow::Result<Arc<dyn Inventory>> {
     original::check_inventory(path, setting)?;
     let opening = path.to_owned();

@@ -1,8 +1,8 @@
-//! `prb keys`: peer ids shown, identities backed up and restored.
+//! `prb keys`: shows peer ids, backs up and restores identities.
 //!
-//! A backup is the identity file itself, encrypted under a passphrase in the format of age
-//! (<https://age-encryption.org/v1>), so that `age -d` opens it without this program; or, if asked for, as it
-//! is. It is everything that opens the sealed operators' keys.
+//! A backup is the identity file itself, encrypted with a passphrase in the format of age
+//! (<https://age-encryption.org/v1>), so that `age -d` opens it without this program, or unencrypted on
+//! request. It opens all operators' keys that were sealed with it.
 
 use std::{
     fs::{self, Permissions},
@@ -28,16 +28,15 @@ const PASSPHRASE_VARIABLE: &str = "PRB_KEYS_PASSPHRASE";
 const MIN_PASSPHRASE_BYTES: usize = 12;
 /// The largest passphrase file, in bytes.
 const MAX_PASSPHRASE_BYTES: u64 = 4096;
-/// The largest backup that is read, in bytes: an identity has under 3 KiB, and age adds little.
+/// The largest backup that is accepted, in bytes: an identity has under 3 KiB, and age adds little.
 const MAX_BACKUP_BYTES: usize = 64 * 1024;
-/// What an age file begins with.
+/// The first bytes of an age file.
 const AGE: &[u8] = b"age-encryption.org/v1";
 
-/// Does what was asked and says on standard output what was done.
+/// Carries out the action and reports it on standard output.
 ///
 /// # Errors
-/// [`Failure::Configuration`] where the folder, a file or the passphrase does not allow it; nothing was
-/// changed then.
+/// [`Failure::Configuration`] if the folder, a file or the passphrase is not suitable; nothing was changed then.
 pub fn run(args: &KeysArgs) -> Result<(), Failure> {
     let folder = &args.peer_id_prefix;
     match &args.action {
@@ -56,7 +55,11 @@ fn show(folder: &Path) -> anyhow::Result<()> {
             say(&format!("{:<14} {}", role.file_name(), identity.peer_id()))?;
         }
     }
-    ensure!(found, "there is no identity in {}; a daemon makes its own at its first start", folder.display());
+    ensure!(
+        found,
+        "there is no identity in {}; a daemon creates its own at its first start",
+        folder.display()
+    );
     Ok(())
 }
 
@@ -66,7 +69,7 @@ fn backup(folder: &Path, args: &BackupArgs) -> anyhow::Result<()> {
         .with_context(|| format!("there is no {} in {}", role.file_name(), folder.display()))?;
     let to = args.to.display();
     if !args.force && fs::symlink_metadata(&args.to).is_ok() {
-        bail!("{to} is there already; --force replaces it");
+        bail!("{to} exists already; use --force to replace it");
     }
     let bytes = identity.to_bytes()?;
     let bytes = if args.plain { bytes } else { encrypted(&bytes, &args.passphrase)? };
@@ -75,7 +78,7 @@ fn backup(folder: &Path, args: &BackupArgs) -> anyhow::Result<()> {
     if args.plain {
         let _ = writeln!(
             std::io::stderr(),
-            "prb: {to} is not encrypted: who reads it can open the operators' keys sealed under it"
+            "prb: {to} is not encrypted: everybody who can read it can open the operators' keys sealed with it"
         );
     }
     Ok(())
@@ -91,11 +94,11 @@ fn restore(folder: &Path, args: &RestoreArgs) -> anyhow::Result<()> {
         bytes
     };
     let identity =
-        Identity::from_bytes(&bytes).with_context(|| format!("{from} is no backup of an identity"))?;
+        Identity::from_bytes(&bytes).with_context(|| format!("{from} is not a backup of an identity"))?;
     let name = role.file_name();
     match Identity::load(folder, role)? {
         Some(there) if there.peer_id() == identity.peer_id() => {
-            say(&format!("{name} of peer {} is in place already", identity.peer_id()))?;
+            say(&format!("{name} of peer {} exists already", identity.peer_id()))?;
             return Ok(());
         }
         Some(there) => bail!(
@@ -108,7 +111,7 @@ fn restore(folder: &Path, args: &RestoreArgs) -> anyhow::Result<()> {
     say(&format!("{name} of peer {} restored to {}", identity.peer_id(), folder.display()))
 }
 
-/// Says what was done. A reader that has gone (`prb keys show | head -1`) knows what it wanted to know.
+/// Prints what was done. A closed pipe (`prb keys show | head -1`) is not a failure.
 fn say(line: &str) -> anyhow::Result<()> {
     match writeln!(std::io::stdout(), "{line}") {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
@@ -125,11 +128,14 @@ fn read(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     file.take(MAX_BACKUP_BYTES as u64 + 1)
         .read_to_end(&mut bytes)
         .with_context(|| format!("cannot read {shown}"))?;
-    ensure!(bytes.len() <= MAX_BACKUP_BYTES, "{shown} has more than {MAX_BACKUP_BYTES} bytes: no backup has");
+    ensure!(
+        bytes.len() <= MAX_BACKUP_BYTES,
+        "{shown} has more than {MAX_BACKUP_BYTES} bytes, so it is not a backup"
+    );
     Ok(bytes)
 }
 
-/// Writes the whole file beside its place, and moves it there.
+/// Writes a temporary file and renames it.
 fn write(path: &Path, bytes: &[u8], replace: bool) -> anyhow::Result<()> {
     let shown = path.display();
     let folder = match path.parent() {
@@ -164,7 +170,8 @@ fn decrypted(bytes: &[u8], from: &PassphraseArgs) -> anyhow::Result<Zeroizing<Ve
     Ok(Zeroizing::new(age::decrypt(&identity, bytes)?))
 }
 
-/// The passphrase: from its file, else the variable, else the terminal, where a new one is asked for twice.
+/// Returns the passphrase: from its file, otherwise the variable, otherwise the terminal, which asks twice
+/// for a new one.
 fn passphrase(from: &PassphraseArgs, new: bool) -> anyhow::Result<SecretString> {
     if let Some(file) = &from.passphrase_file {
         return first_line(file, MAX_PASSPHRASE_BYTES);
@@ -176,7 +183,7 @@ fn passphrase(from: &PassphraseArgs, new: bool) -> anyhow::Result<SecretString> 
     }
     ensure!(
         std::io::stdin().is_terminal(),
-        "there is no passphrase: give --passphrase-file or {PASSPHRASE_VARIABLE}{}",
+        "there is no passphrase: set --passphrase-file or {PASSPHRASE_VARIABLE}{}",
         if new { ", or --plain for none" } else { "" }
     );
     let ask = |prompt: &str| rpassword::prompt_password(prompt).map(SecretString::from);

@@ -1,4 +1,4 @@
-//! The daemons of Phala Runtime Bridge, as a library: the `prb` binary and the demo are thin over it.
+//! The daemons of Phala Runtime Bridge as a library, used by the `prb` binary and the demo.
 
 pub mod all;
 pub mod api;

@@ -1,6 +1,6 @@
-//! `prb lifecycle`: workers managed with the data of the data providers that are found.
+//! `prb lifecycle`: manages workers with the chain data of discovered data providers.
 //!
-//! Composition only. The order of the end is that of [`LifecycleManager::stop`].
+//! Composition only. [`LifecycleManager::stop`] defines the order of the shutdown.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -41,21 +41,21 @@ use crate::{
 mod candidates;
 mod own_chain;
 
-/// How long calls under way may take to be answered.
+/// How long calls in flight may take to be answered.
 const NODE_STOP: Duration = Duration::from_millis(300);
 
 /// A running lifecycle manager.
 #[derive(Debug)]
 pub struct LifecycleManager {
     node: Node,
-    /// `None` where only the inventory is edited.
+    /// `None` if only the inventory is edited.
     work: Option<FleetRuntime>,
     api: Option<api::Server>,
     console: console::Open,
     background: Background,
 }
 
-/// What everything is made of.
+/// The parts of a lifecycle manager.
 struct Parts {
     para: NodePool,
     inventory: Arc<dyn Inventory>,
@@ -63,7 +63,7 @@ struct Parts {
 }
 
 impl LifecycleManager {
-    /// Reads the identity, opens the inventory and starts everything. No data provider need be there.
+    /// Reads the identity, opens the inventory and starts everything. Data providers may appear later.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -89,7 +89,7 @@ impl LifecycleManager {
         let (found, candidates) = watch::channel(Vec::new());
         let (own, identity) = own_chain::follow(&parts.para, &mut background);
         let (work, providers) = if args.lifecycle_config_mode {
-            tracing::info!("configuration mode: pools and workers can be edited, no worker runs");
+            tracing::info!("configuration mode: pools and workers can be edited, no workers run");
             (None, None)
         } else {
             let (work, providers) = work(args, &access, candidates, own, &parts).await?;
@@ -123,17 +123,17 @@ impl LifecycleManager {
         Ok(Self { node, work, api, console, background })
     }
 
-    /// Its node among its peers.
+    /// Its peer-to-peer node.
     pub const fn node(&self) -> &Node {
         &self.node
     }
 
-    /// Where the management API is, if it could be opened.
+    /// The address of the management API, if it could be opened.
     pub fn api(&self) -> Option<SocketAddr> {
         self.api.as_ref().map(api::Server::address)
     }
 
-    /// What there is to see now.
+    /// Returns the current view.
     pub fn view(&self) -> View {
         let shown = Shown::Manager { providers: providers(&self.node.peers()) };
         match &self.work {
@@ -142,11 +142,11 @@ impl LifecycleManager {
         }
     }
 
-    /// Ends in order: no more management calls, then the workers' tasks (no new jobs), then the trade (batches
-    /// end or are handed back), then what reads the chain; the inventory closes with its last user. Takes less
-    /// than five seconds.
+    /// Shuts down in order: no more management calls, then the workers' tasks (no new jobs), then the trader
+    /// (batches end or their jobs are handed back), then the chain reader; the inventory closes with its last
+    /// user. Takes less than five seconds.
     pub async fn stop(self) {
-        // 1. Calls under way are answered, no others; nobody edits or commands any more.
+        // 1. Calls in flight are answered, new ones refused; no more edits and commands.
         if let Some(api) = self.api {
             api.stop().await;
         }
@@ -154,16 +154,16 @@ impl LifecycleManager {
         if !self.node.stop(NODE_STOP).await {
             tracing::warn!("some calls of peers were not answered in time");
         }
-        // 2. Workers, trade, chain reader: see there.
+        // 2. Workers, trader, chain reader: see there.
         if let Some(work) = self.work {
             work.stop().await;
         }
-        // 3. Nobody looks for data providers any more; the inventory closes.
+        // 3. Discovery of data providers ends; the inventory closes.
         self.background.stop().await;
     }
 }
 
-/// What works on workers, with the data of those candidates; and a view of these.
+/// Starts the fleet with the data of these candidates; also returns a view of them.
 async fn work(
     args: &LifecycleArgs,
     access: &Access,
@@ -177,7 +177,7 @@ async fn work(
     let chain = Chain::follow(parts.para.clone());
     let sending = args.sending.submit_config();
     let trade_queue = match &args.q_redis_endpoint {
-        // Jobs of other managers, the original's perhaps, may be in that Redis, too.
+        // That Redis may also have jobs of other managers, including the original's.
         Some(url) if args.use_built_in_trader => {
             let signers = InventorySigners::new(Arc::clone(&parts.inventory));
             let config =
@@ -194,7 +194,7 @@ async fn work(
     Ok((work.map_err(Failure::Run)?, providers))
 }
 
-/// What peers are told beside the workers' states.
+/// The sources of details for peers, besides the workers' states.
 fn sources(work: Option<&FleetRuntime>) -> Sources {
     let Some(work) = work else { return Sources::default() };
     let jobs = work.trade_queue().watch();
@@ -205,7 +205,7 @@ fn sources(work: Option<&FleetRuntime>) -> Sources {
     }
 }
 
-/// The management API over the same manager as the peers' calls.
+/// Opens the management API over the manager that also serves the peers' calls.
 async fn api(
     args: &LifecycleArgs,
     access: &Access,
@@ -225,7 +225,7 @@ async fn api(
     api::Server::open(&args.api, &args.pages, access, source).await.map_err(Failure::Configuration)
 }
 
-/// The pages over this manager.
+/// The console's pages of this manager.
 fn console(manager: Manager, node: &Node, work: Option<&FleetRuntime>) -> Console {
     let fleet = Local::new(manager);
     let Some(work) = work else { return Console::of_fleet(Arc::new(fleet)).with_node(node.clone()) };
@@ -257,7 +257,7 @@ impl Daemon for LifecycleManager {
             }
         };
         tokio::select! {
-            () = fleet_runtime::closed(self.node.peers()) => anyhow::anyhow!("the node among its peers has ended"),
+            () = fleet_runtime::closed(self.node.peers()) => anyhow::anyhow!("the peer-to-peer node has ended"),
             error = work => error,
             error = api::ended(&mut self.api) => error,
             error = self.console.ended() => error,

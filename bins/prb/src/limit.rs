@@ -1,4 +1,5 @@
-//! A bound on calls in flight to workers, over any [`Connect`] (`PRPC_QUEUE_SIZE`, `PRPC_SUBQUEUE_SIZE`).
+//! Limits calls in flight to workers, as a decorator of any [`Connect`] (`PRPC_QUEUE_SIZE`,
+//! `PRPC_SUBQUEUE_SIZE`).
 
 use std::sync::Arc;
 
@@ -10,8 +11,8 @@ use prb_core::{
 };
 use tokio::sync::Semaphore;
 
-/// Clients that share a bound, and have one each. Who comes too early waits; the wait is not counted into
-/// the call's time-out.
+/// Clients that share a limit, each with an additional limit of its own. Excess calls wait; the wait does not
+/// count towards the call's timeout.
 #[derive(Debug)]
 pub struct Limited<C> {
     inner: C,
@@ -20,7 +21,7 @@ pub struct Limited<C> {
 }
 
 impl<C: Connect> Limited<C> {
-    /// At most `all` calls in flight together, and `each` to one worker.
+    /// Allows at most `all` calls in flight together, and `each` to one worker.
     pub fn new(inner: C, all: u32, each: u32) -> Self {
         Self { inner, all: Arc::new(Semaphore::new(all as usize)), each: each as usize }
     }
@@ -43,7 +44,8 @@ struct LimitedClient {
 #[async_trait]
 impl PRuntimeClient for LimitedClient {
     async fn call(&self, method: Method, body: Bytes) -> Result<Bytes, Error> {
-        // Neither semaphore is ever closed. A worker's own turn comes first: who waits for it holds no place.
+        // Cannot fail: neither semaphore is ever closed. The worker's own permit is acquired first, so that a call
+        // waiting for it holds no shared permit.
         let _own = self.own.acquire().await;
         let _all = self.all.acquire().await;
         self.inner.call(method, body).await
@@ -63,7 +65,7 @@ mod tests {
 
     use super::*;
 
-    /// Counts the calls in it, and the most there were at once, by worker and over all.
+    /// Counts concurrent calls and their maximum, by worker and in total.
     #[derive(Clone, Debug, Default)]
     struct Counting {
         all: Arc<[AtomicUsize; 2]>,
@@ -98,7 +100,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn both_bounds_are_kept_and_used() {
+    async fn both_limits_are_enforced_and_reached() {
         let counting = Counting::default();
         let limited = Limited::new(counting.clone(), 5, 2);
         let mut calls = JoinSet::new();

@@ -1,4 +1,4 @@
-//! Ports that speak HTTP: opened as the operator says, and served within bounds.
+//! HTTP ports: opened as configured, and served within limits.
 
 use std::{
     collections::VecDeque,
@@ -25,22 +25,22 @@ use tokio::{
 
 use crate::config::OpsListen;
 
-/// Connections served at once; more wait to be accepted.
+/// Most concurrent connections; further ones wait to be accepted.
 pub(crate) const MAX_CONNECTIONS: usize = 64;
-/// How long a connection may take to ask.
+/// How long a connection may take to send a request.
 pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a peer may take nothing of what is there for it.
+/// How long a peer may accept no data.
 pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a connection is kept, whatever it asks.
+/// Maximum lifetime of a connection.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
-/// Connections of the reserve, and how long each is kept.
+/// Reserved connections, and their maximum lifetime.
 const RESERVED_CONNECTIONS: usize = 16;
 const RESERVED_TIMEOUT: Duration = Duration::from_secs(2);
-/// Bytes that a request's head may have.
+/// Maximum size of a request's head, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
-/// The same on ports with pages: the console's addresses name up to 500 workers.
+/// The same on ports with pages: the console's URLs name up to 500 workers.
 const MAX_PAGE_HEAD_BYTES: usize = 32 * 1024;
-/// Pause where the system has no more sockets.
+/// Pause if the system has no more sockets.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// A port of a daemon.
@@ -48,17 +48,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 pub(crate) struct Port {
     /// Its name in the log.
     pub(crate) name: &'static str,
-    /// The variable that moves it.
+    /// The variable that configures it.
     pub(crate) variable: &'static str,
-    /// Where it is if the operator says nothing.
+    /// Its default address.
     pub(crate) default: SocketAddr,
 }
 
 impl Port {
-    /// Opens the port, or gives `None` where it is off or its default is taken by another.
+    /// Opens the port; `None` if it is disabled, or its default address is taken.
     ///
     /// # Errors
-    /// Where an address that was asked for cannot be had.
+    /// A configured address is not available.
     pub(crate) async fn open(self, chosen: Option<OpsListen>) -> anyhow::Result<Option<TcpListener>> {
         let Self { name, variable, default } = self;
         let address = match chosen {
@@ -69,7 +69,7 @@ impl Port {
         match TcpListener::bind(address).await {
             Ok(listener) => Ok(Some(listener)),
             Err(error) if chosen.is_none() => {
-                tracing::warn!(%address, %error, "no {name}: its default is taken; {variable} gives another");
+                tracing::warn!(%address, %error, "no {name}: its default address is taken; set another one with {variable}");
                 Ok(None)
             }
             Err(error) => {
@@ -79,13 +79,13 @@ impl Port {
     }
 }
 
-/// Serves connections, a bounded number at once, until dropped.
+/// Serves connections, a bounded number at a time, until dropped.
 pub(crate) async fn serve(listener: TcpListener, router: Router, name: &'static str) {
     serve_within(listener, router, name, None, MAX_PAGE_HEAD_BYTES).await;
 }
 
-/// The same, with places of their own for what the `reserve` answers: it takes those who come while all places are
-/// held, for a moment each.
+/// As [`serve`], with reserved connections for the routes of `reserve`, used briefly while all others are
+/// taken.
 pub(crate) async fn serve_with(
     listener: TcpListener,
     router: Router,
@@ -128,11 +128,11 @@ async fn serve_within(
 }
 
 async fn pause(error: io::Error, name: &str) {
-    tracing::debug!(%error, "{name}: a connection was not accepted");
+    tracing::debug!(%error, "{name}: cannot accept a connection");
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
-/// Serves one connection for at most `limit`: a request that is being answered then has as long again.
+/// Serves one connection for at most `limit`; a request in progress then gets the same time again.
 async fn connection(stream: TcpStream, router: Router, name: &str, limit: Duration, head_bytes: usize) {
     let service = TowerToHyperService::new(router);
     let serving = http1::Builder::new()
@@ -147,16 +147,16 @@ async fn connection(stream: TcpStream, router: Router, name: &str, limit: Durati
             serving.as_mut().graceful_shutdown();
             match timeout(limit.max(WRITE_TIMEOUT), serving).await {
                 Ok(served) => served,
-                Err(_) => return tracing::debug!("{name}: a connection was cut off"),
+                Err(_) => return tracing::debug!("{name}: a connection was closed after its time limit"),
             }
         }
     };
     if let Err(error) = served {
-        tracing::debug!(%error, "{name}: a connection broke");
+        tracing::debug!(%error, "{name}: a connection failed");
     }
 }
 
-/// A stream that breaks where its peer takes nothing for [`WRITE_TIMEOUT`].
+/// A stream that fails if its peer accepts no data for [`WRITE_TIMEOUT`].
 struct TimedWrites {
     stream: TcpStream,
     stuck: Option<Pin<Box<Sleep>>>,

@@ -1,4 +1,4 @@
-//! `prb`: parse, log, run, exit. Everything else is in the library.
+//! `prb`: parses arguments, starts the log, runs a command and exits. Everything else is in the library.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     let cli = match Cli::read(arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            // Nobody is there to read it where this fails.
+            // Ignored: the output may be closed.
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { BAD_CONFIGURATION } else { 0 });
         }
@@ -52,7 +52,7 @@ fn run(cli: Cli) -> u8 {
     } else {
         Stream::Daemon
     };
-    // Dropped last: it waits for the last lines.
+    // Dropped last: it waits for the last lines to be written.
     let flush = telemetry::init(cli.log_level.as_ref(), development, stream, &display);
     let result = match &flush {
         Ok(_) => start(cli, display),
@@ -64,7 +64,7 @@ fn run(cli: Cli) -> u8 {
 fn start(cli: Cli, display: Display) -> Result<(), Failure> {
     descriptors::raise();
     for name in config::unknown_variables() {
-        tracing::warn!(variable = name, "this variable looks like a setting, but nothing reads it");
+        tracing::warn!(variable = name, "this variable looks like a setting, but is not one");
     }
     for (variable, why) in config::retired_variables() {
         tracing::warn!(variable, why, "this variable of the original has no effect");

@@ -1,7 +1,7 @@
-//! `prb monitor`: the console of all data providers and lifecycle managers that are found, and the original
+//! `prb monitor`: the console of all discovered data providers and lifecycle managers, and the original
 //! monitor's JSON calls.
 //!
-//! Composition only. The order of the end is that of `Daemon::stop`.
+//! Composition only. `Daemon::stop` defines the order of the shutdown.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -30,7 +30,7 @@ mod schema;
 
 /// The largest request: an import of many workers.
 const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
-/// How long calls under way may take to be answered.
+/// How long calls in flight may take to be answered.
 const NODE_STOP: Duration = Duration::from_millis(300);
 
 /// A running monitor.
@@ -42,7 +42,7 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Opens its port, reads its identity (made at the first start) and looks for peers.
+    /// Opens its port, reads its identity (created at the first start) and discovers peers.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -50,7 +50,7 @@ impl Monitor {
         let port = Port { name: "console", variable: "HOST and PORT", default: args.listen() };
         let listener = TcpListener::bind(port.default)
             .await
-            .with_context(|| format!("cannot open the console at {} (HOST, PORT); a manager's console may have it: PRB_CONSOLE_LISTEN moves that", port.default))
+            .with_context(|| format!("cannot open the console at {} (HOST, PORT); if a manager's console uses the port, move that with PRB_CONSOLE_LISTEN", port.default))
             .map_err(Failure::Configuration)?;
         let walkie = args.walkie();
         let identity = peers::identity(&walkie.peer_id_prefix, identity::Role::Monitor).await;
@@ -58,7 +58,7 @@ impl Monitor {
             .map_err(Failure::Configuration)?;
         let access = Access::find_or_make(&args.pages, &walkie.peer_id_prefix);
         let access = access.map_err(Failure::Configuration)?;
-        // Whatever is found is shown, with its chain and its group.
+        // All discovered peers are shown, with their chain and group.
         config.ignore_bridge_identity = true;
         let node = peers::start(config).await?;
         let address = listener.local_addr().map_err(|error| Failure::Run(error.into()))?;
@@ -75,7 +75,7 @@ impl Monitor {
         Ok(Self { node, address, background })
     }
 
-    /// Where its console is.
+    /// The address of its console.
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
@@ -99,7 +99,7 @@ impl Daemon for Monitor {
 
     async fn ended(&mut self) -> anyhow::Error {
         tokio::select! {
-            () = fleet_runtime::closed(self.node.peers()) => anyhow::anyhow!("the node among its peers has ended"),
+            () = fleet_runtime::closed(self.node.peers()) => anyhow::anyhow!("the peer-to-peer node has ended"),
             error = self.background.ended() => error,
         }
     }
@@ -107,7 +107,7 @@ impl Daemon for Monitor {
     async fn stop(self) {
         // 1. No more requests.
         self.background.stop().await;
-        // 2. Its peers are left.
+        // 2. Disconnect from peers.
         self.node.stop(NODE_STOP).await;
     }
 }

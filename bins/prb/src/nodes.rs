@@ -1,5 +1,5 @@
-//! Whether a chain's nodes answer, and offer what is needed. It asks by itself: a connection tells of its loss only to
-//! whoever uses it.
+//! Watches whether a chain's nodes answer and have the required capabilities. It polls, because a connection
+//! reports its loss only to its users.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,19 +12,19 @@ use tokio::{
 
 use crate::{daemon::Background, ops::Reason, readiness::Code};
 
-/// Time between two questions.
+/// Interval between two polls.
 const ASK_EVERY: Duration = Duration::from_secs(3);
-/// How long an answer may take.
+/// Timeout of an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// Questions in a row that nobody answers before that counts: a node may be started again.
+/// Consecutive failed polls that are tolerated: a node may be restarting.
 const MAX_FAILURES: u32 = 2;
 
-/// How the nodes of one chain are doing.
+/// The state of one chain's nodes.
 #[derive(Clone, Debug)]
 pub(crate) struct NodeWatch {
     pool: NodePool,
     code: Code,
-    /// Why none answers; `None` where one does.
+    /// Why no node answers; `None` if one does.
     trouble: watch::Receiver<Option<Arc<str>>>,
 }
 
@@ -49,14 +49,14 @@ impl NodeWatch {
         Self { pool, code, trouble }
     }
 
-    /// Why the nodes do not do, if so: what none of them offers, or that none answers.
+    /// Returns why the nodes are insufficient: a capability that all of them lack, or that none answers.
     pub(crate) fn reasons(&self) -> Vec<Reason> {
         let problems = self.pool.problems();
         let blocking = problems.into_iter().filter(|problem| problem.is_blocking);
         let mut reasons: Vec<_> =
             blocking.filter_map(|problem| Some(Reason::new(code(problem.code)?, problem.message))).collect();
         let trouble = self.trouble.borrow();
-        // Where all are of another chain, or lied, that is why none answers.
+        // If all are of another chain or demoted, that is why none answers.
         if let Some(why) = trouble.as_ref().filter(|_| reasons.is_empty()) {
             let text = format!("no node of the {} chain answers: {why}", self.pool.chain());
             reasons.push(Reason::new(self.code, text));
@@ -65,7 +65,7 @@ impl NodeWatch {
     }
 }
 
-/// The code of a pool's problem.
+/// Maps a pool's problem to its readiness code.
 fn code(problem: &str) -> Option<Code> {
     let codes = [Code::StatesMissing, Code::StorageChangesMissing, Code::OtherChain, Code::NoTrustedNode];
     codes.into_iter().find(|code| code.as_str() == problem)
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_no_node_offers_is_a_reason_with_its_code() {
+    async fn missing_capability_is_a_reason_with_its_code() {
         let pool = NodePool::new("para", Config::new(["ws://127.0.0.1:1", "ws://127.0.0.1:2"])).unwrap();
         let mut background = Background::default();
         let watch = NodeWatch::para(pool.clone(), &mut background);
@@ -121,7 +121,7 @@ mod tests {
             one.has_offered(capability);
             other.has_offered(capability);
         }
-        // It costs time, and nothing else.
+        // It only slows things down.
         pool.nodes().iter().for_each(|node| node.lacks(Capability::FinalityProofs, "null"));
         assert_eq!(codes(), ["no_para_node"]);
         pool.nodes().iter().for_each(|node| node.demote("a wrong header"));

@@ -1,16 +1,14 @@
 //! The ops port of a daemon: `/metrics` for Prometheus, `/livez`, `/readyz`.
 //!
-//! `/livez` answers 200 while the process turns over. `/readyz` answers 200 where the daemon does its work,
-//! else 503 with the reasons, each with a code that does not change and a sentence for people:
+//! `/livez` answers 200 while the process is responsive. `/readyz` answers 200 if the daemon is ready,
+//! otherwise 503 with the reasons, each with a stable code and a message:
 //!
 //! ```json
 //! {"ready":false,"reasons":[{"code":"no_data_provider","message":"no data provider has been found yet"}]}
 //! ```
-//!
 //! `docs/readiness.md` lists the codes ([`Code`]) with their remedies.
 //!
-//! The port tells who asks and changes nothing, so it asks for no key; it is on loopback unless the operator
-//! says otherwise.
+//! The port is read-only, so it needs no authentication; it is on loopback unless configured otherwise.
 
 use std::{
     fmt,
@@ -37,7 +35,7 @@ use crate::{
     readiness::Code,
 };
 
-/// Time between two clean-ups of what histograms hold.
+/// Interval at which histogram data is cleaned up.
 const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Upper bounds of histograms of seconds.
@@ -47,23 +45,23 @@ const BYTES: [f64; 7] = [256.0, 1024.0, 16_384.0, 65_536.0, 1_048_576.0, 4_194_3
 /// Upper bounds of histograms that count things.
 const COUNTS: [f64; 8] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 1000.0];
 
-/// Why a daemon does not do its work yet.
+/// Why a daemon is not ready.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Reason {
-    /// For programs; never changes.
+    /// A stable code for programs.
     pub code: &'static str,
-    /// For people.
+    /// A message for display.
     pub message: String,
 }
 
 impl Reason {
-    /// A reason.
+    /// Creates a reason.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code: code.as_str(), message: message.into() }
     }
 }
 
-/// Looks at a daemon and gives what keeps it from its work; nothing where it is ready.
+/// Returns the reasons why a daemon is not ready; empty if it is.
 pub type Probe = Arc<dyn Fn() -> Vec<Reason> + Send + Sync>;
 
 /// A daemon's ops port, open from before the daemon starts until it has ended.
@@ -81,10 +79,10 @@ impl fmt::Debug for Ops {
 }
 
 impl Ops {
-    /// Opens the port, or gives `None` where it is off or its default is taken by another.
+    /// Opens the port; `None` if it is disabled, or its default address is taken.
     ///
     /// # Errors
-    /// Where an address that was asked for cannot be had.
+    /// A configured address is not available.
     pub async fn open(args: &OpsArgs, default_port: u16) -> anyhow::Result<Option<Self>> {
         let port = Port {
             name: "ops port",
@@ -120,20 +118,20 @@ impl Ops {
         Ok(Self { address, probe, cancel, tasks })
     }
 
-    /// Where it listens.
+    /// The address it listens at.
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// From now on, the probe says whether the daemon is ready. Before, it is starting.
+    /// Sets the probe that determines readiness. Before that, the daemon counts as starting.
     pub fn watch(&self, probe: Probe) {
         *self.probe.write().unwrap_or_else(PoisonError::into_inner) = Some(probe);
     }
 
-    /// Waits for a part of it to end that should not. Cancel safe.
+    /// Waits for a part of it to end unexpectedly. Cancel safe.
     pub(crate) async fn ended(&mut self) -> anyhow::Error {
         match self.tasks.join_next().await {
-            Some(Err(error)) => anyhow::Error::new(error).context("the ops port broke"),
+            Some(Err(error)) => anyhow::Error::new(error).context("the ops port failed"),
             _ => anyhow::anyhow!("the ops port has ended"),
         }
     }
@@ -145,7 +143,7 @@ impl Ops {
     }
 }
 
-/// The process's recorder of metrics; `None` where somebody else has installed theirs.
+/// The process's metrics recorder; `None` if another one is installed.
 fn recorder() -> Option<&'static PrometheusHandle> {
     static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
     HANDLE
@@ -195,7 +193,7 @@ fn router(shared: Shared) -> Router {
         .with_state(shared)
 }
 
-/// What has places of its own where others hold all: an orchestrator ends a process that does not answer it.
+/// Routes with reserved connections: an orchestrator kills a process that does not answer them.
 fn livez() -> Router<Shared> {
     Router::new().route("/livez", get(async || Json(serde_json::json!({ "live": true }))))
 }

@@ -1,5 +1,5 @@
-//! Files of the original bridge (PRB v2) and of Phala's worker manager (PRB v3) in the places that settings name:
-//! recognised, left as they are, and explained.
+//! Detects files of the original bridge (PRB v2) and of Phala's worker manager (PRB v3) at configured paths,
+//! leaves them unchanged, and explains what to do.
 
 use std::{
     fs::{self, File},
@@ -9,20 +9,20 @@ use std::{
 
 use anyhow::bail;
 
-/// What every SQLite file begins with.
+/// The first bytes of every SQLite file.
 const SQLITE: &[u8; 16] = b"SQLite format 3\0";
-/// What the file `CURRENT` of a RocksDB begins with.
+/// The first bytes of the file `CURRENT` of a RocksDB.
 const MANIFEST: &[u8; 9] = b"MANIFEST-";
-/// Most files of a folder that are looked at.
+/// Most files of a folder that are checked.
 const MAX_FILES: usize = 100_000;
 
-/// Whether a file is an SQLite database. A file that cannot be read is none.
+/// Whether a file is an SQLite database. An unreadable file is not.
 pub(crate) fn is_sqlite(path: &Path) -> bool {
     begins_with(path, SQLITE)
 }
 
 fn begins_with<const N: usize>(path: &Path, expected: &[u8; N]) -> bool {
-    // A pipe would wait for its writer.
+    // Opening a pipe would wait for its writer.
     if !path.is_file() {
         return false;
     }
@@ -51,46 +51,46 @@ fn rocksdb(folder: &Path) -> Option<RocksDb> {
     Some(found)
 }
 
-/// The names that RocksDB gives its files.
+/// Whether a name is that of a RocksDB file.
 fn is_rocksdb_file(name: &str) -> bool {
     matches!(name, "CURRENT" | "IDENTITY" | "LOCK" | "LOG")
         || ["MANIFEST-", "OPTIONS-", "LOG.old."].iter().any(|start| name.starts_with(start))
         || [".sst", ".log", ".blob"].iter().any(|end| name.ends_with(end))
 }
 
-/// Refuses a place for pools and workers where an original program keeps its own.
+/// Refuses a path for pools and workers if an original program stores its own there.
 ///
 /// # Errors
-/// Says how they are imported.
+/// Explains how to import them.
 pub(crate) fn check_inventory(path: &Path, setting: &str) -> anyhow::Result<()> {
     let shown = path.display();
     if is_sqlite(path) {
         bail!(
-            "{shown} ({setting}) is the SQLite database of the original bridge (PRB v2); it is not changed. To go on \
+            "{shown} ({setting}) is the SQLite database of the original bridge (PRB v2); it is not changed. To continue \
              with its pools and workers: stop the original's lifecycle manager and trader, `mv {shown} {shown}.v2`, \
-             look with `prb import v2 {shown}.v2 --to {shown} --dry-run`, and run the same without --dry-run; the \
-             identity in PHALA_PEER_ID_PREFIX stays where it is. To begin with none: name another place"
+             check with `prb import v2 {shown}.v2 --to {shown} --dry-run`, and run the same without --dry-run; the \
+             identity in PHALA_PEER_ID_PREFIX stays where it is. To start without them: set another path"
         );
     }
     if rocksdb(path).is_some() {
         bail!(
-            "{shown} ({setting}) holds a RocksDB, as Phala's worker manager (PRB v3) keeps its inventory; it is not \
-             changed. Name another folder, and bring its pools and workers there with `prb import v3` (its help says \
-             from which output)"
+            "{shown} ({setting}) contains a RocksDB, the inventory format of Phala's worker manager (PRB v3); it is not \
+             changed. Set another folder, and import its pools and workers with `prb import v3` (its help explains \
+             the required output)"
         );
     }
     Ok(())
 }
 
-/// Says in the log where the original data provider's blocks lie in the folder of the block store.
+/// Warns if the folder of the block store contains the original data provider's blocks.
 pub(crate) fn warn_of_blocks(folder: &Path, setting: &str) {
     if let Some(RocksDb { files, bytes }) = rocksdb(folder) {
         tracing::warn!(
             folder = %folder.display(),
             files,
             gigabytes = bytes / 1_000_000_000,
-            "this folder ({setting}) holds the RocksDB of the original data provider; its blocks are not read, and it \
-             is left as it is. The block store is written beside it, as data.mdb and lock.mdb. When you do not go back \
+            "this folder ({setting}) contains the RocksDB of the original data provider; its blocks are not read, and it \
+             is not changed. The block store is written beside it, as data.mdb and lock.mdb. If you do not return \
              to the original, delete CURRENT, IDENTITY, LOCK, LOG*, MANIFEST-*, OPTIONS-*, *.sst, *.log and conn.sock"
         );
     }
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rocksdb_is_its_files_and_nothing_else() {
+    fn rocksdb_is_detected_by_its_files_only() {
         let folder = tempfile::tempdir().unwrap();
         let put = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
         assert_eq!(rocksdb(folder.path()), None);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn an_sqlite_file_is_known_by_its_start() {
+    fn sqlite_file_is_detected_by_its_header() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("local.db");
         rusqlite::Connection::open(&path).unwrap().execute_batch("CREATE TABLE pools (id TEXT)").unwrap();

@@ -1,4 +1,4 @@
-//! Pages for people: server-rendered, with a small script that keeps them fresh.
+//! Pages for operators, rendered on the server, with a small script that updates them.
 //!
 //! ```text
 //!  browser ──► site: bounds, name, headers, token ──► router of a page ──► layout: shell and parts
@@ -6,15 +6,17 @@
 //!      └─── every 2 s, while somebody looks: /live… ──► the parts that change ─┘
 //! ```
 //!
-//! - [`site`](Site) is the port. What holds for every page stands there: at most [`MAX_REQUESTS`] requests at once,
-//!   none with a body to speak of, each within [`REQUEST_TIMEOUT`]; only for names that this machine is known by
-//!   (a page of somebody else's that has its own name point here is refused); and whatever is not `GET` or `HEAD`
-//!   needs the operator's token as a bearer. Browsers do not send that by themselves, so no other page can act in
-//!   somebody's name.
-//! - Everything that a page needs comes from the binary; its policy for content lets nothing else in, no inline
+//! - [`site`](Site) is the port, with the rules for every page: at most [`MAX_REQUESTS`] concurrent requests,
+//!   each with a small body and within [`REQUEST_TIMEOUT`]; only for host names of this machine, so that
+//!   another site's page whose name resolves to this address is refused (DNS rebinding); and all methods
+//!   other than `GET` and `HEAD` need the operator's token as a bearer token. Browsers do not send it by
+//!   themselves, so no other site can act on an operator's behalf.
+//! - All resources of a page are embedded in the binary; its content security policy forbids anything else,
+//!   including inline scripts and styles.
 //!   script or style either.
-//! - Pages without the script are whole, but stand still and change nothing.
+//! - Without the script, pages are complete but do not update and cannot change anything.
 //!
+//! Not for programs (see the ops port for metrics).
 //! Not for: programs (see the ops port for metrics).
 
 pub(crate) mod assets;

@@ -1,4 +1,4 @@
-//! A daemon's place among its peers, from what the operator set.
+//! Starts a daemon's peer-to-peer node from its settings.
 
 use anyhow::Context;
 use prb_walkie::{
@@ -10,14 +10,14 @@ use prb_walkie::{
 
 use crate::{config::WalkieArgs, daemon::Failure, descriptors};
 
-/// Reads the daemon's identity, or makes it at the first start.
+/// Reads the daemon's identity, or generates it at the first start.
 pub(crate) async fn identity(folder: &std::path::Path, role: identity::Role) -> anyhow::Result<Identity> {
     let identity = Identity::load_or_generate(folder, role).await?;
     tracing::info!(peer_id = %identity.peer_id(), "Got my peer id");
     Ok(identity)
 }
 
-/// What a node is told, without what it answers.
+/// Builds a node's configuration, without its handlers.
 pub(crate) fn config(args: &WalkieArgs, identity: Identity, role: Role) -> anyhow::Result<node::Config> {
     let auth = Policy::default()
         .with_psk(args.psk()?)
@@ -37,7 +37,7 @@ pub(crate) fn config(args: &WalkieArgs, identity: Identity, role: Role) -> anyho
         .with_auth(auth))
 }
 
-/// Starts the node. What it refuses, an address above all, is for the operator to change.
+/// Starts the node. Its errors, mostly about addresses, are configuration errors.
 pub(crate) async fn start(config: node::Config) -> Result<node::Node, Failure> {
     let started = node::Node::start(config).await;
     started

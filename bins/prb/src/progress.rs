@@ -1,4 +1,4 @@
-//! What a person sees while a daemon runs: bars on a terminal, events in the log anywhere else.
+//! Progress display of a daemon: bars on a terminal, log events otherwise.
 
 use std::{
     collections::BTreeMap,
@@ -17,38 +17,38 @@ use prb_core::{
     worker::{State, WorkerStatus},
 };
 
-/// Workers in trouble that are named on the terminal.
+/// Most workers with problems that are listed on the terminal.
 const NAMED_WORKERS: usize = 6;
-/// Time between two events in the log.
+/// Interval between two log events.
 const LOG_EVERY: Duration = Duration::from_secs(30);
-/// Weight of the newest rate in the shown one.
+/// Weight of the newest rate in the displayed one.
 const SMOOTHING: f64 = 0.3;
 
 mod bars;
 
 use bars::Screen;
 
-/// Where progress goes.
+/// The kind of progress display.
 #[derive(Clone, Debug)]
 pub enum Display {
-    /// Bars that redraw themselves on standard error.
+    /// Self-updating bars on standard error.
     Live(MultiProgress),
-    /// An event in the log now and then, of the target `prb::progress`.
+    /// Periodic log events with the target `prb::progress`.
     Plain,
 }
 
 impl Display {
-    /// Bars where standard error is a terminal, else events in the log.
+    /// Selects bars if standard error is a terminal, otherwise log events.
     pub fn detect() -> Self {
         if std::io::stderr().is_terminal() { Self::Live(MultiProgress::new()) } else { Self::Plain }
     }
 
-    /// Whether bars have the terminal.
+    /// Whether bars are displayed.
     pub const fn is_live(&self) -> bool {
         matches!(self, Self::Live(_))
     }
 
-    /// Does something to the terminal while the bars are away.
+    /// Runs a function that uses the terminal while the bars are hidden.
     pub fn suspended<R>(&self, what: impl FnOnce() -> R) -> R {
         match self {
             Self::Live(multi) => multi.suspend(what),
@@ -56,53 +56,53 @@ impl Display {
         }
     }
 
-    /// Prints a line to standard output, if somebody reads it.
+    /// Prints a line to standard output, ignoring a closed pipe.
     pub fn print(&self, line: &str) {
         let _ = self.suspended(|| writeln!(std::io::stdout(), "{line}"));
     }
 }
 
-/// Everything that is shown, at one moment.
+/// A snapshot of everything that is displayed.
 #[derive(Debug, Default)]
 pub struct View {
-    /// The block store.
+    /// The heights of the block store.
     pub heights: Heights,
     /// The workers.
     pub fleet: FleetStatus,
     /// The queue.
     pub jobs: Stats,
-    /// The chain's state, where it is read.
+    /// The on-chain state, if it is read.
     pub chain: Option<Arc<ChainView>>,
-    /// Which of it this daemon has.
+    /// What this daemon displays.
     pub shown: Shown,
 }
 
-/// What a daemon has to show.
+/// The kind of a daemon's display.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Shown {
     /// Both chains, workers and jobs.
     #[default]
     Everything,
-    /// Both chains, and how many peers there are.
+    /// Both chains, and the number of peers.
     Provider {
-        /// Peers now.
+        /// Number of peers.
         peers: usize,
     },
-    /// What the data providers have, workers, jobs, and how many data providers there are.
+    /// Heights of the data providers, workers, jobs, and the number of data providers.
     Manager {
-        /// Data providers now.
+        /// Number of data providers.
         providers: usize,
     },
     /// Jobs.
     Trader,
-    /// How many peers there are.
+    /// The number of peers.
     Monitor {
-        /// Connected peers now.
+        /// Number of connected peers.
         peers: usize,
     },
 }
 
-/// A chain's height and speed.
+/// A chain's height and rate.
 #[derive(Debug, Default)]
 struct Meter {
     last: Option<(Instant, u32)>,
@@ -125,7 +125,7 @@ impl Meter {
     }
 }
 
-/// Shows one [`View`] after another.
+/// Displays successive [`View`]s.
 #[derive(Debug)]
 pub struct Progress {
     screen: Option<Screen>,
@@ -135,7 +135,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Starts to show.
+    /// Starts the display.
     pub fn new(display: &Display) -> Self {
         let screen = match display {
             Display::Live(multi) => Screen::start(multi.clone()),
@@ -144,7 +144,7 @@ impl Progress {
         Self { screen, relay: Meter::default(), para: Meter::default(), logged: None }
     }
 
-    /// Shows a view: at once on a terminal; in the log when it says something new and the last is old enough.
+    /// Displays a view: at once on a terminal; in the log if it has changed and the last event is old enough.
     pub fn show(&mut self, view: View) {
         let now = Instant::now();
         let relay = self.relay.update(now, view.heights.relay.map(|n| n.0));
@@ -163,7 +163,7 @@ impl Progress {
         self.logged = Some((now, line));
     }
 
-    /// Leaves the terminal to others.
+    /// Releases the terminal.
     pub fn finish(&self) {
         if let Some(screen) = &self.screen {
             screen.finish();
@@ -202,7 +202,7 @@ fn plain_line(view: &View, relay_rate: f64, para_rate: f64) -> String {
     line
 }
 
-/// How many workers are in which state, such as `3 S_ACTIVE, 1 S_SYNCHING`.
+/// Formats the number of workers by state, such as `3 S_ACTIVE, 1 S_SYNCHING`.
 pub fn states(fleet: &FleetStatus) -> String {
     let mut counts = BTreeMap::<u8, (State, usize)>::new();
     for worker in &fleet.workers {
@@ -220,13 +220,13 @@ fn jobs(stats: &Stats) -> String {
     format!("{waiting} waiting, {delayed} delayed, {active} active, {succeeded} done, {failed} failed")
 }
 
-/// One worker in a line: name, state, next block, message.
+/// Formats one worker as a line: name, state, next block, message.
 pub fn worker_line(worker: &WorkerStatus) -> String {
     let block = worker.position.map_or_else(|| "-".into(), |p| p.block.to_string());
     format!("{} {} block {block}: {}", worker.worker.name, worker.state.as_str(), worker.message)
 }
 
-/// A table of all workers, for the end of a run that did not go as wished.
+/// Formats a table of all workers, for the end of an unsuccessful run.
 pub fn table(fleet: &FleetStatus) -> String {
     let mut out = format!(
         "{:<24} {:<12} {:>10} {:>10} {:>10}  message\n",

@@ -1,4 +1,4 @@
-//! Why a daemon is not ready: every reason with its code. `docs/readiness.md` lists the codes with their remedies.
+//! Readiness: every reason with its code. `docs/readiness.md` lists the codes with their remedies.
 
 use std::{
     collections::BTreeMap,
@@ -16,17 +16,17 @@ use tokio::sync::watch;
 
 use crate::ops::Reason;
 
-/// Blocks that a store may be behind its nodes: what a batch or two bring.
+/// Blocks by which a store may lag behind its nodes: one or two batches.
 const AT_TIP: u32 = 20;
-/// A chain without a new finalised block for this long stands still.
+/// A chain counts as stalled without a new finalised block for this long.
 const STALLED_AFTER: Duration = Duration::from_secs(5 * 60);
-/// How long workers may wait for data before that counts: between two blocks they wait, too.
+/// How long workers may wait for data before that counts, because they also wait between two blocks.
 const DATA_WITHIN: Duration = Duration::from_secs(30);
 
-/// Declares the codes in one place, so that none can be without a list that has it.
+/// Declares the codes together with the list of all codes.
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $code:literal,)+) => {
-        /// Codes of the reasons why a daemon is not ready. They never change their meaning.
+        /// Codes of the reasons why a daemon is not ready. Their meaning never changes.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[non_exhaustive]
         pub enum Code {
@@ -34,10 +34,10 @@ macro_rules! codes {
         }
 
         impl Code {
-            /// Every code.
+            /// All codes.
             pub const ALL: &'static [Self] = &[$(Self::$name),+];
 
-            /// The code, as `/readyz` gives it.
+            /// The code in `/readyz`.
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$name => $code,)+
@@ -48,9 +48,9 @@ macro_rules! codes {
 }
 
 codes! {
-    /// Not composed yet.
+    /// The daemon is starting.
     Starting = "starting",
-    /// No block has come from the chain nodes yet.
+    /// No block has been received from the chain nodes yet.
     ChainUnknown = "chain_unknown",
     /// The store is behind the nodes.
     Syncing = "syncing",
@@ -60,7 +60,7 @@ codes! {
     NoRelayNode = "no_relay_node",
     /// No node of the parachain answers.
     NoParaNode = "no_para_node",
-    /// All nodes have thrown away states that are needed.
+    /// All nodes have pruned required states.
     StatesMissing = "states_missing",
     /// No node offers storage changes.
     StorageChangesMissing = "storage_changes_missing",
@@ -74,15 +74,15 @@ codes! {
     NoDataProvider = "no_data_provider",
     /// No peer is connected.
     NoPeer = "no_peer",
-    /// The trade queue does not answer, or its Redis cannot do what is needed.
+    /// The trade queue does not answer, or its Redis is unsuitable.
     QueueUnreachable = "queue_unreachable",
-    /// More than half of the workers are in trouble.
+    /// More than half of the workers have problems.
     WorkersInTrouble = "workers_in_trouble",
-    /// More than half of the workers wait for data that nobody has.
+    /// More than half of the workers wait for data that is not available.
     WorkersWithoutData = "workers_without_data",
 }
 
-/// Whether a store has what its nodes have.
+/// Whether a store lags behind its nodes.
 pub(crate) fn provider(heights: &Heights) -> Option<Reason> {
     match (heights.relay, heights.relay_target, heights.para, heights.para_target) {
         (Some(relay), Some(relay_target), para, para_target) => {
@@ -93,7 +93,7 @@ pub(crate) fn provider(heights: &Heights) -> Option<Reason> {
                 Reason::new(Code::Syncing, behind)
             })
         }
-        _ => Some(Reason::new(Code::ChainUnknown, "no block has come from the chain nodes yet")),
+        _ => Some(Reason::new(Code::ChainUnknown, "no block has been received from the chain nodes yet")),
     }
 }
 
@@ -102,7 +102,7 @@ pub(crate) fn provider(heights: &Heights) -> Option<Reason> {
 pub(crate) struct Growth(Mutex<Option<(u32, Instant)>>);
 
 impl Growth {
-    /// Takes the height of now; gives a reason where it has been the same for too long.
+    /// Records the current height; returns a reason if it has been the same for too long.
     pub(crate) fn check(&self, chain: &str, height: Option<u32>) -> Option<Reason> {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (Some(height), now) = (height, Instant::now()) else { return None };
@@ -124,25 +124,25 @@ impl Growth {
     }
 }
 
-/// Whether the chain's state has been read.
+/// Whether the on-chain state has been read.
 pub(crate) fn chain_view(views: &watch::Receiver<Option<Arc<ChainView>>>) -> Option<Reason> {
     let missing = views.borrow().is_none();
     missing.then(|| Reason::new(Code::NoChainView, "the parachain's state has not been read yet"))
 }
 
-/// Whether there is somebody to fetch from.
+/// Whether there are usable data providers.
 pub(crate) fn data_providers(usable: usize, untrusted: usize) -> Option<Reason> {
     let text = match untrusted {
         0 => "no data provider of this chain is connected".to_owned(),
         n => format!(
-            "no data provider of this chain that is trusted is connected; {n} that anybody could be: name them in \
-             PRB_DATA_PROVIDERS, or give both the same PRB_WALKIE_PSK"
+            "no trusted data provider of this chain is connected; {n} untrusted: name them in \
+             PRB_DATA_PROVIDERS, or set the same PRB_WALKIE_PSK on both sides"
         ),
     };
     (usable == 0).then(|| Reason::new(Code::NoDataProvider, text))
 }
 
-/// Whether most workers are well.
+/// Whether most workers are healthy.
 pub(crate) fn workers(fleet: &FleetStatus) -> Vec<Reason> {
     let running: Vec<_> = fleet.workers.iter().filter(|w| w.runner.is_some()).collect();
     let majority = |fits: &dyn Fn(&WorkerStatus) -> bool| {
@@ -151,7 +151,7 @@ pub(crate) fn workers(fleet: &FleetStatus) -> Vec<Reason> {
     };
     let mut reasons = Vec::new();
     if let Some(named) = majority(&in_trouble) {
-        let text = format!("{} of {} workers are in trouble: {}", named.len(), running.len(), causes(&named));
+        let text = format!("{} of {} workers have problems: {}", named.len(), running.len(), causes(&named));
         reasons.push(Reason::new(Code::WorkersInTrouble, text));
     }
     if let Some(named) = majority(&without_data) {
@@ -162,7 +162,7 @@ pub(crate) fn workers(fleet: &FleetStatus) -> Vec<Reason> {
     reasons
 }
 
-/// Whether somebody should look after a worker.
+/// Whether a worker needs attention.
 pub(crate) fn in_trouble(worker: &WorkerStatus) -> bool {
     worker.state == State::Error || worker.stalled || worker.is_unresponsive()
 }
@@ -173,7 +173,7 @@ fn without_data(worker: &WorkerStatus) -> bool {
     waits && worker.message_at.elapsed().is_ok_and(|time| time >= DATA_WITHIN)
 }
 
-/// How many of which reason, such as `3 unreachable, 2 sync-failing`.
+/// Counts the reasons, such as `3 unreachable, 2 sync-failing`.
 fn causes(workers: &[&WorkerStatus]) -> String {
     let mut counts = BTreeMap::<&str, usize>::new();
     for worker in workers {
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_is_ready_near_the_tip_of_both_chains() {
+    fn store_is_ready_near_the_tip_of_both_chains() {
         assert_eq!(code(None, 10, 0, 5), Some("chain_unknown"));
         assert_eq!(code(Some(10), 100, 50, 50), Some("syncing"));
         assert_eq!(code(Some(95), 100, 0, 50), Some("syncing"));
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_majority_of_workers_in_trouble_is_a_reason() {
+    fn majority_of_workers_with_problems_is_a_reason() {
         let broken = (State::Error, worker::Reason::Unreachable { error: "refused".into() });
         let well = (State::Active, worker::Reason::Computing);
         let codes = |list: &[_]| workers(&fleet(list)).iter().map(|r| r.code).collect::<Vec<_>>();
@@ -238,14 +238,14 @@ mod tests {
         assert!(codes(&[broken.clone(), well.clone()]).is_empty());
         assert_eq!(codes(&[broken.clone(), broken.clone(), well]), ["workers_in_trouble"]);
         assert!(
-            workers(&fleet(&[broken]))[0].message.contains("1 of 1 workers are in trouble: 1 unreachable")
+            workers(&fleet(&[broken]))[0].message.contains("1 of 1 workers have problems: 1 unreachable")
         );
         let waits = (State::Synching, worker::Reason::AwaitingData { error: "no header 0".into() });
         assert_eq!(codes(&[waits]), ["workers_without_data"]);
     }
 
     #[test]
-    fn every_code_is_listed_with_its_cure() {
+    fn every_code_is_documented_with_its_remedy() {
         let docs = include_str!("../../../docs/readiness.md");
         let listed: Vec<_> = docs
             .lines()

@@ -1,22 +1,22 @@
-//! What may be quoted of a value that is refused: nothing that may be a secret, whatever field it stands in.
+//! Decides what may be quoted of a refused value: nothing that may be a secret, in whatever field.
 
 use std::borrow::Cow;
 
-/// What stands in a secret's place.
+/// The replacement of a secret.
 pub(crate) const HIDDEN: &str = "(not shown, it may be a secret)";
 
 /// Longest word that is quoted.
 const MAX_WORD: usize = 20;
-/// Longest number or address.
+/// Longest number or address that is quoted.
 const MAX_NUMBER: usize = 45;
 
-/// The value where it cannot be a secret, in quotes; else words in its place.
+/// Returns the value in quotes if it cannot be a secret, otherwise a replacement.
 pub(crate) fn shown(value: &str) -> Cow<'_, str> {
     if is_harmless(value) { Cow::Owned(format!("'{value}'")) } else { Cow::Borrowed(HIDDEN) }
 }
 
-/// Whether a value is a single word in one case, a number, or an address without anything behind it. Passwords
-/// and keys mix letters and digits, mnemonics have several words, URLs have a path.
+/// Whether a value is a single word in one case, a number, or an address without a path. Passwords and keys
+/// mix letters and digits, mnemonics have several words, URLs have a path.
 pub(crate) fn is_harmless(value: &str) -> bool {
     let word = |extra: &'static str| {
         let fits = |c: char| c.is_ascii_alphabetic() || extra.contains(c);
@@ -29,7 +29,7 @@ pub(crate) fn is_harmless(value: &str) -> bool {
     word("_-") || number || multiaddr
 }
 
-/// The path where it looks like one: a secret that stands in a file's place has spaces, no slash, or two in a row.
+/// Returns the path if it looks like one: a secret in place of a path has spaces, no slash, or two in a row.
 pub(crate) fn shown_path(path: &std::path::Path) -> String {
     let text = path.display().to_string();
     let is_path = ["/", "./", "../"].iter().any(|start| text.starts_with(start))
@@ -38,7 +38,7 @@ pub(crate) fn shown_path(path: &std::path::Path) -> String {
     if is_path { text } else { format!("the file {}", HIDDEN) }
 }
 
-/// A parser's message with whatever it quotes hidden, unless that is harmless.
+/// Hides quoted text in a parser's message, unless it is harmless.
 pub(crate) fn scrubbed(message: &str) -> String {
     let mut out = String::with_capacity(message.len());
     let mut rest = message;
@@ -46,7 +46,7 @@ pub(crate) fn scrubbed(message: &str) -> String {
         let quote = &rest[start..=start];
         let (before, quoted) = (&rest[..start], &rest[start + 1..]);
         out.push_str(before);
-        // A quote within a quote: the last one that can end it, so that nothing is left over in the open.
+        // For nested quotes, take the last closing one, so that nothing remains unhidden.
         let end = if quote == "\"" { quoted.rfind(quote) } else { quoted.find(quote) };
         let Some(end) = end else {
             out.push_str(HIDDEN);
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn what_parsers_quote_is_hidden() {
+    fn parser_quotes_are_hidden() {
         let message = "invalid type: string \"drive \\\"obey\\\" lake\", expected u64";
         assert_eq!(scrubbed(message), format!("invalid type: string {HIDDEN}, expected u64"));
         let message = "unknown field `drive obey`, expected one of `pid`, `name`";

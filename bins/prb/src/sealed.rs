@@ -1,4 +1,4 @@
-//! The identity that opens sealed operators' keys, checked before a daemon starts on it.
+//! Checks that the identity opens the sealed operators' keys, before a daemon starts with it.
 
 use std::path::Path;
 
@@ -8,17 +8,17 @@ use prb_walkie::identity::{Identity, Role};
 
 use crate::peers;
 
-/// The lifecycle manager's identity. A new one is made where nothing has been sealed with another yet.
+/// Returns the lifecycle manager's identity. A new one is generated if no key has been sealed yet.
 ///
 /// # Errors
-/// Where the inventory has sealed keys and there is no identity: a new one could open none of them, and would be in
-/// the place where the old one has to go.
+/// The inventory has sealed keys but there is no identity: a new one could open none of them, and would be in
+/// the way of restoring the old one.
 pub(crate) async fn of_manager(folder: &Path, inventory: &dyn Inventory) -> anyhow::Result<Identity> {
     let sealed = inventory.snapshots().borrow().pools.iter().filter(|pool| pool.operator.is_some()).count();
     if sealed > 0 && load(folder, Role::Lifecycle).await?.is_none() {
         bail!(
-            "the keys of {sealed} pools are sealed, and the identity that opens them is not there: {} is missing. \
-             Bring it back with `prb keys restore --peer-id-prefix {}`, from a backup or from the folder that \
+            "the keys of {sealed} pools are sealed, but the identity that opens them is missing: there is no {}. \
+             Restore it with `prb keys restore --peer-id-prefix {}`, from a backup or from the folder that \
              PHALA_PEER_ID_PREFIX named before",
             folder.join(Role::Lifecycle.file_name()).display(),
             folder.display()
@@ -27,11 +27,11 @@ pub(crate) async fn of_manager(folder: &Path, inventory: &dyn Inventory) -> anyh
     peers::identity(folder, Role::Lifecycle).await
 }
 
-/// The identity of a trader: its lifecycle manager's, since that has sealed the keys that come with the jobs. A
-/// trader that seals keys itself, from a file of pools, may have one of its own.
+/// Returns a trader's identity, which is its lifecycle manager's, because that has sealed the keys in the
+/// jobs. A trader that seals keys itself, from a file of pools, may have its own.
 ///
 /// # Errors
-/// Where it is missing.
+/// It is missing.
 pub(crate) async fn of_trader(folder: &Path, has_pools: bool) -> anyhow::Result<Identity> {
     if let Some(identity) = load(folder, Role::Lifecycle).await? {
         tracing::info!(peer_id = %identity.peer_id(), "Got my peer id");
@@ -41,7 +41,7 @@ pub(crate) async fn of_trader(folder: &Path, has_pools: bool) -> anyhow::Result<
     peers::identity(folder, Role::Trade).await
 }
 
-/// Whether a trader has what opens the keys of its jobs.
+/// Checks that a trader can open the keys in its jobs.
 ///
 /// # Errors
 /// As [`of_trader`].
@@ -66,7 +66,7 @@ async fn load(folder: &Path, role: Role) -> anyhow::Result<Option<Identity>> {
 /// Opens every sealed key once.
 ///
 /// # Errors
-/// Names the pools whose key does not open.
+/// Names the pools whose key cannot be opened.
 pub(crate) async fn check(inventory: &dyn Inventory, vault: &dyn Vault, folder: &Path) -> anyhow::Result<()> {
     let snapshot = inventory.snapshots().borrow().clone();
     let mut closed = Vec::new();
@@ -75,7 +75,7 @@ pub(crate) async fn check(inventory: &dyn Inventory, vault: &dyn Vault, folder: 
         let Some(operator) = &pool.operator else { continue };
         match vault.open(&operator.key).await {
             Ok(_) => {}
-            // A key management service may be away for a while.
+            // A key management service may be temporarily unavailable.
             Err(error) if error.is_retryable() => {}
             Err(error) => {
                 closed.push(pool.pid.to_string());
@@ -86,7 +86,7 @@ pub(crate) async fn check(inventory: &dyn Inventory, vault: &dyn Vault, folder: 
     let Some(cause) = cause else { return Ok(()) };
     Err(cause).with_context(|| {
         format!(
-            "the identity in {} does not open the sealed keys of the pools {}: put the one that sealed them there \
+            "the identity in {} cannot open the sealed keys of the pools {}: restore the one that sealed them \
              (`prb keys restore`), or remove the operators of these pools from the inventory and set them again",
             folder.display(),
             closed.join(", ")

@@ -1,17 +1,19 @@
-//! Signals: the first SIGINT or SIGTERM stops in order, a second one at once; SIGHUP reads files again.
+//! Signals: the first SIGINT or SIGTERM shuts down in order, a second one ends the process at once; SIGHUP
+//! reloads files.
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// Exit code after a second signal: the usual one of a process that a signal ended.
+/// Exit code after a second signal: the usual one of a process killed by SIGINT.
 const FORCED: i32 = 130;
 
-/// Cancels `stop` at the first SIGINT or SIGTERM and ends the process at the second; tells `reload` of SIGHUP.
+/// Cancels `stop` at the first SIGINT or SIGTERM and ends the process at the second; notifies `reload` of
+/// SIGHUP.
 ///
 /// Never returns; run it beside the daemon.
 ///
 /// # Errors
-/// When the operating system refuses the handlers.
+/// The operating system refuses the handlers.
 #[cfg(unix)]
 pub async fn listen(
     stop: CancellationToken,
@@ -27,7 +29,7 @@ pub async fn listen(
             _ = term.recv() => {}
             _ = hup.recv() => {
                 if let Some(reload) = &reload {
-                    // A full channel means that a reload is coming anyway.
+                    // If the channel is full, a reload is pending anyway.
                     let _ = reload.try_send(());
                 }
                 continue;

@@ -1,5 +1,5 @@
-//! Who signs for a pool, out of an inventory: for jobs of lifecycle managers that name only the pool, as the
-//! original's do.
+//! Signers of pools from an inventory, for jobs that name only their pool, as those of original lifecycle
+//! managers do.
 
 use std::sync::Arc;
 
@@ -12,11 +12,11 @@ use prb_core::{
 use prb_queue::redis::PoolSigners;
 use tokio::sync::watch;
 
-/// The operators of an inventory's pools, as they are when they are asked for.
+/// The current operators of an inventory's pools.
 #[derive(Debug)]
 pub(crate) struct InventorySigners {
     snapshots: watch::Receiver<Arc<Snapshot>>,
-    /// Keeps the inventory: the snapshots end with it.
+    /// Keeps the inventory alive, because its snapshots end with it.
     _inventory: Arc<dyn Inventory>,
 }
 

@@ -1,7 +1,7 @@
-//! Logs: one stream of JSON lines on standard output, or lines for people in development and on a terminal.
+//! Logs: JSON lines on standard output, or text in development and on a terminal.
 //!
-//! A thread writes them; whoever logs never waits for it. Lines that it cannot keep up with are dropped and
-//! counted, and a disk that is full or a reader that has gone costs the lines and nothing else.
+//! A thread writes the lines, so that logging never blocks. Lines that exceed its queue are dropped and
+//! counted; a full disk or a closed pipe only loses lines.
 
 use std::io::{self, IsTerminal};
 
@@ -16,29 +16,30 @@ pub use level::{LogLevel, log_level};
 pub use writer::Flush;
 use writer::{Line, LineWriter};
 
-/// What a process says, and to whom.
+/// Where the log goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
     /// A daemon's log, on standard output.
     Daemon,
-    /// Of a command whose answer is on standard output: the log goes to standard error.
+    /// A command's log, on standard error, because its result is on standard output.
     Command,
 }
 
-/// Starts logging as `NODE_ENV` and `PHALA_LOGGER_LEVEL` say. Keep what it gives until the process ends.
+/// Starts logging according to `NODE_ENV` and `PHALA_LOGGER_LEVEL`. Keep the returned value until the process
+/// ends.
 ///
-/// Where a person has the terminal, lines go above the bars on standard error, and only warnings unless a level
-/// was asked for.
+/// On a terminal, lines are printed above the bars on standard error, and only warnings unless a level is
+/// configured.
 ///
 /// # Errors
-/// Where this process logs already.
+/// This process has a logger already.
 pub fn init(
     level: Option<&LogLevel>,
     development: bool,
     stream: Stream,
     display: &Display,
 ) -> anyhow::Result<Flush> {
-    // A person sees both, or neither.
+    // Bars and log lines are either both visible on the terminal, or neither.
     let beside_bars = display.is_live() && (stream == Stream::Command || io::stdout().is_terminal());
     let default = match (beside_bars, development) {
         (true, _) => LogLevel::WARN,
@@ -53,7 +54,7 @@ pub fn init(
         writer::start(writer::stdout()?, Display::Plain)?
     };
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines);
-    // What this cannot write goes to standard error, and takes the process along where that fails.
+    // By default, write errors would be printed to standard error, which panics if that fails, too.
     let logs = logs.log_internal_errors(false);
     if development || beside_bars {
         logs.with_ansi(beside_bars).try_init().map_err(|e| anyhow::anyhow!(e))?;

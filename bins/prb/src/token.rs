@@ -1,4 +1,4 @@
-//! [`Access`]: the token that changes need. The operator's, or one that is made at the first start.
+//! [`Access`]: the token required for changes, either configured or generated at the first start.
 
 use std::{
     fs,
@@ -15,12 +15,12 @@ use uuid::Uuid;
 
 use crate::config::{PageArgs, TOKEN_VARIABLE, first_line};
 
-/// The file of the token that is made, in the daemon's data folder.
+/// The file of the generated token, in the daemon's data folder.
 pub(crate) const TOKEN_FILE: &str = "api-token";
-/// The largest file of a token, in bytes.
+/// The largest token file, in bytes.
 const MAX_FILE_BYTES: u64 = 4096;
 
-/// The token that changes need, and where people find it. Its `Debug` shows no token.
+/// The token required for changes, and where it is stored. `Debug` does not show the token.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
     token: Option<SecretString>,
@@ -29,10 +29,10 @@ pub struct Access {
 }
 
 impl Access {
-    /// The token that the operator gives; none where there is none.
+    /// Returns the configured token, if there is one.
     ///
     /// # Errors
-    /// Where it is given twice, cannot be read, or is too short.
+    /// It is set twice, cannot be read, or is too short.
     pub fn given(args: &PageArgs) -> anyhow::Result<Self> {
         let Some(token) = args.token()? else { return Ok(Self::default()) };
         let place = match &args.api_token_file {
@@ -42,10 +42,10 @@ impl Access {
         Ok(Self { token: Some(token), place: Some(place.into()), is_given: true })
     }
 
-    /// The token that the operator gives, else the one in `folder`, which is made where it is missing.
+    /// Returns the configured token, or the one in `folder`, which is generated if it does not exist.
     ///
     /// # Errors
-    /// Those of [`given`](Self::given), and where the file can neither be read nor made.
+    /// Those of [`given`](Self::given), or the file can neither be read nor created.
     pub fn find_or_make(args: &PageArgs, folder: &Path) -> anyhow::Result<Self> {
         let given = Self::given(args)?;
         if given.token.is_some() {
@@ -56,15 +56,16 @@ impl Access {
         let token = match first_line(&file, MAX_FILE_BYTES) {
             Ok(token) => token,
             Err(error) if is_missing(&error) => {
-                let token = make(&file).with_context(|| format!("cannot make the API's token in {shown}"))?;
-                tracing::info!(file = %shown, "a token for changes was made");
+                let token =
+                    make(&file).with_context(|| format!("cannot create the API's token in {shown}"))?;
+                tracing::info!(file = %shown, "generated a token for changes");
                 token
             }
             Err(error) => return Err(error),
         };
         anyhow::ensure!(
             token.expose_secret().len() >= 16,
-            "the token in {shown} has less than 16 bytes: delete the file, and a new one is made"
+            "the token in {shown} has less than 16 bytes: delete the file, and a new one is generated"
         );
         Ok(Self { token: Some(token), place: Some(format!("the file {shown}").into()), is_given: false })
     }
@@ -74,12 +75,12 @@ impl Access {
         Self { token: Some(token.into()), place: Some("the variable PRB_API_TOKEN".into()), is_given: true }
     }
 
-    /// Where the token is, in words; `None` where there is no token.
+    /// Describes where the token is stored; `None` if there is no token.
     pub fn place(&self) -> Option<&Arc<str>> {
         self.place.as_ref()
     }
 
-    /// Whether the operator gives a token.
+    /// Whether the token is configured.
     pub(crate) const fn is_given(&self) -> bool {
         self.is_given
     }
@@ -94,8 +95,8 @@ fn is_missing(error: &anyhow::Error) -> bool {
     io.is_some_and(|error| error.kind() == ErrorKind::NotFound)
 }
 
-/// Makes a token of 244 random bits, and its file in one step: no reader sees a part of it, and nobody else
-/// may read it at any time.
+/// Generates a token of 244 random bits and creates its file atomically with restricted permissions, so that
+/// no other user can read it at any time.
 fn make(file: &Path) -> anyhow::Result<SecretString> {
     let token = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
     let folder = file.parent().context("it has no folder")?;
@@ -114,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_made_once_for_its_owner_only() {
+    fn token_is_created_once_with_private_permissions() {
         let folder = tempfile::TempDir::new().unwrap();
         let folder = folder.path().join("new");
         let args = PageArgs::default();

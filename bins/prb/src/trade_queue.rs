@@ -1,4 +1,4 @@
-//! The trade queue of this process and, where it has one, its trader.
+//! The trade queue of this process and, if it has one, its trader.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -32,25 +32,25 @@ use crate::{
     token::Access,
 };
 
-/// How long a trader may finish its batches at the end.
+/// How long a trader may take to finish its batches at the end.
 const TRADER_STOP: Duration = Duration::from_millis(1500);
-/// Time between two looks at the queue.
+/// Interval at which the queue is polled.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How far the node of another program's trader may be ahead of ours, in parachain blocks: the effects of a job
-/// that such a trader ends are looked for so many blocks after our newest final one.
+/// Parachain blocks by which another trader's node may be ahead of ours: the effects of its jobs are expected
+/// this many blocks after our newest final one.
 const OTHERS_AHEAD: u32 = 4;
 
-/// A queue, and the trader of this process where it has one.
+/// A queue with this process's trader, if it has one.
 #[derive(Debug)]
 pub(crate) struct TradeQueue {
     queue: Arc<dyn JobQueue>,
     admin: Arc<dyn QueueAdmin>,
     trader: Option<Trader>,
-    /// The queue, where it is in Redis.
+    /// The queue, if it is in Redis.
     redis: Option<RedisQueue>,
-    /// What the last look at the queue gave.
+    /// The result of the last poll.
     seen: watch::Receiver<Seen>,
-    /// Where people see the queue, if anywhere.
+    /// The address of the queue page, if there is one.
     page: Option<SocketAddr>,
     background: Background,
 }
@@ -68,8 +68,8 @@ impl TradeQueue {
         Ok(Self::of(queue, Some(trader)))
     }
 
-    /// A queue in Redis, which another process's trader works on: the original's perhaps, which does not say in
-    /// which block a job's effects are. Redis need not be there yet.
+    /// Connects to a queue in Redis whose trader is another process: possibly the original's, which does not
+    /// report the block of a job's effects. Redis does not have to be reachable yet.
     pub(crate) fn queue_only(
         url: &RedisUrl,
         chain: watch::Receiver<Option<Arc<ChainView>>>,
@@ -78,7 +78,7 @@ impl TradeQueue {
         Ok(Self { redis: Some(queue.clone()), ..Self::looked_at(queue.clone(), None, Some(queue)) })
     }
 
-    /// A queue in Redis, and a trader that works on it. Redis need not be there yet.
+    /// Connects to a queue in Redis and starts a trader. Redis does not have to be reachable yet.
     pub(crate) fn trading(
         config: redis::Config,
         para: NodePool,
@@ -107,13 +107,13 @@ impl TradeQueue {
         let asked = Arc::clone(&queue);
         background.spawn(|stop| async move {
             stop.run_until_cancelled(look(&*asked, redis.as_ref(), &tell)).await;
-            anyhow::anyhow!("the look at the queue has ended")
+            anyhow::anyhow!("polling the queue has ended")
         });
         Self { queue, admin, trader, redis: None, seen, page: None, background }
     }
 
-    /// Shows the queue to people as well. Where another process trades, only on an address that was asked for:
-    /// that process has the page.
+    /// Adds the queue page. If another process trades, only at a configured address, because that process has the
+    /// page.
     pub(crate) async fn with_page(mut self, args: &PageArgs, access: &Access) -> Result<Self, Failure> {
         if self.trader.is_none() && args.queue_page_listen.is_none() {
             return Ok(self);
@@ -129,7 +129,7 @@ impl TradeQueue {
         Ok(self)
     }
 
-    /// The queue, as its operator sees it.
+    /// The source of the queue page.
     pub(crate) fn source(&self) -> pages::queue::Source {
         pages::queue::Source { queue: Arc::clone(&self.queue), admin: Arc::clone(&self.admin) }
     }
@@ -139,28 +139,28 @@ impl TradeQueue {
         Arc::clone(&self.queue)
     }
 
-    /// Where people see the queue, if anywhere.
+    /// The address of the queue page, if there is one.
     pub(crate) const fn page(&self) -> Option<SocketAddr> {
         self.page
     }
 
-    /// How many jobs there were at the last look.
+    /// The number of jobs at the last poll.
     pub(crate) fn stats(&self) -> Stats {
         self.seen.borrow().stats().unwrap_or_default()
     }
 
-    /// What the last look at the queue gave.
+    /// Watches the results of polling the queue.
     pub(crate) fn watch(&self) -> watch::Receiver<Seen> {
         self.seen.clone()
     }
 
-    /// Waits for a part to end that should not. Cancel safe.
+    /// Waits for an essential part to end. Cancel safe.
     pub(crate) async fn ended(&mut self) -> anyhow::Error {
         let trader = async {
             let Some(trader) = &mut self.trader else { return std::future::pending().await };
             match trader.ended().await {
                 Ok(_) => anyhow::anyhow!("the trader has ended"),
-                Err(error) => anyhow::Error::new(error).context("the trader broke"),
+                Err(error) => anyhow::Error::new(error).context("the trader failed"),
             }
         };
         let redis = async {
@@ -175,7 +175,7 @@ impl TradeQueue {
         }
     }
 
-    /// Ends: no more jobs are taken, and batches end or are handed back.
+    /// Shuts down: no more jobs are leased, and batches end or their jobs are handed back.
     pub(crate) async fn stop(self) {
         if let Some(trader) = self.trader {
             match trader.stop(TRADER_STOP).await {
@@ -185,7 +185,7 @@ impl TradeQueue {
                     accounts_left = report.accounts_left,
                     "trader stopped"
                 ),
-                Err(error) => tracing::warn!("the trader broke: {error}"),
+                Err(error) => tracing::warn!("the trader failed: {error}"),
             }
         }
         self.background.stop().await;
@@ -207,29 +207,29 @@ fn trader(
     Ok(Trader::start(trade::Config::default(), parts)?)
 }
 
-/// How a queue in Redis is used by those who wait for a view of the chain that shows what their jobs did.
+/// The configuration of a Redis queue whose submitters wait for an on-chain view with their jobs' effects.
 pub(crate) fn submitters(url: &str, chain: watch::Receiver<Option<Arc<ChainView>>>) -> redis::Config {
     let hint = move || {
         let newest = chain.borrow().as_ref().map(|view| view.block);
-        // Before the first view any one is a newer one.
+        // Before the first view, every view is newer.
         newest.map_or(ParaNumber(0), |block| ParaNumber(block.0.saturating_add(OTHERS_AHEAD)))
     };
     redis::Config::new(url).with_block_hint(Some(Arc::new(hint)))
 }
 
-/// What the last look at the queue gave.
+/// The result of polling the queue.
 #[derive(Clone, Debug)]
 pub(crate) enum Seen {
-    /// Nobody has looked yet.
+    /// Not polled yet.
     NotAsked,
-    /// It answers, and does what is needed.
+    /// It works.
     Answers(Stats),
-    /// It does not, and why.
+    /// It does not work, with the reason.
     Silent(Arc<str>),
 }
 
 impl Seen {
-    /// How many jobs there were, if it answered.
+    /// The number of jobs, if it answered.
     pub(crate) const fn stats(&self) -> Option<Stats> {
         match self {
             Self::Answers(stats) => Some(*stats),
@@ -238,8 +238,8 @@ impl Seen {
     }
 }
 
-/// Asks the queue now and then, so that nobody who wants to know has to wait for it. Of a queue in Redis it asks
-/// also whether those who wait for jobs could get any: counting them takes less than handing them out.
+/// Polls the queue at intervals, so that readers of its state never wait. For a queue in Redis it also checks
+/// whether jobs can be leased, which needs more permissions than counting them.
 async fn look(queue: &dyn JobQueue, redis: Option<&RedisQueue>, tell: &watch::Sender<Seen>) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -257,15 +257,15 @@ async fn look(queue: &dyn JobQueue, redis: Option<&RedisQueue>, tell: &watch::Se
         };
         match (&*tell.borrow(), &seen) {
             (Seen::Silent(old), Seen::Silent(new)) if old == new => {}
-            (_, Seen::Silent(why)) => tracing::warn!("the trade queue is of no use now: {why}"),
-            (Seen::Silent(_), Seen::Answers(_)) => tracing::info!("the trade queue answers again"),
+            (_, Seen::Silent(why)) => tracing::warn!("the trade queue does not work: {why}"),
+            (Seen::Silent(_), Seen::Answers(_)) => tracing::info!("the trade queue works again"),
             _ => {}
         }
         tell.send_replace(seen);
     }
 }
 
-/// Whether the queue does what is needed.
+/// Whether the queue works.
 pub(crate) fn readiness(seen: &watch::Receiver<Seen>) -> Option<Reason> {
     match &*seen.borrow() {
         Seen::Answers(_) => None,
@@ -280,7 +280,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn effects_of_others_are_looked_for_after_the_newest_view() {
+    fn effects_of_other_traders_are_expected_after_the_newest_view() {
         let (views, chain) = watch::channel(None);
         let config = submitters("redis://127.0.0.1", chain);
         let hint = config.block_hint.unwrap();

@@ -1,4 +1,4 @@
-//! `prb trader`: sends what lifecycle managers want on chain, from the queue in Redis.
+//! `prb trader`: sends the on-chain operations of lifecycle managers, from the queue in Redis.
 //!
 //! Composition only.
 
@@ -34,7 +34,7 @@ pub struct TraderDaemon {
 }
 
 impl TraderDaemon {
-    /// Reads the identity and starts to take jobs. Redis need not be there yet.
+    /// Reads the identity and starts to lease jobs. Redis does not have to be reachable yet.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -58,7 +58,7 @@ impl TraderDaemon {
     }
 }
 
-/// The operators of a file's pools, sealed by this process for itself.
+/// The operators of a file's pools, sealed by this process for its own use.
 async fn signers(pools: FleetFile, vault: &dyn Vault) -> anyhow::Result<InventorySigners> {
     let inventory = Arc::new(MemoryInventory::default());
     let edits = pools.edits(&*inventory, vault).await.context("PRB_TRADER_POOLS")?;

@@ -16,7 +16,7 @@ use support::{Net, Process, chain, daemons::free_port};
 const LIMIT: Duration = Duration::from_secs(60);
 const MNEMONIC: &str = "bottom drive obey lake curtain smoke basket hold race lonely fit walk";
 
-/// What a command did.
+/// The result of a command.
 struct Done {
     code: Option<i32>,
     out: String,
@@ -39,7 +39,7 @@ impl Done {
     }
 }
 
-/// An operator's shell: where the daemon is, and where its token.
+/// A client's environment: the daemon's address and its token.
 struct Shell {
     variables: Vec<(String, String)>,
 }
@@ -71,7 +71,7 @@ impl Shell {
         Done { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
     }
 
-    /// What a command prints with --json.
+    /// Runs a command with --json and parses its output.
     fn json(&self, arguments: &[&str]) -> Value {
         serde_json::from_str(&self.run(&[arguments, &["--json"]].concat()).good()).unwrap()
     }
@@ -85,7 +85,7 @@ impl Shell {
     }
 }
 
-/// A `prb lifecycle` that only takes edits; its chain need not be there.
+/// Starts a `prb lifecycle` in configuration mode; it needs no chain.
 fn editor(folder: &Path, port: u16) -> Process {
     let log = std::fs::File::create(folder.join("log")).unwrap();
     let child = Command::new(env!("CARGO_BIN_EXE_prb"))
@@ -116,7 +116,7 @@ fn pools_and_workers_are_added_changed_moved_and_removed() {
     let mut daemon = editor(dir.path(), port);
     shell.until("it answers", |shell| shell.run(&["status"]).code == Some(0));
 
-    // A pool whose mnemonic comes from a pipe, or a file; never from an argument.
+    // A pool whose mnemonic comes from a pipe or a file; never from an argument.
     shell.run(&["pool", "add", "12"]).bad(&["--secret-file", "--secret-stdin"]);
     shell
         .run_with(&["pool", "add", "12", "--secret-stdin"], "four words are few\n")
@@ -136,7 +136,7 @@ fn pools_and_workers_are_added_changed_moved_and_removed() {
     shell.run(&["pool", "set", "12", "--after-stop", "inherit", "--enabled"]).good();
     assert_eq!(shell.json(&["pool", "show", "12"])["after_stop"], Value::Null);
 
-    // One worker, then a file of them: with bad rows nothing is done and each is named with its line.
+    // One worker, then a file of workers: with bad rows nothing is added and each is reported with its line.
     shell
         .run(&[
             "worker",
@@ -192,7 +192,7 @@ fn pools_and_workers_are_added_changed_moved_and_removed() {
     shell.run(&["pool", "remove", "13"]).bad(&["30 workers belong to"]);
     shell.run(&["worker", "stop", "w0"]).bad(&["no workers run in this process"]);
 
-    // Out and in again, in each format.
+    // Exported and imported again, in each format.
     for (format, end) in [("csv", "csv"), ("json", "json"), ("yaml", "yml")] {
         let file = dir.path().join(format!("out.{end}"));
         std::fs::write(&file, shell.run(&["worker", "export", "--format", format]).good()).unwrap();
@@ -212,7 +212,7 @@ fn pools_and_workers_are_added_changed_moved_and_removed() {
     shell.run(&["job", "list"]).bad(&["no trade queue"]);
     assert_eq!(shell.json(&["provider", "list"]), Value::Array(Vec::new()));
 
-    // Without the token reads go on, and changes say where it is; it goes nowhere in the clear.
+    // Without the token, reads work, and changes are refused with its location; it is never sent unencrypted.
     let stranger = Shell::new(port, "PRB_DATA", dir.path());
     stranger.run(&["worker", "list"]).good();
     stranger.run(&["worker", "remove", "*"]).bad(&["token", "db/api-token"]);

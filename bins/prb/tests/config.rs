@@ -1,9 +1,9 @@
-//! Configuration as a process reads it: `PHALA_MODULE`, every variable, and what is refused.
+//! Configuration of processes: `PHALA_MODULE`, every variable, and rejected values.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::process::{Command, Output, Stdio};
 
-/// What every daemon needs.
+/// The settings that every daemon needs.
 const CHAINS: [(&str, &str); 2] =
     [("PHALA_CHAIN_ENDPOINT", "ws://para:9944"), ("PHALA_PARENT_CHAIN_ENDPOINT", "ws://relay:9945,wss://r2")];
 
@@ -13,7 +13,7 @@ fn prb(args: &[&str], variables: &[(&str, &str)]) -> Output {
     command.output().unwrap()
 }
 
-/// What `--check` shows.
+/// Returns the output of `--check`.
 #[track_caller]
 fn shown(args: &[&str], variables: &[(&str, &str)]) -> String {
     let output = prb(&[args, &["--check"]].concat(), &[&CHAINS[..], variables].concat());
@@ -33,7 +33,7 @@ fn refusal(args: &[&str], variables: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn the_module_variable_picks_the_daemon() {
+fn module_variable_selects_the_daemon() {
     let built_in = ("USE_BUILT_IN_TRADER", "true");
     for (module, daemon) in [("data_provider", "[data-provider]"), ("lifecycle", "[lifecycle]")] {
         let text = shown(&[], &[("PHALA_MODULE", module), built_in]);
@@ -43,7 +43,7 @@ fn the_module_variable_picks_the_daemon() {
     let fleet = file.path().to_str().unwrap();
     let all = [("PHALA_MODULE", "all"), ("PRB_DATA", "/d"), ("PRB_FLEET", fleet)];
     assert!(shown(&[], &all).starts_with("[all]"));
-    // An argument has the last word, and flags alone leave it to the variable.
+    // Arguments have precedence; with flags only, the variable is used.
     assert!(shown(&["data-provider"], &[("PHALA_MODULE", "lifecycle")]).starts_with("[data-provider]"));
     let flagged = shown(&["--local-server-port", "1"], &[("PHALA_MODULE", "data_provider")]);
     assert!(flagged.contains("local_server_port = 1"), "{flagged}");
@@ -55,7 +55,7 @@ fn the_module_variable_picks_the_daemon() {
 }
 
 #[test]
-fn defaults_are_the_originals() {
+fn defaults_equal_the_originals() {
     let text = shown(&["data-provider"], &[]);
     for line in [
         "local_db_path = \"/var/data/0\"",
@@ -148,7 +148,7 @@ fn every_variable_is_read() {
 }
 
 #[test]
-fn a_refused_value_is_named_with_its_variable_and_what_is_allowed() {
+fn rejected_value_is_reported_with_its_variable_and_allowed_values() {
     let provider = |name, value| refusal(&["data-provider"], &[CHAINS[0], CHAINS[1], (name, value)]);
     for (name, value, allowed) in [
         ("PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT", "80120", "from 0 to 65535"),
@@ -165,7 +165,7 @@ fn a_refused_value_is_named_with_its_variable_and_what_is_allowed() {
             assert!(error.contains(word), "{name}: {word} in\n{error}");
         }
     }
-    // A flag is not blamed on a variable.
+    // An invalid flag is not reported as a variable.
     let error = refusal(&["data-provider", "--local-server-port", "x"], &CHAINS);
     assert!(!error.contains("variable"), "{error}");
     let error = refusal(&["data-provider", "--chain-endpont", "ws://x"], &CHAINS);
@@ -173,7 +173,7 @@ fn a_refused_value_is_named_with_its_variable_and_what_is_allowed() {
 }
 
 #[test]
-fn what_is_missing_is_named_with_its_variable() {
+fn missing_setting_is_reported_with_its_variable() {
     let error = refusal(&["data-provider"], &[]);
     assert!(
         error.contains("PHALA_CHAIN_ENDPOINT") && error.contains("PHALA_PARENT_CHAIN_ENDPOINT"),
@@ -187,7 +187,7 @@ fn what_is_missing_is_named_with_its_variable() {
 }
 
 #[test]
-fn a_redis_url_is_refused_without_being_quoted() {
+fn rejected_redis_url_is_not_quoted() {
     let bad = ("PHALA_Q_REDIS_ENDPOINT", "http://:word@host");
     let error = refusal(&["lifecycle"], &[CHAINS[0], bad]);
     assert!(error.contains("PHALA_Q_REDIS_ENDPOINT") && error.contains("redis://"), "{error}");
@@ -195,7 +195,7 @@ fn a_redis_url_is_refused_without_being_quoted() {
 }
 
 #[test]
-fn empty_variables_count_as_not_set_and_the_placeholder_as_no_boot_node() {
+fn empty_variables_are_unset_and_the_placeholder_is_no_boot_node() {
     let placeholder = "/ip4/0.0.0.0/tcp/18888,/ip6/::/tcp/28889";
     let variables = [
         ("PHALA_WALKIE_BOOT_NODES", placeholder),
@@ -217,7 +217,7 @@ fn two_names_of_one_variable_must_agree() {
 }
 
 #[test]
-fn a_token_of_the_pages_is_refused_without_being_quoted() {
+fn rejected_page_token_is_not_quoted() {
     let trader = [("PHALA_MODULE", "trade"), CHAINS[0], ("PHALA_Q_REDIS_ENDPOINT", "redis://h:1")];
     let with = |name, value| refusal(&[], &[&trader[..], &[(name, value)]].concat());
     let error = with("PRB_API_TOKEN", "hunter2");
@@ -238,7 +238,7 @@ fn a_token_of_the_pages_is_refused_without_being_quoted() {
     assert!(text.contains("\"Q.example\"") && !text.contains("0123456789abcdef"), "{text}");
 }
 
-/// What a data provider says before it finds that it cannot keep its identity.
+/// Returns a data provider's log before it fails to store its identity.
 fn said_at_start(variables: &[(&str, &str)]) -> String {
     let nowhere = [("PHALA_PEER_ID_PREFIX", "/dev/null/id"), ("PRB_OPS_LISTEN", "off")];
     let output = prb(&["data-provider"], &[&CHAINS[..], &nowhere, variables].concat());
@@ -247,7 +247,7 @@ fn said_at_start(variables: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn what_has_no_effect_is_said_where_it_was_chosen() {
+fn settings_without_effect_are_reported_with_their_source() {
     let name = "PHALA_DATA_PROVIDER_BLOB_MAX_RANGE_COUNT";
     let said = said_at_start(&[(name, "61")]);
     assert!(said.contains(name) && said.contains("no effect"), "{said}");
@@ -260,7 +260,7 @@ fn what_has_no_effect_is_said_where_it_was_chosen() {
 }
 
 #[test]
-fn a_check_reads_what_a_start_would_read() {
+fn check_reads_the_same_files_as_a_start() {
     let folder = tempfile::tempdir().unwrap();
     let fleet = folder.path().join("fleet.toml");
     let (path, data) = (fleet.to_str().unwrap(), folder.path().join("data"));

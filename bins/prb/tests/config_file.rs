@@ -15,7 +15,7 @@ impl Folder {
         Self(tempfile::tempdir().unwrap())
     }
 
-    /// Writes a file; gives its path.
+    /// Writes a file and returns its path.
     fn put(&self, name: &str, text: &str) -> String {
         let path = self.0.path().join(name);
         fs::write(&path, text).unwrap();
@@ -98,14 +98,14 @@ fn a_flag_goes_before_a_variable_before_the_file_before_the_default() {
     ] {
         assert!(text.contains(&line), "{line} in\n{text}");
     }
-    // The file may be named by a variable, and one file may be for several daemons.
+    // A variable can name the file, and one file can serve several daemons.
     let text = shown(&[], &[("PHALA_MODULE", "data_provider"), ("PRB_CONFIG", &file)]);
     assert!(text.contains(&format!("local_server_port = 7  # {file} line 7")), "{text}");
     assert!(!text.contains("min_bench_score"), "{text}");
 }
 
 #[test]
-fn what_a_check_prints_is_a_file_that_gives_the_same() {
+fn printed_check_is_a_file_with_the_same_settings() {
     let folder = Folder::new();
     let settings = |text: &str| text.parse::<toml::Table>().unwrap();
     for daemon in ["lifecycle", "data-provider"] {
@@ -117,7 +117,7 @@ fn what_a_check_prints_is_a_file_that_gives_the_same() {
 }
 
 #[test]
-fn a_mistake_in_the_file_is_named_with_its_line() {
+fn faults_in_the_file_are_reported_with_their_line() {
     let folder = Folder::new();
     let with = |text: &str| refusal(&["lifecycle", "--config", &folder.put("prb.toml", text)], &[]);
     let error = with("[lifecycle]\nmin_bench_scor = 1\n");
@@ -130,17 +130,17 @@ fn a_mistake_in_the_file_is_named_with_its_line() {
     assert!(error.contains("--chain-endpoint") && error.contains("line 1"), "{error}");
     assert!(with("[[lifecycle]]\n").contains("line 1"));
     assert!(with("q_redis_endpoint = hunter2 hunter2").contains("line 1"));
-    // What is missing may stand in a file.
+    // A file can provide required settings.
     assert!(with("min_bench_score = 1\n").contains("--config file"));
     let gone = refusal(&["all", "--config", "/nowhere/prb.toml"], &[]);
     assert!(gone.contains("/nowhere/prb.toml") && gone.contains("cannot read"), "{gone}");
-    // Commands that ask a daemon do not read it.
+    // Commands that talk to a daemon do not read it.
     let output = prb(&["completions", "bash"], &[("PRB_CONFIG", "/nowhere/prb.toml")]);
     assert_eq!(output.status.code(), Some(0));
 }
 
 #[test]
-fn secrets_come_from_files_that_variables_name() {
+fn secrets_are_read_from_files_named_by_variables() {
     let folder = Folder::new();
     let redis = folder.put("redis", "redis://:hunter2@queue.example:6379/0\nnot read\n");
     let node = folder.put("node", "wss://node.example/v1/hunter2\n");

@@ -1,4 +1,4 @@
-//! The fleet file: what it may say, what is refused and where, and what a restart and an edit leave alone.
+//! The fleet file: its fields, rejected content with positions, and what restarts and edits preserve.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{
@@ -33,7 +33,7 @@ fn refusal(text: &str, json: bool) -> String {
     format!("{:#}", FleetFile::parse(text, json).map(|_| ()).unwrap_err())
 }
 
-/// Applies a file; gives how many edits it took.
+/// Applies a file; returns the number of edits.
 async fn apply(text: &str, inventory: &dyn Inventory, vault: &MemoryVault) -> usize {
     let edits = FleetFile::parse(text, false).unwrap().edits(inventory, vault).await.unwrap();
     let count = edits.len();
@@ -106,8 +106,8 @@ async fn every_field_is_read_from_both_formats() {
 }
 
 #[test]
-fn entries_that_would_take_each_others_place_are_refused_with_both_places() {
-    // Lines 1 to 3 are the pool, each worker has 5.
+fn conflicting_entries_are_refused_with_both_positions() {
+    // Lines 1 to 3 are the pool; each worker has 5.
     let file = |entries: &[String]| POOL.to_owned() + &entries.concat();
     let (a, b) = (worker("a", "http://a:1"), worker("b", "http://b:1"));
     let unnamed = "[[workers]]\npid = 1\nendpoint = \"http://a:1/\"\nstake = 5\n".to_owned();
@@ -134,7 +134,7 @@ fn entries_that_would_take_each_others_place_are_refused_with_both_places() {
 }
 
 #[test]
-fn a_worker_that_cannot_be_is_named_with_its_place() {
+fn invalid_worker_is_reported_with_its_position() {
     let with = |line: &str| POOL.to_owned() + &worker("a", "http://a:1") + &worker("b", "http://b:1") + line;
     for (line, words) in [
         ("endpoints = [\"https://b\", \"b.example.org\"]", "endpoint to announce is not valid"),
@@ -155,14 +155,14 @@ fn a_worker_that_cannot_be_is_named_with_its_place() {
 }
 
 #[test]
-fn a_file_without_entries_is_known_as_such() {
+fn file_without_entries_is_recognised() {
     assert!(FleetFile::parse("# nothing yet\n", false).unwrap().is_empty());
     assert!(FleetFile::parse("{}", true).unwrap().is_empty());
     assert!(!FleetFile::parse(POOL, false).unwrap().is_empty());
 }
 
 #[tokio::test]
-async fn a_file_that_has_not_changed_changes_nothing() {
+async fn unchanged_file_changes_nothing() {
     let (inventory, vault) = (MemoryInventory::default(), MemoryVault::new());
     let text = POOL.to_owned() + &worker("a", "http://a") + &worker("b", "http://b");
     assert_eq!(apply(&text, &inventory, &vault).await, 3);
@@ -170,7 +170,7 @@ async fn a_file_that_has_not_changed_changes_nothing() {
     assert_eq!(apply(&text.replace("stake = 5", "stake = 6"), &inventory, &vault).await, 2);
     assert_eq!(apply(&text.replace("//One", "//Two"), &inventory, &vault).await, 3);
 
-    // With another identity the sealed key is of no use.
+    // Another identity cannot open the sealed key, so it is sealed again.
     let other = MemoryVault::new();
     assert_eq!(apply(&text.replace("//One", "//Two"), &inventory, &other).await, 1);
     let operator = snapshot(&inventory).pools[0].operator.clone().unwrap();
@@ -178,7 +178,7 @@ async fn a_file_that_has_not_changed_changes_nothing() {
 }
 
 #[tokio::test]
-async fn what_the_fleet_keeps_goes_on_with_the_name_or_the_endpoint() {
+async fn fleet_records_follow_the_name_or_the_endpoint() {
     let (inventory, vault) = (MemoryInventory::default(), MemoryVault::new());
     let text = POOL.to_owned() + &worker("a", "http://a:1") + &worker("b", "http://b:1");
     apply(&text, &inventory, &vault).await;
@@ -202,7 +202,7 @@ async fn what_the_fleet_keeps_goes_on_with_the_name_or_the_endpoint() {
     assert_eq!(saved("a"), FleetRecord::default(), "it had left the file");
 }
 
-/// On nodes and workers that do not answer: nothing but the daemon's own start is looked at.
+/// Starts a daemon whose nodes and workers do not answer.
 async fn bridge(folder: &Path) -> Bridge {
     let (data, fleet) = (folder.join("data"), folder.join("fleet.toml"));
     let cli = Cli::try_parse_from([
@@ -220,9 +220,9 @@ async fn bridge(folder: &Path) -> Bridge {
     Bridge::start(&args).await.unwrap()
 }
 
-/// A file that was cut off, or is not the one that was meant, stops a whole fleet: the log has to say so.
+/// A truncated or wrong file stops a whole fleet, so the log must report it.
 #[test]
-fn an_empty_file_is_warned_of() {
+fn empty_file_is_reported_in_the_log() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("fleet.toml");
     std::fs::write(&file, "").unwrap();
@@ -238,7 +238,7 @@ fn an_empty_file_is_warned_of() {
         .spawn()
         .unwrap();
     let log = BufReader::new(prb.stdout.take().unwrap()).lines();
-    // Logged after the fleet file was applied: a log without the warning does not keep the test waiting.
+    // This line comes after the fleet file was applied, so that a missing warning fails the test at once.
     let mut start = log.map(Result::unwrap).take_while(|line| !line.contains("cannot connect to node"));
     let warned = start.any(|line| line.contains("WARN") && line.contains("names no pools and no workers"));
     prb.kill().unwrap();
@@ -275,7 +275,7 @@ async fn prb_all_keeps_keys_and_goals_over_a_restart() {
     assert_eq!(after.pools[0].operator.as_ref().unwrap().key, key);
 }
 
-/// Wherever in the file it stands.
+/// Wherever in the file it is.
 #[tokio::test]
 async fn no_refusal_quotes_a_secret() {
     const SECRET: &str = "bottom drive obey lake curtain smoke basket hold race lonely fit walk";

@@ -1,4 +1,4 @@
-//! `prb import`: databases as the original's libraries write them (keys by Node.js), and the output of v3.
+//! `prb import`: databases written by the original's libraries (keys by Node.js), and the output of v3.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{
@@ -29,7 +29,7 @@ const BOB: &str = "5FHneW46xGXgs5mUiveU4sbTyGBzmstUspZC92UhjJM694ty";
 const POOL: &str = "7a2fa8a2-54b0-4d18-8a53-8f1b3a5d9a01";
 const WORKER: &str = "0b4b4a52-0a33-4c6e-9b5c-0fbb3f0c7d11";
 
-/// What the original does to an operator's account before it stores it.
+/// The original's encryption of an operator's account before it is stored.
 const ENCRYPT: &str = r"
 const { createCipheriv, createPrivateKey, createPublicKey, publicEncrypt, randomBytes } = require('crypto')
 const [der, json] = require('fs').readFileSync(0, 'utf8').split('\n')
@@ -43,7 +43,7 @@ const field = (tag, bytes) => Buffer.concat([Buffer.from([(tag << 3) | 2, ...var
 process.stdout.write(Buffer.concat([field(1, iv), field(2, wrapped), field(3, payload)]).toString('hex'))
 ";
 
-/// An original's folder of data, and where its inventory is to go.
+/// An original's data folder, and the folder for the new inventory.
 struct Original {
     folder: TempDir,
     database: Connection,
@@ -56,7 +56,7 @@ impl Original {
         let identity = Identity::generate().unwrap();
         identity.store(&folder.path().join("keys"), Role::Lifecycle).unwrap();
         let database = Connection::open(folder.path().join("local.db")).unwrap();
-        // As Sequelize's, without the constraints that older versions lacked.
+        // The schema of Sequelize, without the constraints that older versions lacked.
         database
             .execute_batch(
                 "CREATE TABLE `pools` (`id` UUID PRIMARY KEY, `pid` INTEGER NOT NULL, `name` VARCHAR(255) NOT NULL,
@@ -158,7 +158,7 @@ fn encrypted(identity: &Identity, json: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_v2_database_is_shown_then_imported_and_its_keys_sign() {
+async fn v2_database_is_previewed_then_imported_and_its_keys_sign() {
     let original = Original::new();
     original.pool(POOL, 0, "pool zero", Some(BOB), &original.operator);
     original.worker(WORKER, "w-1", "http://10.0.0.1:8000", "30000000000000000", true, Some(POOL));
@@ -186,7 +186,7 @@ async fn a_v2_database_is_shown_then_imported_and_its_keys_sign() {
     assert_eq!((worker.id.to_string(), worker.stake), (WORKER.into(), 30_000_000_000_000_000));
     assert!(worker.enabled && !snapshot.workers[1].enabled);
 
-    // A second time, every row is there already.
+    // The second time, every row exists already.
     let text = assert_code(&original.v2(&[]), 2);
     for row in ["pool 0", "w-1", "w-2"] {
         assert!(text.contains(&format!("is that of {row}")) || text.contains(row), "{text}");
@@ -195,7 +195,7 @@ async fn a_v2_database_is_shown_then_imported_and_its_keys_sign() {
 }
 
 #[test]
-fn every_bad_row_is_named_and_nothing_is_done() {
+fn every_bad_row_is_reported_and_nothing_is_imported() {
     let original = Original::new();
     let foreign = encrypted(&Identity::generate().unwrap(), &keystore());
     original.pool(POOL, 1, "same", None, &original.operator);
@@ -211,9 +211,9 @@ fn every_bad_row_is_named_and_nothing_is_done() {
     for fault in [
         "its number is that of pool 1",
         "its pool name is that of pool 1",
-        "is no SS58 address",
+        "is not an SS58 address",
         "pool 3",
-        "does not open with this identity",
+        "cannot be opened with this identity",
         "user name or password",
         "its stake (not shown, it may be a secret) is no whole number",
         "belongs to no pool",
@@ -233,7 +233,7 @@ fn every_bad_row_is_named_and_nothing_is_done() {
 }
 
 #[test]
-fn what_is_no_v2_database_says_so() {
+fn files_that_are_no_v2_database_are_refused() {
     let original = Original::new();
     let at = |name: &str| original.path(name).display().to_string();
     fs::write(original.path("sealed.db"), [7; 4096]).unwrap();
@@ -249,7 +249,7 @@ fn what_is_no_v2_database_says_so() {
 }
 
 #[test]
-fn v3_output_is_imported_and_keys_must_fit_their_accounts() {
+fn v3_output_is_imported_and_keys_must_match_their_accounts() {
     let original = Original::new();
     let write = |name: &str, text: &str| {
         fs::write(original.path(name), text).unwrap();
@@ -274,7 +274,7 @@ fn v3_output_is_imported_and_keys_must_fit_their_accounts() {
 
     let wrong = keys("7 = \"//Bob\"\n");
     let text = assert_code(&original.import(&["import", "v3", &pools, &operators, &wrong]), 2);
-    assert!(text.contains("pool 7") && text.contains("key is that of"), "{text}");
+    assert!(text.contains("pool 7") && text.contains("key belongs to"), "{text}");
     let broken = keys("7 = hunter2 hunter2\n");
     let text = assert_code(&original.import(&["import", "v3", &pools, &broken]), 2);
     assert!(text.contains("line 1"), "{text}");
@@ -301,7 +301,7 @@ fn account(address: &str) -> String {
 }
 
 #[test]
-fn a_daemon_spares_the_originals_files_and_explains_them() {
+fn daemon_leaves_the_originals_files_and_explains_them() {
     let original = Original::new();
     original.pool(POOL, 1, "p", None, &original.operator);
     let database = original.path("local.db");
@@ -325,7 +325,7 @@ fn a_daemon_spares_the_originals_files_and_explains_them() {
     assert!(blocks.join("000002.sst").exists());
 }
 
-/// What a data provider says before it finds that it cannot keep its identity.
+/// Returns a data provider's log before it fails to store its identity.
 fn provider_says(blocks: &Path, node: &[&str]) -> String {
     let blocks = format!("--local-db-path={}", blocks.display());
     let nowhere = ["--peer-id-prefix=/dev/null/id", "--parent-chain-endpoint=ws://127.0.0.1:9"];

@@ -1,4 +1,5 @@
-//! `prb keys` as a process: peer ids shown, keys never; backups that restore, and replace nothing unasked.
+//! `prb keys` as a process: peer ids are shown, keys never; backups can be restored, and replace nothing
+//! without a flag.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{
@@ -85,7 +86,7 @@ fn an_encrypted_backup_restores_with_its_passphrase_only() {
 }
 
 #[test]
-fn nothing_is_replaced_unasked() {
+fn existing_keys_are_not_replaced_without_a_flag() {
     let (folder, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     made(folder.path(), Role::Trade);
     let file = other.path().join("trade");
@@ -108,7 +109,7 @@ fn nothing_is_replaced_unasked() {
 }
 
 #[test]
-fn what_is_no_backup_is_not_restored() {
+fn files_that_are_no_backup_are_refused() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("backup");
     for content in [&b"hello"[..], b"", b"age-encryption.org/v1\n-> X25519 x\n", &[0x0a; 100_000]] {

@@ -75,7 +75,8 @@ fn every_relative_link_leads_to_a_file_and_a_heading() {
             let (path, heading) = link.split_once('#').unwrap_or((link, ""));
             let target = if path.is_empty() { page.clone() } else { page.parent().unwrap().join(path) };
             let found = target.canonicalize().ok().filter(|target| target.starts_with(root()));
-            let anchors = found.as_ref().and_then(|target| pages.get(target)).map_or(own, |(_, anchors)| anchors);
+            let anchors =
+                found.as_ref().and_then(|target| pages.get(target)).map_or(own, |(_, anchors)| anchors);
             if found.is_none() || !(heading.is_empty() || anchors.contains(heading)) {
                 broken.push(format!("{}: {link}", page.strip_prefix(root()).unwrap().display()));
             }

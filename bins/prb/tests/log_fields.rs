@@ -1,4 +1,4 @@
-//! Lines of the log are for people: no field and no message of any crate shows a value in Rust's `Debug`.
+//! Checks that no log message or field of any crate is formatted with Rust's `Debug`.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{fs, path::Path};
@@ -7,7 +7,7 @@ const LEVELS: [&str; 5] = ["trace!(", "debug!(", "info!(", "warn!(", "error!("];
 const CRATES: [&str; 5] =
     ["prb-core/src", "prb-chain/src", "prb-queue/src", "prb-walkie/src", "bins/prb/src"];
 
-/// What stands in a macro's parentheses, from the first byte behind the opening one.
+/// Returns the arguments of a macro, from the first byte after the opening parenthesis.
 fn arguments(text: &str) -> &str {
     let (mut depth, mut quoted, mut escaped) = (1, false, false);
     for (at, c) in text.char_indices() {
@@ -26,7 +26,7 @@ fn arguments(text: &str) -> &str {
     text
 }
 
-/// Whether it asks for `Debug`: a field with `?` before its value, or a placeholder with it.
+/// Returns whether they use `Debug`: a field with `?` before its value, or such a placeholder.
 fn asks_for_debug(arguments: &str) -> bool {
     let starts_value = |at: usize| arguments[..at].trim_end().ends_with([',', '=', ':', '{']) || at == 0;
     let field = arguments.match_indices('?').any(|(at, _)| {
@@ -60,7 +60,7 @@ fn look(path: &Path, found: &mut Vec<String>) -> usize {
 }
 
 #[test]
-fn no_line_of_the_log_shows_debug() {
+fn no_log_line_uses_debug() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut found = Vec::new();
     let seen: usize = CRATES.iter().map(|folder| look(&root.join(folder), &mut found)).sum();
@@ -69,7 +69,7 @@ fn no_line_of_the_log_shows_debug() {
 }
 
 #[test]
-fn debug_is_seen_in_every_form() {
+fn every_form_of_debug_is_detected() {
     for debug in ["?x", "a, ?x, \"m\"", "a = ?x.y()", "\"m {x:?}\"", "\"m {:?}\", x", "peer: ?x"] {
         assert!(asks_for_debug(debug), "{debug}");
     }

@@ -1,4 +1,5 @@
-//! Logs of daemons as processes: they kill and stall nothing, are one stream, and show no secret.
+//! Logs of daemon processes: a broken or blocked reader does not stop the process, all lines are on one
+//! stream, and no secret is logged.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{
@@ -17,7 +18,7 @@ use support::{Process, daemons::Probe};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A data provider without nodes: it logs that it reaches none, again and again.
+/// A data provider without nodes, which repeatedly logs failed connections.
 fn provider(folder: &TempDir, level: &str) -> (Command, Probe) {
     let probe = Probe::new();
     let mut command = Command::new(env!("CARGO_BIN_EXE_prb"));
@@ -35,10 +36,10 @@ fn provider(folder: &TempDir, level: &str) -> (Command, Probe) {
     (command, probe)
 }
 
-/// It lives, and ends in order when it is told to.
+/// Checks that it runs, and shuts down gracefully on a signal.
 async fn lives_and_ends(mut process: Process, probe: &Probe) {
     probe.until_live(LIMIT).await;
-    // Some lines more.
+    // Time for more log lines.
     tokio::time::sleep(Duration::from_millis(700)).await;
     assert!(process.is_running(), "it died: {:?}", process.wait(LIMIT).await);
     assert_eq!(probe.ask("/livez").unwrap().0, 200);
@@ -47,7 +48,7 @@ async fn lives_and_ends(mut process: Process, probe: &Probe) {
 }
 
 #[tokio::test]
-async fn a_full_disk_behind_the_log_is_survived() {
+async fn full_disk_behind_the_log_is_survived() {
     let folder = TempDir::new().unwrap();
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
     let (mut command, probe) = provider(&folder, "debug");
@@ -56,7 +57,7 @@ async fn a_full_disk_behind_the_log_is_survived() {
 }
 
 #[tokio::test]
-async fn a_reader_of_the_log_that_goes_is_survived() {
+async fn closed_reader_of_the_log_is_survived() {
     let folder = TempDir::new().unwrap();
     let (mut command, probe) = provider(&folder, "debug");
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -65,7 +66,7 @@ async fn a_reader_of_the_log_that_goes_is_survived() {
 }
 
 #[tokio::test]
-async fn a_reader_of_the_log_that_stands_still_holds_up_nothing() {
+async fn blocked_reader_of_the_log_blocks_nothing() {
     let folder = TempDir::new().unwrap();
     let (mut command, probe) =
         provider(&folder, "trace,tokio=trace,mio=trace,libp2p_swarm=trace,hyper=trace");
@@ -80,11 +81,11 @@ async fn a_reader_of_the_log_that_stands_still_holds_up_nothing() {
 fn fill(writer: &std::io::PipeWriter) {
     use std::io::Write;
     let mut writer = writer.try_clone().unwrap();
-    // The kernel's usual capacity; one byte more would wait for a reader.
+    // The default pipe capacity; one more byte would block.
     writer.write_all(&[b'x'; 64 * 1024]).unwrap();
 }
 
-/// Lines that a process writes, as they come.
+/// Lines of a process's output.
 struct Log {
     lines: Arc<Mutex<Vec<String>>>,
     reader: std::thread::JoinHandle<()>,
@@ -102,7 +103,7 @@ impl Log {
         Self { lines, reader }
     }
 
-    /// Waits until each of these words was logged: making a key takes seconds on a busy machine.
+    /// Waits until each of these texts was logged; generating a key takes seconds on a busy machine.
     async fn until(&self, words: &[&str]) {
         let logged = |word: &&str| self.lines.lock().unwrap().iter().any(|line| line.contains(*word));
         let all = async {
@@ -121,7 +122,7 @@ impl Log {
 }
 
 #[tokio::test]
-async fn what_is_logged_is_json_on_standard_output_and_nothing_else() {
+async fn logs_are_json_lines_on_standard_output() {
     let folder = TempDir::new().unwrap();
     let (mut command, probe) = provider(&folder, "info");
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -152,7 +153,7 @@ async fn libraries_are_quiet_in_development() {
     let mut process = Process::of(child);
     let log = Log::of(stdout);
     probe.until_live(LIMIT).await;
-    // It makes its key, and tries to reach its nodes.
+    // It generates its key, and tries to reach its nodes.
     log.until(&["Got my peer id"]).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     process.signal("TERM");
@@ -163,7 +164,7 @@ async fn libraries_are_quiet_in_development() {
     assert!(others.is_empty(), "{others:#?}");
 }
 
-/// Output of `prb data-provider --check` with this log level, and its exit code.
+/// Returns exit code and output of `prb data-provider --check` with this log level.
 fn checked(level: &str) -> (Option<i32>, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_prb"))
         .env_clear()
@@ -180,7 +181,7 @@ fn checked(level: &str) -> (Option<i32>, String) {
 }
 
 #[test]
-fn levels_of_the_original_are_taken_and_slips_are_refused_with_a_suggestion() {
+fn original_levels_are_accepted_and_typos_refused_with_a_suggestion() {
     for level in ["FATAL", "30", "warning", "silly", "Info", "info,prb_core=debug", "off"] {
         assert_eq!(checked(level).0, Some(0), "{level}: {}", checked(level).1);
     }
@@ -191,9 +192,9 @@ fn levels_of_the_original_are_taken_and_slips_are_refused_with_a_suggestion() {
     }
 }
 
-/// In every field that is read, also where it does not belong.
+/// In every field that is read, and where it does not belong.
 #[test]
-fn no_refusal_quotes_a_secret() {
+fn refusals_do_not_quote_secrets() {
     const MNEMONIC: &str = "bottom drive obey lake curtain smoke basket hold race lonely fit walk";
     const SECRETS: [&str; 4] = [
         MNEMONIC,

@@ -1,4 +1,4 @@
-//! docs/metrics.md and docs/alerts.yml against the sources and against what daemons answer.
+//! Checks docs/metrics.md and docs/alerts.yml against the sources and against running daemons.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{
@@ -20,7 +20,7 @@ use support::{
 };
 
 const LIMIT: Duration = Duration::from_secs(90);
-/// Crates, in quotes as targets of the log.
+/// Names of crates, which are quoted as log targets.
 const NO_METRICS: [&str; 4] = ["prb_core", "prb_chain", "prb_queue", "prb_walkie"];
 
 struct Row {
@@ -29,7 +29,7 @@ struct Row {
     help: String,
 }
 
-/// The table of docs/metrics.md.
+/// Parses the table of docs/metrics.md.
 fn documented() -> BTreeMap<String, Row> {
     let code = |text: &str| text.trim().trim_matches('`').to_owned();
     let rows = include_str!("../../../docs/metrics.md").lines().filter(|line| line.starts_with("| `"));
@@ -44,7 +44,7 @@ fn documented() -> BTreeMap<String, Row> {
     rows.map(|line| row(&line.replace("| |", "|  |"))).collect()
 }
 
-/// The names in quotes in the sources.
+/// Collects the quoted metric names in the sources.
 fn named(folder: &Path, names: &mut BTreeSet<String>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -64,7 +64,7 @@ fn named(folder: &Path, names: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn every_metric_of_the_sources_is_documented_under_a_right_name() {
+fn every_metric_is_documented_under_its_name() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut names = BTreeSet::new();
     for folder in ["prb-core/src", "prb-chain/src", "prb-queue/src", "prb-walkie/src", "bins/prb/src"] {
@@ -90,7 +90,7 @@ fn every_metric_of_the_sources_is_documented_under_a_right_name() {
     }
 }
 
-/// Whether what a daemon shows is what the table says; gives the names.
+/// Checks a daemon's metrics against the table; returns their names.
 fn check(daemon: &Daemon) -> BTreeSet<String> {
     let text = daemon.ops("/metrics").unwrap().1;
     let documented = documented();
@@ -126,7 +126,7 @@ fn check_sample(line: &str, kinds: &BTreeMap<String, String>, documented: &BTree
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn daemons_show_what_is_documented_and_describe_all_of_it() {
+async fn daemons_export_and_describe_all_documented_metrics() {
     let net = Net::start(chain(), 1).await;
     let redis = Redis::start(net.dir.path());
     let mut provider = provider(&net, "dp");
@@ -142,7 +142,7 @@ async fn daemons_show_what_is_documented_and_describe_all_of_it() {
     manager.until_unready(&[], LIMIT).await;
     let mut shown = check(&provider);
     shown.extend(check(&manager));
-    // What alerts look at is there, and not only where something has happened.
+    // Metrics used by alerts exist from the start, not only after an event.
     for name in ["prb_ready", "prb_pool_lag_blocks", "prb_operator_balance_pha", "prb_workers_unresponsive"] {
         assert!(shown.contains(name), "{name}");
     }
@@ -163,7 +163,7 @@ async fn daemons_show_what_is_documented_and_describe_all_of_it() {
 }
 
 #[test]
-fn alert_rules_can_be_read_and_ask_for_metrics_that_there_are() {
+fn alert_rules_parse_and_use_existing_metrics() {
     let file: Value = serde_saphyr::from_str(include_str!("../../../docs/alerts.yml")).unwrap();
     let documented = documented();
     let mut names = BTreeSet::new();
@@ -200,7 +200,7 @@ fn alert_rules_can_be_read_and_ask_for_metrics_that_there_are() {
     assert!(names.len() > 10);
 }
 
-/// The metrics that an expression selects, with the labels that it looks at.
+/// Collects the metrics that an expression selects, with their label matchers.
 fn selectors(expr: &Expr, found: &mut Vec<(String, Vec<String>)>) {
     let mut add = |selector: &parser::VectorSelector| {
         let labels = selector.matchers.matchers.iter().map(|matcher| matcher.name.clone()).collect();

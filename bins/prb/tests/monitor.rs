@@ -16,7 +16,7 @@ use support::{
     daemons::{Daemon, free_port, manager, provider},
 };
 
-/// For something to happen on a machine that has much else to do.
+/// Time limit that is long enough on a loaded machine.
 const LIMIT: Duration = Duration::from_secs(90);
 const TOKEN: &str = "a-token-of-this-test";
 
@@ -67,7 +67,7 @@ impl Http {
         self.send("POST", &format!("/ptp/proxy/{peer}/{method}"), "", &request.to_string())
     }
 
-    /// Waits for an answer that is as it should be.
+    /// Waits for an answer that satisfies a condition.
     async fn until(&self, what: &str, path: &str, is_it: impl Fn(&Answer) -> bool) -> Answer {
         let start = Instant::now();
         loop {
@@ -134,7 +134,7 @@ async fn the_originals_calls_and_the_console_of_peers() {
     assert_eq!(http.send("POST", &path, &bearer, "{}").status, 200);
     assert_eq!(http.send("POST", &format!("/ptp/proxy/{lm}/ListWorker"), "", "").status, 200);
 
-    // A peer that has gone.
+    // A peer that has disappeared.
     manager.stop().await;
     let gone = http.call(&lm, "ListPool", &json!({}));
     assert!(matches!(gone.status, 502 | 504), "{}: {}", gone.status, gone.body);
@@ -166,7 +166,7 @@ fn envelope(answer: &Value) {
     assert!(matches!(info["status"].as_str(), Some("S_SYHCHING" | "S_IDLE")), "{info:?}");
 }
 
-/// The import of the original's guide, and what comes back.
+/// The import of the original's guide, and its answers.
 fn pools_and_workers(net: &Net, http: &Http, lm: &str) {
     let chain = &net.devnet.pools()[0];
     let pid = chain.pid.to_string();
@@ -190,7 +190,7 @@ fn pools_and_workers(net: &Net, http: &Http, lm: &str) {
     let answer = http.call(lm, "CreateWorker", &json!({ "workers": [worker] }));
     let made = answer.json()["data"]["workers"][0].clone();
     let uuid = made["uuid"].as_str().unwrap();
-    // As the original's encoder writes it: what it sets is shown, also where it is false.
+    // The original's encoder writes explicitly set fields even if they are false.
     let expected = format!(
         r#"{{"data":{{"workers":[{{"uuid":"{uuid}","pid":"{pid}","name":"w<0>","endpoint":"{}","enabled":true,"deleted":false,"stake":"{STAKE}","syncOnly":false}}]}},"hasError":false,"meta":{{"createdAt":""#,
         net.workers[0].endpoint()
@@ -206,7 +206,7 @@ fn pools_and_workers(net: &Net, http: &Http, lm: &str) {
 }
 
 fn refusals(http: &Http, dp: &str, lm: &str) {
-    // A peer's own refusal is an answer.
+    // A peer's own refusal is passed on as an answer.
     let refused = http.call(dp, "ListPool", &json!({}));
     assert_eq!(refused.status, 200);
     assert!(
@@ -233,7 +233,7 @@ fn refusals(http: &Http, dp: &str, lm: &str) {
         assert_eq!((&answer["hasError"], &answer["error"]["type"]), (&json!(true), &json!(kind)), "{path}");
         assert_eq!(answer["meta"]["error"]["message"], answer["error"]["message"]);
     }
-    // Another site's page in a browser on this machine, and a proxy on it.
+    // Another site's page in a browser on this machine, and a local proxy.
     for header in [
         "Origin: https://evil.example\r\n",
         "Sec-Fetch-Site: cross-site\r\n",
@@ -268,7 +268,7 @@ async fn pages(http: &Http, own: &Http, dp: &str, lm: &str) {
     http.get(&base).has(&["1 worker in 1 pool"]);
     http.get(&format!("{base}/pools")).has(&["shelf", &format!("{base}/pools/new")]);
     assert_eq!(http.get("/managers/nobody/workers").status, 404);
-    // Without the token nothing is changed from the pages; it is in a file that the monitor has made.
+    // Without the token the pages change nothing; it is in a file that the monitor created.
     let command = http.send("POST", &format!("{base}/workers/command"), "", "command=restart&ids=");
     assert_eq!(command.status, 401, "{}", command.body);
     let message = command.json()["message"].as_str().unwrap().to_owned();
@@ -277,7 +277,7 @@ async fn pages(http: &Http, own: &Http, dp: &str, lm: &str) {
     http.get(&base).has(&[&format!("the file {file}")]);
     assert!(!http.get(&base).body.contains(token.trim()));
     two_editors(http, &base, &format!("Authorization: Bearer {}\r\n", token.trim()));
-    // The manager's own console, with what only it knows.
+    // The manager's own console, with details that only it knows.
     own.until("the manager's console", "/workers", |answer| answer.body.contains("w&lt;0&gt;")).await;
     own.get("/").has(&["State read at block", "/transactions"]);
     own.get("/transactions").has(&["Transactions", "href=\"/transactions?state=waiting\"", "/workers"]);
@@ -285,7 +285,7 @@ async fn pages(http: &Http, own: &Http, dp: &str, lm: &str) {
     own.get("/peers").has(&[dp, "Data providers (1)"]);
 }
 
-/// Of two who edit the same pool of a peer, the second is told; a pool in use stays.
+/// Of two editors of the same pool of a peer, the second is refused; a pool in use is not deleted.
 fn two_editors(http: &Http, base: &str, bearer: &str) {
     let pools = http.get(&format!("{base}/pools")).body;
     let edit =

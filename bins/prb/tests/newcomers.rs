@@ -1,7 +1,7 @@
 //! Workers at the tip stay there while many more catch up beside them.
 //!
-//! `PRB_TEST_TIP_WORKERS` (10), `PRB_TEST_NEWCOMERS` (20), `PRB_TEST_HISTORY` (400 relay blocks) and
-//! `PRB_TEST_BLOCK_MS` (500) make it another run; the full check is one of 100 and 200 workers on two cores.
+//! Variables: `PRB_TEST_TIP_WORKERS` (10), `PRB_TEST_NEWCOMERS` (20), `PRB_TEST_HISTORY` (400 relay blocks)
+//! and `PRB_TEST_BLOCK_MS` (500). The full check has 100 and 200 workers on two cores.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::time::Duration;
@@ -13,9 +13,9 @@ use tokio::time::{Instant, sleep};
 mod support;
 use support::{Entry, Net, STAKE, chain};
 
-/// Parachain blocks that a worker at the tip may be behind.
+/// Maximum lag of a worker at the tip, in parachain blocks.
 const MAX_LAG: u32 = 2;
-/// How long a newcomer takes for a dispatch: far longer than the devnet's shared verification does.
+/// Duration of a newcomer's dispatch; far longer than the devnet's shared verification.
 const DISPATCH: Duration = Duration::from_millis(300);
 const LIMIT: Duration = Duration::from_secs(600);
 
@@ -23,7 +23,7 @@ fn variable(name: &str, default: u32) -> u32 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-/// Behind by how much the worst of the first `tip` workers is, and how many of the others are at the tip.
+/// Returns the largest lag of the first `tip` workers, and the number of others at the tip.
 async fn look(bridge: &Bridge, tip: usize) -> (u32, usize) {
     let workers = bridge.view().await.fleet.workers;
     let index = |name: &str| name.trim_start_matches('w').parse::<usize>().unwrap();
@@ -33,7 +33,7 @@ async fn look(bridge: &Bridge, tip: usize) -> (u32, usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_at_the_tip_do_not_wait_for_newcomers() {
+async fn workers_at_the_tip_are_not_delayed_by_newcomers() {
     let (tip, newcomers) = (variable("PRB_TEST_TIP_WORKERS", 10), variable("PRB_TEST_NEWCOMERS", 20));
     let all = (tip + newcomers) as usize;
     let config = Config {

@@ -1,4 +1,4 @@
-//! Nodes and workers go away and come back; everybody ends active without a hand.
+//! Outages of nodes and workers; all workers become active again without intervention.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::time::Duration;
@@ -12,7 +12,7 @@ const AWAY: Duration = Duration::from_secs(20);
 const LIMIT: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn both_nodes_away_during_the_sync_and_at_the_tip() {
+async fn workers_recover_from_outages_of_both_nodes() {
     let net = Net::start(chain(), 3).await;
     let bridge = net.bridge().await;
     sleep(Duration::from_millis(700)).await;
@@ -30,7 +30,7 @@ async fn both_nodes_away_during_the_sync_and_at_the_tip() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_away_with_and_without_their_state() {
+async fn workers_recover_from_restarts_with_and_without_state() {
     let net = Net::start(chain(), 3).await;
     let bridge = net.bridge().await;
     net.until_active(0..3, LIMIT).await;

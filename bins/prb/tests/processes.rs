@@ -1,7 +1,7 @@
-//! Data providers and lifecycle managers as processes that find each other, on a devnet.
+//! Data providers and lifecycle managers as processes that discover each other, on a devnet.
 //!
-//! `PRB_TEST_WORKERS` (8), `PRB_TEST_HISTORY` (1200 relay blocks) and `PRB_TEST_KILLS` (2, during the sync and at
-//! the tip each) make the run with kills larger.
+//! Variables: `PRB_TEST_WORKERS` (8), `PRB_TEST_HISTORY` (1200 relay blocks) and `PRB_TEST_KILLS` (2, during
+//! the sync and at the tip each) enlarge the test with kills.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{collections::HashMap, time::Duration};
@@ -26,7 +26,7 @@ use support::{
 const LIMIT: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_data_provider_tells_how_far_it_is_and_gives_blobs() {
+async fn data_provider_reports_heights_and_serves_blobs() {
     let net = Net::start(chain(), 0).await;
     let mut provider = provider(&net, "dp");
     provider.start();
@@ -48,7 +48,7 @@ async fn a_data_provider_tells_how_far_it_is_and_gives_blobs() {
     assert!(info.para_fetched_height >= info.para_processed_height, "{info:?}");
     assert!(info.para_committed_height >= info.para_processed_height, "{info:?}");
 
-    // One blob by each of the three ways.
+    // One blob over each of the three protocols.
     let key = format!("genesis:{}:pb", info.para_id);
     let by_call = client.blob_by_key(&key).await.unwrap().unwrap();
     assert_eq!(client.blob(&key).await.unwrap().unwrap(), by_call);
@@ -56,7 +56,7 @@ async fn a_data_provider_tells_how_far_it_is_and_gives_blobs() {
     assert_eq!(by_tcp, by_call);
     assert!(client.blob("genesis:1:pb").await.unwrap().is_none());
 
-    // A block by its token, which is nobody else's.
+    // A block by its token, which only the requesting peer can use.
     let wanted = WantBlob { number: 20, r#type: BlobType::ParaBlock.into() };
     let meta = client.want_blob(wanted).await.unwrap();
     assert_eq!(meta.origin_peer, client.peer().to_string());
@@ -76,7 +76,7 @@ async fn a_data_provider_tells_how_far_it_is_and_gives_blobs() {
     let metrics = provider.ops("/metrics").unwrap().1;
     assert!(metrics.contains("prb_chain_finalized{chain=\"relay\"}"), "{metrics}");
 
-    // Killed and started again, it is the same peer and goes on with what it has.
+    // Killed and restarted, it is the same peer and continues from its store.
     let peer = client.peer();
     provider.kill();
     provider.start();
@@ -89,7 +89,7 @@ async fn a_data_provider_tells_how_far_it_is_and_gives_blobs() {
     net.shutdown().await;
 }
 
-/// Asks a blob server in the original's frames.
+/// Requests a blob from a blob server in the original's frames.
 async fn blob_over_tcp(port: u16, key: &str) -> Vec<u8> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
@@ -112,16 +112,16 @@ async fn blob_over_tcp(port: u16, key: &str) -> Vec<u8> {
 
 async fn states(client: &Client) -> Vec<WorkerState> {
     let all = lm::UuidQueryRequest::default();
-    // The manager answers while its data providers die: one call that fails is a failure.
+    // The manager answers while its data providers die: one failed call fails the test.
     client.worker_status(all).await.unwrap().worker_states
 }
 
-/// How long a worker may be in a lesser state than it had, or take no block.
+/// Maximum time that a worker may be in a lower state than before, or apply no block.
 const MAY_LEAVE: Duration = Duration::from_secs(10);
-/// How long a provider is away in the first of several kills: longer than a worker may stand still.
+/// How long a provider is away at the first of several kills; longer than a worker may make no progress.
 const LONG_AWAY: Duration = Duration::from_secs(15);
 
-/// Watches that no worker leaves its state, or stands still, for long.
+/// Checks that no worker is in a lower state, or makes no progress, for long.
 #[derive(Default)]
 struct Watch {
     workers: HashMap<String, Seen>,
@@ -129,17 +129,17 @@ struct Watch {
     longest_still: Duration,
 }
 
-/// What was seen of a worker.
+/// The observations of a worker.
 struct Seen {
     best: i32,
-    /// Since when it is in a lesser state.
+    /// Since when it has been in a lower state.
     left: Option<Instant>,
     position: (i32, i32),
     moved: Instant,
 }
 
 impl Watch {
-    /// Workers that are in this state or a better one.
+    /// Returns the number of workers in at least this state.
     fn look(&mut self, states: &[WorkerState], at_least: proto::WorkerStatus) -> usize {
         let there = states.iter().filter(|state| self.see(state) >= at_least as i32);
         there.count()
@@ -147,7 +147,7 @@ impl Watch {
 
     fn see(&mut self, state: &WorkerState) -> i32 {
         let name = &state.worker.as_ref().unwrap().name;
-        // Being kicked, or in trouble, is less than any step of the way.
+        // Kicked or failed workers count as lower than any state of the sync.
         let step = if state.status <= proto::WorkerStatus::Active as i32 { state.status } else { 0 };
         let position = (state.parent_header_synched_to, state.para_block_dispatched_to);
         let new = || Seen { best: step, left: None, position, moved: Instant::now() };
@@ -156,7 +156,7 @@ impl Watch {
             (seen.best, seen.left) = (step, None);
         }
         let away = (step < seen.best).then(|| seen.left.get_or_insert_with(Instant::now).elapsed());
-        // Before the first block there may be nothing to take.
+        // Before the first block there may be nothing to apply.
         if position != seen.position || step < proto::WorkerStatus::Synching as i32 {
             (seen.position, seen.moved) = (position, Instant::now());
         }
@@ -173,7 +173,7 @@ fn variable(name: &str, default: usize) -> usize {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-/// Two data providers and two lifecycle managers, of different bridge identities; boot nodes only.
+/// Two data providers and two lifecycle managers of different bridge identities; boot nodes only.
 struct Ground {
     net: Net,
     providers: [Daemon; 2],
@@ -187,13 +187,13 @@ struct Ground {
 
 impl Ground {
     async fn start(workers: usize) -> Self {
-        // Many workers' heartbeats take longer to get on chain than a fast chain gives them.
+        // Many workers' heartbeats take longer to get on chain than a fast chain allows.
         let block_ms = if workers > 40 { 1500 } else { 300 };
         let history = variable("PRB_TEST_HISTORY", 1200) as u32;
         let config = prb_devnet::Config { pools: 4, history, block_ms, ..chain() };
         let net = Net::start(config, workers as u32).await;
         for worker in &net.workers {
-            // A sync that lasts long enough to be disturbed.
+            // A sync that takes long enough to be disturbed.
             worker.faults().slow(Duration::from_millis(150));
         }
         let mut providers = [provider(&net, "dp-0"), provider(&net, "dp-1")];
@@ -207,7 +207,7 @@ impl Ground {
                 .set("PHALA_PTP_IGNORE_BRIDGE_IDENTITY", true)
         };
         let mut managers = [manager("lm-0", "red"), manager("lm-1", "blue")];
-        // The managers come first, and wait.
+        // The managers start first, and wait.
         managers.iter_mut().for_each(Daemon::start);
         let hand = Hand::new(managers.iter().map(Daemon::address).collect(), "default").await;
         let red = hand.find(Role::LifecycleManager, "red", LIMIT).await;
@@ -255,7 +255,7 @@ impl Ground {
         }
     }
 
-    /// Kills one provider after the other, each for some seconds; both are there when the next one dies.
+    /// Kills the providers alternately, each for a few seconds; both run when the next one dies.
     async fn kill_providers(&mut self, times: usize) {
         for kill in 0..times {
             let victim = kill % 2;
@@ -275,7 +275,7 @@ impl Ground {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn data_providers_killed_at_any_time_hold_up_no_worker() {
+async fn workers_continue_while_data_providers_are_killed() {
     let workers = variable("PRB_TEST_WORKERS", 8);
     let kills = variable("PRB_TEST_KILLS", 2);
     let mut ground = Ground::start(workers).await;
@@ -298,7 +298,7 @@ async fn data_providers_killed_at_any_time_hold_up_no_worker() {
     ground.net.until_active(0..workers, LIMIT).await;
     ground.net.assert_done_once();
     for manager in &ground.managers {
-        // With both providers out of use for a moment there may be nothing to send; what is sent is good.
+        // While both providers are unusable, there may be nothing to send; whatever is sent is valid.
         let log = manager.log();
         let failed: Vec<_> = log.lines().filter(|line| line.contains("sync failed")).collect();
         let refused = failed.iter().find(|line| !line.contains("no chain data"));
@@ -312,7 +312,7 @@ async fn data_providers_killed_at_any_time_hold_up_no_worker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn management_is_for_those_who_have_the_key_or_are_named() {
+async fn management_needs_the_key_or_a_whitelist_entry() {
     let net = Net::start(chain(), 0).await;
     const KEY: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f0";
     let mut keyed = manager(&net, "keyed")
@@ -348,7 +348,7 @@ async fn management_is_for_those_who_have_the_key_or_are_named() {
     net.shutdown().await;
 }
 
-/// A redis-server of the test's own; killed when dropped.
+/// A redis-server of this test; killed when dropped.
 fn redis(net: &Net, port: u16) -> support::Process {
     let child = std::process::Command::new("redis-server")
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
@@ -362,7 +362,7 @@ fn redis(net: &Net, port: u16) -> support::Process {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trader_of_its_own_works_on_the_queue_in_redis() {
+async fn separate_trader_processes_the_queue_in_redis() {
     let net = Net::start(chain(), 2).await;
     let port = support::daemons::free_port();
     let url = format!("redis://127.0.0.1:{port}");
@@ -376,12 +376,12 @@ async fn a_trader_of_its_own_works_on_the_queue_in_redis() {
     let hand = Hand::new(vec![manager.address()], "default").await;
     let client = hand.find(Role::LifecycleManager, "default", LIMIT).await;
     assign(&net, &client, &[0], &[0, 1]).await;
-    // Everything but Redis is there.
+    // Everything but Redis is available.
     manager.until_unready(&["queue_unreachable"], LIMIT).await;
     let mut redis = redis(&net, port);
     manager.until_unready(&[], LIMIT).await;
 
-    // The trader has the manager's identity, and dies with work on its hands.
+    // The trader has the manager's identity, and is killed with work in progress.
     let mut trader = Daemon::new(net.dir.path(), "trade", "trader")
         .set("PHALA_CHAIN_ENDPOINT", net.devnet.para().url())
         .set("PHALA_PEER_ID_PREFIX", net.dir.path().join("lm").join("id").display())
@@ -404,9 +404,9 @@ async fn a_trader_of_its_own_works_on_the_queue_in_redis() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn found_by_mdns_and_configured_before_it_works() {
+async fn discovered_by_mdns_and_edited_in_configuration_mode() {
     let net = Net::start(chain(), 1).await;
-    // Others on this network are of other groups.
+    // Other tests on this network use other groups.
     let group = format!("test-{}", std::process::id());
     let by_mdns = |daemon: Daemon| {
         daemon
@@ -427,7 +427,7 @@ async fn found_by_mdns_and_configured_before_it_works() {
     assert_eq!(states(&client).await.iter().filter(|s| s.status != 0).count(), 0);
     manager.stop().await;
 
-    // The same inventory, now to be worked on.
+    // The same inventory, now with running workers.
     manager.put("PHALA_LIFECYCLE_CONFIG_MODE", false);
     manager.start();
     let mut provider = by_mdns(provider(&net, "dp"));

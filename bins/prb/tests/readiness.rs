@@ -1,4 +1,4 @@
-//! `/readyz` as processes give it: not ready before they know, and again when what they need goes away.
+//! `/readyz` of processes: not ready before they have what they need, and again when they lose it.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{
@@ -19,7 +19,7 @@ use support::{
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Names that have a type and no help.
+/// Returns metrics that have a type and no help.
 fn undescribed(metrics: &str) -> BTreeSet<&str> {
     let of = |kind| {
         let lines = metrics.lines().filter_map(move |line| line.strip_prefix(kind)?.split(' ').next());
@@ -29,7 +29,7 @@ fn undescribed(metrics: &str) -> BTreeSet<&str> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nodes_and_providers_that_go_away_are_told_and_come_back() {
+async fn readiness_follows_outages_of_nodes_and_providers() {
     let net = Net::start(chain(), 0).await;
     let mut provider = provider(&net, "dp");
     let mut manager = manager(&net, "lm").set("PHALA_WALKIE_BOOT_NODES", provider.address());
@@ -59,7 +59,7 @@ async fn nodes_and_providers_that_go_away_are_told_and_come_back() {
     net.shutdown().await;
 }
 
-/// A trader on a chain that is there.
+/// A trader on an available chain.
 fn trader(net: &Net, redis: &str) -> Daemon {
     let trader = Daemon::new(net.dir.path(), "trade", "trader")
         .set("PHALA_CHAIN_ENDPOINT", net.devnet.para().url())
@@ -70,7 +70,7 @@ fn trader(net: &Net, redis: &str) -> Daemon {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trader_is_ready_while_redis_gives_it_jobs() {
+async fn trader_is_ready_while_it_can_lease_jobs() {
     let net = Net::start(chain(), 0).await;
     let mut redis = Redis::start(net.dir.path());
     let mut trader = trader(&net, &redis.url());
@@ -80,7 +80,7 @@ async fn a_trader_is_ready_while_redis_gives_it_jobs() {
     trader.until_unready(&["queue_unreachable"], LIMIT).await;
     let told = trader.ops("/readyz").unwrap().1;
     assert!(told.contains("127.0.0.1") && told.to_lowercase().contains("refused"), "{told}");
-    // Every line about it has the server and the cause.
+    // Every log line about it has the server and the cause.
     let log = trader.log();
     let lines: Vec<_> = log.lines().filter(|line| line.contains("queue is unavailable")).collect();
     assert!(lines.iter().all(|line| line.contains("redis://127.0.0.1:")), "{lines:#?}");
@@ -90,7 +90,7 @@ async fn a_trader_is_ready_while_redis_gives_it_jobs() {
     trader.stop().await;
     drop(redis);
 
-    // One that cannot hand out jobs.
+    // A Redis that cannot run the queue.
     let port = free_port();
     let child = Command::new("redis-server")
         .args(["--port", &port.to_string(), "--save", "", "--rename-command", "BLMOVE", ""])
@@ -100,7 +100,7 @@ async fn a_trader_is_ready_while_redis_gives_it_jobs() {
     let _old = support::Process::of(child);
     trader.put("PHALA_Q_REDIS_ENDPOINT", format!("redis://127.0.0.1:{port}"));
     trader.start();
-    // Once it has waited for a job, and from then on.
+    // After it has waited for a job.
     sleep(Duration::from_secs(3)).await;
     trader.until_unready(&["queue_unreachable"], LIMIT).await;
     let told = trader.ops("/readyz").unwrap().1;
@@ -110,7 +110,7 @@ async fn a_trader_is_ready_while_redis_gives_it_jobs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_limit_on_open_files_is_raised_and_too_few_are_told() {
+async fn open_files_limit_is_raised_and_a_low_one_is_reported() {
     let net = Net::start(chain(), 0).await;
     let mut provider = provider(&net, "dp");
     provider = provider
@@ -125,7 +125,7 @@ async fn the_limit_on_open_files_is_raised_and_too_few_are_told() {
     net.shutdown().await;
 }
 
-/// A certificate of an authority of its own, for 127.0.0.1.
+/// A certificate of a test authority, for 127.0.0.1.
 fn certificates(folder: &std::path::Path) {
     let script = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=ca \
                   -keyout ca.key -out ca.crt && openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
@@ -151,7 +151,7 @@ async fn redis_is_reached_over_tls() {
         .unwrap();
     let _redis = support::Process::of(child);
     let mut trader = trader(&net, &format!("rediss://127.0.0.1:{port}"));
-    // Who signed the certificate is not known.
+    // The certificate's authority is not trusted.
     trader.start();
     let start = Instant::now();
     while !trader.ops("/readyz").is_some_and(|(_, told)| told.contains("certificate")) {

@@ -1,5 +1,5 @@
-//! `prb store` on the store of a data provider, and data providers without nodes: from its archive, and from one
-//! another.
+//! `prb store` on the store of a data provider, and data providers without nodes, which get history from an
+//! archive or from one another.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{
@@ -28,7 +28,7 @@ use support::{
 
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// What a command did: exit code, standard output, standard error.
+/// The result of a command: exit code, standard output, standard error.
 type Done = (Option<i32>, String, String);
 
 fn prb(store: &Path, arguments: &[&str]) -> Done {
@@ -59,14 +59,14 @@ fn store_of(daemon: &Daemon) -> PathBuf {
     daemon.variable("PHALA_LOCAL_DB_PATH").unwrap().into()
 }
 
-/// Numbers of relay headers and blocks with storage changes that a daemon has.
+/// Returns a gauge of the store: the number of relay headers or of blocks with storage changes.
 fn metric(daemon: &Daemon, name: &str) -> Option<u64> {
     let metrics = daemon.ops("/metrics")?.1;
     let line = metrics.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().parse().ok()
 }
 
-/// A data provider without nodes.
+/// Creates a data provider without nodes.
 fn without_nodes(net: &Net, name: &str, history: impl std::fmt::Display) -> Daemon {
     Daemon::new(net.dir.path(), "data_provider", name)
         .set("PRB_HISTORY", history)
@@ -103,7 +103,7 @@ async fn until_stored(daemon: &Daemon, para: u32) {
     }
 }
 
-/// The last number in a text that follows some words.
+/// Returns the last number that follows a text.
 fn number_after(text: &str, words: &str) -> u32 {
     let rest = &text[text.rfind(words).unwrap() + words.len()..];
     let digits: String = rest.trim_start().chars().take_while(char::is_ascii_digit).collect();
@@ -111,7 +111,7 @@ fn number_after(text: &str, words: &str) -> u32 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_goes_on_to_other_machines() {
+async fn store_can_be_moved_to_other_machines() {
     let net = Net::start(chain(), 0).await;
     let mut first = provider(&net, "first");
     first.start();
@@ -140,9 +140,9 @@ async fn a_store_goes_on_to_other_machines() {
     assert!(compacted.starts_with("compacted from "), "{compacted}");
     let stranger = net.dir.path().join("stranger");
     let other = format!("0x{}", "7".repeat(64));
-    bad(&stranger, &["import", "--from", to, "--chain-identity", &other], &["another one than expected"]);
+    bad(&stranger, &["import", "--from", to, "--chain-identity", &other], &["not the expected one"]);
 
-    // A chain that has ended is served to its last block, from the archive and from one provider to the next.
+    // A chain that has ended is served to its last block, from the archive and from provider to provider.
     let mut second = without_nodes(&net, "second", to);
     second.start();
     until_stored(&second, last).await;
@@ -163,7 +163,7 @@ async fn a_store_goes_on_to_other_machines() {
         assert_eq!(number_after(&checked, "storage changes of "), last, "{checked}");
     }
 
-    // The archive goes on with the store.
+    // The archive grows with the store.
     first.start();
     first.until_unready(&[], LIMIT).await;
     first.stop().await;
@@ -174,7 +174,7 @@ async fn a_store_goes_on_to_other_machines() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn damage_is_named_with_its_cure() {
+async fn damage_is_reported_with_its_remedy() {
     let net = Net::start(chain(), 0).await;
     let mut first = provider(&net, "first");
     first.start();
@@ -191,10 +191,10 @@ async fn damage_is_named_with_its_cure() {
     bytes[middle] ^= 1;
     fs::write(&file, bytes).unwrap();
     let elsewhere = net.dir.path().join("elsewhere");
-    bad(&elsewhere, &["import", "--from", to], &["changes-0000000001.prb", "not all of the archive"]);
+    bad(&elsewhere, &["import", "--from", to], &["changes-0000000001.prb", "imported only in part"]);
     good(&elsewhere, &["verify"]);
 
-    // A disk's fault in the middle of the storage changes.
+    // A disk error in the middle of the storage changes.
     let some = {
         let store = Store::open(&store, store::Config::default()).unwrap();
         store.changes(ParaNumber(60)).unwrap()
@@ -208,7 +208,7 @@ async fn damage_is_named_with_its_cure() {
     fs::write(&database, bytes).unwrap();
     let (code, out, err) = prb(&store, &["verify"]);
     assert_eq!(code, Some(1), "{out}{err}");
-    assert!(out.contains("storage changes of block ") && out.contains("not as it was stored"), "{out}");
+    assert!(out.contains("storage changes of block ") && out.contains("differs from its digest"), "{out}");
     let line = out.lines().find(|line| line.contains("prb store drop --para-from")).unwrap();
     let words: Vec<&str> = line.split('`').nth(1).unwrap().split(' ').skip(2).collect();
     assert!(good(&store, &[&words[..], &["--dry-run"]].concat()).starts_with("would drop "));
@@ -222,14 +222,14 @@ async fn damage_is_named_with_its_cure() {
 }
 
 #[tokio::test]
-async fn settings_that_make_no_sense_are_refused() {
+async fn contradictory_settings_are_refused() {
     let folder = tempfile::TempDir::new().unwrap();
     let mut daemon = Daemon::new(folder.path(), "data_provider", "none");
     assert!(daemon.refuses(LIMIT).await.contains("PHALA_CHAIN_ENDPOINT"));
     let mut daemon = Daemon::new(folder.path(), "data_provider", "half")
         .set("PRB_HISTORY", "/srv/archive")
         .set("PHALA_CHAIN_ENDPOINT", "ws://127.0.0.1:1");
-    assert!(daemon.refuses(LIMIT).await.contains("nodes of one chain alone"));
+    assert!(daemon.refuses(LIMIT).await.contains("nodes of one chain are not sufficient"));
     let mut daemon = Daemon::new(folder.path(), "data_provider", "odd").set("PRB_HISTORY", "ftp://a");
     assert!(daemon.refuses(LIMIT).await.contains("must be the folder of an archive"));
 }

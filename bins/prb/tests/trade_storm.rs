@@ -1,9 +1,9 @@
-//! Traders, lifecycle manager and Redis killed again and again under a load of jobs: every effect is on chain
-//! once, every submitter learns its outcome, and nothing waits for ever.
+//! Traders, lifecycle manager and Redis are killed repeatedly under a load of jobs: every effect is on chain
+//! once, every submitter gets its outcome, and nothing waits forever.
 //!
-//! `PRB_TEST_STORM_JOBS` (200), `PRB_TEST_STORM_KILLS` (4), `PRB_TEST_STORM_WORKERS` (6 real workers, whose
-//! manager is killed as well) and `PRB_TEST_STORM_SEED` (1) make it another run; the full check is one of 2000
-//! jobs, 30 kills and 20 workers.
+//! Variables: `PRB_TEST_STORM_JOBS` (200), `PRB_TEST_STORM_KILLS` (4), `PRB_TEST_STORM_WORKERS` (6 real
+//! workers, whose manager is killed as well) and `PRB_TEST_STORM_SEED` (1). The full check has 2000 jobs, 30
+//! kills and 20 workers.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::time::Duration;
@@ -34,7 +34,7 @@ fn variable(name: &str, default: usize) -> usize {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-/// Who is killed at once.
+/// The processes that are killed together.
 #[derive(Clone, Copy, Debug)]
 struct Victims {
     trader: bool,
@@ -42,7 +42,8 @@ struct Victims {
     redis: bool,
 }
 
-/// Each alone, every two, and all, over and over, in a random order; alone and all first where few are wanted.
+/// Each alone, every pair, and all, repeated in a random order; single ones and all come first if only a few
+/// are requested.
 fn schedule(kills: usize, random: &mut StdRng) -> Vec<Victims> {
     let all = [0b001, 0b100, 0b111, 0b010, 0b011, 0b101, 0b110];
     let mut kinds: Vec<u32> = all.into_iter().cycle().take(kills).collect();
@@ -51,13 +52,13 @@ fn schedule(kills: usize, random: &mut StdRng) -> Vec<Victims> {
     kinds.into_iter().map(victims).collect()
 }
 
-/// The processes. Tells what they said where the test fails.
+/// The processes. Prints their output if the test fails.
 struct Scene {
     traders: [Daemon; 2],
     manager: Daemon,
     provider: Daemon,
     redis: Redis,
-    /// Whether Redis had its data the last time that it came back.
+    /// Whether Redis kept its data at its last restart.
     had_data: bool,
     story: Vec<String>,
 }
@@ -90,7 +91,7 @@ impl Drop for Scene {
 }
 
 impl Scene {
-    /// Kills, and starts again after a moment.
+    /// Kills them, and restarts them after a moment.
     async fn kill(&mut self, victims: Victims, random: &mut StdRng) {
         let all = victims.trader && victims.manager && victims.redis;
         let one = random.random_range(0..2);
@@ -141,7 +142,7 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_is_killed_each_effect_comes_once_and_nobody_waits_for_ever() {
+async fn under_repeated_kills_each_effect_is_on_chain_exactly_once() {
     let (jobs, kills) = (variable("PRB_TEST_STORM_JOBS", 200), variable("PRB_TEST_STORM_KILLS", 4));
     let (workers, seed) = (variable("PRB_TEST_STORM_WORKERS", 6), variable("PRB_TEST_STORM_SEED", 1) as u64);
     let start = Instant::now();
@@ -178,7 +179,7 @@ async fn whoever_is_killed_each_effect_comes_once_and_nobody_waits_for_ever() {
     let mut load = Load::start(&net, &queue, &RsaVault::new(&identity), jobs).await;
     let schedule = schedule(kills, &mut random);
     for (n, victims) in schedule.into_iter().enumerate() {
-        // While there is work: the kills are spread over it.
+        // Kills are spread over the time with work.
         let wanted = load.jobs * n / (kills + 1);
         load.until_done(wanted).await.unwrap_or_else(|e| panic!("seed {seed}: {e}, {:?}", load.tally));
         sleep(Duration::from_millis(random.random_range(0..1_500))).await;
@@ -194,7 +195,7 @@ async fn whoever_is_killed_each_effect_comes_once_and_nobody_waits_for_ever() {
         load.tally
     );
 
-    // The manager's workers have new jobs for as long as it runs.
+    // The manager's workers create new jobs as long as it runs.
     scene.manager.stop().await;
     scene.until_empty(&queue).await.unwrap_or_else(|e| panic!("seed {seed}: {e}"));
     load.check_events(net.devnet.para()).unwrap_or_else(|e| panic!("seed {seed}: {e}"));

@@ -1,4 +1,4 @@
-//! Traders and managers as processes: with Redis and a trader in one, for originals' jobs, and without the keys.
+//! Traders and managers as processes: built-in trader with Redis, the original's jobs, and missing keys.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::time::{Duration, Instant};
@@ -37,20 +37,23 @@ async fn redis_and_the_built_in_trader_work_together() {
     assert!(Probe::at(page).ask("/").is_some(), "there is no page");
     net.assert_done_once();
 
-    // Without its identity it starts no more, and makes no other in its place.
+    // Without its identity it refuses to start, and generates no other one.
     manager.stop().await;
     let key = manager.identity_folder().join("LIFECYCLE");
     let away = manager.identity_folder().join("away");
     std::fs::rename(&key, &away).unwrap();
     let log = manager.refuses(LIMIT).await;
     assert!(log.contains("keys restore") && log.contains("LIFECYCLE") && !key.exists(), "{log}");
-    // Nor with another one.
+    // It also refuses to start with another identity.
     identity::Identity::generate()
         .unwrap()
         .store(&manager.identity_folder(), identity::Role::Lifecycle)
         .unwrap();
     let log = manager.refuses(LIMIT).await;
-    assert!(log.contains("does not open") && log.contains(&net.devnet.pools()[0].pid.to_string()), "{log}");
+    assert!(
+        log.contains("cannot open the sealed keys") && log.contains(&net.devnet.pools()[0].pid.to_string()),
+        "{log}"
+    );
     std::fs::rename(&away, &key).unwrap();
     manager.start();
     manager.until_unready(&[], LIMIT).await;
@@ -61,14 +64,14 @@ async fn redis_and_the_built_in_trader_work_together() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn jobs_that_name_only_their_pool_are_signed_by_a_trader_with_pools() {
+async fn trader_with_pools_signs_jobs_that_name_only_their_pool() {
     let net = Net::start(chain(), 1).await;
     let redis = Redis::start(net.dir.path());
     let mut trader = Daemon::new(net.dir.path(), "trade", "trader")
         .set("PHALA_CHAIN_ENDPOINT", net.devnet.para().url())
         .set("PHALA_Q_REDIS_ENDPOINT", redis.url())
         .set("PRB_QUEUE_PAGE_LISTEN", "none");
-    // It has no key that opens anything, and no pools.
+    // It has no key to open sealed keys, and no pools.
     let log = trader.refuses(LIMIT).await;
     assert!(log.contains("keys backup") && log.contains("PRB_TRADER_POOLS"), "{log}");
     assert!(!trader.identity_folder().join("LIFECYCLE").exists(), "a new key is in the way of the right one");
@@ -77,7 +80,7 @@ async fn jobs_that_name_only_their_pool_are_signed_by_a_trader_with_pools() {
     trader.put("PRB_TRADER_POOLS", net.fleet().display());
     trader.start();
     trader.until_unready(&[], LIMIT).await;
-    // As the original's lifecycle manager writes it.
+    // A job in the format of the original's lifecycle manager.
     let pool = net.devnet.pools()[0].pid;
     let key = format!("0x{}", "11".repeat(32));
     let data = format!(r#"{{"action":"ADD_WORKER","payload":{{"pid":"{pool}","publicKey":"{key}"}}}}"#);
@@ -100,7 +103,7 @@ async fn jobs_that_name_only_their_pool_are_signed_by_a_trader_with_pools() {
         assert!(start.elapsed() < LIMIT, "{job}\n{}", trader.log_tail());
         sleep(Duration::from_millis(100)).await;
     };
-    // Signed and sent: it is the chain that says that there is no such worker.
+    // Signed and sent: the error that the worker is unknown comes from the chain.
     assert!(ended.contains("WorkerNotRegistered") || ended.contains("WorkerNotExists"), "{ended}");
     trader.stop().await;
     net.shutdown().await;

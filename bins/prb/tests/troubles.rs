@@ -1,4 +1,4 @@
-//! Workers that cannot compute say why, and hold up nobody.
+//! Workers that cannot compute have the reason in their status, and do not delay others.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{sync::Arc, time::Duration};
@@ -32,17 +32,17 @@ async fn until_says(bridge: &Bridge, name: &str, words: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_trouble_is_named_and_the_others_compute() {
+async fn each_trouble_has_its_reason_and_other_workers_compute() {
     let net = Net::start(Config { pools: 4, free_stake: 10 * STAKE, ..chain() }, 5).await;
     let pools = net.devnet.pools();
     let fleet = [
         pool_toml(&pools[0], Some(&pools[0].mnemonic)),
-        // The operator of another pool: the chain refuses it.
+        // The operator of another pool: the chain rejects it.
         pool_toml(&pools[1], Some(&pools[2].mnemonic)),
         pool_toml(&pools[3], None),
     ];
     let entry = |worker, pid, stake| Entry { worker, pid, stake };
-    // More than the pool ever has, whoever starts first.
+    // More than the pool ever has, whichever worker starts first.
     let too_much = 50 * STAKE;
     let workers = [
         entry(0, pools[0].pid, STAKE),
@@ -58,7 +58,8 @@ async fn each_trouble_is_named_and_the_others_compute() {
     until_says(&bridge, "w3", &["UnauthorizedPoolOwner"]).await;
     until_says(&bridge, "w4", &["operator"]).await;
 
-    // Worker 1 is claimed for another pool: it says whose it is, and goes on computing there.
+    // Worker 1 is claimed for another pool: its status names the pool it belongs to, and it keeps computing
+    // there.
     let fleet =
         [pool_toml(&pools[0], Some(&pools[0].mnemonic)), pool_toml(&pools[2], Some(&pools[2].mnemonic))];
     net.write_fleet(&fleet.concat(), [entry(0, pools[0].pid, STAKE), entry(1, pools[2].pid, STAKE)]);
@@ -69,12 +70,12 @@ async fn each_trouble_is_named_and_the_others_compute() {
     net.shutdown().await;
 }
 
-/// A node tells blocks' changes wrongly; the worker finds out, and another node's word takes its place.
+/// A node returns wrong storage changes; the worker detects it, and another node's data replace them.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_lying_node_told_is_replaced_and_the_worker_goes_on() {
+async fn wrong_storage_changes_of_a_node_are_replaced() {
     let config = Config { history: 200, ..chain() };
     let (honest, liar) = (Devnet::start(config.clone()).await.unwrap(), Devnet::start(config).await.unwrap());
-    // Both nodes are asked for history: whatever the liar gives of these blocks is wrong.
+    // Both nodes are used for history: all changes of these blocks from the first node are wrong.
     (2..=90).for_each(|block| liar.para().faults().corrupt_storage_changes(block));
     let net = Net::of(honest, vec![liar], 1).await;
     let mut prb = net.process_with(&["--sync-only"]);
@@ -89,8 +90,9 @@ async fn what_a_lying_node_told_is_replaced_and_the_worker_goes_on() {
         sleep(Duration::from_millis(100)).await;
     }
     let log = net.log();
-    // What is behind the first wrong block is checked at once, or when the worker refuses it.
-    let replaced = ["wrong storage changes were replaced", "storage changes were wrong, replaced"];
+    // Blocks after the first wrong one are rechecked at once, or when the worker refuses them.
+    let replaced =
+        ["wrong storage changes have been replaced", "storage changes were wrong and have been replaced"];
     assert!(log.contains("StateRootMismatch block="), "the worker did not find out:\n{log}");
     assert!(replaced.iter().any(|words| log.contains(words)), "nothing was replaced:\n{log}");
     prb.signal("TERM");

@@ -1,4 +1,5 @@
-//! An archive: a folder of files with everything that a store holds, to start another data provider from.
+//! An archive: a folder of files with the complete content of a store, from which another data provider can
+//! start.
 //!
 //! [`export`] writes one from a store and, called again, adds what is new; [`ArchiveHistory`] reads one as a
 //! [`HistorySource`](super::HistorySource), and [`HttpArchive`] reads one that was copied to an object store or a web
@@ -7,7 +8,7 @@
 //!
 //! # Format, version 1
 //!
-//! | file | has |
+//! | file | content |
 //! |---|---|
 //! | `genesis.prb` | one frame: the start of the chains |
 //! | `relay-NNNNNNNNNN.prb` | relay headers from that number on, in pieces that end at justified ones |

@@ -1,8 +1,8 @@
-//! Another data provider as a [`HistorySource`], by the batches that it gives to workers.
+//! Another data provider as a [`HistorySource`], using the batches that it serves to workers.
 //!
-//! Anything that implements [`BlobSource`] will do. Batches are taken apart again: a header batch is a piece with
-//! its proof and the parachain headers that it proves, which are kept until they are asked for; a batch of blocks
-//! has headers and storage changes.
+//! Any [`BlobSource`] works. Batches are split up: a header batch becomes a piece with its proof and the
+//! parachain headers that it proves, which are kept until they are asked for; a block batch has headers and
+//! storage changes.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -20,10 +20,10 @@ use prost::Message;
 use super::{Error, Extent, HistorySource, Next, Piece};
 use crate::verify::scale;
 
-/// Bytes of a batch.
+/// Most bytes of a batch.
 const MAX_BATCH: usize = 64 << 20;
 
-/// A data provider.
+/// A data provider as a history source.
 #[derive(Debug)]
 pub struct BlobHistory<S> {
     name: String,
@@ -33,7 +33,7 @@ pub struct BlobHistory<S> {
 }
 
 impl<S: BlobSource> BlobHistory<S> {
-    /// The data provider of that name.
+    /// Creates a source over a data provider with a name for messages.
     pub fn new(name: impl Into<String>, source: S) -> Self {
         Self { name: name.into(), source, headers: Mutex::default() }
     }
@@ -51,7 +51,7 @@ fn broken(what: &str) -> Error {
     Error::Bad(format!("a batch of {what} cannot be read"))
 }
 
-/// A provider that has nothing yet, or not so far back, has none; others fail.
+/// Converts an error: a provider that is not ready, or does not go back that far, has no blocks; others fail.
 fn nothing<T>(e: blob::Error) -> Result<Option<T>, Error> {
     match e {
         blob::Error::NotReady | blob::Error::BadCursor { .. } => Ok(None),
@@ -59,7 +59,7 @@ fn nothing<T>(e: blob::Error) -> Result<Option<T>, Error> {
     }
 }
 
-/// Reads a SCALE list of headers, each with something after it.
+/// Reads a SCALE list of headers, each followed by further data.
 fn headers(
     mut encoded: &[u8],
     what: &str,
@@ -75,7 +75,7 @@ fn headers(
     if input.is_empty() { Ok(headers) } else { Err(broken(what)) }
 }
 
-/// A header batch as a piece, and its parachain headers.
+/// Splits a header batch into a piece and its parachain headers.
 fn piece(body: Bytes) -> Result<(Piece, Vec<Vec<u8>>), Error> {
     const WHAT: &str = "headers";
     let batch = CombinedHeadersToSync::decode(body).map_err(|_| broken(WHAT))?;
@@ -114,7 +114,7 @@ impl<S: BlobSource> HistorySource for BlobHistory<S> {
     }
 
     async fn relay(&self, next: Next) -> Result<Vec<Piece>, Error> {
-        // From the head before on, as a batch without a parachain header has no proof of the head.
+        // The cursor includes the previous head, because a batch without parachain headers has no proof of the head.
         let cursor = HeaderCursor { relay: next.relay, para: next.head };
         let batch = self.source.headers(cursor, MAX_BATCH).await.or_else(nothing)?;
         let Some(batch) = batch else { return Ok(Vec::new()) };
@@ -137,7 +137,7 @@ impl<S: BlobSource> HistorySource for BlobHistory<S> {
             }
         }
         if span.first == ParaNumber(0) {
-            // Block 0 is in no batch of blocks: the first header batch has its header.
+            // Block 0 is in no block batch, but the first header batch has its header.
             let Some(start) = self.genesis().await? else { return Ok(Vec::new()) };
             let cursor = HeaderCursor { relay: start.relay_number.next(), para: ParaNumber(0) };
             let batch = self.source.headers(cursor, MAX_BATCH).await.or_else(nothing)?;

@@ -1,23 +1,22 @@
 //! Phala's headers cache over HTTP as a [`HistorySource`].
 //!
 //! The format is that of `standalone/headers-cache` (`web_api.rs`, `db.rs`) and `standalone/pherry`
-//! (`headers_cache.rs`) in Phala-Network/phala-blockchain. Bodies are SCALE; what is missing is a 404:
+//! (`headers_cache.rs`) in Phala-Network/phala-blockchain. Bodies are SCALE; missing data is a 404:
 //!
 //! | request | answer |
 //! |---|---|
 //! | `GET /state` | JSON: `genesis` (relay block numbers), `recent_imported` and `higest` (sic), each with `header`, `para_header`, `storage_changes` |
 //! | `GET /genesis/N` | `GenesisBlockInfo` of relay block N |
 //! | `GET /headers/N` | `Vec<BlockInfo>` of the relay blocks from N up to the next justified one, at most 10,000 |
-//! | `GET /parachain-headers/N/COUNT` | `Vec<Header>`, all or a 404 |
-//! | `GET /storage-changes/N/COUNT` | `Vec<(Header, StorageChanges)>`, all or a 404 |
+//! | `GET /parachain-headers/N/COUNT` | `Vec<Header>`, all of them or a 404 |
+//! | `GET /storage-changes/N/COUNT` | `Vec<(Header, StorageChanges)>`, all of them or a 404 |
 //!
 //! `BlockInfo` is the header, `Option<Vec<u8>>` with its justification, `Option<(u32, Vec<Vec<u8>>)>` with the
 //! parachain head's number and read proof, and `Option<AuthoritySetChange>` with the next set and its read proof.
-//!
-//! A cache need not have all of it. One without storage changes gives headers, and another source or nodes the
-//! rest. The start of the chains is taken from it where it has the storage changes of parachain blocks 0, which
-//! are the genesis state, and 1. A justified block without a proof of the parachain's head cannot be used, as no
-//! worker could take it: that piece is taken from elsewhere.
+//! A cache need not have everything. From one without storage changes only headers are used, and the rest
+//! comes from another source or nodes. The start of the chains is used if the cache has the storage changes
+//! of parachain blocks 0 (the genesis state) and 1. A justified block without a proof of the parachain's head
+//! is useless to workers; that piece is fetched from elsewhere.
 
 use std::{
     fmt,
@@ -44,21 +43,21 @@ use crate::{
     verify::{scale, state},
 };
 
-/// Headers of one answer: the cache's own limit.
+/// Most headers in one answer: the cache's own limit.
 const MAX_HEADERS: u32 = 10_000;
 
-/// How a headers cache is asked.
+/// How a headers cache is queried.
 #[derive(Clone, Debug, PartialEq, Eq, derive_setters::Setters)]
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// How long an answer may take.
+    /// Timeout of a request.
     pub timeout: Duration,
-    /// Bytes of an answer.
+    /// Most bytes of an answer.
     pub max_answer_bytes: usize,
-    /// Parachain headers, and blocks with storage changes, in one request.
+    /// Parachain headers, or blocks with storage changes, in one request.
     pub blocks_per_request: u32,
-    /// Certificates that are trusted besides the usual ones, as PEM.
+    /// Additional trusted root certificates, as PEM.
     pub root_certificates_pem: Vec<u8>,
 }
 
@@ -92,7 +91,7 @@ impl fmt::Debug for HeadersCache {
 struct State {
     genesis: Vec<u32>,
     recent_imported: Counters,
-    /// So it is spelled.
+    /// The cache's own spelling.
     higest: Counters,
 }
 
@@ -113,17 +112,17 @@ struct BlockInfo {
 }
 
 impl HeadersCache {
-    /// The cache at a URL (`http://127.0.0.1:21111`).
+    /// Creates a source for the cache at a URL (`http://127.0.0.1:21111`).
     ///
     /// # Errors
-    /// Where the URL is none, or a certificate cannot be read.
+    /// The URL is invalid, or a certificate cannot be read.
     pub fn new(url: &str, config: Config) -> Result<Self, Error> {
         let server = Server::new(url, config.timeout, &config.root_certificates_pem)?;
         let name = format!("headers cache {}", server.shown);
         Ok(Self { name, server, config, extent: Mutex::default() })
     }
 
-    /// The body at a path, if there is one.
+    /// Fetches the body at a path, if there is one.
     async fn get(&self, path: &str) -> Result<Option<Vec<u8>>, Error> {
         let failed = |e: reqwest::Error| unavailable(&format!("no answer to {path}"), e.without_url());
         let mut answer = self.server.http.get(self.server.url(path)).send().await.map_err(failed)?;
@@ -146,7 +145,8 @@ impl HeadersCache {
         Ok(Some(body))
     }
 
-    /// The body at `PATH/FIRST/COUNT`, for as many of the span's blocks as there are, with their number.
+    /// Fetches the body at `PATH/FIRST/COUNT` with as many of the span's blocks as the cache has, and their
+    /// number.
     async fn get_span(&self, path: &str, span: Span<ParaNumber>) -> Result<Option<(Vec<u8>, u32)>, Error> {
         let wanted = (span.last.0 - span.first.0).saturating_add(1);
         let mut count = wanted.min(self.config.blocks_per_request.max(1));
@@ -157,7 +157,7 @@ impl HeadersCache {
             if count == 1 {
                 return Ok(None);
             }
-            // It has all of them or answers nothing.
+            // The cache returns all requested blocks or none.
             count = count.div_ceil(4);
         }
     }
@@ -166,7 +166,7 @@ impl HeadersCache {
         let body = self.get("/state").await?.ok_or_else(|| bad("it has no /state"))?;
         let state: State = serde_json::from_slice(&body).map_err(|_| bad("its /state cannot be read"))?;
         let most = |of: fn(&Counters) -> Option<u32>| of(&state.higest).max(of(&state.recent_imported));
-        // A cache of relay headers alone is asked all the same: it says what it has not.
+        // A cache with relay headers only may still be asked; its counters say what it lacks.
         let para = most(|counters| counters.para_header).min(most(|counters| counters.storage_changes));
         let relay = most(|counters| counters.header);
         let extent = Extent { relay: relay.map(RelayNumber), para: para.map(ParaNumber) };
@@ -181,7 +181,7 @@ impl HeadersCache {
     }
 }
 
-/// Cuts a SCALE `Vec<(Header, StorageChanges)>` into the changes.
+/// Splits a SCALE `Vec<(Header, StorageChanges)>` into the changes.
 fn blocks(body: &[u8], first: ParaNumber, count: u32) -> Result<Vec<Vec<u8>>, Error> {
     let broken = || bad(format!("its storage changes from block {first} on cannot be read"));
     let input = &mut &*body;
@@ -194,7 +194,7 @@ fn blocks(body: &[u8], first: ParaNumber, count: u32) -> Result<Vec<Vec<u8>>, Er
         let (slice, _) = scale::storage_changes(input, &mut |_, _| {}).ok_or_else(broken)?;
         if header.number != number {
             return Err(bad(format!(
-                "asked for storage changes of block {number}, it gives {}",
+                "asked for storage changes of block {number}, it returned {}",
                 header.number
             )));
         }
@@ -203,19 +203,19 @@ fn blocks(body: &[u8], first: ParaNumber, count: u32) -> Result<Vec<Vec<u8>>, Er
     if input.is_empty() { Ok(changes) } else { Err(broken()) }
 }
 
-/// A SCALE `Vec<BlockInfo>` as a piece.
+/// Converts a SCALE `Vec<BlockInfo>` to a piece.
 fn piece(body: &[u8], first: RelayNumber) -> Result<Option<Piece>, Error> {
     let broken = || bad(format!("its headers from {first} on cannot be read"));
     let input = &mut &*body;
     let count = Compact::<u32>::decode(input).map_err(|_| broken())?.0;
     if count > MAX_HEADERS {
-        return Err(bad(format!("it gives more than {MAX_HEADERS} headers at once")));
+        return Err(bad(format!("it returned more than {MAX_HEADERS} headers at once")));
     }
     let (mut headers, mut last) = (Vec::new(), None);
     for number in (first.0..).take(count as usize) {
         let info = BlockInfo::decode(input).map_err(|_| broken())?;
         if info.header.number != number {
-            return Err(bad(format!("asked for relay header {number}, it gives {}", info.header.number)));
+            return Err(bad(format!("asked for relay header {number}, it returned {}", info.header.number)));
         }
         headers.push(info.header.encode());
         last = Some(info);
@@ -227,7 +227,7 @@ fn piece(body: &[u8], first: RelayNumber) -> Result<Option<Piece>, Error> {
         return Ok(None);
     };
     let Some(justification) = justification else {
-        return Err(bad(format!("its headers from {first} on end with no justified one")));
+        return Err(bad(format!("its headers from {first} on do not end with a justified one")));
     };
     let mut proof = para_header.map(|(_, proof)| proof).unwrap_or_default();
     for node in authority_set_change.map(|change| change.authority_proof).unwrap_or_default() {
@@ -271,7 +271,9 @@ impl HistorySource for HeadersCache {
         let (parent, _) = data.ok_or_else(|| bad("its block 1 has no ParachainSystem::ValidationData"))?;
         let number = parent.saturating_sub(1);
         if !known.is_empty() && !known.contains(&number) {
-            return Err(bad(format!("it has no /genesis/{number}, which its parachain starts after")));
+            return Err(bad(format!(
+                "it has no /genesis/{number}, the block that its parachain starts after"
+            )));
         }
         let Some(info) = self.get(&format!("/genesis/{number}")).await? else { return Ok(None) };
         let decoded =

@@ -10,12 +10,12 @@ use prb_core::{
 
 use super::{Error, Extent, HistorySource, Next, Piece};
 
-/// Blocks as they are.
+/// Blocks in memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Blocks {
     /// The start.
     pub genesis: Option<Genesis>,
-    /// Relay pieces in sequence.
+    /// Consecutive relay pieces.
     pub relay: Vec<Piece>,
     /// Number of the first relay header.
     pub first_relay: RelayNumber,
@@ -26,7 +26,7 @@ pub struct Blocks {
 }
 
 impl Blocks {
-    /// How far they go.
+    /// The newest blocks.
     pub fn extent(&self) -> Extent {
         let headers: usize = self.relay.iter().map(|piece| piece.headers.len()).sum();
         let relay = headers.checked_sub(1).map(|more| RelayNumber(self.first_relay.0 + more as u32));
@@ -36,22 +36,22 @@ impl Blocks {
     }
 }
 
-/// A source in memory.
+/// A history source in memory.
 #[derive(Debug, Default)]
 pub struct MemoryHistory {
     name: String,
     blocks: Mutex<Blocks>,
-    /// Items in one answer at most.
+    /// Most items in one answer.
     per_answer: usize,
 }
 
 impl MemoryHistory {
-    /// A source of these blocks that gives at most `per_answer` pieces, headers or changes at once.
+    /// Creates a source of these blocks that returns at most `per_answer` pieces, headers or changes at once.
     pub fn new(name: impl Into<String>, blocks: Blocks, per_answer: usize) -> Self {
         Self { name: name.into(), blocks: Mutex::new(blocks), per_answer: per_answer.max(1) }
     }
 
-    /// Changes what it has.
+    /// Changes its blocks.
     pub fn edit(&self, change: impl FnOnce(&mut Blocks)) {
         change(&mut self.blocks.lock().unwrap_or_else(PoisonError::into_inner));
     }
@@ -97,7 +97,7 @@ impl HistorySource for MemoryHistory {
     }
 }
 
-/// Pieces from a header on; the first of them without the headers before it.
+/// Returns pieces from a header on, without the headers before it in the first piece.
 pub(super) fn from_header(
     pieces: &[Piece],
     first: RelayNumber,
@@ -111,7 +111,7 @@ pub(super) fn from_header(
         if end > wanted.0 && found.len() < most {
             let skip = wanted.0.saturating_sub(number);
             if number + skip != wanted.0 && found.is_empty() {
-                // It starts later.
+                // The piece starts later, so there is a gap.
                 break;
             }
             found.push(Piece { headers: piece.headers[skip as usize..].to_vec(), ..piece.clone() });

@@ -1,4 +1,4 @@
-//! Blocks from history sources, verified, into a store.
+//! Replays blocks from history sources, verified, into a store.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -18,30 +18,30 @@ use crate::{
     verify::{self, Checked, Start, scale, state},
 };
 
-/// Parachain headers between two heads that the relay chain names: more are held for no source.
+/// Most parachain headers held between two heads that the relay chain names.
 const MAX_UNNAMED: u32 = 1_000_000;
-/// Faults that are remembered of one pass.
+/// Most remembered faults of one pass.
 const MAX_FAULTS: usize = 64;
-/// The parts of a store, in the order in which they depend on one another.
+/// The parts of a store, in order of dependency.
 const PARTS: [Part; 3] = [Part::Relay, Part::ParaHeaders, Part::Changes];
 
-/// How sources are asked.
+/// How sources are queried.
 #[derive(Clone, Debug, PartialEq, Eq, derive_setters::Setters)]
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// Parachain headers or blocks with storage changes that are asked for at once.
+    /// Parachain headers, or blocks with storage changes, in one request.
     pub blocks_per_call: u32,
-    /// Time between two looks whether sources have more.
+    /// Interval at which sources are checked for new blocks.
     pub poll: Duration,
-    /// How long an unreachable source is left alone at first; doubles each time.
+    /// First pause after an unreachable source; doubles each time.
     pub retry_min: Duration,
-    /// How long at most.
+    /// The longest such pause.
     pub retry_max: Duration,
-    /// Beside nodes: how long the stored blocks may stay the same, while sources say that they have more, before
-    /// the sources are asked.
+    /// If there are also nodes: the sources are asked once the stored blocks have stayed the same for this long
+    /// while sources claim to have more.
     pub stalled_after: Duration,
-    /// How long a source that was found to be wrong is left alone at first; doubles each time.
+    /// First pause after a source was found to be wrong; doubles each time.
     pub wrong_for: Duration,
 }
 
@@ -58,25 +58,25 @@ impl Default for Config {
     }
 }
 
-/// What a source failed at.
+/// A failure of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Fault {
     /// The source.
     pub source: String,
-    /// What was asked for.
+    /// The requested part.
     pub part: Part,
     /// What failed.
     pub what: String,
 }
 
-/// What a pass over the sources came to.
+/// The result of a pass over the sources.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReplayOutcome {
-    /// Whether anything was stored.
+    /// Whether any block was stored.
     pub stored: bool,
-    /// What sources failed at, as far as it is remembered.
+    /// The sources' failures, up to a bound.
     pub faults: Vec<Fault>,
 }
 
@@ -92,7 +92,7 @@ pub struct Replay {
 #[derive(Debug)]
 struct Asked {
     source: Arc<dyn HistorySource>,
-    /// Whether it is of the store's chain; not known before it was asked.
+    /// Whether it is of the store's chain; unknown before it was asked.
     is_ours: Option<bool>,
     aside: BTreeMap<Part, Aside>,
 }
@@ -112,7 +112,7 @@ enum Failure {
     Source(#[from] Error),
     #[error(transparent)]
     Wrong(#[from] verify::Error),
-    #[error("a check broke")]
+    #[error("a check panicked")]
     Task(#[from] JoinError),
 }
 
@@ -123,20 +123,20 @@ impl Failure {
 }
 
 impl Replay {
-    /// Fills the store from the sources, the first one first.
+    /// Creates a replay that asks the sources in the given order.
     pub fn new(store: Arc<Store>, sources: Vec<Arc<dyn HistorySource>>, config: Config) -> Self {
         let sources = sources.into_iter();
         let sources = sources.map(|source| Asked { source, is_ours: None, aside: BTreeMap::new() }).collect();
         Self { store, sources, config }
     }
 
-    /// Stores whatever the sources have, now and whenever they have more, until cancelled.
+    /// Stores all blocks that the sources have, now and later, until cancelled.
     ///
     /// # Errors
-    /// Where the store cannot be used and no further attempt can help.
+    /// The store is unusable, so that no retry can help.
     ///
     /// # Cancel safety
-    /// Safe: each batch is stored whole or not at all.
+    /// Cancel safe: each batch is stored completely or not at all.
     pub async fn run(mut self, cancel: CancellationToken) -> Result<(), store::Error> {
         cancel.run_until_cancelled(self.follow()).await.unwrap_or(Ok(()))
     }
@@ -153,7 +153,7 @@ impl Replay {
                 }
                 Ok(_) => {}
                 Err(e) if e.is_fatal() => return Err(e),
-                Err(error) => tracing::warn!(%error, "blocks from history sources were not stored"),
+                Err(error) => tracing::warn!(%error, "storing blocks from history sources failed"),
             }
             tokio::time::sleep(self.config.poll).await;
         }
@@ -173,7 +173,7 @@ impl Replay {
         &self.config
     }
 
-    /// The newest blocks that any source says it has.
+    /// The newest blocks that any source claims to have.
     pub fn extent(&self) -> super::Extent {
         let all = self.sources.iter().filter(|asked| asked.is_ours != Some(false));
         all.map(|asked| asked.source.extent()).fold(super::Extent::default(), |most, one| super::Extent {
@@ -182,8 +182,8 @@ impl Replay {
         })
     }
 
-    /// The start of the chains from the first source that has it, checked as far as it can be; and which one
-    /// that is.
+    /// Returns the start of the chains from the first source that has it, checked as far as possible, and that
+    /// source's name.
     pub async fn start(&mut self) -> Option<(Start, Genesis, String)> {
         let mut faults = Vec::new();
         for at in 0..self.sources.len() {
@@ -207,7 +207,7 @@ impl Replay {
     /// Stores the start of the chains.
     ///
     /// # Errors
-    /// What the store says.
+    /// The store's error.
     pub async fn settle(&self, start: Start, genesis: Genesis) -> Result<(), store::Error> {
         let (identity, para_id, relay_start) = (genesis.chain_identity, genesis.para_id, start.number);
         let stored = self.with_store(move |store| Ok(store.set_genesis(&start, &genesis)?)).await;
@@ -221,10 +221,10 @@ impl Replay {
         Ok(())
     }
 
-    /// Stores everything that the sources have at the moment. Does nothing before the start is stored.
+    /// Stores all blocks that the sources have at the moment. Does nothing before the start is stored.
     ///
     /// # Errors
-    /// What the store says; what sources do wrong is in the answer.
+    /// The store's error; failures of sources are in the outcome.
     pub async fn drain(&mut self) -> Result<ReplayOutcome, store::Error> {
         let mut drained = ReplayOutcome::default();
         loop {
@@ -259,7 +259,7 @@ impl Replay {
         Ok(false)
     }
 
-    /// Whether the source is of the store's chain, as far as it says so.
+    /// Whether the source is of the store's chain, as far as it tells.
     async fn is_ours(&mut self, at: usize, faults: &mut Vec<Fault>) -> bool {
         let Some((start, ours)) = self.store.genesis() else { return false };
         if let Some(is_ours) = self.sources[at].is_ours {
@@ -271,7 +271,7 @@ impl Replay {
                 self.sources[at].is_ours = Some(false);
                 let other = other.chain_identity;
                 Failure::bad(format!(
-                    "it is of chain {other}, the store is of {identity}: give each its own store"
+                    "it is of chain {other}, but the store is of {identity}: use a separate store for each"
                 ))
             }
             Ok(_) => {
@@ -299,7 +299,7 @@ impl Replay {
             source,
             part = part.name(),
             retry_in_seconds = term.as_secs(),
-            "history source fails: {what}"
+            "history source failed: {what}"
         );
         if faults.len() < MAX_FAULTS {
             faults.push(Fault { source, part, what });
@@ -316,7 +316,7 @@ impl Replay {
         }
     }
 
-    /// Works on the store where that holds up nobody.
+    /// Runs store operations on a blocking thread.
     async fn with_store<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Store) -> Result<T, Failure> + Send + 'static,
@@ -371,7 +371,9 @@ impl Replay {
                 return Ok(false);
             }
             if more.len() > (last.0 - next.0) as usize + 1 {
-                return Err(Failure::bad(format!("it gives more than parachain headers {next} to {last}")));
+                return Err(Failure::bad(format!(
+                    "it returned more than parachain headers {next} to {last}"
+                )));
             }
             headers.extend(more);
         }
@@ -394,7 +396,7 @@ impl Replay {
         }
         if changes.len() > (last.0 - first.0) as usize + 1 {
             return Err(Failure::bad(format!(
-                "it gives more than storage changes of blocks {first} to {last}"
+                "it returned more than storage changes of blocks {first} to {last}"
             )));
         }
         self.with_store(move |store| {
@@ -418,7 +420,7 @@ impl Asked {
     }
 }
 
-/// The relay block that workers start after, as the genesis names it.
+/// Returns the relay block that workers start after, from the genesis.
 fn start_of(genesis: &Genesis) -> Result<Start, String> {
     use codec::DecodeAll;
     let info = prb_core::wire::GenesisBlockInfo::decode_all(&mut &genesis.info[..])
@@ -457,8 +459,8 @@ fn check_para_headers(
     Ok(checked.into_iter().map(|header| header.encoded).collect())
 }
 
-/// Checks that the changes of block 1 lead to its state, and that this was built on the relay block after the
-/// start: the parachain's own word for which relay chain it belongs to.
+/// Checks that the changes of block 1 lead to its state, and that it was built on the relay block after the
+/// start, which ties the parachain to this relay chain.
 fn check_first_block(store: &Store, changes: &[u8]) -> Result<(), Failure> {
     let Some((start, genesis)) = store.genesis() else { return Ok(()) };
     let view = store.view()?;
@@ -472,7 +474,7 @@ fn check_first_block(store: &Store, changes: &[u8]) -> Result<(), Failure> {
     };
     let (_, has_children) = scale::storage_changes(&mut &*changes, change).unwrap_or_default();
     if has_children {
-        // The roots of child tries are not among the changes.
+        // Roots of child tries are not among the changes, so the state root cannot be checked.
         return Ok(());
     }
     let pairs: Vec<_> = state.iter().map(|(key, value)| (*key, *value)).collect();

@@ -1,8 +1,8 @@
-//! Storage changes of the stored parachain headers.
+//! Fetches storage changes of the stored parachain headers.
 //!
-//! Spans of blocks are spread over all fit nodes, each as large as the node answers in reasonable time, and
-//! stored in order. A node's word is taken for them, if it was never proven wrong: checking them takes
-//! the whole state. A worker finds out at once (`StateRootMismatch`).
+//! Spans of blocks are distributed over all fit nodes, each as large as the node answers in reasonable time,
+//! and stored in order. A node's changes are trusted unless it was proven wrong: checking them requires the
+//! whole state. A worker detects wrong ones at once (`StateRootMismatch`).
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -22,13 +22,13 @@ use crate::{
     verify,
 };
 
-/// Blocks in the first question to a node: nodes execute each of them again.
+/// Blocks in the first request to a node, which has to execute each of them again.
 const FIRST: u32 = 4;
-/// Bytes that may wait for blocks before them to come.
+/// Most bytes that wait for earlier blocks.
 const BUFFERED_BYTES: usize = 64 * 1024 * 1024;
-/// What a node must offer.
+/// Capabilities that a node needs.
 const NEEDED: [Capability; 2] = [Capability::StorageChanges, Capability::States];
-/// Answers that may wait for blocks before them to come.
+/// Most answers that wait for earlier blocks.
 const BUFFERED_ANSWERS: usize = 64;
 /// Bytes after which no further blocks are stored in one transaction.
 const STORED_AT_ONCE: usize = 16 * 1024 * 1024;
@@ -46,13 +46,13 @@ pub(super) async fn run(chains: &Chains, config: &Config) -> Result<(), Error> {
         };
         let Some(last) = last.filter(|last| *last >= next) else {
             pause.reset();
-            // The store, and with it the sender, lives as long as this loop.
+            // Cannot fail: the store lives as long as this loop, and with it the sender.
             let _ = tips.changed().await;
             continue;
         };
         let few = last.0 - next.0 < config.changes_per_call.max(1);
         if in_full && few && !chains.near_target(config.headers_per_batch) {
-            // The target may be a false one: what there is goes on without it.
+            // The target may be false: after this wait, continue with what there is.
             in_full = tokio::time::timeout(config.batch_wait, tips.changed()).await.is_ok();
             continue;
         }
@@ -61,7 +61,7 @@ pub(super) async fn run(chains: &Chains, config: &Config) -> Result<(), Error> {
         let stored = chains.store.tips().borrow().changes;
         let round = match stored.next() == next {
             true => Round::new(chains, config, &mut pace, next.0, last.0).run().await,
-            // A history source had more meanwhile.
+            // A history source had more in the meantime.
             false => Ok(()),
         };
         drop(turn);
@@ -72,7 +72,7 @@ pub(super) async fn run(chains: &Chains, config: &Config) -> Result<(), Error> {
     }
 }
 
-/// Blocks that are asked for together.
+/// Blocks of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Blocks {
     first: u32,
@@ -85,7 +85,7 @@ impl Blocks {
     }
 }
 
-/// What came of a question.
+/// The result of a request.
 struct Answer {
     node: Arc<Node>,
     blocks: Blocks,
@@ -106,16 +106,16 @@ struct Busy {
     asked: usize,
 }
 
-/// The way from one block to another.
+/// The work from one block to another.
 struct Round<'a> {
     chains: &'a Chains,
     config: &'a Config,
     pace: &'a mut Pace,
     nodes: Vec<Busy>,
-    /// First block that nobody was asked for.
+    /// First block that was not requested yet.
     cursor: u32,
     last: u32,
-    /// Blocks that a node failed to give.
+    /// Blocks that a node failed to return.
     again: VecDeque<Blocks>,
     /// First block that is neither stored nor being stored.
     next: u32,
@@ -178,7 +178,7 @@ impl<'a> Round<'a> {
         Err(self.failure.unwrap_or(Error::Rpc(rpc::Error::NoTrustedNode { chain })))
     }
 
-    /// The next question, for the node with the fewest unanswered ones.
+    /// Returns the next request, for the node with the fewest in flight.
     fn assign(&mut self) -> Option<(Arc<Node>, Blocks)> {
         let most = self.config.changes_in_flight.max(1);
         let busy = self.nodes.iter_mut().filter(|busy| busy.asked < most).min_by_key(|busy| busy.asked)?;
@@ -226,7 +226,7 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// Smaller spans for a node that was asked for too much, other nodes for what one does not give.
+    /// Handles a failed request: smaller spans if it was too large, otherwise another node.
     fn failed(&mut self, node: &Arc<Node>, blocks: Blocks, error: Error) {
         self.again.push_front(blocks);
         let is_large = blocks.count() > 1;
@@ -236,7 +236,7 @@ impl<'a> Round<'a> {
         if is_large && is_too_large(&error) {
             return;
         }
-        tracing::debug!(node = %node.name(), first = blocks.first, last = blocks.last, error = %error, "node gives no storage changes");
+        tracing::debug!(node = %node.name(), first = blocks.first, last = blocks.last, error = %error, "node returned no storage changes");
         self.nodes.retain(|busy| !Arc::ptr_eq(&busy.node, node));
         if matches!(&error, Error::Rpc(e) if e.refusal() == Some(Refusal::StatePruned)) {
             node.lacks(Capability::States, &error.to_string());
@@ -271,7 +271,7 @@ fn bytes(changes: &[Vec<u8>]) -> usize {
     changes.iter().map(Vec::len).sum()
 }
 
-/// The nodes to spread the work over: those that nothing is held against, else the first of the others.
+/// Returns the nodes that share the work: those without recorded failures, or else the first of the others.
 fn fit(chains: &Chains) -> Vec<Arc<Node>> {
     let mut trusted = chains.para.trusted();
     trusted.sort_by_key(|node| !NEEDED.iter().all(|needed| node.offers(*needed)));
@@ -279,7 +279,7 @@ fn fit(chains: &Chains) -> Vec<Arc<Node>> {
     if fit.is_empty() { trusted.into_iter().take(1).collect() } else { fit }
 }
 
-/// Whether fewer blocks in one question may help: the answer was too large or took too long.
+/// Whether fewer blocks in one request may help: the answer was too large or too slow.
 fn is_too_much(error: &Error) -> bool {
     matches!(error, Error::Rpc(rpc::Error::Timeout { .. } | rpc::Error::Disconnected { .. }))
         || is_too_large(error)
@@ -295,7 +295,7 @@ async fn ask(node: Arc<Node>, store: &Arc<Store>, blocks: Blocks) -> Answer {
     Answer { node, blocks, took: start.elapsed(), result }
 }
 
-/// SCALE changes of blocks whose headers are stored, as one node tells them.
+/// Fetches SCALE changes of blocks, whose headers are stored, from one node.
 pub(super) async fn fetch_from(
     node: &Node,
     store: &Arc<Store>,
@@ -308,14 +308,14 @@ pub(super) async fn fetch_from(
     let answer = node.request_bulk::<Vec<json::ScaleChanges>>("pha_getStorageChanges", (from, to)).await;
     let changes = match answer {
         Ok(changes) => changes,
-        // One block is too large for the node's answers: SCALE has less around each value than JSON.
+        // A single block exceeds the node's answer limit; SCALE has less overhead than JSON.
         Err(e) if first == last && e.refusal() == Some(Refusal::AnswerTooLarge) => {
             let scale: json::HexBytes =
                 node.request_bulk("pha_getStorageChangesAt", [to]).await.map_err(|scale| {
                     tracing::warn!(node = %node.name(), block = first, "one block's storage changes are too large for the node's answers: raise --rpc-max-response-size");
                     if scale.is_refused_method() { e } else { scale }
                 })?;
-            // A worker that cannot read them does not say which block they are of.
+            // Decoded here, because a worker that cannot decode them does not say which block they belong to.
             wire::StorageChanges::decode_all(&mut &*scale.0)
                 .map_err(|_| wrong(node)(verify::Error::Encoding { what: "storage changes" }))?;
             return Ok(vec![scale.0]);

@@ -1,4 +1,4 @@
-//! Turns between the nodes and the history sources: the sources come first, and again where nodes give nothing.
+//! Alternates between history sources and nodes: sources come first, and again when nodes lack blocks.
 
 use std::{future::pending, sync::Arc, time::Duration};
 
@@ -7,17 +7,18 @@ use tokio::sync::OwnedRwLockWriteGuard;
 use super::{Chains, Config, Error, Pause, start};
 use crate::history::Replay;
 
-/// How long the nodes' loops may keep their turn then: they give it back between two attempts.
+/// How long the node loops may take to release the lock; they do so between two attempts.
 const TURN_WITHIN: Duration = Duration::from_secs(5);
 
-/// Takes the start of the chains from a history source, where the nodes know its blocks but not their states.
+/// Uses a history source's start of the chains if the nodes confirm its blocks but no longer have their
+/// states.
 pub(super) async fn settle(chains: &Chains, history: Option<&mut Replay>) -> Result<bool, Error> {
     let Some(history) = history.filter(|_| chains.store.genesis().is_none()) else { return Ok(false) };
     let Some((found, genesis, source)) = history.start().await else { return Ok(false) };
     if !start::agrees(chains, &found, &genesis).await {
         tracing::warn!(
             source,
-            "nodes do not confirm the chain's start that a history source names: not taken"
+            "nodes do not confirm the start of the chain given by a history source; ignored"
         );
         return Ok(false);
     }
@@ -26,7 +27,7 @@ pub(super) async fn settle(chains: &Chains, history: Option<&mut Replay>) -> Res
     Ok(true)
 }
 
-/// Stores what the sources have, and then watches over the nodes.
+/// Stores what the sources have, then watches for stalled nodes.
 pub(super) async fn run(
     chains: &Chains,
     config: &Config,
@@ -64,7 +65,7 @@ pub(super) async fn run(
     }
 }
 
-/// Waits until the stored blocks have stayed the same for a while though sources have more.
+/// Waits until the stored blocks have stayed the same for a while although sources have more.
 async fn stalled(chains: &Chains, history: &Replay) {
     let mut tips = chains.store.tips();
     loop {

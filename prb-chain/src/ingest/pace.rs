@@ -1,10 +1,10 @@
-//! How many blocks to ask each node for at once, by how long it takes to answer.
+//! Adapts the size of requests to each node's speed.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crate::rpc::Node;
 
-/// The spans' sizes, node by node.
+/// Sizes by node.
 #[derive(Debug)]
 pub(super) struct Pace {
     first: u32,
@@ -14,7 +14,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// Spans of `first` blocks, and of at most `most`, grown until an answer takes about `answer_time`.
+    /// Creates sizes from `first` up to `most` blocks, adapted so that an answer takes about `answer_time`.
     pub(super) fn new(first: u32, most: u32, answer_time: Duration) -> Self {
         Self { first, most: most.max(1), answer_time, sizes: HashMap::new() }
     }
@@ -24,14 +24,14 @@ impl Pace {
         self.sizes.get(node.name()).copied().unwrap_or(self.first).min(self.most)
     }
 
-    /// The node answered for so many blocks.
+    /// Records the time that an answer with this many blocks took.
     pub(super) fn answered(&mut self, node: &Node, blocks: u32, took: Duration) {
         let size = self.of(node);
         self.sizes
             .insert(Arc::clone(node.name()), after_answer(size, blocks, took, self.answer_time, self.most));
     }
 
-    /// The node could not answer for so many.
+    /// Records that this many blocks were too much for the node.
     pub(super) fn was_too_much(&mut self, node: &Node, blocks: u32) {
         self.sizes.insert(Arc::clone(node.name()), (blocks / 2).max(1));
     }
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_follow_the_time_that_answers_take() {
+    fn sizes_adapt_to_answer_times() {
         let (aim, most) = (Duration::from_secs(2), 100);
         let cases = [
             // size, blocks, ms, next

@@ -1,4 +1,4 @@
-//! Parachain headers, up to what a stored relay block's state names.
+//! Fetches parachain headers up to the head named in the state of a stored relay block.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,9 +13,9 @@ use crate::{
     verify::{self, Checked},
 };
 
-/// This part's name in logs and metrics.
+/// This loop's name in logs and metrics.
 const PART: &str = "parachain headers";
-/// Headers in the first question to a node.
+/// Headers in the first request to a node.
 const FIRST: u32 = 64;
 /// How long headers are stored while the next ones are fetched, before others have their turn.
 const TURN: Duration = Duration::from_secs(2);
@@ -38,12 +38,12 @@ pub(super) async fn run(chains: &Chains, config: &Config) -> Result<(), Error> {
                 pause.reset();
                 in_full = true;
             }
-            // The store, and with it the senders, lives as long as this loop.
+            // Cannot fail: the store lives as long as this loop, and with it the senders.
             Ok(Step::UpToDate) => {
                 pause.reset();
                 let _ = tips.changed().await;
             }
-            // The target may be a false one: what there is goes on without it.
+            // The target may be false: after this wait, continue with what there is.
             Ok(Step::Few) => {
                 pause.reset();
                 in_full = tokio::time::timeout(config.batch_wait, tips.changed()).await.is_ok();
@@ -53,12 +53,12 @@ pub(super) async fn run(chains: &Chains, config: &Config) -> Result<(), Error> {
     }
 }
 
-/// What one attempt came to.
+/// The result of an attempt.
 enum Step {
     Stored,
-    /// No relay block vouches for more.
+    /// No stored relay block proves further headers.
     UpToDate,
-    /// There are some, but more are on their way.
+    /// There are a few, and more to come.
     Few,
 }
 
@@ -123,7 +123,7 @@ async fn next_headers(
     }
     let (first, parent) = match tip {
         Some((tip, hash)) => (tip.next().0, hash),
-        // Nothing comes before the genesis header.
+        // The genesis header has no predecessor.
         None => (0, Hash::default()),
     };
     let headers = Arc::new(para_headers(chains, pace, first, number.0, PART).await?);
@@ -139,10 +139,10 @@ async fn next_headers(
     Ok(Ok(Headers { first: ParaNumber(first), last: (number, hash), encoded }))
 }
 
-/// The headers of the branch that ends with `hash`, of which some may be among these.
+/// Returns the headers of the branch that ends with `hash`; some of them may be among `headers`.
 ///
-/// A node's best chain may still be another branch, or may have changed between two questions: it answers
-/// questions by number honestly with headers that the relay chain does not vouch for.
+/// A node's best chain may still be another branch, or may have changed between two requests: queries by
+/// number then honestly return headers that the relay chain does not include.
 async fn by_hash(
     node: &Node,
     parent: Hash,

@@ -1,4 +1,4 @@
-//! A second look at storage changes that a worker could not apply.
+//! Rechecks storage changes that a worker could not apply.
 
 use std::sync::Arc;
 
@@ -16,15 +16,15 @@ use crate::{
     verify::{Checked, state},
 };
 
-/// Blocks in one question.
+/// Blocks in one request.
 pub(super) const PER_CALL: u32 = 100;
 /// Keys in one read proof.
 const KEYS_PER_PROOF: usize = 500;
 
-/// What came of a second look.
+/// The result of a recheck.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecheckOutcome {
-    /// Nodes that answered.
+    /// Number of nodes that answered.
     pub nodes: usize,
     /// Blocks whose stored changes were replaced.
     pub replaced: Vec<ParaNumber>,
@@ -33,16 +33,16 @@ pub struct RecheckOutcome {
 /// Fetches the changes of some blocks again, from every node of the pool, and replaces stored ones that are
 /// wrong.
 ///
-/// Where nodes and store differ, the values that each says were written are read by proof under the block's
-/// state root: an answer with a wrong key or value is found out, whoever gave it. (One that leaves a change
-/// out is not: of the proven ones, that with the most changes is taken.) Nodes that gave another one are
-/// demoted. Where no node has the state any more, the answer that most nodes give is taken, and among equals
-/// one that is not the suspect; others go before the nodes that gave another one for a while.
+/// If nodes and store differ, the values that each answer claims are read by proof under the block's state
+/// root, which exposes wrong keys and values. (It does not expose an omitted change: of the proven answers,
+/// the one with most changes is used.) Nodes that gave other changes are demoted. If no node has the state
+/// any more, the most frequent answer is used, and among equally frequent ones not the suspect's; nodes that
+/// gave other changes are deferred for a while.
 ///
-/// [`Suspects`](super::Suspects) does so where a worker answers `StateRootMismatch`.
+/// [`Suspects`](super::Suspects) triggers this when a worker answers `StateRootMismatch`.
 ///
 /// # Errors
-/// Where no node answers, or the store fails.
+/// No node answers, or the store fails.
 pub async fn recheck(
     para: &NodePool,
     store: &Arc<Store>,
@@ -90,11 +90,11 @@ async fn recheck_chunk(
             if is_proven {
                 node.demote(&format!("its storage changes of block {number} are wrong"));
             } else {
-                node.defer(&format!("it is alone with its storage changes of block {number}"));
+                node.defer(&format!("it is the only node with its storage changes of block {number}"));
             }
         }
         if right != stored {
-            tracing::warn!(block = number.0, "stored storage changes were wrong, replaced");
+            tracing::warn!(block = number.0, "stored storage changes were wrong and have been replaced");
             write(store, move |store| store.replace_changes(number, &[right])).await?;
             replaced.push(number);
         }
@@ -102,10 +102,10 @@ async fn recheck_chunk(
     Ok(RecheckOutcome { nodes: answers.len(), replaced })
 }
 
-/// Which of the answers is right.
+/// The correct answer.
 struct Decision {
     right: Vec<u8>,
-    /// By read proofs, rather than by the number of nodes that agree.
+    /// Whether it is proven, rather than chosen by majority.
     is_proven: bool,
 }
 
@@ -132,7 +132,7 @@ async fn decide(
                     break;
                 }
                 Ok(_) => break,
-                // Another node may still have the state, or a better proof.
+                // Another node may still have the state, or give a better proof.
                 Err(()) => {}
             }
         }
@@ -144,8 +144,8 @@ async fn decide(
     })
 }
 
-/// Whether the state after the block holds every value that is said to have been written. No answer where
-/// the node cannot prove anything.
+/// Whether the state after the block holds every value that was claimed as written. Fails if the node cannot
+/// prove anything.
 async fn is_proven(node: &Node, header: &Checked, changes: &wire::StorageChanges) -> Result<bool, ()> {
     for some in changes.main.chunks(KEYS_PER_PROOF) {
         let keys: Vec<Vec<u8>> = some.iter().map(|(key, _)| key.clone()).collect();
@@ -161,7 +161,7 @@ async fn is_proven(node: &Node, header: &Checked, changes: &wire::StorageChanges
     Ok(true)
 }
 
-/// The answer that most give; among equals, one that is not the suspect.
+/// The most frequent answer; among equally frequent ones not the suspect's.
 fn most_common<'a>(answers: impl Iterator<Item = &'a Vec<u8>> + Clone, suspect: &'a Vec<u8>) -> &'a Vec<u8> {
     let votes = |answer: &Vec<u8>| answers.clone().filter(|other| *other == answer).count();
     answers.clone().max_by_key(|answer| (votes(answer), *answer != suspect)).unwrap_or(suspect)
@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_suspect_needs_a_majority() {
+    fn suspect_needs_a_majority() {
         let [a, b] = [vec![1], vec![2]];
         assert_eq!(most_common([&a, &b].into_iter(), &a), &b);
         assert_eq!(most_common([&b, &a].into_iter(), &a), &b);

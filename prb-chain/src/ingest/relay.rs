@@ -1,4 +1,4 @@
-//! Relay headers, justified, with the parachain head that the last one's state names.
+//! Fetches justified relay headers, with the parachain head named in the last one's state.
 //!
 //! Finality proofs are tried first (`relay/walk.rs`); far from the target all fit nodes share the way
 //! (`relay/spread.rs`). A node whose proofs do not help, for whatever reason, is
@@ -29,9 +29,10 @@ mod segment;
 mod spread;
 mod walk;
 
-/// This part's name in logs and metrics.
+/// This loop's name in logs and metrics.
 pub(super) const PART: &str = "relay";
-/// Blocks after the stored ones that need not be provable yet: a head is told before its proof is there.
+/// Number of blocks beyond the stored ones that need not be provable yet: a head is announced before its
+/// proof exists.
 const NEAR: u32 = 32;
 /// Threads that check signatures.
 const MAX_THREADS: usize = 8;
@@ -40,13 +41,13 @@ const FEW_SIGNATURES: usize = 64;
 /// Attempts without anything new, after which blocks near the target are taken for ones far from it.
 const NEAR_ATTEMPTS: u32 = 6;
 
-/// Headers after the ones before, and the justification of the last of them.
+/// Consecutive headers, and the justification of the last one.
 struct Proven {
     headers: Vec<Checked>,
     justification: Vec<u8>,
 }
 
-/// Where the stored blocks end.
+/// The last stored block.
 #[derive(Clone, Copy)]
 struct Tip {
     number: RelayNumber,
@@ -72,7 +73,7 @@ pub(super) async fn run(
                 in_vain = 0;
                 pause.reset();
             }
-            // A head may be told a moment before its proof is there, and be the last one for a while.
+            // A head may be announced slightly before its proof exists, and stay the newest for a while.
             Ok(false) if target > chains.store.tips().borrow().relay.map(|(number, _)| number) => {
                 in_vain += 1;
                 let again = pause.next();
@@ -83,7 +84,7 @@ pub(super) async fn run(
             }
             Ok(false) => {
                 pause.reset();
-                // The sender lives as long as this loop.
+                // Cannot fail: the sender lives as long as this loop.
                 let _ = targets.changed().await;
             }
             Err(e) => pause.after(chains, PART, e).await?,
@@ -91,7 +92,7 @@ pub(super) async fn run(
     }
 }
 
-/// Stores the next batch; `false` when there is none yet.
+/// Stores the next batch; `false` if there is none yet.
 async fn advance(
     chains: &Chains,
     config: &Config,
@@ -142,7 +143,7 @@ async fn advance(
     }
     let batch = match batch(&node, para_id, tip, set, proven).await {
         Err(e @ Error::Wrong { .. }) if by_proof => {
-            // Where no other node is left, its blocks' justifications may be right.
+            // If no other node is left, the justifications of its blocks may still be valid.
             node.lacks(
                 Capability::FinalityProofs,
                 &format!("a finality proof was wrong: {}", super::chain_of(&e)),
@@ -157,7 +158,8 @@ async fn advance(
     Ok(true)
 }
 
-/// Stores what has passed the checks. Returns the first block whose state names no head of the parachain any more.
+/// Stores verified blocks. Returns the first block whose state no longer names a head of the parachain, if
+/// any.
 pub(crate) fn append(store: &Store, batch: &RelayBatch) -> Result<Option<RelayNumber>, store::Error> {
     let named_head = store.tip_names_head()?;
     store.append_relay(batch)?;
@@ -165,7 +167,7 @@ pub(crate) fn append(store: &Store, batch: &RelayBatch) -> Result<Option<RelayNu
     Ok(gone.filter(|_| named_head))
 }
 
-/// Puts pieces from elsewhere than nodes through the same checks: they follow `parent`, `set` justifies the first.
+/// Verifies pieces from history sources: they follow `parent`, and `set` justifies the first one.
 pub(crate) fn check_pieces(
     para_id: u32,
     set: AuthoritySet,
@@ -184,7 +186,7 @@ pub(crate) fn check_pieces(
     Ok(RelayBatch { first, headers, stops })
 }
 
-/// Says so where the relay chain names no head of the parachain any more: it was offboarded.
+/// Reports that the relay chain no longer names a head of the parachain, which was offboarded.
 pub(crate) fn notice_missing_head(store: &Store, para_id: u32, gone: Option<RelayNumber>) {
     let last = store.tips().borrow().proven.map(|(number, _)| number.0);
     if let (Some(relay), Some(last)) = (gone, last) {
@@ -192,20 +194,20 @@ pub(crate) fn notice_missing_head(store: &Store, para_id: u32, gone: Option<Rela
             relay = relay.0,
             para_id,
             last,
-            "the relay chain names no head of the parachain: its last block stays the newest"
+            "the relay chain names no head of the parachain any more; its last block stays the newest"
         );
     }
 }
 
-/// Sees whether the node has old states, before hundreds of headers are fetched that would be of no use
-/// without.
+/// Checks that the node has old states before hundreds of headers are fetched, which would be useless without
+/// them.
 async fn prove_state(node: &Node, at: Hash, para_id: u32) -> Result<(), Error> {
     let keys = [json::HexBytes(state::para_head_key(para_id))];
     let proof: Result<json::ReadProof, rpc::Error> = node.request("state_getReadProof", (keys, at)).await;
     proof.map(drop).map_err(|e| unreadable(node, e))
 }
 
-/// Notes a node that has thrown away the state that is needed.
+/// Records that a node has pruned the required state.
 fn unreadable(node: &Node, error: rpc::Error) -> Error {
     if error.refusal() == Some(Refusal::StatePruned) {
         node.lacks(Capability::States, &error.to_string());
@@ -230,13 +232,13 @@ async fn proofs(node: &Node, tip: Tip, ends_set: bool) -> Result<Vec<Proven>, Er
     }
 }
 
-/// Whether the block that workers start after is the last of its set.
+/// Whether the block that workers start after is the last of its authority set.
 fn start_ends_set(genesis: &Genesis) -> bool {
     GenesisBlockInfo::decode(&mut &genesis.info[..])
         .is_ok_and(|info| info.block_header.scheduled_change().is_some())
 }
 
-/// Encoded headers of a span.
+/// Fetches encoded headers of a span.
 pub(super) async fn window(node: &Node, first: u32, last: u32) -> Result<Vec<Vec<u8>>, Error> {
     let numbers: Vec<u32> = (first..=last).collect();
     let known = hashes(node, &numbers).await?;
@@ -254,7 +256,7 @@ pub(super) async fn window(node: &Node, first: u32, last: u32) -> Result<Vec<Vec
         .collect()
 }
 
-/// The hashes of blocks, up to the first that the node does not have; asked for again where there is one, as
+/// Fetches block hashes, up to the first block that the node does not have; retries partial answers as
 /// [`Node::request_some`] does.
 async fn hashes(node: &Node, numbers: &[u32]) -> Result<Vec<[Hash; 1]>, Error> {
     let mut known: Vec<[Hash; 1]> = Vec::new();
@@ -268,7 +270,7 @@ async fn hashes(node: &Node, numbers: &[u32]) -> Result<Vec<[Hash; 1]>, Error> {
     Ok(known)
 }
 
-/// Checks the justifications and reads, by proof, what the state at each justified block says.
+/// Checks the justifications, and reads by proof what the state at each justified block says.
 async fn batch(
     node: &Node,
     para_id: u32,

@@ -1,4 +1,4 @@
-//! Headers of a span of blocks, from all fit nodes at once: each is given as many as it answers in reasonable time.
+//! Fetches headers of a span from all fit nodes at once, each as many as it answers in reasonable time.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{Chains, Error, pace::Pace, relay::window};
 use crate::rpc::{Node, NodePool};
 
-/// Nodes that nothing is held against, else the first of the others.
+/// Nodes without recorded failures, or else the first of the others.
 fn fit(pool: &NodePool) -> Vec<Arc<Node>> {
     let mut nodes = pool.candidates();
     let fit = nodes.iter().filter(|node| node.is_fit_for(&[])).count();
@@ -19,8 +19,9 @@ fn fit(pool: &NodePool) -> Vec<Arc<Node>> {
     nodes
 }
 
-/// Encoded headers of the parachain's blocks from `first` to `last`. They may be of several branches: nodes are asked
-/// by number. What one node does not give comes from another; how nodes fail is held against them.
+/// Fetches encoded headers of the parachain's blocks from `first` to `last`. They may be of several branches,
+/// because nodes are asked by number. Headers that one node lacks are fetched from another, and failures are
+/// recorded.
 pub(super) async fn para_headers(
     chains: &Chains,
     pace: &mut Pace,

@@ -1,4 +1,4 @@
-//! Where the chains start: what `InitRuntime` needs, and the first authority set.
+//! The start of the chains: the data for `InitRuntime`, and the first authority set.
 
 use std::sync::Arc;
 
@@ -16,12 +16,12 @@ use crate::{
     verify::{self, Checked, Start, state},
 };
 
-/// Keys in one page, where the whole state is not given at once.
+/// Keys in one page, if the whole state is not available in one answer.
 const PAGE: u32 = 1000;
 
 type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// `ParachainSystem::ValidationData`, up to the fields that are wanted.
+/// The first fields of `ParachainSystem::ValidationData`.
 #[derive(Decode)]
 struct ValidationData {
     _parent_head: Vec<u8>,
@@ -29,20 +29,20 @@ struct ValidationData {
     relay_parent_storage_root: Hash,
 }
 
-/// The relay parent's number and the root of its state in a value of `ParachainSystem::ValidationData`.
+/// Decodes the relay parent's number and state root from a value of `ParachainSystem::ValidationData`.
 pub(crate) fn validation_data(mut value: &[u8]) -> Option<(u32, Hash)> {
     let data = ValidationData::decode(&mut value).ok()?;
     Some((data.relay_parent_number, data.relay_parent_storage_root))
 }
 
-/// Whether the nodes, as far as they answer, are of the chains that somebody else names the start of.
+/// Whether the nodes, as far as they answer, are of the chains whose start a history source names.
 pub(super) async fn agrees(chains: &Chains, start: &Start, genesis: &Genesis) -> bool {
     let relay = block_hash(&chains.relay.pick(), start.number).await;
     let para = block_hash(&chains.para.pick(), 1).await;
     relay.is_ok_and(|hash| hash == start.hash) && para.is_ok_and(|hash| hash == genesis.chain_identity)
 }
 
-/// Makes the pools refuse nodes of other chains than the stored ones.
+/// Makes the pools refuse nodes of chains other than the stored ones.
 pub(super) fn pin(chains: &Chains) {
     if let Some((start, genesis)) = chains.store.genesis() {
         chains.relay.pin(start.number, start.hash);
@@ -50,7 +50,7 @@ pub(super) fn pin(chains: &Chains) {
     }
 }
 
-/// Finds the start and stores it, or checks that the store is of the nodes' chains.
+/// Finds and stores the start, or checks that the nodes serve the store's chains.
 pub(super) async fn settle(chains: &Chains) -> Result<(), Error> {
     let settled = try_settle(chains).await;
     match settled {
@@ -64,7 +64,7 @@ pub(super) async fn settle(chains: &Chains) -> Result<(), Error> {
     settled
 }
 
-/// Whether one of the pools has nodes of another chain than the stored one alone.
+/// Whether one of the pools has only nodes of chains other than the stored one.
 fn all_of_other_chain(chains: &Chains) -> bool {
     let all = |pool: &NodePool| pool.nodes().iter().all(|node| node.health().other_chain);
     chains.store.genesis().is_some() && (all(&chains.relay) || all(&chains.para))
@@ -119,10 +119,10 @@ async fn discover(chains: &Chains, para: &Node, identity: Hash) -> Result<(Start
     Ok((start, genesis))
 }
 
-/// The relay block that workers start after, and its authorities by proof.
+/// Returns the relay block that workers start after, and its authorities by proof.
 ///
-/// Parachain block 1 names the state that its relay parent, the block after the start, ends with: a relay node
-/// whose block has another one serves another chain than the parachain's, however real its start looks.
+/// Parachain block 1 contains the state root of its relay parent, the block after the start: a relay node
+/// whose block has another one serves another chain, however plausible its start looks.
 async fn relay_start(
     relay: &Node,
     number: u32,
@@ -164,7 +164,7 @@ async fn header(node: &Node, hash: Hash, number: u32) -> Result<Checked, Error> 
     verify::header(hash, number, header.encode()).map_err(wrong(node))
 }
 
-/// The whole genesis state, in the way that the node offers.
+/// Fetches the complete genesis state by the method that the node supports.
 async fn genesis_state(node: &Node, hash: Hash) -> Result<Pairs, Error> {
     match node.request_bulk::<Vec<json::StorageChanges>>("pha_getStorageChanges", (hash, hash)).await {
         Ok(changes) => {

@@ -1,9 +1,9 @@
-//! What a worker refused: looked at again, one at a time.
+//! Rechecks data that a worker refused, one item at a time.
 //!
-//! Storage changes are read again from the disk first, against the digest that they were stored with, and fetched
-//! again where the disk has changed them; else they are compared with what all nodes say. Headers were proven
-//! before they were stored, so that only the disk can have changed them: their chain, justifications and proofs are
-//! checked again, and what does not hold is named with what to do.
+//! Storage changes are first read from the disk again and compared with their stored digest; if the disk has
+//! changed them, they are fetched again, otherwise they are compared with the changes of all nodes. Headers
+//! were proven before they were stored, so only the disk can have changed them: their chain, justifications
+//! and proofs are checked again, and damage is reported with a remedy.
 
 use std::{collections::HashMap, future::pending, time::Duration};
 
@@ -24,12 +24,12 @@ use crate::{
     store::{Part, segment},
 };
 
-/// Suspects that may wait; one that finds no room is refused by the worker, and reported, again.
+/// Most queued suspects; a dropped one is reported again when the worker refuses it again.
 pub(super) const WAITING: usize = 64;
-/// Blocks whose last look is remembered.
+/// Blocks whose last recheck is remembered.
 const REMEMBERED: usize = 1024;
 
-/// Something that a worker refused.
+/// Data that a worker refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Suspect {
     /// A block's storage changes.
@@ -38,7 +38,7 @@ pub(super) enum Suspect {
     Headers(HeaderCursor),
 }
 
-/// Where to tell of blocks whose storage changes a worker could not apply (see
+/// Handle to report blocks whose storage changes a worker could not apply (see
 /// [`Ingest::suspects`](super::Ingest::suspects)).
 #[derive(Clone, Debug)]
 pub struct Suspects(mpsc::Sender<Suspect>);
@@ -48,24 +48,25 @@ impl Suspects {
         Self(sender)
     }
 
-    /// Asks for a second look at a block's storage changes. Returns at once, whether there is room or not.
+    /// Requests a recheck of a block's storage changes. Returns at once; the request is dropped if the queue is
+    /// full.
     pub fn report(&self, number: ParaNumber) {
         self.send(Suspect::Changes(number));
     }
 
-    /// Asks for a second look at the stored headers from a cursor on. Returns at once.
+    /// Requests a recheck of the stored headers from a cursor on. Returns at once.
     pub fn report_headers(&self, cursor: HeaderCursor) {
         self.send(Suspect::Headers(cursor));
     }
 
     fn send(&self, suspect: Suspect) {
-        // A worker that is right says so again.
+        // If the queue is full, drop it: a worker that is right reports it again.
         let outcome = if self.0.try_send(suspect).is_ok() { "taken" } else { "full" };
         counter!("prb_ingest_suspects_total", "outcome" => outcome).increment(1);
     }
 }
 
-/// Looks at suspects as they come.
+/// Rechecks suspects as they are reported.
 pub(super) async fn run(
     chains: &Chains,
     config: &Config,
@@ -90,7 +91,7 @@ pub(super) async fn run(
         looks.looked(suspect, matches!(found, Ok(Found::Right)));
         let outcome = match found {
             Ok(Found::Wrong { replaced, last }) => {
-                tracing::warn!(block = number.0, replaced, %last, "wrong storage changes were replaced");
+                tracing::warn!(block = number.0, replaced, %last, "wrong storage changes have been replaced");
                 "replaced"
             }
             Ok(Found::Right) => {
@@ -100,7 +101,11 @@ pub(super) async fn run(
             }
             Err(e) if e.is_fatal() => return Err(e),
             Err(e) => {
-                tracing::warn!(block = number.0, "suspect storage changes not checked: {}", chain_of(&e));
+                tracing::warn!(
+                    block = number.0,
+                    "suspect storage changes could not be checked: {}",
+                    chain_of(&e)
+                );
                 "failed"
             }
         };
@@ -109,14 +114,14 @@ pub(super) async fn run(
     pending().await
 }
 
-/// What a second look found.
+/// The result of a recheck.
 enum Found {
     Right,
     Wrong { replaced: usize, last: ParaNumber },
 }
 
-/// Looks at a block again and, where it was wrong, at those after it: who tells one block wrongly may have
-/// told others so.
+/// Rechecks a block and, if it was wrong, the blocks after it: the same node may have given wrong changes of
+/// those, too.
 async fn look(chains: &Chains, number: ParaNumber) -> Result<Found, Error> {
     if let Some(blocks) = mend_segment(chains, number).await? {
         return Ok(Found::Wrong {
@@ -133,7 +138,7 @@ async fn look(chains: &Chains, number: ParaNumber) -> Result<Found, Error> {
     loop {
         let tip = chains.store.tips().borrow().changes;
         let (first, end) = (last.next(), ParaNumber(last.0.saturating_add(PER_CALL)).min(tip));
-        // What is replaced already is worth having; a worker finds the rest.
+        // What is replaced already stays replaced; a worker detects the rest.
         let more =
             if first <= end { recheck(first, end).await.map_or(0, |more| more.replaced.len()) } else { 0 };
         if more == 0 {
@@ -144,18 +149,19 @@ async fn look(chains: &Chains, number: ParaNumber) -> Result<Found, Error> {
     }
 }
 
-/// Fetches the segment of a block's storage changes again, where the disk has changed it; gives its blocks then.
+/// Fetches the segment with a block's storage changes again if the disk has changed it; returns its blocks in
+/// that case.
 async fn mend_segment(chains: &Chains, number: ParaNumber) -> Result<Option<Span<ParaNumber>>, Error> {
     let store = &chains.store;
     let Some(fault) = write(store, move |store| store.verify_segment(number)).await? else { return Ok(None) };
     let path = store.path().display().to_string();
-    tracing::error!(%path, "the disk has changed what was stored: {fault}; it is fetched again");
+    tracing::error!(%path, "stored data was changed on the disk: {fault}; fetching it again");
     let (blocks, digest) = write(store, move |store| store.segment_of(number)).await?;
     for node in chains.para.candidates() {
         let fetched = match fetch(chains, &node, blocks).await {
             Ok(fetched) => fetched,
             Err(e) => {
-                tracing::warn!(%path, "storage changes not fetched again: {}", chain_of(&e));
+                tracing::warn!(%path, "storage changes could not be fetched again: {}", chain_of(&e));
                 continue;
             }
         };
@@ -184,13 +190,13 @@ async fn fetch(chains: &Chains, node: &Node, blocks: Span<ParaNumber>) -> Result
     Ok(fetched)
 }
 
-/// Checks the headers that a worker refused once more, as they lie on the disk.
+/// Checks the headers that a worker refused again, as stored on the disk.
 async fn look_at_headers(chains: &Chains, cursor: HeaderCursor) -> &'static str {
     let path = chains.store.path().display();
     match write(&chains.store, move |store| store.verify_headers(cursor)).await {
         Ok(report) if report.faulty == 0 => {
             let relay = cursor.relay.0;
-            tracing::warn!(relay, "a worker refuses headers that hold as they are stored: it may be broken");
+            tracing::warn!(relay, "a worker refuses headers that are valid as stored: it may be broken");
             "confirmed"
         }
         Ok(report) => {
@@ -198,7 +204,7 @@ async fn look_at_headers(chains: &Chains, cursor: HeaderCursor) -> &'static str 
                 let option = if fault.part == Part::Relay { "--relay-from" } else { "--headers --para-from" };
                 tracing::error!(
                     %path,
-                    "the disk has changed what was stored: {fault}; stop the daemon and drop it to be fetched again: \
+                    "stored data was changed on the disk: {fault}; stop the daemon and drop it to be fetched again: \
                      prb store drop {option} {}",
                     fault.number
                 );
@@ -212,14 +218,14 @@ async fn look_at_headers(chains: &Chains, cursor: HeaderCursor) -> &'static str 
     }
 }
 
-/// When blocks were looked at, and when they may be again.
+/// When blocks were rechecked, and when they may be again.
 struct Looks {
     min: Duration,
     max: Duration,
     blocks: HashMap<Suspect, Look>,
 }
 
-/// The last look at a block.
+/// The last recheck of a block.
 struct Look {
     again_at: Instant,
     wait: Duration,
@@ -230,7 +236,7 @@ impl Looks {
         Self { min: config.recheck_min, max: config.recheck_max, blocks: HashMap::new() }
     }
 
-    /// Whether the block may be looked at now. While very many were looked at of late, no further one may.
+    /// Whether the block may be rechecked now. If too many were rechecked recently, no new one may.
     fn is_due(&mut self, suspect: Suspect) -> bool {
         let now = Instant::now();
         if self.blocks.len() >= REMEMBERED {
@@ -242,7 +248,7 @@ impl Looks {
         }
     }
 
-    /// Notes a look; each that found the block right doubles the time to the next.
+    /// Records a recheck; each that finds the block correct doubles the time to the next.
     fn looked(&mut self, suspect: Suspect, right: bool) {
         let before = self.blocks.get(&suspect).map(|look| look.wait);
         let wait = before.filter(|_| right).map_or(self.min, |wait| (wait * 2).min(self.max));
@@ -260,7 +266,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_block_that_is_found_right_is_looked_at_ever_less() {
+    async fn correct_block_is_rechecked_with_growing_pauses() {
         let (mut looks, block) = (looks(10, 100), Suspect::Changes(ParaNumber(7)));
         let mut count = 0;
         // A broken worker reports it every second for an hour.
@@ -276,7 +282,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_block_that_was_mended_is_looked_at_again_soon() {
+    async fn repaired_block_is_rechecked_soon() {
         let (mut looks, block) = (looks(10, 100), Suspect::Changes(ParaNumber(7)));
         for _ in 0..5 {
             looks.looked(block, true);
@@ -288,7 +294,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn many_blocks_take_bounded_room_and_make_room_in_time() {
+    async fn remembered_blocks_are_bounded_and_expire() {
         let mut looks = looks(10, 100);
         let mut admitted = 0;
         for block in (0..10 * REMEMBERED as u32).map(|n| Suspect::Changes(ParaNumber(n))) {
@@ -303,7 +309,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn reports_never_wait() {
+    async fn reports_never_block() {
         let (sender, mut receiver) = mpsc::channel(2);
         let suspects = Suspects::new(sender);
         (0..1000).for_each(|n| suspects.report(ParaNumber(n)));

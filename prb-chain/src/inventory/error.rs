@@ -1,23 +1,23 @@
-//! What can go wrong with an inventory on disk.
+//! Errors of an inventory on disk.
 
 use std::{io, path::PathBuf};
 
 use heed::MdbError;
 
-/// `errno` of a full disk and of an exceeded quota.
+/// `errno` of a full disk (ENOSPC) and of an exceeded quota (EDQUOT).
 const DISK_FULL: [i32; 2] = [28, 122];
 
 /// Why an inventory cannot be opened or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Another process has it open, or this one has it twice.
+    /// Another process has it open, or this process opened it twice.
     #[error("the inventory at {} is in use by another process", path.display())]
     InUse {
         /// The inventory.
         path: PathBuf,
     },
-    /// There is a file, not a folder.
+    /// The path is a file, not a folder.
     #[error(
         "{} is a file, perhaps the original bridge's database, which is not read here: move it away, or name \
          another place",
@@ -27,14 +27,14 @@ pub enum Error {
         /// The file; untouched.
         path: PathBuf,
     },
-    /// It was written by another version.
-    #[error("the inventory at {} has layout {found}, this program reads {expected}", path.display())]
+    /// It was written by a version with another layout.
+    #[error("the inventory at {} has layout {found}, but this program reads layout {expected}", path.display())]
     Schema {
         /// The inventory.
         path: PathBuf,
-        /// Its version.
+        /// Its layout version.
         found: u32,
-        /// The version that is read here.
+        /// The layout version that this code reads.
         expected: u32,
     },
     /// A record that cannot be read.
@@ -42,7 +42,7 @@ pub enum Error {
     Corrupt {
         /// The inventory.
         path: PathBuf,
-        /// What it should be.
+        /// The kind of record.
         what: &'static str,
         /// Its id.
         id: String,
@@ -73,7 +73,7 @@ pub enum Error {
     Io {
         /// The inventory.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
     /// LMDB failed.
@@ -81,13 +81,13 @@ pub enum Error {
     Database {
         /// The inventory.
         path: PathBuf,
-        /// What it says.
+        /// LMDB's error.
         source: Box<heed::Error>,
     },
 }
 
 impl Error {
-    /// Whether it may work later, when somebody has made room or the other process has ended.
+    /// Whether it may work later, after space was freed or the other process has ended.
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::InUse { .. } | Self::DiskFull { .. } | Self::MapFull { .. })
     }

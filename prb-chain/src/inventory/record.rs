@@ -1,4 +1,4 @@
-//! Pools and workers as they are stored. A field that is added later needs a default.
+//! Stored forms of pools and workers. A field that is added later needs a default.
 
 use prb_core::{
     inventory::{AfterExternalStop, Operator, Pool, Worker},
@@ -102,7 +102,7 @@ impl WorkerRecord {
     }
 }
 
-/// An amount as a decimal string: a JSON number does not have enough digits everywhere.
+/// An amount as a decimal string, because JSON numbers lose digits in many programs.
 mod decimal {
     use prb_core::primitives::Balance;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};

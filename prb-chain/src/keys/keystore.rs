@@ -1,6 +1,6 @@
-//! The JSON of a polkadot.js account that no password encrypts.
+//! Parses the JSON of a polkadot.js account without a password.
 //!
-//! Layout of `encoded`: a PKCS#8 header, the expanded secret key (64 bytes, in the form of Ed25519), a divider and
+//! Layout of `encoded`: a PKCS#8 header, the expanded secret key (64 bytes, in Ed25519 form), a divider and
 //! the public key (32 bytes), in base64 (polkadot-js/common, packages/keyring/src/pair/encode.ts).
 
 use base64::Engine;
@@ -27,7 +27,7 @@ struct Encoding {
     version: String,
 }
 
-/// Version 1 and 2 of the format had a single text.
+/// Versions 1 and 2 of the format have a single text.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum OneOrMore {
@@ -37,7 +37,7 @@ enum OneOrMore {
 
 pub(super) fn read(json: &str) -> Result<schnorrkel::Keypair, Error> {
     let bad = |reason| Error::Keystore { reason };
-    // serde's message may quote the key.
+    // serde's message could quote the key, so it is not shown.
     let keystore: Keystore<'_> =
         serde_json::from_str(json).map_err(|_| bad("is not the JSON of a polkadot.js account"))?;
     let Encoding { content, r#type, version } = &keystore.encoding;
@@ -61,12 +61,12 @@ pub(super) fn read(json: &str) -> Result<schnorrkel::Keypair, Error> {
         .ok_or_else(|| bad("has an encoded key that is not laid out as PKCS#8"))?;
     let pair = expanded(secret).ok_or_else(|| bad("has an encoded key that is not valid"))?;
     if pair.public.to_bytes() != public {
-        return Err(bad("has a secret and a public key that do not belong together"));
+        return Err(bad("has a secret key and a public key that do not belong together"));
     }
     Ok(pair)
 }
 
-/// The pair of an expanded secret key; `None` where the bytes are none.
+/// Parses an expanded secret key; `None` if it is invalid.
 pub(super) fn expanded(secret: &[u8]) -> Option<schnorrkel::Keypair> {
     let secret = schnorrkel::SecretKey::from_ed25519_bytes(secret).ok()?;
     Some(secret.to_keypair())

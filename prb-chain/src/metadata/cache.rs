@@ -1,4 +1,4 @@
-//! Runtimes by version, fetched once each.
+//! Caches runtimes by version, each fetched once.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,12 +10,12 @@ use tokio::sync::OnceCell;
 use super::{Error, Runtime};
 use crate::rpc::{self, Node, json::HexBytes};
 
-/// Runtimes kept: the one of now, the one before, and some for reading old blocks.
+/// Most cached runtimes: the current one, the previous one, and some for reading old blocks.
 const MAX_RUNTIMES: usize = 4;
-/// The newest metadata version asked for.
+/// The newest metadata version that is requested.
 const METADATA_VERSION: u32 = 15;
 
-/// Why a runtime is not known.
+/// Why a runtime is not available.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FetchError {
     #[error(transparent)]
@@ -39,12 +39,13 @@ struct Version {
 }
 
 impl Runtimes {
-    /// The chain's genesis hash.
+    /// Returns the chain's genesis hash.
     pub(crate) async fn genesis(&self, node: &Node) -> Result<Hash, rpc::Error> {
         self.genesis.get_or_try_init(|| node.request("chain_getBlockHash", [0_u32])).await.copied()
     }
 
-    /// The runtime in the state of a block (of the best block without one): it runs the block's children.
+    /// Returns the runtime in the state of a block (of the best block by default), which executes the block's
+    /// children.
     pub(crate) async fn at(&self, node: &Node, block: Option<Hash>) -> Result<Arc<Runtime>, FetchError> {
         let version: Version = match block {
             Some(hash) => node.request("state_getRuntimeVersion", [hash]).await?,
@@ -72,7 +73,7 @@ impl Runtimes {
     }
 }
 
-/// Asks for metadata of a version that is sure to be understood, and takes the node's choice otherwise.
+/// Requests metadata of a supported version, or the node's default if that fails.
 async fn fetch(node: &Node, block: Option<Hash>) -> Result<Vec<u8>, rpc::Error> {
     let version = HexBytes(METADATA_VERSION.encode());
     let method = "Metadata_metadata_at_version";
@@ -87,7 +88,7 @@ async fn fetch(node: &Node, block: Option<Hash>) -> Result<Vec<u8>, rpc::Error> 
             }
         }
         Err(e) if e.is_retryable() => return Err(e),
-        // An old runtime has no such method.
+        // Old runtimes lack this method.
         Err(_) => {}
     }
     let metadata: HexBytes = match block {

@@ -1,4 +1,4 @@
-//! Calls: from their names and encoded arguments to the bytes that go on chain.
+//! Encodes calls: from names and encoded arguments to the bytes on chain.
 
 use codec::{Compact, Encode};
 use prb_core::{chain::Call, primitives::AccountId};
@@ -7,18 +7,18 @@ use subxt::ext::{frame_decode::extrinsics::ExtrinsicTypeInfo, scale_encode};
 
 use super::{Error, Runtime, fits};
 
-/// An encoded call's arguments and where they go. The arguments have been checked against the metadata.
+/// A call's encoded arguments, checked against the metadata.
 #[derive(Clone, Debug)]
 pub(crate) struct EncodedCall {
     pub(crate) pallet: &'static str,
     pub(crate) name: &'static str,
-    /// The pallet's and the call's index.
+    /// Indexes of the pallet and the call.
     index: [u8; 2],
     pub(crate) args: RawArgs,
 }
 
 impl EncodedCall {
-    /// The whole call, as it stands within others.
+    /// Appends the complete call, as nested in others.
     fn encode_to(&self, out: &mut Vec<u8>) {
         out.extend(self.index);
         out.extend(&self.args.0);
@@ -42,7 +42,7 @@ impl scale_encode::EncodeAsFields for RawArgs {
 }
 
 impl Runtime {
-    /// Encodes a call and checks that the runtime has it and reads its arguments.
+    /// Encodes a call and checks that the runtime has it and decodes its arguments.
     ///
     /// # Errors
     /// [`Error::Missing`], [`Error::Layout`].
@@ -51,7 +51,8 @@ impl Runtime {
         self.encode_call(pallet, name, args(call))
     }
 
-    /// `Utility::force_batch` of these calls, within `Proxy::proxy` where there is an account to act for.
+    /// Encodes `Utility::force_batch` of these calls, wrapped in `Proxy::proxy` if there is an account to act
+    /// for.
     ///
     /// # Errors
     /// [`Error::Missing`], [`Error::Layout`].
@@ -60,7 +61,7 @@ impl Runtime {
         calls: &[EncodedCall],
         proxied: Option<AccountId>,
     ) -> Result<EncodedCall, Error> {
-        // No transaction holds 2^32 calls.
+        // Cannot overflow: no transaction has 2^32 calls.
         let mut args = Compact(u32::try_from(calls.len()).unwrap_or(u32::MAX)).encode();
         for call in calls {
             call.encode_to(&mut args);
@@ -96,7 +97,7 @@ fn split_name(name: &'static str) -> (&'static str, &'static str) {
     name.split_once("::").unwrap_or((name, ""))
 }
 
-/// The call's arguments, as the parachain's pallets take them.
+/// Encodes the call's arguments for the parachain's pallets.
 fn args(call: &Call) -> Vec<u8> {
     match call {
         Call::SyncOffchainMessage(message) => message.encode(),
@@ -112,7 +113,7 @@ fn args(call: &Call) -> Vec<u8> {
         Call::StartComputing { pool, worker, stake } | Call::RestartComputing { pool, worker, stake } => {
             (pool.0, worker, stake).encode()
         }
-        // A call that this crate does not know yet has no arguments to send.
+        // `Call` is non-exhaustive: a variant unknown to this crate has no arguments, and its name fails the lookup.
         _ => Vec::new(),
     }
 }

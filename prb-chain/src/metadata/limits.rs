@@ -1,34 +1,34 @@
-//! How much of a block a transaction may take.
+//! Limits of transactions in a block.
 
-/// Time in picoseconds and bytes of proof.
+/// Execution time in picoseconds, and proof size in bytes.
 type Weight = [Option<u128>; 2];
 
-/// What ordinary transactions may take of a block; `None` where nothing limits them, or nothing is told.
+/// What normal transactions may use of a block; `None` if it is unlimited or not declared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct BlockLimits {
-    /// All of them together, encoded.
+    /// Encoded length of all normal transactions together.
     pub(crate) bytes: Option<u128>,
-    /// All of them together.
+    /// Weight of all normal transactions together.
     pub(crate) block: Weight,
-    /// One of them, without what every transaction costs.
+    /// Weight of one transaction, without the base weight.
     pub(crate) extrinsic: Weight,
-    /// What every transaction costs besides.
+    /// Base weight of every transaction.
     pub(crate) base: Weight,
 }
 
-/// What Khala's blocks have for ordinary transactions, where a runtime does not tell: 375 ms of execution in
-/// picoseconds, bytes of proof, bytes of length.
+/// Khala's limits for normal transactions, if a runtime declares none: 375 ms of execution in picoseconds,
+/// proof size and length in bytes.
 const KHALA_TIME: u128 = 375_000_000_000;
 const KHALA_PROOF: u128 = 3_932_160;
 const KHALA_BYTES: u128 = 3_932_160;
 
 impl BlockLimits {
-    /// Bytes that a transaction may have that takes at most `percent` of a block.
+    /// The length of a transaction that uses at most `percent` of a block.
     pub(crate) fn bytes(&self, percent: u128) -> u128 {
         self.bytes.unwrap_or(KHALA_BYTES).saturating_mul(percent) / 100
     }
 
-    /// The declared weight that it may have; `None` where the runtime does not limit it.
+    /// The declared weight that it may use; `None` if the runtime has no limit.
     pub(crate) fn weight(&self, percent: u128) -> Weight {
         [0, 1].map(|part| {
             let share = self.block[part].map(|limit| {
@@ -42,9 +42,9 @@ impl BlockLimits {
         })
     }
 
-    /// The execution time and proof that it may take by our own floors: its share of Khala's block, or of a
-    /// smaller one that the runtime declares. Many runtimes declare no limit on proofs, or one that no relay chain
-    /// takes.
+    /// The execution time and proof size that it may use by our own minimum estimates: its share of Khala's
+    /// block, or of a smaller one that the runtime declares. Many runtimes declare no proof limit, or one that no
+    /// relay chain accepts.
     pub(crate) fn share(&self, percent: u128) -> [u128; 2] {
         let khala = [KHALA_TIME, KHALA_PROOF];
         let declared = self.weight(percent);
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_share_is_of_the_block_and_no_more_than_one_transaction_may_have() {
+    fn share_is_limited_by_block_and_transaction() {
         let limits = BlockLimits {
             bytes: Some(1_000),
             block: [Some(10_000), None],

@@ -1,4 +1,4 @@
-//! What became of a batch, from the events of its transaction.
+//! Reads the outcome of a batch from its transaction's events.
 
 use prb_core::{chain::DispatchError, primitives::Balance};
 use scale_value::{At, Composite, Value, ValueDef};
@@ -10,32 +10,32 @@ use subxt::{
 
 use super::Runtime;
 
-/// What the events say of one transaction.
+/// The outcome of one transaction, according to its events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExtrinsicOutcome {
-    /// The batch ran.
+    /// The batch was executed.
     Ran {
-        /// One result a call.
+        /// A result for each call.
         calls: Vec<Result<(), DispatchError>>,
-        /// What the transaction cost, where the runtime says so.
+        /// The transaction fee, if the runtime reports it.
         fee: Option<Balance>,
     },
-    /// The transaction or the proxied call failed as a whole: no call had an effect.
+    /// The transaction or the proxied call failed as a whole: no call took effect.
     Failed(DispatchError),
 }
 
-/// Why the events do not tell.
+/// Why the events do not tell the outcome.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OutcomeError {
-    /// They cannot be read with this runtime's metadata.
+    /// They cannot be decoded with this runtime's metadata.
     #[error("the block's events are not readable: {reason}")]
     Unreadable {
-        /// Why not.
+        /// The reason.
         reason: String,
     },
-    /// They are not those of a batch of so many calls.
-    #[error("the transaction's events tell of {found} calls, not of {expected}")]
+    /// They are not those of a batch with this many calls.
+    #[error("the transaction's events report {found} calls instead of {expected}")]
     Count {
         /// Results found.
         found: usize,
@@ -45,8 +45,8 @@ pub enum OutcomeError {
 }
 
 impl Runtime {
-    /// Reads what became of the transaction at `index` in a block from the block's `System::Events`, which
-    /// this runtime must have written.
+    /// Reads the outcome of the transaction at `index` in a block from the block's `System::Events`, which this
+    /// runtime must have written.
     ///
     /// # Errors
     /// See [`OutcomeError`].
@@ -98,7 +98,7 @@ impl Runtime {
         DispatchError { name }
     }
 
-    /// `Pallet::Error` of a `DispatchError::Module`, the variants' names of any other.
+    /// Names an error: `Pallet::Error` for a `DispatchError::Module`, otherwise the variants' names.
     fn error_name(&self, error: &Value<()>) -> Option<String> {
         let ValueDef::Variant(variant) = &error.value else { return None };
         if variant.name != "Module" {
@@ -110,7 +110,7 @@ impl Runtime {
         let module = variant.values.at(0)?;
         let pallet = u8::try_from(module.at("index").or_else(|| module.at(0))?.as_u128()?).ok()?;
         let error = module.at("error").or_else(|| module.at(1))?;
-        // Four bytes, of which the first is the error's index; one byte in old runtimes.
+        // The error has four bytes, of which the first is its index; in old runtimes one byte.
         let error = u8::try_from(error.as_u128().or_else(|| error.at(0)?.as_u128())?).ok()?;
         let metadata = self.metadata();
         let named = metadata
@@ -135,7 +135,7 @@ fn variant_name(value: &Value<()>) -> Option<&str> {
     }
 }
 
-/// What is in a `Result`'s `Err`.
+/// The `Err` value of a `Result`.
 fn err_of(result: Option<&Value<()>>) -> Option<&Value<()>> {
     match &result?.value {
         ValueDef::Variant(variant) if variant.name == "Err" => variant.values.at(0),

@@ -1,4 +1,4 @@
-//! Runtimes of real chains have what this crate uses of them, in the shape that it reads and writes.
+//! Tests that runtimes of real chains have the parts that this crate uses, with the expected layouts.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use prb_core::{
 use super::*;
 use crate::{keys::OperatorKey, verify::state};
 
-/// A real chain's runtime, which is kept beside the checkout or the checkouts.
+/// Loads a real chain's runtime from beside the checkout, if it is there.
 pub(crate) fn runtime(file: &str) -> Option<Runtime> {
     let shared = ["../../shared/data", "../../../shared/data"];
     let paths = shared.map(|dir| format!("{}/{dir}/{file}", env!("CARGO_MANIFEST_DIR")));
@@ -33,7 +33,7 @@ fn khala() -> Option<Runtime> {
 
 const WORKER: WorkerKey = WorkerKey([1; 32]);
 
-/// Every call, and its name.
+/// All calls with their names.
 fn calls() -> Vec<Call> {
     let info = WorkerRegistrationInfoV2 {
         version: 1,
@@ -80,7 +80,7 @@ fn calls() -> Vec<Call> {
 }
 
 #[test]
-fn khala_takes_every_call_alone_in_a_batch_and_proxied() {
+fn khala_accepts_every_call_single_batched_and_proxied() {
     let Some(runtime) = khala() else { return };
     let encoded: Vec<_> = calls().iter().map(|call| runtime.call(call).unwrap()).collect();
     let mut names: Vec<_> = calls().iter().map(Call::name).collect();
@@ -88,21 +88,21 @@ fn khala_takes_every_call_alone_in_a_batch_and_proxied() {
     assert_eq!(names.len(), 10, "{names:?}");
     runtime.batch(&encoded, None).unwrap();
     runtime.batch(&encoded, Some(AccountId([5; 32]))).unwrap();
-    // Arguments that it does not read are found out.
+    // Invalid arguments are detected.
     let Call::RegisterWorker { worker, runtime_info, .. } = calls().remove(1) else { unreachable!() };
     let short = Call::RegisterWorker { worker, runtime_info, attestation: vec![], replaces: None };
     assert!(matches!(runtime.call(&short), Err(Error::Layout { .. })));
 }
 
 #[tokio::test]
-async fn a_transaction_for_khala_is_signed_with_its_extensions() {
+async fn khala_transaction_is_signed_with_its_extensions() {
     let Some(runtime) = khala().map(Arc::new) else { return };
     let secret = "bottom drive obey lake curtain smoke basket hold race lonely fit walk".to_owned().into();
     let signer = Arc::new(OperatorKey::from_secret(&secret).unwrap());
     let batch = CallBatch::new(signer, calls());
     let prepared = crate::submit::sign_for_test(&runtime, &batch).await.unwrap();
-    // Length, version, `MultiAddress::Id`, signature, era of two bytes, nonce and tip of one each: extensions
-    // without bytes, `CheckMqSequence` among them, add none.
+    // Length, version, `MultiAddress::Id`, signature, era of two bytes, nonce and tip of one byte each:
+    // extensions without data, such as `CheckMqSequence`, add nothing.
     let mut rest = &*prepared;
     let length = Compact::<u32>::decode(&mut rest).unwrap();
     assert_eq!((length.0 as usize, &rest[..2]), (rest.len(), &[0x84, 0][..]));
@@ -142,7 +142,7 @@ fn khala_has_every_item_and_constant() {
     assert!(runtime.constant::<u32>("PhalaWrappedBalances", "WPhaAssetId").is_ok());
     let limits = runtime.block_limits();
     assert!(limits.bytes.is_some() && limits.block[0].is_some() && limits.base[0].is_some());
-    // What is asked for before any runtime is known.
+    // Keys that are used before any runtime is known.
     for (pallet, item, value) in [
         ("ParachainInfo", "ParachainId", 2004_u32.encode()),
         ("ParachainSystem", "ValidationData", (vec![1_u8], 7_u32, [3_u8; 32], 5_u32).encode()),
@@ -154,7 +154,7 @@ fn khala_has_every_item_and_constant() {
 }
 
 #[test]
-fn khalas_events_tell_what_became_of_a_batch() {
+fn khala_events_yield_batch_outcome() {
     let Some(runtime) = khala() else { return };
     let metadata = runtime.metadata();
     let event = |index: u32, pallet: &str, name: &str, fields: Vec<u8>| {
@@ -188,13 +188,13 @@ fn khalas_events_tell_what_became_of_a_batch() {
 }
 
 #[test]
-fn relay_chains_keep_heads_and_authorities_where_they_are_read() {
+fn relay_chains_store_heads_and_authorities_under_the_expected_keys() {
     for file in ["kusama-v14.scale", "kusama-v15.scale", "polkadot-v14.scale", "polkadot-v15.scale"] {
         let Some(runtime) = runtime(file) else { return };
         let id = 2004_u32;
         let heads = runtime.item("Paras", "Heads").unwrap();
         assert_eq!(heads.key(&id.encode()), state::para_head_key(id), "{file}");
-        // SCALE of a header, as bytes.
+        // A SCALE header, as bytes.
         assert_eq!(
             heads.read_static::<Vec<u8>>(Some(&vec![1_u8, 2].encode())),
             Ok(Some(vec![1, 2])),
@@ -203,7 +203,7 @@ fn relay_chains_keep_heads_and_authorities_where_they_are_read() {
         let [authorities, _, set_id] = state::authority_keys();
         let current = runtime.item("Grandpa", "CurrentSetId").unwrap();
         assert_eq!((current.key(&[]), current.read_static::<u64>(None)), (set_id, Ok(Some(0))), "{file}");
-        // Older runtimes keep the list under a key that no pallet names.
+        // Older runtimes store the list under a well-known key outside of any pallet.
         if let Ok(item) = runtime.item("Grandpa", "Authorities") {
             assert_eq!(item.key(&[]), authorities, "{file}");
             let list = vec![([4_u8; 32], 1_u64)];

@@ -1,4 +1,4 @@
-//! The storage values that the reader keeps, as the chain's bytes, and for which subjects it keeps them.
+//! The reader's raw storage values, and the subjects that need them.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,10 +13,10 @@ use prb_core::{
 
 use super::storage::Values;
 
-/// What a view shows as one.
+/// A subject, which a view shows as a unit.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Subject {
-    /// The chain's own values: its clock, its rules.
+    /// The chain's own values: its clock and parameters.
     Chain,
     Worker(WorkerKey),
     Pool(PoolId),
@@ -48,7 +48,7 @@ pub(super) struct Cells {
 #[derive(Debug, Default)]
 struct Cell {
     value: Option<Vec<u8>>,
-    /// A pool and a worker share the stake of a worker that is cooling down.
+    /// A value may have several users: a pool and a worker share the stake of a worker in cool-down.
     users: Vec<Subject>,
 }
 
@@ -63,7 +63,7 @@ impl Cells {
         self.keys.keys()
     }
 
-    /// The value at a key; `None` also where it is not known.
+    /// The value of a key; `None` also if it is unknown.
     pub(super) fn value(&self, key: &[u8]) -> Option<&[u8]> {
         self.cells.get(key)?.value.as_deref()
     }
@@ -74,7 +74,7 @@ impl Cells {
         if old.is_some_and(|old| old.iter().map(|key| &**key).eq(keys.iter().map(Vec::as_slice))) {
             return;
         }
-        // Claimed before the old ones are given up: values that stay are not read again.
+        // New keys are claimed before old ones are released, so that kept values are not read again.
         let keys: Vec<Arc<[u8]>> = keys.into_iter().map(|key| self.claim(subject, key)).collect();
         if let Some(old) = self.keys.insert(subject.clone(), keys.clone()) {
             let kept: HashSet<_> = keys.into_iter().collect();
@@ -82,7 +82,7 @@ impl Cells {
         }
     }
 
-    /// Forgets a subject and the values that only it needs.
+    /// Removes a subject and the values that only it needs.
     pub(super) fn forget(&mut self, subject: &Subject) {
         for key in self.keys.remove(subject).unwrap_or_default() {
             self.release(subject, &key);
@@ -102,7 +102,7 @@ impl Cells {
             || self.keys.get(subject).is_some_and(|keys| keys.iter().all(|key| !self.unread.contains(key)))
     }
 
-    /// Takes the values that were asked for; gives the subjects that they are about.
+    /// Stores values that were read; returns the affected subjects.
     pub(super) fn fill(&mut self, values: &Values) -> HashSet<Subject> {
         let mut about = HashSet::new();
         for (key, value) in values {
@@ -111,7 +111,7 @@ impl Cells {
         about
     }
 
-    /// Takes a value; gives the subjects that it is about, none where nobody needs it.
+    /// Stores a value; returns the subjects that use it, if any.
     pub(super) fn set(&mut self, key: &[u8], value: Option<&[u8]>) -> &[Subject] {
         let Some(cell) = self.cells.get_mut(key) else { return &[] };
         self.unread.remove(key);
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_value_stays_as_long_as_one_subject_needs_it() {
+    fn shared_value_stays_while_a_subject_needs_it() {
         let mut cells = Cells::default();
         cells.want(&ONE, keys(&["a", "shared"]));
         cells.want(&TWO, keys(&["b", "shared"]));
@@ -167,7 +167,7 @@ mod tests {
         assert!(!cells.is_complete(&ONE));
         cells.forget(&ONE);
         assert_eq!((cells.unread(), cells.value(b"shared")), (keys(&["b"]), Some(&b"x"[..])));
-        // Another key instead of `b`; the value that stays is not read again.
+        // Another key instead of `b`; the kept value is not read again.
         cells.want(&TWO, keys(&["c", "shared"]));
         assert_eq!((cells.unread(), cells.value(b"shared")), (keys(&["c"]), Some(&b"x"[..])));
         cells.set(b"c", None);

@@ -1,5 +1,4 @@
-//! The values' types, read field by field as the runtime names them: other fields and another order do no
-//! harm.
+//! Types of the values, decoded field by field by name: additional fields and another order do not matter.
 
 use prb_core::{
     chain::{Registration, Session, SessionState, Withdrawal},
@@ -161,7 +160,7 @@ impl PoolProxy {
 }
 
 impl BasePool {
-    /// Oldest first, whatever order the runtime keeps them in.
+    /// Withdrawals, oldest first, whatever order the runtime keeps them in.
     pub(super) fn withdrawals(&self) -> Vec<Withdrawal> {
         let mut times: Vec<_> = self.withdraw_queue.iter().map(|waiting| waiting.start_time).collect();
         times.sort_unstable();

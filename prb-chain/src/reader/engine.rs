@@ -1,4 +1,5 @@
-//! The reader's loop: waits for a finalised head or a change of the followed set, asks a node, shows a view.
+//! The reader's loop: waits for a finalised head or a change of the followed set, queries a node, publishes a
+//! view.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,17 +32,17 @@ pub(super) struct Engine {
     views: watch::Sender<Option<Arc<ChainView>>>,
     runtimes: Runtimes,
     state: Option<State>,
-    /// The block and the set of the newest view.
+    /// The block and the followed set of the newest view.
     shown: Option<(u32, Arc<Followed>)>,
-    /// The state has changed since the newest view.
+    /// Whether the state has changed since the newest view.
     changed: bool,
     /// Block at which the next snapshot is due.
     snapshot_at: u32,
-    /// Block until which nodes are not asked for changes, after they refused.
+    /// Block until which nodes are not asked for changes, after all refused.
     refused_until: u32,
 }
 
-/// Why a step failed; it is tried again.
+/// Why a step failed; it is retried.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]
@@ -61,7 +62,7 @@ impl From<metadata::FetchError> for Error {
     }
 }
 
-/// Why everything is read again.
+/// Why a snapshot is taken.
 #[derive(Clone, Copy, Debug)]
 enum Why {
     First,
@@ -73,7 +74,7 @@ enum Why {
 }
 
 impl Why {
-    /// As the metric's label has it.
+    /// The metric's label.
     const fn as_str(self) -> &'static str {
         match self {
             Self::First => "First",
@@ -129,12 +130,12 @@ impl Engine {
             tokio::select! {
                 new = heads.next() => {
                     if new.fell {
-                        // What was read at a head that nobody stands for is read again.
+                        // The head that this state was read at has been withdrawn, so everything is read again.
                         (self.state, self.shown) = (None, None);
                     }
                     head = Some(new);
                 }
-                // Before the first head there is nothing to do, and looking for it shall not be disturbed.
+                // Without a head there is nothing to do, and the search for it must not be interrupted.
                 () = shared.changed.notified(), if known => {}
                 () = retry => {}
             }
@@ -146,7 +147,7 @@ impl Engine {
                 }
                 Err(e) => {
                     if retry_at.is_none() {
-                        tracing::warn!(block = head.number, error = %e, "cannot read the chain, will retry");
+                        tracing::warn!(block = head.number, error = %e, "cannot read the chain, retrying");
                     }
                     metrics::counter!("prb_reader_failures_total").increment(1);
                     let pause = pauses.next().unwrap_or(self.config.retry_max);
@@ -156,7 +157,8 @@ impl Engine {
         }
     }
 
-    /// Steps with the node that told of the head, then with the others, and shows what is known then.
+    /// Tries a step with the node that announced the head, then with the others, and publishes what is known
+    /// then.
     async fn step_on_any(&mut self, head: &FinalizedHead) -> Result<(), Error> {
         let mut nodes = vec![Arc::clone(&head.node)];
         nodes.retain(|node| node.is_trusted());
@@ -166,10 +168,12 @@ impl Engine {
             last = self.step(&node, head).await;
             match &last {
                 Ok(()) => break,
-                Err(e) => tracing::debug!(node = %node.name(), error = %e, "cannot read the chain here"),
+                Err(e) => {
+                    tracing::debug!(node = %node.name(), error = %e, "cannot read the chain from this node")
+                }
             }
         }
-        // Also after a failure: who could be read is not held up by who could not.
+        // Also after a failure: what could be read is published regardless of what could not.
         self.publish();
         last
     }
@@ -191,7 +195,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Shows a view, where there is anything new to see.
+    /// Publishes a view if there is anything new.
     fn publish(&mut self) {
         let Some(state) = &mut self.state else { return };
         let followed = self.shared.followed();
@@ -203,8 +207,9 @@ impl Engine {
         let block = view.block.0;
         metrics::gauge!("prb_reader_block").set(block);
         {
-            // What left the set while the view was made must not show: nobody replaces the set from here to
-            // the end of the sending. What joined shows with the next step, which the new set has asked for.
+            // A subject that was removed while the view was built must not be published: the lock keeps the set
+            // unchanged until the view is sent. Added subjects appear with the next step, which their addition has
+            // triggered.
             let current = self.shared.lock();
             if !Arc::ptr_eq(&current, &followed) {
                 view.retain(&current);
@@ -216,7 +221,7 @@ impl Engine {
 
     fn plan(&self, head: u32) -> Plan {
         let Some(state) = &self.state else {
-            // A node that is behind must not turn the views back.
+            // A lagging node must not turn the view back.
             let behind = self.shown.as_ref().is_some_and(|(block, _)| head < *block);
             return if behind { Plan::Nothing } else { Plan::Snapshot(Why::First) };
         };
@@ -278,14 +283,14 @@ impl Engine {
         let changes = match answer {
             Ok(changes) => changes,
             Err(e) if e.is_refused_method() => {
-                tracing::warn!(node = %node.name(), error = %e, "node gives no storage changes: reading everything again at each block");
+                tracing::warn!(node = %node.name(), error = %e, "node does not support storage changes, reading everything again at each block");
                 self.refused_until = head.number.saturating_add(self.config.refused_blocks);
                 return self.snapshot(node, head, followed, Why::Refused).await;
             }
             Err(e) if e.is_retryable() => return Err(e.into()),
             Err(e) => {
-                // A state that the node has pruned, for one: asking again would not help.
-                tracing::info!(node = %node.name(), error = %e, "node does not tell the changes since block {from}");
+                // For example, the node may have pruned the state; asking again would not help.
+                tracing::info!(node = %node.name(), error = %e, "node did not return the changes since block {from}");
                 return self.snapshot(node, head, followed, Why::Doubt).await;
             }
         };
@@ -297,7 +302,7 @@ impl Engine {
         let runtime_changed = state.apply(head.number, head.hash, &changes);
         self.changed = true;
         if runtime_changed {
-            // Values read in the old layout must not stay, should the snapshot fail.
+            // Discarded first: values in the old layout must not stay if the snapshot fails.
             self.state = None;
             return self.snapshot(node, head, followed, Why::RuntimeUpgrade).await;
         }
@@ -320,11 +325,11 @@ enum Plan {
     Changes { from: u32 },
 }
 
-/// Reads what the state lacks, at its block; tells whether it lacked anything. What was read stays, should a
-/// later part fail.
+/// Reads the state's missing values at its block; returns whether any were missing. Values that were read are
+/// kept if a later part fails.
 async fn fill(node: &Node, state: &mut State, keys_per_call: usize) -> Result<bool, rpc::Error> {
-    /// A subject's own values, and those that they name: a worker's session, a pool's balance. A value names
-    /// none that names others.
+    /// A subject's own values, and those that they refer to: a worker's session, a pool's balance. Those refer to
+    /// no others.
     const LEVELS: usize = 2;
     let mut read = false;
     for _ in 0..LEVELS {
@@ -339,7 +344,8 @@ async fn fill(node: &Node, state: &mut State, keys_per_call: usize) -> Result<bo
     Ok(read)
 }
 
-/// `blocks`, less up to a quarter, so that readers started together do not all read at once.
+/// Returns `blocks` reduced by up to a quarter, so that readers started together do not all take a snapshot
+/// at once.
 fn spread(blocks: u32, seed: &Hash) -> u32 {
     let part = u32::from_le_bytes([seed.0[0], seed.0[1], seed.0[2], seed.0[3]]) % (blocks / 4).max(1);
     blocks.saturating_sub(part).max(1)

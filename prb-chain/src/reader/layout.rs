@@ -1,7 +1,7 @@
-//! Where the chain keeps what the reader shows: storage items, the keys of a subject, its reading.
+//! Where the chain stores what the reader shows: storage items, the keys of a subject, and decoding.
 //!
-//! An item that the runtime does not have, or has in another shape, makes unreadable what needs it, and
-//! nothing else.
+//! An item that the runtime lacks, or has in an unknown layout, makes unreadable what needs it, and nothing
+//! else.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ pub(super) struct Layout {
     stakes: Found,
     pools: Found,
     asset_accounts: Found,
-    /// The asset that stakes are counted in.
+    /// The asset in which stakes are held.
     stake_asset: Result<u32, Error>,
     accounts: Found,
     clock: Found,
@@ -48,7 +48,7 @@ pub(super) struct Layout {
     last_upgrade: Found,
     max_pool_workers: Result<u32, Error>,
     withdrawal_grace: Result<u64, Error>,
-    /// Most cooling-down workers of a pool whose stakes are read.
+    /// Most workers in cool-down of a pool whose stakes are read.
     max_cooling_down: usize,
 }
 
@@ -89,13 +89,13 @@ impl Layout {
         }
     }
 
-    /// Whether a change of this key means that the runtime has changed, or has run for the first time:
-    /// layouts may differ from here on.
+    /// Whether a change of this key means that the runtime has changed, or has run for the first time, after
+    /// which layouts may differ.
     pub(super) fn is_of_runtime(&self, key: &[u8]) -> bool {
         key == CODE || self.last_upgrade.as_ref().is_ok_and(|item| key == item.prefix())
     }
 
-    /// The storage keys that a subject's reading needs, as far as the values known so far tell.
+    /// Returns the storage keys that a subject needs, as far as the values known so far tell.
     pub(super) fn keys(&self, subject: &Subject, cells: &Cells) -> Vec<Vec<u8>> {
         match subject {
             Subject::Chain => [&self.clock, &self.cool_down, &self.benchmark, &self.tokenomics]
@@ -179,7 +179,7 @@ impl Layout {
             let info: Option<SessionInfo> = read(&self.sessions, &session.0, cells)?;
             shown.session = info.map(|info| info.with(session, stake));
         }
-        // Nothing that earns or costs depends on them: they hold up nothing else of the worker.
+        // Endpoints neither earn nor cost anything, so a failure to read them affects nothing else of the worker.
         match read(&self.endpoints, &worker.0, cells) {
             Ok(Some(Endpoints::V1(endpoints))) => shown.endpoints = endpoints,
             Ok(None) => {}
@@ -218,7 +218,7 @@ impl Layout {
         let (count, limit) = (cooling.len(), self.max_cooling_down);
         if count > limit {
             let reason = format!(
-                "{count} workers of pool {pool} are cooling down, the reader follows at most {limit}"
+                "{count} workers of pool {pool} are cooling down, but the reader follows at most {limit}"
             );
             return Err(Unreadable::new(reason));
         }
@@ -237,8 +237,8 @@ impl Layout {
             let Some(free) = part("free") else {
                 return Err(Unreadable::new("System::Account of the chain's runtime has no `free` balance"));
             };
-            // What is reserved counts towards what is frozen. Older runtimes freeze for fees apart, of the
-            // free balance alone.
+            // `frozen` includes what is reserved. Older runtimes freeze for fees separately, from the free balance
+            // only.
             let frozen = match part("frozen") {
                 Some(frozen) => frozen.saturating_sub(part("reserved").unwrap_or(0)),
                 None => part("fee_frozen").unwrap_or(0),
@@ -254,7 +254,7 @@ impl Layout {
     }
 }
 
-/// The key of a plain value.
+/// The key of a plain item.
 fn plain(item: &Found) -> Option<Vec<u8>> {
     keyed(item, &[])
 }
@@ -271,7 +271,7 @@ fn unreadable(error: &Error) -> Unreadable {
     Unreadable::new(error.to_string())
 }
 
-/// A value of an item, by its encoded map key.
+/// Decodes a value of a map, by its encoded key.
 fn read<T: DecodeAsType>(item: &Found, encoded: &[u8], cells: &Cells) -> Result<Option<T>, Unreadable> {
     let item = usable(item)?;
     value(item, cells.value(&item.key(encoded)))
@@ -285,7 +285,7 @@ fn constant<T: Copy>(constant: &Result<T, Error>) -> Result<Option<T>, Unreadabl
     usable(constant).map(|value| Some(*value))
 }
 
-/// What was read; where it could not be, that is noted.
+/// Returns the value; a failure is recorded in `unreadable`.
 fn noted<T>(read: Result<Option<T>, Unreadable>, unreadable: &mut Vec<Unreadable>) -> Option<T> {
     read.unwrap_or_else(|why| {
         unreadable.push(why);

@@ -1,4 +1,4 @@
-//! What is followed, at one block: filled from a snapshot, kept up by storage changes. No node is asked here.
+//! The followed state at one block: filled by a snapshot and updated by storage changes, without I/O.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -35,14 +35,14 @@ pub(super) struct State {
     bounds: Bounds,
     followed: Arc<Followed>,
     cells: Cells,
-    /// Subjects whose reading is out of date.
+    /// Subjects that must be decoded again.
     dirty: HashSet<Subject>,
     shown: Shown,
-    /// What was logged of subjects that cannot be read.
+    /// Unreadable subjects that were logged, with the reason.
     reported: HashMap<Subject, Arc<str>>,
 }
 
-/// Readings by subject.
+/// Decoded readings by subject.
 #[derive(Debug, Default)]
 struct Shown {
     chain: ChainValues,
@@ -53,7 +53,7 @@ struct Shown {
 }
 
 impl State {
-    /// A state at a block in which nothing is followed, and nothing is known yet.
+    /// Creates a state at a block in which nothing is followed or known yet.
     pub(super) fn new(block: u32, hash: Hash, layout: Layout, bounds: Bounds) -> Self {
         let mut state = Self {
             block,
@@ -70,14 +70,14 @@ impl State {
         state
     }
 
-    /// Takes over what an earlier state has logged, so that it is not logged again.
+    /// Takes over which failures an earlier state has logged, so that they are not logged again.
     pub(super) fn succeed(&mut self, earlier: Option<Self>) {
         if let Some(earlier) = earlier {
             self.reported = earlier.reported;
         }
     }
 
-    /// Follows this set, within the bounds, and nothing else.
+    /// Follows exactly this set, within the bounds.
     pub(super) fn follow(&mut self, followed: &Arc<Followed>) {
         if Arc::ptr_eq(&self.followed, followed) {
             return;
@@ -112,19 +112,19 @@ impl State {
         }
     }
 
-    /// Keys whose values are to be read at [`Self::hash`].
+    /// Keys whose values must be read at [`Self::hash`].
     pub(super) fn unread(&self) -> Vec<Vec<u8>> {
         self.cells.unread()
     }
 
-    /// Takes the values of [`State::unread`]; they may ask for others.
+    /// Stores the values of [`State::unread`]; they may require further ones.
     pub(super) fn fill(&mut self, values: &Values) {
         let about = self.cells.fill(values);
         self.relink(about);
     }
 
-    /// Applies the changes of consecutive blocks, the last of which is `block`. Tells whether the runtime
-    /// changed: then everything is to be read again.
+    /// Applies the changes of consecutive blocks, the last of which is `block`. Returns whether the runtime
+    /// changed, in which case everything must be read again.
     #[must_use]
     pub(super) fn apply(&mut self, block: u32, hash: Hash, changes: &[(Vec<u8>, Option<Vec<u8>>)]) -> bool {
         let mut about = HashSet::new();
@@ -138,7 +138,7 @@ impl State {
         runtime_changed
     }
 
-    /// Values have changed: other keys may be needed (a new session's), and readings are out of date.
+    /// Handles changed values: other keys may be needed (a new session's), and readings are outdated.
     fn relink(&mut self, about: HashSet<Subject>) {
         for subject in about {
             self.cells.want(&subject, self.layout.keys(&subject, &self.cells));
@@ -146,7 +146,7 @@ impl State {
         }
     }
 
-    /// The view that others see, of `followed` as it is now.
+    /// Builds the view of `followed` in its current state.
     pub(super) fn view(&mut self, followed: &Followed) -> ChainView {
         self.refresh();
         let (shown, bounds) = (&self.shown, &self.bounds);
@@ -172,7 +172,7 @@ impl State {
             let complete = self.cells.is_complete(&subject);
             let (layout, cells, shown) = (&self.layout, &self.cells, &mut self.shown);
             let failed = match &subject {
-                // Better the values of a block ago than defaults: nobody is in doubt of these.
+                // Values of the previous block are better than defaults.
                 Subject::Chain if complete => {
                     shown.chain = layout.chain(cells);
                     shown.chain.unreadable.first().cloned()
@@ -203,7 +203,7 @@ impl State {
             None => drop(self.reported.remove(subject)),
             Some(Unreadable { reason, .. }) => {
                 if self.reported.get(subject) != Some(&reason) {
-                    tracing::error!(%subject, %reason, "cannot read the state on chain");
+                    tracing::error!(%subject, %reason, "cannot read on-chain state");
                     metrics::counter!("prb_reader_unreadable_values_total").increment(1);
                     self.reported.insert(subject.clone(), reason);
                 }
@@ -212,7 +212,7 @@ impl State {
     }
 }
 
-/// Puts a subject's reading where views take it from; gives why it cannot be read.
+/// Updates a subject's reading for views; returns why it cannot be read, if so.
 fn show<K: Clone + Eq + std::hash::Hash, T>(
     readings: &mut HashMap<K, Reading<T>>,
     key: &K,
@@ -221,9 +221,9 @@ fn show<K: Clone + Eq + std::hash::Hash, T>(
 ) -> Option<Unreadable> {
     let reading = match complete {
         true => read(),
-        // It has just joined: it shows when it has been read.
+        // It has just been added and appears once it has been read.
         false if !readings.contains_key(key) => return None,
-        // What it showed is of an older block.
+        // The previous reading is of an older block.
         false => Err(Unreadable::new("some of its values are not read yet")),
     };
     let failed = reading.as_ref().err().cloned();
@@ -231,7 +231,7 @@ fn show<K: Clone + Eq + std::hash::Hash, T>(
     failed
 }
 
-/// Readings of the first `limit` subjects; the others show the limit.
+/// Readings of the first `limit` subjects; further ones show the limit as the reason.
 fn bounded<'f, K: Clone + Eq + std::hash::Hash + 'f, T>(
     followed: impl IntoIterator<Item = &'f K>,
     readings: &HashMap<K, Reading<T>>,

@@ -1,4 +1,4 @@
-//! Many storage values of one block in few round trips.
+//! Reads many storage values of one block in few round trips.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use crate::rpc::{self, Node, json::HexBytes};
 /// Calls sent together.
 const CALLS_PER_BATCH: usize = 20;
 
-/// Values by key; every key asked for is there.
+/// Values by key; every requested key is present.
 pub(crate) type Values = HashMap<Vec<u8>, Option<Vec<u8>>>;
 
 #[derive(Deserialize)]

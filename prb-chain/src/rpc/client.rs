@@ -1,4 +1,4 @@
-//! Nodes and pools as subxt's RPC clients.
+//! Nodes and pools as subxt RPC clients.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ impl From<Error> for subxt_rpcs::Error {
     fn from(e: Error) -> Self {
         match e {
             Error::Call { code, message, .. } => Self::User(UserError { code, message, data: None }),
-            // The next request opens the connection again, which is what the variant promises.
+            // The next request reopens the connection, which is what this variant promises.
             Error::Disconnected { .. } | Error::BackingOff { .. } => {
                 Self::DisconnectedWillReconnect(e.to_string())
             }
@@ -90,14 +90,14 @@ impl RpcClientT for NodePool {
 }
 
 impl NodePool {
-    /// The pool as subxt's RPC client: each request goes to the first fit node.
+    /// Returns the pool as a subxt RPC client: each request goes to the first fit node.
     pub fn rpc_client(&self) -> RpcClient {
         RpcClient::new(self.clone())
     }
 }
 
 impl Node {
-    /// This node as subxt's RPC client.
+    /// Returns this node as a subxt RPC client.
     pub fn rpc_client(self: &Arc<Self>) -> RpcClient {
         RpcClient::new(Arc::clone(self))
     }

@@ -1,4 +1,4 @@
-//! What was asked of a chain's nodes.
+//! Counts requests to a chain's nodes.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,7 @@ use std::{
 
 use metrics::counter;
 
-/// Counts of round trips and calls; calls that are sent together count as one round trip.
+/// Numbers of round trips and calls; calls sent together count as one round trip.
 #[derive(Debug)]
 pub struct Counters {
     chain: &'static str,
@@ -18,10 +18,10 @@ pub struct Counters {
     by_method: Mutex<BTreeMap<String, u64>>,
 }
 
-/// The counts at one moment.
+/// The counters at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Requests sent, those sent together counted once.
+    /// Requests sent; requests sent together count once.
     pub round_trips: u64,
     /// Calls sent.
     pub calls: u64,
@@ -48,7 +48,7 @@ impl Counters {
         }
     }
 
-    /// The counts now.
+    /// Returns the current values.
     pub fn snapshot(&self) -> Snapshot {
         let by_method = self.by_method.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Snapshot {

@@ -1,4 +1,4 @@
-//! Following a chain's finalised heads.
+//! Follows a chain's finalised heads.
 
 use std::{
     collections::HashMap,
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{Error, NO_PARAMS, Node, NodePool, Refusal, json, node::ASK_AGAIN};
 
-/// A finalised head, as a node tells it: not verified.
+/// A finalised head as announced by a node; not verified.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct FinalizedHead {
@@ -25,41 +25,41 @@ pub struct FinalizedHead {
     pub hash: Hash,
     /// Its SCALE encoded header.
     pub header: Vec<u8>,
-    /// The node that told it.
+    /// The node that announced it.
     pub node: Arc<Node>,
-    /// Whether it may be lower than the one before: the node that told that one was put aside, or nobody
-    /// else knows of such a block.
+    /// Whether it may be lower than the previous one, because the node that announced that one is no longer
+    /// trusted, or nobody else knows such a block.
     pub fell: bool,
 }
 
-/// The finalised heads of a chain, going up as long as nodes tell the truth.
+/// The finalised heads of a chain, increasing as long as nodes are honest.
 ///
-/// Subscribes at one node and asks it now and then as well, in case the subscription is silent. When the
-/// node is lost, or has no new head for [`Config::stall_after`](super::Config::stall_after) while another
-/// has, it goes on with another.
+/// Subscribes at one node, and polls it at intervals in case the subscription is silent. If the node is lost,
+/// or has no new head for [`Config::stall_after`](super::Config::stall_after) while another has, it switches
+/// to another.
 ///
-/// A head is one node's word. Another node's heads count from the last one on, until its teller is put aside
-/// (proven wrong, or of another chain), or has told nothing new for `stall_after`: then they count from
-/// wherever they are, which [`FinalizedHead::fell`] tells.
+/// A head is only one node's claim. Other nodes' heads must be above it, until the node that announced it is
+/// no longer trusted (proven wrong, or of another chain) or has announced nothing new for `stall_after`: then
+/// heads continue at any height, which [`FinalizedHead::fell`] tells.
 #[derive(Debug)]
 pub struct FinalizedHeads {
     pool: NodePool,
-    /// Whether demoted nodes do where no other is left.
+    /// Whether demoted nodes are followed if no other is left.
     to_verify: bool,
     source: Option<Source>,
     last: Option<Told>,
     fell: bool,
-    /// Where other nodes were when the followed one was last found without progress.
+    /// Heights of other nodes when the followed one was last found without progress.
     others: HashMap<Arc<str>, u32>,
     progress: Instant,
-    /// Looks around in a row that found no progress anywhere.
+    /// Consecutive checks without progress anywhere.
     stalls: u32,
     pauses: ExponentialBackoff,
     retry_at: Option<Instant>,
     poll_at: Instant,
 }
 
-/// The highest head so far, and who told it.
+/// The highest head so far, and the node that announced it.
 #[derive(Debug)]
 struct Told {
     number: u32,
@@ -96,10 +96,10 @@ impl FinalizedHeads {
         }
     }
 
-    /// The next head above the last one. Waits as long as it takes: failures are logged, and tried again.
+    /// Returns the next head above the last one. Waits as long as necessary: failures are logged and retried.
     ///
     /// # Cancel safety
-    /// No head is lost that a later one would not cover.
+    /// Cancel safe: a missed head is superseded by a later one.
     pub async fn next(&mut self) -> FinalizedHead {
         loop {
             if let Some(at) = self.retry_at {
@@ -140,7 +140,7 @@ impl FinalizedHeads {
             Event::Head(header) => Ok(self.newer(node, &header)),
             Event::Closed => {
                 source.subscription = None;
-                // The poll tells whether the node is still there; it subscribes again where it is.
+                // The poll tells whether the node is still there; if so, subscribe again.
                 let head = poll(&node).await?;
                 self.source = None;
                 Ok(self.newer(node, &head))
@@ -153,7 +153,7 @@ impl FinalizedHeads {
         }
     }
 
-    /// Starts to follow a node; its head of now comes first.
+    /// Starts to follow a node; returns its current head.
     async fn attach(&mut self, node: Arc<Node>) -> Result<Option<FinalizedHead>, Error> {
         let subscription = match node
             .subscribe("chain_subscribeFinalizedHeads", None, "chain_unsubscribeFinalizedHeads")
@@ -170,7 +170,7 @@ impl FinalizedHeads {
         Ok(self.newer(node, &head))
     }
 
-    /// The nodes whose heads count, in order.
+    /// The nodes that may be followed, in order.
     fn candidates(&self) -> Vec<Arc<Node>> {
         let mut nodes = self.pool.trusted();
         if nodes.is_empty() && self.to_verify {
@@ -179,7 +179,7 @@ impl FinalizedHeads {
         nodes
     }
 
-    /// Leaves a node that was put aside, and forgets the head that it told.
+    /// Stops following a node that is no longer trusted, and forgets its head.
     fn leave_untrusted(&mut self) {
         let others = self.pool.trusted();
         if others.is_empty() {
@@ -192,14 +192,14 @@ impl FinalizedHeads {
             self.source = None;
         }
         if self.last.as_ref().is_some_and(|told| !told.node.is_trusted()) {
-            self.forget("it was put aside");
+            self.forget("its node is no longer trusted");
         }
     }
 
     fn forget(&mut self, why: &str) {
         if let Some(Told { number, node }) = self.last.take() {
             let chain = self.pool.chain();
-            tracing::warn!(chain, node = %node.name(), number, "finalised head is not believed any more: {why}");
+            tracing::warn!(chain, node = %node.name(), number, "finalised head withdrawn: {why}");
             self.fell = true;
         }
     }
@@ -213,9 +213,9 @@ impl FinalizedHeads {
         Some(FinalizedHead { number, hash: Hash::of(&header), header, node, fell: self.fell })
     }
 
-    /// There is no progress: looks for a node that has some. The followed node is left for one that is
-    /// ahead, or that moved since the last look while it did not itself; a head that its teller does not
-    /// follow up is forgotten.
+    /// Handles a lack of progress: looks for a node that progresses. Switches to a node that is ahead, or that
+    /// moved since the last check while the followed one did not; forgets a head that its node does not follow
+    /// up.
     async fn look_around(&mut self) {
         self.progress = Instant::now();
         let current = self.source.as_ref().map(|source| Arc::clone(&source.node));
@@ -235,24 +235,25 @@ impl FinalizedHeads {
         }
         let Some((node, number, is_ahead)) = moving else {
             self.stalls = self.stalls.saturating_add(1);
-            // A chain that stands still for hours is told of ever less often.
+            // A chain that stands still for hours is logged at growing intervals.
             if self.stalls.is_power_of_two() {
                 tracing::warn!(chain = self.pool.chain(), last, "no new finalised block for a while");
             }
-            // Nothing moves, and who told the last head cannot be asked about it any more.
+            // Nothing moves, and the node that announced the last head cannot be asked any more.
             let teller = self.last.as_ref().map(|told| Arc::clone(&told.node));
             if let Some(teller) = teller.filter(|teller| !is_current(teller))
                 && let Err(error) = poll(&teller).await
-                // One that is asked too often is still there.
+                // A node that limits the rate of requests is still there.
                 && error.refusal() != Some(Refusal::Limited)
             {
-                self.forget("its node does not answer any more, and no other has such a block");
+                self.forget("its node does not answer any more, and no other node has such a block");
                 self.source = None;
             }
             return;
         };
         if !is_ahead {
-            let text = format!("it has told nothing new since, and {} goes on at {number}", node.name());
+            let text =
+                format!("it has announced nothing new since, and {} continues at {number}", node.name());
             self.forget(&text);
         }
         if !is_current(&node) {
@@ -260,7 +261,7 @@ impl FinalizedHeads {
                 current.defer("stalled: no new finalised block while another node has one");
             }
             self.source = None;
-            // It is asked first only if nothing is held against it.
+            // It is preferred only if no failure is recorded against it.
             if let Ok(Some(head)) = self.attach(Arc::clone(&node)).await {
                 self.poll_at = Instant::now();
                 tracing::debug!(node = %node.name(), number = head.number, "following another node");
@@ -269,11 +270,11 @@ impl FinalizedHeads {
     }
 }
 
-/// The newest block that was seen final, as one node told it: a floor under what other nodes may tell.
+/// The newest block known to be final, as announced by one node: a lower bound for other nodes' states.
 ///
-/// No longer one once its teller was put aside, or others have been below it for
-/// [`Config::stall_after`](super::Config::stall_after) while nobody confirmed it: one node's false head must not
-/// shut out all others.
+/// The bound ends once its node is no longer trusted, or once others have been below it for
+/// [`Config::stall_after`](super::Config::stall_after) without any confirmation: one node's false head must
+/// not exclude all others.
 #[derive(Debug, Default)]
 pub struct HeadFloor(Mutex<Option<Floor>>);
 
@@ -281,12 +282,12 @@ pub struct HeadFloor(Mutex<Option<Floor>>);
 struct Floor {
     number: u32,
     node: Option<Arc<Node>>,
-    /// Since when others are below it and nobody has confirmed it.
+    /// Since when others have been below it without a confirmation.
     doubted: Option<Instant>,
 }
 
 impl HeadFloor {
-    /// The floor, where a node's head is below it.
+    /// Returns the bound if a node's head is below it.
     pub fn above(&self, pool: &NodePool, number: u32) -> Option<u32> {
         let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let floor = guard.as_mut().filter(|floor| number < floor.number)?;
@@ -299,8 +300,8 @@ impl HeadFloor {
         None
     }
 
-    /// Notes that a node's answers came from the state of its finalised block of this number.
-    /// Without a node where several agree.
+    /// Records that a node answered from the state of its finalised block of this number. `None` if several nodes
+    /// agree.
     pub fn raise(&self, node: Option<&Arc<Node>>, number: u32) {
         let mut floor = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if floor.as_ref().is_none_or(|floor| number >= floor.number) {
@@ -326,7 +327,7 @@ async fn next_event(source: &mut Source, poll_at: Instant) -> Event {
 
 async fn poll(node: &Node) -> Result<json::Header, Error> {
     let hash: Hash = node.request("chain_getFinalizedHead", NO_PARAMS).await?;
-    // The header may be asked of a node that is behind the one that told the hash.
+    // Behind one address, the header may be asked of a node that lags behind the one that announced the hash.
     for _ in 0..ASK_AGAIN {
         if let Some(header) = node.request("chain_getHeader", [hash]).await? {
             return Ok(header);
@@ -351,7 +352,7 @@ mod tests {
     use crate::rpc::Config;
 
     #[tokio::test(start_paused = true)]
-    async fn a_floor_stands_until_its_teller_is_put_aside_or_nobody_confirms_it() {
+    async fn floor_ends_when_its_node_is_untrusted_or_nobody_confirms_it() {
         let pool = NodePool::new("para", Config::new(["ws://a:1", "ws://b:1"])).unwrap();
         let [a, b] = [0, 1].map(|at| Arc::clone(&pool.nodes()[at]));
         let stall_after = pool.config().stall_after;
@@ -361,7 +362,7 @@ mod tests {
         floor.raise(Some(&b), 90);
         assert_eq!((floor.above(&pool, 99), floor.above(&pool, 100)), (Some(100), None));
 
-        // It stands however long nobody asks, and starts to be doubted when it is in the way.
+        // It stands while nobody asks, and is only doubted once it is in the way.
         tokio::time::advance(stall_after / 2).await;
         assert_eq!(floor.above(&pool, 99), Some(100));
         floor.raise(Some(&a), 100);
@@ -373,6 +374,6 @@ mod tests {
         floor.raise(Some(&a), 100);
         assert_eq!(floor.above(&pool, 99), Some(100));
         a.demote("a wrong header");
-        assert_eq!(floor.above(&pool, 99), None, "its teller was put aside");
+        assert_eq!(floor.above(&pool, 99), None, "its node is no longer trusted");
     }
 }

@@ -1,4 +1,4 @@
-//! JSON shapes of Substrate's RPC.
+//! JSON formats of Substrate's RPC.
 
 use std::{fmt, io};
 
@@ -10,7 +10,7 @@ mod changes;
 
 pub use changes::ScaleChanges;
 
-/// Bytes as `0x` and hexadecimal digits; a missing `0x` is taken as well.
+/// Bytes as `0x` and hexadecimal digits; a missing `0x` is accepted.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct HexBytes(pub Vec<u8>);
 
@@ -44,7 +44,7 @@ impl Serialize for HexBytes {
     }
 }
 
-/// A header as `chain_getHeader` gives it.
+/// A header as returned by `chain_getHeader`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Header {
@@ -66,7 +66,7 @@ impl Header {
         self.number.0
     }
 
-    /// The SCALE encoding that the block's hash is taken of.
+    /// Returns the SCALE encoding, of which the block's hash is computed.
     pub fn encode(&self) -> Vec<u8> {
         let logs = &self.digest.logs;
         let mut out = Vec::with_capacity(112 + logs.iter().map(|log| log.0.len()).sum::<usize>());
@@ -74,14 +74,14 @@ impl Header {
         Compact(self.number.0).encode_to(&mut out);
         out.extend(self.state_root.0);
         out.extend(self.extrinsics_root.0);
-        // Each log is the SCALE encoding of its digest item already. A chain's header holds a handful.
+        // Each log is already the SCALE encoding of its digest item. A header has only a handful.
         Compact(u32::try_from(logs.len()).unwrap_or(u32::MAX)).encode_to(&mut out);
         logs.iter().for_each(|log| out.extend(&log.0));
         out
     }
 }
 
-/// A block number, hexadecimal in a string (or a plain number, as some nodes write it).
+/// A block number as a hexadecimal string (or a plain number, which some nodes return).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HexNumber(pub u32);
 
@@ -108,7 +108,7 @@ impl<'de> Deserialize<'de> for HexNumber {
     }
 }
 
-/// A block as `chain_getBlock` gives it, without its extrinsics.
+/// A block as returned by `chain_getBlock`, without its extrinsics.
 #[derive(Clone, Debug, Deserialize)]
 pub struct SignedBlock {
     /// The block.
@@ -117,14 +117,14 @@ pub struct SignedBlock {
     pub justifications: Option<Vec<(EngineId, Justification)>>,
 }
 
-/// The part of a block that is read here.
+/// The fields of a block that are used.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Block {
     /// Its header.
     pub header: Header,
 }
 
-/// Four bytes of a consensus engine, written as numbers.
+/// The four bytes of a consensus engine's id, as numbers in JSON.
 pub type EngineId = [u8; 4];
 
 /// A justification's bytes: an array of numbers, or hexadecimal.
@@ -157,7 +157,7 @@ impl<'de> Deserialize<'de> for Justification {
     }
 }
 
-/// What `state_getReadProof` answers.
+/// The answer of `state_getReadProof`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct ReadProof {
     /// Trie nodes.
@@ -165,7 +165,7 @@ pub struct ReadProof {
 }
 
 impl ReadProof {
-    /// The trie nodes.
+    /// Returns the trie nodes.
     pub fn into_nodes(self) -> Vec<Vec<u8>> {
         self.proof.into_iter().map(|node| node.0).collect()
     }
@@ -173,7 +173,7 @@ impl ReadProof {
 
 type Changes = Vec<(HexBytes, Option<HexBytes>)>;
 
-/// One block's changes of the main trie, as `pha_getStorageChanges` gives them.
+/// One block's changes of the main trie, as returned by `pha_getStorageChanges`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StorageChanges {
@@ -187,10 +187,10 @@ impl StorageChanges {
     }
 }
 
-/// Reads an answer.
+/// Decodes an answer.
 ///
 /// # Errors
-/// Where the JSON has another shape.
+/// The JSON has another structure.
 pub fn parse<T: de::DeserializeOwned>(json: &str) -> Result<T, io::Error> {
     serde_json::from_str(json).map_err(io::Error::from)
 }
@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_in_json_is_the_header_in_scale() {
+    fn json_header_encodes_to_the_scale_header() {
         let header = wire::Header {
             parent_hash: Hash([1; 32]),
             number: 70_000,
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn justifications_are_read_from_numbers_and_from_hex() {
+    fn justifications_are_decoded_from_numbers_and_hex() {
         for bytes in ["[1,2,255]", r#""0x0102ff""#] {
             assert_eq!(parse::<Justification>(bytes).unwrap().0, [1, 2, 255]);
         }

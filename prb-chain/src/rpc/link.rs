@@ -1,4 +1,4 @@
-//! A node's connections: opened when needed, checked against the pool's chain, given up when lost.
+//! A node's connections: opened on demand, checked against the pool's chain, dropped when lost.
 
 use std::{
     error::Error as StdError,
@@ -18,18 +18,17 @@ use tokio::time::Instant;
 
 use super::{Config, Error, Node, pins::Witness};
 
-/// A connection that left this many requests in a row unanswered is closed.
+/// Consecutive timeouts after which a connection is closed.
 pub(super) const MAX_TIMEOUTS: u32 = 3;
 
-/// What a connection is for. An answer that ends one connection, for being larger than is taken, leaves
-/// those of the others alone.
+/// The purpose of a connection. An oversized answer closes its connection and leaves the others alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lane {
-    /// Subscriptions, transactions' among them: what is sent on it is small.
+    /// Subscriptions, including those for transactions: messages are small.
     Watch,
-    /// Questions.
+    /// Queries.
     Ask,
-    /// Questions whose answers may be tens of megabytes, or take minutes to make.
+    /// Queries whose answers may have tens of megabytes, or take minutes.
     Bulk,
 }
 
@@ -49,14 +48,14 @@ impl Lane {
 #[derive(Debug)]
 pub(super) struct Link {
     current: Mutex<Option<Open>>,
-    /// Held while connecting, so that many askers make one connection.
+    /// Held while connecting, so that concurrent callers make one connection.
     connecting: tokio::sync::Mutex<ExponentialBackoff>,
 }
 
 #[derive(Clone, Debug)]
 struct Open {
     client: Arc<WsClient>,
-    /// Version of the pool's pins that it was checked against.
+    /// Version of the pool's pins that the connection was checked against.
     checked: u64,
 }
 
@@ -79,7 +78,7 @@ impl Link {
 }
 
 impl Node {
-    /// The open connection, or a new one unless the last try failed a moment ago.
+    /// Returns the open connection, or makes one unless the last attempt failed recently.
     pub(super) async fn client(&self, lane: Lane) -> Result<Arc<WsClient>, Error> {
         let link = &self.links[lane as usize];
         let checked = |open: &Open| open.checked == self.pins.version();
@@ -87,6 +86,7 @@ impl Node {
             return Ok(open.client);
         }
         let mut pauses = link.connecting.lock().await;
+        // Another caller may have connected while this one waited for the lock.
         let open = link.open();
         if let Some(open) = open.clone().filter(checked) {
             return Ok(open.client);
@@ -98,6 +98,7 @@ impl Node {
             return Err(Error::BackingOff { node: Arc::clone(self.name()), retry_after: wait });
         }
         let (client, is_new) = match open {
+            // It was checked before the pins changed: only the check is repeated.
             Some(open) => (Ok(open.client), false),
             None => (self.connect().await, true),
         };
@@ -139,7 +140,7 @@ impl Node {
         Err(Error::Disconnected { node: Arc::clone(self.name()), source: error })
     }
 
-    /// Checks that the node has the pool's blocks; gives the version of the pins that it was checked against.
+    /// Checks that the node has the pool's blocks; returns the version of the pins that it was checked against.
     async fn check_chain(&self, client: &WsClient) -> Result<u64, Error> {
         let (version, pins) = self.pins.all();
         for pin in &pins {
@@ -163,10 +164,10 @@ impl Node {
         Ok(version)
     }
 
-    /// Nothing where the node does not have the block yet.
+    /// Returns `None` if the node does not have the block yet.
     async fn hash_for_check(&self, client: &WsClient, number: u32) -> Result<Option<Hash>, Error> {
         let asked = client.request::<Option<Hash>, _>("chain_getBlockHash", rpc_params![number]);
-        // A node that hangs from the start is found out no later than one that cannot be connected.
+        // A node that hangs here is noticed no later than one that cannot be connected.
         let error: Box<dyn StdError + Send + Sync> =
             match tokio::time::timeout(self.config.connect_timeout, asked).await {
                 Ok(Ok(hash)) => return Ok(hash),
@@ -201,7 +202,9 @@ impl Node {
     }
 
     pub(super) fn drop_connection(&self, lane: Lane, client: &Arc<WsClient>, reason: &str, pause: Duration) {
+        // Lock order: the connection, then the node's state.
         let mut current = self.links[lane as usize].current();
+        // The connection may have been replaced since; the new one is kept.
         if current.as_ref().is_some_and(|open| Arc::ptr_eq(&open.client, client)) {
             *current = None;
             tracing::warn!(chain = self.chain, node = %self.name(), lane = lane.as_str(), reason, "connection to node lost");

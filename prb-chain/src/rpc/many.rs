@@ -1,4 +1,4 @@
-//! Many questions to one node, as fast as it takes them.
+//! Sends many requests to one node, as fast as it answers.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -12,18 +12,18 @@ use tokio::time::Instant;
 
 use super::{Error, Node, Refusal, link::Lane};
 
-/// Questions of one method.
+/// Requests of one method.
 pub(super) struct Many<'a> {
     node: &'a Node,
     method: &'a str,
     params: Vec<Box<RawValue>>,
-    /// It is asked although it limits the rate of requests: no other node is better.
+    /// Whether to continue although the node limits the rate of requests, because no other node is better.
     is_patient: bool,
 }
 
-/// What became of the questions that were tried together.
+/// The results of the requests that were sent together.
 struct Round {
-    /// Those that were refused, or not sent after a refusal.
+    /// Requests that were refused, or not sent after a refusal.
     refused: Vec<usize>,
     refusal: Option<Error>,
 }
@@ -35,7 +35,7 @@ impl<'a> Many<'a> {
         Self { node, method, params, is_patient }
     }
 
-    /// The answers, in order.
+    /// Returns the answers in order.
     pub(super) async fn answers<T: DeserializeOwned>(self) -> Result<Vec<T>, Error> {
         let config = &self.node.config;
         let mut answers: Vec<Option<T>> = self.params.iter().map(|_| None).collect();
@@ -59,11 +59,11 @@ impl<'a> Many<'a> {
             tokio::time::sleep(pause).await;
             pause = pause.saturating_mul(2).min(config.reconnect_max.max(Duration::from_millis(1)));
         }
-        // Each was answered, or an error returned above.
+        // Every request was answered, or an error was returned above.
         Ok(answers.into_iter().flatten().collect())
     }
 
-    /// Asks the open questions, and no further ones once the node refuses one for coming too soon.
+    /// Sends the open requests, and no further ones once the node refuses one because of its rate limit.
     async fn round<T: DeserializeOwned>(
         &self,
         open: &[usize],

@@ -1,4 +1,4 @@
-//! One node: what it is asked, and how it is doing.
+//! One node: its requests and its health.
 
 use std::{
     fmt,
@@ -27,15 +27,15 @@ use super::{
     standing::Standing,
 };
 
-/// Bytes of an answer that is not read on a thread that other tasks wait for.
+/// Size from which an answer is decoded on a blocking thread.
 const LARGE_ANSWER: usize = 256 * 1024;
-/// How often what a node does not have is asked for again.
+/// Retries for data that a node does not have.
 pub(crate) const ASK_AGAIN: usize = 3;
-/// What a request has around its parameters, at most.
+/// Upper bound of a request's size apart from its parameters.
 const ENVELOPE_BYTES: usize = 256;
 
-/// A node of a chain. Its WebSockets (one for subscriptions, one for questions, one for those with large
-/// answers) are opened when they are needed.
+/// A node of a chain. Its WebSockets (for subscriptions, for queries, and for queries with large answers) are
+/// opened on demand.
 pub struct Node {
     pub(super) chain: &'static str,
     name: Arc<str>,
@@ -91,19 +91,19 @@ impl Node {
         })
     }
 
-    /// Host and port: what logs and metrics show (a URL's path or query may hold a key).
+    /// Host and port, for logs and metrics (a URL's path or query may contain a key).
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// How the node is doing.
+    /// The node's health.
     pub fn health(&self) -> Health {
         let connected = self.links.iter().any(Link::is_open);
         self.state().health(Arc::clone(&self.name), connected)
     }
 
-    /// Marks the node as one that was proven to answer wrongly. For a while, which doubles each time that it
-    /// happens, it is asked only when no other is left, and only for what is verified.
+    /// Records a proven wrong answer. For a while, which doubles each time, the node is asked only if no other is
+    /// left, and only for verifiable data.
     pub fn demote(&self, reason: &str) {
         counter!("prb_rpc_node_demotions_total", "chain" => self.chain, "node" => self.name.to_string())
             .increment(1);
@@ -112,15 +112,15 @@ impl Node {
         }
     }
 
-    /// Lets other nodes go first for a while: this one is slow, or lacks what it was asked for. The while
-    /// doubles each time that it happens soon again.
+    /// Prefers other nodes for a while, because this one is slow or lacks requested data. The time doubles if it
+    /// happens again soon.
     pub(crate) fn defer(&self, reason: &str) {
         tracing::debug!(chain = self.chain, node = %self.name, reason, "node deferred");
         self.state().defer(self.config.reconnect_max, self.config.demotion, reason);
     }
 
-    /// Notes that the node does not offer something. It is asked for that again after a while, which doubles
-    /// each time, or when it is connected again.
+    /// Records that the node does not offer a capability. It is tried again after a while, which doubles each
+    /// time, or after a reconnection.
     pub fn lacks(&self, capability: Capability, reason: &str) {
         if self.state().lacks(&self.config, capability, reason) {
             let (name, remedy) = (capability.name(), capability.remedy());
@@ -129,7 +129,7 @@ impl Node {
         self.show(capability, 1.0);
     }
 
-    /// Notes that the node has shown to offer something.
+    /// Records that the node does offer a capability.
     pub fn has_offered(&self, capability: Capability) {
         if self.state().offers(capability) {
             tracing::info!(chain = self.chain, node = %self.name, offers = capability.name(), "node is no longer limited");
@@ -142,7 +142,7 @@ impl Node {
         !self.state().is_lacking(capability)
     }
 
-    /// Whether nothing is held against the node at the moment, and it is not known to lack these.
+    /// Whether no failure is recorded against the node at the moment, and it is not known to lack these.
     pub(crate) fn is_fit_for(&self, capabilities: &[Capability]) -> bool {
         self.rank(capabilities) == 0
     }
@@ -157,16 +157,16 @@ impl Node {
         self.state().rank(needed)
     }
 
-    /// Whether its word may be taken for what cannot be verified.
+    /// Whether it is trusted for data that cannot be verified.
     pub fn is_trusted(&self) -> bool {
         let state = self.state();
         !state.is_demoted() && !state.other_chain
     }
 
-    /// Asks one question.
+    /// Sends one request.
     ///
     /// # Errors
-    /// See [`Error`]; [`Error::is_retryable`] tells which may pass.
+    /// See [`Error`]; [`Error::is_retryable`] tells which are temporary.
     pub async fn request<T: DeserializeOwned>(
         &self,
         method: &str,
@@ -176,8 +176,8 @@ impl Node {
         self.read(method, &raw)
     }
 
-    /// Asks one question whose answer may be large, or take long to make: on a connection of its own, so
-    /// that other questions do not wait behind it or fall with it.
+    /// Sends one request whose answer may be large or slow, on a separate connection, so that other requests
+    /// neither wait behind it nor fail with it.
     ///
     /// # Errors
     /// As [`Node::request`].
@@ -192,7 +192,7 @@ impl Node {
         if raw.get().len() < LARGE_ANSWER {
             return self.read(method, &raw);
         }
-        // Other tasks of this thread should not wait for tens of megabytes to be read.
+        // Decoding tens of megabytes would block other tasks of this thread.
         let read = tokio::task::spawn_blocking(move || serde_json::from_str::<T>(raw.get())).await;
         match read {
             Ok(answer) => answer.map_err(|e| self.unreadable(method, e)),
@@ -200,7 +200,7 @@ impl Node {
         }
     }
 
-    /// Asks one question; gives the answer's JSON.
+    /// Sends one request and returns the answer's JSON.
     ///
     /// # Errors
     /// As [`Node::request`].
@@ -213,14 +213,14 @@ impl Node {
         self.ask(Lane::Ask, method, params).await
     }
 
-    /// Asks the same method with several parameters at once. Answers keep the order.
+    /// Calls one method with several parameters at once. Answers keep the order.
     ///
-    /// A node that limits the rate of requests is deferred; where it is asked all the same, because no other is
-    /// better, it is asked as fast as it answers.
+    /// A node that limits the rate of requests is deferred; if no other is better, it is asked as fast as it
+    /// answers.
     ///
-    /// They are single requests, [`Config::pipelined_requests`] under way at a time, and no JSON-RPC batch: a
-    /// batch that a node refuses, or whose answer is too large, is answered by an error without an id,
-    /// on which the client's connection ends with all that waits on it.
+    /// These are single requests, [`Config::pipelined_requests`] in flight at a time, and no JSON-RPC batch: for
+    /// a batch that a node refuses, or whose answer is too large, the node returns an error without an id, on
+    /// which the client closes the connection with everything in flight.
     ///
     /// # Errors
     /// As [`Node::request`]; one refused call fails all.
@@ -233,8 +233,8 @@ impl Node {
         many::Many::new(self, method, encoded).answers().await
     }
 
-    /// As [`Node::request_many`], for what a node may not have: what it answers with null is asked for again a few
-    /// times. Behind one address may be several nodes, of which some are behind the others.
+    /// As [`Node::request_many`], for data that a node may not have: null answers are requested again a few
+    /// times, because one address may stand for several nodes, some of which lag.
     ///
     /// # Errors
     /// As [`Node::request`].
@@ -262,7 +262,7 @@ impl Node {
         method: &str,
         params: Option<Box<RawValue>>,
     ) -> Result<Box<RawValue>, Error> {
-        // The transport answers a request that is too large by ending the connection.
+        // The transport answers an oversized request by closing the connection, so it is not sent.
         let bytes = params.as_ref().map_or(0, |params| params.get().len());
         if bytes.saturating_add(ENVELOPE_BYTES) > self.config.max_request_bytes as usize {
             return Err(Error::RequestTooLarge {
@@ -307,7 +307,7 @@ impl Node {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Turns the library's outcome into ours, and draws the conclusions about the connection.
+    /// Converts the client's result, and updates the connection's state by it.
     fn settle<T>(
         &self,
         lane: Lane,
@@ -354,7 +354,7 @@ impl Node {
         Error::Call { node: Arc::clone(&self.name), method: method.into(), code: e.code(), message }
     }
 
-    /// Notes what a refusal says about the node, whatever it was asked for.
+    /// Records what a refusal says about the node.
     fn learn(&self, method: &str, error: &Error) {
         let capability = match (error.refusal(), method) {
             (Some(Refusal::NoMethod), "pha_getStorageChanges") => Capability::StorageChanges,
@@ -364,12 +364,13 @@ impl Node {
         self.lacks(capability, &error.to_string());
     }
 
-    /// A node that hangs is asked last for a while, and gets a new connection after some silence.
+    /// Handles a timeout: a node that hangs is asked last for a while, and gets a new connection after repeated
+    /// ones.
     fn timed_out(&self, lane: Lane, client: &Arc<WsClient>) {
         let timeouts = {
             let mut state = self.state();
             state.timeouts += 1;
-            // Longer than the others need for what they are asked while this one is waited for.
+            // Longer than the other nodes need for what they are asked while this one is waited for.
             let least = self.config.reconnect_max.max(2 * self.config.request_timeout);
             state.defer(least, self.config.demotion, "no answer in time");
             state.timeouts
@@ -392,13 +393,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_show_no_secrets() {
+    fn names_contain_no_secrets() {
         assert_eq!(public_name("wss://user:pw@node.example:443/key?token=x"), "node.example:443");
         assert_eq!(public_name("ws://127.0.0.1:9944"), "127.0.0.1:9944");
     }
 
     #[test]
-    fn only_websockets_are_taken() {
+    fn only_websocket_urls_are_accepted() {
         let node = |url| {
             Node::new("relay", url, &Config::default(), Arc::new(Counters::new("relay")), Arc::default())
         };

@@ -8,10 +8,10 @@ use std::{
 
 use prb_core::primitives::Hash;
 
-/// Who says that a block has that hash.
+/// The source of a block's hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Witness {
-    /// The configuration, or the blocks that are stored.
+    /// The configuration, or the stored blocks.
     Known,
     /// The node that was connected first.
     First(Arc<str>),
@@ -34,7 +34,7 @@ pub(super) struct Pin {
     pub(super) witness: Witness,
 }
 
-/// The blocks by which a pool knows its chain, block 0 among them once a node is connected.
+/// The blocks that identify a pool's chain, including block 0 once a node is connected.
 #[derive(Debug, Default)]
 pub(super) struct Pins {
     inner: Mutex<Inner>,
@@ -43,7 +43,7 @@ pub(super) struct Pins {
 #[derive(Debug, Default)]
 struct Inner {
     blocks: BTreeMap<u32, (Hash, Witness)>,
-    /// Rises whenever there is more to check.
+    /// Incremented whenever there is more to check.
     version: u64,
 }
 
@@ -52,12 +52,12 @@ impl Pins {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Which version a connection must have been checked against.
+    /// The version that a connection must have been checked against.
     pub(super) fn version(&self) -> u64 {
         self.inner().version
     }
 
-    /// What to check a connection against, and the version that this is.
+    /// The blocks to check a connection against, and their version.
     pub(super) fn all(&self) -> (u64, Vec<Pin>) {
         let inner = self.inner();
         let pin = |(number, (hash, witness)): (&u32, &(Hash, Witness))| Pin {
@@ -68,7 +68,8 @@ impl Pins {
         (inner.version, inner.blocks.iter().map(pin).collect())
     }
 
-    /// Pins a block for certain. What only the first node said gives way: connections are checked again.
+    /// Pins a block with certainty. It replaces what only the first node claimed, and connections are checked
+    /// again.
     pub(super) fn know(&self, number: u32, hash: Hash) {
         let mut inner = self.inner();
         if inner.blocks.get(&number) == Some(&(hash, Witness::Known)) {
@@ -79,7 +80,7 @@ impl Pins {
         inner.version += 1;
     }
 
-    /// Pins the genesis block that the first node tells, unless there is one already.
+    /// Pins the genesis block of the first connected node, unless there is one already.
     pub(super) fn first(&self, hash: Hash, node: &Arc<str>) {
         let mut inner = self.inner();
         inner.blocks.entry(0).or_insert_with(|| (hash, Witness::First(Arc::clone(node))));
@@ -91,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_known_outweighs_what_the_first_node_said() {
+    fn known_block_outweighs_the_first_nodes_claim() {
         let pins = Pins::default();
         pins.first(Hash([1; 32]), &"a:1".into());
         pins.first(Hash([2; 32]), &"b:1".into());

@@ -1,28 +1,28 @@
-//! What no node of a pool offers, for readiness, pages and logs.
+//! Problems of a pool as a whole, for readiness, pages and logs.
 
 use super::{Capability, NodePool};
 
-/// Something that keeps a pool's chain from being followed, or slows it down, until an operator changes a
-/// node or the endpoints.
+/// A problem that stops or slows down following a pool's chain until an operator changes a node or the
+/// endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Problem {
     /// The pool's chain.
     pub chain: &'static str,
-    /// A stable name: `states_missing`, `storage_changes_missing`, `finality_proofs_missing`, `other_chain` or
+    /// A stable code: `states_missing`, `storage_changes_missing`, `finality_proofs_missing`, `other_chain` or
     /// `no_trusted_node`.
     pub code: &'static str,
-    /// What happened, to which nodes, and what to do.
+    /// What happened, on which nodes, and what to do.
     pub message: String,
-    /// Whether nothing goes on until it is solved; otherwise it costs time.
+    /// Whether it blocks progress until solved; otherwise it only slows it down.
     pub is_blocking: bool,
 }
 
 impl NodePool {
-    /// What is wrong with the pool as a whole, as far as its nodes have shown: something that every node
-    /// lacks, another chain's nodes alone, liars alone.
+    /// Returns the problems of the pool as a whole, as far as its nodes have shown: a capability that every node
+    /// lacks, only nodes of another chain, only demoted nodes.
     ///
-    /// Asks nothing. A problem ends once a node has offered what was missing.
+    /// Sends no requests. A problem ends once a node has offered what was missing.
     pub fn problems(&self) -> Vec<Problem> {
         let healths: Vec<_> = self.nodes().iter().map(|node| node.health()).collect();
         let chain = self.chain();

@@ -1,8 +1,8 @@
-//! What a node's error answer means.
+//! Classifies nodes' error answers.
 
 use super::Error;
 
-/// Codes of polkadot-sdk and of its JSON-RPC server, jsonrpsee.
+/// Error codes of polkadot-sdk and of its JSON-RPC server, jsonrpsee.
 mod code {
     pub(super) const METHOD_NOT_FOUND: i32 = -32601;
     pub(super) const TOO_MANY_SUBSCRIPTIONS: i32 = -32006;
@@ -17,20 +17,20 @@ mod code {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// It does not have the method, or keeps it from callers outside.
+    /// It does not have the method, or does not offer it to outside callers.
     NoMethod,
-    /// The answer is larger than the node may send.
+    /// The answer exceeds the node's limit.
     AnswerTooLarge,
-    /// The request is larger than the node may take.
+    /// The request exceeds the node's limit.
     RequestTooLarge,
-    /// More calls or subscriptions than the node allows, or it is busy.
+    /// Too many calls or subscriptions, or the node is busy.
     Limited,
-    /// It has thrown away the state of the block that was asked about.
+    /// It has pruned the state of the requested block.
     StatePruned,
 }
 
 impl Refusal {
-    /// Reads a JSON-RPC error.
+    /// Classifies a JSON-RPC error.
     pub fn of(code: i32, message: &str) -> Option<Self> {
         let message = message.to_ascii_lowercase();
         let says = |text: &str| message.contains(text);
@@ -62,13 +62,13 @@ impl Refusal {
     }
 }
 
-/// What follows an error's text: empty where nothing is known to help.
+/// The suffix of an error's text; empty if no advice is known.
 pub(super) fn advice(code: i32, message: &str) -> String {
     Refusal::of(code, message).map_or_else(String::new, |refusal| format!(": {}", refusal.advice()))
 }
 
 impl Error {
-    /// What the node's error answer means, where it is known.
+    /// The meaning of the node's error answer, if it is known.
     pub fn refusal(&self) -> Option<Refusal> {
         match self {
             Self::Call { code, message, .. } => Refusal::of(*code, message),
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusals_name_the_flag_to_raise() {
+    fn advice_names_the_flag_to_raise() {
         let cases = [
             (-32008, "Response is too big: \"Exceeded max limit of 15728640\"", "--rpc-max-response-size"),
             (-32007, "Request is too big", "--rpc-max-request-size"),

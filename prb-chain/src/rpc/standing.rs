@@ -1,4 +1,4 @@
-//! How far a node can be relied on: what it was caught at, what it lacks, when it is asked again.
+//! A node's record: demotions, deferrals and missing capabilities.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::Config;
 
-/// Something that some nodes offer and others do not.
+/// A capability that some nodes lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Capability {
@@ -14,7 +14,7 @@ pub enum Capability {
     FinalityProofs,
     /// `pha_getStorageChanges`: the node is built with Phala's RPC extension.
     StorageChanges,
-    /// The states of all blocks: an archive node.
+    /// The states of all blocks, as on an archive node.
     States,
 }
 
@@ -51,39 +51,39 @@ impl Capability {
     }
 }
 
-/// Something that a node was found not to offer.
+/// A capability that a node was found to lack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MissingCapability {
-    /// What it does not offer.
+    /// The capability.
     pub capability: Capability,
-    /// What it answered.
+    /// The node's answer.
     pub reason: String,
 }
 
-/// How a node is doing.
+/// A node's health.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Health {
     /// The node's host and port.
     pub name: Arc<str>,
-    /// A connection is open.
+    /// Whether a connection is open.
     pub connected: bool,
-    /// It answered wrongly a while ago: it is asked last, and only what is verified.
+    /// Whether it is demoted for a wrong answer: it is asked last, and only for verifiable data.
     pub demoted: bool,
-    /// Other nodes go first for a while: it is slow, behind, or lacks what it was asked for.
+    /// Whether other nodes are preferred for a while, because it is slow, behind, or lacks requested data.
     pub deferred: bool,
-    /// Its last connection failed or was lost a moment ago.
+    /// Whether its last connection failed or was lost recently.
     pub backing_off: bool,
-    /// It serves another chain than the pool's.
+    /// Whether it serves another chain than the pool's.
     pub other_chain: bool,
-    /// What it was found not to offer.
+    /// The capabilities that it was found to lack.
     pub lacks: Vec<MissingCapability>,
-    /// What went wrong last.
+    /// The last error.
     pub last_error: Option<String>,
 }
 
-/// When a lack is put to the test again.
+/// When a missing capability is tried again.
 #[derive(Debug)]
 struct Absence {
     reason: String,
@@ -91,7 +91,7 @@ struct Absence {
     term: Duration,
 }
 
-/// What is known of a node.
+/// A node's record.
 #[derive(Debug, Default)]
 pub(super) struct Standing {
     pub(super) retry_at: Option<Instant>,
@@ -106,7 +106,7 @@ pub(super) struct Standing {
 }
 
 impl Standing {
-    /// Lets others go first; the time doubles where it happens soon again.
+    /// Defers the node; the time doubles if it happens again soon.
     pub(super) fn defer(&mut self, least: Duration, most: Duration, reason: &str) {
         let now = Instant::now();
         let recent = self.deferred_until.is_some_and(|until| now < until + most);
@@ -116,11 +116,11 @@ impl Standing {
         self.last_error = Some(reason.to_owned());
     }
 
-    /// Notes a proven wrong answer. The term doubles with each one for as long as the process runs: who lied
-    /// twice is not trusted soon. Gives the term where it is a new one.
+    /// Records a proven wrong answer. The time doubles with each one for as long as the process runs, because a
+    /// node that lied twice is not trusted soon. Returns the time if a new demotion begins.
     pub(super) fn demote(&mut self, config: &Config, reason: &str) -> Option<Duration> {
         let now = Instant::now();
-        // Answers that were under way together are one offence.
+        // Several wrong answers that were in flight together count once.
         let is_new = self.demoted_until.is_none_or(|until| until <= now);
         self.demotions = self.demotions.saturating_add(u32::from(is_new));
         let doublings = self.demotions.saturating_sub(1).min(16);
@@ -131,7 +131,7 @@ impl Standing {
         is_new.then_some(term)
     }
 
-    /// Notes that the node does not offer something; tells whether that is news.
+    /// Records a missing capability; returns whether this is new.
     pub(super) fn lacks(&mut self, config: &Config, capability: Capability, reason: &str) -> bool {
         let now = Instant::now();
         let before = self.lacks.get(&capability);
@@ -145,12 +145,12 @@ impl Standing {
         is_new
     }
 
-    /// Notes that the node has shown to offer it; tells whether that is news.
+    /// Records that the node offers it; returns whether this is new.
     pub(super) fn offers(&mut self, capability: Capability) -> bool {
         self.lacks.remove(&capability).is_some()
     }
 
-    /// A new connection may be to a node that was restarted with other flags.
+    /// The node may have been restarted with other flags.
     pub(super) fn reconnected(&mut self) {
         self.retry_at = None;
         self.timeouts = 0;
@@ -168,12 +168,12 @@ impl Standing {
         self.demoted_until.is_some_and(|until| until > Instant::now())
     }
 
-    /// Whether it is known, for now, not to offer it.
+    /// Whether it is known, for now, to lack it.
     pub(super) fn is_lacking(&self, capability: Capability) -> bool {
         self.lacks.get(&capability).is_some_and(|absence| absence.until > Instant::now())
     }
 
-    /// What it was found not to offer and has not shown to offer since.
+    /// The capabilities that it was found to lack and has not offered since.
     pub(super) fn all_lacks(&self) -> Vec<MissingCapability> {
         let lack = |(capability, absence): (&Capability, &Absence)| MissingCapability {
             capability: *capability,
@@ -182,8 +182,8 @@ impl Standing {
         self.lacks.iter().map(lack).collect()
     }
 
-    /// Lower is better: fit, deferred, demoted, just failed; a node without what is needed comes after
-    /// demoted ones.
+    /// The node's rank, lower is better: fit, deferred, demoted, recently failed; a node without a needed
+    /// capability comes after demoted ones.
     pub(super) fn rank(&self, needed: &[Capability]) -> u8 {
         let now = Instant::now();
         let lasts = |until: Option<Instant>| u8::from(until.is_some_and(|until| until > now));
@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn terms_of_a_liar_grow() {
+    async fn demotions_grow() {
         let config = Config::default();
         let mut standing = Standing::default();
         for doublings in 0..4 {
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lack_is_put_to_the_test_ever_less_and_at_once_after_a_new_connection() {
+    async fn missing_capability_is_retried_with_backoff_and_after_reconnection() {
         let (config, proofs) = (Config::default(), Capability::FinalityProofs);
         let mut standing = Standing::default();
         assert!(standing.lacks(&config, proofs, "code 4"));

@@ -1,4 +1,4 @@
-//! Adding verified blocks.
+//! Appends verified blocks.
 
 use codec::Encode;
 use heed::PutFlags;
@@ -10,7 +10,7 @@ use prb_core::{
 
 use super::{Alignment, Error, State, Store, Tips, map::WriteTxn, segment, split_alignment};
 
-/// A parachain header that a relay block's state names.
+/// A parachain header named in a relay block's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParaHead {
     /// Its number.
@@ -26,17 +26,17 @@ pub struct NewJustifiedBlock {
     pub number: RelayNumber,
     /// Its justification.
     pub justification: Vec<u8>,
-    /// The set that signed it.
+    /// The authority set that signed it.
     pub set_id: u64,
-    /// The set that takes over after it, where the block changes it.
+    /// The authority set that takes over after it, if the block changes it.
     pub next_set: Option<AuthoritySet>,
     /// The parachain's head in its state.
     pub para_head: Option<ParaHead>,
-    /// Trie nodes that prove the head, and the authorities where the set changes.
+    /// Trie nodes that prove the head and, if the set changes, the authorities.
     pub proof: Vec<Vec<u8>>,
 }
 
-/// Relay headers in sequence, the last of them justified.
+/// Consecutive relay headers, the last of them justified.
 #[derive(Clone, Debug)]
 pub struct RelayBatch {
     /// Number of the first header.
@@ -48,12 +48,12 @@ pub struct RelayBatch {
 }
 
 impl Store {
-    /// Adds relay blocks after the stored ones.
+    /// Appends relay blocks.
     ///
     /// Blocks on the disk.
     ///
     /// # Errors
-    /// [`Error::OutOfSequence`] where they do not follow, or do not end at a justified one.
+    /// [`Error::OutOfSequence`] if they do not follow the stored ones, or do not end at a justified one.
     #[doc(hidden)]
     pub fn append_relay(&self, batch: &RelayBatch) -> Result<(), Error> {
         self.growing(|| self.try_append_relay(batch))
@@ -84,7 +84,7 @@ impl Store {
     }
 
     fn put_relay(&self, txn: &mut WriteTxn<'_>, batch: &RelayBatch) -> heed::Result<()> {
-        // In sequence and at the end: pages are filled to the brim.
+        // Appending in order makes LMDB fill its pages completely.
         let (append, tables) = (PutFlags::APPEND, txn.tables);
         for (number, header) in (batch.first.0..).zip(&batch.headers) {
             tables.relay_headers.put_with_flags(txn, append, &number, header)?;
@@ -106,12 +106,12 @@ impl Store {
         Ok(())
     }
 
-    /// Adds parachain headers after the stored ones.
+    /// Appends parachain headers.
     ///
     /// Blocks on the disk.
     ///
     /// # Errors
-    /// [`Error::OutOfSequence`] where they do not follow, or reach beyond what a relay block has proven.
+    /// [`Error::OutOfSequence`] if they do not follow the stored ones, or extend beyond what a relay block has proven.
     #[doc(hidden)]
     pub fn append_para_headers(&self, first: ParaNumber, headers: &[Vec<u8>]) -> Result<(), Error> {
         self.growing(|| self.try_append_para_headers(first, headers))
@@ -140,12 +140,12 @@ impl Store {
         self.finish(txn, state)
     }
 
-    /// Adds SCALE storage changes of parachain blocks after the stored ones.
+    /// Appends SCALE storage changes of parachain blocks.
     ///
     /// Blocks on the disk.
     ///
     /// # Errors
-    /// [`Error::OutOfSequence`] where they do not follow.
+    /// [`Error::OutOfSequence`] if they do not follow the stored ones.
     #[doc(hidden)]
     pub fn append_changes(&self, first: ParaNumber, changes: &[Vec<u8>]) -> Result<(), Error> {
         self.growing(|| self.try_append_changes(first, changes))
@@ -166,7 +166,7 @@ impl Store {
         self.finish(txn, state)
     }
 
-    /// Fills up the last segment and goes on with new ones.
+    /// Fills up the last segment and continues with new ones.
     pub(super) fn put_changes(
         &self,
         txn: &mut WriteTxn<'_>,
@@ -202,7 +202,7 @@ impl Store {
     /// Blocks on the disk.
     ///
     /// # Errors
-    /// [`Error::Missing`] where a block's changes are not stored.
+    /// [`Error::Missing`] if a block's changes are not stored.
     #[doc(hidden)]
     pub fn replace_changes(&self, first: ParaNumber, changes: &[Vec<u8>]) -> Result<(), Error> {
         self.growing(|| self.try_replace_changes(first, changes))
@@ -227,11 +227,11 @@ impl Store {
         txn.commit().map_err(|e| self.error(e))
     }
 
-    /// The blocks of the segment that holds a block's storage changes, and the digest that it was stored with. The
-    /// segment itself need not be readable.
+    /// Returns the blocks of the segment that contains a block's storage changes, and the segment's stored
+    /// digest. The segment itself need not be readable.
     ///
     /// # Errors
-    /// [`Error::Missing`] where they are not stored.
+    /// [`Error::Missing`] if they are not stored.
     #[doc(hidden)]
     pub fn segment_of(&self, number: ParaNumber) -> Result<(Span<ParaNumber>, Option<[u8; 4]>), Error> {
         let txn = self.read()?;
@@ -245,12 +245,12 @@ impl Store {
         Ok((span, digest.and_then(|digest| digest.try_into().ok())))
     }
 
-    /// Stores a segment's storage changes again, in place of what the disk has made of it.
+    /// Stores a segment's storage changes again, replacing a segment damaged by the disk.
     ///
     /// Blocks on the disk.
     ///
     /// # Errors
-    /// [`Error::Missing`] where no segment starts at `first`.
+    /// [`Error::Missing`] if no segment starts at `first`.
     pub(crate) fn put_segment(&self, first: ParaNumber, changes: &[Vec<u8>]) -> Result<(), Error> {
         let items: Vec<&[u8]> = changes.iter().map(Vec::as_slice).collect();
         let encoded = segment::write(&items);
@@ -268,7 +268,7 @@ impl Store {
         })
     }
 
-    /// Commits, and tells everybody.
+    /// Commits and publishes the new state.
     fn finish(&self, mut txn: WriteTxn<'_>, mut state: State) -> Result<(), Error> {
         self.cover(&mut txn, &mut state)?;
         // The write transaction is held until here, so that states are published in their order.
@@ -279,7 +279,7 @@ impl Store {
         Ok(())
     }
 
-    /// Moves on to the newest justified block whose parachain headers are there, thinning what it passes.
+    /// Advances to the newest justified block whose parachain headers are all stored, thinning out passed sets.
     fn cover(&self, txn: &mut WriteTxn<'_>, state: &mut State) -> Result<(), Error> {
         let from = state.covered.map_or(0, |(number, _)| number.0 + 1);
         let mut ended = Vec::new();
@@ -291,7 +291,7 @@ impl Store {
                 break;
             }
             let before = state.covered.and_then(|(_, head)| head);
-            // Where the relay chain names no head any more, the last one that it named stays.
+            // If the relay chain names no head any more, the last named one stays.
             state.covered = Some((RelayNumber(number), head.map(|head| head.number).or(before)));
             if alignment.ends_set {
                 ended.push(number);
@@ -300,7 +300,7 @@ impl Store {
         ended.into_iter().try_for_each(|end| self.thin(txn, end)).map_err(|e| self.error(e))
     }
 
-    /// Drops justified blocks of the set that ended, but for a few on the way.
+    /// Drops justified blocks of the set that ended, except for a few in between.
     fn thin(&self, txn: &mut WriteTxn<'_>, end: u32) -> heed::Result<()> {
         let mut drop = Vec::new();
         let mut later = end;

@@ -1,4 +1,4 @@
-//! Compaction: the database without the free pages that it has gathered.
+//! Compacts the database, which releases its free pages.
 
 use std::{
     fs::{self, File},
@@ -9,27 +9,27 @@ use heed::CompactionOption;
 
 use super::{Error, Store};
 
-/// The copy, until it takes the database's place.
+/// The copy, until it replaces the database.
 const COPY: &str = "data.mdb.compact";
 
-/// What a compaction came to.
+/// The result of a compaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Compacted {
-    /// Bytes of the database before.
+    /// Size of the database before, in bytes.
     pub before: u64,
-    /// Bytes of it now.
+    /// Size of the database after, in bytes.
     pub after: u64,
 }
 
 impl Store {
-    /// Copies what is stored into a new database and puts that in the old one's place, in one step: at any
-    /// moment one of the two is there whole. Both take room on the disk until then.
+    /// Copies the store into a new database and atomically replaces the old one: at any moment one of them is
+    /// complete. Needs disk space for both until then.
     ///
     /// Blocks on the disk.
     ///
     /// # Errors
-    /// [`Error::DiskFull`] where there is no room for the copy, or what the disk says; the store is as it was.
+    /// [`Error::DiskFull`] if there is no space for the copy, or an I/O error; the store is unchanged then.
     pub fn compact(self) -> Result<Compacted, Error> {
         let (copy, database) = (self.path.join(COPY), self.path.join("data.mdb"));
         let io = |source| Error::from_io(&self.path, source);
@@ -42,7 +42,7 @@ impl Store {
         let after = match copied {
             Ok(file) => file.len(),
             Err(e) => {
-                // What there is of the copy takes room that somebody may need.
+                // A partial copy takes up space.
                 let _ = fs::remove_file(&copy);
                 return Err(e);
             }

@@ -1,26 +1,27 @@
-//! Dropping stored blocks from a number on, so that they are fetched again.
+//! Drops stored blocks from a number on, so that they are fetched again.
 
 use prb_core::primitives::{ParaNumber, RelayNumber};
 
 use super::{Error, Store, map::WriteTxn, segment::Segment, split_alignment};
 
-/// Rows that are deleted in one transaction.
+/// Rows deleted in one transaction.
 const ROWS: usize = 10_000;
 
 impl Store {
-    /// Drops the relay blocks from a number on, down to the justified block before it: a store ends with one.
-    /// Heights fall. Parachain headers and storage changes stay.
+    /// Drops the relay blocks from a number on, down to the previous justified block, because a store ends with
+    /// one. Heights decrease. Parachain headers and storage changes stay.
     ///
-    /// Blocks on the disk. What is interrupted leaves a store that ends with a later justified block.
+    /// Blocks on the disk. An interruption leaves a store that ends at a later justified block.
     ///
     /// # Errors
-    /// When the store cannot be changed.
+    /// The store cannot be changed.
     pub fn drop_relay_from(&self, number: RelayNumber) -> Result<(), Error> {
         while self.growing(|| self.drop_last_stop(number.0))? {}
         self.load()
     }
 
-    /// Drops the last justified block and the headers after the one before it; false where it is before `number`.
+    /// Drops the last justified block and the headers after the one before it; returns false if it is before
+    /// `number`.
     fn drop_last_stop(&self, number: u32) -> Result<bool, Error> {
         let held = self.hold()?;
         let mut txn = self.write(&held)?;
@@ -62,13 +63,13 @@ impl Store {
         Ok(())
     }
 
-    /// Drops the parachain's storage changes from a number on and, where `headers`, its headers too. Heights
-    /// fall.
+    /// Drops the parachain's storage changes from a number on and, if `headers` is set, its headers, too. Heights
+    /// decrease.
     ///
-    /// Blocks on the disk. What is interrupted leaves a store that ends with a later block.
+    /// Blocks on the disk. An interruption leaves a store that ends at a later block.
     ///
     /// # Errors
-    /// When the store cannot be changed.
+    /// The store cannot be changed.
     pub fn drop_para_from(&self, number: ParaNumber, headers: bool) -> Result<(), Error> {
         while self.growing(|| self.drop_last_changes(number.0))? {}
         while headers && self.growing(|| self.drop_last_headers(number.0))? {}
@@ -83,7 +84,7 @@ impl Store {
         let error = |e| self.error(e);
         let Some((first, encoded)) = tables.changes.last(&txn).map_err(error)? else { return Ok(false) };
         let items = Segment::read(encoded);
-        // A segment that cannot be read goes as a whole.
+        // A segment that cannot be decoded is dropped as a whole.
         let count = items.map_or(u32::MAX, |items| items.count());
         if first.saturating_add(count - 1) < number {
             return Ok(false);

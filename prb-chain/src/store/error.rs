@@ -1,4 +1,4 @@
-//! What can go wrong with a store.
+//! Errors of a store.
 
 use std::{
     io,
@@ -8,56 +8,58 @@ use std::{
 use heed::MdbError;
 use prb_core::primitives::Hash;
 
-/// `errno` of a full disk, of an exceeded quota, and of a limit on files' sizes.
+/// `errno` of a full disk (ENOSPC), an exceeded quota (EDQUOT), and a limit of file sizes (EFBIG).
 const DISK_FULL: [i32; 3] = [28, 122, 27];
-/// `errno` of a failing disk: LMDB's, too, where a write ended early, as one does that fills the disk.
+/// `errno` of a failing disk (EIO). LMDB also returns it for a short write, as when a write fills the disk.
 const FAILING: i32 = 5;
-/// Room on a disk that such a write leaves at most.
+/// Free space up to which such a failure counts as a full disk.
 const ROOM_LEFT: u64 = 64 * 1024;
 
-/// Why the store did not do what was asked.
+/// Why a store operation failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Another process has the store open, or this one has it twice.
+    /// Another process has the store open, or this process opened it twice.
     #[error("the store at {path} is in use: stop the daemon or command that has it open")]
     InUse {
         /// The store.
         path: PathBuf,
     },
-    /// Its lock file cannot be locked, for another reason than that it is locked.
-    #[error("the store at {path} cannot be locked: it has to be on a disk whose file system has locks")]
+    /// Its lock file cannot be locked, although nobody holds the lock.
+    #[error("the store at {path} cannot be locked: it must be on a file system that supports locks")]
     Lock {
         /// The store.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
     /// The store was written by a newer version.
     #[error(
-        "the store at {path} has layout {found}, this program reads layouts up to {expected}: run the newer version, \
+        "the store at {path} has layout {found}, but this program reads layouts up to {expected}: run the newer version, \
          or move the store away"
     )]
     Schema {
         /// The store.
         path: PathBuf,
-        /// Its version.
+        /// Its layout version.
         found: u32,
-        /// The version that is read here.
+        /// The newest layout that this version reads.
         expected: u32,
     },
-    /// The store holds the blocks of other chains.
-    #[error("the store at {path} is of chain {stored}, the nodes are of {asked}: give each its own store")]
+    /// The store has the blocks of other chains.
+    #[error(
+        "the store at {path} is of chain {stored}, but the nodes are of {asked}: use a separate store for each"
+    )]
     OtherChain {
         /// The store.
         path: PathBuf,
         /// The chain in the store.
         stored: Hash,
-        /// The chain that was asked for.
+        /// The nodes' chain.
         asked: Hash,
     },
     /// The disk is full.
-    #[error("the disk of the store at {path} is full (or its quota is used up): make room")]
+    #[error("the disk of the store at {path} is full (or its quota is used up): free space")]
     DiskFull {
         /// The store.
         path: PathBuf,
@@ -67,10 +69,10 @@ pub enum Error {
     MapFull {
         /// The store.
         path: PathBuf,
-        /// What keeps it from growing.
+        /// The reason.
         reason: &'static str,
     },
-    /// The system did not map the grown store.
+    /// The system refused to map the store after it grew.
     #[error(
         "the system refused to map the store at {path} after it grew: raise the limit on address space (ulimit -v) and restart"
     )]
@@ -78,15 +80,13 @@ pub enum Error {
         /// The store.
         path: PathBuf,
     },
-    /// LMDB gave the database up after a failed write; the next write opens it again.
-    #[error(
-        "writing to the database at {path} failed, and it is opened again at the next write: check the disk"
-    )]
+    /// LMDB closed the database after a failed write; the next write reopens it.
+    #[error("writing to the database at {path} failed; the next write opens it again: check the disk")]
     Broken {
         /// The store.
         path: PathBuf,
     },
-    /// LMDB found its own file damaged.
+    /// LMDB found its file damaged.
     #[error(
         "the database file at {path} is damaged: check the disk; move the store away to fetch everything again, or \
          import an archive (prb store import)"
@@ -94,27 +94,27 @@ pub enum Error {
     Damaged {
         /// The store.
         path: PathBuf,
-        /// What LMDB says.
+        /// LMDB's error.
         source: Box<heed::Error>,
     },
     /// Blocks that do not follow the stored ones.
     #[error("{what} {number} does not follow what is stored")]
     OutOfSequence {
-        /// What they are.
+        /// Their kind.
         what: &'static str,
-        /// The first of them.
+        /// The number of the first one.
         number: u32,
     },
     /// Something that is not stored.
     #[error("no {what} is stored")]
     Missing {
-        /// What was looked for.
+        /// Its kind.
         what: &'static str,
     },
-    /// Stored bytes that cannot be read.
-    #[error("a stored {what} cannot be read: prb store verify says which")]
+    /// Stored bytes that cannot be decoded.
+    #[error("a stored {what} cannot be decoded: run prb store verify to find it")]
     Corrupt {
-        /// What it should be.
+        /// The expected kind.
         what: &'static str,
     },
     /// The directory or a file cannot be used.
@@ -122,7 +122,7 @@ pub enum Error {
     Io {
         /// The store.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
     /// LMDB failed.
@@ -130,18 +130,18 @@ pub enum Error {
     Database {
         /// The store.
         path: PathBuf,
-        /// What it says.
+        /// LMDB's error.
         source: Box<heed::Error>,
     },
 }
 
 impl Error {
-    /// Whether it may work later, when somebody has made room.
+    /// Whether it may work later, once space was freed.
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::DiskFull { .. } | Self::MapFull { .. } | Self::Broken { .. } | Self::Io { .. })
     }
 
-    /// Whether no further attempt can help before somebody has changed something and started again.
+    /// Whether no retry can help until an operator has acted and restarted the program.
     pub const fn is_fatal(&self) -> bool {
         matches!(
             self,
@@ -157,7 +157,7 @@ impl Error {
         match e {
             heed::Error::EnvAlreadyOpened => Self::InUse { path: path.to_owned() },
             heed::Error::Mdb(MdbError::MapFull) => {
-                Self::MapFull { path: path.to_owned(), reason: "its owner does not let it" }
+                Self::MapFull { path: path.to_owned(), reason: "its owner does not allow it" }
             }
             heed::Error::Mdb(MdbError::Panic) => Self::Broken { path: path.to_owned() },
             heed::Error::Mdb(
@@ -196,12 +196,12 @@ mod tests {
     }
 
     #[test]
-    fn each_failure_of_the_database_says_what_it_is() {
+    fn database_failures_map_to_their_errors() {
         use heed::Error::{Io, Mdb};
         let os = io::Error::from_raw_os_error;
         let cases = [
             (Mdb(MdbError::MapFull), "the map of the store at /data is full", true, false),
-            (Mdb(MdbError::Panic), "opened again at the next write", true, false),
+            (Mdb(MdbError::Panic), "the next write opens it again", true, false),
             (Mdb(MdbError::Corrupted), "is damaged", false, true),
             (Mdb(MdbError::PageNotFound), "is damaged", false, true),
             (Mdb(MdbError::Invalid), "is damaged", false, true),

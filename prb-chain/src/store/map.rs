@@ -1,5 +1,5 @@
-//! Transactions, the memory map under them, which grows when it is full, and the database, which is opened again
-//! after a failure that LMDB does not recover from.
+//! Transactions; the memory map, which grows when it is full; and reopening the database after failures that
+//! LMDB does not recover from.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -13,23 +13,23 @@ use heed::{Env, RoTxn, RwTxn, WithoutTls};
 
 use super::{Config, Error, Store, Tables, open};
 
-/// How long a map that is full waits for readers to end before the append fails, to be tried again.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Pause between two looks whether they have.
+/// How long growing a full map waits for readers to end before the append fails and is retried.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Interval at which it checks for that.
 const PAUSE: Duration = Duration::from_millis(1);
-/// How long each who comes meanwhile waits, so that there is a moment without any: longer than what others read
-/// at once takes, and so much shorter than [`PATIENCE`] that a thread that holds the map already goes on.
+/// How long each new reader waits meanwhile, so that a moment without readers occurs: longer than an ordinary
+/// read takes, and so much shorter than [`TIMEOUT`] that a thread that holds the map already can continue.
 const STEP_ASIDE: Duration = Duration::from_secs(1);
-/// More address space than a process has.
+/// Largest map: more address space than a process has.
 const MOST: usize = 1 << 46;
 
-/// The database, as far as it can be used.
+/// The database's state.
 pub(super) enum Mapped {
-    /// It is open; the number grows each time that it is opened again.
+    /// Open; the number is incremented each time that it is reopened.
     Open(Opened, u64),
-    /// LMDB gave it up, and it could not be opened again so far.
+    /// LMDB closed it, and it could not be reopened so far.
     Closed(u64),
-    /// The system did not map it after it grew.
+    /// The system refused to map it after it grew.
     Unmapped,
 }
 
@@ -53,14 +53,14 @@ impl Mapped {
     }
 }
 
-/// Holds the database and its map as they are.
+/// Keeps the database and its map from being changed.
 pub(super) struct Held<'s>(RwLockReadGuard<'s, Mapped>);
 
 impl Held<'_> {
     fn opened(&self) -> &Opened {
         match &*self.0 {
             Mapped::Open(opened, _) => opened,
-            Mapped::Closed(_) | Mapped::Unmapped => unreachable!("only what is open is given out"),
+            Mapped::Closed(_) | Mapped::Unmapped => unreachable!("only an open database is handed out"),
         }
     }
 
@@ -71,7 +71,7 @@ impl Held<'_> {
 
 /// A read transaction.
 pub(super) struct Txn<'s> {
-    // Dropped before the map may change.
+    // Dropped before the hold, because the map must not change while it lives.
     txn: RoTxn<'static, WithoutTls>,
     pub(super) tables: Tables,
     _held: Held<'s>,
@@ -119,14 +119,15 @@ impl Store {
         Ok(Txn { txn, tables: *tables, _held: held })
     }
 
-    /// Starts to write; waits for who writes already.
+    /// Starts a write transaction; waits for the current writer.
     pub(super) fn write<'h>(&self, held: &'h Held<'_>) -> Result<WriteTxn<'h>, Error> {
         let Opened { env, tables } = held.opened();
         Ok(WriteTxn { txn: env.write_txn().map_err(|e| self.error(e))?, tables: *tables })
     }
 
-    /// Keeps the map from changing. Several may hold it, also one thread several times: who changes it does
-    /// not queue up before them, or that thread would wait for itself. They only come a little later.
+    /// Keeps the map from changing. Several may hold it, also one thread several times: hence a thread that
+    /// changes the map does not queue up for the lock, which would block such a thread behind itself. New holders
+    /// only wait for a bounded time.
     pub(super) fn hold(&self) -> Result<Held<'_>, Error> {
         let until = Instant::now() + STEP_ASIDE;
         while self.growing.load(Ordering::Relaxed) > 0 && Instant::now() < until {
@@ -140,8 +141,8 @@ impl Store {
         }
     }
 
-    /// Does it again with a larger map where the map is full, and once with the database opened again where
-    /// LMDB has given it up.
+    /// Repeats an operation with a larger map if the map is full, and once with the database reopened if LMDB has
+    /// closed it.
     pub(super) fn growing<T>(&self, mut work: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
         let mut reopened = false;
         loop {
@@ -164,10 +165,10 @@ impl Store {
         }
     }
 
-    /// Waits until nobody reads or writes; `None` where that takes too long.
+    /// Waits until nobody reads or writes; `None` if that takes too long.
     fn alone(&self) -> Option<RwLockWriteGuard<'_, Mapped>> {
         self.growing.fetch_add(1, Ordering::Relaxed);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let alone = loop {
             match self.database.try_write() {
                 Ok(mapped) => break Some(mapped),
@@ -186,7 +187,7 @@ impl Store {
         let full = |reason| Error::MapFull { path: self.path.clone(), reason };
         let mut mapped = self.alone().ok_or_else(|| full("readers hold it"))?;
         let Mapped::Open(Opened { env, .. }, _) = &*mapped else { return Ok(()) };
-        // Another has made it larger meanwhile.
+        // Another thread has enlarged it in the meantime.
         if env.info().map_size > size {
             return Ok(());
         }
@@ -195,10 +196,10 @@ impl Store {
             return Err(full("a process has no larger address space"));
         }
         // SAFETY: each transaction of this process holds `database` for reading, so that none is active; the lock
-        // file keeps other processes out.
+        // file excludes other processes.
         if let Err(error) = unsafe { env.resize(larger) } {
             tracing::error!(path = %self.path.display(), bytes = larger, %error, "the store's map could not grow");
-            // LMDB has no map at all after a failure: the store must not be used any more.
+            // After a failed resize LMDB has no map at all, so the store must not be used any more.
             *mapped = Mapped::Unmapped;
             return Err(Error::Unmapped { path: self.path.clone() });
         }
@@ -206,18 +207,18 @@ impl Store {
         Ok(())
     }
 
-    /// Closes the database that LMDB has given up and opens it again: what was committed is there.
+    /// Closes the database after a failure and reopens it: committed data is there.
     fn reopen(&self, generation: u64) -> Result<(), Error> {
         let broken = || Error::Broken { path: self.path.clone() };
         let mut mapped = self.alone().ok_or_else(broken)?;
-        // Another has done so meanwhile.
+        // Another thread has done so in the meantime.
         if mapped.generation() != generation {
             return Ok(());
         }
         if let Mapped::Open(Opened { env, .. }, _) =
             std::mem::replace(&mut *mapped, Mapped::Closed(generation))
         {
-            env.prepare_for_closing().wait_timeout(PATIENCE);
+            env.prepare_for_closing().wait_timeout(TIMEOUT);
         }
         let Mapped::Open(opened, _) = Mapped::open(&self.path, self.config)? else { return Err(broken()) };
         *mapped = Mapped::Open(opened, generation + 1);
@@ -232,7 +233,7 @@ impl Store {
         if let Mapped::Open(Opened { env, .. }, _) =
             std::mem::replace(&mut *mapped, Mapped::Closed(generation))
         {
-            env.prepare_for_closing().wait_timeout(PATIENCE);
+            env.prepare_for_closing().wait_timeout(TIMEOUT);
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Migration of stores that older versions wrote, in place.
+//! Migrates stores of older layouts in place.
 //!
-//! Each step turns a layout into the next one, in transactions of bounded size. The store is marked with the new
-//! layout first, so that the older version does not write into what is half done, and with how far the step is: a
-//! step that was interrupted goes on where it was.
+//! Each step converts a layout to the next one, in transactions of bounded size. The store is first marked
+//! with the new layout, so that an older version does not write into a half-converted store, and with the
+//! step's progress: an interrupted step continues where it was.
 
 use std::time::{Duration, Instant};
 
@@ -18,23 +18,23 @@ const OLDEST: u32 = 1;
 const STEPS: [Step; (SCHEMA - OLDEST) as usize] = [Store::add_digests];
 /// Bytes of values read in one transaction.
 const BYTES_PER_TRANSACTION: usize = 64 << 20;
-/// Time between two lines in the log.
+/// Least time between two log lines.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// Does a part of a step from a row on; gives the row to go on from, or none at the end.
+/// Carries out part of a step from a row on; returns the row to continue from, or `None` at the end.
 type Step = fn(&Store, u32) -> Result<Option<u32>, Error>;
 
-/// A step that has not ended.
+/// A step in progress.
 #[derive(Clone, Copy, Encode, Decode)]
 struct Unfinished {
     /// The layout that it starts from.
     from: u32,
-    /// The row that comes next.
+    /// The next row.
     row: u32,
 }
 
 impl Store {
-    /// Brings the store to the layout of this version.
+    /// Brings the store to the current layout.
     pub(super) fn migrate(&self) -> Result<(), Error> {
         let (found, mut unfinished) = self.growing(|| self.layout())?;
         if !(OLDEST..=SCHEMA).contains(&found) {
@@ -49,7 +49,7 @@ impl Store {
         Ok(())
     }
 
-    /// The store's layout, and the step to it that has not ended. A new store is given this version's.
+    /// Returns the store's layout, and the step in progress, if any. A new store gets the current layout.
     fn layout(&self) -> Result<(u32, Option<Unfinished>), Error> {
         let held = self.hold()?;
         let mut txn = self.write(&held)?;
@@ -67,7 +67,7 @@ impl Store {
     fn step(&self, step: Unfinished) -> Result<(), Error> {
         let Unfinished { from, mut row } = step;
         let path = self.path.display();
-        tracing::info!(%path, from, to = from + 1, row, "the store is brought to a newer layout");
+        tracing::info!(%path, from, to = from + 1, row, "migrating the store to a newer layout");
         let run = STEPS[(from - OLDEST) as usize];
         let mut told = Instant::now();
         self.growing(|| self.mark(from + 1, Some(Unfinished { from, row })))?;
@@ -76,11 +76,11 @@ impl Store {
             self.growing(|| self.mark(from + 1, Some(Unfinished { from, row })))?;
             if told.elapsed() > TELL_EVERY {
                 told = Instant::now();
-                tracing::info!(%path, from, to = from + 1, row, "still bringing the store to a newer layout");
+                tracing::info!(%path, from, to = from + 1, row, "still migrating the store to a newer layout");
             }
         }
         self.growing(|| self.mark(from + 1, None))?;
-        tracing::info!(%path, layout = from + 1, "the store has a newer layout");
+        tracing::info!(%path, layout = from + 1, "migrated the store to a newer layout");
         Ok(())
     }
 
@@ -96,7 +96,7 @@ impl Store {
         marked.and_then(|()| txn.commit()).map_err(|e| self.error(e))
     }
 
-    /// From layout 1 to 2: digests of the storage changes' segments.
+    /// From layout 1 to 2: adds digests of the segments of storage changes.
     fn add_digests(&self, from: u32) -> Result<Option<u32>, Error> {
         let held = self.hold()?;
         let mut txn = self.write(&held)?;

@@ -1,4 +1,4 @@
-//! Opening the database.
+//! Opens the database.
 
 use std::{fs, path::Path};
 
@@ -8,10 +8,10 @@ use super::{Config, Error, Tables};
 
 /// A multiple of every page size.
 const PAGE: usize = 64 * 1024;
-/// Room for tables of later layouts.
+/// Includes spare tables for later layouts.
 const MAX_TABLES: u32 = 16;
 
-/// Opens the database of the folder and its tables, making them where they are missing.
+/// Opens the folder's database and its tables, creating missing ones.
 pub(super) fn database(path: &Path, config: Config) -> Result<(Env<WithoutTls>, Tables), Error> {
     let env = open_env(path, config)?;
     env.clear_stale_readers().map_err(|e| Error::from_heed(path, e))?;
@@ -22,13 +22,13 @@ pub(super) fn database(path: &Path, config: Config) -> Result<(Env<WithoutTls>, 
 #[allow(unsafe_code)]
 fn open_env(path: &Path, config: Config) -> Result<Env<WithoutTls>, Error> {
     let mut options = EnvOpenOptions::new().read_txn_without_tls();
-    // What is there, and as much again.
+    // Twice the size of the existing data.
     let stored = fs::metadata(path.join("data.mdb")).map_or(0, |file| file.len());
     let twice = usize::try_from(stored).unwrap_or(usize::MAX / 2).saturating_mul(2);
     let map_bytes = config.map_bytes.max(twice).next_multiple_of(PAGE);
     options.map_size(map_bytes).max_readers(config.max_readers).max_dbs(MAX_TABLES);
-    // SAFETY: the files are changed through LMDB alone: the lock above keeps other processes out, and heed
-    // refuses to open them twice within this one.
+    // SAFETY: the files are only changed through LMDB: the lock above excludes other processes, and heed refuses
+    // to open them twice within this process.
     unsafe { options.open(path) }.map_err(|e| Error::from_heed(path, e))
 }
 

@@ -1,10 +1,10 @@
-//! Several blocks' storage changes in one value.
+//! Segments: several blocks' storage changes in one value.
 //!
-//! LMDB gives each value above some 2 KB its own run of 4 KiB pages: with one value per block, half a
-//! page of every block would be empty. A segment is a count, the end of each item (all 32-bit
-//! little-endian), and the items.
+//! LMDB gives each value above about 2 KB its own run of 4 KiB pages: with one value for each block, half a
+//! page per block would be wasted. A segment is a count, the end of each item (all 32-bit little-endian), and
+//! the items.
 
-/// A segment that has this many bytes takes no more blocks.
+/// Size from which a segment takes no more blocks.
 pub const TARGET_BYTES: usize = 128 * 1024;
 
 /// An encoded segment.
@@ -15,7 +15,7 @@ pub struct Segment<'a> {
 }
 
 impl<'a> Segment<'a> {
-    /// Reads a segment; `None` where the bytes are none.
+    /// Decodes a segment; `None` if it is malformed.
     pub fn read(encoded: &'a [u8]) -> Option<Self> {
         let (count, rest) = encoded.split_at_checked(4)?;
         let count = u32::from_le_bytes(count.try_into().ok()?);
@@ -29,7 +29,7 @@ impl<'a> Segment<'a> {
         (self.ends.len() / 4) as u32
     }
 
-    /// The item at an index.
+    /// Returns the item at an index.
     pub fn get(&self, index: u32) -> Option<&'a [u8]> {
         let start = match index.checked_sub(1) {
             None => 0,
@@ -45,11 +45,11 @@ impl<'a> Segment<'a> {
     }
 }
 
-/// Writes a segment.
+/// Encodes a segment.
 pub fn write(items: &[&[u8]]) -> Vec<u8> {
     let data: usize = items.iter().map(|item| item.len()).sum();
     let mut out = Vec::with_capacity(4 + 4 * items.len() + data);
-    // Items are bounded by RPC answers, far below 4 GiB together.
+    // Cannot truncate: items are bounded by RPC answers, far below 4 GiB together.
     out.extend((items.len() as u32).to_le_bytes());
     let mut end = 0u32;
     for item in items {
@@ -60,12 +60,12 @@ pub fn write(items: &[&[u8]]) -> Vec<u8> {
     out
 }
 
-/// What is kept beside a segment, so that a disk's fault is found out: its CRC-32C, little-endian.
+/// The digest stored beside a segment to detect disk faults: its CRC-32C, little-endian.
 pub fn digest(encoded: &[u8]) -> [u8; 4] {
     crc32c::crc32c(encoded).to_le_bytes()
 }
 
-/// Cuts items into segments of about [`TARGET_BYTES`]: the index after the last item of each.
+/// Splits items into segments of about [`TARGET_BYTES`]: returns the index after the last item of each.
 pub fn cut(items: &[&[u8]]) -> Vec<usize> {
     let (mut cuts, mut bytes) = (Vec::new(), 0);
     for (i, item) in items.iter().enumerate() {
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn items_come_back() {
+    fn items_round_trip() {
         let items: [&[u8]; 4] = [b"one", b"", b"three", b"4"];
         let encoded = write(&items);
         let segment = Segment::read(&encoded).unwrap();
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_segments_are_not_read() {
+    fn damaged_segments_are_refused() {
         let encoded = write(&[b"one", b"two"]);
         assert!(Segment::read(&encoded[..encoded.len() - 1]).is_none());
         assert!(Segment::read(&[]).is_none());
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn segments_are_cut_near_their_target() {
+    fn segments_are_split_near_their_target_size() {
         let (small, large) = (vec![0; TARGET_BYTES / 4], vec![0; 3 * TARGET_BYTES]);
         let items: Vec<&[u8]> = vec![&small, &small, &small, &small, &large, &small];
         assert_eq!(cut(&items), [3, 4, 5, 6]);

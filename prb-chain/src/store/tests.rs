@@ -1,4 +1,5 @@
-//! A store that the version before wrote, from a devnet's history of 39 relay blocks and 19 parachain blocks.
+//! Tests with a store of the previous layout, from a devnet's history of 39 relay blocks and 19 parachain
+//! blocks.
 #![allow(clippy::unwrap_used)]
 
 use std::{fs, path::Path};
@@ -14,7 +15,7 @@ mod upkeep;
 const RELAY: u32 = 39;
 const PARA: u32 = 19;
 
-/// The store in layout 1, as it lay on the disk.
+/// The store in layout 1, as written by the previous version.
 fn layout_1() -> TempDir {
     let dir = TempDir::new().unwrap();
     let packed = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/layout-1.mdb.zst")).unwrap();
@@ -31,7 +32,7 @@ fn heights(store: &Store) -> (Option<u32>, Option<u32>) {
     (heights.relay.map(|n| n.0), heights.para.map(|n| n.0))
 }
 
-/// Changes the store behind its back.
+/// Changes the database directly.
 fn tamper(store: &Store, change: impl FnOnce(&mut map::WriteTxn<'_>)) {
     let held = store.hold().unwrap();
     let mut txn = store.write(&held).unwrap();

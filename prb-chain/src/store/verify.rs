@@ -1,9 +1,9 @@
-//! Checks of everything that is stored: what bad disks, bad memory and bad programs do to it.
+//! Checks everything that is stored, to detect damage by disks, memory or other programs.
 //!
-//! Headers hash and chain from the start to the newest, justifications are signed by the sets that the headers
-//! announce, read proofs hold and name the stored parachain headers, and segments of storage changes have the
-//! digests that they were stored with. (Whether the changes are the right ones takes the whole state to tell; a
-//! worker does so.)
+//! Headers must hash and chain from the start to the newest, justifications must be signed by the sets that
+//! the headers announce, read proofs must be valid and name the stored parachain headers, and segments of
+//! storage changes must match their digests. (Whether the changes are correct can only be told with the whole
+//! state, as workers do.)
 
 use std::fmt;
 
@@ -22,15 +22,15 @@ mod rules;
 use rules::check_justified;
 pub(crate) use rules::check_start;
 
-/// Faults that are named; more are counted.
+/// Most faults that are listed; further ones are only counted.
 const MOST_NAMED: usize = 1000;
-/// Blocks between two calls of the progress function.
+/// Blocks between two progress reports.
 const TELL_EVERY: u32 = 256;
 
 /// A part of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
-    /// Where the chains start.
+    /// The start of the chains.
     Genesis,
     /// Relay headers, justifications, read proofs.
     Relay,
@@ -63,13 +63,13 @@ impl fmt::Display for Part {
     }
 }
 
-/// Something stored that is not as it should be.
+/// A fault in the stored data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Fault {
-    /// Where.
+    /// The part.
     pub part: Part,
-    /// The block; the first of the segment for storage changes that cannot be told apart.
+    /// The block; for storage changes that cannot be told apart, the first one of the segment.
     pub number: u32,
     /// What is wrong.
     pub what: String,
@@ -84,33 +84,33 @@ impl fmt::Display for Fault {
     }
 }
 
-/// How far a check is.
+/// The progress of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// What is looked at.
+    /// The part being checked.
     pub part: Part,
-    /// Blocks that were looked at.
+    /// Blocks checked so far.
     pub done: u32,
     /// Blocks of the part.
     pub total: u32,
 }
 
-/// What a check found.
+/// The result of a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
-    /// Relay headers.
+    /// Number of relay headers.
     pub relay_headers: u32,
-    /// Justified relay blocks.
+    /// Number of justified relay blocks.
     pub justified: u32,
-    /// Parachain headers.
+    /// Number of parachain headers.
     pub para_headers: u32,
-    /// Blocks with storage changes.
+    /// Number of blocks with storage changes.
     pub changes: u32,
-    /// What is wrong, in the order of the parts; the first thousand.
+    /// The faults, in the order of the parts; at most a thousand.
     pub faults: Vec<Fault>,
-    /// How many faults there are.
+    /// The number of faults.
     pub faulty: usize,
 }
 
@@ -131,11 +131,11 @@ impl Report {
 impl Store {
     /// Checks everything that is stored.
     ///
-    /// Blocks on the disk and, for the signatures, the processor: `tell` hears of the progress, and ends the
-    /// check where it answers false.
+    /// Blocks on the disk and, for the signatures, on the CPU. `tell` is called with the progress and stops the
+    /// check by returning false.
     ///
     /// # Errors
-    /// When the store cannot be read at all. What is read and wrong is in the report.
+    /// The store cannot be read at all. Faults in readable data are in the report.
     pub fn verify(&self, tell: &mut dyn FnMut(Progress) -> bool) -> Result<Report, Error> {
         let mut check = Check { store: self, txn: self.read()?, report: Report::default(), tell };
         if let Some((start, genesis)) = self.genesis() {
@@ -149,13 +149,13 @@ impl Store {
         Ok(check.report)
     }
 
-    /// Checks the headers from a cursor on, to the end of the authority set, and what proves them: what a worker
-    /// is given at that cursor.
+    /// Checks the headers from a cursor on to the end of the authority set, with their proofs: the data that a
+    /// worker gets at that cursor.
     ///
     /// Blocks on the disk.
     ///
     /// # Errors
-    /// When the store cannot be read at all. What is read and wrong is in the report.
+    /// The store cannot be read at all. Faults in readable data are in the report.
     pub fn verify_headers(&self, cursor: HeaderCursor) -> Result<Report, Error> {
         let mut check =
             Check { store: self, txn: self.read()?, report: Report::default(), tell: &mut |_| true };
@@ -185,12 +185,12 @@ impl Store {
         Ok(check.report)
     }
 
-    /// Checks the segment that holds a block's storage changes.
+    /// Checks the segment that contains a block's storage changes.
     ///
     /// Blocks on the disk.
     ///
     /// # Errors
-    /// When the store cannot be read at all. What is read and wrong is in the report.
+    /// The store cannot be read at all. A fault in readable data is returned.
     pub fn verify_segment(&self, number: ParaNumber) -> Result<Option<Fault>, Error> {
         let mut check =
             Check { store: self, txn: self.read()?, report: Report::default(), tell: &mut |_| true };
@@ -211,14 +211,14 @@ struct Check<'s, 't> {
     tell: &'t mut dyn FnMut(Progress) -> bool,
 }
 
-/// Where a check of relay headers starts: after a known one, signed by a known set.
+/// Where a check of relay headers starts: after a known header, signed by a known set.
 struct From {
     parent: Hash,
     first: u32,
     set: AuthoritySet,
 }
 
-/// A justified block, as its rows say.
+/// A justified block according to its rows.
 struct Stop {
     number: u32,
     alignment: Alignment,
@@ -246,7 +246,7 @@ impl Check<'_, '_> {
         Ok(Stop { number, alignment, proof })
     }
 
-    /// Relay headers up to `last`, with their justified blocks; false where the check was ended.
+    /// Checks relay headers up to `last`, with their justified blocks; returns false if the check was stopped.
     fn relay(&mut self, from: From, last: u32, para_id: u32) -> Result<bool, Error> {
         let tables = self.txn.tables;
         let total = tables.relay_headers.len(&self.txn).map_err(|e| self.error(e))? as u32;
@@ -293,7 +293,7 @@ impl Check<'_, '_> {
                         self.report.fault(
                             Part::Relay,
                             number,
-                            "it ends its authority set and is not justified",
+                            "it ends its authority set but is not justified",
                         );
                     }
                     next_stop = stop;
@@ -337,7 +337,7 @@ impl Check<'_, '_> {
         }
     }
 
-    /// Checks a justified block; gives the set that signs after it.
+    /// Checks a justified block; returns the set that signs after it.
     fn justified(
         &self,
         header: &Checked,
@@ -359,7 +359,7 @@ impl Check<'_, '_> {
         Ok(found.and_then(|encoded| decode(encoded, "authority set").ok()))
     }
 
-    /// Parachain headers from `first` to `last`; false where the check was ended.
+    /// Checks parachain headers from `first` to `last`; returns false if the check was stopped.
     fn para_headers(&mut self, first: u32, last: u32, genesis: &Genesis) -> Result<bool, Error> {
         let tables = self.txn.tables;
         let total = tables.para_headers.len(&self.txn).map_err(|e| self.error(e))? as u32;
@@ -411,7 +411,7 @@ impl Check<'_, '_> {
     fn named_from(&self, from: u32) -> Result<Option<(u32, u32, Hash)>, Error> {
         for entry in self.txn.tables.alignments.range(&self.txn, &(from..)).map_err(|e| self.error(e))? {
             let (stop, encoded) = entry.map_err(|e| self.error(e))?;
-            // What cannot be read is told of among the relay blocks.
+            // Undecodable rows are reported with the relay blocks.
             let Ok((alignment, _)) = split_alignment(encoded) else { continue };
             if let Some((number, hash)) = alignment.para_head {
                 return Ok(Some((stop, number, hash)));
@@ -440,7 +440,7 @@ impl Check<'_, '_> {
         Ok(true)
     }
 
-    /// Checks a segment; gives how many blocks it has.
+    /// Checks a segment; returns its number of blocks.
     fn segment(&mut self, first: u32, encoded: &[u8]) -> Result<u32, Error> {
         let digest = self.txn.tables.digests.get(&self.txn, &first).map_err(|e| self.error(e))?;
         let is_whole = digest == Some(&segment::digest(encoded)[..]);
@@ -448,7 +448,7 @@ impl Check<'_, '_> {
         let count = items.map_or(1, |items| items.count());
         if !is_whole {
             let what = match digest {
-                Some(_) => "their segment is not as it was stored",
+                Some(_) => "their segment differs from its digest",
                 None => "the digest of their segment is missing",
             };
             self.report.fault(

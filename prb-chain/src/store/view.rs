@@ -1,4 +1,4 @@
-//! Reading the store at one moment.
+//! Snapshots of the store.
 
 use heed::RoRange;
 use prb_core::{
@@ -11,7 +11,7 @@ use prb_core::{
 
 use super::{Error, Numbered, Store, map::Txn, segment::Segment, split_alignment};
 
-/// The store at one moment: slices of its pages, uncopied.
+/// A snapshot of the store: slices of its pages, without copies.
 pub struct StoreView<'s> {
     store: &'s Store,
     txn: Txn<'s>,
@@ -28,10 +28,10 @@ impl<'s> StoreView<'s> {
         Self { store, txn }
     }
 
-    /// The changes of a block, if they are stored.
+    /// Returns the changes of a block, if they are stored.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     pub fn changes(&self, number: ParaNumber) -> Result<Option<&[u8]>, Error> {
         let table = self.txn.tables.changes;
         let found =
@@ -41,26 +41,26 @@ impl<'s> StoreView<'s> {
         Ok(segment.get(number.0 - first))
     }
 
-    /// A parachain header, if it is stored.
+    /// Returns a parachain header, if it is stored.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     pub fn para_header(&self, number: ParaNumber) -> Result<Option<&[u8]>, Error> {
         self.txn.tables.para_headers.get(&self.txn, &number.0).map_err(|e| self.store.error(e))
     }
 
-    /// A relay header, if it is stored.
+    /// Returns a relay header, if it is stored.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     pub fn relay_header(&self, number: RelayNumber) -> Result<Option<&[u8]>, Error> {
         self.txn.tables.relay_headers.get(&self.txn, &number.0).map_err(|e| self.store.error(e))
     }
 
-    /// Calls `take` with the storage changes of each block of the span until it answers false.
+    /// Calls `take` with the storage changes of each block of the span until it returns false.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     pub fn changes_of<'a>(
         &'a self,
         span: Span<ParaNumber>,
@@ -69,7 +69,7 @@ impl<'s> StoreView<'s> {
         self.sequence_of_changes(span, take)
     }
 
-    /// Values of a table in sequence; stops at the first gap.
+    /// Consecutive values of a table; stops at the first gap.
     fn sequence<'a>(
         &'a self,
         table: Numbered,
@@ -119,7 +119,7 @@ impl<'s> StoreView<'s> {
 }
 
 impl StoreView<'_> {
-    /// The stop at a number, from its row among the alignments.
+    /// Decodes the justified block at a number from its alignment row.
     fn stop<'a>(&'a self, number: u32, encoded: &'a [u8]) -> Result<BatchEnd<'a>, Error> {
         let tables = &self.txn.tables;
         let error = |e| self.store.error(e);

@@ -1,4 +1,4 @@
-//! Waiting until an account has nothing pending.
+//! Waits until an account has nothing pending.
 
 use std::time::Duration;
 
@@ -8,25 +8,25 @@ use tokio::time::Instant;
 
 use super::{Inner, ask};
 
-/// How long one node may take to tell the next nonce while others have told it.
-const NONCE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a node may take for the next nonce once others have returned it.
+const NONCE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An account's nonces at one moment.
 struct Nonces {
     /// The finalised head's number.
     head: u32,
     finalised: u64,
-    /// Counting what is in blocks that are not final, and in the nodes' pools.
+    /// Includes transactions in blocks that are not final, and in the nodes' pools.
     next: u64,
 }
 
 impl Inner {
-    /// Returns once nothing that was sent for the account can still take effect: its finalised nonce is the
-    /// one that the next transaction gets. What this process itself sent and saw to its end is not asked for
+    /// Returns once no earlier transaction of the account can take effect any more: its finalised nonce is the
+    /// one that the next transaction gets. Transactions of this process with a known outcome are not checked
     /// again.
     ///
-    /// A transaction that does not go away is waited for as long as ours live; one of another program that
-    /// lives longer must not hold the account up for good.
+    /// Pending transactions are waited for as long as ours live; a longer-lived one of another program must not
+    /// block the account for good.
     pub(super) async fn settle(&self, account: AccountId) -> Result<(), SubmitError> {
         if self.account(account).settled {
             return Ok(());
@@ -44,7 +44,7 @@ impl Inner {
                             tracing::warn!(
                                 account = self.address(account),
                                 pending,
-                                "going on beside transactions that outlive ours"
+                                "continuing although other transactions outlive ours"
                             );
                         }
                         self.remember(account, |known| {
@@ -81,13 +81,13 @@ impl Inner {
         Ok(Nonces { head, finalised: funds.nonce, next })
     }
 
-    /// The highest next nonce that a node tells: a transaction may be in the pool of one node only.
+    /// Returns the highest next nonce of all nodes: a transaction may be in one node's pool only.
     pub(super) async fn next_nonce(&self, account: AccountId) -> Option<u64> {
         let address = self.address(account);
         let nodes = self.pool.trusted();
         let answers = join_all(nodes.iter().map(|node| async {
             let question = node.request::<u64>("system_accountNextIndex", [&address]);
-            tokio::time::timeout(NONCE_PATIENCE, question).await
+            tokio::time::timeout(NONCE_TIMEOUT, question).await
         }))
         .await;
         answers.into_iter().filter_map(|answer| answer.ok()?.ok()).max()

@@ -1,4 +1,4 @@
-//! Questions about the finalised chain, asked of one node after the other.
+//! Queries of the finalised chain, asked of one node after the other.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,10 +20,10 @@ use crate::{
     },
 };
 
-/// How long one node may take to tell its finalised head once another has told.
-const HEAD_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a node may take to return its finalised head once another has.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Why a node did not tell.
+/// Why a node did not answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error(transparent)]
@@ -51,7 +51,7 @@ impl Error {
     }
 }
 
-/// Asks each node in turn until one tells.
+/// Asks each node in turn until one answers.
 pub(super) async fn any<T, F, Fut>(pool: &NodePool, mut ask: F) -> Result<T, Error>
 where
     F: FnMut(Arc<Node>) -> Fut,
@@ -62,7 +62,7 @@ where
         match ask(Arc::clone(&node)).await {
             Ok(answer) => return Ok(answer),
             Err(e) => {
-                tracing::debug!(node = %node.name(), error = %e, "node did not tell");
+                tracing::debug!(node = %node.name(), error = %e, "node did not answer");
                 last = Some(e);
             }
         }
@@ -70,8 +70,8 @@ where
     Err(last.unwrap_or_else(|| no_node(pool)))
 }
 
-/// The nodes that answer, with their finalised heads: those that are furthest first, else in the pool's order.
-/// A node that lags or hangs behind others holds nobody up.
+/// Returns the nodes that answer with their finalised heads, those furthest ahead first, otherwise in the
+/// pool's order. A node that lags or hangs delays nobody.
 pub(super) async fn heads(pool: &NodePool) -> Result<Vec<(Arc<Node>, Head)>, Error> {
     let mut asked: FuturesUnordered<_> = pool
         .trusted()
@@ -87,12 +87,12 @@ pub(super) async fn heads(pool: &NodePool) -> Result<Vec<(Arc<Node>, Head)>, Err
         let next = if told.is_empty() {
             asked.next().await
         } else {
-            tokio::time::timeout(HEAD_PATIENCE, asked.next()).await.ok().flatten()
+            tokio::time::timeout(HEAD_TIMEOUT, asked.next()).await.ok().flatten()
         };
         match next {
             Some((place, node, Ok(head))) => told.push((place, node, head)),
             Some((_, node, Err(e))) => {
-                tracing::debug!(node = %node.name(), error = %e, "node did not tell its head");
+                tracing::debug!(node = %node.name(), error = %e, "node did not return its head");
                 last = Some(e);
             }
             None => break,
@@ -105,8 +105,8 @@ pub(super) async fn heads(pool: &NodePool) -> Result<Vec<(Arc<Node>, Head)>, Err
     Ok(told.into_iter().map(|(_, node, head)| (node, head)).collect())
 }
 
-/// Asks about the newest finalised state: the node that is furthest, and others as far where it does not tell.
-/// No answer comes from a state older than one that was seen before, whose number is kept in `floor`.
+/// Queries the newest finalised state, at the node furthest ahead, or at others equally far if it does not
+/// answer. An answer never comes from a state older than one already seen, whose number is kept in `floor`.
 pub(super) async fn newest<T, F, Fut>(pool: &NodePool, floor: &HeadFloor, mut ask: F) -> Result<T, Error>
 where
     F: FnMut(Arc<Node>, Head) -> Fut,
@@ -116,7 +116,7 @@ where
     for (node, head) in heads(pool).await? {
         let number = head.header.number;
         if let Some(least) = floor.above(pool, number) {
-            let reason = format!("its newest final block is {number}, and {least} was seen final before");
+            let reason = format!("its newest final block is {number}, but {least} was already final");
             last.get_or_insert(Error::wrong(&node, reason));
             continue;
         }
@@ -126,7 +126,7 @@ where
                 return Ok(answer);
             }
             Err(e) => {
-                tracing::debug!(node = %node.name(), error = %e, "node did not tell");
+                tracing::debug!(node = %node.name(), error = %e, "node did not answer");
                 last = Some(e);
             }
         }
@@ -170,13 +170,13 @@ pub(super) async fn finalised_head(node: &Node) -> Result<Head, Error> {
     Ok(Head { hash, header: checked(node, hash, &header)? })
 }
 
-/// The newest block's number, final or not.
+/// Returns the newest block's number, final or not.
 pub(super) async fn best_number(node: &Node) -> Result<u32, Error> {
     let header: json::Header = node.request("chain_getHeader", NO_PARAMS).await?;
     Ok(header.number())
 }
 
-/// The blocks with these hashes.
+/// Fetches the blocks with these hashes.
 pub(super) async fn blocks(node: &Node, hashes: &[Hash]) -> Result<Vec<Block>, Error> {
     let calls: Vec<_> = hashes.iter().map(|hash| [hash]).collect();
     let answers: Vec<Option<SignedBlock>> = node.request_many("chain_getBlock", &calls).await?;
@@ -192,7 +192,7 @@ pub(super) async fn blocks(node: &Node, hashes: &[Hash]) -> Result<Vec<Block>, E
     Ok(blocks)
 }
 
-/// The canonical blocks of these numbers.
+/// Fetches the canonical blocks of these numbers.
 pub(super) async fn blocks_by_number(
     node: &Node,
     numbers: impl IntoIterator<Item = u32>,
@@ -207,17 +207,18 @@ pub(super) async fn blocks_by_number(
 fn checked(node: &Node, hash: Hash, header: &json::Header) -> Result<Header, Error> {
     let bytes = header.encode();
     if Hash::of(&bytes) != hash {
-        return Err(Error::wrong(node, format!("the header of {hash} has another hash")));
+        return Err(Error::wrong(node, format!("the header of {hash} has a different hash")));
     }
-    Header::decode(&mut &*bytes).map_err(|_| Error::wrong(node, format!("the header of {hash} is garbled")))
+    Header::decode(&mut &*bytes)
+        .map_err(|_| Error::wrong(node, format!("the header of {hash} cannot be decoded")))
 }
 
-/// What an account has.
+/// An account's nonce and balances.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Funds {
     pub(super) nonce: u64,
     pub(super) free: Balance,
-    /// What fees cannot be taken from.
+    /// The part of the free balance that fees cannot be taken from.
     pub(super) untouchable: Balance,
 }
 
@@ -227,7 +228,7 @@ struct AccountInfo {
     data: Value<()>,
 }
 
-/// An account's nonce and funds in the state of `block`, the best one without.
+/// Returns an account's nonce and balances in the state of `block`, by default the best one.
 pub(super) async fn funds(
     node: &Node,
     runtime: &Runtime,
@@ -248,7 +249,7 @@ pub(super) async fn funds(
             metadata::Error::Layout { name: item.name().into(), reason: "it has no `free`".into() }.into()
         );
     };
-    // `frozen` counts what is reserved as well; older runtimes split it by purpose.
+    // `frozen` includes what is reserved; older runtimes split it by purpose.
     let frozen = part("frozen").or_else(|| part("fee_frozen")).unwrap_or(0);
     let frozen = frozen.saturating_sub(part("reserved").unwrap_or(0));
     let deposit: Balance = runtime.constant("Balances", "ExistentialDeposit").unwrap_or(0);

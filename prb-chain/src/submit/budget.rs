@@ -1,12 +1,12 @@
-//! Checks whether a transaction fits in its share of a block, and tells how many of its calls would.
+//! Checks whether a transaction fits into its share of a block, and how many of its calls would.
 
 use prb_core::chain::{Call, SubmitError};
 
 use super::{floors, prepare::Prepared};
 use crate::metadata::BlockLimits;
 
-/// Refuses more calls than the batch pallet takes, and those that take more than `percent` of a block by our own
-/// floors, whatever the runtime declares.
+/// Refuses more calls than the batch pallet accepts, and those that exceed `percent` of a block by our own
+/// minimum estimates, whatever the runtime declares.
 pub(super) fn check_calls(
     calls: &[Call],
     most: Option<u32>,
@@ -18,12 +18,12 @@ pub(super) fn check_calls(
         return too_large(most, format!("a batch may have {most} calls"));
     }
     match floors::fitting(calls, limits, percent) {
-        // One call alone goes whatever it takes: the chain has to say no.
+        // A single call is always sent: the chain must refuse it.
         (0, Some(_)) if calls.len() == 1 => Ok(()),
         (fits, Some(what)) => {
             let [time, proof] = floors::of_batch(calls);
             let reason = format!(
-                "by experience it takes {} ms and {proof} bytes of proof, and a transaction may take {percent}% of \
+                "it is estimated to take {} ms and {proof} bytes of proof, but a transaction may take {percent}% of \
                  a block's {what}",
                 time / 1_000_000_000
             );
@@ -38,7 +38,7 @@ pub(super) fn check_bytes(prepared: &Prepared, limit: u128) -> Result<(), Submit
     check(prepared, prepared.extrinsic.len() as u128, Some(limit), "bytes")
 }
 
-/// Refuses a transaction that the runtime declares heavier than its share.
+/// Refuses a transaction whose declared weight exceeds its share.
 pub(super) fn check_weight(
     prepared: &Prepared,
     limits: [Option<u128>; 2],
@@ -53,11 +53,11 @@ fn check(prepared: &Prepared, takes: u128, limit: Option<u128>, unit: &str) -> R
     Err(SubmitError::TooLarge {
         calls: prepared.calls,
         fits: fitting(prepared.calls, takes, limit),
-        reason: format!("it takes {takes} {unit}, and a transaction may take {limit} of a block"),
+        reason: format!("it takes {takes} {unit}, but a transaction may take {limit} of a block"),
     })
 }
 
-/// How many of the calls fit, if all are alike: fewer than there are.
+/// The number of calls that would fit if all were alike; fewer than there are.
 fn fitting(calls: usize, takes: u128, limit: u128) -> usize {
     let share = (calls as u128).saturating_mul(limit) / takes.max(1);
     usize::try_from(share).unwrap_or(usize::MAX).min(calls.saturating_sub(1))
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fewer_calls_are_tried_each_time() {
+    fn each_retry_has_fewer_calls() {
         assert_eq!(fitting(1_000, 2_000, 1_000), 500);
         assert_eq!(fitting(1_000, 1_001, 1_000), 999);
         assert_eq!(fitting(3, 1_000_001, 1_000_000), 2);
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_is_told_and_fits() {
+    fn reported_number_of_calls_fits() {
         let add = Call::AddWorker { pool: PoolId(1), worker: WorkerKey([1; 32]) };
         let calls = vec![add; 3_000];
         let limits = BlockLimits::default();

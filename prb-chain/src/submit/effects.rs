@@ -1,4 +1,4 @@
-//! Which calls have had their effect, read from the finalised state.
+//! Reads from the finalised state which calls have taken effect.
 
 use codec::Encode;
 use prb_core::{
@@ -16,11 +16,11 @@ use crate::{
     reader::storage::{self, Values},
 };
 
-/// Keys in one storage query: a batch's calls need two each at most.
+/// Keys in one storage query: a batch's calls need at most two each.
 const KEYS_PER_CALL: usize = 1_000;
 
-/// The account of a worker's session in a pool: the first 32 bytes of
-/// `SCALE(("spm/", blake2-256(SCALE((pid, worker)))))`, as PhalaStakePoolv2 derives it.
+/// Derives the account of a worker's session in a pool: the first 32 bytes of `SCALE(("spm/",
+/// blake2-256(SCALE((pid, worker)))))`, as in PhalaStakePoolv2.
 pub(super) fn session_account(pool: PoolId, worker: &WorkerKey) -> AccountId {
     let hash = blake2_256(&(pool.0, worker).encode());
     let mut account = [0; 32];
@@ -29,7 +29,7 @@ pub(super) fn session_account(pool: PoolId, worker: &WorkerKey) -> AccountId {
     AccountId(account)
 }
 
-/// What a call's effect is read from.
+/// The storage items that show calls' effects.
 struct Questions {
     ingress: Item,
     registrations: Item,
@@ -56,7 +56,7 @@ impl SessionState {
 }
 
 impl Inner {
-    /// Asks the newest finalised state for the calls' effects.
+    /// Reads the calls' effects from the newest finalised state.
     pub(super) async fn effects(&self, calls: &[Call]) -> Result<Effects, SubmitError> {
         let started = tokio::time::Instant::now();
         loop {
@@ -94,7 +94,7 @@ impl Questions {
         })
     }
 
-    /// The storage keys that a call's effect shows in.
+    /// The storage keys that show a call's effect.
     fn keys(&self, call: &Call) -> Vec<Vec<u8>> {
         match call {
             Call::SyncOffchainMessage(signed) => vec![self.ingress.key(&signed.message.sender.encode())],
@@ -169,7 +169,7 @@ impl Questions {
             Call::ReclaimWorker { pool, worker } => {
                 !session(*pool, worker)?.is_some_and(|s| s.is(&["WorkerCoolingDown"]))
             }
-            // Of a call that this crate does not know yet, no effect is known.
+            // `Call` is non-exhaustive: for an unknown variant no effect is known.
             _ => false,
         };
         Ok(if present { Effect::Present } else { Effect::Missing })

@@ -1,55 +1,55 @@
-//! What calls take of a block at least, whatever the runtime declares for them.
+//! Minimum estimates of the block capacity that calls use, whatever the runtime declares for them.
 //!
-//! Phala's pallets declare no weight for most of their calls, 195,000,000 ps for `restart_computing` and 100 µs
-//! without proof size for `sync_offchain_message`. A block that collators filled by those figures would take
-//! seconds to execute and several times the proof that the relay chain takes, and would not be backed.
+//! Phala's pallets declare no weight for most of their calls, 195,000,000 ps for `restart_computing`, and 100
+//! µs without proof size for `sync_offchain_message`. A block filled by those figures would take seconds to
+//! execute and have a proof several times the relay chain's limit, so it would not be backed.
 
 use prb_core::chain::Call;
 
 use crate::metadata::BlockLimits;
 
-/// Picoseconds.
+/// One microsecond in picoseconds.
 const MICROSECOND: u128 = 1_000_000;
-/// Bytes.
+/// One KiB in bytes.
 const KIB: u128 = 1_024;
 
-/// Execution time in picoseconds, and bytes of proof.
+/// Execution time in picoseconds, and proof size in bytes.
 pub(super) type Taken = [u128; 2];
 
-/// What the transaction itself takes: fee, nonce, and the batch or proxy around the calls.
+/// The base cost of a transaction: fee, nonce, and the batch or proxy around the calls.
 const TRANSACTION: Taken = [500 * MICROSECOND, 16 * KIB];
 
-/// The floor of each kind of call. A storage item that a call touches adds 1 to 2 KiB of trie nodes to the proof,
-/// besides its value: a call touches four to eight.
+/// The minimum of each kind of call. Each storage item that a call accesses adds 1 to 2 KiB of trie nodes to
+/// the proof, besides its value; a call accesses four to eight.
 fn floor(call: &Call) -> Taken {
     match call {
-        // One sr25519 check in wasm (150 to 200 µs), and what handles the message: sessions, stakes, payouts.
+        // One sr25519 verification in wasm (150 to 200 µs), and the message's handler: sessions, stakes, payouts.
         Call::SyncOffchainMessage(_) => [300 * MICROSECOND, 8 * KIB],
         // The attestation's certificate chain and quote: several signature checks, 1 to 2 ms in wasm.
         Call::RegisterWorker { .. } | Call::RegisterWorkerV1 { .. } => [2_500 * MICROSECOND, 8 * KIB],
-        // One sr25519 check, one worker's items.
+        // One sr25519 verification, one worker's items.
         Call::UpdateWorkerEndpoint { .. } => [300 * MICROSECOND, 4 * KIB],
-        // The pool's two structures with up to 200 workers each are one entry in a batch's proof, but are decoded
-        // and written back by each call.
+        // The pool's two structures with up to 200 workers each count once in a batch's proof, but each call decodes
+        // and encodes them.
         Call::AddWorker { .. } | Call::RemoveWorker { .. } => [300 * MICROSECOND, 8 * KIB],
-        // The same, the session, and a transfer between two accounts of an asset.
+        // The same, plus the session, and a transfer between two accounts of an asset.
         Call::StartComputing { .. } | Call::StopComputing { .. } | Call::ReclaimWorker { .. } => {
             [400 * MICROSECOND, 8 * KIB]
         }
         // A stop, a reclaim and a start in one.
         Call::RestartComputing { .. } => [1_000 * MICROSECOND, 12 * KIB],
-        // A kind that this crate does not know yet: like the dearest.
+        // `Call` is non-exhaustive: an unknown variant counts like the most expensive one.
         _ => [2_500 * MICROSECOND, 12 * KIB],
     }
 }
 
-/// What a batch takes at least.
+/// The minimum of a batch.
 pub(super) fn of_batch(calls: &[Call]) -> Taken {
     calls.iter().map(floor).fold(TRANSACTION, plus)
 }
 
-/// How many of the calls, from the first on, take no more than `percent` of a block by [`BlockLimits::share`];
-/// and what limits them, if not all.
+/// The number of calls, from the first on, that use at most `percent` of a block by [`BlockLimits::share`];
+/// and what limits them, if not all fit.
 pub(super) fn fitting(calls: &[Call], limits: &BlockLimits, percent: u128) -> (usize, Option<&'static str>) {
     let most = limits.share(percent);
     let mut taken = TRANSACTION;
@@ -86,9 +86,9 @@ mod tests {
         }
     }
 
-    /// Against Khala's limits, the backlogs of findings on the real chain: none takes more than its share.
+    /// With Khala's limits and observed backlogs of the real chain: no batch exceeds its share.
     #[test]
-    fn batches_stay_within_their_share_of_a_block_that_declares_nothing() {
+    fn batches_stay_within_their_share_without_declared_weights() {
         let limits = BlockLimits::default();
         for (call, percent, most) in
             [(add(), 50, 250), (add(), 85, 420), (register(), 50, 80), (register(), 85, 130)]
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn no_call_is_free() {
+    fn every_call_has_a_minimum() {
         for call in [add(), register()] {
             assert!(floor(&call).iter().all(|part| *part > 0));
         }

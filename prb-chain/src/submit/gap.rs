@@ -1,18 +1,18 @@
-//! Nonces that nobody uses: a transaction behind them waits in its node's pool until it expires, or until they are
-//! filled where [`Config::fill_nonce_gaps`](super::Config::fill_nonce_gaps) says so.
+//! Missing nonces: a transaction behind them waits in its node's pool until it expires, or until they are
+//! filled if [`Config::fill_nonce_gaps`](super::Config::fill_nonce_gaps) is set.
 
 use prb_core::chain::CallBatch;
 
 use super::{ask, sign::sign, watcher::Watcher};
 
-/// Most nonces filled in one go: more are no accident.
+/// Most nonces filled at once: more are not an accident.
 const MAX_GAP: u64 = 16;
 
 impl Watcher<'_> {
-    /// Sends empty batches with the nonces before the transaction's that no node knows a transaction for, and
-    /// follows them. Sending the same calls with such a nonce instead could make them happen twice.
+    /// Fills nonces before the transaction's for which no node knows a transaction, with empty batches, and
+    /// tracks those. Sending the same calls with such a nonce instead could execute them twice.
     pub(super) async fn fill_gap(&mut self) {
-        // Those under way are given up after some time, and then the nonces are looked at again.
+        // Fillers in flight time out, after which the nonces are checked again.
         if !self.fillers.is_empty() {
             return;
         }
@@ -32,7 +32,7 @@ impl Watcher<'_> {
         );
         for nonce in missing {
             if let Err(reason) = self.fill(nonce).await {
-                tracing::warn!(account, nonce, reason, "a missing nonce was not filled");
+                tracing::warn!(account, nonce, reason, "a missing nonce could not be filled");
                 return;
             }
         }

@@ -1,4 +1,4 @@
-//! From a batch to a signed transaction that its operator can pay.
+//! Builds a signed transaction from a batch, and checks that its operator can pay it.
 
 use std::sync::Arc;
 
@@ -20,23 +20,23 @@ use crate::{
     rpc::{Node, json::HexBytes},
 };
 
-/// A signed transaction, and what it takes to tell whether a block can still hold it.
+/// A signed transaction, with what is needed to tell whether a block can still include it.
 #[derive(Clone, Debug)]
 pub(super) struct Prepared {
     pub(super) extrinsic: Vec<u8>,
     pub(super) hash: Hash,
     pub(super) account: prb_core::primitives::AccountId,
     pub(super) nonce: u64,
-    /// The runtime that it was signed for; no other takes it.
+    /// The runtime that it was signed for; it is invalid for any other.
     pub(super) runtime: Arc<Runtime>,
-    /// The block that its lifetime counts from: only later ones can hold it.
+    /// The block from which its lifetime counts: only later ones can include it.
     pub(super) birth: u32,
-    /// The last block that can hold it.
+    /// The last block that can include it.
     pub(super) last: u32,
     pub(super) calls: usize,
 }
 
-/// Why a batch cannot be sent: the reason is the batch's or the node's, or another transaction.
+/// Why a batch cannot be sent: because of the batch, the node, or another transaction.
 enum Failure {
     Batch(SubmitError),
     Node(ask::Error),
@@ -50,9 +50,9 @@ impl<E: Into<ask::Error>> From<E> for Failure {
 }
 
 impl Inner {
-    /// Builds and signs the batch with what a node tells. Gives the node as well: nonce and submission belong
-    /// together. `None` where the account has another transaction that this process did not see to its end.
-    /// Nodes may be away for a while since `started`.
+    /// Builds and signs the batch with data from a node, which is returned as well, because nonce and submission
+    /// belong together. `None` if the account has another transaction whose outcome this process does not know.
+    /// Nodes may be unreachable for a while since `started`.
     pub(super) async fn prepare(
         &self,
         batch: &CallBatch,
@@ -86,23 +86,23 @@ impl Inner {
 
     async fn prepare_with(&self, node: &Node, head: &Head, batch: &CallBatch) -> Result<Prepared, Failure> {
         let account = batch.operator();
-        // The best block's code runs the block that the transaction goes in.
+        // The transaction's block is executed by the code in the best block's state.
         let runtime = self.runtimes.at(node, None).await?;
         let next: u64 = node.request("system_accountNextIndex", [self.address(account)]).await?;
         let known = self.account(account);
         if next > known.next_nonce && !known.busy {
             return Err(Failure::Overtaken);
         }
-        // A node that lags behind the one that saw our last transaction final would repeat its nonce.
+        // A node that lags behind the one that finalised our last transaction would repeat its nonce.
         let nonce = next.max(known.next_nonce);
-        // Before it is signed: a signer may be slow, and may cost something.
+        // Checked before signing: a signer may be slow or cost money.
         let share = u128::from(self.share(account));
         let limits = runtime.block_limits();
         let most = runtime.constant::<u32>("Utility", "batched_calls_limit").ok();
         budget::check_calls(&batch.calls, most, &limits, share).map_err(Failure::Batch)?;
         let prepared =
             sign(&runtime, batch, self.terms(node, nonce, head).await?).await.map_err(Failure::Batch)?;
-        // What is too long might end the connection instead of being refused.
+        // An oversized request might end the connection instead of being refused.
         budget::check_bytes(&prepared, limits.bytes(share)).map_err(Failure::Batch)?;
         let Some(cost) = cost(node, &prepared.extrinsic).await? else { return Ok(prepared) };
         budget::check_weight(&prepared, limits.weight(share), cost.weight).map_err(Failure::Batch)?;
@@ -112,8 +112,8 @@ impl Inner {
         }
     }
 
-    /// How a transaction with this nonce is signed. It lives from the finalised head on, which no fork takes away,
-    /// and longer where finality lags: blocks that are made already count.
+    /// The terms of signing for a nonce. The lifetime counts from the finalised head, which no fork can remove,
+    /// and is longer if finality lags, because blocks that exist already count.
     pub(super) async fn terms<'a>(
         &self,
         node: &Node,
@@ -132,12 +132,12 @@ impl Inner {
             nonce,
             head,
             mortality,
-            patience: self.config.sign_timeout,
+            timeout: self.config.sign_timeout,
             ss58_prefix: self.config.ss58_prefix,
         })
     }
 
-    /// [`SubmitError::InsufficientFees`] where the operator cannot pay the transaction.
+    /// Returns [`SubmitError::InsufficientFees`] if the operator cannot pay the transaction.
     pub(super) async fn shortfall(
         &self,
         node: &Node,
@@ -165,11 +165,11 @@ impl Inner {
     }
 }
 
-/// The longest life that still starts at every block.
+/// The longest lifetime that still starts at every block.
 const MAX_MORTALITY: u32 = 4096;
 
-/// Blocks that a transaction lives from the finalised head on, a power of two, so that about `wanted` are left after
-/// the newest block; none where that is too long.
+/// Lifetime in blocks from the finalised head on, a power of two, such that about `wanted` are left after the
+/// newest block; `None` if that is too long.
 fn mortality(lag: u32, wanted: u32) -> Option<u32> {
     if lag <= wanted / 2 {
         return Some(wanted);
@@ -177,17 +177,17 @@ fn mortality(lag: u32, wanted: u32) -> Option<u32> {
     lag.checked_add(wanted)?.checked_next_power_of_two().filter(|blocks| *blocks <= MAX_MORTALITY)
 }
 
-/// What a transaction takes.
+/// The cost of a transaction.
 struct Cost {
-    /// Time in picoseconds, and bytes of proof.
+    /// Execution time in picoseconds, and proof size in bytes.
     weight: [u128; 2],
     fee: Balance,
 }
 
-/// The transaction's cost, `None` where the runtime does not tell.
+/// Queries the transaction's cost; `None` if the runtime does not report it.
 async fn cost(node: &Node, extrinsic: &[u8]) -> Result<Option<Cost>, crate::rpc::Error> {
     let mut args = extrinsic.to_vec();
-    // A transaction that is too long for this is refused by every node.
+    // Every node refuses a transaction that is too long for this.
     u32::try_from(extrinsic.len()).unwrap_or(u32::MAX).encode_to(&mut args);
     let answer: Result<HexBytes, _> =
         node.request("state_call", ("TransactionPaymentApi_query_info", HexBytes(args))).await;
@@ -198,7 +198,7 @@ async fn cost(node: &Node, extrinsic: &[u8]) -> Result<Option<Cost>, crate::rpc:
             .map(|(time, proof, _, fee)| Cost { weight: [time.0.into(), proof.0.into()], fee })),
         Err(e) if e.is_retryable() => Err(e),
         Err(e) => {
-            tracing::debug!(node = %node.name(), error = %e, "cannot learn the fee");
+            tracing::debug!(node = %node.name(), error = %e, "cannot query the fee");
             Ok(None)
         }
     }
@@ -209,7 +209,7 @@ mod tests {
     use super::mortality;
 
     #[test]
-    fn a_life_outlasts_the_lag_of_finality() {
+    fn lifetime_outlasts_the_lag_of_finality() {
         for (lag, wanted, blocks) in [
             (0, 64, Some(64)),
             (32, 64, Some(64)),

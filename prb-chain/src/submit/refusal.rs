@@ -1,4 +1,4 @@
-//! What a node's answer to a submission means.
+//! Classifies a node's answer to a submission.
 
 use std::fmt;
 
@@ -9,19 +9,19 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::{Inner, prepare::Prepared};
 use crate::rpc::{self, Node, json::HexBytes};
 
-/// A watch on a transaction.
+/// A subscription to a transaction's status.
 pub(super) type Watch = Subscription<Box<RawValue>>;
 
-/// Why a node did not take a transaction.
+/// Why a node did not accept a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// It was built on a state of the chain that is over: another runtime, another nonce.
+    /// It was built on an outdated state of the chain: another runtime, another nonce.
     MovedOn { reason: String },
-    /// The operator cannot pay.
+    /// The operator cannot pay it.
     Payment { reason: String },
-    /// It does not fit in a block.
+    /// It does not fit into a block.
     TooLarge { reason: String },
-    /// Anything else.
+    /// Any other reason.
     Other { reason: String, retryable: bool },
 }
 
@@ -37,7 +37,7 @@ impl fmt::Display for Refusal {
 }
 
 impl Refusal {
-    /// Whether another transaction of the same calls may be taken soon.
+    /// Whether another transaction with the same calls may be accepted soon.
     pub(super) const fn may_pass(&self) -> bool {
         matches!(self, Self::MovedOn { .. } | Self::Other { retryable: true, .. })
     }
@@ -52,8 +52,8 @@ mod code {
 }
 
 impl Inner {
-    /// Sends a transaction to a node and watches it. `None` where it may be on its way without a watch: the
-    /// node knows it already, or was lost before it answered.
+    /// Submits a transaction to a node and subscribes to its status. `None` if it may have been submitted without
+    /// a subscription: the node knows it already, or the connection was lost before the answer.
     pub(super) async fn submit_to(&self, node: &Node, prepared: &Prepared) -> Result<Option<Watch>, Refusal> {
         let params = to_raw_value(&[HexBytes(prepared.extrinsic.clone())])
             .map_err(|e| Refusal::Other { reason: e.to_string(), retryable: false })?;
@@ -63,14 +63,14 @@ impl Inner {
             Ok(watch) => Ok(Some(watch)),
             Err(rpc::Error::Call { code: code::ALREADY_IMPORTED, .. }) => Ok(None),
             Err(e) if e.is_retryable() => {
-                tracing::info!(node = %node.name(), error = %e, "node was lost while a transaction was sent");
+                tracing::info!(node = %node.name(), error = %e, "connection to node lost while a transaction was submitted");
                 Ok(None)
             }
             Err(e) => Err(classify(&e)),
         }
     }
 
-    /// The refusal as the caller sees it.
+    /// Converts the refusal to the caller's error.
     pub(super) async fn refused(&self, node: &Node, refusal: Refusal, prepared: &Prepared) -> SubmitError {
         match refusal {
             Refusal::MovedOn { reason } => SubmitError::Refused { reason, retryable: true },
@@ -80,7 +80,7 @@ impl Inner {
             }
             Refusal::Payment { reason } => match self.shortfall(node, prepared).await {
                 Ok(Some(e)) => e,
-                // The funds have come since.
+                // Funds have arrived in the meantime.
                 Ok(None) => SubmitError::Refused { reason, retryable: true },
                 Err(_) => SubmitError::Refused { reason, retryable: false },
             },
@@ -95,7 +95,7 @@ fn classify(e: &rpc::Error) -> Refusal {
     };
     let message = message.to_ascii_lowercase();
     let says = |words: &str| message.contains(words);
-    // The words are those of Substrate's `InvalidTransaction`.
+    // The texts are those of Substrate's `InvalidTransaction`.
     if *code == code::INVALID && says("inability to pay") {
         Refusal::Payment { reason }
     } else if says("exhaust the block limits") || says("too large") || says("too big") {
@@ -106,8 +106,8 @@ fn classify(e: &rpc::Error) -> Refusal {
     {
         Refusal::MovedOn { reason }
     } else {
-        // 1011 unknown validity, 1012 banned for a while, 1014 another one with the same nonce, 1016 the pool
-        // is full: all pass. 1010 otherwise is the transaction's own fault.
+        // 1011 unknown validity, 1012 temporarily banned, 1014 another one with the same nonce, 1016 the pool is
+        // full: all are temporary. Otherwise 1010 is the transaction's own fault.
         let retryable = (code::INVALID + 1..=code::UNACTIONABLE - 1).contains(code);
         Refusal::Other { reason, retryable }
     }
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn substrates_refusals_are_told_apart() {
+    fn substrate_refusals_are_classified() {
         let invalid = |what| refusal(1010, &format!("Invalid Transaction: \"{what}\""));
         assert!(matches!(invalid("Transaction is outdated"), Refusal::MovedOn { .. }));
         assert!(matches!(invalid("Transaction has a bad signature"), Refusal::MovedOn { .. }));

@@ -1,4 +1,4 @@
-//! Signs transactions through the signer seam: the payload is built here, the key stays where it is.
+//! Signs transactions through the signer seam: the payload is built here, the key stays with the signer.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,25 +20,24 @@ use tokio::time::timeout;
 use super::{ask::Head, prepare::Prepared};
 use crate::metadata::{self, Runtime};
 
-/// How a transaction is to be signed.
+/// The terms of a signature.
 #[derive(Clone, Copy)]
 pub(super) struct Terms<'a> {
     pub(super) nonce: u64,
     pub(super) head: &'a Head,
     pub(super) mortality: u32,
-    pub(super) patience: Duration,
-    /// Of addresses in messages.
+    pub(super) timeout: Duration,
+    /// Address prefix in messages.
     pub(super) ss58_prefix: u16,
 }
 
 /// Builds the batch's transaction and has it signed.
 ///
 /// # Errors
-/// [`SubmitError::Unsupported`], [`SubmitError::NotSigned`]; [`SubmitError::BadKey`] where the signature is not
-/// the account's.
+/// [`SubmitError::Unsupported`], [`SubmitError::NotSigned`]; [`SubmitError::BadKey`] if the signature is not the account's.
 ///
 /// # Cancel safety
-/// Safe: nothing is sent.
+/// Cancel safe: nothing is sent.
 pub(super) async fn sign(
     runtime: &Arc<Runtime>,
     batch: &CallBatch,
@@ -75,20 +74,20 @@ pub(super) async fn sign(
         nonce,
         runtime: Arc::clone(runtime),
         birth,
-        // In block `birth + mortality` the era's phase begins anew, with another birth block.
+        // In block `birth + mortality` a new era phase begins, with another birth block.
         last: birth.saturating_add(mortality - 1),
         calls: batch.calls.len(),
     })
 }
 
-/// The signature, checked: a node would refuse another one with words that fit many causes.
+/// Requests and verifies the signature: a node's refusal of a wrong one could mean many things.
 async fn signature(
     signer: &dyn Signer,
     payload: &[u8],
     terms: Terms<'_>,
 ) -> Result<sr25519::Signature, SubmitError> {
     let account = signer.account();
-    let signed = timeout(terms.patience, signer.sign(payload))
+    let signed = timeout(terms.timeout, signer.sign(payload))
         .await
         .unwrap_or_else(|elapsed| Err(signer::Error::Unavailable { account, source: Box::new(elapsed) }));
     let signature = sr25519::Signature(signed.map_err(SubmitError::NotSigned)?);

@@ -1,4 +1,4 @@
-//! What a watch tells of a transaction (`author_submitAndWatchExtrinsic`).
+//! Decodes the status of a submitted transaction (`author_submitAndWatchExtrinsic`).
 
 use prb_core::primitives::Hash;
 use serde::Deserialize;
@@ -23,9 +23,9 @@ pub(super) enum Status {
 }
 
 impl Status {
-    /// Reads what a watch gave; nothing where it has ended or cannot be read.
-    pub(super) fn read(told: Option<Result<Box<RawValue>, serde_json::Error>>) -> Option<Self> {
-        json::parse(told?.ok()?.get()).ok()
+    /// Decodes a status; `None` if the subscription has ended or the status is unknown.
+    pub(super) fn read(message: Option<Result<Box<RawValue>, serde_json::Error>>) -> Option<Self> {
+        json::parse(message?.ok()?.get()).ok()
     }
 
     pub(super) const fn name(&self) -> &'static str {
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn statuses_are_read_as_nodes_write_them() {
+    fn statuses_are_decoded() {
         let hash = Hash([0xab; 32]);
         for (json, status) in [
             (r#""ready""#.to_owned(), Status::Ready),
@@ -63,8 +63,8 @@ mod tests {
             (r#""dropped""#.to_owned(), Status::Dropped),
             (r#""invalid""#.to_owned(), Status::Invalid),
         ] {
-            let told = RawValue::from_string(json).unwrap();
-            assert_eq!(Status::read(Some(Ok(told))), Some(status));
+            let message = RawValue::from_string(json).unwrap();
+            assert_eq!(Status::read(Some(Ok(message))), Some(status));
         }
         let garbled = RawValue::from_string("[]".into()).unwrap();
         assert_eq!(Status::read(Some(Ok(garbled))), None);

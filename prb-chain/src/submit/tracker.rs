@@ -1,6 +1,6 @@
-//! Decides what is done about a sent transaction: pure, from what is known of it and what was just observed.
+//! Decides the next step for a sent transaction: a pure function of what is known and what was just observed.
 //!
-//! `watcher` carries the actions out and brings the next observation. Nothing here asks a node or waits.
+//! `watcher` carries the actions out and makes the observations. Nothing here does I/O or waits.
 
 use prb_core::primitives::Hash;
 use tokio::time::Instant;
@@ -10,16 +10,16 @@ use super::{Config, status::Status};
 #[cfg(test)]
 mod tests;
 
-/// The pause before a transaction is sent again doubles up to so many times [`Config::poll_interval`].
+/// The pause before a transaction is sent again doubles up to this multiple of [`Config::poll_interval`].
 const MAX_RESEND_PAUSE: u32 = 16;
 
 /// What is known of a sent transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct State {
-    /// A node tells us about it.
+    /// Whether a node's subscription reports on it.
     watched: bool,
     place: Place,
-    /// What a watch said last, for messages.
+    /// The last reported status, for messages.
     seen: &'static str,
     watch_lost: bool,
     /// The next finalised block to search.
@@ -28,74 +28,74 @@ pub(super) struct State {
     resend_at: Instant,
     resend_pause: std::time::Duration,
     resends: usize,
-    /// Since when one node says that no block can hold it while others have not come so far.
+    /// Since when one node reports that no block can include it while others are not as far.
     disputed_since: Option<Instant>,
-    /// When a node last told anything.
+    /// When a node last answered.
     heard_at: Instant,
 }
 
-/// Where the transaction is, as far as is known.
+/// Where the transaction is, as far as known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Unknown,
     /// In a node's pool.
     Pool,
-    /// In a node's pool, behind a nonce that nobody has sent.
+    /// In a node's pool, behind a missing nonce.
     BehindGap,
-    /// In a block that keeps its place.
+    /// In a block that has not been retracted.
     Block,
 }
 
-/// Something that was observed.
+/// An observation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Observation {
-    /// It was sent; a node watches it, or none does.
+    /// It was sent, with or without a subscription.
     Sent { watched: bool },
-    /// A watch told.
-    Told(Status),
-    /// The watch ended, or says what cannot be read.
+    /// The subscription reported a status.
+    Status(Status),
+    /// The subscription ended, or its message cannot be decoded.
     WatchEnded,
-    /// Nothing was told for as long as is waited.
+    /// Nothing was reported within the time limit.
     Quiet,
     /// The missing nonces before it were sent, or could not be.
     GapFilled,
-    /// A search of the finalised chain.
+    /// The finalised chain was searched.
     Searched(Search),
 }
 
-/// What the finalised chain shows.
+/// The result of a search.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Search {
-    /// It is in a block, and what came of its calls was read.
+    /// It is in a block, and the outcome of its calls was read.
     Included,
-    /// It is in this block, and nobody tells what came of its calls.
+    /// It is in this block, but no node returns the outcome of its calls.
     Unread { block: u32, error: String },
-    /// No block can hold it any more.
+    /// No block can include it any more.
     Excluded { reason: String },
-    /// One node says so; others that answer have not come so far.
+    /// One node says so, but others that answer are not as far.
     Disputed { reason: String },
-    /// It is not in the blocks before this one.
+    /// It is in no block before this one.
     NotYet { next_block: u32 },
-    /// No node tells.
+    /// No node answers.
     Failed { error: String },
 }
 
-/// What is done next.
+/// The next step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Action {
-    /// Wait for the watch, until then.
+    /// Wait for the subscription, until then.
     Listen { until: Instant },
-    /// Search the finalised chain from a block on; look into this one first.
+    /// Search the finalised chain from a block on, after checking this block.
     Search { from: u32, first: Option<Hash> },
     /// Send what is missing before it.
     FillGap,
-    /// Send it again, for the so many-th time; to another node than the one that watches it.
+    /// Send it again, with the number of the attempt; to another node than the one that watches it.
     Resend { attempt: usize },
-    /// It is decided.
+    /// The outcome is known.
     End(End),
 }
 
-/// How it ended.
+/// The outcome of tracking.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum End {
     Included,
@@ -104,7 +104,7 @@ pub(super) enum End {
 }
 
 impl State {
-    /// A transaction that is about to be sent. Blocks from `first_block` on may hold it.
+    /// Creates the state of a transaction about to be sent. Blocks from `first_block` on may include it.
     pub(super) const fn new(first_block: u32, now: Instant, config: &Config) -> Self {
         Self {
             watched: false,
@@ -124,7 +124,7 @@ impl State {
         self.watched
     }
 
-    /// What is known, for messages.
+    /// Describes the state for messages.
     pub(super) fn describe(&self) -> String {
         let lost = if self.watch_lost { ", then the watch was lost" } else { "" };
         format!("{}{lost}", self.seen)
@@ -139,8 +139,8 @@ impl State {
     }
 
     fn listen(&self, now: Instant, config: &Config) -> Action {
-        let patience = if self.watched { config.watch_patience } else { config.poll_interval };
-        Action::Listen { until: now + patience }
+        let timeout = if self.watched { config.watch_timeout } else { config.poll_interval };
+        Action::Listen { until: now + timeout }
     }
 
     fn lost(&self, reason: &str) -> Action {
@@ -148,7 +148,7 @@ impl State {
     }
 }
 
-/// What an observation changes, and what is done then.
+/// Applies an observation and returns the next step.
 pub(super) fn decide(
     mut state: State,
     observation: Observation,
@@ -162,7 +162,7 @@ pub(super) fn decide(
             }
             state.listen(now, config)
         }
-        Observation::Told(status) => told(&mut state, status, now, config),
+        Observation::Status(status) => on_status(&mut state, status, now, config),
         Observation::WatchEnded => {
             state.unwatched();
             state.watch_lost = true;
@@ -175,18 +175,18 @@ pub(super) fn decide(
     (state, action)
 }
 
-fn told(state: &mut State, status: Status, now: Instant, config: &Config) -> Action {
+fn on_status(state: &mut State, status: Status, now: Instant, config: &Config) -> Action {
     (state.heard_at, state.seen, state.watch_lost) = (now, status.name(), false);
     match status {
         Status::Future => state.place = Place::BehindGap,
-        // Its node puts a retracted one back into its pool, or not: then it is sent again.
+        // The node puts a retracted transaction back into its pool, or not: then it is sent again.
         Status::Ready | Status::Broadcast(_) | Status::Retracted(_) => state.place = Place::Pool,
         Status::InBlock(_) => state.place = Place::Block,
         Status::Finalized(block) => {
             state.watched = false;
             return state.search(Some(block));
         }
-        // The pool has forgotten it, a block may hold it all the same.
+        // The pool has dropped it, but a block may include it nevertheless.
         Status::FinalityTimeout(_) | Status::Usurped(_) | Status::Dropped | Status::Invalid => {
             state.unwatched();
             return state.search(None);
@@ -201,7 +201,7 @@ fn searched(state: &mut State, search: Search, now: Instant, config: &Config) ->
         Search::Excluded { reason } => return state.lost(&reason),
         Search::Disputed { reason } => {
             let since = *state.disputed_since.get_or_insert(now);
-            if now.duration_since(since) >= config.watch_patience {
+            if now.duration_since(since) >= config.watch_timeout {
                 return state.lost(&reason);
             }
             state.heard_at = now;
@@ -224,7 +224,7 @@ fn searched(state: &mut State, search: Search, now: Instant, config: &Config) ->
     send_or_listen(state, now, config)
 }
 
-/// While it is in no block, it is sent again now and then: its nonce lets it take effect once at most.
+/// While it is in no block, it is sent again at intervals: its nonce lets it take effect at most once.
 fn send_or_listen(state: &mut State, now: Instant, config: &Config) -> Action {
     if state.place == Place::Block || state.resend_at > now {
         return state.listen(now, config);

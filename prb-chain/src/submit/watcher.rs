@@ -1,6 +1,6 @@
 //! Watches a submitted transaction until it is finalised or can no longer be included.
 //!
-//! What is done next is decided by `tracker`; this module carries it out.
+//! `tracker` decides the next step; this module carries it out.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use crate::{
     rpc::{Node, json::HexBytes},
 };
 
-/// Blocks searched in one go.
+/// Blocks searched at once.
 const SEARCH_BATCH: u32 = 16;
 
 /// What one node's finalised chain shows.
@@ -33,20 +33,20 @@ enum Found {
     In(Block, u32),
     /// It cannot get into a block any more.
     Gone(String),
-    /// Not in the blocks below this one.
+    /// In no block below this one.
     NotYet {
         cursor: u32,
     },
 }
 
-/// A filler transaction's nonce, and how it ended.
+/// A filler transaction's nonce and outcome.
 pub(super) type Filled = (u64, Result<BatchOutcome, SubmitError>);
 
-/// A transaction on its way.
+/// A transaction in flight.
 pub(super) struct Watcher<'a> {
     pub(super) inner: &'a Inner,
     pub(super) prepared: &'a Prepared,
-    /// What signed it.
+    /// Its signer.
     pub(super) signer: &'a Arc<dyn Signer>,
     progress: &'a mpsc::Sender<SubmitProgress>,
     watch: Option<Watch>,
@@ -57,7 +57,7 @@ pub(super) struct Watcher<'a> {
 }
 
 impl Inner {
-    /// Follows a transaction until it is final, lost, or nodes have been away for too long.
+    /// Watches a transaction until its outcome is final or unknown.
     pub(super) async fn follow(
         &self,
         prepared: &Prepared,
@@ -104,7 +104,7 @@ impl<'a> Watcher<'a> {
         if watched {
             self.watch = watch;
             if !std::mem::replace(&mut self.is_reported, true) {
-                // A full channel loses progress, by contract.
+                // A full channel may drop progress, by contract.
                 let _ = self.progress.try_send(SubmitProgress::Submitted { extrinsic: self.prepared.hash });
             }
         }
@@ -113,12 +113,12 @@ impl<'a> Watcher<'a> {
 
     async fn listen(&mut self, until: Instant) -> Observation {
         loop {
-            let told = OptionFuture::from(self.watch.as_mut().map(Watch::next));
+            let next = OptionFuture::from(self.watch.as_mut().map(Watch::next));
             tokio::select! {
-                Some(told) = told => {
-                    let Some(status) = Status::read(told) else { return Observation::WatchEnded };
+                Some(status) = next => {
+                    let Some(status) = Status::read(status) else { return Observation::WatchEnded };
                     self.report(&status);
-                    return Observation::Told(status);
+                    return Observation::Status(status);
                 }
                 Some((nonce, ended)) = self.fillers.next() => self.filler_ended(nonce, &ended),
                 () = tokio::time::sleep_until(until) => return Observation::Quiet,
@@ -133,12 +133,7 @@ impl<'a> Watcher<'a> {
         if *status == Status::Future && !self.inner.config.fill_nonce_gaps {
             let account = self.inner.address(self.prepared.account);
             let (nonce, until) = (self.prepared.nonce, self.prepared.last);
-            tracing::warn!(
-                account,
-                nonce,
-                until,
-                "the transaction waits for a nonce before its own that nobody sends"
-            );
+            tracing::warn!(account, nonce, until, "the transaction waits for a missing nonce before its own");
         }
     }
 
@@ -162,7 +157,7 @@ impl<'a> Watcher<'a> {
         }
     }
 
-    /// Searches the finalised blocks from one on, after the block that a watch called final.
+    /// Searches the finalised blocks from one on, after the block that the subscription reported as final.
     async fn search(&mut self, from: u32, first: Option<Hash>) -> Search {
         let found = match first {
             Some(block) => self.inner.find_in(self.prepared, block).await,
@@ -177,22 +172,22 @@ impl<'a> Watcher<'a> {
         };
         match self.inner.outcome(self.prepared, &block, index).await {
             Ok(outcome) => {
-                // Effects are not asked of a state that does not show the block.
+                // Effects must not be read from a state before this block.
                 self.inner.finalised.raise(None, block.header.number);
                 self.outcome = Some(outcome);
                 Search::Included
             }
-            Err(e) => Search::Unread { block: block.header.number, error: self.untold(&e) },
+            Err(e) => Search::Unread { block: block.header.number, error: self.log_unread(&e) },
         }
     }
 
-    fn untold(&self, error: &ask::Error) -> String {
-        tracing::debug!(extrinsic = %self.prepared.hash, %error, "cannot learn what became of the transaction yet");
+    fn log_unread(&self, error: &ask::Error) -> String {
+        tracing::debug!(extrinsic = %self.prepared.hash, %error, "cannot determine the transaction's outcome yet");
         error.to_string()
     }
 
-    /// Sends the same transaction again: to the node that is asked first, or to the next one where a node has
-    /// it and is silent.
+    /// Sends the same transaction again: to the preferred node, or to the next one if a node has it and is
+    /// silent.
     async fn resend(&mut self, attempt: usize) -> Observation {
         let nodes = self.inner.pool.trusted();
         let place = attempt + usize::from(self.watch.is_some());
@@ -204,18 +199,18 @@ impl<'a> Watcher<'a> {
                 if watch.is_some() {
                     tracing::info!(node = %node.name(), extrinsic = %self.prepared.hash, "sent the transaction again");
                 }
-                // Without one, it is known there, or the node is away.
+                // Without a subscription, the transaction is known there, or the node is unreachable.
                 self.sent(watch)
             }
-            // Perhaps it is in a block already: the search tells.
+            // It may be in a block already, which the search will tell.
             Err(refusal) => {
-                tracing::debug!(node = %node.name(), %refusal, "node does not take the transaction again");
+                tracing::debug!(node = %node.name(), %refusal, "node does not accept the transaction again");
                 Observation::Sent { watched: false }
             }
         }
     }
 
-    /// Follows a transaction that fills a nonce, beside this one.
+    /// Tracks a transaction that fills a nonce, concurrently.
     pub(super) fn track_filler(&self, filler: Prepared, watch: Option<Watch>) {
         let (inner, signer) = (self.inner, self.signer);
         let followed = async move {
@@ -232,14 +227,14 @@ impl<'a> Watcher<'a> {
             Ok(outcome) => {
                 tracing::info!(account, nonce, block = outcome.number.0, "a missing nonce was filled")
             }
-            Err(error) => tracing::warn!(account, nonce, %error, "a missing nonce was not filled"),
+            Err(error) => tracing::warn!(account, nonce, %error, "a missing nonce could not be filled"),
         }
     }
 }
 
 impl Inner {
-    /// Searches the finalised blocks that can hold the transaction and were not searched yet. That no block
-    /// can hold it is certain once all nodes that answer say so.
+    /// Searches the finalised blocks that can include the transaction and were not searched yet. It is certain
+    /// that no block can include it once all nodes that answer say so.
     async fn search(&self, prepared: &Prepared, from: u32) -> Result<(Block, u32), Search> {
         let failed = |e: ask::Error| Search::Failed { error: e.to_string() };
         let (mut gone, mut not_yet, mut last) = (None, None, None);
@@ -249,7 +244,7 @@ impl Inner {
                 Ok(Found::Gone(why)) => drop(gone.get_or_insert(why)),
                 Ok(Found::NotYet { cursor }) => {
                     not_yet = not_yet.max(Some(cursor));
-                    // Others are not further.
+                    // The other nodes are not further ahead.
                     if gone.is_none() {
                         break;
                     }
@@ -287,14 +282,14 @@ impl Inner {
         }
         if number >= prepared.last {
             let (birth, last) = (prepared.birth, prepared.last);
-            return Ok(Found::Gone(format!("it expired: blocks {} to {last} do not hold it", birth + 1)));
+            return Ok(Found::Gone(format!("it expired: blocks {} to {last} do not include it", birth + 1)));
         }
-        // A node behind the last one searched tells nothing about the blocks in between.
+        // A node behind the last searched block tells nothing about the blocks in between.
         if number + 1 < from {
             return Ok(Found::NotYet { cursor: from });
         }
         let runtime = self.runtimes.at(node, Some(head.hash)).await?;
-        // It may have been signed for a runtime that is in the best block only: that is a later one.
+        // It may have been signed for a newer runtime that is in the best block only, so compare versions.
         if runtime.spec_version() > prepared.runtime.spec_version() {
             return Ok(Found::Gone("the runtime was upgraded".into()));
         }
@@ -305,7 +300,7 @@ impl Inner {
         Ok(Found::NotYet { cursor })
     }
 
-    /// Looks into the block that a watch called final.
+    /// Checks the block that the subscription reported as final.
     async fn find_in(&self, prepared: &Prepared, hash: Hash) -> Option<(Block, u32)> {
         let block = ask::any(&self.pool, |node| async move {
             ask::blocks(&node, &[hash]).await?.pop().ok_or_else(|| ask::Error::wrong(&node, "no block"))
@@ -316,7 +311,7 @@ impl Inner {
         Some((block, index))
     }
 
-    /// Reads what became of the calls from the block's events. The inner error is a node's.
+    /// Reads the calls' outcome from the block's events. The inner error is a node's.
     async fn outcome(
         &self,
         prepared: &Prepared,
@@ -351,6 +346,6 @@ fn position(block: &Block, extrinsic: Hash) -> Option<u32> {
 async fn events(node: &Node, runtime: &Runtime, block: Hash) -> Result<Vec<u8>, ask::Error> {
     let key = HexBytes(runtime.item("System", "Events")?.key(&[]));
     let events: Option<HexBytes> = node.request("state_getStorage", (key, block)).await?;
-    // Every block has the events of its inherents at least.
+    // Every block has at least the events of its inherents.
     events.map(|bytes| bytes.0).ok_or_else(|| ask::Error::wrong(node, format!("block {block} has no events")))
 }

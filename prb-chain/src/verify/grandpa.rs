@@ -1,4 +1,4 @@
-//! GRANDPA justifications.
+//! Verifies GRANDPA justifications.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,7 @@ use super::Error;
 type Header = generic::Header<u32, BlakeTwo256>;
 type Justification = GrandpaJustification<Header>;
 
-/// The block that a justification says it proves: nothing is checked.
+/// Returns the block that a justification claims to prove, without any check.
 ///
 /// # Errors
 /// [`Error::Encoding`].
@@ -26,8 +26,8 @@ pub fn target(justification: &[u8]) -> Result<(u32, Hash), Error> {
     Ok((decoded.commit.target_number, Hash(decoded.commit.target_hash.0)))
 }
 
-/// Checks that the set has finalised the block: signed precommits of more than two thirds of the weight,
-/// for the block or its descendants.
+/// Checks that the set has finalised the block: signed precommits of more than two thirds of the weight, for
+/// the block or its descendants.
 ///
 /// # Errors
 /// [`Error::Encoding`], [`Error::Justification`].
@@ -43,7 +43,7 @@ pub fn check(justification: &[u8], set: &AuthoritySet, number: u32, hash: Hash) 
     let chain = Ancestry::new(votes_ancestries);
     match finality_grandpa::validate_commit(&commit, &voters, &chain) {
         Ok(result) if result.is_valid() => {}
-        _ => return Err(bad("too few votes of the authority set")),
+        _ => return Err(bad("it has too few votes of the authority set")),
     }
     let base = commit
         .precommits
@@ -71,7 +71,7 @@ pub fn check(justification: &[u8], set: &AuthoritySet, number: u32, hash: Hash) 
             let route = chain
                 .ancestry(base, signed.precommit.target_hash)
                 .map_err(|_| bad("a vote is for no descendant of the block"))?;
-            // The route leaves out its target.
+            // The route does not include its target.
             visited.insert(signed.precommit.target_hash);
             visited.extend(route);
         }
@@ -87,7 +87,7 @@ fn decode(mut justification: &[u8]) -> Result<Justification, Error> {
     Justification::decode(&mut justification).map_err(|_| Error::Encoding { what: "the justification" })
 }
 
-/// The headers that a justification brings for votes on descendants of its block.
+/// The headers that a justification carries for votes on descendants of its block.
 struct Ancestry {
     headers: BTreeMap<H256, Header>,
 }

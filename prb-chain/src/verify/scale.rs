@@ -1,8 +1,8 @@
-//! SCALE lists read where they lie: what is outside data takes no more memory than it has bytes.
+//! Reads SCALE lists in place: untrusted data uses no more memory than its length.
 
 use codec::{Compact, Decode};
 
-/// Fewest bytes that a key and its value have on average: a state of shorter ones is none.
+/// Least average length of a key and its value, in bytes: a state with shorter ones is invalid.
 const MIN_PAIR: usize = 8;
 
 fn length(input: &mut &[u8]) -> Option<usize> {
@@ -17,7 +17,7 @@ fn bytes<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
     Some(bytes)
 }
 
-/// Keys and values of a SCALE `Vec<(Vec<u8>, Vec<u8>)>`, and nothing after them.
+/// Decodes the keys and values of a SCALE `Vec<(Vec<u8>, Vec<u8>)>` without trailing bytes.
 pub fn pairs(mut encoded: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
     let input = &mut encoded;
     let count = length(input)?;
@@ -31,7 +31,7 @@ pub fn pairs(mut encoded: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
     input.is_empty().then_some(pairs)
 }
 
-/// Items of a SCALE `Vec<Vec<u8>>`, and nothing after them.
+/// Decodes the items of a SCALE `Vec<Vec<u8>>` without trailing bytes.
 pub fn list(mut encoded: &[u8]) -> Option<Vec<&[u8]>> {
     let input = &mut encoded;
     let count = length(input)?;
@@ -42,7 +42,7 @@ pub fn list(mut encoded: &[u8]) -> Option<Vec<&[u8]>> {
     items.filter(|_| input.is_empty())
 }
 
-/// Calls `take` with each key and its new value, `None` where it was removed.
+/// Calls `take` with each key and its new value, `None` if it was removed.
 fn key_changes<'a>(input: &mut &'a [u8], take: &mut dyn FnMut(&'a [u8], Option<&'a [u8]>)) -> Option<()> {
     for _ in 0..length(input)? {
         let key = bytes(input)?;
@@ -57,8 +57,8 @@ fn key_changes<'a>(input: &mut &'a [u8], take: &mut dyn FnMut(&'a [u8], Option<&
     Some(())
 }
 
-/// Cuts SCALE [`StorageChanges`](prb_core::wire::StorageChanges) off the input; calls `take` with what they
-/// change in the main trie. Says whether child tries change too.
+/// Consumes SCALE [`StorageChanges`](prb_core::wire::StorageChanges); calls `take` with the changes of the
+/// main trie. Returns whether child tries change, too.
 pub fn storage_changes<'a>(
     input: &mut &'a [u8],
     take: &mut dyn FnMut(&'a [u8], Option<&'a [u8]>),
@@ -73,7 +73,7 @@ pub fn storage_changes<'a>(
     Some((&start[..start.len() - input.len()], children > 0))
 }
 
-/// Whether the bytes are SCALE storage changes and nothing else.
+/// Whether the bytes are SCALE storage changes without trailing bytes.
 pub fn is_storage_changes(mut encoded: &[u8]) -> bool {
     storage_changes(&mut encoded, &mut |_, _| {}).is_some() && encoded.is_empty()
 }
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn changes_are_read_as_they_are_written() {
+    fn changes_round_trip() {
         let changes = StorageChanges {
             main: vec![(vec![1; 40], Some(vec![2; 70])), (vec![3], None)],
             child: vec![(vec![4], vec![(vec![5], Some(vec![]))])],
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn pairs_are_read_as_they_are_written() {
+    fn pairs_round_trip() {
         let state = vec![(vec![1u8; 20], vec![2u8; 30]), (vec![3; 8], vec![])];
         let encoded = state.encode();
         let read = pairs(&encoded).unwrap();

@@ -1,4 +1,4 @@
-//! Values in a chain's state, by proof.
+//! Reads values of a chain's state from read proofs.
 
 use codec::{Decode, Encode};
 use prb_core::{
@@ -13,29 +13,29 @@ use sp_trie::{LayoutV0, LayoutV1, StorageProof, TrieConfiguration};
 
 use super::{Checked, Error};
 
-/// Where old relay chains keep their authorities, after one byte of version.
+/// Key under which old relay chains store their authorities, prefixed by a version byte.
 pub const OLD_AUTHORITIES_KEY: &[u8] = b":grandpa_authorities";
 
-/// Key of a storage value.
+/// Builds the key of a plain storage value.
 pub fn value_key(pallet: &str, item: &str) -> Vec<u8> {
     [twox_128(pallet.as_bytes()), twox_128(item.as_bytes())].concat()
 }
 
-/// Key of `Paras::Heads` of the parachain.
+/// Builds the key of the parachain's `Paras::Heads` entry.
 pub fn para_head_key(para_id: u32) -> Vec<u8> {
     let id = para_id.encode();
     [value_key("Paras", "Heads"), twox_64(&id).to_vec(), id].concat()
 }
 
-/// Keys that prove the authorities: the list, where old chains keep it, and the set's number.
+/// The keys that prove the authorities: the list, its key on old chains, and the set id.
 pub fn authority_keys() -> [Vec<u8>; 3] {
     [value_key("Grandpa", "Authorities"), OLD_AUTHORITIES_KEY.to_vec(), value_key("Grandpa", "CurrentSetId")]
 }
 
-/// Reads values by their proof. An absent value is proven to be absent.
+/// Reads values from their proof. Absent values are proven to be absent.
 ///
 /// # Errors
-/// [`Error::Proof`] when the proof is of another state, or does not reach a key.
+/// [`Error::Proof`] if the proof is of another state, or does not cover a key.
 pub fn read(
     what: &'static str,
     state_root: Hash,
@@ -48,7 +48,7 @@ pub fn read(
     Ok(keys.iter().map(|key| values.remove(key).flatten()).collect())
 }
 
-/// The newest parachain header that the relay block's state names.
+/// Reads the newest parachain header from a relay block's state.
 ///
 /// # Errors
 /// [`Error::Proof`], [`Error::HeaderEncoding`].
@@ -64,7 +64,7 @@ pub fn para_head(state_root: Hash, proof: Vec<Vec<u8>>, para_id: u32) -> Result<
     Checked::new(ParaNumber(number).0, encoded).map(Some)
 }
 
-/// The authority set that the relay block's state holds.
+/// Reads the authority set from a relay block's state.
 ///
 /// # Errors
 /// [`Error::Proof`].
@@ -85,10 +85,10 @@ pub fn authority_set(state_root: Hash, proof: Vec<Vec<u8>>) -> Result<AuthorityS
     })
 }
 
-/// Whether the pairs are the whole state under the root; workers keep state version 0.
+/// Checks that the pairs are the complete state under the root; workers use state version 0.
 ///
 /// # Errors
-/// [`Error::Proof`] where they are not, or only under state version 1, which workers cannot follow.
+/// [`Error::Proof`] if they are not, or only in state version 1, which workers do not support.
 pub fn whole_state<B: AsRef<[u8]> + Ord>(state_root: Hash, pairs: &[(B, B)]) -> Result<(), Error> {
     let what = "the genesis state";
     let items = || pairs.iter().map(|(key, value)| (key, value));
@@ -96,9 +96,9 @@ pub fn whole_state<B: AsRef<[u8]> + Ord>(state_root: Hash, pairs: &[(B, B)]) -> 
         return Ok(());
     }
     let reason = if LayoutV1::<BlakeTwo256>::trie_root(items()).0 == state_root.0 {
-        "the parachain keeps state version 1, which workers cannot follow"
+        "the parachain uses state version 1, which workers do not support"
     } else {
-        "the pairs have another root"
+        "the pairs have a different root"
     };
     Err(Error::Proof { what, reason: reason.into() })
 }

@@ -1,4 +1,4 @@
-//! Archives: written, read, damaged in every way, added to, of other chains.
+//! Tests of archives: written, read, damaged, extended, of other chains.
 
 use std::{
     fs,
@@ -43,9 +43,9 @@ fn named(folder: &Path, start: &str) -> PathBuf {
 }
 
 #[tokio::test]
-async fn an_archive_has_what_the_store_had() {
+async fn archive_contains_the_whole_store() {
     let whole = filled();
-    // One file a frame, and one for all.
+    // With one file for each frame, and with a single file.
     for file_bytes in [1, 1 << 30] {
         let (folder, exported) = written(&whole.store, Config::default().with_file_bytes(file_bytes));
         assert_eq!(
@@ -60,7 +60,7 @@ async fn an_archive_has_what_the_store_had() {
 }
 
 #[tokio::test]
-async fn an_archive_is_added_to() {
+async fn export_extends_an_archive() {
     let (part, whole) = (filled(), filled());
     part.store.drop_relay_from(RelayNumber(20)).unwrap();
     part.store.drop_para_from(ParaNumber(9), true).unwrap();
@@ -73,7 +73,7 @@ async fn an_archive_is_added_to() {
     let old = files(folder.path());
     let added = export(&whole.store, folder.path(), Config::default(), &mut |_| true).unwrap();
     assert_eq!(added.files, 3);
-    assert!(old.iter().all(|path| path.exists()), "what was there stays");
+    assert!(old.iter().all(|path| path.exists()), "existing files stay");
     assert_eq!(replay(&into, vec![source(folder.path())]).await.faults, []);
     assert_eq!(heights(&into.store), (RELAY, PARA));
     is_part_of(&into.store, &whole.store);
@@ -82,13 +82,13 @@ async fn an_archive_is_added_to() {
 }
 
 #[tokio::test]
-async fn an_ended_export_goes_on() {
+async fn stopped_export_continues() {
     let whole = filled();
     let folder = TempDir::new().unwrap();
     let config = Config::default().with_file_bytes(1);
     let first = export(&whole.store, folder.path(), config, &mut |_| false).unwrap();
     assert!(first.relay_headers > 0 && first.changes == 0);
-    // As a killed one leaves it.
+    // As left behind by a killed export.
     fs::write(folder.path().join("headers-0000000000.prb.partial"), b"half a file").unwrap();
     export(&whole.store, folder.path(), config, &mut |_| true).unwrap();
     let into = empty();
@@ -97,7 +97,7 @@ async fn an_ended_export_goes_on() {
     assert!(!folder.path().join("headers-0000000000.prb.partial").exists());
 }
 
-/// What a damaged archive gives: right blocks up to the damage, and a fault that names the file.
+/// Replays a damaged archive: the blocks before the damage are right, and a fault names the file.
 async fn damaged(file: &str, damage: impl FnOnce(&mut Vec<u8>)) -> Option<(u32, u32)> {
     let whole = filled();
     let (folder, _) = written(&whole.store, Config::default());
@@ -118,36 +118,36 @@ async fn damaged(file: &str, damage: impl FnOnce(&mut Vec<u8>)) -> Option<(u32, 
 }
 
 #[tokio::test]
-async fn every_flipped_byte_is_found() {
+async fn flipped_bytes_are_detected() {
     for file in ["genesis", "relay", "headers", "changes"] {
         let whole = filled();
         let (folder, _) = written(&whole.store, Config::default());
         let len = fs::metadata(named(folder.path(), file)).unwrap().len() as usize;
-        // Each of the head, of the first frame's head and of the end, and some between.
+        // Every byte of the head, of the first frame's head and of the end, and some in between.
         let places = (0..180).chain((180..len - 48).step_by(len / 24)).chain(len - 48..len);
         for at in places.step_by(3) {
             let got = damaged(file, |bytes| bytes[at] ^= 0x20).await;
-            // The end has nothing that is stored.
+            // The end contains no stored data.
             assert!(got.is_none_or(|got| got < (RELAY, PARA)) || at >= len - 48, "{file} {at}: {got:?}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_truncated_file_gives_what_is_whole() {
+async fn truncated_file_yields_its_complete_frames() {
     for file in ["genesis", "relay", "headers", "changes"] {
         for keep in [0, 50, 120, 130, 170, 400] {
             let got = damaged(file, |bytes| bytes.truncate(keep)).await;
             assert!(got.is_none_or(|got| got < (RELAY, PARA)), "{file} {keep}");
         }
-        // Without its end alone nothing is missing.
+        // If only the end is missing, all data is there.
         let got = damaged(file, |bytes| bytes.truncate(bytes.len() - 48)).await;
         assert!(got.is_none() || got == Some((RELAY, PARA)), "{file} {got:?}");
     }
 }
 
 #[tokio::test]
-async fn another_archive_stands_in() {
+async fn second_archive_replaces_a_damaged_one() {
     let whole = filled();
     let (bad, _) = written(&whole.store, Config::default());
     let (good, _) = written(&whole.store, Config::default());
@@ -167,7 +167,7 @@ async fn another_archive_stands_in() {
 async fn archives_of_two_chains_are_not_mixed() {
     let whole = filled();
     let (folder, _) = written(&whole.store, Config::default());
-    // The same blocks under another name.
+    // The same blocks under another chain identity.
     let other = empty();
     let (start, mut genesis) = whole.store.genesis().unwrap().clone();
     genesis.chain_identity = prb_core::primitives::Hash([3; 32]);
@@ -179,14 +179,14 @@ async fn archives_of_two_chains_are_not_mixed() {
     );
     let (strange, _) = written(&other.store, Config::default());
     let drained = replay(&whole, vec![source(strange.path())]).await;
-    assert!(drained.faults[0].what.contains("give each its own store"), "{drained:?}");
+    assert!(drained.faults[0].what.contains("use a separate store for each"), "{drained:?}");
     fs::copy(named(folder.path(), "changes"), strange.path().join("changes-0000000001.prb")).unwrap();
     let mixed = ArchiveHistory::open(strange.path()).unwrap_err().to_string();
     assert!(mixed.contains("of another chain than the folder's other files"), "{mixed}");
 }
 
 #[tokio::test]
-async fn an_empty_store_and_an_empty_folder_say_so() {
+async fn empty_store_and_empty_folder_are_reported() {
     let folder = TempDir::new().unwrap();
     let nothing = export(&empty().store, folder.path(), Config::default(), &mut |_| true);
     assert!(matches!(nothing, Err(Error::Empty)));
@@ -199,7 +199,7 @@ async fn an_empty_store_and_an_empty_folder_say_so() {
 }
 
 #[test]
-fn a_full_disk_is_named_and_what_is_whole_stays() {
+fn full_disk_is_reported_and_finished_files_stay() {
     let whole = filled();
     let folder = TempDir::new().unwrap();
     let run = |program: &str, args: &[&str]| {

@@ -1,4 +1,4 @@
-//! What a history costs, by nodes and by an archive: the figures of docs/data-provider.md.
+//! Tests of what a history costs from nodes and from an archive: the figures of docs/data-provider.md.
 
 use std::{sync::Arc, time::Instant};
 
@@ -12,16 +12,16 @@ use super::{
     ingest::fetch,
 };
 
-/// Round trips for each relay block, where sets are as long as Kusama's.
+/// Most round trips for each relay block, with sets as long as Kusama's.
 const ROUND_TRIPS: f64 = 0.1;
-/// Bytes of an archive for each byte of headers, justifications, proofs and changes; the changes here are random
-/// values under keys that come again.
+/// Most archive bytes for each byte of headers, justifications, proofs and changes; the changes here are
+/// random values under recurring keys.
 const ARCHIVE_BYTES: f64 = 0.9;
-/// Time of an import for the time that the ingest takes with a node of the same process.
+/// Largest ratio of an import's duration to that of ingesting from a node in the same process.
 const IMPORT_TIME: f64 = 0.8;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_archive_is_small_and_imported_fast() {
+async fn archive_is_small_and_imports_fast() {
     const BLOCKS: u32 = 1300;
     let config = Config {
         history: BLOCKS,

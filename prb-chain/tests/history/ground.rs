@@ -1,4 +1,4 @@
-//! A devnet's history of 39 relay blocks and 19 parachain blocks, in a store.
+//! A store with a devnet's history of 39 relay blocks and 19 parachain blocks.
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -27,7 +27,7 @@ pub(crate) fn config() -> store::Config {
     store::Config::default().with_map_bytes(1 << 26)
 }
 
-/// The history.
+/// A store with the history.
 pub(crate) fn filled() -> Kept {
     let dir = TempDir::new().unwrap();
     let packed = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/layout-1.mdb.zst")).unwrap();
@@ -45,7 +45,7 @@ pub(crate) fn heights(store: &Store) -> (u32, u32) {
     (heights.relay.map_or(0, |n| n.0), heights.para.map_or(0, |n| n.0))
 }
 
-/// Everything in a store.
+/// All blocks of a store.
 pub(crate) fn blocks_of(store: &Store) -> Blocks {
     let view = store.view().unwrap();
     let (start, genesis) = store.genesis().unwrap().clone();
@@ -78,7 +78,7 @@ pub(crate) fn blocks_of(store: &Store) -> Blocks {
     blocks
 }
 
-/// Whether two stores have the same blocks, as far as the first one goes, and it is sound.
+/// Asserts that one store is sound and has a prefix of another's blocks.
 pub(crate) fn is_part_of(some: &Store, whole: &Store) {
     let report = some.verify(&mut |_| true).unwrap();
     assert_eq!(report.faults, []);
@@ -95,7 +95,7 @@ pub(crate) fn is_part_of(some: &Store, whole: &Store) {
     assert!(whole.changes.starts_with(&some.changes));
 }
 
-/// Takes whatever the sources have.
+/// Replays everything from the sources.
 pub(crate) async fn replay(into: &Kept, sources: Vec<Arc<dyn HistorySource>>) -> ReplayOutcome {
     let mut replay = Replay::new(Arc::clone(&into.store), sources, Config::default());
     if into.store.genesis().is_none() {

@@ -1,4 +1,4 @@
-//! An ingest with history sources beside its nodes.
+//! Tests of an ingest with history sources beside its nodes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ use super::{
     workers,
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn config() -> Config {
     Config { history: 60, set_length: 12, justification_period: 8, ..Config::default() }
@@ -34,13 +34,13 @@ fn pools(devnet: &Devnet) -> (NodePool, NodePool) {
 async fn until(kept: &Kept, relay: u32, para: u32) {
     let mut heights = kept.store.heights();
     let there = heights.wait_for(|h| h.relay >= Some(RelayNumber(relay)) && h.para >= Some(ParaNumber(para)));
-    if timeout(PATIENCE, there).await.is_err() {
+    if timeout(TIMEOUT, there).await.is_err() {
         panic!("wanted {relay} and {para}: {:?}", kept.store);
     }
 }
 
-/// What an ingest stores of a devnet's chains with these sources beside the nodes, and what that asked of both
-/// chains' nodes.
+/// Ingests a devnet's chains with these sources beside the nodes; returns the store and the calls that both
+/// chains' nodes got.
 pub(crate) async fn fetch(
     devnet: &Devnet,
     sources: Vec<Arc<dyn history::HistorySource>>,
@@ -64,7 +64,7 @@ async fn fetched(devnet: &Devnet, sources: Vec<Arc<dyn history::HistorySource>>)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_archive_and_pruned_nodes_give_the_whole_history() {
+async fn archive_and_pruned_nodes_yield_the_whole_history() {
     let devnet = Devnet::start(config()).await.unwrap();
     let by_nodes = fetched(&devnet, vec![]).await;
     let folder = TempDir::new().unwrap();
@@ -82,9 +82,9 @@ async fn an_archive_and_pruned_nodes_give_the_whole_history() {
     assert_eq!(kept.store.verify(&mut |_| true).unwrap().faults, []);
 }
 
-/// A worker that verifies everything takes what was imported, to the chain's last block.
+/// A verifying worker accepts an imported history up to the chain's last block.
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_take_what_was_imported() {
+async fn workers_accept_imported_history() {
     let whole = filled();
     let folder = TempDir::new().unwrap();
     archive::export(&whole.store, folder.path(), archive::Config::default(), &mut |_| true).unwrap();

@@ -1,4 +1,4 @@
-//! Blocks from elsewhere than nodes: archives, headers caches, other data providers.
+//! Tests of history sources: archives, headers caches, other data providers.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod archive;

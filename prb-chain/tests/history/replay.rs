@@ -1,4 +1,4 @@
-//! Nothing that a source makes up is stored; it is named, and the next one is asked.
+//! Tests that forged data of a source is not stored: the source is named, and the next one is asked.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use prb_core::primitives::Hash;
 
 use super::ground::{PARA, RELAY, blocks_of, empty, filled, heights, is_part_of, replay};
 
-/// What a source with changed blocks is found out with.
+/// Asserts that a source with changed blocks is detected.
 async fn found_out(part: Part, text: &str, change: impl FnOnce(&mut Blocks)) {
     let whole = filled();
     let honest = blocks_of(&whole.store);
@@ -20,7 +20,7 @@ async fn found_out(part: Part, text: &str, change: impl FnOnce(&mut Blocks)) {
     change(&mut changed);
     let liar: Arc<dyn HistorySource> = Arc::new(MemoryHistory::new("liar", changed, 5));
 
-    // Alone: what is right of it is stored, and nothing else.
+    // On its own: its correct blocks are stored, and nothing else.
     let into = empty();
     let drained = replay(&into, vec![Arc::clone(&liar)]).await;
     if part != Part::Genesis {
@@ -33,7 +33,7 @@ async fn found_out(part: Part, text: &str, change: impl FnOnce(&mut Blocks)) {
     assert!(heights(&into.store) < (RELAY, PARA));
     is_part_of(&into.store, &whole.store);
 
-    // With another one beside it.
+    // With another source beside it.
     let into = empty();
     let other: Arc<dyn HistorySource> = Arc::new(MemoryHistory::new("other", honest, 5));
     replay(&into, vec![liar, other]).await;
@@ -42,17 +42,17 @@ async fn found_out(part: Part, text: &str, change: impl FnOnce(&mut Blocks)) {
 }
 
 #[tokio::test]
-async fn a_changed_relay_header_is_found_out() {
+async fn changed_relay_header_is_detected() {
     found_out(Part::Relay, "does not follow", |blocks| blocks.relay[2].headers[1][40] ^= 1).await;
 }
 
 #[tokio::test]
-async fn a_left_out_relay_header_is_found_out() {
+async fn omitted_relay_header_is_detected() {
     found_out(Part::Relay, "header", |blocks| drop(blocks.relay[2].headers.remove(0))).await;
 }
 
 #[tokio::test]
-async fn a_changed_justified_header_is_found_out() {
+async fn changed_justified_header_is_detected() {
     found_out(Part::Relay, "bad justification", |blocks| {
         blocks.relay.last_mut().unwrap().headers.last_mut().unwrap()[40] ^= 1;
     })
@@ -60,7 +60,7 @@ async fn a_changed_justified_header_is_found_out() {
 }
 
 #[tokio::test]
-async fn another_blocks_justification_is_found_out() {
+async fn justification_of_another_block_is_detected() {
     found_out(Part::Relay, "bad justification", |blocks| {
         blocks.relay[2].justification = blocks.relay[1].justification.clone();
     })
@@ -68,7 +68,7 @@ async fn another_blocks_justification_is_found_out() {
 }
 
 #[tokio::test]
-async fn a_justification_that_is_none_is_found_out() {
+async fn malformed_justification_is_detected() {
     found_out(Part::Relay, "the justification cannot be decoded", |blocks| {
         blocks.relay[0].justification.clear();
     })
@@ -76,33 +76,33 @@ async fn a_justification_that_is_none_is_found_out() {
 }
 
 #[tokio::test]
-async fn another_blocks_proof_is_found_out() {
+async fn proof_of_another_block_is_detected() {
     found_out(Part::Relay, "read proof", |blocks| blocks.relay[2].proof = blocks.relay[1].proof.clone())
         .await;
     found_out(Part::Relay, "read proof", |blocks| blocks.relay[2].proof.clear()).await;
 }
 
 #[tokio::test]
-async fn a_changed_parachain_header_is_found_out() {
+async fn changed_parachain_header_is_detected() {
     found_out(Part::ParaHeaders, "header", |blocks| blocks.para_headers[4][40] ^= 1).await;
     let text = "cannot be decoded";
     found_out(Part::ParaHeaders, text, |blocks| blocks.para_headers[4].push(0)).await;
 }
 
 #[tokio::test]
-async fn storage_changes_that_are_none_are_found_out() {
+async fn malformed_storage_changes_are_detected() {
     let text = "storage changes of block 5 cannot be read";
     found_out(Part::Changes, text, |blocks| blocks.changes[4].push(0)).await;
 }
 
 #[tokio::test]
-async fn the_first_blocks_changes_are_checked_by_the_state_that_they_lead_to() {
+async fn first_blocks_changes_are_checked_against_its_state_root() {
     let nothing = prb_core::wire::StorageChanges::default().encode();
-    found_out(Part::Changes, "another root", |blocks| blocks.changes[0] = nothing).await;
+    found_out(Part::Changes, "a different root", |blocks| blocks.changes[0] = nothing).await;
 }
 
 #[tokio::test]
-async fn a_made_up_start_is_found_out() {
+async fn forged_start_is_detected() {
     found_out(Part::Genesis, "", |blocks| {
         let genesis = blocks.genesis.as_mut().unwrap();
         let mut info = genesis.info.to_vec();
@@ -115,7 +115,7 @@ async fn a_made_up_start_is_found_out() {
 }
 
 #[tokio::test]
-async fn another_genesis_state_is_found_out() {
+async fn forged_genesis_state_is_detected() {
     let whole = filled();
     let mut blocks = blocks_of(&whole.store);
     let genesis = blocks.genesis.as_mut().unwrap();
@@ -130,7 +130,7 @@ async fn another_genesis_state_is_found_out() {
 }
 
 #[tokio::test]
-async fn a_source_of_another_chain_is_named() {
+async fn source_of_another_chain_is_reported() {
     let whole = filled();
     let mut blocks = blocks_of(&whole.store);
     blocks.genesis.as_mut().unwrap().chain_identity = Hash([9; 32]);
@@ -139,11 +139,11 @@ async fn a_source_of_another_chain_is_named() {
     into.store.set_genesis(&start, &genesis).unwrap();
     let drained = replay(&into, vec![Arc::new(MemoryHistory::new("stranger", blocks, 5))]).await;
     assert!(!drained.stored);
-    assert!(drained.faults[0].what.contains("give each its own store"), "{drained:?}");
+    assert!(drained.faults[0].what.contains("use a separate store for each"), "{drained:?}");
 }
 
 #[tokio::test]
-async fn parts_come_from_whichever_source_has_them() {
+async fn parts_come_from_any_source_that_has_them() {
     let whole = filled();
     let all = blocks_of(&whole.store);
     let headers = Blocks { changes: vec![], ..all.clone() };

@@ -1,4 +1,4 @@
-//! A headers cache over HTTP, and another data provider.
+//! Tests of a headers cache over HTTP, and of another data provider.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -28,7 +28,7 @@ use super::{
     suite,
 };
 
-/// A record of the cache, as `standalone/pherry` writes it.
+/// A record of the cache, as written by `standalone/pherry`.
 #[derive(Encode)]
 struct BlockInfo {
     header: Header,
@@ -37,7 +37,7 @@ struct BlockInfo {
     authority_set_change: Option<AuthoritySetChange>,
 }
 
-/// What a cache has.
+/// A cache's content.
 #[derive(Clone, Default)]
 struct Cache {
     start: u32,
@@ -48,7 +48,7 @@ struct Cache {
     para_headers: Vec<Header>,
     /// From block 0 on.
     changes: Vec<BlockHeaderWithChanges>,
-    /// Answers this to every request for headers.
+    /// If set, the answer to every request for headers.
     answer: Option<Bytes>,
 }
 
@@ -153,20 +153,20 @@ fn cache_at(url: &str) -> Arc<dyn HistorySource> {
 }
 
 #[tokio::test]
-async fn a_headers_cache_is_a_source() {
+async fn headers_cache_passes_the_suite() {
     let mut blocks = blocks_of(&filled().store);
     let (url, _server) = serve(Cache::of(&blocks)).await;
     let source = cache_at(&url);
     assert!(!source.name().contains("/cache"), "a path may hold a key: {}", source.name());
-    // Its state's pairs come back in the order in which it has them.
+    // The state's pairs are returned in the cache's own order.
     blocks.genesis = source.genesis().await.unwrap();
     assert_eq!(blocks.genesis.as_ref(), filled().store.genesis().map(|(_, genesis)| genesis));
-    // It says how far it is when it is asked.
+    // The cache only knows its extent after it was asked.
     suite::holds(source, &blocks).await;
 }
 
 #[tokio::test]
-async fn a_cache_of_relay_headers_alone_is_filled_up_by_others() {
+async fn other_sources_complete_a_cache_of_relay_headers() {
     let whole = filled();
     let blocks = blocks_of(&whole.store);
     let mut cache = Cache::of(&blocks);
@@ -183,7 +183,7 @@ async fn a_cache_of_relay_headers_alone_is_filled_up_by_others() {
 }
 
 #[tokio::test]
-async fn a_cache_that_is_wrong_or_away_is_named() {
+async fn wrong_or_unreachable_cache_is_reported() {
     let whole = filled();
     let blocks = blocks_of(&whole.store);
     let (start, genesis) = whole.store.genesis().unwrap().clone();
@@ -210,7 +210,7 @@ async fn a_cache_that_is_wrong_or_away_is_named() {
 }
 
 #[tokio::test]
-async fn an_answer_beyond_its_bound_is_refused() {
+async fn oversized_answer_is_refused() {
     let blocks = blocks_of(&filled().store);
     let (url, _server) = serve(Cache::of(&blocks)).await;
     let config = headers_cache::Config::default().with_max_answer_bytes(2000);
@@ -220,13 +220,13 @@ async fn an_answer_beyond_its_bound_is_refused() {
 }
 
 #[tokio::test]
-async fn another_data_provider_is_a_source() {
+async fn data_provider_passes_the_suite() {
     let whole = filled();
     let provider = || BlobHistory::new("provider", StoreSource::new(Arc::clone(&whole.store)));
     let blocks = blocks_of(&whole.store);
     suite::holds(Arc::new(provider()), &blocks).await;
 
-    // A store that goes on in the middle, from a provider that was not asked before.
+    // A partial store, continued from a provider that was not asked before.
     for (relay, para) in [(20, 5), (30, 12), (10, 1)] {
         let part = filled();
         part.store.drop_relay_from(super::ground::relay(relay)).unwrap();

@@ -1,4 +1,4 @@
-//! What every source does.
+//! The suite that every history source passes.
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use prb_core::{blob::Span, primitives::ParaNumber};
 
 use super::ground::{self, blocks_of, empty, filled, heights, is_part_of, relay, replay};
 
-/// Headers of pieces, with where each piece ends.
+/// Returns the headers of pieces, with the end of each piece.
 fn flat(pieces: &[Piece]) -> Vec<Vec<u8>> {
     pieces.iter().flat_map(|piece| piece.headers.clone()).collect()
 }
 
-/// Holds a source of these blocks to what the trait says.
+/// Checks a source of these blocks against the trait's documentation.
 pub(crate) async fn holds(source: Arc<dyn HistorySource>, truth: &Blocks) {
     assert_eq!(source.genesis().await.unwrap(), truth.genesis);
     assert_eq!(source.extent(), truth.extent());
@@ -56,7 +56,7 @@ pub(crate) async fn holds(source: Arc<dyn HistorySource>, truth: &Blocks) {
 }
 
 #[tokio::test]
-async fn memory() {
+async fn memory_passes_the_suite() {
     let blocks = blocks_of(&filled().store);
     for per_answer in [1, 7, 1000] {
         holds(Arc::new(MemoryHistory::new("memory", blocks.clone(), per_answer)), &blocks).await;

@@ -1,4 +1,4 @@
-//! What chains do, with nodes that do nothing wrong: workers that verify everything take what is stored.
+//! Tests of unusual chains with faultless nodes: verifying workers accept what is stored.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ fn config() -> Config {
     Config { history: 60, set_length: 20, ..Config::default() }
 }
 
-/// Fetches all, and syncs a worker with it, up to what the chain has.
+/// Ingests everything and syncs a worker to the tip.
 async fn workers_follow(devnet: &Devnet) -> Fetching {
     let fetching = Fetching::start(&[devnet]);
     workers_follow_on(devnet, &fetching).await;
@@ -34,21 +34,21 @@ async fn workers_follow_on(devnet: &Devnet, fetching: &Fetching) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn equivocations_and_repeated_headers_are_taken_as_workers_take_them() {
+async fn equivocations_and_repeated_headers_are_accepted() {
     let justifications = JustificationOddities { equivocation: true, repeated_header: true };
     let devnet = Devnet::start(Config { justifications, ..config() }).await.unwrap();
     workers_follow(&devnet).await.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_set_of_a_thousand_is_taken() {
+async fn set_of_a_thousand_authorities_is_accepted() {
     let large = Config { set_size: 1_000, history: 12, set_length: 5, justification_period: 0, ..config() };
     let devnet = Devnet::start(large).await.unwrap();
     workers_follow(&devnet).await.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn several_parachain_blocks_of_one_relay_parent_are_taken() {
+async fn several_parachain_blocks_per_relay_parent_are_accepted() {
     let devnet = Devnet::start(Config { heads_per_relay_block: 3, ..config() }).await.unwrap();
     assert!(devnet.para().finalized_number() > devnet.relay().finalized_number());
     workers_follow(&devnet).await.stop().await;
@@ -94,7 +94,7 @@ async fn finality_that_lags_by_hundreds_of_blocks_is_caught_up_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_offboarded_parachain_is_served_to_its_last_block() {
+async fn offboarded_parachain_is_served_to_its_last_block() {
     let devnet = Devnet::start(config()).await.unwrap();
     let fetching = workers_follow(&devnet).await;
     let last = devnet.para().best_number();
@@ -102,7 +102,7 @@ async fn an_offboarded_parachain_is_served_to_its_last_block() {
     for _ in 0..30 {
         devnet.tick().unwrap();
     }
-    // The last head was included by no relay block.
+    // No relay block included the last head.
     assert_eq!((devnet.para().best_number(), devnet.para().finalized_number()), (last, last - 1));
     workers_follow_on(&devnet, &fetching).await;
     assert_eq!(fetching.store.heights().borrow().para, Some(ParaNumber(last - 1)));
@@ -112,8 +112,8 @@ async fn an_offboarded_parachain_is_served_to_its_last_block() {
     fetching.stop().await;
 }
 
-/// A change that workers cannot take is named, and nothing after it is stored; the node is not blamed.
-async fn a_forced_change_is_named(fault: ProofFault, history: u32) {
+/// A change that workers do not support is reported, and nothing after it is stored; the node is not blamed.
+async fn assert_forced_change_is_reported(fault: ProofFault, history: u32) {
     let devnet = Devnet::start(Config { forced_change_at: 31, history, ..config() }).await.unwrap();
     devnet.relay().faults().proofs(fault);
     let fetching = Fetching::start(&[&devnet]);
@@ -135,11 +135,11 @@ async fn a_forced_change_is_named(fault: ProofFault, history: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn forced_changes_are_named_whatever_the_proofs() {
-    // The newest blocks, the next scheduled change, and far beyond.
+async fn forced_changes_are_reported_with_any_proofs() {
+    // Up to the newest blocks, the next scheduled change, and far beyond.
     for history in [34, 60, 120] {
         for fault in [ProofFault::None, ProofFault::Null] {
-            a_forced_change_is_named(fault, history).await;
+            assert_forced_change_is_reported(fault, history).await;
         }
     }
 }

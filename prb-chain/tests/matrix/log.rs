@@ -1,4 +1,4 @@
-//! What one thread's tasks log.
+//! Captures the log of one thread's tasks.
 
 use std::{
     fmt::Write,
@@ -14,12 +14,12 @@ use tracing_subscriber::{
     layer::{Context, SubscriberExt},
 };
 
-/// The lines that operators see by default.
+/// The lines at the default log level.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
 
 impl Log {
-    /// What logs here, on threads that take it for theirs.
+    /// Returns a dispatcher that captures, for the threads that install it.
     pub(crate) fn dispatch(&self) -> tracing::Dispatch {
         tracing::Dispatch::new(tracing_subscriber::registry().with(self.clone()))
     }

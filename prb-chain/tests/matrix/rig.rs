@@ -1,4 +1,4 @@
-//! One case: nodes with faults, an ingest, and what it stored and said.
+//! Runs a case: nodes with faults, an ingest, and checks of its store and log.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -26,9 +26,9 @@ use crate::{
     troubles::{Alone, Trouble, What},
 };
 
-/// Cases at a time: they wait more than they work.
+/// Concurrent cases: they mostly wait.
 const AT_ONCE: usize = 4;
-/// Most lines of one text, however long a case takes: a line that comes with every try comes ever less often.
+/// Most lines with one text, however long a case takes: retries are logged at growing intervals.
 const MOST_LINES: usize = 25;
 /// One message of so many is mangled, with a good node beside and without.
 const MANGLED: u32 = 4;
@@ -105,7 +105,7 @@ fn run(case: &Case) -> Result<(), String> {
     let of_thread = dispatch.clone();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // What blocks logs as well; the threads end with the runtime.
+        // Blocking threads log, too; the guard is leaked because they end with the runtime.
         .on_thread_start(move || std::mem::forget(tracing::dispatcher::set_default(&of_thread)))
         .build()
         .unwrap();
@@ -123,7 +123,7 @@ fn run(case: &Case) -> Result<(), String> {
         .map_err(|failure| format!("{failure}\n  {}", lines.join("\n  ")))
 }
 
-/// Whether the log says what is wrong, and not too often.
+/// Checks that the log names the fault, and not too often.
 fn judge(case: &Case, lines: &[String]) -> Result<(), String> {
     if let ([trouble], false) = (&case.troubles[..], case.has_good_node)
         && !(trouble.log.is_empty()
@@ -142,7 +142,7 @@ fn judge(case: &Case, lines: &[String]) -> Result<(), String> {
     }
 }
 
-/// An ingest at work, and what it logs on this thread.
+/// A running ingest, and its log on this thread.
 pub(crate) struct Fetching {
     pub(crate) relay: NodePool,
     pub(crate) store: Arc<Store>,
@@ -153,7 +153,7 @@ pub(crate) struct Fetching {
 }
 
 impl Fetching {
-    /// Of the nodes, in this order, as tasks that log for themselves.
+    /// Starts an ingest from the nodes in this order, whose tasks log to their own log.
     pub(crate) fn start(devnets: &[&Devnet]) -> Self {
         let urls = |of: fn(&Devnet) -> String| devnets.iter().map(|devnet| of(devnet)).collect();
         // A block of 20 MB of changes takes 40 MB as JSON, and half as much again where the values are small.
@@ -177,7 +177,7 @@ impl Fetching {
         Self { relay, store, log, cancel, task, _dir: dir }
     }
 
-    /// Waits until all that is final is stored, and compares it with the truth.
+    /// Waits until everything that is final is stored, and compares it with the devnet's blocks.
     pub(crate) async fn has_all_of(&self, truth: &Devnet) {
         if let Err(failure) =
             async { self.stored(truth, BOUND * 6).await.and_then(|()| self.compare(truth)) }.await
@@ -197,11 +197,11 @@ impl Fetching {
         let relay = RelayNumber(truth.relay().finalized_number());
         let para = ParaNumber(truth.para().finalized_number());
         let mut heights = self.store.heights();
-        // The store outlives this.
+        // Cannot fail: the store outlives this.
         let _ = heights.wait_for(|h| h.relay >= Some(relay) && h.para >= Some(para)).await;
     }
 
-    /// Whether all that is stored is what the chain has.
+    /// Checks that all stored blocks are the chain's.
     fn compare(&self, truth: &Devnet) -> Result<(), String> {
         let view = self.store.view().map_err(|e| e.to_string())?;
         for n in 2..=truth.relay().finalized_number() {
@@ -225,7 +225,7 @@ impl Fetching {
 
     pub(crate) async fn stop(self) {
         self.cancel.cancel();
-        // How it ended shows in what was stored.
+        // The result shows in the store.
         let _ = self.task.await;
     }
 }
@@ -268,7 +268,7 @@ impl Scene {
         let relay = NodePool::new("relay", quick(urls(bad_relay, |net| net.relay().url()))).unwrap();
         let para = NodePool::new("para", quick(urls(bad_para, |net| net.para().url()))).unwrap();
         if case.has(What::OtherGenesis) {
-            // Whoever is first names the chain: an operator's list, or the store, has the right one first.
+            // The first endpoint determines the chain, so an operator's list, or the store, has the right one first.
             let first = good.as_ref().unwrap();
             relay.pin(0, prb_core::primitives::Hash(first.relay().block_hash(0).unwrap().0));
             para.pin(0, prb_core::primitives::Hash(first.para().block_hash(0).unwrap().0));
@@ -280,7 +280,7 @@ impl Scene {
         let truth = self.good.as_ref().unwrap_or(&self.bad);
         let waits = self.good.is_none() && case.troubles.iter().any(|trouble| trouble.alone == Alone::Waits);
         if waits {
-            // Time for the fault to show, and to be named.
+            // Time for the fault to show and to be reported.
             for _ in 0..LIVE {
                 self.bad.tick().map_err(|e| e.to_string())?;
             }
@@ -351,6 +351,7 @@ fn quick(endpoints: Vec<String>) -> rpc::Config {
         .with_max_response_bytes(2 * 1024 * 1024)
         .with_reconnect_min(Duration::from_millis(20))
         .with_reconnect_max(Duration::from_millis(100))
+        // In proportion to the defaults: longer than attempts in between take.
         .with_demotion(ANSWER * 5)
         .with_demotion_max(ANSWER * 10)
         .with_stall_after(ANSWER)

@@ -1,4 +1,4 @@
-//! The faults, what is said of each, and whether its node alone is enough.
+//! The faults, the expected log of each, and whether its node alone suffices.
 
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 
@@ -19,14 +19,14 @@ pub(crate) enum What {
     Restarts,
 }
 
-/// What becomes of a chain that has this node alone.
+/// What happens if this node is the only one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Alone {
-    /// It goes on.
+    /// The ingest continues.
     GoesOn,
-    /// It goes on once the fault is over.
+    /// The ingest continues once the fault is gone.
     Waits,
-    /// There is no use in trying.
+    /// The ingest can never continue.
     Never,
 }
 
@@ -34,12 +34,12 @@ pub(crate) enum Alone {
 pub(crate) struct Trouble {
     pub(crate) what: What,
     pub(crate) alone: Alone,
-    /// What the log says where the node is the only one, or one of these; nothing where the fault costs nothing.
+    /// The expected log if the node is the only one, or one of several texts; empty if the fault has no effect.
     pub(crate) log: &'static str,
 }
 
 impl Trouble {
-    /// Whether the two cannot be had together.
+    /// Whether two faults cannot be combined.
     pub(crate) fn excludes(&self, other: &Self) -> bool {
         let kind = |text: &'static str| text.split('=').next().unwrap_or(text);
         match (self.what, other.what) {
@@ -99,7 +99,7 @@ pub(crate) const ALL: &[Trouble] = &[
     para("hold=pha_getStorageChanges", Waits, "did not answer pha_getStorageChanges in time"),
     para("slow=50", GoesOn, ""),
     para("bad-header=13", Waits, "node answered wrongly, demoted"),
-    para("oversize=pha_getStorageChanges:100000", Waits, "unreadable answer"),
+    para("oversize=pha_getStorageChanges:100000", Waits, "undecodable answer"),
     para("oversize=pha_getStorageChanges:2200000", Waits, "connection to node lost|did not answer"),
     para("endless=pha_*", Waits, "connection to node lost"),
     para("endless=chain_getHeader", Waits, "connection to node lost"),

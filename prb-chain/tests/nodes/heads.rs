@@ -1,20 +1,20 @@
-//! A finalised head is one node's word, and is not believed beyond that node.
+//! Tests that a finalised head is only trusted as far as its node.
 
 use super::*;
 
 const FALSE: u32 = 28_000_000;
 
-/// A pool of two nodes, the first of which tells of a false head, and that head.
+/// A pool of two nodes, the first of which announces a false head, and that head.
 async fn misled(devnets: &[Devnet; 2]) -> (NodePool, rpc::FinalizedHeads) {
     devnets[0].relay().faults().false_head(Some(FALSE));
     let pool = relay_pool(&[&devnets[0], &devnets[1]]);
     let mut heads = pool.finalized_heads();
-    assert_eq!(timeout(PATIENCE, heads.next()).await.unwrap().number, FALSE);
+    assert_eq!(timeout(TIMEOUT, heads.next()).await.unwrap().number, FALSE);
     (pool, heads)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_false_head_is_forgotten_when_its_teller_is_gone() {
+async fn false_head_is_withdrawn_when_its_node_is_gone() {
     let devnets = devnets::<2>(config()).await;
     let (_pool, mut heads) = misled(&devnets).await;
     devnets[0].relay().stop_rpc().await;
@@ -26,25 +26,25 @@ async fn a_false_head_is_forgotten_when_its_teller_is_gone() {
             }
         }
     };
-    let head = timeout(PATIENCE, honest).await.expect("the honest node's heads count");
+    let head = timeout(TIMEOUT, honest).await.expect("the honest node's heads count");
     assert!(head.fell && head.number < FALSE);
     devnets[1].tick().unwrap();
-    let next = timeout(PATIENCE, heads.next()).await.unwrap();
+    let next = timeout(TIMEOUT, heads.next()).await.unwrap();
     assert!(!next.fell && next.number > head.number);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_false_head_is_forgotten_at_once_when_its_teller_is_put_aside() {
+async fn false_head_is_withdrawn_when_its_node_is_demoted() {
     let devnets = devnets::<2>(config()).await;
     let (pool, mut heads) = misled(&devnets).await;
     pool.nodes()[0].demote("proven elsewhere");
-    let head = timeout(PATIENCE, heads.next()).await.unwrap();
+    let head = timeout(TIMEOUT, heads.next()).await.unwrap();
     assert!(head.fell);
     assert_eq!(head.number, devnets[1].relay().finalized_number());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_keeps_to_its_false_head_is_left_for_one_that_moves() {
+async fn node_stuck_at_a_false_head_is_replaced() {
     let devnets = devnets::<2>(config()).await;
     let (pool, mut heads) = misled(&devnets).await;
     let honest = async {
@@ -55,7 +55,7 @@ async fn a_node_that_keeps_to_its_false_head_is_left_for_one_that_moves() {
             }
         }
     };
-    let head = timeout(PATIENCE, honest).await.expect("the honest node's heads count");
+    let head = timeout(TIMEOUT, honest).await.expect("the honest node's heads count");
     assert!(head.fell && head.number < FALSE);
     assert!(
         pool.nodes()[0].health().deferred && !pool.nodes()[0].health().demoted,
@@ -64,13 +64,13 @@ async fn a_node_that_keeps_to_its_false_head_is_left_for_one_that_moves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_target_falls_with_the_false_head() {
+async fn target_decreases_with_a_false_head() {
     let devnets = devnets::<2>(config()).await;
     devnets[0].relay().faults().false_head(Some(FALSE));
     let fetching = Fetching::start(&[&devnets[0], &devnets[1]]);
     let mut heights = fetching.store.heights();
     let believed = heights.wait_for(|h| h.relay_target == Some(RelayNumber(FALSE)));
-    timeout(PATIENCE, believed).await.unwrap().unwrap();
+    timeout(TIMEOUT, believed).await.unwrap().unwrap();
     devnets[0].relay().stop_rpc().await;
     fetching.has_all_of(&devnets[1]).await;
     let fallen = async {
@@ -79,12 +79,12 @@ async fn a_target_falls_with_the_false_head() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    timeout(PATIENCE, fallen).await.expect("the target falls");
+    timeout(TIMEOUT, fallen).await.expect("the target falls");
     fetching.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_verified_is_not_asked_of_a_proven_liar() {
+async fn unverifiable_data_is_not_requested_from_a_demoted_node() {
     let devnets = devnets::<2>(config()).await;
     let pool = relay_pool(&[&devnets[0], &devnets[1]]);
     pool.request::<String>("system_chain", NO_PARAMS).await.unwrap();
@@ -96,6 +96,6 @@ async fn what_cannot_be_verified_is_not_asked_of_a_proven_liar() {
     let error = pool.request::<String>("system_chain", NO_PARAMS).await.unwrap_err();
     assert!(matches!(error, rpc::Error::NoTrustedNode { .. }), "{error}");
     assert_eq!(pool.problems()[0].code, "no_trusted_node");
-    // What is verified may still come from them.
+    // Verifiable data may still come from it.
     assert_eq!(pool.candidates().len(), 2);
 }

@@ -1,4 +1,4 @@
-//! History comes from all fit nodes.
+//! Tests that history is fetched from all fit nodes.
 
 use super::*;
 
@@ -19,7 +19,7 @@ async fn all_fit_nodes_share_the_work() {
     fetching.stop().await;
 }
 
-/// How long a history takes from nodes that are this far away, from its first block on.
+/// The time that a history takes from these distant nodes.
 async fn time_of_history(devnets: &[&Devnet]) -> Duration {
     devnets.iter().for_each(|devnet| devnet.para().faults().slow(Duration::from_millis(60)));
     let (relay, para) = (relay_pool(devnets), para_pool(devnets));
@@ -34,7 +34,7 @@ async fn time_of_history(devnets: &[&Devnet]) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_nodes_give_a_history_faster_than_one() {
+async fn three_nodes_are_faster_than_one() {
     let devnets = devnets::<3>(Config { history: 400, set_length: 200, ..config() }).await;
     let [one, two, three] = devnets.each_ref();
     let (alone, together) = (time_of_history(&[one]).await, time_of_history(&[one, two, three]).await);
@@ -44,7 +44,7 @@ async fn three_nodes_give_a_history_faster_than_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_hangs_in_history_costs_one_time_out() {
+async fn hanging_node_costs_one_timeout() {
     let devnets = devnets::<2>(config()).await;
     devnets[0].para().faults().hold(CHANGES);
     let fetching = Fetching::start(&devnets.each_ref());
@@ -55,10 +55,10 @@ async fn a_node_that_hangs_in_history_costs_one_time_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_block_too_large_for_an_answer_comes_from_another_node_or_in_scale() {
+async fn oversized_block_comes_from_another_node_or_as_scale() {
     let large = Config { history: 40, changes_per_block: 10, change_bytes: 4_000, ..config() };
     let devnets = devnets::<2>(large).await;
-    // A block takes some 80 KB of JSON; too large for the first node in any form.
+    // A block takes about 80 KB of JSON, too large for the first node in any form.
     limit(devnets[0].para(), RpcLimits { answer_bytes: 30_000, ..RpcLimits::default() }).await;
     let fetching = Fetching::start(&devnets.each_ref());
     fetching.has_all_of(&devnets[1]).await;
@@ -66,7 +66,7 @@ async fn a_block_too_large_for_an_answer_comes_from_another_node_or_in_scale() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nodes_without_storage_changes_are_named_and_show_as_a_problem() {
+async fn missing_storage_changes_are_reported_as_a_problem() {
     let [devnet] = devnets::<1>(config()).await;
     devnet.para().faults().refuse(CHANGES);
     let fetching = Fetching::start(&[&devnet]);
@@ -81,7 +81,7 @@ async fn nodes_without_storage_changes_are_named_and_show_as_a_problem() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_on_another_branch_is_asked_by_hash() {
+async fn node_on_another_branch_is_asked_by_hash() {
     let [devnet] = devnets::<1>(config()).await;
     devnet.para().faults().fork_at(Some(devnet.para().finalized_number()));
     let fetching = Fetching::start(&[&devnet]);

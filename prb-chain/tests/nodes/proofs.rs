@@ -1,13 +1,13 @@
-//! Finality proofs that do not help: blocks' justifications do, or another node does.
+//! Tests of useless finality proofs, which are replaced by blocks' justifications or another node.
 
 use super::*;
 
-/// A node keeps justifications at set changes, and at every so many-th block.
+/// A node that stores justifications at set changes, and every `period` blocks.
 fn kept(period: u32, set_length: u32, history: u32) -> Config {
     Config { history, set_length, justification_period: period, ..config() }
 }
 
-/// Syncs from one node with that fault, which is then known to lack finality proofs.
+/// Syncs from one node with this fault, and checks that it is known to lack finality proofs.
 async fn syncs_without_proofs(config: Config, fault: ProofFault) {
     let [devnet] = devnets::<1>(config).await;
     devnet.relay().faults().proofs(fault);
@@ -23,7 +23,7 @@ async fn syncs_without_proofs(config: Config, fault: ProofFault) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn any_unhelpful_answer_means_blocks_justifications() {
+async fn useless_proofs_fall_back_to_justifications() {
     let faults = [
         ProofFault::Uncovered,
         ProofFault::Null,
@@ -37,7 +37,7 @@ async fn any_unhelpful_answer_means_blocks_justifications() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_proof_too_large_for_the_node_means_blocks_justifications() {
+async fn oversized_proof_falls_back_to_justifications() {
     let [devnet] = devnets::<1>(kept(1, 0, 700)).await;
     limit(devnet.relay(), RpcLimits { answer_bytes: 60_000, ..RpcLimits::default() }).await;
     let fetching = Fetching::start(&[&devnet]);
@@ -48,7 +48,7 @@ async fn a_proof_too_large_for_the_node_means_blocks_justifications() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_set_that_lasts_for_ever_stops_at_the_justifications_that_nodes_keep() {
+async fn endless_set_ends_at_stored_justifications() {
     let [devnet] = devnets::<1>(kept(512, 0, 1_200)).await;
     devnet.relay().faults().proofs(ProofFault::Null);
     let fetching = Fetching::start(&[&devnet]);
@@ -58,7 +58,7 @@ async fn a_set_that_lasts_for_ever_stops_at_the_justifications_that_nodes_keep()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_node_gives_what_one_has_no_proof_of_at_all() {
+async fn another_node_provides_missing_proofs() {
     let devnets = devnets::<2>(kept(0, 0, 200)).await;
     devnets[0].relay().faults().proofs(ProofFault::Null);
     let fetching = Fetching::start(&devnets.each_ref());
@@ -67,7 +67,7 @@ async fn another_node_gives_what_one_has_no_proof_of_at_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_bad_justification_is_passed_over() {
+async fn bad_justification_is_skipped() {
     let [devnet] = devnets::<1>(kept(1, 0, 120)).await;
     devnet.relay().faults().proofs(ProofFault::Null);
     let newest = devnet.relay().finalized_number();
@@ -79,7 +79,7 @@ async fn one_bad_justification_is_passed_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_blocks_of_a_chain_that_has_ended_are_proven_without_proofs() {
+async fn last_blocks_of_an_ended_chain_are_proven_without_finality_proofs() {
     let [devnet] = devnets::<1>(kept(1, 25, 60)).await;
     let fetching = Fetching::start(&[&devnet]);
     fetching.has_all_of(&devnet).await;
@@ -92,7 +92,7 @@ async fn the_last_blocks_of_a_chain_that_has_ended_are_proven_without_proofs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pruned_node_is_named_before_history_is_fetched_from_it() {
+async fn pruned_node_is_reported_before_history_is_fetched() {
     let [devnet] = devnets::<1>(kept(8, 25, 300)).await;
     // The start is known already, as after a restart, and nothing else.
     devnet.relay().faults().hold("grandpa_proveFinality");
@@ -116,7 +116,7 @@ async fn a_pruned_node_is_named_before_history_is_fetched_from_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pruned_node_beside_an_archive_costs_nothing() {
+async fn pruned_node_beside_an_archive_node_costs_nothing() {
     let devnets = devnets::<2>(kept(8, 25, 200)).await;
     for node in [devnets[0].relay(), devnets[0].para()] {
         node.faults().prune_below(node.finalized_number().saturating_sub(5));

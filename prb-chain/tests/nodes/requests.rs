@@ -1,8 +1,8 @@
-//! No refused or oversize answer costs more than the question that it answers.
+//! Tests that a refused or oversized answer only affects its own request.
 
 use super::*;
 
-/// The nodes' limits on batches and answers, and what is stored all the same.
+/// Syncs from nodes with these limits on batches and answers.
 async fn syncs_with(limits: RpcLimits) {
     let [devnet] = devnets::<1>(config()).await;
     for node in [devnet.relay(), devnet.para()] {
@@ -20,17 +20,17 @@ async fn syncs_with(limits: RpcLimits) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_takes_no_batches_is_used_on_one_connection() {
+async fn node_without_batch_support_uses_one_connection() {
     syncs_with(RpcLimits { batch_calls: 0, ..RpcLimits::default() }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_takes_short_batches_is_used_on_one_connection() {
+async fn node_with_short_batches_uses_one_connection() {
     syncs_with(RpcLimits { batch_calls: 2, ..RpcLimits::default() }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_on_answers_makes_questions_smaller() {
+async fn answer_limit_reduces_request_size() {
     let [devnet] = devnets::<1>(Config { change_bytes: 1_000, ..config() }).await;
     // 60 blocks of changes do not fit; four of them do.
     let limits = RpcLimits { answer_bytes: 120_000, ..RpcLimits::default() };
@@ -42,7 +42,7 @@ async fn a_limit_on_answers_makes_questions_smaller() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_oversize_answer_names_the_flag_and_ends_no_other_wait() {
+async fn oversized_answer_names_the_flag_and_affects_no_other_request() {
     let [devnet] = devnets::<1>(config()).await;
     limit(devnet.para(), RpcLimits { answer_bytes: 20_000, ..RpcLimits::default() }).await;
     let pool = para_pool(&[&devnet]);
@@ -58,11 +58,11 @@ async fn an_oversize_answer_names_the_flag_and_ends_no_other_wait() {
     for _ in 0..4 {
         devnet.tick().unwrap();
     }
-    timeout(PATIENCE, heads.next()).await.unwrap().expect("the subscription lives").unwrap();
+    timeout(TIMEOUT, heads.next()).await.unwrap().expect("the subscription lives").unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_larger_than_is_taken_ends_its_own_connection_alone() {
+async fn answer_over_the_client_limit_ends_only_its_connection() {
     let [devnet] = devnets::<1>(config()).await;
     let config = quick(vec![devnet.para().url()]).with_max_response_bytes(20_000);
     let pool = NodePool::new("para", config).unwrap();
@@ -84,11 +84,11 @@ async fn an_answer_larger_than_is_taken_ends_its_own_connection_alone() {
     for _ in 0..4 {
         devnet.tick().unwrap();
     }
-    timeout(PATIENCE, heads.next()).await.unwrap().expect("the subscription lives").unwrap();
+    timeout(TIMEOUT, heads.next()).await.unwrap().expect("the subscription lives").unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_is_too_large_is_not_sent() {
+async fn oversized_request_is_not_sent() {
     let [devnet] = devnets::<1>(config()).await;
     let config = quick(vec![devnet.para().url()]).with_max_request_bytes(1_000);
     let pool = NodePool::new("para", config).unwrap();
@@ -100,7 +100,7 @@ async fn a_request_that_is_too_large_is_not_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_that_are_swallowed_while_pings_are_answered_go_to_another_node() {
+async fn swallowed_requests_fail_over_despite_answered_pings() {
     let devnets = devnets::<2>(config()).await;
     let fetching = Fetching::start(&[&devnets[0], &devnets[1]]);
     fetching.has_all_of(&devnets[1]).await;

@@ -1,9 +1,9 @@
-//! Endpoints of other chains are named, and refused.
+//! Tests that endpoints of other chains are reported and refused.
 
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_chains_endpoint_is_refused_in_words() {
+async fn endpoint_of_another_chain_is_refused_with_reason() {
     let [devnet] = devnets::<1>(config()).await;
     let [other] = devnets::<1>(Config { seed: 7, ..config() }).await;
     let pool = relay_pool(&[&devnet, &other]);
@@ -18,7 +18,7 @@ async fn another_chains_endpoint_is_refused_in_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_store_knows_outweighs_the_first_endpoint() {
+async fn stored_chain_outweighs_the_first_endpoint() {
     let [devnet] = devnets::<1>(config()).await;
     let [other] = devnets::<1>(Config { seed: 7, ..config() }).await;
     let fetching = Fetching::start(&[&devnet]);
@@ -49,7 +49,7 @@ async fn start_error(relay: NodePool, para: NodePool, text: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn swapped_endpoints_are_named() {
+async fn swapped_endpoints_are_reported() {
     let [devnet] = devnets::<1>(config()).await;
     let relay = NodePool::new("relay", quick(vec![devnet.para().url()])).unwrap();
     let para = NodePool::new("para", quick(vec![devnet.relay().url()])).unwrap();
@@ -57,7 +57,7 @@ async fn swapped_endpoints_are_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_chain_that_is_not_the_parachains_is_named() {
+async fn wrong_relay_chain_is_reported() {
     let [devnet] = devnets::<1>(config()).await;
     let [other] = devnets::<1>(Config { seed: 7, ..config() }).await;
     start_error(relay_pool(&[&other]), para_pool(&[&devnet]), "does not serve the relay chain").await;

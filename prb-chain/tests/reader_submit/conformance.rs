@@ -1,4 +1,4 @@
-//! The reader against the seam's suite, on the devnet.
+//! Runs the reader on the seam's conformance suite, on the devnet.
 
 use std::sync::Mutex;
 
@@ -88,7 +88,7 @@ impl Controls for Devnet {
         key.extend(twox_64(&worker.0));
         key.extend(worker.0);
         self.proxy.set_garbled(&key, unreadable);
-        // Told again where it changes.
+        // Registered again to change it.
         let register = self.known(worker).register(&self.net);
         self.net.done(&self.submitter, [register]).await;
     }
@@ -103,6 +103,6 @@ impl Controls for Devnet {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn conforms() {
+async fn reader_passes_conformance_suite() {
     all(Devnet::start).await;
 }

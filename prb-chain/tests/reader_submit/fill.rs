@@ -1,5 +1,5 @@
-//! Batches by our own floors: the trade engine grows its transactions after inclusion, and no further than their
-//! share of a block, whatever the runtime declares for the calls.
+//! Tests of batch sizes by our own minimum estimates: the trade engine grows its transactions after
+//! inclusion, up to their share of a block, whatever the runtime declares for the calls.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -20,14 +20,14 @@ use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 
 use crate::net::{Net, Worker, config, is_signed};
 
-/// A test that is not done by then never will be.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// Bytes of an `add_worker` in a batch.
+/// Timeout of a test.
+const TIMEOUT: Duration = Duration::from_secs(120);
+/// Length of an `add_worker` call in a batch.
 const CALL_BYTES: usize = 42;
-/// More calls than fit in a share of 85 percent by proof size, of 8 KiB each.
+/// More calls than fit into a share of 85 percent by proof size, at 8 KiB each.
 const MOST_CALLS: usize = 420;
 
-/// Calls of each transaction, oldest first.
+/// Number of calls in each transaction, oldest first.
 fn transactions(net: &Net) -> Vec<usize> {
     let para = net.devnet.para();
     let blocks: BTreeMap<u32, Vec<usize>> = (1..=para.finalized_number())
@@ -40,18 +40,18 @@ fn transactions(net: &Net) -> Vec<usize> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn transactions_start_small_and_grow_no_further_than_their_share() {
+async fn transactions_start_small_and_grow_up_to_their_share() {
     let net = Net::start(Config::default()).await;
     let (queue, vault) = (MemoryQueue::default(), Arc::new(MemoryVault::new()));
     let signer = net.job_signer(0, &*vault).await;
     let mut outcomes = JoinSet::new();
     for job in 0..20 {
-        // Each call fails, and is as long as one that does not.
+        // Each call fails, and is as long as a successful one.
         let calls = (0..100).map(|n| Worker::new(job * 1_000 + n).add(1)).collect();
         let job = Job { pool: PoolId(1), signer: signer.clone(), calls, retries: 0 };
         outcomes.spawn(queue.submit(job).await.unwrap().outcome());
     }
-    // Blocks come so fast here that a transaction that is signed slowly would expire.
+    // Blocks come so fast here that a transaction could expire while it is being signed.
     let config = submit::Config::default().with_mortality_blocks(1024);
     let node = rpc::Config::new([net.devnet.para().url()]);
     let submitter = Arc::new(Submitter::new(NodePool::new("para", node).unwrap(), config).unwrap());
@@ -66,9 +66,9 @@ async fn transactions_start_small_and_grow_no_further_than_their_share() {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, all).await.expect("not done in time");
+    tokio::time::timeout(TIMEOUT, all).await.expect("not done in time");
     let sent = transactions(&net);
-    // The jobs of the first batch may have come one after the other.
+    // The jobs of the first batch may have arrived one after the other.
     assert!(sent[0] <= 102, "{sent:?}");
     assert!(sent.windows(2).all(|pair| pair[1] <= 2 * pair[0].max(100) + 4), "{sent:?}");
     assert!(sent.iter().all(|calls| *calls <= MOST_CALLS), "{sent:?}");
@@ -80,7 +80,7 @@ async fn transactions_start_small_and_grow_no_further_than_their_share() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_fits_is_told_before_anything_is_signed_or_sent() {
+async fn fitting_number_of_calls_is_reported_before_signing() {
     let net = Net::start(Config::default()).await;
     let worker = Worker::new(1);
     for percent in [10, 50, 100] {

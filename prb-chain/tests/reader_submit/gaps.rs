@@ -1,4 +1,4 @@
-//! Transactions behind nonces that nobody sends, and behind finality that lags.
+//! Tests of transactions behind missing nonces, and behind lagging finality.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::{
     troubles::{SUBMIT, asked, in_block, submitter},
 };
 
-/// A transaction behind a nonce whose transaction was dropped, and what comes of it.
+/// Sends a transaction behind a nonce whose transaction was dropped, and checks the result.
 async fn behind_a_gap(fill_nonce_gaps: bool) {
     let net = Net::start(Config::default()).await;
-    // Others are waited for during eight blocks, so that blocks come slowly while ours is on its way.
+    // Others are waited for during eight blocks, so blocks come slowly while ours is in flight.
     let brief = config()
         .with_mortality_blocks(8)
         .with_unavailable_after(Duration::from_secs(50))
@@ -24,22 +24,22 @@ async fn behind_a_gap(fill_nonce_gaps: bool) {
     let (para, faults) = (net.devnet.para(), net.devnet.para().faults());
     let batch = net.batch([worker.register(&net)]);
     let operator = batch.operator();
-    // Another program uses the account all the time, from before ours looks, so that nothing is gained by waiting.
+    // Another program uses the account all the time, from before ours checks, so that waiting does not help.
     para.submit(remark(&net, 0, 0).await).unwrap();
     let busy = async {
         loop {
             let nonce = para.next_nonce(&operator.0).unwrap();
             let remark = remark(&net, nonce.into(), 0).await;
-            // Ours may have come meanwhile.
+            // Ours may have been sent in the meantime.
             if para.next_nonce(&operator.0).unwrap() == nonce {
                 para.submit(remark).unwrap();
             }
-            // Before the next one is final, another one is in the pool.
+            // Before one transaction is final, the next one is in the pool.
             net.tick();
         }
     };
     let (sender, _progress) = mpsc::channel(8);
-    // On a slow machine the other program's blocks may outrun ours: then once more.
+    // On a slow machine the other program's blocks may outrun ours; then retry.
     let registered = async {
         loop {
             match submitter.submit(&batch, sender.clone()).await {
@@ -95,17 +95,17 @@ async fn behind_a_gap(fill_nonce_gaps: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gap_before_the_nonce_is_filled_where_that_is_wanted() {
+async fn nonce_gap_is_filled_if_configured() {
     behind_a_gap(true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gap_before_the_nonce_is_waited_out_for_nothing() {
+async fn nonce_gap_expires_without_costs_by_default() {
     behind_a_gap(false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn finality_that_lags_by_more_than_a_transaction_lives_does_not_keep_it_out() {
+async fn finality_lag_beyond_mortality_does_not_prevent_inclusion() {
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
     let para = net.devnet.para();

@@ -1,7 +1,8 @@
-//! Reader and submitter against the devnet: a real runtime, a real pool of transactions, real events.
+//! Tests of reader and submitter on the devnet, with a real runtime, transaction pool and events.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod conformance;
+mod effects;
 mod fill;
 mod gaps;
 mod metadata;

@@ -1,4 +1,4 @@
-//! The runtime's parts by name, and what happens where they do not fit.
+//! Tests of looking up the runtime's parts by name, and of mismatches.
 
 use codec::{Compact, Decode, Encode};
 use prb_chain::internals::metadata::{Error, ExtrinsicOutcome, OutcomeError, Runtime};
@@ -19,7 +19,7 @@ fn runtime() -> Runtime {
     Runtime::new(genesis, 1000, 1, &metadata).unwrap()
 }
 
-/// An event of the transaction at `index`, as `System::Events` has it.
+/// Encodes an event of the transaction at `index` for `System::Events`.
 fn event(metadata: &subxt::Metadata, index: u32, pallet: &str, name: &str, fields: Vec<u8>) -> Vec<u8> {
     let pallet = metadata.pallet_by_name(pallet).unwrap();
     let variant = pallet.event_variants().unwrap().iter().find(|variant| variant.name == name).unwrap();
@@ -28,13 +28,13 @@ fn event(metadata: &subxt::Metadata, index: u32, pallet: &str, name: &str, field
 }
 
 #[test]
-fn a_proxied_batch_that_did_not_run_is_told_by_its_inner_error() {
+fn failed_proxied_batch_reports_its_inner_error() {
     let (_, bytes) = metadata();
     let metadata = subxt::Metadata::decode_from(&bytes).unwrap();
     let runtime = runtime();
     let pools = metadata.pallet_by_name("PhalaStakePoolv2").unwrap();
     let error = |name: &str| pools.error_variants().unwrap().iter().find(|e| e.name == name).unwrap().index;
-    // `DispatchError::Module`, which pallet, and the error's four bytes.
+    // `DispatchError::Module`, the pallet's index, and the error's four bytes.
     let module = |name| vec![3, pools.error_index(), error(name), 0, 0, 0];
     let proxied = |inner: Vec<u8>| event(&metadata, 2, "Proxy", "ProxyExecuted", [vec![1], inner].concat());
     let outcome = |events: &[Vec<u8>]| {
@@ -50,14 +50,14 @@ fn a_proxied_batch_that_did_not_run_is_told_by_its_inner_error() {
     // `BadOrigin`, and `Token(FundsUnavailable)`.
     assert_eq!(outcome(&[proxied(vec![2])]), failed("BadOrigin"));
     assert_eq!(outcome(&[proxied(vec![7, 0])]), failed("Token::FundsUnavailable"));
-    // Events of other transactions do not count.
+    // Events of other transactions are ignored.
     let other = event(&metadata, 1, "Utility", "ItemCompleted", vec![]);
     assert_eq!(outcome(&[other.clone(), named]), failed("PhalaStakePoolv2::UnauthorizedPoolOwner"));
     assert_eq!(outcome(&[other]), Err(OutcomeError::Count { found: 0, expected: 1 }));
 }
 
 #[test]
-fn values_that_do_not_fit_are_errors() {
+fn mismatched_values_are_errors() {
     let pools = runtime().item("PhalaStakePoolv2", "WorkerAssignments").unwrap();
     assert_eq!(pools.read::<u64>(Some(&7_u64.encode())), Ok(Some(7)));
     assert_eq!(pools.read::<u64>(None), Ok(None));
@@ -71,7 +71,7 @@ fn values_that_do_not_fit_are_errors() {
 }
 
 #[test]
-fn keys_name_what_they_are_of() {
+fn map_keys_are_extracted_from_storage_keys() {
     let runtime = runtime();
     let (workers, endpoints) = (
         runtime.item("PhalaRegistry", "Workers").unwrap(),
@@ -84,7 +84,7 @@ fn keys_name_what_they_are_of() {
 }
 
 #[test]
-fn parts_that_are_missing_are_named() {
+fn missing_parts_are_reported() {
     let runtime = runtime();
     for (pallet, item) in [("PhalaRegistry", "Nothing"), ("Nothing", "Workers")] {
         let name = format!("{pallet}::{item}");

@@ -1,4 +1,4 @@
-//! A devnet that is driven by the test, and workers that speak for themselves without a pRuntime.
+//! A devnet driven by the test, with simulated workers instead of a pRuntime.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,8 +27,8 @@ use tokio::sync::mpsc;
 
 /// Time between two relay blocks.
 const TICK: Duration = Duration::from_millis(20);
-/// A test that is not done by then never will be.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Timeout of a test.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(crate) const MORTALITY: u32 = 32;
 pub(crate) const STAKE: u128 = 1_000 * PHA;
@@ -58,12 +58,12 @@ impl Net {
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, ended).await.expect("not done in time")
+        tokio::time::timeout(TIMEOUT, ended).await.expect("not done in time")
     }
 
     /// Runs `work` while no block is authored.
     pub(crate) async fn still<T>(&self, work: impl Future<Output = T>) -> T {
-        tokio::time::timeout(PATIENCE, work).await.expect("not done in time")
+        tokio::time::timeout(TIMEOUT, work).await.expect("not done in time")
     }
 
     pub(crate) fn tick(&self) {
@@ -81,7 +81,7 @@ impl Net {
         Submitter::new(self.pool.clone(), config()).unwrap()
     }
 
-    /// The operator of a pool, its key open.
+    /// The operator of a pool, with its open key.
     pub(crate) fn signer(&self, pool: usize) -> Arc<dyn Signer> {
         signer_of(&self.devnet.pools()[pool].mnemonic)
     }
@@ -90,13 +90,13 @@ impl Net {
         AccountId(self.devnet.pools()[pool].operator.clone().into())
     }
 
-    /// Whom the operator of a pool acts for.
+    /// The account that the operator of a pool acts for.
     pub(crate) fn proxied(&self, pool: usize) -> Option<AccountId> {
         let pool = &self.devnet.pools()[pool];
         pool.proxied.then(|| AccountId(pool.owner.clone().into()))
     }
 
-    /// The operator of a pool, its key sealed.
+    /// The operator of a pool, with its sealed key.
     pub(crate) async fn job_signer(&self, pool: usize, vault: &dyn Vault) -> JobSigner {
         let key = vault.seal(&self.devnet.pools()[pool].mnemonic.clone().into()).await.unwrap();
         JobSigner { operator: self.operator(pool), key, proxied: None }
@@ -106,7 +106,7 @@ impl Net {
         CallBatch::new(self.signer(0), calls.into_iter().collect()).with_proxied(self.proxied(0))
     }
 
-    /// Sends while blocks are authored.
+    /// Submits while blocks are authored.
     pub(crate) async fn send(
         &self,
         submitter: &Submitter,
@@ -116,7 +116,7 @@ impl Net {
         self.ticking(submitter.submit(batch, progress)).await
     }
 
-    /// Sends calls of pool 0 that must all succeed.
+    /// Submits calls of pool 0 that must all succeed.
     pub(crate) async fn done(
         &self,
         submitter: &Submitter,
@@ -127,13 +127,13 @@ impl Net {
         outcome
     }
 
-    /// Registers workers and has them scored.
+    /// Registers workers and scores them.
     pub(crate) async fn scored(&self, submitter: &Submitter, workers: &[Worker]) {
         self.done(submitter, workers.iter().map(|worker| worker.register(self))).await;
         self.done(submitter, workers.iter().map(|worker| worker.bench_report(self, 0))).await;
     }
 
-    /// A value in the parachain's newest final state, read without RPC.
+    /// Reads a value in the parachain's newest final state, without RPC.
     pub(crate) fn value<T: DecodeAll>(&self, pallet: &str, item: &str, key: &[u8]) -> Option<T> {
         let at = self.devnet.para().finalized_number();
         self.value_at(at, pallet, item, key)
@@ -170,11 +170,11 @@ impl Net {
         self.value("PhalaComputation", "Sessions", session.as_ref())
     }
 
-    /// How many final blocks hold transactions of somebody, not inherents; and how many transactions.
+    /// The number of transactions, without inherents, in final blocks.
     pub(crate) fn transactions(&self) -> usize {
         let para = self.devnet.para();
         let all = (1..=para.finalized_number()).map(|n| para.extrinsics(n).unwrap());
-        // Signed ones have the highest bit of their version byte set.
+        // Signed extrinsics have the highest bit of their version byte set.
         all.flatten().filter(|xt| is_signed(xt)).count()
     }
 
@@ -183,7 +183,7 @@ impl Net {
     }
 }
 
-/// Says that it signs for an account whose key it does not have.
+/// A signer that claims an account whose key it does not have.
 #[derive(Debug)]
 pub(crate) struct Claiming(pub(crate) AccountId, pub(crate) Arc<dyn Signer>);
 
@@ -225,12 +225,12 @@ pub(crate) fn config() -> submit::Config {
     submit::Config::default()
         .with_mortality_blocks(MORTALITY)
         .with_poll_interval(Duration::from_millis(30))
-        .with_watch_patience(Duration::from_millis(400))
+        .with_watch_timeout(Duration::from_millis(400))
         .with_unavailable_after(Duration::from_millis(1_500))
         .with_unknown_after(Duration::from_secs(3))
 }
 
-/// A worker of which the chain sees what a real one would send.
+/// A simulated worker that sends what a real one would.
 pub(crate) struct Worker {
     pub(crate) pair: sr25519::Pair,
 }
@@ -270,7 +270,7 @@ impl Worker {
         }
     }
 
-    /// By the retired attestation service.
+    /// A registration attested by the retired attestation service.
     pub(crate) fn register_v1(&self, net: &Net, replaces: Option<u64>) -> Call {
         let Call::RegisterWorker { worker, runtime_info, .. } = self.register(net) else { unreachable!() };
         let info = WorkerRegistrationInfoV2::decode_all(&mut &*runtime_info).unwrap();

@@ -8,7 +8,7 @@ use subxt_signer::{bip39::Mnemonic, sr25519::Keypair};
 
 use crate::net::Net;
 
-/// A remark of pool 0's operator.
+/// A remark by pool 0's operator.
 pub(crate) async fn remark(net: &Net, nonce: u64, tip: u128) -> Vec<u8> {
     let client = OnlineClient::<SubstrateConfig>::from_insecure_url(net.devnet.para().url()).await.unwrap();
     let mnemonic = Mnemonic::parse(&net.devnet.pools()[0].mnemonic).unwrap();

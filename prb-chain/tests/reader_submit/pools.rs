@@ -1,4 +1,4 @@
-//! Pools, operators and the chain's rules, as the devnet's real pallets keep them.
+//! Tests of pools, operators and chain parameters, with the devnet's real pallets.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ fn pool(view: &ChainView) -> &PoolOnChain {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pools_stakes_follow_its_workers() {
+async fn pool_stakes_follow_its_workers() {
     let net = Net::start(Config { cool_down_secs: 0, ..Config::default() }).await;
     let submitter = net.submitter();
     let workers = Worker::several(2);
@@ -79,9 +79,9 @@ async fn a_pools_stakes_follow_its_workers() {
     net.stop().await;
 }
 
-/// The chain takes the least stake and refuses one unit less; so for the largest.
+/// The chain accepts the least stake and refuses one unit less; likewise for the largest.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_rules_for_stakes_are_those_of_the_chain() {
+async fn stake_limits_match_the_chain() {
     let net = Net::start(Config { cool_down_secs: 0, ..Config::default() }).await;
     let submitter = net.submitter();
     let workers = Worker::several(1);
@@ -99,7 +99,7 @@ async fn the_rules_for_stakes_are_those_of_the_chain() {
     let refused = |outcome: &prb_core::chain::BatchOutcome| {
         outcome.calls[0].as_ref().err().map(|error| error.name.clone())
     };
-    // A unit is below what a fixed-point step of the chain's root may show; a millionth of a PHA is not.
+    // One unit may be below the resolution of the chain's fixed-point root; a millionth of a PHA is not.
     let outcome = net.send(&submitter, &net.batch([worker.start(1, min - 1_000_000)])).await.unwrap();
     assert_eq!(refused(&outcome).as_deref(), Some("PhalaComputation::InsufficientStake"));
     if free > max + 1_000_000 {

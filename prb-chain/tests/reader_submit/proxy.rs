@@ -1,4 +1,4 @@
-//! A node in front of the devnet's, which garbles some of the values that it tells.
+//! A proxy in front of the devnet's node that garbles some values.
 
 use std::{
     collections::HashSet,
@@ -13,7 +13,7 @@ use jsonrpsee::{
 };
 use serde_json::{Value, value::RawValue};
 
-/// What a reader asks. It subscribes to nothing here, and is polled instead.
+/// The methods that a reader calls. Subscriptions are not supported, so it polls.
 const METHODS: [&str; 8] = [
     "chain_getBlockHash",
     "chain_getFinalizedHead",
@@ -38,7 +38,7 @@ struct Garbled {
     keys: Mutex<HashSet<String>>,
 }
 
-/// Parameters as they came.
+/// Unparsed parameters.
 struct Raw(Option<String>);
 
 impl ToRpcParams for Raw {
@@ -77,7 +77,7 @@ impl Proxy {
         self.url.clone()
     }
 
-    /// Garbles the values told of a key, or no longer.
+    /// Starts or stops garbling the values of a key.
     pub(crate) fn set_garbled(&self, key: &[u8], garbled: bool) {
         let key = format!("0x{}", hex::encode(key));
         let mut keys = self.garbled.keys.lock().unwrap();
@@ -89,7 +89,7 @@ impl Proxy {
     }
 
     pub(crate) fn stop(&self) {
-        // Stopped already: nothing to do.
+        // It may be stopped already.
         let _ = self.server.stop();
     }
 }

@@ -1,4 +1,4 @@
-//! The reader: what views show, and what they cost.
+//! Tests of the reader: the content and the cost of views.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::net::{Net, STAKE, Worker};
 
 pub(crate) struct Running {
-    /// The reader's own, so that it counts nobody else's calls.
+    /// The reader's own pool, so that its counters include no other calls.
     pool: NodePool,
     pub(crate) reader: Reader,
     cancel: CancellationToken,
@@ -47,7 +47,7 @@ impl Running {
         self.reader.follow(Followed::default().with_workers(workers));
     }
 
-    /// Follows these workers and waits until they show.
+    /// Follows these workers and waits until they appear.
     async fn track(&self, workers: &[Worker]) -> Arc<ChainView> {
         self.follow(workers);
         self.until(|view| {
@@ -64,13 +64,13 @@ impl Running {
         view.unwrap().clone().unwrap()
     }
 
-    /// The view at the newest final block.
+    /// Returns the view at the newest final block.
     pub(crate) async fn newest(&self, net: &Net) -> Arc<ChainView> {
         let block = net.devnet.para().finalized_number();
         self.at_least(block).await
     }
 
-    /// What the newest view shows of a worker, compared with the devnet's state.
+    /// Returns the newest view of a worker, compared with the devnet's state.
     async fn shown(&self, net: &Net, worker: &Worker) -> Arc<WorkerOnChain> {
         assert_true(net, &*self.newest(net).await, worker)
     }
@@ -84,7 +84,7 @@ impl Running {
         self.task.await.unwrap();
         let mut views = self.reader.views();
         while views.changed().await.is_ok() {}
-        // Nobody reads what is followed now, and nobody waits for it.
+        // Nothing is followed any more, and nothing is awaited.
         self.reader.follow(Followed::default());
     }
 }
@@ -135,7 +135,7 @@ fn assert_true(net: &Net, view: &ChainView, worker: &Worker) -> Arc<WorkerOnChai
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn views_follow_a_worker_from_registration_to_removal() {
+async fn view_follows_a_worker_from_registration_to_removal() {
     let net = Net::start(Config { cool_down_secs: 0, ..Config::default() }).await;
     let submitter = net.submitter();
     let running = Running::start(&net, quick());
@@ -172,7 +172,7 @@ async fn views_follow_a_worker_from_registration_to_removal() {
     .await;
     let shown = running.shown(&net, worker).await;
     assert_eq!((shown.pool, &shown.session), (None, &None));
-    // Added, started in one block: the session's values come with the binding.
+    // Added and started in one block: the session's values appear with the binding.
     net.done(&submitter, [worker.add(1), worker.start(1, 2 * STAKE)]).await;
     let shown = running.shown(&net, worker).await;
     assert_eq!(shown.session.as_ref().unwrap().stake, Some(2 * STAKE));
@@ -181,7 +181,7 @@ async fn views_follow_a_worker_from_registration_to_removal() {
     net.stop().await;
 }
 
-/// Calls that the nodes got while `blocks` parachain blocks became final, one after the other.
+/// Returns the calls that the nodes got while `blocks` parachain blocks became final, one after the other.
 async fn cost(net: &Net, running: &Running, blocks: u32) -> BTreeMap<String, u64> {
     running.newest(net).await;
     let before = running.pool.counters().snapshot().by_method;
@@ -193,7 +193,7 @@ async fn cost(net: &Net, running: &Running, blocks: u32) -> BTreeMap<String, u64
     for (method, count) in before {
         *counts.get_mut(&method).unwrap() -= count;
     }
-    // Asked at most every so many seconds, whatever blocks there are.
+    // Limited by time, independent of the number of blocks.
     for by_time in ["chain_getFinalizedHead", "chain_getHeader"] {
         counts.remove(by_time);
     }
@@ -202,7 +202,7 @@ async fn cost(net: &Net, running: &Running, blocks: u32) -> BTreeMap<String, u64
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_block_costs_the_same_for_one_worker_and_for_500() {
+async fn cost_of_a_block_is_the_same_for_1_and_500_workers() {
     const BLOCKS: u32 = 10;
     let net = Net::start(Config::default()).await;
     let submitter = net.submitter();
@@ -223,7 +223,7 @@ async fn a_block_costs_the_same_for_one_worker_and_for_500() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_are_in_view_without_a_new_block() {
+async fn followed_workers_appear_without_a_new_block() {
     let net = Net::start(Config::default()).await;
     let submitter = net.submitter();
     let workers = Worker::several(3);
@@ -247,7 +247,7 @@ async fn workers_are_in_view_without_a_new_block() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_beyond_a_bound_shows_as_that() {
+async fn subjects_beyond_a_bound_are_unreadable() {
     let net = Net::start(Config::default()).await;
     let running = Running::start(&net, quick().with_max_workers(2).with_max_accounts(1));
     let workers = Worker::several(3);
@@ -274,8 +274,8 @@ async fn what_is_beyond_a_bound_shows_as_that() {
     net.stop().await;
 }
 
-/// The chain moves on and the worker gets registered while the reader cannot see; then it can again.
-/// Tells whether that took a snapshot.
+/// The chain advances and the worker is registered while the reader is cut off. Returns whether catching up
+/// took a snapshot.
 async fn catches_up(max_gap_blocks: u32) -> bool {
     let net = Net::start(Config::default()).await;
     let workers = Worker::several(1);
@@ -307,17 +307,17 @@ async fn catches_up(max_gap_blocks: u32) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_node_is_caught_up_by_changes() {
+async fn short_gap_is_caught_up_by_changes() {
     assert!(!catches_up(100).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_gap_is_caught_up_by_a_snapshot() {
+async fn long_gap_is_caught_up_by_a_snapshot() {
     assert!(catches_up(4).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_without_storage_changes_serves_too() {
+async fn node_without_storage_changes_is_usable() {
     let net = Net::start(Config::default()).await;
     net.devnet.para().faults().refuse("pha_getStorageChanges");
     let submitter = net.submitter();
@@ -334,7 +334,7 @@ async fn a_node_without_storage_changes_serves_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn views_go_on_over_a_runtime_upgrade() {
+async fn views_continue_after_a_runtime_upgrade() {
     let net = Net::start(Config::default()).await;
     let submitter = net.submitter();
     let workers = Worker::several(1);
@@ -347,19 +347,19 @@ async fn views_go_on_over_a_runtime_upgrade() {
     let view = running.newest(&net).await;
     let shown = assert_true(&net, &view, &workers[0]);
     assert_eq!(shown.session.as_ref().unwrap().state, SessionState::WorkerIdle);
-    // Three values: at the start, at the block with the new code, and at the first block that it ran.
+    // Three times: at the start, at the block with the new code, and at the first block that it executed.
     assert_eq!(running.asked("state_getRuntimeVersion"), 3);
     running.stop().await;
     net.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn everything_is_read_anew_now_and_then() {
+async fn snapshots_are_repeated_at_intervals() {
     let net = Net::start(Config::default()).await;
     let workers = Worker::several(1);
     let running = Running::start(&net, quick().with_resnapshot_blocks(4));
     net.still(running.track(&workers)).await;
-    // Two or three snapshots, of the chain's values and the worker's, which has no session to ask for.
+    // Two or three snapshots, of the chain's values and of the worker's, which has no session.
     let snapshots = cost(&net, &running, 11).await["state_queryStorageAt"];
     assert!((2..=3).contains(&snapshots), "{snapshots}");
     running.stop().await;

@@ -1,5 +1,5 @@
-//! A trader through a stall. Scaled, with patience as short; in full with everything as it is in production
-//! where `PRB_TEST_STALL_SECS` says how long.
+//! Tests of a trader during a stall. By default with short timeouts; with production settings for
+//! `PRB_TEST_STALL_SECS` seconds if that is set.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -22,21 +22,21 @@ use crate::{
     storm::occurrences,
 };
 
-/// Longer than a request, a watch and unreachable nodes are waited for; shorter than until a sent transaction's
-/// fate counts as unknown.
+/// Longer than the timeouts of requests, subscriptions and unreachable nodes; shorter than the time after
+/// which a sent transaction's outcome counts as unknown.
 const SCALED: Duration = Duration::from_millis(2_500);
 const WORKERS: u32 = 3;
 
-/// How long to stall in full, if so.
+/// The duration of a stall with production settings, if requested.
 fn in_full() -> Option<Duration> {
     std::env::var("PRB_TEST_STALL_SECS").ok()?.parse().ok().map(Duration::from_secs)
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Stall {
-    /// Nodes answer nothing.
+    /// Nodes do not answer.
     Nodes,
-    /// No block is made.
+    /// No block is authored.
     Chain,
 }
 
@@ -73,7 +73,7 @@ impl Rig {
         Self { net, queue, trader, signer, workers, length }
     }
 
-    /// A job of each worker's message with this number.
+    /// Submits a job with each worker's message of this number.
     async fn submit(&self, sequence: u64) -> Vec<JobHandle> {
         let mut handles = Vec::new();
         for worker in &self.workers {
@@ -85,7 +85,7 @@ impl Rig {
         handles
     }
 
-    /// Stalls, and says what the trader showed meanwhile, and for how long.
+    /// Stalls; returns the states that the trader showed meanwhile.
     async fn stall(&self, what: Stall) -> BTreeSet<String> {
         let faults = self.net.devnet.para().faults();
         let mut shown = BTreeSet::new();
@@ -111,14 +111,14 @@ impl Rig {
 
 async fn through(what: Stall) {
     let rig = Rig::new().await;
-    let patience = Duration::from_secs(120) + 4 * rig.length;
+    let limit = Duration::from_secs(120) + 4 * rig.length;
     let done = |outcome: &CallOutcome| matches!(outcome, CallOutcome::Done | CallOutcome::AlreadyDone);
     let all = async {
         let mut handles = rig.submit(0).await;
         while rig.net.devnet.para().pending_extrinsics().is_empty() {
             sleep(Duration::from_millis(5)).await;
         }
-        // Some are on their way, others come meanwhile.
+        // Some jobs are in flight, others arrive meanwhile.
         let (shown, later) = tokio::join!(rig.stall(what), async {
             sleep(rig.length / 2).await;
             rig.submit(1).await
@@ -137,8 +137,8 @@ async fn through(what: Stall) {
         assert!(outcomes.into_iter().all(|outcome| done(&outcome)), "{what:?}");
         shown
     };
-    let shown = tokio::time::timeout(patience, all).await.expect("not done in time");
-    // Nobody is told that all is well.
+    let shown = tokio::time::timeout(limit, all).await.expect("not done in time");
+    // The trader must not claim that all is well.
     assert!(shown.iter().all(|shown| !shown.starts_with("Collecting")), "{what:?}: {shown:?}");
     println!("{what:?} stalled for {:?}: the trader showed {shown:#?}", rig.length);
     for worker in &rig.workers {
@@ -155,11 +155,11 @@ async fn through(what: Stall) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn jobs_outlast_nodes_that_answer_nothing() {
+async fn jobs_survive_unresponsive_nodes() {
     through(Stall::Nodes).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn jobs_outlast_a_chain_without_blocks() {
+async fn jobs_survive_a_chain_without_blocks() {
     through(Stall::Chain).await;
 }

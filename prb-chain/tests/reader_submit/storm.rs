@@ -1,4 +1,4 @@
-//! The trade engine on a devnet where one trouble follows another: every submitter learns its outcome, and
+//! Tests the trade engine on a devnet with a sequence of faults: every submitter learns its outcome, and
 //! nothing is done twice.
 
 use std::{sync::Arc, time::Duration};
@@ -23,7 +23,7 @@ const ROUNDS: u64 = 12;
 const PER_JOB: u64 = 2;
 const TROUBLES: u32 = 24;
 
-/// Something that goes wrong, and the end of what went wrong before.
+/// Injects a fault and ends the previous one.
 async fn trouble(net: &Net, rng: &mut StdRng) {
     let (devnet, para) = (&net.devnet, net.devnet.para());
     para.faults().heal();
@@ -49,7 +49,7 @@ async fn trouble(net: &Net, rng: &mut StdRng) {
     }
 }
 
-/// How often the final blocks hold a message, signed whenever.
+/// The number of final transactions that contain a message.
 pub(crate) fn occurrences(net: &Net, call: &Call) -> usize {
     let Call::SyncOffchainMessage(signed) = call else { panic!() };
     let wanted = (&signed.message, signed.sequence).encode();
@@ -86,7 +86,8 @@ async fn storm(seed: u64) {
         let signer = keys[pool].clone();
         Job { pool: PoolId(pool as u64 + 1), signer, calls, retries: 100 }
     };
-    // As a lifecycle manager does: a worker's next messages go when it knows what became of the last ones.
+    // As a lifecycle manager does: a worker's next messages are sent once the outcome of the previous ones is
+    // known.
     let work = join_all((0..workers.len()).map(|worker| {
         let (queue, job) = (&queue, &job);
         async move {

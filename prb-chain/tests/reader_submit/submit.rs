@@ -1,4 +1,4 @@
-//! The submitter: outcomes, proxies, nonces, and fates.
+//! Tests of the submitter: outcomes, proxies, nonces, effects.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,13 +8,13 @@ use prb_core::{
     chain::{Call, ChainSubmitter, Effect, SubmitError, SubmitProgress},
     primitives::{AccountId, PHALA_SS58_PREFIX, PoolId},
 };
-use prb_devnet::{Config, TransactionFault, runtime::types};
+use prb_devnet::{Config, TransactionFault};
 use sp_core::Pair as _;
 use tokio::sync::mpsc;
 
 use crate::net::{Claiming, MORTALITY, Net, STAKE, Worker, config, pool_of, signer_of, until};
 
-fn names(outcome: &prb_core::chain::BatchOutcome) -> Vec<&str> {
+pub(crate) fn names(outcome: &prb_core::chain::BatchOutcome) -> Vec<&str> {
     outcome.calls.iter().map(|call| call.as_ref().map_or_else(|e| e.name.as_str(), |()| "ok")).collect()
 }
 
@@ -48,7 +48,7 @@ async fn each_call_has_its_own_outcome_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_gets_from_nothing_to_computing_and_back() {
+async fn worker_is_added_started_stopped_and_removed() {
     let net = Net::start(Config { cool_down_secs: 0, ..Config::default() }).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
     net.scored(&submitter, std::slice::from_ref(&worker)).await;
@@ -66,7 +66,7 @@ async fn a_worker_gets_from_nothing_to_computing_and_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_proxied_pool_is_served_by_its_operator() {
+async fn operator_acts_for_a_proxied_pool() {
     let net = Net::start(Config { proxied_pools: 1, ..Config::default() }).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
     assert!(net.proxied(0).is_some());
@@ -81,7 +81,7 @@ async fn a_proxied_pool_is_served_by_its_operator() {
     assert_eq!(names(&outcome), ["ok", "ok", "PhalaComputation::WorkerNotReady"]);
     assert!(outcome.fee.is_some_and(|fee| fee > 0), "{:?}", outcome.fee);
     assert!(net.session_info(1, &worker).unwrap().state.is_computing());
-    // A proxy of nobody: nothing ran.
+    // Nobody's proxy: nothing was executed.
     let mut wrong = net.batch([worker.add(1)]);
     wrong.proxied = Some(AccountId([3; 32]));
     match net.send(&submitter, &wrong).await {
@@ -92,7 +92,7 @@ async fn a_proxied_pool_is_served_by_its_operator() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn batches_follow_one_another_in_order() {
+async fn batches_are_sent_in_order() {
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
     net.done(&submitter, [worker.register(&net)]).await;
@@ -109,7 +109,7 @@ async fn batches_follow_one_another_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_goes_away_before_finality_does_not_lose_the_outcome() {
+async fn connection_loss_before_finality_keeps_the_outcome() {
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
     let (sender, mut progress) = mpsc::channel(8);
@@ -119,7 +119,7 @@ async fn a_node_that_goes_away_before_finality_does_not_lose_the_outcome() {
         until(&mut progress, |p| matches!(p, SubmitProgress::Submitted { .. })).await;
         net.devnet.para().stop_rpc().await;
         let gone_at = net.devnet.para().finalized_number();
-        // It is included and final while nobody can see it.
+        // It is included and finalised while nobody can see it.
         let mut finalised = net.devnet.para().subscribe_finalized();
         finalised.wait_for(|n| *n >= gone_at + 4).await.unwrap();
         net.devnet.para().start_rpc().await.unwrap();
@@ -131,11 +131,11 @@ async fn a_node_that_goes_away_before_finality_does_not_lose_the_outcome() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_that_says_nothing_is_not_waited_for() {
+async fn silent_subscription_is_not_waited_for() {
     let net = Net::start(Config::default()).await;
     let worker = Worker::new(1);
-    let impatient = config().with_mortality_blocks(64).with_watch_patience(Duration::from_millis(50));
-    let submitter = Submitter::new(net.pool.clone(), impatient).unwrap();
+    let short_timeout = config().with_mortality_blocks(64).with_watch_timeout(Duration::from_millis(50));
+    let submitter = Submitter::new(net.pool.clone(), short_timeout).unwrap();
     net.devnet.para().faults().transactions(TransactionFault::Swallowed);
     let batch = net.batch([worker.register(&net)]);
     let sent_at = net.devnet.para().finalized_number();
@@ -146,7 +146,7 @@ async fn a_watch_that_says_nothing_is_not_waited_for() {
         }
         other => panic!("{other:?}"),
     }
-    // Not before no block could hold it.
+    // Not before no block could include it.
     assert!(net.devnet.para().finalized_number() >= sent_at + 63);
     net.devnet.para().faults().heal();
     assert_eq!(
@@ -159,7 +159,7 @@ async fn a_watch_that_says_nothing_is_not_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dropped_transaction_is_lost_once_it_expired() {
+async fn dropped_transaction_is_lost_once_expired() {
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
     net.devnet.para().faults().transactions(TransactionFault::Dropped);
@@ -175,7 +175,7 @@ async fn a_dropped_transaction_is_lost_once_it_expired() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_that_its_node_forgot_is_sent_again() {
+async fn transaction_forgotten_by_its_node_is_sent_again() {
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
     let para = net.devnet.para();
@@ -196,11 +196,11 @@ async fn a_transaction_that_its_node_forgot_is_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_whose_nonce_is_taken_is_lost_at_once() {
+async fn transaction_with_a_used_nonce_is_lost_at_once() {
     let net = Net::start(Config::default()).await;
     let (worker, other) = (Worker::new(1), Worker::new(2));
-    let patient = config().with_mortality_blocks(1024);
-    let (first, second) = (Submitter::new(net.pool.clone(), patient).unwrap(), net.submitter());
+    let long_mortality = config().with_mortality_blocks(1024);
+    let (first, second) = (Submitter::new(net.pool.clone(), long_mortality).unwrap(), net.submitter());
     net.devnet.para().faults().transactions(TransactionFault::Swallowed);
     let (sender, mut progress) = mpsc::channel(8);
     let batch = net.batch([worker.register(&net)]);
@@ -220,77 +220,8 @@ async fn a_transaction_whose_nonce_is_taken_is_lost_at_once() {
     net.stop().await;
 }
 
-/// A submitter that knows the runtime already, so that it does not lose time before it asks for anything.
-async fn warm(net: &Net) -> Submitter {
-    let submitter = net.submitter();
-    net.still(submitter.effects(AccountId([9; 32]), &[])).await.unwrap();
-    submitter
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restarted_program_waits_for_what_its_predecessor_sent() {
-    let net = Net::start(Config::default()).await;
-    let worker = Worker::new(1);
-    net.done(&net.submitter(), [worker.register(&net)]).await;
-    let batch = net.batch([worker.bench_report(&net, 0)]);
-    let before = net.submitter();
-    let (sender, mut progress) = mpsc::channel(8);
-    {
-        // No block is authored: the transaction stays in the pool, and its sender dies.
-        let submission = before.submit(&batch, sender);
-        let submitted = until(&mut progress, |p| matches!(p, SubmitProgress::Submitted { .. }));
-        net.still(async {
-            tokio::select! {
-                outcome = submission => panic!("{outcome:?}"),
-                () = submitted => {}
-            }
-        })
-        .await;
-    }
-    drop(before);
-    assert_eq!(net.ingress(&worker), 0);
-    let after = warm(&net).await;
-    let effects = after.effects(batch.operator(), &batch.calls);
-    tokio::pin!(effects);
-    let early = tokio::time::timeout(Duration::from_millis(500), &mut effects).await;
-    assert!(early.is_err(), "{early:?}");
-    let effects = net.ticking(effects).await.unwrap();
-    assert_eq!(effects.calls, [Effect::Present]);
-    assert!(effects.block.0 <= net.devnet.para().finalized_number());
-    net.done(&after, [worker.bench_report(&net, 1)]).await;
-    assert_eq!((net.ingress(&worker), net.transactions()), (2, 3));
-    net.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_batch_waits_for_the_predecessors_transaction_too() {
-    let net = Net::start(Config::default()).await;
-    let (a, b) = (Worker::new(1), Worker::new(2));
-    let before = net.submitter();
-    let (sender, mut progress) = mpsc::channel(8);
-    let first = net.batch([a.register(&net)]);
-    net.still(async {
-        tokio::select! {
-            outcome = before.submit(&first, sender) => panic!("{outcome:?}"),
-            () = until(&mut progress, |p| matches!(p, SubmitProgress::Submitted { .. })) => {}
-        }
-    })
-    .await;
-    let after = warm(&net).await;
-    let (sender, _) = mpsc::channel(8);
-    let second = net.batch([b.register(&net)]);
-    let submission = after.submit(&second, sender);
-    tokio::pin!(submission);
-    let early = tokio::time::timeout(Duration::from_millis(500), &mut submission).await;
-    assert!(early.is_err(), "{early:?}");
-    assert_eq!(net.devnet.para().pending_extrinsics().len(), 1, "sent beside the first one");
-    net.ticking(submission).await.unwrap();
-    assert!(net.worker_info(&a).is_some() && net.worker_info(&b).is_some());
-    net.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_operator_that_cannot_pay_is_named_before_anything_is_sent() {
+async fn insufficient_fees_are_reported_before_sending() {
     let net = Net::start(Config::default()).await;
     let worker = Worker::new(1);
     let mut batch = net.batch([worker.register(&net)]);
@@ -310,7 +241,7 @@ async fn an_operator_that_cannot_pay_is_named_before_anything_is_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_and_calls_that_do_not_fit_are_refused_with_reasons() {
+async fn unusable_keys_and_calls_are_refused_with_reasons() {
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
     let mut batch = net.batch([worker.register(&net)]);
@@ -339,7 +270,7 @@ async fn keys_and_calls_that_do_not_fit_are_refused_with_reasons() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_no_block_can_hold_is_told_apart() {
+async fn batch_too_large_for_any_block_is_reported() {
     let net = Net::start(Config::default()).await;
     let worker = Worker::new(1);
     let Call::RegisterWorker { worker: key, runtime_info, .. } = worker.register(&net) else { panic!() };
@@ -366,7 +297,7 @@ async fn a_batch_that_no_block_can_hold_is_told_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nodes_that_stay_away_are_told_from_lost_transactions() {
+async fn unreachable_nodes_are_distinguished_from_lost_transactions() {
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
     let (sender, mut progress) = mpsc::channel(8);
@@ -383,7 +314,7 @@ async fn nodes_that_stay_away_are_told_from_lost_transactions() {
     let (sender, _) = mpsc::channel(8);
     let unavailable = net.still(submitter.submit(&batch, sender)).await;
     assert!(matches!(unavailable, Err(SubmitError::Unavailable(_))), "{unavailable:?}");
-    // Its fate can be asked for once a node is back.
+    // Its outcome can be queried once a node is back.
     net.devnet.para().start_rpc().await.unwrap();
     let effects = net.ticking(submitter.effects(batch.operator(), &batch.calls)).await.unwrap();
     assert_eq!(effects.calls, [Effect::Present]);
@@ -391,10 +322,10 @@ async fn nodes_that_stay_away_are_told_from_lost_transactions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_node_holds_nobody_up() {
+async fn dead_node_delays_nobody() {
     let net = Net::start(Config::default()).await;
     let worker = Worker::new(1);
-    // Port 1 is nobody's.
+    // Nobody listens on port 1.
     let pool = pool_of(["ws://127.0.0.1:1".to_owned(), net.devnet.para().url()]);
     let submitter = Submitter::new(pool, config()).unwrap();
     net.scored(&submitter, std::slice::from_ref(&worker)).await;
@@ -403,11 +334,11 @@ async fn a_dead_node_holds_nobody_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn runtime_upgrades_are_survived() {
+async fn submissions_survive_runtime_upgrades() {
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
     net.done(&submitter, [worker.register(&net)]).await;
-    // A batch in the very block that sets the new code: the old runtime ran it and wrote its events.
+    // A batch in the same block that sets the new code: the old runtime executed it and wrote its events.
     net.devnet.pause_para(true);
     let (sender, mut progress) = mpsc::channel(8);
     let batch = net.batch([worker.add(1), worker.bench_report(&net, 0)]);
@@ -426,123 +357,5 @@ async fn runtime_upgrades_are_survived() {
     let batch = net.batch([worker.add(1), worker.add(1)]);
     let outcome = net.send(&submitter, &batch).await.unwrap();
     assert_eq!(names(&outcome), ["ok", "PhalaStakePoolv2::WorkerExists"]);
-    net.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn effects_are_those_on_chain() {
-    let net = Net::start(Config { cool_down_secs: 0, ..Config::default() }).await;
-    let (worker, submitter) = (Worker::new(1), net.submitter());
-    let (pool, key) = (PoolId(1), worker.key());
-    let operator = net.operator(0);
-    let registered_again = |replaces| {
-        let Call::RegisterWorker { worker, runtime_info, attestation, .. } = worker.register(&net) else {
-            panic!()
-        };
-        Call::RegisterWorker { worker, runtime_info, attestation, replaces }
-    };
-    let restart = |stake| Call::RestartComputing { pool, worker: key, stake };
-    let stop = Call::StopComputing { pool, worker: key };
-    let (reclaim, remove) =
-        (Call::ReclaimWorker { pool, worker: key }, Call::RemoveWorker { pool, worker: key });
-    let check = async |calls: &[(Call, bool)]| {
-        let (calls, expected): (Vec<_>, Vec<_>) = calls.iter().cloned().unzip();
-        let found = net.ticking(submitter.effects(operator, &calls)).await.unwrap();
-        let found: Vec<_> = found.calls.iter().map(|effect| *effect == Effect::Present).collect();
-        assert_eq!(found, expected, "{calls:?}");
-    };
-    check(&[
-        (worker.register(&net), false),
-        (worker.bench_report(&net, 0), false),
-        (worker.add(1), false),
-        (remove.clone(), true),
-        (worker.start(1, STAKE), false),
-        (restart(STAKE), false),
-    ])
-    .await;
-    net.scored(&submitter, std::slice::from_ref(&worker)).await;
-    let updated = net.worker_info(&worker).unwrap().last_updated;
-    net.done(&submitter, [worker.add(1), worker.start(1, STAKE)]).await;
-    check(&[
-        (worker.register(&net), true),
-        (registered_again(Some(updated)), false),
-        (registered_again(Some(updated - 1)), true),
-        (worker.bench_report(&net, 0), true),
-        (worker.bench_report(&net, 1), false),
-        (worker.add(1), true),
-        (worker.add(2), false),
-        (remove.clone(), false),
-        (worker.start(1, STAKE), true),
-        (restart(STAKE), true),
-        (restart(STAKE + 1), false),
-        (stop.clone(), false),
-    ])
-    .await;
-    net.done(&submitter, [stop.clone()]).await;
-    check(&[(stop, true), (reclaim.clone(), false), (worker.start(1, STAKE), false)]).await;
-    net.done(&submitter, [reclaim.clone(), remove.clone()]).await;
-    check(&[(reclaim, true), (remove, true), (worker.add(1), false)]).await;
-    net.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn announced_endpoints_are_seen() {
-    use prb_core::wire::{VersionedWorkerEndpoints, WorkerEndpointPayload};
-    let net = Net::start(Config::default()).await;
-    let (worker, submitter) = (Worker::new(1), net.submitter());
-    net.done(&submitter, [worker.register(&net)]).await;
-    let announce = |url: &str| {
-        let payload = WorkerEndpointPayload {
-            pubkey: worker.key(),
-            versioned_endpoints: VersionedWorkerEndpoints::V1(vec![url.into()]),
-            signing_time: net.devnet.timestamp(1),
-        };
-        let mut signed = vec![0xff, 2];
-        payload.encode_to(&mut signed);
-        Call::UpdateWorkerEndpoint { payload, signature: worker.pair.sign(&signed).0.to_vec() }
-    };
-    net.done(&submitter, [announce("http://one")]).await;
-    let calls = [announce("http://one"), announce("http://two")];
-    let effects = net.ticking(submitter.effects(net.operator(0), &calls)).await.unwrap();
-    assert_eq!(effects.calls, [Effect::Present, Effect::Missing]);
-    net.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn registrations_of_the_first_version_are_sent_and_recognised() {
-    let net = Net::start(Config { ias_attestation: true, ..Config::default() }).await;
-    let (worker, other, submitter) = (Worker::new(1), Worker::new(2), net.submitter());
-    let effect = async |call: &Call| {
-        let operator = net.operator(0);
-        net.ticking(submitter.effects(operator, std::slice::from_ref(call))).await.unwrap().calls[0]
-    };
-    let first = worker.register_v1(&net, None);
-    assert_eq!(effect(&first).await, Effect::Missing);
-    net.done(&submitter, [first.clone()]).await;
-    assert_eq!(effect(&first).await, Effect::Present);
-    let info = net.worker_info(&worker).unwrap();
-    assert_eq!(info.attestation_provider, Some(types::AttestationProvider::Ias));
-    let again = worker.register_v1(&net, Some(info.last_updated));
-    assert_eq!(effect(&again).await, Effect::Missing);
-    net.done(&submitter, [again.clone()]).await;
-    assert_eq!(effect(&again).await, Effect::Present);
-    // By another call, it is not what this one would make.
-    net.done(&submitter, [worker.register(&net)]).await;
-    assert_eq!(effect(&first).await, Effect::Missing);
-    // Another worker's report.
-    let Call::RegisterWorkerV1 { attestation, .. } = first else { panic!() };
-    let Call::RegisterWorkerV1 { worker: key, runtime_info, replaces, .. } = other.register_v1(&net, None)
-    else {
-        panic!()
-    };
-    let forged = Call::RegisterWorkerV1 { worker: key, runtime_info, attestation, replaces };
-    let outcome = net.send(&submitter, &net.batch([forged])).await.unwrap();
-    assert_eq!(names(&outcome), ["PhalaRegistry::InvalidRuntimeInfoHash"]);
-    net.stop().await;
-    // As the service is retired, so is the call.
-    let net = Net::start(Config::default()).await;
-    let batch = net.batch([worker.register_v1(&net, None)]);
-    let outcome = net.send(&net.submitter(), &batch).await.unwrap();
-    assert_eq!(names(&outcome), ["PhalaRegistry::IASAttestationDisabled"]);
     net.stop().await;
 }

@@ -1,4 +1,4 @@
-//! The submitter against the seam's suite, on the devnet.
+//! Runs the submitter on the seam's conformance suite, on the devnet.
 
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ impl TestChain for Net {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_conforms() {
+async fn submitter_passes_conformance_suite() {
     let net = Net::start(Config::default()).await;
     submitter::all(&net).await;
     net.stop().await;

@@ -1,4 +1,5 @@
-//! The submitter on a chain that reorganises, a node that drops, refuses and stalls, and nodes that disagree.
+//! Tests of the submitter on a chain with reorganisations, a node that drops, refuses and stalls, and nodes
+//! that disagree.
 
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ pub(crate) async fn in_block(progress: &mut mpsc::Receiver<SubmitProgress>) -> [
     }
 }
 
-/// Lives long enough for a test that must not see a transaction expire.
+/// Lives long enough for a test in which no transaction may expire.
 fn long_lived() -> submit::Config {
     config().with_mortality_blocks(1024)
 }
@@ -37,14 +38,14 @@ pub(crate) fn submitter(net: &Net, config: submit::Config) -> Submitter {
     Submitter::new(net.pool.clone(), config).unwrap()
 }
 
-/// Waits until a method was asked for that often.
+/// Waits until a method was called this often.
 pub(crate) async fn asked(devnet: &Devnet, method: &str, times: u64) {
     while devnet.para().rpc_counters().get(method).copied().unwrap_or_default() < times {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// Waits until so many more blocks are made.
+/// Waits until `count` more blocks are authored.
 async fn blocks(devnet: &Devnet, count: u32) {
     let mut best = devnet.para().subscribe_best();
     let from = *best.borrow_and_update();
@@ -52,7 +53,7 @@ async fn blocks(devnet: &Devnet, count: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_pool_drops_is_sent_again() {
+async fn dropped_transaction_is_sent_again() {
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), submitter(&net, long_lived()));
     net.devnet.para().faults().transactions(TransactionFault::Dropped);
@@ -69,7 +70,7 @@ async fn what_a_pool_drops_is_sent_again() {
     net.stop().await;
 }
 
-/// A batch's way over a fork that its first block loses.
+/// Tracks a batch over a fork that removes its first block.
 async fn over_a_fork(fate: Retracted) {
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), submitter(&net, long_lived()));
@@ -95,17 +96,17 @@ async fn over_a_fork(fate: Retracted) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retracted_transaction_is_followed_into_its_next_block() {
+async fn retracted_transaction_is_tracked_into_its_next_block() {
     over_a_fork(Retracted::Pooled).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retracted_transaction_that_its_pool_lost_is_sent_again() {
+async fn retracted_and_dropped_transaction_is_sent_again() {
     over_a_fork(Retracted::Lost).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn finality_that_is_late_does_not_lose_the_outcome() {
+async fn late_finality_keeps_the_outcome() {
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), submitter(&net, long_lived()));
     net.devnet.hold_para(true);
@@ -124,7 +125,7 @@ async fn finality_that_is_late_does_not_lose_the_outcome() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refusals_that_pass_are_outlasted() {
+async fn temporary_refusals_are_retried() {
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
     net.done(&submitter, [worker.register(&net)]).await;
@@ -150,11 +151,11 @@ async fn refusals_that_pass_are_outlasted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refusals_that_stay_are_told_with_nothing_on_its_way() {
+async fn permanent_refusals_are_reported_with_nothing_in_flight() {
     let net = Net::start(Config::default()).await;
     let worker = Worker::new(1);
-    let impatient = config().with_unavailable_after(Duration::from_millis(300));
-    let submitter = submitter(&net, impatient);
+    let short_timeout = config().with_unavailable_after(Duration::from_millis(300));
+    let submitter = submitter(&net, short_timeout);
     let faults = net.devnet.para().faults();
     faults.refuse_transactions(vec![PoolError::Full; 10_000]);
     match net.send(&submitter, &net.batch([worker.register(&net)])).await {
@@ -172,7 +173,7 @@ async fn refusals_that_stay_are_told_with_nothing_on_its_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_pool_is_waited_for() {
+async fn full_pool_is_waited_for() {
     let net = Net::start(Config { pools: 2, max_pool_transactions: 1, ..Config::default() }).await;
     let worker = Worker::new(1);
     let (one, other) = (net.submitter(), net.submitter());
@@ -188,7 +189,7 @@ async fn a_full_pool_is_waited_for() {
         let (sender, _) = mpsc::channel(8);
         let waiting = other.submit(&second, sender);
         tokio::pin!(waiting);
-        // The pool is full until the first is in a block.
+        // The pool is full until the first one is in a block.
         tokio::select! {
             outcome = &mut waiting => panic!("{outcome:?}"),
             () = asked(&net.devnet, SUBMIT, 3) => {}
@@ -202,11 +203,11 @@ async fn a_full_pool_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nonces_that_others_use_are_passed_over() {
+async fn nonces_used_by_others_are_skipped() {
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
     net.done(&submitter, [worker.register(&net)]).await;
-    // Another program used the account in between, and its next transaction is still in the pool.
+    // Another program has used the account in between, and its next transaction is still in the pool.
     net.devnet.para().submit(remark(&net, 1, 0).await).unwrap();
     net.finalise(net.devnet.para().best_number() + 1);
     net.devnet.para().submit(remark(&net, 2, 0).await).unwrap();
@@ -216,13 +217,13 @@ async fn nonces_that_others_use_are_passed_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_usurped_transaction_is_lost_once_the_other_is_final() {
+async fn usurped_transaction_is_lost_once_the_other_is_final() {
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), submitter(&net, long_lived()));
     let (sender, mut progress) = mpsc::channel(8);
     let batch = net.batch([worker.register(&net)]);
     let usurper = remark(&net, 0, 1_000_000).await;
-    // No block is made before the other is in the pool.
+    // No block is authored before the other transaction is in the pool.
     net.devnet.pause_para(true);
     let usurped = async {
         until(&mut progress, is_submitted).await;
@@ -241,14 +242,14 @@ async fn a_usurped_transaction_is_lost_once_the_other_is_final() {
     net.stop().await;
 }
 
-/// Two traders that both take an account for theirs, as for a moment after Redis lost its data.
+/// Two traders that both believe to hold an account's lease, as for a moment after Redis has lost its data.
 async fn two_traders(first_is_final: bool) {
     let net = Net::start(Config::default()).await;
     let worker = Worker::new(1);
     let (one, other) = (net.submitter(), net.submitter());
     let batch = net.batch([worker.register(&net)]);
     let operator = batch.operator();
-    // The other one knows that nothing was done.
+    // The other trader knows that nothing was done.
     let effects = net.ticking(other.effects(operator, &batch.calls)).await.unwrap();
     assert_eq!(effects.calls, [Effect::Missing]);
     if first_is_final {
@@ -276,21 +277,21 @@ async fn two_traders(first_is_final: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_another_trader_has_pending_is_not_sent_again() {
+async fn calls_pending_at_another_trader_are_not_sent_again() {
     two_traders(false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_another_trader_has_done_is_not_sent_again() {
+async fn calls_done_by_another_trader_are_not_sent_again() {
     two_traders(true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_left_behind_anothers_transaction_by_a_crash() {
+async fn crash_leaves_nothing_behind_anothers_transaction() {
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
     net.done(&submitter, [worker.bench_report(&net, 0)]).await;
-    // Another program's transaction is in the pool when ours is to go.
+    // Another program's transaction is in the pool before ours is sent.
     let (para, faults) = (net.devnet.para(), net.devnet.para().faults());
     faults.transactions(TransactionFault::Dropped);
     para.submit(remark(&net, 1, 0).await).unwrap();
@@ -320,7 +321,7 @@ async fn nothing_is_left_behind_anothers_transaction_by_a_crash() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_runtime_that_is_upgraded_between_signing_and_sending_is_signed_for_anew() {
+async fn transaction_is_signed_again_after_an_upgrade_before_sending() {
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
     let faults = net.devnet.para().faults();
@@ -341,10 +342,10 @@ async fn a_runtime_that_is_upgraded_between_signing_and_sending_is_signed_for_an
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_runtime_that_is_upgraded_before_the_block_loses_the_transaction_at_once() {
+async fn upgrade_before_inclusion_loses_the_transaction_at_once() {
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), submitter(&net, long_lived()));
-    // It stays out of the pool's reach until the new runtime is in force.
+    // It is not accepted into the pool until the new runtime is in force.
     net.devnet.para().faults().transactions(TransactionFault::Swallowed);
     let (sender, mut progress) = mpsc::channel(8);
     let batch = net.batch([worker.register(&net)]);
@@ -367,9 +368,9 @@ async fn a_runtime_that_is_upgraded_before_the_block_loses_the_transaction_at_on
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stall_longer_than_any_patience_changes_no_outcome() {
-    // Longer than a request, a watch and unreachable nodes are waited for before anything is sent; shorter
-    // than until a sent transaction's fate counts as unknown.
+async fn stall_beyond_all_timeouts_changes_no_outcome() {
+    // Longer than the timeouts of requests, subscriptions and unreachable nodes before anything is sent; shorter
+    // than the time after which a sent transaction's outcome counts as unknown.
     const STALL: Duration = Duration::from_millis(2_500);
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), submitter(&net, long_lived()));
@@ -384,7 +385,7 @@ async fn a_stall_longer_than_any_patience_changes_no_outcome() {
     };
     let (outcome, ()) = net.ticking(async { tokio::join!(submitter.submit(&batch, sender), stalled) }).await;
     assert_eq!(outcome.unwrap().calls, [Ok(())]);
-    // A chain that makes no blocks.
+    // A chain that authors no blocks.
     let (sender, _progress) = mpsc::channel(8);
     let batch = net.batch([worker.bench_report(&net, 0)]);
     let submission = submitter.submit(&batch, sender);
@@ -397,7 +398,7 @@ async fn a_stall_longer_than_any_patience_changes_no_outcome() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_lives_from_the_final_head_on() {
+async fn lifetime_counts_from_the_final_head() {
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
     let para = net.devnet.para();
@@ -422,7 +423,7 @@ async fn a_transaction_lives_from_the_final_head_on() {
     net.stop().await;
 }
 
-/// Two nodes of one history, of which the second gets no blocks that the first gets.
+/// Two nodes with one history, the second of which does not get the first one's new blocks.
 async fn two_nodes() -> (Net, Net) {
     let (one, other) = (Net::start(Config::default()).await, Net::start(Config::default()).await);
     assert_eq!(one.devnet.para().block_hash(1), other.devnet.para().block_hash(1));
@@ -430,10 +431,10 @@ async fn two_nodes() -> (Net, Net) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_lags_is_believed_in_nothing() {
+async fn lagging_node_is_not_used() {
     let (live, lagging) = two_nodes().await;
     live.finalise(live.devnet.para().finalized_number() + 2);
-    // The one that lags is asked first where nothing speaks against it.
+    // The lagging node is preferred unless something is recorded against it.
     let urls = [lagging.devnet.para().url(), live.devnet.para().url()];
     let submitter = Submitter::new(pool_of(urls), config()).unwrap();
     let worker = Worker::new(1);
@@ -445,10 +446,10 @@ async fn a_node_that_lags_is_believed_in_nothing() {
     let effects = live.ticking(submitter.effects(operator, &batch.calls)).await.unwrap();
     assert_eq!(effects.calls, [Effect::Present]);
     live.done(&submitter, [worker.bench_report(&live, 0)]).await;
-    // Alone, it knows less than was seen before: no answer is better than its.
+    // On its own it knows less than was seen before: no answer is better.
     live.devnet.para().stop_rpc().await;
     match live.still(submitter.effects(operator, &batch.calls)).await {
-        Err(SubmitError::Unavailable(e)) => assert!(e.to_string().contains("was seen final before"), "{e}"),
+        Err(SubmitError::Unavailable(e)) => assert!(e.to_string().contains("was already final"), "{e}"),
         other => panic!("{other:?}"),
     }
     live.stop().await;
@@ -456,17 +457,17 @@ async fn a_node_that_lags_is_believed_in_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nodes_that_disagree_do_not_lose_a_transaction() {
+async fn disagreeing_nodes_do_not_lose_a_transaction() {
     let (holder, other) = two_nodes().await;
     let urls = [holder.devnet.para().url(), other.devnet.para().url()];
-    let patient = config().with_watch_patience(Duration::from_secs(3));
-    let submitter = Submitter::new(pool_of(urls), patient).unwrap();
+    let long_timeout = config().with_watch_timeout(Duration::from_secs(3));
+    let submitter = Submitter::new(pool_of(urls), long_timeout).unwrap();
     let worker = Worker::new(1);
     let batch = holder.batch([worker.register(&holder)]);
     let (sender, mut progress) = mpsc::channel(8);
     let ahead = async {
         until(&mut progress, is_submitted).await;
-        // The other one's chain outlives the transaction without it.
+        // The other node's chain advances beyond the transaction's lifetime without it.
         other.finalise(holder.devnet.para().best_number() + MORTALITY + 8);
         asked(&other.devnet, "chain_getBlock", 1).await;
         holder.ticking(std::future::pending::<()>()).await

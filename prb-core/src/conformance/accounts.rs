@@ -15,7 +15,7 @@ const LONG: Duration = Duration::from_secs(600);
 /// Short enough to wait for.
 const SHORT: Duration = Duration::from_millis(400);
 /// A lease that has not expired by then never will.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Runs all checks. `two` creates two traders that share their accounts with no others.
 ///
@@ -64,7 +64,7 @@ async fn a_lease_that_is_not_renewed_runs_out<L: AccountLeases>(one: &L, other: 
         if let Some(next) = other.acquire(ALICE, LONG).await.unwrap() {
             break next;
         }
-        assert!(asked.elapsed() < PATIENCE, "a lease does not run out");
+        assert!(asked.elapsed() < TIMEOUT, "a lease does not run out");
         sleep(SHORT / 8).await;
     };
     assert!(asked.elapsed() >= SHORT, "it ran out after {:?}", asked.elapsed());

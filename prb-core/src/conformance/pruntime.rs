@@ -23,7 +23,7 @@ const SLOW: Duration = Duration::from_millis(600);
 /// Long enough for a call to have arrived, and much shorter than [`SLOW`].
 const SHORT: Duration = Duration::from_millis(150);
 /// A worker that is not back by then never will be.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// The operator set on the workers.
 const OPERATOR: AccountId = AccountId([0x0b; 32]);
 /// Another operator.
@@ -301,7 +301,7 @@ async fn a_dispatch_goes_on_without_its_caller(subject: &TestWorker) {
     assert!(worker.dispatch_blocks(subject.blocks[0].clone()).await.unwrap_err().is_busy());
     let began = Instant::now();
     while worker.info().await.unwrap().blocknum == 1 {
-        assert!(began.elapsed() < PATIENCE, "the dispatch was lost with its caller");
+        assert!(began.elapsed() < TIMEOUT, "the dispatch was lost with its caller");
         sleep(SHORT).await;
     }
 }
@@ -311,7 +311,7 @@ async fn back(worker: &PRuntime) -> prpc::PhactoryInfo {
     loop {
         match worker.info().await {
             Ok(info) => return info,
-            Err(error) => assert!(error.is_connection() && began.elapsed() < PATIENCE, "{error:?}"),
+            Err(error) => assert!(error.is_connection() && began.elapsed() < TIMEOUT, "{error:?}"),
         }
         sleep(Duration::from_millis(20)).await;
     }

@@ -3,7 +3,11 @@
 //! Checks wait for the queue's behaviour rather than for the clock, so they run under paused time as well as
 //! against a backend with its own clock.
 
+mod admin;
+
 use std::{future::Future, time::Duration};
+
+use self::admin::{lists_jobs, removes_jobs, retries_a_failed_job, shows_a_job, shows_a_mixed_job};
 
 use crate::{
     chain::Call,
@@ -36,25 +40,25 @@ const SHORT: Duration = Duration::from_millis(200);
 /// # Panics
 /// If the backend violates the seam's contract.
 pub async fn all<Q: JobQueue, F: Future<Output = Q>>(make: impl Fn(usize) -> F) {
-    const ROOM: usize = 256;
-    tells_the_outcome(&make(ROOM).await).await;
-    tells_of_failure(&make(ROOM).await).await;
-    hands_out_in_order(&make(ROOM).await).await;
-    waits_for_a_job(&make(ROOM).await).await;
-    hands_out_to_one(&make(ROOM).await).await;
-    hands_out_again_when_a_lease_runs_out(&make(ROOM).await).await;
-    keeps_renewed_leases(&make(ROOM).await).await;
-    uses_up_no_retry_where_a_lease_runs_out(&make(ROOM).await).await;
-    takes_jobs_back(&make(ROOM).await).await;
-    takes_jobs_back_for_a_while(&make(ROOM).await).await;
-    takes_jobs_back_in_order(&make(ROOM).await).await;
-    retries_as_often_as_asked(&make(ROOM).await).await;
-    ends_a_job_once(&make(ROOM).await).await;
-    loses_no_job_to_a_cancelled_lease(&make(ROOM).await).await;
-    goes_on_without_its_submitter(&make(ROOM).await).await;
-    counts(&make(ROOM).await).await;
-    refuses_bad_jobs(&make(ROOM).await).await;
-    keeps_its_bound(&make(3).await).await;
+    const CAPACITY: usize = 256;
+    returns_the_outcome(&make(CAPACITY).await).await;
+    returns_the_failure(&make(CAPACITY).await).await;
+    leases_in_order(&make(CAPACITY).await).await;
+    waits_for_a_job(&make(CAPACITY).await).await;
+    leases_to_one_consumer(&make(CAPACITY).await).await;
+    leases_again_after_expiry(&make(CAPACITY).await).await;
+    keeps_renewed_leases(&make(CAPACITY).await).await;
+    expiry_uses_no_retry(&make(CAPACITY).await).await;
+    releases_jobs(&make(CAPACITY).await).await;
+    releases_jobs_with_delay(&make(CAPACITY).await).await;
+    releases_jobs_in_order(&make(CAPACITY).await).await;
+    retries_as_requested(&make(CAPACITY).await).await;
+    ends_a_job_once(&make(CAPACITY).await).await;
+    loses_no_job_to_a_cancelled_lease(&make(CAPACITY).await).await;
+    continues_without_its_submitter(&make(CAPACITY).await).await;
+    counts(&make(CAPACITY).await).await;
+    refuses_bad_jobs(&make(CAPACITY).await).await;
+    enforces_its_limit(&make(3).await).await;
 }
 
 /// A job with one call, distinguished by `n`.
@@ -100,9 +104,9 @@ async fn lease(queue: &impl JobQueue, ttl: Duration) -> Lease {
     }
 }
 
-async fn fate(handle: JobHandle) -> Result<JobOutcome, JobFailure> {
+async fn outcome_of(handle: JobHandle) -> Result<JobOutcome, JobFailure> {
     match tokio::time::timeout(LONG, handle.outcome()).await {
-        Ok(fate) => fate,
+        Ok(outcome_of) => outcome_of,
         Err(_) => panic!("the submitter learned nothing within {LONG:?}"),
     }
 }
@@ -120,26 +124,26 @@ fn assert_lost(result: Result<(), Error>, lease: JobId, what: &str) {
     assert!(matches!(&result, Err(Error::LeaseLost { id }) if *id == lease), "{what} gave {result:?}");
 }
 
-async fn tells_the_outcome(queue: &impl JobQueue) {
+async fn returns_the_outcome(queue: &impl JobQueue) {
     let handle = submit(queue, job(1, 0)).await;
     let leased = lease(queue, LONG).await;
     assert_eq!((leased.id, leased.attempt), (handle.id, 0), "the first hand-out");
     assert_eq!(leased.job, job(1, 0), "the job came out as it went in");
     ok(queue.complete(leased.id, leased.token, done(7)).await, "completing");
-    assert_eq!(fate(handle).await, Ok(done(7)), "the outcome came through unchanged");
+    assert_eq!(outcome_of(handle).await, Ok(done(7)), "the outcome came through unchanged");
     assert!(is_empty(queue).await, "a job that has ended is not held");
 }
 
-async fn tells_of_failure(queue: &impl JobQueue) {
+async fn returns_the_failure(queue: &impl JobQueue) {
     // Retries left do not matter if the consumer asks for none.
     let handle = submit(queue, job(1, 5)).await;
     let leased = lease(queue, LONG).await;
     ok(queue.fail(leased.id, leased.token, failure("no key"), None).await, "failing");
-    assert_eq!(fate(handle).await, Err(failure("no key")), "the failure came through unchanged");
+    assert_eq!(outcome_of(handle).await, Err(failure("no key")), "the failure came through unchanged");
     assert!(is_empty(queue).await, "a job that has failed is not held");
 }
 
-async fn hands_out_in_order(queue: &impl JobQueue) {
+async fn leases_in_order(queue: &impl JobQueue) {
     for n in 0..50 {
         submit(queue, job(n, 0)).await;
     }
@@ -156,7 +160,7 @@ async fn waits_for_a_job(queue: &impl JobQueue) {
     assert_eq!(leased.job, job(1, 0), "who waits gets the next job");
 }
 
-async fn hands_out_to_one(queue: &impl JobQueue) {
+async fn leases_to_one_consumer(queue: &impl JobQueue) {
     for n in 0..16 {
         submit(queue, job(n, 0)).await;
     }
@@ -167,7 +171,7 @@ async fn hands_out_to_one(queue: &impl JobQueue) {
     assert_eq!(ids.len(), 16, "a job was handed out to two consumers");
 }
 
-async fn hands_out_again_when_a_lease_runs_out(queue: &impl JobQueue) {
+async fn leases_again_after_expiry(queue: &impl JobQueue) {
     let handle = submit(queue, job(1, 0)).await;
     let first = lease(queue, SHORT).await;
     let second = lease(queue, LONG).await;
@@ -180,7 +184,7 @@ async fn hands_out_again_when_a_lease_runs_out(queue: &impl JobQueue) {
     let lost = ok(queue.heartbeat(&[(first.id, first.token)], LONG).await, "heartbeat");
     assert_eq!(lost, [first.id], "a heartbeat names the leases that are lost");
     ok(queue.complete(second.id, second.token, done(2)).await, "completing");
-    assert_eq!(fate(handle).await, Ok(done(2)), "the second consumer's outcome counts");
+    assert_eq!(outcome_of(handle).await, Ok(done(2)), "the second consumer's outcome counts");
 }
 
 async fn keeps_renewed_leases(queue: &impl JobQueue) {
@@ -194,7 +198,7 @@ async fn keeps_renewed_leases(queue: &impl JobQueue) {
     end(queue, &renewed).await;
 }
 
-async fn uses_up_no_retry_where_a_lease_runs_out(queue: &impl JobQueue) {
+async fn expiry_uses_no_retry(queue: &impl JobQueue) {
     let handle = submit(queue, job(1, 1)).await;
     let lost = lease(queue, SHORT).await;
     assert_eq!(lost.retries_left, 1, "a lease says how many retries are left");
@@ -204,14 +208,14 @@ async fn uses_up_no_retry_where_a_lease_runs_out(queue: &impl JobQueue) {
     let last = lease(queue, LONG).await;
     assert_eq!((last.id, last.attempt, last.retries_left), (lost.id, 2, 0), "after the only retry");
     ok(queue.fail(last.id, last.token, failure("y"), Some(SHORT)).await, "failing");
-    assert_eq!(fate(handle).await, Err(failure("y")), "the retry was used up by the failure alone");
+    assert_eq!(outcome_of(handle).await, Err(failure("y")), "the retry was used up by the failure alone");
 }
 
 fn pair(lease: &Lease) -> (JobId, u64) {
     (lease.id, lease.token)
 }
 
-async fn takes_jobs_back(queue: &impl JobQueue) {
+async fn releases_jobs(queue: &impl JobQueue) {
     let handle = submit(queue, job(1, 1)).await;
     let first = lease(queue, LONG).await;
     ok(queue.release(&[pair(&first)], Duration::ZERO).await, "releasing");
@@ -227,10 +231,10 @@ async fn takes_jobs_back(queue: &impl JobQueue) {
     assert_eq!(second.retries_left, 1, "releasing uses up no retry");
     ok(queue.release(&[pair(&first)], LONG).await, "a lost lease is passed over");
     ok(queue.complete(second.id, second.token, done(1)).await, "completing");
-    assert_eq!(fate(handle).await, Ok(done(1)), "an old lease released somebody else's job");
+    assert_eq!(outcome_of(handle).await, Ok(done(1)), "an old lease released somebody else's job");
 }
 
-async fn takes_jobs_back_for_a_while(queue: &impl JobQueue) {
+async fn releases_jobs_with_delay(queue: &impl JobQueue) {
     submit(queue, job(1, 0)).await;
     let first = lease(queue, LONG).await;
     ok(queue.release(&[pair(&first)], SHORT).await, "releasing");
@@ -243,15 +247,15 @@ async fn takes_jobs_back_for_a_while(queue: &impl JobQueue) {
     );
     submit(queue, job(2, 0)).await;
     let second = lease(queue, LONG).await;
-    assert_eq!(second.job, job(2, 0), "a job that was released for a while is not in line");
+    assert_eq!(second.job, job(2, 0), "a job that was released with a delay is not waiting");
     end(queue, &second).await;
     let again = lease(queue, LONG).await;
-    assert_eq!((again.id, again.attempt), (first.id, 1), "it is in line again after the while");
+    assert_eq!((again.id, again.attempt), (first.id, 1), "it is waiting again after the delay");
     end(queue, &again).await;
 }
 
 /// Twelve jobs, so that an order of ids as text would differ from their order as numbers.
-async fn takes_jobs_back_in_order(queue: &impl JobQueue) {
+async fn releases_jobs_in_order(queue: &impl JobQueue) {
     for n in 1..=12 {
         submit(queue, job(n, 0)).await;
     }
@@ -265,7 +269,7 @@ async fn takes_jobs_back_in_order(queue: &impl JobQueue) {
         submit(queue, job(100, 0)).await;
         if !after.is_zero() {
             let younger = lease(queue, LONG).await;
-            assert_eq!(younger.job, job(100, 0), "nothing else is in line meanwhile");
+            assert_eq!(younger.job, job(100, 0), "no other job is waiting meanwhile");
             end(queue, &younger).await;
         }
         let mut again = Vec::new();
@@ -283,7 +287,7 @@ async fn takes_jobs_back_in_order(queue: &impl JobQueue) {
     }
 }
 
-async fn retries_as_often_as_asked(queue: &impl JobQueue) {
+async fn retries_as_requested(queue: &impl JobQueue) {
     let handle = submit(queue, job(1, 2)).await;
     for attempt in 0..3 {
         let leased = lease(queue, LONG).await;
@@ -296,7 +300,7 @@ async fn retries_as_often_as_asked(queue: &impl JobQueue) {
         let expected = if attempt < 2 { (1, 0) } else { (0, 1) };
         assert_eq!((delayed, failed), expected, "delayed and failed jobs after attempt {attempt}");
     }
-    assert_eq!(fate(handle).await, Err(failure("attempt 2")), "the last failure is told");
+    assert_eq!(outcome_of(handle).await, Err(failure("attempt 2")), "the last failure is told");
 }
 
 async fn ends_a_job_once(queue: &impl JobQueue) {
@@ -335,7 +339,7 @@ async fn loses_no_job_to_a_cancelled_lease(queue: &impl JobQueue) {
     }
 }
 
-async fn goes_on_without_its_submitter(queue: &impl JobQueue) {
+async fn continues_without_its_submitter(queue: &impl JobQueue) {
     drop(submit(queue, job(1, 0)).await);
     let leased = lease(queue, LONG).await;
     end(queue, &leased).await;
@@ -379,7 +383,7 @@ async fn refuses_bad_jobs(queue: &impl JobQueue) {
 }
 
 /// With a capacity of three.
-async fn keeps_its_bound(queue: &impl JobQueue) {
+async fn enforces_its_limit(queue: &impl JobQueue) {
     for n in 0..3 {
         submit(queue, job(n, 1)).await;
     }
@@ -416,144 +420,4 @@ pub async fn admin<Q: JobQueue + QueueAdmin, F: Future<Output = Q>>(make: impl F
     shows_a_mixed_job(&make(256).await).await;
     retries_a_failed_job(&make(2).await).await;
     removes_jobs(&make(256).await).await;
-}
-
-async fn listed(queue: &impl QueueAdmin, filter: Filter, offset: usize, limit: usize) -> (usize, Vec<u64>) {
-    let page = ok(queue.list(filter, offset, limit).await, "listing");
-    (page.total, page.jobs.iter().map(|job| job.id.0).collect())
-}
-
-/// Jobs 1 succeeded, 2 failed, 3 delayed, 4 active, 5 and 6 waiting; odd ones for pool 1, even ones for pool
-/// 2.
-async fn one_in_each_state<Q: JobQueue + QueueAdmin>(queue: &Q) -> Vec<JobHandle> {
-    let mut handles = Vec::new();
-    for n in 0..6 {
-        handles.push(submit(queue, job(1 + n % 2, 3)).await);
-    }
-    let leased = lease(queue, LONG).await;
-    end(queue, &leased).await;
-    let leased = lease(queue, LONG).await;
-    ok(queue.fail(leased.id, leased.token, failure("bad"), None).await, "failing");
-    let leased = lease(queue, LONG).await;
-    ok(queue.fail(leased.id, leased.token, failure("later"), Some(LONG)).await, "failing");
-    let leased = lease(queue, LONG).await;
-    ok(queue.progress(&[(leased.id, leased.token)], Progress::Sent).await, "telling of progress");
-    handles
-}
-
-async fn lists_jobs<Q: JobQueue + QueueAdmin>(queue: &Q) {
-    one_in_each_state(queue).await;
-    let all = Filter::default();
-    assert_eq!(listed(queue, all, 0, 100).await, (6, vec![6, 5, 4, 3, 2, 1]), "newest first");
-    assert_eq!(listed(queue, all, 2, 2).await, (6, vec![4, 3]), "a page");
-    assert_eq!(listed(queue, all, 6, 2).await, (6, vec![]), "beyond the last");
-    for (state, ids) in [
-        (JobState::Waiting, vec![6, 5]),
-        (JobState::Active, vec![4]),
-        (JobState::Delayed, vec![3]),
-        (JobState::Failed, vec![2]),
-        (JobState::Succeeded, vec![1]),
-    ] {
-        let filter = Filter { state: Some(state), pool: None };
-        assert_eq!(listed(queue, filter, 0, 100).await, (ids.len(), ids), "{state:?} jobs");
-    }
-    let filter = Filter { state: None, pool: Some(PoolId(2)) };
-    assert_eq!(listed(queue, filter, 0, 100).await, (3, vec![6, 4, 2]), "jobs of a pool");
-    let filter = Filter { state: Some(JobState::Waiting), pool: Some(PoolId(1)) };
-    assert_eq!(listed(queue, filter, 0, 100).await, (1, vec![5]), "waiting jobs of a pool");
-}
-
-async fn shown(queue: &impl QueueAdmin, id: u64) -> JobDetail {
-    match ok(queue.job(JobId(id)).await, "showing") {
-        Some(detail) => detail,
-        None => panic!("job {id} is not shown"),
-    }
-}
-
-async fn shows_a_job<Q: JobQueue + QueueAdmin>(queue: &Q) {
-    one_in_each_state(queue).await;
-    let states = |detail: &JobDetail| detail.record.history.iter().map(|step| step.state).collect::<Vec<_>>();
-    let succeeded = shown(queue, 1).await;
-    assert_eq!(succeeded.record.outcome, Some(done(1)), "the outcome is shown");
-    assert_eq!(states(&succeeded), [JobState::Waiting, JobState::Active, JobState::Succeeded]);
-    assert!(succeeded.record.ended_ms >= Some(succeeded.record.created_ms), "it ended after it began");
-    assert_eq!((succeeded.record.attempts, succeeded.record.error), (1, None));
-    assert!(succeeded.calls[0].contains("PhalaStakePoolv2::add_worker"), "{:?}", succeeded.calls);
-    assert!(!succeeded.data.to_string().contains("0405"), "the sealed key is shown");
-    let failed = shown(queue, 2).await.record;
-    assert_eq!((failed.state, failed.error.as_deref()), (JobState::Failed, Some("bad")));
-    let delayed = shown(queue, 3).await;
-    assert_eq!(states(&delayed), [JobState::Waiting, JobState::Active, JobState::Delayed]);
-    assert_eq!((delayed.record.retries_left, delayed.record.error.as_deref()), (2, Some("later")));
-    assert_eq!(delayed.record.history[2].note.as_deref(), Some("later"), "why it is delayed");
-    let active = shown(queue, 4).await.record;
-    assert_eq!((active.state, active.pool, active.attempts), (JobState::Active, Some(PoolId(2)), 1));
-    assert!(active.progress.is_some(), "how far an active job is");
-    assert_eq!(shown(queue, 5).await.record.attempts, 0);
-    assert_eq!(ok(queue.job(JobId(7)).await, "showing"), None, "an unknown job is shown");
-}
-
-async fn shows_a_mixed_job<Q: JobQueue + QueueAdmin>(queue: &Q) {
-    let (pool, key) = (PoolId(7), |n: u8| WorkerKey([n; 32]));
-    let calls = vec![
-        Call::AddWorker { pool, worker: key(0xa1) },
-        Call::AddWorker { pool, worker: key(0xa2) },
-        Call::StartComputing { pool, worker: key(0xa1), stake: u128::MAX },
-    ];
-    submit(queue, Job { pool, calls, ..job(7, 3) }).await;
-    let JobDetail { record, calls, data } = shown(queue, 1).await;
-    assert_eq!(record.workers, [key(0xa1), key(0xa2)], "each worker once");
-    let page = ok(queue.list(Filter::default(), 0, 1).await, "listing");
-    assert_eq!(page.jobs, std::slice::from_ref(&record), "the list knows no less");
-    let action = record.action.to_lowercase();
-    assert!(action.contains("add_worker ×2, ") && action.contains("start_computing"), "{action}");
-    assert_eq!(calls.len(), 3);
-    let data = data.to_string();
-    for text in [key(0xa2).to_string(), u128::MAX.to_string(), "(sealed)".into()] {
-        assert!(data.contains(&text), "{text} is missing in {data}");
-    }
-    assert!(!data.contains("0405"), "the sealed key is shown");
-}
-
-/// With a capacity of two.
-async fn retries_a_failed_job<Q: JobQueue + QueueAdmin>(queue: &Q) {
-    submit(queue, job(1, 0)).await;
-    let leased = lease(queue, LONG).await;
-    assert!(!ok(queue.retry(leased.id).await, "retrying"), "an active job was put in line");
-    ok(queue.fail(leased.id, leased.token, failure("bad"), None).await, "failing");
-    submit(queue, job(2, 0)).await;
-    submit(queue, job(3, 0)).await;
-    let full = queue.retry(leased.id).await;
-    assert!(matches!(full, Err(Error::Full { limit: 2 })), "retrying without room gave {full:?}");
-    end(queue, &lease(queue, LONG).await).await;
-    assert!(ok(queue.retry(leased.id).await, "retrying"), "a failed job was not put in line");
-    assert!(!ok(queue.retry(leased.id).await, "retrying"), "it was put in line twice");
-    let mut seen = Vec::new();
-    for _ in 0..2 {
-        let again = lease(queue, LONG).await;
-        seen.push((again.id, again.attempt > 0));
-        end(queue, &again).await;
-    }
-    seen.sort_unstable();
-    assert_eq!(seen, [(leased.id, true), (JobId(3), false)], "the job, and that it had been tried");
-    assert!(!ok(queue.retry(leased.id).await, "retrying"), "a job that succeeded was put in line");
-    assert!(is_empty(queue).await);
-}
-
-async fn removes_jobs<Q: JobQueue + QueueAdmin>(queue: &Q) {
-    let mut handles = one_in_each_state(queue).await;
-    let held = JobId(4);
-    for id in 1..=6 {
-        assert!(ok(queue.remove(JobId(id)).await, "removing"), "job {id} was not there");
-        assert!(!ok(queue.remove(JobId(id)).await, "removing"), "job {id} was there again");
-    }
-    assert_eq!(listed(queue, Filter::default(), 0, 100).await, (0, vec![]));
-    assert!(is_empty(queue).await, "a removed job is held");
-    let lost = queue.complete(held, 1, done(1)).await;
-    assert_lost(lost, held, "completing a removed job");
-    for handle in handles.drain(2..) {
-        assert!(fate(handle).await.is_err(), "the submitter of a removed job");
-    }
-    submit(queue, job(9, 0)).await;
-    assert_eq!(lease(queue, LONG).await.job, job(9, 0), "a removed job was handed out");
 }

@@ -23,7 +23,7 @@ pub const WORKERS: usize = 4;
 /// Number of blocks after which something that has not appeared never will.
 const MAX_BLOCKS: usize = 50;
 /// How long to wait for a block's view before the next block is produced.
-const VIEW_PATIENCE: Duration = Duration::from_millis(500);
+const VIEW_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A reader, and the chain that it reads, for one check.
 #[async_trait]
@@ -115,7 +115,7 @@ impl<'c, C: Controls> Viewer<'c, C> {
     /// Produces a block, and gives the reader some time to process it.
     async fn block(&mut self) {
         self.controls.progress().await;
-        self.fresh |= matches!(tokio::time::timeout(VIEW_PATIENCE, self.views.changed()).await, Ok(Ok(())));
+        self.fresh |= matches!(tokio::time::timeout(VIEW_TIMEOUT, self.views.changed()).await, Ok(Ok(())));
     }
 
     /// Replaces the set. No view sent after this may contain subjects that were removed from it.

@@ -25,7 +25,7 @@ const TICK: Duration = Duration::from_millis(20);
 /// How long to wait for effects on a chain that produces no block.
 const SETTLE: Duration = Duration::from_millis(300);
 /// A check that has not ended by then never will.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A chain for the suite.
 pub trait TestChain: Send + Sync {
@@ -84,7 +84,7 @@ async fn ticking<G: TestChain, T>(ground: &G, what: &str, work: impl Future<Outp
         }
     };
     tokio::select! {
-        done = timeout(PATIENCE, work) => done.unwrap_or_else(|_| panic!("{what} took more than {PATIENCE:?}")),
+        done = timeout(TIMEOUT, work) => done.unwrap_or_else(|_| panic!("{what} took more than {TIMEOUT:?}")),
         () = blocks => unreachable!("blocks are made for ever"),
     }
 }
@@ -193,7 +193,7 @@ async fn a_cancelled_submission_is_waited_for<G: TestChain>(ground: &G) {
         tokio::pin!(submitted);
         tokio::select! {
             result = &mut submitted => panic!("an outcome without a block: {result:?}"),
-            report = timeout(PATIENCE, reports.recv()) => {
+            report = timeout(TIMEOUT, reports.recv()) => {
                 assert!(matches!(report, Ok(Some(SubmitProgress::Submitted { .. }))), "{report:?}");
             }
         }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::rig::*;
 
 #[tokio::test(start_paused = true)]
-async fn a_lone_job_waits_a_second() {
+async fn single_job_waits_one_second() {
     let rig = Rig::new().await;
     let trader = rig.trader(Config::default());
     let handle = rig.submit(rig.job("//Alice", 1, 0, 1, 0)).await;
@@ -33,7 +33,7 @@ async fn a_lone_job_waits_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_batch_goes_six_seconds_after_its_first_job() {
+async fn batch_is_sent_six_seconds_after_its_first_job() {
     let rig = Rig::new().await;
     let _trader = rig.trader(Config::default());
     let start = Instant::now();
@@ -48,7 +48,7 @@ async fn a_batch_goes_six_seconds_after_its_first_job() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_batch_goes_at_once() {
+async fn full_batch_is_sent_at_once() {
     let rig = Rig::new().await;
     let _trader = rig.trader(Config::default().with_max_calls(100));
     let start = Instant::now();
@@ -113,7 +113,7 @@ async fn pools_of_one_operator_share_batches_unless_one_is_proxied() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hung_lane_holds_up_no_other_and_is_bounded() {
+async fn hanging_lane_blocks_no_other_and_is_bounded() {
     let rig = Rig::new().await;
     let trader = rig.trader(Config::default().with_max_lane_jobs(3));
     rig.chain.hang(account("//Alice"), true);

@@ -33,7 +33,7 @@ async fn failures_that_may_pass_are_retried_as_often_as_the_job_says() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_doubtful_fate_is_looked_up() {
+async fn uncertain_outcome_is_looked_up() {
     let rig = Rig::new().await;
     let _trader = rig.trader(Config::default());
     let alice = account("//Alice");
@@ -50,7 +50,7 @@ async fn a_doubtful_fate_is_looked_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_submitter_that_hangs_for_too_long_is_in_doubt() {
+async fn outcome_of_a_hanging_submitter_is_uncertain() {
     let rig = Rig::new().await;
     let trader = rig.trader(Config::default().with_submit_timeout(ms(30_000)));
     let alice = account("//Alice");
@@ -116,7 +116,7 @@ async fn one_jobs_refused_call_fails_no_other_job() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_no_block_holds_goes_in_several_transactions() {
+async fn batch_too_large_for_a_block_is_split() {
     let chain = MemoryChain::new(memory::Config::default().with_max_batch_calls(7));
     let rig = Rig::on(chain).await;
     let trader = rig.trader(Config::default());
@@ -135,7 +135,7 @@ async fn what_no_block_holds_goes_in_several_transactions() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_no_block_holds_fails_alone() {
+async fn call_too_large_for_a_block_fails_alone() {
     let chain = MemoryChain::new(memory::Config::default().with_max_batch_calls(0));
     let rig = Rig::on(chain).await;
     let _trader = rig.trader(Config::default());
@@ -185,7 +185,7 @@ async fn stopping_keeps_its_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_trader_ends_with_its_queue() {
+async fn trader_ends_with_its_queue() {
     let rig = Rig::new().await;
     let mut trader = rig.trader(Config::default());
     assert!(timeout(ms(1_000), trader.ended()).await.is_err());

@@ -25,7 +25,7 @@ use tokio::time::sleep;
 use crate::rig::*;
 
 #[tokio::test(start_paused = true)]
-async fn what_somebody_else_has_done_is_already_done() {
+async fn effects_of_others_count_as_already_done() {
     let rig = Rig::new().await;
     let _trader = rig.trader(Config::default());
     // The lane's first batch: after it, effects are not asked for without a reason.
@@ -49,7 +49,7 @@ async fn equal_calls_of_a_batch_are_sent_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_sent_lately_and_comes_again_is_not_sent_again() {
+async fn recently_sent_call_is_not_sent_again() {
     let rig = Rig::new().await;
     let _trader = rig.trader(Config::default());
     let first = rig.submit(rig.job("//Alice", 1, 0, 1, 0)).await;
@@ -61,7 +61,7 @@ async fn what_was_sent_lately_and_comes_again_is_not_sent_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_registration_that_waits_with_a_newer_one_is_sent_once() {
+async fn superseded_registration_is_not_sent() {
     let rig = Rig::new().await;
     let _trader = rig.trader(Config::default());
     let worker = WorkerKey([1; 32]);
@@ -191,7 +191,7 @@ impl JobQueue for Cut {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_lost_in_mid_submission_does_nothing_twice() {
+async fn lease_lost_during_submission_does_nothing_twice() {
     let rig = Rig::new().await;
     let cut = Cut { queue: rig.queue.clone(), cut: Arc::default(), leases_too: true };
     let _first = rig.trader_on(Config::default(), Arc::new(cut.clone()));
@@ -224,7 +224,7 @@ async fn nothing_is_sent_without_a_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_job_that_comes_back_to_its_own_lane_is_sent_once() {
+async fn job_returning_to_its_lane_is_sent_once() {
     let rig = Rig::new().await;
     let cut = Cut { queue: rig.queue.clone(), cut: Arc::default(), leases_too: false };
     let trader = rig.trader_on(Config::default(), Arc::new(cut.clone()));
@@ -252,7 +252,7 @@ async fn long_batches_keep_their_leases() {
 }
 /// A message whose predecessor the chain does not have: another trader's, or one that failed for good.
 #[tokio::test(start_paused = true)]
-async fn a_message_ahead_of_a_missing_one_is_not_paid_for() {
+async fn message_after_a_gap_is_not_sent() {
     let rig = Rig::new().await;
     let trader = rig.trader(Config::default());
     let ahead = rig.submit(rig.job("//Alice", 1, 1, 2, 3)).await;

@@ -25,7 +25,7 @@ fn transactions(rig: &Rig) -> Vec<usize> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_starts_at_a_hundred_and_doubles_up_to_its_bound() {
+async fn cap_starts_at_a_hundred_and_doubles_up_to_its_limit() {
     let mut rig = Rig::new().await;
     let _trader = rig.trader(Config::default());
     let handles = jobs(&mut rig, 4_000).await;
@@ -34,7 +34,7 @@ async fn it_starts_at_a_hundred_and_doubles_up_to_its_bound() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_halved_by_losses_and_unknown_outcomes_down_to_one_call() {
+async fn cap_is_halved_by_losses_and_unknown_outcomes_down_to_one() {
     let mut rig = Rig::new().await;
     let _trader = rig.trader(Config::default().with_first_calls(8).with_max_calls(8));
     for _ in 0..4 {
@@ -48,7 +48,7 @@ async fn it_is_halved_by_losses_and_unknown_outcomes_down_to_one_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_remembered_while_the_trader_runs() {
+async fn cap_is_kept_while_the_trader_runs() {
     let mut rig = Rig::new().await;
     let trader = rig.trader(Config::default().with_first_calls(2));
     let handles = jobs(&mut rig, 6).await;
@@ -62,7 +62,7 @@ async fn it_is_remembered_while_the_trader_runs() {
 
 /// A large job goes in several transactions, no larger than the cap.
 #[tokio::test(start_paused = true)]
-async fn a_job_larger_than_the_cap_goes_in_parts() {
+async fn job_larger_than_the_cap_is_sent_in_parts() {
     let mut rig = Rig::new().await;
     let _trader = rig.trader(Config::default().with_first_calls(10).with_max_calls(40));
     let handle = rig.submit(1, 100, 0).await;

@@ -47,7 +47,7 @@ async fn jobs_of_a_batch_that_is_retried_are_not_overtaken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_job_that_failed_for_good_is_not_waited_for() {
+async fn permanently_failed_job_is_not_waited_for() {
     let mut rig = Rig::new().await;
     let _trader = rig.trader(Config::default());
     rig.chain.inject(account(ALICE), Fault::Unavailable);

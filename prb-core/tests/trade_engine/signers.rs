@@ -140,7 +140,7 @@ async fn nothing_is_sent_for_another_account() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_signer_that_hangs_is_given_up_and_tried_again() {
+async fn hanging_signer_times_out_and_is_retried() {
     #[derive(Debug)]
     struct Hangs(MemorySigners, Failures);
 

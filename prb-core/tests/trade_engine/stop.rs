@@ -136,7 +136,7 @@ async fn stop(trader: Trader) -> StopReport {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_queue_that_does_not_answer_holds_up_no_stop() {
+async fn unresponsive_queue_does_not_delay_the_stop() {
     // With a full lane, the dispatcher is giving jobs back when the queue hangs.
     for max_lane_jobs in [1, 100] {
         let mut rig = Rig::new().await;
@@ -208,7 +208,7 @@ impl AccountLeases for Broken {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_is_told_with_its_text() {
+async fn panic_is_reported_with_its_message() {
     let mut rig = Rig::new().await;
     let accounts = Arc::new(Broken(MemoryAccounts::default()));
     let mut trader = Trader::start(Config::default(), Parts { accounts, ..rig.parts() }).unwrap();

@@ -1,4 +1,4 @@
-//! [`RedisAccounts`]: which trader of a queue has which operator's account.
+//! [`RedisAccounts`]: leases of operator accounts, shared by the traders of a queue.
 
 use std::time::Duration;
 
@@ -11,15 +11,15 @@ use redis::RedisError;
 
 use super::{RedisQueue, connections::Connections, leasing::millis, random_name};
 
-/// Most leases in one script.
+/// Most leases that one script renews.
 const MAX_RENEWED: usize = 256;
 
-/// Leases of accounts in the queue's Redis, as one trader sees them.
+/// Account leases in the queue's Redis, held by one trader.
 ///
-/// One key an account, `prb:account:` and the account's hex digits behind the queue's prefix, that holds the
-/// trader's name and the lease's token and goes away when the lease runs out. Times are the server's. A Redis
-/// that lost its data has lost the leases as well: their traders learn it with the next renewal, and a key that
-/// another trader made meanwhile is not theirs.
+/// Each account has one key, `prb:account:` and the account's hex digits after the queue's prefix. It holds
+/// the trader's name and the lease token and expires with the lease. All times are the server's. When Redis
+/// loses its data, the leases are lost too: traders learn it at the next renewal, and a token mismatch keeps
+/// them from renewing a key that another trader has created meanwhile.
 #[derive(Clone)]
 pub struct RedisAccounts {
     link: Connections,
@@ -33,8 +33,8 @@ impl std::fmt::Debug for RedisAccounts {
 }
 
 impl RedisQueue {
-    /// The leases of the accounts that this queue's jobs are signed with, for one trader: each call makes
-    /// another trader's.
+    /// Returns account leases for one trader, for the accounts that sign this queue's jobs. Each call creates a
+    /// distinct trader.
     pub fn accounts(&self) -> RedisAccounts {
         RedisAccounts { link: self.0.shared.link.clone(), trader: random_name() }
     }

@@ -1,8 +1,8 @@
-//! The original's actions and payloads, and ours beside them.
+//! Encoding of jobs as the original's actions and payloads.
 //!
-//! A job that the original knows has its action and fields exactly; whatever else it needs stands in fields
-//! that the original does not read: who signs in `data.prb`, the registration's version in the payload.
-//! Calls that the original has no action for have actions of our own.
+//! A job that the original knows has exactly its action and fields. Additional data is in fields that the
+//! original ignores: the signer in `data.prb`, the registration's version in the payload. Calls without an
+//! action in the original have actions of their own.
 
 use codec::{Decode, Encode};
 use prb_core::{
@@ -17,7 +17,7 @@ use prb_core::{
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, value::RawValue};
 
-/// What is wrong with a job's data, in words for its submitter.
+/// Describes what is wrong with a job's data; shown to its submitter.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct BadData(String);
@@ -26,7 +26,7 @@ fn bad(text: impl Into<String>) -> BadData {
     BadData(text.into())
 }
 
-/// `data` of a job.
+/// The `data` field of a job.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Data {
     action: String,
@@ -35,14 +35,14 @@ pub(super) struct Data {
     prb: Option<Ours>,
 }
 
-/// Ours: what a trader needs that has nothing but Redis and the identity key.
+/// Extension: what a trader needs that has only Redis and the identity key.
 #[derive(Debug, Serialize, Deserialize)]
 struct Ours {
     operator: AccountId,
     key: Sealed,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     proxied: Option<AccountId>,
-    /// The submitter's own name for the job: numbers begin anew where Redis loses its data.
+    /// The submitter's own id for the job: Redis restarts its job numbers when it loses its data.
     mark: String,
 }
 
@@ -61,18 +61,18 @@ struct Payload {
     runtime_info: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     attestation: Option<String>,
-    /// Ours: 2 for `register_worker_v2`.
+    /// Extension: 2 for `register_worker_v2`.
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<u8>,
-    /// Ours: the registration that this one replaces.
+    /// Extension: the registration that this one replaces.
     #[serde(skip_serializing_if = "Option::is_none")]
     replaces: Option<u64>,
-    /// Ours: SCALE `WorkerEndpointPayload`, and its signature.
+    /// Extension: the SCALE-encoded `WorkerEndpointPayload`, and its signature.
     #[serde(skip_serializing_if = "Option::is_none")]
     endpoint: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     signature: Option<String>,
-    /// Ours: the calls of a mixed job.
+    /// Extension: the calls of a mixed job.
     #[serde(skip_serializing_if = "Option::is_none")]
     calls: Option<Vec<Item>>,
 }
@@ -97,19 +97,19 @@ const ADD: &str = "ADD_WORKER";
 const START: &str = "START_COMPUTING";
 const RESTART: &str = "RESTART_COMPUTING";
 const STOP: &str = "STOP_COMPUTING";
-// Ours.
+// Extensions.
 const REMOVE: &str = "REMOVE_WORKER";
 const RECLAIM: &str = "RECLAIM_WORKER";
 const ENDPOINT: &str = "UPDATE_WORKER_ENDPOINT";
 const CALLS: &str = "CALLS";
 
-/// A job as Redis is to hold it.
+/// A job encoded for Redis.
 pub(super) struct Encoded {
     pub(super) action: &'static str,
     pub(super) data: Box<RawValue>,
 }
 
-/// Writes a job's `data`.
+/// Encodes a job's `data`.
 pub(super) fn encode(job: &Job, mark: String) -> Result<Encoded, serde_json::Error> {
     let JobSigner { operator, key, proxied } = job.signer.clone();
     let (action, payload) = of_calls(job);
@@ -178,28 +178,28 @@ fn of_call(call: &Call, pool: PoolId) -> (&'static str, Payload) {
         Call::RestartComputing { pool, worker, stake } => (RESTART, staked(*pool, worker, *stake)),
         Call::StopComputing { pool, worker } => (STOP, of(*pool, worker)),
         Call::ReclaimWorker { pool, worker } => (RECLAIM, of(*pool, worker)),
-        // `Call` may grow; whoever adds a variant adds its action: the test below goes over all of them.
+        // `Call` is non-exhaustive. A new variant needs an action here; the test below covers all variants.
         _ => (CALLS, Payload { pid: pool.to_string(), ..Payload::default() }),
     }
 }
 
-/// A job's `data`, read.
+/// A decoded job's `data`.
 #[derive(Debug)]
 pub(super) struct Decoded {
-    /// For people: of a mixed job, the actions of its calls.
+    /// For display: of a mixed job, the actions of its calls.
     pub(super) action: String,
     pub(super) pool: PoolId,
-    /// `None` where the submitter did not say.
+    /// `None` if the submitter did not name one.
     pub(super) signer: Option<JobSigner>,
-    /// Its submitter's name for it.
+    /// The submitter's own id for the job.
     pub(super) mark: Option<String>,
     pub(super) calls: Vec<Call>,
 }
 
-/// Reads a job's `data`.
+/// Decodes a job's `data`.
 pub(super) fn decode(data: &RawValue) -> Result<Decoded, BadData> {
     let Data { action, payload, prb } = serde_json::from_str(data.get())
-        .map_err(|e| bad(format!("the job's data is not what a trader knows: {e}")))?;
+        .map_err(|e| bad(format!("the job's data is not in a known format: {e}")))?;
     let pool = payload.pool()?;
     let calls = payload.calls(&action)?;
     let action = match &payload.calls {
@@ -259,7 +259,7 @@ impl Payload {
                 let mut calls = Vec::new();
                 for Item { action, payload } in items {
                     if action == CALLS {
-                        return Err(bad("the job's calls hold a list of calls"));
+                        return Err(bad("the job's list of calls contains another list"));
                     }
                     calls.extend(payload.calls(action)?);
                 }
@@ -284,7 +284,7 @@ impl Payload {
             }
             _ => {
                 let action: String = action.chars().take(64).collect();
-                return Err(bad(format!("no trader of this version knows the action {action:?}")));
+                return Err(bad(format!("this version does not know the action {action:?}")));
             }
         };
         Ok(vec![call])
@@ -299,8 +299,8 @@ impl Payload {
         messages.iter().map(read).collect()
     }
 
-    /// A registration of either version. The first is the original's; which one it is shows in what the worker
-    /// says of itself, as that is longer in the second.
+    /// Decodes a registration of either version. The original's payload does not name the version. The worker's
+    /// registration info tells it: version 2 appends fields, so version 1 data does not decode as version 2.
     fn registration(&self) -> Result<Call, BadData> {
         let runtime_info = Self::bytes(self.runtime_info.as_ref(), "runtimeInfo")?;
         let attestation = Self::bytes(self.attestation.as_ref(), "attestation")?;
@@ -320,188 +320,4 @@ impl Payload {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use prb_core::wire::{Message, MessageOrigin, VersionedWorkerEndpoints};
-    use serde_json::json;
-
-    use super::*;
-
-    const POOL: PoolId = PoolId(7);
-    const WORKER: WorkerKey = WorkerKey([3; 32]);
-
-    fn message(sequence: u64) -> SignedMessage {
-        let message = Message {
-            sender: MessageOrigin::Worker(WORKER),
-            destination: b"phala/test".to_vec(),
-            payload: vec![1, 2, 3],
-        };
-        SignedMessage { message, sequence, signature: vec![9; 64] }
-    }
-
-    fn job(calls: Vec<Call>) -> Job {
-        let signer = JobSigner {
-            operator: AccountId([1; 32]),
-            key: Sealed(vec![0xab, 0xcd]),
-            proxied: Some(AccountId([2; 32])),
-        };
-        Job { pool: POOL, signer, calls, retries: 3 }
-    }
-
-    fn every_call() -> Vec<Call> {
-        let (pool, worker, stake) = (POOL, WORKER, u128::MAX);
-        vec![
-            Call::SyncOffchainMessage(message(u64::MAX)),
-            Call::RegisterWorker {
-                worker,
-                runtime_info: vec![1],
-                attestation: vec![],
-                replaces: Some(u64::MAX),
-            },
-            Call::UpdateWorkerEndpoint {
-                payload: WorkerEndpointPayload {
-                    pubkey: worker,
-                    versioned_endpoints: VersionedWorkerEndpoints::V1(vec!["http://a".into()]),
-                    signing_time: 5,
-                },
-                signature: vec![8; 64],
-            },
-            Call::AddWorker { pool, worker },
-            Call::RemoveWorker { pool, worker },
-            Call::StartComputing { pool, worker, stake },
-            Call::RestartComputing { pool, worker, stake },
-            Call::StopComputing { pool, worker },
-            Call::ReclaimWorker { pool, worker },
-            Call::RegisterWorkerV1 {
-                worker,
-                runtime_info: first_version().encode(),
-                attestation: ias().encode(),
-                replaces: Some(u64::MAX),
-            },
-        ]
-    }
-
-    fn first_version() -> WorkerRegistrationInfo {
-        WorkerRegistrationInfo {
-            version: 1,
-            machine_id: vec![2; 16],
-            pubkey: WORKER,
-            ecdh_pubkey: [0; 32],
-            genesis_block_hash: Default::default(),
-            features: vec![4],
-            operator: Some(AccountId([1; 32])),
-        }
-    }
-
-    fn ias() -> Attestation {
-        Attestation::SgxIas { ra_report: b"{}".to_vec(), signature: vec![1], raw_signing_cert: vec![2] }
-    }
-
-    fn through(job: &Job) -> Decoded {
-        decode(&encode(job, "mark".into()).unwrap().data).unwrap()
-    }
-
-    fn data(job: &Job) -> Value {
-        serde_json::from_str(encode(job, "mark".into()).unwrap().data.get()).unwrap()
-    }
-
-    #[test]
-    fn every_job_comes_out_as_it_went_in() {
-        let each = every_call().into_iter().map(|call| vec![call]);
-        let elsewhere = Call::AddWorker { pool: PoolId(8), worker: WORKER };
-        let messages = vec![Call::SyncOffchainMessage(message(1)), Call::SyncOffchainMessage(message(2))];
-        for calls in each.chain([every_call(), messages, vec![elsewhere]]) {
-            let job = job(calls);
-            let Decoded { pool, signer, mark, calls, .. } = through(&job);
-            assert_eq!((pool, signer, mark), (POOL, Some(job.signer), Some("mark".into())));
-            assert_eq!(calls, job.calls);
-        }
-    }
-
-    #[test]
-    fn a_mixed_jobs_action_names_every_kind() {
-        let (pool, worker, stake) = (POOL, WORKER, 1);
-        let add = Call::AddWorker { pool, worker };
-        let calls = vec![add.clone(), Call::StartComputing { pool, worker, stake }, add];
-        assert_eq!(data(&job(calls.clone()))["action"], "CALLS", "what traders read");
-        assert_eq!(through(&job(calls)).action, "ADD_WORKER ×2, START_COMPUTING");
-    }
-
-    #[test]
-    fn the_originals_actions_have_its_fields() {
-        let key = format!("0x{}", "03".repeat(32));
-        let sync = data(&job(vec![Call::SyncOffchainMessage(message(1))]));
-        assert_eq!(sync["action"], "BATCH_SYNC_MQ_MESSAGE");
-        let hex = format!("0x{}", hex::encode(message(1).encode()));
-        assert_eq!(sync["payload"], json!({"pid": "7", "messages": [hex]}));
-        let names = ["ADD_WORKER", "START_COMPUTING", "RESTART_COMPUTING", "STOP_COMPUTING"];
-        for (place, name) in [3, 5, 6, 7].into_iter().zip(names) {
-            let data = data(&job(vec![every_call().swap_remove(place)]));
-            let mut payload = json!({"pid": "7", "publicKey": key});
-            if name.starts_with("START") || name.starts_with("RESTART") {
-                payload["stake"] = json!(u128::MAX.to_string());
-            }
-            assert_eq!((&data["action"], &data["payload"]), (&json!(name), &payload));
-        }
-        let register = data(&job(vec![every_call().swap_remove(1)]));
-        assert_eq!(register["action"], "REGISTER_WORKER");
-        assert_eq!(
-            (&register["payload"]["runtimeInfo"], &register["payload"]["version"]),
-            (&json!("0x01"), &json!(2))
-        );
-        assert_eq!(register["prb"]["key"], "abcd");
-    }
-
-    #[test]
-    fn an_originals_registration_of_the_second_version_is_taken() {
-        let info = WorkerRegistrationInfoV2 {
-            version: 1,
-            machine_id: vec![],
-            pubkey: WORKER,
-            ecdh_pubkey: [0; 32],
-            genesis_block_hash: Default::default(),
-            features: vec![4],
-            operator: None,
-            para_id: 1,
-            max_consensus_version: 1,
-        };
-        let (runtime_info, attestation) = (info.encode(), vec![0]);
-        let text = json!({"action": "REGISTER_WORKER", "payload": {
-            // Without 0x, and a number: both are seen.
-            "pid": 7, "runtimeInfo": hex::encode(&runtime_info), "attestation": "0x00",
-        }});
-        let decoded = decode(&serde_json::value::to_raw_value(&text).unwrap()).unwrap();
-        let expected = Call::RegisterWorker { worker: WORKER, runtime_info, attestation, replaces: None };
-        assert_eq!((decoded.signer, decoded.calls), (None, vec![expected]));
-    }
-
-    #[test]
-    fn an_originals_registration_of_the_first_version_is_taken() {
-        let read = |runtime_info: &[u8], attestation: &[u8]| {
-            let text = json!({"action": "REGISTER_WORKER", "payload": {
-                "pid": "7",
-                "runtimeInfo": format!("0x{}", hex::encode(runtime_info)),
-                "attestation": format!("0x{}", hex::encode(attestation)),
-            }});
-            decode(&serde_json::value::to_raw_value(&text).unwrap())
-        };
-        let (runtime_info, attestation) = (first_version().encode(), ias().encode());
-        let decoded = read(&runtime_info, &attestation).unwrap();
-        let error = |info: &[u8], attestation: &[u8]| read(info, attestation).unwrap_err().to_string();
-        assert!(error(&runtime_info, &[1, 0]).contains("attestation cannot be decoded"));
-        assert!(error(&[runtime_info.as_slice(), &[0]].concat(), &attestation).contains("runtimeInfo"));
-        let expected = Call::RegisterWorkerV1 { worker: WORKER, runtime_info, attestation, replaces: None };
-        assert_eq!((decoded.action.as_str(), decoded.calls), ("REGISTER_WORKER", vec![expected.clone()]));
-        // And ours is what an original's trader reads.
-        let ours = data(&job(vec![expected]));
-        assert_eq!((&ours["action"], &ours["payload"]["pid"]), (&json!("REGISTER_WORKER"), &json!("7")));
-        assert!(ours["payload"]["version"].is_null());
-    }
-
-    #[test]
-    fn nesting_is_refused() {
-        let inner = json!({"action": "CALLS", "payload": {"pid": "7", "calls": []}});
-        let text = json!({"action": "CALLS", "payload": {"pid": "7", "calls": [inner]}});
-        decode(&serde_json::value::to_raw_value(&text).unwrap()).unwrap_err();
-    }
-}
+mod tests;

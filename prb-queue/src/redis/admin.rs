@@ -1,4 +1,4 @@
-//! The operator's view.
+//! Implements [`QueueAdmin`]: the operator's view of the queue.
 
 use async_trait::async_trait;
 use prb_core::{
@@ -11,9 +11,9 @@ use prb_core::{
 use redis::RedisResult;
 use serde_json::Value;
 
-use super::{RedisQueue, action, leasing::number, record::Record, word};
+use super::{RedisQueue, action, leasing::number, progress_code, record::Record};
 
-/// Most books asked for at once.
+/// Most index entries in one request.
 const MAX_CHUNK: usize = 1000;
 /// Most jobs on a page.
 const MAX_PAGE: usize = 1000;
@@ -36,7 +36,7 @@ fn state_named(name: &str) -> Option<JobState> {
     STATES.into_iter().find(|state| list_of(*state) == name)
 }
 
-/// The pool and the action in a job's book.
+/// Returns the pool and the action of a job's index entry.
 fn of_book(book: Option<&str>) -> (Option<PoolId>, &str) {
     let mut parts = book.unwrap_or_default().split('|').skip(1);
     let pool = parts.next().and_then(|pid| pid.parse().ok()).map(PoolId);
@@ -44,7 +44,7 @@ fn of_book(book: Option<&str>) -> (Option<PoolId>, &str) {
 }
 
 impl RedisQueue {
-    /// Ids of the wanted state, newest first, and how many there are.
+    /// Returns the ids in a state, newest first, and their total count.
     async fn ids(
         &self,
         state: Option<JobState>,
@@ -58,7 +58,7 @@ impl RedisQueue {
         Ok((total, jobs.into_iter().filter_map(known).collect()))
     }
 
-    /// Leaves out the jobs of other pools. A job that was just added by another program has no book yet.
+    /// Keeps only the jobs of one pool. A job that another program has just added has no index entry yet.
     async fn of_pool(
         &self,
         ids: Vec<(JobId, JobState)>,
@@ -115,15 +115,15 @@ impl RedisQueue {
     fn shown(&self, id: JobId, state: JobState, record: &Record) -> JobRecord {
         let tail = &record.tail;
         let decoded = action::decode(&record.data).ok();
-        let held = self.0.shared.held.of(id);
+        let leased = self.0.shared.leases.of(id);
         let mut history = vec![Step { state: JobState::Waiting, at_ms: tail.created_ms(), note: None }];
         tail.history.iter().cloned().for_each(|step| push_step(&mut history, step));
-        if let Some(held) = &held {
-            push_step(&mut history, Step { state: JobState::Active, at_ms: held.since_ms, note: None });
+        if let Some(leased) = &leased {
+            push_step(&mut history, Step { state: JobState::Active, at_ms: leased.since_ms, note: None });
         }
-        let progress = held
-            .and_then(|held| *held.progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
-            .map(|progress| word(progress).to_owned());
+        let progress = leased
+            .and_then(|leased| *leased.progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+            .map(|progress| progress_code(progress).to_owned());
         JobRecord {
             id,
             state,
@@ -158,14 +158,14 @@ impl RedisQueue {
             (failed, JobState::Failed),
             (delayed.is_some(), JobState::Delayed),
             (active.is_some(), JobState::Active),
-            // Or between two lists, while these questions were asked.
+            // A job can also move between two lists while these commands run.
             (waiting.is_some() || there, JobState::Waiting),
         ];
         Ok(places.into_iter().find(|(here, _)| there && *here).map(|(_, state)| state))
     }
 }
 
-/// Without the sealed key: nobody who looks needs it.
+/// Removes the sealed key, which no viewer needs.
 fn redacted(data: &str) -> Value {
     let mut data: Value = serde_json::from_str(data).unwrap_or_default();
     if let Some(key) = data.pointer_mut("/prb/key") {
@@ -182,7 +182,7 @@ impl QueueAdmin for RedisQueue {
             None => {
                 self.ids(filter.state, offset, limit).await.map_err(|e| self.0.shared.link.unavailable(e))?
             }
-            // Books say whose a job is, and they have no order: all are read.
+            // The index has no order by pool, so all ids are read.
             Some(pool) => {
                 let (_, all) = self
                     .ids(filter.state, 0, u32::MAX as usize)

@@ -1,4 +1,4 @@
-//! Settings.
+//! Configuration of a Redis queue.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -8,14 +8,14 @@ use prb_core::{
     queue::JobSigner,
 };
 
-/// Says who signs for a pool, for jobs of lifecycle managers that do not put it into the job: the original's.
+/// Names a pool's signer, for jobs that do not carry it: those of the original's lifecycle managers.
 #[async_trait]
 pub trait PoolSigners: Send + Sync + fmt::Debug {
-    /// The pool's signer, `None` where none is known.
+    /// Returns the pool's signer, or `None` if it is unknown.
     async fn signer(&self, pool: PoolId) -> Option<JobSigner>;
 }
 
-/// Says from which parachain block on the effects of a job can be seen that ends now, see
+/// Returns the parachain block from which on the effects of a job that ends now are visible; see
 /// [`Config::block_hint`].
 pub type BlockHint = Arc<dyn Fn() -> ParaNumber + Send + Sync>;
 
@@ -24,17 +24,17 @@ pub type BlockHint = Arc<dyn Fn() -> ParaNumber + Send + Sync>;
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// Where Redis is: `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS, or
-    /// `redis+unix:///path`. Shown without its password.
+    /// The server's URL: `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS, or
+    /// `redis+unix:///path`. Debug output and errors omit the password.
     ///
-    /// TLS trusts the system's certificates, or those of the file that the variable `SSL_CERT_FILE` names, and uses
-    /// the process's default provider of cryptography; where none is installed, the queue installs ring.
+    /// TLS trusts the system's certificates, or those in the file named by the variable `SSL_CERT_FILE`. It uses
+    /// the process's default crypto provider; if none is installed, the queue installs ring.
     pub url: String,
     /// The queue's name: keys start with `bq:NAME:`.
     pub name: String,
-    /// Most jobs that are not ended, whatever their state and whoever added them.
+    /// Most open jobs (not ended), in any state and from any submitter.
     pub max_jobs: usize,
-    /// Most bytes of them in Redis: those of their JSON, about twice [`Job::size_bytes`].
+    /// Most bytes of open jobs in Redis, counted as the length of their JSON, about twice [`Job::size_bytes`].
     ///
     /// [`Job::size_bytes`]: prb_core::queue::Job::size_bytes
     pub max_bytes: usize,
@@ -42,29 +42,30 @@ pub struct Config {
     pub keep_age: Duration,
     /// Most ended jobs that are kept.
     pub keep_jobs: usize,
-    /// Most bytes of them, those of their JSON.
+    /// Most bytes of ended jobs that are kept, counted as the length of their JSON.
     pub keep_bytes: usize,
-    /// How long a worker of the original may be silent before its job is handed out again: twice this at
-    /// most. The original's `stallInterval`; all who work on one queue should agree.
+    /// How long a worker of the original may be silent before its job counts as stalled; it is handed out again
+    /// after at most twice this time. The original's `stallInterval`; all processes on one queue should use the
+    /// same value.
     pub stall_interval: Duration,
-    /// How often Redis is asked for the fate of submitted jobs, should their events have been missed.
+    /// How often Redis is polled for the outcomes of submitted jobs, in case an event was missed.
     pub poll_interval: Duration,
-    /// How long a call may take, repetitions after a lost connection included.
+    /// Timeout of a call, including retries after a lost connection.
     pub call_timeout: Duration,
-    /// How long Redis may be away before the jobs that were submitted to it are given up.
+    /// How long Redis may be unavailable before outstanding jobs are reported as failed.
     pub outage_limit: Duration,
-    /// Who signs for jobs that do not say.
+    /// Names the signer of jobs that do not carry one.
     pub signers: Option<Arc<dyn PoolSigners>>,
-    /// The block that an outcome names where a program ended the job that does not say (the original's
-    /// trader): readers wait for a view at or after it, so it should be a little ahead of the newest
-    /// finalised height. Without it that is block 0: any view.
+    /// The block that an outcome names if the program that ended the job does not report one, as the original's
+    /// trader. Submitters wait for an on-chain view at or after that block, so it should be slightly ahead of the
+    /// newest finalised height. Without a hint the block is 0, which any view satisfies.
     pub block_hint: Option<BlockHint>,
 }
 
 impl Config {
     /// Default of [`Config::url`].
     pub const URL: &'static str = "redis://127.0.0.1:6379";
-    /// Default of [`Config::name`]: the original's.
+    /// Default of [`Config::name`]: the original's queue.
     pub const NAME: &'static str = "prbmq__main";
     /// Default of [`Config::max_jobs`].
     pub const MAX_JOBS: usize = 10_000;
@@ -76,7 +77,7 @@ impl Config {
     pub const KEEP_JOBS: usize = 10_000;
     /// Default of [`Config::keep_bytes`].
     pub const KEEP_BYTES: usize = 256 * 1024 * 1024;
-    /// Default of [`Config::stall_interval`]: the original's.
+    /// Default of [`Config::stall_interval`], as in the original.
     pub const STALL_INTERVAL: Duration = Duration::from_secs(5);
     /// Default of [`Config::poll_interval`].
     pub const POLL_INTERVAL: Duration = Duration::from_secs(2);
@@ -85,7 +86,7 @@ impl Config {
     /// Default of [`Config::outage_limit`].
     pub const OUTAGE_LIMIT: Duration = Duration::from_secs(60);
 
-    /// The defaults, for a Redis at `url`.
+    /// Returns the default configuration for a Redis at `url`.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
@@ -151,7 +152,8 @@ impl fmt::Debug for Config {
     }
 }
 
-/// A URL for logs: everything between `//` and the last `@` of the authority is left out, and so is a query.
+/// Removes credentials from a URL for logs: everything between `//` and the last `@` of the authority, and
+/// the query, which may hold a password too.
 pub(super) fn without_password(url: &str) -> String {
     let url = url.split_once('?').map_or(url, |(url, _)| url);
     match url.split_once("://") {
@@ -163,28 +165,28 @@ pub(super) fn without_password(url: &str) -> String {
     }
 }
 
-/// Why a [`RedisQueue`](super::RedisQueue) does not start.
+/// An error in the configuration of a [`RedisQueue`](super::RedisQueue).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// A setting that must be more than zero.
-    #[error("the queue's {what} must be more than zero")]
+    /// A setting that must be greater than zero.
+    #[error("the queue's {what} must be greater than zero")]
     ZeroSetting {
-        /// Its name.
+        /// The setting's name.
         what: &'static str,
     },
-    /// No name for a queue.
-    #[error("{name:?} is no name for a queue: it takes letters, digits and _-.:")]
+    /// The queue name is empty or has characters that are not allowed.
+    #[error("{name:?} is not a valid queue name: use letters, digits and _-.:")]
     BadName {
         /// The name, cut to 64 characters.
         name: String,
     },
-    /// No Redis URL.
-    #[error("{url:?} is no usable Redis URL (redis[s]://[user:password@]host[:port][/database]): {reason}")]
+    /// The Redis URL cannot be parsed.
+    #[error("{url:?} is not a valid Redis URL (redis[s]://[user:password@]host[:port][/database]): {reason}")]
     BadUrl {
         /// The URL without its password.
         url: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
 }
@@ -194,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn passwords_are_not_shown() {
+    fn debug_output_omits_the_password() {
         let config = Config::new("redis://user:se@cret@host:1/0?x=secret");
         let shown = format!("{config:?}");
         assert!(!shown.contains("cret") && shown.contains("redis://***@host:1/0"), "{shown}");

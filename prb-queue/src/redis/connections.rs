@@ -1,4 +1,4 @@
-//! The connections to Redis.
+//! Connections to Redis.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -23,24 +23,24 @@ use super::{
     scripts::{self, Scripts},
 };
 
-/// Why the shared connection is given up: the server refuses writes on it, or nothing comes over it, as where a
-/// balancer between keeps it open to a server that is gone.
-const DEMOTED: &str = "takes no writes, it is a replica now";
+/// Why the shared connection is replaced: the server refuses writes on it, or nothing arrives over it, as
+/// when a load balancer keeps it open to a server that is gone.
+const DEMOTED: &str = "refuses writes because it is now a replica";
 const SILENT: &str = "does not answer";
-/// How long connecting may take.
+/// Timeout of connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause before a call is repeated after its connection was lost; doubles up to [`REPEAT_MAX`].
 const REPEAT_MIN: Duration = Duration::from_millis(20);
 const REPEAT_MAX: Duration = Duration::from_secs(1);
-/// Time between two words about a connection that was given up.
+/// Least time between two warnings about a replaced connection.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
-/// When an idle connection is asked whether the other end is there, how often, and how long what was sent may go
-/// without an acknowledgement: firewalls and failovers end connections without a word.
+/// Keepalive of idle connections, and how long sent data may stay unacknowledged: firewalls and failovers
+/// drop connections silently.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// One Redis, for commands over one connection that mends itself, and for connections of one's own.
+/// Connections to one Redis: a shared, self-healing one for commands, and dedicated ones.
 #[derive(Clone)]
 pub(super) struct Connections {
     client: Client,
@@ -51,15 +51,15 @@ pub(super) struct Connections {
     call_timeout: Duration,
 }
 
-/// The connection for commands.
+/// The shared connection for commands.
 struct Current {
-    /// How often it was given up for a new one.
+    /// How often it has been replaced.
     generation: u64,
     manager: ConnectionManager,
-    /// When something last came over it, or it was made.
+    /// When data last arrived over it, or when it was created.
     answered: Arc<Mutex<Instant>>,
-    /// When that was last said.
-    said: Option<Instant>,
+    /// When its replacement was last logged.
+    logged: Option<Instant>,
 }
 
 fn connection_info(url: &str) -> RedisResult<ConnectionInfo> {
@@ -86,11 +86,11 @@ impl Connections {
     pub(super) fn new(config: &Config) -> Result<Self, StartError> {
         let bad_url = |e: RedisError| StartError::BadUrl {
             url: without_password(&config.url),
-            // Its details may hold the URL.
+            // The error's details may contain the URL.
             reason: format!("{:?}", e.kind()),
         };
         if config.url.starts_with("rediss://") {
-            // The client takes the process's provider of cryptography; where nobody has chosen one, it is ours.
+            // The client uses the process's default crypto provider; if the program has installed none, install ring.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
         let client = connection_info(&config.url).and_then(Client::open).map_err(bad_url)?;
@@ -98,17 +98,17 @@ impl Connections {
         let prefix = format!("bq:{}:", config.name);
         let scripts = Arc::new(Scripts::new(&prefix));
         let shared =
-            Arc::new(watch::Sender::new(Current { generation: 0, manager, answered: now(), said: None }));
+            Arc::new(watch::Sender::new(Current { generation: 0, manager, answered: now(), logged: None }));
         let endpoint = without_password(&config.url).into();
         Ok(Self { client, shared, endpoint, prefix, scripts, call_timeout: config.call_timeout })
     }
 
-    /// The seam's error for one of Redis's: with the server's address, and what to do where that is known.
+    /// Converts a Redis error to the seam's, with the server's address and a remedy where one is known.
     pub(super) fn unavailable(&self, error: RedisError) -> queue::Error {
         queue::Error::Unavailable(Box::new(self.endpoint_error(error)))
     }
 
-    /// The error with the server's address.
+    /// Adds the server's address to an error.
     pub(super) fn endpoint_error(&self, error: RedisError) -> EndpointError {
         EndpointError::new(Arc::clone(&self.endpoint), error)
     }
@@ -118,26 +118,26 @@ impl Connections {
         &self.endpoint
     }
 
-    /// Completes when the shared connection was given up: whoever has a connection of their own to the server makes
-    /// a new one then.
+    /// Completes when the shared connection is replaced. Holders of dedicated connections reconnect then, too.
     pub(super) async fn replaced(&self) {
         let mut shared = self.shared.subscribe();
-        // The sender lives as long as this.
+        // Cannot fail: `self` holds the sender.
         let _ = shared.changed().await;
     }
 
-    /// Gives up the shared connection, unless somebody else has done so since `generation`. After a failover the
-    /// old server may keep its connections and refuse every write on them; its name may lead elsewhere by now.
+    /// Replaces the shared connection, unless another call has done so since `generation`. After a failover the
+    /// old server may keep its connections and refuse every write on them, while its host name already resolves
+    /// to the new one.
     fn replace(&self, generation: u64, reason: &'static str) {
         let Ok(fresh) = manager(&self.client, self.call_timeout) else { return };
         self.shared.send_if_modified(|current| {
             if current.generation != generation {
                 return false;
             }
-            if current.said.is_none_or(|at| at.elapsed() > SAY_AGAIN) {
-                current.said = Some(Instant::now());
+            if current.logged.is_none_or(|at| at.elapsed() > SAY_AGAIN) {
+                current.logged = Some(Instant::now());
                 let endpoint = &self.endpoint;
-                tracing::warn!(%endpoint, "Redis {reason}: connecting again");
+                tracing::warn!(%endpoint, "Redis {reason}, reconnecting");
             }
             current.generation += 1;
             current.manager = fresh;
@@ -150,17 +150,17 @@ impl Connections {
         format!("{}{name}", self.prefix)
     }
 
-    /// Runs a script that may be repeated, as often as it takes to get an answer in time.
+    /// Runs a repeatable script, retrying until it is answered or the call's timeout is over.
     pub(super) async fn run<T: FromRedisValue>(&self, script: &scripts::Call<'_>) -> RedisResult<T> {
         self.run_until(self.deadline(), script).await
     }
 
-    /// When a call that begins now is given up.
+    /// The deadline of a call that begins now.
     pub(super) fn deadline(&self) -> Instant {
         Instant::now() + self.call_timeout
     }
 
-    /// Like [`Connections::run`], with a time-out that began earlier.
+    /// Like [`Connections::run`], with a given deadline.
     pub(super) async fn run_until<T: FromRedisValue>(
         &self,
         deadline: Instant,
@@ -169,12 +169,12 @@ impl Connections {
         self.settle(deadline, Call::Script(script)).await
     }
 
-    /// Runs commands that change nothing, or only what may be changed again.
+    /// Runs commands that are read-only or idempotent.
     pub(super) async fn query<T: FromRedisValue>(&self, commands: &Pipeline) -> RedisResult<T> {
         self.settle(self.deadline(), Call::Commands(commands)).await
     }
 
-    /// The same within a time of its own.
+    /// Like [`Connections::query`], with a shorter timeout.
     pub(super) async fn query_within<T: FromRedisValue>(
         &self,
         limit: Duration,
@@ -186,7 +186,8 @@ impl Connections {
     async fn settle<T: FromRedisValue>(&self, deadline: Instant, call: Call<'_>) -> RedisResult<T> {
         let mut pause = REPEAT_MIN;
         loop {
-            // A lost connection is seen by the call that comes next, and made anew for the one after.
+            // The connection manager notices a lost connection only on the next call, and reconnects for the call after
+            // it. Hence the retries.
             let (generation, manager, answered) = {
                 let current = self.shared.borrow();
                 (current.generation, current.manager.clone(), Arc::clone(&current.answered))
@@ -200,6 +201,8 @@ impl Connections {
                 }
                 Err(_) => timed_out(),
             };
+            // One late answer may be due to a slow call. The connection counts as dead only after a whole timeout
+            // without any answer to any call.
             if error.is_timeout() {
                 if answered.elapsed() >= self.call_timeout {
                     self.replace(generation, SILENT);
@@ -218,7 +221,7 @@ impl Connections {
         }
     }
 
-    /// A connection of one's own, for commands that block for up to `longest`.
+    /// Opens a dedicated connection, for commands that block for up to `longest`.
     pub(super) async fn blocking(&self, longest: Duration) -> RedisResult<MultiplexedConnection> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
@@ -226,7 +229,7 @@ impl Connections {
         self.client.get_multiplexed_async_connection_with_config(&config).await
     }
 
-    /// A connection of one's own, for subscriptions.
+    /// Opens a dedicated connection for subscriptions.
     pub(super) async fn subscriptions(&self) -> RedisResult<PubSub> {
         match timeout(CONNECT_TIMEOUT, self.client.get_async_pubsub()).await {
             Ok(result) => result,
@@ -235,7 +238,7 @@ impl Connections {
     }
 }
 
-/// When something last came over a connection.
+/// When data last arrived over a connection.
 struct Answered(Arc<Mutex<Instant>>);
 
 impl Answered {
@@ -278,7 +281,7 @@ fn may_pass(error: &RedisError) -> bool {
 
 /// Whether the server has become a replica, which keeps its connections and refuses writes.
 pub(super) fn is_demoted(error: &RedisError) -> bool {
-    // Within a script the code stands in the text.
+    // For an error within a script, the code is part of the text.
     error.code() == Some("READONLY") || error.detail().is_some_and(|text| text.contains("READONLY"))
 }
 

@@ -1,4 +1,4 @@
-//! Consumers' side: from a job that was taken to a lease, and from a lease to its end.
+//! The consumer's side: turns a job taken from Redis into a lease, and ends leases.
 
 use std::time::Duration;
 
@@ -21,14 +21,14 @@ use super::{
     record::{Event, Record},
 };
 
-/// A job that was taken, read.
+/// A decoded job with its lease.
 pub(super) struct Opened {
     pub(super) lease: Lease,
-    pub(super) held: LeasedJob,
+    pub(super) leased: LeasedJob,
 }
 
 impl RedisQueue {
-    /// Reads a job that was taken, or says why nobody can carry it out.
+    /// Decodes a job that was taken from Redis, or returns why it cannot be carried out.
     pub(super) async fn open(&self, taken: &Taken) -> Result<Opened, Refusal> {
         let record = Record::read(&taken.json).map_err(|e| Refusal::Unreadable(e.to_string()))?;
         if record.tail.is_done() {
@@ -53,15 +53,16 @@ impl RedisQueue {
         if let Err(e) = job.check() {
             return Err(Refusal::Bad(record, e.to_string()));
         }
-        // Another program's retry does not count in our books; what was done then is to be asked for.
+        // Retries by another program are not counted in `prb:tries`. Any use so far counts as an attempt, so that
+        // the trader checks for effects of earlier ones.
         let attempt = taken.tries.max(record.tail.is_used().into());
         let retries_left = record.tail.retries();
         let lease = Lease { id, token: taken.token, attempt, retries_left, job };
         let progress = std::sync::Mutex::new(None);
-        // What has a mark was added by one of ours, and counted.
+        // Only jobs with a mark were submitted by this crate, so only their size is certain to be counted.
         let bytes = mark.is_some().then_some(taken.json.len());
-        let held = LeasedJob { token: taken.token, record, bytes, mark, since_ms: now_ms(), progress };
-        Ok(Opened { lease, held })
+        let leased = LeasedJob { token: taken.token, record, bytes, mark, since_ms: now_ms(), progress };
+        Ok(Opened { lease, leased })
     }
 
     async fn signer(&self, pool: PoolId) -> Result<JobSigner, String> {
@@ -72,13 +73,13 @@ impl RedisQueue {
         };
         found.ok_or_else(|| {
             format!(
-                "the job does not say who signs, and this trader knows no operator of pool {pool}: add the \
+                "the job names no signer, and this trader knows no operator of pool {pool}: add the \
                  pool with its operator here, or submit with a lifecycle manager that sends the signer along"
             )
         })
     }
 
-    /// Ends a job that nobody can carry out. It goes back where this is cancelled.
+    /// Ends a job that cannot be carried out. If this is cancelled, dropping the grant hands the job back.
     pub(super) async fn refuse(&self, grant: Grant, refusal: Refusal) {
         let Some(Taken { id, token, .. }) = grant.taken() else { return };
         let failed = |message| End::Failed { message, retry_after: None };
@@ -92,21 +93,23 @@ impl RedisQueue {
             }
         };
         if let End::Failed { message, .. } = &end {
-            tracing::warn!(job = id, reason = message, "a job cannot be carried out");
+            tracing::warn!(job = id, reason = message, "a job cannot be carried out and is ended as failed");
         }
         let mark = action::decode(&record.data).ok().and_then(|decoded| decoded.mark);
         let progress = std::sync::Mutex::new(None);
-        let held = LeasedJob { token: *token, record, bytes: None, mark, since_ms: now_ms(), progress };
-        match self.finish(id.clone(), &held, end).await {
+        let leased = LeasedJob { token: *token, record, bytes: None, mark, since_ms: now_ms(), progress };
+        match self.finish(id.clone(), &leased, end).await {
             Ok(_) => drop(grant.accept()),
-            Err(e) => tracing::warn!(job = id, error = %e, "the job's failure could not be told"),
+            Err(e) => {
+                tracing::warn!(job = id, error = %e, "the job's failure could not be stored; it is handed out again when its lease expires")
+            }
         }
     }
 
-    /// Ends a lease; says whether it was held.
-    async fn finish(&self, id: String, held: &LeasedJob, end: End) -> Result<bool, Error> {
+    /// Ends a lease; returns whether it was still held.
+    async fn finish(&self, id: String, leased: &LeasedJob, end: End) -> Result<bool, Error> {
         let (done, answer) = oneshot::channel();
-        let ending = ending(id, held, end, done).map_err(|e| Error::Unavailable(Box::new(e)))?;
+        let ending = ending(id, leased, end, done).map_err(|e| Error::Unavailable(Box::new(e)))?;
         self.unless_closed(async {
             self.0.endings.send(ending).await.map_err(|_| Error::Closed)?;
             answer.await.map_err(|_| Error::Closed)?
@@ -115,24 +118,24 @@ impl RedisQueue {
     }
 
     pub(super) async fn end(&self, id: JobId, token: u64, end: End) -> Result<(), Error> {
-        let held = self.0.shared.held.get(id, token).ok_or(Error::LeaseLost { id })?;
-        let was_held = self.finish(id.to_string(), &held, end).await?;
-        self.0.shared.held.forget(id, token);
-        if was_held { Ok(()) } else { Err(Error::LeaseLost { id }) }
+        let leased = self.0.shared.leases.get(id, token).ok_or(Error::LeaseLost { id })?;
+        let was_leased = self.finish(id.to_string(), &leased, end).await?;
+        self.0.shared.leases.remove(id, token);
+        if was_leased { Ok(()) } else { Err(Error::LeaseLost { id }) }
     }
 }
 
-/// Why a job that was taken is not handed out.
+/// Why a job taken from Redis is not handed out.
 pub(super) enum Refusal {
-    /// It was done before.
+    /// It has succeeded before.
     Done(Record),
-    /// Nobody can carry it out.
+    /// It cannot be carried out.
     Bad(Record, String),
-    /// It is no job.
+    /// It is not a job.
     Unreadable(String),
 }
 
-/// What a consumer says at a lease's end.
+/// How a consumer ends a lease.
 pub(super) enum End {
     Done,
     Succeeded(JobOutcome),
@@ -141,20 +144,20 @@ pub(super) enum End {
 
 fn ending(
     id: String,
-    held: &LeasedJob,
+    leased: &LeasedJob,
     end: End,
     done: oneshot::Sender<Result<bool, Error>>,
 ) -> Result<Ending, serde_json::Error> {
-    let mut tail = held.record.tail.clone();
-    tail.step(Step { state: JobState::Active, at_ms: held.since_ms, note: None });
+    let mut tail = leased.record.tail.clone();
+    tail.step(Step { state: JobState::Active, at_ms: leased.since_ms, note: None });
     let at_ms = now_ms();
     let (kind, json, event) = match end {
-        End::Done => (Kind::Done, held.record.write(&tail)?, String::new()),
+        End::Done => (Kind::Done, leased.record.write(&tail)?, String::new()),
         End::Succeeded(outcome) => {
             tail.succeed(outcome);
             tail.step(Step { state: JobState::Succeeded, at_ms, note: None });
-            let event = event(&id, "succeeded", tail.outcome.as_ref(), held)?;
-            (Kind::Succeeded, held.record.write(&tail)?, event)
+            let event = event(&id, "succeeded", tail.outcome.as_ref(), leased)?;
+            (Kind::Succeeded, leased.record.write(&tail)?, event)
         }
         End::Failed { message, retry_after } => {
             let retry_after = retry_after.filter(|_| tail.retries() > 0);
@@ -163,20 +166,20 @@ fn ending(
                 Some(delay) => (JobState::Delayed, Kind::Retried { delay_ms: millis(delay) }, "retrying"),
                 None => (JobState::Failed, Kind::Failed, "failed"),
             };
-            let event = event(&id, name, Some(&message), held)?;
+            let event = event(&id, name, Some(&message), leased)?;
             tail.step(Step { state, at_ms, note: retry_after.map(|_| message) });
-            (kind, held.record.write(&tail)?, event)
+            (kind, leased.record.write(&tail)?, event)
         }
     };
-    Ok(Ending { id, token: held.token, kind, bytes: held.bytes, json, event, done })
+    Ok(Ending { id, token: leased.token, kind, bytes: leased.bytes, json, event, done })
 }
 
 fn event(
     id: &str,
     name: &str,
     data: Option<&impl Serialize>,
-    held: &LeasedJob,
+    leased: &LeasedJob,
 ) -> Result<String, serde_json::Error> {
-    let mark = held.mark.as_deref().map(Into::into);
+    let mark = leased.mark.as_deref().map(Into::into);
     serde_json::to_string(&Event { id: id.into(), event: name.into(), data, mark })
 }

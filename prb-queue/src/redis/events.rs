@@ -1,4 +1,4 @@
-//! Submitters' news: events as they come, and the question to Redis where one was missed.
+//! Follows job events for submitters, and polls outcomes in case an event was missed.
 
 use std::{borrow::Cow, pin::pin, sync::Arc, time::Duration};
 
@@ -14,16 +14,16 @@ use super::{
     record::{Event, Record},
 };
 
-/// How often an idle subscription is tried, and how long the answer may take.
+/// How often an idle subscription is pinged, and the ping's timeout.
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause before a subscription is made again; doubles up to [`PAUSE_MAX`].
+/// Pause before subscribing again; doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// Most jobs in one question.
+/// Most jobs in one poll.
 const MAX_ASKED: usize = 256;
 
-/// Hears events, for ever.
+/// Receives events until the task is aborted.
 pub(super) async fn listen(shared: Arc<Shared>) {
     let mut pause = PAUSE_MIN;
     loop {
@@ -34,12 +34,12 @@ pub(super) async fn listen(shared: Arc<Shared>) {
         let was_up = shared.listening.send_replace(false) || (connected && !*shared.submits.borrow());
         if was_up {
             let endpoint = shared.link.endpoint();
-            tracing::warn!(%endpoint, reason = end, "the connection to the queue's events was lost, connecting again");
+            tracing::warn!(%endpoint, reason = end, "the connection for job events was lost, reconnecting");
             metrics::counter!("prb_queue_redis_events_lost_total").increment(1);
-            // Somebody may have gone with the server.
+            // Jobs may have been lost with the server.
             shared.pending.ask_all();
         } else if pause == PAUSE_MIN {
-            tracing::warn!(reason = end, "the queue's events cannot be heard, trying again");
+            tracing::warn!(reason = end, "subscribing to job events failed, retrying");
         }
         pause = if was_up { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
         sleep(pause).await;
@@ -52,7 +52,8 @@ async fn subscribe(shared: &Shared) -> RedisResult<PubSub> {
     Ok(subscriptions)
 }
 
-/// Until the connection ends; says how. Who submits hears of the ends of jobs, too: others need not.
+/// Receives events until the connection ends; returns why it ended. Ends of jobs are only subscribed to once
+/// this process submits.
 async fn hear(shared: &Shared, subscriptions: PubSub) -> String {
     let events = shared.link.key("events");
     let (mut sink, mut messages) = subscriptions.split();
@@ -71,14 +72,14 @@ async fn hear(shared: &Shared, subscriptions: PubSub) -> String {
                 match timeout(PING_TIMEOUT, sink.subscribe(&events)).await {
                     Ok(Ok(())) => {
                         shared.listening.send_replace(true);
-                        // What was told while nobody listened.
+                        // Poll what ended before the subscription.
                         shared.pending.ask_all();
                     }
                     Ok(Err(e)) => return e.to_string(),
                     Err(_) => return "the server does not answer".into(),
                 }
             }
-            () = &mut replaced => return "the connection for commands was given up".into(),
+            () = &mut replaced => return "the connection for commands was replaced".into(),
             _ = ping.tick() => match timeout(PING_TIMEOUT, sink.ping::<redis::Value>()).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(e)) => return e.to_string(),
@@ -94,11 +95,11 @@ fn event(shared: &Shared, payload: &[u8]) {
     let (mark, data) = (event.mark.map(Cow::into_owned), event.data.map_or("null", RawValue::get));
     let end = match (&*event.event, mark) {
         ("succeeded", Some(mark)) => match serde_json::from_str(data) {
-            Ok(outcome) => End::Known { mark, fate: Ok(outcome) },
+            Ok(outcome) => End::Known { mark, outcome: Ok(outcome) },
             Err(_) => End::Ask,
         },
         ("failed", Some(mark)) => match serde_json::from_str(data) {
-            Ok(message) => End::Known { mark, fate: Err(JobFailure { message }) },
+            Ok(message) => End::Known { mark, outcome: Err(JobFailure { message }) },
             Err(_) => End::Ask,
         },
         ("succeeded" | "failed", None) => End::Ask,
@@ -107,7 +108,7 @@ fn event(shared: &Shared, payload: &[u8]) {
     shared.pending.ended(id, end);
 }
 
-/// Asks for fates, for ever.
+/// Polls outcomes until the task is aborted.
 pub(super) async fn ask(shared: Arc<Shared>) {
     let mut away_since = None;
     loop {
@@ -128,36 +129,40 @@ pub(super) async fn ask(shared: Arc<Shared>) {
 fn give_up(shared: &Shared, reason: &str) {
     let secs = shared.config.outage_limit.as_secs_f32();
     let message = format!(
-        "the queue has been away for {secs:.0} s ({reason}): look at the chain and submit again what is \
-         still wanted"
+        "the queue has been unavailable for {secs:.0} s ({reason}): check the chain and submit again what is \
+         still needed"
     );
     let count = shared.pending.give_up(&message);
     if count > 0 {
-        tracing::warn!(jobs = count, reason, "the queue is away, its jobs are given up");
+        tracing::warn!(
+            jobs = count,
+            reason,
+            "the queue is unavailable; outstanding jobs are reported as failed"
+        );
     }
 }
 
 async fn ask_once(shared: &Shared) -> RedisResult<()> {
     let jobs = shared.pending.to_ask(shared.config.poll_interval);
     for jobs in jobs.chunks(MAX_ASKED) {
-        let mut script = shared.link.scripts.fates.call();
+        let mut script = shared.link.scripts.outcomes.call();
         for (id, mark) in jobs {
             script.arg(id.0).arg(mark);
         }
         let answers: Vec<Vec<u8>> = shared.link.run(&script).await?;
         for ((id, mark), answer) in jobs.iter().zip(answers) {
-            let fate = match answer.split_first() {
+            let outcome = match answer.split_first() {
                 Some((b'o', _)) | None => continue,
                 Some((b'g', _)) => {
                     metrics::counter!("prb_queue_redis_jobs_gone_total").increment(1);
                     Some(Err(gone()))
                 }
                 Some((end, json)) => match Record::read(json) {
-                    Ok(record) => record.tail.fate(*end == b's'),
-                    Err(_) => Some(Err(JobFailure { message: "the ended job cannot be read".into() })),
+                    Ok(record) => record.tail.outcome(*end == b's'),
+                    Err(_) => Some(Err(JobFailure { message: "the ended job cannot be decoded".into() })),
                 },
             };
-            shared.pending.answered(*id, mark, fate, shared.config.block_hint.as_ref());
+            shared.pending.answered(*id, mark, outcome, shared.config.block_hint.as_ref());
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Ending leases: many consumers' in one script, one script at a time.
+//! Ends leases, batching those of many consumers into one script, one script at a time.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Shared, leasing::ahead_of_take};
 
-/// Most jobs, and about as many bytes, in one script.
+/// Most jobs, and roughly most bytes, in one script.
 const MAX_BATCH: usize = 128;
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 
@@ -19,24 +19,24 @@ pub(super) enum Kind {
     Retried {
         delay_ms: u64,
     },
-    /// It was done before; somebody put it in line by hand.
+    /// It had succeeded before, and was put back on the waiting list by hand.
     Done,
 }
 
-/// A lease to be ended.
+/// A request to end a lease.
 pub(super) struct Ending {
     pub(super) id: String,
     pub(super) token: u64,
     pub(super) kind: Kind,
-    /// Of its JSON so far, where that is in the books.
+    /// Length of the job's previous JSON, if that was counted in `open_bytes`.
     pub(super) bytes: Option<usize>,
     pub(super) json: String,
     pub(super) event: String,
-    /// Told whether the lease was held.
+    /// Receives whether the lease was still held.
     pub(super) done: oneshot::Sender<Result<bool, Error>>,
 }
 
-/// Runs until its queue is dropped.
+/// Runs until the queue is dropped.
 pub(super) async fn run(shared: Arc<Shared>, mut endings: mpsc::Receiver<Ending>) {
     while let Some(first) = endings.recv().await {
         let mut bytes = first.json.len();
@@ -65,6 +65,7 @@ async fn end(shared: &Shared, batch: Vec<Ending>) {
         script.arg(bytes.map(|bytes| bytes.to_string()).unwrap_or_default()).arg(json).arg(event);
     }
     let deadline = shared.link.deadline();
+    // The script is repeatable: a finished job with the same end is answered as before.
     let answer: Result<Vec<String>, _> = match ahead_of_take(shared, &script).await {
         Some(words) => Ok(words),
         None => shared.link.run_until(deadline, &script).await,
@@ -76,9 +77,9 @@ async fn end(shared: &Shared, batch: Vec<Ending>) {
             for ending in batch {
                 let result = match words.next() {
                     Some(word) => Ok(word == "K"),
-                    None => Err(Error::Unavailable("Redis gave too few answers".into())),
+                    None => Err(Error::Unavailable("Redis returned too few answers".into())),
                 };
-                // The consumer may have left; the job has ended all the same.
+                // The consumer may have left; the job has ended regardless.
                 let _ = ending.done.send(result);
             }
         }
@@ -88,6 +89,7 @@ async fn end(shared: &Shared, batch: Vec<Ending>) {
             }
         }
     }
+    // The retry's delay may end before the dispatcher's timer.
     if retried {
         shared.sooner.notify_one();
     }

@@ -1,4 +1,5 @@
-//! Housekeeping: leases kept alive in the original's eyes, stalled and due jobs, retention, books.
+//! Maintenance: marks leased jobs as alive for the original's workers, recovers stalled jobs, applies
+//! retention and repairs the job index.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -7,32 +8,32 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::{Shared, leasing::millis};
 
-/// Rounds of keeping leases alive in a stall interval: the original's own workers make two.
+/// Renewals per stall interval: the original's own workers make two.
 const KEEPS: u32 = 4;
 /// Most leases, or ids, in one script.
 const MAX_CHUNK: usize = 256;
-/// Most jobs that one script forgets, and most scripts in a row.
+/// Most jobs that one script deletes, and most scripts in a row.
 const TRIM_CHUNK: usize = 128;
 const MAX_TRIMS: usize = 100;
-/// How long each ended job is kept in any case: submitters may still ask for it.
+/// Poll intervals for which every ended job is kept, since its submitter may still ask for it.
 const GRACE_POLLS: u32 = 4;
 
-/// Until its queue is dropped.
+/// Runs until the queue is dropped.
 pub(super) async fn run(shared: Arc<Shared>) {
     let config = &shared.config;
     let mut ticks = interval((config.stall_interval / KEEPS).max(Duration::from_millis(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut swept = Instant::now();
     let mut settled = None;
-    let (mut leases, mut order) =
-        (Part::new("leases are not renewed"), Part::new("the queue is not in order"));
+    let (mut leases, mut order) = (Part::new("lease renewal"), Part::new("queue maintenance"));
     loop {
         ticks.tick().await;
         leases.tell(&shared, keep_leases(&shared).await);
         if swept.elapsed() >= config.stall_interval {
             swept = Instant::now();
             let result = sweep(&shared, &mut settled).await.map(Some);
-            // It writes: a server that takes no writes is of no use, whatever it answers to questions.
+            // The sweep writes. A server that refuses writes is unusable even if it answers reads, so readiness reports
+            // it.
             let trouble = result
                 .as_ref()
                 .err()
@@ -43,8 +44,8 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
 }
 
-/// A part of the housekeeping whose failures are told once, and again where their cause is another: each part for
-/// itself, or one that works would hide one that does not.
+/// Logs failures of one maintenance step: once, and again when the error changes. Each step has its own, so
+/// that a working step does not clear the failure of another.
 struct Part {
     what: &'static str,
     failing: Option<String>,
@@ -55,18 +56,18 @@ impl Part {
         Self { what, failing: None }
     }
 
-    /// `None` where there was nothing to ask Redis for: that says nothing.
+    /// Records a result. `None` means that Redis was not asked, which neither sets nor clears a failure.
     fn tell(&mut self, shared: &Shared, result: RedisResult<Option<()>>) {
         match result {
             Err(error) => {
                 let error = shared.link.endpoint_error(error).to_string();
                 if self.failing.as_ref() != Some(&error) {
-                    tracing::warn!(error, "{}, trying again", self.what);
+                    tracing::warn!(error, "{} failed, retrying", self.what);
                     self.failing = Some(error);
                 }
             }
             Ok(Some(())) if self.failing.take().is_some() => {
-                tracing::info!(endpoint = %shared.link.endpoint(), "it is over that {}", self.what);
+                tracing::info!(endpoint = %shared.link.endpoint(), "{} works again", self.what);
             }
             Ok(_) => {}
         }
@@ -74,17 +75,17 @@ impl Part {
 }
 
 async fn keep_leases(shared: &Shared) -> RedisResult<Option<()>> {
-    let leases = shared.held.all();
+    let leases = shared.leases.all();
     for leases in leases.chunks(MAX_CHUNK) {
-        let mut script = shared.link.scripts.keep.call();
+        let mut script = shared.link.scripts.mark_alive.call();
         for (id, token) in leases {
             script.arg(id.0).arg(token);
         }
         let lost: Vec<u64> = shared.link.run(&script).await?;
         for (id, token) in leases.iter().filter(|(id, _)| lost.contains(&id.0)) {
-            // A job that has ended meanwhile is none that was lost.
-            if shared.held.forget(*id, *token) {
-                tracing::warn!(job = %id, "a lease is lost");
+            // A job that has ended in the meantime has not lost its lease.
+            if shared.leases.remove(*id, *token) {
+                tracing::warn!(job = %id, "the lease of a job was lost; another consumer may carry it out");
             }
         }
     }
@@ -98,7 +99,7 @@ async fn sweep(shared: &Shared, settled: &mut Option<Counts>) -> RedisResult<()>
     if !stalled.is_empty() {
         tracing::warn!(
             jobs = stalled.join(","),
-            "a worker of another program left its jobs; they are in line again"
+            "jobs of a stalled worker of another program are queued again"
         );
     }
     let counts = Counts::read(shared).await?;
@@ -125,7 +126,7 @@ async fn trim(shared: &Shared) -> RedisResult<()> {
     Ok(())
 }
 
-/// How many entries the books and the lists have.
+/// Sizes of the index and of bee-queue's sets.
 #[derive(Debug, PartialEq, Eq)]
 struct Counts {
     jobs: usize,
@@ -148,13 +149,13 @@ impl Counts {
         Ok(Self { jobs, books, ended, succeeded, failed })
     }
 
-    /// They do not where another program added, ended or removed jobs.
+    /// They disagree if another program added, ended or removed jobs.
     const fn agree(&self) -> bool {
         self.jobs == self.books && self.ended == self.succeeded + self.failed
     }
 }
 
-/// Puts the books right for every job that any list names.
+/// Repairs the index entry of every job that any list names.
 async fn account_all(shared: &Shared) -> RedisResult<()> {
     let key = |name| shared.link.key(name);
     let mut pipe = redis::pipe();

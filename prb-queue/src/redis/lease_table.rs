@@ -1,4 +1,4 @@
-//! The leases that this process has given out and not ended: what is needed to end them.
+//! Registry of the leases that this process has handed out, with what is needed to end them.
 
 use std::{
     collections::HashMap,
@@ -15,9 +15,9 @@ pub(super) struct LeaseTable(Mutex<HashMap<JobId, Arc<LeasedJob>>>);
 pub(super) struct LeasedJob {
     pub(super) token: u64,
     pub(super) record: Record,
-    /// Of its JSON, where they are in the books for sure.
+    /// Length of the job's JSON, if it is certain to be counted.
     pub(super) bytes: Option<usize>,
-    /// The submitter's name for it.
+    /// The submitter's own id for the job.
     pub(super) mark: Option<String>,
     /// When it was handed out, in ms since the Unix epoch.
     pub(super) since_ms: u64,
@@ -37,13 +37,13 @@ impl LeaseTable {
         self.jobs().get(&id).filter(|job| job.token == token).cloned()
     }
 
-    /// The lease of a job, whatever its token.
+    /// Returns the lease of a job, whatever its token.
     pub(super) fn of(&self, id: JobId) -> Option<Arc<LeasedJob>> {
         self.jobs().get(&id).cloned()
     }
 
-    /// Forgets a lease; a newer one of the same job stays. Gives whether it was there.
-    pub(super) fn forget(&self, id: JobId, token: u64) -> bool {
+    /// Removes a lease; a newer lease of the same job stays. Returns whether it was there.
+    pub(super) fn remove(&self, id: JobId, token: u64) -> bool {
         let mut jobs = self.jobs();
         let there = jobs.get(&id).is_some_and(|job| job.token == token);
         if there {

@@ -1,13 +1,14 @@
-//! Leasing jobs: one task takes them from Redis for all who wait.
+//! Leases jobs: one task takes them from Redis for all waiting consumers.
 //!
-//! `BLMOVE waiting waiting RIGHT RIGHT` blocks until there is a job and moves nothing; the script that leases
-//! stands right behind it on the same connection, so a job is on its way to a consumer in the moment it comes.
-//! Neither a lost connection nor a consumer that leaves can lose one: a script whose answer was lost is sent
-//! again and answers the same. What was taken goes to those who wait, in the order in which they came; what
-//! nobody wants any more goes back to the front.
+//! `BLMOVE waiting waiting RIGHT RIGHT` blocks until there is a job, and moves nothing. The leasing script is
+//! pipelined behind it on the same connection, so a job is leased as soon as it arrives. Neither a lost
+//! connection nor a consumer that leaves loses a job: a script whose answer was lost is sent again and gives
+//! the same answer. Leased jobs go to the waiting consumers in the order of their requests; jobs that nobody
+//! waits for any more go back to the front of the waiting list.
 //!
-//! Where a consumer ends a lease while nobody waits, its end goes over this connection too, since it will come
-//! back at once: end and take are then one packet each way.
+//! A consumer that ends a lease usually asks for the next job at once. If nobody waits at that moment, the
+//! script that ends the lease is sent over this connection too, ahead of the next take, which saves a round
+//! trip.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -29,40 +30,40 @@ use super::{Shared, error::ConsumerError, scripts::Call};
 
 /// Most jobs that one script takes.
 const MAX_BATCH: usize = 128;
-/// How long one blocking wait lasts, and so how late a lease that another process gave is seen to be over. A
-/// dead connection is noticed after that and a call's time-out.
+/// Duration of one blocking wait, and so the longest delay until an expired lease of another process is
+/// noticed. A dead connection is noticed after this time plus a call's timeout.
 pub(super) const WAIT_SECS: u64 = 2;
-/// Pause after a failure, before those who wait are tried for again.
+/// Pause after a failure, before Redis is asked again.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// How long a script may take that goes ahead of a take, before it is sent again by itself; at most half of a call's
-/// time-out.
+/// Timeout of a script that runs ahead of a take, before it is sent again separately; at most half of a
+/// call's timeout.
 const AHEAD_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a take that is on its way is waited for where the queue is closed.
+/// How long a running take is awaited when the queue closes.
 const LAST_TAKE: Duration = Duration::from_millis(500);
 
-/// After so many failed waits in a row, those who wait for jobs are told.
+/// Consecutive failed waits after which waiting consumers get the error.
 const MAX_FAILURES: u32 = 3;
 
-/// Somebody who waits for a job.
+/// A consumer that waits for a job.
 pub(super) struct Want {
     pub(super) ttl: Duration,
     pub(super) grant: oneshot::Sender<Result<Grant, Error>>,
 }
 
-/// A job that was taken and not yet accepted; goes back where it is dropped.
+/// A leased job that its consumer has not accepted yet. Dropping it hands the job back.
 pub(super) struct Grant {
     taken: Option<Taken>,
     returns: mpsc::Sender<(String, u64)>,
 }
 
-/// A job as it came out of Redis.
+/// A job as taken from Redis.
 pub(super) struct Taken {
     pub(super) id: String,
     pub(super) token: u64,
     pub(super) tries: u32,
     pub(super) json: Vec<u8>,
-    /// The lease's.
+    /// The lease's duration, in ms.
     pub(super) ttl_ms: u64,
 }
 
@@ -71,7 +72,7 @@ impl Grant {
         self.taken.as_ref()
     }
 
-    /// It is the caller's from now on.
+    /// Takes the job out, so that it is not handed back.
     pub(super) fn accept(mut self) -> Option<Taken> {
         self.taken.take()
     }
@@ -80,23 +81,24 @@ impl Grant {
 impl Drop for Grant {
     fn drop(&mut self) {
         if let Some(taken) = self.taken.take() {
-            // Full only where hundreds of consumers leave at once; then the leases run out.
+            // The channel is full only if hundreds of consumers leave at once; those leases expire instead.
             let _ = self.returns.try_send((taken.id, taken.token));
         }
     }
 }
 
-/// One call of the script `take`; repeated until it is answered, so that nothing stays taken unseen.
+/// One call of the script `take`. It is repeated with the same number until it is answered, so that no job
+/// stays leased without anybody knowing.
 struct Take {
     seq: u64,
-    /// When a script last looked at the timers, by the server's clock in ms.
+    /// When a script last checked the timers, in ms of the server's clock.
     looked_ms: u64,
-    /// Of each job wanted, the lease's ms and its token.
+    /// For each wanted job, the lease's duration in ms and its token.
     leases: Vec<(u64, u64)>,
 }
 
-/// When the timers were looked at; the ms to the next of them, -1 where there is none; and of each job its id, token,
-/// earlier hand-outs and JSON.
+/// When the timers were checked; ms until the next timer, -1 if there is none; and for each job its id,
+/// token, earlier hand-outs and JSON.
 type Answer = (u64, i64, Vec<(String, u64, u32, Vec<u8>)>);
 
 impl Take {
@@ -110,7 +112,7 @@ impl Take {
     }
 }
 
-/// A take that waits for a job, and how it went.
+/// A running take, and its result.
 type Waiting = BoxFuture<'static, (Arc<Take>, RedisResult<Answer>)>;
 
 struct Dispatcher {
@@ -119,42 +121,43 @@ struct Dispatcher {
     returns: mpsc::Sender<(String, u64)>,
     /// A take whose answer was lost.
     unsettled: Option<Arc<Take>>,
-    /// When the next delay or lease is over, as far as is known.
+    /// When the next delay or lease ends, as far as known.
     timer: Option<Instant>,
     looked_ms: u64,
 }
 
-/// Runs until its queue is dropped, or closed: then jobs that were taken ahead go back.
+/// Runs until the queue is dropped or closed. On close, unclaimed jobs are handed back.
 pub(super) async fn run(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Want>) {
     let (returns, mut returned) = mpsc::channel(1024);
     let closed = shared.closed.clone();
-    let mut dispenser =
+    let mut dispatcher =
         Dispatcher { shared, wants: VecDeque::new(), returns, unsettled: None, timer: None, looked_ms: 0 };
     let mut waiting: Option<Waiting> = None;
-    // Whether a delay or a lease may be over.
+    // Whether a delay or a lease may have ended.
     let mut look = true;
     let mut failures = 0;
     loop {
         if waiting.is_none() {
-            dispenser.wants.retain(|want| !want.grant.is_closed());
+            dispatcher.wants.retain(|want| !want.grant.is_closed());
         }
-        if !dispenser.wants.is_empty() {
-            if (std::mem::take(&mut look) || dispenser.unsettled.is_some())
-                && let Err(e) = dispenser.look().await
+        if !dispatcher.wants.is_empty() {
+            if (std::mem::take(&mut look) || dispatcher.unsettled.is_some())
+                && let Err(e) = dispatcher.look().await
             {
                 look = true;
-                dispenser.refuse_all(&e).await;
-            } else if waiting.is_none() && !dispenser.wants.is_empty() {
-                waiting = Some(dispenser.take());
+                dispatcher.refuse_all(&e).await;
+            } else if waiting.is_none() && !dispatcher.wants.is_empty() {
+                waiting = Some(dispatcher.take());
             }
         }
-        let due: OptionFuture<_> = dispenser.timer.map(sleep_until).into();
+        let due: OptionFuture<_> = dispatcher.timer.map(sleep_until).into();
         tokio::select! {
             () = closed.cancelled() => break,
             want = incoming.recv() => match want {
                 Some(want) => {
-                    dispenser.wants.push_back(want);
-                    dispenser.wants.extend(std::iter::from_fn(|| incoming.try_recv().ok()));
+                    // All consumers that came in the meantime share the next take.
+                    dispatcher.wants.push_back(want);
+                    dispatcher.wants.extend(std::iter::from_fn(|| incoming.try_recv().ok()));
                 }
                 None => return,
             },
@@ -163,47 +166,50 @@ pub(super) async fn run(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Want>)
                 while let Ok(back) = returned.try_recv() {
                     all.push(back);
                 }
-                dispenser.give_back(&all).await;
+                dispatcher.give_back(&all).await;
             }
             Some((take, result)) = OptionFuture::from(waiting.as_mut()) => {
                 waiting = None;
                 match result {
                     Ok(answer) => {
                         failures = 0;
-                        dispenser.shared.consumer.send_if_modified(|trouble| trouble.take().is_some());
-                        dispenser.settle(&take, answer).await;
+                        dispatcher.shared.consumer.send_if_modified(|error| error.take().is_some());
+                        dispatcher.settle(&take, answer).await;
                     }
                     Err(e) => {
-                        dispenser.unsettled = Some(take);
+                        // It may have leased jobs: it is repeated with its number before any new take.
+                        dispatcher.unsettled = Some(take);
                         failures += 1;
-                        let trouble = ConsumerError::new(&dispenser.shared.link.endpoint_error(e.clone()));
-                        dispenser.shared.consumer.send_replace(Some(trouble));
+                        let error = ConsumerError::new(&dispatcher.shared.link.endpoint_error(e.clone()));
+                        dispatcher.shared.consumer.send_replace(Some(error));
                         if failures > MAX_FAILURES {
-                            dispenser.refuse_all(&e).await;
+                            dispatcher.refuse_all(&e).await;
                         }
                     }
                 }
             }
             Some(()) = due => {
-                dispenser.timer = None;
+                dispatcher.timer = None;
                 look = true;
             }
-            () = dispenser.shared.sooner.notified() => look = true,
+            () = dispatcher.shared.sooner.notified() => look = true,
         }
     }
-    // What nobody will fetch any more goes back, also what a take brings now.
+    // Unclaimed jobs are handed back, including those that the running take still returns.
     if let Some(take) = waiting
         && let Ok((take, Ok(answer))) = timeout(LAST_TAKE, take).await
     {
-        dispenser.settle(&take, answer).await;
+        dispatcher.settle(&take, answer).await;
     }
     let jobs: Vec<_> = std::iter::from_fn(|| returned.try_recv().ok()).collect();
-    dispenser.give_back(&jobs).await;
+    dispatcher.give_back(&jobs).await;
 }
 
-/// Waits for a job, and takes as many as are wanted; comes back empty-handed after a while.
+/// Waits for a job and takes as many as wanted; returns an empty answer after [`WAIT_SECS`].
 async fn wait_and_take(shared: &Shared, take: &Take) -> RedisResult<Answer> {
+    // Locked during the whole wait; other users only try the lock.
     let mut slot = shared.blocking.lock().await;
+    // A connection on which this call failed or was cancelled is not put back: an answer may still be outstanding.
     let mut connection = match slot.take() {
         Some(connection) => connection,
         None => {
@@ -213,6 +219,8 @@ async fn wait_and_take(shared: &Shared, take: &Take) -> RedisResult<Answer> {
         }
     };
     let waiting = shared.link.key("waiting");
+    // Moving the last element to its own place changes nothing, but blocks until there is one. The script is in the
+    // same pipeline, so that no round trip passes between a job's arrival and its lease.
     let mut pipe = redis::pipe();
     pipe.cmd("BLMOVE").arg(&waiting).arg(&waiting).arg("RIGHT").arg("RIGHT").arg(WAIT_SECS).ignore();
     pipe.add_command(take.script(shared).into_command());
@@ -221,14 +229,15 @@ async fn wait_and_take(shared: &Shared, take: &Take) -> RedisResult<Answer> {
     Ok(answer)
 }
 
-/// Runs a script that may be repeated on the connection that waits for jobs, where nothing waits there now: a take
-/// that is about to follow goes in the same packet. `None` where that cannot be, or was not answered in time.
+/// Runs a repeatable script on the blocking connection if nothing is waiting there, so that it goes out in
+/// one packet with the take that is about to follow. Returns `None` if the connection is busy or the answer
+/// is late.
 pub(super) async fn ahead_of_take<T: FromRedisValue>(shared: &Shared, script: &Call<'_>) -> Option<T> {
     let call = {
         let slot = shared.blocking.try_lock().ok()?;
         let mut connection = slot.clone()?;
         let mut call = Box::pin(async move { script.run(&mut connection).await });
-        // This puts it in line. A take that was there before would keep it waiting.
+        // The first poll enqueues the command. A take already in front of it would block it until a job arrives.
         if let Poll::Ready(answer) = futures::poll!(&mut call) {
             return answer.ok();
         }
@@ -238,8 +247,9 @@ pub(super) async fn ahead_of_take<T: FromRedisValue>(shared: &Shared, script: &C
 }
 
 impl Dispatcher {
-    /// Takes jobs for those who wait, once there are any.
+    /// Starts a take for the waiting consumers.
     fn take(&self) -> Waiting {
+        // Random, so that tokens of earlier processes do not match; shifted, so that counting up cannot overflow.
         let base: u64 = rand::rng().random::<u64>() >> 8;
         let ttls = self.wants.iter().take(MAX_BATCH).map(|want| millis(want.ttl));
         let leases = ttls.zip(base + 1..).collect();
@@ -252,7 +262,7 @@ impl Dispatcher {
         .boxed()
     }
 
-    /// Puts in line what is due, and learns what became of a take whose answer was lost.
+    /// Moves due jobs to the waiting list, or repeats a take whose answer was lost.
     async fn look(&mut self) -> RedisResult<()> {
         if let Some(take) = self.unsettled.clone() {
             let answer = self.shared.link.run(&take.script(&self.shared)).await?;
@@ -265,7 +275,7 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Hands out what a take brought; what nobody wants any more goes back to the front of the line.
+    /// Hands out the jobs of an answered take; unclaimed ones go back to the front of the waiting list.
     async fn settle(&mut self, take: &Take, (looked_ms, due, jobs): Answer) {
         let timer = instant(due);
         self.timer =
@@ -281,7 +291,7 @@ impl Dispatcher {
         self.give_back(&unwanted).await;
     }
 
-    /// To the first who still waits; comes back where nobody does.
+    /// Hands a job to the first consumer that still waits; returns it if there is none.
     fn give(&mut self, taken: Taken) -> Option<Taken> {
         let mut grant = Grant { taken: Some(taken), returns: self.returns.clone() };
         while let Some(want) = self.wants.pop_front() {
@@ -294,7 +304,7 @@ impl Dispatcher {
         grant.accept()
     }
 
-    /// The hand-out did not happen, and does not count.
+    /// Hands jobs back without counting the hand-out.
     async fn give_back(&self, jobs: &[(String, u64)]) {
         if jobs.is_empty() {
             return;
@@ -308,11 +318,11 @@ impl Dispatcher {
         }
         let result: RedisResult<u64> = self.shared.link.run(&script).await;
         if let Err(error) = result {
-            tracing::warn!(%error, "jobs were not handed back; their leases run out");
+            tracing::warn!(%error, "jobs could not be handed back; they are available again when their leases expire");
         }
     }
 
-    /// Whoever waits learns of the failure. A pause, so that those who come again at once do no harm.
+    /// Reports an error to all waiting consumers. The pause bounds the rate of consumers that ask again at once.
     async fn refuse_all(&mut self, error: &RedisError) {
         for want in self.wants.drain(..) {
             let _ = want.grant.send(Err(self.shared.link.unavailable(error.clone())));
@@ -321,19 +331,19 @@ impl Dispatcher {
     }
 }
 
-/// Of a timer, as the scripts tell it.
+/// Converts a timer from a script's answer.
 fn instant(ms: i64) -> Option<Instant> {
     u64::try_from(ms).ok().map(|ms| Instant::now() + Duration::from_millis(ms))
 }
 
 type JobNumber = u64;
 
-/// A lease's or a delay's ms: at least 1, and few enough for Redis.
+/// A duration in ms for a lease or delay: at least 1, and small enough for Lua's numbers.
 pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX).clamp(1, u64::MAX >> 12)
 }
 
-/// The id as the seam knows it, where it is one.
+/// The id as a [`JobId`], if it is a number.
 pub(super) fn number(id: &str) -> Option<JobId> {
     id.parse().ok().map(JobId)
 }

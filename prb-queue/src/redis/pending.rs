@@ -1,4 +1,4 @@
-//! The jobs that this process submitted and whose fate it does not know yet.
+//! Tracks the jobs that this process submitted and whose outcome is not known yet.
 
 use std::{
     collections::HashMap,
@@ -14,41 +14,41 @@ use tokio::{
 
 use super::config::BlockHint;
 
-pub(super) type Fate = Result<JobOutcome, JobFailure>;
+pub(super) type Outcome = Result<JobOutcome, JobFailure>;
 
-/// Most events that are kept while a submission's answer, and with it the ids, is under way. More than that
-/// are asked for.
+/// Most events that are kept while a submission's answer, which carries the ids, is in flight. The outcomes
+/// of further ones are polled.
 const MAX_EARLY: usize = 4096;
 
-/// A job that waits for its fate.
+/// A job that waits for its outcome.
 pub(super) struct Waiting {
-    /// The name that its submitter gave it.
+    /// The submitter's own id for the job.
     pub(super) mark: String,
     pub(super) calls: usize,
-    pub(super) submitter: oneshot::Sender<Fate>,
+    pub(super) submitter: oneshot::Sender<Outcome>,
     pub(super) since: Instant,
 }
 
-/// What an event says of a job's end.
+/// What an event says about a job's end.
 #[derive(Debug)]
 pub(super) enum End {
-    /// One of our traders ended it.
-    Known { mark: String, fate: Fate },
-    /// Another program did, or the event cannot be read: Redis is to be asked.
+    /// A trader of this crate ended it; the event carries the outcome.
+    Known { mark: String, outcome: Outcome },
+    /// Another program ended it, or the event cannot be decoded: poll Redis.
     Ask,
 }
 
 #[derive(Default)]
 pub(super) struct Pending {
     state: Mutex<State>,
-    /// Some jobs' fates should be asked for now.
+    /// Notified when outcomes should be polled now.
     pub(super) ask: Notify,
 }
 
 #[derive(Default)]
 struct State {
     open: HashMap<JobId, Waiting>,
-    /// Ends of jobs that may be ours, while a submission is under way.
+    /// Ends of jobs that may be ours, while a submission is in flight.
     early: Option<HashMap<JobId, End>>,
     ask: Vec<JobId>,
     ask_all: bool,
@@ -61,12 +61,12 @@ impl Pending {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Before ids are given out: events may be faster than the answer that tells the ids.
+    /// Marks a submission as in flight: a job's event may arrive before the answer with its id.
     pub(super) fn begin(&self) {
         self.state().early = Some(HashMap::new());
     }
 
-    /// The ids are known.
+    /// Registers submitted jobs, whose ids are now known.
     pub(super) fn register(&self, jobs: impl IntoIterator<Item = (JobId, Waiting)>) {
         let mut state = self.state();
         let mut early = state.early.take().unwrap_or_default();
@@ -75,7 +75,7 @@ impl Pending {
                 let _ = waiting.submitter.send(Err(JobFailure { message: message.clone() }));
                 continue;
             }
-            // An id comes again where Redis lost its data: the job before is gone.
+            // An id repeats only after Redis has lost its data; the earlier job is gone then.
             if let Some(before) = state.open.insert(id, waiting) {
                 tell(before, Err(gone()));
             }
@@ -85,7 +85,7 @@ impl Pending {
         }
     }
 
-    /// An event told of a job's end.
+    /// Handles an event about a job's end.
     pub(super) fn ended(&self, id: JobId, end: End) {
         let mut state = self.state();
         if state.open.contains_key(&id) {
@@ -101,9 +101,9 @@ impl Pending {
 
     fn settle(&self, state: &mut State, id: JobId, end: End) {
         match end {
-            End::Known { mark, fate } if state.open.get(&id).is_some_and(|w| w.mark == mark) => {
+            End::Known { mark, outcome } if state.open.get(&id).is_some_and(|w| w.mark == mark) => {
                 if let Some(waiting) = state.open.remove(&id) {
-                    tell(waiting, fate);
+                    tell(waiting, outcome);
                 }
             }
             _ => {
@@ -113,16 +113,16 @@ impl Pending {
         }
     }
 
-    /// All fates should be asked for: events may have been missed.
+    /// Schedules a poll of all outcomes: events may have been missed.
     pub(super) fn ask_all(&self) {
         self.state().ask_all = true;
         self.ask.notify_one();
     }
 
-    /// The jobs to ask for now: those named, and those that have waited for `older_than`.
+    /// Returns the jobs to poll now: those scheduled, and those that have waited for `older_than`.
     pub(super) fn to_ask(&self, older_than: Duration) -> Vec<(JobId, String)> {
         let mut state = self.state();
-        // Nobody waits for these.
+        // Drop jobs whose submitters no longer wait.
         state.open.retain(|_, waiting| !waiting.submitter.is_closed());
         let all = std::mem::take(&mut state.ask_all);
         let named = std::mem::take(&mut state.ask);
@@ -143,15 +143,15 @@ impl Pending {
         jobs
     }
 
-    /// Redis told a job's fate; `None` where it says nothing of the job's calls.
-    pub(super) fn answered(&self, id: JobId, mark: &str, fate: Option<Fate>, hint: Option<&BlockHint>) {
+    /// Handles a polled outcome; `None` if Redis has no results of the job's calls.
+    pub(super) fn answered(&self, id: JobId, mark: &str, outcome: Option<Outcome>, hint: Option<&BlockHint>) {
         let mut state = self.state();
         if state.open.get(&id).is_none_or(|waiting| waiting.mark != mark) {
             return;
         }
         let Some(waiting) = state.open.remove(&id) else { return };
         drop(state);
-        let fate = fate.unwrap_or_else(|| {
+        let outcome = outcome.unwrap_or_else(|| {
             let block = hint.map(|hint| hint()).unwrap_or_default();
             Ok(JobOutcome {
                 calls: vec![CallOutcome::Done; waiting.calls],
@@ -160,10 +160,10 @@ impl Pending {
                 fee: None,
             })
         });
-        tell(waiting, fate);
+        tell(waiting, outcome);
     }
 
-    /// Gives all up; says how many those were.
+    /// Fails all outstanding jobs and returns their number.
     pub(super) fn give_up(&self, message: &str) -> usize {
         let open = std::mem::take(&mut self.state().open);
         let count = open.len();
@@ -171,23 +171,23 @@ impl Pending {
         count
     }
 
-    /// Gives all up, those to come too.
+    /// Fails all outstanding jobs, and all that are submitted from now on.
     pub(super) fn close(&self, message: &str) {
         self.state().closed = Some(message.to_owned());
         self.give_up(message);
     }
 }
 
-/// Why a job that Redis does not know has failed.
+/// The failure of a job that Redis does not know.
 pub(super) fn gone() -> JobFailure {
     JobFailure {
-        message: "the job is gone from the queue (Redis lost its data, or somebody removed the job): look \
-                  at the chain and submit again what is still wanted"
+        message: "the job is gone from the queue (Redis lost its data, or somebody removed the job): check \
+                  the chain and submit again what is still needed"
             .into(),
     }
 }
 
-fn tell(waiting: Waiting, fate: Fate) {
-    // The submitter may have stopped listening.
-    let _ = waiting.submitter.send(fate);
+fn tell(waiting: Waiting, outcome: Outcome) {
+    // The submitter may have dropped its handle.
+    let _ = waiting.submitter.send(outcome);
 }

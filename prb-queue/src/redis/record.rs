@@ -1,4 +1,4 @@
-//! The job's JSON as bee-queue 1.4 keeps it in the hash `jobs`, and its events. Fields of ours stand beside.
+//! The job's JSON as bee-queue 1.4 stores it in the hash `jobs`, its events, and our additional fields.
 
 use std::borrow::Cow;
 
@@ -13,28 +13,28 @@ use serde_json::{Map, Value, value::RawValue};
 const MAX_STACKTRACES: usize = 8;
 const MAX_STACKTRACE_CHARS: usize = 4096;
 
-/// A job's JSON. What is not known of it survives in `data` and `options`.
+/// A job's JSON. Unknown fields survive in `data` and `options`.
 #[derive(Debug)]
 pub(super) struct Record {
-    /// Never changed, and large.
+    /// Never changed, and large; kept undecoded.
     pub(super) data: Box<RawValue>,
     pub(super) tail: Tail,
 }
 
-/// What changes in a job's JSON.
+/// The fields of a job's JSON that change.
 #[derive(Clone, Debug)]
 pub(super) struct Tail {
     options: Box<RawValue>,
     known: Known,
     status: Cow<'static, str>,
     pub(super) progress: Value,
-    /// Ours: what became of it, where one of our traders carried it out.
+    /// Extension: the outcome, if one of our traders carried the job out.
     pub(super) outcome: Option<JobOutcome>,
-    /// Ours: its states so far.
+    /// Extension: its states so far.
     pub(super) history: Vec<Step>,
 }
 
-/// What we know of the options.
+/// The options that this crate knows.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 struct Known {
@@ -70,7 +70,7 @@ struct Written<'a> {
 }
 
 impl Record {
-    /// A new job's.
+    /// A new job.
     pub(super) fn new(data: Box<RawValue>, retries: u32, now_ms: u64) -> Result<Self, serde_json::Error> {
         let known = Known { timestamp: now_ms.into(), retries: retries.into(), stacktraces: Value::Null };
         let retries = if retries > 0 { format!(r#""retries":{retries},"#) } else { String::new() };
@@ -97,7 +97,7 @@ impl Record {
         Ok(Self { data, tail: Tail { options, known, status, progress, outcome, history } })
     }
 
-    /// The JSON with another tail.
+    /// Returns the JSON with another tail.
     pub(super) fn write(&self, tail: &Tail) -> Result<String, serde_json::Error> {
         let Tail { options, status, progress, outcome, history, .. } = tail;
         serde_json::to_string(&Written {
@@ -129,12 +129,12 @@ impl Tail {
         self.known.stacktraces.as_array()?.first()?.as_str()
     }
 
-    /// Whether it was handed out before, to whomever.
+    /// Whether any program has taken it before.
     pub(super) fn is_used(&self) -> bool {
         self.status != "created" || self.error().is_some()
     }
 
-    /// Whether it needs no doing any more.
+    /// Whether it has succeeded.
     pub(super) fn is_done(&self) -> bool {
         self.status == "succeeded"
     }
@@ -149,7 +149,7 @@ impl Tail {
         self.outcome = Some(outcome);
     }
 
-    /// Notes a failure; with `retry` it uses up one.
+    /// Records a failure; with `retry` it uses up one retry.
     pub(super) fn fail(&mut self, message: &str, retry: bool) -> Result<(), serde_json::Error> {
         let text: String = message.chars().take(MAX_STACKTRACE_CHARS).collect();
         let known = &mut self.known;
@@ -176,17 +176,17 @@ impl Tail {
         Ok(())
     }
 
-    /// The fate of an ended job: `None` where a program ended it that says nothing of its calls.
-    pub(super) fn fate(&self, succeeded: bool) -> Option<Result<JobOutcome, JobFailure>> {
+    /// Returns the outcome of an ended job: `None` if the program that ended it does not report its calls.
+    pub(super) fn outcome(&self, succeeded: bool) -> Option<Result<JobOutcome, JobFailure>> {
         if succeeded {
             return self.outcome.clone().map(Ok);
         }
-        let error = self.error().unwrap_or("its worker gave no reason");
+        let error = self.error().unwrap_or("its worker reported no reason");
         Some(Err(JobFailure { message: first_line(error).to_owned() }))
     }
 }
 
-/// Of an error that JavaScript shows with its stack, the message.
+/// Strips the stack from a JavaScript error.
 fn first_line(text: &str) -> &str {
     match text.split_once("\n    at ") {
         Some((message, _)) => message.strip_prefix("Error: ").unwrap_or(message),
@@ -203,7 +203,7 @@ pub(super) struct Event<'a, D> {
     pub(super) event: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) data: Option<D>,
-    /// Ours: the mark that the job's submitter gave it.
+    /// Extension: the submitter's own id for the job.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub(super) mark: Option<Cow<'a, str>>,
 }
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_job_is_bee_queues() {
+    fn new_job_has_bee_queues_format() {
         let data = RawValue::from_string(r#"{"action":"X","payload":{}}"#.into()).unwrap();
         let record = Record::new(data, 3, 1_700_000_000_000).unwrap();
         assert_eq!(
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_program_wrote_stays() {
+    fn unknown_fields_are_preserved() {
         let record = record(
             r#"{"data":{"big":123456789012345678901234567890,"x":[]},"options":{"timestamp":1,"stacktraces":[],"retries":1,"backoff":{"strategy":"fixed","delay":5}},"status":"created"}"#,
         );
@@ -246,11 +246,11 @@ mod tests {
     }
 
     #[test]
-    fn fates_are_read() {
+    fn outcomes_are_decoded() {
         let stack = r#"{"data":0,"options":{"stacktraces":["Error: no\n    at x (y.js:1)"]}}"#;
-        assert_eq!(record(stack).tail.fate(false), Some(Err(JobFailure { message: "no".into() })));
-        let none = record(r#"{"data":0}"#).tail.fate(false).unwrap().unwrap_err();
-        assert_eq!(none.message, "its worker gave no reason");
-        assert_eq!(record(r#"{"data":0}"#).tail.fate(true), None, "the original says nothing of its calls");
+        assert_eq!(record(stack).tail.outcome(false), Some(Err(JobFailure { message: "no".into() })));
+        let none = record(r#"{"data":0}"#).tail.outcome(false).unwrap().unwrap_err();
+        assert_eq!(none.message, "its worker reported no reason");
+        assert_eq!(record(r#"{"data":0}"#).tail.outcome(true), None, "the original reports no calls");
     }
 }

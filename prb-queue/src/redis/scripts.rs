@@ -1,11 +1,11 @@
-//! The scripts: everything that changes more than one key runs as one of them, whole or not at all.
+//! Lua scripts. Every change to more than one key runs as one of them, atomically.
 
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind, ToRedisArgs, aio::ConnectionLike};
 
-/// A script.
+/// A compiled script.
 pub(super) struct Script(redis::Script);
 
-/// A script's call. What it is given goes straight into the command.
+/// A call of a script. Arguments are written straight into the command, without a copy.
 pub(super) struct Call<'a> {
     script: &'a redis::Script,
     command: Cmd,
@@ -22,7 +22,7 @@ impl Script {
         Call { script: &self.0, command }
     }
 
-    /// Makes the script known to the server.
+    /// Loads the script into the server.
     pub(super) async fn load(&self, connection: &mut impl ConnectionLike) -> RedisResult<()> {
         self.0.load_async(connection).await.map(drop)
     }
@@ -34,7 +34,7 @@ impl Call<'_> {
         self
     }
 
-    /// For a server that knows the script.
+    /// Returns the `EVALSHA` command, for a server that has the script.
     pub(super) fn into_command(self) -> Cmd {
         self.command
     }
@@ -55,13 +55,14 @@ impl Call<'_> {
 
 macro_rules! scripts {
     ($($name:ident: [$($part:literal),*];)*) => {
-        /// The scripts of one queue: its keys stand in them.
+        /// The scripts of one queue, with its key prefix inserted.
         pub(super) struct Scripts {
             $(pub(super) $name: Script,)*
         }
 
         impl Scripts {
-            /// `prefix` has no quotes and no backslashes.
+            /// The prefix is inserted into Lua string literals: it must have no quotes and no backslashes, which
+            /// [`Config`](super::Config) checks.
             pub(super) fn new(prefix: &str) -> Self {
                 Self {
                     $($name: Script::new(
@@ -79,20 +80,20 @@ macro_rules! scripts {
 }
 
 scripts! {
-    submit: ["answers", "room"];
-    take: ["clock", "answers", "lines"];
-    promote: ["clock", "lines"];
+    submit: ["answers", "usage"];
+    take: ["clock", "answers", "timers"];
+    promote: ["clock", "timers"];
     finish: ["clock", "release"];
     renew: ["clock", "release"];
     hand_back: ["clock", "release"];
-    keep: [];
-    fates: [];
-    stalled: ["clock", "lines"];
-    trim: ["clock", "room", "forget"];
-    account: ["clock", "forget"];
+    mark_alive: [];
+    outcomes: [];
+    stalled: ["clock", "timers"];
+    trim: ["clock", "usage", "delete_job"];
+    account: ["clock", "delete_job"];
     list: ["clock"];
-    retry: ["room"];
-    remove: ["forget"];
+    retry: ["usage"];
+    remove: ["delete_job"];
     lease_account: ["clock"];
     renew_accounts: [];
 }

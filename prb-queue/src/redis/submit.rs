@@ -1,4 +1,4 @@
-//! Adding jobs: many submitters' in one script, one script at a time.
+//! Submits jobs, batching those of many submitters into one script, one script at a time.
 
 use std::sync::Arc;
 
@@ -10,34 +10,35 @@ use tokio::{
 
 use super::{
     Shared,
-    pending::{Fate, Waiting},
+    pending::{Outcome, Waiting},
 };
 
-/// Most jobs, and about as many bytes, in one script.
+/// Most jobs, and roughly most bytes, in one script.
 const MAX_BATCH: usize = 128;
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 
-/// A job to be added.
+/// A request to add a job.
 pub(super) struct Submission {
     pub(super) json: String,
-    /// The rest of its book: mark, pool, action.
+    /// The job's index entry without the size: mark, pool, action.
     pub(super) book: String,
     pub(super) mark: String,
     pub(super) calls: usize,
-    pub(super) submitter: oneshot::Sender<Fate>,
+    pub(super) submitter: oneshot::Sender<Outcome>,
     pub(super) added: oneshot::Sender<Result<JobId, Error>>,
 }
 
-/// Runs until its queue is dropped.
+/// Runs until the queue is dropped.
 pub(super) async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Submission>) {
-    // Events are heard before anything is added. Without them, later, fates are asked for.
+    // Subscribe before the first job is added, so that no event is missed. Without a subscription, outcomes are
+    // polled.
     let mut listening = shared.listening.subscribe();
     let mut waited = false;
     while let Some(first) = jobs.recv().await {
         if !waited {
             shared.submits.send_replace(true);
             let wait = tokio::time::timeout(shared.config.poll_interval, listening.wait_for(|on| *on));
-            // Ends with the time, too: the sender lives as long as this task.
+            // Also continues after the timeout; the sender lives as long as this task.
             let _ = wait.await;
             waited = true;
         }
@@ -50,7 +51,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Submission
             bytes += next.json.len();
             batch.push(next);
         }
-        // Submitters that left before their job was added.
+        // Skip submitters that left before their job was added.
         batch.retain(|job| !job.added.is_closed());
         if !batch.is_empty() {
             add(&shared, batch).await;
@@ -78,7 +79,7 @@ async fn add(shared: &Shared, batch: Vec<Submission>) {
         let result = match words.next() {
             Some(Ok(word)) => read(&word, shared),
             Some(Err(e)) => Err(shared.link.unavailable(e)),
-            None => Err(Error::Unavailable("Redis gave too few answers".into())),
+            None => Err(Error::Unavailable("Redis returned too few answers".into())),
         };
         if let Ok(id) = &result {
             open.push((*id, Waiting { mark, calls, submitter, since }));
@@ -87,7 +88,7 @@ async fn add(shared: &Shared, batch: Vec<Submission>) {
     }
     shared.pending.register(open);
     for (added, result) in told {
-        // The submitter may have left: the job is added all the same.
+        // The submitter may have left; the job is added regardless.
         let _ = added.send(result);
     }
 }
@@ -96,6 +97,9 @@ fn read(word: &str, shared: &Shared) -> Result<JobId, Error> {
     match word {
         "F" => Err(Error::Full { limit: shared.config.max_jobs }),
         "B" => Err(Error::FullBytes { limit_bytes: shared.config.max_bytes }),
-        id => id.parse().map(JobId).map_err(|_| Error::Unavailable("Redis gave no number for a job".into())),
+        id => id
+            .parse()
+            .map(JobId)
+            .map_err(|_| Error::Unavailable("Redis returned a job id that is not a number".into())),
     }
 }

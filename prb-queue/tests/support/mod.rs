@@ -1,4 +1,4 @@
-//! A real redis-server of the test's own, and the real bee-queue.
+//! Test support: a private redis-server, and the real bee-queue.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::{
@@ -12,10 +12,10 @@ use std::{
 use prb_queue::redis::{Config, RedisQueue};
 use tempfile::TempDir;
 
-/// What nothing in these tests takes, even on a machine with other work.
+/// Longer than anything in these tests takes, even on a busy machine.
 pub const LONG: Duration = Duration::from_secs(60);
 
-/// How a server keeps its data.
+/// How a server persists its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Persistence {
     None,
@@ -23,7 +23,7 @@ pub enum Persistence {
     AppendOnly,
 }
 
-/// A redis-server on its own port, in a directory of its own; killed when dropped.
+/// A redis-server on its own port and directory; killed on drop.
 pub struct Server {
     dir: TempDir,
     pub port: u16,
@@ -40,7 +40,7 @@ impl Server {
         Self::of(persistence, &[])
     }
 
-    /// With further arguments of redis-server.
+    /// Starts a server with additional arguments.
     pub fn with_arguments(arguments: &[&str]) -> Self {
         Self::of(Persistence::None, arguments)
     }
@@ -56,7 +56,7 @@ impl Server {
         panic!("no redis-server could be started on 20 ports");
     }
 
-    /// Where its data are.
+    /// The data directory.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
@@ -65,18 +65,18 @@ impl Server {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// kill -9.
+    /// Kills the server with SIGKILL.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Starts it again where it was, with other arguments, and does not wait until it answers.
+    /// Restarts the server in place with other arguments, without waiting until it answers.
     pub fn restart_with(&mut self, arguments: &[&str]) {
         self.child = command(self.dir.path(), self.port, self.persistence, arguments).spawn().unwrap();
     }
 
-    /// Starts it again where it was.
+    /// Restarts the server in place.
     pub fn restart(&mut self) {
         let until = Instant::now() + LONG;
         loop {
@@ -88,7 +88,7 @@ impl Server {
         }
     }
 
-    /// Stops and continues it: a server that hangs.
+    /// Sends a signal: SIGSTOP and SIGCONT simulate a server that hangs.
     pub fn signal(&self, signal: &str) {
         let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
         assert!(status.success());
@@ -100,7 +100,7 @@ impl Server {
         client.get_multiplexed_async_connection_with_config(&config).await.unwrap()
     }
 
-    /// Runs a command that is written in words.
+    /// Runs a command given as words separated by spaces.
     pub async fn command<T: redis::FromRedisValue>(&self, words: &str) -> T {
         let mut words = words.split_whitespace();
         let mut command = redis::cmd(words.next().unwrap());
@@ -141,7 +141,7 @@ fn command(dir: &Path, port: u16, persistence: Persistence, arguments: &[&str]) 
     command
 }
 
-/// `None` where the server ended before it answered: the port was taken in the meantime.
+/// Returns `None` if the server ended before it answered: the port was taken in the meantime.
 fn spawn(dir: &Path, port: u16, persistence: Persistence, arguments: &[&str]) -> Option<Child> {
     let mut command = command(dir, port, persistence, arguments);
     let mut child = command.spawn().unwrap_or_else(|e| {
@@ -170,13 +170,13 @@ fn answers(port: u16) -> bool {
         && (&answer == b"+PONG\r\n" || answer.starts_with(b"-NOAUTH"))
 }
 
-/// A queue's name that no other check uses.
+/// Returns an unused queue name.
 pub fn fresh_name() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("queue{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Where the JavaScript lies, with its packages installed.
+/// The directory of the JavaScript programs, with their packages installed.
 pub fn javascript() -> PathBuf {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/js");
     let ask = format!("install them: apt-get install -y nodejs npm && npm ci --prefix {}", dir.display());
@@ -190,12 +190,12 @@ pub fn javascript() -> PathBuf {
     dir
 }
 
-/// Logs of a test that fails.
+/// Enables logs, shown for failing tests.
 pub fn log() {
     let _ = tracing_subscriber::fmt().with_test_writer().with_env_filter("prb_queue=debug").try_init();
 }
 
-/// A program in JavaScript that prints lines of JSON; killed when dropped.
+/// A JavaScript program that prints lines of JSON; killed on drop.
 pub struct Node {
     child: tokio::process::Child,
     lines: tokio::io::Lines<tokio::io::BufReader<tokio::process::ChildStdout>>,
@@ -215,7 +215,7 @@ impl Node {
         Self { child, lines }
     }
 
-    /// The real bee-queue's worker, once it takes jobs.
+    /// Starts a worker of the real bee-queue and waits until it takes jobs.
     pub async fn worker(server: &Server, config: &Config) -> Self {
         let stall_ms = config.stall_interval.as_millis().to_string();
         let mut worker = Self::run("worker.js", &[&server.port.to_string(), &config.name, &stall_ms]);
@@ -223,19 +223,19 @@ impl Node {
         worker
     }
 
-    /// Its producer, with one job.
+    /// Starts a producer of the real bee-queue with one job.
     pub fn producer(server: &Server, config: &Config, job: &serde_json::Value) -> Self {
         Self::run("producer.js", &[&server.port.to_string(), &config.name, &job.to_string()])
     }
 
-    /// The next line.
+    /// Returns the next line.
     pub async fn line(&mut self) -> serde_json::Value {
         let line = tokio::time::timeout(LONG, self.lines.next_line()).await;
         let line = line.unwrap_or_else(|_| panic!("the program printed nothing within {LONG:?}"));
         serde_json::from_str(&line.unwrap().unwrap_or_else(|| panic!("the program ended"))).unwrap()
     }
 
-    /// Lines up to the first that has this field, that one included.
+    /// Returns the lines up to and including the first that has this field.
     pub async fn lines_until(&mut self, field: &str) -> Vec<serde_json::Value> {
         let mut lines = Vec::new();
         loop {
@@ -246,20 +246,20 @@ impl Node {
         }
     }
 
-    /// kill -9.
+    /// Kills the program with SIGKILL.
     pub async fn kill(&mut self) {
         self.child.kill().await.unwrap();
     }
 }
 
-/// The next lease, within a time that no working queue takes.
+/// Returns the next lease, within a generous timeout.
 pub async fn lease(queue: &RedisQueue, ttl: Duration) -> prb_core::queue::Lease {
     use prb_core::queue::JobQueue;
     let lease = tokio::time::timeout(LONG, queue.lease(ttl)).await;
     lease.unwrap_or_else(|_| panic!("no job was handed out within {LONG:?}")).unwrap()
 }
 
-/// A job's fate, within a time that no working queue takes.
+/// Returns a job's outcome, within a generous timeout.
 pub async fn fate(
     handle: prb_core::queue::JobHandle,
 ) -> Result<prb_core::queue::JobOutcome, prb_core::queue::JobFailure> {

@@ -1,4 +1,4 @@
-//! What a provider answers, as a lifecycle manager reads it: our keys' answers and the original's.
+//! Decodes a provider's answers as a lifecycle manager does: to our keys and to the original's.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| prb_walkie_fuzz::answers::run(bytes));

@@ -1,4 +1,4 @@
-//! The blob wire's frames, as server and client read them off one stream.
+//! Decodes frames of the blob protocol as server and client do.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| prb_walkie_fuzz::frames::run(bytes));

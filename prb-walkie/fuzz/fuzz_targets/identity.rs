@@ -1,4 +1,4 @@
-//! Identity files, and addresses, as an operator may hand them over.
+//! Decodes identity files and addresses, as given by an operator.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| prb_walkie_fuzz::identity::run(bytes));

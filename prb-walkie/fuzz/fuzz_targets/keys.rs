@@ -1,4 +1,4 @@
-//! Keys of blobs, and what a source of a few blocks answers to them.
+//! Parses keys of blobs and looks them up in a source of a few blocks.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| prb_walkie_fuzz::keys::run(bytes));

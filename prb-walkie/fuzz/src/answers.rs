@@ -1,4 +1,4 @@
-//! What a provider answers, as a lifecycle manager reads it: our keys' answers and the original's.
+//! Decodes a provider's answers as a lifecycle manager does: to our keys and to the original's.
 
 use bytes::Bytes;
 use prb_core::{
@@ -7,7 +7,7 @@ use prb_core::{
 };
 use prb_walkie::blob::{answer, scale};
 
-/// Panics where something is wrong.
+/// Runs the target; panics on a violation.
 pub fn run(bytes: &[u8]) {
     let all = Bytes::copy_from_slice(bytes);
     if let Ok(Ok(Some(batch))) = answer::read_headers(all.clone()) {

@@ -1,4 +1,4 @@
-//! Calls of a stranger and of an operator, whatever they hold, and answers as a caller reads them.
+//! Answers arbitrary calls of a stranger and of an operator, and decodes answers as a caller does.
 
 use std::{cell::OnceCell, sync::Arc};
 
@@ -25,7 +25,7 @@ fn rig() -> (tokio::runtime::Runtime, Handlers) {
     (runtime, manage::handlers(manager, manage::Sources::default(), Handlers::new()))
 }
 
-/// Panics where something is wrong.
+/// Runs the target; panics on a violation.
 pub fn run(bytes: &[u8]) {
     let Some((first, rest)) = bytes.split_first() else { return };
     let bytes = Bytes::copy_from_slice(rest);

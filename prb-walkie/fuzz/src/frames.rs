@@ -1,16 +1,16 @@
-//! The blob wire's frames, as server and client read them off one stream.
+//! Decodes frames of the blob protocol as server and client do.
 
 use prb_walkie::blob::frame::{self, Decoded};
 
 const LIMIT: usize = 64 * 1024;
 
-/// Panics where something is wrong.
+/// Runs the target; panics on a violation.
 pub fn run(bytes: &[u8]) {
     let mut rest = bytes;
     while let Ok(Decoded::Frame { body }) = frame::decode(rest, LIMIT) {
         assert!(body.start > 0 && body.len() <= LIMIT);
         let Some(frame) = rest.get(body.clone()) else { break };
-        // A key of spaces, or of no text, is the empty one, which nobody asks for.
+        // A key of spaces, or one that is not UTF-8, decodes as the empty key, which is never requested.
         if let Some((id, key)) = frame::request(frame).filter(|(_, key)| !key.is_empty()) {
             let mut again = Vec::new();
             frame::put_request(id, key, &mut again);

@@ -1,8 +1,8 @@
-//! Identity files, and addresses, as an operator may hand them over.
+//! Decodes identity files and addresses, as given by an operator.
 
 use prb_walkie::{identity::Identity, node};
 
-/// Panics where something is wrong.
+/// Runs the target; panics on a violation.
 pub fn run(bytes: &[u8]) {
     if let Ok(identity) = Identity::from_bytes(bytes) {
         let again = Identity::from_bytes(&identity.to_bytes().unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! Keys of blobs, and what a source of a few blocks answers to them.
+//! Parses keys of blobs and looks them up in a source of a few blocks.
 
 use std::{cell::OnceCell, sync::Arc};
 
@@ -9,13 +9,13 @@ thread_local! {
     static RIG: OnceCell<(tokio::runtime::Runtime, KeySpace)> = const { OnceCell::new() };
 }
 
-/// Panics where something is wrong.
+/// Runs the target; panics on a violation.
 pub fn run(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Some(key) = Key::parse(text) else { return };
     let written = key.to_string();
     assert_eq!(Key::parse(&written), Some(key), "{text:?} is written as {written:?}");
-    // A question that waits for news is only read.
+    // A long poll is only parsed, not looked up.
     if matches!(key, Key::Heights { .. }) {
         return;
     }
@@ -26,7 +26,7 @@ pub fn run(bytes: &[u8]) {
         });
         let bound = space.bound_bytes(text);
         if let Ok(Some(blob)) = runtime.block_on(space.get(text)) {
-            assert!(blob.len() <= bound, "{} bytes, {bound} were set aside", blob.len());
+            assert!(blob.len() <= bound, "{} bytes, {bound} were reserved", blob.len());
         }
     });
 }

@@ -1,5 +1,5 @@
-//! What the fuzz targets do with their input. `scripts/fuzz` runs them under libFuzzer, and this crate's tests run them
-//! for a bounded number of inputs.
+//! The fuzz targets' functions. `scripts/fuzz` runs them under libFuzzer, and this crate's tests run them for
+//! a bounded number of inputs.
 #![allow(clippy::unwrap_used)]
 
 pub mod answers;

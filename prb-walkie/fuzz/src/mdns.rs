@@ -1,6 +1,6 @@
-//! Packets from anybody on the local network.
+//! Decodes packets from the local network.
 
-/// Reads a packet.
+/// Runs the target; panics on a violation.
 pub fn run(bytes: &[u8]) {
     prb_walkie::fuzzing::read_mdns(bytes);
 }

@@ -1,6 +1,6 @@
-//! Every fuzz target on a bounded number of inputs: valid ones, and what mutations make of them.
+//! Runs every fuzz target on a bounded number of inputs: valid ones and mutations of them.
 //!
-//! `PRB_FUZZ_INPUTS` sets how many inputs each target gets, `PRB_FUZZ_SEED` repeats a run.
+//! `PRB_FUZZ_INPUTS` sets the number of inputs for each target, `PRB_FUZZ_SEED` repeats a run.
 #![allow(clippy::unwrap_used)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,11 +15,11 @@ use prb_walkie_fuzz::{answers, calls, frames, identity, keys, mdns};
 use prost::Message;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-/// Inputs of each target.
+/// Inputs for each target.
 const INPUTS: u32 = 3_000;
 /// Longest input, in bytes.
 const MAX_BYTES: usize = 4096;
-/// What lengths, numbers and tags are like at their edges.
+/// Boundary values of lengths, numbers and tags.
 const EDGES: [u8; 8] = [0, 1, 0x7f, 0x80, 0xff, 0x0a, 0x12, b':'];
 
 const KEYS: [&str; 10] = [
@@ -39,7 +39,7 @@ fn number<T: std::str::FromStr>(name: &str) -> Option<T> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
-/// Runs a target on each seed, and on what mutations make of them.
+/// Runs a target on each seed and on mutations of them.
 fn bounded(target: fn(&[u8]), seeds: &[Vec<u8>]) {
     let seed = number("PRB_FUZZ_SEED").unwrap_or_else(|| rand::rng().random());
     let mut rng = StdRng::seed_from_u64(seed);
@@ -110,7 +110,7 @@ fn calls_of_strangers_and_operators() {
             data: vec![0x0a, 0x04, 0x08, 0x07, 0x12, 0x00].into(),
             method: method.into(),
         };
-        // The first byte says who calls.
+        // The first byte selects the caller.
         [vec![1], request.encode_to_vec()].concat()
     });
     bounded(calls::run, &seeds);
@@ -118,7 +118,7 @@ fn calls_of_strangers_and_operators() {
 
 #[test]
 fn packets_from_the_local_network() {
-    // A question for ipfs.local, and an answer with a pointer that names itself.
+    // A query for ipfs.local, and an answer with a name pointer that points to itself.
     let name = b"\x04ipfs\x05local\x00";
     let question = [&[0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], name, &[0, 12, 0, 1]].concat();
     let answer =

@@ -1,4 +1,4 @@
-//! Answers to our own keys: what the payload of a frame is then.
+//! The payload of answers to our own keys (the original's keys have the original's formats).
 //!
 //! ```text
 //! 01 00 ...            there it is, by key (all numbers big-endian):
@@ -9,13 +9,13 @@
 //! 01 01                not yet: wait for the heights to grow
 //! 01 02                the provider knows no chain yet
 //! 01 03 text           the cursor is not on the chain, and why
-//! 01 04 u64            the smallest batch has so many bytes
+//! 01 04 u64            size of the smallest batch, in bytes
 //! 01 05                the provider cannot read its data
 //! ```
-//!
-//! The first byte is the version. Without parachain headers the last one is below the first. Bodies are request
-//! bodies for a worker and are never decoded on the way: what a caller must know of them is before them, and
-//! they are slices of the frame. The identity is the hash of parachain block 1, zeros where it is not known yet.
+//! The first byte is the version. A batch without parachain headers has a last number below the first. Bodies
+//! are request bodies for a worker and are never decoded on the way: what a caller needs to know about them
+//! precedes them, and they are slices of the frame. The identity is the hash of parachain block 1, or zeros
+//! while it is unknown.
 
 use bytes::{Buf, BufMut, Bytes};
 use prb_core::{
@@ -25,7 +25,7 @@ use prb_core::{
 
 use super::Parts;
 
-/// The version that this code writes, and the only one that it reads.
+/// The version that this code writes, and the only one that it accepts.
 pub const VERSION: u8 = 1;
 
 const FOUND: u8 = 0;
@@ -35,55 +35,55 @@ const BAD_CURSOR: u8 = 3;
 const TOO_LARGE: u8 = 4;
 const FAILED: u8 = 5;
 
-/// Bytes before a header batch's body.
+/// Length of the head before a header batch's body, in bytes.
 pub const HEADERS_HEAD_BYTES: usize = 2 + 16;
-/// Bytes before a block batch's body.
+/// Length of the head before a block batch's body, in bytes.
 pub const BLOCKS_HEAD_BYTES: usize = 2 + 8;
-/// The longest answer without a body, in bytes.
+/// The longest answer apart from a body, in bytes.
 pub const MAX_HEAD_BYTES: usize = 1024;
 /// The longest reason that is sent, in bytes.
 const MAX_REASON_BYTES: usize = 256;
 
-/// Why bytes are no answer.
+/// Why bytes are not a valid answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Malformed {
-    /// Another version.
+    /// An unsupported version.
     #[error("the answer has version {0}, not {VERSION}")]
     Version(u8),
-    /// No such status.
+    /// An unknown status.
     #[error("the answer has the unknown status {0}")]
     Status(u8),
-    /// Bytes are missing.
+    /// The answer is truncated.
     #[error("the answer is cut short")]
     Short,
-    /// A status that this kind of answer does not have, or numbers that contradict each other.
-    #[error("the answer says {0}")]
+    /// A status that this kind of answer cannot have, or contradictory numbers.
+    #[error("the answer claims {0}")]
     Nonsense(&'static str),
 }
 
-/// What a provider said: there it is, not yet, or why not.
+/// A provider's answer: the value, `None` if it is not there yet, or a refusal.
 pub type Reply<T> = Result<Option<T>, Refused>;
 
-/// Why a provider has no batch.
+/// Why a provider refuses a request for a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// It knows no chain yet.
+    /// It does not know its chain yet.
     NotReady,
     /// The cursor is not on the chain.
     BadCursor(String),
-    /// The smallest batch has at least so many bytes.
+    /// The smallest batch has this many bytes, more than were allowed.
     TooLarge(usize),
     /// It cannot read its data.
     Failed,
 }
 
-/// Heights, and the chain that they are of.
+/// Heights, and the chain they belong to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
     /// The heights.
     pub heights: Heights,
-    /// The chain's identity, once the provider knows it.
+    /// The chain's identity, if the provider knows it.
     pub identity: Option<Hash>,
 }
 
@@ -93,7 +93,7 @@ fn head(status: u8, capacity: usize) -> Vec<u8> {
     head
 }
 
-/// Writes what a source said about a header batch.
+/// Encodes a source's answer to a request for headers.
 pub fn headers(said: Result<Option<HeaderBatch>, Error>) -> Parts {
     match said {
         Ok(Some(batch)) => {
@@ -109,7 +109,7 @@ pub fn headers(said: Result<Option<HeaderBatch>, Error>) -> Parts {
     }
 }
 
-/// Writes what a source said about blocks.
+/// Encodes a source's answer to a request for blocks.
 pub fn blocks(said: Result<Option<BlockBatch>, Error>) -> Parts {
     match said {
         Ok(Some(batch)) => {
@@ -123,7 +123,7 @@ pub fn blocks(said: Result<Option<BlockBatch>, Error>) -> Parts {
     }
 }
 
-/// Writes heights.
+/// Encodes heights.
 pub fn heights(position: &Position) -> Parts {
     let Heights { relay, para, relay_target, para_target } = position.heights;
     let numbers =
@@ -135,7 +135,7 @@ pub fn heights(position: &Position) -> Parts {
     Parts::whole(head.into())
 }
 
-/// Writes what a source said about its genesis.
+/// Encodes a source's answer to a request for its genesis.
 pub fn genesis(said: Result<Genesis, Error>) -> Parts {
     match said {
         Ok(genesis) => {
@@ -144,7 +144,7 @@ pub fn genesis(said: Result<Genesis, Error>) -> Parts {
             head.put_u32(genesis.relay_number.0);
             head.put_slice(&genesis.relay_hash.0);
             head.put_slice(&genesis.chain_identity.0);
-            // Its length is that of one header, one authority set and one proof: far below 4 GiB.
+            // Cannot overflow: the info is one header, one authority set and one proof, far below 4 GiB.
             head.put_u32(genesis.info.len() as u32);
             head.put_slice(&genesis.info);
             Parts { head: head.into(), body: genesis.state }
@@ -166,13 +166,13 @@ fn refusal(e: &Error) -> Parts {
             out = head(TOO_LARGE, 8);
             out.put_u64(*size_bytes as u64);
         }
-        // What is wrong with our disk is for our log alone.
+        // Details of local failures are for our own log, not for peers.
         _ => out = head(FAILED, 0),
     }
     Parts::whole(out.into())
 }
 
-/// Takes version and status off; gives what was said, with the rest still to be read where it is there.
+/// Decodes version and status; the remaining bytes are the value's.
 fn open(bytes: &mut Bytes) -> Result<Reply<()>, Malformed> {
     let version = bytes.try_get_u8().map_err(|_| Malformed::Short)?;
     if version != VERSION {
@@ -216,7 +216,7 @@ fn hash(bytes: &mut Bytes) -> Result<Hash, Malformed> {
     Ok(hash)
 }
 
-/// Reads an answer to `headers:…`. The body is not looked into.
+/// Decodes an answer to `headers:…`. The body is not checked.
 ///
 /// # Errors
 /// [`Malformed`].
@@ -232,7 +232,7 @@ pub fn read_headers(bytes: Bytes) -> Result<Reply<HeaderBatch>, Malformed> {
     })
 }
 
-/// Reads an answer to `blocks:…`. The body is not looked into.
+/// Decodes an answer to `blocks:…`. The body is not checked.
 ///
 /// # Errors
 /// [`Malformed`].
@@ -246,7 +246,7 @@ pub fn read_blocks(bytes: Bytes) -> Result<Reply<BlockBatch>, Malformed> {
     })
 }
 
-/// Reads an answer to `heights:…`.
+/// Decodes an answer to `heights:…`.
 ///
 /// # Errors
 /// [`Malformed`].
@@ -266,7 +266,7 @@ pub fn read_heights(bytes: Bytes) -> Result<Position, Malformed> {
     said.ok().flatten().ok_or(Malformed::Nonsense("that there are no heights"))
 }
 
-/// Reads an answer to `genesis`.
+/// Decodes an answer to `genesis`.
 ///
 /// # Errors
 /// [`Malformed`].

@@ -1,11 +1,11 @@
-//! A client of one provider's blob server: many requests over one connection.
+//! A client of one provider's blob server that multiplexes requests over one connection.
 //!
-//! Requests go out together as they come, answers are given to whoever waits for them, in any order. The
-//! connection is made again when it is lost, after a growing wait; what was asked over it fails then, so that
-//! the caller can ask somebody else. Every payload is checked against its checksum, and no frame is longer than
-//! its asker allows: bytes that are neither fail with [`Error::BadBytes`], which names the provider.
+//! Requests are sent as they are made, and answers may arrive in any order. A lost connection is made again
+//! with growing backoff; requests that were in flight fail at once, so that the caller can ask another
+//! provider. Every payload is checked against its checksum, and a frame longer than its request allows is
+//! refused: either fails with [`Error::BadBytes`], which names the provider.
 //!
-//! Not for: choosing a provider (see [`remote`](super::remote)), or reading what a blob means.
+//! Not for: choosing a provider (see [`remote`](super::remote)), or decoding blobs.
 
 use std::{
     net::SocketAddr,
@@ -36,9 +36,9 @@ mod pending;
 use buffers::Buffers;
 use pending::Pending;
 
-/// A connection that held so long is a success: the next wait is the shortest.
+/// A connection that lasts this long resets the backoff.
 const STEADY: Duration = Duration::from_secs(10);
-/// A request whose answer comes so slowly that it takes this many time-outs has failed.
+/// A request fails after this many timeouts, even if bytes keep arriving slowly.
 const SLOWEST_TIMEOUTS: u32 = 10;
 const SILENT: &str = "it did not answer in time";
 
@@ -47,11 +47,11 @@ const SILENT: &str = "it did not answer in time";
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// Requests at once (`PHALA_LIFECYCLE_BLOB_QUEUE_SIZE`); more wait.
+    /// Most requests in flight (`PHALA_LIFECYCLE_BLOB_QUEUE_SIZE`); further ones wait.
     pub max_in_flight: usize,
-    /// How long to wait for a connection.
+    /// Timeout of connecting.
     pub connect_timeout: Duration,
-    /// Waits before the connection is made again.
+    /// Backoff between connection attempts.
     pub reconnect: BackoffConfig,
 }
 
@@ -65,47 +65,47 @@ impl Default for Config {
     }
 }
 
-/// How far a request may go.
+/// Limits of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// The largest blob that is taken, in bytes.
+    /// The largest blob that is accepted, in bytes.
     pub max_bytes: usize,
-    /// How long the provider may send nothing at all. While bytes come, also those of other answers, it has
-    /// up to ten times as long.
+    /// How long the provider may be silent. While bytes arrive, also those of other answers, a request has up to
+    /// ten times as long.
     pub timeout: Duration,
 }
 
-/// Why there is no blob.
+/// Why a request returned no blob.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// There is no connection, or it was lost.
     #[error("{provider} is not connected: {reason}")]
     Disconnected {
-        /// Who.
+        /// The provider.
         provider: Arc<str>,
-        /// Why.
+        /// The cause.
         reason: Arc<str>,
     },
-    /// No answer came in time. The connection is made anew.
+    /// No answer came in time. The connection is made again.
     #[error("{provider} did not answer {key} within {} ms", .after.as_millis())]
     TimedOut {
-        /// Who.
+        /// The provider.
         provider: Arc<str>,
-        /// What was asked for.
+        /// The key that was asked for.
         key: String,
-        /// How long it was waited for.
+        /// How long the request waited.
         after: Duration,
     },
-    /// What came is not what a provider sends.
+    /// The provider sent bytes that are not a valid answer.
     #[error("{provider} sent bad bytes: {reason}")]
     BadBytes {
-        /// Who.
+        /// The provider.
         provider: Arc<str>,
         /// What is wrong with them.
         reason: Arc<str>,
     },
-    /// The key is longer than servers read.
+    /// The key is longer than servers accept.
     #[error("the key {key:.40}… has more than {MAX_KEY_BYTES} bytes")]
     KeyTooLong {
         /// The key.
@@ -113,21 +113,21 @@ pub enum Error {
     },
 }
 
-/// Whether there is a connection.
+/// State of the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Link {
-    /// One is being made.
+    /// Connecting.
     Connecting,
-    /// There is one.
+    /// Connected.
     Up,
-    /// There is none.
+    /// Not connected; it is tried again after a backoff.
     Down {
-        /// Why.
+        /// The cause.
         reason: Arc<str>,
     },
 }
 
-/// One provider's blobs. The connection is closed when this is dropped.
+/// A connection to one provider's blob server. It is closed on drop.
 #[derive(Debug)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -135,7 +135,7 @@ pub struct Client {
     _task: AbortOnDropHandle<()>,
 }
 
-/// What requests and the connection's task have in common.
+/// State shared by requests and the connection task.
 #[derive(Debug)]
 struct Shared {
     provider: Arc<str>,
@@ -144,21 +144,21 @@ struct Shared {
     pending: Pending,
     buffers: Buffers,
     link: watch::Sender<Link>,
-    /// There is something to write.
+    /// Notified when there is something to write.
     written: Notify,
-    /// The connection is to be made anew.
+    /// Notified when the connection must be made again.
     reset: Notify,
     started: Instant,
-    /// When bytes came last, in ms after `started`.
+    /// When data last arrived, in ms after `started`.
     heard_ms: AtomicU64,
 }
 
 impl Client {
-    /// A client that connects at once, and again whenever the connection is lost. `provider` is its name in
-    /// errors and logs.
+    /// Starts a client that connects at once and reconnects whenever the connection is lost. `provider` is its
+    /// name in errors and logs.
     ///
     /// # Panics
-    /// Outside of a Tokio runtime.
+    /// When called outside of a Tokio runtime.
     pub fn start(address: SocketAddr, provider: &str, config: Config) -> Self {
         let shared = Arc::new(Shared {
             provider: provider.into(),
@@ -177,25 +177,25 @@ impl Client {
         Self { shared, slots, _task: AbortOnDropHandle::new(task) }
     }
 
-    /// Whether there is a connection, now and whenever that changes.
+    /// Watches the state of the connection.
     pub fn link(&self) -> watch::Receiver<Link> {
         self.shared.link.subscribe()
     }
 
-    /// The blob of a key; `None` where the provider has none.
+    /// Returns the blob of a key; `None` if the provider does not have it.
     ///
     /// # Errors
     /// See [`Error`].
     ///
     /// # Cancel safety
-    /// Safe. An answer that comes later is thrown away; until it does, it counts as a request at once.
+    /// Cancel safe. A late answer is discarded; until it arrives, the request counts as in flight.
     pub async fn get(&self, key: &str, bounds: Bounds) -> Result<Option<Bytes>, Error> {
         if key.len() > MAX_KEY_BYTES {
             return Err(Error::KeyTooLong { key: key.to_owned() });
         }
         let start = Instant::now();
         let ask = async {
-            // The semaphore is never closed.
+            // Cannot fail: the semaphore is never closed.
             let slot = self.slots.clone().acquire_owned().await.ok();
             self.connected().await?;
             Ok(self.shared.pending.ask(key, bounds.max_bytes, slot, &self.shared.written))
@@ -207,7 +207,7 @@ impl Client {
         loop {
             match timeout_at(deadline, &mut answer).await {
                 Ok(Ok(answer)) => return answer,
-                // The connection's task fails what is pending before it ends; it ends with this client.
+                // The connection task fails pending requests before it ends, and it ends with this client.
                 Ok(Err(_)) => return Err(self.disconnected()),
                 Err(_) => {}
             }
@@ -248,7 +248,7 @@ impl Client {
 }
 
 impl Shared {
-    /// Keeps a connection, for ever.
+    /// Keeps the connection up until the client is dropped.
     async fn run(self: Arc<Self>) {
         let mut backoff = Backoff::new(self.config.reconnect);
         loop {
@@ -267,7 +267,7 @@ impl Shared {
         }
     }
 
-    /// Connects, and talks until the connection is lost; gives why.
+    /// Connects and exchanges frames until the connection is lost; returns why.
     async fn connect_once(&self) -> Error {
         let lost = |reason: String| self.lost(reason);
         let connect = async {
@@ -281,7 +281,7 @@ impl Shared {
             Err(_) => return lost(format!("cannot connect to {}: no answer", self.address)),
         };
         self.heard_now();
-        // What the last connection was given up for is no reason to give up this one.
+        // Discard a reset that was meant for the previous connection.
         let _ = self.reset.notified().now_or_never();
         self.pending.open();
         self.link.send_replace(Link::Up);
@@ -293,7 +293,7 @@ impl Shared {
         }
     }
 
-    /// Fails everything that is asked over the connection, at once, and has it made anew.
+    /// Fails all requests in flight and has the connection made again.
     fn give_up(&self) {
         let error = self.lost(SILENT);
         self.link.send_replace(Link::Down { reason: SILENT.into() });

@@ -1,13 +1,13 @@
-//! The external role's calls: `WantBlob` finds a block and gives a token, `GetBlobWithToken` gives the block.
+//! Calls of the external role: `WantBlob` finds a block and returns a token, `GetBlobWithToken` returns the
+//! block for it.
 //!
-//! The original declares these calls and leaves open what the bytes are. Here they are:
+//! The original declares these calls and leaves their formats open. They are defined here:
 //!
 //! | type | data | hash |
 //! |---|---|---|
 //! | `BT_PARENT_BLOCK` | SCALE `HeaderToSync`; with its justification where the block is known to be justified | blake2-256 of the relay header |
 //! | `BT_PARA_BLOCK` | SCALE `BlockHeaderWithChanges` | blake2-256 of the parachain header |
-//!
-//! Not for: deciding who may ask (see [`crate::rpc`]).
+//! Not for: deciding who may call (see [`crate::rpc`]).
 
 use std::time::UNIX_EPOCH;
 
@@ -23,15 +23,15 @@ use super::{
 };
 use crate::proto::data_provider::{Blob, BlobMeta, BlobType, GetBlob, WantBlob};
 
-/// The largest batch that is assembled for one block of it, in bytes.
+/// The largest batch that is assembled to extract one block from it, in bytes.
 const MAX_BYTES: usize = 101 << 20;
 
-/// A block that was asked for.
+/// A requested block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// Of which chain.
+    /// The chain.
     pub kind: BlobType,
-    /// Its number.
+    /// The block's number.
     pub number: u32,
 }
 
@@ -39,10 +39,10 @@ pub struct Wanted {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// No chain was named.
-    #[error("{0} is no type of blob")]
+    /// Not a chain that has blobs.
+    #[error("{0} is not a blob type")]
     BadType(i32),
-    /// It is not there, or not yet.
+    /// The block does not exist, or not yet.
     #[error("there is no such block")]
     NotFound,
     /// The token is unknown, expired, or another peer's.
@@ -51,10 +51,10 @@ pub enum Error {
     /// Too many tokens.
     #[error(transparent)]
     Full(#[from] Full),
-    /// The source cannot say.
+    /// The source failed.
     #[error("the block cannot be read")]
     Source(#[source] blob::Error),
-    /// The source's batch is none.
+    /// The source's batch is malformed.
     #[error("the block cannot be read")]
     Malformed(#[from] scale::Malformed),
 }
@@ -68,7 +68,7 @@ impl From<blob::Error> for Error {
     }
 }
 
-/// Answers `WantBlob` of the peer `asking`, in the name of the peer `origin`.
+/// Answers `WantBlob` of the peer `asking` on behalf of the peer `origin`.
 ///
 /// # Errors
 /// See [`Error`].
@@ -121,9 +121,9 @@ async fn block(source: &dyn RangeSource, wanted: Wanted) -> Result<(Bytes, Hash)
     }
 }
 
-/// The first header of the shortest batch that begins at it.
+/// Returns the first header of the shortest batch that begins at it.
 async fn relay_block(source: &dyn RangeSource, number: RelayNumber) -> Result<(Bytes, Hash), Error> {
-    // No parachain header has that number, so that none comes along.
+    // No parachain header has this number, so the batch contains none.
     let cursor = HeaderCursor { relay: number, para: ParaNumber(u32::MAX) };
     let batch = source.headers_to(cursor, number, MAX_BYTES).await?;
     Ok(scale::first_relay_header(&batch.ok_or(Error::NotFound)?.body)?)

@@ -1,79 +1,78 @@
-//! Frames of the blob wire: how requests and answers lie on a TCP stream.
+//! Frames of the blob wire format: how requests and answers are encoded on a TCP stream.
 //!
 //! ```text
-//! frame     LEB128 length, then so many bytes of body; both directions
+//! frame     length as LEB128, then the body; both directions
 //! request   0d 0102030405060708 "hello"                           8-byte id, UTF-8 key
 //! answer    1b 0102030405060708 00000000c99465aa "hello world"    id, CRC-32C as 8 bytes big-endian, payload
 //! missing   08 0102030405060708                                   id alone: no such blob, or an empty one
 //! ```
+//! A frame of length 0 is ignored, as is a request of fewer than 9 bytes. Answers may come in any order. The
+//! format is the original bridge's, which does not limit lengths; every decoder here does.
 //!
-//! A frame of length 0 means nothing; so does a request of fewer than 9 bytes. Answers come in any order. The
-//! bytes are the original bridge's, which has no limit on lengths: every decoder here has one.
-//!
-//! Not for: what keys and payloads mean (see [`keys`](super::keys) and [`answer`](super::answer)).
+//! Not for: the meaning of keys and payloads (see [`keys`](super::keys) and [`answer`](super::answer)).
 
 use std::ops::Range;
 
-/// Bytes of a request's id; the peer that asks chooses them.
+/// Length of a request's id, in bytes; the requester chooses it.
 pub const ID_BYTES: usize = 8;
-/// Bytes of the checksum: 4 zeros, and CRC-32C of the payload, big-endian.
+/// Length of the checksum field, in bytes: 4 zeros, then the payload's CRC-32C, big-endian.
 pub const CRC_BYTES: usize = 8;
-/// Bytes of an answer before its payload.
+/// Length of an answer's head before its payload, in bytes.
 pub const ANSWER_HEAD_BYTES: usize = ID_BYTES + CRC_BYTES;
-/// Bytes that a length may take: enough for 2^35, and every limit is lower.
+/// Longest encoded length, in bytes: enough for 2^35, above every limit.
 const MAX_LENGTH_BYTES: usize = 5;
 
 /// A request's id.
 pub type Id = [u8; ID_BYTES];
 
-/// Why bytes are no frame.
+/// Why bytes are not a valid frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The frame is longer than the reader takes.
+    /// The frame is longer than the reader accepts.
     #[error("a frame claims {claimed} bytes, more than the {limit} allowed")]
     TooLong {
-        /// What the length says.
+        /// The length that the frame claims.
         claimed: u64,
-        /// What is allowed.
+        /// The limit.
         limit: usize,
     },
-    /// The length does not end.
+    /// The varint of the length does not end.
     #[error("a frame's length has more than {MAX_LENGTH_BYTES} bytes")]
     BadLength,
-    /// An answer has an id and only a part of a checksum.
+    /// The answer has an id and only part of a checksum.
     #[error("an answer has {bytes} bytes, which is neither with a blob nor without")]
     BadAnswer {
         /// Its length.
         bytes: usize,
     },
-    /// The payload is not what the checksum was made of.
-    #[error("the checksum is {expected:#x}, that of the bytes that came {found:#x}")]
+    /// The payload does not match its checksum.
+    #[error("the frame's checksum is {expected:#x}, but its payload's is {found:#x}")]
     Crc {
-        /// What the frame says.
+        /// The frame's checksum.
         expected: u64,
-        /// CRC-32C of its payload.
+        /// CRC-32C of the payload.
         found: u32,
     },
 }
 
-/// What the bytes at the start of a buffer are.
+/// What a buffer starts with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decoded {
-    /// The length is not whole yet.
+    /// The length is incomplete.
     NoLength,
-    /// A frame whose body lies at `body`; its end may not be there yet.
+    /// A frame whose body is at `body`; the buffer may not hold all of it yet.
     Frame {
-        /// Where the body lies, from the start of the buffer.
+        /// The position of the body, from the start of the buffer.
         body: Range<usize>,
     },
 }
 
-/// Reads the length of the frame that `bytes` begin with. Reads no further: a caller can refuse a frame, or
-/// make room for it, before its body is there. Frames of length 0 are frames.
+/// Decodes the length of the frame at the start of `bytes`, and nothing else: a caller can refuse a frame, or
+/// make room for it, before its body has arrived. Frames of length 0 are returned too.
 ///
 /// # Errors
-/// [`Error::BadLength`], or [`Error::TooLong`] where it is over `limit` bytes.
+/// [`Error::BadLength`], or [`Error::TooLong`] if it exceeds `limit` bytes.
 pub fn decode(bytes: &[u8], limit: usize) -> Result<Decoded, Error> {
     let mut length = 0u64;
     for (i, byte) in bytes.iter().take(MAX_LENGTH_BYTES).enumerate() {
@@ -87,14 +86,14 @@ pub fn decode(bytes: &[u8], limit: usize) -> Result<Decoded, Error> {
     if bytes.len() < MAX_LENGTH_BYTES { Ok(Decoded::NoLength) } else { Err(Error::BadLength) }
 }
 
-/// Reads a request's body. `None` where it is to be ignored: too short. What is not UTF-8 is the empty key,
-/// which has no blob.
+/// Decodes a request's body. `None` if it is too short, which is ignored. A key that is not UTF-8 becomes the
+/// empty key, which has no blob.
 pub fn request(body: &[u8]) -> Option<(Id, &str)> {
     let (id, key) = body.split_first_chunk()?;
     (!key.is_empty()).then(|| (*id, std::str::from_utf8(key).unwrap_or_default().trim()))
 }
 
-/// Reads the head of an answer's body of `length` bytes: the checksum, or `None` where there is no blob.
+/// Decodes the head of an answer whose body has `length` bytes: the checksum, or `None` if there is no blob.
 /// `head` is what follows the id.
 ///
 /// # Errors
@@ -103,14 +102,14 @@ pub fn answer_crc(head: &[u8], length: usize) -> Result<Option<u64>, Error> {
     if length == ID_BYTES {
         return Ok(None);
     }
-    // An answer of checksum alone would be an empty blob, which is sent as a missing one.
+    // A checksum without a payload would be an empty blob, which the original sends as a missing one.
     match head.first_chunk().filter(|_| length > ANSWER_HEAD_BYTES) {
         Some(crc) => Ok(Some(u64::from_be_bytes(*crc))),
         None => Err(Error::BadAnswer { bytes: length }),
     }
 }
 
-/// Checks a payload against the checksum that came with it.
+/// Checks a payload against its checksum.
 ///
 /// # Errors
 /// [`Error::Crc`].
@@ -126,7 +125,7 @@ pub fn put_request(id: Id, key: &str, into: &mut Vec<u8>) {
     into.extend_from_slice(key.as_bytes());
 }
 
-/// What an answer begins with: everything but the payload.
+/// The head of an answer: everything before the payload.
 #[derive(Clone, Copy, Debug)]
 pub struct AnswerHead {
     bytes: [u8; MAX_LENGTH_BYTES + ANSWER_HEAD_BYTES],
@@ -134,7 +133,7 @@ pub struct AnswerHead {
 }
 
 impl AnswerHead {
-    /// The whole answer where there is no blob.
+    /// The complete answer for a missing blob.
     pub fn missing(id: Id) -> Self {
         let mut head = Self { bytes: [0; _], len: 0 };
         head.put_length(ID_BYTES);
@@ -142,7 +141,7 @@ impl AnswerHead {
         head
     }
 
-    /// The head before a payload, which must not be empty, and whose checksum is `crc`.
+    /// The head before a payload, which must not be empty; `crc` is its CRC-32C.
     pub fn found(id: Id, payload_bytes: usize, crc: u32) -> Self {
         let mut head = Self { bytes: [0; _], len: 0 };
         head.put_length(ANSWER_HEAD_BYTES + payload_bytes);
@@ -151,7 +150,7 @@ impl AnswerHead {
         head
     }
 
-    /// The bytes.
+    /// The encoded head.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
@@ -166,7 +165,7 @@ impl AnswerHead {
     }
 }
 
-/// Appends a whole answer; `None` and empty payloads as a missing blob.
+/// Appends a complete answer; `None` and empty payloads are encoded as a missing blob.
 pub fn put_answer(id: Id, payload: Option<&[u8]>, into: &mut Vec<u8>) {
     match payload.filter(|payload| !payload.is_empty()) {
         None => into.extend_from_slice(AnswerHead::missing(id).as_bytes()),

@@ -1,6 +1,6 @@
-//! The key space: what may be asked for, as text.
+//! The key space: textual keys of blobs.
 //!
-//! The original bridge's keys, and their blobs (`a` to `b` are parachain headers, -1 for none):
+//! Keys of the original bridge and their blobs (`a` to `b` are parachain headers, -1 for none):
 //!
 //! | key | blob |
 //! |---|---|
@@ -11,9 +11,8 @@
 //! | `rangeParaBlock:key:{n}` | JSON `{bufferKey?, firstBlockNumber, lastBlockNumber}` |
 //! | `dryParaBlock:{n}` | SCALE `Vec<BlockHeaderWithChanges>` of one block |
 //! | `rangeParaBlock:buffer:{n}` | the same, of several |
-//!
-//! Ours ask by cursor, as [`BlobSource`](prb_core::blob::BlobSource) does; their blobs are in
-//! [`answer`](super::answer):
+//! Our keys ask by cursor, as [`BlobSource`](prb_core::blob::BlobSource) does; [`answer`](super::answer)
+//! defines their blobs:
 //!
 //! | key | asks for |
 //! |---|---|
@@ -21,9 +20,8 @@
 //! | `heights:{relay}:{para}:{wait_ms}` | the heights, once they are above these (-1: none), or after the wait; at once over `/blob` and `GetBlobByKey` |
 //! | `headers:{relay}:{para}:{max_bytes}` | the next header batch |
 //! | `blocks:{from}:{to}:{max_bytes}` | the next blocks |
-//!
-//! Reading is strict: decimal numbers without sign or leading zeros, nothing before or after, so that each key
-//! has one spelling and a cache may go by the text.
+//! Parsing is strict: decimal numbers without sign or leading zeros, and no surrounding space. So each key
+//! has exactly one spelling, and caches may compare the text.
 
 #[cfg(feature = "node")]
 use std::borrow::Cow;
@@ -34,22 +32,22 @@ use prb_core::{
     primitives::{ParaNumber, RelayNumber},
 };
 
-/// The longest key that is read, in bytes. The longest that there is has under 80.
+/// The longest key that is accepted, in bytes. The longest valid one has under 80.
 pub const MAX_KEY_BYTES: usize = 256;
 
-/// Relay headers and the parachain headers with them, as the original's keys name them.
+/// Relay headers and the parachain headers with them, as in the original's keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct HeaderRange {
     /// First relay header.
     pub relay_first: RelayNumber,
     /// Last relay header.
     pub relay_last: RelayNumber,
-    /// First and last parachain header.
+    /// First and last parachain header, if any.
     pub para: Option<(ParaNumber, ParaNumber)>,
 }
 
 impl HeaderRange {
-    /// The range of these spans.
+    /// Creates the range of two spans.
     pub fn of(relay: Span<RelayNumber>, para: Option<Span<ParaNumber>>) -> Self {
         Self {
             relay_first: relay.first,
@@ -73,41 +71,41 @@ pub enum Key {
     DrySyncHeader(HeaderRange),
     /// Headers to the end of the authority set.
     BlobRange(HeaderRange),
-    /// How many blocks can be had at once from this one on.
+    /// The number of blocks available at once from this one on.
     RangeParaBlockKey(ParaNumber),
     /// One block.
     DryParaBlock(ParaNumber),
     /// Several blocks.
     RangeParaBlockBuffer(ParaNumber),
-    /// What a worker starts from.
+    /// What a worker is initialised with.
     Genesis,
     /// Heights above these.
     Heights {
-        /// The relay height that the asker knows.
+        /// The relay height that the requester knows.
         relay: Option<RelayNumber>,
-        /// The parachain height that it knows.
+        /// The parachain height that the requester knows.
         para: Option<ParaNumber>,
-        /// How long the answer may be held back, in ms.
+        /// How long the answer may be delayed, in ms.
         wait_ms: u32,
     },
     /// The next header batch.
     Headers {
-        /// Where it starts.
+        /// Where the batch starts.
         cursor: HeaderCursor,
-        /// The most that its body may have.
+        /// The maximum size of its body, in bytes.
         max_bytes: u32,
     },
     /// The next blocks.
     Blocks {
-        /// Which ones.
+        /// The blocks.
         cursor: BlockCursor,
-        /// The most that their body may have.
+        /// The maximum size of their body, in bytes.
         max_bytes: u32,
     },
 }
 
-/// A key as it is asked for by a call between peers: an answer is not held back there, as it would keep a place that
-/// others need. Heights are waited for over the blob server's own wire.
+/// Strips the waiting time from a key that is asked for by a peer's call: a delayed answer would occupy a
+/// call slot that others need. Waiting for heights is only possible over the blob server's own protocol.
 #[cfg(feature = "node")]
 pub(crate) fn without_wait(key: &str) -> Cow<'_, str> {
     match Key::parse(key) {
@@ -119,7 +117,7 @@ pub(crate) fn without_wait(key: &str) -> Cow<'_, str> {
 }
 
 impl Key {
-    /// Reads a key; `None` for what is none.
+    /// Parses a key; `None` if it is invalid.
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() > MAX_KEY_BYTES {
             return None;
@@ -167,7 +165,7 @@ impl Key {
     }
 }
 
-/// What lies between colons.
+/// The parts between colons.
 struct Parts<'a>(Split<'a, char>);
 
 impl<'a> Parts<'a> {
@@ -179,7 +177,7 @@ impl<'a> Parts<'a> {
         number(self.word()?)
     }
 
-    /// A number, or -1 for none.
+    /// Parses a number, or -1 for `None`.
     fn optional(&mut self) -> Option<Option<u32>> {
         match self.word()? {
             "-1" => Some(None),
@@ -204,12 +202,12 @@ impl<'a> Parts<'a> {
 
 fn number(text: &str) -> Option<u32> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    // `parse` would take a plus sign; two spellings of one number would be two keys.
+    // `u32::from_str` accepts a plus sign; two spellings of one number would be two keys.
     let plain = digits && (text.len() == 1 || !text.starts_with('0'));
     plain.then(|| text.parse().ok()).flatten()
 }
 
-/// `n`, or -1.
+/// Displays `n`, or -1.
 struct OrNone(Option<u32>);
 
 impl fmt::Display for OrNone {
@@ -260,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_originals_keys_are_read() {
+    fn original_keys_are_parsed() {
         let range = |relay_first, relay_last, para| HeaderRange {
             relay_first: RelayNumber(relay_first),
             relay_last: RelayNumber(relay_last),
@@ -283,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_not_quite_a_key_is_none() {
+    fn invalid_keys_are_rejected() {
         let long = format!("dryParaBlock:{}", "1".repeat(300));
         for text in [
             "",

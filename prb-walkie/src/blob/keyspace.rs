@@ -1,4 +1,4 @@
-//! [`KeySpace`]: blobs for keys, assembled from a source when they are asked for.
+//! [`KeySpace`]: assembles blobs by key from a range source.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,9 +22,9 @@ use super::{
 };
 use crate::proto::db;
 
-/// What a key space sets aside for small blobs, in bytes.
+/// Bytes reserved for small blobs.
 const SMALL_BYTES: usize = 16 * 1024;
-/// The most relay headers that an original's range names one by one.
+/// Most relay headers that an original's range lists individually.
 const MAX_NAMED: u32 = 100_000;
 
 /// Limits of a [`KeySpace`].
@@ -34,25 +34,25 @@ const MAX_NAMED: u32 = 100_000;
 pub struct Config {
     /// The largest blob, in bytes.
     pub max_blob_bytes: usize,
-    /// Parachain blocks in one of the original's range blobs
+    /// Most parachain blocks in one of the original's range blobs
     /// (`PHALA_DATA_PROVIDER_BLOB_MAX_PARA_BLOCK_RANGE_COUNT`).
     pub max_para_blocks: u32,
-    /// The longest that an answer about heights is held back.
+    /// How long an answer about heights may be delayed.
     pub max_wait: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        // A worker takes request bodies of 100 MiB, a genesis may be somewhat larger than it is there.
+        // A worker accepts request bodies of 100 MiB; a genesis may be slightly larger here than in a request.
         Self { max_blob_bytes: 101 << 20, max_para_blocks: 15, max_wait: Duration::from_secs(60) }
     }
 }
 
-/// A source's blobs by [key](Key): the original's and ours.
+/// A source's blobs by [key](Key), for the original's keys and ours.
 ///
-/// Nothing is kept: what the original stores as ranges are cuts through the source's blocks here, and any relay
-/// block may begin one. A range that has been named keeps its name: where the source has forgotten that a
-/// header is justified, the blob goes on to the next that is.
+/// Nothing is cached: the ranges that the original stores are slices of the source's blocks here, and any
+/// relay block may begin one. A range keeps its name once it was announced: if the source no longer knows
+/// that a header is justified, the blob extends to the next header that is.
 #[derive(Clone, Debug)]
 pub struct KeySpace {
     source: Arc<dyn RangeSource>,
@@ -60,7 +60,7 @@ pub struct KeySpace {
 }
 
 impl KeySpace {
-    /// The blobs of a source.
+    /// Creates the key space of a source.
     pub fn new(source: Arc<dyn RangeSource>, config: Config) -> Self {
         Self { source, config }
     }
@@ -82,7 +82,7 @@ impl KeySpace {
         }))
     }
 
-    /// Waits until the source has more than the asker, or the wait is over.
+    /// Waits until the source has more than the requester, or the time is over.
     async fn heights(
         &self,
         relay: Option<RelayNumber>,
@@ -92,7 +92,7 @@ impl KeySpace {
         let mut heights = self.source.heights();
         let more = |heights: &Heights| heights.relay > relay || heights.para > para;
         let wait = wait.min(self.config.max_wait);
-        // A source that is gone says no more; what it said last is the answer.
+        // If the source is gone, its last heights are the answer.
         let _ = tokio::time::timeout(wait, heights.wait_for(more)).await;
         let now = *heights.borrow();
         let identity = self.source.genesis().await.ok().map(|genesis| genesis.chain_identity);
@@ -112,7 +112,7 @@ impl KeySpace {
             Key::Genesis | Key::Heights { .. } | Key::Headers { .. } | Key::Blocks { .. } => Ok(None),
         };
         match answer {
-            // What is not on the chain has no blob.
+            // Blocks that are not on the chain have no blob.
             Err(Error::BadCursor { .. } | Error::NotReady) => Ok(None),
             answer => answer,
         }
@@ -137,7 +137,8 @@ impl KeySpace {
         let Some(ranges) = self.source.ranges(from).await? else { return Ok(None) };
         let dry = ranges.shortest;
         let mut meta = dry_meta(&dry);
-        // A set that goes on has a longer range tomorrow. Originals keep what they are told for half an hour.
+        // The range of an authority set that is still active grows. Originals cache what they were told for half an
+        // hour.
         let blob = ranges.longest;
         if blob.ends_set {
             meta.blob_parent_stop_block = blob.relay.last.0;
@@ -156,7 +157,7 @@ impl KeySpace {
                 return Ok(None);
             }
         } else if range.para.is_none() {
-            // The blob goes further than its name, and the parachain may have advanced on the way.
+            // The blob extends beyond its name, and the parachain may have advanced in between.
             let ranges = self.source.ranges(range.relay_first).await?;
             if let Some(para) = ranges.and_then(|ranges| ranges.longest.para) {
                 let Some(longer) = self.headers_to(range, para.first).await? else { return Ok(None) };
@@ -171,7 +172,7 @@ impl KeySpace {
         self.source.headers_to(cursor, range.relay_last, self.config.max_blob_bytes).await
     }
 
-    /// Several blocks at once only where they are all there: the same key has the same blob for ever.
+    /// Returns several blocks at once only if all exist: a key's blob must never change.
     async fn block_range(&self, first: ParaNumber) -> Result<Option<Bytes>, Error> {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
@@ -202,7 +203,7 @@ impl KeySpace {
 
     async fn block_request(&self, first: ParaNumber, count: u32) -> Result<Option<Bytes>, Error> {
         let to = ParaNumber(first.0.saturating_add(count.saturating_sub(1)));
-        // A buffer that is cut by the tip would be another one later.
+        // A buffer that is cut off at the tip would have other contents later.
         if count > 1 && self.source.heights().borrow().para.is_none_or(|tip| tip < to) {
             return Ok(None);
         }
@@ -220,7 +221,7 @@ fn number_or_none(number: Option<ParaNumber>) -> i32 {
 
 fn dry_meta(dry: &Range) -> db::RangeMeta {
     let (relay, para) = (dry.relay, dry.para);
-    // The set that holds after the last block, as its state says.
+    // The set that is active after the last block, according to its state.
     let set_id = dry.set_id + u64::from(dry.ends_set);
     db::RangeMeta {
         parent_start_block: relay.first.0,
@@ -269,13 +270,13 @@ impl Lookup for KeySpace {
     fn bound_bytes(&self, key: &str) -> usize {
         let max = self.config.max_blob_bytes;
         match Key::parse(key) {
-            // Held back for long, and hardly any bytes: it must not keep room from those that need all of it.
+            // Delayed for long with hardly any bytes: it must not reserve room that others need.
             None | Some(Key::Heights { .. }) => 0,
             Some(Key::RangeParaBlockKey(_)) => SMALL_BYTES,
             Some(Key::Headers { max_bytes, .. } | Key::Blocks { max_bytes, .. }) => {
                 (max_bytes as usize).min(max).saturating_add(answer::MAX_HEAD_BYTES)
             }
-            // Names of blocks: 5 bytes each.
+            // A list of block numbers, 5 bytes each.
             Some(Key::RangeByParentBlock(_)) => SMALL_BYTES + 2 * 5 * MAX_NAMED as usize,
             // The source has it in memory already.
             Some(Key::Genesis) => SMALL_BYTES,

@@ -1,4 +1,4 @@
-//! What is counted of blobs.
+//! Metrics of blobs.
 
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 
@@ -17,22 +17,19 @@ pub(super) fn describe_server() {
     describe_counter!(REQUESTS, "Requests to the blob server, by outcome: found, missing");
     describe_gauge!(QUEUED, "Bytes of blobs that are assembled and not yet written to their sockets");
     describe_gauge!(CONNECTIONS, "Connections of the blob server");
-    describe_counter!(REFUSED, "Connections that the blob server turned away because there were too many");
+    describe_counter!(REFUSED, "Connections that the blob server refused because there were too many");
     describe_counter!(ENDED, "Connections of the blob server that ended, by reason");
     describe_counter!(ACCEPT_ERRORS, "Connections that could not be accepted");
 }
 
 pub(super) fn describe_remote() {
-    describe_counter!(DISCONNECTS, "Connections to data providers that were lost, or not made");
-    describe_counter!(
-        HEDGED,
-        "Requests that a second data provider was asked too, because the first was slow"
-    );
+    describe_counter!(DISCONNECTS, "Connections to data providers that were lost or could not be made");
+    describe_counter!(HEDGED, "Requests also sent to a second data provider because the first was slow");
     describe_gauge!(USABLE, "Data providers that can be asked now");
-    describe_counter!(ASIDE, "Times that a data provider was put aside");
+    describe_counter!(ASIDE, "Times that a data provider was suspended");
 }
 
-/// Requests, found or missing.
+/// Requests by outcome.
 pub(super) fn requests(found: bool) -> Counter {
     counter!(REQUESTS, "outcome" => if found { "found" } else { "missing" })
 }

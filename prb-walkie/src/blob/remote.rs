@@ -1,30 +1,32 @@
-//! [`RemoteBlobSource`]: chain data from whichever data providers there are.
+//! [`RemoteBlobSource`]: chain data from the available data providers.
 //!
-//! Candidates come and go through a watch, each with its [`Provenance`]: who is admitted is decided before. Here is the
-//! table of those that are followed: where each was heard of, what it said, what it has served and how often that was
-//! refused. It has a bound, and shares for the lower provenances; one that is in use never makes room for another.
+//! Candidates arrive through a watch channel, each with its [`Provenance`]; whether they are admitted at all
+//! is decided before. This module keeps the table of providers that are followed, with each one's provenance,
+//! heights, served answers and refusals. The table is bounded, with quotas for lower provenances; a provider
+//! in use is never evicted.
 //!
-//! Each provider has a [`client`] and a task that follows its heights. A request goes to the best of those that claim
-//! to have the answer, providers of the configuration and of the key before others; where that one fails or is slow,
-//! to the next, until one has answered or none is left.
+//! Each provider has a [`client`] and a task that follows its heights. A request goes to the best provider
+//! that claims to have the answer, configured ones and those that know the shared key first; if it fails or
+//! is slow, to the next, until one has answered or none is left.
 //!
-//! What a provider gives is checked: the checksum, that it is a batch, that it is the one that was asked for. A
-//! provider that fails the check, that claims heights and has no blocks, or that is of another chain, is *put aside*:
-//! not asked until a time is over that doubles with each repetition, and its heights do not count. So is one whose
-//! bytes a worker refused, where another provider's differ, or where it alone claims to have what was refused.
+//! Answers are verified: their checksum, their encoding, and that they answer the request. A provider that
+//! fails the check, claims heights without having the blocks, or is of another chain is *suspended*: it is
+//! not asked for a time that doubles with each repetition, and its heights do not count. The same happens to
+//! a provider whose bytes a worker refused, if another provider's bytes differ or if no other claims to have
+//! those blocks.
 //!
-//! Where there is an [`OwnChain`], it is the measure: of the chain, of the genesis, and of how high heights can be.
+//! If there is an [`OwnChain`], it decides which chain and genesis are right, and bounds the heights.
 //!
-//! The heights are those of the best provider that is usable now. They may **fall**, unlike other sources': when
-//! the best provider is lost or put aside, what it had is not to be had, and a worker that was told so would
-//! wait for it in vain. The targets, which say how far behind everybody is, are those of the same providers, and at
+//! The heights are those of the best usable provider. Unlike other sources', they may **decrease**: when the
+//! best provider is lost or suspended, its data is not available, and a worker that was promised it would
+//! wait in vain. The targets, from which everybody's lag is computed, are those of the same providers, and at
 //! least the own node's.
 //!
-//! Providers of the original bridge do not know our keys: they are asked with theirs, and their requests turned
-//! into ours (see `remote/original.rs`). Their heights are what they say over `GetDataProviderInfo`.
+//! Providers of the original bridge do not know our keys. They are asked with theirs, and the answers are
+//! converted (see `remote/original.rs`). Their heights come from `GetDataProviderInfo`.
 //!
-//! Not for: keeping anything. Put a [`CachedSource`](prb_core::blob::cache::CachedSource) before it, so that
-//! equal cursors share one fetch.
+//! Not for: caching. Wrap it in a [`CachedSource`](prb_core::blob::cache::CachedSource), so that equal
+//! cursors share one fetch.
 
 use std::{
     net::SocketAddr,
@@ -60,27 +62,27 @@ pub use own::{Finalized, GenesisCheck, GenesisError, OwnChain};
 use pool::Pool;
 pub use status::{ProviderState, ProviderStatus};
 
-/// A data provider that may be used: of our chain and namespace, as far as it has said so.
+/// A data provider that may be used: of our chain and namespace, as far as it has told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
     /// Its peer id, in base58.
     pub id: String,
-    /// Its blob server.
+    /// The address of its blob server.
     pub address: SocketAddr,
-    /// The chain that it said it is of.
+    /// The chain identity that it claims.
     pub chain_identity: Option<Hash>,
-    /// What it says over `GetDataProviderInfo`; needed of the original's providers only.
+    /// What it announces over `GetDataProviderInfo`; needed for the original's providers only.
     pub announced: Option<Announced>,
-    /// Where it was heard of, or what it has proved.
+    /// How it was found, or what it has proved.
     pub provenance: Provenance,
 }
 
-/// What a provider says about itself.
+/// What a provider announces about itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Announced {
     /// The parachain's id.
     pub para_id: u32,
-    /// What it can give, and where its node is.
+    /// The heights it serves, and those of its node.
     pub heights: Heights,
 }
 
@@ -89,24 +91,24 @@ pub struct Announced {
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// Each provider's connection.
+    /// Settings of each provider's connection.
     pub client: client::Config,
-    /// How long a provider may be silent while something is asked of it.
+    /// How long a provider may be silent while a request is in flight.
     pub request_timeout: Duration,
-    /// How long the best provider has for an answer before the next is asked too.
+    /// How long the best provider may take before the next is asked, too.
     pub hedge_after: Duration,
-    /// How long a provider holds back its heights while they do not grow.
+    /// How long a provider may delay its heights while they do not grow.
     pub heights_wait: Duration,
     /// The largest genesis, in bytes.
     pub max_genesis_bytes: usize,
-    /// For how long a provider is put aside the first time.
+    /// Duration of the first suspension.
     pub first_aside: Duration,
-    /// For how long at most.
+    /// The longest suspension.
     pub max_aside: Duration,
-    /// The chain that providers must be of, where it is known beforehand: the hash of parachain block 1.
+    /// The identity of the chain (the hash of parachain block 1), if it is known beforehand.
     pub chain_identity: Option<Hash>,
-    /// Candidates that are followed; more are left out. Those that anybody can be have a quarter of the places, with
-    /// those of trusted networks half, with those of this machine three quarters.
+    /// Most candidates that are followed. Discovered ones share a quarter of the slots, together with those of
+    /// trusted networks a half, together with those of this machine three quarters.
     pub max_providers: usize,
 }
 
@@ -126,9 +128,8 @@ impl Default for Config {
     }
 }
 
-/// A [`BlobSource`] over the data providers that there are, from none on.
-///
-/// Its tasks end when it is dropped.
+/// A [`BlobSource`] over the available data providers, of which there may be none at first. Its tasks end on
+/// drop.
 #[derive(Debug)]
 pub struct RemoteBlobSource {
     pool: Arc<Pool>,
@@ -137,24 +138,24 @@ pub struct RemoteBlobSource {
 }
 
 impl RemoteBlobSource {
-    /// Follows the candidates, now and as they change.
+    /// Starts to follow the candidates, now and as they change.
     ///
     /// # Panics
-    /// Outside of a Tokio runtime.
+    /// When called outside of a Tokio runtime.
     pub fn start(candidates: watch::Receiver<Vec<Candidate>>, config: Config) -> Self {
         Self::on_chain(candidates, None, config)
     }
 
-    /// The same, held to what the own node says of the chain.
+    /// Like [`start`](Self::start), but verifies claims against the own node.
     ///
     /// # Panics
-    /// Outside of a Tokio runtime.
+    /// When called outside of a Tokio runtime.
     pub fn start_on(candidates: watch::Receiver<Vec<Candidate>>, own: OwnChain, config: Config) -> Self {
         Self::on_chain(candidates, Some(own), config)
     }
 
     fn on_chain(candidates: watch::Receiver<Vec<Candidate>>, own: Option<OwnChain>, config: Config) -> Self {
-        /// Refusals that wait to be looked into; one that finds no place is told again when a worker meets it.
+        /// Most refusals waiting for examination; a dropped one is reported again when a worker next meets it.
         const REFUSALS: usize = 64;
         metrics::describe_remote();
         let own_heads = own.as_ref().map(|own| own.finalized.clone());
@@ -166,28 +167,28 @@ impl RemoteBlobSource {
         Self { pool, refusals, _tasks: [follow, examine, own].map(AbortOnDropHandle::new) }
     }
 
-    /// The providers, for people: provenance, state, reason, heights, speed.
+    /// Returns the providers for display: provenance, state, reason, heights, latency.
     pub fn providers(&self) -> Vec<ProviderStatus> {
         self.pool.status()
     }
 
-    /// A view of the providers that does not keep this source alive.
+    /// Returns a weak handle to the providers, which does not keep this source alive.
     pub fn watcher(&self) -> Providers {
         Providers(Arc::downgrade(&self.pool))
     }
 }
 
-/// The providers of a [`RemoteBlobSource`].
+/// Handle to the providers of a [`RemoteBlobSource`].
 #[derive(Clone, Debug)]
 pub struct Providers(Weak<Pool>);
 
 impl Providers {
-    /// As [`RemoteBlobSource::providers`]; none where that has gone.
+    /// As [`RemoteBlobSource::providers`]; empty if the source is gone.
     pub fn all(&self) -> Vec<ProviderStatus> {
         self.0.upgrade().map(|pool| pool.status()).unwrap_or_default()
     }
 
-    /// Whether a provider is followed, answers and is not put aside.
+    /// Whether a provider is followed, answers and is not suspended.
     pub fn is_in_use(&self, id: &str) -> bool {
         self.0
             .upgrade()
@@ -224,7 +225,7 @@ impl BlobSource for RemoteBlobSource {
 
     fn refused(&self, refusal: &RefusedData) {
         self.pool.suspect(refusal);
-        // See above: what finds no place is told again.
+        // The channel may be full; see [`REFUSALS`].
         let _ = self.refusals.try_send(refusal.clone());
     }
 }

@@ -1,11 +1,10 @@
-//! Walking through batches without decoding their items: where each ends, and what number it has.
+//! Walks through encoded batches without decoding their items: finds where each item ends and its number.
 //!
-//! Batches come off the wire, so that nothing here panics or allocates by what a length claims. Two things are
-//! done with it: a provider's batch is checked before a worker sees it, and batches change between the form of
-//! pRuntime's protobuf API (ours) and the SCALE requests of its older one (the original's), where items are
-//! moved as slices.
+//! Batches come off the wire, so nothing here panics or allocates by a claimed length. There are two uses: a
+//! provider's batch is checked before a worker gets it, and batches are converted between pRuntime's protobuf
+//! API (ours) and the SCALE requests of its older API (the original's), moving items as slices.
 //!
-//! Not for: proving anything. Justifications, proofs and state roots are pRuntime's to check.
+//! Not for: verifying proofs. Justifications, proofs and state roots are checked by pRuntime.
 
 use bytes::Bytes;
 use codec::{Compact, Decode, Encode};
@@ -24,30 +23,30 @@ use prost::{
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Malformed {
-    /// Not protobuf.
+    /// Invalid protobuf.
     #[error("the batch is not protobuf: {0}")]
     Protobuf(#[from] prost::DecodeError),
-    /// Not SCALE.
+    /// Invalid SCALE.
     #[error("the {0} cannot be decoded")]
     Scale(&'static str),
-    /// More or other items than it says.
+    /// It contains other items than it claims.
     #[error("the {what} are not {expected}")]
     OtherSpan {
-        /// Which items.
+        /// The kind of items.
         what: &'static str,
-        /// What they should be.
+        /// The expected ones.
         expected: String,
     },
     /// A header's parent is not the header before it.
     #[error("{what} {number} does not follow the one before it")]
     Unchained {
-        /// Which chain's.
+        /// The chain.
         what: &'static str,
         /// Its number.
         number: u32,
     },
-    /// Not the last relay header alone is justified.
-    #[error("not the last relay header alone has a justification")]
+    /// A relay header other than the last is justified, or the last is not.
+    #[error("a justification is missing at the last relay header or present at another")]
     Justification,
     /// Parachain headers without a proof.
     #[error("the parachain headers come without a proof")]
@@ -56,7 +55,7 @@ pub enum Malformed {
 
 type Result<T> = std::result::Result<T, Malformed>;
 
-/// What is still to be walked through, and a name for it in errors.
+/// The remaining input, with a name for errors.
 struct Input<'a> {
     rest: &'a [u8],
     what: &'static str,
@@ -85,13 +84,14 @@ impl<'a> Input<'a> {
         Compact::<u32>::decode(&mut self.rest).map(|n| n.0).map_err(|_| self.bad())
     }
 
-    /// A `Vec<u8>`, without its length.
+    /// Reads a `Vec<u8>`, without its length.
     fn bytes(&mut self) -> Result<&'a [u8]> {
         let len = self.compact()?;
         self.take(len as usize)
     }
 
-    /// Walks through a `Vec` with `item`; every item takes at least a byte, so that a count cannot lie for long.
+    /// Walks through a `Vec` with `item`. Every item takes at least a byte, so a false count ends at the input's
+    /// end.
     fn list(&mut self, mut item: impl FnMut(&mut Self) -> Result<()>) -> Result<()> {
         for _ in 0..self.compact()? {
             item(self)?;
@@ -99,7 +99,7 @@ impl<'a> Input<'a> {
         Ok(())
     }
 
-    /// What `walk` walks through.
+    /// Returns the slice that `walk` consumes.
     fn slice(&mut self, walk: impl FnOnce(&mut Self) -> Result<()>) -> Result<&'a [u8]> {
         let start = self.rest;
         walk(self)?;
@@ -116,7 +116,7 @@ impl<'a> Input<'a> {
         let number = self.compact()?;
         self.take(64)?;
         self.list(|input| {
-            // Kinds and fields as in `prb_core::wire::DigestItem`.
+            // Variants and fields as in `prb_core::wire::DigestItem`.
             match input.byte()? {
                 0 => input.bytes().map(drop),
                 4..=6 => input.take(4).and_then(|_| input.bytes()).map(drop),
@@ -127,7 +127,7 @@ impl<'a> Input<'a> {
         Ok(HeaderRef { bytes: &start[..start.len() - self.rest.len()], parent, number })
     }
 
-    /// `Vec<(Vec<u8>, Option<Vec<u8>>)>`.
+    /// Walks through a `Vec<(Vec<u8>, Option<Vec<u8>>)>`.
     fn key_changes(&mut self) -> Result<()> {
         self.list(|input| {
             input.bytes()?;
@@ -135,7 +135,7 @@ impl<'a> Input<'a> {
         })
     }
 
-    /// An `Option`; gives whether it is there.
+    /// Walks through an `Option`; returns whether it is `Some`.
     fn option(&mut self, some: impl FnOnce(&mut Self) -> Result<()>) -> Result<bool> {
         match self.byte()? {
             0 => Ok(false),
@@ -152,7 +152,7 @@ impl<'a> Input<'a> {
         })
     }
 
-    /// `Vec<Vec<u8>>`: the items.
+    /// Reads the items of a `Vec<Vec<u8>>`.
     fn proof(&mut self) -> Result<Vec<&'a [u8]>> {
         let mut nodes = Vec::new();
         self.list(|input| {
@@ -168,7 +168,7 @@ impl<'a> Input<'a> {
         self.proof().map(drop)
     }
 
-    /// `Vec<HeaderToSync>`.
+    /// Reads a `Vec<HeaderToSync>`.
     fn relay_headers(&mut self) -> Result<Vec<RelayRef<'a>>> {
         let mut headers = Vec::new();
         self.list(|input| {
@@ -182,7 +182,7 @@ impl<'a> Input<'a> {
         Ok(headers)
     }
 
-    /// `Vec<Header>`.
+    /// Reads a `Vec<Header>`.
     fn headers(&mut self) -> Result<Vec<HeaderRef<'a>>> {
         let mut headers = Vec::new();
         self.list(|input| {
@@ -225,7 +225,7 @@ fn check_chain(headers: &[HeaderRef<'_>], first: u32, last: u32, what: &'static 
 const RELAY: &str = "relay headers";
 const PARA: &str = "parachain headers";
 
-/// Checks that a header batch's body is what its spans say.
+/// Checks that a header batch's body matches its spans.
 ///
 /// # Errors
 /// [`Malformed`].
@@ -266,7 +266,7 @@ fn check(
     }
 }
 
-/// Checks that a block batch's body is what its span says.
+/// Checks that a block batch's body matches its span.
 ///
 /// # Errors
 /// [`Malformed`].
@@ -288,20 +288,20 @@ pub fn check_blocks(batch: &BlockBatch) -> Result<()> {
     Ok(())
 }
 
-/// Number and hash of the block in a SCALE `GenesisBlockInfo`, which is walked through to its end.
+/// Returns number and hash of the block in a SCALE `GenesisBlockInfo`, checking it to its end.
 ///
 /// # Errors
 /// [`Malformed`].
 pub fn genesis_block(info: &[u8]) -> Result<(RelayNumber, Hash)> {
     let mut input = Input::new(info, "genesis info");
     let header = input.header()?;
-    // Set and proof lie as they do in a change of set.
+    // Set and proof are encoded as in a change of the authority set.
     input.authority_set_change()?;
     input.end()?;
     Ok((RelayNumber(header.number), Hash::of(header.bytes)))
 }
 
-/// Checks that bytes are a SCALE `Vec<(key, value)>`: a genesis state.
+/// Checks that bytes are a genesis state: a SCALE `Vec<(key, value)>`.
 ///
 /// # Errors
 /// [`Malformed`].
@@ -311,13 +311,13 @@ pub fn check_state(state: &[u8]) -> Result<()> {
     input.end()
 }
 
-/// Turns the body of a header batch into a SCALE `SyncCombinedHeadersReq`.
+/// Converts the body of a header batch to a SCALE `SyncCombinedHeadersReq`.
 ///
 /// # Errors
 /// [`Malformed::Protobuf`].
 pub fn request_of_headers(body: &Bytes) -> Result<Bytes> {
     let decoded = CombinedHeadersToSync::decode(body.clone())?;
-    // What protobuf puts around the parts takes more than SCALE does, but for the lengths of nodes.
+    // Protobuf's overhead exceeds SCALE's except for the lengths of proof nodes.
     let mut out = Vec::with_capacity(body.len() + 8 + 4 * decoded.proof.len());
     out.extend_from_slice(&decoded.encoded_relaychain_headers);
     match &decoded.authority_set_change {
@@ -332,7 +332,7 @@ pub fn request_of_headers(body: &Bytes) -> Result<Bytes> {
     Ok(out.into())
 }
 
-/// The SCALE `Vec<BlockHeaderWithChanges>` in the body of a block batch, as a slice of it.
+/// Returns the SCALE `Vec<BlockHeaderWithChanges>` in the body of a block batch, as a slice of it.
 ///
 /// # Errors
 /// [`Malformed::Protobuf`].
@@ -340,11 +340,11 @@ pub fn request_of_blocks(body: &Bytes) -> Result<Bytes> {
     Ok(Blocks::decode(body.clone())?.encoded_blocks)
 }
 
-/// Turns a SCALE `SyncCombinedHeadersReq` into the header batch for a cursor: headers before it are left out,
-/// as pRuntime would. `None` where the request begins after the cursor or ends before it.
+/// Converts a SCALE `SyncCombinedHeadersReq` to the header batch for a cursor. Headers before the cursor are
+/// skipped, as pRuntime does. `None` if the request begins after the cursor or ends before it.
 ///
 /// # Errors
-/// [`Malformed`], also where the headers do not follow one another.
+/// [`Malformed`], also if the headers do not form a chain.
 pub fn headers_of_request(request: &[u8], cursor: HeaderCursor) -> Result<Option<HeaderBatch>> {
     let mut input = Input::new(request, "headers request");
     let mut relay = input.relay_headers()?;
@@ -397,8 +397,8 @@ fn write_headers(
     body.into()
 }
 
-/// Turns a SCALE `Vec<BlockHeaderWithChanges>` into a block batch: blocks of `within` alone. `None` where it
-/// does not begin at or before the span.
+/// Converts a SCALE `Vec<BlockHeaderWithChanges>` to a block batch with the blocks of `within` only. `None`
+/// if it does not begin at or before the span.
 ///
 /// # Errors
 /// [`Malformed`].
@@ -429,7 +429,7 @@ pub fn blocks_of_request(request: &[u8], within: Span<ParaNumber>) -> Result<Opt
     Ok(Some(BlockBatch { blocks: span, body: body.into() }))
 }
 
-/// The first item of a SCALE `Vec<HeaderToSync>`, and its header.
+/// Returns the first item of a SCALE `Vec<HeaderToSync>`, and its header's hash.
 ///
 /// # Errors
 /// [`Malformed`].
@@ -447,7 +447,7 @@ pub fn first_relay_header(body: &Bytes) -> Result<(Bytes, Hash)> {
     Ok((headers.slice_ref(item), hash))
 }
 
-/// The first item of a block batch's body, and its header's hash.
+/// Returns the first item of a block batch's body, and its header's hash.
 ///
 /// # Errors
 /// [`Malformed`].
@@ -471,7 +471,7 @@ fn put_field(tag: u32, bytes: &[u8], into: &mut Vec<u8>) {
     into.extend_from_slice(bytes);
 }
 
-/// A protobuf field that is a SCALE `Vec` of items which are there already.
+/// Appends a protobuf field that is a SCALE `Vec` of encoded items.
 fn put_list<'a>(
     tag: u32,
     count: usize,
@@ -479,7 +479,7 @@ fn put_list<'a>(
     items: impl Iterator<Item = &'a [u8]>,
     into: &mut Vec<u8>,
 ) {
-    // Counts come from requests in memory, limited to far below `u32::MAX` bytes.
+    // Cannot overflow: counts come from requests in memory, whose size is limited.
     let count = count as u32;
     encode_key(tag, WireType::LengthDelimited, into);
     encode_varint((Compact(count).encoded_size() + bytes) as u64, into);

@@ -1,17 +1,17 @@
 //! The blob server: answers [keys](super::keys) over TCP from a [`Lookup`].
 //!
-//! Every connection is one task that reads requests, assembles answers as they come ready, and writes what is
-//! there in as few calls as it takes. What one peer can take hold of is bounded ([`Config`]): connections,
-//! requests in flight, bytes set aside for answers of one connection, of one address and of all. Past a bound the
-//! server stops reading from that peer until it has taken what is there; a peer that reads more slowly than
-//! [`Config::min_bytes_per_second`] is dropped.
+//! Each connection is a task that reads requests, assembles answers, and writes those that are ready in as
+//! few system calls as possible. Resources of a peer are bounded by [`Config`]: connections, requests in
+//! flight, and bytes of answers for each connection, for each address and in total. At a bound the server
+//! stops reading from that peer until it has taken its answers; a peer that reads more slowly than
+//! [`Config::min_bytes_per_second`] is disconnected.
 //!
-//! What a fleet lives on has bytes that large answers cannot take: heights and other small blobs, and batches that are
-//! made smaller where there are no bytes for the size that was asked for ([`Lookup::smaller`]). So a connection that
-//! waits for bytes waits for a share of its own.
+//! A fleet's essential traffic has bytes that large answers cannot take: heights and other small blobs, and
+//! batches that are reduced if there is no room for the requested size ([`Lookup::smaller`]). So a connection
+//! that waits for bytes waits for a share of its own.
 //!
-//! An answer is assembled whole before it is queued, so that a slow reader holds bytes, and never a transaction
-//! of the store.
+//! An answer is assembled whole before it is queued, so that a slow reader occupies memory but never a
+//! transaction of the store.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -33,7 +33,7 @@
 //! # }
 //! ```
 //!
-//! Not for: who may ask. The original's wire has no notion of a peer, and blobs are public chain data.
+//! Not for: access control. The original's protocol does not identify peers, and blobs are public chain data.
 
 use std::{
     collections::HashMap,
@@ -63,7 +63,7 @@ use crate::provenance::share_of;
 mod connection;
 mod outbox;
 
-/// Where data providers listen.
+/// The default port of data providers.
 pub const DEFAULT_PORT: u16 = 8012;
 
 /// Limits of a [`Server`].
@@ -71,30 +71,30 @@ pub const DEFAULT_PORT: u16 = 8012;
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// Connections at once.
+    /// Most connections.
     pub max_connections: usize,
-    /// Connections of one IP address, or one IPv6 network of /64, at once.
+    /// Most connections of one IP address, or of one IPv6 /64 network.
     pub max_connections_per_ip: usize,
-    /// Requests of one connection that are read and not yet answered.
+    /// Most unanswered requests of one connection.
     pub max_in_flight: usize,
-    /// Bytes of one connection's answers, set aside or queued
-    /// (`PHALA_LIFECYCLE_BLOB_SERVER_SESSION_MAX_MEMORY`, there in MiB). A single answer may be larger.
+    /// Most bytes of one connection's answers, reserved or queued
+    /// (`PHALA_LIFECYCLE_BLOB_SERVER_SESSION_MAX_MEMORY`, which is in MiB). A single answer may be larger.
     pub session_max_bytes: usize,
-    /// The same of one IP address, or one IPv6 network of /64.
+    /// The same for one IP address, or one IPv6 /64 network.
     pub max_bytes_per_ip: usize,
-    /// The same of all connections together, small answers not counted.
+    /// The same for all connections together, without small answers.
     pub max_bytes: usize,
-    /// The same for small answers, which have bytes of their own. An address has a quarter of them.
+    /// The same for small answers, which have a budget of their own. One address may use a quarter of it.
     pub small_bytes: usize,
-    /// How much of what is there for it a peer must take, on average over each `write_timeout`.
+    /// Least rate at which a peer must take pending bytes, averaged over each `write_timeout`.
     pub min_bytes_per_second: u64,
-    /// How long a peer may take less than that.
+    /// How long a peer may be slower than that.
     pub write_timeout: Duration,
     /// How long a connection may be without requests.
     pub idle_timeout: Duration,
     /// How long a connection may be without its first request.
     pub first_request_timeout: Duration,
-    /// How long answers may still be written when the server stops.
+    /// How long pending answers may still be written when the server stops.
     pub stop_timeout: Duration,
 }
 
@@ -117,7 +117,7 @@ impl Default for Config {
     }
 }
 
-/// A server that listens and does not serve yet.
+/// A listening server that does not serve yet.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
@@ -125,24 +125,24 @@ pub struct Server {
     shared: Arc<Shared>,
 }
 
-/// What connections have in common.
+/// State shared by the connections.
 #[derive(Debug)]
 struct Shared {
     lookup: Arc<dyn Lookup>,
     config: Config,
-    /// Bytes of all connections, of large and of small answers.
+    /// Bytes of all connections, for large and for small answers.
     budget: Budgets,
     stats: Arc<Stats>,
-    /// Addresses that have connections: how many, and their bytes.
+    /// Connected addresses: their number of connections, and their bytes.
     addresses: Mutex<HashMap<IpAddr, (usize, Budgets)>>,
     complaints: Seldom,
 }
 
-/// Bytes for large answers, and for small ones.
+/// Byte budgets for large and small answers.
 #[derive(Clone, Debug)]
 struct Budgets {
     large: ByteBudget,
-    /// All of the bytes for large ones.
+    /// Size of the budget for large answers.
     large_bytes: usize,
     small: ByteBudget,
 }
@@ -160,13 +160,13 @@ impl Budgets {
         Self { large: ByteBudget::new(large_bytes), large_bytes, small: ByteBudget::new(small_bytes) }
     }
 
-    /// Whether there are so many bytes for a large answer now; one that is larger than all of them takes all.
+    /// Whether a large answer fits now; one larger than the whole budget takes all of it.
     fn has(&self, bytes: usize) -> bool {
         self.large.free_bytes() >= bytes.min(self.large_bytes)
     }
 }
 
-/// What a server holds and has done.
+/// Counters of a server.
 #[derive(Debug)]
 pub struct Stats {
     connections: AtomicUsize,
@@ -175,7 +175,7 @@ pub struct Stats {
     queued_bytes: AtomicUsize,
     peak_queued_bytes: AtomicUsize,
     sent_bytes: AtomicU64,
-    // Looked up once: requests are many.
+    // Looked up once, because requests are frequent.
     found: Counter,
     missing: Counter,
     queued: Gauge,
@@ -198,17 +198,17 @@ impl Default for Stats {
 }
 
 impl Stats {
-    /// Connections that are open.
+    /// Open connections.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// Connections that were turned away because there were too many.
+    /// Connections that were refused because there were too many.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Requests answered, missing blobs too.
+    /// Answered requests, missing blobs included.
     pub fn answered(&self) -> u64 {
         self.answered.load(Ordering::Relaxed)
     }
@@ -218,12 +218,12 @@ impl Stats {
         self.queued_bytes.load(Ordering::Relaxed)
     }
 
-    /// The most that [`queued_bytes`](Self::queued_bytes) has been.
+    /// The peak of [`queued_bytes`](Self::queued_bytes).
     pub fn peak_queued_bytes(&self) -> usize {
         self.peak_queued_bytes.load(Ordering::Relaxed)
     }
 
-    /// Bytes of answers written to sockets.
+    /// Bytes of answers that were written to sockets.
     pub fn sent_bytes(&self) -> u64 {
         self.sent_bytes.load(Ordering::Relaxed)
     }
@@ -245,7 +245,7 @@ impl Stats {
     }
 }
 
-/// The address cannot be listened at.
+/// The server cannot listen at the address.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot serve blobs at {address}")]
 pub struct BindError {
@@ -257,7 +257,7 @@ pub struct BindError {
 }
 
 impl Server {
-    /// Starts to listen; connections are served by [`run`](Self::run).
+    /// Starts listening; [`run`](Self::run) serves the connections.
     ///
     /// # Errors
     /// [`BindError`].
@@ -281,20 +281,20 @@ impl Server {
         Ok(Self { listener, address, shared: Arc::new(shared) })
     }
 
-    /// Where it listens, with the port that was chosen where none was given.
+    /// The address it listens at, with the actual port if port 0 was given.
     pub const fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// What it holds and has done.
+    /// Returns the server's counters.
     pub fn stats(&self) -> Arc<Stats> {
         self.shared.stats.clone()
     }
 
-    /// Serves until `stop` is cancelled: then refuses connections, writes what is in hand, and closes.
+    /// Serves until `stop` is cancelled, then refuses connections, writes pending answers and closes.
     ///
     /// # Cancel safety
-    /// A dropped call closes everything at once.
+    /// Dropping the future closes everything at once.
     pub async fn run(self, stop: CancellationToken) {
         info!(address = %self.address, "serving blobs");
         let mut connections = JoinSet::new();
@@ -319,7 +319,7 @@ impl Server {
                 log_panic(ended);
             }
         };
-        // Each connection keeps the time itself; this is for one that cannot.
+        // Each connection observes the timeout itself; this is a fallback for one that cannot.
         if timeout(shared.config.stop_timeout * 2, all).await.is_err() {
             connections.shutdown().await;
         }
@@ -337,7 +337,7 @@ impl Server {
             metrics::refused();
             if let Some(skipped) = self.shared.complaints.ready() {
                 let open = self.shared.stats.connections();
-                warn!(%peer, open, skipped, "too many blob connections: one is refused");
+                warn!(%peer, open, skipped, "too many blob connections; refused one");
             }
             return;
         };
@@ -351,14 +351,14 @@ impl Server {
             drop(slot);
             metrics::ended(ended.label());
             match ended.is_offence().then(|| shared.complaints.ready()).flatten() {
-                Some(skipped) => warn!(skipped, "a blob connection is dropped: {ended}"),
-                None => debug!("a blob connection ended: {ended}"),
+                Some(skipped) => warn!(skipped, "blob connection dropped: {ended}"),
+                None => debug!("blob connection ended: {ended}"),
             }
         };
         connections.spawn(serve.instrument(tracing::info_span!("blob", %peer)));
     }
 
-    /// A process without descriptors gets no connection until some are free: that is waited for.
+    /// Waits if the process is out of file descriptors: accepting fails until some are free.
     async fn wait_after(&self, e: &io::Error) {
         metrics::accept_error();
         if let Some(skipped) = self.shared.complaints.ready() {
@@ -383,11 +383,11 @@ fn set_up(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
-/// A connection's place among those that are allowed.
+/// A connection's slot.
 struct Slot {
     shared: Arc<Shared>,
     ip: IpAddr,
-    /// What its address has for answers.
+    /// The budgets of its address.
     bytes: Budgets,
 }
 
@@ -415,19 +415,19 @@ impl Drop for Slot {
             Some((count, _)) if *count > 1 => *count -= 1,
             _ => drop(addresses.remove(&self.ip)),
         }
-        // Changed under the lock alone, so that there is no count in between.
+        // Only changed under the lock, so that the count stays consistent with the map.
         let all = self.shared.stats.connections().saturating_sub(1);
         self.shared.stats.connections.store(all, Ordering::Relaxed);
         metrics::connections(all);
     }
 }
 
-/// Lets one complaint a second through: what a peer can cause must not fill the log.
+/// Rate-limits warnings to one a second: what a peer can cause must not fill the log.
 #[derive(Debug, Default)]
 struct Seldom(Mutex<(Option<Instant>, u64)>);
 
 impl Seldom {
-    /// Whether to complain now, and how often that was not done since the last time.
+    /// Whether to log now, and how many warnings were suppressed since the last one.
     fn ready(&self) -> Option<u64> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if state.0.is_some_and(|last| last.elapsed() < Duration::from_secs(1)) {

@@ -1,7 +1,7 @@
-//! Tokens of the external role: who wants a blob is given one, and fetches the blob with it.
+//! Tokens of the external role: a peer that wants a blob gets a token and fetches the blob with it.
 //!
-//! A token is 122 random bits, good for one block, for the peer that asked, and for a while. It may be used
-//! several times within it, because an answer can get lost.
+//! A token has 122 random bits and is valid for one block, for the peer that asked, for a limited time. It
+//! may be used repeatedly within that time, because an answer can get lost.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,16 +13,16 @@ use std::{
 use tokio::time::Instant;
 use uuid::Uuid;
 
-/// Limits of a table of tokens.
+/// Limits of [`Tokens`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, derive_setters::Setters)]
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// How long a token is good.
+    /// How long a token is valid.
     pub lifetime: Duration,
-    /// Tokens of one peer; its oldest one makes room for a new one.
+    /// Most tokens of one peer; a new one evicts the peer's oldest.
     pub max_per_peer: usize,
-    /// Tokens of all peers.
+    /// Most tokens of all peers.
     pub max_tokens: usize,
 }
 
@@ -32,12 +32,12 @@ impl Default for Config {
     }
 }
 
-/// A token for `T`. `Debug` does not show it.
+/// A token. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token {
-    /// What is shown to fetch the blob.
+    /// The text that fetches the blob.
     pub text: String,
-    /// Until when.
+    /// When it expires.
     pub expires_at: SystemTime,
 }
 
@@ -58,7 +58,7 @@ struct Issued<T> {
     what: T,
 }
 
-/// Tokens and what they are for.
+/// Issued tokens and the values they stand for.
 pub struct Tokens<T> {
     config: Config,
     state: Mutex<State<T>>,
@@ -66,7 +66,7 @@ pub struct Tokens<T> {
 
 struct State<T> {
     issued: HashMap<Uuid, Issued<T>>,
-    /// In the order in which they expire.
+    /// Tokens in the order in which they expire.
     order: VecDeque<Uuid>,
 }
 
@@ -77,12 +77,12 @@ impl<T> fmt::Debug for Tokens<T> {
 }
 
 impl<T: Clone> Tokens<T> {
-    /// No token yet.
+    /// Creates an empty table.
     pub fn new(config: Config) -> Self {
         Self { config, state: Mutex::new(State { issued: HashMap::new(), order: VecDeque::new() }) }
     }
 
-    /// A new token of this peer.
+    /// Issues a new token for this peer.
     ///
     /// # Errors
     /// [`Full`].
@@ -103,7 +103,7 @@ impl<T: Clone> Tokens<T> {
         Ok(Token { text: id.simple().to_string(), expires_at: SystemTime::now() + self.config.lifetime })
     }
 
-    /// What a token is for, where it is this peer's and still good.
+    /// Returns what a token stands for, if it is this peer's and still valid.
     pub fn redeem(&self, peer: &str, token: &str) -> Option<T> {
         let id = Uuid::try_parse(token).ok()?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -111,14 +111,14 @@ impl<T: Clone> Tokens<T> {
         state.issued.get(&id).filter(|issued| issued.peer == peer).map(|issued| issued.what.clone())
     }
 
-    /// Tokens that are good now.
+    /// Number of valid tokens.
     pub fn len(&self) -> usize {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.forget_expired(Instant::now());
         state.issued.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no valid tokens.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn tokens_are_good_for_their_peer_and_for_a_while() {
+    async fn token_is_valid_for_its_peer_until_it_expires() {
         let tokens = tokens();
         let token = tokens.issue("A", 7).unwrap();
         assert_eq!(tokens.redeem("A", &token.text), Some(7));
@@ -168,10 +168,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn tokens_are_few() {
+    async fn tokens_are_bounded() {
         let tokens = tokens();
         let all: Vec<_> = (0..4).map(|i| tokens.issue("A", i).unwrap()).collect();
-        assert_eq!(tokens.redeem("A", &all[0].text), None, "the oldest made room");
+        assert_eq!(tokens.redeem("A", &all[0].text), None, "the oldest was evicted");
         assert_eq!(tokens.redeem("A", &all[3].text), Some(3));
         tokens.issue("B", 1).unwrap();
         tokens.issue("C", 1).unwrap();

@@ -1,4 +1,4 @@
-//! The file of an identity: read with care, made once.
+//! Reads and creates the file of an identity.
 
 use std::{
     fs::{self, DirBuilder, File, Permissions},
@@ -23,7 +23,7 @@ pub(super) fn load_or_generate(path: &Path) -> Result<Identity, Error> {
     match create(path, &new) {
         Ok(()) => Ok(new),
         Err(Error::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {
-            // Another process was quicker.
+            // Another process has created it in the meantime.
             load(path)?.ok_or_else(|| failed("read", path)(ErrorKind::NotFound.into()))
         }
         Err(e) => Err(e),
@@ -42,7 +42,7 @@ pub(super) fn load(path: &Path) -> Result<Option<Identity>, Error> {
     };
     let read = failed("read", path);
     narrow(&file, path).map_err(&read)?;
-    // Large enough from the start: a buffer that grows leaves copies of the key behind.
+    // Allocated at full size: a growing buffer would leave copies of the key in freed memory.
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_FILE_BYTES + 1));
     file.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(&read)?;
     let malformed = |source| Error::Malformed { path: path.to_owned(), source };
@@ -52,7 +52,7 @@ pub(super) fn load(path: &Path) -> Result<Option<Identity>, Error> {
     Identity::from_bytes(&bytes).map(Some).map_err(malformed)
 }
 
-/// Takes the file from others' reach: the original left it readable by everybody.
+/// Restricts the file's permissions: the original creates it readable by everybody.
 fn narrow(file: &File, path: &Path) -> io::Result<()> {
     let mode = file.metadata()?.permissions().mode() & 0o7777;
     if mode & !FILE_MODE == 0 {
@@ -61,17 +61,17 @@ fn narrow(file: &File, path: &Path) -> io::Result<()> {
     let path = path.display();
     match file.set_permissions(Permissions::from_mode(FILE_MODE)) {
         Ok(()) => {
-            tracing::warn!(%path, mode = format!("{mode:o}"), "the identity file was open to others: now 600")
+            tracing::warn!(%path, mode = format!("{mode:o}"), "the identity file was accessible to others; its mode is now 600")
         }
-        // A read-only mount, or another owner: the key works all the same.
+        // The mount may be read-only, or the file another user's: the key is usable nevertheless.
         Err(error) => {
-            tracing::warn!(%path, mode = format!("{mode:o}"), %error, "the identity file is open to others");
+            tracing::warn!(%path, mode = format!("{mode:o}"), %error, "the identity file is accessible to others and its mode cannot be changed");
         }
     }
     Ok(())
 }
 
-/// Writes a whole file beside the place, and moves it there unless something is there.
+/// Writes a temporary file and links it in place, unless the file exists.
 pub(super) fn create(path: &Path, identity: &Identity) -> Result<(), Error> {
     let folder = path.parent().unwrap_or(Path::new("."));
     DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder).map_err(failed("create", folder))?;
@@ -83,6 +83,6 @@ pub(super) fn create(path: &Path, identity: &Identity) -> Result<(), Error> {
     file.write_all(&bytes).map_err(&write)?;
     file.as_file().sync_all().map_err(&write)?;
     file.persist_noclobber(path).map_err(|e| write(e.error))?;
-    // The name is durable once the folder is.
+    // The new name is durable only after the folder is synced.
     fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(&write)
 }

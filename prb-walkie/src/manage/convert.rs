@@ -1,4 +1,4 @@
-//! Between the wire's messages and the manager's values.
+//! Conversions between the wire's messages and the manager's values.
 
 use std::sync::Arc;
 
@@ -15,8 +15,9 @@ use crate::{
 };
 
 pub(super) fn pool_value(pool: db::Pool) -> PoolValue {
-    // Moved, not copied: the message's own is wiped when it is dropped.
+    // Moved, not copied, so that no second copy of the secret is left behind.
     let secret = pool.owner.map(|mut owner| SecretString::from(std::mem::take(&mut *owner.take_mnemonic())));
+    // Fields that are not on the wire stay unchanged.
     PoolValue::default()
         .with_pid(PoolId(pool.pid))
         .with_name(pool.name)
@@ -69,12 +70,12 @@ fn selector(what: &str, index: usize, id: Option<QueryIdentity>) -> Result<Selec
         },
         Some(Identity::Name(name)) => Ok(Selector::Name(name)),
         Some(Identity::Pid(pid)) => Ok(Selector::Pid(PoolId(pid))),
-        None => Err(ResponseError::server(format!("items[{index}]: it does not say which {what}"))),
+        None => Err(ResponseError::server(format!("items[{index}]: it names no {what}"))),
     }
 }
 
 fn no_value(what: &str, index: usize) -> ResponseError {
-    ResponseError::server(format!("items[{index}]: it does not say what the {what} is to be"))
+    ResponseError::server(format!("items[{index}]: it has no value for the {what}"))
 }
 
 pub(super) fn pool_list(pools: &[Arc<inventory::Pool>]) -> lm::PoolList {
@@ -86,7 +87,7 @@ pub(super) fn worker_list(workers: &[Arc<inventory::Worker>]) -> lm::WorkerList 
 }
 
 fn pool(pool: &inventory::Pool) -> db::Pool {
-    // There also where the pool has none: the original's pages look into it.
+    // Set even if the pool has no operator: the original's pages read its fields unconditionally.
     let owner = pool.operator.as_ref().map(|operator| address(&operator.account)).unwrap_or_default();
     db::Pool {
         uuid: pool.id.to_string(),

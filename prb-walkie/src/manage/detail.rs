@@ -1,13 +1,13 @@
-//! What is told of a fleet beyond the original's messages: made from the manager's types, and read back into them.
+//! Details of a fleet beyond the original's messages, converted from and to the manager's types.
 //!
-//! [`Sources`] is where a manager's detail comes from besides the [`Manager`]; what is missing there is absent from
-//! the answer. The messages are at [`crate::proto::detail`].
+//! [`Sources`] provides a manager's details that the [`Manager`] does not have; missing sources leave their parts of the answer absent. The messages are in [`crate::proto::detail`].
 //!
 //! # Bounds
 //!
-//! A worker has some 1 KB without its events, so that 5,000 workers have some 5 MB of the 128 MiB that an answer may
-//! have. Texts are cut at [`MAX_TEXT_BYTES`], notes at [`MAX_NOTES`], and events come only for workers that are
-//! named, at most [`MAX_WITH_EVENTS`] of them with [`MAX_EVENTS`] each. Readers hold others to the same.
+//! A worker takes about 1 KB without its events, so 5,000 workers take about 5 MB of the 128 MiB that an
+//! answer may have. Texts are cut at [`MAX_TEXT_BYTES`] and notes at [`MAX_NOTES`]. Events are only sent for
+//! workers that are named, at most [`MAX_WITH_EVENTS`] of them with [`MAX_EVENTS`] each. Readers enforce the
+//! same bounds.
 
 use std::{
     fmt,
@@ -34,24 +34,24 @@ mod worker;
 pub use chain::PoolDetail;
 pub use worker::{WorkerDetail, tell as encode_worker};
 
-/// The most workers whose events one call gets.
+/// Most workers whose events one call returns.
 pub const MAX_WITH_EVENTS: usize = 100;
-/// The longest text that is told, in bytes.
+/// The longest text that is sent, in bytes.
 pub const MAX_TEXT_BYTES: usize = 4096;
-/// The most notes that are told.
+/// Most notes that are sent.
 pub const MAX_NOTES: usize = 64;
 
-/// Gives the jobs of the trade queue, where it answers.
+/// Returns the trade queue's statistics, if the queue answers.
 type Jobs = Arc<dyn Fn() -> Option<Stats> + Send + Sync>;
 
-/// Where a manager's detail comes from, besides the [`Manager`].
+/// Sources of details besides the [`Manager`].
 #[derive(Clone, Default)]
 pub struct Sources {
-    /// How far the chain data is.
+    /// Heights of the chain data.
     pub heights: Option<watch::Receiver<Heights>>,
-    /// What is read of the chain.
+    /// The on-chain view.
     pub chain: Option<watch::Receiver<Option<Arc<ChainView>>>>,
-    /// The jobs of the trade queue.
+    /// The trade queue's statistics.
     pub jobs: Option<Jobs>,
 }
 
@@ -66,7 +66,7 @@ impl fmt::Debug for Sources {
 }
 
 impl Sources {
-    /// The detail of these workers and of the fleet.
+    /// Returns the details of these workers and of the fleet.
     pub(super) fn tell(
         &self,
         manager: &Manager,
@@ -81,7 +81,7 @@ impl Sources {
         }
         notes.truncate(MAX_NOTES);
         let tell = |status: &Arc<WorkerStatus>| {
-            // One that has gone meanwhile has none.
+            // A worker that was removed in the meantime has none.
             let events = with_events.then(|| manager.events(status.worker.id).unwrap_or_default());
             worker::tell(status, &events.unwrap_or_default())
         };
@@ -112,7 +112,7 @@ const fn tell_jobs(stats: Stats) -> wire::Jobs {
 }
 
 impl wire::Fleet {
-    /// How far the chain data is.
+    /// The heights of the chain data.
     pub fn heights(&self) -> Heights {
         Heights {
             relay: self.relay.map(RelayNumber),
@@ -122,7 +122,7 @@ impl wire::Fleet {
         }
     }
 
-    /// The jobs of the trade queue, where that answers.
+    /// The trade queue's statistics, if it answered.
     pub fn job_stats(&self) -> Option<Stats> {
         let jobs = self.jobs?;
         let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
@@ -135,18 +135,18 @@ impl wire::Fleet {
         })
     }
 
-    /// The commands that the manager takes and this version knows.
+    /// The commands that the manager accepts and this version knows.
     pub fn known_commands(&self) -> impl Iterator<Item = Command> {
         Command::ALL.into_iter().filter(|known| self.commands.iter().any(|name| name == known.as_str()))
     }
 
-    /// The notes, as many and as long as they may be.
+    /// The notes, within the bounds.
     pub fn bounded_notes(&self) -> Vec<String> {
         self.notes.iter().take(MAX_NOTES).map(cut).collect()
     }
 }
 
-/// A text of at most [`MAX_TEXT_BYTES`].
+/// Cuts a text to [`MAX_TEXT_BYTES`].
 fn cut(text: impl ToString) -> String {
     let mut text = text.to_string();
     if text.len() > MAX_TEXT_BYTES {
@@ -162,7 +162,7 @@ fn millis(at: SystemTime) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The time of ms since the Unix epoch; the epoch for one that no clock can show.
+/// The time of ms since the Unix epoch; the epoch if it cannot be represented.
 fn time(ms: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(ms)).unwrap_or(SystemTime::UNIX_EPOCH)
 }

@@ -1,4 +1,4 @@
-//! A session as JSON; [`super::state`] has the layout.
+//! Encodes a session as JSON; [`super::state`] defines the layout.
 
 use prb_core::{
     chain::{Session, SessionState},
@@ -8,9 +8,9 @@ use prb_core::{
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
-/// The most bits of an integer that polkadot.js gives as a JSON number.
+/// polkadot.js renders integers of up to this many bits as JSON numbers, longer ones as text.
 const MAX_NUMBER_BITS: u32 = 52;
-/// Decimals of an amount for people.
+/// Decimals of displayed amounts.
 const SHOWN_DECIMALS: u32 = 4;
 
 #[derive(Serialize)]
@@ -85,14 +85,14 @@ impl Serialize for U128 {
     }
 }
 
-/// The text of `session_info_json`.
+/// Returns the text of `session_info_json`.
 pub(super) fn json(session: Option<&Session>, info: Option<&PhactoryInfo>) -> String {
     let document = Document {
         session: session.map(for_people),
         raw: session.map(fields),
         runtime_info: info.map_or_else(|| Value::Object(Map::new()), runtime_info),
     };
-    // Texts and numbers only: nothing that JSON cannot say.
+    // Cannot fail: the document has only texts and numbers.
     serde_json::to_string_pretty(&document).unwrap_or_default()
 }
 
@@ -132,7 +132,7 @@ fn fields(session: &Session) -> Fields<'_> {
     }
 }
 
-/// U64F64 bits with 8 decimals, rounded half up.
+/// Formats U64F64 bits with 8 decimals, rounded half up.
 fn fixed(bits: u128) -> String {
     const DECIMALS: u128 = 100_000_000;
     let fraction = bits & u128::from(u64::MAX);
@@ -141,7 +141,7 @@ fn fixed(bits: u128) -> String {
     format!("{whole}.{:08}", scaled % DECIMALS)
 }
 
-/// `1,234,567`.
+/// Formats a number as `1,234,567`.
 fn grouped(number: impl Into<u128>) -> String {
     let digits = number.into().to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3 + 1);
@@ -154,14 +154,14 @@ fn grouped(number: impl Into<u128>) -> String {
     text
 }
 
-/// `1,234.5678 PHA`, cut.
+/// Formats an amount as `1,234.5678 PHA`, truncated.
 fn amount(amount: Balance) -> String {
     let unit = 10u128.pow(PHA_DECIMALS);
     let fraction = amount % unit / 10u128.pow(PHA_DECIMALS - SHOWN_DECIMALS);
     format!("{}.{fraction:04} PHA", grouped(amount / unit))
 }
 
-/// pRuntime's info as protobuf.js shows it: lowerCamelCase, enums by name.
+/// Formats pRuntime's info as protobuf.js does: lowerCamelCase, enums by name.
 fn runtime_info(info: &PhactoryInfo) -> Value {
     let mut value = camel(serde_json::to_value(info).unwrap_or_default());
     name_role(value.get_mut("gatekeeper"));
@@ -179,7 +179,7 @@ fn name_role(gatekeeper: Option<&mut Value>) {
     }
 }
 
-/// The same value with its keys in lowerCamelCase.
+/// Converts the keys of a value to lowerCamelCase.
 fn camel(value: Value) -> Value {
     match value {
         Value::Object(fields) => {

@@ -1,8 +1,7 @@
-//! A worker's status as the wire has it.
+//! A worker's status in the wire's format.
 //!
 //! # `session_info_json`
-//!
-//! JSON text indented by two spaces. Without a session on chain it has `runtimeInfo` alone:
+//! JSON text indented by two spaces. Without a session on chain it contains only `runtimeInfo`:
 //!
 //! ```text
 //! {
@@ -22,8 +21,7 @@
 //!   "runtimeInfo": { … }                        pRuntime's info, in lowerCamelCase; {} before there was any
 //! }
 //! ```
-//!
-//! That is what polkadot.js makes of the session, which the original passes on; only its unit prefixes
+//! This is polkadot.js's rendering of the session, which the original passes on; only its unit prefixes
 //! (`1.2345 kPHA`) are left out of `totalReward`.
 
 use std::time::SystemTime;
@@ -37,13 +35,14 @@ use prb_core::{
 use super::{convert, session};
 use crate::proto;
 
-/// The wire's form of a worker's status.
+/// Converts a worker's status to the wire's message.
 pub fn worker_state(status: &WorkerStatus) -> proto::WorkerState {
     let session = status.chain.as_ref().and_then(|chain| chain.session.as_ref());
     proto::WorkerState { session_info_json: session::json(session, status.info.as_deref()), ..brief(status) }
 }
 
-/// The same without `session_info_json`, for callers that get what it says in the [detail](super::detail).
+/// As [`worker_state`] without `session_info_json`, for callers that get its content in the
+/// [detail](super::detail).
 pub(super) fn brief(status: &WorkerStatus) -> proto::WorkerState {
     let position = status.position;
     let session = status.chain.as_ref().and_then(|chain| chain.session.as_ref());
@@ -54,7 +53,7 @@ pub(super) fn brief(status: &WorkerStatus) -> proto::WorkerState {
         para_block_dispatched_to: height(position.and_then(|at| at.dispatched_to()).map(|n| n.0)),
         initialized: status.info.as_ref().is_some_and(|info| info.initialized),
         worker: Some(convert::worker(&status.worker)),
-        // As pRuntime gives it and the original passes it on: without `0x`.
+        // Without `0x`, as pRuntime returns it and the original passes it on.
         public_key: status.public_key.map(|key| hex::encode(key.0)).unwrap_or_default(),
         last_message: message(status.message_at, &status.message),
         session_info_json: String::new(),
@@ -76,17 +75,17 @@ fn label(state: State) -> proto::WorkerStatus {
     }
 }
 
-/// -1 for none.
+/// The number, or -1 for none.
 fn height(number: Option<u32>) -> i32 {
     number.map_or(-1, |number| i32::try_from(number).unwrap_or(i32::MAX))
 }
 
-/// `[2022-05-12T10:00:00+00:00] text`, in UTC.
+/// Formats a message as `[2022-05-12T10:00:00+00:00] text`, in UTC.
 fn message(at: SystemTime, text: &str) -> String {
     if text.is_empty() {
         return String::new();
     }
-    // A clock beyond the year 9999 or before -9999 is none.
+    // Fails only for clocks beyond the years -9999 to 9999.
     let at = Timestamp::try_from(at).unwrap_or(Timestamp::UNIX_EPOCH);
     format!("[{}] {text}", at.strftime("%Y-%m-%dT%H:%M:%S+00:00"))
 }

@@ -1,4 +1,4 @@
-//! The protocols that a node speaks.
+//! The libp2p protocols of a node.
 
 use std::time::Duration;
 
@@ -22,17 +22,17 @@ use super::{
 
 const PB: StreamProtocol = StreamProtocol::new("/pb");
 const BLOB: StreamProtocol = StreamProtocol::new("/blob");
-/// The originals' table of peers.
+/// The originals' DHT.
 pub(super) const KAD: StreamProtocol = StreamProtocol::new("/ipfs/lan/kad/1.0.0");
-/// What originals say of themselves.
+/// The identify version of originals.
 const IDENTIFY_VERSION: &str = "ipfs/0.1.0";
 const AGENT: &str = concat!("prb/", env!("CARGO_PKG_VERSION"));
-/// How much longer a stream lives than the call on it may take.
+/// Time that a stream outlives the timeout of its call.
 const STREAM_GRACE: Duration = Duration::from_secs(3);
-/// Longest key of a blob.
+/// The longest key of a blob, in bytes.
 const MAX_KEY_BYTES: usize = 1024;
 
-/// A protocol of calls.
+/// A request-response protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Protocol {
     Pb,
@@ -48,7 +48,7 @@ impl Protocol {
     }
 }
 
-/// All protocols. The limits come first: what they deny reaches no other.
+/// All protocols. The connection limits come first: connections that they deny reach no other behaviour.
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
     limits: connection_limits::Behaviour,
@@ -67,7 +67,7 @@ impl Behaviour {
             .with_agent_version(AGENT.to_owned())
             .with_push_listen_addr_updates(true);
         let calls = request_response::Config::default()
-            // Both sides' own time is over before: that of the stream leaves room to say so.
+            // Both sides' own timeouts end first, which leaves time to report them on the stream.
             .with_request_timeout(limits.call_timeout + STREAM_GRACE)
             .with_max_concurrent_streams(MAX_STREAMS);
         let support = |inbound| if inbound { ProtocolSupport::Full } else { ProtocolSupport::Outbound };
@@ -96,7 +96,7 @@ impl Behaviour {
 
 fn kad(me: PeerId, limits: &Limits) -> kad::Behaviour<MemoryStore> {
     let mut config = kad::Config::new(KAD);
-    // Only the table of peers is used: nobody's records are kept.
+    // Only the routing table is used; records are not stored.
     config
         .set_record_filtering(kad::StoreInserts::FilterBoth)
         .set_query_timeout(limits.call_timeout)
@@ -109,7 +109,7 @@ fn kad(me: PeerId, limits: &Limits) -> kad::Behaviour<MemoryStore> {
 }
 
 fn connection_limits(limits: &Limits) -> ConnectionLimits {
-    // An eighth is kept for dialling: strangers cannot use up what it takes to reach peers.
+    // An eighth is reserved for dialling: strangers cannot use up the connections needed to reach peers.
     let incoming = limits.connections - limits.connections / 8;
     ConnectionLimits::default()
         .with_max_pending_incoming(Some(limits.handshakes))

@@ -1,5 +1,5 @@
-//! CallSlots for calls that are answered, by class: who floods one class holds up no other, and no peer, machine or
-//! crowd of strangers takes all of a class.
+//! Slots for calls being answered, by class: flooding one class does not affect the others, and no peer,
+//! machine or crowd of strangers can take all slots of a class.
 
 use std::{
     collections::HashMap,
@@ -20,25 +20,25 @@ use crate::{
     rpc::{Call, Method, calls},
 };
 
-/// Calls that share places.
+/// A class of calls that share slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
-    /// Management, of peers that may.
+    /// Management, from authorised peers.
     Management,
-    /// Who is there and how far: `Hello`, `Auth`, `GetDataProviderInfo`, and whatever is refused at once.
+    /// `Hello`, `Auth`, `GetDataProviderInfo`, and calls that are refused at once.
     Discovery,
-    /// Blobs that are a few bytes.
+    /// Blobs of a few bytes.
     SmallBlobs,
-    /// Blobs that are read from the store: headers, blocks, the genesis.
+    /// Blobs read from the store: headers, blocks, the genesis.
     Ranges,
 }
 
 impl Class {
     const ALL: [Self; 4] = [Self::Management, Self::Discovery, Self::SmallBlobs, Self::Ranges];
 
-    /// The class of a request. It is read for its method and key only.
+    /// Returns the class of a request, decoding only its method and key.
     pub(super) fn of(protocol: Protocol, request: &Bytes, granted: bool) -> Self {
-        /// The part of a request that tells its class.
+        /// The part of a request that determines its class.
         #[derive(Clone, PartialEq, Message)]
         struct Peek {
             #[prost(bytes = "bytes", tag = "3")]
@@ -67,30 +67,30 @@ impl Class {
         }
     }
 
-    /// Whether a call keeps its place until its answer is written. Answers of the others are so small that who does
-    /// not read them holds up nobody.
+    /// Whether a call keeps its slot until its answer is written. Answers of the other classes are so small that
+    /// a slow reader blocks nobody.
     pub(super) const fn lasts_until_written(self) -> bool {
         matches!(self, Self::Management | Self::Ranges)
     }
 }
 
-/// Who calls, as places are counted.
+/// A caller, as slots are counted.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Holder {
     pub(super) peer: PeerId,
     pub(super) ip: Option<IpAddr>,
-    /// It is not in the configuration and has not shown that it knows the key.
+    /// Neither configured nor known to have the shared key.
     pub(super) is_stranger: bool,
 }
 
-/// All places.
+/// The slots of all classes.
 #[derive(Debug)]
 pub(super) struct CallSlots {
     limits: Limits,
     held: Arc<Mutex<[Held; 4]>>,
 }
 
-/// The places of a class that are held.
+/// Slots of a class that are in use.
 #[derive(Debug, Default)]
 struct Held {
     all: usize,
@@ -104,7 +104,7 @@ impl CallSlots {
         Self { limits, held: Arc::default() }
     }
 
-    /// A place, where there is one for this caller. A quarter of each class is not for strangers.
+    /// Takes a slot, if one is free for this caller. A quarter of each class is reserved for known peers.
     pub(super) fn take(&self, class: Class, holder: Holder) -> Option<Place> {
         let Limits { calls: all, calls_per_ip: of_address, calls_per_peer: of_peer, .. } = self.limits;
         let mut held = lock(&self.held);
@@ -139,7 +139,7 @@ fn give_back<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
     }
 }
 
-/// A place, until it is dropped.
+/// A slot, released on drop.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) class: Class,
@@ -161,7 +161,7 @@ impl Drop for Place {
     }
 }
 
-// The classes are an array's indices.
+// The classes are array indices.
 const _: () = {
     let mut at = 0;
     while at < Class::ALL.len() {
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_and_the_reserve_are_kept_and_given_back() {
+    fn quotas_and_reserve_are_enforced_and_released() {
         let places = places();
         let take = |holder: Holder| {
             std::iter::repeat_with(move || holder).map_while(|h| places.take(Class::Discovery, h))
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn classes_do_not_take_places_of_one_another() {
+    fn classes_have_separate_slots() {
         let places = places();
         let holder = stranger(1);
         let flood: Vec<_> = std::iter::from_fn(|| places.take(Class::Ranges, holder)).collect();
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_has_the_class_of_its_method_and_key() {
+    fn class_follows_method_and_key() {
         let call = |method: &str, data: Vec<u8>| -> Bytes {
             Request { method: method.into(), data: data.into(), ..Request::default() }.encode_to_vec().into()
         };

@@ -1,4 +1,5 @@
-//! A message is everything up to the end of its half of the stream. Its size is bounded while it is read.
+//! The message codec: a message is everything up to the end of its half of the stream. Sizes are bounded
+//! while reading.
 
 use std::{io, sync::Arc};
 
@@ -7,19 +8,19 @@ use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::{StreamProtocol, request_response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Memory that a message may take without asking for it.
+/// Memory that a message may use without a reservation.
 const FREE_BYTES: usize = 16 * 1024;
-/// Unit of the memory that messages share: a semaphore counts up to `u32::MAX` at a time.
+/// Granularity of reservations: a semaphore counts up to `u32::MAX` permits at a time.
 const UNIT_BYTES: usize = 1024;
 
-/// A message, and the memory set aside for it.
+/// A message with its memory reservation.
 #[derive(Debug)]
 pub(super) struct Frame {
     bytes: Bytes,
-    /// For a request: most bytes of the answer that are read.
+    /// For a request: the largest answer that is read.
     answer_limit: usize,
     memory: Vec<OwnedSemaphorePermit>,
-    /// A request that is larger than the limit; its bytes are not kept.
+    /// Set if a request exceeds this limit; its bytes are not kept.
     oversized: Option<usize>,
 }
 
@@ -32,7 +33,7 @@ impl Frame {
         Self { bytes, answer_limit: 0, memory, oversized: None }
     }
 
-    /// The limit that it was beyond, where it was.
+    /// The limit that it exceeds, if it does.
     pub(super) const fn oversized(&self) -> Option<usize> {
         self.oversized
     }
@@ -45,12 +46,12 @@ impl Frame {
         self.bytes.len()
     }
 
-    /// The message alone: its memory is the caller's concern from here.
+    /// Returns the message and releases its reservation.
     pub(super) fn into_bytes(self) -> Bytes {
         self.bytes
     }
 
-    /// The message, and the memory that is given back when that is dropped.
+    /// Returns the message and its reservation, which is released on drop.
     pub(super) fn into_parts(self) -> (Bytes, Vec<OwnedSemaphorePermit>) {
         (self.bytes, self.memory)
     }
@@ -64,7 +65,8 @@ pub(super) struct Codec {
     memory: Memories,
 }
 
-/// Memory for messages on their way: what others send unasked has its own, so that they cannot use up the rest.
+/// Memory for messages in flight. Unsolicited messages (others' requests) have a budget of their own, so that
+/// they cannot use up the rest.
 #[derive(Clone, Debug)]
 pub(super) struct Memories {
     pub(super) requests: Memory,
@@ -72,13 +74,13 @@ pub(super) struct Memories {
 }
 
 impl Memories {
-    /// An eighth is for requests.
+    /// Creates the budgets; an eighth is for others' requests.
     pub(super) fn new(bytes: usize) -> Self {
         Self { requests: Memory::new(bytes / 8), answers: Memory::new(bytes - bytes / 8) }
     }
 }
 
-/// Memory that all messages on their way share.
+/// Memory shared by all messages in flight.
 #[derive(Clone, Debug)]
 pub(super) struct Memory {
     free: Arc<Semaphore>,
@@ -91,23 +93,23 @@ impl Memory {
         Self { free: Arc::new(Semaphore::new(units)), units }
     }
 
-    /// Sets memory aside at once or not at all: who waits for more while holding some may wait for ever.
+    /// Reserves memory at once or fails: waiting for more while holding some could deadlock.
     fn take(&self, bytes: usize) -> io::Result<OwnedSemaphorePermit> {
         let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX);
-        let full = |_| io::Error::new(io::ErrorKind::OutOfMemory, "too many large messages are on their way");
+        let full = |_| io::Error::new(io::ErrorKind::OutOfMemory, "too many large messages are in flight");
         Arc::clone(&self.free).try_acquire_many_owned(units).map_err(full)
     }
 
-    /// Sets memory aside for a message that is still to be made, as large as it may become; waits for it. Who
-    /// waits holds none.
+    /// Waits for memory for a message that is still to be built, at its maximum size. The waiter holds no other
+    /// reservation, so that this cannot deadlock.
     pub(super) async fn reserve(&self, bytes: usize) -> Reserve {
         let units = bytes.saturating_sub(FREE_BYTES).div_ceil(UNIT_BYTES).min(self.units);
         let units = u32::try_from(units).unwrap_or(u32::MAX);
-        // The semaphore is never closed.
+        // Cannot fail: the semaphore is never closed.
         Reserve(Arc::clone(&self.free).acquire_many_owned(units).await.ok())
     }
 
-    /// A message that this node has made, with its memory set aside.
+    /// Wraps a message built by this node, with a reservation.
     pub(super) fn frame(&self, bytes: Bytes) -> io::Result<Frame> {
         let memory = match bytes.len() {
             ..=FREE_BYTES => Vec::new(),
@@ -117,12 +119,12 @@ impl Memory {
     }
 }
 
-/// Memory set aside for a message that is still to be made.
+/// Memory reserved for a message that is still to be built.
 #[derive(Debug)]
 pub(super) struct Reserve(Option<OwnedSemaphorePermit>);
 
 impl Reserve {
-    /// The message, with as much of the memory as it needs; the rest is given back.
+    /// Wraps the message and releases the surplus of the reservation.
     pub(super) fn frame(self, bytes: Bytes) -> Frame {
         let needed = bytes.len().saturating_sub(FREE_BYTES).div_ceil(UNIT_BYTES);
         let memory = match self.0 {
@@ -133,7 +135,7 @@ impl Reserve {
     }
 }
 
-/// What a message that is too large fails with.
+/// The error of a message that is too large.
 #[derive(Debug, thiserror::Error)]
 #[error("a message has more than {limit_bytes} bytes")]
 pub(super) struct TooLarge {
@@ -155,7 +157,7 @@ impl Codec {
         let mut filled = 0;
         loop {
             if filled == buffer.len() {
-                // One byte beyond the limit tells a message that is just as large from one that is larger.
+                // Read one byte beyond the limit, to tell a message of exactly the limit from a larger one.
                 let next = (buffer.len() * 2).max(1024).min(limit_bytes + 1);
                 if next > FREE_BYTES {
                     memory.push(from.take(next - buffer.len().max(FREE_BYTES))?);
@@ -185,7 +187,7 @@ impl request_response::Codec for Codec {
         T: AsyncRead + Unpin + Send,
     {
         match Self::read(&self.memory.requests, io, self.request_limit).await {
-            // The caller is told why; the rest of the stream is left unread.
+            // The caller gets an error answer; the rest of the stream is left unread.
             Err(e) if e.get_ref().is_some_and(|e| e.is::<TooLarge>()) => {
                 Ok(Frame { oversized: Some(self.request_limit), ..Frame::new(Bytes::new(), 0) })
             }
@@ -204,7 +206,7 @@ impl request_response::Codec for Codec {
     where
         T: AsyncWrite + Unpin + Send,
     {
-        // Each stream has a codec of its own, so this holds for this request's answer.
+        // Each stream has a codec of its own, so this limit applies to the answer of this request only.
         self.answer_limit = self.answer_limit.min(request.answer_limit);
         io.write_all(&request.bytes).await
     }
@@ -225,7 +227,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_message_at_the_limit_is_taken_and_one_beyond_refused() {
+    async fn message_at_the_limit_is_read_and_a_larger_one_refused() {
         for limit in [1, 1024, FREE_BYTES, 100_000] {
             let memory = Memory::new(1 << 20);
             let frame = Codec::read(&memory, &mut Cursor::new(vec![7; limit]), limit).await.unwrap();
@@ -236,7 +238,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reserve_gives_back_what_its_message_does_not_need() {
+    async fn reservation_releases_its_surplus() {
         let memory = Memory::new(128 * 1024);
         let left = || memory.free.available_permits();
         for (reserved, message, taken) in [
@@ -260,12 +262,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn memory_is_set_aside_while_messages_live() {
+    async fn memory_stays_reserved_while_messages_live() {
         let memory = Memory::new(128 * 1024);
         let read = || async { Codec::read(&memory, &mut Cursor::new(vec![7; 100_000]), 1 << 20).await };
         let first = read().await.unwrap();
         assert_eq!(read().await.unwrap_err().kind(), io::ErrorKind::OutOfMemory);
-        // Small ones always find room.
+        // Small messages always fit.
         Codec::read(&memory, &mut Cursor::new(vec![7; 1000]), 1 << 20).await.unwrap();
         drop(first);
         let (bytes, held) = read().await.unwrap().into_parts();
@@ -273,7 +275,7 @@ mod tests {
         assert!(read().await.is_err());
         drop(held);
         read().await.unwrap();
-        // What failed halfway has given its share back.
+        // A failed read has released its share.
         assert_eq!(memory.free.available_permits(), 128);
     }
 }

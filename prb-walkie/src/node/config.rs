@@ -1,4 +1,4 @@
-//! What a node is told at its start, checked before anything is opened.
+//! A node's configuration, checked before anything is opened.
 
 use std::{collections::HashSet, net::Ipv4Addr, sync::Arc, time::Duration};
 
@@ -13,98 +13,100 @@ use crate::{
     rpc::{Handlers, auth},
 };
 
-/// What the guides print where there is no boot node.
+/// The placeholder in the original's guides for 'no boot node'.
 const PLACEHOLDER: [&str; 2] = ["/ip4/0.0.0.0/tcp/18888", "/ip6/::/tcp/28889"];
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
-/// What is wrong with a configuration, or why it cannot be followed.
+/// Why a configuration is invalid or cannot be applied.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// An address is none.
+    /// An invalid address.
     #[error("{address:?} is not an address like /ip4/192.0.2.1/tcp/28888: {reason}")]
     Address {
-        /// The text.
+        /// The address.
         address: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// Nowhere to listen.
+    /// No address to listen on.
     #[error("no address to listen on is given")]
     NoListenAddress,
-    /// An address cannot be listened on.
+    /// The node cannot listen on an address.
     #[error("cannot listen on {address}: {reason}")]
     Listen {
         /// The address.
         address: Multiaddr,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// The identity is no key for libp2p.
+    /// The identity is not usable as a libp2p key.
     #[error("the identity cannot be used: {reason}")]
     Identity {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// The rules for who is let in make no sense.
+    /// The access policy is invalid.
     #[error("{reason}")]
     Auth {
-        /// What is wrong with them.
+        /// The reason.
         reason: String,
     },
 }
 
-/// Bounds and waits of a node.
+/// Limits and timeouts of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, derive_setters::Setters)]
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Limits {
-    /// Largest request, sent or taken, wrapping included.
+    /// Largest request, sent or received, in bytes, including its envelope.
     pub request_bytes: usize,
-    /// Largest answer, sent or taken, wrapping included.
+    /// Largest answer, sent or received, in bytes, including its envelope.
     pub answer_bytes: usize,
-    /// Memory for all requests and answers on their way together, beyond 16 KiB each. An eighth of it is for requests
-    /// of others.
+    /// Memory for all requests and answers in flight, in bytes, beyond 16 KiB for each. An eighth of it is for
+    /// others' requests.
     pub in_flight_bytes: usize,
-    /// Time for a call, dialling included; also for answering one.
+    /// Timeout of a call, including dialling; also for answering one.
     pub call_timeout: Duration,
-    /// Calls that are answered at a time, in each class: management, discovery, small blobs, and blobs that are read
-    /// from the store. Those beyond are refused. A quarter of each class is not for strangers.
+    /// Most calls answered concurrently in each class: management, discovery, small blobs, and blobs read from
+    /// the store. Further ones are refused. A quarter of each class is reserved for known peers.
     pub calls: usize,
-    /// The same of strangers with one IP address, or in one IPv6 network of /64.
+    /// The same for strangers with one IP address, or in one IPv6 /64 network.
     pub calls_per_ip: usize,
-    /// The same of one peer.
+    /// The same for one peer.
     pub calls_per_peer: usize,
-    /// Calls to one peer at a time; those beyond wait. At most 48: a connection has 128 streams, for both sides.
+    /// Most concurrent calls to one peer; further ones wait. At most 48, because a connection has 128 streams for
+    /// both sides.
     pub calls_to_peer: usize,
-    /// Connections. An eighth is for those that this node makes, and a quarter of the others is not for strangers.
+    /// Most connections. An eighth is reserved for connections made by this node, and a quarter of the others for
+    /// known peers.
     pub connections: u32,
-    /// Connections that one IP address, or one IPv6 network of /64, may have made, beside those of peers in the
-    /// configuration and of those who know the key.
+    /// Most inbound connections of one IP address, or of one IPv6 /64 network, not counting peers in the
+    /// configuration and those that know the shared key.
     pub connections_per_ip: u32,
-    /// Connections with one peer: originals open one a call.
+    /// Most connections with one peer: originals open one for each call.
     pub connections_per_peer: u32,
-    /// Connections whose handshake is not done yet, made by others, and as many made by this node. One address has a
-    /// quarter of the first; peers that are not in the configuration and do not know the key have a quarter of the
-    /// second.
+    /// Most inbound connections in handshake, and as many outbound ones. One address may use a quarter of the
+    /// first; peers that are neither configured nor know the shared key may use a quarter of the second.
     pub handshakes: u32,
-    /// Peers that are remembered.
+    /// Most peers in the table.
     pub peers: usize,
-    /// How often connections are pinged.
+    /// Interval of pings.
     pub ping_interval: Duration,
-    /// How long a ping may take before its connection is dropped.
+    /// A connection is dropped if a ping takes longer.
     pub ping_timeout: Duration,
-    /// How often peers are asked anew who they are; more often than `idle_timeout`, which keeps them connected.
+    /// Interval at which peers are sent `Hello` again; shorter than `idle_timeout`, so that it keeps them
+    /// connected.
     pub hello_interval: Duration,
-    /// How long a connection may be without a call before it is closed.
+    /// How long a connection may be without calls.
     pub idle_timeout: Duration,
-    /// How often other peers are looked for: mDNS queries, and kad lookups.
+    /// Interval of discovery: mDNS queries and kad lookups.
     pub discovery_interval: Duration,
-    /// How long a peer that is away is remembered.
+    /// How long a disconnected peer is remembered.
     pub forget_after: Duration,
-    /// Waits between dials.
+    /// Backoff between dials.
     pub redial: BackoffConfig,
 }
 
@@ -135,44 +137,46 @@ impl Default for Limits {
     }
 }
 
-/// What a node is told at its start.
+/// A node's configuration.
 #[derive(Clone, Debug, derive_setters::Setters)]
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// Its key.
+    /// The node's key.
     pub identity: Identity,
     /// TCP addresses to listen on; port 0 takes any.
     pub listen: Vec<Multiaddr>,
-    /// TCP addresses of peers to start from, with or without `/p2p/ID`.
+    /// TCP addresses of boot nodes, with or without `/p2p/ID`.
     pub boot_nodes: Vec<Multiaddr>,
-    /// Whether peers are looked for by mDNS.
+    /// Whether to discover peers by mDNS.
     pub mdns: bool,
-    /// What this node does.
+    /// The node's role.
     pub role: Role,
-    /// The machine's name, for people.
+    /// The machine's name, for display.
     pub hostname: String,
-    /// The operator's namespace: peers of another are ignored.
+    /// The operator's namespace: peers of others are ignored.
     pub bridge_identity: String,
-    /// Takes peers of any namespace.
+    /// Accepts peers of any namespace.
     pub ignore_bridge_identity: bool,
-    /// Hash of parachain block 1, where it is known already; see
+    /// Hash of parachain block 1, if it is already known; see
     /// [`Node::set_chain_identity`](super::Node::set_chain_identity).
     pub chain_identity: Option<Hash>,
     /// Who may call management methods.
     pub auth: auth::Policy,
-    /// Who is trusted with chain data, beside those of this machine, boot nodes and those who know the key.
+    /// Peers trusted with chain data, besides those of this machine, boot nodes and those that know the shared
+    /// key.
     pub trust: Trust,
-    /// Bounds and waits.
+    /// Limits and timeouts.
     pub limits: Limits,
-    /// What `/blob` and `GetBlobByKey` answer from; without it this node does not offer `/blob`.
+    /// The source of `/blob` and `GetBlobByKey`; without it the node does not offer `/blob`.
     pub blobs: Option<Arc<dyn Lookup>>,
-    /// What else is answered. `Hello` and `Auth` are the node's own.
+    /// Handlers of other methods. `Hello` and `Auth` are handled by the node itself.
     pub handlers: Handlers,
 }
 
 impl Config {
-    /// A node that listens on any port of every address, looks around by mDNS, and answers `Hello`.
+    /// Creates a configuration that listens on any port of every address, discovers peers by mDNS, and answers
+    /// `Hello`.
     pub fn new(identity: Identity, role: Role) -> Self {
         let any = |ip: Protocol<'static>| Multiaddr::empty().with(ip).with(Protocol::Tcp(0));
         Self {
@@ -212,13 +216,13 @@ impl Config {
         }
     }
 
-    /// The peers that the configuration names: they may be given a proof of the key.
+    /// The peers named in the configuration, to which a proof of the shared key may be sent.
     pub(super) fn named(&self) -> HashSet<PeerId> {
         let boot = self.boot().into_iter().filter_map(|(_, peer)| peer);
         boot.chain(self.auth.whitelist.iter().copied()).chain(self.trust.peers.iter().copied()).collect()
     }
 
-    /// The boot nodes, each once, without the placeholder of the guides.
+    /// The distinct boot nodes, without the guides' placeholder.
     pub(super) fn boot(&self) -> Vec<(Multiaddr, Option<PeerId>)> {
         let placeholder: HashSet<_> = PLACEHOLDER.iter().map(|s| (*s).to_owned()).collect();
         let mut seen = HashSet::new();
@@ -230,7 +234,7 @@ impl Config {
     }
 }
 
-/// Reads a comma list of addresses, as the variables hold it.
+/// Parses a comma-separated list of addresses, as in environment variables.
 ///
 /// # Errors
 /// [`ConfigError::Address`], with the address.
@@ -244,7 +248,7 @@ pub fn parse_addresses(list: &str) -> Result<Vec<Multiaddr>, ConfigError> {
     list.split(',').map(str::trim).filter(|s| !s.is_empty()).map(parse).collect()
 }
 
-/// Takes `/p2p/ID` off the end.
+/// Splits off a trailing `/p2p/ID`.
 pub(super) fn split_peer_id(address: &Multiaddr) -> (Multiaddr, Option<PeerId>) {
     let mut rest = address.clone();
     match address.iter().last() {
@@ -256,9 +260,9 @@ pub(super) fn split_peer_id(address: &Multiaddr) -> (Multiaddr, Option<PeerId>) 
     }
 }
 
-/// Whether an address that somebody else gives can be dialled as it is.
+/// Whether an address from another peer may be dialled as it is.
 pub(super) fn is_dialable(address: &Multiaddr) -> bool {
-    // Looking up names for strangers is not for us, and a link-local address lacks its interface.
+    // Strangers must not make this node resolve names, and a link-local address lacks its interface.
     let is_place = match address.iter().next() {
         Some(Protocol::Ip4(_)) => true,
         Some(Protocol::Ip6(ip)) => !ip.is_unicast_link_local(),
@@ -267,27 +271,29 @@ pub(super) fn is_dialable(address: &Multiaddr) -> bool {
     is_place && check_tcp(address, true).is_ok()
 }
 
-/// `/ip4|ip6|dns…/…/tcp/PORT`, and `/p2p/ID` where that makes sense.
+/// Checks for `/ip4|ip6|dns…/…/tcp/PORT`, with `/p2p/ID` where it is allowed.
 fn check_tcp(address: &Multiaddr, remote: bool) -> Result<(), ConfigError> {
     let wrong =
         |reason: &str| Err(ConfigError::Address { address: address.to_string(), reason: reason.to_owned() });
     let (rest, peer) = split_peer_id(address);
     if peer.is_some() && !remote {
-        return wrong("an address to listen on has no /p2p/…");
+        return wrong("an address to listen on must not contain /p2p/…");
     }
     let mut parts = rest.iter();
     match parts.next() {
         Some(Protocol::Ip4(_) | Protocol::Ip6(_)) => {}
         Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_)) if remote => {}
         Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_)) => {
-            return wrong("an address to listen on starts with /ip4 or /ip6");
+            return wrong("an address to listen on must start with /ip4 or /ip6");
         }
         _ => return wrong("it must start with /ip4, /ip6 or /dns4"),
     }
     match (parts.next(), parts.next()) {
         (Some(Protocol::Tcp(0)), None) if remote => wrong("port 0 cannot be dialled"),
         (Some(Protocol::Tcp(_)), None) => Ok(()),
-        (Some(Protocol::Tcp(_)), Some(_)) => wrong("only plain TCP is spoken: nothing may follow /tcp/PORT"),
+        (Some(Protocol::Tcp(_)), Some(_)) => {
+            wrong("only plain TCP is supported: nothing may follow /tcp/PORT")
+        }
         _ => wrong("/tcp/PORT must follow"),
     }
 }
@@ -305,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn good_addresses() {
+    fn valid_addresses_are_accepted() {
         for (list, remote) in [
             ("/ip4/0.0.0.0/tcp/0,/ip6/::/tcp/0", false),
             (" /ip4/10.0.0.1/tcp/28888 ,", true),
@@ -317,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_ones_are_named() {
+    fn invalid_addresses_are_reported() {
         for (list, remote, part) in [
             ("/ip4/0.0.0.0/tcp/0,10.0.0.1:1", false, "10.0.0.1:1"),
             ("/ip4/0.0.0.0/udp/1", false, "/tcp/PORT"),
@@ -333,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn the_placeholder_is_no_boot_node() {
+    fn guide_placeholder_is_not_a_boot_node() {
         let mut config = Config::new(
             Identity::from_bytes(include_bytes!("../../tests/data/js-peer-id.bin")).unwrap(),
             Role::Client,

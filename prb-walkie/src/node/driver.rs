@@ -1,4 +1,4 @@
-//! The one task that owns the swarm: everything that happens between this node and others goes through it.
+//! The driver: the single task that owns the swarm and handles all its events.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -52,16 +52,17 @@ mod same_machine;
 use boot::Boot;
 use inbound::Done;
 
-/// How often it is looked whom to dial and greet.
+/// Interval at which due dials and greetings are checked.
 const TICK: Duration = Duration::from_millis(250);
-/// How long peers may take to hear that a connection is closed.
+/// Time for peers to receive the closing of connections.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long after an answer a connection stays: its end, read together with the answer, would hide it.
+/// How long a connection stays open after an answer was written: a peer that reads the connection's end
+/// together with the answer would miss the answer.
 const LINGER: Duration = Duration::from_millis(200);
-/// How long a refused or broken `Hello` waits for its next try.
+/// Pause before a refused or failed `Hello` is repeated.
 const GREET_AGAIN: Duration = Duration::from_secs(2);
 
-/// The driver's ends of the channels.
+/// The driver's channel ends.
 pub(super) struct Channels {
     pub(super) inbox: mpsc::Receiver<Command>,
     pub(super) found: mpsc::Receiver<Found>,
@@ -69,15 +70,15 @@ pub(super) struct Channels {
     pub(super) peers: watch::Sender<Arc<PeerTable>>,
 }
 
-/// What waits for an answer.
+/// An outgoing request that waits for its answer.
 enum Pending {
-    /// A call of a handle; the permit is its place among the calls to that peer.
+    /// A call from a handle; the permit is its slot among the calls to that peer.
     Call { reply: oneshot::Sender<Result<Frame, Error>>, _permit: Permit },
-    /// A `Hello` of the driver's own, with its half of the exchange where there is a key.
+    /// A `Hello` of the driver, with its half of the key exchange if there is a key.
     Hello { nonce: String, offer: Option<Box<Offer>> },
 }
 
-/// Who this node is: what its handlers, its calls and the driver share.
+/// This node's identity and settings, shared by handlers, calls and the driver.
 #[derive(Debug)]
 pub(super) struct Own {
     info: RwLock<SystemInfo>,
@@ -85,7 +86,7 @@ pub(super) struct Own {
     /// The pre-shared key.
     pub(super) key: Option<Key>,
     pace: Pace,
-    /// Peers that the configuration names.
+    /// Peers named in the configuration.
     pub(super) named: HashSet<PeerId>,
 }
 
@@ -100,7 +101,7 @@ impl Own {
         }
     }
 
-    /// How a caller stands, as `Hello` tells it and management methods ask.
+    /// The authorisation of a caller, as told in `Hello` and required by management methods.
     fn standing(&self, peer: &PeerId, ip: Option<IpAddr>, comes_from_here: bool) -> AuthStatus {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner).standing(peer, ip, comes_from_here)
     }
@@ -121,29 +122,29 @@ pub(super) struct Driver {
     handlers: Arc<Handlers>,
     blobs: Option<Arc<dyn Lookup>>,
     memory: Memory,
-    /// Calls that are being answered.
+    /// Inbound calls being answered.
     work: JoinSet<Done>,
     places: CallSlots,
     local: LocalAddresses,
-    /// What peers have said of themselves in a `Hello`.
+    /// What peers have sent about themselves in `Hello`.
     introductions: mpsc::Receiver<(PeerId, SystemInfo)>,
     lookups: JoinSet<boot::Resolved>,
     listeners: HashSet<ListenerId>,
-    /// Who waits for a peer's connections to be closed.
+    /// Waiters for a peer's connections to be closed.
     closing: HashMap<PeerId, Vec<oneshot::Sender<()>>>,
-    /// Dials of peers of this machine, and who waits for them.
+    /// Dials to peers on this machine, and their waiters.
     connecting: HashMap<ConnectionId, oneshot::Sender<bool>>,
-    /// Answers that are being written, with the places that they keep meanwhile.
+    /// Answers being written, with the call slots that they keep meanwhile.
     writing: HashMap<(Protocol, InboundRequestId), Option<Place>>,
     /// When the last answer was written.
     wrote: Option<Instant>,
-    /// Tells that the last call is answered; no new one is taken then.
+    /// Dropped when the last call is answered; new calls are refused while it is set.
     drain: Option<oneshot::Sender<()>>,
     drained: bool,
     channels: Channels,
-    /// Whom to dial or greet may have changed.
+    /// Whether due dials or greetings may have changed.
     wake: bool,
-    /// Lines about peers that were met.
+    /// Rate limit of log lines about new peers.
     met: LogQuota,
     next_discovery: Instant,
 }
@@ -218,12 +219,13 @@ impl Driver {
                 }
                 _ = tick.tick() => self.wake = true,
             }
+            // After each event, so that the table is published at most once however many peers changed.
             self.settle();
         }
         self.close().await;
     }
 
-    /// Whether no new calls are taken.
+    /// Whether new calls are refused.
     const fn is_draining(&self) -> bool {
         self.drain.is_some() || self.drained
     }
@@ -235,6 +237,7 @@ impl Driver {
             }
             Command::Auth { peer, status } => self.peers.auth(&peer, status),
             Command::KnowsKey { peer, knows } => self.knows_key(peer, knows),
+            // Peers are greeted again only if it changed.
             Command::ChainIdentity(identity) if self.peers.membership.chain_identity == Some(identity) => {}
             Command::ChainIdentity(identity) => {
                 self.peers.membership.chain_identity = Some(identity);
@@ -254,8 +257,9 @@ impl Driver {
         }
     }
 
-    /// Sends a request over a connection that is there or is dialled.
+    /// Sends a request, dialling the peer if necessary.
     fn send(&mut self, peer: PeerId, protocol: Protocol, frame: Frame, pending: Pending) {
+        // The request brings the addresses to dial.
         let addresses = match self.peers.get(&peer) {
             _ if self.swarm.is_connected(&peer) => Vec::new(),
             Some(known) if !known.addresses().is_empty() => known.addresses().to_vec(),
@@ -270,22 +274,22 @@ impl Driver {
         self.pending.insert((protocol, id), pending);
     }
 
-    /// A peer has shown that it knows the pre-shared key, or that it does not.
+    /// Records whether a peer has proved that it knows the shared key.
     fn knows_key(&mut self, peer: PeerId, knows: bool) {
         self.peers.knows_key(&peer, knows);
         self.swarm.behaviour_mut().shares.trust(peer, knows || self.own.named.contains(&peer));
     }
 
-    /// Hands an answer, or why there is none, to whoever waits for it.
+    /// Passes an answer or error to its waiter.
     fn answered(&mut self, peer: PeerId, pending: Pending, result: Result<Frame, Error>) {
         match pending {
-            // Nobody may wait any more.
+            // The waiter may have left.
             Pending::Call { reply, .. } => drop(reply.send(result)),
             Pending::Hello { nonce, offer } => self.on_hello_answer(peer, &nonce, offer, result),
         }
     }
 
-    /// Closes the connections, so that answers which are written also arrive, for as long as that may take.
+    /// Closes the connections after a short time in which written answers can arrive.
     async fn close(mut self) {
         self.work.abort_all();
         self.drained = true;
@@ -293,6 +297,7 @@ impl Driver {
             self.swarm.remove_listener(listener);
         }
         if let Some(wrote) = self.wrote {
+            // Answers are written only while the swarm is polled.
             let linger = async {
                 loop {
                     let event = self.swarm.select_next_some().await;
@@ -302,6 +307,7 @@ impl Driver {
             let _ = tokio::time::timeout_at((wrote + LINGER).into(), linger).await;
         }
         let peers: Vec<_> = self.swarm.connected_peers().copied().collect();
+        // Peers see a closed connection at once, instead of missing pings later.
         for peer in peers {
             let _ = self.swarm.disconnect_peer_id(peer);
         }
@@ -313,7 +319,7 @@ impl Driver {
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, closed).await;
     }
 
-    /// What is due after anything has happened.
+    /// Does what is due after any event.
     fn settle(&mut self) {
         if std::mem::take(&mut self.wake) && !self.is_draining() {
             let now = Instant::now();
@@ -329,6 +335,7 @@ impl Driver {
             metrics::peers(connected, table.len() - connected);
             self.channels.peers.send_replace(Arc::new(table));
         }
+        // Drained: no call is being answered, and no answer is being written.
         if self.work.is_empty()
             && self.writing.is_empty()
             && let Some(done) = self.drain.take()

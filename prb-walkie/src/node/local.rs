@@ -1,4 +1,4 @@
-//! Which connections do not leave this machine.
+//! Detects connections that stay on this machine.
 
 use std::{
     net::IpAddr,
@@ -9,13 +9,13 @@ use libp2p::core::ConnectedPoint;
 
 use super::peers::ip_of;
 
-/// How long the interfaces' addresses are taken for what they are.
+/// How long the list of interface addresses is cached.
 const FRESH: Duration = Duration::from_secs(5);
 
-/// Whether a connection that was accepted comes from this machine: both of its ends have the same address. The
-/// system takes no packet from outside that claims to come from one of its own.
+/// Whether an accepted connection comes from this machine: both ends have the same address. The system drops
+/// packets from outside that claim one of its own addresses.
 ///
-/// A link-local address says nothing: another machine may have it on another link.
+/// A link-local address proves nothing, because another machine may have it on another link.
 pub(super) fn comes_from_here(local: IpAddr, remote: IpAddr) -> bool {
     let (local, remote) = (local.to_canonical(), remote.to_canonical());
     !is_link_local(remote) && (local == remote || (local.is_loopback() && remote.is_loopback()))
@@ -28,12 +28,12 @@ fn is_link_local(ip: IpAddr) -> bool {
     }
 }
 
-/// The addresses of this machine's interfaces, looked up now and then.
+/// Addresses of this machine's interfaces, cached for [`FRESH`].
 #[derive(Debug, Default)]
 pub(super) struct LocalAddresses(Option<(Instant, Vec<IpAddr>)>);
 
 impl LocalAddresses {
-    /// Whether a connection does not leave this machine.
+    /// Whether a connection stays on this machine.
     pub(super) fn has_both_ends(&mut self, endpoint: &ConnectedPoint) -> bool {
         match endpoint {
             ConnectedPoint::Listener { local_addr, send_back_addr } => {
@@ -44,7 +44,7 @@ impl LocalAddresses {
         }
     }
 
-    /// Whether an address is one of this machine's, and of no link-local network.
+    /// Whether an address is one of this machine's and not link-local.
     pub(super) fn contains(&mut self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         if ip.is_loopback() || is_link_local(ip) {
@@ -62,12 +62,12 @@ impl LocalAddresses {
     }
 }
 
-/// The addresses of all interfaces; none where they cannot be read.
+/// The addresses of all interfaces; empty if they cannot be read.
 pub(super) fn interfaces() -> Vec<IpAddr> {
     match if_addrs::get_if_addrs() {
         Ok(interfaces) => interfaces.into_iter().map(|i| i.ip()).collect(),
         Err(error) => {
-            tracing::warn!(%error, "cannot read the interfaces' addresses");
+            tracing::warn!(%error, "cannot read the addresses of the network interfaces");
             Vec::new()
         }
     }
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_comes_from_here_where_both_ends_are_the_same() {
+    fn connection_is_local_if_both_ends_have_the_same_address() {
         for (local, remote, here) in [
             ("127.0.0.1", "127.0.0.1", true),
             ("127.0.0.1", "127.0.0.9", true),
@@ -90,7 +90,7 @@ mod tests {
             ("::1", "::1", true),
             ("2001:db8::1", "2001:db8::1", true),
             ("2001:db8::1", "2001:db8::2", false),
-            // Another machine on another link may have the very same address.
+            // Another machine on another link may have the same address.
             ("fe80::1", "fe80::1", false),
             ("169.254.1.1", "169.254.1.1", false),
         ] {

@@ -1,4 +1,4 @@
-//! [`LogQuota`]: how often something that strangers cause is logged.
+//! [`LogQuota`]: rate-limits log lines that strangers can cause.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 const LINES: u32 = 60;
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Lines of one kind: so many a minute, and then how many were left out.
+/// A rate limit for one kind of line, with a count of suppressed lines.
 #[derive(Debug)]
 pub(super) struct LogQuota {
     since: Instant,
@@ -21,7 +21,7 @@ impl LogQuota {
         Self { since: Instant::now(), lines: 0, skipped: 0 }
     }
 
-    /// Whether a line may be logged: then how many before it were not.
+    /// Returns whether a line may be logged: `Some` with the number of lines suppressed before it.
     pub(super) fn take(&mut self) -> Option<u64> {
         if self.since.elapsed() >= WINDOW {
             (self.since, self.lines) = (Instant::now(), 0);
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_flood_is_a_minutes_worth_of_lines_and_a_number() {
+    async fn flood_is_limited_and_counted() {
         let mut quota = LogQuota::new();
         let logged = (0..1000).filter(|_| quota.take().is_some()).count();
         assert_eq!(logged, LINES as usize);

@@ -1,11 +1,12 @@
-//! mDNS in the form that the originals speak, libp2p's older one.
+//! mDNS in the originals' format, which is libp2p's older one.
 //!
-//! libp2p's own crate speaks the newer one, which no peer of this service needs, and remembers whatever anybody on the
-//! network says for as long as that one wishes. Nothing is remembered here: what is found is told to the driver, whose
-//! table of peers is bounded, and forgets whom it has not met before long.
+//! libp2p's own crate implements the newer format, which no peer of this service uses, and remembers whatever
+//! anybody on the network announces for as long as the announcement demands. Nothing is remembered here:
+//! discovered peers are passed to the driver, whose table is bounded and soon forgets peers that were never
+//! met.
 //!
-//! A query asks for the PTR of `ipfs.local`, with id 0. An answer has everything in its answer section, with
-//! a time to live of 120 s:
+//! A query asks for the PTR of `ipfs.local`, with id 0. An answer has all its records in the answer section,
+//! with a time to live of 120 s:
 //!
 //! ```text
 //! ipfs.local       PTR   ID.ipfs.local
@@ -14,9 +15,8 @@
 //! HOSTNAME         A     192.0.2.1             one for each address, loopback ones too
 //! HOSTNAME         AAAA  2001:db8::1
 //! ```
-//!
-//! There is one port in it, so a node that listens on several gives an answer for each. IPv4 multicast only, as
-//! the originals do.
+//! It has room for one port, so a node that listens on several sends an answer for each. IPv4 multicast only,
+//! as in the originals.
 
 use std::{
     collections::HashSet,
@@ -51,10 +51,10 @@ const PORT: u16 = 5353;
 const TO: SocketAddr = SocketAddr::V4(SocketAddrV4::new(GROUP, PORT));
 /// Longest packet that mDNS allows.
 const MAX_PACKET_BYTES: usize = 9000;
-/// Answers are given at most this often, however often somebody asks.
+/// Least time between two answers, however often somebody asks.
 const ANSWER_PAUSE: Duration = Duration::from_millis(250);
 
-/// Asks and answers until it is cancelled.
+/// Sends queries and answers until it is cancelled.
 #[derive(Debug)]
 pub(super) struct Responder {
     pub(super) me: PeerId,
@@ -75,18 +75,18 @@ impl Responder {
             if let Err(error) = result
                 && !std::mem::replace(&mut warned, true)
             {
-                warn!(%error, port = PORT, "mDNS cannot find originals; it is tried again and again");
+                warn!(%error, port = PORT, "mDNS is not available, retrying");
             }
             cancel.run_until_cancelled(tokio::time::sleep(self.interval)).await;
         }
     }
 
-    /// Ends only with a socket that does not work any more.
+    /// Serves until the socket fails.
     async fn serve(&mut self, socket: UdpSocket) -> io::Result<()> {
         let mut joined = HashSet::new();
         let mut buffer = vec![0; MAX_PACKET_BYTES];
         let mut query = tokio::time::interval(self.interval);
-        // What this node is, told unasked at first and whenever its addresses change.
+        // An unsolicited announcement at the start and whenever the node's addresses change.
         let mut answer_at = Some(Instant::now());
         loop {
             tokio::select! {
@@ -114,13 +114,13 @@ impl Responder {
         }
     }
 
-    /// Reads a packet. Whether it asks for an answer.
+    /// Handles a packet; returns whether it asks for an answer.
     fn take(&self, packet: &[u8]) -> bool {
         match packet::read(packet) {
             Some(packet::Packet::Query) => true,
             Some(packet::Packet::Answer(found)) => {
                 if found.peer != self.me {
-                    // It will be told again.
+                    // If the channel is full, a later announcement will do.
                     let _ = self.found.try_send(found);
                 }
                 false
@@ -137,7 +137,7 @@ async fn due(at: Option<Instant>) {
     }
 }
 
-/// Others on this machine listen on the port too.
+/// Binds the socket; other programs on this machine share the port.
 fn bind() -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     socket.set_reuse_address(true)?;
@@ -148,7 +148,7 @@ fn bind() -> io::Result<UdpSocket> {
     UdpSocket::from_std(StdSocket::from(socket))
 }
 
-/// Joins the group on every interface, those that have come since too.
+/// Joins the group on every interface, including new ones.
 fn join(socket: &UdpSocket, joined: &mut HashSet<Ipv4Addr>) {
     let now: HashSet<_> = local::interfaces()
         .into_iter()
@@ -158,7 +158,8 @@ fn join(socket: &UdpSocket, joined: &mut HashSet<Ipv4Addr>) {
         })
         .collect();
     for interface in &now {
-        // An interface that went away and came back has lost its membership, one that stayed has it still.
+        // An interface that went away and returned has lost its membership; for one that stayed, joining again fails
+        // harmlessly.
         match socket.join_multicast_v4(GROUP, *interface) {
             Err(e) if e.kind() != io::ErrorKind::AddrInUse => {
                 debug!(%interface, error = %e, "cannot join the mDNS group");

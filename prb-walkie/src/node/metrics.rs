@@ -1,4 +1,4 @@
-//! What a node counts.
+//! Metrics of a node.
 
 use std::time::Duration;
 
@@ -15,14 +15,14 @@ const DIALS: &str = "prb_walkie_dials_total";
 
 pub(super) fn describe() {
     describe_counter!(CALLS, "Calls between peers, by side (in, out), method and outcome");
-    describe_histogram!(SECONDS, "Time of a call between peers, by side and method");
-    describe_counter!(REFUSED, "Calls of peers refused unread, by reason");
+    describe_histogram!(SECONDS, "Duration of calls between peers, by side and method");
+    describe_counter!(REFUSED, "Inbound calls refused unread, by reason");
     describe_gauge!(PEERS, "Peers in the table, by whether they are connected");
     describe_gauge!(CONNECTIONS, "Connections with peers");
     describe_counter!(DIALS, "Dials of peers, by outcome");
 }
 
-/// Counts a call. Without a method it was one that no peer of this service has.
+/// Counts a call. `None` stands for a method that this service does not have.
 pub(super) fn call(side: &'static str, method: Option<Method>, outcome: &'static str, took: Duration) {
     let method = method.map_or("other", Method::name);
     counter!(CALLS, "side" => side, "method" => method, "outcome" => outcome).increment(1);
@@ -35,7 +35,7 @@ pub(super) fn blob(outcome: &'static str, took: Duration) {
     histogram!(SECONDS, "side" => "in", "method" => "/blob").record(took.as_secs_f64());
 }
 
-/// Counts a call that was refused before anybody looked at it.
+/// Counts a call that was refused unread.
 pub(super) fn refused(reason: &'static str) {
     counter!(REFUSED, "reason" => reason).increment(1);
 }

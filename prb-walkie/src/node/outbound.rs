@@ -1,4 +1,4 @@
-//! Calls to peers: what happens before the driver sends them, and after it has the answer.
+//! Outbound calls: the steps before the driver sends them and after it has the answer.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -25,14 +25,15 @@ use crate::{
     },
 };
 
-/// How often it is tried, and after which pause, until a peer of the same machine has seen that this node is there too.
+/// Attempts, and the pause between them, until a peer on the same machine has noticed that this node is
+/// local, too.
 const SEEN_WITHIN: u32 = 10;
 const SEEN_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Room among the calls to one peer; held until the driver is done with the call.
+/// A slot among the concurrent calls to one peer; held until the driver is done with the call.
 pub(super) type Permit = OwnedSemaphorePermit;
 
-/// What calls need besides the driver.
+/// State of outbound calls.
 #[derive(Debug)]
 pub(super) struct Outbound {
     limits: Limits,
@@ -46,7 +47,8 @@ impl Outbound {
         Self { limits, rooms, last_proof_ms: Mutex::default() }
     }
 
-    /// A time for a proof that no earlier proof has: each is taken once.
+    /// Returns a time for a proof that is later than that of all earlier proofs, because each is accepted only
+    /// once.
     fn proof_time(&self) -> u64 {
         let mut last = self.last_proof_ms.lock().unwrap_or_else(PoisonError::into_inner);
         *last = now_ms().max(*last + 1);
@@ -59,7 +61,7 @@ pub(super) async fn call(shared: &Shared, peer: PeerId, method: Method, data: By
     answer.into_result().map_err(|source| Error::Refused { peer, method, source })
 }
 
-/// A call whose answer is given with what is around it, also where it is an error.
+/// Makes a call and returns the whole response, even if it is an error.
 pub(super) async fn exchange(
     shared: &Shared,
     peer: PeerId,
@@ -74,7 +76,7 @@ pub(super) async fn exchange(
         if authenticate(shared, peer).await? {
             result = once_more(shared, peer, method, data).await;
         } else {
-            // Its addresses may still have to become known, and the other end learns of a connection a moment after
+            // The peer's addresses may still be unknown, and the other end notices a connection slightly later than
             // this one.
             for _ in 0..SEEN_WITHIN {
                 let Some(is_connected) = connect_from_here(shared, peer).await else { break };
@@ -96,8 +98,8 @@ fn is_unauthorized(error: &proto::ResponseError) -> bool {
     error.r#type() == ErrorKind::Unauthorized
 }
 
-/// A call, and a second try where the connection broke and asking twice does no harm: a peer that hangs up
-/// after each call, as originals do, may do so in the moment that its connection is chosen.
+/// Makes a call and repeats it once if the connection broke and the method is repeatable: a peer that closes
+/// connections after each call, as originals do, may do so at the moment when its connection is chosen.
 async fn once_more(shared: &Shared, peer: PeerId, method: Method, data: Bytes) -> Result<Response, Error> {
     match attempt(shared, peer, method, data.clone()).await {
         Err(Error::Unreachable { .. }) if method.is_repeatable() => attempt(shared, peer, method, data).await,
@@ -111,14 +113,14 @@ async fn attempt(shared: &Shared, peer: PeerId, method: Method, data: Bytes) -> 
     let frame = Frame::new(bytes, method.answer_limit_bytes(limits.answer_bytes));
     let answer = send(shared, peer, Protocol::Pb, frame).await?;
     if answer.len() == 0 {
-        // It gave up on the call, or dropped the stream.
+        // The peer gave up on the call, or dropped the stream.
         return Err(Error::Unreachable { peer, reason: "it closed the stream without an answer".to_owned() });
     }
     envelope::read(answer.into_bytes(), &nonce).map_err(|reason| Error::Malformed { peer, reason })
 }
 
-/// Makes sure that this node has made a connection to a peer of this machine, which shows the peer that it is there too.
-/// Returns whether there is one now; `None` if the peer is elsewhere, or cannot be reached.
+/// Ensures that this node has made a connection to a peer on this machine, which shows the peer that this
+/// node is local. Returns whether there is one now; `None` if the peer is on another machine or unreachable.
 async fn connect_from_here(shared: &Shared, peer: PeerId) -> Option<bool> {
     let (done, made) = oneshot::channel();
     shared.commands.send(Command::ConnectFromHere { peer, done }).await.ok()?;
@@ -126,7 +128,8 @@ async fn connect_from_here(shared: &Shared, peer: PeerId) -> Option<bool> {
     shared.cancel.run_until_cancelled(made).await?.ok()?.ok()
 }
 
-/// Shows a peer that this node knows the key, if it may know that. Gives whether it was let in.
+/// Proves to a peer that this node knows the shared key, if the peer may receive a proof. Returns whether the
+/// peer accepted it.
 async fn authenticate(shared: &Shared, peer: PeerId) -> Result<bool, Error> {
     let Some(key) = &shared.own.key else { return Ok(false) };
     match ask_for_key(shared, peer).await {
@@ -135,13 +138,13 @@ async fn authenticate(shared: &Shared, peer: PeerId) -> Result<bool, Error> {
         Shown::Nothing => {
             tracing::warn!(
                 %peer,
-                "a peer wants a proof of the pre-shared key and does not show that it knows it: it gets none. If it \
+                "a peer asks for a proof of the pre-shared key without proving that it knows it: none is sent. If it \
                  is ours, give its /p2p/ID in a boot node's address"
             );
             return Ok(false);
         }
         Shown::Differs => {
-            tracing::warn!(%peer, "a peer has another pre-shared key than this node");
+            tracing::warn!(%peer, "a peer's pre-shared key differs from this node's");
             let _ = shared.commands.send(Command::Auth { peer, status: AuthStatus::Rejected }).await;
             return Ok(false);
         }
@@ -149,7 +152,8 @@ async fn authenticate(shared: &Shared, peer: PeerId) -> Result<bool, Error> {
     prove(shared, key, peer).await
 }
 
-/// Has a peer show that it knows the key, which tells it nothing that it could try keys against.
+/// Asks a peer to prove that it knows the shared key, without giving it anything that it could test guesses
+/// against.
 async fn ask_for_key(shared: &Shared, peer: PeerId) -> Shown {
     let (hello, Some(offer)) = shared.own.hello(shared.peer_id, peer, AuthStatus::NeedAuth) else {
         return Shown::Nothing;
@@ -173,12 +177,12 @@ async fn prove(shared: &Shared, key: &Key, peer: PeerId) -> Result<bool, Error> 
             Ok(response) => response.status(),
             Err(e) => return Err(Error::Malformed { peer, reason: e.to_string() }),
         },
-        // An original has no such handler.
+        // An original has no handler for this method.
         Err(_) => AuthStatus::Rejected,
     };
     let _ = shared.commands.send(Command::Auth { peer, status }).await;
     if status == AuthStatus::Rejected {
-        tracing::warn!(%peer, "a peer refuses our pre-shared key");
+        tracing::warn!(%peer, "a peer rejected our pre-shared key");
     }
     Ok(matches!(status, AuthStatus::Granted | AuthStatus::None))
 }

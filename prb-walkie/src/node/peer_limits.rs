@@ -1,4 +1,4 @@
-//! How much may go on with each peer at a time.
+//! Limits concurrent calls to each peer.
 
 use std::{
     collections::HashMap,
@@ -8,7 +8,7 @@ use std::{
 use libp2p::PeerId;
 use tokio::sync::Semaphore;
 
-/// A room for each peer, made when it is asked for.
+/// A semaphore for each peer, created on demand.
 #[derive(Debug)]
 pub(super) struct PeerLimits {
     places: usize,
@@ -17,7 +17,7 @@ pub(super) struct PeerLimits {
 }
 
 impl PeerLimits {
-    /// PeerLimits of so many places. More than `max_idle` rooms are kept only while they are in use.
+    /// Creates semaphores with this many permits. Beyond `max_idle` entries, unused ones are removed.
     pub(super) fn new(places: usize, max_idle: usize) -> Self {
         Self { places, max_idle, rooms: Mutex::default() }
     }
@@ -25,7 +25,7 @@ impl PeerLimits {
     pub(super) fn of(&self, peer: PeerId) -> Arc<Semaphore> {
         let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
         if rooms.len() >= self.max_idle {
-            // Nobody is in, or waits for, a room that only this map knows.
+            // An entry that only this map references has no holder and no waiter.
             rooms.retain(|_, room| Arc::strong_count(room) > 1);
         }
         Arc::clone(rooms.entry(peer).or_insert_with(|| Arc::new(Semaphore::new(self.places))))

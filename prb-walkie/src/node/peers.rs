@@ -1,4 +1,4 @@
-//! What the driver knows of each peer: addresses, connections, what it says of itself, when to dial.
+//! The driver's record of each peer: addresses, connections, introduction, and when to dial.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,11 +13,11 @@ use prb_core::{primitives::Hash, sync::Backoff};
 use super::{Limits, Peer, PeerTable, Provenance, Standing, Trust};
 use crate::proto::{AuthStatus, Role, SystemInfo};
 
-/// Addresses kept of a peer.
+/// Most addresses kept for each peer.
 const MAX_ADDRESSES: usize = 8;
-/// Dials in a row after which only addresses of a peer are kept that have worked once.
+/// Consecutive failed dials after which only addresses that have worked before are kept.
 const MAX_FAILURES: u32 = 5;
-/// Longest name or identity that is kept of what a peer says.
+/// Longest name or identity kept from a peer's introduction.
 const MAX_TEXT_CHARS: usize = 128;
 
 /// A connection.
@@ -25,7 +25,7 @@ const MAX_TEXT_CHARS: usize = 128;
 pub(super) struct Link {
     pub(super) address: Multiaddr,
     pub(super) outbound: bool,
-    /// It does not leave this machine.
+    /// Whether it stays on this machine.
     local: bool,
     since: Instant,
     round_trip: Option<Duration>,
@@ -36,18 +36,18 @@ impl Link {
         Self { address, outbound, local, since: Instant::now(), round_trip: None }
     }
 
-    /// Whether a program of this machine has made it. One that this node makes proves nothing: what listens here
-    /// may forward to anywhere.
+    /// Whether a program on this machine has made it. A connection made by this node proves nothing: a local
+    /// listener may forward it anywhere.
     pub(super) const fn comes_from_here(&self) -> bool {
         self.local && !self.outbound
     }
 
-    /// Whether it does not leave this machine.
+    /// Whether it stays on this machine.
     pub(super) const fn is_local(&self) -> bool {
         self.local
     }
 
-    /// Whether this node has made it, to a peer of this machine.
+    /// Whether this node has made it, to a peer on this machine.
     pub(super) const fn is_made_here(&self) -> bool {
         self.local && self.outbound
     }
@@ -57,7 +57,7 @@ impl Link {
     }
 }
 
-/// What a peer says of itself.
+/// What a peer has told about itself.
 #[derive(Debug)]
 struct Introduction {
     role: Role,
@@ -69,20 +69,20 @@ struct Introduction {
 /// A peer, introduced or not.
 #[derive(Debug)]
 pub(super) struct Known {
-    /// Where it may be dialled, the best first; without `/p2p/…`.
+    /// Addresses to dial, best first, without `/p2p/…`.
     addresses: Vec<Multiaddr>,
-    /// How many of these, the first ones, have worked or are the operator's.
+    /// How many of them, counted from the first, have worked or are configured.
     tried: usize,
     pub(super) links: HashMap<ConnectionId, Link>,
     introduction: Option<Introduction>,
     auth: AuthStatus,
-    /// A `Hello` is on its way.
+    /// Whether a `Hello` is in flight.
     pub(super) greeting: bool,
-    /// When the next `Hello` is due, while there is a connection.
+    /// When the next `Hello` is due, while connected.
     pub(super) greet_at: Instant,
     pub(super) dialling: bool,
     pub(super) dial_at: Instant,
-    /// Dials in a row that came to nothing.
+    /// Consecutive failed dials.
     failures: u32,
     backoff: Backoff,
     is_boot: bool,
@@ -124,14 +124,14 @@ impl Known {
         self.introduction.as_ref().is_some_and(|i| i.role == Role::Client)
     }
 
-    /// Whether a connection is wanted that is not there.
+    /// Whether it should be dialled.
     fn wants_dial(&self) -> bool {
-        // One of this machine that has dialled us lets us in where we have dialled it, too.
+        // A peer on this machine that has dialled us authorises us only after we have dialled it, too.
         let is_asked_to = self.auth == AuthStatus::NeedAuth && self.links.values().all(Link::comes_from_here);
         (self.links.is_empty() || is_asked_to)
             && !self.dialling
             && !self.addresses.is_empty()
-            // One that only calls comes by itself when it wants something.
+            // A pure client connects by itself when it needs something.
             && (self.is_boot || !self.is_client())
     }
 
@@ -140,7 +140,7 @@ impl Known {
         self.heard = Instant::now();
     }
 
-    /// Puts an address first, where it worked, or last.
+    /// Adds an address: at the front if it worked, otherwise at the end.
     fn learn(&mut self, address: Multiaddr, worked: bool) {
         if let Some(at) = self.addresses.iter().position(|known| *known == address) {
             if !worked {
@@ -162,7 +162,7 @@ impl Known {
         self.tried -= usize::from(at < self.tried);
     }
 
-    /// Where it was heard of, or what it has proved.
+    /// How it was found, or what it has proved.
     fn provenance(&self, trust: &Trust) -> Provenance {
         let of_link = |link: &Link| match link.ip() {
             _ if link.local => Provenance::SameMachine,
@@ -181,13 +181,13 @@ impl Known {
         self.links.values().map(of_link).max().unwrap_or_default()
     }
 
-    /// Whether it is more than somebody that anybody could be, also while it is away.
+    /// Whether it is more than a discovered stranger, even while it is away.
     const fn is_ours(&self) -> bool {
         self.has_key || self.is_named || self.is_boot
     }
 }
 
-/// Which peers are ours.
+/// Decides which peers belong to us.
 #[derive(Clone, Debug)]
 pub(super) struct Membership {
     pub(super) chain_identity: Option<Hash>,
@@ -209,7 +209,7 @@ impl Membership {
     }
 }
 
-/// All peers that are known, boundedly many.
+/// The bounded table of known peers.
 #[derive(Debug)]
 pub(super) struct Peers {
     me: PeerId,
@@ -217,12 +217,12 @@ pub(super) struct Peers {
     pub(super) membership: Membership,
     trust: Trust,
     known: HashMap<PeerId, Known>,
-    /// Something that the table shows has changed.
+    /// Whether something that the public table shows has changed.
     pub(super) dirty: bool,
 }
 
 impl Peers {
-    /// None yet. Those that are trusted by name are on the whitelist or in a boot node's address, too.
+    /// Creates an empty table. Peers trusted by name are also those on the whitelist or in a boot node's address.
     pub(super) fn new(me: PeerId, limits: Limits, membership: Membership, trust: Trust) -> Self {
         Self { me, limits, membership, trust, known: HashMap::new(), dirty: true }
     }
@@ -235,14 +235,15 @@ impl Peers {
         self.known.get_mut(peer)
     }
 
-    /// The peer, made room for where it is new. `None` where there is no room, or it is this node itself.
+    /// Returns the peer's entry, evicting another for a new one. `None` if the table is full, or for this node
+    /// itself.
     fn entry(&mut self, peer: PeerId) -> Option<&mut Known> {
         if peer == self.me {
             return None;
         }
         if !self.known.contains_key(&peer) && self.known.len() >= self.limits.peers {
-            // Who is away makes room: first who is only said to be there, then the longest away. Nobody who is
-            // connected does.
+            // Disconnected peers are evicted: first those that were only announced, then those away longest. Connected
+            // peers are never evicted.
             let away = self.known.iter().filter(|(_, k)| k.links.is_empty() && !k.is_boot);
             let worth = |known: &Known| (known.is_ours(), known.introduction.is_some(), known.heard);
             let oldest = *away.min_by_key(|(_, known)| worth(known))?.0;
@@ -254,7 +255,7 @@ impl Peers {
         Some(self.known.entry(peer).or_insert_with(|| Known { is_named, ..Known::new(limits, now) }))
     }
 
-    /// An address at which a peer is said to be. Returns whether it was new to us.
+    /// Records an address that a peer is said to have. Returns whether it was new.
     pub(super) fn found(&mut self, peer: PeerId, address: Multiaddr, is_boot: bool) {
         if let Some(known) = self.entry(peer) {
             known.is_boot |= is_boot;
@@ -280,7 +281,7 @@ impl Peers {
         let link = known.links.remove(&id);
         if known.links.is_empty() {
             known.greeting = false;
-            // An original hangs up after each call, on our connection too: it is not dialled at once each time.
+            // An original closes the connection after each call, ours too: do not redial it at once each time.
             if link.is_some_and(|link| link.since.elapsed() >= self.limits.redial.max) {
                 known.backoff.reset();
             }
@@ -294,7 +295,8 @@ impl Peers {
             known.dialling = false;
             known.dial_at = Instant::now() + known.backoff.fail();
             known.failures += 1;
-            // What somebody says and nobody answers is not tried for ever: that would be a scan of others' ports.
+            // An announced address that never answers is not dialled forever: that would let strangers use this node
+            // for port scans.
             let most = if known.introduction.is_some() { MAX_FAILURES } else { 1 };
             if known.failures >= most {
                 known.addresses.truncate(known.tried);
@@ -302,7 +304,7 @@ impl Peers {
         }
     }
 
-    /// Nobody is at a boot node's address any more, or another peer.
+    /// Records that this peer is no longer at a boot node's address.
     pub(super) fn is_no_boot_node(&mut self, peer: &PeerId) {
         if let Some(known) = self.known.get_mut(peer) {
             known.is_boot = false;
@@ -310,7 +312,7 @@ impl Peers {
         }
     }
 
-    /// A peer has proved that it knows the pre-shared key, or has failed to.
+    /// Records whether a peer has proved that it knows the shared key.
     pub(super) fn knows_key(&mut self, peer: &PeerId, knows: bool) {
         if let Some(known) = self.known.get_mut(peer) {
             self.dirty |= known.has_key != knows;
@@ -318,7 +320,7 @@ impl Peers {
         }
     }
 
-    /// What a peer has said of itself. Whether it is the first time.
+    /// Records a peer's introduction. Returns whether it is the first.
     pub(super) fn introduced(&mut self, peer: PeerId, info: &SystemInfo) -> bool {
         let Some(known) = self.entry(peer) else { return false };
         let clip = |text: &str| text.chars().filter(|c| !c.is_control()).take(MAX_TEXT_CHARS).collect();
@@ -343,7 +345,7 @@ impl Peers {
         Some(self.membership.judge(self.known.get(peer)?.introduction.as_ref()?))
     }
 
-    /// Another peer answers at an address.
+    /// Records that another peer answers at an address.
     pub(super) fn is_not_at(&mut self, peer: &PeerId, address: &Multiaddr) {
         if let Some(known) = self.known.get_mut(peer) {
             while let Some(at) = known.addresses.iter().position(|a| a == address) {
@@ -368,15 +370,15 @@ impl Peers {
         }
     }
 
-    /// Everybody is to be told anew who this node is.
+    /// Schedules a `Hello` to every peer, because this node's introduction has changed.
     pub(super) fn greet_all(&mut self) {
         let now = Instant::now();
         self.known.values_mut().for_each(|known| known.greet_at = now);
         self.dirty = true;
     }
 
-    /// Whom to dial now. All but those of the configuration, and those who know the key, share a quarter of the dials
-    /// that may be under way: whoever says that they are there may be lying, also of itself.
+    /// Returns the peers to dial now. All but configured peers and those that know the shared key share a quarter
+    /// of the concurrent dials: announcements may be false.
     pub(super) fn due_dials(&self, now: Instant) -> Vec<PeerId> {
         let (ours, mut others): (Vec<_>, Vec<_>) = self
             .known
@@ -389,26 +391,26 @@ impl Peers {
         ours.into_iter().chain(others.into_iter().take(room)).map(|(peer, _)| *peer).collect()
     }
 
-    /// Whom to say `Hello` to now: whoever was dialled, and whoever has introduced itself.
+    /// Returns the peers to send `Hello` to now: those we dialled, and those that have introduced themselves.
     pub(super) fn due_greetings(&self, now: Instant) -> Vec<PeerId> {
         let due = self.known.iter().filter(|(_, k)| {
             let dialled = k.links.values().any(|link| link.outbound);
-            // One that only calls is left in peace once it is known.
+            // A pure client is not asked again once it is known.
             let wanted = if k.introduction.is_some() { k.is_boot || !k.is_client() } else { dialled };
             wanted && !k.links.is_empty() && !k.greeting && k.greet_at <= now
         });
         due.map(|(peer, _)| *peer).collect()
     }
 
-    /// Forgets who has been away for long.
+    /// Removes peers that have been away for long.
     pub(super) fn prune(&mut self, now: Instant) {
         let (limits, before) = (self.limits, self.known.len());
         self.known.retain(|_, known| {
-            let patience = match &known.introduction {
+            let timeout = match &known.introduction {
                 Some(who) if who.role != Role::Client => limits.forget_after,
                 _ => limits.idle_timeout.min(limits.forget_after),
             };
-            known.is_boot || !known.links.is_empty() || now.duration_since(known.heard) < patience
+            known.is_boot || !known.links.is_empty() || now.duration_since(known.heard) < timeout
         });
         self.dirty |= self.known.len() != before;
     }
@@ -420,7 +422,7 @@ impl Peers {
 
     fn show(&self, peer_id: PeerId, known: &Known) -> Option<Peer> {
         let who = known.introduction.as_ref()?;
-        // The connection that this node has made tells where the peer listens; the other ones only its IP.
+        // An outbound connection shows the peer's listen address; an inbound one only its IP.
         let outbound = known.links.values().find(|link| link.outbound);
         let inbound = known.links.values().next();
         let live_ip = outbound.or(inbound).and_then(Link::ip);
@@ -445,7 +447,7 @@ impl Peers {
     }
 }
 
-/// The IP that an address starts with.
+/// The IP at the start of an address.
 pub(super) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
     match address.iter().next()? {
         Protocol::Ip4(ip) => Some(ip.into()),

@@ -1,16 +1,17 @@
-//! [`Trust`]: the peers that the configuration trusts.
+//! [`Trust`]: peers that the configuration trusts with chain data.
 
 use std::{collections::HashSet, net::IpAddr};
 
 use ipnet::IpNet;
 use libp2p::PeerId;
 
-/// Who is trusted, beside boot nodes, peers on the whitelist or of the same machine, and those who know the key.
+/// Trusted peers, besides boot nodes, peers on the whitelist or on the same machine, and those that know the
+/// shared key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trust {
-    /// Peers by name.
+    /// Peers by id.
     pub peers: HashSet<PeerId>,
-    /// Networks whose every peer is trusted. `0.0.0.0/0` and `::/0` are everybody.
+    /// Networks in which every peer is trusted. `0.0.0.0/0` and `::/0` cover everybody.
     pub networks: Vec<IpNet>,
 }
 
@@ -20,7 +21,8 @@ impl Trust {
     }
 }
 
-/// Whether an address is in one of the networks. One listener for both families shows IPv4 addresses as mapped ones.
+/// Whether an address is in one of the networks. A dual-stack listener shows IPv4 addresses as IPv4-mapped
+/// IPv6 ones.
 pub(crate) fn is_in(networks: &[IpNet], ip: IpAddr) -> bool {
     let ip = ip.to_canonical();
     networks.iter().any(|network| network.contains(&ip))
@@ -36,7 +38,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_take_mapped_addresses_too() {
+    fn networks_match_ipv4_mapped_addresses() {
         let trust = Trust { networks: vec!["10.0.0.0/8".parse().unwrap()], ..Trust::default() };
         assert!(trust.has_network(ip("::ffff:10.1.2.3")) && !trust.has_network(ip("11.0.0.1")));
         assert!(!Trust::default().has_network(ip("10.1.2.3")));

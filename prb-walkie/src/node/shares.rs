@@ -1,4 +1,4 @@
-//! Connections by who has made them: no machine takes all handshakes, and strangers not all connections.
+//! Quotas of inbound connections: no machine takes all handshakes, and strangers do not take all connections.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,22 +19,22 @@ use libp2p::{
 use super::{Limits, peers::ip_of};
 use crate::provenance::share_of;
 
-/// Peers of the key that are remembered.
+/// Most remembered peers that know the shared key.
 const MAX_TRUSTED: usize = 4096;
 
-/// Denies connections of others that are beyond a share.
+/// Denies inbound connections that exceed a quota.
 #[derive(Debug)]
 pub(super) struct Shares {
     handshakes_per_address: usize,
     connections_per_address: usize,
     strangers: usize,
-    /// Who has no share, but a reserve: peers in the configuration, and those who know the key.
+    /// Peers without a quota, which have a reserve: configured ones, and those that know the shared key.
     trusted: HashSet<PeerId>,
     handshakes: Counts,
     connections: Counts,
 }
 
-/// What is held, by address.
+/// Connections in use, by address.
 #[derive(Debug, Default)]
 struct Counts {
     by_address: HashMap<IpAddr, usize>,
@@ -65,11 +65,11 @@ impl Counts {
 /// Why a connection is denied.
 #[derive(Debug, thiserror::Error)]
 enum Denied {
-    #[error("{0} has {1} handshakes under way")]
+    #[error("{0} already has {1} connections in handshake")]
     Handshakes(IpAddr, usize),
-    #[error("{0} has {1} connections already")]
+    #[error("{0} already has {1} connections")]
     Address(IpAddr, usize),
-    #[error("strangers have {0} connections already")]
+    #[error("strangers already have {0} connections")]
     Strangers(usize),
 }
 
@@ -86,7 +86,7 @@ impl Shares {
         }
     }
 
-    /// A peer has the reserve from now on, or not any more.
+    /// Grants or revokes a peer's access to the reserve.
     pub(super) fn trust(&mut self, peer: PeerId, trusted: bool) {
         if !trusted {
             self.trusted.remove(&peer);

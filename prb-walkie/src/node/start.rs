@@ -1,4 +1,4 @@
-//! From a configuration to a node that listens.
+//! Starts a node from its configuration.
 
 use std::{collections::HashSet, io::ErrorKind, sync::Arc};
 
@@ -20,9 +20,9 @@ use super::{
 };
 use crate::rpc::auth::Key;
 
-/// Commands that wait for the driver.
+/// Capacity of the driver's command channel.
 const COMMANDS: usize = 256;
-/// Peers found by mDNS that wait for the driver.
+/// Capacity of the channel for peers found by mDNS.
 const FOUND: usize = 64;
 
 pub(super) async fn start(config: Config) -> Result<Node, ConfigError> {
@@ -61,9 +61,9 @@ pub(super) async fn start(config: Config) -> Result<Node, ConfigError> {
     until_listening(&mut driver, listeners).await;
     info!(peer_id = %me, addresses = listed(&shared.listen.borrow()), "listening for peers");
     let stop = cancel.clone();
-    // One task for both: where either fails, the driver's channels close, which is how a daemon notices.
+    // One task for both: if either fails, the driver's channels close, which is how a daemon notices.
     tasks.spawn(async move {
-        // The driver's channel for what mDNS finds stays open without mDNS: it has nothing to say then.
+        // Keeps the driver's mDNS channel open without mDNS.
         let _found = found_sender;
         let discovery = async {
             if let Some(responder) = responder {
@@ -87,7 +87,7 @@ fn keypair(config: &Config) -> Result<Keypair, ConfigError> {
     Ok(key)
 }
 
-/// The pre-shared key, stretched where that holds up nobody.
+/// Stretches the pre-shared key on a blocking thread.
 async fn stretched(config: &Config) -> Result<Option<Key>, ConfigError> {
     let Some(key) = config.auth.psk.clone() else { return Ok(None) };
     let stretched = tokio::task::spawn_blocking(move || Key::stretch(&key)).await;
@@ -125,7 +125,7 @@ fn listen(swarm: &mut Swarm<Behaviour>, addresses: &[Multiaddr]) -> Result<HashS
         if !lacks_ipv6(address, &error) {
             return Err(refused);
         }
-        warn!(%address, "not listening there: the system has no IPv6");
+        warn!(%address, "skipping this address: the system has no IPv6");
         left_out = Some(refused);
     }
     match left_out {
@@ -134,18 +134,18 @@ fn listen(swarm: &mut Swarm<Behaviour>, addresses: &[Multiaddr]) -> Result<HashS
     }
 }
 
-/// Whether an IPv6 address cannot be listened on because there is no IPv6.
+/// Whether listening failed because the system has no IPv6.
 fn lacks_ipv6(address: &Multiaddr, error: &TransportError<std::io::Error>) -> bool {
     let is_v6 = matches!(address.iter().next(), Some(Protocol::Ip6(_)));
     let TransportError::Other(error) = error else { return false };
-    // EAFNOSUPPORT has no kind of its own; libp2p wraps the error, so its code may be lost.
+    // EAFNOSUPPORT has no `ErrorKind`, and libp2p wraps the error so that its code may be lost.
     let text = error.to_string();
     is_v6
         && (matches!(error.kind(), ErrorKind::AddrNotAvailable | ErrorKind::Unsupported)
             || text.contains("not supported by protocol"))
 }
 
-/// Lets the driver work until every listener has an address.
+/// Runs the driver until every listener has an address.
 async fn until_listening(driver: &mut driver::Driver, mut waiting: HashSet<ListenerId>) {
     while !waiting.is_empty() {
         let event = driver.swarm.select_next_some().await;

@@ -1,4 +1,4 @@
-//! What a node shows of its peers.
+//! The public table of peers.
 
 use std::{
     collections::BTreeMap,
@@ -12,35 +12,35 @@ use libp2p::{Multiaddr, PeerId};
 use super::Provenance;
 use crate::proto::{AuthStatus, Role};
 
-/// A peer that has said who it is.
+/// A peer that has introduced itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Peer {
     /// Its peer id.
     pub peer_id: PeerId,
-    /// What it does.
+    /// Its role.
     pub role: Role,
-    /// Its machine's name, as it says.
+    /// The name of its machine, as it claims.
     pub hostname: String,
-    /// Hash of parachain block 1, `0x…`; empty while it does not know.
+    /// Hash of parachain block 1, `0x…`; empty while the peer does not know it.
     pub chain_identity: String,
     /// Its operator's namespace.
     pub bridge_identity: String,
-    /// Where it is connected, or was last; a port that it listens on, where one is known.
+    /// Its current or last address; with the port it listens on, if that is known.
     pub address: Option<Multiaddr>,
-    /// The IP in that address: its blob server is there too.
+    /// The IP in that address, which is also its blob server's.
     pub ip: Option<IpAddr>,
-    /// How this node stands with it.
+    /// The authorisation of this node at the peer.
     pub auth: AuthStatus,
-    /// Whether it is to be used.
+    /// Whether the peer is used.
     pub standing: Standing,
-    /// Where it was heard of, or what it has proved. Of one that is away: what is left of that.
+    /// How it was found, or what it has proved. For a disconnected peer, what remains of that.
     pub provenance: Provenance,
-    /// Whether there is a connection now.
+    /// Whether it is connected.
     pub connected: bool,
     /// When it was first met.
     pub since: SystemTime,
-    /// When it was last heard.
+    /// When data was last received from it.
     pub last_seen: SystemTime,
     /// The last ping's round trip.
     pub round_trip: Option<Duration>,
@@ -53,15 +53,15 @@ impl Peer {
     }
 }
 
-/// Whether a peer is used.
+/// Whether a peer is used, and if not, why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Standing {
     /// It is of our chain and namespace.
     Accepted,
-    /// Our own chain identity is not known yet.
+    /// The own chain identity is not known yet.
     OwnChainUnknown,
-    /// It does not know its chain identity yet.
+    /// The peer does not know its chain identity yet.
     ChainUnknown,
     /// Ignored: it is of another chain.
     OtherChain,
@@ -70,19 +70,19 @@ pub enum Standing {
 }
 
 impl Standing {
-    /// What it means, for logs.
+    /// A description for logs.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
-            Self::OwnChainUnknown => "waits: our own chain is not known yet",
-            Self::ChainUnknown => "waits: it does not know its chain yet",
-            Self::OtherChain => "ignored: it is of another chain",
-            Self::OtherBridge => "ignored: it is of another bridge identity",
+            Self::OwnChainUnknown => "waiting: our own chain is not known yet",
+            Self::ChainUnknown => "waiting: the peer does not know its chain yet",
+            Self::OtherChain => "ignored: the peer is of another chain",
+            Self::OtherBridge => "ignored: the peer is of another bridge identity",
         }
     }
 }
 
-/// All peers at one moment.
+/// A snapshot of all peers.
 #[derive(Clone, Debug, Default)]
 pub struct PeerTable {
     pub(super) peers: BTreeMap<PeerId, Arc<Peer>>,
@@ -94,22 +94,22 @@ impl PeerTable {
         self.peers.values()
     }
 
-    /// One peer.
+    /// Returns a peer.
     pub fn get(&self, peer: &PeerId) -> Option<&Arc<Peer>> {
         self.peers.get(peer)
     }
 
-    /// The peers of a role that are to be used and connected.
+    /// The usable peers of a role.
     pub fn usable(&self, role: Role) -> impl Iterator<Item = &Arc<Peer>> {
         self.iter().filter(move |peer| peer.role == role && peer.is_usable())
     }
 
-    /// How many peers there are.
+    /// Number of peers.
     pub fn len(&self) -> usize {
         self.peers.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.peers.is_empty()
     }

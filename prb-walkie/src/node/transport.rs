@@ -1,4 +1,4 @@
-//! TCP, noise, and two multiplexers: ours and the originals'.
+//! The transport: TCP, noise, and two multiplexers, ours and the originals'.
 
 use std::{
     io::{self, IoSlice},
@@ -24,17 +24,17 @@ mod yamux;
 
 use yamux::Yamux;
 
-/// Time for a connection's handshakes.
+/// Timeout of a connection's handshakes.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A frame over 1 MiB ends an original's connection; fewer frames are fewer of their delays.
+/// An original closes the connection on a frame over 1 MiB; large frames suffer fewer of its delays.
 const MPLEX_FRAME_BYTES: usize = 1024 * 1024;
-/// Streams of a yamux connection, both ways together; one more ends it. Each holds up to 256 KiB that nobody has
-/// read, so the connection holds up to 32 MiB.
+/// Most streams of a yamux connection in both directions; one more ends the connection. Each buffers up to
+/// 256 KiB, so a connection buffers up to 32 MiB.
 pub(super) const MAX_STREAMS: usize = 128;
-/// Streams of an mplex connection, both ways together: those of the other side beyond are reset, ours wait. Each holds
-/// a frame of up to 1 MiB before its connection is read no further, so the connection holds up to 97 MiB.
+/// Most streams of an mplex connection in both directions: further ones of the other side are reset, ours
+/// wait. Each buffers a frame of up to 1 MiB before reading stops, so a connection buffers up to 97 MiB.
 const MPLEX_MAX_STREAMS: usize = 96;
-/// Frames beyond which a stream's reader holds up its connection.
+/// Buffered frames of a stream at which reading from its connection stops.
 const MPLEX_WAITING_FRAMES: usize = 1;
 
 pub(super) fn build(key: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, noise::Error> {
@@ -43,7 +43,7 @@ pub(super) fn build(key: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, no
         .set_split_send_size(MPLEX_FRAME_BYTES)
         .set_max_num_streams(MPLEX_MAX_STREAMS)
         .set_max_buffer_size(MPLEX_WAITING_FRAMES);
-    // V1Lazy saves a round trip for each negotiation; originals take it.
+    // V1Lazy saves a round trip for each negotiation, and originals accept it.
     Ok(tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
         .map(|stream, _| Prompt(stream))
         .upgrade(Version::V1Lazy)
@@ -54,18 +54,18 @@ pub(super) fn build(key: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, no
         .boxed())
 }
 
-/// A TCP stream that acknowledges at once.
+/// A TCP stream without delayed acknowledgements.
 ///
 /// Originals leave Nagle's algorithm on and write a message in several pieces: each waits for the
-/// acknowledgement of the one before it, which Linux delays by 40 ms. The switch falls back by itself, so it
-/// is set again after each read and write: a call to the JavaScript peer of the tests takes 1 ms then, and 45 ms
-/// without (medians of 1,000 on a kept connection).
+/// acknowledgement of the previous one, which Linux would delay by 40 ms. Linux resets the option by itself,
+/// so it is set again after each read and write. Measured with the tests' JavaScript peer, a call takes 1 ms
+/// instead of 45 ms (medians of 1,000 on one connection).
 struct Prompt(tcp::tokio::TcpStream);
 
 impl Prompt {
     fn acknowledge(&self) {
         #[cfg(target_os = "linux")]
-        // Without it the stream is slower, and no less right.
+        // Best effort: without it the stream is slower, but works.
         let _ = SockRef::from(&self.0.0).set_tcp_quickack(true);
     }
 

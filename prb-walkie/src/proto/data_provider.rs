@@ -1,9 +1,9 @@
-//! Package `prb.data_provider`.
+//! Messages of the package `prb.data_provider`.
 
 use bytes::Bytes;
 use prost::{Enumeration, Message};
 
-/// How far a data provider is. -1 is for what is not known.
+/// A data provider's progress. -1 stands for unknown numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct Info {
     /// Whether it is at the tip.
@@ -12,7 +12,7 @@ pub struct Info {
     /// The parachain's id.
     #[prost(int32, tag = "2")]
     pub para_id: i32,
-    /// First relay header that is held.
+    /// First relay header in its store.
     #[prost(int32, tag = "3")]
     pub parent_start_header: i32,
     /// Newest finalised relay block of its node.
@@ -21,7 +21,7 @@ pub struct Info {
     /// Newest relay block fetched.
     #[prost(int32, tag = "5")]
     pub parent_fetched_height: i32,
-    /// Newest relay block that can be given away.
+    /// Newest relay block that it can serve.
     #[prost(int32, tag = "6")]
     pub parent_processed_height: i32,
     /// Newest relay block on disk.
@@ -33,13 +33,13 @@ pub struct Info {
     /// Newest parachain block fetched.
     #[prost(int32, tag = "9")]
     pub para_fetched_height: i32,
-    /// Newest parachain block that can be given away.
+    /// Newest parachain block that it can serve.
     #[prost(int32, tag = "10")]
     pub para_processed_height: i32,
     /// Newest parachain block on disk.
     #[prost(int32, tag = "11")]
     pub para_committed_height: i32,
-    /// Port of its blob server, at the address of the connection.
+    /// Port of its blob server, at the IP of the connection.
     #[prost(uint32, tag = "12")]
     pub blob_server_port: u32,
 }
@@ -48,7 +48,7 @@ pub struct Info {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
 pub enum Status {
-    /// Not known.
+    /// Unknown.
     Unknown = 0,
     /// Fetching; `S_SYHCHING` in the original.
     Synching = 1,
@@ -59,10 +59,10 @@ pub enum Status {
 /// Asks an external data provider for a block.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct WantBlob {
-    /// The block.
+    /// The block's number.
     #[prost(uint32, tag = "1")]
     pub number: u32,
-    /// Of which chain.
+    /// Its chain.
     #[prost(enumeration = "BlobType", tag = "2")]
     pub r#type: i32,
 }
@@ -71,7 +71,7 @@ pub struct WantBlob {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
 pub enum BlobType {
-    /// Not said.
+    /// Unspecified.
     Unknown = 0,
     /// A relay block.
     ParentBlock = 1,
@@ -79,11 +79,11 @@ pub enum BlobType {
     ParaBlock = 2,
 }
 
-/// A blob that can be fetched for a while. `Debug` does not show the token.
+/// A blob that can be fetched for a limited time. `Debug` does not show the token.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 #[prost(skip_debug)]
 pub struct BlobMeta {
-    /// The block.
+    /// The block's number.
     #[prost(uint32, tag = "1")]
     pub number: u32,
     /// Its hash.
@@ -92,13 +92,13 @@ pub struct BlobMeta {
     /// The peer that has it.
     #[prost(string, tag = "3")]
     pub origin_peer: String,
-    /// Of which chain.
+    /// Its chain.
     #[prost(enumeration = "BlobType", tag = "4")]
     pub r#type: i32,
-    /// What to fetch it with.
+    /// The token to fetch it with.
     #[prost(string, tag = "5")]
     pub get_token: String,
-    /// Until when, in ms since the Unix epoch.
+    /// When the token expires, in ms since the Unix epoch.
     #[prost(uint64, tag = "6")]
     pub token_expires_at: u64,
 }
@@ -113,7 +113,7 @@ impl std::fmt::Debug for BlobMeta {
     }
 }
 
-/// Fetches what [`WantBlob`] has found. `Debug` does not show the token.
+/// Fetches a blob that [`WantBlob`] has found. `Debug` does not show the token.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 #[prost(skip_debug)]
 pub struct GetBlob {
@@ -131,13 +131,13 @@ impl std::fmt::Debug for GetBlob {
 /// A block.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct Blob {
-    /// Of which chain.
+    /// Its chain.
     #[prost(enumeration = "BlobType", tag = "1")]
     pub r#type: i32,
     /// Its number.
     #[prost(uint32, tag = "2")]
     pub number: u32,
-    /// What it is.
+    /// Its encoding; see [`crate::blob::external`].
     #[prost(bytes = "bytes", tag = "3")]
     pub data: Bytes,
 }
@@ -150,13 +150,13 @@ pub struct GetBlobByKey {
     pub key: String,
 }
 
-/// A blob, or none.
+/// The answer to [`GetBlobByKey`].
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct RawBlob {
     /// Its key.
     #[prost(string, tag = "1")]
     pub key: String,
-    /// There is none.
+    /// Whether there is none.
     #[prost(bool, tag = "2")]
     pub empty: bool,
     /// The blob.

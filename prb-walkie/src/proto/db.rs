@@ -1,4 +1,4 @@
-//! Package `prb.db`: what the original stores, and gives away as it is.
+//! Messages of the package `prb.db`: values that the original stores, and sends unchanged.
 
 use bytes::Bytes;
 use prost::Message;
@@ -31,7 +31,7 @@ pub struct RangeMeta {
     /// First relay block of the range.
     #[prost(uint32, tag = "1")]
     pub parent_start_block: u32,
-    /// Its last, a justified one.
+    /// Last relay block of the range, which is justified.
     #[prost(uint32, tag = "2")]
     pub parent_stop_block: u32,
     /// First parachain block; -1: none.
@@ -66,7 +66,7 @@ pub struct RangeMeta {
 /// A pool.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct Pool {
-    /// Its UUID here.
+    /// Its UUID in this manager.
     #[prost(string, tag = "1")]
     pub uuid: String,
     /// Its operator.
@@ -75,19 +75,19 @@ pub struct Pool {
     /// Its number on chain.
     #[prost(uint64, tag = "3")]
     pub pid: u64,
-    /// Its name here.
+    /// Its name in this manager.
     #[prost(string, tag = "4")]
     pub name: String,
-    /// Its workers run.
+    /// Whether its workers run.
     #[prost(bool, tag = "5")]
     pub enabled: bool,
-    /// It is, or is to be, deleted.
+    /// Whether it is, or shall be, deleted.
     #[prost(bool, tag = "6")]
     pub deleted: bool,
-    /// The owner's address on Phala, where the operator is a proxy; else empty.
+    /// The owner's address on Phala if the operator is a proxy; otherwise empty.
     #[prost(string, tag = "7")]
     pub real_phala_ss58: String,
-    /// Its workers sync and do nothing on chain.
+    /// Whether its workers only sync, without on-chain operations.
     #[prost(bool, tag = "8")]
     pub sync_only: bool,
 }
@@ -95,28 +95,28 @@ pub struct Pool {
 /// A worker.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct Worker {
-    /// Its UUID here.
+    /// Its UUID in this manager.
     #[prost(string, tag = "1")]
     pub uuid: String,
     /// Its pool's number on chain.
     #[prost(uint64, tag = "2")]
     pub pid: u64,
-    /// Its name here.
+    /// Its name in this manager.
     #[prost(string, tag = "3")]
     pub name: String,
     /// pRuntime's URL.
     #[prost(string, tag = "4")]
     pub endpoint: String,
-    /// It runs.
+    /// Whether it runs.
     #[prost(bool, tag = "5")]
     pub enabled: bool,
-    /// It is, or is to be, deleted.
+    /// Whether it is, or shall be, deleted.
     #[prost(bool, tag = "6")]
     pub deleted: bool,
     /// Its stake in 10^-12 PHA, decimal.
     #[prost(string, tag = "7")]
     pub stake: String,
-    /// It syncs and does nothing on chain.
+    /// Whether it only syncs, without on-chain operations.
     #[prost(bool, tag = "8")]
     pub sync_only: bool,
 }

@@ -1,20 +1,19 @@
-//! What lifecycle managers of this implementation tell one another beyond the original's messages.
+//! Details that lifecycle managers of this implementation exchange beyond the original's messages.
 //!
-//! The original's messages are left as they are. A call that wants more sets a field numbered from 1000 on in its
-//! request, and finds more in a field numbered from 1000 on in the answer: the original's own numbers end at 12, and
-//! its decoder skips what it does not know. So an original that is asked answers as ever, one that asks gets its own
-//! fields, and older and newer versions of this implementation understand what both know.
-//! `docs/adr/0007-detail-on-the-wire.md` says why.
+//! The original's messages are unchanged. A call that wants details sets a request field numbered from 1000
+//! on, and the answer has them in a field numbered from 1000 on: the original's own numbers end at 12, and
+//! its decoder skips unknown fields. So an original answers as ever, a calling original gets its own fields,
+//! and older and newer versions of this implementation understand what both know. See
+//! `docs/adr/0007-detail-on-the-wire.md`.
 //!
 //! | call | request | answer |
 //! |---|---|---|
 //! | `GetWorkerStatus` | [`StatusQuery`]: `UuidQueryRequest` and `detail` (1000), `events` (1001) | [`StatusUpdate`]: `WorkerStateUpdate` and `detail` (1000) |
 //! | `CommandWorker` | [`CommandRequest`] | [`CommandUpdate`]; originals do not know the method |
+//! Within the messages of this module numbers count from 1 and follow the same rule: new ones are added, none
+//! is reused. Amounts are decimal texts, times are ms since the Unix epoch, keys and accounts their 32 bytes.
 //!
-//! Within the messages of this module numbers count from 1, and follow the same rule: new ones are added, none is
-//! used again. Amounts are decimal texts, times are ms since the Unix epoch, keys and accounts their 32 bytes.
-//!
-//! Not for: how the messages are made and read (see [`crate::manage::detail`]).
+//! Not for: converting the messages (see [`crate::manage::detail`]).
 
 use bytes::Bytes;
 use prb_core::prpc::PhactoryInfo;
@@ -22,28 +21,28 @@ use prost::{Enumeration, Message};
 
 use super::WorkerState;
 
-/// Asks how workers are: `UuidQueryRequest`, and what is wanted beyond it.
+/// Asks for workers' states: `UuidQueryRequest`, and which details are wanted.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct StatusQuery {
-    /// The workers' UUIDs; none for all.
+    /// The workers' UUIDs; empty for all.
     #[prost(string, repeated, tag = "1")]
     pub ids: Vec<String>,
-    /// Wants [`StatusUpdate::detail`]; `sessionInfoJson` is left out then, as the detail has what it says.
+    /// Requests [`StatusUpdate::detail`]; `sessionInfoJson` is omitted then, because the detail contains it.
     #[prost(bool, tag = "1000")]
     pub detail: bool,
-    /// Wants the events of the workers named, besides; of at most
-    /// [`MAX_WITH_EVENTS`](crate::manage::detail::MAX_WITH_EVENTS) workers.
+    /// Additionally requests the events of the named workers, of at most
+    /// [`MAX_WITH_EVENTS`](crate::manage::detail::MAX_WITH_EVENTS).
     #[prost(bool, tag = "1001")]
     pub events: bool,
 }
 
-/// How workers are: `WorkerStateUpdate`, and more where it was asked for.
+/// Workers' states: `WorkerStateUpdate`, and details on request.
 #[derive(Clone, PartialEq, Message)]
 pub struct StatusUpdate {
     /// The workers.
     #[prost(message, repeated, tag = "1")]
     pub worker_states: Vec<WorkerState>,
-    /// More of them and of the fleet. Absent where it was not asked for, and from who does not know it.
+    /// Details of the workers and of the fleet. Absent if not requested, or if the peer does not know them.
     #[prost(message, optional, tag = "1000")]
     pub detail: Option<Fleet>,
 }
@@ -63,10 +62,10 @@ pub struct Fleet {
     /// Newest parachain block of the nodes.
     #[prost(uint32, optional, tag = "4")]
     pub para_target: Option<u32>,
-    /// The block that what the chain says is read at.
+    /// The block at which the on-chain state was read.
     #[prost(uint32, optional, tag = "5")]
     pub chain_block: Option<u32>,
-    /// Why some of it cannot be relied on, in sentences.
+    /// Why some of it is not reliable, as sentences.
     #[prost(string, repeated, tag = "6")]
     pub notes: Vec<String>,
     /// The workers of [`StatusUpdate::worker_states`], in the same order.
@@ -75,10 +74,10 @@ pub struct Fleet {
     /// Every pool.
     #[prost(message, repeated, tag = "8")]
     pub pools: Vec<Pool>,
-    /// The jobs of the trade queue, where there is one that answers.
+    /// The jobs of the trade queue, if there is one that answers.
     #[prost(message, optional, tag = "9")]
     pub jobs: Option<Jobs>,
-    /// Names of the commands that `CommandWorker` takes; none where no worker runs.
+    /// Names of the commands that `CommandWorker` accepts; empty if no worker runs.
     #[prost(string, repeated, tag = "10")]
     pub commands: Vec<String>,
 }
@@ -89,80 +88,80 @@ pub struct Worker {
     /// Its UUID.
     #[prost(string, tag = "1")]
     pub uuid: String,
-    /// The code of the reason why it stands where it stands.
+    /// The code of the reason for its state.
     #[prost(string, tag = "2")]
     pub reason: String,
-    /// Since when its message is this one.
+    /// Since when its message has been this one.
     #[prost(uint64, tag = "3")]
     pub since_ms: u64,
     /// Finalised parachain blocks that it has not dispatched.
     #[prost(uint32, optional, tag = "4")]
     pub lag: Option<u32>,
-    /// It has not moved for long although there is more for it.
+    /// Whether it has not progressed for long although there is more to sync.
     #[prost(bool, tag = "5")]
     pub stalled: bool,
-    /// How often in a row reaching or syncing it failed.
+    /// Consecutive failures to reach or sync it.
     #[prost(uint32, tag = "6")]
     pub failures: u32,
-    /// What is meant to become of it: `compute`, `stay-stopped`…
+    /// The worker's goal: `compute`, `stay-stopped`…
     #[prost(string, tag = "7")]
     pub goal: String,
-    /// The last checkpoint that was commanded.
+    /// The last checkpoint that was requested.
     #[prost(message, optional, tag = "8")]
     pub checkpoint: Option<Checkpoint>,
-    /// What the chain says of it.
+    /// The worker on chain.
     #[prost(message, optional, tag = "9")]
     pub chain: Option<WorkerOnChain>,
-    /// What pRuntime says of itself.
+    /// What pRuntime reports about itself.
     #[prost(message, optional, tag = "10")]
     pub info: Option<PhactoryInfo>,
-    /// It is a gatekeeper.
+    /// Whether it is a gatekeeper.
     #[prost(bool, tag = "11")]
     pub gatekeeper: bool,
     /// The URLs that its entry has it announce.
     #[prost(string, repeated, tag = "12")]
     pub endpoints: Vec<String>,
-    /// Its entry's setting for stops from elsewhere; empty where it has none.
+    /// Its entry's behaviour after an external stop; empty if not set.
     #[prost(string, tag = "13")]
     pub after_stop: String,
-    /// What happened to it, oldest first, where that was asked for.
+    /// Its events, oldest first, on request.
     #[prost(message, repeated, tag = "14")]
     pub events: Vec<Event>,
 }
 
-/// What became of a checkpoint.
+/// The result of a checkpoint.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct Checkpoint {
-    /// When that was known.
+    /// When the result was known.
     #[prost(uint64, tag = "1")]
     pub at_ms: u64,
-    /// The last block in it.
+    /// The last block in the checkpoint.
     #[prost(uint32, optional, tag = "2")]
     pub block: Option<u32>,
-    /// Why there is none.
+    /// Why there is no checkpoint.
     #[prost(string, tag = "3")]
     pub error: String,
 }
 
-/// What the chain says of a worker.
+/// A worker's on-chain state.
 #[derive(Clone, PartialEq, Message)]
 pub struct WorkerOnChain {
-    /// Its entry of `PhalaRegistry::Workers`, in SCALE as the chain has it; empty where it has none.
+    /// Its entry of `PhalaRegistry::Workers`, as SCALE; empty if there is none.
     #[prost(bytes = "bytes", tag = "1")]
     pub registration: Bytes,
-    /// The pool that it was added to.
+    /// The pool it belongs to.
     #[prost(uint64, optional, tag = "2")]
     pub pool: Option<u64>,
     /// Its session.
     #[prost(message, optional, tag = "3")]
     pub session: Option<Session>,
-    /// Next message that the chain takes from it.
+    /// The next message sequence that the chain accepts from it.
     #[prost(uint64, tag = "4")]
     pub ingress_sequence: u64,
-    /// The URLs that it has announced.
+    /// The URLs that it has announced on chain.
     #[prost(string, repeated, tag = "5")]
     pub endpoints: Vec<String>,
-    /// Why those cannot be read.
+    /// Why those cannot be decoded.
     #[prost(string, optional, tag = "6")]
     pub endpoints_unreadable: Option<String>,
 }
@@ -173,7 +172,7 @@ pub struct Session {
     /// Its account.
     #[prost(bytes = "bytes", tag = "1")]
     pub account: Bytes,
-    /// Its state in SCALE: one byte, the chain's index.
+    /// Its state, as the chain's SCALE index.
     #[prost(uint32, tag = "2")]
     pub state: u32,
     /// Initial value, U64F64 bits.
@@ -182,7 +181,7 @@ pub struct Session {
     /// Value, U64F64 bits.
     #[prost(string, tag = "4")]
     pub v: String,
-    /// When V was updated, seconds since the Unix epoch, as all times of the chain.
+    /// When V was last updated, in seconds since the Unix epoch, as all times of the chain.
     #[prost(uint64, tag = "5")]
     pub v_updated_at: u64,
     /// Initial performance.
@@ -206,7 +205,7 @@ pub struct Session {
     /// Rewards so far.
     #[prost(string, tag = "12")]
     pub total_reward: String,
-    /// Locked stake, where it is known.
+    /// Locked stake, if known.
     #[prost(string, optional, tag = "13")]
     pub stake: Option<String>,
 }
@@ -217,10 +216,10 @@ pub struct Pool {
     /// Its number on chain.
     #[prost(uint64, tag = "1")]
     pub pid: u64,
-    /// Its entry's setting for stops from elsewhere; empty where it has none.
+    /// Its entry's behaviour after an external stop; empty if not set.
     #[prost(string, tag = "2")]
     pub after_stop: String,
-    /// What the chain says of it.
+    /// The pool on chain.
     #[prost(message, optional, tag = "3")]
     pub chain: Option<PoolOnChain>,
     /// The operator's account.
@@ -228,43 +227,43 @@ pub struct Pool {
     pub account: Option<Account>,
 }
 
-/// What the chain says of a pool, or why that cannot be read.
+/// A pool's on-chain state, or why it cannot be read.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct PoolOnChain {
-    /// Why it cannot be read; empty where it can.
+    /// Why it cannot be read; empty if it can.
     #[prost(string, tag = "1")]
     pub unreadable: String,
-    /// The chain has such a pool.
+    /// Whether the chain has such a pool.
     #[prost(bool, tag = "2")]
     pub exists: bool,
     /// The account that owns it.
     #[prost(bytes = "bytes", tag = "3")]
     pub owner: Bytes,
-    /// It is a vault.
+    /// Whether it is a vault.
     #[prost(bool, tag = "4")]
     pub is_vault: bool,
-    /// Stake for new sessions.
+    /// Stake that is available for new sessions.
     #[prost(string, tag = "5")]
     pub free_stake: String,
-    /// Stake of workers that are cooling down.
+    /// Stake of workers in cool-down.
     #[prost(string, tag = "6")]
     pub releasing_stake: String,
-    /// All that it holds.
+    /// Its total value.
     #[prost(string, tag = "7")]
     pub total_value: String,
-    /// The most that it accepts.
+    /// The largest total value that it accepts.
     #[prost(string, optional, tag = "8")]
     pub cap: Option<String>,
-    /// The owner's share, in millionths.
+    /// The owner's commission, in millionths.
     #[prost(uint32, optional, tag = "9")]
     pub commission_millionths: Option<u32>,
-    /// Its workers' keys, one behind the other.
+    /// Its workers' keys, concatenated.
     #[prost(bytes = "bytes", tag = "10")]
     pub workers: Bytes,
-    /// The keys of those that are cooling down.
+    /// The keys of workers in cool-down, concatenated.
     #[prost(bytes = "bytes", tag = "11")]
     pub cooling_down: Bytes,
-    /// When each waiting withdrawal was asked for, seconds since the Unix epoch.
+    /// When each queued withdrawal was requested, in seconds since the Unix epoch.
     #[prost(uint64, repeated, tag = "12")]
     pub withdrawals: Vec<u64>,
 }
@@ -272,10 +271,10 @@ pub struct PoolOnChain {
 /// An account, or why it cannot be read.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct Account {
-    /// Why it cannot be read; empty where it can.
+    /// Why it cannot be read; empty if it can.
     #[prost(string, tag = "1")]
     pub unreadable: String,
-    /// What fees can be paid from.
+    /// The balance from which fees can be paid.
     #[prost(string, tag = "2")]
     pub free: String,
 }
@@ -283,39 +282,39 @@ pub struct Account {
 /// The jobs of a trade queue.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct Jobs {
-    /// In line.
+    /// Waiting.
     #[prost(uint64, tag = "1")]
     pub waiting: u64,
-    /// Due later.
+    /// Delayed.
     #[prost(uint64, tag = "2")]
     pub delayed: u64,
-    /// Handed out.
+    /// Leased.
     #[prost(uint64, tag = "3")]
     pub active: u64,
-    /// Done since the start.
+    /// Succeeded since the start.
     #[prost(uint64, tag = "4")]
     pub succeeded: u64,
-    /// Given up since the start.
+    /// Failed since the start.
     #[prost(uint64, tag = "5")]
     pub failed: u64,
 }
 
-/// Something that happened to a worker.
+/// An event of a worker.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct Event {
-    /// Counts the worker's events since the manager has started.
+    /// Sequence number of the worker's events since the manager started.
     #[prost(uint64, tag = "1")]
     pub number: u64,
-    /// When.
+    /// When it happened, in ms since the Unix epoch.
     #[prost(uint64, tag = "2")]
     pub at_ms: u64,
-    /// What.
+    /// The kind of event.
     #[prost(enumeration = "EventKind", tag = "3")]
     pub kind: i32,
-    /// The label, goal or key (hexadecimal) before.
+    /// The previous label, goal or key (hexadecimal).
     #[prost(string, tag = "4")]
     pub before: String,
-    /// The label, goal or key now.
+    /// The new label, goal or key.
     #[prost(string, tag = "5")]
     pub after: String,
     /// The code of a reason, or the name of a command or an operation.
@@ -353,7 +352,7 @@ pub enum EventKind {
     Panicked = 13,
 }
 
-/// Gives workers a command, or asks what it would do.
+/// Gives workers a command, or previews its effect.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct CommandRequest {
     /// The workers' UUIDs.
@@ -362,29 +361,29 @@ pub struct CommandRequest {
     /// The command's name, such as `stop`.
     #[prost(string, tag = "2")]
     pub command: String,
-    /// Only ask what it would do.
+    /// Whether to preview only.
     #[prost(bool, tag = "3")]
     pub dry_run: bool,
 }
 
-/// What a command does, or would do.
+/// The effect, or the previewed effect, of a command.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct CommandUpdate {
-    /// For each worker named, each once.
+    /// An answer for each named worker.
     #[prost(message, repeated, tag = "1")]
     pub answers: Vec<CommandAnswer>,
 }
 
-/// What a command does to one worker.
+/// The effect of a command on one worker.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct CommandAnswer {
     /// Its UUID.
     #[prost(string, tag = "1")]
     pub uuid: String,
-    /// What happens, or why nothing does.
+    /// What happens, or why nothing happens.
     #[prost(string, tag = "2")]
     pub text: String,
-    /// It does not take the command.
+    /// Whether the worker refuses the command.
     #[prost(bool, tag = "3")]
     pub refused: bool,
 }

@@ -1,13 +1,13 @@
-//! Package `prb.lifecycle`: edits and queries of pools and workers.
+//! Messages of the package `prb.lifecycle`: edits and queries of pools and workers.
 
 use prost::Message;
 
 use super::{QueryIdentity, db};
 
-/// Names workers, or pools, by UUID.
+/// Identifies workers or pools by UUID.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct UuidQueryRequest {
-    /// The UUIDs. `GetWorkerStatus` takes none for all.
+    /// The UUIDs. For `GetWorkerStatus` an empty list stands for all.
     #[prost(string, repeated, tag = "1")]
     pub ids: Vec<String>,
 }
@@ -31,10 +31,10 @@ pub struct UpdatePool {
 /// Change of a pool: `UpdatePool.Item`.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct UpdatePoolItem {
-    /// Which.
+    /// The pool to change.
     #[prost(message, optional, tag = "1")]
     pub id: Option<QueryIdentity>,
-    /// What it is to be, whole; without a mnemonic the operator stays.
+    /// The complete new value; without a mnemonic the operator stays.
     #[prost(message, optional, tag = "2")]
     pub pool: Option<db::Pool>,
 }
@@ -58,10 +58,10 @@ pub struct UpdateWorker {
 /// Change of a worker: `UpdateWorker.Item`.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct UpdateWorkerItem {
-    /// Which.
+    /// The worker to change.
     #[prost(message, optional, tag = "1")]
     pub id: Option<QueryIdentity>,
-    /// What it is to be, whole.
+    /// The complete new value.
     #[prost(message, optional, tag = "2")]
     pub worker: Option<db::Worker>,
 }

@@ -1,7 +1,7 @@
-//! What data providers of this implementation tell beyond the original's `Info`: chain nodes and disk.
+//! Details that data providers of this implementation send beyond the original's `Info`: chain nodes and
+//! disk.
 //!
-//! [`FullInfo`] is `Info` and, in a field numbered from 1000 on, [`Detail`]. The original's decoder skips what it does
-//! not know, and an original's answer has none. Within the messages of this module numbers count from 1.
+//! [`FullInfo`] is `Info` plus, in a field numbered from 1000 on, [`Detail`]. The original's decoder skips unknown fields, and an original's answer has none. Within the messages of this module numbers count from 1.
 
 use prost::{
     DecodeError, Message,
@@ -17,16 +17,16 @@ pub struct Detail {
     /// Its chain nodes.
     #[prost(message, repeated, tag = "1")]
     pub nodes: Vec<Node>,
-    /// Bytes that its block store takes.
+    /// Size of its block store, in bytes.
     #[prost(uint64, optional, tag = "2")]
     pub store_bytes: Option<u64>,
-    /// Bytes that are free where its data is.
+    /// Free bytes on the file system of its data.
     #[prost(uint64, optional, tag = "3")]
     pub free_bytes: Option<u64>,
-    /// All bytes of that file system.
+    /// Size of that file system, in bytes.
     #[prost(uint64, optional, tag = "4")]
     pub disk_bytes: Option<u64>,
-    /// What keeps a chain from being followed, or slows it down, in sentences.
+    /// Problems that stop or slow down following a chain, as sentences.
     #[prost(string, repeated, tag = "5")]
     pub problems: Vec<String>,
 }
@@ -40,25 +40,25 @@ pub struct Node {
     /// Host and port.
     #[prost(string, tag = "2")]
     pub name: String,
-    /// A connection is open.
+    /// Whether a connection is open.
     #[prost(bool, tag = "3")]
     pub connected: bool,
-    /// It answered wrongly a while ago: it is asked last, and only what is verified.
+    /// Whether it is demoted for a wrong answer: it is asked last, and only for data that is verified.
     #[prost(bool, tag = "4")]
     pub demoted: bool,
-    /// Other nodes go first for a while.
+    /// Whether other nodes are preferred for a while.
     #[prost(bool, tag = "5")]
     pub deferred: bool,
-    /// Its last connection failed or was lost a moment ago.
+    /// Whether its last connection failed or was lost recently.
     #[prost(bool, tag = "6")]
     pub backing_off: bool,
-    /// It serves another chain.
+    /// Whether it serves another chain.
     #[prost(bool, tag = "7")]
     pub other_chain: bool,
-    /// What it was found not to offer.
+    /// The methods or data that it was found to lack.
     #[prost(string, repeated, tag = "8")]
     pub lacks: Vec<String>,
-    /// What went wrong last: the reason of a demotion, too.
+    /// The last error, which is also the reason of a demotion.
     #[prost(string, optional, tag = "9")]
     pub last_error: Option<String>,
 }
@@ -70,10 +70,10 @@ struct Beyond {
     detail: Option<Detail>,
 }
 
-/// The first number that is not the original's.
+/// The first field number for extensions.
 const FIRST: u32 = 1000;
 
-/// `Info`, and more from those who know more than the original.
+/// `Info`, with details from peers of this implementation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FullInfo {
     /// The original's part.
@@ -82,18 +82,18 @@ pub struct FullInfo {
 }
 
 impl FullInfo {
-    /// An answer.
+    /// Creates an answer.
     pub const fn new(info: Info, detail: Option<Detail>) -> Self {
         Self { info, beyond: Beyond { detail } }
     }
 
-    /// What was told beyond the original's part.
+    /// The details, if the peer sent any.
     pub const fn detail(&self) -> Option<&Detail> {
         self.beyond.detail.as_ref()
     }
 }
 
-/// Both messages share one encoding: their numbers differ.
+/// The two messages share one encoding, which works because their field numbers differ.
 impl Message for FullInfo {
     fn encode_raw(&self, buf: &mut impl BufMut) {
         self.info.encode_raw(buf);
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn originals_read_their_part_and_are_read_without_the_rest() {
+    fn original_and_extended_messages_are_compatible() {
         let info = Info { para_id: 2004, blob_server_port: 8012, ..Info::default() };
         let node = Node { chain: "relay".into(), demoted: true, ..Node::default() };
         let detail = Detail { nodes: vec![node], free_bytes: Some(7), ..Detail::default() };

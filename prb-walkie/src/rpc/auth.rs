@@ -1,14 +1,12 @@
-//! Who may call management methods, and the proof that opens them.
+//! Access control of management methods: the policy and the proof of the pre-shared key.
 //!
 //! # The key
-//!
-//! The pre-shared key is stretched once, when a node starts: Argon2id over its UTF-8, salt `prb-walkie-key-1`, 64 MiB,
-//! 3 passes, one lane, 32 bytes. Everything below uses the [result](Key). A key that can be guessed is refused
+//! The pre-shared key is stretched once when a node starts: Argon2id over its UTF-8, salt `prb-walkie-key-1`,
+//! 64 MiB, 3 passes, one lane, 32 bytes. Everything below uses the [result](Key). A guessable key is refused
 //! ([`weakness`]).
 //!
 //! # The proof
-//!
-//! `Auth` with type `AT_PSK` carries, as its `auth_string`, a time and a code over it and both peers:
+//! `Auth` with type `AT_PSK` carries as its `auth_string` a time and a code over it and both peer ids:
 //!
 //! ```text
 //! auth_string = T ":" hex(HMAC-SHA256(key, "prb-walkie-auth-2" || len(A) || A || len(B) || B || t))
@@ -18,27 +16,25 @@
 //! key  the stretched pre-shared key, 32 bytes              len  1 byte
 //! hex  64 lower-case digits
 //! ```
+//! Noise has proved both peer ids, so the string is worthless to anybody but this caller, and at any other
+//! called peer. Its time must be within [`WINDOW`] of the called peer's clock, and it is accepted only once,
+//! on whatever connection. Codes are compared in constant time.
 //!
-//! Noise has proved both peer ids, so the string is worthless to anybody but the caller, and towards anybody
-//! but the called. Its time must be within [`WINDOW`] of the called peer's clock, and it is taken once, on
-//! whatever connection it comes again. Codes are compared in constant time.
+//! A dishonest called peer could test guesses of the key against the string offline. So the string is only
+//! sent after a management call was refused without it, and only to a peer that has proved that it knows the
+//! key (the exchange within `Hello`, `rpc/exchange.rs`) or that the configuration names.
 //!
-//! A called peer that is dishonest could try keys against the string at leisure. So it is sent only where a
-//! management method that is being called was refused without it, and only to a peer that has shown that it knows
-//! the key itself (the exchange that goes with `Hello`, `rpc/exchange.rs`), or that the configuration names.
+//! # Policy
 //!
-//! # Who is let in
-//!
-//! | policy | management methods answer |
+//! | policy | management methods are open to |
 //! |---|---|
 //! | [`open`](Policy::open) | everybody |
 //! | a whitelist | those peers, at once |
-//! | a key | those who have proved that they know it, for [`GRANT_LIFETIME`] |
-//! | [networks](Policy::networks) | besides, peers whose connection comes from one of them |
-//! | neither key nor whitelist | besides, peers of the same machine: both ends of the connection that they made have one address, not a link-local one |
-//!
-//! Whatever runs on the machine and forwards connections (a proxy, a container engine's port forwarding) makes
-//! strangers look local, and those of its network: use a key there.
+//! | a key | those that have proved that they know it, for [`GRANT_LIFETIME`] |
+//! | [networks](Policy::networks) | additionally, peers whose connection comes from one of them |
+//! | neither key nor whitelist | additionally, peers on the same machine: both ends of the connection that they made have the same address, which is not link-local |
+//! Programs on the machine that forward connections (a proxy, a container engine's port forwarding) make
+//! strangers appear local, or in that program's network: use a key in that case.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -61,23 +57,23 @@ use crate::{
     proto::{AuthRequest, AuthResponse, AuthStatus, AuthType},
 };
 
-/// How far the time of an auth string may be from the clock of the one who checks it.
+/// How far an auth string's time may deviate from the checking peer's clock.
 pub const WINDOW: Duration = Duration::from_secs(30);
-/// How long a peer is let in after its proof.
+/// How long a peer is authorised after its proof.
 pub const GRANT_LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
-/// Shortest pre-shared key.
+/// Shortest pre-shared key, in bytes.
 pub const MIN_KEY_BYTES: usize = 16;
-/// Auth strings remembered, and peers let in, at most.
+/// Most remembered auth strings, and most authorised peers.
 const MAX_REMEMBERED: usize = 4096;
-/// Refusals are told of at most so often.
+/// Least time between two warnings about refusals.
 const WARN_PAUSE: Duration = Duration::from_secs(10);
-/// What the code is for.
+/// Domain separation of the code.
 const DOMAIN: &[u8] = b"prb-walkie-auth-2";
-/// What the key is stretched with: the same everywhere, as both sides must come to the same.
+/// The salt of the stretching: constant, because both sides must get the same result.
 const SALT: &[u8] = b"prb-walkie-key-1";
 const STRETCH_KIB: u32 = 64 * 1024;
 const STRETCH_PASSES: u32 = 3;
-/// A key that takes fewer guesses, as a power of ten, is refused: some 50 bits.
+/// Keys that take fewer guesses, as a power of ten, are refused: about 50 bits.
 const MIN_GUESSES_LOG10: f64 = 15.0;
 
 /// Who may call management methods.
@@ -85,40 +81,40 @@ const MIN_GUESSES_LOG10: f64 = 15.0;
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Policy {
-    /// The pre-shared key: callers that know it are let in, and this node shows others that it knows it.
+    /// The pre-shared key: callers that know it are authorised, and this node proves it to others.
     pub psk: Option<SecretString>,
-    /// Peers that are let in.
+    /// Peers that are authorised.
     pub whitelist: HashSet<PeerId>,
-    /// Networks whose every peer is let in without a proof: for callers that have none to give, as the original's
-    /// monitor, which has no `Auth` and another peer id at each start.
+    /// Networks in which every peer is authorised without a proof: for callers that cannot give one, as the
+    /// original's monitor, which has no `Auth` and another peer id at each start.
     pub networks: Vec<IpNet>,
-    /// Takes the bare key as an auth string too. Who listens to one such call at the caller's or the called
-    /// peer's end knows the key.
+    /// Also accepts the bare key as an auth string. Whoever can read one such call at either end learns the key.
     pub allow_bare_key: bool,
-    /// Lets everybody in.
+    /// Authorises everybody.
     pub open: bool,
 }
 
 impl Policy {
-    /// What is wrong with it, for people.
+    /// What is wrong with the policy, for display.
     pub(crate) fn problem(&self) -> Option<String> {
         weakness(self.psk.as_ref()?).map(|problem| format!("the pre-shared key {problem}"))
     }
 }
 
-/// What makes a pre-shared key one that can be guessed, as the end of a sentence; `None` where nothing does.
+/// Why a pre-shared key is guessable, as the end of a sentence; `None` if it is not.
 pub fn weakness(key: &SecretString) -> Option<String> {
-    const CURE: &str = "take one from a random generator, such as the output of: openssl rand -hex 32";
+    const REMEDY: &str = "take one from a random generator, such as the output of: openssl rand -hex 32";
     let text = key.expose_secret();
     if text.len() < MIN_KEY_BYTES {
-        return Some(format!("has {} bytes and must have at least {MIN_KEY_BYTES}: {CURE}", text.len()));
+        return Some(format!("has {} bytes and must have at least {MIN_KEY_BYTES}: {REMEDY}", text.len()));
     }
     let guesses = zxcvbn::zxcvbn(text, &[]).guesses_log10();
-    (guesses < MIN_GUESSES_LOG10)
-        .then(|| format!("is found within some 10^{guesses:.0} guesses, as it follows a pattern: {CURE}"))
+    (guesses < MIN_GUESSES_LOG10).then(|| {
+        format!("can be found within about 10^{guesses:.0} guesses because it follows a pattern: {REMEDY}")
+    })
 }
 
-/// A pre-shared key, stretched.
+/// A stretched pre-shared key.
 #[derive(Clone)]
 pub struct Key(Zeroizing<[u8; 32]>);
 
@@ -129,10 +125,10 @@ impl fmt::Debug for Key {
 }
 
 impl Key {
-    /// Stretches a key. Takes some 100 ms and 64 MiB, on purpose.
+    /// Stretches a key. Takes about 100 ms and 64 MiB, on purpose.
     ///
     /// # Panics
-    /// Never: the parameters are constants that Argon2 takes.
+    /// Never: the parameters are constants that Argon2 accepts.
     pub fn stretch(key: &SecretString) -> Self {
         let mut out = Zeroizing::new([0; 32]);
         #[allow(clippy::expect_used, reason = "constants within Argon2's bounds")]
@@ -154,7 +150,7 @@ impl Key {
     }
 }
 
-/// The proof that `caller` knows the key, for `called` at a time in ms since the Unix epoch.
+/// Returns the proof for `called` that `caller` knows the key, at a time in ms since the Unix epoch.
 pub fn auth_string(key: &Key, caller: &PeerId, called: &PeerId, at_ms: u64) -> String {
     let code = mac(key, caller, called, at_ms).finalize().into_bytes();
     format!("{at_ms}:{}", hex::encode(code))
@@ -165,7 +161,7 @@ fn mac(key: &Key, caller: &PeerId, called: &PeerId, at_ms: u64) -> Hmac<Sha256> 
     mac.update(DOMAIN);
     for peer in [caller, called] {
         let bytes = peer.to_bytes();
-        // A multihash of a peer id has at most 44 bytes.
+        // Cannot truncate: a peer id's multihash has at most 44 bytes.
         mac.update(&[bytes.len() as u8]);
         mac.update(&bytes);
     }
@@ -178,7 +174,7 @@ fn keyed(key: &[u8]) -> Hmac<Sha256> {
     Hmac::new_from_slice(key).expect("any length is a key")
 }
 
-/// Checks proofs and remembers who has given one.
+/// Checks proofs and keeps the authorised peers.
 #[derive(Debug)]
 pub(crate) struct Gate {
     policy: Policy,
@@ -186,18 +182,18 @@ pub(crate) struct Gate {
     me: PeerId,
     granted: HashMap<PeerId, Instant>,
     used: BTreeSet<(u64, PeerId)>,
-    /// Refusals since the last that was told of.
+    /// Refusals since the last warning.
     refused: u64,
     warned: Option<Instant>,
 }
 
 impl Gate {
-    /// The gate of a policy, with its key stretched.
+    /// Creates the gate of a policy, with its stretched key.
     pub(crate) fn new(policy: Policy, key: Option<Key>, me: PeerId) -> Self {
         Self { policy, key, me, granted: HashMap::new(), used: BTreeSet::new(), refused: 0, warned: None }
     }
 
-    /// How a caller stands whose connection comes from `ip`, and from this machine or not.
+    /// Returns a caller's authorisation, by the IP of its connection and whether that comes from this machine.
     pub(crate) fn standing(&self, peer: &PeerId, ip: Option<IpAddr>, comes_from_here: bool) -> AuthStatus {
         let policy = &self.policy;
         if policy.open {
@@ -220,7 +216,7 @@ impl Gate {
         AuthStatus::NeedAuth
     }
 
-    /// Judges a proof.
+    /// Checks a proof.
     pub(crate) fn admit(&mut self, peer: PeerId, request: &AuthRequest, now_ms: u64) -> AuthResponse {
         let by = if self.policy.whitelist.contains(&peer) {
             Ok(AuthType::WhiteList)
@@ -239,11 +235,11 @@ impl Gate {
         AuthResponse { status: status.into(), r#type: r#type.into(), peer_id: self.me.to_base58() }
     }
 
-    /// Tells of a refusal; of those that follow soon only how many there were.
+    /// Logs a refusal; repeated ones are rate-limited and counted.
     fn warn(&mut self, peer: &PeerId, reason: &'static str) {
         self.refused += 1;
         if self.warned.is_none_or(|at| at.elapsed() >= WARN_PAUSE) {
-            tracing::warn!(%peer, reason, refusals = self.refused, "refused to let a peer in");
+            tracing::warn!(%peer, reason, refusals = self.refused, "refused to authorise a peer");
             (self.warned, self.refused) = (Some(Instant::now()), 0);
         }
     }
@@ -255,7 +251,7 @@ impl Gate {
         if self.policy.allow_bare_key && same_text(text, auth_string) {
             return self.grant(peer);
         }
-        let (at, code) = auth_string.split_once(':').ok_or("its auth string has another form")?;
+        let (at, code) = auth_string.split_once(':').ok_or("its auth string has an unknown format")?;
         let at_ms: u64 = at.parse().map_err(|_| "its auth string has no time")?;
         let mut bytes = [0; 32];
         hex::decode_to_slice(code, &mut bytes).map_err(|_| "its auth string has no code")?;
@@ -264,7 +260,7 @@ impl Gate {
         if now_ms.abs_diff(at_ms) > window {
             return Err("its auth string is too old, or the clocks differ");
         }
-        // Those before the window are refused by their time.
+        // Strings from before the window are refused by their time, so they need not be remembered.
         self.used.retain(|(at, _)| *at >= now_ms.saturating_sub(window));
         if self.used.contains(&(at_ms, peer)) {
             return Err("its auth string was used before");
@@ -282,19 +278,19 @@ impl Gate {
             self.granted.retain(|_, since| since.elapsed() < GRANT_LIFETIME);
         }
         if self.granted.len() >= MAX_REMEMBERED && !self.granted.contains_key(&peer) {
-            return Err("too many peers are let in");
+            return Err("too many peers are authorised");
         }
         self.granted.insert(peer, Instant::now());
         Ok(())
     }
 
-    /// The proof for another peer, where there is a key.
+    /// Returns the proof for another peer.
     pub(crate) fn proof_for(key: &Key, me: &PeerId, called: &PeerId, at_ms: u64) -> AuthRequest {
         AuthRequest { r#type: AuthType::Psk.into(), auth_string: auth_string(key, me, called, at_ms) }
     }
 }
 
-/// Whether a text is the key, in a time that does not tell how much of it is.
+/// Compares a text with the key in constant time.
 fn same_text(key: &SecretString, text: &str) -> bool {
     let code_of = |text: &str| keyed(key.expose_secret().as_bytes()).chain_update(text.as_bytes());
     let code = code_of(key.expose_secret()).finalize().into_bytes();

@@ -1,4 +1,4 @@
-//! The service's methods, each as a type that knows its messages.
+//! The service's methods, each as a type with its messages.
 
 use prost::Message;
 
@@ -9,15 +9,15 @@ use crate::proto::{
 
 /// A method and its messages.
 pub trait Call: Copy + Send + Sync + 'static {
-    /// What is asked.
+    /// The request message.
     type Request: Message + Default + 'static;
-    /// What is answered.
+    /// The response message.
     type Response: Message + Default + 'static;
-    /// Which it is.
+    /// The method.
     const METHOD: Method;
 }
 
-/// Most bytes of an answer that carries no list and no blob.
+/// The largest answer without a list or a blob, in bytes.
 const SMALL_ANSWER_BYTES: usize = 64 * 1024;
 
 macro_rules! service {
@@ -27,7 +27,7 @@ macro_rules! service {
         #[non_exhaustive]
         pub enum Method { $($(#[$doc])* $name),* }
 
-        /// `GetDataProviderInfo` with the fields that are not the original's: who does not know them answers without.
+        /// `GetDataProviderInfo` with extension fields; an original answers without them.
 #[derive(Clone, Copy, Debug)]
 pub struct GetFullInfo;
 
@@ -38,7 +38,7 @@ impl Call for GetFullInfo {
 }
 
 impl Method {
-            /// Every method.
+            /// All methods.
             pub const ALL: &[Self] = &[$(Self::$name),*];
 
             /// Its name on the wire.
@@ -46,7 +46,7 @@ impl Method {
                 match self { $(Self::$name => stringify!($name)),* }
             }
 
-            /// The method of that name.
+            /// Returns the method of that name.
             pub fn from_name(name: &str) -> Option<Self> {
                 match name { $(stringify!($name) => Some(Self::$name),)* _ => None }
             }
@@ -72,54 +72,54 @@ impl Method {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// A small answer for everybody.
+    /// A small answer, open to everybody.
     Small,
-    /// A blob for everybody.
+    /// A blob, open to everybody.
     Blob,
-    /// Management, a question.
+    /// A management query.
     Query,
-    /// Management, a change.
+    /// A management change.
     Change,
 }
 
 service! {
-    /// Who are you?
+    /// Introduces the caller and returns the called peer's introduction.
     Hello(SystemInfo) -> SystemInfo, Small;
-    /// Lets the caller in: see [`auth`](super::auth).
+    /// Authorises the caller: see [`auth`](super::auth).
     Auth(AuthRequest) -> AuthResponse, Small;
-    /// How far is a data provider?
+    /// Returns a data provider's progress.
     GetDataProviderInfo(Empty) -> dp::Info, Small;
-    /// A blob by its key.
+    /// Returns a blob by its key.
     GetBlobByKey(dp::GetBlobByKey) -> dp::RawBlob, Blob;
     /// Asks an external data provider for a block.
     WantBlob(dp::WantBlob) -> dp::BlobMeta, Small;
     /// Fetches that block.
     GetBlobWithToken(dp::GetBlob) -> dp::Blob, Blob;
-    /// All pools.
+    /// Lists all pools.
     ListPool(Empty) -> lm::PoolList, Query;
-    /// Makes pools.
+    /// Creates pools.
     CreatePool(lm::CreatePool) -> lm::PoolList, Change;
     /// Changes or deletes pools.
     UpdatePool(lm::UpdatePool) -> lm::PoolList, Change;
-    /// All workers.
+    /// Lists all workers.
     ListWorker(Empty) -> lm::WorkerList, Query;
-    /// Makes workers.
+    /// Creates workers.
     CreateWorker(lm::CreateWorker) -> lm::WorkerList, Change;
     /// Changes or deletes workers.
     UpdateWorker(lm::UpdateWorker) -> lm::WorkerList, Change;
-    /// Starts workers again.
+    /// Restarts workers.
     RestartWorker(lm::UuidQueryRequest) -> WorkerStateUpdate, Change;
-    /// Attests workers anew and starts them again.
+    /// Renews workers' attestation and restarts them.
     RefreshRaAndRestartWorker(lm::UuidQueryRequest) -> WorkerStateUpdate, Change;
     /// Stops workers' pRuntime.
     KickWorker(lm::UuidQueryRequest) -> WorkerStateUpdate, Change;
-    /// How workers are; all of them where no id is given.
+    /// Returns workers' states; those of all workers if no id is given.
     GetWorkerStatus(lm::UuidQueryRequest) -> WorkerStateUpdate, Query;
-    /// Gives workers any command, or asks what it would do. Not the original's.
+    /// Gives workers any command, or previews its effect. Not in the original.
     CommandWorker(detail::CommandRequest) -> detail::CommandUpdate, Change;
 }
 
-/// [`GetWorkerStatus`] with the fields that are not the original's: who does not know them answers without.
+/// [`GetWorkerStatus`] with extension fields; an original answers without them.
 #[derive(Clone, Copy, Debug)]
 pub struct GetWorkerDetail;
 
@@ -130,22 +130,22 @@ impl Call for GetWorkerDetail {
 }
 
 impl Method {
-    /// Whether it manages pools and workers: answered only to callers that have shown that they may.
+    /// Whether it manages pools and workers, which requires authorisation.
     pub const fn is_management(self) -> bool {
         matches!(self.kind(), Kind::Query | Kind::Change)
     }
 
-    /// Whether asking twice does no more than asking once.
+    /// Whether repeating it has no further effect.
     pub const fn is_repeatable(self) -> bool {
         !matches!(self.kind(), Kind::Change) && !matches!(self, Self::Auth | Self::WantBlob)
     }
 
-    /// Whether its request may hold a secret.
+    /// Whether its request may contain a secret.
     pub const fn is_secret(self) -> bool {
         matches!(self, Self::CreatePool | Self::UpdatePool | Self::Auth)
     }
 
-    /// Most bytes of its answer that a caller takes, where it takes `limit` at all.
+    /// The largest answer that a caller accepts, given its general limit `limit`.
     pub const fn answer_limit_bytes(self, limit: usize) -> usize {
         match self.kind() {
             Kind::Small if limit > SMALL_ANSWER_BYTES => SMALL_ANSWER_BYTES,

@@ -1,4 +1,4 @@
-//! [`Client`]: a peer's methods as functions.
+//! [`Client`]: typed calls of a peer's methods.
 
 use bytes::Bytes;
 use libp2p::PeerId;
@@ -12,10 +12,10 @@ use crate::{
 
 /// Calls one peer. Clones are cheap.
 ///
-/// Every call may be cancelled by dropping its future; the peer may have carried it out all the same.
+/// A call can be cancelled by dropping its future; the peer may have carried it out nevertheless.
 ///
 /// # Errors
-/// See [`Error`]; `UNAUTHORIZED` is answered by one `Auth` and a second try, where the node has a key.
+/// See [`Error`]. On `UNAUTHORIZED`, a node that has a key sends one `Auth` and repeats the call.
 #[derive(Clone, Debug)]
 pub struct Client {
     node: Node,
@@ -42,35 +42,35 @@ macro_rules! methods {
 }
 
 methods! {
-    /// How far a data provider is.
+    /// Returns a data provider's progress.
     data_provider_info: GetDataProviderInfo() -> dp::Info;
     /// Asks an external data provider for a block.
     want_blob: WantBlob(block: dp::WantBlob) -> dp::BlobMeta;
     /// Fetches that block.
     blob_with_token: GetBlobWithToken(token: dp::GetBlob) -> dp::Blob;
-    /// All pools.
+    /// Lists all pools.
     list_pools: ListPool() -> lm::PoolList;
-    /// Makes pools.
+    /// Creates pools.
     create_pools: CreatePool(pools: lm::CreatePool) -> lm::PoolList;
     /// Changes or deletes pools.
     update_pools: UpdatePool(changes: lm::UpdatePool) -> lm::PoolList;
-    /// All workers.
+    /// Lists all workers.
     list_workers: ListWorker() -> lm::WorkerList;
-    /// Makes workers.
+    /// Creates workers.
     create_workers: CreateWorker(workers: lm::CreateWorker) -> lm::WorkerList;
     /// Changes or deletes workers.
     update_workers: UpdateWorker(changes: lm::UpdateWorker) -> lm::WorkerList;
-    /// Starts workers again.
+    /// Restarts workers.
     restart_workers: RestartWorker(workers: lm::UuidQueryRequest) -> WorkerStateUpdate;
-    /// Attests workers anew and starts them again.
+    /// Renews workers' attestation and restarts them.
     refresh_ra_and_restart_workers: RefreshRaAndRestartWorker(workers: lm::UuidQueryRequest) -> WorkerStateUpdate;
     /// Stops workers' pRuntime.
     kick_workers: KickWorker(workers: lm::UuidQueryRequest) -> WorkerStateUpdate;
-    /// How workers are; all of them where no id is given.
+    /// Returns workers' states; those of all workers if no id is given.
     worker_status: GetWorkerStatus(workers: lm::UuidQueryRequest) -> WorkerStateUpdate;
-    /// The same with more, from those who know more than the original.
+    /// As [`worker_status`](Self::worker_status) with details, from peers of this implementation.
     worker_detail: GetWorkerDetail(workers: detail::StatusQuery) -> detail::StatusUpdate;
-    /// Gives workers any command, or asks what it would do; originals do not know the method.
+    /// Gives workers any command, or previews its effect; originals do not know the method.
     command_workers: CommandWorker(command: detail::CommandRequest) -> detail::CommandUpdate;
 }
 
@@ -79,7 +79,7 @@ impl Client {
         Self { node, peer }
     }
 
-    /// Whom it calls.
+    /// The called peer.
     pub const fn peer(&self) -> PeerId {
         self.peer
     }
@@ -95,7 +95,7 @@ impl Client {
         C::Response::decode(answer).map_err(malformed)
     }
 
-    /// A blob by its key, by the call `GetBlobByKey`; `None` where the peer has none.
+    /// Fetches a blob by its key with the call `GetBlobByKey`; `None` if the peer does not have it.
     ///
     /// # Errors
     /// See [`Client`].
@@ -104,7 +104,7 @@ impl Client {
         Ok((!blob.empty && !blob.data.is_empty()).then_some(blob.data))
     }
 
-    /// A blob by its key, by the protocol `/blob`; `None` where the peer has none.
+    /// Fetches a blob by its key with the protocol `/blob`; `None` if the peer does not have it.
     ///
     /// # Errors
     /// See [`Client`].

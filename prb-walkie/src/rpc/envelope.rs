@@ -1,4 +1,4 @@
-//! Wrapping and unwrapping: what both sides put around a method's message.
+//! Encodes and decodes the envelopes of requests and answers.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{Method, ResponseError};
 use crate::proto::{Request, Response};
 
-/// Now, in ms since the Unix epoch.
+/// The current time, in ms since the Unix epoch.
 pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
@@ -19,7 +19,7 @@ fn nonce() -> String {
     Uuid::new_v4().to_string()
 }
 
-/// A request, and the nonce that its answer must repeat.
+/// Encodes a request; also returns the nonce that its answer must repeat.
 pub(crate) fn request(method: Method, data: Bytes) -> (Bytes, String) {
     let nonce = nonce();
     let request =
@@ -27,7 +27,7 @@ pub(crate) fn request(method: Method, data: Bytes) -> (Bytes, String) {
     (request.encode_to_vec().into(), nonce)
 }
 
-/// An answer to the request of that nonce; it is empty where the request could not be read.
+/// Encodes an answer to the request with that nonce, which is empty if the request could not be decoded.
 pub(crate) fn response(request_nonce: String, result: Result<Bytes, ResponseError>) -> Bytes {
     let (data, error) = match result {
         Ok(data) => (data, None),
@@ -37,12 +37,12 @@ pub(crate) fn response(request_nonce: String, result: Result<Bytes, ResponseErro
     Response { created_at, request_nonce, nonce: nonce(), data, has_error, error }.encode_to_vec().into()
 }
 
-/// What an answer says; the outer error is for an answer that makes no sense.
+/// Decodes an answer; the outer error is for a malformed one.
 pub(crate) fn open(answer: Bytes, nonce: &str) -> Result<Result<Bytes, ResponseError>, String> {
     read(answer, nonce).map(Response::into_result)
 }
 
-/// The same with what is around it; it has an error exactly where it says that it has one.
+/// Decodes an answer with its envelope, and checks that `has_error` and the error agree.
 pub(crate) fn read(answer: Bytes, nonce: &str) -> Result<Response, String> {
     let mut response = Response::decode(answer).map_err(|e| e.to_string())?;
     if response.has_error || response.error.is_some() {

@@ -1,4 +1,4 @@
-//! Why a call has no answer.
+//! Errors of calls.
 
 use std::time::Duration;
 
@@ -10,38 +10,38 @@ use crate::proto;
 /// Kinds of [`ResponseError`].
 pub use crate::proto::ErrorType as ErrorKind;
 
-/// An answer that is an error: what a handler fails with, and what its caller gets.
+/// An error answer: returned by a handler, and passed to its caller.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message} ({kind:?})")]
 pub struct ResponseError {
     /// Its kind.
     pub kind: ErrorKind,
-    /// For people; it goes to the caller.
+    /// A message for the caller.
     pub message: String,
 }
 
 impl ResponseError {
-    /// An error of a kind.
+    /// Creates an error of a kind.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
     }
 
-    /// It failed here, or the request makes no sense.
+    /// A failure of the handler, or an invalid request.
     pub fn server(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Server, message)
     }
 
-    /// There is no such thing.
+    /// Something does not exist.
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::NotFound, message)
     }
 
-    /// It is there already.
+    /// Something exists already.
     pub fn duplicated(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Duplicated, message)
     }
 
-    /// The caller may not.
+    /// The caller is not authorised.
     pub fn unauthorized(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unauthorized, message)
     }
@@ -66,57 +66,56 @@ pub enum Error {
     /// The peer answered with an error.
     #[error("{peer} refused {}", method.name())]
     Refused {
-        /// Who.
+        /// The called peer.
         peer: PeerId,
-        /// What was asked.
+        /// The method.
         method: Method,
-        /// What it said.
+        /// The peer's error.
         #[source]
         source: ResponseError,
     },
     /// No address of the peer is known, and it is not connected.
-    #[error("there is no way to {peer}: it is not connected and has no known address")]
+    #[error("{peer} cannot be reached: it is not connected and has no known address")]
     UnknownPeer {
-        /// Who.
+        /// The called peer.
         peer: PeerId,
     },
-    /// No connection could be made, or it broke before the answer was there. The call may have been carried
-    /// out.
+    /// No connection could be made, or it broke before the answer arrived. The call may have been carried out.
     #[error("{peer} cannot be reached: {reason}")]
     Unreachable {
-        /// Who.
+        /// The called peer.
         peer: PeerId,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// No answer in time. The call may have been carried out.
     #[error("{peer} has not answered within {waited:?}")]
     TimedOut {
-        /// Who.
+        /// The called peer.
         peer: PeerId,
-        /// How long was waited.
+        /// How long the call waited.
         waited: Duration,
     },
-    /// The peer does not speak the protocol.
-    #[error("{peer} does not speak {protocol}")]
+    /// The peer does not support the protocol.
+    #[error("{peer} does not support the protocol {protocol}")]
     Unsupported {
-        /// Who.
+        /// The called peer.
         peer: PeerId,
         /// `/pb` or `/blob`.
         protocol: &'static str,
     },
-    /// The request is larger than what may be sent, or the answer than what is taken.
+    /// The request or the answer exceeds its limit.
     #[error("the {what} has more than {limit_bytes} bytes")]
     TooLarge {
         /// `request` or `answer`.
         what: &'static str,
-        /// The limit.
+        /// The limit, in bytes.
         limit_bytes: usize,
     },
-    /// The answer is none.
-    #[error("the answer of {peer} makes no sense: {reason}")]
+    /// The answer is malformed.
+    #[error("{peer} sent a malformed answer: {reason}")]
     Malformed {
-        /// Who.
+        /// The called peer.
         peer: PeerId,
         /// What is wrong with it.
         reason: String,
@@ -127,7 +126,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The outcome as metrics name it.
+    /// The outcome label for metrics.
     pub(crate) const fn outcome(&self) -> &'static str {
         match self {
             Self::Refused { .. } => "refused",
@@ -148,7 +147,7 @@ impl Error {
         }
     }
 
-    /// The kind of error that the peer answered, where it answered one.
+    /// The kind of the peer's error, if it answered with one.
     pub const fn kind(&self) -> Option<ErrorKind> {
         match self {
             Self::Refused { source, .. } => Some(source.kind),

@@ -1,7 +1,7 @@
-//! The proof of the pre-shared key that goes with `Hello`, and tells nobody anything about the key.
+//! The proof of the pre-shared key within `Hello`, which reveals nothing about the key.
 //!
-//! Where a caller has a key, its `Hello` carries the first message of SPAKE2 (over Ed25519), with both peer ids and
-//! the stretched key as the password. A called peer that has a key answers with its own message and a code:
+//! If a caller has a key, its `Hello` carries the first message of SPAKE2 (over Ed25519), with both peer ids
+//! and the stretched key as the password. A called peer with a key answers with its own message and a code:
 //!
 //! ```text
 //! key_exchange = SPAKE2's message                                  tag 15 of WalkieSystemInfo, both ways
@@ -9,9 +9,8 @@
 //!
 //! K    what both sides of SPAKE2 come to                           A, B   the caller's and the called's peer ids
 //! ```
-//!
-//! Who does not know the key learns nothing to try keys against: each exchange tests one guess, and a peer answers
-//! few of them a second. The originals skip the fields.
+//! A peer without the key learns nothing that it could test guesses against offline: each exchange tests one
+//! guess, and a peer answers only a few of them a second. Originals skip the fields.
 
 use std::{
     fmt,
@@ -27,9 +26,9 @@ use spake2::{Ed25519Group, Identity, Password, Spake2};
 
 use super::auth::Key;
 
-/// What the code is for.
+/// Domain separation of the code.
 const DOMAIN: &[u8] = b"prb-walkie-key-1";
-/// Exchanges that are answered a second, and at once.
+/// Exchanges answered a second, and the burst.
 const PER_SECOND: f64 = 20.0;
 const AT_ONCE: f64 = 64.0;
 
@@ -46,7 +45,7 @@ impl fmt::Debug for Offer {
     }
 }
 
-/// What a called peer has shown.
+/// What a called peer has proved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shown {
     /// It knows the key.
@@ -58,7 +57,7 @@ pub(crate) enum Shown {
 }
 
 impl Offer {
-    /// Begins an exchange; gives the message for the called peer.
+    /// Begins an exchange; also returns the message for the called peer.
     pub(crate) fn new(key: &Key, me: PeerId, called: PeerId) -> (Self, Bytes) {
         let (half, message) = Spake2::<Ed25519Group>::start_a(
             &Password::new(key.as_bytes()),
@@ -68,7 +67,7 @@ impl Offer {
         (Self { half, me, called }, message.into())
     }
 
-    /// Judges the answer.
+    /// Checks the answer.
     pub(crate) fn judge(self, message: &[u8], proof: &[u8]) -> Shown {
         if message.is_empty() {
             return Shown::Nothing;
@@ -80,7 +79,7 @@ impl Offer {
     }
 }
 
-/// The called peer's half: its message and its proof. `None` for what is no message.
+/// Computes the called peer's half: its message and its proof. `None` if the caller's message is invalid.
 pub(crate) fn answer(key: &Key, me: &PeerId, caller: &PeerId, message: &[u8]) -> Option<(Bytes, Bytes)> {
     let (half, own) = Spake2::<Ed25519Group>::start_b(
         &Password::new(key.as_bytes()),
@@ -101,7 +100,7 @@ fn code(secret: &[u8], caller: &PeerId, called: &PeerId) -> Hmac<Sha256> {
     mac
 }
 
-/// Lets through as many exchanges as are answered: each costs curve operations, and tests a guess.
+/// Rate limit of answered exchanges: each costs curve operations, and tests a guess.
 #[derive(Debug)]
 pub(crate) struct Pace(Mutex<(Instant, f64)>);
 
@@ -129,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_who_knows_the_key_can_show_it() {
+    fn only_a_peer_with_the_key_can_prove_it() {
         let (a, b, other) = (PeerId::random(), PeerId::random(), PeerId::random());
         let (key, wrong) = (Key::for_tests(1), Key::for_tests(2));
         let run = |theirs: &Key, me: &PeerId, caller: &PeerId| {
@@ -139,9 +138,9 @@ mod tests {
         };
         assert_eq!(run(&key, &b, &a), Shown::Knows);
         assert_eq!(run(&wrong, &b, &a), Shown::Differs);
-        assert_eq!(run(&key, &other, &a), Shown::Differs, "passed on by a peer in the middle");
+        assert_eq!(run(&key, &other, &a), Shown::Differs, "relayed by a peer in the middle");
         assert_eq!(run(&key, &b, &other), Shown::Differs);
-        // Its own message, sent back.
+        // Its own message, reflected.
         let (offer, message) = Offer::new(&key, a, b);
         assert_eq!(offer.judge(&message, &[0; 32]), Shown::Differs);
         let (offer, _) = Offer::new(&key, a, b);
@@ -152,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn few_exchanges_are_answered_a_second() {
+    fn exchanges_are_rate_limited() {
         let pace = Pace::default();
         let answered = (0..10_000).filter(|_| pace.ready()).count();
         assert!((64..200).contains(&answered), "{answered}");

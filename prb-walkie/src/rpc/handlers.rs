@@ -1,4 +1,4 @@
-//! [`Handlers`]: what a node answers with.
+//! [`Handlers`]: the methods that a node answers.
 
 use std::{collections::HashMap, fmt, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -9,9 +9,10 @@ use prost::Message;
 use super::{Call, Caller, Method, ResponseError, envelope};
 use crate::proto::Request;
 
-/// Longest nonce that is repeated.
+/// Longest nonce that is repeated, in bytes.
 const MAX_NONCE_BYTES: usize = 256;
-/// More than wrapping adds to an answer: two nonces of up to some hundred bytes, a time, tags and lengths.
+/// Upper bound of what the envelope adds to an answer: two nonces of up to a few hundred bytes, a time, tags
+/// and lengths.
 const WRAPPING_BYTES: usize = 1024;
 
 type Handler = Arc<dyn Fn(Caller, Bytes) -> BoxFuture<'static, Result<Bytes, ResponseError>> + Send + Sync>;
@@ -39,7 +40,7 @@ impl fmt::Debug for Handlers {
     }
 }
 
-/// An answer, and what there is to say about it.
+/// An answer, with its label for logs and metrics.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) bytes: Bytes,
@@ -47,7 +48,7 @@ pub(crate) struct Answer {
     pub(crate) outcome: &'static str,
 }
 
-/// What an answer is held to.
+/// Limits of an answer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
     pub(crate) timeout: Duration,
@@ -65,13 +66,13 @@ impl Bounds {
 }
 
 impl Handlers {
-    /// None: every method is answered with `NOT_FOUND`.
+    /// Creates an empty set: every method is answered with `NOT_FOUND`.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a handler, in place of an earlier one. It may be cancelled at any await: when the time for a call
-    /// is over, or the node stops.
+    /// Adds a handler, replacing an earlier one. It may be cancelled at any await point: when a call's time is
+    /// over, or the node stops.
     #[must_use]
     pub fn on<C, F, Fut>(mut self, _call: C, handler: F) -> Self
     where
@@ -93,7 +94,7 @@ impl Handlers {
         self
     }
 
-    /// Adds all handlers of `other`, in place of earlier ones.
+    /// Adds all handlers of `other`, replacing earlier ones.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         self.by_method.extend(other.by_method);
@@ -105,7 +106,7 @@ impl Handlers {
         self.by_method.contains_key(&C::METHOD)
     }
 
-    /// Answers a request, whatever it is.
+    /// Answers an arbitrary request.
     pub(crate) async fn answer(&self, caller: Caller, raw: Bytes, bounds: Bounds) -> Answer {
         let request = match Request::decode(raw.clone()) {
             Ok(request) => request,
@@ -116,7 +117,7 @@ impl Handlers {
             }
         };
         let Request { nonce, data, method: name, .. } = request;
-        // A nonce goes back as it came: one that is no nonce does not.
+        // A nonce is repeated verbatim, unless it is too long to be one.
         let nonce = if nonce.len() <= MAX_NONCE_BYTES { nonce } else { String::new() };
         let method = Method::from_name(&name);
         let result = match method {
@@ -148,7 +149,7 @@ impl Handlers {
         if method.is_management() && !caller.granted {
             return Err(ResponseError::unauthorized(not_let_in(method, &caller)));
         }
-        // A handler may also panic where it makes its future.
+        // A handler may also panic before it returns its future.
         let work = AssertUnwindSafe(async { handler(caller, data).await }).catch_unwind();
         match tokio::time::timeout(timeout, work).await {
             Ok(Ok(result)) => result,
@@ -161,19 +162,19 @@ impl Handlers {
     }
 }
 
-/// Tells a caller, whoever reads it there, what its operator can do.
+/// Explains a refusal to the caller, with what its operator can do.
 fn not_let_in(method: Method, caller: &Caller) -> String {
     let from = caller.ip.map(|ip| format!(" from {}", ip.to_canonical())).unwrap_or_default();
     format!(
-        "{} is for peers that may manage this one, and {}{from} is not one of them. To let it in, set on this side: \
+        "{} is for authorised peers only, and {}{from} is not one of them. To authorise it, set on this side: \
          PRB_WALKIE_PSK, the same key as on the other; PRB_WALKIE_WHITELIST, its peer id; or, for a caller with \
-         neither key nor lasting id such as the original's monitor, PRB_WALKIE_MANAGEMENT_NETWORKS, its network",
+         neither a key nor a permanent id, such as the original's monitor, PRB_WALKIE_MANAGEMENT_NETWORKS, its network",
         method.name(),
         caller.peer
     )
 }
 
-/// What an error is counted as.
+/// The outcome label of an error.
 fn outcome_of(error: &ResponseError) -> &'static str {
     use super::ErrorKind as Kind;
     match error.kind {
@@ -185,12 +186,12 @@ fn outcome_of(error: &ResponseError) -> &'static str {
     }
 }
 
-/// A stranger's text, cut to what a message may show.
+/// Truncates a stranger's text for a message.
 fn clip(text: &str) -> String {
     text.chars().take(64).collect()
 }
 
-/// Overwrites a request that may have held a secret, as far as nobody else holds it.
+/// Overwrites a request that may have contained a secret, if nobody else holds its buffer.
 fn wipe(raw: Bytes) {
     if let Ok(mut raw) = raw.try_into_mut() {
         zeroize::Zeroize::zeroize(&mut raw[..]);

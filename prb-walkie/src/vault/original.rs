@@ -1,8 +1,8 @@
-//! Operators' keys as the original bridge (PRB v2) keeps them in its database, for importing.
+//! Opens operators' keys as the original bridge (PRB v2) stores them in its database, for importing.
 //!
-//! Protobuf: `iv` (1), `key` (2), `payload` (3). The payload is the JSON of a polkadot.js account without a password,
-//! encrypted with AES-256-CBC and PKCS#7 padding; its key is encrypted to the identity with RSA-OAEP and SHA-1, the
-//! default of Node.js. Nothing authenticates the payload.
+//! Protobuf: `iv` (1), `key` (2), `payload` (3). The payload is the JSON of a polkadot.js account without a
+//! password, encrypted with AES-256-CBC and PKCS#7 padding; its key is encrypted to the identity with
+//! RSA-OAEP and SHA-1, the default of Node.js. The payload is not authenticated.
 //!
 //! Not for: sealing. See [`RsaVault`](super::RsaVault).
 
@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 
 use crate::identity::Identity;
 
-/// Longest that is opened: such a JSON has under 1 KiB.
+/// Longest input, in bytes: such a JSON has under 1 KiB.
 const MAX_BYTES: usize = 16 * 1024;
 
 #[derive(Clone, PartialEq, Message)]
@@ -33,11 +33,11 @@ struct Envelope {
     payload: Vec<u8>,
 }
 
-/// Opens a pool's `encryptedOperator` with the identity that it was encrypted to (`LIFECYCLE`). Takes milliseconds of
-/// computing.
+/// Opens a pool's `encryptedOperator` with the identity it was encrypted to (`LIFECYCLE`). Takes milliseconds
+/// of CPU time.
 ///
 /// # Errors
-/// [`Error::WrongKey`] where it is another identity's, or damaged.
+/// [`Error::WrongKey`] if it belongs to another identity, or is damaged.
 pub fn open(identity: &Identity, encrypted: &[u8]) -> Result<SecretString, Error> {
     if encrypted.len() > MAX_BYTES {
         return Err(Error::WrongKey);

@@ -1,4 +1,4 @@
-//! The external role: tokens for blocks.
+//! Tests of the external role's tokens and blocks.
 
 use codec::DecodeAll;
 use prb_core::{
@@ -16,7 +16,7 @@ use prb_walkie::{
 use crate::lookups::source_of;
 
 #[tokio::test]
-async fn blocks_are_given_for_tokens() {
+async fn token_fetches_its_block() {
     let sample = Sample::generate(9, 60);
     let source = source_of(&sample);
     let tokens = Tokens::new(tokens::Config::default());

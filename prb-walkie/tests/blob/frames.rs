@@ -1,4 +1,4 @@
-//! Frames, keys and answers as bytes: the facts' examples, and whatever bytes there may be.
+//! Tests of frames, keys and answers at byte level: the documented examples, and arbitrary bytes.
 
 use bytes::Bytes;
 use codec::Encode;
@@ -26,7 +26,7 @@ fn hex(text: &str) -> Vec<u8> {
 }
 
 #[test]
-fn the_facts_examples_are_written_and_read() {
+fn documented_examples_are_encoded_and_decoded() {
     let mut out = Vec::new();
     frame::put_request(ID, "hello", &mut out);
     assert_eq!(out, hex("0d 0102030405060708 68656c6c6f"));
@@ -39,7 +39,7 @@ fn the_facts_examples_are_written_and_read() {
     let crc = frame::answer_crc(&out[9..17], 27).unwrap().unwrap();
     frame::check_crc(crc, b"hello world").unwrap();
     assert!(matches!(frame::check_crc(crc, b"hello_world"), Err(Error::Crc { .. })));
-    // The upper half counts: it is zero.
+    // The upper half counts, too: it is zero.
     assert!(frame::check_crc(crc | 1 << 40, b"hello world").is_err());
 
     for missing in [None, Some(&b""[..])] {
@@ -61,7 +61,7 @@ fn requests_are_trimmed_and_short_ones_ignored() {
 }
 
 #[test]
-fn claims_are_refused_before_anything_of_the_frame_is_there() {
+fn oversized_lengths_are_refused_before_the_body_arrives() {
     // 4 GiB, and 2^35 - 1.
     for (claim, claimed) in [("8080808010", 1 << 32), ("ffffffff7f", (1 << 35) - 1)] {
         let refused = frame::decode(&hex(claim), 1 << 20);
@@ -103,7 +103,7 @@ fn key() -> impl Strategy<Value = Key> {
 
 proptest! {
     #[test]
-    fn frames_come_back(key in "[ -~]{1,100}", payload in proptest::collection::vec(any::<u8>(), 0..5000), id in any::<Id>()) {
+    fn frames_round_trip(key in "[ -~]{1,100}", payload in proptest::collection::vec(any::<u8>(), 0..5000), id in any::<Id>()) {
         let mut out = Vec::new();
         frame::put_answer(id, Some(&payload), &mut out);
         frame::put_request(id, &key, &mut out);
@@ -121,7 +121,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_a_frame_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..40), limit in 0usize..1_000_000) {
+    fn arbitrary_bytes_are_a_frame_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..40), limit in 0usize..1_000_000) {
         match frame::decode(&bytes, limit) {
             Ok(Decoded::Frame { body }) => prop_assert!(body.len() <= limit && body.start <= 5),
             Ok(Decoded::NoLength) => prop_assert!(bytes.len() < 5),
@@ -135,13 +135,13 @@ proptest! {
     }
 
     #[test]
-    fn keys_come_back(key in key()) {
+    fn keys_round_trip(key in key()) {
         prop_assert_eq!(Key::parse(&key.to_string()), Some(key));
     }
 
-    /// One spelling for each key: what is read is written the same.
+    /// Each key has one spelling: what is parsed is displayed the same.
     #[test]
-    fn any_text_is_a_key_in_its_one_spelling_or_none(text in "\\PC{0,60}", near in "(genesis|heights|headers|blocks|drySyncHeader|rangeParaBlock)(:(-?[0-9]{1,11}|key|buffer|pb|\\+1|)){0,6}") {
+    fn arbitrary_text_is_a_canonical_key_or_refused(text in "\\PC{0,60}", near in "(genesis|heights|headers|blocks|drySyncHeader|rangeParaBlock)(:(-?[0-9]{1,11}|key|buffer|pb|\\+1|)){0,6}") {
         for text in [text, near] {
             if let Some(key) = Key::parse(&text) {
                 prop_assert_eq!(key.to_string(), text);
@@ -150,7 +150,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_an_answer_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..120), status in 0u8..7) {
+    fn arbitrary_bytes_are_an_answer_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..120), status in 0u8..7) {
         for bytes in [bytes.clone(), [&[1, status][..], &bytes].concat()] {
             let bytes = Bytes::from(bytes);
             let _ = answer::read_headers(bytes.clone());
@@ -164,15 +164,15 @@ proptest! {
         }
     }
 
-    /// A count of 2^30 items, or a length of 2^30 bytes, makes no room for them.
+    /// A count of 2^30 items, or a length of 2^30 bytes, must not allocate memory for them.
     #[test]
-    fn damaged_batches_are_refused_or_taken_whole(at in any::<proptest::sample::Index>(), byte in any::<u8>(), cut in any::<proptest::sample::Index>()) {
+    fn damaged_batches_are_refused_or_decoded_whole(at in any::<proptest::sample::Index>(), byte in any::<u8>(), cut in any::<proptest::sample::Index>()) {
         let (headers, blocks) = batches();
         let mut damaged = headers.body.to_vec();
         let i = at.index(damaged.len());
         damaged[i] ^= byte;
         let _ = scale::check_headers(&HeaderBatch { body: damaged.into(), ..headers.clone() });
-        // The last fields are nodes of the proof, which may be fewer.
+        // The last fields are proof nodes, of which there may be fewer.
         let proof = prpc::CombinedHeadersToSync::decode(headers.body.clone()).unwrap().proof;
         let before_proof = headers.body.len() - proof.iter().map(|node| node.len() + 3).sum::<usize>();
         let cut_short = headers.body.slice(..cut.index(before_proof));
@@ -188,7 +188,7 @@ proptest! {
     }
 }
 
-/// A header batch with parachain headers and one of blocks.
+/// A header batch with parachain headers, and a block batch.
 fn batches() -> (HeaderBatch, BlockBatch) {
     let sample = Sample::generate(3, 20);
     let source = source_of(&sample);
@@ -201,7 +201,7 @@ fn batches() -> (HeaderBatch, BlockBatch) {
 }
 
 #[test]
-fn whole_batches_pass_and_others_do_not() {
+fn only_consistent_batches_pass_the_checks() {
     let (headers, blocks) = batches();
     scale::check_headers(&headers).unwrap();
     scale::check_blocks(&blocks).unwrap();
@@ -217,8 +217,8 @@ fn whole_batches_pass_and_others_do_not() {
     let other = scale::check_blocks(&fewer);
     assert!(matches!(other, Err(scale::Malformed::OtherSpan { .. })), "{other:?}");
 
-    // A header that is still a header, but not the next one's parent: its state root lies after parent and
-    // number, behind the field's and the list's lengths.
+    // Alter the state root, so that it is still a header but not the next one's parent. The root follows the
+    // parent hash and number, after the lengths of the field and the list.
     let mut altered = headers.body.to_vec();
     altered[50] ^= 1;
     let unchained = scale::check_headers(&HeaderBatch { body: altered.into(), ..headers });
@@ -226,12 +226,12 @@ fn whole_batches_pass_and_others_do_not() {
 }
 
 #[test]
-fn requests_and_bodies_turn_into_one_another() {
+fn requests_and_bodies_convert_both_ways() {
     let (headers, blocks) = batches();
     let request = scale::request_of_headers(&headers.body).unwrap();
     let cursor = HeaderCursor { relay: headers.relay.first, para: headers.para.unwrap().first };
     assert_eq!(scale::headers_of_request(&request, cursor).unwrap(), Some(headers.clone()));
-    // A worker that has some of the headers gets the rest, in a body that is whole.
+    // A worker that has some of the headers gets the rest, in a complete body.
     let later = HeaderCursor { relay: cursor.relay.next(), para: cursor.para.next() };
     let rest = scale::headers_of_request(&request, later).unwrap().unwrap();
     assert_eq!((rest.relay.first, rest.relay.last), (later.relay, headers.relay.last));
@@ -253,7 +253,7 @@ fn requests_and_bodies_turn_into_one_another() {
 }
 
 #[test]
-fn answers_come_back() {
+fn answers_round_trip() {
     let (headers, blocks) = batches();
     let none = HeaderBatch { para: None, ..headers.clone() };
     for batch in [headers, none] {
@@ -287,7 +287,7 @@ fn answers_come_back() {
     let Refused::BadCursor(text) = refused(blob::Error::BadCursor { cursor: "5".into(), reason }) else {
         panic!()
     };
-    assert_eq!(text, "ä".repeat(128), "cut where a letter ends");
+    assert_eq!(text, "ä".repeat(128), "cut at a character boundary");
     let too_large = blob::Error::TooLarge { cursor: "5".into(), size_bytes: 1 << 40, limit_bytes: 5 };
     assert_eq!(refused(too_large), Refused::TooLarge(1 << 40));
     assert_eq!(refused(blob::Error::Storage("/var/secret/path".into())), Refused::Failed);

@@ -1,4 +1,4 @@
-//! The original's keys, asked for in the order in which an original lifecycle manager asks.
+//! Tests of the original's keys, requested in the order of an original lifecycle manager.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ use prost::Message;
 
 use crate::lookups::{BOUNDS, LONG, Running, source_of};
 
-/// pRuntime's rules about what comes next, as far as they can be checked without keys and tries.
+/// pRuntime's rules for the next header or block, as far as they can be checked without keys and tries.
 struct Worker<'s> {
     sample: &'s Sample,
     relay: u32,
@@ -43,7 +43,7 @@ impl<'s> Worker<'s> {
         for (i, item) in relay.iter().enumerate() {
             let at = (item.header.number - self.sample.genesis_number.0 - 1) as usize;
             assert!(at < before && item.header == self.sample.relay[at].header);
-            assert_eq!(item.justification.is_some(), i + 1 == relay.len(), "the last alone is justified");
+            assert_eq!(item.justification.is_some(), i + 1 == relay.len(), "only the last is justified");
             stop = self.sample.relay[at].justified.as_ref();
         }
         let stop = stop.expect("it ends at a justified block");
@@ -90,7 +90,7 @@ async fn serve(sample: &Sample) -> (Running, Client) {
 }
 
 #[tokio::test]
-async fn an_original_lifecycle_manager_gets_from_genesis_to_the_tip() {
+async fn original_lifecycle_manager_syncs_from_genesis_to_tip() {
     for seed in 0..4 {
         let sample = Sample::generate(seed, 160);
         let (_server, client) = serve(&sample).await;
@@ -98,7 +98,7 @@ async fn an_original_lifecycle_manager_gets_from_genesis_to_the_tip() {
         let (mut dry, mut whole_sets, mut buffers, mut single) = (0, 0, 0, 0);
         while let Some(meta) = meta(&client, worker.relay).await {
             assert_eq!(meta.parent_start_block, worker.relay);
-            // The dry one at first, as the original does.
+            // The dry key at first, as the original does.
             let key = if worker.para <= 1 || meta.blob_sync_header_req_key.is_empty() {
                 dry += 1;
                 meta.dry_sync_header_req_key
@@ -134,7 +134,7 @@ async fn an_original_lifecycle_manager_gets_from_genesis_to_the_tip() {
 }
 
 #[tokio::test]
-async fn range_metas_say_what_the_original_says() {
+async fn range_metas_match_the_original() {
     let sample = Sample::generate(2, 60);
     let (_server, client) = serve(&sample).await;
     let first = sample.genesis_number.0 + 1;
@@ -161,14 +161,14 @@ async fn range_metas_say_what_the_original_says() {
         blob_sync_header_req_key: format!("blobRange:{first}:{c}:0:{}:SyncHeaderReq", head(end)),
     };
     assert_eq!(meta, expected);
-    // A set that goes on has no blob of its whole: that name would not last.
+    // An authority set that is still active has no blob of its whole, because its name would not last.
     let last_end = ends.next_back().unwrap().header.number;
     let open = self::meta(&client, last_end + 1).await.unwrap();
     assert_eq!((open.blob_sync_header_req_key.as_str(), open.blob_parent_stop_block), ("", 0));
 }
 
 #[tokio::test]
-async fn genesis_and_ranges_of_blocks_are_as_the_originals() {
+async fn genesis_and_block_ranges_match_the_original() {
     let sample = Sample::generate(5, 120);
     let (_server, client) = serve(&sample).await;
     let genesis = client.get("genesis:2004:pb", BOUNDS).await.unwrap().unwrap();
@@ -201,9 +201,9 @@ async fn genesis_and_ranges_of_blocks_are_as_the_originals() {
     }
 }
 
-/// Names that do not fit the chain have no blob, whatever they are.
+/// Names that do not fit the chain have no blob.
 #[tokio::test]
-async fn header_ranges_of_another_cut_are_missing() {
+async fn header_ranges_with_other_boundaries_are_missing() {
     let sample = Sample::generate(2, 60);
     let (_server, client) = serve(&sample).await;
     let meta = meta(&client, sample.genesis_number.0 + 1).await.unwrap();
@@ -216,14 +216,14 @@ async fn header_ranges_of_another_cut_are_missing() {
     ] {
         assert_eq!(client.get(&key, BOUNDS).await.unwrap(), None, "{key}");
     }
-    // Without parachain headers: what the original writes where the parachain has not advanced.
+    // Without parachain headers: what the original requests if the parachain has not advanced.
     let without = client.get(&format!("drySyncHeader:{first}:{stop}:-1:-1"), BOUNDS).await.unwrap().unwrap();
     let (relay, _, para, proof) = Request::decode(&mut &*without).unwrap();
     assert_eq!((relay.len() as u32, para.len(), proof.len()), (stop - first + 1, 0, 0));
 }
 
 #[tokio::test]
-async fn heights_are_held_back_until_they_grow() {
+async fn heights_are_delayed_until_they_grow() {
     let sample = Sample::generate(1, 40);
     let source = source_of(&sample);
     let keys = KeySpace::new(source.clone(), keyspace::Config::default().with_max_wait(LONG));
@@ -236,7 +236,7 @@ async fn heights_are_held_back_until_they_grow() {
     assert_eq!((now.heights.relay, now.heights.para), (relay, para));
     assert_eq!(now.identity, Some(sample.para[1].hash()));
     let (relay, para) = (relay.unwrap(), para.unwrap());
-    // The wait is over: the same again.
+    // The wait is over, so the answer is the same.
     assert_eq!(heights(format!("heights:{relay}:{para}:10")).await, now);
     let mut held = Box::pin(heights(format!("heights:{relay}:{para}:600000")));
     assert!(tokio::time::timeout(Duration::from_millis(50), &mut held).await.is_err());

@@ -1,4 +1,4 @@
-//! Blobs for tests, and servers of them.
+//! Test lookups and servers.
 
 use std::{
     collections::HashMap,
@@ -21,7 +21,7 @@ use prb_walkie::blob::{
 use tokio::{sync::Semaphore, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// Any port of this machine.
+/// Any loopback port.
 pub(crate) const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// Far beyond what any test takes: a failure, not a measure.
@@ -29,7 +29,7 @@ pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 pub(crate) const BOUNDS: Bounds = Bounds { max_bytes: 64 << 20, timeout: LONG };
 
-/// `size:{n}:{fill}` is so many bytes; `wait:{name}` comes when a permit is added; `fail` fails.
+/// `size:{n}:{fill}` is a blob of `n` bytes; `wait:{name}` completes when a permit is added; `fail` fails.
 #[derive(Debug, Default)]
 pub(crate) struct Blobs {
     pub(crate) fixed: HashMap<String, Bytes>,
@@ -87,7 +87,7 @@ impl Running {
     }
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 pub(crate) async fn until(what: &str, mut so: impl FnMut() -> bool) {
     let start = tokio::time::Instant::now();
     while !so() {
@@ -96,7 +96,7 @@ pub(crate) async fn until(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
-/// A source with all of a sample.
+/// A source with the whole sample.
 pub(crate) fn source_of(sample: &Sample) -> Arc<MemorySource> {
     let source = Arc::new(MemorySource::new(sample.genesis()));
     for (header, changes) in sample.para.iter().zip(&sample.changes) {

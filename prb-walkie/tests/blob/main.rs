@@ -1,4 +1,4 @@
-//! The blob wire: frames, keys, server and client over real sockets, and the source that fetches from providers.
+//! Tests of the blob protocol: frames, keys, server and client over real sockets, and the remote source.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

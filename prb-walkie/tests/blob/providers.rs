@@ -1,4 +1,4 @@
-//! Crowds of providers that lie, and the own node's word against theirs.
+//! Tests of crowds of lying providers, and of the own node as the authority.
 
 use std::{
     net::SocketAddr,
@@ -35,7 +35,7 @@ fn found(id: &str, address: SocketAddr, provenance: Provenance) -> Candidate {
     Candidate { provenance, ..candidate(id, address) }
 }
 
-/// The own node: it knows its genesis, and is as far as it is told.
+/// The own node: it knows its genesis, and its head is set by the test.
 #[derive(Debug)]
 struct Own(Genesis);
 
@@ -85,16 +85,16 @@ fn tip(memory: &MemorySource) -> (u32, u32) {
     (heights.relay.unwrap().0, heights.para.unwrap().0)
 }
 
-/// Sixty-four names and more, each before the honest one's, and all of them at an address that answers: the one in use
-/// is asked as before, and so is a boot node that comes later than all of them.
+/// More than 64 names that sort before the honest provider, all at an address that accepts connections: the
+/// provider in use is still asked, and so is a boot node that appears after all of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crowd_of_names_displaces_nobody() {
+async fn crowd_of_candidates_displaces_nobody() {
     let sample = Sample::generate(21, 40);
     let memory = source_of(&sample);
     let (good, late) = (provider(memory.clone()).await, provider(memory.clone()).await);
     let remote = Remote::start(vec![found("zz", good.address, Provenance::Discovered)], config());
     remote.ready(&["zz"]).await;
-    // An address that accepts and says nothing.
+    // An address that accepts connections and stays silent.
     let mute = tokio::net::TcpListener::bind(crate::lookups::LOOPBACK).await.unwrap();
     let place = mute.local_addr().unwrap();
     for provenance in [Provenance::Discovered, Provenance::TrustedNetwork, Provenance::SameMachine] {
@@ -113,9 +113,10 @@ async fn a_crowd_of_names_displaces_nobody() {
     }
 }
 
-/// Liars of this machine that came first have all of its places; each is found out, and makes room for the honest one.
+/// Liars on this machine came first and have all of its slots; each is detected and evicted for the honest
+/// one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn liars_that_are_found_out_make_room() {
+async fn detected_liars_are_evicted() {
     let sample = Sample::generate(22, 40);
     let memory = source_of(&sample);
     let other = Sample::generate(23, 40);
@@ -131,10 +132,10 @@ async fn liars_that_are_found_out_make_room() {
     assert!(remote.source.blocks(blocks(1, 3), LIMIT).await.unwrap().is_some());
 }
 
-/// The first to give a genesis is a liar, with the right identity in it: only the own node can tell. The honest ones
-/// are not put aside for its sake.
+/// The first provider to give a genesis lies, with the right identity in it: only the own node can tell.
+/// Honest providers are not suspended for its sake.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_false_genesis_is_nobodys_measure() {
+async fn false_genesis_is_not_compared_with_others() {
     let sample = Sample::generate(24, 40);
     let memory = source_of(&sample);
     let (ours, theirs) = (sample.genesis(), Sample::generate(25, 40).genesis());
@@ -162,17 +163,17 @@ async fn a_false_genesis_is_nobodys_measure() {
     assert!(reason.contains("its state is another"), "{reason}");
     assert_eq!(remote.status("zz").state, ProviderState::Ready);
 
-    // Without an own node, the first is believed until it is caught lying: then it is read again.
+    // Without an own node, the first is believed until it is caught lying; then the genesis is fetched again.
     let remote = Remote::start(list(Provenance::SharedKey), config);
     remote.ready(&["a", "zz"]).await;
     assert_eq!(remote.source.genesis().await.unwrap(), false_genesis);
-    assert_eq!(remote.status("zz").state, ProviderState::Ready, "it said the same identity");
+    assert_eq!(remote.status("zz").state, ProviderState::Ready, "it has the same identity");
     remote.candidates.send_replace(list(Provenance::SharedKey)[1..].to_vec());
     until("its going", || remote.source.providers().len() == 1).await;
-    assert_eq!(remote.source.genesis().await.unwrap(), false_genesis, "who has gone is no liar");
+    assert_eq!(remote.source.genesis().await.unwrap(), false_genesis, "a removed provider is not a liar");
 }
 
-/// What a provider adds to its heights, as it is told.
+/// Adds to a provider's heights, as set by the test.
 fn inflated(
     memory: &Arc<MemorySource>,
     by: &Arc<Mutex<(u32, u32, u32)>>,
@@ -194,7 +195,7 @@ fn inflated(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn heights_are_held_to_the_own_node() {
+async fn heights_are_bounded_by_the_own_node() {
     let sample = Sample::generate(26, 60);
     let memory = source_of(&sample);
     let (relay, para) = tip(&memory);
@@ -203,14 +204,14 @@ async fn heights_are_held_to_the_own_node() {
     let own = OwnNode::new(&sample);
     let remote = Remote::start_on(vec![candidate("a", liar.address)], own.chain(), config());
     remote.ready(&["a"]).await;
-    assert_eq!(*remote.source.heights().borrow(), Heights::default(), "nothing to hold it to yet");
+    assert_eq!(*remote.source.heights().borrow(), Heights::default(), "nothing to check it against yet");
     own.is_at(relay, para);
     let mut heights = remote.source.heights();
     timeout(LONG, heights.wait_for(|heights| heights.para == Some(ParaNumber(para)))).await.unwrap().unwrap();
     let now = *heights.borrow();
     assert!(now.para_target < Some(ParaNumber(para + 200)), "{now:?}");
     assert!(now.relay_target < Some(RelayNumber(relay + 300)), "{now:?}");
-    // The own node knows of more than the provider says: so far behind is everybody.
+    // The own node knows more blocks than the provider, which sets everybody's target.
     own.is_at(relay, para + 1000);
     timeout(LONG, heights.wait_for(|heights| heights.para_target >= Some(ParaNumber(para + 1000))))
         .await
@@ -219,9 +220,9 @@ async fn heights_are_held_to_the_own_node() {
     assert_eq!(heights.borrow().para, Some(ParaNumber(para)));
 }
 
-/// A target that a provider lowers, because its node has turned out to lie, is lower for its readers too.
+/// A target that a provider lowers, because its node has turned out to lie, is lowered for readers, too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_target_that_is_lowered_is_lower() {
+async fn lowered_target_is_passed_on() {
     let sample = Sample::generate(27, 60);
     let memory = source_of(&sample);
     let by = Arc::new(Mutex::new((0, 0, 50)));
@@ -236,10 +237,10 @@ async fn a_target_that_is_lowered_is_lower() {
     timeout(LONG, heights.wait_for(is_at(para + 3))).await.unwrap().unwrap();
 }
 
-/// A provider is alone with heights that it invents, and forges what is asked for there: the first worker that refuses
-/// it ends that, although nobody else can be asked for the same.
+/// A provider is the only one with heights that it invents, and forges the blocks: the first refusal by a
+/// worker ends that, although no other provider can be asked for the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_claims_alone_and_is_refused_is_put_aside() {
+async fn refused_sole_claimant_is_suspended() {
     let sample = Sample::generate(28, 60);
     let memory = source_of(&sample);
     let (relay, para) = tip(&memory);
@@ -264,7 +265,7 @@ async fn who_claims_alone_and_is_refused_is_put_aside() {
     remote.ready(&["a", "zz"]).await;
     let next = para + 1;
     let batch = remote.source.blocks(blocks(next, next), LIMIT).await.unwrap().unwrap();
-    assert_eq!(batch.blocks.first, ParaNumber(next), "nothing but a worker can tell");
+    assert_eq!(batch.blocks.first, ParaNumber(next), "only a worker can tell");
     let refusal = RefusedData::Blocks {
         blocks: Span { first: ParaNumber(next), last: ParaNumber(next) },
         at: Some(ParaNumber(next)),
@@ -276,7 +277,7 @@ async fn who_claims_alone_and_is_refused_is_put_aside() {
     assert_eq!(remote.source.heights().borrow().para, Some(ParaNumber(para)));
     assert_eq!(remote.status("a").refused, 1);
 
-    // One that is alone altogether stays, and so does one that is as far as the own node: a worker may be broken.
+    // The only provider stays, and so does one that the own node confirms: a worker may be broken.
     for (list, own_para) in [
         (vec![candidate("a", liar.address)], para),
         (vec![candidate("a", liar.address), candidate("zz", good.address)], next),
@@ -289,13 +290,13 @@ async fn who_claims_alone_and_is_refused_is_put_aside() {
         let before = (liar.stats.answered(), good.stats.answered());
         remote.source.refused(&refusal);
         until("its refusal", || remote.status("a").refused == 1).await;
-        // Asked once more, it answers: it was not put aside in between.
+        // It answers when asked again, so it was not suspended in between.
         assert!(remote.source.headers(start_of(&sample), LIMIT).await.unwrap().is_some());
         assert_eq!(remote.status("a").state, ProviderState::Ready, "{before:?}");
     }
 }
 
-/// A block that looks like one.
+/// Builds a block that looks like a real one.
 fn forged(number: ParaNumber) -> BlockBatch {
     use codec::Encode;
     use prb_core::wire::{BlockHeaderWithChanges, Header, StorageChanges};

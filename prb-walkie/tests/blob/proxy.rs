@@ -1,4 +1,4 @@
-//! A man in the middle: takes connections, passes bytes on, and does something to what comes back.
+//! A proxy that forwards connections and tampers with the answers.
 
 use std::{
     net::SocketAddr,
@@ -15,17 +15,17 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::lookups::LOOPBACK;
 
-/// What is done to answers.
+/// What the proxy does to answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mischief {
     None,
-    /// The last bit of each read is flipped.
+    /// Flips the last bit of each read.
     Flip,
-    /// The connection is closed in the middle of what comes.
+    /// Closes the connection in the middle of an answer.
     Truncate,
-    /// Everything comes later.
+    /// Delays everything.
     Delay(Duration),
-    /// Nothing comes any more, and nothing is closed.
+    /// Forwards nothing any more, without closing.
     Swallow,
 }
 

@@ -1,4 +1,4 @@
-//! Data from several providers, some of which are not what they should be.
+//! Tests of the remote source with several providers, some of them faulty.
 
 use std::{
     sync::{
@@ -33,7 +33,7 @@ use crate::{
     rig::{LIMIT, Remote, Twisted, blocks, candidate, config, keys_of, provider, start_of, twisted},
 };
 
-/// The suite's backend: memory, key space, server, client, remote source.
+/// The conformance suite's backend: memory source, key space, server, client, remote source.
 struct Served {
     memory: Arc<MemorySource>,
     _server: Running,
@@ -79,12 +79,12 @@ impl Backend for Served {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_remote_source_keeps_the_seam() {
+async fn remote_source_passes_conformance_suite() {
     blob::run::<Served>().await;
 }
 
 #[tokio::test]
-async fn it_starts_without_providers_and_finds_them_later() {
+async fn source_starts_without_providers_and_finds_them_later() {
     let sample = Sample::generate(1, 40);
     let remote = Remote::start(vec![], config());
     assert!(matches!(remote.source.genesis().await, Err(Error::NotReady)));
@@ -103,7 +103,7 @@ async fn it_starts_without_providers_and_finds_them_later() {
     let batch = remote.source.headers(start_of(&sample), LIMIT).await.unwrap().unwrap();
     assert_eq!(Some(batch), memory.headers(start_of(&sample), LIMIT).await.unwrap());
 
-    // It goes, and nobody is left: that is an error which says so, and the genesis stays known.
+    // It is removed, and none is left: requests fail with that reason, and the genesis stays known.
     remote.candidates.send_replace(vec![]);
     until("its going", || remote.source.providers().is_empty()).await;
     let gone = remote.source.headers(start_of(&sample), LIMIT).await.unwrap_err();
@@ -111,9 +111,9 @@ async fn it_starts_without_providers_and_finds_them_later() {
     assert_eq!(remote.source.genesis().await.unwrap(), sample.genesis());
 }
 
-/// Requests go on, one after the other, while the provider that answers them is killed: none fails.
+/// Requests go on while the provider that answers them is killed: none fails.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_provider_costs_no_request() {
+async fn killed_provider_costs_no_request() {
     let sample = Sample::generate(2, 120);
     let memory = source_of(&sample);
     let (first, second) = (provider(memory.clone()).await, provider(memory.clone()).await);
@@ -125,7 +125,7 @@ async fn a_killed_provider_costs_no_request() {
     let mut asked = 0;
     for round in 0..40 {
         if round == 20 {
-            // As a killed process does: at once, with requests in hand.
+            // As when a process is killed: at once, with requests in flight.
             first.task.abort();
         }
         let all = (1..=8).map(|i| {
@@ -142,7 +142,7 @@ async fn a_killed_provider_costs_no_request() {
 }
 
 #[tokio::test]
-async fn a_silent_provider_is_overtaken_by_the_next() {
+async fn silent_provider_is_hedged_by_the_next() {
     let sample = Sample::generate(2, 60);
     let memory = source_of(&sample);
     let (first, second) = (provider(memory.clone()).await, provider(memory.clone()).await);
@@ -157,7 +157,7 @@ async fn a_silent_provider_is_overtaken_by_the_next() {
     let batch = timeout(LONG / 2, remote.source.headers(start_of(&sample), LIMIT)).await.unwrap();
     assert!(batch.unwrap().is_some());
     assert!(second.stats.answered() > before);
-    // The next ones do not wait for it again: it is asked last now.
+    // The next requests do not wait for it again: it is asked last now.
     let start = tokio::time::Instant::now();
     for i in 1..=20 {
         remote.source.blocks(blocks(i, i), LIMIT).await.unwrap().unwrap();
@@ -167,7 +167,7 @@ async fn a_silent_provider_is_overtaken_by_the_next() {
 }
 
 #[tokio::test]
-async fn flipped_bits_put_a_provider_aside_until_they_stop() {
+async fn flipped_bits_suspend_a_provider_until_they_stop() {
     let sample = Sample::generate(3, 60);
     let memory = source_of(&sample);
     let (first, second) = (provider(memory.clone()).await, provider(memory.clone()).await);
@@ -197,7 +197,7 @@ async fn flipped_bits_put_a_provider_aside_until_they_stop() {
 }
 
 #[tokio::test]
-async fn another_keys_blob_is_not_taken() {
+async fn blob_of_another_key_is_refused() {
     let sample = Sample::generate(4, 60);
     let memory = source_of(&sample);
     let first = sample.genesis_number.0 + 1;
@@ -230,10 +230,10 @@ async fn another_keys_blob_is_not_taken() {
 }
 
 #[tokio::test]
-async fn what_is_no_batch_is_not_taken() {
+async fn malformed_batch_is_refused() {
     let sample = Sample::generate(4, 60);
     let memory = source_of(&sample);
-    // One byte in the middle of the body is another: the checksum is made after that.
+    // One byte in the middle of the body differs, with a matching checksum.
     let server = twisted(memory.clone(), |key, blob| {
         let mut blob = blob.to_vec();
         if let Some(Key::Headers { cursor, .. }) = key
@@ -257,10 +257,10 @@ async fn what_is_no_batch_is_not_taken() {
     assert!(reason.contains("does not follow"), "{reason}");
 }
 
-/// A provider that claims more than it has is found out when it is asked for it: its heights no longer count,
-/// and a worker that waited for them is told the truth.
+/// A provider that claims more than it has is detected when it is asked for it: its heights no longer count,
+/// and a worker that waited for them gets the true ones.
 #[tokio::test]
-async fn heights_that_are_a_lie_are_taken_back() {
+async fn false_heights_are_withdrawn() {
     let sample = Sample::generate(5, 60);
     let memory = source_of(&sample);
     let inflate = |relay: u32, para: Arc<AtomicU32>| {
@@ -283,7 +283,7 @@ async fn heights_that_are_a_lie_are_taken_back() {
         Remote::start(vec![candidate("good", good.address), candidate("liar", liar.address)], config);
     remote.ready(&["good", "liar"]).await;
     let tip = truth.para.unwrap();
-    // So little that it need not show it is believed at first.
+    // A small excess needs no proof and is believed at first.
     lie.store(20, Ordering::SeqCst);
     let mut heights = remote.source.heights();
     let believed = heights.wait_for(|heights| heights.para == Some(ParaNumber(tip.0 + 20)));
@@ -295,7 +295,7 @@ async fn heights_that_are_a_lie_are_taken_back() {
     assert!(reason.contains("claims"), "{reason}");
     assert!(remote.source.blocks(BlockCursor { from: tip, to: tip }, LIMIT).await.unwrap().is_some());
 
-    // One that claims much has to show the last of it before it is believed.
+    // A provider that claims much more must show its last block before it is believed.
     for (relay, para) in [(1_000_000, 0), (0, 1_000_000)] {
         let liar = twisted(memory.clone(), inflate(relay, Arc::new(AtomicU32::new(para)))).await;
         let remote =
@@ -308,7 +308,7 @@ async fn heights_that_are_a_lie_are_taken_back() {
 }
 
 #[tokio::test]
-async fn a_provider_of_another_chain_is_put_aside() {
+async fn provider_of_another_chain_is_suspended() {
     let (ours, theirs) = (Sample::generate(6, 40), Sample::generate(7, 90));
     let (good, other) = (provider(source_of(&ours)).await, provider(source_of(&theirs)).await);
     let config = config().with_chain_identity(Some(ours.genesis().chain_identity)).with_first_aside(LONG);
@@ -318,7 +318,7 @@ async fn a_provider_of_another_chain_is_put_aside() {
     assert!(reason.contains("of the chain"), "{reason}");
     remote.ready(&["good"]).await;
     assert_eq!(remote.source.genesis().await.unwrap(), ours.genesis());
-    // Without the identity beforehand, the first genesis is the measure.
+    // Without a configured identity, the first genesis determines it.
     let config = config.with_chain_identity(None);
     let remote = Remote::start(list, config);
     remote.ready(&["good", "other"]).await;
@@ -328,7 +328,7 @@ async fn a_provider_of_another_chain_is_put_aside() {
     assert!(reason.contains("of the chain"), "{reason}");
 }
 
-/// The same blocks, but one value in block 3 is another.
+/// The same blocks with one changed value in block 3.
 fn falsify(batch: &BlockBatch) -> Bytes {
     let body = prpc::Blocks::decode(batch.body.clone()).unwrap();
     let mut blocks = Vec::<BlockHeaderWithChanges>::decode(&mut &*body.encoded_blocks).unwrap();
@@ -341,7 +341,7 @@ fn falsify(batch: &BlockBatch) -> Bytes {
 }
 
 #[tokio::test]
-async fn a_provider_whose_blocks_workers_refuse_is_put_aside_where_another_gives_others() {
+async fn refused_provider_is_suspended_if_another_differs() {
     let sample = Sample::generate(8, 60);
     let memory = source_of(&sample);
     let bad = twisted(memory.clone(), |key, blob| match key {
@@ -360,14 +360,14 @@ async fn a_provider_whose_blocks_workers_refuse_is_put_aside_where_another_gives
     remote.ready(&["bad", "good"]).await;
     let truth = memory.blocks(blocks(1, 5), LIMIT).await.unwrap().unwrap();
     let wrong = remote.source.blocks(blocks(1, 5), LIMIT).await.unwrap().unwrap();
-    assert_ne!(wrong, truth, "nothing but a worker can tell");
+    assert_ne!(wrong, truth, "only a worker can tell");
     let refusal = RefusedData::Blocks {
         blocks: Span { first: ParaNumber(1), last: ParaNumber(5) },
         at: Some(ParaNumber(3)),
         message: "StateRootMismatch block=3".into(),
     };
     remote.source.refused(&refusal);
-    // From here on the other one is asked: the worker wants to go on at block 3.
+    // From here on the other one is asked: the worker continues at block 3.
     let expected = memory.blocks(blocks(3, 5), LIMIT).await.unwrap();
     assert_eq!(remote.source.blocks(blocks(3, 5), LIMIT).await.unwrap(), expected);
     let reason = remote.aside("bad").await;
@@ -376,7 +376,7 @@ async fn a_provider_whose_blocks_workers_refuse_is_put_aside_where_another_gives
 }
 
 #[tokio::test]
-async fn a_worker_that_refuses_what_all_give_harms_nobody() {
+async fn broken_worker_suspends_no_provider() {
     let sample = Sample::generate(8, 60);
     let memory = source_of(&sample);
     let (first, second) = (provider(memory.clone()).await, provider(memory.clone()).await);
@@ -393,9 +393,9 @@ async fn a_worker_that_refuses_what_all_give_harms_nobody() {
     }
 }
 
-/// An original provider knows none of our keys; a fleet gets from genesis to the tip all the same.
+/// An original provider knows none of our keys; a fleet syncs from genesis to the tip nevertheless.
 #[tokio::test]
-async fn an_original_provider_will_do() {
+async fn original_provider_suffices() {
     for seed in 10..12 {
         let sample = Sample::generate(seed, 120);
         let memory = source_of(&sample);
@@ -443,14 +443,14 @@ async fn an_original_provider_will_do() {
 }
 
 #[tokio::test]
-async fn times_aside_double() {
+async fn suspensions_double() {
     let sample = Sample::generate(3, 40);
     let server = provider(source_of(&sample)).await;
     let proxy = Proxy::start(server.address, Mischief::Flip).await;
     let config = config().with_first_aside(Duration::from_millis(100));
     let remote = Remote::start(vec![candidate("flipped", proxy.address)], config);
     let mut longest = 0;
-    until("a longer time aside", || {
+    until("a longer suspension", || {
         for provider in remote.source.providers() {
             if let ProviderState::Aside { for_ms, .. } = provider.state {
                 longest = for_ms.max(longest);

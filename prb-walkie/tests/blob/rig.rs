@@ -1,4 +1,4 @@
-//! Providers that do what a test says, and a source over them.
+//! Scriptable providers, and a source over them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -43,7 +43,7 @@ pub(crate) fn candidate(id: &str, address: std::net::SocketAddr) -> Candidate {
     }
 }
 
-/// Times short enough for a test.
+/// A configuration with short times.
 pub(crate) fn config() -> Config {
     Config::default()
         .with_hedge_after(Duration::from_millis(200))
@@ -81,10 +81,10 @@ impl Remote {
         }
     }
 
-    /// Waits until the provider is put aside; gives why.
+    /// Waits until the provider is suspended; returns the reason.
     pub(crate) async fn aside(&self, id: &str) -> String {
         let mut why = String::new();
-        until("being put aside", || {
+        until("the suspension", || {
             let all = self.source.providers();
             match all.into_iter().find(|provider| provider.id == id).map(|provider| provider.state) {
                 Some(ProviderState::Aside { reason, .. }) => {
@@ -109,10 +109,10 @@ pub(crate) fn blocks(from: u32, to: u32) -> BlockCursor {
 
 pub(crate) type Twist = dyn Fn(Option<Key>, Bytes) -> Option<Bytes> + Send + Sync;
 
-/// A provider that changes answers, checksums and all.
+/// A provider that changes answers, with matching checksums.
 pub(crate) struct Twisted {
     pub(crate) keys: Arc<KeySpace>,
-    /// Asked for in the place of what was asked for.
+    /// Replaces the requested key.
     pub(crate) instead: Box<dyn Fn(&str) -> String + Send + Sync>,
     pub(crate) twist: Box<Twist>,
 }

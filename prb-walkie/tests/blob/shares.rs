@@ -1,4 +1,4 @@
-//! Readers that are slow on purpose, and what they leave to others.
+//! Tests of deliberately slow readers, and of what they leave to others.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -23,7 +23,7 @@ use crate::lookups::{BOUNDS, Blobs, LONG, Running, source_of, until};
 
 const MIB: usize = 1 << 20;
 
-/// A connection from an address of this machine, with small buffers.
+/// Connects from a given local address, with small buffers.
 async fn connect(to: SocketAddr, from: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(16 * 1024).unwrap();
@@ -39,7 +39,7 @@ async fn ask(stream: &mut TcpStream, keys: impl IntoIterator<Item = &str>) {
     stream.write_all(&out).await.unwrap();
 }
 
-/// The length of the next answer's payload; all of it is read.
+/// Reads the next answer and returns its payload's length.
 async fn next_len(stream: &mut TcpStream) -> usize {
     let (mut len, mut shift) = (0usize, 0);
     loop {
@@ -55,16 +55,16 @@ async fn next_len(stream: &mut TcpStream) -> usize {
     len.saturating_sub(16)
 }
 
-/// A reader that takes some bytes now and then, more than ever counted as nothing, is dropped all the same: a large
-/// answer cannot be held for hours.
+/// A reader that takes a few bytes now and then is dropped nevertheless: it must not hold a large answer for
+/// hours.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_below_the_least_rate_is_dropped() {
+async fn reader_below_the_least_rate_is_dropped() {
     let config = server::Config::default()
         .with_write_timeout(Duration::from_millis(400))
         .with_min_bytes_per_second(MIB as u64);
     let server = Running::start(Arc::new(Blobs::default()), config).await;
     let mut slow = connect(server.address, "127.0.0.1").await;
-    // More than the system's own buffers take in for it.
+    // More than the system's buffers hold.
     const ANSWER: usize = 32_000_000;
     ask(&mut slow, [&*format!("size:{ANSWER}:1")]).await;
     until("its answer", || server.stats.queued_bytes() >= ANSWER).await;
@@ -75,14 +75,14 @@ async fn a_reader_below_the_least_rate_is_dropped() {
             Ok(0) | Err(_) => break,
             Ok(n) => got += n,
         }
-        // Some 160 KiB a second, in pieces; what the system holds for it is read out once the server has let go.
+        // About 160 KiB a second; once the server has closed, what the system buffered is read out.
         if server.stats.queued_bytes() > 0 {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
     assert!(got < ANSWER, "it was served all along");
     until("its end", || server.stats.connections() == 0).await;
-    // One that reads as fast as it must gets all of it, however long that takes.
+    // A reader at the required rate gets everything, however long it takes.
     let mut steady = connect(server.address, "127.0.0.1").await;
     ask(&mut steady, ["size:3000000:1"]).await;
     let (start, mut left) = (Instant::now(), 3_000_000 + 16 + 4);
@@ -97,10 +97,10 @@ async fn a_reader_below_the_least_rate_is_dropped() {
     assert!(start.elapsed() > config.write_timeout * 2);
 }
 
-/// Six readers of one address that take nothing hold no more than their address's share: another address is served
-/// large answers meanwhile, and theirs small ones.
+/// Six silent readers of one address hold no more than that address's share: another address is served large
+/// answers meanwhile, and theirs small ones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slow_readers_leave_the_rest_to_others() {
+async fn slow_readers_hold_only_their_address_share() {
     let config = server::Config::default()
         .with_max_bytes(16 * MIB)
         .with_max_bytes_per_ip(4 * MIB)
@@ -125,10 +125,10 @@ async fn slow_readers_leave_the_rest_to_others() {
     assert!(server.stats.queued_bytes() <= 4 * MIB);
 }
 
-/// All bytes for large answers are held, by as many addresses as it takes: who asks for headers gets fewer of them, and
-/// goes on.
+/// All bytes for large answers are in use, by as many addresses as it takes: a request for headers gets fewer
+/// of them, and syncing continues.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fleet_goes_on_with_smaller_batches() {
+async fn exhausted_budget_yields_smaller_batches() {
     let sample = Sample::generate(31, 60);
     let source = source_of(&sample);
     let config = server::Config::default()
@@ -185,7 +185,7 @@ impl Lookup for Both {
 }
 
 #[tokio::test]
-async fn a_connection_that_asks_for_nothing_does_not_stay() {
+async fn connection_without_requests_is_closed() {
     let config = server::Config::default().with_first_request_timeout(Duration::from_millis(100));
     let server = Running::start(Arc::new(Blobs::default()), config).await;
     let mut silent = connect(server.address, "127.0.0.1").await;

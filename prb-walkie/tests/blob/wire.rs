@@ -1,4 +1,4 @@
-//! Server and client over real sockets.
+//! Tests of server and client over real sockets.
 
 use std::{
     collections::HashMap,
@@ -31,12 +31,12 @@ fn blobs() -> Arc<Blobs> {
 }
 
 #[tokio::test]
-async fn the_bytes_on_the_wire_are_the_facts() {
+async fn wire_bytes_match_the_documented_format() {
     let fixed = HashMap::from([("hello".to_owned(), Bytes::from_static(b"hello world"))]);
     let server =
         Running::start(Arc::new(Blobs { fixed, ..Blobs::default() }), server::Config::default()).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
-    // An empty frame, a request of 8 bytes, both to be passed over; then two requests, the first in pieces.
+    // An empty frame and a request of 8 bytes, both ignored; then two requests, the first in pieces.
     let bytes =
         hex::decode("0008aabbccddeeff00110d010203040506070868656c6c6f0b0203040506070809206e6f").unwrap();
     for piece in bytes.chunks(5) {
@@ -49,14 +49,14 @@ async fn the_bytes_on_the_wire_are_the_facts() {
     let found = hex::decode("1b010203040506070800000000c99465aa68656c6c6f20776f726c64").unwrap();
     let missing = hex::decode("080203040506070809").unwrap();
     assert!(answers == [&found[..], &missing].concat() || answers == [&missing[..], &found].concat());
-    // A peer that has said all is answered all, and then the connection ends.
+    // A peer that closes its half gets all answers, and then the connection ends.
     stream.shutdown().await.unwrap();
     assert_eq!(timeout(LONG, stream.read(&mut [0; 8])).await.unwrap().unwrap(), 0);
     until("the connection's end", || server.stats.connections() == 0).await;
 }
 
 #[tokio::test]
-async fn blobs_of_all_sizes_come_whole() {
+async fn blobs_of_all_sizes_arrive_whole() {
     let server = Running::start(blobs(), server::Config::default()).await;
     let client = server.client();
     for size in
@@ -67,11 +67,11 @@ async fn blobs_of_all_sizes_come_whole() {
     }
     assert_eq!(client.get("size:0:0", BOUNDS).await.unwrap(), None, "an empty blob is a missing one");
     assert_eq!(client.get("nothing", BOUNDS).await.unwrap(), None);
-    assert_eq!(client.get("fail", BOUNDS).await.unwrap(), None, "what cannot be read is missing to peers");
+    assert_eq!(client.get("fail", BOUNDS).await.unwrap(), None, "peers see an unreadable blob as missing");
 }
 
 #[tokio::test]
-async fn answers_come_in_the_order_in_which_they_are_ready() {
+async fn answers_are_sent_as_they_become_ready() {
     let gates: HashMap<_, _> = (0..30).map(|i| (format!("wait:{i}"), Arc::new(Semaphore::new(0)))).collect();
     let server = Running::start(
         Arc::new(Blobs { gates: gates.clone(), ..Blobs::default() }),
@@ -93,7 +93,7 @@ async fn answers_come_in_the_order_in_which_they_are_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_requests_of_many_clients_meet_their_answers() {
+async fn concurrent_requests_get_their_own_answers() {
     let server = Running::start(blobs(), server::Config::default()).await;
     let clients: Vec<_> = (0..8).map(|_| server.client()).collect();
     let all = (0..2000u32).map(|i| {
@@ -109,7 +109,7 @@ async fn many_requests_of_many_clients_meet_their_answers() {
     until("the queue's end", || server.stats.queued_bytes() == 0).await;
 }
 
-/// Notes what the server had sent by the time that a blob was looked up.
+/// Records what the server had sent by the time that a blob was looked up.
 #[derive(Debug, Default)]
 struct Watchful {
     stats: OnceLock<Arc<server::Stats>>,
@@ -128,9 +128,9 @@ impl Lookup for Watchful {
     }
 }
 
-/// Of large answers that are asked for together, the first is on its way while the others are assembled.
+/// Of large answers requested together, the first is sent while the others are assembled.
 #[tokio::test]
-async fn large_answers_do_not_wait_for_one_another() {
+async fn large_answers_are_sent_while_others_are_assembled() {
     let lookup = Arc::new(Watchful::default());
     let server = Running::start(Arc::<Watchful>::clone(&lookup), server::Config::default()).await;
     lookup.stats.set(server.stats.clone()).unwrap();
@@ -144,7 +144,7 @@ async fn large_answers_do_not_wait_for_one_another() {
     assert!(sent.len() == 8 && sent[0] == 0 && sent[7] > 0, "{sent:?}");
 }
 
-/// Gives a large blob after all that the peer has said is read.
+/// Returns a large blob after all of the peer's input has been read.
 #[derive(Debug)]
 struct Late;
 
@@ -158,9 +158,9 @@ impl Lookup for Late {
     }
 }
 
-/// Nothing is waited for after the last answer, however it went out.
+/// The connection ends right after the last answer.
 #[tokio::test]
-async fn a_peer_that_has_said_all_is_let_go_after_a_large_answer() {
+async fn half_closed_connection_ends_after_a_large_answer() {
     let hour = Duration::from_secs(3600);
     let config = server::Config::default().with_write_timeout(hour).with_idle_timeout(hour);
     let server = Running::start(Arc::new(Late), config).await;
@@ -174,10 +174,10 @@ async fn a_peer_that_has_said_all_is_let_go_after_a_large_answer() {
     assert_eq!(answer.len(), 3 + 16 + 300_000);
 }
 
-/// A peer that asks for much and reads nothing: what is queued stays within bounds, it is dropped in the end,
-/// and others do not notice.
+/// A peer that requests much and reads nothing: queued bytes stay within bounds, it is dropped in the end,
+/// and others are not affected.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_that_never_reads_is_bounded_and_dropped() {
+async fn peer_that_never_reads_is_bounded_and_dropped() {
     const MIB: usize = 1 << 20;
     let config = server::Config::default()
         .with_session_max_bytes(4 * MIB)
@@ -203,9 +203,9 @@ async fn a_peer_that_never_reads_is_bounded_and_dropped() {
     until("the queue's end", || server.stats.queued_bytes() == 0).await;
 }
 
-/// One connection alone stays within its own bound, also while its peer reads, slowly.
+/// A single connection stays within its own bound, also while its peer reads slowly.
 #[tokio::test]
-async fn a_slow_reader_gets_everything_within_its_bound() {
+async fn slow_reader_gets_everything_within_its_bound() {
     let config = server::Config::default().with_session_max_bytes(300_000);
     let server = Running::start(blobs(), config).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
@@ -224,7 +224,7 @@ async fn a_slow_reader_gets_everything_within_its_bound() {
 }
 
 #[tokio::test]
-async fn claims_of_4_gib_end_the_connection_at_once() {
+async fn frame_length_of_4_gib_ends_the_connection() {
     let server = Running::start(blobs(), server::Config::default()).await;
     for claim in ["ffffffff0f", "8080808010", "ffffffffffffff", "8108"] {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
@@ -235,7 +235,7 @@ async fn claims_of_4_gib_end_the_connection_at_once() {
 }
 
 #[tokio::test]
-async fn connections_over_the_bounds_are_closed() {
+async fn connections_beyond_the_limits_are_closed() {
     let config = server::Config::default().with_max_connections(20).with_max_connections_per_ip(12);
     let server = Running::start(blobs(), config).await;
     let first = server.client();
@@ -253,7 +253,7 @@ async fn connections_over_the_bounds_are_closed() {
     }
     assert_eq!(closed, 29);
     assert!(first.get("size:1:1", BOUNDS).await.unwrap().is_some());
-    // Another address has its own share; the whole has a bound too.
+    // Another address has its own limit; the total is limited, too.
     let other = tokio::net::TcpSocket::new_v4().unwrap();
     other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
     let mut other = other.connect(server.address).await.unwrap();
@@ -262,7 +262,7 @@ async fn connections_over_the_bounds_are_closed() {
     other.write_all(&out).await.unwrap();
     timeout(LONG, other.read_exact(&mut [0; 10])).await.unwrap().unwrap();
     drop(streams);
-    until("places becoming free", || server.stats.connections() == 2).await;
+    until("slots becoming free", || server.stats.connections() == 2).await;
 }
 
 #[tokio::test]
@@ -274,7 +274,7 @@ async fn idle_connections_are_closed() {
 }
 
 #[tokio::test]
-async fn a_server_that_stops_writes_what_it_has() {
+async fn stopping_server_writes_pending_answers() {
     let gate = Arc::new(Semaphore::new(0));
     let gates = HashMap::from([("wait:1".to_owned(), gate.clone())]);
     let config = server::Config::default().with_stop_timeout(LONG);
@@ -294,7 +294,7 @@ async fn a_server_that_stops_writes_what_it_has() {
 }
 
 #[tokio::test]
-async fn a_flipped_bit_is_an_error_that_names_the_provider() {
+async fn flipped_bit_is_an_error_naming_the_provider() {
     let server = Running::start(blobs(), server::Config::default()).await;
     let proxy = Proxy::start(server.address, Mischief::Flip).await;
     let client = Client::start(proxy.address, "QmProvider", client::Config::default());
@@ -308,7 +308,7 @@ async fn a_flipped_bit_is_an_error_that_names_the_provider() {
 }
 
 #[tokio::test]
-async fn a_cut_connection_fails_what_is_asked_and_is_made_again() {
+async fn broken_connection_fails_requests_and_is_made_again() {
     let server = Running::start(blobs(), server::Config::default()).await;
     let proxy = Proxy::start(server.address, Mischief::Truncate).await;
     let client = Client::start(proxy.address, "provider", client::Config::default());
@@ -321,24 +321,24 @@ async fn a_cut_connection_fails_what_is_asked_and_is_made_again() {
 }
 
 #[tokio::test]
-async fn silence_is_a_time_out_and_slowness_is_not() {
+async fn silence_times_out_but_slowness_does_not() {
     let server = Running::start(blobs(), server::Config::default()).await;
     let proxy = Proxy::start(server.address, Mischief::Swallow).await;
     let client = Client::start(proxy.address, "provider", client::Config::default());
     let short = Bounds { timeout: Duration::from_millis(300), ..BOUNDS };
     let error = client.get("size:10:1", short).await.unwrap_err();
     assert!(matches!(error, Error::TimedOut { .. }), "{error}");
-    // Some 10 MB at 64 KiB every 20 ms: longer than the time-out, but never silent for as long.
+    // About 10 MB at 64 KiB every 20 ms: longer than the timeout, but never silent for that long.
     proxy.set(Mischief::Delay(Duration::from_millis(20)));
     let mut link = client.link();
     timeout(LONG, link.wait_for(|link| *link == client::Link::Up)).await.unwrap().unwrap();
-    let patient = Bounds { timeout: Duration::from_millis(1500), ..BOUNDS };
-    let blob = client.get("size:10000000:1", patient).await.unwrap().unwrap();
+    let bounds = Bounds { timeout: Duration::from_millis(1500), ..BOUNDS };
+    let blob = client.get("size:10000000:1", bounds).await.unwrap().unwrap();
     assert_eq!(blob.len(), 10_000_000);
 }
 
 #[tokio::test]
-async fn a_blob_larger_than_asked_for_is_not_taken() {
+async fn blob_over_the_requested_limit_is_refused() {
     let server = Running::start(blobs(), server::Config::default()).await;
     let client = server.client();
     let tight = Bounds { max_bytes: 1000, ..BOUNDS };
@@ -347,9 +347,9 @@ async fn a_blob_larger_than_asked_for_is_not_taken() {
     assert!(matches!(error, Error::BadBytes { .. }), "{error}");
 }
 
-/// A provider that claims 4 GiB: refused by what was asked for, and nothing is set aside for it.
+/// A provider that claims 4 GiB is refused by the request's limit, without allocating memory.
 #[tokio::test]
-async fn a_provider_that_claims_4_gib_is_refused() {
+async fn provider_that_claims_4_gib_is_refused() {
     let listener = tokio::net::TcpListener::bind(crate::lookups::LOOPBACK).await.unwrap();
     let client = Client::start(listener.local_addr().unwrap(), "liar", client::Config::default());
     let liar = async {
@@ -368,7 +368,7 @@ async fn a_provider_that_claims_4_gib_is_refused() {
 }
 
 #[tokio::test]
-async fn cancelled_requests_leave_the_others_their_answers() {
+async fn cancelled_requests_do_not_affect_others() {
     let gate = Arc::new(Semaphore::new(0));
     let gates = HashMap::from([("wait:x".to_owned(), gate.clone())]);
     let server =
@@ -380,7 +380,7 @@ async fn cancelled_requests_leave_the_others_their_answers() {
         let mut asking = Box::pin(client.get("wait:x", BOUNDS));
         assert!(futures::poll!(&mut asking).is_pending());
     }
-    // Two of three places are taken by requests that nobody waits for; the third goes on.
+    // Two of three slots are taken by abandoned requests; the third continues to work.
     for i in 1..50 {
         let blob = client.get(&format!("size:{i}:3"), BOUNDS).await.unwrap().unwrap();
         assert_eq!(blob.len(), i);
@@ -391,7 +391,7 @@ async fn cancelled_requests_leave_the_others_their_answers() {
 }
 
 #[tokio::test]
-async fn without_a_server_requests_fail_until_there_is_one() {
+async fn requests_fail_until_the_server_is_up() {
     let address = Running::start(blobs(), server::Config::default()).await.address;
     until("the port's freedom", || std::net::TcpListener::bind(address).is_ok()).await;
     let client = Client::start(address, "provider", client::Config::default());

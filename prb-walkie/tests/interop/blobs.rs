@@ -1,4 +1,4 @@
-//! The blob wire over TCP: the original's client at our server, ours at the original's server.
+//! Tests of blobs over TCP: the original's client with our server, and our client with the original's server.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
 
 const BOUNDS: Bounds = Bounds { max_bytes: 64 << 20, timeout: Duration::from_secs(60) };
 
-/// Our server at a port of 127.0.0.1, for as long as the handle lives.
+/// Runs our server on a port of 127.0.0.1 while the handle lives.
 async fn serve() -> (u16, AbortOnDropHandle<()>) {
     let server = Server::bind("127.0.0.1:0".parse().unwrap(), Arc::new(Patterns), server::Config::default());
     let server = server.await.unwrap();
@@ -25,7 +25,7 @@ async fn serve() -> (u16, AbortOnDropHandle<()>) {
     (port, AbortOnDropHandle::new(tokio::spawn(server.run(CancellationToken::new()))))
 }
 
-/// The original's server, and our client of it.
+/// Starts the original's server, and our client of it.
 async fn connect() -> (Tool, Client) {
     let mut tool = Tool::start("blob-server.js", &[]);
     let port = tool.event("listening").await["port"].as_u64().unwrap();
@@ -34,10 +34,11 @@ async fn connect() -> (Tool, Client) {
 }
 
 #[tokio::test]
-async fn the_originals_client_fetches_from_ours() {
+async fn original_client_fetches_from_our_server() {
     let (port, _server) = serve().await;
     let port = port.to_string();
-    // 17 bytes are the shortest answer with a blob; 111 and 112 make frames whose length takes one byte and two.
+    // 17 bytes are the shortest answer with a blob; 111 and 112 give frames whose length takes one and two
+    // bytes.
     let sizes = [1, 2, 111, 112, 16_367, 16_368, 1_000_000, 5_000_000];
     let keys: Vec<_> = sizes.iter().map(|size| format!("pattern:{size}")).collect();
     let mut args = vec!["--port", &port, "nothing", "pattern:0", "ключ", " \tpattern:7 \n"];
@@ -56,12 +57,12 @@ async fn the_originals_client_fetches_from_ours() {
     for (key, size) in keys.iter().zip(sizes) {
         assert_eq!(*of(key), expected(key, size));
     }
-    // Servers of the original trim keys.
+    // The original's server trims keys.
     assert_eq!(*of(" \tpattern:7 \n"), expected(" \tpattern:7 \n", 7));
 }
 
 #[tokio::test]
-async fn the_originals_client_pipelines_at_ours() {
+async fn original_client_pipelines_at_our_server() {
     let (port, _server) = serve().await;
     let keys: Vec<_> = (1..=500).map(|size| format!("pattern:{size}")).collect();
     let port = port.to_string();
@@ -73,7 +74,7 @@ async fn the_originals_client_pipelines_at_ours() {
 }
 
 #[tokio::test]
-async fn ours_fetches_from_the_originals_server() {
+async fn our_client_fetches_from_original_server() {
     let (_tool, client) = connect().await;
     for size in [1, 2, 111, 112, 16_367, 16_368, 1_000_000, 5_000_000] {
         let blob = client.get(&format!("pattern:{size}"), BOUNDS).await.unwrap().unwrap();
@@ -84,9 +85,9 @@ async fn ours_fetches_from_the_originals_server() {
     }
 }
 
-/// Answers come in another order than the requests: the first ones last.
+/// Answers arrive in another order than the requests: the first ones last.
 #[tokio::test]
-async fn ours_pipelines_at_the_originals_server() {
+async fn our_client_pipelines_at_original_server() {
     let (mut tool, client) = connect().await;
     let late = (1..=10).map(|n| format!("late:300:pattern:{n}"));
     let prompt = (1..=20).map(|n| format!("pattern:{n}"));
@@ -102,7 +103,7 @@ async fn ours_pipelines_at_the_originals_server() {
 }
 
 #[tokio::test]
-async fn ours_refuses_bad_bytes_of_the_originals_server() {
+async fn our_client_refuses_bad_bytes_of_original_server() {
     let (mut tool, client) = connect().await;
     let (bad, good) = (client.get("corrupt:pattern:1000000", BOUNDS), client.get("pattern:100", BOUNDS));
     let (bad, good) = tokio::join!(bad, good);
@@ -110,7 +111,7 @@ async fn ours_refuses_bad_bytes_of_the_originals_server() {
         Error::BadBytes { provider, reason } => assert!(reason.contains("checksum"), "{provider}: {reason}"),
         other => panic!("{other:?}"),
     }
-    // The frame was whole, so the connection goes on.
+    // The frame was complete, so the connection stays in sync.
     assert!(good.unwrap().unwrap() == pattern(100));
 
     let small = Bounds { max_bytes: 1000, ..BOUNDS };
@@ -118,7 +119,7 @@ async fn ours_refuses_bad_bytes_of_the_originals_server() {
     let asked = tool.find("a request", |e: &Value| e["key"] == "pattern:1001").await;
     assert_eq!(asked["event"], "asked");
 
-    // One that never answers: the connection is made anew.
+    // A server that never answers: the connection is made again.
     let (_tool, client) = connect().await;
     let mut link = client.link();
     link.wait_for(|link| *link == Link::Up).await.unwrap();

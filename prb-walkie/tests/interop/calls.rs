@@ -1,4 +1,4 @@
-//! Calls both ways: every method, error shapes, sizes, many at once.
+//! Tests of calls in both directions: every method, error formats, sizes, concurrency.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -32,17 +32,17 @@ async fn calling(theirs: &Peer, configure: impl FnOnce(&mut Config)) -> (Node, C
     (node, client)
 }
 
-/// Starts a peer that answers methods with what `answers` says.
+/// Starts a peer that answers methods as `answers` says.
 async fn answering(answers: &Value, args: &[&str]) -> Peer {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(&file, answers.to_string()).unwrap();
-    // It is read before the peer listens.
+    // The file is read before the peer listens.
     Peer::start(&[&["--shy", "--answers", file.path().to_str().unwrap()], args].concat()).await
 }
 
 #[tokio::test]
-async fn the_original_calls_every_method_of_ours() {
-    // Auth is the node's own.
+async fn original_calls_every_method_of_ours() {
+    // Auth is handled by the node itself.
     let cases: Vec<_> = cases::all().into_iter().filter(|case| case.method != "Auth").collect();
     let node = serving(cases.iter().fold(Handlers::new(), |handlers, case| (case.serve)(handlers))).await;
     let mut theirs = Peer::start(&["--shy"]).await;
@@ -59,7 +59,7 @@ async fn the_original_calls_every_method_of_ours() {
 }
 
 #[tokio::test]
-async fn ours_calls_every_method_of_the_original() {
+async fn our_client_calls_every_method_of_the_original() {
     let cases = cases::all();
     let answers: HashMap<_, _> = cases.iter().map(|case| (case.method, &case.answer)).collect();
     let mut theirs = answering(&json!(answers), &[]).await;
@@ -78,7 +78,7 @@ fn now_ms() -> i64 {
 }
 
 #[tokio::test]
-async fn ours_refuses_as_the_original_does() {
+async fn our_refusals_match_the_original() {
     let handlers = Handlers::new()
         .on(calls::KickWorker, |_, _| async { Err(ResponseError::not_found("no such worker")) })
         .on(calls::CreatePool, |_, _| async { Err(ResponseError::duplicated("pool 2 is there")) });
@@ -108,7 +108,7 @@ async fn ours_refuses_as_the_original_does() {
 }
 
 #[tokio::test]
-async fn the_originals_refusals_are_understood() {
+async fn original_refusals_are_decoded() {
     let answers = json!({
         "KickWorker": { "$error": ["UNAUTHORIZED", "not you"] },
         "RestartWorker": { "$error": ["SERVER", "it broke"] },
@@ -128,9 +128,9 @@ async fn the_originals_refusals_are_understood() {
     assert_eq!(failed, (ErrorKind::Server, "it broke".into()));
 }
 
-/// What is asked and answered beyond the original's messages is nothing to it, and changes nothing of its own.
+/// The original ignores extension fields of requests and answers, and they change nothing of its own fields.
 #[tokio::test]
-async fn the_original_passes_over_what_it_does_not_know() {
+async fn original_ignores_extension_fields() {
     let case = cases::all().into_iter().find(|case| case.method == "GetWorkerStatus").unwrap();
     let query = detail::StatusQuery { ids: vec!["w-1".into(), "w-2".into()], detail: true, events: true };
     let mut theirs = answering(&json!({ case.method: case.answer }), &[]).await;
@@ -140,7 +140,7 @@ async fn the_original_passes_over_what_it_does_not_know() {
     let seen = theirs.tool.find("a query", |e| e["event"] == "request" && e["method"] == case.method).await;
     assert_eq!(seen["request"], case.request);
 
-    // The same states, with a detail that nobody has asked for.
+    // The same states, with an unrequested detail.
     let states = update.worker_states;
     let node = serving(Handlers::new().on(calls::GetWorkerDetail, move |_, _| {
         let told = detail::Worker { uuid: "w-1".into(), reason: "computing".into(), ..Default::default() };
@@ -153,9 +153,9 @@ async fn the_original_passes_over_what_it_does_not_know() {
     assert_eq!((&answer["error"], &answer["data"]), (&Value::Null, &case.answer));
 }
 
-/// protobuf.js writes zeros and empty texts where a field was set.
+/// protobuf.js writes zeros and empty texts if a field was set.
 #[tokio::test]
-async fn explicit_zeros_are_taken() {
+async fn explicit_zeros_are_accepted() {
     let handlers = Handlers::new().on(calls::CreateWorker, |_, asked: lm::CreateWorker| async move {
         assert!(asked.workers == [db::Worker { name: "zero".into(), ..db::Worker::default() }]);
         Ok(lm::WorkerList { workers: asked.workers })
@@ -167,7 +167,7 @@ async fn explicit_zeros_are_taken() {
     }] });
     let mut theirs = answering(&json!({ "ListWorker": zeros }), &[]).await;
     let answer = theirs.call(&ours::address(&node), "CreateWorker", zeros).await;
-    // Ours leaves them out, as proto3 does.
+    // Our encoder omits them, as proto3 does.
     assert_eq!(answer["data"], json!({ "workers": [{ "name": "zero" }] }));
 
     let (_node, client) = calling(&theirs, |_| {}).await;
@@ -176,7 +176,7 @@ async fn explicit_zeros_are_taken() {
 }
 
 #[tokio::test]
-async fn large_messages_go_both_ways() {
+async fn large_messages_pass_in_both_directions() {
     const SIZE: u32 = 5_000_000;
     let handlers = Handlers::new().on(calls::CreateWorker, |_, asked: lm::CreateWorker| async move {
         assert_eq!(asked.workers[0].name.len(), SIZE as usize);
@@ -193,12 +193,12 @@ async fn large_messages_go_both_ways() {
     let key = format!("pattern:{SIZE}");
     assert!(client.blob_by_key(&key).await.unwrap().unwrap() == pattern(SIZE));
     assert!(client.blob(&key).await.unwrap().unwrap() == pattern(SIZE));
-    // Large requests too, in frames that the original takes. It answers that it has no such blob.
+    // Large requests too, in frames that the original accepts. It answers that it has no such blob.
     assert_eq!(client.blob_by_key(&"k".repeat(SIZE as usize)).await.unwrap(), None);
 }
 
 #[tokio::test]
-async fn messages_over_the_limit_are_refused_and_the_connection_stays() {
+async fn oversized_messages_are_refused_and_the_connection_survives() {
     let theirs = answering(&json!({}), &[]).await;
     let (_node, client) = calling(&theirs, |config| config.limits.answer_bytes = 100_000).await;
     let error = client.blob_by_key("pattern:3000000").await.unwrap_err();
@@ -222,7 +222,7 @@ async fn messages_over_the_limit_are_refused_and_the_connection_stays() {
 }
 
 #[tokio::test]
-async fn many_calls_share_a_connection() {
+async fn concurrent_calls_share_a_connection() {
     const CALLS: u32 = 64;
     let handlers = Handlers::new().on(
         calls::GetBlobByKey,
@@ -257,7 +257,7 @@ async fn many_calls_share_a_connection() {
 }
 
 #[tokio::test]
-async fn the_original_is_let_in_by_the_key() {
+async fn original_is_authorised_by_the_key() {
     let key = "7d1f0c92b6e84a35917fd3402ce8ab16";
     let handlers = Handlers::new().on(calls::ListPool, |_, _| async { Ok(lm::PoolList::default()) });
     let node = ours::start(Role::LifecycleManager, |config| {
@@ -285,7 +285,7 @@ async fn the_original_is_let_in_by_the_key() {
     assert_eq!(theirs.call(&address, "Auth", proof).await["data"]["status"], "AS_REJECTED");
     assert_eq!(another.call(&address, "ListPool", json!({})).await["error"]["type"], "UNAUTHORIZED");
 
-    // An original knows nothing of keys: ours is told that it is not let in.
+    // An original has no keys: our caller gets its refusal.
     let (node, client) = calling(&theirs, |config| config.auth.psk = Some(key.into())).await;
     let error = client.list_pools().await.unwrap_err();
     assert_eq!(error.kind(), Some(ErrorKind::NotFound), "{error:?}");
@@ -293,7 +293,7 @@ async fn the_original_is_let_in_by_the_key() {
 }
 
 #[tokio::test]
-async fn the_original_sees_our_protocols() {
+async fn original_sees_our_protocols() {
     let node = ours::start(Role::DataProviderInt, |config| config.blobs = Some(Arc::new(Patterns))).await;
     let address = ours::address(&node);
     let mut theirs = Peer::start(&["--shy"]).await;
@@ -322,7 +322,7 @@ async fn the_original_sees_our_protocols() {
 }
 
 #[tokio::test]
-async fn ours_fetches_blobs_of_the_original() {
+async fn our_client_fetches_blobs_of_the_original() {
     let theirs = answering(&json!({}), &[]).await;
     let (_node, client) = calling(&theirs, |_| {}).await;
     for size in [1, 1_000, 1_048_576, 1_048_577] {

@@ -1,4 +1,4 @@
-//! Every method with every field, as our types and as the JSON of protobuf.js.
+//! Every method with every field, as our types and as protobuf.js's JSON.
 
 use std::fmt::Debug;
 
@@ -19,13 +19,13 @@ type Ask = Box<dyn Fn(Client) -> BoxFuture<'static, ()> + Send + Sync>;
 pub(crate) struct Case {
     /// The method's name.
     pub(crate) method: &'static str,
-    /// The request, as protobuf.js has it.
+    /// The request as protobuf.js's JSON.
     pub(crate) request: Value,
-    /// The answer, as protobuf.js has it.
+    /// The answer as protobuf.js's JSON.
     pub(crate) answer: Value,
-    /// Adds a handler that refuses another request.
+    /// Adds a handler that fails on any other request.
     pub(crate) serve: Serve,
-    /// Makes the call, and panics over another answer.
+    /// Makes the call; panics on any other answer.
     pub(crate) ask: Ask,
 }
 
@@ -64,7 +64,7 @@ where
     }
 }
 
-/// All methods but `Hello`, which the node says by itself.
+/// All methods but `Hello`, which the node sends by itself.
 pub(crate) fn all() -> Vec<Case> {
     let nothing = || (Empty {}, json!({}));
     let ids =

@@ -1,11 +1,11 @@
-//! JavaScript to JavaScript: what the other tests take for the original's behaviour.
+//! JavaScript to JavaScript: the baseline of the original's behaviour.
 
 use serde_json::json;
 
 use crate::js::Peer;
 
 #[tokio::test]
-async fn the_peers_meet_and_call_each_other() {
+async fn original_peers_meet_and_call_each_other() {
     let provider =
         &["--role", "WR_DATA_PROVIDER_INT", "--chain-identity", "0x01", "--bridge-identity", "control"];
     let mut one = Peer::start(provider).await;
@@ -16,7 +16,7 @@ async fn the_peers_meet_and_call_each_other() {
     assert_eq!(met["info"]["role"], "WR_DATA_PROVIDER_INT");
     assert_eq!(met["info"]["chainIdentity"], "0x01");
     assert_eq!(met["info"]["bridgeIdentity"], "control");
-    // One that is dialled dials back.
+    // A peer that is dialled dials back.
     let back = one.tool.event("hello-answered").await;
     assert_eq!(back["peerId"], *two.peer_id);
     assert_eq!(back["info"]["role"], "WR_LIFECYCLE_MANAGER");

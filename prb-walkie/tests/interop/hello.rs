@@ -1,4 +1,4 @@
-//! Meeting: boot nodes, mDNS, Hello in both directions, hang-ups.
+//! Tests of discovery: boot nodes, mDNS, Hello in both directions, closed connections.
 
 use prb_walkie::{
     node::{self, Config, Node, Standing},
@@ -21,7 +21,7 @@ async fn manager(boot: &[&str]) -> Node {
         .await
 }
 
-/// The same, found by mDNS.
+/// The same, discovered by mDNS.
 async fn announced(listen: &str) -> Node {
     configured(|config| {
         config.listen = vec![listen.parse().unwrap()];
@@ -40,7 +40,7 @@ async fn configured(configure: impl FnOnce(&mut Config)) -> Node {
     .await
 }
 
-/// What the original must see of [`manager`], however it hears of it.
+/// Asserts what the original must see of [`manager`].
 fn assert_is_ours(info: &Value, node: &Node) {
     assert_eq!(info["hostname"], "ours");
     assert_eq!(info["peerId"], node.peer_id().to_string());
@@ -49,7 +49,7 @@ fn assert_is_ours(info: &Value, node: &Node) {
     assert_eq!(info["bridgeIdentity"], "interop");
 }
 
-/// What we must see of [`PROVIDER`].
+/// Asserts what we must see of [`PROVIDER`].
 fn assert_is_theirs(peer: &node::Peer, theirs: &Peer) {
     assert_eq!(peer.peer_id.to_string(), theirs.peer_id);
     assert_eq!(peer.role, Role::DataProviderInt);
@@ -62,7 +62,7 @@ fn assert_is_theirs(peer: &node::Peer, theirs: &Peer) {
 }
 
 #[tokio::test]
-async fn ours_starts_from_the_original() {
+async fn our_node_joins_via_the_original() {
     for with_id in [true, false] {
         let mut theirs = Peer::start(PROVIDER).await;
         let boot =
@@ -76,19 +76,19 @@ async fn ours_starts_from_the_original() {
         assert_eq!(greeting["method"], "Hello");
         assert_eq!(greeting["peerId"], node.peer_id().to_string());
         assert_is_ours(&greeting["request"], &node);
-        // It dials back, because we have dialled it: its table fills too.
+        // It dials back because we have dialled it, so its table fills, too.
         assert_is_ours(&theirs.tool.event("hello-answered").await["info"], &node);
     }
 }
 
 #[tokio::test]
-async fn the_original_starts_from_ours() {
+async fn original_joins_via_our_node() {
     let node = manager(&[]).await;
     let mut theirs = Peer::start(&[PROVIDER, &["--boot", &ours::address(&node)]].concat()).await;
     let answered = theirs.tool.event("hello-answered").await;
     assert_eq!(answered["peerId"], node.peer_id().to_string());
     assert_is_ours(&answered["info"], &node);
-    // It hangs up; we have its address from identify, and stay connected.
+    // It closes the connection; we have its address from identify, and stay connected.
     let dialled = |peer: &node::Peer| {
         peer.is_usable() && peer.address.as_ref().is_some_and(|address| address.to_string() == theirs.address)
     };
@@ -96,9 +96,9 @@ async fn the_original_starts_from_ours() {
     assert_is_theirs(&peer, &theirs);
 }
 
-/// One that is silent asks and does not answer: it has found us, not we it.
+/// The peer queries and does not answer, so it must have discovered us.
 #[tokio::test]
-async fn the_original_finds_ours_by_mdns() {
+async fn original_discovers_our_node_by_mdns() {
     for listen in ["/ip4/127.0.0.1/tcp/0", "/ip4/0.0.0.0/tcp/0"] {
         let node = announced(listen).await;
         let mdns = &["--mdns", "--mdns-interval", "2000", "--mdns-silent"];
@@ -118,9 +118,9 @@ async fn the_original_finds_ours_by_mdns() {
     }
 }
 
-/// One that is shy dials nobody: what is in our table we have found ourselves.
+/// The peer dials nobody, so we must have discovered it.
 #[tokio::test]
-async fn ours_finds_the_original_by_mdns() {
+async fn our_node_discovers_the_original_by_mdns() {
     let mut shy = Peer::start(&[PROVIDER, &["--mdns", "--mdns-interval", "3600000", "--shy"]].concat()).await;
     let node = announced("/ip4/127.0.0.1/tcp/0").await;
     let peer = ours::peer(&node, &shy.peer_id, "usable", |peer| peer.is_usable()).await;
@@ -130,9 +130,9 @@ async fn ours_finds_the_original_by_mdns() {
     assert_is_ours(&greeting["request"], &node);
 }
 
-/// Who knows one original finds those that it knows, and the other way.
+/// A node that knows one original discovers its peers, and vice versa.
 #[tokio::test]
-async fn peers_are_found_through_others() {
+async fn peers_are_discovered_through_others() {
     let first = manager(&[]).await;
     let theirs = Peer::start(&[PROVIDER, &["--boot", &ours::address(&first)]].concat()).await;
     ours::peer(&first, &theirs.peer_id, "usable", |peer| peer.is_usable()).await;
@@ -162,7 +162,7 @@ async fn other_chains_and_namespaces_are_ignored() {
 }
 
 #[tokio::test]
-async fn hang_ups_and_restarts_are_survived() {
+async fn closed_connections_and_restarts_are_recovered() {
     let folder = tempfile::tempdir().unwrap();
     let identity = folder.path().join("identity");
     let identity = ["--identity", identity.to_str().unwrap(), "--shy"];

@@ -1,11 +1,11 @@
-//! Identity files: ours read by the npm package peer-id, and the other way.
+//! Tests of identity files with the npm package peer-id, in both directions.
 
 use prb_walkie::identity::{Identity, Role};
 use tempfile::tempdir;
 
 use crate::js::Tool;
 
-/// What peer-id says of a file, which it makes if it is not there.
+/// Returns the peer id that peer-id reads from a file, which it creates if necessary.
 async fn js_peer_id(file: &std::path::Path) -> String {
     let printed = Tool::run("peer.js", &["identity", "--identity", file.to_str().unwrap()]).await;
     assert_eq!(printed[0]["keyType"], "RsaPrivateKey");
@@ -13,7 +13,7 @@ async fn js_peer_id(file: &std::path::Path) -> String {
 }
 
 #[tokio::test]
-async fn ours_is_read_by_the_original() {
+async fn our_file_is_read_by_the_original() {
     let folder = tempdir().unwrap();
     let ours = Identity::load_or_generate(folder.path(), Role::DataProvider).await.unwrap();
     let file = folder.path().join("DATA_PROVIDER");
@@ -23,7 +23,7 @@ async fn ours_is_read_by_the_original() {
 }
 
 #[tokio::test]
-async fn the_originals_is_read_by_ours() {
+async fn original_file_is_read_by_us() {
     let folder = tempdir().unwrap();
     let file = folder.path().join("LIFECYCLE");
     let theirs = js_peer_id(&file).await;

@@ -1,4 +1,4 @@
-//! The JavaScript tools as child processes. Test programs of other crates include this file too.
+//! Runs the JavaScript tools as child processes. Test programs of other crates include this file, too.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,8 +13,8 @@ use tokio::{
     time::timeout,
 };
 
-/// For an event of a child, on a machine that has much else to do.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// Timeout of an event, generous for a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(90);
 
 fn folder() -> PathBuf {
     const FOLDER: &str = "prb-walkie/tests/js";
@@ -34,7 +34,7 @@ fn node(tool: &str) -> Command {
     command
 }
 
-/// A running tool, and what it has printed. Killed when dropped.
+/// A running tool with its output; killed on drop.
 #[derive(Debug)]
 pub(crate) struct Tool {
     name: String,
@@ -68,9 +68,9 @@ impl Tool {
         }
     }
 
-    /// Runs a tool to its end, and gives what it printed.
+    /// Runs a tool to its end and returns its output.
     pub(crate) async fn run(tool: &str, args: &[&str]) -> Vec<Value> {
-        let output = timeout(PATIENCE, node(tool).args(args).stderr(Stdio::inherit()).output());
+        let output = timeout(TIMEOUT, node(tool).args(args).stderr(Stdio::inherit()).output());
         let output = output.await.expect("it ends").expect("node starts: run scripts/install-node-peer");
         assert!(output.status.success(), "{tool} {args:?}: {}", output.status);
         String::from_utf8(output.stdout)
@@ -80,12 +80,12 @@ impl Tool {
             .collect()
     }
 
-    /// The next event that is `wanted`. Others stay for later.
+    /// Returns the next event that is `wanted`. Others are kept.
     pub(crate) async fn find(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         if let Some(at) = self.seen.iter().position(&wanted) {
             return self.seen.remove(at);
         }
-        let found = timeout(PATIENCE, async {
+        let found = timeout(TIMEOUT, async {
             while let Some(line) = self.lines.next_line().await.unwrap() {
                 let event: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"));
                 if wanted(&event) {
@@ -97,16 +97,16 @@ impl Tool {
         });
         match found.await {
             Ok(event) => event,
-            Err(_) => panic!("{}: no {what} within {PATIENCE:?}; seen: {:#?}", self.name, self.seen),
+            Err(_) => panic!("{}: no {what} within {TIMEOUT:?}; seen: {:#?}", self.name, self.seen),
         }
     }
 
-    /// The next event of a name.
+    /// Returns the next event of a name.
     pub(crate) async fn event(&mut self, name: &str) -> Value {
         self.find(name, |event| event["event"] == name).await
     }
 
-    /// Sends a command, and gives the id that its answer will have.
+    /// Sends a command and returns its id.
     pub(crate) async fn send(&mut self, mut command: Value) -> u64 {
         self.commands += 1;
         command["id"] = json!(self.commands);
@@ -114,12 +114,12 @@ impl Tool {
         self.commands
     }
 
-    /// The answer to a command that was sent.
+    /// Waits for the answer to a command.
     pub(crate) async fn answer(&mut self, id: u64) -> Value {
         self.find("answer to a command", |event| event["id"] == id).await
     }
 
-    /// Sends a command and waits for its answer, which must be a good one.
+    /// Sends a command and waits for its answer, which must be a success.
     pub(crate) async fn ask(&mut self, command: Value) -> Value {
         let shown = command.to_string();
         let id = self.send(command).await;
@@ -128,7 +128,7 @@ impl Tool {
         answer
     }
 
-    /// Ends it, and waits for its end.
+    /// Kills the tool and waits for its end.
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.unwrap();
     }
@@ -146,7 +146,7 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// Starts a peer that listens on a port of 127.0.0.1, and waits until it does.
+    /// Starts a peer on a port of 127.0.0.1 and waits until it listens.
     pub(crate) async fn start(args: &[&str]) -> Self {
         let args = [&["serve", "--listen", "/ip4/127.0.0.1/tcp/0"], args].concat();
         Self::ready(Tool::start("peer.js", &args)).await
@@ -161,7 +161,7 @@ impl Peer {
         Self { tool, peer_id, address }
     }
 
-    /// Calls a method over a connection of its own; the whole answer.
+    /// Calls a method over a separate connection and returns the complete answer.
     pub(crate) async fn call(&mut self, address: &str, method: &str, request: Value) -> Value {
         let command = json!({ "command": "call", "addr": address, "method": method, "request": request });
         self.tool.ask(command).await

@@ -1,4 +1,4 @@
-//! Our side.
+//! Our side of the interoperability tests.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use prb_walkie::{
 };
 use tokio::time::timeout;
 
-/// For something to happen on a machine that has much else to do.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+/// Timeout of an event, generous for a busy machine.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Starts a node on a port of 127.0.0.1, without mDNS.
 pub(crate) async fn start(role: Role, configure: impl FnOnce(&mut Config)) -> Node {
@@ -26,7 +26,7 @@ pub(crate) async fn start(role: Role, configure: impl FnOnce(&mut Config)) -> No
     Node::start(config).await.unwrap()
 }
 
-/// Its first address, with the peer id, as originals need it.
+/// The node's first address with its peer id, as originals need it.
 pub(crate) fn address(node: &Node) -> String {
     node.listen_addresses()[0].clone().with(Protocol::P2p(node.peer_id())).to_string()
 }
@@ -38,24 +38,24 @@ pub(crate) fn without_id(address: &str) -> Multiaddr {
     address
 }
 
-/// Waits until a peer is in the table as `wanted`.
+/// Waits until a peer in the table is as `wanted`.
 pub(crate) async fn peer(node: &Node, id: &str, what: &str, wanted: impl Fn(&Peer) -> bool) -> Peer {
     let id: PeerId = id.parse().unwrap();
     let mut peers = node.peers();
     let found =
-        timeout(PATIENCE, peers.wait_for(|table| table.get(&id).is_some_and(|peer| wanted(peer)))).await;
+        timeout(TIMEOUT, peers.wait_for(|table| table.get(&id).is_some_and(|peer| wanted(peer)))).await;
     match found {
         Ok(table) => Peer::clone(table.unwrap().get(&id).unwrap()),
-        Err(_) => panic!("{id} is not {what} within {PATIENCE:?}: {:?}", node.peers().borrow().get(&id)),
+        Err(_) => panic!("{id} is not {what} within {TIMEOUT:?}: {:?}", node.peers().borrow().get(&id)),
     }
 }
 
-/// What stands under `pattern:SIZE`, here and at the JavaScript tools.
+/// The content of the blob `pattern:SIZE`, here and in the JavaScript tools.
 pub(crate) fn pattern(size: u32) -> Vec<u8> {
     (0..size).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
 }
 
-/// Patterns, and nothing else.
+/// Serves patterns only.
 #[derive(Debug)]
 pub(crate) struct Patterns;
 

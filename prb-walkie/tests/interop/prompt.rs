@@ -1,7 +1,8 @@
-//! Originals write a message in pieces and wait for the acknowledgement of each. Where ours does not acknowledge at
-//! once, Linux delays it by 40 ms, in every call.
+//! Tests that acknowledgements are not delayed. Originals write a message in pieces and wait for the
+//! acknowledgement of each; Linux would delay it by 40 ms in every call.
 //!
-//! The fastest tenth of the calls is looked at: a busy machine slows down some, a delayed acknowledgement all.
+//! Only the fastest tenth of the calls is measured: a busy machine slows down some, a delayed acknowledgement
+//! all.
 
 use std::{
     sync::Arc,
@@ -25,10 +26,10 @@ use crate::{
 
 /// Less than one delay.
 const PROMPT: Duration = Duration::from_millis(30);
-/// A new connection is acknowledged at once for a while, whatever is asked for.
+/// Linux acknowledges a new connection at once for a while, so these calls are not measured.
 const WARM_UP: usize = 40;
 
-/// The time of the fastest tenth of 40 calls.
+/// The duration of the fastest tenth of 40 calls.
 async fn fastest_tenth(mut call: impl AsyncFnMut()) -> Duration {
     let mut times = Vec::new();
     for _ in 0..WARM_UP + 40 {
@@ -47,7 +48,7 @@ fn assert_is_prompt(figures: &Value) {
 }
 
 #[tokio::test]
-async fn calls_are_prompt_both_ways() {
+async fn calls_have_no_delayed_acknowledgements() {
     let theirs = Peer::start(&["--shy"]).await;
     let node = ours::start(Role::LifecycleManager, |config| {
         config.boot_nodes = vec![theirs.address.parse().unwrap()];
@@ -64,7 +65,7 @@ async fn calls_are_prompt_both_ways() {
 }
 
 #[tokio::test]
-async fn blobs_are_prompt_both_ways() {
+async fn blobs_have_no_delayed_acknowledgements() {
     let mut theirs = Tool::start("blob-server.js", &["--quiet"]);
     let address = format!("127.0.0.1:{}", theirs.event("listening").await["port"]).parse().unwrap();
     let client = Client::start(address, "javascript", Config::default());

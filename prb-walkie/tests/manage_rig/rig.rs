@@ -51,7 +51,7 @@ pub fn worker(n: u16) -> db::Worker {
     }
 }
 
-/// Accounts of any text that has no question mark.
+/// A key ring that accepts any text without a question mark.
 #[derive(Debug)]
 struct Keys;
 
@@ -78,7 +78,7 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// With a fleet and a trader, or neither.
+    /// Creates a bench with a fleet and a trader, or with neither.
     pub async fn new(with_fleet: bool) -> Self {
         let inventory = Arc::new(MemoryInventory::default());
         let vault = Arc::new(RsaVault::new(&identity(0)));
@@ -118,7 +118,7 @@ impl Bench {
         Self { manager, inventory, vault, chain, source, workers, fleet, trader, node, caller }
     }
 
-    /// The answer as it came.
+    /// Returns the raw answer.
     pub async fn raw(&self, method: &str, data: Vec<u8>) -> Vec<u8> {
         let request = Request {
             created_at: 1_650_000_000_000,
@@ -145,13 +145,13 @@ impl Bench {
         let worker = ScriptedWorker::new(n.into());
         self.workers.add(&endpoint(n), worker.clone());
         for status in self.manager.status(&[]).unwrap() {
-            // It was looked for before.
+            // The fleet may have tried this endpoint already and be backing off.
             let _ = self.manager.restart(&[status.worker.id]);
         }
         worker
     }
 
-    /// Waits, while blocks go on.
+    /// Waits for a condition while producing blocks.
     pub async fn until(&self, what: &str, mut is: impl FnMut() -> bool) {
         let waiting = async {
             while !is() {
@@ -164,7 +164,7 @@ impl Bench {
         }
     }
 
-    /// Waits until all enabled workers compute.
+    /// Waits until all enabled workers are active.
     pub async fn until_active(&self) {
         let manager = self.manager.clone();
         self.until("computing", move || {
@@ -184,7 +184,7 @@ impl Bench {
     }
 }
 
-/// What this process logs.
+/// Captures the log of this process.
 #[derive(Clone, Default)]
 pub struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -213,7 +213,7 @@ impl MakeWriter<'_> for Log {
     }
 }
 
-/// Captures all that our crates log, and what others do at `debug`.
+/// Captures everything that our crates log, and others from `debug` on.
 pub fn capture_log() -> Log {
     static LOG: LazyLock<Log> = LazyLock::new(|| {
         let log = Log::default();

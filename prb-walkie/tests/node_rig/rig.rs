@@ -1,4 +1,4 @@
-//! Nodes on loopback addresses, and a bare libp2p peer that says whatever it is told.
+//! Test nodes on loopback addresses, and a bare libp2p peer with scripted answers.
 
 use std::{
     io,
@@ -30,7 +30,7 @@ use tokio::{
 pub const LONG: Duration = Duration::from_secs(60);
 pub const CHAIN: Hash = Hash([7; 32]);
 
-/// A key of this process, made once: making RSA keys takes a while.
+/// A cached key, because generating RSA keys takes a while.
 pub fn identity(n: usize) -> Identity {
     static MADE: LazyLock<Mutex<Vec<Identity>>> = LazyLock::new(Mutex::default);
     let mut made = MADE.lock().unwrap();
@@ -40,7 +40,7 @@ pub fn identity(n: usize) -> Identity {
     made[n].clone()
 }
 
-/// A node of the chain [`CHAIN`] on a loopback port, that nobody finds unless told.
+/// A node of the chain [`CHAIN`] on a loopback port, without discovery.
 pub fn config(n: usize, role: Role) -> Config {
     let mut config = Config::new(identity(n), role);
     config.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
@@ -57,25 +57,25 @@ pub async fn start(config: Config) -> Node {
     Node::start(config).await.unwrap()
 }
 
-/// Where a node listens, for others to dial.
+/// An address at which others can dial the node.
 pub fn address(node: &Node) -> Multiaddr {
     format!("{}/p2p/{}", node.listen_addresses()[0], node.peer_id()).parse().unwrap()
 }
 
-/// A node that knows another from its start.
+/// Starts a node that has another one as its boot node.
 pub async fn start_knowing(mut config: Config, other: &Node) -> Node {
     config.boot_nodes = vec![address(other)];
     start(config).await
 }
 
-/// Waits until a node's table is as wanted.
+/// Waits until a condition holds for a node's table.
 pub async fn until(node: &Node, what: &str, is: impl FnMut(&Arc<PeerTable>) -> bool) -> Arc<PeerTable> {
     let mut peers = node.peers();
     let found = tokio::time::timeout(LONG, peers.wait_for(is)).await.map(|r| r.unwrap().clone());
     found.unwrap_or_else(|_| panic!("not in time: {what}; the table is {:#?}", *node.peers().borrow()))
 }
 
-/// Waits until a peer is there as wanted.
+/// Waits until a condition holds for a peer in a node's table.
 pub async fn until_peer(node: &Node, other: PeerId, what: &str, is: impl Fn(&Peer) -> bool) -> Arc<Peer> {
     let table = until(node, what, |table| table.get(&other).is_some_and(|peer| is(peer))).await;
     table.get(&other).unwrap().clone()
@@ -136,16 +136,16 @@ struct RawBehaviour {
     identify: identify::Behaviour,
 }
 
-/// What a bare peer answers a request with; `None`: never.
+/// A bare peer's answer to a request; `None` for never.
 pub type Answer = Box<dyn FnMut(Vec<u8>) -> Option<Vec<u8>> + Send>;
 type Asked = (PeerId, Vec<u8>, oneshot::Sender<Result<Vec<u8>, OutboundFailure>>);
 
-/// A peer as the originals are, by its multiplexer, that speaks `/pb` in bytes.
+/// A peer with an original's multiplexer that speaks `/pb` in raw bytes.
 pub struct RawPeer {
     pub peer_id: PeerId,
     pub address: Multiaddr,
     asked: mpsc::Sender<Asked>,
-    /// Connections that were closed.
+    /// Number of closed connections.
     pub closed: Arc<Mutex<usize>>,
     task: JoinHandle<()>,
 }
@@ -190,7 +190,7 @@ impl RawPeer {
         Self { peer_id, address, asked, closed, task }
     }
 
-    /// Sends bytes to a connected peer.
+    /// Sends bytes to a connected peer and returns the answer.
     pub async fn ask(&self, peer: PeerId, bytes: Vec<u8>) -> Result<Vec<u8>, OutboundFailure> {
         let (sender, answer) = oneshot::channel();
         self.asked.send((peer, bytes, sender)).await.unwrap();
@@ -205,7 +205,7 @@ async fn drive(
     closed: Arc<Mutex<usize>>,
 ) {
     let mut waiting = std::collections::HashMap::new();
-    // Channels of calls that are never answered: a dropped one would end its call.
+    // Channels of calls that are never answered: dropping one would end its call.
     let mut silent = Vec::new();
     loop {
         let event = tokio::select! {

@@ -1,13 +1,10 @@
 //! The devnet's relay chain and parachain runtimes, executed natively.
 //!
-//! [`relay`] rotates GRANDPA authority sets and vouches for parachain heads. [`para::v1`] has the
-//! pallets that a bridge meets on the Phala parachain; [`para::v2`] is the same runtime with
-//! another spec version and other pallet indexes, for upgrades. [`types`] has the SCALE types that
-//! workers and bridges share with the pallets.
+//! [`relay`] rotates GRANDPA authority sets and stores parachain heads. [`para::v1`] has the pallets of the Phala parachain that a bridge uses; [`para::v2`] is the same runtime with another spec version and other pallet indexes, for upgrades. [`types`] has the SCALE types that workers and bridges share with the pallets.
 //!
 //! Not for production: the runtimes trust their author (the engine of `prb-devnet`).
 
-// FRAME's macros expand to code that this lint dislikes; there is none by hand.
+// FRAME's macros expand to code that this lint rejects; there is none by hand.
 #[allow(clippy::expect_used)]
 pub mod pallets;
 #[allow(clippy::expect_used)]

@@ -1,4 +1,4 @@
-//! The pallets, named and shaped as on the real chains where a bridge meets them.
+//! The pallets, with the names, indexes and layouts that bridges rely on.
 
 pub mod actions;
 pub mod assets;

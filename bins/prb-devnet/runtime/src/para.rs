@@ -1,6 +1,6 @@
 //! The parachain's runtime, in two versions.
 
-/// What the parachain starts with.
+/// The parachain's genesis configuration.
 #[derive(Debug, Clone)]
 pub struct Genesis {
     /// The parachain's id.
@@ -13,45 +13,45 @@ pub struct Genesis {
     pub vaults: Vec<(u64, crate::types::AccountId)>,
     /// Most workers of a pool.
     pub max_pool_workers: u32,
-    /// Seconds after which a withdrawal that waits lets anybody stop its pool's workers.
+    /// Seconds after which a queued withdrawal lets anybody stop its pool's workers.
     pub grace_period: u64,
-    /// Whether calls declare the weight that they are worth; the real ones declare none.
+    /// Whether calls declare realistic weights; the real ones declare none.
     pub weigh_calls: bool,
-    /// Proxied accounts, each with the account that acts for it.
+    /// Proxied accounts, each with its proxy.
     pub proxies: Vec<(crate::types::AccountId, crate::types::AccountId)>,
-    /// Blocks that a benchmark takes.
+    /// Duration of a benchmark, in blocks.
     pub benchmark_duration: u32,
     /// Whether workers without an attestation may register.
     pub none_attestation_enabled: bool,
-    /// Whether the retired attestation service is still believed.
+    /// Whether reports of the retired attestation service are accepted.
     pub ias_attestation_enabled: bool,
     /// Workers of an older version exit.
     pub minimum_pruntime_version: (u32, u32, u32),
-    /// How sessions are kept alive and how much they take.
+    /// Heartbeat and stake parameters.
     pub computation: crate::pallets::computation::Parameters,
     /// Seconds between a session's end and the return of its stake.
     pub cool_down_period: u64,
-    /// What is written at every block.
+    /// The values written in every block.
     pub load: crate::pallets::load::Amount,
 }
 
-/// Something that was done for a worker, as a block's events tell.
+/// An operation on a worker, according to a block's events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
-    /// A message took its place in its sender's sequence.
+    /// A message was accepted in its sender's sequence.
     Delivered {
         /// The sender.
         sender: crate::types::MessageOrigin,
-        /// The message's place.
+        /// The message's sequence number.
         sequence: u64,
     },
     /// A worker was registered, for the first time or again.
     Registered(crate::types::WorkerPublicKey),
-    /// A worker came into a pool.
+    /// A worker was added to a pool.
     Added(crate::types::WorkerPublicKey),
     /// Its session was started.
     Started(crate::types::WorkerPublicKey),
-    /// Its session was started again with more stake.
+    /// Its session was restarted with more stake.
     Restarted(crate::types::WorkerPublicKey),
     /// Its session was stopped.
     Stopped(crate::types::WorkerPublicKey),

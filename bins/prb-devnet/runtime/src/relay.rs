@@ -86,14 +86,14 @@ impl pallet_timestamp::Config for Runtime {
 impl pallet_grandpa::Config for Runtime {}
 impl pallet_paras::Config for Runtime {}
 
-/// What the relay chain starts with.
+/// The relay chain's genesis configuration.
 #[derive(Debug, Clone)]
 pub struct Genesis {
-    /// Everybody who may be in an authority set.
+    /// The candidates for all authority sets.
     pub candidates: Vec<AuthorityId>,
     /// Authorities in a set.
     pub set_size: u32,
-    /// Blocks of a set; 0 keeps the first for ever.
+    /// Length of a set in blocks; 0 keeps the first set forever.
     pub set_length: u32,
     /// The block that forces a change of authorities; 0 forces none.
     pub forced_change_at: u32,
@@ -104,7 +104,7 @@ pub struct Genesis {
 /// Builds the genesis state.
 ///
 /// # Errors
-/// What the pallets say.
+/// Those of the pallets.
 pub fn genesis(genesis: Genesis) -> Result<Storage, String> {
     let config = RuntimeGenesisConfig {
         grandpa: pallet_grandpa::GenesisConfig {

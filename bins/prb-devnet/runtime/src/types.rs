@@ -1,7 +1,6 @@
 //! SCALE types of the Phala pallets, with the layouts that workers and bridges decode.
 //!
-//! Field order and enum indexes are those of the Phala parachain; see the pallets for who writes
-//! what.
+//! Field order and enum indexes are those of the Phala parachain.
 
 pub mod attestation;
 pub mod pools;
@@ -32,7 +31,7 @@ pub const REGISTRY_EVENT_TOPIC: &[u8] = b"^phala/registry/event";
 /// Topic of [`WorkingReportEvent`]s, workers to chain and gatekeepers.
 pub const WORKING_REPORT_TOPIC: &[u8] = b"phala/mining/report";
 
-/// Who sent a message.
+/// The sender of a message.
 #[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum MessageOrigin {
     /// A pallet, by name.
@@ -62,7 +61,7 @@ pub enum MessageOrigin {
 }
 
 impl MessageOrigin {
-    /// Tells whether messages of this origin come from off the chain, signed.
+    /// Whether messages of this origin come from off the chain, signed.
     #[must_use]
     pub fn is_offchain(&self) -> bool {
         matches!(self, Self::Contract(_) | Self::Worker(_) | Self::Gatekeeper | Self::Cluster(_))
@@ -72,7 +71,7 @@ impl MessageOrigin {
 /// A message on the queue.
 #[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug)]
 pub struct Message {
-    /// Who sent it.
+    /// Its sender.
     pub sender: MessageOrigin,
     /// The topic it goes to.
     pub destination: Vec<u8>,
@@ -80,42 +79,42 @@ pub struct Message {
     pub payload: Vec<u8>,
 }
 
-/// A message from off the chain with its place in the sender's sequence.
+/// An off-chain message with its sequence number.
 #[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug)]
 pub struct SignedMessage {
     /// The message.
     pub message: Message,
-    /// Its place in the sender's sequence, from 0.
+    /// Its sequence number at the sender, from 0.
     pub sequence: u64,
     /// sr25519 over [`SignedMessage::signed_bytes`], 64 bytes.
     pub signature: Vec<u8>,
 }
 
 impl SignedMessage {
-    /// Returns what the sender signs: SCALE of (message, sequence).
+    /// Returns the bytes that the sender signs: SCALE of (message, sequence).
     #[must_use]
     pub fn signed_bytes(message: &Message, sequence: u64) -> Vec<u8> {
         (message, sequence).encode()
     }
 }
 
-/// What the chain tells one worker, or all of them.
+/// An event for one worker, or for all workers.
 #[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug)]
 pub enum SystemEvent {
-    /// Concerns one worker.
+    /// An event of one worker.
     #[codec(index = 0)]
     WorkerEvent(WorkerEventWithKey),
-    /// Asks every worker whose hashed id XOR `seed` is at most `online_target` for a heartbeat.
+    /// Asks for a heartbeat from every worker whose hashed id XOR `seed` is at most `online_target`.
     #[codec(index = 1)]
     HeartbeatChallenge(HeartbeatChallenge),
 }
 
-/// An event and the worker that it concerns.
+/// An event and its worker.
 #[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug)]
 pub struct WorkerEventWithKey {
     /// The worker.
     pub pubkey: WorkerPublicKey,
-    /// What happened.
+    /// The event.
     pub event: WorkerEvent,
 }
 
@@ -124,13 +123,12 @@ pub struct WorkerEventWithKey {
 pub struct HeartbeatChallenge {
     /// Random per block.
     pub seed: U256,
-    /// The share of workers asked, as a part of 2^256.
+    /// The share of workers that are asked, as a fraction of 2^256.
     pub online_target: U256,
 }
 
 impl HeartbeatChallenge {
-    /// Tells whether a worker has to answer: (blake2-256(pubkey) as big-endian XOR seed) at most
-    /// the target.
+    /// Whether a worker must answer: (blake2-256(pubkey) as big-endian XOR seed) is at most the target.
     #[must_use]
     pub fn concerns(&self, worker: &WorkerPublicKey) -> bool {
         let id = U256::from_big_endian(&sp_io::hashing::blake2_256(worker.as_ref()));
@@ -138,13 +136,13 @@ impl HeartbeatChallenge {
     }
 }
 
-/// What happened to a worker.
+/// An event of a worker.
 #[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug)]
 pub enum WorkerEvent {
     /// It is in the registry.
     #[codec(index = 0)]
     Registered(WorkerInfo),
-    /// It has to run a benchmark of so many blocks.
+    /// It must run a benchmark of this many blocks.
     #[codec(index = 1)]
     BenchStart {
         /// Parachain blocks.
@@ -166,7 +164,7 @@ pub enum WorkerEvent {
     /// Its session stopped.
     #[codec(index = 4)]
     Stopped,
-    /// Its session went without heartbeats.
+    /// Its session missed heartbeats.
     #[codec(index = 5)]
     EnterUnresponsive,
     /// Its session answers again.
@@ -174,7 +172,7 @@ pub enum WorkerEvent {
     ExitUnresponsive,
 }
 
-/// What a registration event says of the worker.
+/// The registration event's data about the worker.
 #[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug)]
 pub struct WorkerInfo {
     /// Attestation tier.
@@ -244,9 +242,9 @@ pub struct WorkerInfoV2 {
     pub runtime_version: u32,
     /// Chain time of the last change, seconds.
     pub last_updated: u64,
-    /// Whom the worker serves.
+    /// The worker's operator.
     pub operator: Option<AccountId>,
-    /// Who vouches for it.
+    /// Its attestation provider.
     pub attestation_provider: Option<AttestationProvider>,
     /// Attestation tier.
     pub confidence_level: u8,
@@ -275,7 +273,7 @@ pub struct WorkerEndpointPayload {
     pub signing_time: u64,
 }
 
-/// What a parachain block knows of its relay parent.
+/// A parachain block's data about its relay parent.
 #[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug, Default)]
 pub struct PersistedValidationData {
     /// SCALE of the parent header.

@@ -1,44 +1,44 @@
-//! Flags for what real nodes and chains do wrong.
+//! Flags for faults of nodes and chains.
 
 use std::time::Duration;
 
 use clap::Args;
 use prb_devnet::{Config, Devnet, Fault, JustificationOddities};
 
-/// What is wrong with the nodes and the chains.
+/// Faults of the nodes and the chains.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Unkind {
-    /// Fault of the relay chain's node, any number of times; `--relay-fault help` lists them
+    /// Fault of the relay chain's node, repeatable; `--relay-fault help` lists them
     #[arg(long, value_name = "FAULT")]
     relay_fault: Vec<Fault>,
-    /// Fault of the parachain's node, any number of times
+    /// Fault of the parachain's node, repeatable
     #[arg(long, value_name = "FAULT")]
     para_fault: Vec<Fault>,
-    /// Seconds after which both nodes' servers go away for a second, again and again; 0 = never
+    /// Interval in seconds at which both nodes' servers go away for a second; 0 = never
     #[arg(long, default_value_t = 0)]
     restart_every: u64,
-    /// Authorities in a set
+    /// Number of authorities in a set
     #[arg(long, default_value_t = 4)]
     set_size: u32,
-    /// Relay blocks that finality stays behind
+    /// Number of relay blocks by which finality lags
     #[arg(long, default_value_t = 0)]
     finality_lag: u32,
-    /// Relay block that forces a change of authorities, which workers do not take; 0 = none
+    /// Relay block that forces a change of authorities, which workers do not support; 0 = none
     #[arg(long, default_value_t = 0)]
     forced_change_at: u32,
-    /// Justifications hold votes of one authority for two blocks
+    /// Add votes of one authority for two blocks to justifications
     #[arg(long)]
     equivocate: bool,
-    /// Justifications hold a header of the votes' ancestry twice
+    /// Repeat a header of the votes' ancestry in justifications
     #[arg(long)]
     repeat_ancestry: bool,
-    /// Parachain blocks of each relay parent
+    /// Number of parachain blocks for each relay parent
     #[arg(long, default_value_t = 1)]
     heads_per_relay_block: u32,
-    /// Every so many-th parachain block changes `--burst-bytes`; 0 = none
+    /// Interval in parachain blocks at which a block changes `--burst-bytes`; 0 = never
     #[arg(long, default_value_t = 0)]
     burst_every: u32,
-    /// Bytes of values that such a block changes
+    /// Bytes of values changed by such a block
     #[arg(long, default_value_t = 20_000_000)]
     burst_bytes: u32,
     /// Bytes of each of these values
@@ -47,13 +47,13 @@ pub(super) struct Unkind {
     /// The relay chain names no head of the parachain after the history
     #[arg(long)]
     offboard: bool,
-    /// At every so many-th relay block, the parachain blocks that are not final lose their place; 0 = never
+    /// Interval in relay blocks at which parachain blocks that are not final are retracted; 0 = never
     #[arg(long, default_value_t = 0)]
     fork_every: u32,
 }
 
 impl Unkind {
-    /// The configuration with what the chains have wrong.
+    /// Returns the configuration with the chains' faults.
     pub(super) fn config(&self, config: Config) -> Config {
         Config {
             set_size: self.set_size,
@@ -72,7 +72,7 @@ impl Unkind {
         }
     }
 
-    /// Gives the nodes their faults.
+    /// Injects the nodes' faults.
     pub(super) async fn start(&self, devnet: &Devnet) -> std::io::Result<()> {
         for (node, faults) in [(devnet.relay(), &self.relay_fault), (devnet.para(), &self.para_fault)] {
             faults.iter().for_each(|fault| node.inject(fault));

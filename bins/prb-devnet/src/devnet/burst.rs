@@ -1,4 +1,4 @@
-//! Parachain blocks that change much more than the others.
+//! Parachain blocks that change much more than others.
 
 use codec::Encode;
 use prb_devnet_runtime::pallets::{actions::Action, load::pallet::Amount};
@@ -11,13 +11,13 @@ use crate::Config;
 pub(super) enum Burst {
     #[default]
     None,
-    /// The next block asks for so many bytes of changes; the one after makes them.
+    /// The next block requests this many bytes of changes; the block after it makes them.
     Wanted(u32),
-    /// The block that makes them goes back to the usual load.
+    /// The block that makes them restores the usual load.
     Asked,
 }
 
-/// What a block usually writes.
+/// Returns the usual load of a block.
 pub(super) const fn usual_load(config: &Config) -> Amount {
     Amount {
         changes_per_block: config.changes_per_block,
@@ -27,12 +27,12 @@ pub(super) const fn usual_load(config: &Config) -> Amount {
 }
 
 impl Devnet {
-    /// Lets one of the next parachain blocks, the second, change so many bytes of values.
+    /// Makes the second next parachain block change this many bytes of values.
     pub fn burst(&self, bytes: u32) {
         *self.0.burst.lock() = Burst::Wanted(bytes);
     }
 
-    /// What block `number` does to the load of the block after it.
+    /// Returns the change of load that block `number` makes for the block after it.
     pub(super) fn load_change(&self, number: u32) -> Option<Action> {
         let config = &self.0.config;
         let mut burst = self.0.burst.lock();

@@ -1,4 +1,4 @@
-//! What makes relay blocks final, and how far behind the newest.
+//! Finalises relay blocks, with a configurable lag.
 
 use std::sync::atomic::Ordering;
 
@@ -6,20 +6,19 @@ use super::{Devnet, Moving};
 use crate::{Error, node::finality};
 
 impl Devnet {
-    /// Lets finality stay so many relay blocks behind its usual place from the next block on. With fewer than
-    /// before, one round makes all blocks in between final at once: those that end a set have justifications,
-    /// others have none.
+    /// Sets the number of relay blocks by which finality lags, from the next block on. When it decreases, one
+    /// round finalises all blocks in between: those that end a set have justifications, others have none.
     pub fn lag_finality(&self, blocks: u32) {
         self.0.finality_lag.store(blocks, Ordering::Relaxed);
     }
 
-    /// Takes the parachain off the relay chain: the next relay block names no head of it, and no parachain block
-    /// comes any more.
+    /// Offboards the parachain: the next relay block names no head of it, and no further parachain blocks are
+    /// authored.
     pub fn offboard_para(&self) {
         self.0.offboarded.store(true, Ordering::Relaxed);
     }
 
-    /// Makes relay blocks final up to a number. Each authority set's last block is justified by that set.
+    /// Finalises relay blocks up to a number. Each authority set's last block is justified by that set.
     pub(super) fn finalize_up_to(&self, moving: &mut Moving, last: u32) -> Result<(), Error> {
         let relay = &self.0.relay;
         for number in relay.finalized_number() + 1..=last {
@@ -37,7 +36,7 @@ impl Devnet {
         let unknown = || Error::UnknownBlock(number.to_string());
         let target = relay.header(number).ok_or_else(unknown)?;
         let child = relay.header(number + 1);
-        // A forced change holds for its own block; no header that the old set signs announces it.
+        // A forced change takes effect at its own block; no header signed by the old set announces it.
         let is_forced = finality::forces_change(&target);
         if is_forced {
             relay.end_set();

@@ -1,4 +1,4 @@
-//! Forks: parachain blocks that lose their place before they are final.
+//! Forks: parachain blocks that are retracted before they are final.
 
 use std::sync::atomic::Ordering;
 
@@ -6,16 +6,17 @@ use super::Devnet;
 use crate::{Error, node::Retracted};
 
 impl Devnet {
-    /// Keeps relay blocks from including new parachain blocks, so that none becomes final, or ends that.
+    /// Stops or resumes including new parachain blocks in relay blocks, so that none becomes final.
     pub fn hold_para(&self, held: bool) {
         self.0.para_held.store(held, Ordering::Relaxed);
     }
 
-    /// Replaces the parachain blocks that no relay block includes yet by others of the same number and
-    /// relay parent that hold no transactions, and returns how many. A relay chain that picks another fork
-    /// looks the same from a parachain node.
+    /// Replaces the parachain blocks that no relay block includes yet by others of the same number and relay
+    /// parent without transactions, and returns their number. From a parachain node this looks like a relay chain
+    /// that picks another fork.
     ///
-    /// The blocks' transactions are told that they were retracted; what becomes of them then is `fate`.
+    /// Watchers of the blocks' transactions are told about the retraction; `fate` decides what happens to the
+    /// transactions then.
     ///
     /// # Errors
     /// [`Error::Runtime`], [`Error::State`].

@@ -1,11 +1,11 @@
-//! What a devnet does by itself as time goes by.
+//! Periodic tasks of a devnet.
 
 use std::time::Duration;
 
 use super::Devnet;
 use crate::{Error, node::Retracted};
 
-/// How long a node that is started again is away.
+/// How long a restarted node is away.
 const AWAY: Duration = Duration::from_secs(1);
 
 impl Devnet {
@@ -37,12 +37,12 @@ impl Devnet {
         let every = self.0.config.fork_every;
         if every != 0 && relay.is_multiple_of(every) {
             let blocks = self.reorganise_para(Retracted::Pooled)?;
-            tracing::info!(relay, blocks, "parachain blocks lost their place");
+            tracing::info!(relay, blocks, "parachain blocks were retracted");
         }
         Ok(())
     }
 
-    /// Starts a timer at which both nodes' servers go away for a second, until the devnet is shut down.
+    /// Starts a timer that makes both nodes' servers go away for a second, until the devnet is shut down.
     pub async fn spawn_restarts(&self, period: Duration) {
         let devnet = self.clone();
         self.0.tasks.lock().await.spawn(async move {
@@ -56,7 +56,7 @@ impl Devnet {
                 }
                 for node in [devnet.relay(), devnet.para()] {
                     if let Err(error) = node.start_rpc().await {
-                        tracing::error!(%error, "cannot start a node's server again");
+                        tracing::error!(%error, "cannot restart a node's server");
                     }
                 }
             }

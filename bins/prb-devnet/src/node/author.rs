@@ -1,4 +1,4 @@
-//! Authoring: blocks on the newest one, and what makes them final.
+//! Authors and finalises blocks.
 
 use codec::{Decode, Encode};
 use prb_devnet_runtime::Header;
@@ -21,12 +21,12 @@ use super::{
 use crate::Error;
 
 impl Node {
-    /// Authors a block on the newest one.
+    /// Authors a block on top of the newest one.
     pub(crate) fn author(&self, inherents: sp_inherents::InherentData) -> Result<Header, Error> {
         self.author_with(inherents, true)
     }
 
-    /// Authors a block without transactions on the newest one.
+    /// Authors a block without transactions on top of the newest one.
     pub(crate) fn author_empty(&self, inherents: sp_inherents::InherentData) -> Result<Header, Error> {
         self.author_with(inherents, false)
     }
@@ -46,7 +46,7 @@ impl Node {
         built.refused.drain(..).for_each(|hash| self.pool.lock().refuse(hash, number));
         if limit.is_some_and(|limit| built.proof_bytes > limit.limit_bytes) {
             tracing::warn!(number, proof_bytes = built.proof_bytes, "block is too large to be backed");
-            // The relay chain waits for another one; its transactions stay in the pool.
+            // The relay chain waits for another one; the transactions stay in the pool.
             built = Built::new(runtime, &state, &parent, inherents, Vec::new(), None)?;
         }
         let Built { header, body, included, changes, .. } = built;
@@ -63,7 +63,7 @@ impl Node {
         Ok(header)
     }
 
-    /// Sets how much proof a block may need. None is the default: blocks of any size are backed.
+    /// Limits the proof size of blocks. `None`, the default, backs blocks of any size.
     pub fn set_proof_limit(&self, limit: Option<ProofLimit>) {
         *self.proof_limit.lock() = limit;
     }
@@ -82,19 +82,19 @@ impl Node {
         pool.candidates()
     }
 
-    /// Makes blocks final, up to a number.
+    /// Finalises blocks up to a number.
     pub(crate) fn finalize(&self, number: u32) {
         self.ledger.write().finalize(number);
         self.announce_finalized(number);
     }
 
-    /// Makes a block final by its justification.
+    /// Finalises a block with its justification.
     pub(crate) fn justify(&self, number: u32, justification: Vec<u8>, keep: bool, ends_set: bool) {
         self.ledger.write().justify(number, justification, keep, ends_set);
         self.announce_finalized(number);
     }
 
-    /// Ends the current authority set with the newest justified block.
+    /// Ends the current authority set at the newest justified block.
     pub(crate) fn end_set(&self) {
         self.ledger.write().end_set();
     }
@@ -105,25 +105,25 @@ impl Node {
     }
 }
 
-/// How much proof a block may need to be backed by the relay chain, and how much its calls are taken to need.
+/// The limit of a block's proof size, and the estimated proof size of its calls.
 ///
-/// A devnet's tries are small, so it does not measure: each call of a transaction, also within batches and proxy
-/// calls, counts the same. As on real chains the calls declare nothing of it, and the author adds transactions
-/// while the block is below the limit: the last one may take it over.
+/// A devnet's tries are small, so real sizes are not measured: each call of a transaction, including those in
+/// batches and proxy calls, counts the same. As on real chains the calls declare no proof size, and the
+/// author adds transactions while the block is below the limit: the last one may exceed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProofLimit {
-    /// The most that a block may need, bytes.
+    /// Maximum proof size of a block, in bytes.
     pub limit_bytes: u64,
-    /// What a call needs, bytes.
+    /// Proof size of a call, in bytes.
     pub call_bytes: u64,
 }
 
 impl ProofLimit {
-    /// Khala's limit, and what a call that starts a worker needed there in the order of magnitude.
+    /// Khala's limit, and roughly the proof size there of a call that starts a worker.
     pub const KHALA: Self = Self { limit_bytes: 3_932_160, call_bytes: 32 * 1024 };
 }
 
-/// A block that was built and has no place in the chain yet.
+/// A block that was built and is not part of the chain yet.
 struct Built {
     header: Header,
     body: Vec<Vec<u8>>,
@@ -177,15 +177,15 @@ impl Built {
     }
 }
 
-/// What became of a transaction.
+/// The result of applying a transaction.
 enum Applied {
     Included,
-    /// It may go in the next block.
+    /// It may be included in the next block.
     Waits,
     Refused,
 }
 
-/// A block that is being built.
+/// A block under construction.
 struct Build<'a> {
     runtime: &'a Runtime,
     overlay: &'a mut OverlayedChanges<BlakeTwo256>,
@@ -227,7 +227,7 @@ impl Build<'_> {
         }
         self.overlay.rollback_transaction().map_err(storage)?;
         let full = TransactionValidityError::Invalid(InvalidTransaction::ExhaustsResources);
-        // What depends on a refused transaction, or finds the block full, may go in the next.
+        // A transaction that depends on a refused one, or finds the block full, may be included in the next one.
         let waits = matches!(
             &result,
             Ok(Err(error)) if *error == full

@@ -1,4 +1,4 @@
-//! A node's faults as text: for flags, and for the `devnet_inject` call of a running node.
+//! A node's faults as text, for flags and for the `devnet_inject` call of a running node.
 
 use std::{str::FromStr, time::Duration};
 
@@ -8,45 +8,45 @@ use super::{Node, ProofFault, TransactionFault};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// Most calls of a batch; 0 takes none.
+    /// Maximum number of calls in a batch; 0 disables batches.
     BatchCalls(u32),
-    /// Most bytes of an answer.
+    /// Maximum size of an answer, in bytes.
     AnswerBytes(u32),
-    /// Most connections; more get HTTP 429 at the handshake.
+    /// Maximum number of connections; further ones get HTTP 429 at the handshake.
     Connections(u32),
-    /// Requests a second.
+    /// Maximum number of requests a second.
     RateLimit(u32),
-    /// A method is refused.
+    /// Refuses a method.
     Refuse(String),
-    /// A method is never answered.
+    /// Never answers a method.
     Hold(String),
-    /// A method is answered with so many bytes.
+    /// Answers a method with this many bytes.
     Oversize(String, usize),
     /// A method is answered without end.
     Endless(String),
     /// No request is answered, pings are.
     Hang,
-    /// Every answer is late.
+    /// Delays every answer.
     Slow(Duration),
     /// How finality proofs are answered.
     Proofs(ProofFault),
-    /// States of so many newest blocks are kept.
+    /// Keeps the states of only this many of the newest blocks.
     KeepStates(u32),
-    /// A finalised head that no block has.
+    /// Announces a finalised head that does not exist.
     FalseHead(u32),
-    /// No block after this one.
+    /// Shows no block after this one.
     FreezeAt(u32),
-    /// No block after the final one of now.
+    /// Shows no block after the currently final one.
     Stale,
-    /// Every other request is answered by a backend that is so many blocks behind.
+    /// Answers every other request as a backend that lags by this many blocks.
     Alternate(u32),
-    /// Another block of this number is taken for the canonical one.
+    /// Treats another block of this number as the canonical one.
     ForkAt(u32),
-    /// A header with a wrong state root.
+    /// Shows a header with a wrong state root.
     BadHeader(u32),
-    /// Storage changes with a wrong bit.
+    /// Flips a bit in storage changes.
     BadChanges(u32),
-    /// A justification with a wrong bit.
+    /// Flips a bit in a justification.
     BadJustification(u32),
     /// What happens to transactions.
     Transactions(TransactionFault),
@@ -54,7 +54,7 @@ pub enum Fault {
     Restart(Duration),
 }
 
-/// How a fault is written, what it is, and what reads its value.
+/// A fault's syntax, meaning and parser.
 struct Form {
     name: &'static str,
     value: &'static str,
@@ -106,15 +106,21 @@ const fn form(
 }
 
 const FORMS: &[Form] = &[
-    form("batch-calls", "N", "most calls of a batch, 0 takes none", |v| number(v).map(Fault::BatchCalls)),
-    form("answer-bytes", "N", "most bytes of an answer", |v| number(v).map(Fault::AnswerBytes)),
-    form("connections", "N", "most connections, more get HTTP 429", |v| number(v).map(Fault::Connections)),
-    form("rate-limit", "N", "requests a second on a connection", |v| number(v).map(Fault::RateLimit)),
-    form("refuse", "METHOD", "refuses a method; pha_* refuses all that start so", |v| {
+    form("batch-calls", "N", "maximum number of calls in a batch, 0 disables batches", |v| {
+        number(v).map(Fault::BatchCalls)
+    }),
+    form("answer-bytes", "N", "maximum size of an answer", |v| number(v).map(Fault::AnswerBytes)),
+    form("connections", "N", "maximum number of connections, further ones get HTTP 429", |v| {
+        number(v).map(Fault::Connections)
+    }),
+    form("rate-limit", "N", "maximum number of requests a second on a connection", |v| {
+        number(v).map(Fault::RateLimit)
+    }),
+    form("refuse", "METHOD", "refuses a method; pha_* refuses all with that prefix", |v| {
         method(v).map(Fault::Refuse)
     }),
     form("hold", "METHOD", "never answers a method", |v| method(v).map(Fault::Hold)),
-    form("oversize", "METHOD:BYTES", "answers a method with so many bytes", |v| {
+    form("oversize", "METHOD:BYTES", "answers a method with this many bytes", |v| {
         let (name, bytes) = v.split_once(':')?;
         Some(Fault::Oversize(method(name)?, bytes.parse().ok()?))
     }),
@@ -126,16 +132,18 @@ const FORMS: &[Form] = &[
     form("proofs", "uncovered|null|old|tip-only|truncated:N", "how finality proofs are answered", |v| {
         proofs(v).map(Fault::Proofs)
     }),
-    form("keep-states", "N", "keeps the states of so many newest blocks", |v| {
+    form("keep-states", "N", "keeps the states of only this many of the newest blocks", |v| {
         number(v).map(Fault::KeepStates)
     }),
-    form("false-head", "N", "tells of a finalised head of this number", |v| number(v).map(Fault::FalseHead)),
+    form("false-head", "N", "announces a finalised head of this number that does not exist", |v| {
+        number(v).map(Fault::FalseHead)
+    }),
     form("freeze-at", "N", "shows no block after this one", |v| number(v).map(Fault::FreezeAt)),
-    form("stale", "", "shows no block after the final one of now", |_| Some(Fault::Stale)),
-    form("alternate", "N", "every other answer is of a node so many blocks behind", |v| {
+    form("stale", "", "shows no block after the currently final one", |_| Some(Fault::Stale)),
+    form("alternate", "N", "answers every other request as a node that lags by this many blocks", |v| {
         number(v).map(Fault::Alternate)
     }),
-    form("fork-at", "N", "takes another block of this number for the canonical one", |v| {
+    form("fork-at", "N", "treats another block of this number as the canonical one", |v| {
         number(v).map(Fault::ForkAt)
     }),
     form("bad-header", "N", "shows a wrong state root in this header", |v| number(v).map(Fault::BadHeader)),
@@ -152,7 +160,7 @@ const FORMS: &[Form] = &[
 ];
 
 impl Fault {
-    /// Lists every fault with its value and meaning, a line each.
+    /// Lists every fault with its syntax and meaning, one per line.
     #[must_use]
     pub fn forms() -> String {
         let lines = FORMS.iter().map(|form| {
@@ -162,7 +170,7 @@ impl Fault {
         lines.collect::<Vec<_>>().join("\n")
     }
 
-    /// Whether it holds from the RPC server's next start on.
+    /// Whether it only takes effect at the RPC server's next start.
     #[must_use]
     pub const fn is_of_server(&self) -> bool {
         matches!(self, Self::BatchCalls(_) | Self::AnswerBytes(_) | Self::Connections(_) | Self::Restart(_))
@@ -183,15 +191,16 @@ impl FromStr for Fault {
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, value) = text.split_once('=').unwrap_or((text, ""));
         let form = FORMS.iter().find(|form| form.name == name);
-        let form = form.ok_or_else(|| format!("{name:?} is no fault; there are\n{}", Self::forms()))?;
+        let form =
+            form.ok_or_else(|| format!("{name:?} is not a fault; the faults are\n{}", Self::forms()))?;
         let fault = (form.read)(value).filter(|_| form.value.is_empty() == value.is_empty());
         fault.ok_or_else(|| format!("{text:?}: write {name}={}", form.value))
     }
 }
 
 impl Node {
-    /// Gives the node a fault, besides those that it has. One [of the server](Fault::is_of_server) holds from its
-    /// next start on.
+    /// Injects a fault, in addition to the current ones. One [of the server](Fault::is_of_server) takes effect at
+    /// its next start.
     pub fn inject(&self, fault: &Fault) {
         let faults = self.faults();
         let mut limits = self.rpc_limits();
@@ -230,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_form_is_read_and_others_are_refused_in_words() {
+    fn all_forms_are_parsed_and_others_refused() {
         for form in FORMS {
             let values = match form.value {
                 "" => vec![""],

@@ -1,4 +1,4 @@
-//! Faults that a node can be told to have.
+//! Faults of a node's RPC.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -10,16 +10,16 @@ use tokio::sync::watch;
 
 use super::pool;
 
-/// Blocks after which a node gives up watching a transaction that is in a block and not final.
+/// Blocks after which a node stops watching a transaction that is in a block and not final.
 const FINALITY_TIMEOUT: u32 = 512;
 
-/// What happens to transactions that are sent to the node.
+/// What happens to transactions submitted to the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TransactionFault {
     /// They go into the pool.
     #[default]
     None,
-    /// They are accepted, and nothing more is ever heard of them.
+    /// They are accepted, and nothing more is reported about them.
     Swallowed,
     /// They are accepted and dropped when the next block is authored.
     Dropped,
@@ -28,18 +28,18 @@ pub enum TransactionFault {
 /// How a relay node answers `grandpa_proveFinality`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ProofFault {
-    /// As it should.
+    /// Correctly.
     #[default]
     None,
     /// With code 4: its database lacks the changes of authority sets, as after a warp sync.
     Uncovered,
     /// With null.
     Null,
-    /// With the oldest justification that it keeps, and no headers.
+    /// With the oldest stored justification, and no headers.
     Old,
-    /// With null for blocks of finished sets, as it should for others.
+    /// With null for blocks of finished sets, and correctly for others.
     TipOnly,
-    /// With so many of the headers.
+    /// With only this many of the headers.
     Truncated(usize),
 }
 
@@ -71,7 +71,7 @@ fn is_named(names: &HashSet<String>, method: &str) -> bool {
     names.contains(method) || names.iter().any(starts_so)
 }
 
-/// Faults that a node can be told to have, as its RPC shows them; its chain stays whole.
+/// The current faults of a node, which its RPC shows; its chain is not affected.
 #[derive(Debug)]
 pub struct Faults {
     inner: Mutex<Inner>,
@@ -86,7 +86,7 @@ impl Default for Faults {
 }
 
 impl Faults {
-    /// Refuses a method from now on; with `*` at its end, all whose names start so.
+    /// Refuses a method from now on; with a trailing `*`, all methods with that prefix.
     pub fn refuse(&self, method: &str) {
         self.inner.lock().refused.insert(method.to_owned());
     }
@@ -111,34 +111,34 @@ impl Faults {
         self.inner.lock().justifications.insert(number);
     }
 
-    /// Shows a block as the best and final one, whatever comes after it; none ends that.
+    /// Shows a block as the best and final one, whatever follows it; `None` ends this.
     pub fn freeze_at(&self, number: Option<u32>) {
         self.inner.lock().frozen_at = number;
     }
 
-    /// Keeps the states of so many newest blocks, and throws the older ones away as the chain grows; none keeps
-    /// all.
+    /// Keeps the states of only this many of the newest blocks, pruning older ones as the chain grows; `None`
+    /// keeps all.
     pub fn keep_states(&self, blocks: Option<u32>) {
         self.inner.lock().kept_states = blocks;
     }
 
-    /// Answers every request so much later.
+    /// Delays every answer.
     pub fn slow(&self, delay: Duration) {
         self.inner.lock().delay = delay;
     }
 
-    /// Answers so many requests a second on each connection, and refuses more; none answers all.
+    /// Limits the requests a second on each connection, and refuses further ones; `None` removes the limit.
     pub fn limit_rate(&self, requests: Option<u32>) {
         self.inner.lock().rate_limit = requests;
     }
 
-    /// Answers every other request as a node does that is so many blocks behind: two nodes behind one address.
-    /// None ends that.
+    /// Answers every other request as a node that lags by this many blocks, like two nodes behind one address.
+    /// `None` ends this.
     pub fn alternate(&self, blocks_behind: Option<u32>) {
         self.inner.lock().alternate = blocks_behind;
     }
 
-    /// Answers a method with a text of so many bytes.
+    /// Answers a method with a text of this many bytes.
     pub fn oversize(&self, method: &str, bytes: usize) {
         self.inner.lock().oversize.insert(method.to_owned(), bytes);
     }
@@ -154,48 +154,48 @@ impl Faults {
         self.inner.lock().proofs = fault;
     }
 
-    /// Tells of a finalised head of this number, which no block of the chain has; none ends that.
+    /// Announces a finalised head of this number, which does not exist on the chain; `None` ends this.
     pub fn false_head(&self, number: Option<u32>) {
         self.inner.lock().false_head = number;
     }
 
-    /// Takes another block of this number for the canonical one, as a node whose best chain has not followed
-    /// yet; the right one is known by its hash.
+    /// Treats another block of this number as the canonical one, as a node whose best chain has not switched yet;
+    /// the real one is known by its hash.
     pub fn fork_at(&self, number: Option<u32>) {
         self.inner.lock().forked_at = number;
     }
 
-    /// Has thrown away the states of the blocks before this one.
+    /// Prunes the states of the blocks before this one.
     pub fn prune_below(&self, number: u32) {
         self.inner.lock().pruned_below = number;
     }
 
-    /// Answers no request until told otherwise; connections stay open and pings are answered.
+    /// Stops or resumes answering requests; connections stay open and pings are answered.
     pub fn hang(&self, hangs: bool) {
         self.hangs.send_replace(hangs);
     }
 
-    /// Lets requests of a method wait until it is released; others are answered meanwhile.
+    /// Holds requests of a method until it is released; others are answered meanwhile.
     pub fn hold(&self, method: &str) {
         self.held.send_modify(|held| {
             held.insert(method.to_owned());
         });
     }
 
-    /// Answers the requests of a method that wait, and those to come.
+    /// Answers the held requests of a method, and those to come.
     pub fn release(&self, method: &str) {
         self.held.send_modify(|held| {
             held.remove(method);
         });
     }
 
-    /// Refuses the next transactions with these errors, one each, whatever they are.
+    /// Refuses the next transactions with these errors, one each.
     pub fn refuse_transactions(&self, refusals: impl IntoIterator<Item = pool::Error>) {
         self.inner.lock().refusals.extend(refusals);
     }
 
-    /// Gives up watching a transaction whose block is not final after so many more blocks; real nodes, and
-    /// this one without the fault, do so after 512.
+    /// Stops watching a transaction whose block is not final after this many more blocks; real nodes, and this
+    /// one without the fault, do so after 512.
     pub fn finality_timeout(&self, blocks: u32) {
         self.inner.lock().finality_timeout = Some(blocks);
     }
@@ -274,7 +274,7 @@ impl Faults {
         self.inner.lock().transactions
     }
 
-    /// Takes the refusal that the next transaction gets.
+    /// Takes the refusal for the next transaction.
     pub(crate) fn refusal(&self) -> Option<pool::Error> {
         self.inner.lock().refusals.pop_front()
     }
@@ -286,14 +286,14 @@ impl Faults {
     /// Waits while a method is held.
     pub(crate) async fn until_released(&self, method: &str) {
         let mut held = self.held.subscribe();
-        // The sender lives in `self`.
+        // Cannot fail: the sender lives in `self`.
         let _ = held.wait_for(|held| !held.contains(method)).await;
     }
 
     /// Waits while the node hangs.
     pub(crate) async fn until_answering(&self) {
         let mut hangs = self.hangs.subscribe();
-        // The sender lives in `self`.
+        // Cannot fail: the sender lives in `self`.
         let _ = hangs.wait_for(|hangs| !hangs).await;
     }
 }

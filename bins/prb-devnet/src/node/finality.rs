@@ -14,30 +14,30 @@ use sp_core::{H256, Pair as _, ed25519};
 use super::{ledger::Ledger, state};
 use crate::{Error, JustificationOddities};
 
-/// Most headers in a finality proof, as real nodes have it.
+/// Most headers in a finality proof, as in real nodes.
 const MAX_UNKNOWN_HEADERS: usize = 100_000;
-/// Every so many-th authority's precommit is for the child of the block justified.
+/// Every third authority votes for the child of the justified block.
 const CHILD_VOTER_STRIDE: usize = 3;
 
-/// A finality proof as `grandpa_proveFinality` gives it.
+/// A finality proof as returned by `grandpa_proveFinality`.
 #[derive(Debug, Clone, Encode, Decode)]
 pub struct FinalityProof {
     /// The block justified.
     pub block: H256,
     /// SCALE of its justification.
     pub justification: Vec<u8>,
-    /// The headers after the one asked for, up to and with the one justified.
+    /// The headers after the requested one, up to and including the justified one.
     pub unknown_headers: Vec<Header>,
 }
 
-/// The key of a `Grandpa` pallet's value.
+/// Builds the key of a `Grandpa` pallet's value.
 pub(crate) fn key(item: &str) -> Vec<u8> {
     let mut key = sp_io::hashing::twox_128(b"Grandpa").to_vec();
     key.extend(sp_io::hashing::twox_128(item.as_bytes()));
     key
 }
 
-/// Tells whether a header ends its authority set.
+/// Whether a header ends its authority set.
 pub(crate) fn ends_set(header: &Header) -> bool {
     header.digest.logs.iter().filter_map(|log| log.as_consensus()).any(|(engine, data)| {
         engine == GRANDPA_ENGINE_ID
@@ -45,7 +45,7 @@ pub(crate) fn ends_set(header: &Header) -> bool {
     })
 }
 
-/// Tells whether a header forces a change of authorities.
+/// Whether a header forces a change of authorities.
 pub(crate) fn forces_change(header: &Header) -> bool {
     header.digest.logs.iter().filter_map(|log| log.as_consensus()).any(|(engine, data)| {
         engine == GRANDPA_ENGINE_ID
@@ -53,7 +53,7 @@ pub(crate) fn forces_change(header: &Header) -> bool {
     })
 }
 
-/// Reads an authority set of a state.
+/// Reads the authority set in a state.
 pub(crate) fn authority_set(state: &state::State) -> Result<(SetId, AuthorityList), Error> {
     let read = |item| state::read(state, &key(item)).map(Option::unwrap_or_default);
     let decode = |error: codec::Error| Error::State(error.to_string());
@@ -62,8 +62,8 @@ pub(crate) fn authority_set(state: &state::State) -> Result<(SetId, AuthorityLis
     Ok((id, list))
 }
 
-/// Signs a justification of `target` by a set. Where the set does not end with the block, some vote for its
-/// child, so that the justification carries an ancestry.
+/// Builds a set's justification of `target`. If the set does not end with the block, some vote for its child,
+/// so that the justification carries an ancestry.
 pub(crate) fn justify(
     keys: &[(AuthorityId, ed25519::Pair)],
     (set_id, list): &(SetId, AuthorityList),
@@ -101,8 +101,8 @@ pub(crate) fn justify(
     GrandpaJustification::<Header> { round, commit, votes_ancestries: ancestry }.encode()
 }
 
-/// Proves a block final, as real nodes do: by the justification of its set's last block, or, in
-/// the current set, by the newest one, which may be older than the block.
+/// Proves a block final, as real nodes do: with the justification of its set's last block or, in the current
+/// set, with the newest one, which may be older than the block.
 pub(crate) fn prove(ledger: &Ledger, number: u32, finalized: u32) -> Result<Option<FinalityProof>, Error> {
     if number > finalized {
         return Err(Error::Finality(format!(
@@ -123,7 +123,7 @@ pub(crate) fn prove(ledger: &Ledger, number: u32, finalized: u32) -> Result<Opti
     Ok(Some(FinalityProof { block: block.hash, justification, unknown_headers }))
 }
 
-/// The oldest justification that is kept, without headers.
+/// Returns the oldest stored justification, without headers.
 pub(crate) fn oldest(ledger: &Ledger) -> Option<FinalityProof> {
     let (number, justification) =
         (0..=ledger.finalized()).find_map(|number| Some((number, ledger.justification(number)?)))?;
@@ -131,7 +131,7 @@ pub(crate) fn oldest(ledger: &Ledger) -> Option<FinalityProof> {
     Some(FinalityProof { block, justification, unknown_headers: Vec::new() })
 }
 
-// A node with a frozen view knows kept justifications only.
+// A node with a frozen view only knows stored justifications.
 fn newest(ledger: &Ledger, finalized: u32) -> Option<(u32, Vec<u8>)> {
     let (number, justification) = ledger.best_justification()?;
     if number <= finalized {

@@ -1,4 +1,4 @@
-//! The blocks of a chain, and those that lost their place in it.
+//! The blocks of a chain, including retracted ones.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -9,7 +9,7 @@ use sp_core::H256;
 /// A list of changed keys with their new values.
 pub type StorageCollection = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
-/// What a block changed in the state; the SCALE layout is the one that workers take.
+/// A block's changes of the state, in the SCALE layout that workers accept.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
 pub struct StorageChanges {
     /// The main trie's changes.
@@ -33,10 +33,10 @@ pub(crate) struct Block {
 pub(crate) struct Ledger {
     blocks: Vec<Arc<Block>>,
     numbers: HashMap<H256, u32>,
-    /// Blocks of forks that are over.
+    /// Retracted blocks.
     stale: HashMap<H256, Arc<Block>>,
     finalized: u32,
-    /// The justifications kept with their blocks.
+    /// Justifications stored with blocks.
     justifications: HashMap<u32, Vec<u8>>,
     /// The newest justification and its block.
     best_justification: Option<(u32, Vec<u8>)>,
@@ -77,7 +77,7 @@ impl Ledger {
         self.number(hash).and_then(|number| self.block(number)).or_else(|| self.stale.get(hash).cloned())
     }
 
-    /// Takes away the blocks after `last`, or after the final ones if those are more.
+    /// Retracts the blocks after `last`, but never final ones.
     pub(crate) fn retract(&mut self, last: u32) -> Vec<Arc<Block>> {
         let retracted = self.blocks.split_off(last.max(self.finalized) as usize + 1);
         for block in &retracted {
@@ -96,7 +96,7 @@ impl Ledger {
         self.finalized = self.finalized.max(number);
     }
 
-    /// Takes a finalized block's justification: the newest is known in any case.
+    /// Records a finalised block's justification; the newest one is always kept.
     pub(crate) fn justify(&mut self, number: u32, justification: Vec<u8>, keep: bool, ends_set: bool) {
         if ends_set {
             self.set_ends.push(number);
@@ -108,7 +108,7 @@ impl Ledger {
         self.finalize(number);
     }
 
-    /// Ends the current set with the newest justified block: the next one forces a change of authorities.
+    /// Ends the current set at the newest justified block, because the next block forces a change of authorities.
     pub(crate) fn end_set(&mut self) {
         if let Some((number, justification)) = self.best_justification.clone() {
             self.set_ends.push(number);
@@ -124,7 +124,7 @@ impl Ledger {
         self.best_justification.clone()
     }
 
-    /// Returns the last block of the set that a block belongs to, none for the current set.
+    /// Returns the last block of a block's set; `None` for the current set.
     pub(crate) fn set_end(&self, number: u32) -> Option<u32> {
         let index = self.set_ends.partition_point(|end| *end < number);
         self.set_ends.get(index).copied()

@@ -13,11 +13,11 @@ use super::fork::Retracted;
 
 /// Most bytes of all transactions.
 const MAX_BYTES: usize = 20 * 1024 * 1024;
-/// Blocks for which a transaction that was used or refused is not taken again.
+/// Blocks for which a used or refused transaction is banned.
 const BAN_BLOCKS: u32 = 32;
 /// Most banned transactions remembered.
 const MAX_BANNED: usize = 16 * 1024;
-/// Statuses that a watcher may be behind.
+/// Statuses by which a watcher may lag.
 const WATCH_CAPACITY: usize = 16;
 
 /// Why a transaction was refused; the texts and codes are those of real nodes.
@@ -26,21 +26,21 @@ pub enum Error {
     /// It is invalid.
     #[error("Invalid Transaction")]
     Invalid(InvalidTransaction),
-    /// Its validity is not known.
+    /// Its validity is unknown.
     #[error("Unknown Transaction Validity")]
     Unknown(UnknownTransaction),
-    /// It was used or refused a short time ago.
+    /// It was used or refused recently.
     #[error("Transaction is temporarily banned")]
     Banned,
-    /// It is in the pool.
+    /// It is in the pool already.
     #[error("Transaction Already Imported")]
     AlreadyImported(H256),
-    /// It would replace one of no lower priority.
+    /// It would replace a transaction of at least its priority.
     #[error("Priority is too low: ({old} vs {new})")]
     TooLowPriority {
-        /// Of the one in the pool.
+        /// The pooled transaction's priority.
         old: u64,
-        /// Of this one.
+        /// This transaction's priority.
         new: u64,
     },
     /// The pool is full.
@@ -60,32 +60,32 @@ impl From<TransactionValidityError> for Error {
     }
 }
 
-/// What happens to a transaction.
+/// A transaction's status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
-    /// It waits for another.
+    /// It waits for another transaction.
     Future,
     /// It may be included.
     Ready,
     /// It was sent to peers.
     Broadcast,
-    /// A block has it.
+    /// It is in a block.
     InBlock(H256),
-    /// The block that had it lost its place.
+    /// The block that had it was retracted.
     Retracted(H256),
     /// The block that has it was not final in time.
     FinalityTimeout(H256),
-    /// A final block has it.
+    /// It is in a final block.
     Finalized(H256),
-    /// Another one took its place.
+    /// Another transaction replaced it.
     Usurped(H256),
-    /// The pool gave it up.
+    /// The pool dropped it.
     Dropped,
     /// It became invalid.
     Invalid,
 }
 
-/// A transaction to be tried in a block.
+/// A candidate for a block.
 #[derive(Debug)]
 pub(crate) struct Candidate {
     pub(crate) hash: H256,
@@ -97,7 +97,7 @@ struct Entry {
     bytes: Vec<u8>,
     valid: ValidTransaction,
     messages: Vec<(MessageOrigin, u64)>,
-    /// When it came, as a count.
+    /// Its position in the order of arrival.
     order: u64,
     ready: bool,
     watchers: Vec<mpsc::Sender<Status>>,
@@ -106,7 +106,7 @@ struct Entry {
 impl Entry {
     fn tell(&self, status: &Status) {
         for watcher in &self.watchers {
-            // A watcher that does not read loses statuses, not the pool.
+            // A watcher that does not read loses statuses; the pool is not affected.
             let _ = watcher.try_send(status.clone());
         }
     }
@@ -145,7 +145,7 @@ impl Pool {
         }
     }
 
-    /// Refuses what need not be validated.
+    /// Refuses transactions that need no validation.
     pub(crate) fn check(&self, hash: H256, best: u32) -> Result<(), Error> {
         if self.entries.contains_key(&hash) {
             return Err(Error::AlreadyImported(hash));
@@ -156,7 +156,7 @@ impl Pool {
         }
     }
 
-    /// Takes a valid transaction and returns the statuses to come.
+    /// Adds a valid transaction and returns its future statuses.
     pub(crate) fn insert(
         &mut self,
         hash: H256,
@@ -217,7 +217,7 @@ impl Pool {
         })
     }
 
-    /// Finds out who has become ready, and tells them.
+    /// Marks transactions that have become ready, and tells their watchers.
     fn promote(&mut self) {
         loop {
             let ready: Vec<H256> = self
@@ -239,8 +239,8 @@ impl Pool {
         }
     }
 
-    /// Lists the ready transactions in the order to try them: a transaction after those that it
-    /// requires, otherwise by priority and age.
+    /// Returns the ready transactions in the order to try them: after those they require, otherwise by priority
+    /// and age.
     pub(crate) fn candidates(&self) -> Vec<Candidate> {
         let mut waiting: Vec<(&H256, &Entry)> =
             self.entries.iter().filter(|(_, entry)| entry.ready).collect();
@@ -264,14 +264,14 @@ impl Pool {
         ordered
     }
 
-    /// Lists all transactions, for a new validation.
+    /// Returns all transactions, for revalidation.
     pub(crate) fn pending(&self) -> Vec<Candidate> {
         let mut all: Vec<(&H256, &Entry)> = self.entries.iter().collect();
         all.sort_by_key(|(_, entry)| entry.order);
         all.into_iter().map(|(hash, entry)| Candidate { hash: *hash, bytes: entry.bytes.clone() }).collect()
     }
 
-    /// Takes what the transactions are worth on a new block.
+    /// Applies the results of revalidation on a new block.
     pub(crate) fn revalidated(&mut self, results: Vec<(H256, Result<ValidTransaction, Error>)>, best: u32) {
         let ready = self.entries.iter().filter(|(_, entry)| entry.ready);
         let were_ready: Vec<H256> = ready.map(|(hash, _)| *hash).collect();
@@ -289,7 +289,7 @@ impl Pool {
         self.promote_silently(&were_ready);
     }
 
-    // Those that were ready before a new validation are not told so again.
+    // Watchers are not told again about transactions that were ready before.
     fn promote_silently(&mut self, hashes: &[H256]) {
         let watchers: Vec<_> = hashes
             .iter()
@@ -306,14 +306,14 @@ impl Pool {
         }
     }
 
-    /// Gives up a transaction that a block could not take.
+    /// Removes a transaction that a block refused.
     pub(crate) fn refuse(&mut self, hash: H256, best: u32) {
         if self.remove(&hash, &Status::Invalid).is_some() {
             self.ban(hash, best);
         }
     }
 
-    /// Drops everything, as a pool does that is over its limits.
+    /// Drops everything, like a pool over its limits.
     pub(crate) fn drop_all(&mut self) {
         let hashes: Vec<H256> = self.entries.keys().copied().collect();
         for hash in hashes {
@@ -328,7 +328,7 @@ impl Pool {
         }
     }
 
-    /// Moves the transactions of a new block out of the pool.
+    /// Removes the transactions of a new block from the pool.
     pub(crate) fn included(&mut self, hashes: &[H256], number: u32, block: H256) {
         for hash in hashes {
             let Some(mut entry) = self.remove(hash, &Status::InBlock(block)) else { continue };
@@ -338,8 +338,8 @@ impl Pool {
         }
     }
 
-    /// Tells the watchers of transactions that their block lost its place. Returns those watchers that
-    /// hear nothing more.
+    /// Tells the watchers of transactions about the retraction of their block. Returns the watchers that get no
+    /// further status.
     pub(crate) fn retracted(&mut self, block: H256, fate: Retracted) -> Vec<mpsc::Sender<Status>> {
         let (retracted, rest): (Vec<_>, Vec<_>) =
             self.included.drain(..).partition(|included| included.block_hash == block);
@@ -363,7 +363,7 @@ impl Pool {
         silent
     }
 
-    /// Gives up watching what blocks up to `last` hold, which are not final.
+    /// Stops watching transactions in blocks up to `last` that are not final.
     pub(crate) fn give_up_watching(&mut self, last: u32) {
         for Included { block_hash, entry, .. } in
             self.included.iter_mut().filter(|included| included.block <= last && last > 0)
@@ -373,7 +373,7 @@ impl Pool {
         }
     }
 
-    /// Tells the watchers that blocks have become final.
+    /// Tells watchers about final blocks.
     pub(crate) fn finalized(&mut self, finalized: u32, hash_of: impl Fn(u32) -> Option<H256>) {
         let (done, rest): (Vec<_>, Vec<_>) =
             self.included.drain(..).partition(|included| included.block <= finalized);
@@ -384,13 +384,13 @@ impl Pool {
         }
     }
 
-    /// Tells whether a ready transaction provides a tag.
+    /// Whether a ready transaction provides a tag.
     pub(crate) fn provides(&self, tag: &[u8]) -> bool {
         let provider = self.providers.get(tag).and_then(|hash| self.entries.get(hash));
         provider.is_some_and(|entry| entry.ready)
     }
 
-    /// Tells whether the pool carries a message.
+    /// Whether the pool has a message.
     pub(crate) fn carries(&self, origin: &MessageOrigin, sequence: u64) -> bool {
         let is_it = |(sender, number): &(MessageOrigin, u64)| sender == origin && *number == sequence;
         self.entries.values().any(|entry| entry.messages.iter().any(is_it))

@@ -11,17 +11,17 @@ use sp_state_machine::{Ext, OverlayedChanges};
 use super::state::{State, read};
 use crate::Error;
 
-/// Where the chain says which runtime it is at.
+/// The storage key of the runtime's code.
 pub(crate) const CODE_KEY: &[u8] = b":code";
 
 /// A version of a runtime.
 #[derive(Debug)]
 pub(crate) struct Runtime {
-    /// What the chain has under [`CODE_KEY`].
+    /// The value stored under [`CODE_KEY`].
     pub(crate) code: &'static [u8],
     /// Its state version.
     pub(crate) state_version: StateVersion,
-    /// Lists the off-chain messages of an extrinsic.
+    /// Returns the off-chain messages of an extrinsic.
     pub(crate) offchain_messages: fn(&[u8]) -> Vec<(MessageOrigin, u64)>,
     /// Counts the calls of an extrinsic.
     pub(crate) calls: fn(&[u8]) -> u32,
@@ -55,7 +55,7 @@ pub(crate) static PARA: &[Runtime] = &[
     },
 ];
 
-/// Finds the runtime that a state names.
+/// Returns the runtime that a state uses.
 pub(crate) fn of_state(versions: &'static [Runtime], state: &State) -> Result<&'static Runtime, Error> {
     let code = read(state, CODE_KEY)?.unwrap_or_default();
     versions
@@ -65,7 +65,7 @@ pub(crate) fn of_state(versions: &'static [Runtime], state: &State) -> Result<&'
 }
 
 impl Runtime {
-    /// Calls a runtime API method on a state and the changes so far.
+    /// Calls a runtime API method on a state with the changes so far.
     pub(crate) fn call(
         &self,
         overlay: &mut OverlayedChanges<BlakeTwo256>,
@@ -88,12 +88,12 @@ impl Runtime {
         }
     }
 
-    /// Calls a runtime API method on a state, leaving no changes.
+    /// Calls a runtime API method on a state and discards changes.
     pub(crate) fn query(&self, state: &State, method: &str, arguments: &[u8]) -> Result<Vec<u8>, Error> {
         self.call(&mut OverlayedChanges::default(), state, method, arguments)
     }
 
-    /// As [`Runtime::call`], with the answer decoded.
+    /// As [`Runtime::call`], with the result decoded.
     pub(crate) fn call_decoded<T: Decode>(
         &self,
         overlay: &mut OverlayedChanges<BlakeTwo256>,

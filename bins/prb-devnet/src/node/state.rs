@@ -1,4 +1,4 @@
-//! An archive of all states of a chain, in memory: nodes are added and never removed.
+//! An in-memory archive of all states of a chain: nodes are added and never removed.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -11,27 +11,27 @@ use sp_trie::{DBValue, PrefixedMemoryDB, prefixed_key};
 
 use crate::Error;
 
-/// The states' trie nodes.
+/// The trie nodes of all states.
 #[derive(Debug, Clone)]
 pub(crate) struct StateDb {
     nodes: Arc<RwLock<HashMap<Vec<u8>, DBValue>>>,
 }
 
-/// Keys with their values, in the order of the keys.
+/// Key-value pairs, ordered by key.
 pub type StoragePairs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// One state.
 pub(crate) type State = TrieBackend<StateDb, BlakeTwo256>;
 
 impl StateDb {
-    /// Returns an archive that holds the empty state.
+    /// Creates an archive with the empty state.
     pub(crate) fn new() -> Self {
         let (key, value) = (empty_root(), vec![0u8]);
         let nodes = HashMap::from([(prefixed_key::<BlakeTwo256>(&key, hash_db::EMPTY_PREFIX), value)]);
         Self { nodes: Arc::new(RwLock::new(nodes)) }
     }
 
-    /// Returns the state of a root.
+    /// Returns the state with a root.
     pub(crate) fn at(&self, root: H256) -> State {
         TrieBackendBuilder::new(self.clone(), root).build()
     }
@@ -63,7 +63,7 @@ pub(crate) fn read(state: &State, key: &[u8]) -> Result<Option<Vec<u8>>, Error> 
     state.storage(key).map_err(Error::State)
 }
 
-/// Lists the entries under a prefix, in the order of their keys, after `start` if given.
+/// Returns the pairs under a prefix, ordered by key, after `start` if given.
 pub(crate) fn pairs(
     state: &State,
     prefix: &[u8],
@@ -77,7 +77,7 @@ pub(crate) fn pairs(
     state.pairs(args).map_err(Error::State)?.take(limit).map(|pair| pair.map_err(Error::State)).collect()
 }
 
-/// Lists the keys under a prefix, in their order, after `start` if given.
+/// Returns the keys under a prefix, in order, after `start` if given.
 pub(crate) fn keys(
     state: &State,
     prefix: &[u8],

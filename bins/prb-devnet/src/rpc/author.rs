@@ -20,7 +20,7 @@ use crate::{
 
 /// Most bytes of a transaction.
 const MAX_EXTRINSIC_BYTES: usize = 8 * 1024 * 1024;
-/// Whom transactions are said to be sent to.
+/// The peer that transactions are reported to be sent to.
 const PEER: &str = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp";
 
 pub(super) fn register(module: &mut Module) -> Registered {
@@ -101,7 +101,7 @@ fn status_json(status: &Status) -> Value {
     }
 }
 
-/// The codes and texts of substrate's author RPC.
+/// Codes and texts of substrate's author RPC.
 fn refused(cause: Error) -> ErrorObjectOwned {
     let Error::Pool(cause) = cause else {
         return error(1002, format!("Verification Error: {cause}"));

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::{Answer, Module, Registered, aliases, error, method, view::View};
 use crate::node::Node;
 
-/// Most block hashes given in one answer.
+/// Most block hashes in one answer.
 const MAX_HASHES: usize = 100_000;
 
 /// A block number as clients send it.
@@ -86,7 +86,7 @@ fn header(params: Params<'_>, view: &View<'_>) -> Answer<Value> {
     Ok(json!(block.map(|block| view.header(&block))))
 }
 
-/// A signed block, as substrate's RPC writes it.
+/// A signed block, in the JSON format of substrate's RPC.
 #[derive(Serialize, Clone)]
 struct SignedBlock {
     block: Body,
@@ -164,7 +164,7 @@ async fn heads(pending: PendingSubscriptionSink, node: Arc<Node>, which: Heads) 
     .await;
 }
 
-/// Sends a subscriber something of every new block, from the current one on.
+/// Sends a subscriber a value for every new block, from the current one on.
 pub(super) async fn follow(
     pending: PendingSubscriptionSink,
     node: &Arc<Node>,

@@ -8,7 +8,7 @@ use jsonrpsee::types::ErrorObjectOwned;
 use super::{Module, Registered, error};
 use crate::node::Fault;
 
-/// What their names start with.
+/// Prefix of their names.
 pub(super) const PREFIX: &str = "devnet_";
 
 pub(super) fn register(module: &mut Module) -> Registered {

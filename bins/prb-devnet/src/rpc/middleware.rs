@@ -1,4 +1,4 @@
-//! Counts requests, and refuses or delays them where the node is told to.
+//! Counts requests, and refuses or delays them according to the faults.
 
 use std::{future::Future, sync::Arc, time::Instant};
 
@@ -12,14 +12,14 @@ use parking_lot::Mutex;
 use super::{connection::Connection, devnet, view::Behind};
 use crate::node::Node;
 
-/// The code and text with which real nodes refuse a method that is not for the public.
+/// Code and text of real nodes' refusal of an unsafe method.
 const UNSAFE_CODE: i32 = -32601;
 const UNSAFE_TEXT: &str = "RPC call is unsafe to be called externally";
-/// The code and text with which real nodes refuse requests beyond `--rpc-rate-limit`.
+/// Code and text of real nodes' refusal of requests over `--rpc-rate-limit`.
 const RATE_CODE: i32 = -32999;
 const RATE_TEXT: &str = "RPC rate limit exceeded";
 
-/// Counts requests, and refuses or delays them where the node is told to.
+/// Counts requests, and refuses or delays them according to the faults.
 #[derive(Clone)]
 pub(super) struct Guard<S> {
     inner: S,
@@ -32,14 +32,14 @@ pub(super) struct Guard<S> {
 #[derive(Default)]
 struct Requests {
     count: u64,
-    /// How much of a second's allowance is used up, and when that was so.
+    /// The used part of a second's allowance, and when it was computed.
     used: Option<(f64, Instant)>,
 }
 
 impl Requests {
-    /// Counts a request; tells whether it is within the limit, and whether it is every other one.
+    /// Counts a request; returns whether it is within the limit, and whether it is every other one.
     ///
-    /// As at real nodes, the allowance comes back bit by bit.
+    /// The allowance is refilled continuously, as in real nodes.
     fn admit(&mut self, limit: Option<u32>) -> (bool, bool) {
         self.count += 1;
         let is_other = self.count.is_multiple_of(2);
@@ -61,7 +61,7 @@ impl<S> Guard<S> {
 }
 
 impl<S> Guard<S> {
-    /// Waits as the faults want it; gives the answer where that is not the chain's.
+    /// Waits as the faults demand; returns the answer if it is not the chain's.
     async fn afflict(&self, request: &mut Request<'_>) -> Option<MethodResponse> {
         let (faults, method) = (self.node.faults(), request.method_name().to_owned());
         if method.starts_with(devnet::PREFIX) {

@@ -1,4 +1,4 @@
-//! `pha_*` and `grandpa_*`: what a bridge asks for beyond plain substrate.
+//! `pha_*` and `grandpa_*`: a bridge's calls beyond plain substrate.
 
 use codec::{Decode, Encode};
 use jsonrpsee::types::{ErrorObjectOwned, Params};
@@ -11,7 +11,7 @@ use crate::node::{ChainKind, StorageChanges, StorageCollection};
 
 /// Code of all `pha_*` errors.
 const PHA_ERROR: i32 = 10_000;
-/// Code of a finality proof that cannot be had.
+/// Code of an unavailable finality proof.
 const PROVE_FINALITY_ERROR: i32 = 4;
 /// Most blocks of one call.
 const MAX_BLOCKS: u32 = 10_000;
@@ -19,7 +19,7 @@ const MAX_BLOCKS: u32 = 10_000;
 /// Changed keys with their new values.
 type Collection = Vec<(Bytes, Option<Bytes>)>;
 
-/// Storage changes as the RPC writes them.
+/// Storage changes in JSON.
 #[derive(Serialize, Clone)]
 #[serde(rename_all = "camelCase")]
 struct Changes {
@@ -110,7 +110,7 @@ fn no_block(hash: H256) -> ErrorObjectOwned {
 
 fn next_sequence(params: Params<'_>, view: &View<'_>) -> Answer<u64> {
     let text: String = params.sequence().next()?;
-    // Without 0x: real nodes do not take it with one.
+    // Without 0x, which real nodes do not accept.
     let bytes = hex::decode(text).map_err(|cause| error(PHA_ERROR, format!("InvalidSender: {cause}")))?;
     let origin = MessageOrigin::decode(&mut &bytes[..])
         .map_err(|cause| error(PHA_ERROR, format!("InvalidSender: {cause}")))?;

@@ -14,11 +14,11 @@ use super::{
 };
 use crate::node::state;
 
-/// Most keys of a page, as real nodes have it.
+/// Most keys on a page, as in real nodes.
 const MAX_PAGE: u32 = 1000;
-/// Most keys asked for at once.
+/// Most keys in one request.
 const MAX_KEYS: usize = 100_000;
-/// Most blocks that `state_queryStorage` walks.
+/// Most blocks covered by `state_queryStorage`.
 const MAX_QUERY_BLOCKS: u32 = 100_000;
 
 pub(super) fn register(module: &mut Module) -> Registered {
@@ -106,7 +106,7 @@ fn keys_paged(params: Params<'_>, view: &View<'_>) -> Answer<Vec<Bytes>> {
         return Err(error(4002, text));
     }
     let prefix = prefix.map(|prefix| prefix.0).unwrap_or_default();
-    // A start before the prefix's keys starts with their first.
+    // A start before the prefix means the prefix's first key.
     let start = start.map(|start| start.0).filter(|start| *start >= prefix);
     let state = view.state(at)?;
     let keys = state::keys(&state, &prefix, start.as_deref(), count as usize).map_err(client)?;

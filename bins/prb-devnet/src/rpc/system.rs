@@ -1,4 +1,4 @@
-//! `system_*`: what the node says of itself.
+//! `system_*`: the node's description.
 
 use jsonrpsee::types::Params;
 use prb_devnet_runtime::{SS58_PREFIX, types::AccountId};

@@ -1,4 +1,4 @@
-//! The chain as the node's RPC shows it: with its faults.
+//! The chain as shown by the node's RPC, with its faults.
 
 use std::sync::Arc;
 
@@ -14,17 +14,17 @@ use crate::{
 };
 
 const CLIENT_ERROR: i32 = 4001;
-/// The code with which real nodes answer questions about a state that they have thrown away.
+/// The code of real nodes' answers about a pruned state.
 const STATE_ERROR: i32 = 4003;
 
-/// The chain as the node's RPC shows it.
+/// The chain as shown by the node's RPC.
 pub(super) struct View<'a> {
     pub(super) node: &'a Arc<Node>,
-    /// How many blocks the backend that answers is behind.
+    /// Number of blocks by which the answering backend lags.
     behind: u32,
 }
 
-/// How many blocks behind a request is answered.
+/// Number of blocks by which the backend of a request lags.
 #[derive(Clone, Copy)]
 pub(super) struct Behind(pub(super) u32);
 
@@ -33,7 +33,7 @@ impl<'a> View<'a> {
         Self { node, behind: 0 }
     }
 
-    /// As the backend shows it that a request was given to.
+    /// The view of the backend that handles a request.
     pub(super) fn of(node: &'a Arc<Node>, extensions: &Extensions) -> Self {
         Self { node, behind: extensions.get::<Behind>().map_or(0, |behind| behind.0) }
     }
@@ -59,7 +59,7 @@ impl<'a> View<'a> {
         self.node.block_by_hash(hash).filter(|block| block.header.number <= self.best())
     }
 
-    /// Returns the block asked for, or the best one.
+    /// Returns the requested block, or the best one.
     pub(super) fn block_or_best(&self, hash: Option<H256>) -> Answer<Arc<Block>> {
         let block = match hash {
             Some(hash) => self.block_by_hash(hash),
@@ -68,14 +68,14 @@ impl<'a> View<'a> {
         block.ok_or_else(|| unknown(hash.unwrap_or_default()))
     }
 
-    /// Returns the state of the block asked for, or of the best one.
+    /// Returns the state of the requested block, or of the best one.
     pub(super) fn state(&self, hash: Option<H256>) -> Answer<State> {
         let block = self.block_or_best(hash)?;
         self.unpruned(&block)?;
         self.node.state_at(block.hash).map_err(client)
     }
 
-    /// Refuses a block whose state the node has thrown away.
+    /// Refuses a block whose state is pruned.
     pub(super) fn unpruned(&self, block: &Block) -> Answer<()> {
         if self.node.faults().has_pruned(block.header.number, self.best()) {
             let text = format!(
@@ -87,7 +87,7 @@ impl<'a> View<'a> {
         Ok(())
     }
 
-    /// The header that a node with a false head tells as the finalised one.
+    /// The header that a node with a false head announces as finalised.
     pub(super) fn false_head(&self) -> Option<Header> {
         let number = self.node.faults().false_head_number()?;
         let mut header = self.block(self.best())?.header.clone();
@@ -95,14 +95,14 @@ impl<'a> View<'a> {
         Some(header)
     }
 
-    /// Calls the runtime at the block asked for, or at the best one.
+    /// Calls the runtime at the requested block, or at the best one.
     pub(super) fn call(&self, name: &str, data: &[u8], hash: Option<H256>) -> Answer<Vec<u8>> {
         let block = self.block_or_best(hash)?;
         self.unpruned(&block)?;
         self.node.call(name, data, block.hash).map_err(client)
     }
 
-    /// The header of a branch that only this node takes for the canonical one.
+    /// The header of a branch that only this node treats as canonical.
     pub(super) fn forked(&self) -> Option<Header> {
         let mut header = self.block(self.node.faults().forked_number()?)?.header.clone();
         header.extrinsics_root.0[0] ^= 1;
@@ -158,8 +158,8 @@ impl<'a> View<'a> {
         }))
     }
 
-    // The last 32 bytes before the ancestry's length are an authority's id, those before them its
-    // signature: a flipped bit in the middle of the bytes hits a precommit in any case.
+    // The last 32 bytes before the ancestry's length are an authority's id, preceded by its signature: a flipped
+    // bit in the middle of the bytes always hits a precommit.
     fn spoil(&self, number: u32, mut justification: Vec<u8>) -> Vec<u8> {
         if self.node.faults().has_corrupt_justification(number) {
             let middle = justification.len() / 2;
@@ -182,12 +182,12 @@ impl<'a> View<'a> {
     }
 }
 
-/// Says that a block is not known.
+/// The error for an unknown block.
 pub(super) fn unknown(hash: H256) -> ErrorObjectOwned {
     error(CLIENT_ERROR, format!("UnknownBlock: Header was not found in the database: {hash:?}"))
 }
 
-/// Says what went wrong in the node.
+/// The error for a failure of the node.
 pub(super) fn client(cause: Error) -> ErrorObjectOwned {
     error(CLIENT_ERROR, format!("Client error: {cause}"))
 }

@@ -1,4 +1,4 @@
-//! The calls of `PhactoryAPI` as bytes: protobuf in, protobuf out, SCALE inside.
+//! The calls of `PhactoryAPI` as bytes: protobuf messages with SCALE content.
 
 use bytes::Bytes;
 use codec::{Decode, Encode};
@@ -14,9 +14,10 @@ use super::{
     verifier::{Init, Pairs, Verifier},
 };
 
-/// Carries out one call. Blocks while another one holds the verifier; takes as long as verification does.
+/// Carries out one call. Blocks while another one holds the verifier, and for as long as the verification
+/// takes.
 ///
-/// `TakeCheckpoint` and `Stop` concern the process: they are answered as far as the state machine goes.
+/// `TakeCheckpoint` and `Stop` concern the process; only their effect on the state machine is handled here.
 pub(crate) fn call(core: &Mutex<Verifier>, method: Method, body: Bytes) -> Result<Vec<u8>, Refusal> {
     match method {
         Method::GetInfo => answer(&core.lock().info()),
@@ -79,7 +80,7 @@ fn init(core: &Mutex<Verifier>, request: prpc::InitRuntimeRequest) -> Result<Vec
         state: scale(&request.encoded_genesis_state)?,
         operator: optional(request.encoded_operator.as_deref())?,
         debug_key: request.debug_set_key,
-        // The bare enum, as a real one reads it.
+        // A bare enum, as a real one decodes it.
         provider: optional(request.attestation_provider.as_deref())?,
         is_parachain: request.is_parachain,
     };
@@ -93,12 +94,12 @@ fn dispatch(core: &Mutex<Verifier>, request: prpc::Blocks) -> Result<Vec<u8>, Re
         (core.begin_dispatch()?, core.options().knobs.dispatch_pause())
     };
     if !pause.is_zero() {
-        // This is a thread for work that blocks.
+        // Runs on a blocking thread.
         std::thread::sleep(pause);
     }
     let result = runtime.dispatch(blocks);
     match &result {
-        // The process ends without having kept anything of it.
+        // The process ends without keeping any of it.
         Err(Refusal::Abort(_)) => core.lock().abandon_dispatch(),
         _ => core.lock().end_dispatch(runtime),
     }
@@ -117,7 +118,7 @@ fn proto<M: Message + Default>(body: Bytes) -> Result<M, Refusal> {
     M::decode(body).map_err(|error| Refusal::Decode(format!("{error:?}")))
 }
 
-/// Decodes SCALE; bytes after it do not matter, as in pRuntime.
+/// Decodes SCALE; trailing bytes are ignored, as in pRuntime.
 pub(crate) fn scale<T: Decode>(mut bytes: &[u8]) -> Result<T, Refusal> {
     T::decode(&mut bytes).map_err(|error| Refusal::Decode(format!("{error:?}")))
 }
@@ -126,7 +127,7 @@ fn optional<T: Decode>(bytes: Option<&[u8]>) -> Result<Option<T>, Refusal> {
     bytes.map(scale).transpose()
 }
 
-/// The protobuf form of a legacy call's SCALE body, and its method.
+/// Converts a legacy call's SCALE body to protobuf and returns its method.
 ///
 /// # Errors
 /// [`Refusal::NotFound`], [`Refusal::Decode`].
@@ -152,7 +153,7 @@ pub(crate) fn from_legacy(name: &str, mut body: &[u8]) -> Result<(Method, Vec<u8
     }
 }
 
-/// What a legacy call's answer holds as JSON.
+/// The JSON content of a legacy call's answer.
 pub(crate) fn legacy_payload(method: Method, answer: &[u8]) -> serde_json::Value {
     match method {
         Method::SyncCombinedHeaders => {

@@ -1,4 +1,4 @@
-//! A worker's messages on their way to the chain.
+//! A worker's egress queue.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -9,15 +9,15 @@ use codec::Encode;
 use prb_core::wire::{Message, MessageOrigin, SignedMessage};
 use sp_core::{Pair, sr25519};
 
-/// Messages of one sender that may wait. A worker whose messages nobody carries for so long makes no new ones.
+/// Most queued messages of one sender; beyond that no new ones are made.
 const MAX_PENDING: usize = 16_384;
-/// Senders that a worker may speak as.
+/// Most senders of a worker.
 const MAX_SENDERS: usize = 64;
 
-/// Signed messages that the chain has not taken yet, as far as the worker has seen, by sender.
+/// Signed messages that the chain has not accepted yet, as far as the worker has seen, by sender.
 ///
-/// The worker's own sequence numbers follow from the dispatched blocks alone: a worker that lost its state comes
-/// to the same ones again. Those of other senders go on from the chain's counter.
+/// The worker's own sequence numbers follow from the dispatched blocks only: after a loss of state it
+/// computes the same ones again. Those of other senders continue from the chain's counter.
 #[derive(Clone, Debug)]
 pub(crate) struct Egress {
     own: MessageOrigin,
@@ -31,7 +31,7 @@ struct Queue {
 }
 
 impl Egress {
-    /// Speaks as `own`, and as nobody else yet.
+    /// Creates a queue of the worker's own messages.
     pub(crate) fn new(own: MessageOrigin) -> Self {
         Self { queues: BTreeMap::from([(own.clone(), Queue::default())]), own }
     }
@@ -44,12 +44,12 @@ impl Egress {
         self.queues.values().map(|queue| queue.pending.len()).sum()
     }
 
-    /// Puts a message of the worker itself in line.
+    /// Queues a message of the worker itself.
     pub(crate) fn push(&mut self, pair: &sr25519::Pair, destination: &[u8], payload: &impl Encode) {
         self.push_as(&self.own.clone(), 0, pair, destination, payload.encode());
     }
 
-    /// Puts a message of any sender in line, at `first` or after those of it that were made before.
+    /// Queues a message of any sender, at `first` or after its earlier ones.
     pub(crate) fn push_as(
         &mut self,
         sender: &MessageOrigin,
@@ -59,12 +59,12 @@ impl Egress {
         payload: Vec<u8>,
     ) {
         if !self.queues.contains_key(sender) && self.queues.len() >= MAX_SENDERS {
-            tracing::warn!(senders = MAX_SENDERS, "too many senders, message not made");
+            tracing::warn!(senders = MAX_SENDERS, "too many senders, message dropped");
             return;
         }
         let queue = self.queues.entry(sender.clone()).or_default();
         if queue.pending.len() >= MAX_PENDING {
-            tracing::warn!(pending = MAX_PENDING, "egress queue is full, message not made");
+            tracing::warn!(pending = MAX_PENDING, "egress queue is full, message dropped");
             return;
         }
         let message = Message { sender: sender.clone(), destination: destination.to_vec(), payload };
@@ -74,7 +74,7 @@ impl Egress {
         queue.pending.push_back(Arc::new(SignedMessage { message, sequence, signature }));
     }
 
-    /// Drops what the chain has taken of a sender: everything below its next sequence.
+    /// Drops a sender's messages that the chain has accepted: those below its next sequence.
     pub(crate) fn purge(&mut self, sender: &MessageOrigin, next_wanted: u64) {
         let Some(queue) = self.queues.get_mut(sender) else { return };
         while queue.pending.front().is_some_and(|message| message.sequence < next_wanted) {
@@ -82,12 +82,12 @@ impl Egress {
         }
     }
 
-    /// Takes over what `other` holds of senders besides the worker.
+    /// Takes over `other`'s messages of senders besides the worker.
     pub(crate) fn adopt_others(&mut self, other: Self) {
         self.queues.extend(other.queues.into_iter().filter(|(sender, _)| *sender != other.own));
     }
 
-    /// SCALE of the messages by sender, as `GetEgressMessages` answers.
+    /// Encodes the messages by sender, for `GetEgressMessages`.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let waiting = self.queues.iter().filter(|(_, queue)| !queue.pending.is_empty());
         let messages: Vec<(&MessageOrigin, Vec<&SignedMessage>)> =

@@ -1,4 +1,4 @@
-//! What tests break, and what they count.
+//! Injected faults and call counters.
 
 use std::{
     collections::HashMap,
@@ -12,14 +12,14 @@ use std::{
 use parking_lot::Mutex;
 use prb_core::{primitives::AccountId, prpc::Method};
 
-/// Faults of one worker; they last over restarts.
+/// Faults of one worker, which survive restarts.
 #[derive(Debug, Default)]
 pub struct Faults {
     plan: Mutex<Plan>,
     knobs: Arc<Knobs>,
 }
 
-/// Faults that lie within the worker's own work.
+/// Faults of the worker's own work.
 #[derive(Debug, Default)]
 pub(crate) struct Knobs(Mutex<Inside>);
 
@@ -30,7 +30,7 @@ struct Inside {
 }
 
 impl Knobs {
-    /// Whom the worker registers for, whatever it is told.
+    /// The operator that the worker registers for instead of the requested one.
     pub(crate) fn operator(&self) -> Option<AccountId> {
         self.0.lock().operator
     }
@@ -53,17 +53,17 @@ impl Faults {
         self.plan.lock().delay = delay;
     }
 
-    /// Makes every fresh attestation take that long. Callers that stop waiting find it made later on.
+    /// Makes every new attestation take this long. A caller that stops waiting finds it finished later.
     pub fn slow_attestation(&self, takes: Duration) {
         self.plan.lock().attestation = takes;
     }
 
-    /// Makes every dispatch take that long, during which other calls that change the state are refused.
+    /// Makes every dispatch take this long; meanwhile other state-changing calls are refused.
     pub fn slow_dispatch(&self, takes: Duration) {
         self.knobs.0.lock().dispatch_pause = takes;
     }
 
-    /// Registers for this account from the next attestation on, whatever operator it is told.
+    /// Registers for this account from the next attestation on, instead of the requested operator.
     pub fn wrong_operator(&self, operator: Option<AccountId>) {
         self.knobs.0.lock().operator = operator;
     }
@@ -99,18 +99,18 @@ impl Faults {
     }
 }
 
-/// Calls counted over all lives of a worker.
+/// Call counters over all restarts of a worker.
 #[derive(Debug, Default)]
 pub(crate) struct Calls {
     counts: Mutex<HashMap<Method, u64>>,
     overlapping: AtomicU64,
 }
 
-/// Sync and dispatch calls that run in one life of a worker.
+/// Sync and dispatch calls in flight.
 #[derive(Debug, Default)]
 pub(crate) struct InFlight(Arc<AtomicU64>);
 
-/// Marks a sync or dispatch call as running until dropped.
+/// Marks a sync or dispatch call as in flight until dropped.
 #[derive(Debug)]
 pub(crate) struct Running(Arc<AtomicU64>);
 
@@ -127,7 +127,7 @@ impl Calls {
         self.overlapping.load(Ordering::Relaxed)
     }
 
-    /// Notes the start of a call; two sync or dispatch calls at once are a caller's fault and counted.
+    /// Records the start of a call; two concurrent sync or dispatch calls are the caller's fault and counted.
     pub(crate) fn start(&self, in_flight: &InFlight, method: Method) -> Option<Running> {
         let exclusive = matches!(
             method,

@@ -25,7 +25,7 @@ use super::{
 const JSON: &str = "application/json";
 const PROTOBUF: &str = "application/octet-stream";
 
-/// One life of a worker, as its requests see it.
+/// A worker between two restarts, as seen by its requests.
 #[derive(Clone)]
 struct Context {
     process: Arc<Process>,
@@ -123,7 +123,7 @@ impl Context {
         let forget = method == Method::Stop
             && prpc::StopOptions::decode(body.clone()).is_ok_and(|options| options.remove_checkpoints);
         let work = move || {
-            // Held until the work is done, even if the caller has hung up.
+            // Held until the work is done, even if the caller has disconnected.
             let _running = running;
             process.record(method, &body);
             let result = api::call(&life.core, method, body.clone());
@@ -132,7 +132,7 @@ impl Context {
             }
             result
         };
-        // Dropped with its connection, the work still ends: it is finite and owns what it touches.
+        // If dropped with its connection, the work still finishes: it is finite and owns its data.
         let result = match tokio::task::spawn_blocking(work).await {
             Ok(result) => result,
             Err(error) => Err(Refusal::Abort(error.to_string())),
@@ -150,7 +150,7 @@ impl Context {
         }
     }
 
-    /// Waits until the attestation is finished: as long as a fresh one takes, counted from when it was begun.
+    /// Waits until the attestation is finished: as long as a new one takes, counted from its beginning.
     async fn attest(&self, attestations_before: u64) {
         let until = {
             let mut until = self.life.attesting_until.lock();
@@ -164,7 +164,7 @@ impl Context {
         }
     }
 
-    /// Ends the process: the supervisor drops this very request, so that nobody gets an answer.
+    /// Ends the process: the supervisor drops this request as well, so that nobody gets an answer.
     async fn exit<T>(&self, exit: Exit) -> T {
         self.process.exit(exit).await;
         std::future::pending().await

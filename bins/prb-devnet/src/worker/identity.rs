@@ -5,7 +5,7 @@ use prb_core::primitives::WorkerKey;
 use sp_core::{Pair, sr25519};
 use sp_io::hashing::blake2_256;
 
-/// The keys that a worker seals: the same for the same seed and index, over every loss of state.
+/// The worker's sealed keys: the same for the same seed and index, after any loss of state.
 #[derive(Clone)]
 pub(crate) struct Identity {
     pub(crate) pair: sr25519::Pair,

@@ -1,5 +1,5 @@
-//! The JSON form of the API's messages: snake_case names, bytes as arrays of numbers, `null` for what is
-//! absent. Translated from and to protobuf, so that everything behind it knows one form only.
+//! The JSON form of the API's messages: snake_case names, bytes as arrays of numbers, `null` for absent
+//! values. Converted from and to protobuf, so that the rest knows one form only.
 
 use prb_core::prpc::Method;
 use serde_json::{Map, Value};
@@ -17,7 +17,7 @@ enum Kind {
 
 #[derive(Clone, Copy, PartialEq)]
 enum Rule {
-    /// Has a value always; a default one is not on the wire.
+    /// Always has a value; a default one is not on the wire.
     Plain,
     Optional,
     Repeated,
@@ -123,7 +123,7 @@ const CHAIN_STATE: Fields = &[("block_number", 1, Plain, Number), ("encoded_stat
 const STOP: Fields = &[("remove_checkpoints", 1, Plain, Bool)];
 const ECHO: Fields = &[("echo_msg", 1, Plain, Bytes)];
 
-/// Request and response of a method.
+/// The request and response fields of a method.
 const fn shapes(method: Method) -> (Fields, Fields) {
     match method {
         Method::GetInfo => (&[], INFO),
@@ -145,7 +145,7 @@ const fn shapes(method: Method) -> (Fields, Fields) {
     }
 }
 
-/// The protobuf form of a JSON request; an empty body is an empty request.
+/// Converts a JSON request to protobuf; an empty body is an empty request.
 ///
 /// # Errors
 /// [`Refusal::Decode`].
@@ -159,7 +159,7 @@ pub(crate) fn request(method: Method, body: &[u8]) -> Result<Vec<u8>, Refusal> {
     Ok(out)
 }
 
-/// The JSON form of a method's protobuf answer.
+/// Converts a method's protobuf answer to JSON.
 pub(crate) fn response(method: Method, body: &[u8]) -> Vec<u8> {
     let value = decode(shapes(method).1, body).unwrap_or_default();
     value.to_string().into_bytes()
@@ -282,7 +282,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_come_out_as_prost_reads_them() {
+    fn json_requests_convert_to_protobuf() {
         let json = r#"{"encoded_headers":[1,2,300],"proof":[]}"#;
         assert!(matches!(request(Method::SyncParaHeader, json.as_bytes()), Err(Refusal::Decode(_))));
         let json = r#"{"encoded_headers":[1,200],"proof":[[3],[4,5]],"more":1}"#;
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn info_is_the_same_by_both_ways() {
+    fn info_is_equal_in_json_and_protobuf() {
         let info = prpc::PhactoryInfo {
             headernum: 300,
             system: Some(prpc::SystemInfo { genesis_block: 7, ..Default::default() }),

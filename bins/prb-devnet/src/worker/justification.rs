@@ -1,4 +1,4 @@
-//! GRANDPA justifications: checked against one authority set, once for all workers of a process.
+//! Verifies GRANDPA justifications against one authority set, once for all workers of a process.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -12,7 +12,7 @@ use sp_runtime::{generic, traits::BlakeTwo256};
 
 type RelayHeader = generic::Header<u32, BlakeTwo256>;
 
-/// Verdicts kept; a worker that is further behind verifies again.
+/// Cached verdicts; a worker that lags further behind verifies again.
 const VERDICTS: usize = 8192;
 
 const UNDECODABLE: &str = "error decoding justification for header";
@@ -29,14 +29,14 @@ const UNUSED_HEADERS: &str = "bad justification for header: invalid precommit an
 type Reason = &'static str;
 type Verdict = Result<(), Reason>;
 
-/// Verdicts on justifications already seen, by the hash of all that they depend on.
+/// Cache of verdicts on justifications, by the hash of all their inputs.
 #[derive(Debug, Default)]
 pub(crate) struct Verdicts {
     inner: Mutex<(HashMap<H256, Verdict>, VecDeque<H256>)>,
 }
 
 impl Verdicts {
-    /// Whether `justification` finalizes the target under the set.
+    /// Whether `justification` finalises the target under the set.
     pub(crate) fn verify(&self, justification: &[u8], target: (H256, u32), set: &AuthoritySet) -> Verdict {
         let key = H256(sp_io::hashing::blake2_256(&(justification, target, set).encode()));
         if let Some(verdict) = self.inner.lock().0.get(&key) {
@@ -56,7 +56,7 @@ impl Verdicts {
     }
 }
 
-/// The order of the checks is pRuntime's: it shows in the reason where several are wrong.
+/// The order of the checks is pRuntime's, which determines the reason if several fail.
 fn verify(encoded: &[u8], target: (H256, u32), set: &AuthoritySet) -> Verdict {
     let justification =
         GrandpaJustification::<RelayHeader>::decode(&mut &*encoded).map_err(|_| UNDECODABLE)?;

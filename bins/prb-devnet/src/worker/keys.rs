@@ -55,5 +55,5 @@ pub(crate) fn grandpa_authorities() -> Vec<u8> {
     item("Grandpa", "Authorities")
 }
 
-/// Where old relay chains keep the authorities, after one byte of version.
+/// Key under which old relay chains store the authorities, with a version byte in front of the value.
 pub(crate) const OLD_GRANDPA_AUTHORITIES: &[u8] = b":grandpa_authorities";

@@ -1,4 +1,4 @@
-//! The relay chain's light client: headers that the tracked authority set has finalized.
+//! The relay chain's light client: tracks headers that the authority set has finalised.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use sp_core::H256;
 
 use super::{Refusal, justification::Verdicts, keys, proof::Proof};
 
-/// The last finalized header and the set that finalizes the next ones.
+/// The last finalised header, and the set that finalises the next ones.
 #[derive(Clone, Debug)]
 pub(crate) struct LightClient {
     last: H256,
@@ -16,10 +16,10 @@ pub(crate) struct LightClient {
 }
 
 impl LightClient {
-    /// Starts from a header and its proven authorities. The set's id is taken on trust, as pRuntime does.
+    /// Starts from a header and its proven authorities. The set's id is trusted, as in pRuntime.
     ///
     /// # Errors
-    /// A text for the log, where the proof does not show these authorities.
+    /// A text for the log if the proof does not contain these authorities.
     pub(crate) fn new(genesis: GenesisBlockInfo) -> Result<Self, String> {
         let proof = Proof::new(H256(genesis.block_header.state_root.0), &genesis.proof);
         let list = genesis.authority_set.list.encode();
@@ -37,7 +37,7 @@ impl LightClient {
         Ok(Self { last, set: Arc::new(genesis.authority_set) })
     }
 
-    /// Takes a batch of chained headers, the last one justified.
+    /// Accepts a batch of chained headers, the last one justified.
     ///
     /// # Errors
     /// pRuntime's reason, inside `HeaderValidateFailed(…)`.
@@ -72,7 +72,7 @@ pub(crate) fn hash(header: &Header) -> H256 {
     H256(header.hash().0)
 }
 
-/// Whether each header names the one before it as its parent.
+/// Whether each header's parent is the one before it.
 pub(crate) fn chained<'a>(headers: impl IntoIterator<Item = &'a Header>) -> bool {
     let mut parent = None;
     headers.into_iter().all(|header| {
@@ -82,7 +82,7 @@ pub(crate) fn chained<'a>(headers: impl IntoIterator<Item = &'a Header>) -> bool
     })
 }
 
-/// `Paras::Heads` holds the encoded header as a SCALE byte vector.
+/// Encodes a header as the value of `Paras::Heads`: a SCALE byte vector of the encoded header.
 pub(crate) fn as_para_head(header: &Header) -> Vec<u8> {
     let header = header.encode();
     let mut head = Compact(u32::try_from(header.len()).unwrap_or(u32::MAX)).encode();

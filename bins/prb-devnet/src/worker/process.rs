@@ -1,4 +1,4 @@
-//! A worker as a process: its lives, its exits, and the supervisor that restarts it.
+//! A worker's process: its exits, and the supervisor that restarts it.
 
 use std::{
     io,
@@ -34,23 +34,23 @@ use super::{
     verifier::{Options, Verifier},
 };
 
-/// Connections that one worker serves at a time; more wait in the listener's queue.
+/// Most concurrent connections of one worker; further ones wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 256;
-/// How long the worker tries to get its port back, and how often.
+/// How long, and at which interval, the worker tries to bind its port again.
 const REBIND_LIMIT: Duration = Duration::from_secs(10);
 const REBIND_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Why the process ends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Exit {
-    /// Somebody posted to `/kick`.
+    /// A request to `/kick`.
     Kick,
-    /// `Stop`, perhaps with the checkpoints removed.
+    /// `Stop`, possibly with removal of the checkpoints.
     Stop {
-        /// Whether they are.
+        /// Whether the checkpoints are removed.
         forget: bool,
     },
-    /// It aborted on what it was sent.
+    /// It aborted on a request.
     Abort,
 }
 
@@ -70,7 +70,7 @@ pub(crate) struct Life {
     pub(crate) attesting_until: Mutex<Option<Instant>>,
 }
 
-/// What lasts over lives.
+/// State that survives restarts.
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) faults: Faults,
@@ -103,7 +103,7 @@ impl Life {
     }
 }
 
-/// What a [`Process`] is made of.
+/// The parts of a [`Process`].
 pub(crate) struct Parts {
     pub(crate) address: SocketAddr,
     pub(crate) index: u32,
@@ -208,7 +208,7 @@ enum Down {
     Away,
 }
 
-/// Serves, and restarts what exits, until cancelled.
+/// Serves, and restarts after exits, until cancelled.
 pub(crate) async fn supervise(
     process: Arc<Process>,
     listener: TcpListener,
@@ -225,7 +225,7 @@ pub(crate) async fn supervise(
         let (bound, report) = match bound {
             Ok(bound) => (Some(bound), Ok(())),
             Err(error) => {
-                tracing::error!(worker = process.index, %error, "the worker's port is gone");
+                tracing::error!(worker = process.index, %error, "the worker's port is not available");
                 (None, Err(error))
             }
         };
@@ -244,7 +244,7 @@ pub(crate) async fn supervise(
     }
 }
 
-/// Serves one life; afterwards all its connections are closed. `None` when cancelled.
+/// Serves until the next exit; afterwards all its connections are closed. `None` if cancelled.
 async fn serve(
     process: &Arc<Process>,
     listener: TcpListener,
@@ -279,7 +279,7 @@ async fn serve(
                 Ok((stream, _)) => {
                     connections.spawn(connection(stream, router.clone()));
                 }
-                // Out of descriptors: give the connections time to end.
+                // Out of file descriptors: give connections time to end.
                 Err(_) => tokio::time::sleep(REBIND_INTERVAL).await,
             },
         }
@@ -290,7 +290,7 @@ async fn serve(
 }
 
 async fn connection(stream: TcpStream, router: axum::Router) {
-    // Answers are small and written whole; a peer that went away is not our failure.
+    // Best effort: answers are small and written whole.
     let _ = stream.set_nodelay(true);
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: Request<Incoming>| {
@@ -300,7 +300,7 @@ async fn connection(stream: TcpStream, router: axum::Router) {
     let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
-/// Real ones answer `//prpc/…` too: some bridges' endpoints end in a slash.
+/// Real workers also answer `//prpc/…`, because some bridges' endpoints end in a slash.
 fn single_slashes(uri: &mut Uri) {
     if !uri.path().contains("//") {
         return;
@@ -312,8 +312,7 @@ fn single_slashes(uri: &mut Uri) {
     }
 }
 
-/// Waits until the worker is to be served again. The inner option is who waits for that; `None` when
-/// cancelled.
+/// Waits until the worker shall serve again. The inner option is the waiter for that; `None` if cancelled.
 #[allow(clippy::option_option)]
 async fn stay_down(
     process: &Process,

@@ -1,9 +1,9 @@
-//! Reading values out of storage proofs.
+//! Reads values from storage proofs.
 
 use sp_core::{Blake2Hasher, H256};
 use sp_trie::{EMPTY_PREFIX, HashDBT, LayoutV1, MemoryDB, Trie, TrieDBBuilder};
 
-/// The trie nodes of a proof, read under the root that they must add up to.
+/// The trie nodes of a proof and their expected root.
 pub(crate) struct Proof {
     nodes: MemoryDB<Blake2Hasher>,
     root: H256,
@@ -18,12 +18,12 @@ impl Proof {
         Self { nodes: db, root }
     }
 
-    /// The value under `key`; `None` where the proof shows that there is none.
+    /// Reads the value of `key`; `None` if the proof shows that it is absent.
     ///
     /// # Errors
-    /// pRuntime's text, where nodes are missing or altered.
+    /// pRuntime's text if nodes are missing or altered.
     pub(crate) fn read(&self, key: &[u8]) -> Result<Option<Vec<u8>>, String> {
-        // The relay chain may run either state version; this layout reads both.
+        // The relay chain may use either state version; this layout reads both.
         TrieDBBuilder::<LayoutV1<Blake2Hasher>>::new(&self.nodes, &self.root)
             .build()
             .get(key)

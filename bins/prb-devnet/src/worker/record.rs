@@ -1,4 +1,4 @@
-//! The requests of a worker as text, so that another verifier can be fed with them.
+//! Records a worker's requests as text, so that another verifier can replay them.
 
 use std::{
     fs::{File, OpenOptions},
@@ -11,8 +11,8 @@ use prb_core::prpc::Method;
 
 /// Writes `METHOD hex-of-protobuf` lines to `DIR/worker-N.log`.
 ///
-/// A worker that lost its state starts a file of its own (`worker-N.2.log`, …): each file can be replayed
-/// from its first line.
+/// After a loss of state the worker starts a new file (`worker-N.2.log`, …): each file can be replayed from
+/// its first line.
 #[derive(Debug)]
 pub(crate) struct Recorder {
     dir: PathBuf,
@@ -24,7 +24,7 @@ impl Recorder {
     /// Opens the first file, creating the directory.
     ///
     /// # Errors
-    /// Whatever the file system says.
+    /// Those of the file system.
     pub(crate) fn open(dir: PathBuf, index: u32) -> io::Result<Self> {
         std::fs::create_dir_all(&dir)?;
         let file = append(&dir, index, 1)?;
@@ -33,10 +33,10 @@ impl Recorder {
 
     pub(crate) fn write(&self, method: Method, body: &[u8]) {
         let line = format!("{} {}\n", method.name(), hex::encode(body));
-        // One write a line: the file is unbuffered, so that it is whole whenever the process ends.
+        // One write per line: the file is unbuffered, so that it is complete whenever the process ends.
         let mut file = self.file.lock();
         if let Err(error) = file.1.write_all(line.as_bytes()) {
-            tracing::error!(worker = self.index, %error, "a request was not recorded");
+            tracing::error!(worker = self.index, %error, "cannot record a request");
         }
     }
 
@@ -46,7 +46,7 @@ impl Recorder {
         let life = file.0 + 1;
         match append(&self.dir, self.index, life) {
             Ok(next) => *file = (life, next),
-            Err(error) => tracing::error!(worker = self.index, %error, "no new record file"),
+            Err(error) => tracing::error!(worker = self.index, %error, "cannot create a new record file"),
         }
     }
 }

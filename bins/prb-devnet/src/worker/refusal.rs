@@ -1,8 +1,8 @@
-//! Why a worker refuses what it is sent, in pRuntime's own words.
+//! A worker's refusals, with pRuntime's texts.
 
 use sp_core::H256;
 
-/// A refusal. Its text is what a real pRuntime answers, letter by letter, because bridges match it.
+/// A refusal. Its text is exactly a real pRuntime's, because bridges match it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
@@ -12,13 +12,13 @@ pub enum Refusal {
     /// The light client does not accept the relay headers.
     #[error("HeaderValidateFailed({0})")]
     HeaderValidateFailed(String),
-    /// A batch or a block does not start at the number wanted.
+    /// A batch or a block does not start at the expected number.
     #[error("BlockNumberMismatch")]
     BlockNumberMismatch,
     /// A header does not follow the one before it.
     #[error("HeaderHashMismatch")]
     HeaderHashMismatch,
-    /// Parachain headers came before a relay header that could vouch for them.
+    /// Parachain headers came before a relay header that names them.
     #[error("RelaychainHeaderNotSynced")]
     RelaychainHeaderNotSynced,
     /// The read proof does not prove the last parachain header.
@@ -27,23 +27,23 @@ pub enum Refusal {
     /// A block came before its header.
     #[error("NoStateRoot")]
     NoStateRoot,
-    /// A block's storage changes do not lead to its header's state root.
+    /// A block's storage changes do not yield its header's state root.
     #[error("StateRootMismatch block={block:?} expected={expected:?} actual={actual:?}")]
     StateRootMismatch {
         /// The block.
         block: u32,
         /// The header's root.
         expected: H256,
-        /// The root that the changes led to.
+        /// The root that the changes yield.
         actual: H256,
     },
     /// Any other application error.
     #[error("{0}")]
     App(String),
-    /// A request's content is not the SCALE that it should be.
+    /// A request's content is not valid SCALE.
     #[error("DecodeError({0})")]
     Decode(String),
-    /// No such method.
+    /// The method does not exist.
     #[error("Method Not Found")]
     NotFound,
     /// The process aborts without an answer.
@@ -52,17 +52,17 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// A dispatch is running on a copy of the state.
+    /// The refusal while a dispatch is running on a copy of the state.
     pub(crate) fn busy() -> Self {
         Self::App("RCU in progress, please try the request again later".into())
     }
 
-    /// `InitRuntime` has not been called.
+    /// The refusal before `InitRuntime`.
     pub(crate) fn uninitialized() -> Self {
         Self::App("Runtime not initialized".into())
     }
 
-    /// The HTTP status that the refusal is answered with.
+    /// The HTTP status of the refusal's answer.
     pub const fn status(&self) -> u16 {
         match self {
             Self::Decode(_) => 400,

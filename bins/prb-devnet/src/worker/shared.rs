@@ -1,4 +1,4 @@
-//! What the workers of one process share, so that fifty of them cost little more than one.
+//! State shared by the workers of one process, so that fifty of them cost little more than one.
 
 use std::sync::Arc;
 
@@ -6,8 +6,7 @@ use super::{justification::Verdicts, trie::Tries};
 
 /// Trie nodes and verdicts on justifications, shared by the workers of one chain.
 ///
-/// Sharing saves work, not checks: entries are found by hashes of all the bytes that they were computed
-/// from.
+/// Sharing saves work, not checks: entries are keyed by hashes of all bytes that they were computed from.
 #[derive(Clone, Debug, Default)]
 pub struct Shared(Arc<Inner>);
 
@@ -18,7 +17,7 @@ struct Inner {
 }
 
 impl Shared {
-    /// Bytes of trie nodes held.
+    /// Size of the stored trie nodes, in bytes.
     pub fn trie_bytes(&self) -> usize {
         self.0.tries.size_bytes()
     }
@@ -34,7 +33,7 @@ impl Shared {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // Recent states hold the store that holds them.
+        // Recent states hold a reference to their store, which would keep each other alive.
         self.tries.forget_all();
     }
 }

@@ -1,4 +1,5 @@
-//! What a worker has verified: relay headers, parachain headers, blocks. The rules and their order.
+//! The synchronizer: verified relay headers, parachain headers and blocks, with pRuntime's rules and their
+//! order.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -14,7 +15,7 @@ use super::{
     trie::State,
 };
 
-/// Next numbers wanted of both chains, and what has been verified so far.
+/// The next expected numbers of both chains, and what has been verified so far.
 #[derive(Clone, Debug)]
 pub(crate) struct Synchronizer {
     light: LightClient,
@@ -23,7 +24,7 @@ pub(crate) struct Synchronizer {
     next_block: u32,
     /// State root of the last relay header, until parachain headers have used it.
     relay_root: Option<H256>,
-    /// Roots of verified parachain headers whose blocks have not come yet.
+    /// Roots of verified parachain headers whose blocks have not arrived yet.
     roots: VecDeque<H256>,
     start_validated: bool,
     para_head_key: Vec<u8>,
@@ -63,12 +64,12 @@ impl Synchronizer {
         self.relay_root.is_some()
     }
 
-    /// Whether the state that the worker started from has been checked against its header.
+    /// Whether the initial state has been checked against its header.
     pub(crate) fn start_validated(&self) -> bool {
         self.start_validated
     }
 
-    /// `SyncHeader`: the last relay header held afterwards.
+    /// `SyncHeader`: returns the last relay header afterwards.
     pub(crate) fn sync_relay(
         &mut self,
         mut headers: Vec<HeaderToSync>,
@@ -91,7 +92,7 @@ impl Synchronizer {
         Ok(last.header.number)
     }
 
-    /// `SyncParaHeader`: the last parachain header held afterwards.
+    /// `SyncParaHeader`: returns the last parachain header afterwards.
     pub(crate) fn sync_para(&mut self, mut headers: Vec<Header>, proof: &[Vec<u8>]) -> Result<u32, Refusal> {
         headers.retain(|header| header.number >= self.next_para);
         let (Some(first), Some(last)) = (headers.first(), headers.last()) else {
@@ -117,7 +118,7 @@ impl Synchronizer {
         Ok(self.next_para.wrapping_sub(1))
     }
 
-    /// Verifies one block and gives the state after it.
+    /// Verifies one block and returns the state after it.
     pub(crate) fn feed(
         &mut self,
         block: &BlockHeaderWithChanges,
@@ -145,7 +146,7 @@ impl Synchronizer {
         Ok(state)
     }
 
-    /// `LoadChainState`: goes on from the state of block `number`.
+    /// `LoadChainState`: continues from the state of block `number`.
     pub(crate) fn assume_at(&mut self, number: u32) -> Result<(), Refusal> {
         if self.next_block > 1 || self.next_para > 0 {
             return Err(Refusal::App("Failed to set synchronizer state".into()));

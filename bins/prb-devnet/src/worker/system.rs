@@ -1,4 +1,4 @@
-//! The worker's life as the message queue tells it: registration, benchmark, session, heartbeats.
+//! The worker's life cycle, driven by the message queue: registration, benchmark, session, heartbeats.
 
 use codec::Decode;
 use prb_core::wire::MessageOrigin;
@@ -10,10 +10,10 @@ use sp_core::{Pair, sr25519};
 
 use super::{egress::Egress, trie::BlockFacts};
 
-/// Milliseconds of chain time that a score counts iterations in.
+/// Chain time in which a score counts iterations, in milliseconds.
 const SCORE_PERIOD_MS: u64 = 6000;
 
-/// What the worker knows of itself from the blocks that it dispatched.
+/// The worker's state, derived from dispatched blocks.
 #[derive(Clone)]
 pub(crate) struct System {
     pair: sr25519::Pair,
@@ -52,11 +52,11 @@ impl System {
         self.now_ms
     }
 
-    /// Takes note of a dispatched block and answers what it asks of this worker.
+    /// Applies a dispatched block and answers its events for this worker.
     pub(crate) fn process(&mut self, number: u32, facts: &BlockFacts, egress: &mut Egress) {
         self.now_ms = facts.now_ms;
         for message in &facts.messages {
-            // Only the chain itself speaks on this topic; what workers sent comes by here as well.
+            // Only the chain itself may send on this topic; messages of workers pass here as well.
             if !matches!(message.sender, MessageOrigin::Pallet(_))
                 || message.destination != SYSTEM_EVENT_TOPIC
             {
@@ -115,7 +115,7 @@ impl System {
         egress.push(&self.pair, REGISTRY_EVENT_TOPIC, &report);
     }
 
-    // Chain time, not the machine's: a worker that replays history does what it did the first time.
+    // Chain time, not the machine's: a worker that replays history must do the same as the first time.
     fn iterations_since(&self, start_ms: u64) -> u64 {
         self.now_ms.saturating_sub(start_ms).saturating_mul(self.score) / SCORE_PERIOD_MS
     }

@@ -47,14 +47,14 @@ fn init(chain: &MiniChain) -> Init {
     }
 }
 
-/// A worker at the chain's start.
+/// A worker at the start of the chain.
 fn started(chain: &MiniChain) -> Verifier {
     let mut worker = verifier(&Shared::default());
     worker.init(init(chain)).unwrap();
     worker
 }
 
-/// A worker that holds relay headers up to `relay` and all parachain headers that they vouch for.
+/// A worker with relay headers up to `relay` and all parachain headers that they prove.
 fn with_headers(chain: &MiniChain, relay: u32) -> Verifier {
     let mut worker = started(chain);
     for number in START + 1..=relay {

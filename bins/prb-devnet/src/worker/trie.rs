@@ -1,9 +1,9 @@
-//! The parachain's state as workers hold it: state version 0 tries over one shared store of nodes.
+//! The parachain's state in workers: state version 0 tries over one shared store of nodes.
 //!
-//! Hundreds of workers in one process follow the same chain. Nodes are content-addressed and counted, so
-//! that equal states share them, and a transition (parent root, changes) that one worker has computed is
-//! found by the next. A transition's key is a hash of every byte of the changes: one flipped bit is another
-//! transition, computed anew.
+//! Hundreds of workers in one process follow the same chain. Nodes are content-addressed and
+//! reference-counted, so that equal states share them, and a transition (parent root, changes) computed by
+//! one worker is found by the next. A transition's key is a hash of every byte of the changes: a flipped bit
+//! makes another transition, which is computed again.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -26,9 +26,9 @@ use super::keys;
 
 type Layout = LayoutV0<Blake2Hasher>;
 
-/// Nodes that states nobody holds any more may take, in bytes.
+/// Most bytes of nodes in states that no worker holds any more.
 const RECENT_BYTES: usize = 256 << 20;
-/// States kept for workers that are behind the first one.
+/// Most states kept for workers that lag behind the first one.
 const RECENT_STATES: usize = 4096;
 const CHILD_PREFIX: &[u8] = b":child_storage:default:";
 const NULL_NODE: &[u8] = &[0];
@@ -55,7 +55,7 @@ struct Counted {
 /// A parent's state root and the hash of the changes made to it.
 type Transition = (H256, H256);
 
-/// What a worker reads from every block's state.
+/// The data that a worker reads from every block's state.
 #[derive(Debug)]
 pub(crate) struct BlockFacts {
     /// Messages of the block to the workers.
@@ -87,31 +87,32 @@ impl fmt::Debug for State {
 }
 
 impl Tries {
-    /// Bytes of all nodes held.
+    /// Size of all stored nodes, in bytes.
     pub(crate) fn size_bytes(&self) -> usize {
         self.inner.lock().bytes
     }
 
-    /// The state of those pairs.
+    /// Builds the state with these pairs.
     pub(crate) fn load(self: &Arc<Self>, pairs: Vec<(Vec<u8>, Vec<u8>)>) -> Arc<State> {
         let empty = Arc::new(State::new(self, empty_root(), BTreeMap::new(), None));
         let main = pairs.into_iter().map(|(key, value)| (key, Some(value))).collect();
         empty.compute(&StorageChanges { main, child: Vec::new() }, None).unwrap_or(empty)
     }
 
-    /// Lets go of all states kept for workers that are behind.
+    /// Releases all states kept for lagging workers.
     pub(crate) fn forget_all(&self) {
         let recent = std::mem::take(&mut self.inner.lock().recent);
         drop(recent);
     }
 
-    /// Lets go of the oldest states kept for workers behind, while there are too many.
+    /// Releases the oldest states kept for lagging workers, while there are too many.
     fn forget_old(&self) {
         let mut gone = Vec::new();
         let mut inner = self.inner.lock();
         while inner.recent.len() > RECENT_STATES || (inner.bytes > RECENT_BYTES && !inner.recent.is_empty()) {
             gone.extend(inner.recent.pop_front());
-            // Nodes are freed by the drop below, outside the lock: do not empty the queue for one excess.
+            // Nodes are freed by the drop below, outside of the lock: do it in batches rather than for each excess
+            // state.
             if gone.len() >= 16 {
                 break;
             }
@@ -144,7 +145,7 @@ impl State {
         T::decode(&mut &*self.get(key)?).ok()
     }
 
-    /// The block's messages and time, read once for all workers that share the state.
+    /// Returns the block's messages and time, decoded once for all workers that share the state.
     pub(crate) fn facts(&self) -> Arc<BlockFacts> {
         let read = || {
             Arc::new(BlockFacts {
@@ -155,7 +156,7 @@ impl State {
         self.facts.get_or_init(read).clone()
     }
 
-    /// The state after `changes`, if its root is `expected`; else the root that they lead to.
+    /// Returns the state after `changes` if its root is `expected`, otherwise the root that they yield.
     pub(crate) fn apply(
         self: &Arc<Self>,
         changes: &StorageChanges,
@@ -223,7 +224,7 @@ impl Drop for State {
     fn drop(&mut self) {
         let mut inner = self.tries.inner.lock();
         if let Some(origin) = self.origin {
-            // The same transition may have been computed again since the last reference went.
+            // The same transition may have been computed again since the last reference was dropped.
             if inner.transitions.get(&origin).is_some_and(|state| state.strong_count() == 0) {
                 inner.transitions.remove(&origin);
             }
@@ -240,7 +241,7 @@ fn empty_root() -> H256 {
     *ROOT.get_or_init(empty_trie_root::<Layout>)
 }
 
-/// The root after the changes, or the old one where nodes are missing, as pRuntime's storage does.
+/// Computes the root after the changes; returns the old one if nodes are missing, as pRuntime's storage does.
 fn advance<'a>(
     db: &mut Overlay<'_>,
     root: H256,
@@ -297,7 +298,8 @@ impl Inner {
     }
 }
 
-/// Hashes of a node's children. Inline children are shorter than a hash and so have none of their own.
+/// Returns the hashes of a node's children. Inline children are shorter than a hash and so have no children
+/// themselves.
 fn children_of(data: &[u8]) -> Vec<H256> {
     match NodeCodec::<Blake2Hasher>::decode(data) {
         Ok(Node::Branch(children, _) | Node::NibbledBranch(_, children, _)) => children
@@ -312,7 +314,7 @@ fn children_of(data: &[u8]) -> Vec<H256> {
     }
 }
 
-/// The store with the nodes that one block adds. Removals mean nothing: nodes are counted by state.
+/// The store plus the nodes that one block adds. Removals are ignored, because nodes are counted by state.
 struct Overlay<'a> {
     base: &'a Inner,
     new: HashMap<H256, DBValue>,

@@ -1,4 +1,4 @@
-//! pRuntime as a state machine: what each call checks and does, without I/O.
+//! pRuntime as a state machine: the checks and effects of each call, without I/O.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -25,20 +25,20 @@ mod info;
 /// SCALE pairs of a state.
 pub(crate) type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// Bytes of an endpoint announcement that a worker signs at most.
+/// Maximum size of a signed endpoint announcement, in bytes.
 const MAX_ENDPOINT_PAYLOAD_BYTES: usize = 2048;
-/// What precedes an endpoint announcement in what is signed.
+/// Prefix of the signed bytes of an endpoint announcement.
 const ENDPOINT_CONTENT_TYPE: [u8; 2] = [0xff, 0x02];
 const MAX_CONSENSUS_VERSION: u32 = 1;
 
-/// What does not change in a worker's life.
+/// Fixed settings of a worker.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) identity: Identity,
     /// Iterations per 6 s of chain time.
     pub(crate) score: u64,
     pub(crate) attestation_methods: Vec<String>,
-    /// IAS reports and registration info as the first version's call takes them.
+    /// Whether to return IAS reports and registration info for the first version's call.
     pub(crate) first_version: bool,
     pub(crate) version: (u32, u32, u32),
     pub(crate) knobs: Arc<Knobs>,
@@ -46,7 +46,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// The version as registrations carry it.
+    /// The version as encoded in registrations.
     fn packed_version(&self) -> u32 {
         let (major, minor, patch) = self.version;
         (major << 16) | (minor << 8) | patch
@@ -64,7 +64,7 @@ pub(crate) struct Verifier {
     signed_endpoints: Option<prpc::GetEndpointResponse>,
 }
 
-/// What `InitRuntime` brings to life. Cheap to clone: the state is shared.
+/// The state created by `InitRuntime`. Cheap to clone, because the chain's state is shared.
 #[derive(Clone, Debug)]
 pub(crate) struct Runtime {
     genesis_hash: Hash,
@@ -77,7 +77,7 @@ pub(crate) struct Runtime {
     registration: Registration,
 }
 
-/// What the worker registers with.
+/// The worker's registration data.
 #[derive(Clone, Debug)]
 struct Registration {
     identity: Identity,
@@ -86,7 +86,7 @@ struct Registration {
     provider: Option<AttestationProvider>,
     first_version: bool,
     attestation: Option<prpc::Attestation>,
-    /// How many were made.
+    /// Number of attestations so far.
     attestations: u64,
 }
 
@@ -121,7 +121,7 @@ impl Verifier {
         &self.options
     }
 
-    /// How often it has attested in this life.
+    /// Number of attestations since the last restart.
     pub(crate) fn attestations(&self) -> u64 {
         self.runtime.as_ref().map_or(0, |runtime| runtime.registration.attestations)
     }
@@ -168,7 +168,7 @@ impl Verifier {
             None => self.options.identity.clone(),
         };
         attestation::allowed(init.provider, dev_mode, &self.options.attestation_methods)?;
-        // pRuntime aborts here: the caller gets no answer.
+        // pRuntime aborts here, so the caller gets no answer.
         let sync = Synchronizer::new(init.genesis, para_id).map_err(Refusal::Abort)?;
         let info = WorkerRegistrationInfoV2 {
             version: self.options.packed_version(),
@@ -202,7 +202,7 @@ impl Verifier {
         Ok(runtime.registration.response())
     }
 
-    /// `SyncHeader`; even a refused one ends the time for `LoadChainState`.
+    /// `SyncHeader`; even a refused one ends the window for `LoadChainState`.
     pub(crate) fn sync_relay(&mut self, headers: Vec<HeaderToSync>) -> Result<u32, Refusal> {
         self.idle()?;
         self.can_load_chain_state = false;
@@ -215,7 +215,7 @@ impl Verifier {
         self.runtime()?.sync.sync_para(headers, proof)
     }
 
-    /// `SyncCombinedHeaders`: not atomic, relay headers stay when the parachain's are refused.
+    /// `SyncCombinedHeaders`: not atomic, relay headers stay if the parachain's are refused.
     pub(crate) fn sync_combined(
         &mut self,
         relay: Vec<HeaderToSync>,
@@ -231,8 +231,8 @@ impl Verifier {
         Ok(prpc::HeadersSyncedTo { relaychain_synced_to, parachain_synced_to })
     }
 
-    /// A copy of the runtime to dispatch blocks on; until [`Self::end_dispatch`] other calls that change
-    /// the state are refused.
+    /// Returns a copy of the runtime to dispatch blocks on; other state-changing calls are refused until
+    /// [`Self::end_dispatch`].
     pub(crate) fn begin_dispatch(&mut self) -> Result<Runtime, Refusal> {
         self.idle()?;
         let copy = self.runtime()?.clone();
@@ -240,7 +240,7 @@ impl Verifier {
         Ok(copy)
     }
 
-    /// Puts the copy in place. What `GetRuntimeInfo` changed meanwhile stays, and so do messages of other senders.
+    /// Installs the copy. Changes by `GetRuntimeInfo` in the meantime stay, as do messages of other senders.
     pub(crate) fn end_dispatch(&mut self, mut runtime: Runtime) {
         self.dispatching = false;
         if let Some(current) = self.runtime.take() {
@@ -251,7 +251,7 @@ impl Verifier {
         self.runtime = Some(runtime);
     }
 
-    /// Forgets the copy.
+    /// Discards the copy.
     pub(crate) fn abandon_dispatch(&mut self) {
         self.dispatching = false;
     }
@@ -295,7 +295,7 @@ impl Verifier {
         Ok(())
     }
 
-    /// `GetEgressMessages`: SCALE of the messages.
+    /// `GetEgressMessages`: returns the messages as SCALE.
     pub(crate) fn egress(&self) -> Vec<u8> {
         match &self.runtime {
             Some(runtime) => runtime.egress.encode(),
@@ -370,7 +370,7 @@ impl Verifier {
         })
     }
 
-    /// The last block dispatched, which a checkpoint of now would hold.
+    /// Returns the last dispatched block, which a checkpoint taken now would contain.
     pub(crate) fn checkpoint_block(&mut self) -> Result<u32, Refusal> {
         Ok(self.runtime()?.sync.next_block().wrapping_sub(1))
     }
@@ -392,7 +392,7 @@ impl Runtime {
         Ok(last)
     }
 
-    /// Forgets messages that the chain has taken.
+    /// Drops messages that the chain has accepted.
     fn purge(&mut self) {
         for sender in self.egress.senders() {
             let ingress = self.state.decoded(&keys::offchain_ingress(&sender));
@@ -400,7 +400,7 @@ impl Runtime {
         }
     }
 
-    /// A worker that is older than the chain allows exits.
+    /// Exits if the worker is older than the chain allows.
     fn check_version(&self) -> Result<(), Refusal> {
         let least: (u32, u32, u32) =
             self.state.decoded(&keys::minimum_pruntime_version()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The smallest bridge there is, for tests that feed workers from a devnet's own blocks.
+//! A minimal bridge, for tests that feed workers from a devnet's own blocks.
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
@@ -22,9 +22,9 @@ use prost::Message;
 use sp_core::{H256, Pair, sr25519};
 use sp_io::hashing::{blake2_256, twox_64, twox_128};
 
-/// An HTTP client, whose TLS has no provider of its own here.
+/// An HTTP client.
 pub fn http() -> reqwest::Client {
-    // Another test of the process may have been first.
+    // Another test of the process may have installed it first.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::new()
 }
@@ -40,7 +40,7 @@ pub fn wire<T: Decode>(value: &impl Encode) -> T {
     T::decode(&mut &*value.encode()).unwrap()
 }
 
-/// Carries blocks from the chains to a worker, and messages back; the smallest bridge there is.
+/// Carries blocks from the chains to a worker, and messages back.
 #[derive(Clone)]
 pub struct Bridge {
     pub devnet: Devnet,
@@ -70,7 +70,7 @@ impl Bridge {
         let _: prpc::InitRuntimeResponse = self.call(Method::InitRuntime, &self.init_request()).await;
     }
 
-    /// Without attestation and operator.
+    /// Builds a request without attestation and operator.
     pub fn init_request(&self) -> prpc::InitRuntimeRequest {
         let (relay, para) = (self.devnet.relay(), self.devnet.para());
         let start = relay.block_hash(1).unwrap();
@@ -94,7 +94,7 @@ impl Bridge {
         }
     }
 
-    /// The last justified block that one batch from `next` on may end at.
+    /// The last justified block at which one batch from `next` on may end.
     pub fn batch_end(&self, next: u32) -> Option<u32> {
         let relay = self.devnet.relay();
         let finalized = relay.finalized_number();
@@ -109,7 +109,7 @@ impl Bridge {
         assert_eq!(to.relaychain_synced_to, end);
     }
 
-    /// Relay headers to `end`, and parachain headers to the head that it names.
+    /// Builds a request with the relay headers to `end`, and the parachain headers to the head that it names.
     pub fn headers_request(&self, next: u32, end: u32, next_para: u32) -> (prpc::CombinedHeadersToSync, u32) {
         let relay = self.devnet.relay();
         let headers: Vec<HeaderToSync> = (next..=end)
@@ -151,7 +151,7 @@ impl Bridge {
         prpc::Blocks { encoded_blocks: blocks.encode().into() }
     }
 
-    /// Brings the worker to the last justified block.
+    /// Syncs the worker to the last justified block.
     pub async fn sync(&self) -> prpc::PhactoryInfo {
         loop {
             let info = self.info().await;
@@ -166,14 +166,14 @@ impl Bridge {
         }
     }
 
-    /// Lets the chains go on for two relay blocks, one of the parachain, and the worker follow.
+    /// Advances the chains by two relay blocks and one parachain block, and syncs the worker.
     pub async fn step(&self) -> prpc::PhactoryInfo {
         self.devnet.tick().unwrap();
         self.devnet.tick().unwrap();
         self.sync().await
     }
 
-    /// Sends a call of pool 1's operator.
+    /// Submits a call of pool 1's operator.
     pub fn submit(&self, call: impl Into<RuntimeCall>) {
         let (para, pool) = (self.devnet.para(), &self.devnet.pools()[0]);
         let (pair, _) = sr25519::Pair::from_phrase(&pool.mnemonic, None).unwrap();
@@ -182,7 +182,7 @@ impl Bridge {
         para.submit(signed(&pair, nonce, genesis, &call.into().encode())).unwrap();
     }
 
-    /// Carries the messages that the chain wants next.
+    /// Submits the messages that the chain expects next.
     pub async fn relay_messages(&self) {
         let egress: prpc::EgressMessages = self.call(Method::GetEgressMessages, &()).await;
         let egress = EgressMessages::decode(&mut &*egress.encoded_messages).unwrap();
@@ -202,7 +202,7 @@ impl Bridge {
         sr25519::Public::from_raw(self.worker.public_key().0)
     }
 
-    /// Steps, carrying messages, until the chain says so; at most `blocks` parachain blocks.
+    /// Steps and submits messages until the condition holds on chain; at most `blocks` parachain blocks.
     pub async fn until(&self, blocks: u32, reached: impl Fn(&truth::WorkerTruth) -> bool) {
         for _ in 0..blocks {
             if reached(&self.truth()) {

@@ -1,4 +1,4 @@
-//! `/commands`: what operators tell workers, and what that would do.
+//! `/commands`: gives commands to workers, and previews them.
 
 use std::collections::{HashMap, HashSet};
 
@@ -29,7 +29,7 @@ pub(super) fn router() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(command))
 }
 
-/// Which workers a command is for: those named, those of a pool, or those named of a pool.
+/// Which workers a command is for: those named, those of a pool, or those named within a pool.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 struct Selection {
@@ -39,22 +39,22 @@ struct Selection {
     pool: Option<u64>,
 }
 
-/// How to command.
+/// Options of a command.
 #[derive(Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct CommandQuery {
-    /// Say what the command would do, and do not give it.
+    /// Return what the command would do, without giving it.
     dry_run: bool,
 }
 
-/// What becomes of a command, worker by worker.
+/// The result of a command for each worker.
 #[derive(Serialize, ToSchema)]
 struct CommandResult {
     #[schema(value_type = String)]
     command: &'static str,
     dry_run: bool,
-    /// How many take it.
+    /// How many workers accepted it.
     taken: usize,
     workers: Vec<Answer>,
 }
@@ -64,10 +64,10 @@ struct CommandResult {
 struct Answer {
     id: Uuid,
     name: String,
-    /// What will happen, where it takes the command.
+    /// What will happen, if the worker accepts the command.
     #[serde(skip_serializing_if = "Option::is_none")]
     answer: Option<String>,
-    /// Why it does not take the command: `not-running`, `not-now`, `not-found` or `stopped`.
+    /// Why the worker does not accept the command: `not-running`, `not-now`, `not-found` or `stopped`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     code: Option<&'static str>,
@@ -76,14 +76,14 @@ struct Answer {
     refused: Option<String>,
 }
 
-/// Gives workers a command: `start`, `stop`, `reclaim`, `leave-pool`, `register-again`, `restart`, `kick`,
-/// `checkpoint` or `confirm-key`.
+/// Gives a command to workers: `start`, `stop`, `reclaim`, `leave-pool`, `register-again`, `restart`,
+/// `kick`, `checkpoint` or `confirm-key`.
 ///
-/// Answers before it is done, with what will happen to each. Workers that do not take it are named with the
-/// reason; where none does, the status is 409.
+/// Answers before it is done, with what will happen to each worker. Workers that do not accept it are
+/// returned with the reason; if none does, the status is 409.
 #[utoipa::path(post, path = "/commands/{command}", tag = "commands", params(("command" = String, Path), CommandQuery),
     request_body = Selection, responses((status = 200, body = CommandResult), (status = 401, body = Problem),
-    (status = 404, body = Problem), (status = 409, description = "no worker takes it", body = CommandResult)),
+    (status = 404, body = Problem), (status = 409, description = "no worker accepts it", body = CommandResult)),
     security(("token" = [])))]
 async fn command(
     State(api): State<Api>,
@@ -93,7 +93,7 @@ async fn command(
 ) -> Result<(StatusCode, Json<CommandResult>), Problem> {
     let Some(command) = Command::ALL.into_iter().find(|command| command.as_str() == name) else {
         let known: Vec<_> = Command::ALL.iter().map(|command| command.as_str()).collect();
-        let text = format!("there is no command {name:?}; there are {}", known.join(", "));
+        let text = format!("there is no command {name:?}; the commands are {}", known.join(", "));
         return Err(Problem::not_found(text));
     };
     let snapshot = api.snapshot();
@@ -104,7 +104,7 @@ async fn command(
     };
     let taken = previews.iter().filter(|(_, answer)| answer.is_ok()).count();
     if !query.dry_run {
-        tracing::info!(%command, workers = ids.len(), taken, "workers were commanded");
+        tracing::info!(%command, workers = ids.len(), taken, "command given to workers");
     }
     let status = if taken == 0 { StatusCode::CONFLICT } else { StatusCode::OK };
     let names: HashMap<Uuid, &str> = snapshot.workers.iter().map(|w| (w.id, w.name.as_str())).collect();
@@ -113,7 +113,7 @@ async fn command(
     Ok((status, Json(CommandResult { command: command.as_str(), dry_run, taken, workers })))
 }
 
-/// Gives the command, and puts answers and refusals in the order of the ids.
+/// Gives the command, and returns answers and refusals in the order of the ids.
 fn given(api: &Api, ids: &[Uuid], command: Command) -> Result<Vec<Preview>, Problem> {
     match api.manager().command(ids, command) {
         Ok(done) => {
@@ -124,10 +124,10 @@ fn given(api: &Api, ids: &[Uuid], command: Command) -> Result<Vec<Preview>, Prob
             all.sort_by_key(|(id, _)| places.get(id).copied());
             Ok(all)
         }
-        // None takes it: each with its own reason.
+        // No worker accepts it: each has its own reason.
         Err(Error::NotCommanded(_)) => {
             let mut all = api.manager().preview(ids, command)?;
-            // One that would take it by now was not told.
+            // A worker that would accept it by now was not given the command, and is left out.
             all.retain(|(_, answer)| answer.is_err());
             Ok(all)
         }

@@ -1,7 +1,7 @@
-//! All-or-nothing edits: of pools and of workers by one set of rules.
+//! All-or-nothing edits of pools and workers, by the same rules.
 //!
-//! The manager names the first entry at fault. Where it does, the edit is tried on a copy of the inventory
-//! without that entry, and so on: the answer names every one.
+//! The manager reports only the first faulty entry. To report all of them, the edit is tried on a copy of the
+//! inventory without that entry, until no fault is left.
 
 use std::sync::Arc;
 
@@ -29,20 +29,20 @@ use super::{
 };
 use crate::version;
 
-/// Entries at fault that one answer names; one that names so many may leave some out.
+/// Maximum number of faulty entries in one answer. With that many, some may be left out.
 const MAX_FAULTS: usize = 100;
-/// How often an edit that says nothing of what it expects is merged again, where another came between.
+/// How many times an unconditional edit is merged again after a concurrent edit.
 const MERGES: usize = 4;
 
-/// Pools or workers, as edits treat them.
+/// The kind of entries of an edit: pools or workers.
 #[async_trait]
 pub(super) trait Kind: Sized + Send + Sync + 'static {
-    /// What one is called.
+    /// Its name in messages.
     const NAME: &'static str;
     type Fields: DeserializeOwned + Send;
     type Value: Clone + Send + Sync;
     type Entry: Send + Sync;
-    /// What an edit answers.
+    /// The body of an edit's answer.
     type Shown: Serialize;
 
     fn whole(fields: Self::Fields, old: Option<&Self::Entry>) -> Result<Self::Value, Vec<Fault>>;
@@ -51,11 +51,11 @@ pub(super) trait Kind: Sized + Send + Sync + 'static {
     fn by_id(snapshot: &Snapshot, id: Uuid) -> Option<&Arc<Self::Entry>>;
     fn id(entry: &Self::Entry) -> Uuid;
     fn version(entry: &Self::Entry) -> String;
-    /// What the manager's copy cannot know of a value: whether its secret is one.
+    /// Returns a fault that the manager's dry run cannot find: an invalid secret.
     fn secret_fault(value: &Self::Value, keys: &dyn OperatorKeys) -> Option<Fault>;
-    /// What an edit has put.
+    /// Builds the answer of an edit.
     fn shown(dry_run: bool, entries: &[Arc<Self::Entry>]) -> Self::Shown;
-    /// Why an entry may not be deleted.
+    /// Returns why an entry must not be deleted, if so.
     fn keeps(snapshot: &Snapshot, entry: &Self::Entry) -> Option<Fault>;
     async fn create(manager: &Manager, values: Vec<Self::Value>) -> Result<Vec<Arc<Self::Entry>>, Error>;
     async fn update(
@@ -64,11 +64,11 @@ pub(super) trait Kind: Sized + Send + Sync + 'static {
     ) -> Result<Vec<Arc<Self::Entry>>, Error>;
 }
 
-/// What an edit is asked for with: its query and `If-Match`.
+/// The conditions of an edit: its query and `If-Match`.
 pub(super) struct Terms {
     if_match: IfMatch,
     dry_run: bool,
-    /// Whether entries may go although others need them.
+    /// Whether entries may be deleted although others need them.
     force: bool,
 }
 
@@ -94,7 +94,7 @@ pub(super) async fn patch<K: Kind>(api: &Api, list: Vec<Value>, terms: &Terms) -
     Ok(answer::<K>(&edited, terms).into_response())
 }
 
-/// Changes or deletes one entry; `If-Match` is of that entry, and so is the answer's entity tag.
+/// Changes or deletes one entry. `If-Match` and the answer's entity tag are of that entry.
 pub(super) async fn one<K: Kind>(api: &Api, mut item: Value, terms: Terms) -> Result<Response, Problem> {
     if let IfMatch::Version(version) = terms.if_match {
         item["version"] = Value::from(version);
@@ -112,7 +112,7 @@ fn answer<K: Kind>(edited: &Edited<K::Entry>, terms: &Terms) -> impl IntoRespons
     (etag(&edited.inventory), Json(K::shown(terms.dry_run, &edited.entries)))
 }
 
-/// One change as requests write it.
+/// One change, in the form that requests have it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Item {
@@ -124,7 +124,7 @@ struct Item {
     delete: bool,
 }
 
-/// What an edit gives: the entries put, and the inventory after it; of a dry run none.
+/// The result of an edit: the stored entries and the inventory after it; none of them for a dry run.
 struct Edited<E> {
     entries: Vec<Arc<E>>,
     inventory: String,
@@ -197,7 +197,7 @@ async fn update_once<K: Kind>(
         faults.extend(all_faults::<K>(api, operations).await);
         return dry(api, terms, faults);
     }
-    // What the values were merged with must still be so, whatever the caller says of it.
+    // Values were merged with this version, so it must be unchanged, even for an unconditional edit.
     let whole = match &terms.if_match {
         IfMatch::Version(version) => Some(version.clone()),
         IfMatch::Any => None,
@@ -205,7 +205,7 @@ async fn update_once<K: Kind>(
     let manager = api.manager().with_condition(move |now| {
         let same = |(id, version, goes): &(Uuid, String, bool)| {
             K::by_id(now, *id).is_some_and(|entry| {
-                // What keeps an entry may have been added since the snapshot.
+                // Entries that need this one may have been added since the snapshot.
                 let may_go = !goes || force || K::keeps(now, entry).is_none();
                 K::version(entry) == *version && may_go
             })
@@ -225,7 +225,7 @@ fn read_item<K: Kind>(snapshot: &Snapshot, item: Value, force: bool) -> Read<K::
     let invalid = |text: String| (None, vec![Fault::new("invalid", text)]);
     let Item { id, version, set, delete } = serde_json::from_value(item).map_err(|_| {
         invalid(
-            "it must have an id and either set (an object of fields) or delete: true; version may be there"
+            "it must have an id and either set (an object of fields) or delete: true; version is optional"
                 .into(),
         )
     })?;
@@ -258,7 +258,7 @@ fn read_item<K: Kind>(snapshot: &Snapshot, item: Value, force: bool) -> Read<K::
     }
 }
 
-/// One entry's part of an edit.
+/// The operation on one entry of an edit.
 #[derive(Clone)]
 enum Operation<V> {
     Create(V),
@@ -309,7 +309,7 @@ fn dry<E>(api: &Api, terms: &Terms, faults: Vec<Fault>) -> Result<Edited<E>, Pro
     Err(Problem::of_entries(faults))
 }
 
-/// The manager's refusal, with every entry at fault where entries are.
+/// Converts the manager's error, with every faulty entry if the error is about entries.
 async fn explained<K: Kind>(api: &Api, items: Vec<(usize, Operation<K::Value>)>, error: Error) -> Problem {
     let of_entries =
         matches!(error, Error::Duplicate { .. } | Error::NotFound { .. } | Error::Invalid { .. });
@@ -322,7 +322,7 @@ async fn explained<K: Kind>(api: &Api, items: Vec<(usize, Operation<K::Value>)>,
     error.into()
 }
 
-/// Every entry at fault, as far as the others are not what it fails at.
+/// Finds every faulty entry that fails on its own, not because of the others.
 async fn all_faults<K: Kind>(api: &Api, mut items: Vec<(usize, Operation<K::Value>)>) -> Vec<Fault> {
     let mut faults = secret_faults::<K>(api, &mut items).await;
     let copy = match api.manager().dry_run().await {
@@ -350,10 +350,10 @@ async fn all_faults<K: Kind>(api: &Api, mut items: Vec<(usize, Operation<K::Valu
     faults
 }
 
-/// Takes out the entries whose secret is none.
+/// Removes the entries whose secret is not valid.
 async fn secret_faults<K: Kind>(api: &Api, items: &mut Vec<(usize, Operation<K::Value>)>) -> Vec<Fault> {
     let (keys, taken) = (api.keys(), std::mem::take(items));
-    // A mnemonic takes thousands of hashes: not on an executor's thread.
+    // A mnemonic takes thousands of hashes: too long for an executor's thread.
     let checked = tokio::task::spawn_blocking(move || {
         let (mut good, mut faults) = (Vec::with_capacity(taken.len()), Vec::new());
         for (index, operation) in taken {
@@ -373,7 +373,7 @@ async fn secret_faults<K: Kind>(api: &Api, items: &mut Vec<(usize, Operation<K::
     }
 }
 
-/// The entry's place in the call, as the manager names it: `workers[2] "rack-1-a"`.
+/// Returns the entry's index in the call from the manager's message: `workers[2] "rack-1-a"`.
 fn place_of(error: &Error) -> Option<usize> {
     let (Error::Duplicate { entry, .. } | Error::NotFound { entry, .. } | Error::Invalid { entry, .. }) =
         error

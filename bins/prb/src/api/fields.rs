@@ -1,4 +1,4 @@
-//! Pools and workers as requests write them: each field may be absent, and then stays or has its default.
+//! The fields of pools and workers in requests. Absent fields keep their value, or get their default.
 
 use std::fmt;
 
@@ -17,65 +17,70 @@ use utoipa::ToSchema;
 
 use super::problem::Fault;
 
-/// A worker's fields. A new worker needs `name`, `pid`, `endpoint` and `stake`; in a change, what is absent stays.
+/// A worker's fields. A new worker needs `name`, `pid`, `endpoint` and `stake`; in a change, absent
+/// fields keep their value.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WorkerFields {
     /// Its name; unique.
     name: Option<String>,
-    /// Its pool's number on chain; the pool must be there.
+    /// Its pool's number on chain; the pool must exist.
     pid: Option<u64>,
     /// Its pRuntime's URL; unique.
     #[schema(example = "http://10.0.0.11:8000")]
     endpoint: Option<String>,
-    /// The stake to compute with, in 10^-12 PHA: a decimal string, or an integer where that is exact.
+    /// The stake for computing, in 10^-12 PHA: a decimal string, or an integer if it is exact.
     #[schema(value_type = Option<String>, example = "30000000000000000")]
     stake: Option<Amount>,
-    /// Whether it runs (true).
+    /// Whether it runs (default: true).
     enabled: Option<bool>,
-    /// Sync it, send nothing on chain (false).
+    /// Sync it, send nothing on chain (default: false).
     sync_only: Option<bool>,
-    /// A gatekeeper: registered and synced, not put to computing (false).
+    /// A gatekeeper: registered and synced, but not started (default: false).
     gatekeeper: Option<bool>,
-    /// URLs that it announces on chain; an empty list announces none.
+    /// URLs to announce on chain; an empty list announces none.
     endpoints: Option<Vec<String>>,
-    /// After a stop from elsewhere: `stay-stopped`, `reclaim` or `start-again`; null leaves it to the pool.
+    /// What to do after a stop by somebody else: `stay-stopped`, `reclaim` or `start-again`; null inherits
+    /// the pool's setting.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>)]
     after_stop: Option<Option<AfterExternalStop>>,
 }
 
-/// A pool's fields. A new pool needs `pid`, and a `secret` unless it only syncs; in a change, what is absent stays.
+/// A pool's fields. A new pool needs `pid`, and a `secret` unless it only syncs; in a change, absent
+/// fields keep their value.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PoolFields {
     /// Its number on chain.
     pid: Option<u64>,
-    /// Its name; unique (`pool-{pid}`).
+    /// Its name; unique (default: `pool-{pid}`).
     name: Option<String>,
-    /// The operator's mnemonic or secret URI. Sealed at once; no answer ever holds it.
+    /// The operator's mnemonic or secret URI. Sealed immediately; no answer ever contains it.
     #[serde(default, deserialize_with = "secret")]
     #[schema(value_type = Option<String>, write_only)]
     secret: Option<SecretString>,
-    /// Address of the account that owns the pool, where the operator is its proxy; null for none.
+    /// Address of the account that owns the pool, if the operator is its proxy; null for none.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>)]
     proxied: Option<Option<String>>,
-    /// Whether its workers run (true).
+    /// Whether its workers run (default: true).
     enabled: Option<bool>,
-    /// Sync its workers, send nothing on chain (false).
+    /// Sync its workers, send nothing on chain (default: false).
     sync_only: Option<bool>,
-    /// After a stop from elsewhere: `stay-stopped`, `reclaim` or `start-again`; null leaves it to the fleet.
+    /// What to do after a stop by somebody else: `stay-stopped`, `reclaim` or `start-again`; null inherits
+    /// the fleet's setting.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>)]
     after_stop: Option<Option<AfterExternalStop>>,
 }
 
 impl WorkerFields {
-    /// The whole value, over the present entry where there is one.
+    /// Returns the complete value; absent fields come from the present entry, if there is one.
     ///
     /// # Errors
-    /// The fields that are missing.
+    ///
+    /// The missing fields.
     pub(super) fn over(self, old: Option<&Worker>) -> Result<WorkerValue, Vec<Fault>> {
         let mut missing = Vec::new();
         let name = self.name.or_else(|| old.map(|w| w.name.clone()));
@@ -97,7 +102,7 @@ impl WorkerFields {
 }
 
 impl PoolFields {
-    /// As [`WorkerFields::over`].
+    /// Like [`WorkerFields::over`].
     pub(super) fn over(self, old: Option<&Pool>) -> Result<PoolValue, Vec<Fault>> {
         let mut missing = Vec::new();
         let pid = self.pid.map(PoolId).or_else(|| old.map(|p| p.pid));
@@ -126,7 +131,7 @@ fn needed<T: Default>(value: Option<T>, field: &str, missing: &mut Vec<Fault>) -
     })
 }
 
-/// An amount as text: the manager reads it.
+/// An amount as text, which the manager parses.
 struct Amount(String);
 
 impl<'de> Deserialize<'de> for Amount {
@@ -152,15 +157,16 @@ fn secret<'de, D: Deserializer<'de>>(d: D) -> Result<Option<SecretString>, D::Er
     Ok(Option::<String>::deserialize(d)?.map(SecretString::from))
 }
 
-/// Tells a null from what is absent.
+/// Distinguishes null from an absent field.
 fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(d: D) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(d).map(Some)
 }
 
-/// Reads an object's fields.
+/// Reads the fields of an object.
 ///
 /// # Errors
-/// Every field at fault. No message quotes a value: it may be a secret in the wrong place.
+///
+/// Every faulty field. Messages never quote a value: it may be a secret in the wrong field.
 pub(super) fn read<T: DeserializeOwned>(value: Value) -> Result<T, Vec<Fault>> {
     let Value::Object(fields) = value else {
         return Err(vec![Fault::new("invalid", "it must be an object of fields")]);
@@ -178,7 +184,7 @@ pub(super) fn read<T: DeserializeOwned>(value: Value) -> Result<T, Vec<Fault>> {
         .map_err(|_| vec![Fault::new("invalid", "it cannot be read")])
 }
 
-/// serde's message about a field, without the value.
+/// Returns serde's message about a field, without the value.
 fn unquoted(message: &str, field: &str) -> String {
     if message.starts_with("unknown field") {
         return message.to_owned();
@@ -197,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_field_at_fault_is_named_and_no_value_is_quoted() {
+    fn every_faulty_field_is_named_and_no_value_is_quoted() {
         let secret = "bottom drive obey lake";
         let Err(faults) = read::<PoolFields>(json!({
             "pid": secret, "name": 7, "secret": "ok", "after_stop": secret, "mnemonic": secret
@@ -211,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_absent_stays_and_null_clears() {
+    fn absent_fields_are_kept_and_null_clears() {
         let mut old = Worker::new(uuid::Uuid::nil(), PoolId(1), "w", "http://w", 5);
         old.enabled = false;
         let value = read::<WorkerFields>(json!({ "stake": 18446744073709551615u64, "after_stop": null }));

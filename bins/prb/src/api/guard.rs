@@ -1,7 +1,7 @@
-//! Who may ask what: the name that is asked for, the page that asks, the token, and bounds.
+//! Access control: checks of the requested host name, the origin and the token, and limits on requests.
 //!
-//! A request is local where this port listens on loopback, names this machine as loopback does and was not
-//! passed on by a proxy. Only local requests may read without the token; nobody may change anything without.
+//! A request is local if this port listens on loopback, the host name is a loopback name and no proxy
+//! forwarded it. Only local requests may read without the token; no request may change anything without it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,21 +16,21 @@ use tokio::sync::Semaphore;
 use super::problem::Problem;
 use crate::pages::guard::Guard;
 
-/// Requests worked on at once; others are asked to come again.
+/// Maximum number of concurrent requests; more are refused.
 pub(crate) const MAX_REQUESTS: usize = 16;
-/// How long a request may take: an import of many pools reads and seals a key for each.
+/// Maximum duration of a request. An import of many pools reads and seals a key for each.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
-/// Headers by which proxies say that they pass something on.
+/// Headers that proxies add to forwarded requests.
 const PASSED_ON: [&str; 4] = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip"];
 
-/// What is checked before a request is worked on.
+/// Checks requests before they are handled.
 #[derive(Clone)]
 pub(super) struct Gate(Arc<Inner>);
 
 struct Inner {
     guard: Guard,
     on_loopback: bool,
-    /// Where the token is, for those who lack it.
+    /// Where the token is, for refusals.
     token_place: String,
     slots: Semaphore,
 }
@@ -61,7 +61,7 @@ impl Gate {
         Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", text))
     }
 
-    /// Whether the request comes from no page, or from one of the host that is asked.
+    /// Returns whether the request comes from no page, or from one of the requested host.
     fn is_of_this_host(&self, headers: &HeaderMap) -> bool {
         let mut origins = headers.get_all(header::ORIGIN).iter();
         let Some(origin) = origins.next() else { return true };
@@ -76,8 +76,8 @@ impl Gate {
     }
 }
 
-/// Whether a request asks for this machine by a name that only this machine has for itself, and no proxy says that
-/// it has passed it on.
+/// Returns whether a request asks for a loopback name of this machine and has no header of a forwarding
+/// proxy.
 pub(crate) fn asks_this_machine(headers: &HeaderMap) -> bool {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let name = host.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_ascii_lowercase));
@@ -87,20 +87,20 @@ pub(crate) fn asks_this_machine(headers: &HeaderMap) -> bool {
     loopback && !PASSED_ON.iter().any(|name| headers.contains_key(*name))
 }
 
-/// Longest part of a path that is logged, in characters.
+/// Maximum length of a logged path, in characters.
 const MAX_LOGGED_PATH: usize = 200;
 
-/// Lets a request in, or says why not.
+/// Checks a request, and refuses it with the reason.
 pub(super) async fn enter(State(gate): State<Gate>, request: Request, next: Next) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let answered = async {
         let _slot = gate.0.slots.try_acquire().map_err(|_| {
-            let text = "too many requests at once: try again in a moment";
+            let text = "too many requests at once: try again later";
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", text)
         })?;
         gate.check(&request)?;
         tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await.map_err(|_| {
-            let text = "no answer in time; a change may have been made all the same: read again";
+            let text = "no answer in time; a change may have been made nevertheless: read again";
             Problem::new(StatusCode::GATEWAY_TIMEOUT, "late", text)
         })
     };
@@ -108,12 +108,12 @@ pub(super) async fn enter(State(gate): State<Gate>, request: Request, next: Next
     if !matches!(method, Method::GET | Method::HEAD) {
         let status = response.status();
         let path: String = path.chars().take(MAX_LOGGED_PATH).collect();
-        // Anybody can be turned away, as often as they like.
+        // Anybody can cause refusals at any rate, so they are logged at debug level.
         if matches!(
             status,
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::SERVICE_UNAVAILABLE
         ) {
-            tracing::debug!(%method, path, status = status.as_u16(), "management call turned away");
+            tracing::debug!(%method, path, status = status.as_u16(), "management call refused");
         } else {
             tracing::info!(%method, path, status = status.as_u16(), "management call");
         }

@@ -1,4 +1,4 @@
-//! `/jobs`: the trade queue's jobs as its operator sees them.
+//! `/jobs`: the jobs of the trade queue.
 
 use std::time::Duration;
 
@@ -21,8 +21,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{Api, problem::Problem, query::page, request::Asked};
 
-/// How long the queue may take for an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Time limit for the queue's answers.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) fn router() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(show, remove)).routes(routes!(retry))
@@ -33,21 +33,21 @@ pub(super) fn router() -> OpenApiRouter<Api> {
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct JobQuery {
-    /// Entries to skip.
+    /// Number of entries to skip.
     offset: usize,
-    /// Entries of the page: 1 to 1000, 100 where absent.
+    /// Number of entries per page: 1 to 1000, 100 by default.
     limit: Option<usize>,
-    /// Those in this state: `waiting`, `delayed`, `active`, `succeeded` or `failed`.
+    /// Only jobs in this state: `waiting`, `delayed`, `active`, `succeeded` or `failed`.
     #[param(value_type = Option<String>)]
     state: Option<JobState>,
-    /// Those of this pool.
+    /// Only jobs of this pool.
     pool: Option<u64>,
 }
 
 /// A page of jobs, newest first.
 #[derive(Serialize, ToSchema)]
 struct JobList {
-    /// How many the query lets through.
+    /// How many jobs match the query.
     total: usize,
     offset: usize,
     /// Each has `id`, `state`, `pool`, `action`, `workers`, `created_ms`, `ended_ms`, `error`, `outcome` and `history`.
@@ -61,7 +61,7 @@ struct JobList {
 async fn list(State(api): State<Api>, Asked(query): Asked<JobQuery>) -> Result<Json<JobList>, Problem> {
     let (offset, limit) = page(query.offset, query.limit)?;
     let filter = Filter::default().with_state(query.state).with_pool(query.pool.map(PoolId));
-    let page = patient(admin(&api)?.list(filter, offset, limit)).await?;
+    let page = with_timeout(admin(&api)?.list(filter, offset, limit)).await?;
     Ok(Json(JobList { total: page.total, offset, jobs: json!(page.jobs) }))
 }
 
@@ -70,14 +70,14 @@ async fn list(State(api): State<Api>, Asked(query): Asked<JobQuery>) -> Result<J
     (status = 200, body = Object), (status = 404, body = Problem), (status = 503, body = Problem)))]
 async fn show(State(api): State<Api>, Path(job): Path<String>) -> Result<Json<Value>, Problem> {
     let id = number(&job)?;
-    let detail = patient(admin(&api)?.job(id)).await?.ok_or_else(|| no_job(&job))?;
+    let detail = with_timeout(admin(&api)?.job(id)).await?.ok_or_else(|| no_job(&job))?;
     let mut shown = json!(detail.record);
     shown["calls"] = json!(detail.calls);
     shown["data"] = detail.data;
     Ok(Json(shown))
 }
 
-/// Puts a failed job in line again.
+/// Queues a failed job again.
 #[utoipa::path(post, path = "/jobs/{job}/retry", tag = "jobs", params(("job" = u64, Path)), responses(
     (status = 200, body = Object), (status = 401, body = Problem), (status = 404, body = Problem),
     (status = 409, description = "it has not failed", body = Problem), (status = 503, body = Problem)),
@@ -85,27 +85,27 @@ async fn show(State(api): State<Api>, Path(job): Path<String>) -> Result<Json<Va
 async fn retry(State(api): State<Api>, Path(job): Path<String>) -> Result<Json<Value>, Problem> {
     let id = number(&job)?;
     let admin = admin(&api)?;
-    if patient(admin.retry(id)).await? {
-        tracing::info!(job = %id, "put in line again by hand");
+    if with_timeout(admin.retry(id)).await? {
+        tracing::info!(job = %id, "job queued again by an operator");
         return Ok(Json(json!({ "id": id, "state": "waiting" })));
     }
-    let detail = patient(admin.job(id)).await?.ok_or_else(|| no_job(&job))?;
+    let detail = with_timeout(admin.job(id)).await?.ok_or_else(|| no_job(&job))?;
     let state = json!(detail.record.state);
     let text =
-        format!("job {id} is {}: only a failed job is put in line again", state.as_str().unwrap_or("there"));
+        format!("job {id} is {}: only a failed job can be queued again", state.as_str().unwrap_or("there"));
     Err(Problem::new(StatusCode::CONFLICT, "not-failed", text))
 }
 
-/// Forgets a job in any state. What was sent for it is not undone.
+/// Removes a job in any state. Transactions that were sent for it are not undone.
 #[utoipa::path(delete, path = "/jobs/{job}", tag = "jobs", params(("job" = u64, Path)), responses(
     (status = 200, body = Object), (status = 401, body = Problem), (status = 404, body = Problem),
     (status = 503, body = Problem)), security(("token" = [])))]
 async fn remove(State(api): State<Api>, Path(job): Path<String>) -> Result<Json<Value>, Problem> {
     let id = number(&job)?;
-    if !patient(admin(&api)?.remove(id)).await? {
+    if !with_timeout(admin(&api)?.remove(id)).await? {
         return Err(no_job(&job));
     }
-    tracing::info!(job = %id, "removed by hand");
+    tracing::info!(job = %id, "job removed by an operator");
     Ok(Json(json!({ "id": id, "removed": true })))
 }
 
@@ -125,9 +125,9 @@ fn no_job(id: &str) -> Problem {
     Problem::not_found(format!("there is no job {id:?} (any more)"))
 }
 
-async fn patient<T>(question: impl Future<Output = Result<T, Error>>) -> Result<T, Problem> {
-    match tokio::time::timeout(PATIENCE, question).await {
+async fn with_timeout<T>(question: impl Future<Output = Result<T, Error>>) -> Result<T, Problem> {
+    match tokio::time::timeout(TIMEOUT, question).await {
         Ok(answer) => Ok(answer?),
-        Err(_) => Err(Error::Unavailable(format!("no answer within {PATIENCE:?}").into()).into()),
+        Err(_) => Err(Error::Unavailable(format!("no answer within {TIMEOUT:?}").into()).into()),
     }
 }

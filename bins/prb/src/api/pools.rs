@@ -1,4 +1,4 @@
-//! `/pools`: entries, with what the chain says of them.
+//! `/pools`: entries of pools, with their on-chain state.
 
 use std::sync::Arc;
 
@@ -37,18 +37,18 @@ pub(super) fn router() -> OpenApiRouter<Api> {
 /// A page of pools, by number.
 #[derive(Serialize, ToSchema)]
 struct PoolList {
-    /// How many the query lets through.
+    /// How many pools match the query.
     total: usize,
     offset: usize,
     pools: Vec<PoolEntry>,
 }
 
-/// What an edit has put.
+/// The result of an edit.
 #[derive(Serialize, ToSchema)]
 pub(super) struct EditedPools {
-    /// Whether everything was checked and nothing changed.
+    /// Whether this was a dry run: everything was checked and nothing changed.
     dry_run: bool,
-    /// The pools that were added or changed, in the request's order.
+    /// The added or changed pools, in the request's order.
     pools: Vec<PoolEntry>,
 }
 
@@ -74,7 +74,7 @@ struct PoolChanges {
 struct PoolChange {
     /// A pool's id, number or name.
     id: String,
-    /// The version that the change is based on: refused where it is another by now.
+    /// The version that the change is based on; a different current version is rejected.
     version: Option<String>,
     set: Option<PoolFields>,
     delete: Option<bool>,
@@ -82,7 +82,7 @@ struct PoolChange {
 
 /// Lists pools.
 ///
-/// The entity tag is that of all pools and workers: an edit of several may be made conditional on it.
+/// The entity tag is that of all pools and workers: an edit of several entries can be made conditional on it.
 #[utoipa::path(get, path = "/pools", tag = "pools", params(PoolQuery), responses(
     (status = 200, body = PoolList), (status = 400, body = Problem)))]
 async fn list(State(api): State<Api>, Asked(query): Asked<PoolQuery>) -> Result<Response, Problem> {
@@ -103,7 +103,7 @@ async fn list(State(api): State<Api>, Asked(query): Asked<PoolQuery>) -> Result<
 #[utoipa::path(post, path = "/pools", tag = "pools", params(EditQuery), request_body = NewPools, responses(
     (status = 201, body = EditedPools), (status = 200, description = "dry run", body = EditedPools),
     (status = 401, body = Problem), (status = 409, body = Problem), (status = 412, body = Problem),
-    (status = 413, body = Problem), (status = 422, description = "names every entry at fault", body = Problem)),
+    (status = 413, body = Problem), (status = 422, description = "names every faulty entry", body = Problem)),
     security(("token" = [])))]
 async fn create(
     State(api): State<Api>,
@@ -137,7 +137,7 @@ async fn show(State(api): State<Api>, Path(named): Path<String>) -> Result<Respo
     Ok((etag(&version::of_pool(pool)), Json(shown)).into_response())
 }
 
-/// Changes a pool's fields; those that are absent stay.
+/// Changes a pool's fields; absent fields keep their value.
 #[utoipa::path(patch, path = "/pools/{pool}", tag = "pools", params(("pool" = String, Path), EditQuery),
     request_body = PoolFields, responses((status = 200, body = EditedPools), (status = 401, body = Problem),
     (status = 404, body = Problem), (status = 409, body = Problem), (status = 412, body = Problem),
@@ -169,7 +169,7 @@ pub(super) fn no_pool(named: &str) -> Problem {
     Problem::not_found(format!("there is no pool {named:?}"))
 }
 
-/// Pools, as edits treat them.
+/// Pools, for edits.
 pub(super) struct Pools;
 
 #[async_trait]

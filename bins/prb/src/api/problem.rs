@@ -9,31 +9,31 @@ use prb_core::{fleet::CommandError, manage, queue};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// Why a request is refused. Nothing of it was applied.
+/// Why a request is refused. None of it was applied.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Problem {
     #[serde(skip)]
     status: StatusCode,
-    /// For programs; never changes.
+    /// For programs; stable.
     #[schema(value_type = String, example = "invalid")]
     code: &'static str,
     /// For people.
     message: String,
-    /// The entries at fault, where the request has several.
+    /// The faulty entries, if the request has several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     entries: Vec<Fault>,
 }
 
-/// What is wrong with one entry of a request.
+/// A fault of one entry of a request.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Fault {
-    /// Its place in the request's list, from 0.
+    /// Its index in the request's list.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) index: Option<usize>,
-    /// Its name, as far as it has one.
+    /// Its name, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,
-    /// The field at fault.
+    /// The faulty field.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) field: Option<String>,
     /// `invalid`, `missing`, `duplicate`, `not-found`, `changed`, `in-use` or `full`.
@@ -74,16 +74,16 @@ impl Problem {
     }
 
     pub(crate) fn changed() -> Self {
-        let text = "it has changed since it was read: read it again and decide anew";
+        let text = "it has changed since it was read: read it again and repeat the edit if it still applies";
         Self::new(StatusCode::PRECONDITION_FAILED, "changed", text)
     }
 
-    /// Whether an edit came too late: what it is based on has changed.
+    /// Returns whether the edit was rejected because its base has changed.
     pub(crate) fn is_change(&self) -> bool {
         self.code == "changed"
     }
 
-    /// A list of which some entries cannot be taken.
+    /// Creates the problem of a list with faulty entries.
     pub(crate) fn of_entries(mut faults: Vec<Fault>) -> Self {
         faults.sort_by_key(|fault| fault.index);
         let status = match &*faults {
@@ -97,7 +97,7 @@ impl Problem {
         let code = faults.first().map_or("invalid", |fault| fault.code);
         let message = match &*faults {
             [one] => one.message.clone(),
-            all => format!("{} entries cannot be taken; nothing was changed", all.len()),
+            all => format!("{} entries are faulty; nothing was changed", all.len()),
         };
         Self { status, code, message, entries: faults }
     }
@@ -144,18 +144,18 @@ impl From<queue::Error> for Problem {
     }
 }
 
-/// A code for why a worker does not take a command.
+/// Returns the code of a command's refusal.
 pub(crate) const fn command_code(error: &CommandError) -> &'static str {
     match error {
         CommandError::Unknown { .. } => "not-found",
         CommandError::NotRunning { .. } => "not-running",
         CommandError::Stopped => "stopped",
-        // `NotNow`, and what may be added: it does not fit the worker as it is.
+        // `NotNow` and future variants: the command does not fit the worker's current state.
         _ => "not-now",
     }
 }
 
-/// The manager's refusal of an entry, without the entry's place.
+/// Converts the manager's refusal of an entry, without the entry's index.
 pub(crate) fn fault(error: &manage::Error) -> Fault {
     use manage::Error;
     match error {
@@ -175,7 +175,7 @@ pub(crate) fn fault(error: &manage::Error) -> Fault {
     }
 }
 
-/// The manager's name of a field, as JSON has it.
+/// Returns the JSON name of a field that the manager names.
 fn field_name(field: &str) -> String {
     match field {
         "pool name" | "worker name" => "name",
@@ -188,7 +188,7 @@ fn field_name(field: &str) -> String {
     .to_owned()
 }
 
-/// An error with its causes.
+/// Formats an error with its causes.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

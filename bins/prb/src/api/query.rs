@@ -1,4 +1,4 @@
-//! Query strings, and names by pattern.
+//! Query strings, and patterns of names.
 
 use prb_core::{
     inventory::{Snapshot, Worker},
@@ -9,9 +9,9 @@ use utoipa::IntoParams;
 
 use super::problem::Problem;
 
-/// Entries of a page where the request does not say.
+/// Number of entries per page if the request has no limit.
 const PAGE: usize = 100;
-/// The most entries of a page.
+/// Maximum number of entries per page.
 pub(super) const MAX_PAGE: usize = 1000;
 
 /// Which workers to list.
@@ -19,19 +19,19 @@ pub(super) const MAX_PAGE: usize = 1000;
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct WorkerQuery {
-    /// Entries to skip.
+    /// Number of entries to skip.
     offset: usize,
-    /// Entries of the page: 1 to 1000, 100 where absent.
+    /// Number of entries per page: 1 to 1000, 100 by default.
     limit: Option<usize>,
     /// A name, or a pattern with `*` and `?`.
     name: Option<String>,
-    /// Those of this pool.
+    /// Only workers of this pool.
     pid: Option<u64>,
-    /// Those in this state, such as `S_ERROR`.
+    /// Only workers in this state, such as `S_ERROR`.
     state: Option<String>,
-    /// Those for this reason: a code.
+    /// Only workers with this reason code.
     reason: Option<String>,
-    /// Those that do not move although there is more for them, or those that do.
+    /// Only workers that are stalled, or that are not.
     stalled: Option<bool>,
 }
 
@@ -40,22 +40,22 @@ pub(super) struct WorkerQuery {
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct PoolQuery {
-    /// Entries to skip.
+    /// Number of entries to skip.
     offset: usize,
-    /// Entries of the page: 1 to 1000, 100 where absent.
+    /// Number of entries per page: 1 to 1000, 100 by default.
     limit: Option<usize>,
     /// A name, or a pattern with `*` and `?`.
     name: Option<String>,
 }
 
-/// How to edit.
+/// Options of an edit.
 #[derive(Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct EditQuery {
-    /// Check everything and change nothing.
+    /// Check everything, and change nothing.
     pub(super) dry_run: bool,
-    /// Delete a pool although workers belong to it: they stop, and wait for it.
+    /// Delete a pool although workers belong to it: they stop until the pool exists again.
     pub(super) force: bool,
 }
 
@@ -70,12 +70,12 @@ impl WorkerQuery {
         page(self.offset, self.limit)
     }
 
-    /// Whether a page is asked for.
+    /// Returns whether a page was requested.
     pub(super) const fn is_paged(&self) -> bool {
         self.offset > 0 || self.limit.is_some()
     }
 
-    /// Whether only names and pools are asked for: then no worker's status need be looked at.
+    /// Returns whether the query concerns only names and pools, so that no worker's status is needed.
     pub(super) fn fits_entry(&self, worker: &Worker) -> bool {
         self.name.as_ref().is_none_or(|pattern| fits(pattern, &worker.name))
             && self.pid.is_none_or(|pid| pid == worker.pid.0)
@@ -105,11 +105,11 @@ pub(super) fn page(offset: usize, limit: Option<usize>) -> Result<(usize, usize)
     }
 }
 
-/// Whether a text fits a pattern, in which `*` stands for any characters and `?` for one.
+/// Returns whether a text matches a pattern, in which `*` matches any characters and `?` one character.
 pub(crate) fn fits(pattern: &str, text: &str) -> bool {
     let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
     let (mut p, mut t) = (0, 0);
-    // Where to go on after the last star, should what follows it not fit.
+    // Where to continue after the last star if the rest does not match.
     let mut star = None;
     while t < text.len() {
         match pattern.get(p) {
@@ -133,7 +133,7 @@ pub(crate) fn fits(pattern: &str, text: &str) -> bool {
     pattern[p..].iter().all(|c| *c == '*')
 }
 
-/// The workers that a text names: an id, a name, or a pattern.
+/// Returns the workers that a text names: an id, a name, or a pattern.
 pub(super) fn named<'a>(snapshot: &'a Snapshot, text: &str) -> Vec<&'a Worker> {
     let workers = || snapshot.workers.iter().map(AsRef::as_ref);
     let exact: Vec<&Worker> =
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns() {
+    fn patterns_match_stars_and_question_marks() {
         for (pattern, text) in [
             ("*", ""),
             ("*", "x"),
@@ -163,7 +163,7 @@ mod tests {
         for (pattern, text) in [("", "x"), ("?", ""), ("rack-?", "rack-10"), ("a*b", "a-b-c"), ("A", "a")] {
             assert!(!fits(pattern, text), "{pattern} {text}");
         }
-        // Backtracks over the last star only: quick whatever the pattern.
+        // Backtracks only to the last star, so that no pattern is slow.
         assert!(!fits(&"*a".repeat(2000), &"a".repeat(1999)));
     }
 }

@@ -1,4 +1,4 @@
-//! Reading requests: bodies, queries and the condition of an edit, with refusals as [`Problem`]s.
+//! Parses requests: bodies, queries and the condition of an edit, with [`Problem`]s as rejections.
 
 use axum::{
     body::Bytes,
@@ -38,11 +38,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
             let code = if status == StatusCode::PAYLOAD_TOO_LARGE { "too-large" } else { "bad-request" };
             Problem::new(status, code, format!("the body cannot be read: {}", error.body_text()))
         })?;
-        // Where it ends only: what serde says besides may quote a secret.
+        // Only the position is reported: the rest of serde's message may quote a secret.
         serde_json::from_slice(&bytes).map(Self).map_err(|error| {
             let place = format!("line {}, column {}", error.line(), error.column());
             let what = match error.classify() {
-                serde_json::error::Category::Data => "does not have the fields that are asked for",
+                serde_json::error::Category::Data => "does not have the required fields",
                 _ => "is not JSON",
             };
             Problem::bad_request(format!("the body {what} ({place})"))
@@ -50,10 +50,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     }
 }
 
-/// What must still be so for an edit (`If-Match`).
+/// The condition of an edit (`If-Match`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum IfMatch {
-    /// Nothing.
+    /// No condition.
     Any,
     /// The entry or list has this version.
     Version(String),
@@ -75,7 +75,7 @@ impl IfMatch {
     }
 }
 
-/// The header that names a version.
+/// Returns the header with a version.
 pub(super) fn etag(version: &str) -> [(header::HeaderName, String); 1] {
     [(header::ETAG, format!("\"{version}\""))]
 }

@@ -1,4 +1,4 @@
-//! `/status` and `/providers`: the daemon as a whole, and whom it gets its chain data from.
+//! `/status` and `/providers`: the state of the daemon, and its data providers.
 
 use std::collections::BTreeMap;
 
@@ -15,14 +15,14 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{Api, problem::Problem, view};
 
-/// Workers in trouble that the status names.
+/// Maximum number of workers in trouble listed in the status.
 const MAX_TROUBLED: usize = 20;
 
 pub(super) fn router() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(status)).routes(routes!(providers))
 }
 
-/// The daemon as a whole.
+/// The state of the daemon.
 #[derive(Serialize, ToSchema)]
 struct Status {
     /// The program's version.
@@ -32,22 +32,22 @@ struct Status {
     #[schema(value_type = String)]
     daemon: &'static str,
     at: String,
-    /// Whether pools and workers are edited here; else they come from a file.
+    /// Whether pools and workers can be edited here; otherwise they come from a file.
     editable: bool,
     pools: usize,
     workers: WorkerCounts,
-    /// Workers in `S_ERROR` and those that do not move, up to 20.
+    /// Up to 20 workers that are in `S_ERROR` or stalled.
     troubled: Vec<Trouble>,
-    /// The newest blocks of both chains: held here, and known to the nodes.
+    /// The newest blocks of both chains: available here, and known to the nodes.
     #[schema(value_type = Object)]
     heights: Value,
-    /// The finalised parachain block whose state was last read, and its time in ms since the Unix epoch.
+    /// The newest finalised parachain block whose state was read, and its time in ms since the Unix epoch.
     #[schema(value_type = Option<Object>)]
     chain: Option<Value>,
-    /// Jobs by state; null where there is no queue or it does not answer.
+    /// Jobs by state; null if there is no queue or it does not answer.
     #[schema(value_type = Option<Object>)]
     jobs: Option<Value>,
-    /// Connected data providers; null where this daemon reads the chains itself.
+    /// Number of connected data providers; null if this daemon reads the chains itself.
     providers: Option<usize>,
 }
 
@@ -60,13 +60,13 @@ struct WorkerCounts {
     #[schema(value_type = Object)]
     by_reason: BTreeMap<&'static str, usize>,
     stalled: usize,
-    /// The most blocks that any worker is behind.
+    /// The largest lag of a worker, in blocks.
     max_lag: Option<u32>,
-    /// What all sessions lock on chain, in 10^-12 PHA.
+    /// The total stake locked by sessions, in 10^-12 PHA.
     at_stake: String,
 }
 
-/// A worker that needs a hand.
+/// A worker that needs attention.
 #[derive(Serialize, ToSchema)]
 struct Trouble {
     name: String,
@@ -78,7 +78,7 @@ struct Trouble {
     stalled: bool,
 }
 
-/// Data providers that were met, of any chain.
+/// Data providers discovered so far, of any chain.
 #[derive(Serialize, ToSchema)]
 struct Providers {
     providers: Vec<Provider>,
@@ -92,7 +92,7 @@ struct Provider {
     address: Option<String>,
     chain_identity: String,
     bridge_identity: String,
-    /// Whether it is of this chain and group, and connected.
+    /// Whether it is connected and of this chain and group.
     usable: bool,
     /// `accepted`, or why it is not used.
     #[schema(value_type = String)]
@@ -102,7 +102,7 @@ struct Provider {
     round_trip_ms: Option<u64>,
 }
 
-/// Shows the daemon as a whole.
+/// Shows the state of the daemon.
 #[utoipa::path(get, path = "/status", tag = "status", responses((status = 200, body = Status)))]
 async fn status(State(api): State<Api>) -> Result<Json<Status>, Problem> {
     let workers = api.manager().status(&[])?;
@@ -164,7 +164,7 @@ fn troubled(workers: &[std::sync::Arc<WorkerStatus>]) -> Vec<Trouble> {
     troubled.take(MAX_TROUBLED).map(shown).collect()
 }
 
-/// Lists the data providers that were met. Empty where this daemon reads the chains itself.
+/// Lists the discovered data providers. Empty if this daemon reads the chains itself.
 #[utoipa::path(get, path = "/providers", tag = "status", responses((status = 200, body = Providers)))]
 async fn providers(State(api): State<Api>) -> Json<Providers> {
     let peers = api.peers().unwrap_or_default();

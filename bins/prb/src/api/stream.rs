@@ -1,4 +1,4 @@
-//! `/stream/workers`: workers as they change, as server-sent events.
+//! `/stream/workers`: changes of workers, as server-sent events.
 
 use std::{
     collections::HashMap,
@@ -27,24 +27,25 @@ use uuid::Uuid;
 
 use super::{Api, problem::Problem, query::WorkerQuery, request::Asked, view::WorkerSummary};
 
-/// Streams at once.
+/// Maximum number of concurrent streams.
 pub(super) const MAX_STREAMS: usize = 16;
-/// Time between two looks.
+/// Interval between two checks for changes.
 const EVERY: Duration = Duration::from_secs(1);
-/// How long a stream lasts: less than a connection is kept.
+/// Duration of a stream; shorter than the maximum duration of a connection.
 const LASTS: Duration = Duration::from_secs(50);
-/// How soon a client opens the next one.
+/// How soon a client opens the next stream.
 const OPEN_AGAIN: Duration = Duration::from_millis(500);
 
 pub(super) fn router() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(workers))
 }
 
-/// Streams workers with their status as they change.
+/// Streams workers and their status when they change.
 ///
-/// The first event has all that the query lets through, each later one those that changed within a second: its data is
-/// `{"all": …, "workers": […], "gone": […]}`, with workers as the list shows them and the ids of those that are no
-/// longer let through. A stream ends within a minute; the next one starts with all of them again.
+/// The first event has all workers that match the query; each later one has those that changed within a
+/// second. Its data is `{"all": …, "workers": […], "gone": […]}`, with workers in the form of the list and
+/// the ids of those that do not match any more. A stream ends within a minute; the next one starts with all
+/// workers again.
 #[utoipa::path(get, path = "/stream/workers", tag = "workers", params(WorkerQuery), responses(
     (status = 200, description = "events named `workers`", content_type = "text/event-stream", body = String),
     (status = 400, body = Problem), (status = 406, body = Problem),
@@ -61,11 +62,10 @@ async fn workers(
     }
     query.page()?;
     if query.is_paged() {
-        return Err(Problem::bad_request("a stream has no pages: leave offset and limit out"));
+        return Err(Problem::bad_request("a stream has no pages: omit offset and limit"));
     }
     let permit = Arc::clone(&api.0.streams).try_acquire_owned().map_err(|_| {
-        let text =
-            format!("{MAX_STREAMS} streams are open already: close one, or ask for the list again and again");
+        let text = format!("{MAX_STREAMS} streams are open already: close one, or poll the list");
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", text)
     })?;
     Ok(stream(permit, api, query))
@@ -84,7 +84,7 @@ fn stream(permit: OwnedSemaphorePermit, api: Api, query: WorkerQuery) -> Respons
     Sse::new(events).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))).into_response()
 }
 
-/// Waits for something to change; `None` ends the stream.
+/// Waits for a change; `None` ends the stream.
 async fn next(ticks: &mut Interval, sent: &mut Sent, api: &Api, query: &WorkerQuery) -> Option<Event> {
     loop {
         ticks.tick().await;
@@ -96,7 +96,7 @@ async fn next(ticks: &mut Interval, sent: &mut Sent, api: &Api, query: &WorkerQu
     }
 }
 
-/// What a client has been sent.
+/// The state last sent to a client.
 #[derive(Default)]
 struct Sent {
     began: bool,
@@ -104,7 +104,7 @@ struct Sent {
 }
 
 impl Sent {
-    /// What has changed since the last time, if anything.
+    /// Returns the changes since the last call, if any.
     fn changes(&mut self, all: Vec<Arc<WorkerStatus>>) -> Option<Value> {
         let mut before = std::mem::replace(&mut self.workers, HashMap::with_capacity(all.len()));
         let mut changed = Vec::new();
@@ -157,12 +157,12 @@ mod tests {
     }
 
     #[test]
-    fn everything_once_then_what_changes() {
+    fn first_event_has_all_workers_later_ones_the_changed() {
         let mut sent = Sent::default();
         let (one, two) = (status(1, "a"), status(2, "b"));
         let first = sent.changes(vec![one.clone(), two.clone()]).unwrap();
         assert_eq!((&first["all"], first["workers"].as_array().unwrap().len()), (&json!(true), 2));
-        // The same, and the same made anew.
+        // The same workers, and one that was rebuilt with equal content.
         assert_eq!(sent.changes(vec![one.clone(), two]), None);
         assert_eq!(sent.changes(vec![status(1, "a"), status(2, "b")]), None);
         let second = sent.changes(vec![one, status(2, "c")]).unwrap();
@@ -170,10 +170,6 @@ mod tests {
         assert_eq!(second["workers"].as_array().unwrap().len(), 1);
         let third = sent.changes(vec![status(2, "c")]).unwrap();
         assert_eq!(third, json!({ "all": false, "workers": [], "gone": [Uuid::from_u128(1)] }));
-        assert_eq!(
-            Sent::default().changes(Vec::new()).unwrap()["all"],
-            true,
-            "that there is nothing is said, too"
-        );
+        assert_eq!(Sent::default().changes(Vec::new()).unwrap()["all"], true, "an empty list is sent, too");
     }
 }

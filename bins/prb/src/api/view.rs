@@ -1,4 +1,4 @@
-//! Pools and workers as answers show them. Nothing here holds a key, sealed or not.
+//! Pools and workers in answers. None of them contains a key, sealed or not.
 
 use std::{collections::HashMap, time::SystemTime};
 
@@ -33,52 +33,52 @@ pub(super) struct WorkerEntry {
     after_stop: Option<&'static str>,
 }
 
-/// A worker's entry and how it is.
+/// A worker's entry and its status.
 #[derive(Serialize, ToSchema)]
 pub(super) struct WorkerSummary {
     #[serde(flatten)]
     entry: WorkerEntry,
-    /// `S_ACTIVE` and so on.
+    /// Its state, such as `S_ACTIVE`.
     state: &'static str,
-    /// Why it stands there: a code of docs/worker-states.md.
+    /// The reason of its state: a code of docs/worker-states.md.
     #[schema(value_type = String)]
     reason: &'static str,
-    /// The reason in words.
+    /// The reason as text.
     message: String,
-    /// Since when, RFC 3339.
+    /// When the state began, RFC 3339.
     message_at: String,
-    /// Finalised parachain blocks that it has not dispatched.
+    /// Number of finalised parachain blocks that it has not dispatched.
     lag: Option<u32>,
-    /// Whether it does not move although there is more for it.
+    /// Whether it makes no progress although more blocks are available.
     stalled: bool,
-    /// How often in a row reaching or syncing it failed.
+    /// Number of consecutive failures to reach or sync it.
     failures: u32,
-    /// The next relay header, parachain header and parachain block that it wants.
+    /// The next relay header, parachain header and parachain block that it needs.
     #[schema(value_type = Option<Object>)]
     position: Option<prb_core::sync::Position>,
     public_key: Option<String>,
-    /// What is meant to become of it.
+    /// Its goal.
     #[schema(value_type = String)]
     goal: prb_core::inventory::Goal,
-    /// State of its computing session on chain.
+    /// The state of its computing session on chain.
     #[schema(value_type = Option<String>)]
     session: Option<prb_core::chain::SessionState>,
     pruntime_version: Option<String>,
 }
 
-/// Everything that is known of a worker.
+/// All known details of a worker.
 #[derive(Serialize, ToSchema)]
 pub(super) struct WorkerDetail {
     #[serde(flatten)]
     summary: WorkerSummary,
     runner: Option<usize>,
-    /// What is kept of it between restarts: goal, last key, whether it was computing.
+    /// What is persisted about it: goal, last key, whether it was computing.
     #[schema(value_type = Object)]
     saved: prb_core::inventory::FleetRecord,
-    /// The last checkpoint that was commanded: when, and the block or the error.
+    /// The last requested checkpoint: when, and the block or the error.
     #[schema(value_type = Option<Object>)]
     checkpoint: Option<Value>,
-    /// What the chain says of its key: registration, pool, session, endpoints.
+    /// Its key's on-chain state: registration, pool, session, endpoints.
     #[schema(value_type = Option<Object>)]
     on_chain: Option<Value>,
     /// pRuntime's last answer to GetInfo.
@@ -98,12 +98,12 @@ pub(super) struct PoolEntry {
     sync_only: bool,
     /// The operator's account, as Phala's SS58 address.
     operator: Option<String>,
-    /// The account that owns the pool, where the operator is its proxy.
+    /// The account that owns the pool, if the operator is its proxy.
     proxied: Option<String>,
     after_stop: Option<&'static str>,
     /// How many workers of the inventory belong to it.
     workers: usize,
-    /// What the chain says of it, as far as that is known: owner, stake, withdrawals, the operator's balance.
+    /// Its on-chain state, as far as it is known: owner, stake, withdrawals, the operator's balance.
     #[schema(value_type = Option<Object>)]
     on_chain: Option<Value>,
 }
@@ -182,7 +182,7 @@ impl PoolEntry {
     }
 }
 
-/// How many workers each pool has.
+/// Counts the workers of each pool.
 pub(super) fn worker_counts(snapshot: &Snapshot) -> HashMap<u64, usize> {
     let mut counts = HashMap::new();
     for worker in &snapshot.workers {
@@ -195,7 +195,7 @@ pub(super) fn address(account: AccountId) -> String {
     account.to_ss58(PHALA_SS58_PREFIX)
 }
 
-/// RFC 3339, to the millisecond.
+/// Formats a time as RFC 3339, with milliseconds.
 pub(super) fn time(at: SystemTime) -> String {
     let stamp = jiff::Timestamp::try_from(at).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     stamp.round(jiff::Unit::Millisecond).unwrap_or(stamp).to_string()
@@ -223,7 +223,7 @@ fn on_chain(state: &WorkerOnChain) -> Value {
     })
 }
 
-/// Amounts and U64F64 bits as strings: JSON's numbers are too small for them.
+/// Amounts and U64F64 bits are strings: JSON's numbers are too small for them.
 fn session(session: &Session) -> Value {
     json!({
         "account": address(session.account),
@@ -274,7 +274,7 @@ fn known_pool(state: &PoolOnChain, chain: &ChainView) -> Value {
     })
 }
 
-/// An event with its fields.
+/// Returns an event with its fields.
 pub(super) fn event(event: &Event) -> Value {
     let (kind, fields) = match &event.kind {
         EventKind::State { before, after, reason, message } => (

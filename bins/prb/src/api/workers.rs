@@ -1,4 +1,4 @@
-//! `/workers`: entries, status and events.
+//! `/workers`: entries, status and events of workers.
 
 use std::sync::Arc;
 
@@ -39,18 +39,18 @@ pub(super) fn router() -> OpenApiRouter<Api> {
 /// A page of workers, by name.
 #[derive(Serialize, ToSchema)]
 struct WorkerList {
-    /// How many the query lets through.
+    /// How many workers match the query.
     total: usize,
     offset: usize,
     workers: Vec<WorkerSummary>,
 }
 
-/// What an edit has put.
+/// The result of an edit.
 #[derive(Serialize, ToSchema)]
 pub(super) struct EditedWorkers {
-    /// Whether everything was checked and nothing changed.
+    /// Whether this was a dry run: everything was checked and nothing changed.
     dry_run: bool,
-    /// The workers that were added or changed, in the request's order.
+    /// The added or changed workers, in the request's order.
     workers: Vec<WorkerEntry>,
 }
 
@@ -76,32 +76,32 @@ struct WorkerChanges {
 struct WorkerChange {
     /// A worker's id or name.
     id: String,
-    /// The version that the change is based on: refused where it is another by now.
+    /// The version that the change is based on; a different current version is rejected.
     version: Option<String>,
     set: Option<WorkerFields>,
     delete: Option<bool>,
 }
 
-/// Which events.
+/// Which events to return.
 #[derive(Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct EventQuery {
-    /// Those after this number.
+    /// Only events after this number.
     after: Option<u64>,
 }
 
-/// A worker's last events, oldest first.
+/// A worker's latest events, oldest first.
 #[derive(Serialize, ToSchema)]
 struct Events {
-    /// Each has `number`, `at`, `kind` and what belongs to the kind.
+    /// Each has `number`, `at`, `kind` and the fields of its kind.
     #[schema(value_type = Vec<Object>)]
     events: Vec<Value>,
 }
 
 /// Lists workers with their status.
 ///
-/// The entity tag is that of all pools and workers: an edit of several may be made conditional on it.
+/// The entity tag is that of all pools and workers: an edit of several entries can be made conditional on it.
 #[utoipa::path(get, path = "/workers", tag = "workers", params(WorkerQuery), responses(
     (status = 200, body = WorkerList), (status = 400, body = Problem)))]
 async fn list(State(api): State<Api>, Asked(query): Asked<WorkerQuery>) -> Result<Response, Problem> {
@@ -119,7 +119,7 @@ async fn list(State(api): State<Api>, Asked(query): Asked<WorkerQuery>) -> Resul
 #[utoipa::path(post, path = "/workers", tag = "workers", params(EditQuery), request_body = NewWorkers, responses(
     (status = 201, body = EditedWorkers), (status = 200, description = "dry run", body = EditedWorkers),
     (status = 401, body = Problem), (status = 409, body = Problem), (status = 412, body = Problem),
-    (status = 413, body = Problem), (status = 422, description = "names every entry at fault", body = Problem)),
+    (status = 413, body = Problem), (status = 422, description = "names every faulty entry", body = Problem)),
     security(("token" = [])))]
 async fn create(
     State(api): State<Api>,
@@ -142,7 +142,7 @@ async fn edit(
     edits::patch::<Workers>(&api, body.items, &terms).await
 }
 
-/// Shows everything that is known of a worker, by its id or name.
+/// Shows all known details of a worker, by its id or name.
 #[utoipa::path(get, path = "/workers/{worker}", tag = "workers", params(("worker" = String, Path)), responses(
     (status = 200, body = WorkerDetail), (status = 404, body = Problem)))]
 async fn show(State(api): State<Api>, Path(named): Path<String>) -> Result<Response, Problem> {
@@ -152,7 +152,7 @@ async fn show(State(api): State<Api>, Path(named): Path<String>) -> Result<Respo
     Ok((etag(&version::of_worker(&status.worker)), Json(WorkerDetail::of(&status))).into_response())
 }
 
-/// Changes a worker's fields; those that are absent stay.
+/// Changes a worker's fields; absent fields keep their value.
 #[utoipa::path(patch, path = "/workers/{worker}", tag = "workers", params(("worker" = String, Path), EditQuery),
     request_body = WorkerFields, responses((status = 200, body = EditedWorkers), (status = 401, body = Problem),
     (status = 404, body = Problem), (status = 409, body = Problem), (status = 412, body = Problem),
@@ -167,7 +167,7 @@ async fn change(
     edits::one::<Workers>(&api, json!({ "id": id, "set": set }), terms).await
 }
 
-/// Deletes a worker. It is not stopped on chain by that: stop it first, and reclaim its stake.
+/// Deletes a worker. This does not stop it on chain: stop it first, and reclaim its stake.
 #[utoipa::path(delete, path = "/workers/{worker}", tag = "workers", params(("worker" = String, Path), EditQuery),
     responses((status = 200, body = EditedWorkers), (status = 401, body = Problem), (status = 404, body = Problem),
     (status = 412, body = Problem)), security(("token" = [])))]
@@ -180,7 +180,7 @@ async fn delete(
     edits::one::<Workers>(&api, json!({ "id": id, "delete": true }), terms).await
 }
 
-/// Shows what happened to a worker since the daemon has started.
+/// Shows a worker's events since the daemon started.
 #[utoipa::path(get, path = "/workers/{worker}/events", tag = "workers", params(("worker" = String, Path), EventQuery),
     responses((status = 200, body = Events), (status = 404, body = Problem), (status = 409, body = Problem)))]
 async fn events(
@@ -197,7 +197,7 @@ pub(super) fn no_worker(named: &str) -> Problem {
     Problem::not_found(format!("there is no worker {named:?}"))
 }
 
-/// Workers, as edits treat them.
+/// Workers, for edits.
 pub(super) struct Workers;
 
 #[async_trait]

@@ -1,4 +1,4 @@
-//! Arguments of the commands that ask a running daemon.
+//! Arguments of the commands over the management API.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use prb_core::{inventory::AfterExternalStop, inventory::UnknownAfterExternalStop};
 
-/// Where the daemon is, and how answers are shown.
+/// How to connect to the daemon, and the output format.
 #[derive(Clone, Debug, Args)]
 pub struct Remote {
     /// Address of the daemon's management API.
@@ -19,14 +19,14 @@ pub struct Remote {
         global = true
     )]
     pub api: String,
-    /// File whose first line is the API's token. Else it is taken from the variable PRB_API_TOKEN, else from the
-    /// file that the daemon made in its data folder.
+    /// File whose first line is the API's token. By default it is taken from the variable PRB_API_TOKEN, or
+    /// from the file that the daemon created in its data folder.
     #[arg(long, env = "PRB_API_TOKEN_FILE", value_name = "FILE", global = true)]
     pub api_token_file: Option<PathBuf>,
-    /// Data folder of a `prb all` on this machine, for the token that it made.
+    /// Data folder of a `prb all` on this machine, to find its generated token.
     #[arg(long, env = "PRB_DATA", value_name = "DIR", global = true)]
     pub data: Option<PathBuf>,
-    /// Folder of pools and workers of a `prb lifecycle` on this machine, for the token that it made.
+    /// Folder of pools and workers of a `prb lifecycle` on this machine, to find its generated token.
     #[arg(
         long,
         env = "PHALA_LOCAL_DB_PATH",
@@ -49,7 +49,7 @@ pub struct StatusArgs {
     /// The daemon.
     #[command(flatten)]
     pub remote: Remote,
-    /// Show it again every two seconds.
+    /// Refresh every two seconds.
     #[arg(long)]
     pub watch: bool,
 }
@@ -65,51 +65,51 @@ pub struct WorkersArgs {
     pub action: WorkerAction,
 }
 
-/// Which workers.
+/// Selects workers.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Selection {
-    /// Names, ids, or patterns with * and ? (in quotes, or the shell reads them).
+    /// Names, ids, or patterns with * and ? (quoted, so that the shell does not expand them).
     #[arg(value_name = "WORKER")]
     pub workers: Vec<String>,
-    /// Workers of the pool of this number; of those named, where some are.
+    /// Only workers of the pool with this number.
     #[arg(long, value_name = "PID")]
     pub pool: Option<u64>,
 }
 
-/// How to change something.
+/// Options of changes.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub struct Caution {
-    /// Say what would happen, and change nothing.
+    /// Show what would happen, and change nothing.
     #[arg(long)]
     pub dry_run: bool,
-    /// Ask nothing.
+    /// Do not ask for confirmation.
     #[arg(long, short)]
     pub yes: bool,
 }
 
-/// What to do with workers.
+/// Commands for workers.
 #[derive(Clone, Debug, Subcommand)]
 pub enum WorkerAction {
     /// List workers with their status.
     List {
-        /// Which.
+        /// The workers.
         #[command(flatten)]
         selection: Selection,
-        /// Those in this state, such as `S_ERROR`.
+        /// Only workers in this state, such as `S_ERROR`.
         #[arg(long)]
         state: Option<String>,
-        /// Those for this reason: a code of docs/worker-states.md.
+        /// Only workers with this reason: a code of docs/worker-states.md.
         #[arg(long)]
         reason: Option<String>,
-        /// Show them again every two seconds.
+        /// Refresh every two seconds.
         #[arg(long)]
         watch: bool,
     },
-    /// Show everything that is known of a worker, and what happened to it.
+    /// Show all known details of a worker, and its events.
     Show {
         /// Its name or id.
         worker: String,
-        /// Show it again every two seconds.
+        /// Refresh every two seconds.
         #[arg(long)]
         watch: bool,
     },
@@ -120,79 +120,79 @@ pub enum WorkerAction {
         /// Its fields.
         #[command(flatten)]
         fields: WorkerFields,
-        /// How.
+        /// Options.
         #[command(flatten)]
         caution: Caution,
     },
     /// Change workers' fields.
     Set {
-        /// Which.
+        /// The workers.
         #[command(flatten)]
         selection: Selection,
-        /// The new name, of one worker.
+        /// The new name; for one worker only.
         #[arg(long)]
         rename: Option<String>,
         /// What to change.
         #[command(flatten)]
         fields: WorkerFields,
-        /// How.
+        /// Options.
         #[command(flatten)]
         caution: Caution,
     },
-    /// Remove workers from the inventory. On chain nothing is stopped by that.
+    /// Remove workers from the inventory. This does not stop them on chain.
     Remove(Told),
     /// Add the workers of a file, all or none.
     Import {
-        /// CSV with a line of field names, JSON or YAML; - for standard input.
+        /// CSV with a header line, JSON or YAML; - for standard input.
         file: PathBuf,
-        /// Its format, where its name does not say.
+        /// The format, if the file's extension does not show it.
         #[arg(long, value_enum)]
         format: Option<Format>,
-        /// How.
+        /// Options.
         #[command(flatten)]
         caution: Caution,
     },
-    /// Print workers as `import` reads them.
+    /// Print workers in a format that `import` reads.
     Export {
-        /// Which; all where none is given.
+        /// The workers; all by default.
         #[command(flatten)]
         selection: Selection,
         /// The format.
         #[arg(long, value_enum, default_value_t = Format::Csv)]
         format: Format,
     },
-    /// Compute: register, add to the pool and start, as far as that is not so yet.
+    /// Start computing; registers workers and adds them to the pool first if needed.
     Start(Told),
-    /// Stop computing. The stake stays locked for the cool-down.
+    /// Stop computing. The stake stays locked during the cool-down.
     Stop(Told),
-    /// Free the stake of stopped workers when the cool-down is over, and leave them stopped.
+    /// Reclaim the stake of stopped workers after the cool-down, and leave them stopped.
     Reclaim(Told),
-    /// Take stopped workers out of their pool on chain.
+    /// Remove stopped workers from their pool on chain.
     LeavePool(Told),
     /// Register again with a fresh attestation.
     RegisterAgain(Told),
-    /// Forget what failed and observe everything anew.
+    /// Clear recorded failures and observe the workers again.
     Restart(Told),
-    /// Make workers' processes exit; their supervisors start them again.
+    /// Make pRuntime exit; its supervisor starts it again.
     Kick(Told),
-    /// Have workers keep their state on their disks.
+    /// Make workers write a checkpoint of their state to disk.
     Checkpoint(Told),
-    /// Accept the keys that answer at the workers' endpoints in place of the last ones.
+    /// Accept the keys that now answer at the workers' endpoints.
     ConfirmKey(Told),
 }
 
-/// Workers, and how to tell them.
+/// The workers of a command, and its options.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Told {
-    /// Which.
+    /// The workers.
     #[command(flatten)]
     pub selection: Selection,
-    /// How.
+    /// Options.
     #[command(flatten)]
     pub caution: Caution,
 }
 
-/// A worker's fields; those that are absent stay, or have their default.
+/// A worker's fields; absent ones keep their value or get their default.
 #[derive(Clone, Debug, Default, Args)]
 pub struct WorkerFields {
     /// Number of its pool on chain.
@@ -201,7 +201,7 @@ pub struct WorkerFields {
     /// Its pRuntime's URL.
     #[arg(long, value_name = "URL")]
     pub endpoint: Option<String>,
-    /// The stake to compute with: in 10^-12 PHA, or with the unit, such as 30000PHA.
+    /// The stake for computing: in 10^-12 PHA, or with a unit, such as 30000PHA.
     #[arg(long, value_name = "AMOUNT")]
     pub stake: Option<String>,
     /// Whether it runs.
@@ -210,18 +210,19 @@ pub struct WorkerFields {
     /// Sync it, send nothing on chain.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub sync_only: Option<bool>,
-    /// A gatekeeper: registered and synced, not put to computing.
+    /// A gatekeeper: registered and synced, but not started.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub gatekeeper: Option<bool>,
-    /// URLs that it announces on chain, by comma; an empty value announces none.
+    /// URLs to announce on chain, separated by commas; an empty value announces none.
     #[arg(long, value_name = "URLS")]
     pub announce: Option<String>,
-    /// After a stop from elsewhere: stay-stopped, reclaim, start-again, or inherit (the pool's setting).
+    /// What to do after a stop by somebody else: stay-stopped, reclaim, start-again, or inherit (the pool's
+    /// setting).
     #[arg(long, value_name = "SETTING", value_parser = after_stop)]
     pub after_stop: Option<Setting>,
 }
 
-/// What happens after a stop from elsewhere; `None` inherits.
+/// What to do after a stop by somebody else; `None` inherits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Setting(pub Option<AfterExternalStop>);
 
@@ -245,12 +246,12 @@ pub struct PoolsArgs {
     pub action: PoolAction,
 }
 
-/// What to do with pools.
+/// Commands for pools.
 #[derive(Clone, Debug, Subcommand)]
 pub enum PoolAction {
-    /// List pools, with what the chain says of them.
+    /// List pools with their on-chain state.
     List {
-        /// Show them again every two seconds.
+        /// Refresh every two seconds.
         #[arg(long)]
         watch: bool,
     },
@@ -259,14 +260,14 @@ pub enum PoolAction {
         /// Its number on chain, name or id.
         pool: String,
     },
-    /// Add a pool. The operator's mnemonic is asked for on the terminal where no other source is named.
+    /// Add a pool. Asks on the terminal for the operator's mnemonic unless another source is given.
     Add {
         /// Its number on chain.
         pid: u64,
         /// Its fields.
         #[command(flatten)]
         fields: PoolFields,
-        /// How.
+        /// Options.
         #[command(flatten)]
         caution: Caution,
     },
@@ -277,13 +278,13 @@ pub enum PoolAction {
         /// The new number on chain.
         #[arg(long)]
         pid: Option<u64>,
-        /// Ask on the terminal for another operator's mnemonic.
+        /// Ask on the terminal for the mnemonic of a new operator.
         #[arg(long)]
         secret: bool,
         /// What to change.
         #[command(flatten)]
         fields: PoolFields,
-        /// How.
+        /// Options.
         #[command(flatten)]
         caution: Caution,
     },
@@ -291,16 +292,16 @@ pub enum PoolAction {
     Remove {
         /// Its number on chain, name or id.
         pool: String,
-        /// Even where workers belong to it: they stop, and wait for it.
+        /// Remove it even if workers belong to it: they stop until the pool exists again.
         #[arg(long)]
         force: bool,
-        /// How.
+        /// Options.
         #[command(flatten)]
         caution: Caution,
     },
 }
 
-/// A pool's fields; those that are absent stay, or have their default.
+/// A pool's fields; absent ones keep their value or get their default.
 #[derive(Clone, Debug, Default, Args)]
 pub struct PoolFields {
     /// Its name.
@@ -312,7 +313,7 @@ pub struct PoolFields {
     /// Read the operator's mnemonic or secret URI from standard input.
     #[arg(long)]
     pub secret_stdin: bool,
-    /// Address of the account that owns the pool, where the operator is its proxy; an empty value for none.
+    /// Address of the account that owns the pool, if the operator is its proxy; an empty value for none.
     #[arg(long, value_name = "ADDRESS")]
     pub proxied: Option<String>,
     /// Whether its workers run.
@@ -321,7 +322,8 @@ pub struct PoolFields {
     /// Sync its workers, send nothing on chain.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub sync_only: Option<bool>,
-    /// After a stop from elsewhere: stay-stopped, reclaim, start-again, or inherit (the fleet's setting).
+    /// What to do after a stop by somebody else: stay-stopped, reclaim, start-again, or inherit (the fleet's
+    /// setting).
     #[arg(long, value_name = "SETTING", value_parser = after_stop)]
     pub after_stop: Option<Setting>,
 }
@@ -337,21 +339,21 @@ pub struct JobsArgs {
     pub action: JobAction,
 }
 
-/// What to do with jobs of the trade queue.
+/// Commands for jobs of the trade queue.
 #[derive(Clone, Debug, Subcommand)]
 pub enum JobAction {
     /// List jobs, newest first.
     List {
-        /// Those in this state: waiting, delayed, active, succeeded or failed.
+        /// Only jobs in this state: waiting, delayed, active, succeeded or failed.
         #[arg(long)]
         state: Option<String>,
-        /// Those of the pool of this number.
+        /// Only jobs of the pool with this number.
         #[arg(long, value_name = "PID")]
         pool: Option<u64>,
-        /// At most so many.
+        /// Maximum number of jobs.
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
-        /// Show them again every two seconds.
+        /// Refresh every two seconds.
         #[arg(long)]
         watch: bool,
     },
@@ -360,13 +362,13 @@ pub enum JobAction {
         /// Its number.
         job: u64,
     },
-    /// Put failed jobs in line again.
+    /// Queue failed jobs again.
     Retry {
         /// Their numbers.
         #[arg(required = true)]
         jobs: Vec<u64>,
     },
-    /// Forget jobs. What was sent for them is not undone.
+    /// Remove jobs. Transactions that were sent for them are not undone.
     Remove {
         /// Their numbers.
         #[arg(required = true)]
@@ -382,20 +384,20 @@ pub struct ProvidersArgs {
     pub action: ProviderAction,
 }
 
-/// What to do with data providers.
+/// Commands for data providers.
 #[derive(Clone, Debug, Subcommand)]
 pub enum ProviderAction {
-    /// List the data providers that the daemon has met.
+    /// List the data providers that the daemon has discovered.
     List(StatusArgs),
 }
 
 /// `prb store`.
 #[derive(Clone, Debug, Args)]
 pub struct StoreArgs {
-    /// Data folder of a `prb all`, whose block store is in it.
+    /// Data folder of a `prb all`, which contains the block store.
     #[arg(long, env = "PRB_DATA", value_name = "DIR", global = true)]
     pub data: Option<PathBuf>,
-    /// Folder of a data provider's block store; not read where --data is given.
+    /// Folder of a data provider's block store; ignored if --data is given.
     #[arg(
         long,
         env = "PHALA_LOCAL_DB_PATH",
@@ -409,47 +411,47 @@ pub struct StoreArgs {
     pub action: StoreAction,
 }
 
-/// What to do with a block store.
+/// Commands for a block store.
 #[derive(Clone, Debug, Subcommand)]
 pub enum StoreAction {
-    /// Check everything that is stored: hashes, chains, justifications, proofs, digests. Names each fault and what
-    /// to do; exit code 1 where there is one.
+    /// Check everything stored: hashes, chains, justifications, proofs, digests. Reports each fault and its
+    /// remedy; exit code 1 if there are faults.
     Verify,
-    /// Write what is stored into an archive; one that is there is added to.
+    /// Export the store to an archive; an existing archive is extended.
     Export {
-        /// Folder of the archive; made where it is missing.
+        /// Folder of the archive; created if missing.
         #[arg(long, value_name = "DIR")]
         to: PathBuf,
-        /// Zstandard's level: higher ones take longer for smaller files.
+        /// Zstandard level: higher levels take longer and give smaller files.
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
         level: i32,
-        /// MiB after which a file is closed and the next one begun.
+        /// File size in MiB after which the next file is begun.
         #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=65_536))]
         file_mib: u64,
     },
-    /// Verify an archive's blocks and store them; the store may have some of them, or be new.
+    /// Verify an archive's blocks and store them; the store may be new or have some of them.
     Import {
         /// Folder of the archive.
         #[arg(long, value_name = "DIR")]
         from: PathBuf,
-        /// Hash of parachain block 1 of the chain that is expected: another one is refused.
+        /// Hash of parachain block 1 of the expected chain; archives of other chains are rejected.
         #[arg(long, value_name = "HASH")]
         chain_identity: Option<String>,
     },
-    /// Give the disk back what is free in the store. Takes room for a second copy until it is done.
+    /// Return free space in the store to the disk. Needs space for a second copy while it runs.
     Compact,
     /// Drop blocks from a number on, to be fetched or imported again.
     Drop {
         /// Relay blocks from this one on, down to the justified one before it.
         #[arg(long, value_name = "BLOCK", required_unless_present = "para_from")]
         relay_from: Option<u32>,
-        /// Parachain blocks from this one on: storage changes.
+        /// Storage changes of parachain blocks from this one on.
         #[arg(long, value_name = "BLOCK")]
         para_from: Option<u32>,
-        /// Parachain headers too.
+        /// Drop parachain headers too.
         #[arg(long, requires = "para_from")]
         headers: bool,
-        /// How.
+        /// Options.
         #[command(flatten)]
         caution: Caution,
     },
@@ -465,7 +467,7 @@ pub struct CompletionsArgs {
 /// `prb man`.
 #[derive(Clone, Debug, Args)]
 pub struct ManArgs {
-    /// Write a page for each command into this folder; else the first page is printed.
+    /// Folder to write a page for each command to; without it, the first page is printed.
     #[arg(long, value_name = "DIR")]
     pub to: Option<PathBuf>,
 }
@@ -473,7 +475,7 @@ pub struct ManArgs {
 /// A file's format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// A line of field names, then a line for each entry.
+    /// A header line, then a line for each entry.
     Csv,
     /// A list of objects.
     Json,

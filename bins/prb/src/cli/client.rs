@@ -14,17 +14,17 @@ use crate::{
     token::TOKEN_FILE,
 };
 
-/// How long the daemon may take: an import of many pools reads and seals a key for each.
+/// Time limit for the daemon's answers. An import of many pools reads and seals a key for each.
 const TIMEOUT: Duration = Duration::from_secs(65);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Entries that one request asks for.
+/// Number of entries per request.
 const PAGE: usize = 1000;
 /// The largest token file, in bytes.
 const MAX_TOKEN_BYTES: u64 = 4096;
-/// How often a list is read from its beginning because it has changed on the way.
+/// How many times a list is read again from its beginning because it changed while it was read.
 const READS: usize = 5;
 
-/// A refusal of the daemon's.
+/// A refusal from the daemon.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", self.text())]
 pub(super) struct Refusal {
@@ -38,7 +38,7 @@ impl Refusal {
         message.unwrap_or_else(|| format!("the daemon answers with status {}", self.status))
     }
 
-    /// The entries at fault.
+    /// Returns the faulty entries.
     pub(super) fn entries(&self) -> &[Value] {
         self.body["entries"].as_array().map(Vec::as_slice).unwrap_or_default()
     }
@@ -54,7 +54,7 @@ impl Refusal {
     }
 }
 
-/// One entry at fault, as a line.
+/// Formats a faulty entry as a line.
 pub(super) fn fault(entry: &Value) -> String {
     let text = |key: &str| entry[key].as_str().unwrap_or_default();
     let name = match text("name") {
@@ -64,14 +64,14 @@ pub(super) fn fault(entry: &Value) -> String {
     format!("{name}{}", text("message"))
 }
 
-/// An answer: its version, where it has one, and its body.
+/// An answer: its version, if it has one, and its body.
 pub(super) struct Answer {
     etag: Option<String>,
     pub(super) status: u16,
     pub(super) body: Value,
 }
 
-/// The daemon's API.
+/// A client of the daemon's API.
 pub(super) struct Client {
     http: Http,
     base: Url,
@@ -104,7 +104,7 @@ impl Client {
         Ok(self.ask(Method::GET, path, query, None).await?.body)
     }
 
-    /// Sends a request; a status of 400 and more is a [`Refusal`].
+    /// Sends a request; a status of 400 or more is returned as a [`Refusal`].
     pub(super) async fn ask(
         &self,
         method: Method,
@@ -119,7 +119,7 @@ impl Client {
         Ok(answer)
     }
 
-    /// Sends a request and gives whatever comes back.
+    /// Sends a request and returns the answer whatever its status.
     pub(super) async fn send(
         &self,
         method: Method,
@@ -145,7 +145,7 @@ impl Client {
         }
         let response = request.send().await.map_err(|error| self.unreachable(error))?;
         let (status, etag) = (response.status(), response.headers().get(header::ETAG).cloned());
-        let bytes = response.bytes().await.context("the daemon's answer breaks off")?;
+        let bytes = response.bytes().await.context("the daemon's answer was cut off")?;
         let body: Value = match serde_json::from_slice(&bytes) {
             Ok(body) => body,
             Err(_) if status == StatusCode::OK => {
@@ -157,7 +157,7 @@ impl Client {
         Ok(Answer { etag, status: status.as_u16(), body })
     }
 
-    /// A whole list, page by page, all of one version of the inventory.
+    /// Reads a complete list, page by page, all of one version of the inventory.
     pub(super) async fn list(&self, kind: &str, query: &[(&str, String)]) -> anyhow::Result<Vec<Value>> {
         'read: for _ in 0..READS {
             let (mut all, mut version) = (Vec::new(), None);
@@ -189,7 +189,7 @@ impl Client {
             ));
         }
         let text = format!(
-            "the daemon at {base} does not answer; a change may have been made: look before you repeat it"
+            "the daemon at {base} does not answer; a change may have been made: check before you repeat it"
         );
         anyhow::Error::new(error.without_url()).context(text)
     }
@@ -204,7 +204,7 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// The token: of the file that is named, the variable, or the daemon's data folder; none where there is none.
+/// Finds the token: in the named file, the variable, or the daemon's data folder.
 fn token(remote: &Remote) -> anyhow::Result<Option<SecretString>> {
     let named = PageArgs { api_token_file: remote.api_token_file.clone(), ..PageArgs::default() };
     if let Some(token) = named.token()? {

@@ -15,18 +15,18 @@ use super::{
 
 /// The largest file, in bytes.
 const MAX_FILE_BYTES: u64 = 8 * 1024 * 1024;
-/// A worker's fields, in a file's order.
+/// A worker's fields, in the order of files.
 const FIELDS: [&str; 9] =
     ["name", "pid", "endpoint", "stake", "enabled", "sync_only", "gatekeeper", "endpoints", "after_stop"];
 
-/// A worker of a file, and where it stands there.
+/// A worker of a file, and its position there.
 #[derive(Debug, PartialEq)]
 pub(super) struct Row {
     place: String,
     worker: Value,
 }
 
-/// Reads a file's workers. What is in them is for the daemon to check.
+/// Reads a file's workers. The daemon checks their content.
 pub(super) fn read(file: &Path, format: Option<Format>) -> anyhow::Result<Vec<Row>> {
     let shown = file.display();
     let format = match (format, file.extension().and_then(|end| end.to_str())) {
@@ -34,7 +34,7 @@ pub(super) fn read(file: &Path, format: Option<Format>) -> anyhow::Result<Vec<Ro
         (None, Some("csv")) => Format::Csv,
         (None, Some("json")) => Format::Json,
         (None, Some("yaml" | "yml")) => Format::Yaml,
-        _ => bail!("the name {shown} does not say what it holds: give --format csv, json or yaml"),
+        _ => bail!("the extension of {shown} is not csv, json or yaml: give --format"),
     };
     let mut text = String::new();
     let reader: Box<dyn Read> = match file.to_str() {
@@ -61,9 +61,9 @@ fn parse(text: &str, format: Format) -> anyhow::Result<Vec<Row>> {
         Value::Array(list) => list,
         Value::Object(mut object) => match object.remove("workers") {
             Some(Value::Array(list)) => list,
-            _ => bail!("there must be a list of workers, or an object with a list named workers"),
+            _ => bail!("it must be a list of workers, or an object with a list named workers"),
         },
-        _ => bail!("there must be a list of workers"),
+        _ => bail!("it must be a list of workers"),
     };
     let row = |(index, mut worker): (usize, Value)| {
         if let Some(Value::String(stake)) = worker.get_mut("stake") {
@@ -88,14 +88,16 @@ fn parse_csv(text: &str) -> anyhow::Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// The line of a record. The reader's position is where the one before ended: empty lines may come first.
+/// Returns the line of a record. The reader's position is the end of the previous record, before empty
+/// lines.
 fn line(text: &str, position: &csv::Position) -> u64 {
     let rest = usize::try_from(position.byte()).ok().and_then(|byte| text.get(byte..)).unwrap_or_default();
     let empty = rest.bytes().take_while(|byte| matches!(byte, b'\r' | b'\n')).filter(|byte| *byte == b'\n');
     position.line() + empty.count() as u64
 }
 
-/// A cell as the API takes it. One that cannot be read stays a text, for the daemon to name.
+/// Converts a cell to a JSON value. A cell that cannot be converted stays text, and the daemon reports
+/// it.
 fn csv_value(name: &str, cell: &str) -> Value {
     match name {
         "pid" => cell.parse::<u64>().map_or_else(|_| json!(cell), Value::from),
@@ -128,7 +130,7 @@ pub(super) async fn send(
     done(&answer.body, as_json, caution, &format!("{} workers were added", rows.len()))
 }
 
-/// The refusal with the places of the rows at fault.
+/// Formats a refusal with the positions of the faulty rows.
 fn placed(refusal: &Refusal, rows: &[Row]) -> String {
     let lines = refusal.entries().iter().map(|entry| {
         let row = entry["index"].as_u64().and_then(|index| rows.get(usize::try_from(index).ok()?));
@@ -138,7 +140,7 @@ fn placed(refusal: &Refusal, rows: &[Row]) -> String {
     format!("nothing was imported:{}", lines.collect::<String>())
 }
 
-/// The workers as [`read`] reads them.
+/// Formats workers so that [`read`] can read them.
 pub(super) fn write(workers: &[Value], format: Format) -> anyhow::Result<String> {
     let fields = |worker: &Value| -> Map<String, Value> {
         let named = FIELDS.iter().map(|name| ((*name).to_owned(), worker[*name].clone()));
@@ -147,7 +149,7 @@ pub(super) fn write(workers: &[Value], format: Format) -> anyhow::Result<String>
     let list: Vec<_> = workers.iter().map(fields).collect();
     match format {
         Format::Json => super::json(&json!(list)),
-        // JSON's strings, numbers and lists are YAML's too.
+        // JSON's strings, numbers and lists are valid YAML.
         Format::Yaml => {
             let entry = |worker: &Map<String, Value>| -> String {
                 let line = |(place, (name, value)): (usize, (&String, &Value))| {
@@ -183,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_exported_is_what_is_imported() {
+    fn exported_workers_can_be_imported() {
         let workers = vec![
             json!({ "name": "a, \"b\"", "pid": 1, "endpoint": "http://a", "stake": "340282366920938463463374607431768211455",
                     "enabled": false, "sync_only": true, "gatekeeper": false, "endpoints": ["http://x", "http://y"],
@@ -206,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_know_their_lines_and_unreadable_cells_stay() {
+    fn rows_have_line_numbers_and_unparsable_cells_stay_text() {
         let rows = parse("name,pid,stake,enabled\n\nw1, 7 ,1.5PHA,maybe\nw2,x,,\n", Format::Csv).unwrap();
         assert_eq!(rows[0].place, "line 3");
         assert_eq!(

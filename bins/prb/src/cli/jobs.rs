@@ -25,7 +25,7 @@ pub(super) async fn run(args: JobsArgs) -> anyhow::Result<()> {
             let shown = client.get(&["jobs", &job.to_string()], &[]).await?;
             print(&if as_json { json(&shown)? } else { one(&shown) })
         }
-        JobAction::Retry { jobs } => each(&client, &jobs, Method::POST, &["retry"], "is in line again").await,
+        JobAction::Retry { jobs } => each(&client, &jobs, Method::POST, &["retry"], "is queued again").await,
         JobAction::Remove { jobs } => each(&client, &jobs, Method::DELETE, &[], "is removed").await,
     }
 }
@@ -66,7 +66,7 @@ fn one(job: &Value) -> String {
         ("action", cell(&job["action"])),
         ("created", time(&job["created_ms"])),
         ("ended", time(&job["ended_ms"])),
-        ("handed out", cell(&job["attempts"])),
+        ("delivered", cell(&job["attempts"])),
         ("error", cell(&job["error"])),
         ("block", cell(&job["outcome"]["block"])),
         ("transaction", cell(&job["outcome"]["extrinsic"])),
@@ -87,7 +87,7 @@ fn time(ms: &Value) -> String {
     stamp.map_or_else(|| "-".into(), |stamp| stamp.to_string())
 }
 
-/// Does the same to several jobs. Those before one that fails are done.
+/// Does the same to several jobs. If one fails, the jobs before it are done.
 async fn each(
     client: &Client,
     jobs: &[u64],

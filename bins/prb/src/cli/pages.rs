@@ -1,4 +1,4 @@
-//! Shell completions and man pages, from the command line's own description.
+//! Shell completions and man pages, generated from the command line's definition.
 
 use std::path::Path;
 
@@ -22,6 +22,6 @@ pub(super) fn man(folder: Option<&Path>) -> anyhow::Result<()> {
         return print(&String::from_utf8(text)?);
     };
     let shown = folder.display();
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {shown}"))?;
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {shown}"))?;
     clap_mangen::generate_to(Cli::command(), folder).with_context(|| format!("cannot write to {shown}"))
 }

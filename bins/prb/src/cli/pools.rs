@@ -17,7 +17,7 @@ use super::{
 };
 use crate::config::first_line;
 
-/// The longest secret that is read, in bytes.
+/// Maximum size of a secret, in bytes.
 const MAX_SECRET_BYTES: u64 = 4096;
 
 pub(super) async fn run(args: PoolsArgs) -> anyhow::Result<()> {
@@ -83,7 +83,7 @@ fn read(fields: &PoolFields, ask: bool) -> anyhow::Result<Map<String, Value>> {
     Ok(set)
 }
 
-/// The operator's secret: of the file, of standard input, or of the terminal where it is asked for.
+/// Reads the operator's secret: from the file, from standard input, or from the terminal if `ask` is set.
 fn secret(fields: &PoolFields, ask: bool) -> anyhow::Result<Option<SecretString>> {
     let secret = match (&fields.secret_file, fields.secret_stdin) {
         (Some(file), _) => first_line(file, MAX_SECRET_BYTES)?,
@@ -103,7 +103,7 @@ fn secret(fields: &PoolFields, ask: bool) -> anyhow::Result<Option<SecretString>
 }
 
 fn of_input() -> anyhow::Result<SecretString> {
-    // Large enough from the start: a buffer that grows leaves copies behind.
+    // The capacity is final: a buffer that grows leaves unwiped copies behind.
     let mut text = Zeroizing::new(String::with_capacity(MAX_SECRET_BYTES as usize + 1));
     std::io::stdin()
         .take(MAX_SECRET_BYTES + 1)

@@ -50,7 +50,7 @@ pub(super) async fn status(client: &Client, as_json: bool) -> anyhow::Result<Str
     Ok(text)
 }
 
-/// `S_ACTIVE 3, S_ERROR 1`, without what there is none of.
+/// Formats counts, such as `S_ACTIVE 3, S_ERROR 1`; zeros are left out.
 fn counts(value: &Value) -> String {
     let Some(counts) = value.as_object() else { return "-".into() };
     let some = counts.iter().filter(|(_, count)| **count != 0).map(|(name, count)| format!("{name} {count}"));

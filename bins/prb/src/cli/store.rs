@@ -1,4 +1,4 @@
-//! `prb store`: the block store of a daemon that is stopped, on this machine.
+//! `prb store`: works on the block store of a stopped daemon on this machine.
 
 use std::{
     io::IsTerminal,
@@ -19,12 +19,12 @@ use super::{
     confirm, print,
 };
 
-/// Time between two lines of progress, where nobody watches.
+/// Interval of progress lines if output is not a terminal.
 const TELL_EVERY: Duration = Duration::from_secs(10);
-/// Where somebody does.
+/// Interval of progress lines on a terminal.
 const SHOW_EVERY: Duration = Duration::from_millis(200);
 
-/// Does what was asked.
+/// Runs a command.
 pub(super) async fn run(args: StoreArgs) -> anyhow::Result<()> {
     let path = args.data.map_or(args.local_db_path, |data| data.join("blocks"));
     match args.action {
@@ -84,11 +84,11 @@ fn verify(store: &Store) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What to do about the faults, from the part that the others hang on.
+/// Returns the remedy for the faults, starting with the part that the others depend on.
 fn remedies(report: &Report) -> String {
     let mut remedies = String::new();
     if report.first_of(Part::Genesis).is_some() {
-        return "Move the store away: the daemon fetches everything again, or `prb store import` an archive.\n".into();
+        return "Move the store away: the daemon fetches everything again, or import an archive with `prb store import`.\n".into();
     }
     if let Some(number) = report.first_of(Part::Relay) {
         remedies +=
@@ -134,11 +134,11 @@ async fn import(path: PathBuf, from: PathBuf, expected: Option<String>) -> anyho
     let mut replay = Replay::new(Arc::clone(&store), vec![Arc::new(archive)], history::Config::default());
     if store.genesis().is_none() {
         let Some((start, genesis, _)) = replay.start().await else {
-            bail!("the archive has no start of the chain that holds: genesis.prb is missing or damaged");
+            bail!("the archive has no valid start of the chain: genesis.prb is missing or damaged");
         };
         let identity = genesis.chain_identity.to_string();
         if expected.as_ref().is_some_and(|expected| !expected.eq_ignore_ascii_case(&identity)) {
-            bail!("the archive is of chain {identity}, another one than expected");
+            bail!("the archive is of chain {identity}, which is not the expected one");
         }
         eprintln!(
             "chain {identity}, parachain {}, from relay block {} ({}) on",
@@ -178,7 +178,7 @@ async fn import(path: PathBuf, from: PathBuf, expected: Option<String>) -> anyho
     }
     if !drained.faults.is_empty() {
         bail!(
-            "not all of the archive was imported; what is stored is verified, and may be added to from elsewhere"
+            "the archive was imported only in part; all stored blocks are verified, and the rest can come from another source"
         );
     }
     Ok(())
@@ -223,13 +223,13 @@ fn cut(
     ))
 }
 
-/// Bytes for people.
+/// Formats a number of bytes.
 fn size(bytes: u64) -> String {
     let mib = bytes as f64 / f64::from(1 << 20);
     if mib < 1024.0 { format!("{mib:.1} MiB") } else { format!("{:.1} GiB", mib / 1024.0) }
 }
 
-/// Shows how far something is, how fast it goes and how long it will take.
+/// Prints progress, rate and remaining time.
 struct Meter {
     is_watched: bool,
     what: String,
@@ -279,14 +279,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn progress_has_rate_and_time_left() {
+    fn progress_line_has_rate_and_remaining_time() {
         let text = line("relay blocks", 3000, 9000, 2000, Duration::from_secs(4));
         assert_eq!(text, "relay blocks: 3000 of 9000, 500/s, 12 s left");
         assert_eq!(line("x", 0, 5, 0, Duration::ZERO), "x: 0 of 5, 0/s");
     }
 
     #[test]
-    fn sizes_are_for_people() {
+    fn sizes_have_binary_units() {
         assert_eq!(size(3 << 20), "3.0 MiB");
         assert_eq!(size(5 << 30), "5.0 GiB");
     }

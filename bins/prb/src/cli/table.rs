@@ -1,13 +1,13 @@
-//! Tables and values for people.
+//! Formats tables and values for terminals.
 
 use serde_json::Value;
 
-/// The widest cell, in characters.
+/// Maximum width of a cell, in characters.
 const MAX_CELL: usize = 72;
 /// Decimals of PHA.
 const DECIMALS: usize = prb_core::primitives::PHA_DECIMALS as usize;
 
-/// Rows under headings, each column as wide as it must be.
+/// Formats rows under headings; columns are as wide as their content.
 pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let rows: Vec<Vec<String>> =
         rows.iter().map(|row| row.iter().map(|cell| shown(cell)).collect()).collect();
@@ -27,13 +27,13 @@ pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Names and values, one a line.
+/// Formats names and values, one pair per line.
 pub(super) fn pairs(pairs: &[(&str, String)]) -> String {
     let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
     pairs.iter().map(|(name, value)| format!("{name:width$}  {}\n", clean(value))).collect()
 }
 
-/// A cell, cut.
+/// Truncates a cell.
 fn shown(cell: &str) -> String {
     let cell = clean(cell);
     match cell.char_indices().nth(MAX_CELL) {
@@ -42,12 +42,13 @@ fn shown(cell: &str) -> String {
     }
 }
 
-/// A text that cannot move a terminal's cursor: names and messages come from workers and other people.
+/// Removes control characters, which could move the cursor: names and messages come from workers and
+/// other people.
 pub(crate) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// A JSON value as a cell; `-` where there is none.
+/// Formats a JSON value as a cell; `-` for null.
 pub(super) fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),
@@ -58,7 +59,7 @@ pub(super) fn cell(value: &Value) -> String {
     }
 }
 
-/// An amount in 10^-12 PHA, as PHA.
+/// Formats an amount in 10^-12 PHA as PHA.
 pub(crate) fn pha(value: &Value) -> String {
     let Some(units) = value.as_str().and_then(|text| text.parse::<u128>().ok()) else { return cell(value) };
     let one = 10u128.pow(DECIMALS as u32);
@@ -69,8 +70,8 @@ pub(crate) fn pha(value: &Value) -> String {
     }
 }
 
-/// An amount as people write it, in 10^-12 PHA: digits are that already, `30000PHA` and `0.5 PHA` are not. What is
-/// neither stays as it is, for the daemon to refuse.
+/// Converts an amount to 10^-12 PHA: digits are in that unit already, `30000PHA` and `0.5 PHA` are
+/// converted. Other texts stay unchanged, and the daemon rejects them.
 pub(super) fn units(text: &str) -> String {
     let Some(number) = text.trim().strip_suffix("PHA") else { return text.trim().to_owned() };
     let (whole, fraction) = number.trim().split_once('.').unwrap_or((number.trim(), ""));
@@ -92,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn amounts() {
+    fn amounts_are_converted_exactly() {
         for (text, expected) in [
             ("30000PHA", "30000000000000000"),
             ("0.5 PHA", "500000000000"),
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_moves_the_cursor() {
+    fn control_characters_are_removed() {
         let text = table(&["NAME"], &[vec!["a\u{1b}[2J\nb".into()], vec!["x".repeat(500)]]);
         assert_eq!(text.lines().count(), 3);
         assert!(!text.contains('\u{1b}') && text.lines().all(|line| line.chars().count() <= MAX_CELL + 1));

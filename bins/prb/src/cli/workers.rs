@@ -90,7 +90,7 @@ fn read(fields: &WorkerFields) -> Map<String, Value> {
     set
 }
 
-/// The workers that are selected, each once, with their status.
+/// Returns the selected workers with their status, each once.
 async fn select(
     client: &Client,
     selection: &Selection,
@@ -122,7 +122,7 @@ async fn select(
                 taken[place] = true;
             }
         }
-        // By state or reason it may well be that none is left.
+        // With a filter by state or reason, an empty selection is not an error.
         let filtered = query.iter().any(|(name, _)| *name == "state" || *name == "reason");
         ensure!(found || filtered, "there is no worker {name:?}{}", of_pool(selection));
     }
@@ -133,7 +133,8 @@ fn of_pool(selection: &Selection) -> String {
     selection.pool.map(|pool| format!(" in pool {pool}")).unwrap_or_default()
 }
 
-/// The same change of each selected worker, all or none; refused where one has changed since it was read.
+/// Applies the same change to each selected worker, all or none; rejected if one has changed since it was
+/// read.
 async fn edit(
     client: &Client,
     selection: &Selection,
@@ -159,7 +160,7 @@ async fn edit(
     done(&answer.body, as_json, caution, &format!("{} {verb}", named(&workers)))
 }
 
-/// `workers a, b, c and 12 more`.
+/// Formats names, such as `workers a, b, c and 12 more`.
 fn named(workers: &[Value]) -> String {
     const SHOWN: usize = 8;
     let names: Vec<String> = workers.iter().take(SHOWN).map(|worker| clean(&cell(&worker["name"]))).collect();
@@ -181,13 +182,13 @@ async fn command(client: &Client, command: &str, told: Told, as_json: bool) -> a
     let asks = async |dry_run: bool| {
         let query = [("dry_run", dry_run.to_string())];
         let answer = client.send(Method::POST, &path, &query, Some(&body)).await?;
-        // 409 comes with every worker's own reason, where it is about workers.
+        // If 409 is about workers, it comes with each worker's reason.
         if answer.status >= 400 && !answer.body["workers"].is_array() {
             return Err(Refusal { status: answer.status, body: answer.body }.into());
         }
         anyhow::Ok(answer.body)
     };
-    // Several, or one that earns less from now on: somebody looks first.
+    // These commands ask for confirmation, as does any command for several workers.
     let severe = matches!(command, "stop" | "reclaim" | "leave-pool" | "kick" | "confirm-key");
     let preview = asks(true).await?;
     let count = preview["workers"].as_array().map_or(0, Vec::len);
@@ -195,7 +196,7 @@ async fn command(client: &Client, command: &str, told: Told, as_json: bool) -> a
         return told_of(&preview, as_json);
     }
     if (severe || count > 1) && !caution.yes {
-        confirm(caution, &format!("{}Go on?", answers(&preview)))?;
+        confirm(caution, &format!("{}Continue?", answers(&preview)))?;
     }
     told_of(&asks(false).await?, as_json)
 }
@@ -203,7 +204,7 @@ async fn command(client: &Client, command: &str, told: Told, as_json: bool) -> a
 fn told_of(answer: &Value, as_json: bool) -> anyhow::Result<()> {
     print(&if as_json { json(answer)? } else { answers(answer) })?;
     if answer["taken"] == 0 {
-        bail!("no worker takes the command");
+        bail!("no worker accepts the command");
     }
     Ok(())
 }
@@ -253,7 +254,7 @@ async fn list(
 
 async fn show(client: &Client, worker: &str, as_json: bool) -> anyhow::Result<String> {
     let mut shown = client.get(&["workers", worker], &[]).await?;
-    // Without a fleet nothing happens to a worker.
+    // The daemon may have no events for the worker, for example without a fleet.
     let events = client.get(&["workers", worker, "events"], &[]).await.unwrap_or_default();
     if as_json {
         shown["events"] = events["events"].clone();

@@ -1,4 +1,4 @@
-//! `prb all`.
+//! Settings of `prb all`.
 
 use std::path::PathBuf;
 
@@ -13,10 +13,10 @@ use super::{
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Chains and files")]
 pub struct AllArgs {
-    /// WebSocket endpoints of the parachain's nodes, by comma; the first that works is used.
+    /// WebSocket endpoints of the parachain's nodes, separated by commas; the first that works is used.
     #[arg(long, env = "PHALA_CHAIN_ENDPOINT", value_delimiter = ',', required = true, value_parser = ws_url, hide_env_values = true)]
     pub chain_endpoint: Vec<NodeUrl>,
-    /// WebSocket endpoints of the relay chain's nodes, by comma; the first that works is used.
+    /// WebSocket endpoints of the relay chain's nodes, separated by commas; the first that works is used.
     #[arg(
         long,
         env = "PHALA_PARENT_CHAIN_ENDPOINT",
@@ -26,17 +26,17 @@ pub struct AllArgs {
         hide_env_values = true
     )]
     pub parent_chain_endpoint: Vec<NodeUrl>,
-    /// Where blocks of the past come from.
+    /// History sources.
     #[command(flatten)]
     pub history: HistoryArgs,
-    /// Folder of the block store and of what is kept of workers; made where it is missing.
+    /// Folder of the block store and of the workers' saved state; created if it does not exist.
     #[arg(long, env = "PRB_DATA", value_name = "DIR")]
     pub data: PathBuf,
-    /// Folder of the identity key that seals operators' keys; `id` in the data folder where absent.
+    /// Folder of the identity key that seals operators' keys; by default `id` in the data folder.
     #[arg(long, env = "PHALA_PEER_ID_PREFIX", value_name = "DIR")]
     pub peer_id_prefix: Option<PathBuf>,
-    /// File that names pools and workers (TOML, or JSON where its name ends in .json). Where absent, they are
-    /// kept in the data folder and edited over the management API.
+    /// File with pools and workers (TOML, or JSON if its name ends in .json). Without it, they are stored in the
+    /// data folder and edited over the management API.
     #[arg(long, env = "PRB_FLEET", value_name = "FILE")]
     pub fleet: Option<PathBuf>,
     /// How transactions are sent.
@@ -48,10 +48,10 @@ pub struct AllArgs {
     /// The management API.
     #[command(flatten)]
     pub api: ApiArgs,
-    /// The pages for people.
+    /// The web pages.
     #[command(flatten)]
     pub pages: PageArgs,
-    /// How workers are treated.
+    /// Settings of the workers.
     #[command(flatten)]
     pub workers: WorkerArgs,
 }

@@ -1,4 +1,4 @@
-//! The management API's port.
+//! Settings of the management API's port.
 
 use clap::Args;
 
@@ -8,8 +8,8 @@ use super::values::{OpsListen, ops_listen};
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Management API")]
 pub struct ApiArgs {
-    /// Address of the management API (HTTP, JSON), or none. Where absent, it is at 127.0.0.1:3001; if that is
-    /// taken, the daemon goes on without. On another address than loopback every request needs the token.
+    /// Address of the management API (HTTP, JSON), or none. By default 127.0.0.1:3001; if that is taken, the
+    /// daemon runs without the API. On other addresses than loopback every request needs the token.
     #[arg(long, env = "PRB_API_LISTEN", value_name = "ADDRESS", value_parser = api_listen)]
     pub api_listen: Option<OpsListen>,
 }

@@ -1,4 +1,4 @@
-//! The settings that count, with where each comes from, as TOML.
+//! Formats the effective settings, with their sources, as TOML.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -10,9 +10,9 @@ use super::{
     values::host_only,
 };
 
-/// Lines of TOML: a table with the daemon's name, and a line for each setting.
+/// Returns lines of TOML: a table with the daemon's name, and a line for each setting.
 ///
-/// What may hold a secret shows its host only; secrets that stand in a variable show as set.
+/// Of values that may contain a secret only the host is shown; secrets in variables are shown as set.
 pub(super) fn toml(command: &clap::Command, matches: &ArgMatches, origins: &Origins) -> String {
     let Some((name, matches)) = matches.subcommand() else { return String::new() };
     let Some(command) = command.find_subcommand(name) else { return String::new() };
@@ -56,14 +56,14 @@ fn value(arg: &Arg, id: &str, matches: &ArgMatches) -> String {
     if let Ok(Some(number)) = matches.try_get_one::<u16>(id) {
         return number.to_string();
     }
-    // The variables of the original have milliseconds.
+    // The original's variables are in milliseconds.
     if let Ok(Some(time)) = matches.try_get_one::<Duration>(id) {
         return time.as_millis().to_string();
     }
     let shown = |raw: &std::ffi::OsStr| {
         let text = raw.to_string_lossy();
         let text = if arg.is_hide_env_values_set() { host_only(&text) } else { text.into_owned() };
-        // A basic string of TOML has the escapes of JSON.
+        // TOML's basic strings have the escapes of JSON.
         serde_json::Value::from(text).to_string()
     };
     let mut raw = matches.get_raw(id).into_iter().flatten();

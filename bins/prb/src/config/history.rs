@@ -1,4 +1,4 @@
-//! Where blocks of the past come from besides nodes.
+//! Settings of the history sources.
 
 use std::{fmt, path::PathBuf};
 
@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::values::host_only;
 
-/// Where blocks of the past come from besides nodes.
+/// History sources.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Chains and blobs")]
 pub struct HistoryArgs {
@@ -25,7 +25,7 @@ pub struct HistoryArgs {
     pub history: Vec<HistoryPlace>,
 }
 
-/// Where blocks of the past are. A URL may hold a key, so `Debug` shows the host only.
+/// A history source. A URL may contain a key, so `Debug` shows the host only.
 #[derive(Clone, PartialEq, Eq)]
 pub enum HistoryPlace {
     /// A folder with an archive.
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_told_apart() {
+    fn sources_are_distinguished() {
         assert_eq!(history_place("/srv/archive"), Ok(HistoryPlace::Archive("/srv/archive".into())));
         assert_eq!(history_place("tcp://a:8012"), Ok(HistoryPlace::Provider("a:8012".into())));
         let cache = history_place(" https://a.example:444/key/abc").unwrap();

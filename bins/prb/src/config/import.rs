@@ -1,4 +1,4 @@
-//! `prb import`.
+//! Settings of `prb import`.
 
 use std::path::PathBuf;
 
@@ -7,12 +7,12 @@ use clap::{Args, Subcommand};
 /// `prb import`.
 #[derive(Clone, Debug, Args)]
 pub struct ImportArgs {
-    /// From what.
+    /// The source.
     #[command(subcommand)]
     pub from: ImportFrom,
 }
 
-/// What is imported.
+/// The source of an import.
 #[derive(Clone, Debug, Subcommand)]
 pub enum ImportFrom {
     /// Pools, workers and operators' keys of the original bridge (PRB v2).
@@ -24,11 +24,10 @@ pub enum ImportFrom {
 /// `prb import v2`.
 #[derive(Clone, Debug, Args)]
 pub struct V2Args {
-    /// Its SQLite database (PHALA_LOCAL_DB_PATH of the original, /var/data/local.db where nobody chose another). It is
-    /// only read.
+    /// Its SQLite database (PHALA_LOCAL_DB_PATH of the original, by default /var/data/local.db). It is only read.
     #[arg(value_name = "FILE")]
     pub database: PathBuf,
-    /// Where to.
+    /// The destination.
     #[command(flatten)]
     pub into: ImportInto,
 }
@@ -36,35 +35,37 @@ pub struct V2Args {
 /// `prb import v3`.
 #[derive(Clone, Debug, Args)]
 pub struct V3Args {
-    /// What `get-all-pools-with-workers` of its configuration program prints (JSON).
+    /// Output of `get-all-pools-with-workers` of its configuration program (JSON).
     #[arg(value_name = "FILE")]
     pub pools: PathBuf,
-    /// What `get-all-pool-operators` prints (JSON): accounts, and the accounts that operators are proxies of.
+    /// Output of `get-all-pool-operators` (JSON): operators' accounts, and the accounts whose proxies they are.
     #[arg(long, value_name = "FILE")]
     pub operators: Option<PathBuf>,
-    /// Operators' keys, which no output has: a TOML file with a line for each pool, such as 12 = "its mnemonic". A pool
-    /// without a line is imported without its key.
+    /// Operators' keys, which are in no output: a TOML file with a line for each pool, such as 12 = "its
+    /// mnemonic". A pool without a line is imported without its key.
     #[arg(long, value_name = "FILE")]
     pub keys: Option<PathBuf>,
-    /// Where to.
+    /// The destination.
     #[command(flatten)]
     pub into: ImportInto,
 }
 
-/// Where something is imported to.
+/// The destination of an import.
 #[derive(Clone, Debug, Args)]
 pub struct ImportInto {
-    /// Folder of the pools and workers: PHALA_LOCAL_DB_PATH of `prb lifecycle`, or the folder `inventory` in the data
-    /// folder of a `prb all` without a fleet file. The daemon must not be running.
+    /// Folder of the pools and workers: PHALA_LOCAL_DB_PATH of `prb lifecycle`, or the folder `inventory` in the
+    /// data folder of a `prb all` without a fleet file. The daemon must not be running.
     #[arg(long, env = "PHALA_LOCAL_DB_PATH", default_value = "/var/data/local.db", value_name = "DIR")]
     pub to: PathBuf,
-    /// Folder of the identity keys. LIFECYCLE there opens the keys of a v2 database, and seals them for this program.
+    /// Folder of the identity keys. LIFECYCLE in it opens the keys of a v2 database, and seals them for this
+    /// program.
     #[arg(long, env = "PHALA_PEER_ID_PREFIX", default_value = "/var/data/keys/id", value_name = "DIR")]
     pub peer_id_prefix: PathBuf,
-    /// Show what would be imported, and change nothing.
+    /// Show what would be imported without changing anything.
     #[arg(long)]
     pub dry_run: bool,
-    /// Leave out a pool (by its number) or a worker (by its name or id); may be repeated. A pool's workers go with it.
+    /// Skip a pool (by number) or a worker (by name or id), repeatable. A skipped pool's workers are skipped,
+    /// too.
     #[arg(long, value_name = "NAME")]
     pub leave_out: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! `prb keys`.
+//! Settings of `prb keys`.
 
 use std::path::PathBuf;
 
@@ -17,23 +17,23 @@ pub struct KeysArgs {
         global = true
     )]
     pub peer_id_prefix: PathBuf,
-    /// What to do with them.
+    /// The action.
     #[command(subcommand)]
     pub action: KeysAction,
 }
 
-/// What to do with identity keys.
+/// An action on identity keys.
 #[derive(Clone, Debug, Subcommand)]
 pub enum KeysAction {
     /// Show the peer id of each identity in the folder. Never shows a key.
     Show,
-    /// Write an identity to a file. It is everything that opens the sealed operators' keys: keep it safe.
+    /// Write an identity to a file. It opens all operators' keys that were sealed with it: keep it safe.
     Backup(BackupArgs),
-    /// Put a backup's identity into the folder, where there is none yet.
+    /// Restore an identity from a backup into the folder, if there is none yet.
     Restore(RestoreArgs),
 }
 
-/// Whose identity.
+/// The role of an identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum KeyRole {
     /// A data provider's.
@@ -60,16 +60,17 @@ impl From<KeyRole> for Role {
 /// `prb keys backup`.
 #[derive(Clone, Debug, Args)]
 pub struct BackupArgs {
-    /// Whose identity.
+    /// The role of the identity.
     #[arg(long, value_enum, default_value_t = KeyRole::Lifecycle)]
     pub role: KeyRole,
     /// The file to write (mode 600).
     #[arg(long, value_name = "FILE")]
     pub to: PathBuf,
-    /// Replace the file where it is there.
+    /// Replace the file if it exists.
     #[arg(long)]
     pub force: bool,
-    /// Write the key as it is. Without this a passphrase encrypts it (the format of age: `age -d` opens it).
+    /// Write the key unencrypted. By default it is encrypted with a passphrase (in the format of age: `age -d`
+    /// opens it).
     #[arg(long, conflicts_with = "passphrase_file")]
     pub plain: bool,
     /// The passphrase.
@@ -80,22 +81,22 @@ pub struct BackupArgs {
 /// `prb keys restore`.
 #[derive(Clone, Debug, Args)]
 pub struct RestoreArgs {
-    /// Whose identity.
+    /// The role of the identity.
     #[arg(long, value_enum, default_value_t = KeyRole::Lifecycle)]
     pub role: KeyRole,
     /// The backup.
     #[arg(long, value_name = "FILE")]
     pub from: PathBuf,
-    /// The passphrase, where it has one.
+    /// The passphrase, if the backup has one.
     #[command(flatten)]
     pub passphrase: PassphraseArgs,
 }
 
-/// Where a passphrase comes from: the file, else the variable PRB_KEYS_PASSPHRASE, else the terminal.
+/// The source of a passphrase: the file, otherwise the variable PRB_KEYS_PASSPHRASE, otherwise the terminal.
 #[derive(Clone, Debug, Args)]
 pub struct PassphraseArgs {
-    /// File whose first line is the passphrase; else it is taken from the variable PRB_KEYS_PASSPHRASE, else
-    /// asked for on the terminal.
+    /// File whose first line is the passphrase; otherwise it is read from the variable PRB_KEYS_PASSPHRASE, or
+    /// from the terminal.
     #[arg(long, env = "PRB_KEYS_PASSPHRASE_FILE", value_name = "FILE")]
     pub passphrase_file: Option<PathBuf>,
 }

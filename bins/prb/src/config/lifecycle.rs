@@ -1,4 +1,4 @@
-//! `prb lifecycle`.
+//! Settings of `prb lifecycle`.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -12,56 +12,57 @@ use super::{
     values::{NodeUrl, RedisUrl, millis, redis_url, whole, ws_url, yes_no},
 };
 
-/// Longest pause between two attempts to reach a data provider: one that was started again should be of use
-/// before the next one fails.
+/// Longest pause between two attempts to reach a data provider: a restarted one should be usable before the
+/// next one fails.
 const MAX_RECONNECT: Duration = Duration::from_secs(2);
-/// Bytes that one cached blob is taken to have.
+/// The assumed size of a cached blob, in bytes.
 const MIB: u64 = 1024 * 1024;
 
 /// `prb lifecycle`.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Chain, trade queue and blobs")]
 pub struct LifecycleArgs {
-    /// WebSocket endpoints of the parachain's nodes, by comma; the first that works is used.
+    /// WebSocket endpoints of the parachain's nodes, separated by commas; the first that works is used.
     #[arg(long, env = "PHALA_CHAIN_ENDPOINT", value_delimiter = ',', required = true, value_parser = ws_url, hide_env_values = true)]
     pub chain_endpoint: Vec<NodeUrl>,
-    /// Taken for the original's sake; a lifecycle manager asks no relay chain node.
+    /// Accepted for compatibility with the original; a lifecycle manager does not use relay chain nodes.
     #[arg(long, env = "PHALA_PARENT_CHAIN_ENDPOINT", value_delimiter = ',', value_parser = ws_url, hide_env_values = true)]
     pub parent_chain_endpoint: Vec<NodeUrl>,
-    /// Folder of the pools and workers; made where it is missing.
+    /// Folder of the pools and workers; created if it does not exist.
     #[arg(long, env = "PHALA_LOCAL_DB_PATH", default_value = "/var/data/local.db", value_name = "DIR")]
     pub local_db_path: PathBuf,
     /// Redis server of the trade queue.
     #[arg(long, env = "PHALA_Q_REDIS_ENDPOINT", value_name = "URL", value_parser = redis_url, hide_env_values = true)]
     pub q_redis_endpoint: Option<RedisUrl>,
-    /// Run a trader inside this process: with the trade queue in Redis where PHALA_Q_REDIS_ENDPOINT is set, else
-    /// in memory.
+    /// Run a trader inside this process: with the trade queue in Redis if PHALA_Q_REDIS_ENDPOINT is set,
+    /// otherwise in memory.
     #[arg(long, env = "USE_BUILT_IN_TRADER", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
     pub use_built_in_trader: bool,
-    /// Only take edits of pools and workers; run no worker.
+    /// Only accept edits of pools and workers; run no workers.
     #[arg(long, env = "PHALA_LIFECYCLE_CONFIG_MODE", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
     pub lifecycle_config_mode: bool,
     /// Use data providers of any bridge identity.
     #[arg(long, env = "PHALA_PTP_IGNORE_BRIDGE_IDENTITY", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
     pub ptp_ignore_bridge_identity: bool,
-    /// Data providers to trust, by comma: peer ids, networks such as 10.0.0.0/8, or `any` for whoever says to be one.
-    /// Trusted without being named here: boot nodes, peers of this machine or on the whitelist, and those that know
-    /// the pre-shared key.
+    /// Trusted data providers, separated by commas: peer ids, networks such as 10.0.0.0/8, or `any` for every
+    /// peer that claims to be one. Always trusted are boot nodes, peers on this machine or on the whitelist, and
+    /// those that know the pre-shared key.
     #[arg(long, env = "PRB_DATA_PROVIDERS", value_delimiter = ',', value_name = "PEERS", value_parser = trusted)]
     pub data_providers: Vec<Trusted>,
-    /// Blob requests in flight, to each data provider.
+    /// Maximum number of blob requests in flight to each data provider.
     #[arg(long, env = "PHALA_LIFECYCLE_BLOB_QUEUE_SIZE", default_value_t = 36, value_parser = whole(1u32..=10_000))]
     pub lifecycle_blob_queue_size: u32,
-    /// Blobs cached at most, each taken to have 1 MiB: more than PRB_LRU_CACHE_MIB, as the default, has no effect.
+    /// Maximum number of cached blobs, each counted as 1 MiB: values above PRB_LRU_CACHE_MIB, such as the
+    /// default, have no effect.
     #[arg(long, env = "PHALA_LRU_CACHE_SIZE", default_value_t = 5000, value_parser = whole(1u32..=100_000_000))]
     pub lru_cache_size: u32,
-    /// MiB of blobs cached at most, of headers and of blocks each.
+    /// Maximum size of the blob cache in MiB, for headers and for blocks each.
     #[arg(long, env = "PRB_LRU_CACHE_MIB", default_value_t = 256, value_parser = whole(1u32..=1_048_576))]
     pub lru_cache_mib: u32,
     /// How long a blob is cached, in ms.
     #[arg(long, env = "PHALA_LRU_CACHE_MAX_AGE", default_value = "1800000", value_parser = millis)]
     pub lru_cache_max_age: Duration,
-    /// Cache nothing. Workers that want a blob at the same moment still share one fetch.
+    /// Disable the cache. Concurrent requests of workers for one blob still share one fetch.
     #[arg(long, env = "DISABLE_LRU", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
     pub disable_lru: bool,
     /// How transactions are sent, by a trader inside this process.
@@ -76,28 +77,27 @@ pub struct LifecycleArgs {
     /// The management API.
     #[command(flatten)]
     pub api: ApiArgs,
-    /// The pages for people.
+    /// The web pages.
     #[command(flatten)]
     pub pages: PageArgs,
-    /// How workers are treated.
+    /// Settings of the workers.
     #[command(flatten)]
     pub workers: WorkerArgs,
 }
 
 impl LifecycleArgs {
-    /// How much of what was fetched is kept. The cache is bounded in bytes: a number of blobs is as many times
-    /// one MiB.
+    /// The configuration of the cache. It is bounded in bytes: a number of blobs counts as that many MiB.
     pub fn cache_config(&self) -> cache::Config {
         let mib = if self.disable_lru { 0 } else { self.lru_cache_mib.min(self.lru_cache_size) };
         cache::Config::default().with_max_bytes(u64::from(mib) * MIB).with_max_age(self.lru_cache_max_age)
     }
 
-    /// Whose data is used, besides what is known otherwise.
+    /// The configured trust in data providers.
     pub fn trust(&self) -> Trust {
         Trusted::all(&self.data_providers)
     }
 
-    /// How data providers are asked.
+    /// The configuration of the remote blob source.
     pub fn remote_config(&self) -> remote::Config {
         let defaults = remote::Config::default();
         let client = defaults

@@ -1,4 +1,4 @@
-//! `prb monitor`.
+//! Settings of `prb monitor`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -10,24 +10,25 @@ use super::{
     walkie::{boot_address, listen_address},
 };
 
-/// The port that operators of the original know.
+/// The port of the original's monitor.
 pub const MONITOR_PORT: u16 = 3000;
 
 /// `prb monitor`.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Console")]
 pub struct MonitorArgs {
-    /// Port of the console and of the JSON calls.
+    /// Port of the console and of the JSON proxy.
     #[arg(long, env = "PORT", default_value_t = MONITOR_PORT)]
     pub port: u16,
-    /// IP address that they listen on. Whoever reaches it can read it; off this machine, changes need the token.
+    /// IP address to listen on. Everybody who can reach it can read the console; from other machines, changes
+    /// need the token.
     #[arg(long, env = "HOST", default_value = "127.0.0.1", value_name = "IP", value_parser = ip)]
     pub host: IpAddr,
-    /// Addresses of peers to start from, by comma, as the original names the setting; goes before
+    /// Addresses of boot nodes, separated by commas, under the original's name; takes precedence over
     /// PHALA_WALKIE_BOOT_NODES.
     #[arg(long, env = "PTP_BOOT_NODES", value_delimiter = ',', value_name = "MULTIADDR", value_parser = boot_address)]
     pub ptp_boot_nodes: Option<Vec<BootNode>>,
-    /// Addresses to listen on for peers, by comma, as the original names the setting; goes before
+    /// Addresses to listen on for peers, separated by commas, under the original's name; takes precedence over
     /// PHALA_WALKIE_LISTEN_ADDRESSES.
     #[arg(
         long,
@@ -37,19 +38,19 @@ pub struct MonitorArgs {
         value_parser = listen_address
     )]
     pub ptp_listen_addresses: Option<Vec<Multiaddr>>,
-    /// Its place among its peers.
+    /// Peer-to-peer settings.
     #[command(flatten)]
     pub walkie: WalkieArgs,
     /// The ops port.
     #[command(flatten)]
     pub ops: OpsArgs,
-    /// The pages for people.
+    /// The web pages.
     #[command(flatten)]
     pub pages: PageArgs,
 }
 
 impl MonitorArgs {
-    /// Its place among its peers, with the original's settings put in.
+    /// The peer-to-peer settings, merged with the original's.
     pub fn walkie(&self) -> WalkieArgs {
         let mut walkie = self.walkie.clone();
         if let Some(nodes) = &self.ptp_boot_nodes {
@@ -61,7 +62,7 @@ impl MonitorArgs {
         walkie
     }
 
-    /// Where the console listens: a monitor without one is of no use, so that `none` counts as not set.
+    /// The address of the console. `none` counts as not set, because a monitor needs it.
     pub fn listen(&self) -> SocketAddr {
         match self.pages.console_listen {
             Some(OpsListen::At(address)) => address,
@@ -92,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn the_originals_settings_are_read() {
+    fn settings_of_the_original_are_read() {
         let plain = args(&[]).unwrap();
         assert_eq!(plain.listen(), "127.0.0.1:3000".parse().unwrap());
         assert_eq!(plain.walkie().boot_nodes(), []);

@@ -1,4 +1,4 @@
-//! The pages for people, and the token that lets them change something.
+//! Settings of the web pages, and the token for changes.
 
 use std::path::PathBuf;
 
@@ -10,42 +10,42 @@ use crate::redact;
 
 use super::values::{OpsListen, ops_listen};
 
-/// The variable that holds the token. Never a flag: arguments can be read by every user.
+/// The variable that holds the token. It is never a flag, because every user can read arguments.
 pub const TOKEN_VARIABLE: &str = "PRB_API_TOKEN";
 /// The shortest token, in bytes: a shorter one can be guessed.
 const MIN_TOKEN_BYTES: usize = 16;
-/// The largest file of a token, in bytes.
+/// The largest token file, in bytes.
 const MAX_TOKEN_FILE_BYTES: u64 = 4096;
 
-/// The pages for people.
+/// The web pages.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Pages")]
 pub struct PageArgs {
-    /// Address of the queue page, or none. Where absent, it is at 127.0.0.1:4567 wherever a trader runs; if that
-    /// is taken, the daemon goes on without. Whoever reaches it can read it.
+    /// Address of the queue page, or none. By default 127.0.0.1:4567 if a trader runs; if that is taken, the
+    /// daemon runs without it. Everybody who can reach it can read it.
     #[arg(long, env = "PRB_QUEUE_PAGE_LISTEN", value_name = "ADDRESS", value_parser = page_listen)]
     pub queue_page_listen: Option<OpsListen>,
-    /// Address of the console, or none. Where absent, it is at 127.0.0.1:3000 for all in one and for a lifecycle
-    /// manager (if that is taken, the daemon goes on without), and where HOST and PORT say for a monitor. Whoever
-    /// reaches it can read it.
+    /// Address of the console, or none. By default 127.0.0.1:3000 for all in one and for a lifecycle manager (if
+    /// that is taken, the daemon runs without it), and as set by HOST and PORT for a monitor. Everybody who can
+    /// reach it can read it.
     #[arg(long, env = "PRB_CONSOLE_LISTEN", value_name = "ADDRESS", value_parser = page_listen)]
     pub console_listen: Option<OpsListen>,
-    /// Names by which browsers reach the pages, by comma, where there are others than IP addresses and localhost
-    /// (a reverse proxy's). Requests for any other name are refused.
+    /// Host names by which browsers reach the pages, separated by commas, besides IP addresses and localhost
+    /// (such as a reverse proxy's). Requests for other names are refused.
     #[arg(long, env = "PRB_PAGE_HOSTS", value_delimiter = ',', value_name = "NAME", value_parser = host_name)]
     pub page_hosts: Vec<String>,
-    /// File whose first line is the token that lets people change something on the pages (at least 16 bytes). The
-    /// variable PRB_API_TOKEN may hold the token itself. Without either, daemons with a management API and the
-    /// monitor make one in the file api-token of their folder.
+    /// File whose first line is the token for changes on the pages (at least 16 bytes). The variable
+    /// PRB_API_TOKEN may hold the token itself. Without either, daemons with a management API and the monitor
+    /// generate one in the file api-token of their folder.
     #[arg(long, env = "PRB_API_TOKEN_FILE", value_name = "FILE")]
     pub api_token_file: Option<PathBuf>,
 }
 
 impl PageArgs {
-    /// The token, where there is one.
+    /// Returns the token, if one is set.
     ///
     /// # Errors
-    /// Where it is given twice, cannot be read, or is too short.
+    /// It is set twice, cannot be read, or is too short.
     pub fn token(&self) -> anyhow::Result<Option<SecretString>> {
         let variable = std::env::var_os(TOKEN_VARIABLE).filter(|value| !value.is_empty());
         let (token, place) = match (variable, &self.api_token_file) {
@@ -69,9 +69,9 @@ fn check_token(token: &SecretString) -> anyhow::Result<()> {
     if bytes < MIN_TOKEN_BYTES {
         bail!("has {bytes} bytes; it must have at least {MIN_TOKEN_BYTES}, or it can be guessed");
     }
-    // What a header can carry, and nobody mistypes unseen.
+    // Only characters that fit into a header and are visible.
     if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        bail!("has characters that no header can carry; letters, digits and signs will do");
+        bail!("has characters that cannot be sent in a header; use visible ASCII characters");
     }
     Ok(())
 }
@@ -86,7 +86,7 @@ fn host_name(text: &str) -> Result<String, String> {
     if !name.is_empty() && name.len() <= 253 && name.chars().all(allowed) {
         Ok(name)
     } else {
-        Err("must be a host's name without a port, such as queue.example.org".into())
+        Err("must be a host name without a port, such as queue.example.org".into())
     }
 }
 
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bad_token_is_refused_without_being_shown() {
+    fn weak_token_is_refused_without_being_shown() {
         let error = check_token(&"hunter2".into()).unwrap_err().to_string();
         assert!(error.contains("7 bytes") && !error.contains("hunter2"), "{error}");
         let error = check_token(&"sixteen bytes, or".into()).unwrap_err().to_string();

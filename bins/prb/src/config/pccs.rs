@@ -1,4 +1,4 @@
-//! Where the collateral of workers' DCAP quotes comes from, and how long an attestation may take.
+//! Settings of the collateral for workers' DCAP quotes, and of attestation timeouts.
 
 use std::{
     sync::Arc,
@@ -18,8 +18,8 @@ use crate::redact;
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Attestation of workers")]
 pub struct PccsArgs {
-    /// PCCSs that give the collateral of workers' DCAP quotes, asked in this order. Without any, workers that
-    /// attest by DCAP are not registered.
+    /// PCCS servers that provide the collateral of workers' DCAP quotes, asked in this order. Without any,
+    /// workers that attest by DCAP are not registered.
     #[arg(
         long,
         env = "PRB_PCCS_URLS",
@@ -29,20 +29,20 @@ pub struct PccsArgs {
         value_parser = |text: &str| check_url(text).map_err(|error| redact::scrubbed(&error.to_string()))
     )]
     pub pccs_url: Vec<String>,
-    /// Time that one PCCS may take for a quote's collateral, in ms.
+    /// Timeout of one PCCS server for a quote's collateral, in ms.
     #[arg(long, env = "PRB_PCCS_TIMEOUT", default_value = "20000", value_parser = millis)]
     pub pccs_timeout: Duration,
-    /// Time that a worker may take to attest, in ms.
+    /// Timeout of a worker's attestation, in ms.
     #[arg(long, env = "PRB_ATTESTATION_TIMEOUT", default_value = "150000", value_parser = millis)]
     pub attestation_timeout: Duration,
 }
 
 impl PccsArgs {
-    /// The source of collateral; `None` where no PCCS is set. `clock` is the chain's: it checks by its own time
-    /// whether collateral has expired.
+    /// Creates the source of collateral; `None` if no PCCS is set. `clock` is the chain's: the chain checks by
+    /// its own time whether collateral has expired.
     ///
     /// # Errors
-    /// Where the system refuses what an HTTP client needs.
+    /// The HTTP client cannot be created.
     pub fn source(
         &self,
         clock: impl Fn() -> SystemTime + Send + Sync + 'static,

@@ -1,5 +1,5 @@
-//! Refusals of the command line: which variable or file a value is from, which one would give a missing one, and
-//! nothing quoted that may be a secret.
+//! Error messages of the command line: adds the variable or file of a value, or the variable for a missing
+//! one, and removes quotes of possible secrets.
 
 use std::ffi::OsString;
 
@@ -13,7 +13,7 @@ use crate::redact;
 
 use super::{sources::Origins, variable};
 
-/// Says which variable or file a refused value is from, and which variable would give a missing value.
+/// Adds which variable or file a refused value comes from, and which variable would set a missing value.
 pub(super) fn explained(
     mut error: clap::Error,
     command: &clap::Command,
@@ -35,9 +35,9 @@ pub(super) fn explained(
     error
 }
 
-/// Takes out of a refusal what it quotes, unless that cannot be a secret.
+/// Removes quoted text from an error, unless it cannot be a secret.
 fn hide_secrets(error: &mut clap::Error) {
-    // A word in an unknown place: of a flag its name is shown, but not its value.
+    // An unexpected word: of a flag the name is shown, but not the value.
     let is_flag = error.kind() != ErrorKind::UnknownArgument;
     for kind in [ContextKind::InvalidValue, ContextKind::InvalidSubcommand, ContextKind::InvalidArg] {
         if kind == ContextKind::InvalidArg && is_flag {
@@ -52,7 +52,7 @@ fn hide_secrets(error: &mut clap::Error) {
         error.insert(kind, ContextValue::String(shown.to_owned()));
     }
     if error.kind() == ErrorKind::UnknownArgument || error.kind() == ErrorKind::InvalidSubcommand {
-        // It proposes to pass the value behind `--`, and quotes it.
+        // The suggestion to pass the value behind `--` quotes it.
         error.remove(ContextKind::Suggested);
     }
 }
@@ -72,7 +72,10 @@ fn tip(
     let long = shown.strip_prefix("--")?.split([' ', '=', '[']).next()?;
     let name = environment_name(command, long)?;
     if missing {
-        return Some(format!("the variable {name} gives --{long} too, and a line in a --config file").into());
+        return Some(
+            format!("--{long} can also be set by the variable {name}, or by a line in a --config file")
+                .into(),
+        );
     }
     let flag = format!("--{long}");
     let is_flag = |argument: &OsString| {
@@ -82,10 +85,10 @@ fn tip(
         return None;
     }
     if variable(&name).is_some() {
-        return Some(format!("the value is that of the variable {name}").into());
+        return Some(format!("the value comes from the variable {name}").into());
     }
     let origin = origins.get(&long.replace('-', "_"))?;
-    Some(format!("the value is that of {origin}").into())
+    Some(format!("the value comes from {origin}").into())
 }
 
 fn environment_name(command: &clap::Command, long: &str) -> Option<String> {

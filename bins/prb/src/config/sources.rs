@@ -1,10 +1,12 @@
-//! Where values come from that are neither flags nor variables: a configuration file, and files that variables name.
+//! Values that come neither from flags nor from variables: a configuration file, and files named by
+//! variables.
 //!
-//! Both take the place of clap's defaults, so that flags and variables go before them, and values are checked by the
-//! same readers.
+//! Both are set as clap's defaults, so that flags and variables take precedence, and values are checked by
+//! the same parsers.
 //!
-//! A configuration file is TOML. A key is a flag's name, with `-` or `_`; at the top it holds for every daemon that
-//! has it, in a table such as `[lifecycle]` for that daemon alone. What `--check` prints is such a file.
+//! A configuration file is TOML. A key is a flag's name, with `-` or `_`; at the top level it applies to
+//! every daemon that has it, in a table such as `[lifecycle]` to that daemon only. `--check` prints such a
+//! file.
 
 use std::{
     collections::HashMap,
@@ -24,33 +26,33 @@ use crate::redact;
 
 use super::variable;
 
-/// The variable that names the file.
+/// The variable with the file's path.
 const CONFIG_VARIABLE: &str = "PRB_CONFIG";
 /// The largest configuration file, in bytes.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
-/// The largest file that a variable names, in bytes.
+/// The largest file named by a variable, in bytes.
 const MAX_SECRET_FILE_BYTES: u64 = 16 * 1024;
-/// How alike a key must be to one that there is, to be taken for a mistake in it.
+/// Similarity from which an unknown key is taken for a misspelled one.
 const ALIKE: f64 = 0.8;
-/// The commands that have settings, as tables name them.
+/// The commands with settings, as tables are named.
 pub(super) const DAEMONS: [&str; 5] = ["all", "data-provider", "lifecycle", "trader", "monitor"];
-/// Arguments that are no settings.
+/// Arguments that are not settings.
 pub(super) const NO_SETTINGS: [&str; 4] = ["check", "config", "help", "version"];
 
-/// Where values come from that clap takes for defaults, by the argument's id.
+/// Sources of values that clap takes for defaults, by the argument's id.
 pub(super) type Origins = HashMap<String, String>;
 
-/// The name of the variable that names a file with the value of another.
+/// The variable that names a file with the value of another variable.
 pub(super) fn file_variable(arg: &Arg) -> Option<OsString> {
     let mut name = arg.get_env().filter(|_| arg.is_hide_env_values_set())?.to_owned();
     name.push("_FILE");
     Some(name)
 }
 
-/// Takes values from a configuration file and from files that variables name, for the daemon that is to run.
+/// Adds values from a configuration file and from files named by variables, for the daemon that will run.
 ///
 /// # Errors
-/// What is wrong, with the file and the line.
+/// An error with the file and the line.
 pub(super) fn apply(
     command: Command,
     arguments: &[OsString],
@@ -75,7 +77,7 @@ pub(super) fn apply(
     Ok((command.mut_args(&set).mut_subcommand(daemon, |sub| sub.mut_args(&set)), origins))
 }
 
-/// A flag's value.
+/// Returns a flag's value.
 fn flag(arguments: &[OsString], name: &str) -> Option<OsString> {
     let mut rest = arguments.iter().skip(1);
     while let Some(argument) = rest.next() {
@@ -122,7 +124,8 @@ fn read(path: &Path) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// The daemon's values, by argument, each with where it stands. Every key of the file is checked, also other daemons'.
+/// Returns the daemon's values, by argument, with their positions. Every key of the file is checked,
+/// including those of other daemons.
 fn values(command: &Command, text: &str, daemon: &str, shown: &str) -> Result<Values, String> {
     let line = |byte: usize| text.as_bytes()[..byte].iter().filter(|byte| **byte == b'\n').count() + 1;
     let table = DeTable::parse(text).map_err(|error| {
@@ -136,7 +139,7 @@ fn values(command: &Command, text: &str, daemon: &str, shown: &str) -> Result<Va
             DeValue::Table(table) => {
                 let name = daemon_of(key.get_ref()).ok_or_else(|| {
                     let tip = suggestion(key.get_ref(), DAEMONS.into_iter());
-                    format!("line {at}: there is no daemon {}{tip}", redact::shown(key.get_ref()))
+                    format!("line {at}: unknown daemon {}{tip}", redact::shown(key.get_ref()))
                 })?;
                 let sub = command.find_subcommand(name).ok_or("a daemon is missing")?;
                 for (key, value) in table {
@@ -166,17 +169,17 @@ fn values(command: &Command, text: &str, daemon: &str, shown: &str) -> Result<Va
 
 fn unknown(line: usize, key: &Spanned<std::borrow::Cow<'_, str>>, daemon: Option<&str>, tip: &str) -> String {
     let of = daemon.map_or_else(|| "any daemon".to_owned(), |daemon| format!("[{daemon}]"));
-    format!("line {line}: {} is no setting of {of}{tip}", redact::shown(key.get_ref()))
+    format!("line {line}: {} is not a setting of {of}{tip}", redact::shown(key.get_ref()))
 }
 
-/// The daemon of a table's name, in any of the spellings that `PHALA_MODULE` has.
+/// Returns the daemon of a table's name, in any of the spellings of `PHALA_MODULE`.
 fn daemon_of(name: &str) -> Option<&'static str> {
     let name = name.replace('_', "-");
     let name = if name == "trade" { "trader" } else { &name };
     DAEMONS.into_iter().find(|daemon| *daemon == name)
 }
 
-/// The argument that a key is for; else what may have been meant.
+/// Returns the argument of a key; otherwise a suggestion.
 fn argument<'a>(commands: impl IntoIterator<Item = &'a Command>, key: &str) -> Result<&'a Arg, String> {
     let key = key.replace('-', "_");
     let is_setting = |arg: &&Arg| arg.get_long().is_some() && !NO_SETTINGS.contains(&arg.get_id().as_str());
@@ -194,7 +197,7 @@ fn suggestion<'a>(key: &str, names: impl Iterator<Item = &'a str>) -> String {
     best.map(|(_, name)| format!("; did you mean {name}?")).unwrap_or_default()
 }
 
-/// The value as a flag would have it.
+/// Returns the value in a flag's syntax.
 fn value_of(arg: &Arg, value: &Spanned<DeValue<'_>>) -> Result<String, String> {
     match value.get_ref() {
         DeValue::Array(items) => {
@@ -204,7 +207,7 @@ fn value_of(arg: &Arg, value: &Spanned<DeValue<'_>>) -> Result<String, String> {
             let items: Vec<_> = items.iter().map(|item| single(item.get_ref())).collect::<Result<_, _>>()?;
             if items.is_empty() || items.iter().any(|item| item.contains(delimiter)) {
                 return Err(format!(
-                    "takes a list of values without {delimiter:?} in them; leave the line out for none"
+                    "takes a list of values without {delimiter:?} in them; remove the line for none"
                 ));
             }
             Ok(items.join(&delimiter.to_string()))
@@ -219,11 +222,11 @@ fn single(value: &DeValue<'_>) -> Result<String, String> {
         DeValue::Integer(number) => Ok(number.as_str().replace('_', "")),
         DeValue::Float(number) => Ok(number.as_str().to_owned()),
         DeValue::Boolean(yes) => Ok(yes.to_string()),
-        _ => Err("takes a text, a number, true or false".into()),
+        _ => Err("takes a string, a number, true or false".into()),
     }
 }
 
-/// Takes empty variables away from their arguments, and reads second names.
+/// Removes empty variables from their arguments, and applies alternative names.
 pub(super) fn without_empty_variables(
     command: Command,
     aliases: &'static [(&'static str, &'static str)],
@@ -263,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_goes_before_the_top_and_others_tables_do_not_count() {
+    fn own_table_precedes_top_level_and_other_tables_are_ignored() {
         let text = "min-bench-score = 1_000\nlru_cache_size = 5\n[lifecycle]\nmin_bench_score = 7\nsync-only = true\n\
                     chain_endpoint = [\"ws://a\", \"ws://b\"]\n[data_provider]\nlocal_server_port = 9\n";
         let values = read(text, "lifecycle").unwrap();
@@ -276,16 +279,16 @@ mod tests {
     }
 
     #[test]
-    fn what_nothing_reads_is_refused_with_a_suggestion() {
+    fn unknown_keys_are_refused_with_a_suggestion() {
         for (text, words) in [
             ("min_bench_scor = 1", &["line 1", "min_bench_scor", "did you mean min_bench_score?"][..]),
-            ("\n[trader]\nlocal-db-path = \"/x\"", &["line 3", "is no setting of [trader]"]),
-            ("[lifecycel]\nx = 1", &["no daemon", "did you mean lifecycle?"]),
-            ("check = true", &["line 1", "is no setting"]),
-            ("config = \"x\"", &["is no setting"]),
+            ("\n[trader]\nlocal-db-path = \"/x\"", &["line 3", "is not a setting of [trader]"]),
+            ("[lifecycel]\nx = 1", &["unknown daemon", "did you mean lifecycle?"]),
+            ("check = true", &["line 1", "is not a setting"]),
+            ("config = \"x\"", &["is not a setting"]),
             ("[all]\nfleet = [\"a\"]", &["line 2", "takes one value"]),
-            ("[all]\nchain_endpoint = []", &["leave the line out"]),
-            ("[all]\nfleet = { x = 1 }", &["takes a text"]),
+            ("[all]\nchain_endpoint = []", &["remove the line"]),
+            ("[all]\nfleet = { x = 1 }", &["takes a string"]),
             ("hunter2 hunter2 hunter2 = 1", &["line 1"]),
         ] {
             let error = read(text, "all").unwrap_err();
@@ -295,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_is_found_in_both_forms() {
+    fn flag_is_found_in_both_forms() {
         let find = |args: &[&str]| flag(&args.iter().map(Into::into).collect::<Vec<_>>(), "--config");
         assert_eq!(find(&["prb", "all", "--config", "f"]), Some("f".into()));
         assert_eq!(find(&["prb", "--config=g", "all"]), Some("g".into()));

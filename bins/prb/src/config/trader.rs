@@ -1,4 +1,4 @@
-//! `prb trader`.
+//! Settings of `prb trader`.
 
 use std::path::PathBuf;
 
@@ -13,18 +13,18 @@ use super::{
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Chain and trade queue")]
 pub struct TraderArgs {
-    /// WebSocket endpoints of the parachain's nodes, by comma; the first that works is used.
+    /// WebSocket endpoints of the parachain's nodes, separated by commas; the first that works is used.
     #[arg(long, env = "PHALA_CHAIN_ENDPOINT", value_delimiter = ',', required = true, value_parser = ws_url, hide_env_values = true)]
     pub chain_endpoint: Vec<NodeUrl>,
-    /// Taken for the original's sake; a trader asks no relay chain node.
+    /// Accepted for compatibility with the original; a trader does not use relay chain nodes.
     #[arg(long, env = "PHALA_PARENT_CHAIN_ENDPOINT", value_delimiter = ',', value_parser = ws_url, hide_env_values = true)]
     pub parent_chain_endpoint: Vec<NodeUrl>,
-    /// Folder of the identity keys. A trader needs a copy of the lifecycle manager's (`prb keys backup`): it
-    /// opens what that has sealed.
+    /// Folder of the identity keys. A trader needs a copy of the lifecycle manager's key (`prb keys backup`), to
+    /// open the secrets that the manager has sealed.
     #[arg(long, env = "PHALA_PEER_ID_PREFIX", default_value = "/var/data/keys/id", value_name = "DIR")]
     pub peer_id_prefix: PathBuf,
-    /// File of the pools whose operators sign for jobs that name only their pool, as those of original lifecycle
-    /// managers do (a fleet file; its workers do not matter).
+    /// File with the pools whose operators sign for jobs that name only their pool, as those of original
+    /// lifecycle managers do (a fleet file; its workers are ignored).
     #[arg(long, env = "PRB_TRADER_POOLS", value_name = "FILE")]
     pub trader_pools: Option<PathBuf>,
     /// Redis server of the trade queue.
@@ -43,7 +43,7 @@ pub struct TraderArgs {
     /// The ops port.
     #[command(flatten)]
     pub ops: OpsArgs,
-    /// The pages for people.
+    /// The web pages.
     #[command(flatten)]
     pub pages: PageArgs,
 }

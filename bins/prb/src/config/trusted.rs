@@ -1,16 +1,16 @@
-//! Whose data is used (`PRB_DATA_PROVIDERS`).
+//! Trusted data providers (`PRB_DATA_PROVIDERS`).
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prb_walkie::node::Trust;
 
-/// Somebody who is trusted with chain data.
+/// Peers trusted with chain data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trusted {
     /// One peer.
     Peer(multiaddr::PeerId),
-    /// Every peer of a network.
+    /// Every peer in a network.
     Network(IpNet),
-    /// Everybody.
+    /// Every peer.
     Any,
 }
 

@@ -1,20 +1,20 @@
-//! Values as operators write them: each reader says what is allowed where it refuses.
+//! Parsers of values, whose errors say what is allowed.
 
 use std::{fmt, net::SocketAddr, ops::RangeInclusive, str::FromStr, time::Duration};
 
 use prb_core::inventory::{AfterExternalStop, UnknownAfterExternalStop};
 use url::Url;
 
-/// `true` or `false`, in the spellings that the original's variables had.
+/// Parses `true` or `false`, in the spellings of the original's variables.
 pub(super) fn yes_no(text: &str) -> Result<bool, String> {
     match text.trim().to_ascii_lowercase().as_str() {
         "true" | "t" | "yes" | "y" | "on" | "1" => Ok(true),
         "false" | "f" | "no" | "n" | "off" | "0" => Ok(false),
-        _ => Err("must be true or false (1, yes, on, 0, no and off will do)".into()),
+        _ => Err("must be true or false (1, yes, on, 0, no and off are accepted, too)".into()),
     }
 }
 
-/// A whole number within bounds.
+/// Parses an integer within bounds.
 pub(super) fn whole<N>(
     allowed: RangeInclusive<N>,
 ) -> impl Fn(&str) -> Result<N, String> + Clone + Send + Sync + 'static
@@ -27,12 +27,12 @@ where
     }
 }
 
-/// What happens after a stop from elsewhere.
+/// Parses the behaviour after an external stop.
 pub(super) fn after_stop(text: &str) -> Result<AfterExternalStop, UnknownAfterExternalStop> {
     text.parse()
 }
 
-/// A time in milliseconds.
+/// Parses a time in milliseconds.
 pub(super) fn millis(text: &str) -> Result<Duration, String> {
     match text.trim().parse() {
         Ok(0) => Err("must be more than 0 ms".into()),
@@ -41,7 +41,7 @@ pub(super) fn millis(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A node's WebSocket URL. Providers put keys into its path, so `Debug` shows the host only.
+/// A node's WebSocket URL. Its path may contain a provider's key, so `Debug` shows the host only.
 #[derive(Clone, PartialEq, Eq)]
 pub struct NodeUrl(String);
 
@@ -72,7 +72,7 @@ pub(super) fn ws_url(text: &str) -> Result<NodeUrl, String> {
     }
 }
 
-/// The URL of a Redis server. It may hold a password, so `Debug` shows the host only.
+/// The URL of a Redis server. It may contain a password, so `Debug` shows the host only.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl(String);
 
@@ -82,7 +82,7 @@ impl RedisUrl {
         &self.0
     }
 
-    /// Reads it late, where a refusal cannot quote it.
+    /// Checked late, so that the error does not quote it.
     pub(super) fn check(&self) -> Result<(), &'static str> {
         match Url::parse(&self.0) {
             Ok(url) if matches!(url.scheme(), "redis" | "rediss" | "redis+unix") => Ok(()),
@@ -104,7 +104,7 @@ pub(super) fn redis_url(text: &str) -> Result<RedisUrl, String> {
     Ok(RedisUrl(text.trim().to_owned()))
 }
 
-/// An address without what may be a secret in it.
+/// Removes possible secrets from an address.
 pub(crate) fn host_only(text: &str) -> String {
     match Url::parse(text) {
         Ok(url) => {
@@ -115,12 +115,12 @@ pub(crate) fn host_only(text: &str) -> String {
     }
 }
 
-/// Where the ops port listens.
+/// The address of the ops port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpsListen {
-    /// Nowhere.
+    /// Disabled.
     Off,
-    /// There.
+    /// The address.
     At(SocketAddr),
 }
 
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spellings_of_yes_and_no() {
+    fn boolean_spellings_are_accepted() {
         for text in ["true", "TRUE", "1", "yes", "on", " y "] {
             assert_eq!(yes_no(text), Ok(true), "{text}");
         }
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_are_kept_and_named() {
+    fn bounds_are_enforced_and_named() {
         let port = whole(1u16..=u16::MAX);
         assert_eq!(port("8012"), Ok(8012));
         for bad in ["0", "65536", "-1", "8e3", ""] {
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_hold_a_secret_shows_its_host_only() {
+    fn possible_secrets_show_only_the_host() {
         let node = ws_url("wss://user:word@node.example:444/v1/key?token=x").unwrap();
         assert_eq!(format!("{node:?}"), "wss://node.example:444");
         let redis = redis_url("redis://:word@10.0.0.1/0").unwrap();
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ops_port_is_an_address_or_off() {
+    fn ops_port_is_an_address_or_off() {
         assert_eq!(ops_listen("none"), Ok(OpsListen::Off));
         assert_eq!(ops_listen("[::1]:9"), Ok(OpsListen::At("[::1]:9".parse().unwrap())));
         assert!(ops_listen("9100").is_err() && ops_listen("localhost").is_err());

@@ -1,4 +1,4 @@
-//! A daemon's place among its peers: key, addresses, discovery, who may manage it.
+//! Peer-to-peer settings: key, addresses, discovery, access control.
 
 use std::{net::IpAddr, path::PathBuf};
 
@@ -13,23 +13,23 @@ use crate::redact;
 
 use super::values::yes_no;
 
-/// The variable that holds the pre-shared key. Never a flag: arguments can be read by every user.
+/// The variable that holds the pre-shared key. It is never a flag, because every user can read arguments.
 pub const PSK_VARIABLE: &str = "PRB_WALKIE_PSK";
 /// The largest file of a pre-shared key, in bytes.
 const MAX_PSK_FILE_BYTES: u64 = 4096;
-/// What the original's guides print where there is no boot node.
+/// The placeholder in the original's guides for 'no boot node'.
 const NO_BOOT_NODES: [&str; 2] = ["/ip4/0.0.0.0/tcp/18888", "/ip6/::/tcp/28889"];
-/// What they print at the end of a boot node's address, where a peer id is to be put in.
+/// The placeholder in the original's guides for a peer id, at the end of a boot node's address.
 const NO_PEER_ID: &str = "/peer_id_of_data_provider";
 
-/// A daemon's place among its peers.
+/// Peer-to-peer settings.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Peers")]
 pub struct WalkieArgs {
     /// Folder of the identity keys.
     #[arg(long, env = "PHALA_PEER_ID_PREFIX", default_value = "/var/data/keys/id", value_name = "DIR")]
     pub peer_id_prefix: PathBuf,
-    /// Addresses to listen on for peers, by comma.
+    /// Addresses to listen on for peers, separated by commas.
     #[arg(
         long,
         env = "PHALA_WALKIE_LISTEN_ADDRESSES",
@@ -39,7 +39,7 @@ pub struct WalkieArgs {
         value_parser = listen_address
     )]
     pub walkie_listen_addresses: Vec<Multiaddr>,
-    /// Addresses of peers to start from, by comma, with or without /p2p/ID. The placeholder of the original's
+    /// Addresses of boot nodes, separated by commas, with or without /p2p/ID. The placeholder in the original's
     /// guides, /ip4/0.0.0.0/tcp/18888,/ip6/::/tcp/28889, counts as none.
     #[arg(
         long,
@@ -49,48 +49,48 @@ pub struct WalkieArgs {
         value_parser = boot_address
     )]
     pub walkie_boot_nodes: Vec<BootNode>,
-    /// Look for no peers by mDNS.
+    /// Disable discovery by mDNS.
     #[arg(long, env = "PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
     pub walkie_disable_mdns_discovery: bool,
-    /// Name of the group of daemons that belong together; peers of others are ignored.
+    /// Name of the group of daemons that belong together; peers with another name are ignored.
     #[arg(long, env = "PHALA_BRIDGE_IDENTITY", default_value = "default", value_name = "NAME")]
     pub bridge_identity: String,
-    /// File whose first line is the key shared by those who may manage this daemon, and whose data is used: at least
-    /// 16 bytes that nobody can guess, such as the output of `openssl rand -hex 32`. The variable PRB_WALKIE_PSK may
-    /// hold the key itself.
+    /// File whose first line is the key shared by the daemons that may manage this one and whose data is used: at
+    /// least 16 bytes that cannot be guessed, such as the output of `openssl rand -hex 32`. The variable
+    /// PRB_WALKIE_PSK may hold the key itself.
     #[arg(long, env = "PRB_WALKIE_PSK_FILE", value_name = "FILE")]
     pub walkie_psk_file: Option<PathBuf>,
-    /// Take the bare pre-shared key as proof too. Who is sent it can use it elsewhere.
+    /// Also accept the bare pre-shared key as a proof. A peer that receives it can use it elsewhere.
     #[arg(long, env = "PRB_WALKIE_PSK_BARE", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
     pub walkie_psk_bare: bool,
-    /// Peer ids that may manage this daemon, by comma.
+    /// Peer ids that may manage this daemon, separated by commas.
     #[arg(long, env = "PRB_WALKIE_WHITELIST", value_delimiter = ',', value_name = "PEER_ID", value_parser = peer_id)]
     pub walkie_whitelist: Vec<PeerName>,
-    /// Networks whose every peer may manage this daemon, by comma, such as 10.1.0.0/16 or 192.0.2.7: for callers
-    /// that have neither a key nor a lasting peer id, as the original's monitor.
+    /// Networks in which every peer may manage this daemon, separated by commas, such as 10.1.0.0/16 or
+    /// 192.0.2.7: for callers that have neither a key nor a permanent peer id, such as the original's monitor.
     #[arg(long, env = "PRB_WALKIE_MANAGEMENT_NETWORKS", value_delimiter = ',', value_name = "NETWORK", value_parser = network)]
     pub walkie_management_networks: Vec<IpNet>,
-    /// Let every peer manage this daemon. Without this, and with neither key nor whitelist, only peers of
-    /// this machine may.
+    /// Let every peer manage this daemon. By default, with neither key nor whitelist, only peers on this machine
+    /// may.
     #[arg(long, env = "PRB_WALKIE_OPEN_MANAGEMENT", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
     pub walkie_open_management: bool,
 }
 
-/// A peer's id in base58, checked.
+/// A peer id in base58.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerName(pub multiaddr::PeerId);
 
-/// A boot node, or the guides' word for none.
+/// A boot node, or the guides' placeholder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BootNode {
-    /// An address to dial.
+    /// The address.
     At(Multiaddr),
     /// The placeholder.
     None,
 }
 
 impl WalkieArgs {
-    /// The addresses to start from, without the placeholder.
+    /// The boot nodes, without the placeholder.
     pub fn boot_nodes(&self) -> Vec<Multiaddr> {
         let address = |node: &BootNode| match node {
             BootNode::At(address) => Some(address.clone()),
@@ -99,10 +99,10 @@ impl WalkieArgs {
         self.walkie_boot_nodes.iter().filter_map(address).collect()
     }
 
-    /// The pre-shared key, where there is one.
+    /// Returns the pre-shared key, if one is set.
     ///
     /// # Errors
-    /// Where it is given twice, cannot be read, or is too short.
+    /// It is set twice, cannot be read, or is too weak.
     pub fn psk(&self) -> anyhow::Result<Option<SecretString>> {
         let variable = std::env::var_os(PSK_VARIABLE).filter(|value| !value.is_empty());
         let (key, place) = match (variable, &self.walkie_psk_file) {
@@ -126,7 +126,7 @@ fn check_psk(key: &SecretString) -> anyhow::Result<()> {
     }
 }
 
-/// A host and a TCP port, and nothing else but perhaps a peer id.
+/// Whether an address is a host and a TCP port, optionally with a peer id.
 fn is_tcp(address: &Multiaddr) -> bool {
     let mut parts = address.iter();
     let host = matches!(
@@ -147,7 +147,7 @@ pub(super) fn listen_address(text: &str) -> Result<Multiaddr, String> {
 
 pub(super) fn boot_address(text: &str) -> Result<BootNode, String> {
     let text = text.trim();
-    // The guides' word for a peer id that is still to be put in.
+    // The guides' placeholder for a peer id.
     let text = text.strip_suffix(NO_PEER_ID).unwrap_or(text);
     if text.is_empty() || NO_BOOT_NODES.contains(&text) {
         return Ok(BootNode::None);
@@ -160,14 +160,14 @@ pub(super) fn boot_address(text: &str) -> Result<BootNode, String> {
     }
 }
 
-/// A network, or an address as a network of its own.
+/// Parses a network, or an address as a network of its own.
 fn network(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
     let network: IpNet = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| {
         "must be a network such as 10.1.0.0/16 or fd00::/8, or an IP address such as 192.0.2.7".to_owned()
     })?;
     if network.prefix_len() == 0 {
-        return Err("is everybody: if that is meant, set PRB_WALKIE_OPEN_MANAGEMENT=true".into());
+        return Err("includes everybody: if that is intended, set PRB_WALKIE_OPEN_MANAGEMENT=true".into());
     }
     Ok(network.trunc())
 }
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_placeholder_is_no_boot_node() {
+    fn guide_placeholder_is_not_a_boot_node() {
         for none in ["/ip4/0.0.0.0/tcp/18888", " /ip6/::/tcp/28889", ""] {
             assert_eq!(boot_address(none), Ok(BootNode::None), "{none:?}");
         }
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn listening_takes_addresses_of_this_machine() {
+    fn listen_addresses_must_be_local() {
         assert!(listen_address("/ip6/::/tcp/0").is_ok());
         for bad in ["/dns4/x/tcp/1", "/ip4/0.0.0.0/tcp/99999", "0.0.0.0:1", "/ip4/0.0.0.0/udp/1"] {
             assert!(listen_address(bad).is_err(), "{bad}");
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_may_be_single_addresses_and_not_everybody() {
+    fn networks_can_be_single_addresses_but_not_everybody() {
         for (text, network) in
             [("10.1.2.3/16", "10.1.0.0/16"), (" 192.0.2.7", "192.0.2.7/32"), ("fd00::1", "fd00::1/128")]
         {
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_key_is_refused_without_being_shown() {
+    fn weak_key_is_refused_without_being_shown() {
         let error = check_psk(&"hunter2".into()).unwrap_err().to_string();
         assert!(error.contains("7 bytes") && !error.contains("hunter2"), "{error}");
         for pattern in ["x".repeat(64), "0123456789abcdef".repeat(2), "correcthorsebattery".to_owned()] {

@@ -1,4 +1,4 @@
-//! How workers are treated: the same for every daemon that has a fleet.
+//! Settings of the workers, for all daemons with a fleet.
 
 use std::time::Duration;
 
@@ -16,43 +16,44 @@ use super::{
 };
 use crate::limit::Limited;
 
-/// How long workers' tasks may take to end: a daemon ends within five seconds, and they are its first part.
+/// How long workers' tasks may take to end: the first part of a daemon's shutdown, which takes at most five
+/// seconds.
 const STOP_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// How workers are treated.
+/// Settings of the workers.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Workers")]
 pub struct WorkerArgs {
-    /// Workers of one runner.
+    /// Number of workers of one runner.
     #[arg(long, env = "PHALA_RUNNER_MAX_WORKER_NUMBER", default_value_t = 150, value_parser = whole(1u32..=1_000_000))]
     pub runner_max_worker_number: u32,
-    /// Sync every worker, send nothing on chain.
+    /// Sync every worker without any on-chain operation.
     #[arg(long, env = "PHALA_SYNC_ONLY", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
     pub sync_only: bool,
     /// Initialise workers with the debug key and no attestation (development chains only).
     #[arg(long, env = "PHALA_DEV_SKIP_RA", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
     pub dev_skip_ra: bool,
-    /// Wait for, and register again until, the minimum score.
+    /// Register workers again until they reach the minimum score.
     #[arg(long, env = "PHALA_ENFORCE_MIN_BENCH_SCORE", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
     pub enforce_min_bench_score: bool,
     /// The minimum score.
     #[arg(long, env = "PHALA_MIN_BENCH_SCORE", default_value_t = 50, value_parser = whole(0u32..=u32::MAX))]
     pub min_bench_score: u32,
-    /// What happens to a worker that was stopped elsewhere, by its owner or by withdrawals: stay-stopped,
+    /// What to do with a worker that was stopped externally, by its owner or by withdrawals: stay-stopped,
     /// reclaim (its stake, after the cool-down; it stays stopped) or start-again. Pools and workers may have
-    /// a setting of their own.
+    /// their own setting.
     #[arg(long, env = "PRB_AFTER_STOP", default_value_t = AfterExternalStop::default(), value_parser = after_stop)]
     pub after_stop: AfterExternalStop,
-    /// Time-out of pRuntime calls, in ms.
+    /// Timeout of pRuntime calls, in ms.
     #[arg(long, env = "PHALA_PRPC_REQUEST_TIMEOUT", default_value = "8000", value_parser = millis)]
     pub prpc_request_timeout: Duration,
-    /// Time-out of sync and dispatch calls, in ms.
+    /// Timeout of sync and dispatch calls, in ms.
     #[arg(long, env = "PHALA_BLOB_REQUEST_TIMEOUT", default_value = "150000", value_parser = millis)]
     pub blob_request_timeout: Duration,
-    /// pRuntime calls in flight, to all workers together.
+    /// Maximum number of pRuntime calls in flight to all workers together.
     #[arg(long, env = "PRPC_QUEUE_SIZE", default_value_t = 65535, value_parser = whole(1u32..=1_000_000))]
     pub prpc_queue_size: u32,
-    /// pRuntime calls in flight to one worker.
+    /// Maximum number of pRuntime calls in flight to one worker.
     #[arg(long, env = "PRPC_SUBQUEUE_SIZE", default_value_t = 10, value_parser = whole(1u32..=1_000_000))]
     pub prpc_subqueue_size: u32,
     /// Keep HTTP connections to workers open.
@@ -61,16 +62,16 @@ pub struct WorkerArgs {
     /// How long an idle connection is kept, in ms.
     #[arg(long, env = "WORKER_KEEPALIVE_TIMEOUT", default_value = "5000", value_parser = millis)]
     pub worker_keepalive_timeout: Duration,
-    /// How workers attest.
+    /// Attestation.
     #[command(flatten)]
     pub pccs: PccsArgs,
 }
 
 impl WorkerArgs {
-    /// The way to workers.
+    /// Creates the connector to workers.
     ///
     /// # Errors
-    /// Where the system refuses what an HTTP client needs.
+    /// The HTTP client cannot be created.
     pub fn connect(&self) -> Result<Limited<HttpConnect>, BuildError> {
         let http = HttpConnect::new(self.http_config())?;
         Ok(Limited::new(http, self.prpc_queue_size, self.prpc_subqueue_size))
@@ -84,7 +85,7 @@ impl WorkerArgs {
             .with_keep_alive(self.worker_keepalive_enabled.then_some(self.worker_keepalive_timeout))
     }
 
-    /// What holds for the fleet.
+    /// The configuration of the fleet.
     pub fn fleet_config(&self) -> fleet::Config {
         let defaults = fleet::Config::default();
         defaults

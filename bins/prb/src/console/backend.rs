@@ -1,4 +1,4 @@
-//! [`Backend`]: where the console's pages have a fleet from, and where they send what an operator does.
+//! [`Backend`]: the source of the fleets on the console's pages, which also receives commands and edits.
 
 use std::{fmt, sync::Arc};
 
@@ -12,18 +12,18 @@ use uuid::Uuid;
 
 use super::{format, view::FleetView};
 
-/// Why a backend does not do what it is asked for. The message is for operators.
+/// Why a backend refuses a request. The message is for operators.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
-    /// The status of the answer.
+    /// The HTTP status of the answer.
     pub status: StatusCode,
-    /// What happened, in a sentence without its full stop.
+    /// The reason, a sentence without its full stop.
     pub message: String,
 }
 
 impl Error {
-    /// An error of a status.
+    /// Creates an error with a status.
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
         Self { status, message: message.into() }
     }
@@ -36,18 +36,18 @@ impl Error {
         Self::new(StatusCode::CONFLICT, message)
     }
 
-    /// Somebody else has changed the entry since it was read.
+    /// Creates the error of an entry that has changed since it was read.
     pub fn changed() -> Self {
         Self::conflict("somebody else has changed it since this page was opened: load the page again")
     }
 
-    /// Workers still belong to the pool.
+    /// Creates the error of a pool that workers still belong to.
     pub(super) fn in_use(workers: usize) -> Self {
         let text = "by now: remove them, or move them to another pool, and load the page again";
         Self::conflict(format!("the pool has {} {text}", format::count(workers, "worker")))
     }
 
-    /// Whether the same may succeed later.
+    /// Returns whether the same request may succeed later.
     pub fn is_retryable(&self) -> bool {
         self.status.is_server_error()
     }
@@ -56,20 +56,20 @@ impl Error {
 /// An edit of one entry.
 #[derive(Clone, Debug)]
 pub enum Edit {
-    /// Adds a pool, or replaces that of an id.
+    /// Adds a pool, or replaces the one with this id.
     PutPool(Option<Uuid>, PoolValue),
     /// Removes a pool.
     RemovePool(Uuid),
-    /// Adds a worker, or replaces that of an id.
+    /// Adds a worker, or replaces the one with this id.
     PutWorker(Option<Uuid>, WorkerValue),
     /// Removes a worker.
     RemoveWorker(Uuid),
 }
 
-/// What a command did: the workers that took it, and why others did not.
+/// The result of a command: how many workers accepted it, and why others did not.
 #[derive(Clone, Debug, Default)]
 pub struct CommandResult {
-    /// How many took it.
+    /// How many workers accepted it.
     pub taken: usize,
     /// Why the others did not.
     pub refused: Vec<String>,
@@ -78,31 +78,32 @@ pub struct CommandResult {
 /// What a command would do to a worker, or why it cannot be given.
 pub type Preview = (Uuid, Result<String, String>);
 
-/// A fleet: looked at, commanded, edited.
+/// Provides a fleet's state, and accepts commands and edits.
 #[async_trait]
 pub trait Backend: Send + Sync + fmt::Debug {
-    /// How everything is, at most some seconds old.
+    /// Returns the fleet's state, at most a few seconds old.
     async fn fleet(&self) -> Result<Arc<FleetView>, Error>;
 
-    /// What happened to a worker, oldest first; `None` where the backend does not know.
+    /// Returns a worker's events, oldest first; `None` if the backend does not know them.
     async fn events(&self, id: Uuid) -> Result<Option<Vec<Event>>, Error>;
 
-    /// The commands that it takes.
+    /// Returns the supported commands.
     fn commands(&self) -> &'static [Command];
 
-    /// What a command would do.
+    /// Returns what a command would do.
     async fn preview(&self, ids: &[Uuid], command: Command) -> Result<Vec<Preview>, Error>;
 
     /// Gives a command.
     async fn command(&self, ids: &[Uuid], command: Command) -> Result<CommandResult, Error>;
 
-    /// Why entries cannot be edited here, if so, in a sentence.
+    /// Returns why entries cannot be edited here, if so, as a sentence.
     fn read_only(&self) -> Option<&str>;
 
-    /// Edits an entry. `version` is that of the entry when it was read; none is needed for a new one.
+    /// Edits an entry. `version` is the entry's version when it was read; ignored for a new entry.
     ///
     /// # Errors
-    /// A conflict where the entry has another version by now, or workers still belong to a pool that is to go: nothing
-    /// was changed then.
+    ///
+    /// A conflict if the entry has another version by now, or workers still belong to a removed pool. Nothing is
+    /// changed then.
     async fn edit(&self, edit: Edit, version: &str) -> Result<(), Error>;
 }

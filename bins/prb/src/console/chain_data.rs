@@ -1,20 +1,20 @@
-//! The chains' nodes and the disk, of this process or of a data provider among the peers.
+//! The chain nodes and the disk of this process, or of a data provider among the peers.
 
 use maud::{Markup, html};
 use prb_walkie::proto::provider_detail::{Detail, Node};
 
 use super::{backend::Error, context::Context, format, live::Part, view::Tip};
 
-/// Nodes and problems of a peer that are shown.
+/// Maximum number of a peer's nodes and problems that are shown.
 const MAX_SHOWN: usize = 64;
-/// Characters of a peer's text that are shown.
+/// Maximum length of a peer's text that is shown, in characters.
 const MAX_CHARS: usize = 400;
-/// A disk with less free is marked.
+/// A disk with less free space is marked.
 const FEW_BYTES: u64 = 20 << 30;
-/// So is one of which a smaller part is free: the parts of a hundred.
+/// A disk with a smaller free part is marked, in percent.
 const FEW_PERCENT: u64 = 5;
 
-/// The page of this process.
+/// Returns the page of this process.
 pub(super) async fn parts(context: &Context) -> Result<Vec<Part>, Error> {
     let none = || Error::not_found("this process follows no chain");
     let detail = context.console.0.chain_data.as_ref().ok_or_else(none)?.look().await;
@@ -29,7 +29,7 @@ pub(super) async fn parts(context: &Context) -> Result<Vec<Part>, Error> {
     ])
 }
 
-/// The chain nodes with what is held against them.
+/// Shows the chain nodes with their faults.
 pub(super) fn nodes(detail: &Detail) -> Markup {
     let demoted = detail.nodes.iter().filter(|node| node.demoted || node.other_chain).count();
     html! {
@@ -37,12 +37,12 @@ pub(super) fn nodes(detail: &Detail) -> Markup {
         @for problem in detail.problems.iter().take(MAX_SHOWN) {
             p.notice.bad { (format::sentence(&cut(problem))) }
         }
-        @if demoted > 0 { p.small { (format::count(demoted, "node")) " answered wrongly: the reason is in the last column." } }
+        @if demoted > 0 { p.small { (format::count(demoted, "node")) " gave wrong answers: the reason is in the last column." } }
         @if detail.nodes.is_empty() {
             p.empty { "No nodes are known." }
         } @else {
             table.nodes {
-                thead { tr { @for name in ["Chain", "Node", "State", "Does not offer", "What went wrong last"] { th scope="col" { (name) } } } }
+                thead { tr { @for name in ["Chain", "Node", "State", "Does not offer", "Last error"] { th scope="col" { (name) } } } }
                 tbody { @for node in detail.nodes.iter().take(MAX_SHOWN) { (row(node)) } }
             }
             @if detail.nodes.len() > MAX_SHOWN { p.small { "And " (format::count(detail.nodes.len() - MAX_SHOWN, "node")) " more." } }
@@ -61,7 +61,7 @@ fn row(node: &Node) -> Markup {
                 @for lack in node.lacks.iter().take(3) { (cut(lack)) br; }
                 @if node.lacks.is_empty() { "–" }
             }
-            td.result.none[node.last_error.is_none()] data-label="What went wrong last" {
+            td.result.none[node.last_error.is_none()] data-label="Last error" {
                 @match &node.last_error {
                     Some(error) => { span.bad[node.demoted || node.other_chain] { (cut(error)) } }
                     None => "–",
@@ -71,19 +71,19 @@ fn row(node: &Node) -> Markup {
     }
 }
 
-/// The worst that is known of it.
+/// Returns the worst known fault.
 const fn state(node: &Node) -> (&'static str, &'static str) {
     match node {
         Node { other_chain: true, .. } => ("failed", "another chain"),
         Node { demoted: true, .. } => ("failed", "demoted: asked last"),
         Node { backing_off: true, .. } => ("failed", "not reachable"),
-        Node { deferred: true, .. } => ("waiting", "behind the others"),
+        Node { deferred: true, .. } => ("waiting", "deferred"),
         Node { connected: true, .. } => ("succeeded", "in use"),
         _ => ("idle", "not connected"),
     }
 }
 
-/// What the data takes, and what is left.
+/// Shows the size of the data and the free space.
 pub(super) fn disk(detail: &Detail) -> Markup {
     let few = detail
         .free_bytes
@@ -98,7 +98,7 @@ pub(super) fn disk(detail: &Detail) -> Markup {
                 _ => { (fact("Free", "not known", false)) }
             }
         }
-        @if few { p.bad { "Little is left: without room no block can be stored, and workers wait." } }
+        @if few { p.bad { "Free space is low: on a full disk no block can be stored, and workers wait." } }
     }
 }
 
@@ -106,7 +106,7 @@ fn fact(name: &str, value: &str, bad: bool) -> Markup {
     html! { div { dt { (name) } dd.bad[bad] { (value) } } }
 }
 
-/// Bytes in the unit that fits; it does not break.
+/// Formats bytes with a fitting unit and a space that does not break.
 fn size(bytes: u64) -> String {
     const UNITS: [(&str, u64); 3] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20)];
     match UNITS.into_iter().find(|(_, unit)| bytes >= *unit) {
@@ -126,16 +126,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_are_shown_in_the_unit_that_fits() {
+    fn bytes_have_a_fitting_unit() {
         let shown = [0, 1024, 5 << 20, (3 << 30) + (1 << 29), 2 << 40]
             .map(|bytes| size(bytes).replace('\u{a0}', " "));
         assert_eq!(shown, ["0 KiB", "1 KiB", "5.0 MiB", "3.5 GiB", "2.0 TiB"]);
     }
 
     #[test]
-    fn the_worst_of_a_node_is_shown_with_its_reason() {
+    fn the_worst_fault_of_a_node_is_shown_with_its_reason() {
         let mut node = Node { connected: true, deferred: true, ..Node::default() };
-        assert_eq!(state(&node).1, "behind the others");
+        assert_eq!(state(&node).1, "deferred");
         node.demoted = true;
         node.last_error = Some("a header of <b>another</b> chain".to_owned());
         let detail = Detail {
@@ -149,9 +149,9 @@ mod tests {
             shown.contains("demoted: asked last") && shown.contains("a header of &lt;b&gt;another"),
             "{shown}"
         );
-        assert!(shown.contains("1 node answered wrongly"), "{shown}");
-        assert!(disk(&detail).into_string().contains("Little is left"));
+        assert!(shown.contains("1 node gave wrong answers"), "{shown}");
+        assert!(disk(&detail).into_string().contains("Free space is low"));
         let room = Detail { free_bytes: Some(500 << 30), ..detail };
-        assert!(!disk(&room).into_string().contains("Little is left"));
+        assert!(!disk(&room).into_string().contains("Free space is low"));
     }
 }

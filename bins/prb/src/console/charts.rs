@@ -1,5 +1,5 @@
-//! Charts of a fleet's history as SVG. Lines only stand in the drawing, which is as wide as there is room; texts stand
-//! beside it, so that they are as large on a phone.
+//! Charts of a fleet's history as SVG. The drawing has lines only and stretches to the available width; texts
+//! are outside of it, so that they keep their size on a phone.
 
 use std::fmt::Write as _;
 
@@ -11,19 +11,19 @@ use super::{
     history::{History, Measure, Span, now},
 };
 
-/// The drawing's size in its own units.
+/// The drawing's size in user units.
 const WIDTH: f64 = 600.0;
 const HEIGHT: f64 = 120.0;
-/// Steps without a point after which a line has a gap.
+/// Number of steps without a point after which a line has a gap.
 const GAP: u64 = 3;
 
 /// A chart.
 struct Chart {
     name: &'static str,
     title: &'static str,
-    /// What stands behind a number.
+    /// The unit after a number.
     unit: &'static str,
-    /// Lines with their names; a single one needs none.
+    /// Lines with their names; a single line needs no name.
     lines: &'static [(Measure, &'static str)],
 }
 
@@ -50,7 +50,7 @@ const CHARTS: [Chart; 5] = [
     },
 ];
 
-/// All charts of which something is known.
+/// Shows all charts that have data.
 pub(super) fn charts(context: &Context, history: &History, span: Span) -> Markup {
     let drawn: Vec<_> = CHARTS.iter().filter_map(|chart| draw(chart, history, span, now())).collect();
     html! {
@@ -63,7 +63,7 @@ pub(super) fn charts(context: &Context, history: &History, span: Span) -> Markup
             }
         }
         @if drawn.is_empty() {
-            p.small { "Nothing has been measured yet. The first points come within half a minute." }
+            p.small { "Nothing has been measured yet. The first points appear within half a minute." }
         } @else {
             div.charts { @for chart in drawn { (chart) } }
         }
@@ -133,7 +133,7 @@ impl Line {
         if self.name == "median" { "second" } else { "first" }
     }
 
-    /// The line's pieces. A value that stands alone is a dot: a piece of no length with round ends.
+    /// Returns the line's segments. A single value is a dot: a segment of length zero with round caps.
     fn path(&self, start: u64, length: u64, step: u64, top: f64) -> String {
         let mut path = String::new();
         let mut before = None::<u64>;
@@ -145,7 +145,7 @@ impl Line {
             let x = at.saturating_sub(start) as f64 / length as f64 * WIDTH;
             let y = (HEIGHT - 1.0) - value / top * (HEIGHT - 2.0);
             let joined = before.is_some_and(|before| at.saturating_sub(before) <= GAP * step);
-            // Texts can always be written to.
+            // Writing to a string cannot fail.
             let _ = match joined {
                 true => write!(path, "L{x:.1} {y:.1}"),
                 false => write!(path, "M{x:.1} {y:.1}h0"),
@@ -156,14 +156,14 @@ impl Line {
     }
 }
 
-/// The least of 1, 2 or 5 times a power of ten that is not below a value.
+/// Returns the smallest of 1, 2 or 5 times a power of ten that is not below a value.
 fn ceiling(value: f64) -> f64 {
     let power = 10f64.powf(value.max(1.0).log10().floor());
     let steps = [1.0, 2.0, 5.0, 10.0].into_iter().map(|step| step * power);
     steps.into_iter().find(|step| *step >= value).unwrap_or(power * 10.0)
 }
 
-/// A number with its thousands apart, and one decimal where it is small.
+/// Formats a number with thousands separators, and one decimal if it is small.
 fn shown(value: f64) -> String {
     if value < 100.0 && value.fract().abs() > 0.049 {
         return format!("{value:.1}");
@@ -171,7 +171,7 @@ fn shown(value: f64) -> String {
     format::grouped(value.round() as u64)
 }
 
-/// Hours and minutes.
+/// Formats a time as hours and minutes.
 fn clock(at: u64) -> String {
     let minutes = at / 60 % (24 * 60);
     format!("{:02}:{:02}", minutes / 60, minutes % 60)
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_have_gaps_where_nothing_was_measured() {
+    fn lines_have_gaps_for_missing_measurements() {
         let points = vec![(0, Some(0.0)), (10, Some(5.0)), (20, None), (30, Some(10.0)), (100, Some(10.0))];
         let line = Line { name: "", points };
         assert_eq!(line.path(0, 100, 10, 10.0), "M0.0 119.0h0L60.0 60.0M180.0 1.0h0M600.0 1.0h0");

@@ -6,17 +6,17 @@ use maud::{Markup, html};
 
 use super::{format, list::by, view::WorkerView};
 
-/// Which columns are shown.
+/// A set of columns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Set {
-    /// What says how a worker is.
+    /// A worker's state and progress.
     #[default]
     Main,
     /// Its session and registration.
     Chain,
-    /// Its machine.
+    /// Its machine and pRuntime.
     Runtime,
-    /// Everything.
+    /// All columns.
     All,
 }
 
@@ -47,10 +47,10 @@ type Order = fn(&WorkerView, &WorkerView) -> Ordering;
 /// A column.
 #[derive(Debug)]
 pub(super) struct Column {
-    /// Its name in addresses, and its cells' class.
+    /// Its name in URLs, and the class of its cells.
     pub(super) name: &'static str,
     pub(super) title: &'static str,
-    /// Where it is shown besides [`Set::All`].
+    /// The sets that contain it, besides [`Set::All`].
     sets: &'static [Set],
     pub(super) order: Option<Order>,
     pub(super) cell: fn(&WorkerView) -> Markup,
@@ -86,7 +86,7 @@ macro_rules! column {
     };
 }
 
-/// Every column but the name, which leads to the worker's page.
+/// All columns except the name, which links to the worker's page.
 pub(super) static COLUMNS: &[Column] = &[
     column!("state", "State", EVERYWHERE, w, by w.state, format::badge(w.state)),
     column!("pool", "Pool", EVERYWHERE, w, by w.entry.pid, html! { (w.entry.pid) }),

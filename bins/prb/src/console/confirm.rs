@@ -1,4 +1,4 @@
-//! Commands for workers: first what will happen to each, then, with the token, the command.
+//! Commands for workers: a preview for each worker, then, with the token, the command.
 
 use std::collections::HashMap;
 
@@ -22,12 +22,12 @@ use super::{
 };
 use crate::pages::layout;
 
-/// Workers that are named before a command; of more, the number.
+/// Maximum number of workers named before a command; of more, only the number is shown.
 const MAX_NAMED: usize = 500;
-/// Refusals that an answer names.
+/// Maximum number of refusals in an answer.
 const MAX_REFUSALS: usize = 3;
 
-/// What a command would do.
+/// Shows what a command would do.
 pub(super) async fn page(context: Context, RawQuery(query): RawQuery) -> Response {
     let fields = Fields::read(query.unwrap_or_default().as_bytes());
     match preview(&context, &fields).await {
@@ -107,7 +107,7 @@ fn content(context: &Context, command: Command, fleet: &FleetView, previews: &[P
     }
 }
 
-/// What happens, where the same happens to many: a list of hundreds is not read.
+/// Shows previews grouped by text, for commands to hundreds of workers.
 fn groups(previews: &[Preview]) -> Markup {
     let mut groups = HashMap::<&str, usize>::new();
     for text in previews.iter().filter_map(|(_, answer)| answer.as_deref().ok()) {
@@ -148,9 +148,9 @@ async fn give(context: &Context, fields: &Fields) -> Result<String, Error> {
         command = command.as_str(),
         workers = done.taken,
         refused = done.refused.len(),
-        "commanded by hand"
+        "command given by an operator"
     );
-    let mut text = format!("{} told to {}.", count(done.taken), command.as_str());
+    let mut text = format!("{} accepted the command {}.", count(done.taken), command.as_str());
     if !done.refused.is_empty() {
         let reasons = done.refused[..done.refused.len().min(MAX_REFUSALS)].join("; ");
         text.push_str(&format!(" {} left out: {reasons}.", count(done.refused.len())));

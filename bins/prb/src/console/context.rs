@@ -1,4 +1,4 @@
-//! [`Context`]: which fleet a request is about, and the page around what it shows.
+//! [`Context`]: the fleet of a request, and the page layout.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -18,11 +18,11 @@ use super::{
 };
 use crate::pages::{TokenPlace, layout::Shell};
 
-/// What a request is about.
+/// The subject of a request.
 #[derive(Clone, Debug)]
 pub(super) struct Context {
     pub(super) console: Console,
-    /// What stands before the paths of the fleet's pages; empty for the fleet of this process.
+    /// Prefix of the paths of the fleet's pages; empty for the fleet of this process.
     pub(super) base: String,
     backend: Option<Arc<dyn Backend>>,
     history: Option<Arc<History>>,
@@ -49,34 +49,34 @@ impl FromRequestParts<Console> for Context {
 }
 
 impl Context {
-    /// The fleet.
+    /// Returns the fleet.
     pub(super) fn fleet(&self) -> Result<&Arc<dyn Backend>, Error> {
         self.backend
             .as_ref()
             .ok_or_else(|| Error::not_found("there is no such lifecycle manager among the peers"))
     }
 
-    /// What the fleet was like lately, where that is kept.
+    /// Returns the fleet's recent measurements, if they are recorded.
     pub(super) fn history(&self) -> Option<&History> {
         self.history.as_deref()
     }
 
-    /// Whether this is a page of one fleet, and not of all peers.
+    /// Returns whether this is a page of one fleet, not of all peers.
     pub(super) fn is_of_fleet(&self) -> bool {
         !self.base.is_empty() || self.console.0.fleet.is_some()
     }
 
-    /// Whether the fleet is a peer's.
+    /// Returns whether the fleet is a peer's.
     pub(super) fn is_of_peer(&self) -> bool {
         !self.base.is_empty()
     }
 
-    /// The path of the fleet's first page.
+    /// Returns the path of the fleet's first page.
     pub(super) fn home(&self) -> &str {
         if self.base.is_empty() { "/" } else { &self.base }
     }
 
-    /// A page of this console. `here` is the path of its entry in the head, `live` that of its parts.
+    /// Renders a page of this console. `here` is the path of its navigation entry, `live` that of its parts.
     pub(super) fn page(&self, title: &str, here: &str, live: Option<&str>, content: &Markup) -> Markup {
         let entries = self.console.entries(&self.base);
         let entries: Vec<_> = entries.iter().map(|(path, name)| (path.as_str(), *name)).collect();
@@ -86,14 +86,14 @@ impl Context {
             .around(content)
     }
 
-    /// A page that says why there is none.
+    /// Renders an error page.
     pub(super) fn failed(&self, error: &Error) -> Response {
         let content = html! { (notice(Some(error)).markup()) p { a href=(self.home()) { "Overview" } } };
         (error.status, self.page("Message", "", None, &content)).into_response()
     }
 }
 
-/// Says why what is shown may be old, or nothing.
+/// Returns the notice that the content may be old or missing, with the reason.
 pub(super) fn notice(error: Option<&Error>) -> Part {
     Part::new(
         "notice",
@@ -101,14 +101,14 @@ pub(super) fn notice(error: Option<&Error>) -> Part {
             @if let Some(error) = error {
                 p.notice.bad role="alert" {
                     (format::sentence(&error.message))
-                    @if error.is_retryable() { " What is below may be old; it is asked for again." }
+                    @if error.is_retryable() { " The content below may be old; it will be requested again." }
                 }
             }
         },
     )
 }
 
-/// The status of a page with that trouble.
+/// Returns the status of a page with that error.
 pub(super) fn status(error: Option<&Error>) -> StatusCode {
     error.map_or(StatusCode::OK, |error| error.status)
 }

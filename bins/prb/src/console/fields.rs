@@ -1,11 +1,10 @@
-//! Fields of an address or of a form's body.
+//! Fields of a URL's query or a form's body.
 
 use url::form_urlencoded;
 use uuid::Uuid;
 use zeroize::Zeroize;
 
-/// Names and values in their order; names may come several times. Values are wiped when dropped: one may be a
-/// secret.
+/// Names and values in their order; names can repeat. Values are wiped when dropped: one may be a secret.
 #[derive(Clone, Default)]
 pub(super) struct Fields(Vec<(String, String)>);
 
@@ -14,24 +13,25 @@ impl Fields {
         Self(form_urlencoded::parse(text).into_owned().collect())
     }
 
-    /// The value of a field without spaces around it; empty where there is none.
+    /// Returns the trimmed value of a field; empty if it is missing.
     pub(super) fn get(&self, name: &str) -> &str {
         self.0.iter().find(|(other, _)| other == name).map(|(_, value)| value.trim()).unwrap_or_default()
     }
 
-    /// Whether a box is checked.
+    /// Returns whether a box is checked.
     pub(super) fn is_on(&self, name: &str) -> bool {
         !self.get(name).is_empty()
     }
 
-    /// All ids under a name; several may stand in one value, by comma.
+    /// Returns all ids under a name; a value can have several, separated by commas.
     ///
     /// # Errors
-    /// Where one is none.
+    ///
+    /// If one is not a valid id.
     pub(super) fn ids(&self, name: &str) -> Result<Vec<Uuid>, String> {
         let values = self.0.iter().filter(|(other, _)| other == name);
         let texts = values.flat_map(|(_, value)| value.split(',')).filter(|text| !text.is_empty());
-        texts.map(|text| text.parse().map_err(|_| "One of the ids is no worker's.".to_owned())).collect()
+        texts.map(|text| text.parse().map_err(|_| "One of the worker ids is not valid.".to_owned())).collect()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Amounts, times, states and reasons in format, and the remedies of `docs/worker-states.md`.
+//! Formats amounts, times, states and reasons, and parses the remedies in `docs/worker-states.md`.
 
 use std::{
     collections::HashMap,
@@ -17,7 +17,7 @@ use prb_core::{
 
 pub(super) use crate::pages::queue::format::{amount, chain, grouped, pha, sentence};
 
-/// An amount as a form has it, all its decimals, without thousands: `1200.5`.
+/// Formats an amount for a form, with all decimals and without thousands separators: `1200.5`.
 pub(super) fn plain_amount(value: Balance) -> String {
     let unit = 10u128.pow(PHA_DECIMALS);
     let part = format!("{:012}", value % unit);
@@ -27,10 +27,11 @@ pub(super) fn plain_amount(value: Balance) -> String {
     }
 }
 
-/// Reads an amount in PHA.
+/// Parses an amount in PHA.
 ///
 /// # Errors
-/// What an amount must be.
+///
+/// The required form of an amount.
 pub(super) fn read_amount(text: &str) -> Result<Balance, String> {
     let wrong =
         || "The stake must be an amount in PHA such as 1500 or 1500.25, with at most 12 decimals.".to_owned();
@@ -44,7 +45,7 @@ pub(super) fn read_amount(text: &str) -> Result<Balance, String> {
     whole.and_then(|whole| whole.checked_add(part)).ok_or_else(wrong)
 }
 
-/// A moment in UTC, to the second.
+/// Formats a time in UTC, to the second.
 pub(super) fn moment(at: SystemTime) -> Markup {
     match Timestamp::try_from(at) {
         Ok(at) => {
@@ -55,7 +56,7 @@ pub(super) fn moment(at: SystemTime) -> Markup {
     }
 }
 
-/// The same of seconds since the Unix epoch; 0 is none.
+/// Formats seconds since the Unix epoch; 0 means none.
 pub(super) fn moment_secs(secs: u64) -> Markup {
     match SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(secs)) {
         Some(at) if secs > 0 => moment(at),
@@ -63,30 +64,30 @@ pub(super) fn moment_secs(secs: u64) -> Markup {
     }
 }
 
-/// A number, or a dash.
+/// Formats a number, or a dash.
 pub(super) fn number(value: Option<impl Into<u64>>) -> String {
     value.map_or_else(|| "–".to_owned(), |value| grouped(value.into()))
 }
 
-/// A number of things: `1 worker`, `1,000 workers`.
+/// Formats a count: `1 worker`, `1,000 workers`.
 pub(super) fn count(number: usize, thing: &str) -> String {
     let ending = if number == 1 { "" } else { "s" };
     format!("{} {thing}{ending}", grouped(number as u64))
 }
 
-/// Memory in MiB.
+/// Formats memory in MiB.
 pub(super) fn mib(bytes: u64) -> String {
     format!("{}\u{a0}MiB", grouped(bytes / (1024 * 1024)))
 }
 
-/// U64F64 bits with four decimals.
+/// Formats U64F64 bits with four decimals.
 pub(super) fn fixed(bits: u128) -> String {
     let fraction = bits & u128::from(u64::MAX);
     let scaled = (fraction * 10_000) >> 64;
     format!("{}.{scaled:04}", grouped((bits >> 64) as u64))
 }
 
-/// A label's class.
+/// Returns a state's CSS class.
 pub(super) const fn tone(state: State) -> &'static str {
     match state {
         State::Active => "succeeded",
@@ -97,12 +98,12 @@ pub(super) const fn tone(state: State) -> &'static str {
     }
 }
 
-/// A worker's label as a coloured word.
+/// Shows a worker's state as a coloured word.
 pub(super) fn badge(state: State) -> Markup {
     html! { span class={ "state " (tone(state)) } { (state.as_str()) } }
 }
 
-/// A session's state in words.
+/// Returns a session's state as text.
 pub(super) const fn session(state: SessionState) -> &'static str {
     match state {
         SessionState::Ready => "Ready",
@@ -112,7 +113,7 @@ pub(super) const fn session(state: SessionState) -> &'static str {
     }
 }
 
-/// What is meant to become of a worker.
+/// Returns a worker's goal as text.
 pub(super) const fn goal(goal: Goal) -> &'static str {
     match goal {
         Goal::Compute => "compute",
@@ -125,7 +126,7 @@ pub(super) const fn goal(goal: Goal) -> &'static str {
     }
 }
 
-/// What happened, in a sentence.
+/// Describes an event in a sentence.
 pub(super) fn event(kind: &EventKind) -> Markup {
     html! {
         @match kind {
@@ -135,34 +136,34 @@ pub(super) fn event(kind: &EventKind) -> Markup {
             EventKind::Commanded(command) => { "CommandResult: " b { (command.as_str()) } }
             EventKind::Edited => "Its entry or its pool's was edited.",
             EventKind::Initialised => "It was initialised.",
-            EventKind::LostState => { span.bad { "It answers without the state that it had." } }
+            EventKind::LostState => { span.bad { "It answers, but its state is lost." } }
             EventKind::KeyChanged { last, now } => {
-                span.bad { "Another key answers: " code { (now) } ", before " code { (last) } }
+                span.bad { "A different key answers: " code { (now) } ", previously " code { (last) } }
             }
             EventKind::Goal { before, after } => { "Goal: " (goal(*before)) " → " b { (goal(*after)) } }
-            EventKind::OperationSent { operation } => { (operation) ": given to the trader" }
+            EventKind::OperationSent { operation } => { (operation) ": submitted to the trader" }
             EventKind::OperationDone { operation, block, extrinsic } => {
                 (operation) ": took effect in block " (grouped(block.0.into()))
                 @if let Some(hash) = extrinsic { ", transaction " code { (hash) } }
             }
             EventKind::OperationFailed { operation, error } => { (operation) ": " span.bad { (error) } }
-            EventKind::Checkpoint(Ok(block)) => { "A checkpoint holds block " (grouped(block.0.into())) "." }
+            EventKind::Checkpoint(Ok(block)) => { "Checkpoint written at block " (grouped(block.0.into())) "." }
             EventKind::Checkpoint(Err(error)) => { "No checkpoint: " span.bad { (error) } }
-            EventKind::Stalled => { span.bad { "It has not moved for long although there is more for it." } }
-            EventKind::Panicked { text } => { span.bad { "Its task panicked and starts again: " (text) } }
-            _ => "Something that this page does not know.",
+            EventKind::Stalled => { span.bad { "It has made no progress for a long time although more blocks are available." } }
+            EventKind::Panicked { text } => { span.bad { "Its task panicked and was restarted: " (text) } }
+            _ => "An event that this version does not know.",
         }
     }
 }
 
-/// Why a reason comes, and what to do.
+/// The cause of a reason, and its remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Remedy {
     pub(super) cause: &'static str,
     pub(super) remedy: &'static str,
 }
 
-/// The cause and the remedy of a reason, as the documentation has them.
+/// Returns the cause and the remedy of a reason from the documentation.
 pub(super) fn remedy(reason: &str) -> Option<Remedy> {
     static CURES: LazyLock<HashMap<&'static str, Remedy>> = LazyLock::new(|| {
         let rows = include_str!("../../../../docs/worker-states.md").lines();
@@ -176,7 +177,7 @@ pub(super) fn remedy(reason: &str) -> Option<Remedy> {
     CURES.get(reason).copied()
 }
 
-/// Text with its `code` marked.
+/// Renders text with its `code` spans.
 pub(super) fn marked(text: &str) -> Markup {
     html! {
         @for (at, piece) in text.split('`').enumerate() {
@@ -195,7 +196,7 @@ mod tests {
     const PHA: u128 = 1_000_000_000_000;
 
     #[test]
-    fn every_reason_has_a_cause_and_a_cure() {
+    fn every_reason_has_a_cause_and_a_remedy() {
         let missing: Vec<_> = Reason::CODES.iter().filter(|code| remedy(code).is_none()).collect();
         assert!(missing.is_empty(), "{missing:?}");
         assert!(remedy("pool-full").unwrap().remedy.contains("another pool"));
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn amounts_are_read_as_they_are_written() {
+    fn formatted_amounts_parse_back() {
         for (text, value) in
             [("0", 0), ("1500", 1500 * PHA), ("1.5", PHA + PHA / 2), ("0.000000000001", 1), ("7.", 7 * PHA)]
         {

@@ -1,7 +1,7 @@
-//! Forms for pools and workers: added, changed, removed.
+//! Forms to add, change and remove pools and workers.
 //!
-//! A form carries the version of the entry that it was filled with; the backend does not overwrite an entry that
-//! somebody else has changed since.
+//! A form contains the version of the entry that it was filled from; the backend rejects the edit if the
+//! entry has changed since.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{pages::layout, version};
 
-/// The form of a new worker, or of the one in the path.
+/// Shows the form of a new worker, or of the one in the path.
 pub(super) async fn worker_page(context: Context, params: RawPathParams) -> Response {
     let shown = async {
         let fleet = editable(&context)?.fleet().await?;
@@ -43,7 +43,7 @@ pub(super) async fn worker_page(context: Context, params: RawPathParams) -> Resp
     shown.await.map_or_else(|error: Error| context.failed(&error), IntoResponse::into_response)
 }
 
-/// The form of a new pool, or of the one in the path.
+/// Shows the form of a new pool, or of the one in the path.
 pub(super) async fn pool_page(context: Context, params: RawPathParams) -> Response {
     let shown = async {
         let fleet = editable(&context)?.fleet().await?;
@@ -57,7 +57,7 @@ pub(super) async fn pool_page(context: Context, params: RawPathParams) -> Respon
     shown.await.map_or_else(|error: Error| context.failed(&error), IntoResponse::into_response)
 }
 
-/// The fleet, where its entries can be edited.
+/// Returns the fleet if its entries can be edited.
 fn editable(context: &Context) -> Result<&Arc<dyn Backend>, Error> {
     let backend = context.fleet()?;
     match backend.read_only() {
@@ -72,7 +72,7 @@ fn id_of(params: &RawPathParams) -> Result<Option<Uuid>, Error> {
 }
 
 fn gone(what: &str) -> Error {
-    Error::not_found(format!("there is no such {what} (any more)"))
+    Error::not_found(format!("there is no such {what}"))
 }
 
 fn check(name: &str, label: &str, checked: bool) -> Markup {
@@ -82,7 +82,7 @@ fn check(name: &str, label: &str, checked: bool) -> Markup {
 fn after_stop(chosen: Option<AfterExternalStop>, default: &str) -> Markup {
     html! {
         label {
-            "After a stop from elsewhere"
+            "After a stop by somebody else"
             select name="after_stop" {
                 option value="" { (default) }
                 @for setting in AfterExternalStop::ALL {
@@ -97,7 +97,7 @@ fn worker_form(context: &Context, title: &str, worker: Option<&WorkerView>, flee
     let entry = worker.map(|worker| &*worker.entry);
     let list = format!("{}/workers", context.base);
     let back = entry.map_or_else(|| list.clone(), |entry| format!("{list}/{}", entry.id));
-    // A peer has no fields for more than the original's.
+    // A peer supports only the original's fields.
     let whole = !context.is_of_peer();
     html! {
         div.title { h1 { (title) } }
@@ -126,10 +126,10 @@ fn worker_form(context: &Context, title: &str, worker: Option<&WorkerView>, flee
                 "Stake in PHA"
                 input name="stake" required inputmode="decimal" pattern="[0-9]+(\\.[0-9]{0,12})?" placeholder="15000" value=[entry.map(|entry| format::plain_amount(entry.stake))];
             }
-            @if whole { (after_stop(entry.and_then(|entry| entry.after_stop), "as its pool says")) }
+            @if whole { (after_stop(entry.and_then(|entry| entry.after_stop), "as set for its pool")) }
             @if whole {
                 label.wide {
-                    "Endpoints that it announces on chain, by comma"
+                    "Endpoints to announce on chain, separated by commas"
                     input name="endpoints" placeholder="https://worker.example.org" value=[entry.map(|entry| entry.endpoints.join(", "))];
                 }
             }
@@ -150,9 +150,9 @@ fn worker_form(context: &Context, title: &str, worker: Option<&WorkerView>, flee
 
 fn removal_text(computing: bool) -> &'static str {
     if computing {
-        "It computes: its session stays on chain, nobody sends its heartbeats any more, and it loses value. Stop it first."
+        "It is computing: its session would stay on chain without heartbeats and lose value. Stop it first."
     } else {
-        "Its session on chain, if there is one, stays as it is."
+        "Its session on chain, if there is one, does not change."
     }
 }
 
@@ -189,10 +189,10 @@ fn pool_form(context: &Context, title: &str, pool: Option<&PoolView>, fleet: &Fl
                     placeholder=(if pool.is_some_and(|pool| pool.operator.is_some()) { "(unchanged)" } else { "" });
             }
             label.wide {
-                "Address of the owner, where the operator is its proxy"
+                "Address of the owner, if the operator is its proxy"
                 input name="proxied" maxlength="64" placeholder="(none)" value=[proxied];
             }
-            @if !context.is_of_peer() { (after_stop(pool.and_then(|pool| pool.after_stop.flatten()), "as the manager says")) }
+            @if !context.is_of_peer() { (after_stop(pool.and_then(|pool| pool.after_stop.flatten()), "as set for the manager")) }
             div.checks {
                 (check("enabled", "Enabled", pool.is_none_or(|pool| pool.enabled)))
                 (check("sync_only", "Sync only (send nothing on chain)", pool.is_some_and(|pool| pool.sync_only)))
@@ -210,7 +210,7 @@ fn pool_form(context: &Context, title: &str, pool: Option<&PoolView>, fleet: &Fl
     }
 }
 
-/// Adds a worker or replaces it.
+/// Adds or replaces a worker.
 pub(super) async fn save_worker(context: Context, headers: HeaderMap, body: Bytes) -> Response {
     let fields = Fields::read(&body);
     let done = async {
@@ -230,13 +230,13 @@ pub(super) async fn save_worker(context: Context, headers: HeaderMap, body: Byte
             .with_after_stop(if whole { Some(setting(&fields)?) } else { None });
         let name = value.name.clone();
         backend.edit(Edit::PutWorker(id, value), fields.get("version")).await?;
-        tracing::info!(worker = name, "saved by hand");
+        tracing::info!(worker = name, "worker saved by an operator");
         Ok(format!("Worker {name} is saved."))
     };
     answer(&headers, done.await)
 }
 
-/// Adds a pool or replaces it.
+/// Adds or replaces a pool.
 pub(super) async fn save_pool(context: Context, headers: HeaderMap, body: Bytes) -> Response {
     let fields = Fields::read(&body);
     let done = async {
@@ -253,7 +253,7 @@ pub(super) async fn save_pool(context: Context, headers: HeaderMap, body: Bytes)
             .with_after_stop(if context.is_of_peer() { None } else { Some(setting(&fields)?) });
         let name = value.name.clone();
         backend.edit(Edit::PutPool(id, value), fields.get("version")).await?;
-        tracing::info!(pool = name, "saved by hand");
+        tracing::info!(pool = name, "pool saved by an operator");
         Ok(format!("Pool {name} is saved."))
     };
     answer(&headers, done.await)
@@ -277,7 +277,7 @@ async fn remove(
 ) -> Result<String, Error> {
     let id = form_id(fields)?.ok_or_else(|| gone(what))?;
     context.fleet()?.edit(edit(id), fields.get("version")).await?;
-    tracing::info!(%id, "{what} removed by hand");
+    tracing::info!(%id, "{what} removed by an operator");
     Ok(format!("The {what} is removed."))
 }
 

@@ -1,4 +1,4 @@
-//! [`History`]: what a fleet was like lately, measure by measure, in rings of a fixed size.
+//! [`History`]: a fleet's recent measurements, in rings of a fixed size.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,32 +11,32 @@ use uuid::Uuid;
 
 use super::view::FleetView;
 
-/// Time between two samples.
+/// Interval of samples.
 pub(super) const STEP: Duration = Duration::from_secs(10);
-/// The chain's smallest units in a PHA.
+/// The chain's smallest units in one PHA.
 const PHA: f64 = 1e12;
-/// How many measures a sample has.
+/// Number of measures per sample.
 const MEASURES: usize = 6;
 
-/// What is measured.
+/// A measured value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Measure {
     /// The largest lag of a worker, in parachain blocks.
     LargestLag,
-    /// The lag that half of the workers do not exceed.
+    /// The median lag of workers, in parachain blocks.
     MedianLag,
-    /// Parachain blocks that all workers together dispatch in a second.
+    /// Parachain blocks dispatched by all workers together, per second.
     SyncRate,
-    /// Jobs that are not ended.
+    /// Jobs that have not ended.
     OpenJobs,
-    /// What the poorest operator can pay fees from, in PHA.
+    /// The lowest balance of an operator that can pay fees, in PHA.
     LowestBalance,
     /// Workers in S_ACTIVE.
     Active,
 }
 
 impl Measure {
-    /// Two samples as one: what an operator would rather not have missed.
+    /// Merges two samples, keeping the value that an operator would not want to miss.
     fn merged(self, a: f64, b: f64, count_a: f64) -> f64 {
         match self {
             Self::LargestLag | Self::MedianLag | Self::OpenJobs => a.max(b),
@@ -55,13 +55,13 @@ const ALL: [Measure; MEASURES] = [
     Measure::Active,
 ];
 
-/// How far back is looked.
+/// The period of a chart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Span {
-    /// Every sample of an hour.
+    /// An hour, with every sample.
     #[default]
     Hour,
-    /// A day, by five minutes.
+    /// A day, in steps of five minutes.
     Day,
 }
 
@@ -79,7 +79,7 @@ impl Span {
         Self::ALL.into_iter().find(|span| span.name() == name).unwrap_or_default()
     }
 
-    /// Its length and the time between two points, in seconds.
+    /// Returns its length and the interval of points, in seconds.
     pub(super) const fn seconds(self) -> (u64, u64) {
         match self {
             Self::Hour => (3600, STEP.as_secs()),
@@ -88,13 +88,13 @@ impl Span {
     }
 }
 
-/// A measurement of everything at one moment.
+/// The values of all measures at one time.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Point {
     /// Seconds since the Unix epoch.
     at: u64,
     values: [Option<f64>; MEASURES],
-    /// Samples in it.
+    /// Number of samples merged in it.
     count: f64,
 }
 
@@ -125,7 +125,7 @@ impl Ring {
     fn push(&mut self, point: Point) {
         let (length, step) = self.span.seconds();
         match self.points.back_mut() {
-            // A clock that was set back starts its own points: those of the future would hide them.
+            // After the clock was set back, points of the future are dropped: they would hide new ones.
             Some(last) if last.at > point.at + step => self.points.clear(),
             Some(last) if point.at / step == last.at / step => return last.merge(&point),
             _ => {}
@@ -138,14 +138,14 @@ impl Ring {
     }
 }
 
-/// What a fleet was like lately. Lost with the process.
+/// A fleet's recent measurements. Lost when the process ends.
 #[derive(Debug)]
 pub(super) struct History(Mutex<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     rings: [Ring; 2],
-    /// The workers' newest blocks in the last sample, and when that was.
+    /// The workers' newest blocks in the last sample, and its time.
     blocks: Option<(u64, HashMap<Uuid, u32>)>,
 }
 
@@ -155,12 +155,12 @@ impl Default for History {
     }
 }
 
-/// Seconds since the Unix epoch.
+/// Returns seconds since the Unix epoch.
 pub(super) fn seconds(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// The same of now.
+/// Returns the current time in seconds since the Unix epoch.
 pub(super) fn now() -> u64 {
     seconds(SystemTime::now())
 }
@@ -170,12 +170,12 @@ impl History {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the last sample is so old that there should be another one.
+    /// Returns whether it is time for the next sample.
     pub(super) fn is_due(&self, at: u64) -> bool {
         self.inner().blocks.as_ref().is_none_or(|(last, _)| at.abs_diff(*last) >= STEP.as_secs())
     }
 
-    /// Takes a sample.
+    /// Records a sample.
     pub(super) fn record(&self, at: u64, fleet: &FleetView, jobs: Option<&Stats>) {
         let mut lags: Vec<u32> = fleet.workers.iter().filter_map(|worker| worker.lag).collect();
         lags.sort_unstable();
@@ -194,7 +194,7 @@ impl History {
         inner.rings.iter_mut().for_each(|ring| ring.push(point));
     }
 
-    /// The points of a measure, oldest first: seconds since the Unix epoch, and the value where it was known.
+    /// Returns the points of a measure, oldest first: seconds since the Unix epoch, and the value if known.
     pub(super) fn points(&self, span: Span, measure: Measure) -> Vec<(u64, Option<f64>)> {
         let inner = self.inner();
         let points = inner.rings.iter().filter(|ring| ring.span == span).flat_map(|ring| &ring.points);
@@ -203,7 +203,7 @@ impl History {
 }
 
 impl Inner {
-    /// Blocks a second since the last sample, of the workers that were there then.
+    /// Returns blocks per second since the last sample, of the workers present in both.
     fn rate(&mut self, at: u64, fleet: &FleetView) -> Option<f64> {
         let now: HashMap<Uuid, u32> =
             fleet.workers.iter().filter_map(|worker| Some((worker.id(), worker.para_block?))).collect();
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn rings_are_bounded_and_merge_what_is_close() {
+    fn rings_are_bounded_and_merge_close_samples() {
         let mut ring = Ring::new(Span::Hour);
         (0..10_000).for_each(|n| ring.push(point(n * 10, 1.0)));
         assert_eq!(ring.points.len(), 361);
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_no_number() {
+    fn unknown_values_have_no_number() {
         let history = History::default();
         assert!(history.is_due(100));
         history.record(100, &FleetView::default(), None);

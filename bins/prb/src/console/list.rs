@@ -1,4 +1,4 @@
-//! The list of workers: what is asked for, and which workers that lets through.
+//! The list of workers: the query, and the workers that match it.
 
 use std::cmp::Ordering;
 
@@ -11,21 +11,21 @@ use super::{
     view::{FleetView, WorkerView},
 };
 
-/// Workers on a page, where nothing else is asked for.
+/// Default number of workers per page.
 const SIZE: usize = 100;
-/// The sizes that the form offers.
+/// The page sizes that the form offers.
 pub(super) const SIZES: [usize; 4] = [50, SIZE, 300, 500];
-/// The longest text that is looked for, in characters.
+/// Maximum length of a search text, in characters.
 pub(super) const MAX_TEXT: usize = 200;
 
-/// What is asked for.
+/// The parsed query.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Asked {
     pub(super) state: Option<State>,
     pub(super) reason: String,
     pub(super) pool: String,
     pub(super) text: String,
-    /// Only workers that need somebody to look at them.
+    /// Only workers that need attention.
     pub(super) attention: bool,
     /// A column's name.
     pub(super) sort: String,
@@ -52,7 +52,7 @@ impl Asked {
         }
     }
 
-    /// What narrows the list, without its order and pages.
+    /// Returns the fields that filter the list, without order and page.
     pub(super) fn filter_fields(&self) -> Vec<(&'static str, String)> {
         let state = self.state.map(State::as_str).unwrap_or_default();
         let attention = if self.attention { "1" } else { "" };
@@ -68,7 +68,7 @@ impl Asked {
         .collect()
     }
 
-    /// The address of this list below a path.
+    /// Returns the URL of this list below a path.
     pub(super) fn link(&self, path: &str) -> String {
         let mut query = Serializer::new(String::new());
         query.extend_pairs(self.filter_fields());
@@ -101,13 +101,13 @@ impl Asked {
             && (text.is_empty() || holds(worker, text))
     }
 
-    /// The workers that it lets through, in its order.
+    /// Returns the workers that match, in the requested order.
     pub(super) fn find<'a>(&self, fleet: &'a FleetView) -> Vec<&'a WorkerView> {
         let text = self.text.to_lowercase();
         let mut found: Vec<_> =
             fleet.workers.iter().filter(|worker| self.lets_through(worker, &text)).collect();
         let column = COLUMNS.iter().find(|column| column.name == self.sort);
-        // By name already; a stable sort keeps that among equals.
+        // They are sorted by name already; a stable sort keeps that order among equals.
         match column.and_then(|column| column.order) {
             Some(order) if self.descending => found.sort_by(|a, b| order(b, a)),
             Some(order) => found.sort_by(|a, b| order(a, b)),
@@ -117,11 +117,11 @@ impl Asked {
     }
 }
 
-/// Whether a text, in lower case, is in what is shown of a worker.
+/// Returns whether a lower-case text occurs in the shown fields of a worker.
 fn holds(worker: &WorkerView, text: &str) -> bool {
     let entry = &worker.entry;
     let has = |value: &str| has(value, text);
-    // Ids and keys are made into texts only where they can have the one that is looked for.
+    // Ids and keys are formatted only if the text could occur in them.
     let is_hex = text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-' || byte == b'x');
     has(&entry.name)
         || has(&entry.endpoint)
@@ -131,7 +131,7 @@ fn holds(worker: &WorkerView, text: &str) -> bool {
         || is_hex && worker.key.is_some_and(|key| has(&key.to_string()))
 }
 
-/// Whether a value has a text, which is in lower case, whatever the case of the value.
+/// Returns whether a value contains a lower-case text, ignoring the value's case.
 fn has(value: &str, text: &str) -> bool {
     if !(value.is_ascii() && text.is_ascii()) {
         return value.to_lowercase().contains(text);
@@ -148,7 +148,7 @@ fn has(value: &str, text: &str) -> bool {
 pub(super) struct Page<'a> {
     pub(super) workers: &'a [&'a WorkerView],
     pub(super) total: usize,
-    /// From 1: the last where a later one was asked for.
+    /// The page's number from 1; the last page if a later one was requested.
     pub(super) number: usize,
     pub(super) of: usize,
     pub(super) first: usize,
@@ -165,7 +165,7 @@ impl<'a> Page<'a> {
     }
 }
 
-/// Unknown values come last in both senses of reading: they count as the smallest.
+/// Unknown values count as the smallest.
 pub(super) fn by<K: Ord>(a: K, b: K) -> Ordering {
     a.cmp(&b)
 }
@@ -175,7 +175,7 @@ mod tests {
     use super::has;
 
     #[test]
-    fn a_text_is_found_whatever_its_case() {
+    fn search_ignores_case() {
         for (value, text) in [
             ("Rack-07", "rack"),
             ("Rack-07", "07"),

@@ -1,7 +1,7 @@
-//! Parts of a page that change while somebody looks, and the stream of their changes.
+//! Parts of a page that update themselves, and the stream of their changes.
 //!
-//! A browser that asks for `text/event-stream` gets an event a second at most, with those parts, or only those
-//! rows of a table, whose content is another than before; others get all parts at once.
+//! A browser that requests `text/event-stream` gets at most one event per second, with the parts that
+//! changed, or only the changed rows of a table. Other requests get all parts.
 
 use std::{
     collections::HashMap,
@@ -21,13 +21,13 @@ use tokio::{
     time::{Instant, Interval, MissedTickBehavior, timeout_at},
 };
 
-/// Streams at once; others ask again and again instead.
+/// Maximum number of concurrent streams; more clients have to poll.
 pub const MAX_STREAMS: usize = 32;
-/// Time between two looks.
+/// Interval between two checks for changes.
 const EVERY: Duration = Duration::from_secs(1);
-/// How long a stream lasts: less than a connection is kept. The browser opens the next one by itself.
+/// Duration of a stream; shorter than the maximum duration of a connection. The browser opens the next one.
 const LASTS: Duration = Duration::from_secs(50);
-/// How soon.
+/// How soon the browser does so.
 const OPEN_AGAIN: Duration = Duration::from_millis(500);
 
 /// A part of a page.
@@ -48,12 +48,12 @@ struct Table {
 }
 
 impl Part {
-    /// A part that changes as a whole.
+    /// Creates a part that is replaced as a whole.
     pub(super) fn new(id: &'static str, content: Markup) -> Self {
         Self { id, before: content, ..Self::default() }
     }
 
-    /// The same, with a table whose rows change one by one; each row is an element of its id.
+    /// Adds a table whose rows are replaced one by one; each row is an element with its id.
     #[must_use]
     pub(super) fn with_table(
         mut self,
@@ -65,7 +65,7 @@ impl Part {
         self
     }
 
-    /// The same, with more below the table.
+    /// Adds content below the table.
     #[must_use]
     pub(super) fn with_after(mut self, after: Markup) -> Self {
         self.after = after;
@@ -84,7 +84,7 @@ impl Part {
         }
     }
 
-    /// What is in it besides the content of its rows.
+    /// Hashes the part's content without its rows.
     fn outline(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         (&self.before.0, &self.after.0).hash(&mut hasher);
@@ -96,14 +96,14 @@ impl Part {
     }
 }
 
-/// Elements to be replaced: id and content.
+/// Elements to replace: id and content.
 #[derive(Debug, Default, Serialize)]
 struct Patch {
     parts: Vec<(&'static str, String)>,
     rows: Vec<(String, String)>,
 }
 
-/// What a browser has been sent.
+/// The state last sent to a browser.
 #[derive(Debug, Default)]
 struct Sent {
     outlines: HashMap<&'static str, u64>,
@@ -111,7 +111,7 @@ struct Sent {
 }
 
 impl Sent {
-    /// What has changed since the last time.
+    /// Returns the changes since the last call.
     fn patch(&mut self, parts: &[Part]) -> Patch {
         let mut patch = Patch::default();
         let before = std::mem::take(&mut self.rows);
@@ -139,7 +139,7 @@ fn hash(text: &str) -> u64 {
     hasher.finish()
 }
 
-/// Streams what changes; `look` gives the parts as they are now.
+/// Streams changes; `look` returns the current parts.
 pub(super) fn stream<F, Fut>(permit: OwnedSemaphorePermit, look: F) -> Response
 where
     F: Fn() -> Fut + Send + Sync + 'static,
@@ -156,7 +156,7 @@ where
     Sse::new(events).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))).into_response()
 }
 
-/// Waits for something to change.
+/// Waits for a change.
 async fn next<F, Fut>(ticks: &mut Interval, sent: &mut Sent, look: &F) -> Event
 where
     F: Fn() -> Fut + Sync,
@@ -166,7 +166,7 @@ where
         ticks.tick().await;
         let patch = sent.patch(&look().await);
         if !patch.parts.is_empty() || !patch.rows.is_empty() {
-            // Texts only: nothing that JSON cannot say.
+            // A patch has only strings, which JSON can always represent.
             return Event::default().retry(OPEN_AGAIN).json_data(&patch).unwrap_or_default();
         }
     }
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_changes_is_sent() {
+    fn only_changes_are_sent() {
         let mut sent = Sent::default();
         let first = sent.patch(&[part(&[("a", "1"), ("b", "1")], "x")]);
         assert_eq!((first.parts.len(), first.rows.len()), (1, 0));
@@ -191,7 +191,7 @@ mod tests {
         let row = sent.patch(&[part(&[("a", "1"), ("b", "2")], "x")]);
         assert_eq!(row.rows, [("b".to_owned(), r#"<tr id="b"><td>2</td></tr>"#.to_owned())]);
         assert!(row.parts.is_empty());
-        // Another order, or another text around: the whole part.
+        // Another order, or another outline: the whole part is sent.
         for changed in [part(&[("b", "2"), ("a", "1")], "x"), part(&[("b", "2"), ("a", "1")], "y")] {
             let patch = sent.patch(&[changed]);
             assert_eq!((patch.parts.len(), patch.rows.len()), (1, 0));

@@ -25,10 +25,10 @@ use super::{
 };
 use crate::{trade_queue::Seen, version};
 
-/// How long a view is shared by those who look.
+/// How long a view is shared between requests.
 const MAX_AGE: Duration = Duration::from_millis(900);
 
-/// A fleet of this process.
+/// The fleet of this process.
 #[derive(Debug)]
 pub struct Local {
     manager: Manager,
@@ -40,12 +40,12 @@ pub struct Local {
 }
 
 impl Local {
-    /// Over a manager.
+    /// Creates it over a manager.
     pub fn new(manager: Manager) -> Self {
         Self { manager, heights: None, chain: None, jobs: None, read_only: None, last: Mutex::default() }
     }
 
-    /// The same, with the heights of the chain data and what is read of the chain.
+    /// Adds the heights of the chain data and the on-chain state.
     #[must_use]
     pub fn with_chain(
         mut self,
@@ -56,14 +56,14 @@ impl Local {
         self
     }
 
-    /// The same, with the jobs of a trade queue.
+    /// Adds the jobs of a trade queue.
     #[must_use]
     pub(crate) fn with_jobs(mut self, jobs: watch::Receiver<Seen>) -> Self {
         self.jobs = Some(jobs);
         self
     }
 
-    /// The same, with entries that cannot be edited, for a reason.
+    /// Makes entries read-only, for the given reason.
     #[must_use]
     pub fn with_read_only(mut self, reason: impl Into<String>) -> Self {
         self.read_only = Some(reason.into());
@@ -77,7 +77,7 @@ impl Local {
         let mut notes: Vec<_> =
             chain.iter().flat_map(|chain| &chain.unreadable).map(ToString::to_string).collect();
         if self.chain.is_some() && chain.is_none() {
-            notes.push("The chain's state has not been read yet.".to_owned());
+            notes.push("The on-chain state has not been read yet.".to_owned());
         }
         Ok(FleetView {
             workers: workers.iter().map(|status| WorkerView::of(status)).collect(),
@@ -189,7 +189,7 @@ impl Backend for Local {
 }
 
 impl Local {
-    /// The manager, for an edit of a pool that must still be as it was read.
+    /// Returns the manager for an edit on the condition that a pool is unchanged.
     fn if_pool(&self, id: Uuid, version: &str, test: fn(&Snapshot, &Pool) -> bool) -> Manager {
         let version = version.to_owned();
         self.manager.with_condition(move |now| {
@@ -198,7 +198,7 @@ impl Local {
         })
     }
 
-    /// The same of a worker.
+    /// Returns the manager for an edit on the condition that a worker is unchanged.
     fn if_worker(&self, id: Uuid, version: &str) -> Manager {
         let version = version.to_owned();
         self.manager.with_condition(move |now| {
@@ -207,7 +207,7 @@ impl Local {
         })
     }
 
-    /// Why an edit came too late.
+    /// Returns why an edit was rejected as out of date.
     fn changed(&self, removed: Option<Uuid>) -> Error {
         let snapshots = self.manager.snapshots();
         let now = snapshots.borrow();

@@ -1,4 +1,5 @@
-//! The first page: what needs a hand, the fleet by state, the money, and how far the chain data is.
+//! The first page: workers that need attention, the fleet by state, stakes and balances, and the heights of
+//! the chain data.
 
 use std::collections::BTreeMap;
 
@@ -15,9 +16,9 @@ use super::{
     view::{FleetView, Tip, WorkerView},
 };
 
-/// A lag that is none: what a worker at the tip may be behind.
+/// The largest lag of a worker that counts as at the tip.
 const AT_TIP: u32 = 4;
-/// Bounds of the lags that are counted apart.
+/// Upper bounds of the lag groups.
 const LAGS: [(u32, &str); 4] =
     [(AT_TIP, "at the tip"), (64, "5 to 64"), (1000, "65 to 1,000"), (u32::MAX, "over 1,000")];
 
@@ -70,7 +71,7 @@ fn states(context: &Context, fleet: &FleetView) -> Markup {
     }
 }
 
-/// The states as one bar, each as wide as its share.
+/// Shows the states as one bar, with widths by share.
 fn bar(counts: &[(State, usize)]) -> Markup {
     const WIDTH: usize = 1000;
     let total: usize = counts.iter().map(|(_, count)| count).sum();
@@ -88,13 +89,13 @@ fn bar(counts: &[(State, usize)]) -> Markup {
     }
 }
 
-/// Workers with one trouble.
+/// Workers with the same trouble.
 struct Group<'a> {
     workers: Vec<&'a WorkerView>,
     link: String,
 }
 
-/// Money first, then how many there are.
+/// Sorted by stake, then by the number of workers.
 fn attention(context: &Context, fleet: &FleetView) -> Part {
     let path = format!("{}/workers", context.base);
     let mut groups = BTreeMap::<&str, Group<'_>>::new();
@@ -119,7 +120,7 @@ fn attention(context: &Context, fleet: &FleetView) -> Part {
     let head = html! {
         h2 { "Needs attention" }
         @if total == 0 {
-            p.calm { "Nothing. Whatever waits goes on by itself." }
+            p.calm { "Nothing. Waiting workers continue by themselves." }
         } @else {
             p.small {
                 a #all-trouble href=(Asked { attention: true, ..Asked::default() }.link(&path)) {
@@ -143,7 +144,7 @@ fn attention(context: &Context, fleet: &FleetView) -> Part {
     )
 }
 
-/// The reason, where it is known; else what can be seen.
+/// Returns the reason if known, otherwise what is visible of it.
 fn trouble(worker: &WorkerView) -> &str {
     match worker.reason {
         Some(reason) => reason,
@@ -169,7 +170,7 @@ fn row(name: &str, stake: Balance, group: &Group<'_>) -> Markup {
             td.result data-label="What to do" {
                 @match remedy {
                     Some(remedy) => (format::marked(remedy.remedy)),
-                    None => "By the message.",
+                    None => "See the message.",
                 }
             }
         }
@@ -192,9 +193,9 @@ fn money(context: &Context, fleet: &FleetView) -> Markup {
         dl.facts.figures {
             @if known || all > 0 {
                 (figure("Locked by sessions", &format::pha(all), false))
-                (figure("of it unresponsive", &format::pha(unresponsive), unresponsive > 0))
-                (figure("of it where attention is needed", &format::pha(trouble), trouble > 0))
-                (figure("of it cooling down", &format::pha(cooling), false))
+                (figure("of which unresponsive", &format::pha(unresponsive), unresponsive > 0))
+                (figure("of which need attention", &format::pha(trouble), trouble > 0))
+                (figure("of which cooling down", &format::pha(cooling), false))
             }
             @if !chain.is_empty() {
                 (figure("Free in pools", &format::pha(chain.iter().map(|pool| pool.free_stake).sum()), false))
@@ -234,8 +235,8 @@ fn progress(fleet: &FleetView) -> Markup {
 
 fn jobs(jobs: &Stats) -> Markup {
     let rows = [
-        ("Jobs in line", (jobs.waiting + jobs.delayed) as u64, false),
-        ("Jobs at the trader", jobs.active as u64, false),
+        ("Jobs queued", (jobs.waiting + jobs.delayed) as u64, false),
+        ("Jobs in progress", jobs.active as u64, false),
         ("Jobs done", jobs.succeeded, false),
         ("Jobs failed", jobs.failed, jobs.failed > 0),
     ];

@@ -1,8 +1,9 @@
 //! [`Peer`]: the fleet of a lifecycle manager among the peers, over its Walkie calls.
 //!
-//! A manager of this implementation tells all that is shown of a local one (`prb_walkie::proto::detail`). Of an
-//! original, what its calls do not carry (reasons, goals, confidence levels, the pools' state on chain) is unknown;
-//! its lags are against the newest block of the data providers of the same chain.
+//! A manager of this implementation reports everything that is shown of a local one
+//! (`prb_walkie::proto::detail`). An original's calls lack reasons, goals, confidence levels and the pools'
+//! on-chain state, which are unknown then; its lags are relative to the newest block of the data providers of
+//! the same chain.
 
 use std::{
     collections::HashMap,
@@ -38,9 +39,9 @@ use super::{
 };
 use crate::pages::time_left;
 
-/// How long a view is shared by those who look.
+/// How long a view is shared between requests.
 const MAX_AGE: Duration = Duration::from_millis(1900);
-/// What a peer takes over Walkie.
+/// The commands that the original's Walkie calls have.
 const COMMANDS: [Command; 3] = [Command::Restart, Command::RegisterAgain, Command::Kick];
 
 /// A fleet among the peers.
@@ -48,11 +49,11 @@ const COMMANDS: [Command; 3] = [Command::Restart, Command::RegisterAgain, Comman
 pub struct Peer {
     node: Node,
     peer: PeerId,
-    /// Held while the peer is asked, so that those who look at once ask once.
+    /// Locked during a request to the peer, so that concurrent viewers share one request.
     asking: Mutex<()>,
     last: std::sync::Mutex<Last>,
     history: Arc<History>,
-    /// Whether it takes every command, and previews them.
+    /// Whether the peer supports all commands and their preview.
     takes_all: AtomicBool,
 }
 
@@ -60,23 +61,23 @@ pub struct Peer {
 #[derive(Debug, Default)]
 struct Last {
     view: Option<(Instant, Arc<FleetView>)>,
-    /// How many changes were made here: a view that was asked for before one does not show it.
+    /// The number of changes made here. A view requested before a change may not include it.
     changes: u64,
 }
 
-/// The peers' fleets that somebody has looked at.
+/// The fleets of peers that have been viewed.
 #[derive(Debug, Default)]
 pub(super) struct Peers(std::sync::Mutex<HashMap<PeerId, Arc<Peer>>>);
 
 impl Peers {
-    /// The fleet of a lifecycle manager that is known, and what it was like lately.
+    /// Returns the fleet of a known lifecycle manager, and its recent measurements.
     pub(super) fn get(&self, node: &Node, name: &str) -> Option<(Arc<dyn Backend>, Arc<History>)> {
         let peer: PeerId = name.parse().ok()?;
         let table = node.peers();
         let table = table.borrow();
         table.get(&peer).filter(|peer| peer.role == Role::LifecycleManager)?;
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // No more than the node remembers.
+        // Drops fleets of peers that the node no longer knows.
         all.retain(|peer, _| table.get(peer).is_some());
         let made = || {
             let (asking, last, history) = (Mutex::default(), std::sync::Mutex::default(), Arc::default());
@@ -100,7 +101,7 @@ impl Peer {
             Some(fleet) => Tip::of(&fleet.heights()),
             None => self.tip().await,
         };
-        // Some kilobytes a worker.
+        // A view takes some kilobytes per worker, too much to build on an executor's thread.
         let view = tokio::task::spawn_blocking(move || detail::fleet_view(update, &pools, tip));
         let view = view.await.map_err(|error| {
             Error::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the workers cannot be read: {error}"))
@@ -109,7 +110,7 @@ impl Peer {
         Ok(view.fleet)
     }
 
-    /// What the best data provider of the manager's chain has.
+    /// Returns the heights of the best data provider of the manager's chain.
     async fn tip(&self) -> Tip {
         let table = self.node.peers().borrow().clone();
         let chain = table.get(&self.peer).map(|peer| peer.chain_identity.clone()).unwrap_or_default();
@@ -132,7 +133,7 @@ impl Peer {
         }
     }
 
-    /// What a manager of this implementation says to a command, given or only tried.
+    /// Sends a command or its preview to a manager of this implementation.
     async fn told(&self, ids: &[Uuid], command: Command, dry_run: bool) -> Result<Vec<Preview>, Error> {
         let ids = ids.iter().map(Uuid::to_string).collect();
         let request = wire::CommandRequest { ids, command: command.to_string(), dry_run };
@@ -150,14 +151,14 @@ impl Peer {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has the next who looks ask the peer again. Waits for nobody.
+    /// Makes the next viewer request a new view. Does not block.
     fn forget(&self) {
         let mut last = self.last();
         last.view = None;
         last.changes += 1;
     }
 
-    /// The last view, or a new one where it is too old.
+    /// Returns the last view, or a new one if it is too old.
     async fn shared_view(&self) -> Result<Arc<FleetView>, Error> {
         let _asking = self.asking.lock().await;
         let changes = {
@@ -179,8 +180,8 @@ impl Peer {
         Ok(view)
     }
 
-    /// Sees that an entry is as it was read. Walkie's calls carry no version: another edit can come between this and
-    /// the edit, and only there.
+    /// Checks that an entry has not changed since it was read. Walkie's calls carry no version, so another edit
+    /// between this check and the edit is not detected.
     async fn unchanged(&self, edit: &Edit, version: &str) -> Result<(), Error> {
         let client = self.node.client(self.peer);
         match edit {
@@ -188,7 +189,7 @@ impl Peer {
             Edit::PutPool(Some(id), _) | Edit::RemovePool(id) => {
                 let pools = patient(client.list_pools()).await?.pools;
                 let pool = pools.iter().filter_map(pool_view).find(|pool| pool.id == *id);
-                let pool = pool.ok_or_else(|| Error::not_found("the manager has no such pool (any more)"))?;
+                let pool = pool.ok_or_else(|| Error::not_found("the manager has no such pool"))?;
                 if pool.version != version {
                     return Err(Error::changed());
                 }
@@ -199,14 +200,13 @@ impl Peer {
                 }
             }
             Edit::PutWorker(Some(id), _) | Edit::RemoveWorker(id) => {
-                // As for the view, which has more of an entry than the original's calls.
+                // The original's calls lack fields of the entry, so the view is compared.
                 let ids = vec![id.to_string()];
                 let query = wire::StatusQuery { ids, detail: true, ..wire::StatusQuery::default() };
                 let update = patient(client.worker_detail(query)).await?;
                 let read = detail::fleet_view(update, &[], Tip::default());
                 let worker = read.fleet.worker(*id);
-                let worker =
-                    worker.ok_or_else(|| Error::not_found("the manager has no such worker (any more)"))?;
+                let worker = worker.ok_or_else(|| Error::not_found("the manager has no such worker"))?;
                 if worker.version() != version {
                     return Err(Error::changed());
                 }
@@ -220,7 +220,7 @@ impl Peer {
 impl Backend for Peer {
     async fn fleet(&self) -> Result<Arc<FleetView>, Error> {
         let limit = time_left();
-        // Others may have asked before, and get their answer first.
+        // Concurrent requests are answered first.
         match tokio::time::timeout(limit, self.shared_view()).await {
             Ok(view) => view,
             Err(_) => Err(late(limit)),
@@ -323,7 +323,7 @@ const fn effect(command: Command) -> &'static str {
     }
 }
 
-/// Gives a call up before the request's own time is over.
+/// Fails a call before the request's own time limit.
 pub(super) async fn patient<T>(call: impl Future<Output = Result<T, rpc::Error>>) -> Result<T, Error> {
     let limit = time_left();
     match tokio::time::timeout(limit, call).await {
@@ -332,11 +332,11 @@ pub(super) async fn patient<T>(call: impl Future<Output = Result<T, rpc::Error>>
     }
 }
 
-/// The same of a call that changes something: where no answer comes, it may have done so.
+/// The same for a call that makes a change: without an answer, the change may have been made.
 async fn change<T>(call: impl Future<Output = Result<T, rpc::Error>>) -> Result<T, Error> {
     patient(call).await.map_err(|error| match error.status {
         StatusCode::GATEWAY_TIMEOUT | StatusCode::BAD_GATEWAY => {
-            let text = "the change may have been made all the same: look before you repeat it";
+            let text = "the change may have been made nevertheless: check before you repeat it";
             Error::new(error.status, format!("{}; {text}", error.message))
         }
         _ => error,

@@ -20,7 +20,7 @@ pub(super) fn parts(context: &Context) -> Vec<Part> {
     let head = html! {
         div.title { h1 { "Peers" } p.small { "This peer: " code { (node.peer_id()) } } }
         @if table.is_empty() {
-            p.empty { "Nobody has been found yet. Where mDNS does not reach, boot nodes name the first peers." }
+            p.empty { "No peers have been found yet. On networks without mDNS, boot nodes are needed." }
         }
     };
     let mut parts = vec![Part::new("head", head)];
@@ -74,14 +74,14 @@ fn chain(peer: &Peer) -> Markup {
     html! {
         @if short.is_empty() { "not known yet" } @else { code title=(peer.chain_identity) { (short) "…" } }
         @match peer.standing {
-            Standing::OtherChain => { br; span.bad { "another chain than ours" } }
-            Standing::OtherBridge => { br; span.bad { "another group than ours" } }
+            Standing::OtherChain => { br; span.bad { "different chain" } }
+            Standing::OtherBridge => { br; span.bad { "different group" } }
             _ => {}
         }
     }
 }
 
-/// What a data provider says of itself.
+/// Shows what a data provider reports about itself.
 pub(super) async fn provider(context: &Context, peer: PeerId) -> Result<Vec<Part>, Error> {
     let none = || Error::not_found("there is no such data provider among the peers");
     let node = context.console.0.node.as_ref().ok_or_else(none)?;
@@ -125,7 +125,7 @@ fn heights(info: &dp::Info) -> Markup {
     let rows = [
         ("Target (newest of its node)", info.parent_target, info.para_target),
         ("Fetched", info.parent_fetched_height, info.para_fetched_height),
-        ("Processed (can be given)", info.parent_processed_height, info.para_processed_height),
+        ("Processed (can be served)", info.parent_processed_height, info.para_processed_height),
         ("Committed (on disk)", info.parent_committed_height, info.para_committed_height),
     ];
     html! {
@@ -140,7 +140,7 @@ fn heights(info: &dp::Info) -> Markup {
                     }
                 }
                 tr {
-                    th scope="row" { "First header held" }
+                    th scope="row" { "First header available" }
                     td data-label="Relay chain" { (height(info.parent_start_header)) }
                     td data-label="Parachain" { "–" }
                 }

@@ -1,4 +1,4 @@
-//! The pools: who signs, what they own, and how their workers are.
+//! The pools: operators, on-chain state, and workers.
 
 use std::collections::HashMap;
 
@@ -53,7 +53,7 @@ struct Counts {
 }
 
 impl Counts {
-    /// One walk over the workers, however many pools there are.
+    /// Counts the workers of all pools in one pass.
     fn by_pool(fleet: &FleetView) -> HashMap<u64, Self> {
         let mut all = HashMap::<u64, Self>::with_capacity(fleet.pools.len());
         for worker in &fleet.workers {
@@ -97,7 +97,7 @@ fn row(context: &Context, pool: &PoolView, counts: Counts) -> Markup {
     }
 }
 
-/// An account, short; the whole on a longer look.
+/// Shows a shortened account, with the full one as its title.
 fn account(account: &AccountId) -> Markup {
     let text = account.to_ss58(PHALA_SS58_PREFIX);
     html! { code title=(text) { (text.get(..6).unwrap_or(&text)) "…" (text.get(text.len().saturating_sub(6)..).unwrap_or_default()) } }
@@ -110,7 +110,7 @@ fn operator(pool: &PoolView) -> Markup {
     }
 }
 
-/// The owner on chain; marked where the operator does not act for it.
+/// Shows the owner on chain, marked if the operator does not act for it.
 fn owner(pool: &PoolView) -> Markup {
     let Some(chain) = pool.on_chain() else { return html! { "–" } };
     let ours = pool.proxied.or(pool.operator);

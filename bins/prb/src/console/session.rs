@@ -1,4 +1,4 @@
-//! Reads the session and pRuntime's info from the JSON text that lifecycle managers give of a worker.
+//! Parses the session and pRuntime's info from the JSON text that lifecycle managers send about a worker.
 
 use prb_core::{
     chain::{Session, SessionState, WorkerOnChain},
@@ -7,14 +7,15 @@ use prb_core::{
 };
 use serde_json::Value;
 
-/// What the text has.
+/// The parsed content.
 #[derive(Debug, Default)]
 pub(super) struct Told {
     pub(super) chain: Option<WorkerOnChain>,
     pub(super) info: Option<PhactoryInfo>,
 }
 
-/// Reads `sessionInfoJson`; its layout is at `prb_walkie::manage::state`. What is missing or odd is left out.
+/// Parses `sessionInfoJson`, whose layout is described in `prb_walkie::manage::state`. Missing or malformed
+/// parts are left out.
 pub(super) fn read(text: &str, account: &str) -> Told {
     let Ok(document) = serde_json::from_str::<Value>(text) else { return Told::default() };
     Told { chain: session(&document, account), info: document.get("runtimeInfo").and_then(info) }
@@ -55,7 +56,7 @@ fn info(value: &Value) -> Option<PhactoryInfo> {
     let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let long = |name: &str| number(value.get(name)).and_then(|n| u64::try_from(n).ok()).unwrap_or_default();
     let is = |name: &str| value.get(name).and_then(Value::as_bool).unwrap_or_default();
-    // Before there was any it is empty.
+    // It is empty before the worker has had a session.
     value.as_object().filter(|fields| !fields.is_empty())?;
     let memory = value.get("memoryUsage").filter(|memory| memory.is_object()).map(|memory| {
         let bytes =
@@ -80,7 +81,7 @@ fn info(value: &Value) -> Option<PhactoryInfo> {
     })
 }
 
-/// A number, or the decimal or hexadecimal text of one.
+/// Parses a number, or the decimal or hexadecimal text of one.
 fn number(value: Option<&Value>) -> Option<u128> {
     match value? {
         Value::Number(number) => number.as_u128(),
@@ -98,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_managers_text_is_read() {
+    fn a_managers_text_is_parsed() {
         let text = r#"{ "state": "WorkerIdle", "raw": { "state": "WorkerIdle",
             "ve": "0x00000000000004d20000000000000000", "v": "0x00000000000004d28000000000000000", "vUpdatedAt": 5,
             "benchmark": { "pInit": 10, "pInstant": 20, "iterations": "0x0010000000000000", "workingStartTime": 7 },
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_texts_tell_nothing() {
+    fn malformed_texts_give_nothing() {
         for odd in ["", "[]", "{}", r#"{"raw":{"state":"Lost"},"runtimeInfo":{}}"#] {
             let told = read(odd, "x");
             assert!(told.chain.is_none() && told.info.is_none(), "{odd}");

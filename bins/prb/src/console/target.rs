@@ -1,4 +1,4 @@
-//! [`Target`]: the pages whose parts change while somebody looks, and how they are shown and streamed.
+//! [`Target`]: the pages whose parts update themselves, and how they are rendered and streamed.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ pub(super) enum Target {
 }
 
 impl Target {
-    /// The page at a path below the fleet's.
+    /// Parses the path of a page below the fleet's.
     fn read(context: &Context, path: &str, query: &str) -> Option<Self> {
         let mut steps = path.split('/').filter(|step| !step.is_empty());
         let target = match (steps.next(), steps.next()) {
@@ -65,7 +65,7 @@ impl Target {
         }
     }
 
-    /// The path of its entry in the head, below the fleet's.
+    /// Returns the path of its navigation entry, below the fleet's.
     fn entry(&self, context: &Context) -> &'static str {
         match self {
             Self::Overview(_) => "",
@@ -77,7 +77,7 @@ impl Target {
         }
     }
 
-    /// What changes.
+    /// Returns the parts that update.
     async fn parts(&self, context: &Context) -> Result<Vec<Part>, Error> {
         match self {
             Self::Overview(span) => {
@@ -99,7 +99,7 @@ impl Target {
         }
     }
 
-    /// What stands before the parts and does not change by itself.
+    /// Returns the part of the page that does not update.
     fn head(&self, context: &Context) -> Markup {
         match self {
             Self::Workers(asked) => workers::filter(context, asked),
@@ -108,7 +108,7 @@ impl Target {
     }
 }
 
-/// A page. What the backend cannot give now is shown as soon as it can.
+/// Renders a page. Content that the backend cannot provide now is shown as soon as it can.
 pub(super) async fn page(context: Context, uri: Uri) -> Response {
     let query = uri.query().unwrap_or_default();
     let Some(target) = Target::read(&context, uri.path(), query) else {
@@ -125,14 +125,14 @@ pub(super) async fn page(context: Context, uri: Uri) -> Response {
         (notice(error.as_ref()).markup())
         (target.head(&context))
         @for part in &parts { (part.markup()) }
-        // Nothing to put fresh parts into: the page is loaded again.
+        // There are no parts to update, so the page is reloaded.
         @if parts.is_empty() { p.empty data-reload { "This page is shown as soon as there is an answer." } }
     };
     (status(error.as_ref()), context.page(target.title(), target.entry(&context), Some(&live), &content))
         .into_response()
 }
 
-/// Its parts: as a stream of what changes, or all of them once.
+/// Returns its parts: as a stream of changes, or all of them once.
 pub(super) async fn live(context: Context, uri: Uri, headers: HeaderMap) -> Response {
     let path = uri.path().strip_prefix("/live").unwrap_or_default();
     let Some(target) = Target::read(&context, path, uri.query().unwrap_or_default()) else {
@@ -148,12 +148,12 @@ pub(super) async fn live(context: Context, uri: Uri, headers: HeaderMap) -> Resp
             let (context, target) = (context.clone(), target.clone());
             async move { all(&context, &target).await }
         }),
-        // The script asks again and again instead.
+        // The script polls instead.
         Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
     }
 }
 
-/// The parts with the notice; alone, where there are none: what is shown stays.
+/// Returns the parts with the notice; only the notice on an error, so that shown content stays.
 async fn all(context: &Context, target: &Target) -> Vec<Part> {
     match target.parts(context).await {
         Ok(mut parts) => {

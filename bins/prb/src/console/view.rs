@@ -1,6 +1,7 @@
-//! What the console shows of a fleet, whichever backend it comes from: workers, pools, heights.
+//! Views of a fleet, independent of the backend: workers, pools, heights.
 //!
-//! A field is `None` where the backend does not know it: a manager among peers says less than one in this process.
+//! A field is `None` if the backend does not know it: a manager among the peers reports less than one in this
+//! process.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -22,40 +23,40 @@ use crate::version;
 pub struct WorkerView {
     /// Its entry.
     pub entry: Arc<inventory::Worker>,
-    /// Its label.
+    /// Its state.
     pub state: State,
     /// The code of the reason.
     pub reason: Option<&'static str>,
-    /// The reason in words.
+    /// The reason as text.
     pub message: Arc<str>,
-    /// Since when.
+    /// When the state began.
     pub message_at: Option<SystemTime>,
-    /// Newest relay header that it has.
+    /// The newest relay header that it has.
     pub relay_header: Option<u32>,
-    /// Newest parachain header that it has.
+    /// The newest parachain header that it has.
     pub para_header: Option<u32>,
-    /// Newest parachain block that it has dispatched.
+    /// The newest parachain block that it has dispatched.
     pub para_block: Option<u32>,
-    /// Finalised parachain blocks that it has not dispatched.
+    /// Number of finalised parachain blocks that it has not dispatched.
     pub lag: Option<u32>,
     /// Its public key.
     pub key: Option<WorkerKey>,
-    /// What pRuntime says of itself.
+    /// pRuntime's last answer to GetInfo.
     pub info: Option<Arc<PhactoryInfo>>,
-    /// What the chain says of it.
+    /// Its on-chain state.
     pub chain: Option<Arc<WorkerOnChain>>,
-    /// What is meant to become of it.
+    /// Its goal.
     pub goal: Option<Goal>,
-    /// Whether it has not moved for long although there is more for it.
+    /// Whether it has made no progress for a long time although more blocks are available.
     pub stalled: Option<bool>,
-    /// How often in a row reaching or syncing it failed.
+    /// Number of consecutive failures to reach or sync it.
     pub failures: Option<u32>,
-    /// The last checkpoint that was commanded.
+    /// The last requested checkpoint.
     pub checkpoint: Option<Checkpoint>,
 }
 
 impl WorkerView {
-    /// A worker of this process.
+    /// Creates the view of a worker of this process.
     pub(super) fn of(status: &WorkerStatus) -> Self {
         let position = status.position;
         Self {
@@ -82,7 +83,7 @@ impl WorkerView {
         self.entry.id
     }
 
-    /// Changes with every edit of its entry.
+    /// Returns a version that changes with every edit of its entry.
     pub fn version(&self) -> String {
         version::of_worker(&self.entry)
     }
@@ -99,7 +100,7 @@ impl WorkerView {
         Some(self.chain.as_ref()?.registration.as_ref()?.confidence_level)
     }
 
-    /// The stake that its session locks.
+    /// Returns the stake that its session locks.
     pub(super) fn at_stake(&self) -> Balance {
         self.chain.as_ref().map_or(0, |chain| chain.at_stake())
     }
@@ -112,7 +113,7 @@ impl WorkerView {
         self.session_state() == Some(SessionState::WorkerUnresponsive)
     }
 
-    /// Whether somebody has to look at it: something is wrong, or only an operator can go on.
+    /// Returns whether it needs attention: something is wrong, or only an operator can continue.
     pub(super) fn needs_attention(&self) -> bool {
         const BY_HAND: [&str; 9] = [
             "pool-not-in-inventory",
@@ -137,7 +138,7 @@ impl WorkerView {
 pub struct PoolView {
     /// Its id here.
     pub id: Uuid,
-    /// Changes with every edit of its entry.
+    /// A version that changes with every edit of its entry.
     pub version: String,
     /// Its number on chain.
     pub pid: u64,
@@ -147,40 +148,40 @@ pub struct PoolView {
     pub enabled: bool,
     /// Whether its workers only sync.
     pub sync_only: bool,
-    /// What happens after a stop from elsewhere, where the pool says; the outer `None`: not known here.
+    /// What happens after a stop by somebody else, if set for the pool; the outer `None` means unknown.
     pub after_stop: Option<Option<AfterExternalStop>>,
-    /// Who signs for it.
+    /// The account that signs for it.
     pub operator: Option<AccountId>,
     /// The account that the operator is a proxy of.
     pub proxied: Option<AccountId>,
-    /// What the chain says of it; `None` where it is not read.
+    /// Its on-chain state; `None` if it is not read.
     pub chain: Option<Reading<Option<PoolOnChain>>>,
-    /// The operator's account on chain; `None` where it is not read.
+    /// The operator's account on chain; `None` if it is not read.
     pub account: Option<Reading<AccountOnChain>>,
 }
 
 impl PoolView {
-    /// What the chain says of it, where that is known and it exists.
+    /// Returns its on-chain state, if it is known and the pool exists.
     pub(super) fn on_chain(&self) -> Option<&PoolOnChain> {
         self.chain.as_ref()?.as_ref().ok()?.as_ref().as_ref()
     }
 }
 
-/// Heights of the chain data that workers are fed with.
+/// Heights of the chain data that workers are fed from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tip {
-    /// Newest relay block held.
+    /// The newest available relay block.
     pub relay: Option<u32>,
-    /// Newest relay block of the nodes.
+    /// The newest relay block of the nodes.
     pub relay_target: Option<u32>,
-    /// Newest parachain block held.
+    /// The newest available parachain block.
     pub para: Option<u32>,
-    /// Newest parachain block of the nodes.
+    /// The newest parachain block of the nodes.
     pub para_target: Option<u32>,
 }
 
 impl Tip {
-    /// The heights of a source.
+    /// Converts the heights of a source.
     pub(super) fn of(heights: &Heights) -> Self {
         Self {
             relay: heights.relay.map(|n| n.0),
@@ -200,11 +201,11 @@ pub struct FleetView {
     pub pools: Vec<PoolView>,
     /// Heights of the chain data.
     pub tip: Tip,
-    /// The block that what the chain says is read at.
+    /// The block at which on-chain state was read.
     pub chain_block: Option<u32>,
-    /// Why operators cannot rely on some of it, in sentences.
+    /// Warnings about unreliable parts of the view, as sentences.
     pub notes: Vec<String>,
-    /// The jobs of the trade queue; `None` where there is none, or it does not answer.
+    /// The jobs of the trade queue; `None` if there is none or it does not answer.
     pub jobs: Option<Stats>,
 }
 

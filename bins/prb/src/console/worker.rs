@@ -1,4 +1,4 @@
-//! One worker: its state with cause and remedy, what may be done, what happened, and everything that is known of it.
+//! The page of one worker: its state with cause and remedy, commands, events, and all known details.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use super::{
 pub(super) async fn parts(context: &Context, id: Uuid) -> Result<Vec<Part>, Error> {
     let backend = context.fleet()?;
     let fleet = backend.fleet().await?;
-    let worker = fleet.worker(id).ok_or_else(|| Error::not_found("there is no such worker (any more)"))?;
+    let worker = fleet.worker(id).ok_or_else(|| Error::not_found("there is no such worker"))?;
     let (events, jobs) = tokio::join!(backend.events(id), jobs(context, worker));
     let events = events?;
     Ok(vec![
@@ -38,7 +38,7 @@ pub(super) async fn parts(context: &Context, id: Uuid) -> Result<Vec<Part>, Erro
     ])
 }
 
-/// Its newest jobs, where this process has a queue.
+/// Shows its newest jobs, if this process has a queue.
 async fn jobs(context: &Context, worker: &WorkerView) -> Markup {
     let recent = context.console.0.recent.as_ref().filter(|_| !context.is_of_peer());
     let (Some(recent), Some(key)) = (recent, worker.key) else { return html! {} };
@@ -71,7 +71,7 @@ fn state(context: &Context, worker: &WorkerView) -> Markup {
             } @else if let Some(at) = worker.message_at {
                 p.small { "Since " (format::moment(at)) " UTC." }
             }
-            @if worker.stalled == Some(true) { p.bad { "It has not moved for long although there is more for it." } }
+            @if worker.stalled == Some(true) { p.bad { "It has made no progress for a long time although more blocks are available." } }
         }
     }
 }
@@ -126,7 +126,7 @@ fn session(worker: &WorkerView) -> Markup {
     html! {
         h2 { "On chain" }
         @match &worker.chain {
-            None => { p.small { "The chain's state of it has not been read." } }
+            None => { p.small { "Its on-chain state has not been read." } }
             Some(chain) => (on_chain(chain, worker)),
         }
     }
@@ -183,7 +183,7 @@ fn runtime(worker: &WorkerView) -> Markup {
     html! {
         h2 { "pRuntime" }
         @match &worker.info {
-            None => { p.small { "It has not said anything yet." } }
+            None => { p.small { "pRuntime has not answered yet." } }
             Some(info) => (machine(info, worker)),
         }
     }
@@ -222,7 +222,7 @@ fn entry(context: &Context, worker: &WorkerView, fleet: &FleetView) -> Markup {
             (fact("Enabled", &html! { (yes(entry.enabled)) }))
             (fact("Sync only", &html! { (yes(entry.sync_only)) }))
             @if entry.gatekeeper { (fact("Gatekeeper", &html! { "yes" })) }
-            @if let Some(after) = entry.after_stop { (fact("After a stop from elsewhere", &html! { (after.as_str()) })) }
+            @if let Some(after) = entry.after_stop { (fact("After a stop by somebody else", &html! { (after.as_str()) })) }
             div.wide { dt { "Endpoint" } dd { (entry.endpoint) } }
             div.wide { dt { "ID" } dd { code { (entry.id) } } }
         }
@@ -236,7 +236,7 @@ fn yes(is: bool) -> &'static str {
     if is { "yes" } else { "no" }
 }
 
-/// Newest first.
+/// Shows events, newest first.
 fn timeline(events: Option<Vec<Event>>) -> Part {
     let Some(events) = events else { return Part::new("events", html! {}) };
     if events.is_empty() {

@@ -1,4 +1,4 @@
-//! The list of workers: filter, order, pages, and what is done with several at once.
+//! The list of workers: filter, order, pages, and commands for several workers.
 
 use maud::{Markup, html};
 use prb_core::worker::State;
@@ -12,7 +12,7 @@ use super::{
     view::{FleetView, WorkerView},
 };
 
-/// What the list is narrowed by. Stands outside of the parts that change by themselves.
+/// Shows the filter. It is not among the parts that update, so that input is not lost.
 pub(super) fn filter(context: &Context, asked: &Asked) -> Markup {
     let path = format!("{}/workers", context.base);
     let editable = context.fleet().is_ok_and(|fleet| fleet.read_only().is_none());
@@ -72,7 +72,8 @@ pub(super) fn parts(context: &Context, fleet: &FleetView, asked: &Asked) -> Vec<
     vec![Part::new("bulk", bulk(context, asked)), list.with_after(pager(context, asked, &page))]
 }
 
-/// What is done with the chosen workers. Its content changes with the filter only, so that a choice stays.
+/// Shows the commands for the chosen workers. The content changes with the filter only, so that a selection
+/// is kept.
 fn bulk(context: &Context, asked: &Asked) -> Markup {
     let Ok(fleet) = context.fleet() else { return html! {} };
     html! {
@@ -86,7 +87,7 @@ fn bulk(context: &Context, asked: &Asked) -> Markup {
                     }
                 }
                 button #bulk-chosen type="submit" { "For the chosen…" }
-                button #bulk-all type="submit" name="all" value="1" { "For all that the filter shows…" }
+                button #bulk-all type="submit" name="all" value="1" { "For all that match the filter…" }
             }
         }
     }
@@ -96,7 +97,7 @@ fn extent(page: &Page<'_>, asked: &Asked) -> Markup {
     html! {
         p.extent {
             @if page.workers.is_empty() {
-                "No worker fits."
+                "No worker matches the filter."
             } @else {
                 b { (format::grouped(page.first as u64 + 1)) "–" (format::grouped((page.first + page.workers.len()) as u64)) }
                 " of " b { (format::grouped(page.total as u64)) }

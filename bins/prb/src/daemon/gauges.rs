@@ -1,4 +1,4 @@
-//! What a daemon's view is as metrics, and what the metrics of all crates mean.
+//! A daemon's view as metrics, and the descriptions of all crates' metrics.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,68 +26,65 @@ const TROUBLE: &str = "prb_workers_in_trouble";
 const LAG: &str = "prb_pool_lag_blocks";
 const BALANCE: &str = "prb_operator_balance_pha";
 
-/// The chain's smallest units in a PHA.
+/// The chain's smallest units in one PHA.
 const PHA: f64 = 1e12;
 
 const GAUGES: [(&str, &str); 14] = [
     (BUILD, "1, with the version that runs"),
     (STARTED, "When the process started, in seconds since the Unix epoch"),
-    (READY, "1 where the daemon does its work as /readyz says, else 0"),
-    (UNREADY, "1 where the daemon does not do its work for the reason of that code, else 0"),
-    (HEIGHT, "Newest block by chain (relay, para) and kind (held: can be given; target: finalised)"),
+    (READY, "1 if the daemon is ready according to /readyz, otherwise 0"),
+    (UNREADY, "1 if the daemon is not ready for the reason with that code, otherwise 0"),
+    (HEIGHT, "Newest block by chain (relay, para) and kind (held: can be served; target: finalised)"),
     (JOBS, "Jobs of the trade queue that are not ended, by state"),
     (PEERS, "Connected peers of this chain and bridge identity; of a lifecycle manager, its data providers"),
-    (UNRESPONSIVE, "Workers that compute and whose heartbeats the chain misses"),
+    (UNRESPONSIVE, "Computing workers whose heartbeats the chain misses"),
     (TROUBLE, "Workers in S_ERROR, stalled or unresponsive"),
     (LAG, "Finalised parachain blocks that the slowest worker of the pool has not dispatched"),
     (BALANCE, "PHA that the account of an operator can pay fees from"),
-    ("prb_chain_finalized", "Newest finalised block that a node has told, by chain"),
+    ("prb_chain_finalized", "Newest finalised block announced by a node, by chain"),
     ("prb_reader_block", "Parachain block of the newest view of the chain"),
-    ("prb_rpc_node_lacks", "1 where a chain node lacks what is wanted of it, by chain, node and capability"),
+    ("prb_rpc_node_lacks", "1 if a chain node lacks a required capability, by chain, node and capability"),
 ];
 
 const COUNTERS: [(&str, &str); 15] = [
     (
         "prb_blob_cache_forgotten_total",
-        "Cached blobs that were forgotten because they turned out to be wrong, by kind",
+        "Cached blobs that were evicted because they turned out to be wrong, by kind",
     ),
     ("prb_blob_cache_total", "Requests to the blob cache, by kind and outcome"),
-    ("prb_history_faults_total", "Failures of sources of past blocks, by part"),
+    ("prb_history_faults_total", "Failures of history sources, by part"),
     ("prb_ingest_failures_total", "Failures to fetch or verify blocks, by part"),
     ("prb_ingest_rechecks_total", "Ranges of storage changes fetched again from another node, by outcome"),
     (
         "prb_ingest_suspects_total",
         "Blocks whose storage changes a worker refused, by outcome: taken for a recheck, or full",
     ),
-    ("prb_queue_redis_events_lost_total", "Lost connections to the queue's events"),
-    ("prb_queue_redis_jobs_gone_total", "Submitted jobs that Redis does not know any more"),
-    ("prb_reader_failures_total", "Failures to read the state on chain"),
-    ("prb_reader_snapshots_total", "Views of the chain that were read whole, by the cause"),
-    ("prb_reader_unreadable_values_total", "Values on chain that could not be read"),
+    ("prb_queue_redis_events_lost_total", "Lost connections for job events"),
+    ("prb_queue_redis_jobs_gone_total", "Submitted jobs that are gone from Redis"),
+    ("prb_reader_failures_total", "Failures to read on-chain state"),
+    ("prb_reader_snapshots_total", "Snapshots of the on-chain state, by cause"),
+    ("prb_reader_unreadable_values_total", "On-chain values that could not be read"),
     ("prb_rpc_calls_total", "Calls to chain nodes, by chain and method"),
     ("prb_rpc_connections_total", "Connections to chain nodes that were made, by chain and node"),
-    (
-        "prb_rpc_node_demotions_total",
-        "Times that a chain node was put behind the others for a wrong answer, by chain and node",
-    ),
-    ("prb_rpc_round_trips_total", "Round trips to chain nodes, by chain; a batch is one"),
+    ("prb_rpc_node_demotions_total", "Demotions of a chain node for a wrong answer, by chain and node"),
+    ("prb_rpc_round_trips_total", "Round trips to chain nodes, by chain; a batch counts once"),
 ];
 
 const HISTOGRAMS: [(&str, &str); 2] = [
     ("prb_blob_assembly_seconds", "Time to assemble a blob from the store, by kind"),
-    ("prb_rpc_request_seconds", "Time of a request to a chain node, by chain"),
+    ("prb_rpc_request_seconds", "Duration of requests to chain nodes, by chain"),
 ];
 
-/// Sets what the view shows; knows which pools and accounts it has set before.
+/// Sets gauges from views; remembers pools and accounts whose gauges were set before.
 #[derive(Debug)]
 pub(super) struct Gauges {
     pools: BTreeMap<u64, u32>,
-    /// Codes that were a reason once.
+    /// Codes that have been a reason before.
     reasons: BTreeSet<&'static str>,
 }
 
 impl Gauges {
-    /// Says what every metric means, and which version this is.
+    /// Registers the descriptions of all metrics, and the version.
     pub(super) fn describe() -> Self {
         for (name, text) in GAUGES {
             describe_gauge!(name, text);
@@ -105,7 +102,7 @@ impl Gauges {
         Self { pools: BTreeMap::new(), reasons: BTreeSet::new() }
     }
 
-    /// Whether the daemon does its work, and what keeps it from that.
+    /// Sets whether the daemon is ready, and the reasons if not.
     pub(super) fn ready(&mut self, reasons: &[Reason]) {
         gauge!(READY).set(f64::from(u8::from(reasons.is_empty())));
         self.reasons.extend(reasons.iter().map(|reason| reason.code));
@@ -145,7 +142,7 @@ impl Gauges {
         };
         gauge!(UNRESPONSIVE).set(count(|worker| worker.is_unresponsive()));
         gauge!(TROUBLE).set(count(readiness::in_trouble));
-        // A pool that is gone has no lag; its series would keep the last one.
+        // A removed pool's series would keep its last value, so it is set to 0.
         self.pools.values_mut().for_each(|lag| *lag = 0);
         for worker in fleet.workers.iter().filter(|worker| worker.runner.is_some()) {
             let lag = self.pools.entry(worker.worker.pid.0).or_default();
@@ -171,7 +168,7 @@ fn heights(view: &View) {
     }
 }
 
-/// What cannot be read keeps the value that it had.
+/// Balances that cannot be read keep their previous value.
 fn balances(chain: &ChainView) {
     for (account, reading) in &chain.accounts {
         if let Ok(account_state) = reading {

@@ -1,4 +1,4 @@
-//! What a data provider answers its peers, beside blobs by key.
+//! Handlers of a data provider's calls, besides blobs by key.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use prb_walkie::{
 use super::info;
 use crate::chain_data::ChainData;
 
-/// The calls of a provider that is the peer `origin` and has its blob server at `port`.
+/// The handlers of the provider with the peer id `origin` and its blob server at `port`.
 pub(super) fn of(
     store: Arc<Store>,
     chain_data: ChainData,
@@ -30,7 +30,7 @@ pub(super) fn of(
         .on(calls::GetFullInfo, move |caller, _| {
             let (info, chain_data) = (info::of(&store, port), chain_data.clone());
             async move {
-                // Where nodes are and what is wrong with them is for those who manage.
+                // The names and faults of nodes are only for authorised peers.
                 let detail = if caller.granted { Some(chain_data.look().await) } else { None };
                 Ok(FullInfo::new(info, detail))
             }
@@ -57,7 +57,7 @@ fn answer(error: Error) -> ResponseError {
         Error::NotFound => ResponseError::not_found(text),
         Error::BadToken => ResponseError::unauthorized(text),
         Error::Source(cause) => {
-            tracing::warn!("a block that a peer wanted cannot be read: {cause}");
+            tracing::warn!("cannot read a block requested by a peer: {cause}");
             ResponseError::server(text)
         }
         _ => ResponseError::server(text),

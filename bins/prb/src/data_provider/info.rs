@@ -1,4 +1,4 @@
-//! What a data provider says of itself (`GetDataProviderInfo`).
+//! A data provider's progress (`GetDataProviderInfo`).
 
 use prb_chain::store::{Store, Tips};
 use prb_core::{
@@ -7,8 +7,8 @@ use prb_core::{
 };
 use prb_walkie::proto::data_provider::{Info, Status};
 
-/// Blocks that a store may be behind its nodes and still count as at the tip, as the relay chain's finality
-/// comes in steps.
+/// Blocks by which a store may lag behind its nodes and still count as at the tip, because the relay chain's
+/// finality advances in steps.
 const AT_TIP: i32 = 20;
 
 pub(super) fn of(store: &Store, port: u16) -> Info {
@@ -41,7 +41,7 @@ fn info(genesis: Option<&Genesis>, tips: &Tips, heights: &Heights, port: u16) ->
     info
 }
 
-/// Numbers beyond what the wire has do not occur; the largest is shown for them.
+/// Numbers beyond the wire's range do not occur; they would be sent as its maximum.
 fn signed(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_minus_one() {
+    fn unknown_heights_are_minus_one() {
         let info = info(None, &Tips::default(), &Heights::default(), 8012);
         assert_eq!(info.status(), Status::Unknown);
         assert_eq!([info.para_id, info.parent_start_header, info.parent_target], [-1; 3]);

@@ -1,4 +1,4 @@
-//! From the file to the edits that make an inventory hold just what it names.
+//! Computes the edits that make an inventory match the file.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,14 +19,14 @@ use super::{FleetFile, PoolEntry};
 use crate::config::first_line;
 
 impl FleetFile {
-    /// Seals the keys and gives the edits that make an inventory hold just this file. An entry that is there
-    /// already, as the file has it, is left alone.
+    /// Seals the keys and returns the edits that make an inventory match this file. Unchanged entries are left
+    /// alone.
     ///
-    /// What the fleet keeps of a worker goes on with its name, and with its endpoint where it is renamed: a
-    /// stopped worker does not start because of a new name.
+    /// A worker's saved state follows its name, or its endpoint if it is renamed: a stopped worker does not start
+    /// because of a new name.
     ///
     /// # Errors
-    /// Names the pool at fault; nothing was changed.
+    /// Names the pool with an error; nothing was changed.
     pub async fn edits(self, inventory: &dyn Inventory, vault: &dyn Vault) -> anyhow::Result<Vec<Edit>> {
         let snapshots = inventory.snapshots();
         let before = Arc::clone(&snapshots.borrow());
@@ -38,7 +38,7 @@ impl FleetFile {
             let pool = placed.entry.into_pool(known, vault).await;
             pools.push(pool.with_context(|| format!("pool {pid} at {place}"))?);
         }
-        // Read again: the fleet may have saved something while keys were sealed.
+        // Read again: the fleet may have saved state while keys were being sealed.
         let now = Arc::clone(&snapshots.borrow());
         Ok(differences(&now, pools, self.workers))
     }
@@ -73,7 +73,7 @@ fn differences(old: &Snapshot, pools: Vec<Pool>, workers: Vec<Worker>) -> Vec<Ed
 }
 
 impl PoolEntry {
-    /// The pool, with the key as it is sealed already where it is the same.
+    /// Converts a pool; its sealed key is reused if it is unchanged.
     async fn into_pool(self, known: Option<&Operator>, vault: &dyn Vault) -> anyhow::Result<Pool> {
         let (id, name) = (self.id(), self.name());
         let secret = match (self.operator, self.operator_env, self.operator_file) {
@@ -81,7 +81,7 @@ impl PoolEntry {
             (Some(secret), None, None) => Some(secret),
             (None, Some(name), None) => Some(from_environment(&name)?),
             (None, None, Some(file)) => Some(first_line(&file, MAX_SECRET_BYTES as u64)?),
-            _ => bail!("it has more than one of operator, operator_env and operator_file; give one"),
+            _ => bail!("it has more than one of operator, operator_env and operator_file; set only one"),
         };
         let mut pool = Pool::new(id, PoolId(self.pid), name);
         if let Some(secret) = secret {
@@ -95,7 +95,7 @@ impl PoolEntry {
     }
 }
 
-/// The secret in a variable. A secret that stands in the place of the variable's name is not shown.
+/// Reads the secret from a variable. A secret given in place of the variable's name is not shown.
 fn from_environment(name: &str) -> anyhow::Result<SecretString> {
     let letter = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
     if !(name.chars().all(letter) && name.starts_with(|c: char| !c.is_ascii_digit())) {
@@ -104,25 +104,25 @@ fn from_environment(name: &str) -> anyhow::Result<SecretString> {
             return Ok(secret.into());
         }
         bail!(
-            "operator_env must be the name of an environment variable that is set, such as POOL_1_OPERATOR; what \
-             stands there is not shown, it may be a secret: a mnemonic itself goes into `operator`"
+            "operator_env must be the name of an existing environment variable, such as POOL_1_OPERATOR; its \
+             value is not shown because it may be a secret: a mnemonic itself belongs into `operator`"
         );
     }
     match std::env::var(name) {
         Ok(secret) => Ok(secret.into()),
-        Err(_) => bail!("it names the environment variable {name}, which is not set to a text"),
+        Err(_) => bail!("it names the environment variable {name}, which is not set to a valid text"),
     }
 }
 
 fn proxied(address: &str) -> anyhow::Result<AccountId> {
     let read = AccountId::from_address(address);
     read.map_err(|_| {
-        anyhow::anyhow!("proxied must be an SS58 address; what stands there is not shown, it may be a secret")
+        anyhow::anyhow!("proxied must be an SS58 address; its value is not shown because it may be a secret")
     })
 }
 
-/// Seals a key. Two seals of one secret differ, and each would pass for an edit of the pool: the present one
-/// stays where it opens to the same secret. It does not where the identity was replaced.
+/// Seals a key. Sealing is randomised, so sealing again would count as an edit of the pool: the present seal
+/// is kept if it opens to the same secret. It does not if the identity was replaced.
 async fn operator(
     secret: &SecretString,
     known: Option<&Operator>,

@@ -1,20 +1,20 @@
-//! Where in the file an entry is, for messages.
+//! Positions of entries in the file, for messages.
 
 use std::{collections::HashMap, fmt};
 
 use toml::Spanned;
 
-/// Where an entry is.
+/// The position of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// At that line, counted from 1.
+    /// The line, counted from 1.
     Line(usize),
-    /// The entry of that number in its list, counted from 1: JSON does not tell lines.
+    /// The index in its list, counted from 1, because the JSON parser provides no lines.
     Entry(usize),
 }
 
 impl Place {
-    /// The line of a byte of the text.
+    /// Returns the line of a byte in the text.
     pub(super) fn line(text: &str, byte: usize) -> Self {
         let before = &text.as_bytes()[..byte.min(text.len())];
         Self::Line(before.iter().filter(|byte| **byte == b'\n').count() + 1)
@@ -30,7 +30,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// An entry and where it is.
+/// An entry with its position.
 #[derive(Debug)]
 pub(super) struct Placed<T> {
     pub(super) place: Place,
@@ -56,12 +56,12 @@ impl<T> Placed<T> {
     }
 }
 
-/// The values seen so far, of which no two may be equal.
+/// Values seen so far, to detect duplicates.
 #[derive(Debug, Default)]
 pub(super) struct Unique(HashMap<String, Place>);
 
 impl Unique {
-    /// Takes a value; gives the place of the one before where it is there already.
+    /// Adds a value; returns the position of the earlier one if it is a duplicate.
     pub(super) fn insert(&mut self, value: String, place: Place) -> Option<Place> {
         self.0.insert(value, place)
     }

@@ -1,4 +1,4 @@
-//! From rows as they were read to entries that an inventory takes, with every fault named.
+//! Checks imported rows and converts them to inventory entries, reporting every error.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,30 +13,30 @@ use uuid::Uuid;
 
 use crate::{cli::table, redact};
 
-/// Rows as they were read.
+/// The imported rows.
 #[derive(Default)]
 pub(super) struct Rows {
     pub(super) pools: Vec<PoolRow>,
     pub(super) workers: Vec<WorkerRow>,
 }
 
-/// A pool as it was read. What cannot be read says why.
+/// An imported pool. Values that could not be read have their error.
 pub(super) struct PoolRow {
-    /// Its id there.
+    /// Its id in the source.
     pub(super) id: String,
     pub(super) pid: Result<u64, String>,
     pub(super) name: String,
-    /// The operator's key, where there is one.
+    /// The operator's key, if there is one.
     pub(super) secret: Result<Option<SecretString>, String>,
-    /// The operator's account, where it is known apart from the key.
+    /// The operator's account, if it is known apart from the key.
     pub(super) account: Option<String>,
-    /// The account that the operator is a proxy of.
+    /// The account whose proxy the operator is.
     pub(super) proxied: Option<String>,
     pub(super) enabled: bool,
     pub(super) sync_only: bool,
 }
 
-/// A worker as it was read.
+/// An imported worker.
 pub(super) struct WorkerRow {
     pub(super) id: String,
     /// The number of its pool.
@@ -49,13 +49,13 @@ pub(super) struct WorkerRow {
     pub(super) gatekeeper: bool,
 }
 
-/// A pool without a fault, and the key to be sealed for it.
+/// A valid pool, with the key to seal for it.
 pub(super) struct CheckedPool {
     pub(super) pool: Pool,
     pub(super) key: Option<(AccountId, SecretString)>,
 }
 
-/// What is to be imported, where nothing is wrong with any row.
+/// What will be imported if no row has an error.
 #[derive(Default)]
 pub(super) struct Plan {
     pub(super) pools: Vec<CheckedPool>,
@@ -65,15 +65,15 @@ pub(super) struct Plan {
     faults: Vec<String>,
 }
 
-/// The values that are taken, each with who has it.
+/// Values in use, each with its owner.
 #[derive(Default)]
 struct Taken(HashMap<(&'static str, String), String>);
 
 impl Taken {
-    /// Takes a value for a row; says who has it where it is taken.
+    /// Claims a value for a row; returns a message if it is in use.
     fn take(&mut self, what: &'static str, value: String, row: &str) -> Option<String> {
         let holder = self.0.insert((what, value), row.to_owned())?;
-        Some(format!("its {what} is that of {holder} too"))
+        Some(format!("its {what} is also that of {holder}"))
     }
 
     fn of(present: &Snapshot) -> Self {
@@ -95,12 +95,11 @@ impl Taken {
 }
 
 impl Rows {
-    /// Checks every row against the others and against what the inventory holds.
+    /// Checks every row against the others and against the inventory.
     pub(super) fn checked(mut self, present: &Snapshot, leave_out: &[String]) -> Plan {
         let mut plan = Plan::default();
         let unused = self.leave_out(leave_out);
-        plan.faults
-            .extend(unused.into_iter().map(|name| format!("--leave-out {name}: there is no such row")));
+        plan.faults.extend(unused.into_iter().map(|name| format!("--leave-out {name}: no such row")));
         let mut taken = Taken::of(present);
         let mut pids: HashSet<u64> = present.pools.iter().map(|pool| pool.pid.0).collect();
         pids.extend(self.pools.iter().filter_map(|pool| pool.pid.as_ref().ok()));
@@ -123,7 +122,7 @@ impl Rows {
         plan
     }
 
-    /// Takes rows out by name; gives the names that fit none.
+    /// Removes rows by name; returns the names without a match.
     fn leave_out(&mut self, names: &[String]) -> Vec<String> {
         let mut used = HashSet::new();
         let mut out = |names_of_row: &[&str]| {
@@ -200,7 +199,7 @@ impl Plan {
         let pid = match &row.pid {
             Ok(pid) if pids.contains(pid) => *pid,
             Ok(pid) => {
-                faults.push(format!("its pool {pid} is not there"));
+                faults.push(format!("its pool {pid} does not exist"));
                 *pid
             }
             Err(fault) => {
@@ -212,13 +211,13 @@ impl Plan {
         let id = id(&row.id, &mut faults);
         let stake = row.stake.trim().parse().unwrap_or_else(|_| {
             let shown = redact::shown(row.stake.trim());
-            faults.push(format!("its stake {shown} is no whole number of 10^-12 PHA"));
+            faults.push(format!("its stake {shown} is not an integer number of 10^-12 PHA"));
             0
         });
         let mut worker = Worker::new(id, PoolId(pid), row.name.clone(), row.endpoint.trim(), stake);
         (worker.enabled, worker.sync_only, worker.gatekeeper) = (row.enabled, row.sync_only, row.gatekeeper);
         let checked = worker.check();
-        // An endpoint that is refused may have a password in it.
+        // An invalid endpoint may contain a password, so it is not shown.
         let endpoint = if checked.is_ok() { worker.endpoint.as_str() } else { redact::HIDDEN };
         faults.extend(taken.take("id", id.to_string(), &label));
         faults.extend(taken.take("worker name", row.name.clone(), &label));
@@ -238,7 +237,7 @@ impl Plan {
         self.workers.push(worker);
     }
 
-    /// Every row, for people.
+    /// Formats every row for display.
     pub(super) fn shown(&self) -> String {
         let pools = ["PID", "NAME", "OPERATOR", "PROXIED ACCOUNT", "ENABLED", "SYNC ONLY", ""];
         let workers = ["WORKER", "PID", "ENDPOINT", "STAKE (PHA)", "ENABLED", "SYNC ONLY", "GATEKEEPER", ""];
@@ -249,14 +248,14 @@ impl Plan {
         )
     }
 
-    /// Every fault, one a line; `None` where there is none.
+    /// Formats the errors, one per line; `None` if there are none.
     pub(super) fn faults(&self) -> Option<String> {
         let lines: Vec<_> = self.faults.iter().map(|fault| format!("\n  {}", table::clean(fault))).collect();
         (!lines.is_empty()).then(|| lines.concat())
     }
 }
 
-/// The inventory's words, without what may be a secret.
+/// The inventory's error without possible secrets.
 fn refusal(error: &inventory::Error) -> String {
     redact::scrubbed(&error.to_string())
 }
@@ -271,7 +270,7 @@ fn yes_no(yes: bool) -> String {
 
 fn id(text: &str, faults: &mut Vec<String>) -> Uuid {
     text.parse().unwrap_or_else(|_| {
-        faults.push("its id is no UUID".into());
+        faults.push("its id is not a UUID".into());
         Uuid::new_v4()
     })
 }
@@ -280,7 +279,7 @@ fn account(what: &str, address: Option<&str>, faults: &mut Vec<String>) -> Optio
     let address = address.map(str::trim).filter(|address| !address.is_empty())?;
     let read = AccountId::from_address(address);
     if read.is_err() {
-        faults.push(format!("{what} {} is no SS58 address", redact::shown(address)));
+        faults.push(format!("{what} {} is not an SS58 address", redact::shown(address)));
     }
     read.ok()
 }
@@ -305,7 +304,7 @@ fn key(
         }
     };
     if let Some(stated) = stated.filter(|stated| *stated != account) {
-        faults.push(format!("its operator's key is that of {account}, not of {stated}"));
+        faults.push(format!("its operator's key belongs to {account}, not to {stated}"));
         return None;
     }
     Some((account, secret))

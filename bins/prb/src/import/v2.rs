@@ -1,8 +1,8 @@
-//! The SQLite database of the original bridge (PRB v2).
+//! Reads the SQLite database of the original bridge (PRB v2).
 //!
-//! Tables, as Sequelize makes them: `pools` (`id` UUID, `pid`, `name`, `proxiedAccountSs58`, `encryptedOperator`,
-//! `enabled`, `syncOnly`) and `workers` (`id`, `name`, `endpoint`, `stake`, `enabled`, `syncOnly`, `poolId`). Columns
-//! that older versions lack have their defaults.
+//! Tables, as created by Sequelize: `pools` (`id` UUID, `pid`, `name`, `proxiedAccountSs58`,
+//! `encryptedOperator`, `enabled`, `syncOnly`) and `workers` (`id`, `name`, `endpoint`, `stake`, `enabled`,
+//! `syncOnly`, `poolId`). Columns that older versions lack have their defaults.
 
 use std::{collections::HashMap, path::Path};
 
@@ -13,7 +13,7 @@ use rusqlite::{Connection, OpenFlags, Row, types::ValueRef};
 
 use super::plan::{PoolRow, Rows, WorkerRow};
 
-/// Most rows of a table that are read: more than an inventory holds, so that it can say so.
+/// Most rows of a table: one more than an inventory holds, so that the excess is reported.
 const MAX_ROWS: usize = Limits::WORKERS + 1;
 /// Longest value of a column, in bytes.
 const MAX_VALUE_BYTES: usize = 64 * 1024;
@@ -21,7 +21,7 @@ const MAX_VALUE_BYTES: usize = 64 * 1024;
 /// Reads all rows.
 ///
 /// # Errors
-/// Where it is not such a database. What is wrong with a row is told with the row.
+/// It is not such a database. Errors of a row are reported with the row.
 pub(super) fn read(database: &Path, identity: &Identity) -> anyhow::Result<Rows> {
     let shown = database.display();
     ensure!(database.is_file(), "there is no file {shown}");
@@ -78,7 +78,7 @@ impl Columns {
         self.0.remove(name).unwrap_or(Value::Missing)
     }
 
-    /// A text or number; nothing where there is none, and a fault shows where the value is checked.
+    /// Returns a text or number; empty if there is none, which the check of the value reports.
     fn text(&mut self, name: &str) -> Option<String> {
         match self.take(name) {
             Value::Text(text) => Some(text),
@@ -110,12 +110,12 @@ fn pool(columns: &mut Columns, identity: &Identity) -> PoolRow {
     let secret = match columns.take("encryptedOperator") {
         Value::Bytes(bytes) => original::open(identity, &bytes).map(Some).map_err(|_| {
             format!(
-                "its operator's key does not open with this identity ({}): it is another one's",
+                "its operator's key cannot be opened with this identity ({}): it was sealed with another one",
                 identity.peer_id()
             )
         }),
         Value::Missing => Err("it has no operator's key".into()),
-        Value::Text(_) | Value::TooLong => Err("what stands in its operator's key is none".into()),
+        Value::Text(_) | Value::TooLong => Err("its operator's key has an unknown format".into()),
     };
     PoolRow {
         id: columns.text("id").unwrap_or_default(),

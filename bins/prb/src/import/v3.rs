@@ -1,8 +1,8 @@
-//! The output of the configuration program of Phala's worker manager (PRB v3).
+//! Reads the output of the configuration program of Phala's worker manager (PRB v3).
 //!
-//! `get-all-pools-with-workers`: `[{id, name, pid, enabled, sync_only, workers: [{id, name, endpoint, stake, enabled,
-//! sync_only, gatekeeper}]}]`. `get-all-pool-operators`: `[{pid, operator_account_id, proxied_account_id}]`. Neither
-//! has a key.
+//! `get-all-pools-with-workers`: `[{id, name, pid, enabled, sync_only, workers: [{id, name, endpoint, stake,
+//! enabled, sync_only, gatekeeper}]}]`. `get-all-pool-operators`: `[{pid, operator_account_id,
+//! proxied_account_id}]`. Neither contains keys.
 
 use std::{collections::HashMap, io::Read, path::Path};
 
@@ -49,7 +49,7 @@ struct PoolOperator {
 /// Reads the files.
 ///
 /// # Errors
-/// Where one cannot be read, or they do not fit together. What is wrong with a row is told with the row.
+/// A file cannot be read, or they do not fit together. Errors of a row are reported with the row.
 pub(super) fn read(args: &V3Args) -> anyhow::Result<Rows> {
     let pools: Vec<Pool> = json(&args.pools, "get-all-pools-with-workers")?;
     let operators =
@@ -86,7 +86,7 @@ pub(super) fn read(args: &V3Args) -> anyhow::Result<Rows> {
     }
     for (what, left) in [("an operator", operators.keys().next()), ("a key", keys.keys().next())] {
         if let Some(pid) = left {
-            bail!("there is {what} for pool {pid}, which {} does not name", args.pools.display());
+            bail!("there is {what} for pool {pid}, which is not in {}", args.pools.display());
         }
     }
     Ok(rows)
@@ -105,7 +105,7 @@ fn json<T: DeserializeOwned>(file: &Path, command: &str) -> anyhow::Result<T> {
     })
 }
 
-/// Secrets by pool. No error quotes the file.
+/// Reads secrets by pool. Errors do not quote the file.
 fn keys(file: &Path) -> anyhow::Result<HashMap<u64, SecretString>> {
     let shown = file.display();
     let text = text(file)?;

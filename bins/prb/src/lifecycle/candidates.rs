@@ -1,8 +1,9 @@
-//! Data providers to fetch from, out of a node's peers.
+//! Selects data providers to fetch from among a node's peers.
 //!
-//! A peer that is a data provider of our chain, and is trusted by its [`Provenance`], is asked now and then how far it
-//! is; with its first answer it becomes a candidate. It stays one while it is in use, whatever happens to the
-//! connection among peers: the blob server has connections of its own. Else it stays one for a while.
+//! A peer that is a data provider of our chain and trusted by its [`Provenance`] is regularly asked for its
+//! heights; with its first answer it becomes a candidate. It stays one while it is in use, whatever happens
+//! to its peer-to-peer connection, because the blob server has connections of its own; otherwise it stays one
+//! for a while.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,32 +23,32 @@ use prb_walkie::{
 };
 use tokio::{sync::watch, task::JoinSet};
 
-/// Time between two questions; how old the heights of an original's provider may be.
+/// Interval between two calls to a provider, and the maximum age of the heights of an original's provider.
 const ASK_EVERY: Duration = Duration::from_secs(3);
-/// How long a provider may take over an answer.
+/// Timeout of an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// Questions under way: one that finds no place is asked after the next answer.
+/// Most calls in flight; further peers are asked after the next answer.
 const MAX_QUESTIONS: usize = 64;
 /// How long a provider that neither answers nor is in use stays a candidate.
 const KEEP: Duration = Duration::from_secs(60);
-/// Time between two words about there being nobody, or nobody who is trusted.
+/// Interval between two log lines about missing or untrusted providers.
 const SAY_EVERY: Duration = Duration::from_secs(60);
 
 type Answer = (PeerId, Option<Info>);
 
-/// What a provider has answered last.
+/// A provider's last answer.
 #[derive(Debug)]
 struct Known {
     candidate: Candidate,
     heard: Instant,
 }
 
-/// Whether a peer's data is used: it is more than somebody that anybody could be.
+/// Whether a peer's data is used: it must be more than discovered.
 pub(super) fn is_trusted(peer: &Peer) -> bool {
     peer.provenance > Provenance::Discovered
 }
 
-/// Keeps the candidates up to date, until dropped. Those that are `used` stay.
+/// Keeps the candidates up to date until dropped. Those that are `used` stay.
 pub(super) async fn follow(node: Node, found: watch::Sender<Vec<Candidate>>, used: Providers) {
     let mut peers = node.peers();
     let mut known = BTreeMap::<PeerId, Known>::new();
@@ -80,7 +81,7 @@ pub(super) async fn follow(node: Node, found: watch::Sender<Vec<Candidate>>, use
     }
 }
 
-/// Questions under way, one a peer.
+/// Calls in flight, at most one per peer.
 #[derive(Debug, Default)]
 struct Questions {
     tasks: JoinSet<Answer>,
@@ -103,7 +104,7 @@ impl Questions {
         }
     }
 
-    /// The next answer. Cancel safe; waits for ever where nobody is asked.
+    /// Returns the next answer. Cancel safe; never completes without calls in flight.
     async fn next(&mut self) -> Answer {
         loop {
             match self.tasks.join_next().await {
@@ -112,7 +113,7 @@ impl Questions {
                     self.answered.insert(peer);
                     return (peer, info);
                 }
-                // A question broke: whose it was is not known, so everybody may be asked again.
+                // A call's task panicked: its peer is unknown, so all may be asked again.
                 Some(Err(_)) => self.pending.clear(),
                 None => return std::future::pending().await,
             }
@@ -126,7 +127,7 @@ async fn ask(node: Node, peer: PeerId) -> Answer {
     match answer {
         Ok(Ok(info)) => (peer, Some(info)),
         Ok(Err(error)) => {
-            tracing::debug!(%peer, %error, "a data provider does not say how far it is");
+            tracing::debug!(%peer, %error, "a data provider does not answer");
             (peer, None)
         }
         Err(_) => (peer, None),
@@ -162,8 +163,8 @@ fn candidate(peer: &Peer, info: &Info) -> Option<Candidate> {
     })
 }
 
-/// Takes away those that are of another chain or group by now, and those that are not in use and have said nothing
-/// for long.
+/// Removes candidates that are of another chain or group by now, and those that are neither in use nor have
+/// answered for long.
 fn forget(known: &mut BTreeMap<PeerId, Known>, table: &PeerTable, is_in_use: impl Fn(&str) -> bool) {
     known.retain(|id, known| {
         let peer = table.get(id);
@@ -176,7 +177,7 @@ fn forget(known: &mut BTreeMap<PeerId, Known>, table: &PeerTable, is_in_use: imp
     });
 }
 
-/// Says now and then that there is nobody, or somebody who is not trusted.
+/// Logs at intervals that there is no data provider, or only untrusted ones.
 #[derive(Debug, Default)]
 struct Report {
     nobody: Option<Instant>,
@@ -196,8 +197,8 @@ impl Report {
                 peer = %peer.peer_id,
                 ip = peer.ip.map(tracing::field::display),
                 others = untrusted.len() - 1,
-                "a data provider on the network is not used, as anybody could be it: give it a PRB_WALKIE_PSK that \
-                 this daemon has too, or name it in PHALA_WALKIE_BOOT_NODES or PRB_DATA_PROVIDERS here (a peer id, \
+                "a discovered data provider is not used because it is not trusted: set the same PRB_WALKIE_PSK there \
+                 and here, or name it in PHALA_WALKIE_BOOT_NODES or PRB_DATA_PROVIDERS here (a peer id, \
                  a network such as 10.0.0.0/8, or any)"
             );
         }
@@ -206,8 +207,8 @@ impl Report {
         } else if untrusted.is_empty() && is_due(self.nobody) {
             self.nobody = Some(Instant::now());
             tracing::warn!(
-                "no data provider yet: workers wait. Is one running, with this PHALA_BRIDGE_IDENTITY (or \
-                 PHALA_PTP_IGNORE_BRIDGE_IDENTITY here), on this network or among PHALA_WALKIE_BOOT_NODES?"
+                "no data provider found, so workers wait: check that one is running with this PHALA_BRIDGE_IDENTITY (or \
+                 PHALA_PTP_IGNORE_BRIDGE_IDENTITY here), on this network or in PHALA_WALKIE_BOOT_NODES"
             );
         }
     }

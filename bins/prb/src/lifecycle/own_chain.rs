@@ -1,4 +1,4 @@
-//! The chain as the manager's own node sees it: what data providers are held to, and what peers are told.
+//! The chain as seen by the manager's own node, which data providers are checked against and peers are told.
 
 use std::time::{Duration, Instant};
 
@@ -19,12 +19,12 @@ use tokio::sync::watch;
 
 use crate::daemon::Background;
 
-/// Pause before the chain is asked again who it is.
+/// Pause before the chain's identity is requested again.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
-/// Time between two words about that.
+/// Interval between two log lines about that.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 
-/// The own chain's identity, for the node among its peers.
+/// The own chain's identity, for the peer-to-peer node.
 pub(super) struct Identity(watch::Receiver<Option<Hash>>);
 
 /// Follows the own chain in the background.
@@ -47,7 +47,7 @@ pub(super) fn follow(para: &NodePool, background: &mut Background) -> (OwnChain,
 }
 
 impl Identity {
-    /// Tells peers of the chain as soon as it is known.
+    /// Tells peers the chain's identity as soon as it is known.
     pub(super) async fn tell(mut self, node: Node) {
         let known = self.0.wait_for(Option::is_some).await.ok().and_then(|known| *known);
         if let Some(identity) = known {
@@ -56,13 +56,13 @@ impl Identity {
     }
 }
 
-/// Asks until a node says which chain it is: by the hash of block 1.
+/// Asks until a node returns the chain's identity, the hash of block 1.
 async fn ask_identity(para: &NodePool, told: &watch::Sender<Option<Hash>>) {
     let mut said = None::<Instant>;
     loop {
         let trouble = match identity::chain_identity(para).await {
             Ok(known) => {
-                tracing::info!(chain_identity = %known, "the chain is known");
+                tracing::info!(chain_identity = %known, "chain identity known");
                 told.send_replace(Some(known));
                 return;
             }
@@ -70,7 +70,9 @@ async fn ask_identity(para: &NodePool, told: &watch::Sender<Option<Hash>>) {
         };
         if said.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
             said = Some(Instant::now());
-            tracing::warn!("peers wait: the parachain's node does not say which chain it is: {trouble}");
+            tracing::warn!(
+                "peers wait because the parachain's node does not return the chain's identity: {trouble}"
+            );
         }
         tokio::time::sleep(ASK_AGAIN).await;
     }
@@ -83,7 +85,7 @@ async fn follow_heads(para: NodePool, told: watch::Sender<Option<Finalized>>) {
         let relay = match identity::relay_parent(&para, hash).await {
             Ok(relay) => relay,
             Err(error) => {
-                tracing::debug!(%error, block = number, "the relay parent cannot be read");
+                tracing::debug!(%error, block = number, "cannot read the relay parent");
                 None
             }
         };

@@ -1,7 +1,7 @@
-//! Protobuf messages as the JSON that protobuf.js makes of them, both ways, by a [`schema`](super::schema).
+//! Converts protobuf messages to and from protobuf.js's JSON, by a [`schema`](super::schema).
 //!
-//! Fields stand in the order of their numbers and in lowerCamelCase; 64-bit numbers are decimal texts, enums
-//! names, bytes base64. What a message lacks and no schema asks for is left out, as are empty lists.
+//! Fields are ordered by number and named in lowerCamelCase; 64-bit numbers are decimal texts, enums names,
+//! bytes base64. Missing fields are omitted unless the schema requires them, as are empty lists.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::{Buf, BufMut, Bytes};
@@ -12,17 +12,17 @@ use serde_json::Value;
 
 use super::schema::{Field, Kind, Message};
 
-/// What a message has in one field, in the order in which it came.
+/// The values of one field, in the order of arrival.
 #[derive(Clone, Debug)]
 enum Held {
     Number(u64),
     Bytes(Bytes),
 }
 
-/// A message in JSON.
+/// Converts a message to JSON.
 ///
 /// # Errors
-/// Where the bytes are no message.
+/// The bytes are not a valid message.
 pub(super) fn to_json(message: &Message, data: Bytes) -> Result<String, String> {
     let mut text = String::with_capacity(data.len() * 2 + 16);
     write_message(message, data, &mut text)?;
@@ -62,7 +62,7 @@ fn write_field(field: &Field, mut values: Vec<Held>, text: &mut String) -> Resul
         return Ok(());
     }
     let value = match field.kind {
-        // Several of one message are one: their fields follow one another.
+        // Repeated occurrences of one message are merged by concatenation.
         Kind::Message(_) => {
             let parts = values.iter().filter_map(|value| match value {
                 Held::Bytes(part) => Some(part.as_ref()),
@@ -77,11 +77,11 @@ fn write_field(field: &Field, mut values: Vec<Held>, text: &mut String) -> Resul
 
 fn write_value(kind: Kind, value: Held, text: &mut String) -> Result<(), String> {
     use std::fmt::Write as _;
-    // Writing to a String cannot fail.
+    // Cannot fail: writing to a String is infallible.
     let _ = match (kind, value) {
         (Kind::Message(message), Held::Bytes(data)) => return write_message(message, data, text),
         (Kind::Bool, Held::Number(n)) => write!(text, "{}", n != 0),
-        // The low 32 bits, as the format has it.
+        // The low 32 bits, by protobuf's rules.
         (Kind::Int32, Held::Number(n)) => write!(text, "{}", n as u32 as i32),
         (Kind::Uint32, Held::Number(n)) => write!(text, "{}", n as u32),
         (Kind::Uint64, Held::Number(n)) => write!(text, "\"{n}\""),
@@ -93,12 +93,12 @@ fn write_value(kind: Kind, value: Held, text: &mut String) -> Result<(), String>
             write!(text, "{}", Value::from(String::from_utf8_lossy(&bytes).into_owned()))
         }
         (Kind::Bytes, Held::Bytes(bytes)) => write!(text, "\"{}\"", STANDARD.encode(bytes)),
-        _ => return Err("a field is of another kind".to_owned()),
+        _ => return Err("a field has another type".to_owned()),
     };
     Ok(())
 }
 
-/// The values of each of the message's fields. Fields that the schema does not have are skipped.
+/// Reads the values of each of the message's fields. Fields that are not in the schema are skipped.
 fn read_fields(message: &Message, mut data: Bytes) -> Result<Vec<Vec<Held>>, String> {
     let mut held = vec![Vec::new(); message.0.len()];
     while data.has_remaining() {
@@ -126,10 +126,10 @@ fn read_fields(message: &Message, mut data: Bytes) -> Result<Vec<Vec<Held>>, Str
     Ok(held)
 }
 
-/// A message from JSON. Fields that it does not have are ignored, `null` is none.
+/// Converts a message from JSON. Unknown fields are ignored, and `null` counts as absent.
 ///
 /// # Errors
-/// Which value cannot be, and what it must be. The value itself is not quoted: it may be a secret.
+/// Names the invalid value and what is allowed. The value is not quoted, because it may be a secret.
 pub(super) fn from_json(message: &Message, value: &Value) -> Result<Vec<u8>, String> {
     read_message(message, value, "the request")
 }
@@ -164,12 +164,10 @@ fn read_value(field: &Field, value: &Value, place: &str, data: &mut Vec<u8>) -> 
             Value::Bool(is) => u64::from(*is),
             _ => return Err(format!("{place} must be true or false")),
         },
-        // Negative numbers are written with 64 bits.
-        Kind::Int32 => {
-            number(i128::from(i32::MIN)..=i128::from(i32::MAX), "a whole number of 32 bits")? as u64
-        }
-        Kind::Uint32 => number(0..=i128::from(u32::MAX), "a whole number from 0 below 2^32")? as u64,
-        Kind::Uint64 => number(0..=i128::from(u64::MAX), "a whole number from 0 below 2^64")? as u64,
+        // Negative numbers are encoded with 64 bits.
+        Kind::Int32 => number(i128::from(i32::MIN)..=i128::from(i32::MAX), "a 32-bit integer")? as u64,
+        Kind::Uint32 => number(0..=i128::from(u32::MAX), "an integer from 0 to 2^32 - 1")? as u64,
+        Kind::Uint64 => number(0..=i128::from(u64::MAX), "an integer from 0 to 2^64 - 1")? as u64,
         Kind::Enum(names) => match names.iter().position(|name| value.as_str() == Some(name)) {
             Some(number) => number as u64,
             None => number(0..=i128::from(i32::MAX), &format!("one of {}", names.join(", ")))? as u64,
@@ -190,12 +188,12 @@ fn read_value(field: &Field, value: &Value, place: &str, data: &mut Vec<u8>) -> 
     Ok(())
 }
 
-/// A text; a whole number counts as its digits, as for the original.
+/// Reads a text; an integer counts as its digits, as in the original.
 fn text(field: &Field, value: &Value, place: &str, data: &mut Vec<u8>) -> Result<(), String> {
     match value {
         Value::String(text) => put_bytes(field, text.as_bytes(), data),
         Value::Number(number) if number.is_u64() => put_bytes(field, number.to_string().as_bytes(), data),
-        _ => return Err(format!("{place} must be a text")),
+        _ => return Err(format!("{place} must be a string")),
     }
     Ok(())
 }
@@ -206,11 +204,11 @@ fn put_bytes(field: &Field, bytes: &[u8], data: &mut Vec<u8>) {
     data.put_slice(bytes);
 }
 
-/// A whole number, or the decimal text of one.
+/// Reads an integer, or the decimal text of one.
 fn integer(value: &Value) -> Option<i128> {
     match value {
         Value::Number(number) => number.as_i128().or_else(|| {
-            // `5.0` is a whole number to JavaScript.
+            // `5.0` is an integer in JavaScript.
             let float = number.as_f64()?;
             (float.fract() == 0.0 && float.abs() < 9e15).then_some(float as i128)
         }),
@@ -240,14 +238,14 @@ mod tests {
     }
 
     #[test]
-    fn every_method_has_its_messages() {
+    fn every_method_has_messages() {
         for method in Method::ALL {
             assert!(messages(*method).is_some(), "{method:?}");
         }
     }
 
     #[test]
-    fn what_the_original_always_sets_is_shown() {
+    fn fields_always_set_by_the_original_are_shown() {
         let pool =
             db::Pool { uuid: "u".into(), name: "a \"b\"\u{7}".into(), pid: u64::MAX, ..db::Pool::default() };
         let text = shown(Method::ListPool, &lm::PoolList { pools: vec![pool] });
@@ -269,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_read_as_people_write_them() {
+    fn requests_accept_common_spellings() {
         let request = json!({ "pools": [
             { "pid": "2", "name": "a", "owner": { "mnemonic": "m" }, "enabled": true, "unknown": [1], "syncOnly": null },
             { "pid": 7, "name": "b", "realPhalaSs58": "", "enabled": false },
@@ -286,7 +284,7 @@ mod tests {
             &*read(Method::WantBlob, json!({ "number": 3, "type": "BT_PARA_BLOCK" })).unwrap(),
         );
         assert_eq!((want.as_ref().unwrap().number, want.unwrap().r#type), (3, 2));
-        // A zero that was given is written: it is what tells one kind of id from another.
+        // An explicit zero is encoded: it selects the kind of id.
         let item = json!({ "items": [{ "id": { "pid": 0 }, "pool": { "deleted": true } }] });
         let items = lm::UpdatePool::decode(&*read(Method::UpdatePool, item).unwrap()).unwrap().items;
         assert!(items[0].id.as_ref().unwrap().identity.is_some());
@@ -294,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_named_by_its_place_and_not_quoted() {
+    fn invalid_values_are_named_by_path_and_not_quoted() {
         for (request, place) in [
             (json!([]), "the request must be an object"),
             (json!({ "pools": {} }), "pools must be a list"),
@@ -303,7 +301,7 @@ mod tests {
             (json!({ "pools": [{ "enabled": "no" }] }), "pools[0].enabled must be true or false"),
             (
                 json!({ "pools": [{ "owner": { "mnemonic": ["secret"] } }] }),
-                "pools[0].owner.mnemonic must be a text",
+                "pools[0].owner.mnemonic must be a string",
             ),
         ] {
             let error = read(Method::CreatePool, request).unwrap_err();
@@ -312,12 +310,12 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_refused() {
+    fn malformed_messages_are_refused() {
         let states = messages(Method::GetWorkerStatus).unwrap().1;
         for garbage in [&[0xff][..], &[0x0a, 0x05, 0x01], &[0x08, 0x01]] {
             assert!(to_json(states, Bytes::copy_from_slice(garbage)).is_err(), "{garbage:x?}");
         }
-        // A field of a later version is no garbage.
+        // A field of a later version is not an error.
         assert_eq!(to_json(states, Bytes::from_static(&[0x7a, 0x01, 0x41])), Ok("{}".into()));
     }
 }

@@ -1,23 +1,21 @@
-//! The original monitor's JSON calls: `/ptp/discover` and `/ptp/proxy/{peer}/{method}`, any verb.
+//! The original monitor's JSON calls: `/ptp/discover` and `/ptp/proxy/{peer}/{method}`, with any HTTP method.
 //!
-//! | what happened | status |
+//! | result | status |
 //! |---|---|
-//! | the peer answered, with data or with an error of its own | 200 |
-//! | the request is no JSON, or a value in it cannot be | 400 |
-//! | a change without the right to make it | 401, 403 |
-//! | no such peer, no such method | 404 |
+//! | the peer answered, with data or with an error | 200 |
+//! | the request is not JSON, or has an invalid value | 400 |
+//! | a change without authorisation | 401, 403 |
+//! | unknown peer, unknown method | 404 |
 //! | the request is larger than a call may be | 413 |
-//! | the peer cannot be reached, or its answer makes no sense | 502 |
+//! | the peer cannot be reached, or sent a malformed answer | 502 |
 //! | the peer did not answer in time | 504 |
+//! All answers have the original's envelope; the original answers with 500 and a stack, or `error: {}`, where
+//! the status here is not 200.
 //!
-//! All of them come in the original's envelope; the original answers 500 with a stack, or `error: {}`, for what
-//! is not 200 here.
-//!
-//! # Who may change something
-//!
-//! The original lets in whoever reaches its port. Here a change needs the pages' token where one is configured.
-//! Without one it is taken only where the port is open to this machine alone, and neither from a page in a browser
-//! nor from a proxy: those say where they come from.
+//! # Authorisation of changes
+//! The original accepts changes from everybody who reaches its port. Here a change needs the pages' token if
+//! one is configured. Without one it is only accepted if the port is bound to loopback, and neither from a
+//! page in a browser nor from a proxy, both of which send identifying headers.
 
 use std::{
     str::FromStr,
@@ -45,20 +43,20 @@ use zeroize::Zeroize;
 use super::{json, schema};
 use crate::{api::guard::asks_this_machine, pages::Guard};
 
-/// How long a peer may take: a little less than the port gives a request.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Answers beyond this are turned into JSON on a thread for that.
+/// Timeout of a peer's answer, slightly shorter than the port's for a request.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Larger answers are converted to JSON on a blocking thread.
 const LARGE_BYTES: usize = 64 * 1024;
 
-/// What handlers share.
+/// State shared by the handlers.
 #[derive(Clone, Debug)]
 struct Proxy {
     node: Node,
-    /// Whether the port can be reached from this machine only.
+    /// Whether the port can only be reached from this machine.
     local: bool,
 }
 
-/// The two calls.
+/// Routes of the two calls.
 pub(super) fn router(node: Node, local: bool) -> Router {
     Router::new()
         .route("/ptp/discover", any(discover))
@@ -127,23 +125,20 @@ impl Proxy {
         headers: &HeaderMap,
         body: &Bytes,
     ) -> Result<Response, Failure> {
-        let unknown = || Failure::not_found(format!("there is no method {:?}", cut(method)));
+        let unknown = || Failure::not_found(format!("unknown method {:?}", cut(method)));
         let known = Method::from_name(method).ok_or_else(unknown)?;
         let (request, answer) = schema::messages(known).ok_or_else(unknown)?;
         self.may_call(guard, known, headers)?;
         let peer_id =
             PeerId::from_str(peer).ok().filter(|peer| self.node.peers().borrow().get(peer).is_some());
         let peer_id = peer_id.ok_or_else(|| {
-            Failure::not_found(format!(
-                "no peer {:?} is known; /ptp/discover lists those that are",
-                cut(peer)
-            ))
+            Failure::not_found(format!("unknown peer {:?}; /ptp/discover lists the known ones", cut(peer)))
         })?;
         let data = read_request(request, body)?;
         let exchange = self.node.exchange(peer_id, known, data.into());
-        let response = match tokio::time::timeout(PATIENCE, exchange).await {
+        let response = match tokio::time::timeout(TIMEOUT, exchange).await {
             Ok(result) => result.map_err(Failure::of)?,
-            Err(_) => return Err(Failure::late(format!("{peer_id} has not answered within {PATIENCE:?}"))),
+            Err(_) => return Err(Failure::late(format!("{peer_id} has not answered within {TIMEOUT:?}"))),
         };
         let text = if response.data.len() > LARGE_BYTES {
             let written = tokio::task::spawn_blocking(move || write_answer(answer, response)).await;
@@ -151,13 +146,12 @@ impl Proxy {
         } else {
             write_answer(answer, response)
         };
-        let malformed =
-            |reason| Failure::bad_gateway(format!("the answer of {peer_id} makes no sense: {reason}"));
+        let malformed = |reason| Failure::bad_gateway(format!("{peer_id} sent a malformed answer: {reason}"));
         Ok(respond(StatusCode::OK, text.map_err(malformed)?))
     }
 
-    /// Questions are free, as they are on the pages. Programs on this machine change things without a token where
-    /// there is none, as with the original; a proxy on this machine passes on what comes from others.
+    /// Queries are allowed, as on the pages. Without a token, programs on this machine may make changes, as with
+    /// the original; but a proxy on this machine forwards the requests of others.
     fn may_call(&self, guard: &Guard, method: Method, headers: &HeaderMap) -> Result<(), Failure> {
         if method.is_repeatable() && method != Method::Hello {
             return Ok(());
@@ -168,7 +162,7 @@ impl Proxy {
             return if from_page || !asks_this_machine(headers) {
                 Err(Failure::unauthorized(
                     StatusCode::FORBIDDEN,
-                    "without a token, only programs on this machine itself change something: set PRB_API_TOKEN",
+                    "without a token, only local programs may make changes: set PRB_API_TOKEN",
                 ))
             } else {
                 Ok(())
@@ -183,16 +177,16 @@ fn read_request(message: &schema::Message, body: &[u8]) -> Result<Vec<u8>, Failu
         return Ok(Vec::new());
     }
     let mut value: Value = serde_json::from_slice(body).map_err(|error| {
-        // The error's own text may quote the body, and the body may hold a secret.
+        // The error's own text may quote the body, which may contain a secret.
         let (line, column) = (error.line(), error.column());
-        Failure::bad_request(format!("the body is no JSON: line {line}, column {column}"))
+        Failure::bad_request(format!("the body is not valid JSON: line {line}, column {column}"))
     })?;
     let data = json::from_json(message, &value).map_err(Failure::bad_request);
     wipe(&mut value);
     data
 }
 
-/// Overwrites the texts: a mnemonic may be among them.
+/// Overwrites the texts, which may contain a mnemonic.
 fn wipe(value: &mut Value) {
     match value {
         Value::String(text) => text.zeroize(),
@@ -223,12 +217,12 @@ fn respond(status: StatusCode, text: String) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json; charset=utf-8")], text).into_response()
 }
 
-/// The start of what a caller sent.
+/// Truncates a caller's text for a message.
 fn cut(text: &str) -> String {
     text.chars().take(64).collect()
 }
 
-/// Why no peer has answered.
+/// Why there is no answer from a peer.
 #[derive(Debug)]
 struct Failure {
     status: StatusCode,

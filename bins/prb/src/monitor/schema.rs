@@ -1,12 +1,11 @@
-//! The messages of Walkie's methods as JSON shows them: fields, numbers, kinds.
+//! JSON schemas of Walkie's messages: fields, numbers, types.
 //!
-//! Source: the original's `.proto` files and what its protobuf.js writes. Fields that are marked
-//! [`always`](Field::always) are those that the original sets in every message, also where their value is zero:
-//! encoders that leave zeros out would lose them.
+//! Source: the original's `.proto` files and protobuf.js's output. Fields marked [`always`](Field::always)
+//! are set by the original in every message, even if their value is zero, which encoders omit.
 
 use prb_walkie::rpc::Method;
 
-/// What a field holds.
+/// The type of a field.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Kind {
     Bool,
@@ -26,13 +25,13 @@ pub(super) struct Field {
     pub(super) number: u32,
     pub(super) name: &'static str,
     pub(super) kind: Kind,
-    /// Whether there may be several.
+    /// Whether it is repeated.
     pub(super) repeated: bool,
-    /// Whether it is shown where the message lacks it.
+    /// Whether it is shown if the message lacks it.
     pub(super) always: bool,
 }
 
-/// A message: its fields in the order of their numbers.
+/// A message: its fields, ordered by number.
 #[derive(Debug)]
 pub(super) struct Message(pub(super) &'static [Field]);
 
@@ -67,7 +66,7 @@ const WORKER_STATUS: Kind = Enum(&[
     "S_KICKED",
     "S_ERROR",
 ]);
-/// The original spells it so.
+/// The original's spelling.
 const PROVIDER_STATUS: Kind = Enum(&["S_UNKNOWN", "S_SYHCHING", "S_IDLE"]);
 
 static EMPTY: Message = Message(&[]);
@@ -157,14 +156,14 @@ static STATE: Message = Message(&[
     f(10, "sessionInfoJson", Text),
     f(11, "workerAccountId", Text),
 ]);
-/// Not the original's.
+/// Not in the original.
 static COMMAND: Message = Message(&[many(1, "ids", Text), f(2, "command", Text), f(3, "dryRun", Bool)]);
 static COMMAND_ANSWER: Message = Message(&[f(1, "uuid", Text), f(2, "text", Text), set(3, "refused", Bool)]);
 static COMMANDED: Message = Message(&[many(1, "answers", M(&COMMAND_ANSWER))]);
 static STATES: Message = Message(&[many(1, "workerStates", M(&STATE))]);
 
 static ERROR: Message = Message(&[set(1, "type", Enum(&ERROR_TYPES)), f(2, "message", Text)]);
-/// What is around an answer, without its data.
+/// The envelope of an answer, without its data.
 pub(super) static META: Message = Message(&[
     set(1, "createdAt", Uint64),
     f(2, "requestNonce", Text),
@@ -173,7 +172,7 @@ pub(super) static META: Message = Message(&[
     f(6, "error", M(&ERROR)),
 ]);
 
-/// A method's request and answer. `None` for methods that this program does not know the messages of.
+/// A method's request and answer; `None` for methods whose messages are unknown to this program.
 pub(super) const fn messages(method: Method) -> Option<(&'static Message, &'static Message)> {
     Some(match method {
         Method::Hello => (&SYSTEM_INFO, &SYSTEM_INFO),

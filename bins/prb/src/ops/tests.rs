@@ -1,4 +1,4 @@
-//! The ops port over real sockets.
+//! Tests of the ops port over real sockets.
 #![allow(clippy::unwrap_used)]
 
 use serde_json::{Value, json};
@@ -18,13 +18,14 @@ async fn local() -> Ops {
     Ops::open(&OpsArgs { ops_listen: listen }, 0).await.unwrap().unwrap()
 }
 
-/// Status and body.
+/// Returns status and body.
 async fn ask(ops: &Ops, path: &str) -> (u16, String) {
     let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     answered(ops.address(), &request).await.unwrap()
 }
 
-/// The same; `None` where the reserve took the connection, which answers nothing else, or hung up on it.
+/// As [`ask`]; `None` if the connection was a reserved one, which answers other paths with nothing, or was
+/// closed.
 async fn try_ask(ops: &Ops, path: &str) -> Option<(u16, String)> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     answered(ops.address(), &request).await.filter(|(status, _)| *status != 404)
@@ -75,7 +76,7 @@ async fn metrics_are_shown_with_fixed_buckets() {
 }
 
 #[tokio::test]
-async fn a_taken_default_is_gone_without_and_a_taken_choice_is_refused() {
+async fn taken_default_port_is_skipped_and_taken_configured_port_is_an_error() {
     let holder = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = holder.local_addr().unwrap();
     let by_default = Ops::open(&OpsArgs::default(), address.port()).await.unwrap();
@@ -88,13 +89,13 @@ async fn a_taken_default_is_gone_without_and_a_taken_choice_is_refused() {
 }
 
 #[tokio::test]
-async fn those_who_never_ask_do_not_keep_others_out_for_ever() {
+async fn silent_connections_do_not_block_others() {
     let ops = local().await;
     let mut silent = Vec::new();
     for _ in 0..MAX_CONNECTIONS {
         silent.push(TcpStream::connect(ops.address()).await.unwrap());
     }
-    // Whether it lives is answered at once; the rest once the first of them is hung up on.
+    // `/livez` is answered at once; the rest once the first silent connection is closed.
     let soon = HEADER_TIMEOUT / 4;
     let answer = tokio::time::timeout(soon, ask(&ops, "/livez")).await.unwrap();
     assert_eq!(answer.0, 200);
@@ -104,17 +105,17 @@ async fn those_who_never_ask_do_not_keep_others_out_for_ever() {
     ops.stop().await;
 }
 
-/// Asks in the pipeline again and again, and reads nothing.
+/// Sends pipelined requests repeatedly without reading.
 async fn greedy(address: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let requests = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(5_000);
-    // What the port does not take any more is not to be waited for.
+    // Requests that the port does not accept any more are not waited for.
     let _ = tokio::time::timeout(HEADER_TIMEOUT / 20, stream.write_all(requests.as_bytes())).await;
     stream
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn those_who_ask_and_never_read_do_not_keep_others_out() {
+async fn connections_that_never_read_do_not_block_others() {
     let ops = local().await;
     metrics::counter!("prb_ops_test_total", "kind" => "x".repeat(2000)).increment(1);
     let mut greedy_ones = JoinSet::new();
@@ -131,7 +132,7 @@ async fn those_who_ask_and_never_read_do_not_keep_others_out() {
 }
 
 #[tokio::test]
-async fn a_stopped_port_is_closed() {
+async fn stopped_port_is_closed() {
     let ops = local().await;
     let address = ops.address();
     ops.stop().await;

@@ -1,4 +1,5 @@
-//! Style, script and icon: embedded, and named by their content, so that browsers keep them until they change.
+//! Style, script and icon: embedded, with a hash of the content in their path, so that browsers can cache
+//! them forever.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -37,7 +38,7 @@ pub(crate) const ICON: Asset =
 const ALL: [Asset; 3] = [STYLE, SCRIPT, ICON];
 
 impl Asset {
-    /// Where it is; another path for another content.
+    /// Returns its path, which depends on its content.
     pub(crate) fn path(self) -> String {
         static VERSION: LazyLock<u64> = LazyLock::new(|| {
             let mut hasher = DefaultHasher::new();
@@ -48,12 +49,12 @@ impl Asset {
     }
 }
 
-/// Serves them.
+/// Returns the route that serves them.
 pub(crate) fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new().route("/assets/{version}/{name}", get(serve))
 }
 
-/// Any version will do: a page of an older program asks for its own once more at most.
+/// Any hash is accepted: after an update, a page of the older program requests its own version once more.
 async fn serve(Path((_, name)): Path<(String, String)>) -> Response {
     match ALL.iter().find(|asset| asset.name == name) {
         Some(asset) => {

@@ -1,4 +1,4 @@
-//! What holds for every request: bounds, the name that is asked for, headers, and the token for changes.
+//! Checks of every request: limits, the requested host name, headers, and the token for changes.
 
 use std::{convert::Infallible, fmt, net::IpAddr, sync::Arc, time::Duration};
 
@@ -17,27 +17,27 @@ use tokio::{sync::Semaphore, time::Instant};
 use super::layout;
 use crate::token::Access;
 
-/// Requests worked on at once; others are asked to come again.
+/// Maximum number of concurrent requests; more are refused.
 pub const MAX_REQUESTS: usize = 16;
-/// How long a request may take: a little more than Redis is given.
+/// Maximum duration of a request; slightly longer than Redis' time limit.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(12);
-/// How long a request may wait for others, all its waits together: an answer that says so still comes in time.
+/// Maximum duration of all waits within a request, so that an answer about a timeout is still sent in time.
 const WAITS_WITHIN: Duration = Duration::from_secs(10);
-/// The largest body of a request to the queue page, in bytes.
+/// Maximum size of a request body on the queue page, in bytes.
 pub(crate) const SMALL_BODY_BYTES: usize = 8192;
 
 tokio::task_local! {
-    /// When the waits of the request that is worked on must be over.
+    /// When the waits of the current request must end.
     static DEADLINE: Instant;
 }
 
-/// How long what is asked for now may take: what is left to the request that is worked on, and all of it outside of
-/// one.
+/// Returns the time limit for a wait: the rest of the current request's time, or all of it outside of a
+/// request.
 pub(crate) fn time_left() -> Duration {
     DEADLINE.try_with(|end| end.saturating_duration_since(Instant::now())).unwrap_or(WAITS_WITHIN)
 }
 
-/// Nothing but what comes from this port, no frames around it, no forms to elsewhere.
+/// Only content of this port, no framing, and no forms to other origins.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
                       connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
@@ -55,14 +55,14 @@ const HEADERS: [(HeaderName, HeaderValue); 5] = [
 pub(crate) struct Guard(Arc<Inner>);
 
 struct Inner {
-    /// Names that are let in besides IP addresses and localhost, in lower case.
+    /// Accepted host names besides IP addresses and localhost, in lower case.
     names: Vec<String>,
     access: Access,
     rules: Rules,
     slots: Semaphore,
 }
 
-/// Where the token is, in words, for those who are asked for it; nothing where there is none.
+/// Where the token is, as text for refusals; `None` if there is no token.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TokenPlace(pub(crate) Option<Arc<str>>);
 
@@ -75,12 +75,12 @@ impl<S: Sync> FromRequestParts<S> for TokenPlace {
     }
 }
 
-/// What differs between ports.
+/// Rules that differ between ports.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules {
-    /// The largest body of a request, in bytes.
+    /// Maximum size of a request body, in bytes.
     pub(crate) max_body_bytes: usize,
-    /// Paths with this prefix are served by handlers that check by themselves who may change something.
+    /// Handlers below this prefix check the token themselves.
     pub(crate) checked_below: Option<&'static str>,
 }
 
@@ -90,7 +90,7 @@ impl fmt::Debug for Guard {
     }
 }
 
-/// Why a request is not let in.
+/// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Busy,
@@ -107,12 +107,13 @@ impl Guard {
         Self(Arc::new(Inner { names, access, rules, slots: Semaphore::new(MAX_REQUESTS) }))
     }
 
-    /// Whether the operator gives a token.
+    /// Returns whether a token is configured.
     pub(crate) fn is_token_given(&self) -> bool {
         self.0.access.is_given()
     }
 
-    /// Whether a request with these headers may change something; else the status and the words of the refusal.
+    /// Returns whether a request with these headers may make changes; otherwise the status and the text of the
+    /// refusal.
     pub(crate) fn may_change(&self, headers: &HeaderMap) -> Result<(), (StatusCode, String)> {
         self.shows_token(headers).map_err(|refusal| self.words(refusal, &Method::POST))
     }
@@ -131,8 +132,8 @@ impl Guard {
         if checked_later || reads(request.method()) { Ok(()) } else { self.shows_token(headers) }
     }
 
-    /// Whether this machine is known by the name in the request. An address cannot be made to point elsewhere; a
-    /// name of somebody else's can, and then their page would be read as if it came from here.
+    /// Returns whether the requested host is a name of this machine. IP addresses cannot be rebound; a foreign
+    /// name can resolve to this machine, and its pages could then read this port's content as their own origin.
     pub(crate) fn is_known(&self, headers: &HeaderMap, uri: &Uri) -> bool {
         let mut hosts = headers.get_all(header::HOST).iter();
         let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
@@ -154,13 +155,13 @@ impl Guard {
             Some((scheme, shown)) if scheme.eq_ignore_ascii_case(b"Bearer ") => shown,
             _ => return Err(Refusal::BadToken),
         };
-        // Takes as long wherever the two differ; only their length may show.
+        // Constant-time comparison: only the length can leak.
         let same: bool = shown.ct_eq(token.expose_secret().as_bytes()).into();
         if same { Ok(()) } else { Err(Refusal::BadToken) }
     }
 }
 
-/// Lets a request in, or says why not.
+/// Checks a request, and refuses it with the reason.
 pub(super) async fn enter(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
     let (method, headers) = (request.method().clone(), request.headers().clone());
     request.extensions_mut().insert(guard.clone());
@@ -177,12 +178,10 @@ pub(super) async fn enter(State(guard): State<Guard>, mut request: Request, next
 }
 
 impl Guard {
-    /// The status and the words of a refusal.
+    /// Returns the status and the text of a refusal.
     fn words(&self, refusal: Refusal, method: &Method) -> (StatusCode, String) {
         let (status, text) = match refusal {
-            Refusal::Busy => {
-                (StatusCode::SERVICE_UNAVAILABLE, "Too many requests at once. Try again in a moment.")
-            }
+            Refusal::Busy => (StatusCode::SERVICE_UNAVAILABLE, "Too many requests at once. Try again later."),
             Refusal::Host => (
                 StatusCode::MISDIRECTED_REQUEST,
                 "This page is not known by that name. Use its IP address or localhost, or let the variable \
@@ -196,13 +195,14 @@ impl Guard {
             ),
             Refusal::BadToken => {
                 let place = self.0.access.place().map(AsRef::as_ref).unwrap_or_default();
-                let text = format!("Changes need the token that is in {place}. What was sent is not it.");
+                let text =
+                    format!("Changes need the token that is in {place}. The token that was sent is wrong.");
                 return (StatusCode::UNAUTHORIZED, text);
             }
             Refusal::Late if reads(method) => (StatusCode::GATEWAY_TIMEOUT, "No answer came in time."),
             Refusal::Late => (
                 StatusCode::GATEWAY_TIMEOUT,
-                "No answer came in time. The change may have been made all the same: look before you repeat it.",
+                "No answer came in time. The change may have been made nevertheless: check before you repeat it.",
             ),
         };
         (status, text.to_owned())
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn only_names_of_this_machine_are_let_in() {
+    fn requests_for_unknown_host_names_are_refused() {
         let guard = guard(None);
         let own = gethostname::gethostname().to_string_lossy().into_owned();
         for host in [
@@ -308,7 +308,7 @@ mod tests {
         assert_eq!(ask(&with, Method::POST, Some(&format!("{right}x"))), Err(Refusal::BadToken));
         assert_eq!(ask(&guard(None), Method::POST, Some("Bearer ")), Err(Refusal::NoToken));
         assert_eq!(ask(&guard(None), Method::OPTIONS, None), Err(Refusal::NoToken));
-        // Handlers there decide by themselves; the name is checked all the same.
+        // Handlers below the prefix check the token; the host name is checked nevertheless.
         let mut below = request(Method::POST, "localhost", None);
         *below.uri_mut() = "/ptp/discover".parse().unwrap();
         assert_eq!(guard(None).check(&below), Ok(()));
@@ -317,15 +317,15 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_was_not_answered_in_time_may_have_been_made() {
+    fn a_timeout_of_a_change_warns_that_it_may_have_been_made() {
         let guard = guard(None);
         assert!(guard.words(Refusal::Late, &Method::POST).1.contains("may have been made"));
         assert!(!guard.words(Refusal::Late, &Method::GET).1.contains("may have been made"));
     }
 
     #[tokio::test]
-    async fn the_waits_of_a_request_share_its_time() {
-        assert_eq!(time_left(), WAITS_WITHIN, "outside of one");
+    async fn waits_of_a_request_share_its_time_limit() {
+        assert_eq!(time_left(), WAITS_WITHIN, "outside of a request");
         assert!(WAITS_WITHIN < REQUEST_TIMEOUT);
         let end = Instant::now() + Duration::from_secs(3);
         DEADLINE

@@ -1,4 +1,4 @@
-//! What all pages share: the shell, parts that keep themselves fresh, and plain messages.
+//! Shared layout of all pages: the shell, parts that update themselves, and messages.
 
 use axum::{
     Json,
@@ -12,25 +12,25 @@ use super::{
     assets::{ICON, SCRIPT, STYLE},
 };
 
-/// Around a page's content.
+/// The frame around a page's content.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shell<'a> {
-    /// What the window is called.
+    /// The title of the window.
     pub(crate) title: &'a str,
-    /// The entries of the head: path and name; the first is where the brand leads.
+    /// The navigation entries: path and name; the brand links to the first.
     pub(crate) entries: &'a [(&'a str, &'a str)],
-    /// The path of the entry that is shown.
+    /// The path of the current entry.
     pub(crate) here: &'a str,
-    /// Where the parts come from that keep themselves fresh.
+    /// The URL of the parts that update.
     pub(crate) live: Option<&'a str>,
-    /// Whether `live` can also stream what changes.
+    /// Whether `live` can also stream changes.
     pub(crate) is_stream: bool,
-    /// Where the token is that changes need; `None` on pages without changes.
+    /// Where the token for changes is; `None` on pages without changes.
     pub(crate) token: Option<&'a TokenPlace>,
 }
 
 impl Shell<'_> {
-    /// The whole page.
+    /// Renders the whole page.
     pub(crate) fn around(&self, content: &Markup) -> Markup {
         let home = self.entries.first().map_or("/", |(path, _)| path);
         html! {
@@ -59,7 +59,7 @@ impl Shell<'_> {
                     main data-live=[self.live] data-stream[self.is_stream] { (content) }
                     p #said role="status" aria-live="polite" hidden {}
                     @if let Some(place) = self.token { (token_dialog(place)) }
-                    noscript { p.notice { "Without JavaScript this page stands still and changes nothing." } }
+                    noscript { p.notice { "Without JavaScript this page does not update and cannot change anything." } }
                 }
             }
         }
@@ -87,12 +87,12 @@ fn token_dialog(place: &TokenPlace) -> Markup {
     }
 }
 
-/// A part that keeps itself fresh: [`Shell::live`] gives it under the same name.
+/// Renders a part that updates: [`Shell::live`] returns it under the same name.
 pub(crate) fn part(name: &str, content: &Markup) -> Markup {
     html! { section id=(name) data-part { (content) } }
 }
 
-/// A sentence that answers a request: a page for people, JSON for scripts.
+/// Answers with a sentence: as a page for browsers, as JSON for scripts.
 pub(crate) fn said(headers: &HeaderMap, status: StatusCode, text: &str) -> Response {
     let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     if accepted.is_some_and(|accepted| accepted.contains("text/html")) {
@@ -102,7 +102,7 @@ pub(crate) fn said(headers: &HeaderMap, status: StatusCode, text: &str) -> Respo
     }
 }
 
-/// A page for what is not there.
+/// Renders the page of an unknown path.
 pub(crate) fn nothing_here(text: &str) -> Response {
     (StatusCode::NOT_FOUND, message(text)).into_response()
 }

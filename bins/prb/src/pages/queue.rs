@@ -1,4 +1,4 @@
-//! The queue page: counts by state, the list of jobs, one job, and what an operator may do with it.
+//! The queue page: counts by state, the list of jobs, single jobs, and an operator's actions on them.
 
 use std::{
     fmt,
@@ -42,27 +42,28 @@ pub use filter::{MAX_SEARCHED, SEARCH_BUDGET};
 pub(crate) use host::{Directory, PageHost, Workers};
 pub(crate) use recent::Recent;
 
-/// The port that operators know.
+/// The default port, the original's.
 pub const PORT: u16 = 4567;
-/// How long the queue may take for an answer to somebody who looks. Redis is given longer for changes.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+/// Time limit for the queue's answers to a viewer. Changes in Redis have a longer limit.
+pub const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A body names at most a page of jobs.
 const RULES: Rules = Rules { max_body_bytes: SMALL_BODY_BYTES, checked_below: None };
 
-/// What is shown.
+/// The data source of the pages.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// The queue.
     pub queue: Arc<dyn JobQueue>,
-    /// The same, as its operator sees it.
+    /// The operator's interface of the same queue.
     pub admin: Arc<dyn QueueAdmin>,
 }
 
-/// Opens the port, or gives `None` where it is off or its default is taken by another.
+/// Opens the port, or returns `None` if it is off or its default port is in use.
 ///
 /// # Errors
-/// Where an address that was asked for cannot be had.
+///
+/// If a configured address cannot be bound.
 pub async fn open(args: &PageArgs, access: &Access, source: Source) -> anyhow::Result<Option<Site>> {
     let port = Port {
         name: "queue page",
@@ -84,9 +85,9 @@ struct QueuePages(Arc<Inner>);
 struct Inner {
     source: Source,
     host: PageHost,
-    /// What the queue said when it last answered, and when.
+    /// The last counts from the queue, and their time.
     counts: Mutex<Option<(Stats, u64)>>,
-    /// One search at a time: it may read the whole queue.
+    /// Limits searches to one at a time: a search may read the whole queue.
     search: Semaphore,
 }
 
@@ -96,7 +97,7 @@ impl fmt::Debug for QueuePages {
     }
 }
 
-/// The pages where they stand.
+/// Returns the routes of the pages.
 pub(crate) fn router(host: PageHost, source: Source) -> Router {
     let pages = QueuePages::new(host, source);
     Router::new()
@@ -175,13 +176,13 @@ async fn job_parts(State(pages): State<QueuePages>, Path(id): Path<String>) -> R
             html! { (notice(None)) (part("job", &job::state(host, &detail.record, &known))) }
         }
         Ok(None) => html! { (notice(None)) (part("job", &job::gone(id))) },
-        // The rest of the page stays as it was.
+        // The rest of the page keeps its content.
         Err(error) => notice(Some(&error)),
     }
     .into_response()
 }
 
-/// Parts of the list's page; `body` is `None` where the queue does not answer: what was shown stays.
+/// Parts of the list's page; `body` is `None` if the queue does not answer, which keeps the shown content.
 struct Parts {
     head: Markup,
     body: Option<Markup>,
@@ -192,7 +193,7 @@ impl QueuePages {
         Self(Arc::new(Inner { source, host, counts: Mutex::default(), search: Semaphore::new(1) }))
     }
 
-    /// The parts, and whether the queue is there.
+    /// Returns the parts, and whether the queue answered.
     async fn list(&self, asked: &QueryParams) -> (Parts, bool) {
         let host = &self.0.host;
         let known = host.directory().await;
@@ -220,40 +221,40 @@ impl QueuePages {
         (Parts { head, body }, error.is_none())
     }
 
-    /// Asks the queue, and remembers what it says.
+    /// Requests the counts, and stores them.
     async fn stats(&self) -> Result<(), Error> {
-        let stats = patient(self.0.source.queue.stats()).await?;
+        let stats = with_timeout(self.0.source.queue.stats()).await?;
         *self.0.counts.lock().unwrap_or_else(PoisonError::into_inner) = Some((stats, now_ms()));
         Ok(())
     }
 
     async fn job(&self, id: JobId) -> Result<Option<JobDetail>, Error> {
-        patient(self.0.source.admin.job(id)).await
+        with_timeout(self.0.source.admin.job(id)).await
     }
 }
 
-/// Gives a question up that takes too long: somebody looks, and is to be told.
-async fn patient<T>(question: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    match tokio::time::timeout(PATIENCE, question).await {
+/// Applies the viewers' time limit to a question.
+async fn with_timeout<T>(question: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    match tokio::time::timeout(TIMEOUT, question).await {
         Ok(answer) => answer,
-        Err(_) => Err(Error::Unavailable(format!("no answer within {PATIENCE:?}").into())),
+        Err(_) => Err(Error::Unavailable(format!("no answer within {TIMEOUT:?}").into())),
     }
 }
 
-/// Says where the queue does not answer.
+/// Shows a notice if the queue does not answer.
 fn notice(error: Option<&Error>) -> Markup {
     part(
         "notice",
         &html! {
             @if let Some(error) = error {
                 p.notice.bad role="alert" {
-                    "The queue does not answer; what is below may be old. " (format::sentence(&format::chain(error)))
+                    "The queue does not answer; the content below may be old. " (format::sentence(&format::chain(error)))
                 }
             }
         },
     )
 }
 
-/// The states in the order of a job's life.
+/// The states in the order of a job's lifecycle.
 const STATES: [JobState; 5] =
     [JobState::Waiting, JobState::Delayed, JobState::Active, JobState::Succeeded, JobState::Failed];

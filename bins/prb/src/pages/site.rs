@@ -1,4 +1,4 @@
-//! A port with pages.
+//! A port that serves pages.
 
 use std::{io, net::SocketAddr};
 
@@ -16,7 +16,7 @@ use crate::{
     token::Access,
 };
 
-/// A port with pages, open; served by [`Site::serve`].
+/// An open port that serves pages; run by [`Site::serve`].
 #[derive(Debug)]
 pub struct Site {
     name: &'static str,
@@ -26,10 +26,11 @@ pub struct Site {
 }
 
 impl Site {
-    /// What a port shows, behind what holds for all pages.
+    /// Creates a port, with the checks for all pages.
     ///
     /// # Errors
-    /// Where the system does not say where it listens.
+    ///
+    /// If the system does not return the address of the listener.
     pub(crate) fn new(
         port: Port,
         listener: TcpListener,
@@ -48,12 +49,12 @@ impl Site {
         Ok(Self { name: port.name, listener, address, router })
     }
 
-    /// Where it listens.
+    /// Returns the address it listens on.
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves until dropped; ends by itself never.
+    /// Serves until dropped; never ends by itself.
     pub async fn serve(self) {
         listen::serve(self.listener, self.router, self.name).await;
     }
@@ -64,7 +65,7 @@ fn local_address(listener: &TcpListener, port: Port) -> io::Result<SocketAddr> {
     if address.ip().is_loopback() {
         tracing::info!(%address, "{} open", port.name);
     } else {
-        tracing::warn!(%address, "{} open, and whoever reaches it can read it: it speaks plain HTTP", port.name);
+        tracing::warn!(%address, "{} open in plain HTTP: anybody who can reach it can read it", port.name);
     }
     Ok(address)
 }

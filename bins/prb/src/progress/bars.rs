@@ -1,4 +1,4 @@
-//! Bars that redraw themselves, on a thread of their own: a terminal that stands still (Ctrl-S) holds up nothing.
+//! Self-updating bars, drawn on a separate thread: a paused terminal (Ctrl-S) blocks nothing.
 
 use std::{
     sync::mpsc::{self, Receiver, SyncSender},
@@ -19,19 +19,19 @@ enum Draw {
     Finish(SyncSender<()>),
 }
 
-/// The thread that draws.
+/// Handle to the drawing thread.
 #[derive(Debug)]
 pub(super) struct Screen(SyncSender<Draw>);
 
 impl Screen {
-    /// `None` where there can be no thread.
+    /// Starts the thread; `None` if that fails.
     pub(super) fn start(multi: MultiProgress) -> Option<Self> {
         let (draw, drawn) = mpsc::sync_channel(2);
         let thread = std::thread::Builder::new().name("bars".into());
         thread.spawn(move || run(&Bars::new(&multi), &drawn)).ok().map(|_| Self(draw))
     }
 
-    /// Draws a view; leaves it out where the thread is not done with those before.
+    /// Draws a view, or drops it if the thread is still busy.
     pub(super) fn show(&self, view: View, relay_rate: f64, para_rate: f64) {
         let _ = self.0.try_send(Draw::View(Box::new(view), relay_rate, para_rate));
     }

@@ -1,4 +1,4 @@
-//! Log levels as operators write them: bunyan's names and numbers, and filters of `tracing`.
+//! Parses log levels: bunyan's names and numbers, and filters of `tracing`.
 
 use std::str::FromStr;
 
@@ -6,14 +6,14 @@ use tracing_subscriber::filter::Directive;
 
 use crate::redact;
 
-/// The names, with the level of `tracing` that each stands for. Those of other loggers are the last ones.
+/// Names with their `tracing` level; the last ones are from other loggers.
 const NAMES: [(&str, &str); 10] = [
     ("trace", "trace"),
     ("debug", "debug"),
     ("info", "info"),
     ("warn", "warn"),
     ("error", "error"),
-    // There is nothing above errors.
+    // `tracing` has no level above error.
     ("fatal", "error"),
     ("off", "off"),
     ("warning", "warn"),
@@ -23,13 +23,14 @@ const NAMES: [(&str, &str); 10] = [
 /// bunyan's numbers.
 const NUMBERS: [(u8, &str); 6] =
     [(10, "trace"), (20, "debug"), (30, "info"), (40, "warn"), (50, "error"), (60, "error")];
-/// The crates that a level counts for: from libraries, warnings are enough for whoever does not name them.
+/// The crates that a bare level applies to; other libraries log warnings and errors unless the filter names
+/// them.
 const OURS: [&str; 5] = ["prb", "prb_chain", "prb_core", "prb_queue", "prb_walkie"];
-/// What is allowed.
+/// Description of the allowed values.
 const ALLOWED: &str = "trace, debug, info, warn, error, fatal, bunyan's numbers 10 to 60, or a filter such as \
                        info,prb_core=debug,hyper=trace";
 
-/// A log level or a filter, checked.
+/// A valid log level or filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLevel(Parts);
 
@@ -40,14 +41,14 @@ enum Parts {
 }
 
 impl LogLevel {
-    /// The level where nobody asks for another.
+    /// The default level.
     pub const INFO: Self = Self(Parts::Level("info"));
-    /// The level in development.
+    /// The default level in development.
     pub const DEBUG: Self = Self(Parts::Level("debug"));
-    /// The level beside bars.
+    /// The default level beside bars.
     pub const WARN: Self = Self(Parts::Level("warn"));
 
-    /// The same for `tracing`.
+    /// Returns the directives for `tracing`.
     pub fn directives(&self) -> String {
         match &self.0 {
             Parts::Level(level) => expand(level),
@@ -56,7 +57,7 @@ impl LogLevel {
     }
 }
 
-/// A bare level: for our crates, and for the libraries what is at least a warning.
+/// Expands a bare level: applies it to our crates, and at least warnings to libraries.
 fn expand(level: &str) -> String {
     if matches!(level, "off" | "error" | "warn") {
         return level.to_owned();
@@ -65,10 +66,10 @@ fn expand(level: &str) -> String {
     format!("warn{ours}")
 }
 
-/// Reads a level or a filter.
+/// Parses a level or a filter.
 ///
 /// # Errors
-/// Says what is allowed, and what was meant if it looks like it.
+/// Names the allowed values, and a suggestion for a misspelled one.
 pub fn log_level(text: &str) -> Result<LogLevel, String> {
     let parts: Vec<&str> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
     if let [one] = parts[..]
@@ -83,7 +84,8 @@ pub fn log_level(text: &str) -> Result<LogLevel, String> {
     read.map(|parts| LogLevel(Parts::Filter(parts)))
 }
 
-/// One part of a filter: a bare word is a level, and never the name of a library, which would silence all others.
+/// Parses one part of a filter: a bare word is a level, never the name of a library, because that would
+/// silence everything else.
 fn part(text: &str) -> Result<String, String> {
     let read = match text.rsplit_once('=') {
         None if !text.contains('[') => return level(text).map(expand),
@@ -94,7 +96,7 @@ fn part(text: &str) -> Result<String, String> {
     Directive::from_str(&read).map(|_| read).map_err(|_| format!("must be {ALLOWED}"))
 }
 
-/// Whether it may be the path of a module.
+/// Whether a text can be the path of a module.
 fn is_target(text: &str) -> bool {
     text.chars().all(|c| c.is_ascii_alphanumeric() || "_-:".contains(c))
 }
@@ -111,13 +113,15 @@ fn level(text: &str) -> Result<&'static str, String> {
     let near = NAMES.iter().map(|(name, _)| *name).find(|name| distance(name, &word) <= 2);
     let shown = redact::shown(text);
     Err(match near {
-        Some(name) => format!("{shown} is no level, did you mean {name}? Must be {ALLOWED}"),
-        None if number.is_some() => format!("{shown} is no level: the numbers are 10, 20, 30, 40, 50 and 60"),
-        None => format!("{shown} is no level: must be {ALLOWED}"),
+        Some(name) => format!("{shown} is not a level, did you mean {name}? Must be {ALLOWED}"),
+        None if number.is_some() => {
+            format!("{shown} is not a level: the numbers are 10, 20, 30, 40, 50 and 60")
+        }
+        None => format!("{shown} is not a level: must be {ALLOWED}"),
     })
 }
 
-/// How many letters have to change, come or go to make one word of the other; a swap of two counts as two.
+/// The edit distance of two words; a swap of two letters counts as two.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().take(16).collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -138,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_numbers_of_the_original() {
+    fn original_names_and_numbers_are_accepted() {
         for (text, means) in [
             ("trace", "trace"),
             ("FATAL", "error"),
@@ -155,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_keep_what_they_name_and_a_bare_level_is_for_our_crates() {
+    fn bare_level_applies_to_our_crates_and_filters_are_kept() {
         let read = log_level("info, prb_core=20,hyper=TRACE").unwrap().directives();
         assert!(
             read.starts_with("warn,prb=info,") && read.ends_with(",prb_core=debug,hyper=trace"),
@@ -168,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn slips_are_recognised() {
+    fn misspelled_levels_get_a_suggestion() {
         for (slip, meant) in [("debgu", "debug"), ("warnign", "warning"), ("inof", "info"), ("eror", "error")]
         {
             let error = log_level(slip).unwrap_err();

@@ -14,10 +14,10 @@ use std::{
 
 use crate::progress::Display;
 
-/// Lines that wait to be written at most, and their bytes.
+/// Most queued lines, and most of their bytes.
 const MAX_LINES: usize = 8192;
 const MAX_BYTES: usize = 4 * 1024 * 1024;
-/// How long the last lines may take at the end of the process.
+/// How long writing the last lines may take at the end of the process.
 const FLUSH_WITHIN: Duration = Duration::from_millis(300);
 
 enum Message {
@@ -26,7 +26,7 @@ enum Message {
     Flush(SyncSender<()>),
 }
 
-/// The way to the thread.
+/// Sends lines to the thread.
 #[derive(Clone)]
 pub(super) struct LineWriter {
     messages: SyncSender<Message>,
@@ -39,7 +39,7 @@ struct Shared {
     dropped: AtomicU64,
 }
 
-/// Waits for the last lines when it is dropped, but not for long.
+/// Waits briefly for the last lines on drop.
 #[derive(Debug)]
 pub struct Flush(SyncSender<Message>);
 
@@ -47,7 +47,7 @@ impl Drop for Flush {
     fn drop(&mut self) {
         let (done, written) = mpsc::sync_channel(1);
         if self.0.try_send(Message::Flush(done)).is_ok() {
-            // A reader that stands still must not keep the process from its end.
+            // A blocked reader must not keep the process from ending.
             let _ = written.recv_timeout(FLUSH_WITHIN);
         }
     }
@@ -59,7 +59,7 @@ impl std::fmt::Debug for Message {
     }
 }
 
-/// Standard output without the standard library's buffer and lock: a writer that hangs holds neither.
+/// Standard output without the standard library's buffer and lock, which a blocked write would hold.
 pub(super) fn stdout() -> io::Result<File> {
     io::stdout().as_fd().try_clone_to_owned().map(File::from)
 }
@@ -72,7 +72,7 @@ pub(super) fn start(to: File, display: Display) -> io::Result<(LineWriter, Flush
     let (messages, lines) = mpsc::sync_channel(MAX_LINES);
     let shared = Arc::<Shared>::default();
     let (counted, flush) = (Arc::clone(&shared), Flush(messages.clone()));
-    // Ends with the process: the subscriber is never dropped, and a write may hang for ever.
+    // Ends with the process: the subscriber is never dropped, and a write may block forever.
     std::thread::Builder::new()
         .name("log".into())
         .spawn(move || write_all(to, &display, &lines, &counted))?;
@@ -84,13 +84,13 @@ fn write_all(mut to: File, display: &Display, lines: &Receiver<Message>, shared:
         match message {
             Message::Line(line) => {
                 shared.waiting_bytes.fetch_sub(line.len(), Ordering::Relaxed);
-                // There is nobody to tell: a full disk may have room again, a reader may be gone for good.
+                // Errors are ignored: a full disk may have space again later, a closed pipe stays closed.
                 let _ = display.suspended(|| to.write_all(&line));
                 let dropped = shared.dropped.swap(0, Ordering::Relaxed);
                 if dropped > 0 {
                     tracing::warn!(
                         lines = dropped,
-                        "log lines were dropped: whoever reads the log is too slow"
+                        "log lines were dropped because the reader of the log is too slow"
                     );
                 }
             }
@@ -121,7 +121,7 @@ impl LineWriter {
     }
 }
 
-/// A line on its way; whole when it is dropped.
+/// A line being formatted; sent when it is dropped.
 pub(super) struct Line<'a> {
     writer: &'a LineWriter,
     bytes: Vec<u8>,
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_logs_never_waits_and_what_is_waiting_is_bounded() {
+    fn logging_never_blocks_and_its_queue_is_bounded() {
         let (mut reader, writer) = io::pipe().unwrap();
         let (lines, flush) = start(File::from(std::os::fd::OwnedFd::from(writer)), Display::Plain).unwrap();
         let line = vec![b'x'; 1023];
@@ -166,7 +166,7 @@ mod tests {
         let ended = std::time::Instant::now();
         drop(flush);
         assert!(ended.elapsed() < FLUSH_WITHIN * 3, "the end waits for a reader that stands still");
-        // The reader goes on, and so do the lines.
+        // The reader continues, and so do the lines.
         let mut some = vec![0; 100_000];
         reader.read_exact(&mut some).unwrap();
         assert!(some.iter().all(|byte| *byte == b'x'));

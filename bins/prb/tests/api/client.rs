@@ -1,4 +1,4 @@
-//! A client of the management API without manners: heads as they are, answers whole.
+//! A raw client of the management API, which sends request heads unchanged and reads complete answers.
 
 use std::net::SocketAddr;
 
@@ -8,7 +8,7 @@ use tokio::{
     net::TcpStream,
 };
 
-/// What came back.
+/// An answer.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -24,7 +24,7 @@ impl Answer {
         self
     }
 
-    /// The code of a refusal.
+    /// Returns the code of a refusal.
     pub fn code(&self) -> &str {
         self.body["code"].as_str().unwrap_or_default()
     }
@@ -63,7 +63,7 @@ impl Client {
         self.send(method, path, &body, headers).await
     }
 
-    /// Sends a body as it is. A header `host` takes the place of the address.
+    /// Sends a body unchanged. A `host` header replaces the default one.
     pub async fn send(&self, method: &str, path: &str, body: &str, headers: &[(&str, &str)]) -> Answer {
         let mut head = format!("{method} /api/v1{path} HTTP/1.1\r\nConnection: close\r\n");
         if !headers.iter().any(|(name, _)| *name == "host") {
@@ -77,7 +77,7 @@ impl Client {
         }
         head += &format!("Content-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
         let mut stream = TcpStream::connect(self.address).await.unwrap();
-        // A refusal of the head may come, and the port close, before the whole body is sent.
+        // The server may refuse the head and close the connection before the whole body is sent.
         let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
         let mut bytes = Vec::new();
         let _ = stream.read_to_end(&mut bytes).await;
@@ -90,7 +90,7 @@ impl Client {
     }
 }
 
-/// Server-sent events as they come.
+/// Server-sent events in their order.
 pub struct Events {
     stream: TcpStream,
     seen: String,
@@ -107,7 +107,7 @@ impl Events {
         Self { stream, seen: String::new() }
     }
 
-    /// The data of the next event.
+    /// Returns the data of the next event.
     pub async fn next(&mut self) -> Value {
         let read = async {
             loop {
@@ -122,7 +122,7 @@ impl Events {
                 let mut buffer = [0; 65_536];
                 let length = self.stream.read(&mut buffer).await.unwrap();
                 assert!(length > 0, "the stream has ended: {}", self.seen);
-                // Lengths of chunks stand on lines of their own.
+                // Chunk lengths are on lines of their own.
                 let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
                 let is_length = |line: &str| {
                     !line.is_empty() && line.len() < 7 && line.bytes().all(|byte| byte.is_ascii_hexdigit())

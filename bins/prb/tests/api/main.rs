@@ -1,4 +1,4 @@
-//! The management API of a `prb all` on a devnet: entries, commands, jobs, and everything that it refuses.
+//! The management API of a `prb all` on a devnet: entries, commands, jobs, and refusals.
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
 use std::{
@@ -19,7 +19,7 @@ use support::{Net, STAKE, chain};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A net whose `prb all` has no fleet file, and a client with its token.
+/// Starts a net with a `prb all` without a fleet file, and a client with its token.
 async fn started(config: Config, workers: u32) -> (Net, Bridge, Client) {
     let net = Net::start(config, workers).await;
     let bridge =
@@ -54,7 +54,7 @@ async fn until(what: &str, mut met: impl AsyncFnMut() -> bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_goes_from_nothing_to_computing_and_is_stopped() {
+async fn added_worker_starts_computing_and_is_stopped() {
     let (net, bridge, api) = started(chain(), 1).await;
     let pid = net.devnet.pools()[0].pid;
     let made = api.post("/pools", json!({ "pools": [pool(&net, 0)] })).await.is(201);
@@ -88,7 +88,7 @@ async fn a_worker_goes_from_nothing_to_computing_and_is_stopped() {
     assert_eq!(pools["pools"][0]["workers"], 1);
     assert!(pools["pools"][0]["on_chain"]["owner"].is_string(), "{pools}");
 
-    // Jobs: what registered, added and started it.
+    // The jobs that registered, added and started it.
     let jobs = api.get("/jobs?state=succeeded&limit=2").await.is(200).body;
     assert!(jobs["total"].as_u64().unwrap() >= 3 && jobs["jobs"].as_array().unwrap().len() == 2, "{jobs}");
     let job = format!("/jobs/{}", jobs["jobs"][0]["id"]);
@@ -99,7 +99,7 @@ async fn a_worker_goes_from_nothing_to_computing_and_is_stopped() {
     api.get("/jobs/x").await.is(404);
     assert_eq!(api.get("/providers").await.is(200).body, json!({ "providers": [] }));
 
-    // A dry run says what would happen, and nothing happens.
+    // A dry run returns what would happen, and changes nothing.
     let preview = api.post("/commands/stop?dry_run=true", json!({ "workers": ["w?"] })).await.is(200).body;
     assert!(preview["workers"][0]["answer"].as_str().unwrap().contains("stop"), "{preview}");
     assert_eq!(api.get("/workers/w0").await.body["goal"], "compute");
@@ -126,7 +126,7 @@ async fn a_worker_goes_from_nothing_to_computing_and_is_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn edits_are_whole_or_refused_with_every_entry_at_fault() {
+async fn edits_are_applied_completely_or_refused_with_every_fault() {
     let (net, bridge, api) = started(Config { history: 0, ..chain() }, 0).await;
     let pid = net.devnet.pools()[0].pid;
     let bad = json!({ "pools": [
@@ -146,7 +146,7 @@ async fn edits_are_whole_or_refused_with_every_entry_at_fault() {
     assert_eq!(api.get("/pools").await.body["total"], 0);
     api.post("/pools", json!({ "pools": [pool(&net, 0)] })).await.is(201);
 
-    // Of 300 workers five are at fault, each for its own reason; the others would do.
+    // Five of 300 workers are faulty, each for a different reason; the others are valid.
     let mut workers: Vec<Value> = (0..300).map(|n| worker(pid, n)).collect();
     workers[7]["stake"] = json!("1.5");
     workers[50]["endpoint"] = json!("10.0.0.1:8000");
@@ -185,7 +185,7 @@ async fn edits_are_whole_or_refused_with_every_entry_at_fault() {
         assert_eq!(api.get(&format!("/workers?{bad}")).await.is(400).code(), "bad-request", "{bad}");
     }
 
-    // Two swap their names in one edit; one more item at fault and nothing happens.
+    // Two workers swap their names in one edit; with one more faulty item, nothing changes.
     let swap = |more: &[Value]| {
         let mut items = vec![
             json!({ "id": "w1", "set": { "name": "w2" } }),
@@ -207,7 +207,7 @@ async fn edits_are_whole_or_refused_with_every_entry_at_fault() {
     assert_eq!(api.get("/workers/w2").await.body["id"], before);
     api.get("/workers/w3").await.is(404);
 
-    // A pool in use stays, unless it must go.
+    // A pool in use is not deleted, unless forced.
     let refused = api.delete(&format!("/pools/{pid}")).await.is(409);
     assert_eq!(refused.code(), "in-use");
     api.delete(&format!("/pools/{pid}?force=true")).await.is(200);
@@ -230,13 +230,13 @@ async fn edits_are_whole_or_refused_with_every_entry_at_fault() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_editors_one_is_told_and_names_stay_text() {
+async fn second_of_two_editors_is_refused_and_names_are_text() {
     let (net, bridge, api) = started(Config { history: 0, ..chain() }, 0).await;
     let pid = net.devnet.pools()[0].pid;
     api.post("/pools", json!({ "pools": [{ "pid": pid, "sync_only": true }] })).await.is(201);
     api.post("/workers", json!({ "workers": [worker(pid, 1), worker(pid, 2)] })).await.is(201);
 
-    // Both have read version one; the second to save is refused, and what the first saved stays.
+    // Both have read version one; the second to save is refused, and the first one's edit is kept.
     let seen = api.get("/workers/w1").await.is(200).etag.unwrap();
     let save = async |stake: &str, etag: &str| {
         api.ask("PATCH", "/workers/w1", Some(json!({ "stake": stake })), &[("if-match", etag)]).await
@@ -248,7 +248,7 @@ async fn of_two_editors_one_is_told_and_names_stay_text() {
     save("300", "bad").await.is(400);
     let gone = api.ask("DELETE", "/workers/w1", None, &[("if-match", &seen)]).await;
     assert_eq!(gone.is(412).code(), "changed");
-    // The version of one entry does not change with another's, that of all does.
+    // An edit changes the version of its entry and of the list, but of no other entry.
     let (one, all) = (api.get("/workers/w1").await.etag, api.get("/workers").await.etag.unwrap());
     api.patch("/workers/w2", json!({ "stake": 7 })).await.is(200);
     assert_eq!(api.get("/workers/w1").await.etag, one);
@@ -257,7 +257,7 @@ async fn of_two_editors_one_is_told_and_names_stay_text() {
         api.ask("PATCH", "/workers", Some(bulk), &[("if-match", &all)]).await.is(412).code(),
         "changed"
     );
-    // In an edit of several, each may say what it is based on.
+    // In an edit of several entries, each can have its expected version.
     let stale = json!({ "items": [
         { "id": "w2", "set": { "stake": "8" } }, { "id": "w1", "version": seen.trim_matches('"'), "delete": true }
     ] });
@@ -265,7 +265,7 @@ async fn of_two_editors_one_is_told_and_names_stay_text() {
     assert_eq!(refused.body["entries"][0]["index"], 1);
     assert_eq!(api.get("/workers/w2").await.body["stake"], "7");
 
-    // Twenty editors of different fields at once: nothing is lost.
+    // Twenty editors change different fields concurrently: nothing is lost.
     let edits = (0..20).map(|n| {
         let (field, value) = if n % 2 == 0 { ("stake", json!("9")) } else { ("enabled", json!(false)) };
         let api = &api;
@@ -305,7 +305,7 @@ async fn futures_join<T>(all: impl Iterator<Item = impl Future<Output = T>>) {
 
 /// A pool is removed while workers are added to it: one of the two is refused, whichever comes first.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pool_does_not_go_with_workers_that_come_at_once() {
+async fn pool_is_not_deleted_with_concurrently_added_workers() {
     let (net, bridge, api) = started(Config { history: 0, ..chain() }, 0).await;
     let pid = net.devnet.pools()[0].pid;
     let (mut removed, mut kept) = (0, 0);
@@ -326,7 +326,7 @@ async fn a_pool_does_not_go_with_workers_that_come_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_has_all_workers_and_then_what_changes() {
+async fn stream_has_all_workers_then_changes() {
     let (net, bridge, api) = started(Config { history: 0, ..chain() }, 0).await;
     let pid = net.devnet.pools()[0].pid;
     api.post("/pools", json!({ "pools": [{ "pid": pid, "sync_only": true, "enabled": false }] }))
@@ -340,11 +340,11 @@ async fn a_stream_has_all_workers_and_then_what_changes() {
     };
     let first = events.next().await;
     assert_eq!((&first["all"], names(&first).len()), (&json!(true), 11), "{first}");
-    // One that the query lets through, one that it does not, and one that it no longer does.
+    // One worker that matches the query, one that does not, and one that no longer does.
     api.patch("/workers/w2", json!({ "stake": "8" })).await.is(200);
     api.patch("/workers/w12", json!({ "stake": "8" })).await.is(200);
     let mut next = events.next().await;
-    // What the fleet makes of its new workers comes, too.
+    // Changes made by the fleet are included, too.
     while names(&next) != ["w12"] || next["workers"][0]["stake"] != "8" {
         next = events.next().await;
     }
@@ -368,7 +368,7 @@ async fn a_stream_has_all_workers_and_then_what_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_has_no_token_reads_and_other_hosts_do_nothing() {
+async fn without_a_token_only_reads_and_other_hosts_are_refused() {
     let (net, bridge, api) = started(Config { history: 0, ..chain() }, 0).await;
     let token = api.token.clone().unwrap();
     let (anyone, liar) =
@@ -405,7 +405,7 @@ async fn who_has_no_token_reads_and_other_hosts_do_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_file_names_is_not_edited_here() {
+async fn entries_of_a_fleet_file_are_read_only() {
     let net = Net::start(Config { history: 0, ..chain() }, 1).await;
     let token = net.dir.path().join("token");
     std::fs::write(&token, "a-token-of-this-test\n").unwrap();
@@ -418,7 +418,7 @@ async fn what_a_file_names_is_not_edited_here() {
     let refused = api.patch("/workers/w0", json!({ "stake": "1" })).await.is(409);
     assert_eq!(refused.code(), "kept-in-file");
     assert!(refused.body["message"].as_str().unwrap().contains("fleet.toml"), "{refused:?}");
-    // Commands are taken all the same.
+    // Commands are accepted nevertheless.
     until("it runs", async || {
         api.post("/commands/restart", json!({ "workers": ["w0"] })).await.status == 200
     })
@@ -427,7 +427,7 @@ async fn what_a_file_names_is_not_edited_here() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_document_names_every_route_and_scheme() {
+async fn openapi_document_has_every_route_and_scheme() {
     let (net, bridge, api) = started(Config { history: 0, ..chain() }, 0).await;
     let document = api.get("/openapi.json").await.is(200).body;
     let paths = document["paths"].as_object().unwrap();
@@ -442,7 +442,7 @@ async fn the_document_names_every_route_and_scheme() {
         for (method, operation) in methods.as_object().unwrap() {
             let reads = method == "get";
             assert_eq!(operation["security"].is_array(), !reads, "{method} {path}");
-            // It is there: what it answers is not the fallback's refusal.
+            // The route exists: its answer is not the fallback's.
             let anyone = Client { token: None, ..api };
             let method = method.to_ascii_uppercase();
             let answer = anyone.ask(&method, &filled, None, &[("accept", "application/json")]).await;
@@ -454,7 +454,7 @@ async fn the_document_names_every_route_and_scheme() {
         }
     }
     assert!(routes >= 18, "{routes}");
-    // docs/api.md names what there is.
+    // docs/api.md mentions every route.
     let manual = include_str!("../../../../docs/api.md");
     let firsts = paths.keys().filter_map(|path| path.strip_prefix("/api/v1/")?.split('/').next());
     for first in firsts {
@@ -464,7 +464,7 @@ async fn the_document_names_every_route_and_scheme() {
         assert!(manual.contains(&format!("`{command}`")), "{command}");
     }
     assert_eq!(document["components"]["securitySchemes"]["token"]["scheme"], "bearer");
-    // References lead somewhere.
+    // References resolve.
     let text = document.to_string();
     for reference in text.split("\"#/components/schemas/").skip(1) {
         let name = reference.split('"').next().unwrap();

@@ -9,7 +9,7 @@ use crate::{driver::Browser, rig::*};
 
 const WIDE: &str = "document.documentElement.scrollWidth > document.documentElement.clientWidth";
 
-/// Looks at a page at both widths, light and dark; nothing may stick out on a phone.
+/// Checks a page at both widths, light and dark; nothing may overflow on a phone.
 pub async fn look(browser: &mut Browser, name: &str) {
     for (width, height) in [(1400, 900), (390, 844)] {
         browser.call("setViewportSize", json!([{ "width": width, "height": height }])).await;
@@ -32,7 +32,7 @@ async fn a_thousand_workers_with_fifty_in_trouble() {
     browser.until_shows("#all-trouble", "50 workers").await;
     look(&mut browser, "overview").await;
 
-    // From the overview to the workers with a trouble: a usable list in under a second.
+    // From the overview to the workers with one trouble: the list is usable in under a second.
     let start = Instant::now();
     browser.open(&page.url("/workers")).await;
     browser.until_shows("#list .extent", "1–100 of 1,000").await;
@@ -48,7 +48,7 @@ async fn a_thousand_workers_with_fifty_in_trouble() {
     assert_eq!(browser.evaluate("window.same").await, true, "without the page being loaded again");
     look(&mut browser, "trouble").await;
 
-    // Live, by rows: what is chosen stays chosen.
+    // Live updates of rows: the selection is kept.
     browser.open(&page.url("/workers")).await;
     let id = made.fleet.lock().unwrap().workers[3].entry.id;
     let other = made.fleet.lock().unwrap().workers[5].entry.id;
@@ -68,7 +68,7 @@ async fn commands_and_forms_with_the_token_only() {
     let made = Made::new(fleet(40, 8));
     let page = Page::of(&made).await;
     let mut browser = Browser::start().await;
-    // Those that the filter shows.
+    // The workers that match the filter.
     browser.open(&page.url("/workers?attention=1")).await;
     browser.call("selectOption", json!(["#bulk-command", "restart"])).await;
     browser.click("#bulk-all").await;
@@ -77,13 +77,13 @@ async fn commands_and_forms_with_the_token_only() {
     browser.click("#give").await;
     browser.call("fill", json!(["#token-value", "not-the-token-of-this-test"])).await;
     browser.click("#token-use").await;
-    browser.until_shows("[data-error]", "What was sent is not it").await;
+    browser.until_shows("[data-error]", "The token that was sent is wrong").await;
     assert!(made.commands.lock().unwrap().is_empty());
     browser.click("#give").await;
     browser.call("fill", json!(["#token-value", TOKEN])).await;
     browser.call("press", json!(["#token-value", "Enter"])).await;
     browser.until("location.pathname === '/workers'").await;
-    browser.until_shows("#said", "told to restart").await;
+    browser.until_shows("#said", "accepted the command restart").await;
     assert_eq!(made.commands.lock().unwrap()[0].1, Command::Restart);
 
     // One worker.
@@ -97,7 +97,7 @@ async fn commands_and_forms_with_the_token_only() {
     browser.click("#give").await;
     browser.until(&format!("location.pathname === '/workers/{id}'")).await;
 
-    // A pool: what is refused is said beside the form, and what was typed stays.
+    // A pool: a refusal is shown next to the form, and the input is kept.
     browser.open(&page.url("/pools")).await;
     look(&mut browser, "pools").await;
     browser.click("#add-pool").await;
@@ -131,7 +131,7 @@ async fn charts_of_an_hour_are_drawn_at_every_width() {
                 worker.state = if (at + n) % 40 < 3 { State::Synching } else { State::Active };
             }
         });
-        // For ten minutes nobody measured.
+        // No measurements for ten minutes.
         if !(100..160).contains(&n) {
             page.console.take_sample(now - std::time::Duration::from_secs(3600 - u64::from(n) * 10)).await;
         }
@@ -139,7 +139,7 @@ async fn charts_of_an_hour_are_drawn_at_every_width() {
     let mut browser = Browser::start().await;
     browser.open(&page.url("/")).await;
     browser.until("document.querySelectorAll('figure.chart path.line').length >= 5").await;
-    // What a screen reader is told of a drawing.
+    // The accessible name of a drawing.
     let named = "[...document.querySelectorAll('.plot svg')].every((svg) => svg.getAttribute('aria-labelledby')\
                  .split(' ').every((id) => document.getElementById(id).textContent.length > 2))";
     assert_eq!(browser.evaluate(named).await, true);

@@ -1,4 +1,4 @@
-//! Several editors of one fleet: over the real manager, none overwrites another.
+//! Concurrent editors of one fleet over the real manager: none overwrites another's edit.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use prb_core::{
 
 use crate::rig::*;
 
-/// A manager without a fleet, with one pool and one worker.
+/// Creates a manager without a fleet, with one pool and one worker.
 async fn manager() -> Manager {
     let manager = Manager::new(Parts {
         inventory: Arc::new(MemoryInventory::default()),
@@ -41,20 +41,20 @@ fn worker(name: &str) -> WorkerValue {
         .with_enabled(true)
 }
 
-/// The value of a hidden field of a form; of the last one of that name.
+/// Returns the value of a form's hidden field; the last one with that name.
 fn hidden(page: &Answer, name: &str) -> String {
     let field = format!("name=\"{name}\" value=\"");
     page.body.rsplit(&field).next().unwrap().split('"').next().unwrap().to_owned()
 }
 
 #[tokio::test]
-async fn of_two_editors_the_second_is_told_and_nothing_is_lost() {
+async fn second_of_two_editors_is_refused_and_nothing_is_lost() {
     let manager = manager().await;
     let backend: Arc<dyn Backend> = Arc::new(Local::new(manager.clone()));
     let page = Page::over(backend, &prb_core::queue::memory::MemoryQueue::default()).await;
     let (worker, pool) = (manager.workers()[0].id, manager.pools()[0].id);
 
-    // Both have opened the form of the same worker, and save at once, again and again.
+    // Both have opened the form of the same worker and save concurrently, repeatedly.
     for round in 0..20 {
         let form = page.get(&format!("/workers/{worker}/edit")).await;
         let version = hidden(&form, "version");
@@ -75,7 +75,7 @@ async fn of_two_editors_the_second_is_told_and_nothing_is_lost() {
         assert_eq!(manager.workers()[0].stake, u128::from(stake) * PHA);
     }
 
-    // A pool that somebody changes by the API while the form is open: the view may be a moment old.
+    // A pool is changed over the API while its form is open: the cached view may be slightly out of date.
     let form = page.get(&format!("/pools/{pool}/edit")).await;
     let version = hidden(&form, "version");
     let renamed = PoolValue::default().with_pid(PoolId(7)).with_name("eight".into()).with_enabled(true);
@@ -85,7 +85,7 @@ async fn of_two_editors_the_second_is_told_and_nothing_is_lost() {
     let body = format!("id={pool}&version={version}&pid=7&name=mine&enabled=1");
     assert_eq!(page.post("/pools/save", Some(TOKEN), &body).await.status, 409);
     assert_eq!(manager.pools()[0].name, "eight");
-    // So does another secret for the same operator, which no page shows.
+    // The same with another secret for the same operator, which no page shows.
     let read = manager.pools()[0].clone();
     let version = hidden(&page.get(&format!("/pools/{pool}/edit")).await, "version");
     let change = prb_core::manage::Change::Put(renamed.with_secret(Some("operator".into())));
@@ -99,7 +99,7 @@ async fn of_two_editors_the_second_is_told_and_nothing_is_lost() {
 }
 
 #[tokio::test]
-async fn what_came_meanwhile_is_not_removed_with() {
+async fn removal_of_a_changed_pool_is_refused() {
     let manager = manager().await;
     let backend: Arc<dyn Backend> = Arc::new(Local::new(manager.clone()));
     let page = Page::over(backend, &prb_core::queue::memory::MemoryQueue::default()).await;

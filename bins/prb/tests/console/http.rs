@@ -1,4 +1,4 @@
-//! The console as a client without a script sees it.
+//! The console over HTTP, without its script.
 
 use std::sync::Arc;
 
@@ -10,11 +10,11 @@ use secrecy::ExposeSecret;
 use crate::rig::*;
 
 #[tokio::test]
-async fn the_first_page_names_what_needs_a_hand() {
+async fn first_page_lists_workers_that_need_attention() {
     let page = Page::of(&Made::new(fleet(100, 10))).await;
     let answer = page.get("/").await;
     assert_eq!(answer.status, 200);
-    // Ten of a hundred, in five kinds, with their cause and remedy from the documentation.
+    // Ten of a hundred workers, in five groups, with cause and remedy from the documentation.
     answer
         .has(&[
             "10 workers",
@@ -29,15 +29,15 @@ async fn the_first_page_names_what_needs_a_hand() {
             "2,000,000\u{a0}PHA",
             "40,000\u{a0}PHA",
         ])
-        // The trade queue's jobs: in line and delayed together.
+        // The trade queue's jobs: waiting and delayed ones together.
         .has(&[
-            ">3</dd></div><div><dt>Jobs at the trader",
+            ">3</dd></div><div><dt>Jobs in progress",
             ">1,234<",
             r#"Jobs failed</dt><dd class="bad">7</dd>"#,
         ]);
     assert_eq!(answer.count("<tr id=\"trouble-"), 5);
     let calm = Page::of(&Made::new(fleet(10, 100))).await;
-    calm.get("/").await.has(&["Nothing. Whatever waits goes on by itself."]).lacks(&["trouble-"]);
+    calm.get("/").await.has(&["Nothing. Waiting workers continue by themselves."]).lacks(&["trouble-"]);
     let empty = Page::of(&Made::new(fleet(0, 1))).await;
     empty.get("/").await.has(&["No workers yet.", "/pools/new"]);
 }
@@ -67,7 +67,7 @@ async fn workers_are_filtered_sorted_and_paged() {
     let most = page.get("/workers?sort=lag&order=down&size=50").await;
     let first = most.body.split(" id=\"w-").nth(1).unwrap();
     assert!(first.contains("100,000") && first.contains("Stalled."), "{first}");
-    // Every column of the originals.
+    // All columns of the original's page.
     page.get("/workers?columns=all&size=50").await.has(&[
         "Para block",
         "Para header",
@@ -116,7 +116,7 @@ async fn names_and_messages_are_shown_as_text() {
 }
 
 #[tokio::test]
-async fn a_command_is_shown_before_it_is_given() {
+async fn command_is_previewed_before_it_is_given() {
     let mut made = fleet(100, 10);
     Arc::make_mut(&mut made.workers[2].entry).enabled = false;
     let ids: Vec<_> = made.workers[..3].iter().map(|worker| worker.entry.id).collect();
@@ -127,7 +127,7 @@ async fn a_command_is_shown_before_it_is_given() {
     shown.has(&["kick: 2 workers", "will kick", "Left out: worker rack-", "does not run"]);
     let sent = format!("{},{}", ids[0], ids[1]);
     shown.has(&[&sent]).lacks(&[&format!(",{}", ids[2])]);
-    // The filter's workers, whatever is chosen.
+    // The workers that match the filter, whatever is selected.
     page.get("/workers/confirm?command=restart&all=1&attention=1").await.has(&["restart: 10 workers"]);
     page.get("/workers/confirm?command=restart").await.has(&["No worker was chosen."]);
     for (path, status) in [
@@ -137,18 +137,18 @@ async fn a_command_is_shown_before_it_is_given() {
     ] {
         assert_eq!(page.get(path).await.status, status, "{path}");
     }
-    // Nothing was given so far, and nothing is given without the token.
+    // Previews gave no command, and none is accepted without the token.
     let body = format!("command=kick&ids={sent}");
     assert_eq!(page.post("/workers/command", None, &body).await.status, 401);
     assert_eq!(page.post("/workers/command", Some("another-token-of-16"), &body).await.status, 401);
     assert!(made.commands.lock().unwrap().is_empty());
     let answer = page.post("/workers/command", Some(TOKEN), &body).await;
     assert_eq!(answer.status, 200);
-    answer.has(&["2 workers told to kick."]);
+    answer.has(&["2 workers accepted the command kick."]);
     assert_eq!(*made.commands.lock().unwrap(), [(ids[..2].to_vec(), Command::Kick)]);
 }
 
-/// As many as a page may show: their ids make a long address.
+/// A selection of a whole page: the ids make a long URL.
 #[tokio::test]
 async fn a_whole_page_can_be_chosen() {
     let made = Made::new(fleet(500, 1000));
@@ -165,12 +165,12 @@ async fn a_whole_page_can_be_chosen() {
 }
 
 #[tokio::test]
-async fn forms_are_checked_and_overwrite_nobodys_edit() {
+async fn forms_are_validated_and_do_not_overwrite_edits() {
     let made = Made::new(fleet(3, 100));
     let page = Page::of(&made).await;
     let worker = made.fleet.lock().unwrap().workers[0].entry.clone();
     let form = page.get(&format!("/workers/{}/edit", worker.id)).await;
-    form.has(&["value=\"20000\"", "Remove rack-", "It computes"]);
+    form.has(&["value=\"20000\"", "Remove rack-", "It is computing"]);
     let version = form.body.split("name=\"version\" value=\"").nth(1).unwrap().split('"').next().unwrap();
     let body = |pid: &str, stake: &str, version: &str| {
         format!(
@@ -198,7 +198,7 @@ async fn forms_are_checked_and_overwrite_nobodys_edit() {
         }
         other => panic!("{other:?}"),
     }
-    // A secret goes in, and never out; a blank one is none.
+    // A secret is accepted but never shown; a blank one means none.
     let pool = "pid=99&name=new&proxied=&enabled=1&after_stop=reclaim&secret=";
     let answer = page.post("/pools/save", Some(TOKEN), &format!("{pool}bottom+drive+obey")).await;
     answer.has(&["Pool new is saved."]).lacks(&["bottom"]);
@@ -214,7 +214,7 @@ async fn forms_are_checked_and_overwrite_nobodys_edit() {
 }
 
 #[tokio::test]
-async fn a_stream_has_only_what_changes() {
+async fn stream_has_only_changes() {
     let made = Made::new(fleet(100, 1000));
     let page = Page::of(&made).await;
     let mut stream = page.stream("/live/workers?size=50").await;
@@ -227,21 +227,21 @@ async fn a_stream_has_only_what_changes() {
     assert!(next["parts"].as_array().unwrap().is_empty() && rows.len() == 1, "{next}");
     assert_eq!(rows[0][0], format!("w-{id}"));
     assert!(rows[0][1].as_str().unwrap().contains("Something new"));
-    // A worker that is not on the page changes nothing there.
+    // A change of a worker that is not on the page sends nothing.
     made.change(|fleet| {
         fleet.workers[80].message = "Elsewhere".into();
         fleet.workers.remove(0);
     });
     let next = stream.next().await;
     assert_eq!(next["parts"][0][0], "list", "another order: the list as a whole");
-    // Trouble: what was shown stays, with a notice.
+    // On an error, shown content stays, with a notice.
     *made.trouble.lock().unwrap() = Some(Error::new(StatusCode::BAD_GATEWAY, "the peer cannot be reached"));
     let next = stream.next().await;
     assert_eq!((next["parts"].as_array().unwrap().len(), &next["parts"][0][0]), (1, &"notice".into()));
 }
 
 #[tokio::test]
-async fn what_was_lately_is_drawn() {
+async fn recent_measurements_are_drawn() {
     let made = Made::new(fleet(100, 10));
     let queue = prb_core::queue::memory::MemoryQueue::default();
     let page = Page::with_queue(&made, &queue).await;
@@ -260,7 +260,7 @@ async fn what_was_lately_is_drawn() {
     ]);
     drawn.lacks(&["style=", "onload"]);
     page.get("/?span=day").await.has(&["From a day ago to now"]);
-    // The charts are a part of their own: a sample changes that and nothing else.
+    // The charts are a separate part: a sample changes only that part.
     let mut stream = page.stream("/live/").await;
     stream.next().await;
     made.change(|fleet| fleet.workers.iter_mut().for_each(|worker| worker.lag = Some(7)));
@@ -273,7 +273,7 @@ async fn what_was_lately_is_drawn() {
         );
     }
     page.get("/").await.has(&["Now median 7."]);
-    // What cannot be had is a gap, and no end.
+    // A failed measurement is a gap, and does not end the chart.
     *made.trouble.lock().unwrap() = Some(Error::new(StatusCode::BAD_GATEWAY, "away"));
     page.console.take_sample(std::time::SystemTime::now()).await;
     *made.trouble.lock().unwrap() = None;
@@ -281,7 +281,7 @@ async fn what_was_lately_is_drawn() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_shown_says_why() {
+async fn errors_are_shown_with_their_reason() {
     let made = Made::new(fleet(3, 100));
     let page = Page::of(&made).await;
     for path in [
@@ -303,7 +303,7 @@ async fn what_cannot_be_shown_says_why() {
 }
 
 #[tokio::test]
-async fn a_fleet_of_a_file_takes_commands_and_no_edits() {
+async fn fleet_of_a_file_accepts_commands_but_no_edits() {
     let mut made = Made::new(fleet(3, 100));
     Arc::get_mut(&mut made).unwrap().read_only = Some("Pools and workers are edited in a file".into());
     let page = Page::of(&made).await;

@@ -1,4 +1,4 @@
-//! The console over HTTP and in a real browser, over a fleet that is made up.
+//! The console over HTTP and in a real browser, over a simulated fleet.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
 
 mod browser;

@@ -1,4 +1,4 @@
-//! A made-up fleet, its console on a port of its own, and a client without manners.
+//! A simulated fleet, its console on a port of its own, and a raw HTTP client.
 
 use std::{
     net::SocketAddr,
@@ -34,14 +34,14 @@ use tokio::{
 };
 use uuid::Uuid;
 
-/// What nothing in these tests takes, even on a machine with other work.
+/// Timeout that is long enough even on a loaded machine.
 pub const LONG: Duration = Duration::from_secs(60);
 pub const TOKEN: &str = "a-token-of-this-test";
 pub const PHA: u128 = 1_000_000_000_000;
-/// A name that is markup where it is not escaped.
+/// A name that would be markup if it were not escaped.
 pub const NASTY: &str = "<b onmouseover=alert(1)>rack</b> \"&amp;'";
 
-/// A fleet that does what it is told, and keeps what it was told.
+/// A simulated fleet that records commands and edits.
 #[derive(Debug)]
 pub struct Made {
     pub fleet: Mutex<Arc<FleetView>>,
@@ -200,7 +200,7 @@ pub fn worker(n: u64) -> WorkerView {
     }
 }
 
-/// Gives a worker a trouble, by its number.
+/// Puts a worker into one of several troubles, by its number.
 pub fn trouble(worker: &mut WorkerView, n: u64) {
     let troubles = [
         (State::Error, "unreachable", "http://10.0.0.1: connection refused"),
@@ -243,7 +243,7 @@ pub fn pool(pid: u64) -> PoolView {
     }
 }
 
-/// `count` workers in 20 pools, of which every `every`th has trouble.
+/// Creates `count` workers in 20 pools; one in `every` has trouble.
 pub fn fleet(count: u64, every: u64) -> FleetView {
     let worker = |n: u64| {
         let mut worker = worker(n);
@@ -310,13 +310,13 @@ impl Page {
         format!("http://{}{path}", self.address)
     }
 
-    /// Asks as a browser does.
+    /// Sends a browser's request.
     pub async fn get(&self, path: &str) -> Answer {
         self.send(&format!("GET {path} HTTP/1.1\r\nHost: {}\r\nAccept: text/html\r\n", self.address), "")
             .await
     }
 
-    /// A change, as the page's script sends it.
+    /// Sends a change in the form of the page's script.
     pub async fn post(&self, path: &str, token: Option<&str>, body: &str) -> Answer {
         let token = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
         let (address, length) = (self.address, body.len());
@@ -331,7 +331,7 @@ impl Page {
         tokio::time::timeout(LONG, ask(self.address, head, body)).await.expect("no answer")
     }
 
-    /// A stream of changes.
+    /// Opens a stream of changes.
     pub async fn stream(&self, path: &str) -> Stream {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let head =
@@ -352,14 +352,14 @@ async fn ask(address: SocketAddr, head: &str, body: &str) -> Answer {
     Answer { status, body: body.to_owned() }
 }
 
-/// Events as they come.
+/// Events in their order.
 pub struct Stream {
     stream: TcpStream,
     seen: String,
 }
 
 impl Stream {
-    /// The next event's data.
+    /// Returns the next event's data.
     pub async fn next(&mut self) -> serde_json::Value {
         let read = async {
             loop {
@@ -381,21 +381,21 @@ impl Stream {
     }
 }
 
-/// Takes the lengths of chunks away, as far as they stand on lines of their own.
+/// Removes chunk lengths that are on lines of their own.
 fn without_chunks(text: &str) -> String {
     let is_length =
         |line: &str| !line.is_empty() && line.len() < 7 && line.bytes().all(|b| b.is_ascii_hexdigit());
     text.split("\r\n").filter(|line| !is_length(line)).collect()
 }
 
-/// What came back.
+/// An answer.
 pub struct Answer {
     pub status: u16,
     pub body: String,
 }
 
 impl Answer {
-    /// Says which of the texts the body lacks.
+    /// Panics with the texts that the body lacks.
     #[track_caller]
     pub fn has(&self, texts: &[&str]) -> &Self {
         for text in texts {
@@ -412,7 +412,7 @@ impl Answer {
         self
     }
 
-    /// How many times the body has a text.
+    /// Returns how many times the body contains a text.
     pub fn count(&self, text: &str) -> usize {
         self.body.matches(text).count()
     }

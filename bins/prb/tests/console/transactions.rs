@@ -1,4 +1,4 @@
-//! The transactions of a fleet's workers among the console's pages.
+//! The page of transactions in the console.
 
 use axum::http::StatusCode;
 use prb_core::{
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::{driver::Browser, rig::*};
 
-/// A job about worker `n` of the made fleet.
+/// Submits a job about worker `n` of the simulated fleet.
 async fn submit(queue: &MemoryQueue, n: u64) {
     let worker = worker(n).key.unwrap();
     let pool = PoolId(n % 20 + 1);
@@ -74,11 +74,11 @@ async fn transactions_are_shown_by_worker_with_block_and_fee() {
         let answer = page.get(&format!("/transactions?{query}")).await;
         assert_eq!(answer.count("id=\"job-"), count, "{query}");
     }
-    page.get("/transactions?worker=nobody").await.has(&["No worker of that name"]);
+    page.get("/transactions?worker=nobody").await.has(&["No worker with that name"]);
     let confirm = page.get("/transactions/confirm?do=retry&id=2").await;
     confirm.has(&["retry: 1 job", &worker(4).entry.name, "action=\"/transactions/act\""]);
     assert_eq!(page.post("/transactions/act", None, "do=retry&id=2").await.status, 401);
-    page.post("/transactions/act", Some(TOKEN), "do=retry&id=2").await.has(&["Job 2 is in line again."]);
+    page.post("/transactions/act", Some(TOKEN), "do=retry&id=2").await.has(&["Job 2 is queued again."]);
     // The worker's page has its own.
     let own = page.get(&format!("/workers/{id}")).await;
     own.has(&["<h2>Transactions</h2>", "id=\"job-1\"", "id=\"job-3\"", "All its jobs"]);
@@ -110,7 +110,7 @@ async fn jobs_are_chosen_and_retried_with_the_token() {
     browser.call("selectOption", json!(["[name=state]", "failed"])).await;
     browser.until_shows("#jobs .extent", "1–14 of 14").await;
     browser.call("check", json!(["#choose-all"])).await;
-    // What is chosen stays so while the list keeps itself fresh.
+    // The selection is kept while the list updates.
     submit(&queue, 1).await;
     browser.until_shows("#count-waiting b", "21").await;
     browser.click("#bulk-chosen").await;
@@ -121,7 +121,7 @@ async fn jobs_are_chosen_and_retried_with_the_token() {
     browser.picture("console-token").await;
     browser.call("fill", json!(["#token-value", TOKEN])).await;
     browser.call("press", json!(["#token-value", "Enter"])).await;
-    browser.until_shows("#said", "14 jobs: in line again.").await;
+    browser.until_shows("#said", "14 jobs: queued again.").await;
     browser.open(&page.url(&format!("/workers/{}", worker(3).entry.id))).await;
     browser.until_shows("#jobs", "All its jobs").await;
     crate::browser::look(&mut browser, "worker-jobs").await;

@@ -1,4 +1,4 @@
-//! Compose files, as far as ours and the original guide's use them.
+//! Parses compose files, as far as ours and the original guide's need it.
 
 use std::{
     collections::BTreeMap,
@@ -31,7 +31,7 @@ pub(crate) struct Service {
     pub(crate) ports: Vec<String>,
 }
 
-/// A file of the docs.
+/// Returns the path of a file of the docs.
 pub(crate) fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/deploy").join(name)
 }
@@ -41,7 +41,7 @@ pub(crate) fn text(name: &str) -> String {
 }
 
 impl File {
-    /// Reads a compose file, with the defaults of its `${NAME:-default}`.
+    /// Parses a compose file, with the defaults of its `${NAME:-default}`.
     pub(crate) fn read(text: &str) -> Self {
         let value: serde_json::Value = serde_saphyr::from_str(&interpolated(text)).expect("it is no YAML");
         serde_json::from_value(value).expect("it is no compose file")
@@ -52,7 +52,7 @@ impl File {
     }
 }
 
-/// `${NAME:-default}` as its default, and `${NAME:?message}` as a word.
+/// Replaces `${NAME:-default}` by its default and `${NAME:?message}` by a placeholder.
 fn interpolated(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
@@ -72,7 +72,7 @@ fn interpolated(text: &str) -> String {
 }
 
 impl Service {
-    /// Its variables, with values changed for a test: every `from` becomes `to`.
+    /// Returns its variables, with each `from` replaced by `to`.
     pub(crate) fn variables(&self, changes: &[(&str, String)]) -> Vec<(String, String)> {
         let variable = |line: &String| {
             let (name, value) = line.split_once('=').unwrap_or_else(|| panic!("{line} has no value"));
@@ -82,7 +82,7 @@ impl Service {
         self.environment.iter().map(variable).collect()
     }
 
-    /// Runs it as a process: its entry point is looked up in `bin`, as in the image's PATH.
+    /// Runs it as a process. Its entry point is looked up in `bin`, as in the image's PATH.
     pub(crate) fn run(&self, bin: &Path, log: &Path, variables: &[(String, String)]) -> Process {
         let prb = ["prb".to_owned()];
         let words = if self.entrypoint.is_empty() { &prb[..] } else { &self.entrypoint };

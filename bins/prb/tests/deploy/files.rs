@@ -1,10 +1,10 @@
-//! What the files say, without running them.
+//! Checks of the deployment files' content.
 
 use std::{collections::BTreeSet, process::Command};
 
 use crate::compose::{File, Service, path, text};
 
-/// Variables that `prb` reads, by its own help.
+/// Returns the variables in the help of `prb`.
 fn known_variables() -> BTreeSet<String> {
     let mut known: BTreeSet<_> =
         ["PHALA_MODULE", "PRB_API_TOKEN", "PRB_WALKIE_PSK"].map(str::to_owned).into();
@@ -28,7 +28,7 @@ fn ours() -> Vec<(&'static str, String, Service)> {
 }
 
 #[test]
-fn compose_files_use_what_there_is() {
+fn compose_files_use_existing_variables() {
     let known = known_variables();
     let modules: BTreeSet<_> = ours()
         .into_iter()
@@ -55,7 +55,7 @@ fn compose_files_use_what_there_is() {
             .values()
             .all(|service| { service.depends_on.iter().all(|other| lifecycle.services.contains_key(other)) })
     );
-    // Nothing is open to other machines that need not be.
+    // Only required ports are published to other machines.
     let redis = &lifecycle.service("redis-q").command;
     assert!(redis.windows(2).any(|words| words == ["--bind", "127.0.0.1"]), "{redis:?}");
     let node = File::read(&text("compose/node.yml"));
@@ -63,7 +63,7 @@ fn compose_files_use_what_there_is() {
     assert!(rpc.len() == 2 && rpc.iter().all(|port| port.starts_with("127.0.0.1:")), "{rpc:?}");
 }
 
-/// The instructions of a Dockerfile with their arguments, continuation lines joined.
+/// Returns a Dockerfile's instructions and arguments, with continuation lines joined.
 fn instructions(text: &str) -> Vec<(String, String)> {
     let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
     let joined = lines.collect::<Vec<_>>().join("\n").replace("\\\n", " ");
@@ -75,7 +75,7 @@ fn instructions(text: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn the_image_is_small_and_runs_as_nobody() {
+fn image_is_small_and_runs_unprivileged() {
     const KNOWN: [&str; 12] = [
         "ARG",
         "FROM",
@@ -98,7 +98,7 @@ fn the_image_is_small_and_runs_as_nobody() {
     let stages: Vec<_> = (0..all.len()).filter(|at| all[*at].0 == "FROM").collect();
     assert_eq!(stages.len(), 2);
     let last = &all[stages[1]..];
-    // Nothing is run, and nothing but the program and its folder is put in.
+    // The last stage runs nothing and has only the program and its folder.
     assert!(last[0].1.contains("distroless") && !last.iter().any(|(name, _)| name == "RUN"));
     assert!(last.iter().filter(|(name, _)| name == "COPY").all(|(_, what)| what.starts_with("--from=build")));
     let of =
@@ -115,7 +115,7 @@ fn the_image_is_small_and_runs_as_nobody() {
 }
 
 #[test]
-fn the_build_gets_what_it_needs_and_no_more() {
+fn build_context_has_only_required_files() {
     let rules = text("Dockerfile.dockerignore");
     let taken: BTreeSet<_> = rules.lines().filter_map(|rule| rule.strip_prefix('!')).collect();
     assert!(rules.starts_with("*\n"));
@@ -131,16 +131,16 @@ fn the_build_gets_what_it_needs_and_no_more() {
             "{member}"
         );
     }
-    // Read while it is built.
+    // Read during the build.
     assert!(taken.contains("docs/worker-states.md") && taken.contains("Cargo.lock"));
 }
 
 #[test]
-fn the_unit_names_one_program() {
+fn unit_runs_one_program() {
     let unit = text("systemd/prb@.service");
     let value = |key: &str| unit.lines().filter_map(|line| line.strip_prefix(key)).collect::<Vec<_>>();
     assert_eq!(value("ExecStart="), ["/usr/local/bin/prb"]);
-    // A bad configuration ends with 2, and is not tried again.
+    // Exit code 2 means a bad configuration, after which it is not restarted.
     assert_eq!(value("RestartPreventExitStatus="), ["2"]);
     let known = known_variables();
     for variable in value("Environment=") {
@@ -151,14 +151,14 @@ fn the_unit_names_one_program() {
 
 const DOCS: [&str; 4] = ["../../README.md", "../operating.md", "../data-provider.md", "../migration.md"];
 
-/// What stands in `](…)`, without addresses elsewhere.
+/// Returns the targets in `](…)`, without external URLs.
 fn links(text: &str) -> Vec<&str> {
     let links = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
     links.filter(|link| !link.is_empty() && !link.contains("://")).collect()
 }
 
 #[test]
-fn the_docs_name_what_there_is() {
+fn docs_mention_only_existing_files_and_variables() {
     let known = known_variables();
     for name in DOCS {
         let doc = text(name);
@@ -171,7 +171,7 @@ fn the_docs_name_what_there_is() {
                 assert!(std::fs::metadata(&file).unwrap().len() < 200 * 1024, "{link} is large");
             }
         }
-        // Variables without effect are named in the migration's table.
+        // Variables without effect are in the migration table.
         let doc = doc.split("## Variables without effect").next().unwrap();
         let words = doc.split(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'));
         let variables = words.filter(|word| word.starts_with("PHALA_") || word.starts_with("PRB_"));

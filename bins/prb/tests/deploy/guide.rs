@@ -1,5 +1,6 @@
-//! The compose files' services as processes on a devnet, by the original guide's steps: a data provider and a monitor,
-//! Redis, a lifecycle manager with its trader, pools and workers through the monitor's calls.
+//! Runs the compose files' services as processes on a devnet, by the steps of the original's guide: a data
+//! provider and a monitor, Redis, a lifecycle manager with its trader, pools and workers over the monitor's
+//! calls.
 
 use std::{
     os::unix::fs::symlink,
@@ -18,7 +19,7 @@ use crate::{
 
 const LIMIT: Duration = Duration::from_secs(90);
 const TOKEN: &str = "a-token-of-this-test";
-/// How the original's containers are started.
+/// The entry point of the original's containers.
 const ENTRY_POINT: [&str; 6] = [
     "node",
     "--trace-warnings",
@@ -28,7 +29,7 @@ const ENTRY_POINT: [&str; 6] = [
     "dist/index",
 ];
 
-/// The image's programs.
+/// Creates a folder with the image's programs.
 fn bin() -> TempDir {
     let bin = TempDir::new().unwrap();
     for name in ["prb", "node"] {
@@ -41,7 +42,7 @@ fn original() -> Vec<String> {
     ENTRY_POINT.map(str::to_owned).into()
 }
 
-/// What differs where several containers' processes share a machine with a test.
+/// Adjusts variables so that the processes of several containers can share a machine with a test.
 fn variables(service: &Service, changes: &[(&str, String)], folder: &Path) -> Vec<(String, String)> {
     let mut variables = service.variables(changes);
     let mut set = |name: &str, value: String| {
@@ -76,7 +77,7 @@ impl Monitor {
         }
     }
 
-    /// As the guide's curl.
+    /// Sends a call like the guide's curl command.
     async fn call(&self, peer: &str, method: &str, request: &Value) -> Value {
         let url = format!("{}/ptp/proxy/{peer}/{method}", self.base);
         let request = self.http.post(url).bearer_auth(TOKEN).body(request.to_string());
@@ -99,7 +100,7 @@ impl Monitor {
         }
     }
 
-    /// The peer of a role, once it is found.
+    /// Waits for the peer of a role.
     async fn find(&self, role: &str) -> String {
         let start = Instant::now();
         loop {
@@ -125,7 +126,7 @@ fn health(bin: &Path, variables: &[(String, String)]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn the_originals_queue_page_explains_itself_and_ends() {
+fn originals_queue_page_service_explains_itself_and_exits() {
     let bin = bin();
     let service = Service { entrypoint: original(), ..Service::default() };
     let log = bin.path().join("log");
@@ -134,7 +135,7 @@ fn the_originals_queue_page_explains_itself_and_ends() {
     assert_eq!(runtime.block_on(process.wait(LIMIT)), Some(0));
     let said = std::fs::read_to_string(log).unwrap();
     assert!(said.contains("4567") && said.contains("Remove this service"), "{said}");
-    // Beside arguments it is a mistake, as any other unknown module is.
+    // With arguments it is an error, like any other unknown module.
     let refused = Command::new(bin.path().join("prb"))
         .args(["--log-level", "info"])
         .env("PHALA_MODULE", "utils/arena")
@@ -145,7 +146,7 @@ fn the_originals_queue_page_explains_itself_and_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_guides_steps_lead_to_a_computing_worker() {
+async fn steps_of_the_guide_lead_to_a_computing_worker() {
     let (net, bin) = (Net::start(chain(), 1).await, bin());
     let provider_file = File::read(&text("compose/data-provider.yml"));
     let lifecycle_file = File::read(&text("compose/lifecycle.yml"));
@@ -162,7 +163,7 @@ async fn the_guides_steps_lead_to_a_computing_worker() {
         let folder = net.dir.path().join(name);
         std::fs::create_dir_all(&folder).unwrap();
         let mut service = file.service(name).clone();
-        // The original's compose files start their containers so.
+        // The entry point in the original's compose files.
         service.entrypoint = original();
         let mut variables = variables(&service, &changes, &folder);
         variables.extend(further.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
@@ -174,7 +175,7 @@ async fn the_guides_steps_lead_to_a_computing_worker() {
     let console = [
         ("PORT", port.to_string()),
         ("PRB_API_TOKEN", TOKEN.to_owned()),
-        // As the guide has it, with the address of the manager, too: there is no mDNS here.
+        // As in the guide, but with the manager's address: there is no mDNS here.
         (
             "PTP_BOOT_NODES",
             format!("/ip4/127.0.0.1/tcp/{provider}/peer_id_of_data_provider,/ip4/127.0.0.1/tcp/{manager}"),
@@ -215,7 +216,7 @@ async fn the_guides_steps_lead_to_a_computing_worker() {
     let made = monitor.call(&peer, "CreateWorker", &workers).await;
     net.until_active([0], LIMIT).await;
 
-    // The console shows of it what the manager's own would: reason, registration, history, money, jobs.
+    // The monitor's console shows the same as the manager's own: reason, registration, history, balances, jobs.
     let base = format!("/managers/{peer}");
     let worker = format!("{base}/workers/{}", made["workers"][0]["uuid"].as_str().unwrap());
     let page = monitor

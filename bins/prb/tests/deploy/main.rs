@@ -1,4 +1,4 @@
-//! The files of docs/deploy: read, held to what they promise, and run as processes where no container engine is.
+//! Tests of docs/deploy: the files are parsed, checked, and run as processes without a container engine.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 #[path = "../support/mod.rs"]

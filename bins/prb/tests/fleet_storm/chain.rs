@@ -1,4 +1,4 @@
-//! What the chain says after the storm: free stake of pools, and what became of each call that was paid for.
+//! On-chain results of the storm: free stake of pools, and the outcome of each call that fees were paid for.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use sp_core::H256;
 use sp_crypto_hashing::{blake2_128, twox_64, twox_128};
 use sp_runtime::DispatchError;
 
-/// What a pool has for new sessions, at the newest final block.
+/// Returns a pool's stake for new sessions, at the newest final block.
 pub(crate) fn free_stake(para: &Node, pid: u64) -> u128 {
     let at = para.block_hash(para.finalized_number()).unwrap();
     let pid = pid.encode();
@@ -37,10 +37,10 @@ pub(crate) fn free_stake(para: &Node, pid: u64) -> u128 {
     value.map_or(0, |value| AssetAccount::decode(&mut &value[..]).unwrap().balance)
 }
 
-/// A call for a worker: by name and the worker's key.
+/// A call for a worker: its name and the worker's key.
 type Paid = (&'static str, [u8; 32]);
 
-/// Failed calls in all final blocks, counted by call, worker and error.
+/// Counts the failed calls in all final blocks by call, worker and error.
 pub(crate) fn refusals(para: &Node) -> BTreeMap<(&'static str, [u8; 32], String), u32> {
     let mut counts = BTreeMap::new();
     for number in 1..=para.finalized_number() {
@@ -63,7 +63,7 @@ fn events(para: &Node, number: u32) -> Vec<EventRecord<RuntimeEvent, H256>> {
     value.map(|value| Decode::decode(&mut &value[..]).unwrap()).unwrap_or_default()
 }
 
-/// Lists the calls of workers in an extrinsic, in the order in which they are carried out.
+/// Collects an extrinsic's calls about workers, in the order of execution.
 fn collect(call: &RuntimeCall, found: &mut Vec<Paid>) {
     use stake_pool::Call;
     let paid = match call {
@@ -97,7 +97,7 @@ fn collect(call: &RuntimeCall, found: &mut Vec<Paid>) {
     found.push(paid);
 }
 
-/// Those of an extrinsic's calls that failed, from its events.
+/// Returns an extrinsic's failed calls, from its events.
 fn failed(paid: &[Paid], events: &[EventRecord<RuntimeEvent, H256>], index: u32) -> Vec<(Paid, String)> {
     let mut items = Vec::new();
     let mut whole = None;

@@ -1,4 +1,4 @@
-//! Where every worker has to be once nothing happens any more.
+//! The expected state of every worker after the storm.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -15,10 +15,10 @@ use crate::{
 
 /// How long a command may wait for a machine that is away.
 const COMMAND_WAITS: Duration = Duration::from_secs(30);
-/// Blocks that a worker at the tip may be behind.
+/// Maximum lag of a worker at the tip, in blocks.
 const TIP: u32 = 3;
 
-/// Lists everything that is not as the settings say, by entry.
+/// Lists the entries that are not in the state that their settings require.
 pub(crate) fn misplaced(scene: &Scene) -> Vec<String> {
     let mut found = Vec::new();
     let mut waiting: BTreeMap<usize, Vec<u128>> = BTreeMap::new();
@@ -50,7 +50,7 @@ pub(crate) fn misplaced(scene: &Scene) -> Vec<String> {
             )
         }));
     }
-    // Whatever the order is: the one that is first would fit.
+    // Whatever the order is: the first worker's stake would fit.
     for (pool, stakes) in waiting {
         if stakes.iter().all(|stake| *stake <= free[pool]) {
             found.push(format!(
@@ -64,7 +64,7 @@ pub(crate) fn misplaced(scene: &Scene) -> Vec<String> {
     found
 }
 
-/// Whether the entry's worker is to run, and calls are to be sent for it.
+/// Returns whether the entry's worker should run and calls should be sent for it.
 fn runs(entry: &Entry) -> bool {
     entry.enabled && !entry.sync_only
 }
@@ -73,7 +73,7 @@ fn is_confirmed(observed: &Observed) -> bool {
     observed.saved.key == Some(observed.key)
 }
 
-/// Whether it is to compute, and only stake is missing.
+/// Returns whether it should compute and lacks only stake.
 pub(crate) fn wants_stake(entry: &Entry, observed: &Observed) -> bool {
     runs(entry)
         && is_confirmed(observed)
@@ -108,7 +108,7 @@ fn faults(scene: &Scene, at: usize, entry: &Entry, observed: &Observed) -> Vec<S
         return wrong;
     }
     match saved.goal {
-        // Whether there is stake for it is seen with all others of its pool.
+        // Whether its stake is available is checked with all others of its pool.
         Goal::Compute => {
             let ready = truth.registered && truth.pool == Some(scene.net.devnet.pools()[entry.pool].pid);
             check(ready, "is not in its pool");
@@ -124,7 +124,7 @@ fn faults(scene: &Scene, at: usize, entry: &Entry, observed: &Observed) -> Vec<S
                 "has not left its pool, and nothing is locked",
             );
         }
-        // A worker that computes has nothing to reclaim yet.
+        // A computing worker has nothing to reclaim yet.
         Goal::Reclaim => check(computing, "has not been reclaimed"),
         Goal::Stop => check(false, "has not been stopped"),
         _ => check(false, "has a goal that this test does not know"),
@@ -138,7 +138,8 @@ fn faults(scene: &Scene, at: usize, entry: &Entry, observed: &Observed) -> Vec<S
     wrong
 }
 
-/// Lists keys that got stake while an earlier key of their entry had some, though nobody had said so.
+/// Lists keys that got stake while an earlier key of their entry had some, without an operator's
+/// confirmation.
 pub(crate) fn staked_twice(scene: &Scene) -> Vec<String> {
     let para = scene.net.devnet.para();
     let mut started: BTreeMap<[u8; 32], Vec<u32>> = BTreeMap::new();
@@ -171,7 +172,7 @@ pub(crate) fn staked_twice(scene: &Scene) -> Vec<String> {
     found
 }
 
-/// Lists refusals that were paid for more than once.
+/// Lists refused calls that fees were paid for more than once.
 pub(crate) fn paid_again(scene: &Scene) -> Vec<String> {
     let name = |key: &[u8; 32]| {
         let mut all = scene.entries.iter().zip(&scene.machines);
@@ -186,8 +187,8 @@ pub(crate) fn paid_again(scene: &Scene) -> Vec<String> {
         .collect()
 }
 
-/// A pool in which several workers wait for stake and nobody else would take any, with the indexes of those
-/// workers, by name.
+/// Finds a pool in which several workers wait for stake and nobody else would take any; returns the indexes
+/// of those workers, by name.
 pub(crate) fn waiting_for_stake(scene: &Scene) -> Option<(usize, Vec<usize>)> {
     let mut waiting: Vec<Vec<usize>> = vec![Vec::new(); POOLS];
     let mut unsuitable = [false; POOLS];

@@ -1,9 +1,9 @@
-//! A fleet under everything that operators, owners, machines and nodes do to it at once: at the end every worker
-//! is where its settings say, and nobody has paid for it twice.
+//! A fleet under random operations of operators, pool owners, machines and nodes: at the end every worker is
+//! in the state that its settings require, and no fees or stake were spent twice.
 //!
-//! `PRB_TEST_FLEET_STORM_SECS` (30), `PRB_TEST_FLEET_STORM_WORKERS` (40), `PRB_TEST_FLEET_STORM_QUIET_SECS` (180, the
-//! most that it takes until all is in place) and `PRB_TEST_FLEET_STORM_SEED` (1) make it another run; the full check
-//! is one of 600 seconds and 300 workers.
+//! Variables: `PRB_TEST_FLEET_STORM_SECS` (30), `PRB_TEST_FLEET_STORM_WORKERS` (40),
+//! `PRB_TEST_FLEET_STORM_QUIET_SECS` (180, the time limit until everything is in place) and
+//! `PRB_TEST_FLEET_STORM_SEED` (1). The full check runs 600 seconds with 300 workers.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 #[path = "../support/mod.rs"]
@@ -24,14 +24,14 @@ use tokio::time::{Instant, sleep};
 use scene::Scene;
 use storm::Storm;
 
-/// How long all stays in place before it counts.
+/// How long everything must stay in place.
 const STEADY: Duration = Duration::from_secs(4);
 
 fn variable(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-/// Waits until nothing is out of place, for a while.
+/// Waits until nothing has been out of place for a while.
 async fn until_in_place(scene: &Scene, limit: Duration) -> Result<(), Vec<String>> {
     let start = Instant::now();
     let mut since = None;
@@ -48,13 +48,14 @@ async fn until_in_place(scene: &Scene, limit: Duration) -> Result<(), Vec<String
     }
 }
 
-/// Gives a pool what its first waiting worker needs: that one computes then, and no other of those that waited.
+/// Gives a pool the stake of its first waiting worker: that one must compute then, and no other waiting
+/// worker.
 async fn the_first_of_those_that_wait_is_served(
     scene: &mut Scene,
     limit: Duration,
 ) -> Result<(), Vec<String>> {
     let Some((pool, waiting)) = checks::waiting_for_stake(scene) else { return Ok(()) };
-    // The same for all: who comes first is a matter of the order alone.
+    // The same stake for all, so that only the order decides which worker is first.
     let most = waiting.iter().map(|at| scene.entries[*at].stake).max().unwrap();
     waiting.iter().for_each(|at| scene.entries[*at].stake = most);
     scene.reload().await;
@@ -83,7 +84,7 @@ async fn the_first_of_those_that_wait_is_served(
     }
 }
 
-/// Fails; the scene lists its events then.
+/// Fails the test; the scene prints its events.
 fn report(seed: u64, what: &str, wrong: &[String]) -> ! {
     for line in wrong {
         eprintln!("---- {line}");
@@ -92,20 +93,20 @@ fn report(seed: u64, what: &str, wrong: &[String]) -> ! {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_happens_every_worker_ends_where_its_settings_say() {
+async fn after_the_storm_every_worker_is_in_the_required_state() {
     let (secs, workers) =
         (variable("PRB_TEST_FLEET_STORM_SECS", 30), variable("PRB_TEST_FLEET_STORM_WORKERS", 40) as usize);
     let limit = Duration::from_secs(variable("PRB_TEST_FLEET_STORM_QUIET_SECS", 180));
     let seed = variable("PRB_TEST_FLEET_STORM_SEED", 1);
     eprintln!("fleet storm: seed {seed}, {workers} workers, {secs} s");
     let mut scene = Scene::start(workers, StdRng::seed_from_u64(seed)).await;
-    // From nothing, as far as the stake goes.
+    // From a new fleet, as far as the stake suffices.
     if let Err(wrong) = until_in_place(&scene, limit).await {
         report(seed, "the fleet does not come up", &wrong);
     }
     scene.note("all in place".into());
     Storm::default().run(&mut scene, Duration::from_secs(secs)).await;
-    // Not all of them: some stay as they were left.
+    // Not all of them: some keep their state.
     for at in (0..workers).step_by(2) {
         storm::give(&mut scene, at, Command::Start);
     }

@@ -1,4 +1,4 @@
-//! Machines, the entries that name them in the fleet file, and the daemon that manages them.
+//! The machines, the fleet file's entries for them, and the daemon that manages them.
 
 use std::{collections::HashMap, fmt::Write as _, net::SocketAddr, time::Duration};
 
@@ -21,20 +21,20 @@ use uuid::Uuid;
 
 use crate::support::{Net, STAKE, chain, pool_toml};
 
-/// How many pools there are, and how many of them, the last ones, have a proxied owner.
+/// Number of pools, and how many of them (the last ones) have an owner behind a proxy.
 pub(crate) const POOLS: usize = 10;
 const PROXIED: u64 = 2;
-/// Chain seconds that a stopped worker's stake stays locked.
+/// Cool-down in chain seconds.
 const COOL_DOWN_SECS: u64 = 12;
-/// A machine's next key is made from its number and so much more for each key before.
+/// The offset between the seeds of a machine's successive keys.
 const NEXT_KEY: u32 = 100_000;
 
 /// A machine with a pRuntime.
 pub(crate) struct Machine {
     pub(crate) handle: Option<WorkerHandle>,
-    /// Its keys so far, the present one last, and since when it has had each.
+    /// Its keys so far with their start times; the present one is last.
     pub(crate) keys: Vec<(WorkerKey, Instant)>,
-    /// Whether it is to come back yet.
+    /// Whether it is currently away.
     pub(crate) away: bool,
 }
 
@@ -48,23 +48,23 @@ pub(crate) struct Entry {
     pub(crate) enabled: bool,
     pub(crate) sync_only: bool,
     pub(crate) after_stop: Option<AfterExternalStop>,
-    /// Whether the file names it.
+    /// Whether it is in the file.
     pub(crate) present: bool,
     /// When its keys were confirmed, or forgotten with the entry.
     pub(crate) trusted: Vec<Instant>,
-    /// Where it is to end, where that is known.
+    /// The expected final state, if known.
     pub(crate) expected: Option<Expected>,
-    /// When it was last commanded.
+    /// When it last got a command.
     pub(crate) commanded: Option<Instant>,
     /// When its owner last stopped it.
     pub(crate) stopped_elsewhere: Option<Instant>,
 }
 
-/// What a command, or a stop from elsewhere, leads to.
+/// The final state that a command, or a stop by somebody else, leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Expected {
     pub(crate) goal: Goal,
-    /// Whether no stake is locked then.
+    /// Whether no stake is locked in that state.
     pub(crate) reclaimed: bool,
 }
 
@@ -76,7 +76,7 @@ impl Expected {
     pub(crate) const RECLAIMED: Self = Self { goal: Goal::StayStopped, reclaimed: true };
 }
 
-/// Everything that is there.
+/// The whole setup.
 pub(crate) struct Scene {
     pub(crate) net: Net,
     /// One for each entry.
@@ -89,7 +89,7 @@ pub(crate) struct Scene {
     start: Instant,
 }
 
-/// An entry as everybody sees it.
+/// The observed state of an entry.
 pub(crate) struct Observed {
     pub(crate) status: std::sync::Arc<WorkerStatus>,
     pub(crate) saved: FleetRecord,
@@ -103,7 +103,7 @@ impl Scene {
         let config = Config {
             pools: POOLS as u64,
             proxied_pools: PROXIED,
-            // For two thirds of the workers, and a part of another.
+            // Enough for two thirds of the workers, and a part of another.
             free_stake: each * 2 / 3 * STAKE + STAKE / 2,
             cool_down_secs: COOL_DOWN_SECS,
             history: 100,
@@ -157,7 +157,7 @@ impl Scene {
         self.machines[machine].handle.as_ref().unwrap()
     }
 
-    /// The machine comes back as one that has lost its seal: with another key, and empty.
+    /// The machine returns with a lost seal: with another key, and empty.
     pub(crate) async fn change_key(&mut self, machine: usize) {
         let handle = self.machines[machine].handle.take().unwrap();
         let listen = handle.endpoint().trim_start_matches("http://").parse().unwrap();
@@ -187,7 +187,7 @@ impl Scene {
         std::fs::write(self.net.fleet(), text).unwrap();
     }
 
-    /// Has the daemon read the file as the entries are now.
+    /// Writes the file with the current entries and makes the daemon reload it.
     pub(crate) async fn reload(&self) {
         self.write_fleet();
         self.bridge().reload().await.unwrap();
@@ -211,12 +211,12 @@ impl Scene {
         self.bridge().manager()
     }
 
-    /// The ids of entries by name.
+    /// Returns the ids of entries by name.
     pub(crate) fn ids(&self) -> HashMap<String, Uuid> {
         self.manager().workers().iter().map(|worker| (worker.name.clone(), worker.id)).collect()
     }
 
-    /// Every entry that the file names, as it is now.
+    /// Returns the current state of every entry in the file.
     pub(crate) fn observed(&self) -> Vec<(usize, Observed)> {
         let snapshot = self.manager().snapshots().borrow().clone();
         let mut statuses: HashMap<Uuid, _> = self
@@ -242,17 +242,17 @@ impl Scene {
         truth::worker(self.net.devnet.para(), key.0).unwrap()
     }
 
-    /// Whether the chain has it computing, under its present key.
+    /// Returns whether it computes on chain under its present key.
     pub(crate) fn computes(&self, at: usize) -> bool {
         self.truth(self.handle(at).public_key()).session.is_some_and(WorkerState::is_computing)
     }
 
-    /// A random time between two numbers of seconds.
+    /// Returns a random duration between two numbers of seconds.
     pub(crate) fn seconds(&mut self, from: f64, to: f64) -> Duration {
         Duration::from_secs_f64(self.random.random_range(from..to))
     }
 
-    /// Notes what happens, for when the test fails.
+    /// Records an event, printed if the test fails.
     pub(crate) fn note(&mut self, line: String) {
         self.events.push(format!("{:7.2} {line}", self.start.elapsed().as_secs_f64()));
     }
@@ -274,7 +274,7 @@ impl Drop for Scene {
     }
 }
 
-/// The pool as the file names it, with its owner where that is another account.
+/// Formats the pool for the file, with its owner if that is another account.
 fn named(pool: &prb_devnet::Pool) -> String {
     let mut text = pool_toml(pool, Some(&pool.mnemonic));
     if pool.proxied {

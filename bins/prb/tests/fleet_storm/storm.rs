@@ -1,4 +1,4 @@
-//! What operators, owners, machines and nodes do to a fleet, at random.
+//! Random operations of operators, pool owners, machines and nodes on a fleet.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::scene::{Expected, POOLS, Scene};
 
-/// Commands, as often as they come.
+/// Commands with their weights.
 const COMMANDS: [(Command, u32); 9] = [
     (Command::Start, 4),
     (Command::Stop, 3),
@@ -28,14 +28,15 @@ const COMMANDS: [(Command, u32); 9] = [
     (Command::Checkpoint, 1),
     (Command::ConfirmKey, 1),
 ];
-/// An entry is not renamed so soon after a command: it may not have been taken yet, and goes with the name.
+/// An entry is not renamed this soon after a command: it may not have been processed yet and would be lost
+/// with the name.
 const SETTLED: Duration = Duration::from_secs(5);
-/// Within that time the daemon has seen what happened on chain, with a node that hangs for a while.
+/// Within this time the daemon has observed an event on chain, even with a node that hangs for a while.
 const SEEN: Duration = Duration::from_secs(20);
-/// How often the daemon is started again.
+/// Number of daemon restarts.
 const RESTARTS: u32 = 2;
 
-/// Something that ends by itself.
+/// The end of a temporary disturbance.
 #[derive(Clone, Copy, Debug)]
 enum Undo {
     Para,
@@ -44,7 +45,7 @@ enum Undo {
     Entry(usize),
 }
 
-/// What is under way.
+/// Disturbances in progress.
 #[derive(Default)]
 pub(crate) struct Storm {
     pending: Vec<(Instant, Undo)>,
@@ -53,10 +54,10 @@ pub(crate) struct Storm {
 }
 
 impl Storm {
-    /// Makes things happen for so long, then lets all that is broken come back.
+    /// Runs random operations for some time, then ends all disturbances.
     pub(crate) async fn run(&mut self, scene: &mut Scene, time: Duration) {
         let (start, mut count) = (Instant::now(), 0u32);
-        // More where there are more workers, as far as two cores follow.
+        // More operations with more workers, as far as two cores can keep up.
         let pause = 1.0 / (4.0 + scene.entries.len() as f64 / 40.0);
         while start.elapsed() < time {
             self.undo(scene, |due| due <= Instant::now()).await;
@@ -139,7 +140,7 @@ impl Storm {
             3..6 => {
                 entry.after_stop = after_stop;
                 if entry.stopped_elsewhere.is_some() {
-                    // It may have been asked for before the stop was seen, or after.
+                    // It may have been requested before the stop was seen, or after.
                     entry.expected = None;
                 }
                 format!("after a stop: {after_stop:?}")
@@ -155,7 +156,7 @@ impl Storm {
             11 => {
                 entry.present = false;
                 entry.expected = None;
-                // With the entry goes what was known of its key.
+                // Removing the entry also forgets its key.
                 entry.trusted.push(Instant::now());
                 "removed".to_owned()
             }
@@ -188,17 +189,17 @@ impl Storm {
         scene.note(format!("hangs: {undo:?}"));
     }
 
-    /// A machine comes back with a lost seal.
+    /// A machine returns with a lost seal.
     async fn change_key(&mut self, scene: &mut Scene) {
         let Some(at) = any(scene, |scene, at| !scene.machines[at].away) else { return };
-        // Few: each leaves a session behind that holds stake for good.
+        // Few: each leaves a session behind whose stake stays locked.
         let changed = scene.machines.iter().filter(|machine| machine.keys.len() > 1).count();
         if changed * 10 > scene.machines.len() {
             return self.kill(scene).await;
         }
         scene.change_key(at).await;
         let key = scene.handle(at).public_key();
-        // Nothing but the missing confirmation keeps stake from being locked a second time.
+        // Only the missing confirmation prevents stake from being locked a second time.
         let entry = &scene.entries[at];
         let (pool, amount) = (scene.net.devnet.pools()[entry.pool].clone(), 2 * entry.stake);
         let name = entry.name.clone();
@@ -230,7 +231,7 @@ impl Storm {
                 Some(AfterExternalStop::Reclaim) => Expected::RECLAIMED,
                 Some(AfterExternalStop::StartAgain) => Expected::of(Goal::Compute),
             }),
-            // It was to be stopped anyway, or nobody knows.
+            // It should stop anyway, or the result is unknown.
             known => known,
         };
         let name = entry.name.clone();
@@ -238,7 +239,7 @@ impl Storm {
     }
 }
 
-/// A random one of those that qualify.
+/// Picks a random index that qualifies.
 fn any(scene: &mut Scene, qualifies: impl Fn(&Scene, usize) -> bool) -> Option<usize> {
     let all: Vec<usize> = (0..scene.entries.len()).filter(|at| qualifies(scene, *at)).collect();
     all.choose(&mut scene.random).copied()
@@ -252,7 +253,7 @@ fn command(scene: &mut Scene) {
     }
 }
 
-/// Gives a command and notes what follows from it.
+/// Gives a command and records its expected result.
 pub(crate) fn give(scene: &mut Scene, at: usize, command: Command) {
     let name = scene.entries[at].name.clone();
     let id = scene.ids()[&name];
@@ -264,12 +265,12 @@ pub(crate) fn give(scene: &mut Scene, at: usize, command: Command) {
     let computes = scene.computes(at);
     let entry = &mut scene.entries[at];
     entry.commanded = Some(Instant::now());
-    // The daemon may learn of the stop after the command that it comes before.
+    // The daemon may observe an earlier stop only after this command.
     let unseen = entry.stopped_elsewhere.is_some_and(|at| at.elapsed() < SEEN);
     match command {
         Command::Start => entry.expected = (!unseen).then_some(Expected::of(Goal::Compute)),
         Command::Stop => entry.expected = Some(Expected::of(Goal::StayStopped)),
-        // Neither stops a worker that computes.
+        // Neither command stops a computing worker.
         Command::Reclaim => entry.expected = (!computes).then_some(Expected::RECLAIMED),
         Command::LeavePool => entry.expected = (!computes).then_some(Expected::of(Goal::LeavePool)),
         Command::ConfirmKey => entry.trusted.push(Instant::now()),

@@ -1,4 +1,4 @@
-// Chromium, told what to do line by line: {"call":"page's method","args":[…]} in, {"result":…} or {"error":…} out.
+// Controls Chromium by lines on standard input: {"call":"page's method","args":[…]} in, {"result":…} or {"error":…} out.
 // Usage: node browser.js CHROMIUM
 "use strict";
 
@@ -23,7 +23,7 @@ async function main() {
   page.on("dialog", (dialog) => dialog.accept());
   const own = {
     complaints: () => complaints.splice(0),
-    // The page's own waitForFunction evaluates text in the page, which the page's policy refuses.
+    // The page's own waitForFunction evaluates text in the page, which its content security policy forbids.
     until: async (expression) => {
       for (const start = Date.now(); Date.now() - start < 60000; ) {
         if (await page.evaluate(expression).catch(() => false)) return;

@@ -1,4 +1,4 @@
-//! Connections passed on as they are, so that a port of this machine can be reached at another address.
+//! Forwards connections, so that a port of this machine can be reached at another address.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -8,7 +8,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-/// A port at `ip` that leads to one of 127.0.0.1; open for as long as it is kept.
+/// A port at `ip` that forwards to one of 127.0.0.1; open until dropped.
 pub(crate) struct Forward {
     pub(crate) address: SocketAddr,
     _task: AbortOnDropHandle<()>,
@@ -28,7 +28,7 @@ impl Forward {
         Self { address, _task: AbortOnDropHandle::new(task) }
     }
 
-    /// The same for a URL, which leads there from then on.
+    /// Forwards a URL's port, and returns the new URL.
     pub(crate) async fn url(ip: Ipv4Addr, url: &str) -> (Self, String) {
         let (scheme, place) = url.split_once("://").unwrap();
         let forward = Self::start(ip, place.trim_end_matches('/').parse().unwrap()).await;
@@ -39,7 +39,7 @@ impl Forward {
 
 async fn pass(mut stream: TcpStream, to: SocketAddr) {
     if let Ok(mut server) = TcpStream::connect(to).await {
-        // Either end may go away.
+        // Either side may close.
         let _ = tokio::io::copy_bidirectional(&mut stream, &mut server).await;
     }
 }

@@ -1,5 +1,5 @@
-//! Lying data providers and spoilt connections before a lifecycle manager with workers: they are put aside with a
-//! reason, workers get no bad block, and memory stays bounded.
+//! Malicious data providers and corrupted connections before a lifecycle manager with workers: they are
+//! suspended with a reason, workers get no bad block, and memory stays bounded.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -25,12 +25,12 @@ use crate::{
     until,
 };
 
-/// What a manager may have at most, whatever it is sent. Without liars it has some 50 MiB.
+/// Maximum memory of a manager, whatever it is sent. Without malicious providers it takes about 50 MiB.
 const MEMORY: u64 = 256 << 20;
-/// Longer than the best provider has for an answer before the next is asked.
+/// Longer than the time before a second provider is asked.
 const LATE: Duration = Duration::from_secs(4);
 
-/// A peer that says truly who and how far it is, and has a man in the middle before its blobs.
+/// A peer that announces itself and its heights truthfully, with a tampering proxy before its blobs.
 struct Liar {
     node: Node,
     middle: Middle,
@@ -55,12 +55,13 @@ impl Liar {
         self.node.listen_addresses()[0].to_string()
     }
 
-    /// The reason why a manager has put it aside.
+    /// Returns the reason why a manager has suspended it.
     fn aside(&self, manager: &Daemon) -> Option<String> {
         let id = self.node.peer_id().to_string();
         let log = manager.log();
-        let line = log.lines().find(|line| line.contains("is put aside: ") && line.contains(&id))?;
-        Some(line.split("is put aside: ").nth(1).unwrap().to_owned())
+        let line =
+            log.lines().find(|line| line.contains("data provider suspended: ") && line.contains(&id))?;
+        Some(line.split("data provider suspended: ").nth(1).unwrap().to_owned())
     }
 }
 
@@ -76,14 +77,14 @@ async fn info_at_tip(client: &Client) -> Info {
     }
 }
 
-/// Checks that a daemon has taken no harm.
+/// Checks that a daemon is undamaged.
 fn is_sound(daemon: &Daemon) {
     let peak = daemon.peak_memory_bytes();
     assert!(peak < MEMORY, "{} MiB", peak >> 20);
     assert!(!daemon.log().contains("panicked"), "{}", daemon.log_tail());
 }
 
-/// Lines of a manager's log about batches that a worker did not take.
+/// Returns a manager's log lines about batches that a worker rejected.
 fn refusals(manager: &Daemon) -> Vec<String> {
     let log = manager.log();
     let failed = log.lines().filter(|line| line.contains("sync failed") && !line.contains("no chain data"));
@@ -91,9 +92,9 @@ fn refusals(manager: &Daemon) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn liars_are_put_aside_and_workers_get_no_bad_block() {
+async fn liars_are_suspended_and_workers_get_no_bad_block() {
     let net = Net::start(chain(), 2).await;
-    // The true one behind the liars, in a group of its own.
+    // The honest provider behind the malicious ones, in a group of its own.
     let mut behind = provider(&net, "behind").set("PHALA_BRIDGE_IDENTITY", "behind");
     behind.start();
     let hand = Hand::new(vec![behind.address()], "default").await;
@@ -114,11 +115,13 @@ async fn liars_are_put_aside_and_workers_get_no_bad_block() {
     let client = managing.find(Role::LifecycleManager, "default", LIMIT).await;
     assign(&net, &client, &[0], &[0, 1]).await;
 
-    // Nobody but liars.
+    // Only malicious providers.
     let [flip, truncate, delay, other_key, huge] = &liars[..] else { unreachable!() };
-    for (liar, why) in
-        [(flip, "it sent bad bytes: the checksum is"), (other_key, "it gave "), (huge, "a frame claims ")]
-    {
+    for (liar, why) in [
+        (flip, "it sent bad bytes: the frame's checksum is"),
+        (other_key, "it gave "),
+        (huge, "a frame claims "),
+    ] {
         until(why, || liar.aside(&manager).is_some(), || manager.log_tail()).await;
         let reason = liar.aside(&manager).unwrap();
         assert!(reason.contains(why), "{reason}");
@@ -129,20 +132,20 @@ async fn liars_are_put_aside_and_workers_get_no_bad_block() {
     }
     assert_eq!(refusals(&manager), [""; 0], "a worker got what is no block");
 
-    // An honest one among them.
+    // One honest provider among them.
     honest.put("PHALA_WALKIE_BOOT_NODES", manager.address());
     honest.start();
     net.until_active(0..2, LIMIT).await;
     assert_eq!(refusals(&manager), [""; 0], "a worker got what is no block");
 
-    // One that was honest so far forges blocks: they look like blocks, and only a worker can tell.
+    // A provider that was honest so far forges blocks: they are well-formed, and only a worker can detect it.
     forger.middle.set(Mischief::Forge);
     is_sound(&manager);
     manager.stop().await;
     manager.put("PHALA_WALKIE_BOOT_NODES", boot.join(","));
     manager.start();
     until(
-        "the forger is put aside",
+        "the forger is suspended",
         || forger.aside(&manager).is_some(),
         || format!("{} forged; {}", forger.middle.done(), manager.log_tail()),
     )
@@ -168,7 +171,7 @@ async fn liars_are_put_aside_and_workers_get_no_bad_block() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_spoilt_connection_between_peers_is_made_anew() {
+async fn corrupted_connection_between_peers_is_reestablished() {
     let net = Net::start(chain(), 1).await;
     let mut provider = provider(&net, "dp");
     let port = provider.address().to_string().rsplit('/').next().unwrap().parse().unwrap();
@@ -182,7 +185,7 @@ async fn a_spoilt_connection_between_peers_is_made_anew() {
     assign(&net, &client, &[0], &[0]).await;
     let logs = |manager: &Daemon| manager.log_tail();
 
-    // Whatever comes of it, it is tried again.
+    // Whatever the result, the connection is tried again.
     for mischief in [Mischief::Flip, Mischief::Truncate, Mischief::Huge] {
         middle.set(mischief);
         let before = middle.done();
@@ -194,8 +197,7 @@ async fn a_spoilt_connection_between_peers_is_made_anew() {
     middle.set(Mischief::None);
     net.until_active([0], LIMIT).await;
 
-    // Spoilt while it is used: the peers find each other again, also past the man in the middle, and the worker
-    // notices nothing.
+    // Corrupted while in use: the peers reconnect, also around the proxy, and the worker is not affected.
     let before = middle.done();
     middle.set(Mischief::Flip);
     until("it is spoilt", || middle.done() > before, || logs(&manager)).await;

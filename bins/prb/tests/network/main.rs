@@ -1,4 +1,4 @@
-//! Daemons on networks that fail and lie: interfaces that go away, and men in the middle.
+//! Daemons on failing and malicious networks: interfaces that are unplugged, and tampering proxies.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 #[path = "../support/mod.rs"]
@@ -12,10 +12,10 @@ mod outage;
 
 use std::time::Duration;
 
-/// For something to happen on a machine that has much else to do.
+/// Time limit that is long enough on a loaded machine.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Waits until something is so; says what else there is to say where it does not come.
+/// Waits for a condition; panics with further details on timeout.
 async fn until(what: &str, mut is: impl FnMut() -> bool, otherwise: impl Fn() -> String) {
     let start = tokio::time::Instant::now();
     while !is() {

@@ -1,4 +1,4 @@
-//! Men in the middle: one that knows the blob wire, one that knows nothing.
+//! Tampering proxies: one that understands the blob protocol, one that does not.
 
 use std::{
     collections::HashMap,
@@ -18,28 +18,28 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-/// Bytes before an answer's payload: the id and the checksum.
+/// Number of bytes before an answer's payload: the id and the checksum.
 const HEAD: usize = 16;
 
-/// What is done to what comes back.
+/// The manipulation of answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mischief {
     None,
-    /// A bit is flipped.
+    /// Flips a bit.
     Flip,
-    /// The same, with a checksum that fits.
+    /// Changes data and fixes the checksum.
     Forge,
-    /// It ends in the middle.
+    /// Ends in the middle.
     Truncate,
-    /// It comes later.
+    /// Delays it.
     Delay(Duration),
-    /// What was the answer to another key.
+    /// Returns the answer to another key.
     OtherKey,
-    /// Lengths of 4 GiB, and bytes as long as they are taken.
+    /// Claims a length of 4 GiB and sends bytes as long as they are accepted.
     Huge,
 }
 
-/// A port that leads to another one, through a man in the middle.
+/// A port that forwards to another one through a tampering proxy.
 pub(crate) struct Middle {
     pub(crate) address: SocketAddr,
     shared: Arc<Shared>,
@@ -62,12 +62,12 @@ impl Shared {
 }
 
 impl Middle {
-    /// Before a blob server: answers about headers and blocks are spoilt, the others are not.
+    /// Creates one before a blob server: answers about headers and blocks are manipulated, others are not.
     pub(crate) async fn of_blobs(to: SocketAddr, mischief: Mischief) -> Self {
         Self::start(to, mischief, blobs).await
     }
 
-    /// Before any port.
+    /// Creates one before any port.
     pub(crate) async fn of_bytes(to: SocketAddr, mischief: Mischief) -> Self {
         Self::start(to, mischief, bytes).await
     }
@@ -89,7 +89,7 @@ impl Middle {
             while let Ok((peer, _)) = listener.accept().await {
                 let shared = Arc::clone(&own);
                 connections.spawn(async move {
-                    // Both sides may hang up as they like.
+                    // Either side may close.
                     if let Ok(server) = TcpStream::connect(to).await {
                         let _ = pass(peer, server, shared).await;
                     }
@@ -104,7 +104,7 @@ impl Middle {
         *self.shared.mischief.lock().unwrap() = mischief;
     }
 
-    /// How often something was spoilt.
+    /// Returns the number of manipulations.
     pub(crate) fn done(&self) -> u64 {
         self.shared.done.load(Ordering::Relaxed)
     }
@@ -139,7 +139,7 @@ async fn bytes(peer: TcpStream, server: TcpStream, shared: Arc<Shared>) -> io::R
     tokio::select! { done = up => done, done = down => done }
 }
 
-/// A length of 4 GiB less one byte, and what may be the beginning of that.
+/// A length of 4 GiB less one byte, and a plausible start of the data.
 async fn flood(out: &mut OwnedWriteHalf) -> io::Result<()> {
     const AT_MOST: usize = 256 << 20;
     out.write_all(&[0xff, 0xff, 0xff, 0xff, 0x0f]).await?;
@@ -227,9 +227,9 @@ async fn spoil(
     write_frame(out, &frame).await
 }
 
-/// Changes a value of the first block, such that it is a block still: its storage root is not what its header says.
+/// Changes a value of the first block so that it still decodes: its storage root does not match its header.
 fn forge(payload: &mut [u8], key: &str) {
-    // The values of the devnet's load have the block's number in them.
+    // Values in the devnet's load contain the block's number.
     let number: u128 = key.split(':').nth(1).unwrap().parse().unwrap();
     let needle = (number * 1_000_000).to_le_bytes();
     let at = payload.windows(needle.len()).position(|window| window == needle).unwrap();

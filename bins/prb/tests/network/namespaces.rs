@@ -1,7 +1,8 @@
-//! Network namespaces with an interface each, on a bridge in one of their own; this machine is on it too.
+//! Network namespaces with one interface each, on a bridge in a namespace of its own; this machine is
+//! attached, too.
 //!
-//! Needs root, iproute2, and a system that lets it. Where that is not so, tests say why and do the same on loopback
-//! addresses; with `PRB_TEST_NAMESPACES=1` they fail.
+//! Needs root, iproute2, and permission to create namespaces. Without them, tests print the reason and use
+//! loopback addresses; with `PRB_TEST_NAMESPACES=1` they fail.
 
 use std::{
     net::Ipv4Addr,
@@ -9,11 +10,11 @@ use std::{
     sync::atomic::{AtomicU8, Ordering},
 };
 
-/// Addresses for tests of networks (RFC 2544): nobody routes them.
+/// The benchmark network (RFC 2544), which is not routed.
 const PREFIX: [u8; 2] = [198, 18];
 const IP: [&str; 4] = ["/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip", "/bin/ip"];
 
-/// A bridge, this machine's interface on it, and namespaces. Everything goes when it is dropped.
+/// A bridge, this machine's interface on it, and namespaces. All are removed on drop.
 pub(crate) struct Bridge {
     ip: &'static str,
     name: String,
@@ -34,7 +35,7 @@ fn run(ip: &str, words: &str) -> Result<(), String> {
 }
 
 impl Bridge {
-    /// Makes it, or says why that cannot be.
+    /// Creates it, or returns why it cannot be created.
     pub(crate) fn new() -> Result<Self, String> {
         static MADE: AtomicU8 = AtomicU8::new(0);
         let made = MADE.fetch_add(1, Ordering::Relaxed);
@@ -55,7 +56,7 @@ impl Bridge {
         self.run(&format!("-n {hub} link set here master hub up"))?;
         self.run(&format!("addr add {}/24 dev {name}", self.address(1)))?;
         self.run(&format!("link set {name} up"))?;
-        // Whether programs can be started in one shows only there.
+        // Only this shows whether programs can be started in a namespace.
         self.run(&format!("netns exec {hub} true"))
     }
 
@@ -71,12 +72,12 @@ impl Bridge {
         Ok(name)
     }
 
-    /// An address of the bridge's network; this machine has the first.
+    /// Returns an address of the bridge's network; this machine has the first.
     pub(crate) fn address(&self, host: u8) -> Ipv4Addr {
         Ipv4Addr::new(PREFIX[0], PREFIX[1], self.subnet, host)
     }
 
-    /// A further namespace, without an interface yet.
+    /// Adds a namespace without an interface.
     pub(crate) fn namespace(&mut self, short: &str) -> Namespace {
         let name = self.add_namespace(short).unwrap();
         Namespace { ip: self.ip, hub: format!("{}-hub", self.name), short: short.to_owned(), name }
@@ -85,7 +86,7 @@ impl Bridge {
 
 impl Drop for Bridge {
     fn drop(&mut self) {
-        // Interfaces go with their namespaces.
+        // Interfaces are removed with their namespaces.
         for name in self.namespaces.iter().rev() {
             if let Err(error) = self.run(&format!("netns del {name}")) {
                 eprintln!("left behind: {error}");
@@ -104,7 +105,7 @@ pub(crate) struct Namespace {
 }
 
 impl Namespace {
-    /// What starts a program in it.
+    /// Returns the command prefix that starts a program in it.
     pub(crate) fn launcher(&self) -> [&str; 4] {
         [self.ip, "netns", "exec", &self.name]
     }
@@ -113,7 +114,7 @@ impl Namespace {
         run(self.ip, words).unwrap();
     }
 
-    /// Puts an interface into it, with an address.
+    /// Adds an interface with an address.
     pub(crate) fn plug(&self, address: Ipv4Addr) {
         let Self { hub, short, name, .. } = self;
         self.run(&format!("-n {name} link add eth0 type veth peer name {short} netns {hub}"));
@@ -122,7 +123,7 @@ impl Namespace {
         self.run(&format!("-n {name} link set eth0 up"));
     }
 
-    /// Takes the interface away.
+    /// Removes the interface.
     pub(crate) fn unplug(&self) {
         self.run(&format!("-n {} link del eth0", self.name));
     }

@@ -1,5 +1,5 @@
-//! A data provider and a lifecycle manager, each on an interface of its own, that lose each other for longer than
-//! pings are waited for: they find each other again and the workers go on, without a hand.
+//! A data provider and a lifecycle manager, each on an interface of its own, lose each other for longer than
+//! the ping timeout: they reconnect and the workers continue without intervention.
 
 use std::{net::Ipv4Addr, time::Duration};
 
@@ -18,23 +18,23 @@ use crate::{
     until,
 };
 
-/// A ping is sent each 15 s and waited for 10 s.
+/// A ping is sent every 15 s and times out after 10 s.
 const AWAY: Duration = Duration::from_secs(30);
 const KEY: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f0";
 const WORKERS: usize = 2;
 
-/// How daemons find each other.
+/// How daemons discover each other.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
     Mdns,
     BootNode,
 }
 
-/// Where the daemons are.
+/// Where the daemons run.
 struct Place {
     /// `None` on loopback addresses.
     namespaces: Option<[Namespace; 2]>,
-    // Goes last.
+    // Dropped last.
     bridge: Option<Bridge>,
 }
 
@@ -52,12 +52,12 @@ impl Place {
         Self { namespaces: Some(namespaces), bridge: Some(bridge) }
     }
 
-    /// An address of its network: 1 is the test's, 2 the provider's, 3 the manager's.
+    /// Returns an address of its network: 1 is the test's, 2 the provider's, 3 the manager's.
     fn address(&self, host: u8) -> Ipv4Addr {
         self.bridge.as_ref().map_or(Ipv4Addr::LOCALHOST, |bridge| bridge.address(host))
     }
 
-    /// Puts a daemon where it belongs.
+    /// Configures a daemon for its place.
     fn put(&self, daemon: Daemon, which: usize) -> Daemon {
         match &self.namespaces {
             Some(namespaces) => {
@@ -92,13 +92,13 @@ impl Ground {
             forwards.push(forward);
             endpoints.push(url);
         }
-        // Others on this network are of other groups.
+        // Other tests on this network use other groups.
         let group = format!("network-{}-{}", std::process::id(), way as u8);
         let member = |daemon: Daemon| {
             let daemon = daemon.set("PHALA_CHAIN_ENDPOINT", &para).set("PHALA_BRIDGE_IDENTITY", &group);
             match way {
                 Way::BootNode => daemon,
-                // Found by anybody's word, and used because it knows the key.
+                // Discovered by anybody's announcement, and accepted because it knows the key.
                 Way::Mdns => {
                     daemon.set("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", false).set("PRB_WALKIE_PSK", KEY)
                 }
@@ -113,7 +113,7 @@ impl Ground {
             .set("PRB_WALKIE_PSK", KEY)
             .set("PHALA_WALKIE_LISTEN_ADDRESSES", "/ip4/0.0.0.0/tcp/29888,/ip6/::/tcp/29888");
         if place.bridge.is_none() {
-            // One network for both: each has a port of its own.
+            // On one shared network, each daemon has a port of its own.
             for daemon in [&mut provider, &mut manager] {
                 let listen = format!("/ip4/0.0.0.0/tcp/{}", free_port());
                 daemon.put("PHALA_WALKIE_LISTEN_ADDRESSES", listen);
@@ -129,7 +129,7 @@ impl Ground {
             manager.put("PHALA_WALKIE_BOOT_NODES", boot(&provider, 2));
             known.push(boot(&manager, 3).parse().unwrap());
         }
-        // The manager is there before its network is.
+        // The manager starts before its network exists.
         manager.start();
         manager.peer_id(LIMIT).await;
         if let Some(namespaces) = &place.namespaces {
@@ -144,7 +144,7 @@ impl Ground {
         ground
     }
 
-    /// Waits until the daemons have found each other and the workers compute at the tip.
+    /// Waits until the daemons are connected and the workers compute at the tip.
     async fn until_well(&self) {
         let start = Instant::now();
         self.until("they have found each other", || self.manager.usable_peers() == Some(1)).await;
@@ -163,14 +163,14 @@ impl Ground {
         until(what, is, logs).await;
     }
 
-    /// One of them is not there for a while. Where it cannot lose its network, it is stopped.
+    /// Disconnects one of them for a while, or stops it if its network cannot be removed.
     async fn cut(&self, which: usize) {
         match &self.place.namespaces {
             Some(namespaces) => namespaces[which].down(),
             None => [&self.provider, &self.manager][which].signal("STOP"),
         }
         sleep(AWAY).await;
-        // The one that is there has noticed.
+        // The other one has noticed.
         let other = [&self.manager, &self.provider][which];
         self.until("it is missed", || other.usable_peers() == Some(0)).await;
         match &self.place.namespaces {
@@ -189,7 +189,7 @@ impl Ground {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn found_by_mdns_lost_and_found_again() {
+async fn reconnects_by_mdns_after_an_outage() {
     let ground = Ground::start(Way::Mdns).await;
     for which in [0, 1] {
         ground.cut(which).await;
@@ -213,7 +213,7 @@ async fn found_by_mdns_lost_and_found_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn found_by_a_boot_node_lost_and_found_again() {
+async fn reconnects_by_boot_node_after_an_outage() {
     let ground = Ground::start(Way::BootNode).await;
     assert!(ground.way == Way::BootNode);
     for which in [0, 1] {

@@ -1,4 +1,4 @@
-//! The page in Chromium.
+//! The queue page in Chromium.
 
 use prb_core::queue::JobQueue;
 use serde_json::{Value, json};
@@ -7,13 +7,13 @@ use crate::{driver::Browser, rig::*};
 
 const LOOKS: &str = "performance.getEntriesByType('resource').filter((e) => e.name.includes('/live')).length";
 
-/// How many times the page asked for its parts.
+/// Returns how many times the page requested its parts.
 async fn count_looks(browser: &mut Browser) -> u64 {
     browser.evaluate(LOOKS).await.as_u64().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn counts_and_jobs_change_by_themselves() {
+async fn counts_and_jobs_update_automatically() {
     let queue = memory();
     submit(&queue, 3).await;
     let page = Page::of(&queue).await;
@@ -27,7 +27,7 @@ async fn counts_and_jobs_change_by_themselves() {
     browser.until_shows("#count-failed b", "1").await;
     browser.until_shows("#jobs .result .bad", "too late").await;
 
-    // Nobody looks: nothing is asked for. Somebody looks again: it goes on.
+    // A hidden page requests nothing; when visible again, it continues.
     let hide = "Object.defineProperty(document, 'hidden', { value: HIDDEN, configurable: true }); \
                 document.dispatchEvent(new Event('visibilitychange'))";
     browser.evaluate(&hide.replace("HIDDEN", "true")).await;
@@ -39,7 +39,7 @@ async fn counts_and_jobs_change_by_themselves() {
     browser.until("!!document.querySelector('#job-5')").await;
     assert_eq!(browser.complaints().await, Vec::<String>::new());
 
-    // The server ends: the page says so, and keeps what it has.
+    // The server ends: the page shows it, and keeps its content.
     drop(page);
     browser.until_shows("#offline:not([hidden])", "No answer since").await;
     browser.until_shows("#count-waiting b", "4").await;
@@ -69,7 +69,7 @@ async fn ten_thousand_jobs_are_filtered_and_paged() {
     browser.click("#page-previous").await;
     browser.until_shows("#jobs .pager", "Page 199 of 200").await;
 
-    // As it is typed, without the page being loaded again; the first page of what is found.
+    // While typing, without a page load; the first page of the matches.
     browser.evaluate("window.same = true").await;
     browser.call("fill", json!(["[name=pool]", "7"])).await;
     browser.until_shows("#jobs .extent", "1–50 of 500").await;
@@ -79,7 +79,7 @@ async fn ten_thousand_jobs_are_filtered_and_paged() {
     browser.until("!!document.querySelector('#job-27')").await;
     assert_eq!(browser.evaluate("window.same").await, true);
 
-    // While somebody types, nothing is asked for, and what is typed stays.
+    // While the field has focus, nothing is requested, and the input is kept.
     browser.call("focus", json!(["[name=text]"])).await;
     let looks = count_looks(&mut browser).await;
     let typing = "(async () => { const field = document.querySelector('[name=text]'); \
@@ -88,7 +88,7 @@ async fn ten_thousand_jobs_are_filtered_and_paged() {
                   await new Promise((done) => setTimeout(done, 100)); } return field.value.length })()";
     assert_eq!(browser.evaluate(typing).await, 33);
     assert_eq!(count_looks(&mut browser).await, looks);
-    browser.until_shows("#jobs .extent", "No job fits.").await;
+    browser.until_shows("#jobs .extent", "No job matches the filter.").await;
 
     browser.call("fill", json!(["[name=text]", ""])).await;
     browser.call("fill", json!(["[name=pool]", ""])).await;
@@ -111,7 +111,7 @@ async fn ten_thousand_jobs_are_filtered_and_paged() {
     browser.open(&page.url("/jobs/1")).await;
     browser.picture("job").await;
 
-    // Its data is there for who wants to see it, and stays open while the rest changes by itself.
+    // Its data can be opened, and stays open while the rest updates.
     let seen = "document.querySelector('details pre').checkVisibility()";
     assert_eq!(browser.evaluate(seen).await, false);
     browser.click("details summary").await;
@@ -140,25 +140,25 @@ async fn retry_and_remove_with_the_token_only() {
     browser.click("#retry-1").await;
     browser.until_shows("h1", "retry: 1 job").await;
 
-    // Asked for it, given up: nothing changes.
+    // The token dialog is cancelled: nothing changes.
     browser.click("#give").await;
     browser.until("document.querySelector('#token-dialog').open").await;
     browser.picture("token").await;
     browser.call("press", json!(["#token-value", "Escape"])).await;
     browser.until("!document.querySelector('#token-dialog').open").await;
-    // A wrong one.
+    // A wrong token.
     browser.until_shows("#token-why", "token that is in the file").await;
     browser.click("#give").await;
     browser.call("fill", json!(["#token-value", "not-the-token-of-this-test"])).await;
     browser.click("#token-use").await;
-    browser.until_shows("[data-error]", "What was sent is not it").await;
+    browser.until_shows("[data-error]", "The token that was sent is wrong").await;
     assert_eq!(queue.stats().await.unwrap().waiting, 0);
     assert_eq!(browser.evaluate("sessionStorage.length").await, 0);
-    // The right one, with Enter; kept for this tab.
+    // The right token, with Enter; kept for this tab.
     browser.click("#give").await;
     browser.call("fill", json!(["#token-value", TOKEN])).await;
     browser.call("press", json!(["#token-value", "Enter"])).await;
-    browser.until_shows("#said", "Job 1 is in line again").await;
+    browser.until_shows("#said", "Job 1 is queued again").await;
     browser.until_shows("#job h1", "waiting").await;
     assert_eq!(queue.stats().await.unwrap().waiting, 1);
     assert_eq!(browser.evaluate("document.cookie").await, "");
@@ -169,7 +169,7 @@ async fn retry_and_remove_with_the_token_only() {
     browser.until_shows("h1", "retry: 1 job").await;
     browser.picture("confirm").await;
     browser.click("#give").await;
-    browser.until_shows("#said", "Job 2 is in line again").await;
+    browser.until_shows("#said", "Job 2 is queued again").await;
     assert_eq!(queue.stats().await.unwrap().waiting, 2);
 
     browser.open(&page.url("/jobs/2")).await;
@@ -180,7 +180,7 @@ async fn retry_and_remove_with_the_token_only() {
     browser.until_shows("#jobs .extent", "1–1 of 1").await;
     assert_eq!(queue.stats().await.unwrap().waiting, 1);
 
-    // Forgotten when asked to.
+    // The token is forgotten on request.
     browser.click("#token").await;
     browser.until("sessionStorage.length === 0").await;
     let refusals = browser.complaints().await;

@@ -1,4 +1,4 @@
-//! The page as it comes over HTTP, on a queue in memory.
+//! The queue page over HTTP, with a queue in memory.
 
 use std::{
     sync::{
@@ -51,19 +51,19 @@ async fn ten_thousand_jobs_are_counted_filtered_and_paged() {
     pool.has(&["<b>500</b>", "/?pool=7&amp;page=2&amp;size=25", "data-live=\"/live?pool=7&amp;size=25\""]);
     assert_eq!(pool.count("data-label=\"Pool\">7<"), 25);
     page.get("/?text=%2342").await.has(&["<b>1–1</b>", "href=\"/jobs/42\""]);
-    page.get("/?text=42&pool=3").await.has(&["No job fits."]);
-    page.get("/?state=failed").await.has(&["No job fits."]);
+    page.get("/?text=42&pool=3").await.has(&["No job matches the filter."]);
+    page.get("/?state=failed").await.has(&["No job matches the filter."]);
     page.get("/?state=lost").await.has(&["There is no such state."]);
-    page.get("/?pool=all").await.has(&["A pool has a number."]);
+    page.get("/?pool=all").await.has(&["The number of a pool must be a whole number."]);
 
     let start = Instant::now();
     let none = page.get("/live?text=nowhere").await;
     println!("a text that none of 10,000 jobs has, in memory: {:?}", start.elapsed());
-    none.has(&["No job fits."]).lacks(&["<form class=\"filter\"", "Searched"]);
+    none.has(&["No job matches the filter."]).lacks(&["<form class=\"filter\"", "Searched"]);
 }
 
 #[tokio::test]
-async fn a_text_is_found_in_errors_and_results() {
+async fn text_search_covers_errors_and_results() {
     let queue = memory();
     submit(&queue, 60).await;
     for _ in 0..30 {
@@ -92,27 +92,27 @@ async fn jobs_are_found_by_their_worker() {
     let page = Page::of(&queue).await;
     let key = worker(42).to_string();
     let digits = key.trim_start_matches("0x");
-    // As it stands in a log, copied without its prefix, in capitals, its beginning.
+    // As in a log, without its prefix, in capitals, and its beginning.
     for text in [&key, digits, &digits.to_uppercase(), &key[..20]] {
         let found = page.get(&format!("/?text={text}")).await;
         found.has(&["<b>1–2</b> of <b>2</b>", "href=\"/jobs/42\"", &format!("href=\"/jobs/{}\"", again.id)]);
     }
-    page.get(&format!("/?text={key}&pool=3")).await.has(&["No job fits."]);
-    // Ended ones too.
+    page.get(&format!("/?text={key}&pool=3")).await.has(&["No job matches the filter."]);
+    // Ended jobs too.
     let ended = page.get(&format!("/?text={}&state=succeeded", worker(1))).await;
     ended.has(&["<b>1–1</b> of <b>1</b>", "href=\"/jobs/1\""]);
-    // Every key has these digits; so few of them may be a word.
+    // Every key has these digits; such a short text may be a word.
     page.get("/?text=fefefe").await.has(&["of <b>301</b>"]);
-    page.get("/?text=fefe").await.has(&["No job fits."]);
+    page.get("/?text=fefe").await.has(&["No job matches the filter."]);
 }
 
 #[tokio::test]
-async fn one_job_is_shown_whole_but_for_its_key() {
+async fn job_is_shown_completely_without_its_key() {
     let queue = memory();
     submit(&queue, 3).await;
     let page = Page::of(&queue).await;
     page.get("/jobs/1").await.has(&["Nothing yet.", "start_computing: pool 1", "stake 12345"]);
-    // Its calls' kinds, and its data.
+    // The kinds of its calls, and its data.
     page.get("/").await.has(&["add_worker, PhalaStakePoolv2::<wbr>start_computing"]);
     page.get("/jobs/1").await.has(&["<details>", "&quot;stake&quot;: &quot;12345&quot;", "(sealed)"]);
     let id = carry_out(&queue, "PhalaComputation::WorkerNotBound").await;
@@ -145,7 +145,7 @@ fn key_in_hex() -> String {
 }
 
 #[tokio::test]
-async fn what_others_wrote_is_text() {
+async fn foreign_texts_are_escaped() {
     let queue = memory();
     submit(&queue, 2).await;
     let evil = "</pre><script>alert(1)</script>\" onload='x";
@@ -178,7 +178,7 @@ async fn changes_need_the_token() {
     assert_eq!(queue.stats().await.unwrap().waiting, 1, "nothing was changed");
     assert_eq!(page.get("/jobs/1/retry").await.status, 405);
 
-    assert_eq!(page.post("/jobs/1/retry", Some(TOKEN)).await.has(&["in line again"]).status, 200);
+    assert_eq!(page.post("/jobs/1/retry", Some(TOKEN)).await.has(&["queued again"]).status, 200);
     assert_eq!(queue.stats().await.unwrap().waiting, 2);
     let again = page.post("/jobs/1/retry", Some(TOKEN)).await;
     assert_eq!(again.has(&["Job 1 is waiting"]).status, 409);
@@ -188,7 +188,7 @@ async fn changes_need_the_token() {
 }
 
 #[tokio::test]
-async fn what_is_done_with_jobs_is_shown_before() {
+async fn actions_are_previewed() {
     let queue = memory();
     submit(&queue, 5).await;
     for _ in 0..2 {
@@ -206,16 +206,12 @@ async fn what_is_done_with_jobs_is_shown_before() {
         "retry: 2 jobs",
         "2 jobs of those chosen will be left out",
         "value=\"1,2\"",
-        "It is put in line again.",
-        "Left out: It is waiting: only a failed job can be put in line again.",
-        "Left out: The queue has no job of that number (any more).",
+        "It is queued again.",
+        "Left out: It is waiting: only a failed job can be queued again.",
+        "Left out: The queue has no job with that number.",
         "start_computing: pool 1",
     ]);
-    page.get("/confirm?do=remove&id=1,3").await.has(&[
-        "remove: 2 jobs",
-        "It is forgotten.",
-        "It is not sent;",
-    ]);
+    page.get("/confirm?do=remove&id=1,3").await.has(&["remove: 2 jobs", "It is removed.", "It is not sent;"]);
     page.get("/confirm?do=retry").await.has(&["No job was chosen."]);
     let many: String = (0..201).map(|n| format!("&id={n}")).collect();
     for query in ["do=burn&id=1", "do=retry&id=x", &format!("do=retry{many}")] {
@@ -227,7 +223,7 @@ async fn what_is_done_with_jobs_is_shown_before() {
     assert_eq!(
         page.act(Some(TOKEN), "do=retry&id=1,2,4")
             .await
-            .has(&["2 jobs: in line again. 1 job left out"])
+            .has(&["2 jobs: queued again. 1 job left out"])
             .status,
         200
     );
@@ -238,7 +234,7 @@ async fn what_is_done_with_jobs_is_shown_before() {
 }
 
 #[tokio::test]
-async fn without_a_token_nothing_can_be_changed_and_the_variable_is_named() {
+async fn without_a_token_changes_are_refused_and_the_variable_is_named() {
     let queue = memory();
     submit(&queue, 1).await;
     give_up(&queue, "no").await;
@@ -257,7 +253,7 @@ async fn without_a_token_nothing_can_be_changed_and_the_variable_is_named() {
 }
 
 #[tokio::test]
-async fn a_name_of_somebody_elses_is_refused() {
+async fn unknown_host_names_are_refused() {
     let page = Page::of(&memory()).await;
     for (host, status) in
         [("evil.example", 421), ("localhost.evil.example:4567", 421), ("localhost:4567", 200)]
@@ -272,7 +268,7 @@ async fn a_name_of_somebody_elses_is_refused() {
 }
 
 #[tokio::test]
-async fn nothing_comes_from_elsewhere_and_nothing_is_inline() {
+async fn pages_have_no_external_or_inline_resources() {
     let queue = memory();
     submit(&queue, 1).await;
     let page = Page::of(&queue).await;
@@ -301,19 +297,19 @@ async fn nothing_comes_from_elsewhere_and_nothing_is_inline() {
 }
 
 #[tokio::test]
-async fn requests_are_small() {
+async fn large_requests_are_refused() {
     let page = Page::of(&memory()).await;
     let host = page.address;
     let large = format!(
         "POST /x HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 9000\r\n"
     );
     assert_eq!(page.send(&large).await.status, 413);
-    // A head is read in pieces: it is too long for certain at twice the bound.
+    // A head is read in chunks, so only twice the limit is certainly too long.
     let long = format!("GET / HTTP/1.1\r\nHost: {host}\r\nX-Long: {}\r\n", "x".repeat(70_000));
     assert_eq!(page.send(&long).await.status, 431);
 }
 
-/// Puts jobs in line once it is let, and never lists them.
+/// Releases retries on a signal, and never lists jobs.
 #[derive(Debug)]
 struct Stuck {
     inner: MemoryQueue,
@@ -352,7 +348,7 @@ impl QueueAdmin for Stuck {
 }
 
 #[tokio::test]
-async fn requests_at_once_are_bounded() {
+async fn concurrent_requests_are_limited() {
     let queue = memory();
     submit(&queue, 1).await;
     let (stuck, page) = Stuck::page(&queue).await;
@@ -376,7 +372,7 @@ async fn requests_at_once_are_bounded() {
 }
 
 #[tokio::test]
-async fn a_queue_that_hangs_is_named_and_what_is_known_is_shown() {
+async fn hanging_queue_is_reported_and_known_content_is_shown() {
     let queue = memory();
     submit(&queue, 3).await;
     let (_, page) = Stuck::page(&queue).await;
@@ -386,10 +382,10 @@ async fn a_queue_that_hangs_is_named_and_what_is_known_is_shown() {
 }
 
 #[tokio::test]
-async fn a_taken_default_is_gone_without_and_a_taken_choice_is_refused() {
+async fn used_default_port_is_skipped_and_used_configured_port_is_refused() {
     let queue = memory();
     let source = Source { queue: Arc::new(queue.clone()), admin: Arc::new(queue) };
-    // Where somebody else has the port already, that will do as well.
+    // If another process already uses the port, that serves as well.
     let _default = TcpListener::bind(("127.0.0.1", queue::PORT)).await;
     let none = Access::default();
     assert!(queue::open(&PageArgs::default(), &none, source.clone()).await.unwrap().is_none());

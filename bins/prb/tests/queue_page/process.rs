@@ -1,4 +1,4 @@
-//! `prb trader` as a process: it has the page before Redis and the chain are there.
+//! `prb trader` as a process: it serves the page before Redis and the chain are available.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
@@ -16,7 +16,7 @@ struct Trader(Child);
 
 impl Trader {
     fn start(folder: &TempDir, page: &str) -> Self {
-        // The lifecycle manager's, which a trader needs.
+        // The lifecycle manager's identity, which a trader needs.
         let identity = folder.path().join("id");
         if Identity::load(&identity, Role::Lifecycle).unwrap().is_none() {
             Identity::generate().unwrap().store(&identity, Role::Lifecycle).unwrap();
@@ -47,12 +47,12 @@ impl Drop for Trader {
 }
 
 #[tokio::test]
-async fn a_trader_has_the_page_even_without_redis() {
+async fn trader_serves_the_page_without_redis() {
     let folder = TempDir::new().unwrap();
     let held = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address: SocketAddr = held.local_addr().unwrap();
 
-    // Somebody has the port that was asked for.
+    // The configured port is in use.
     let mut trader = Trader::start(&folder, &address.to_string());
     let status = tokio::task::spawn_blocking(move || {
         let status = trader.0.wait().unwrap();

@@ -1,4 +1,4 @@
-//! The page on a queue in a real Redis, and while that is away.
+//! The page with a queue in a real Redis, and during its outage.
 
 use std::{
     net::TcpListener,
@@ -132,7 +132,7 @@ async fn ten_thousand_jobs_in_redis() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_redis_is_away_the_last_counts_stay() {
+async fn last_counts_stay_while_redis_is_down() {
     let mut server = Server::start();
     let queue = server.queue();
     until_ready(&queue).await;

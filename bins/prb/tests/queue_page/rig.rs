@@ -1,4 +1,4 @@
-//! A page on a port of its own, jobs to show on it, and a client without manners.
+//! A page on a port of its own, jobs for it, and a raw HTTP client.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -24,10 +24,10 @@ use tokio::{
     task::JoinSet,
 };
 
-/// What nothing in these tests takes, even on a machine with other work.
+/// Timeout that is long enough even on a loaded machine.
 pub const LONG: Duration = Duration::from_secs(60);
 pub const TOKEN: &str = "a-token-of-this-test";
-/// A sealed key, as nobody may see it.
+/// A sealed key, which must never be shown.
 pub const SEALED: &[u8] = b"a sealed key that nobody may see";
 
 /// A page that is served until dropped.
@@ -66,12 +66,12 @@ impl Page {
         format!("http://{}{path}", self.address)
     }
 
-    /// Asks as a browser does.
+    /// Sends a browser's request.
     pub async fn get(&self, path: &str) -> Answer {
         self.send(&format!("GET {path} HTTP/1.1\r\nHost: {}\r\nAccept: text/html\r\n", self.address)).await
     }
 
-    /// A change of several jobs, as the page's script sends it.
+    /// Sends a change of several jobs in the form of the page's script.
     pub async fn act(&self, token: Option<&str>, body: &str) -> Answer {
         let token = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
         let length = body.len();
@@ -80,20 +80,20 @@ impl Page {
         tokio::time::timeout(LONG, ask_with(self.address, &head, body)).await.expect("no answer")
     }
 
-    /// A change, as the page's script sends it.
+    /// Sends a change in the form of the page's script.
     pub async fn post(&self, path: &str, token: Option<&str>) -> Answer {
         let token = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
         let head = format!("POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\n{token}", self.address);
         self.send(&head).await
     }
 
-    /// Sends a head as it is.
+    /// Sends a request head unchanged.
     pub async fn send(&self, head: &str) -> Answer {
         tokio::time::timeout(LONG, ask(self.address, head)).await.expect("no answer")
     }
 }
 
-/// Sends a head to an address.
+/// Sends a request head to an address.
 pub async fn ask(address: SocketAddr, head: &str) -> Answer {
     ask_with(address, head, "").await
 }
@@ -102,7 +102,7 @@ async fn ask_with(address: SocketAddr, head: &str, body: &str) -> Answer {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(format!("{head}Connection: close\r\n\r\n{body}").as_bytes()).await.unwrap();
     let mut bytes = Vec::new();
-    // Who refuses a head may close before all of it was read: what came before that counts.
+    // A refused request may be closed before all of it was read; what was received counts.
     let _ = stream.read_to_end(&mut bytes).await;
     let text = String::from_utf8(bytes).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
@@ -110,7 +110,7 @@ async fn ask_with(address: SocketAddr, head: &str, body: &str) -> Answer {
     Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
 }
 
-/// What came back.
+/// An answer.
 pub struct Answer {
     pub status: u16,
     /// In lower case.
@@ -119,7 +119,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Says which of the texts the body lacks.
+    /// Panics with the texts that the body lacks.
     #[track_caller]
     pub fn has(&self, texts: &[&str]) -> &Self {
         for text in texts {
@@ -136,13 +136,13 @@ impl Answer {
         self
     }
 
-    /// How many times the body has a text.
+    /// Returns how many times the body contains a text.
     pub fn count(&self, text: &str) -> usize {
         self.body.matches(text).count()
     }
 }
 
-/// A queue in memory with room for many.
+/// Creates a queue in memory with a large limit.
 pub fn memory() -> MemoryQueue {
     MemoryQueue::new(Config::default().with_max_jobs(20_000))
 }
@@ -177,7 +177,7 @@ pub async fn take(queue: &impl JobQueue) -> (JobId, u64) {
     (lease.id, lease.token)
 }
 
-/// Carries the oldest job out; its second call fails on chain.
+/// Completes the oldest job; its second call fails on chain.
 pub async fn carry_out(queue: &impl JobQueue, error: &str) -> JobId {
     let (id, token) = take(queue).await;
     let calls = vec![CallOutcome::Done, CallOutcome::Failed(error.to_owned())];
@@ -187,7 +187,7 @@ pub async fn carry_out(queue: &impl JobQueue, error: &str) -> JobId {
     id
 }
 
-/// Gives the oldest job up.
+/// Fails the oldest job.
 pub async fn give_up(queue: &impl JobQueue, message: &str) -> JobId {
     let (id, token) = take(queue).await;
     queue.fail(id, token, JobFailure { message: message.to_owned() }, None).await.unwrap();

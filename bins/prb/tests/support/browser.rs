@@ -1,4 +1,4 @@
-//! Chromium, driven by a small program in Node.js.
+//! Chromium, controlled by a small Node.js program.
 #![allow(clippy::unwrap_used, clippy::expect_used, dead_code, unreachable_pub)]
 
 use std::{
@@ -71,7 +71,7 @@ impl Browser {
         self.call("evaluate", json!([expression])).await
     }
 
-    /// Waits until something is true.
+    /// Waits until an expression is true.
     pub async fn until(&mut self, expression: &str) {
         self.call("until", json!([expression])).await;
     }
@@ -86,7 +86,7 @@ impl Browser {
         self.call("click", json!([selector])).await;
     }
 
-    /// A picture for people, where PRB_TEST_PICTURES names a folder.
+    /// Takes a screenshot if PRB_TEST_PICTURES names a folder.
     pub async fn picture(&mut self, name: &str) {
         if let Ok(folder) = std::env::var("PRB_TEST_PICTURES") {
             let path = format!("{folder}/{name}.png");
@@ -94,7 +94,7 @@ impl Browser {
         }
     }
 
-    /// What the browser complained of: errors of the script, what its policy refused.
+    /// Returns the browser's errors: of the script, and violations of the content security policy.
     pub async fn complaints(&mut self) -> Vec<String> {
         serde_json::from_value(self.call("complaints", json!([])).await).unwrap()
     }
@@ -102,7 +102,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // It closes its browser when nobody tells it anything any more; killed, it would leave it behind.
+        // The program closes its browser at the end of its input; killing it would leave the browser running.
         let _ = self.input.write_all(b"{\"call\":\"end\",\"args\":[]}\n");
         let _ = self.child.wait();
     }

@@ -1,4 +1,4 @@
-//! Daemons as processes, each with a folder, an ops port and a log; and a client among their peers.
+//! Daemons as processes, each with a folder, an ops port and a log; and a peer-to-peer client.
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
 
 use std::{
@@ -22,7 +22,7 @@ use serde_json::Value;
 
 use super::{Net, Process, STAKE};
 
-/// A port that nobody has now, and that this process does not give out again.
+/// Returns a free port that this process does not return again.
 pub fn free_port() -> u16 {
     static GIVEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
     let mut given = GIVEN.lock().unwrap();
@@ -40,12 +40,12 @@ pub fn free_port() -> u16 {
 pub struct Probe(SocketAddr);
 
 impl Probe {
-    /// At a port that nobody has.
+    /// Creates one with a free port.
     pub fn new() -> Self {
         Self((Ipv4Addr::LOCALHOST, free_port()).into())
     }
 
-    /// At a port of this machine.
+    /// Creates one for a port of this machine.
     pub fn at(port: u16) -> Self {
         Self((Ipv4Addr::LOCALHOST, port).into())
     }
@@ -54,7 +54,7 @@ impl Probe {
         self.0
     }
 
-    /// Status and body of a path; `None` where the port is not open.
+    /// Requests a path; returns status and body, or `None` if the port is closed.
     pub fn ask(&self, path: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(self.0).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -75,7 +75,7 @@ impl Probe {
     }
 }
 
-/// A daemon that can be started, killed and started again with the same folder, ports and settings.
+/// A daemon that can be started, killed and restarted with the same folder, ports and settings.
 pub struct Daemon {
     name: String,
     module: &'static str,
@@ -83,13 +83,13 @@ pub struct Daemon {
     folder: PathBuf,
     walkie: u16,
     ops: SocketAddr,
-    /// What starts it, before its own name.
+    /// The command prefix that starts it.
     launcher: Vec<String>,
     process: Option<Process>,
 }
 
 impl Daemon {
-    /// A daemon that is not started yet. Its folder is made below `folder`.
+    /// Creates a daemon that is not started yet, with a folder below `folder`.
     pub fn new(folder: &Path, module: &'static str, name: &str) -> Self {
         let folder = folder.join(name);
         std::fs::create_dir_all(&folder).unwrap();
@@ -113,24 +113,24 @@ impl Daemon {
             .set("PHALA_LOGGER_LEVEL", std::env::var("PRB_TEST_LOG").unwrap_or_else(|_| "info".into()))
     }
 
-    /// The same, started by another program, where it is reached at another address.
+    /// Starts it with a command prefix, and uses another address to reach it.
     #[must_use]
     pub fn launched_by(mut self, launcher: &[&str], ip: Ipv4Addr) -> Self {
         self.launcher = launcher.iter().map(|word| (*word).to_owned()).collect();
         self.ops.set_ip(ip.into());
-        // The address may not be there yet when it starts.
+        // The address may not exist yet when it starts.
         let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, self.ops.port()));
         self.set("PRB_OPS_LISTEN", everywhere)
     }
 
-    /// Sets a variable, in place of an earlier value.
+    /// Sets a variable, replacing an earlier value.
     #[must_use]
     pub fn set(mut self, name: &str, value: impl std::fmt::Display) -> Self {
         self.put(name, value);
         self
     }
 
-    /// The same, of a daemon that exists; it counts from the next start.
+    /// Sets a variable of an existing daemon; used from the next start.
     pub fn put(&mut self, name: &str, value: impl std::fmt::Display) {
         self.variables.retain(|(other, _)| other != name);
         self.variables.push((name.to_owned(), value.to_string()));
@@ -140,17 +140,17 @@ impl Daemon {
         &self.name
     }
 
-    /// What a variable is set to.
+    /// Returns the value of a variable.
     pub fn variable(&self, name: &str) -> Option<&str> {
         self.variables.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
     }
 
-    /// Where its peers reach it.
+    /// Returns its peer-to-peer address.
     pub fn address(&self) -> Multiaddr {
         format!("/ip4/127.0.0.1/tcp/{}", self.walkie).parse().unwrap()
     }
 
-    /// Starts `prb` with nothing but variables.
+    /// Starts `prb` with variables only.
     pub fn start(&mut self) {
         assert!(self.process.is_none(), "{} runs already", self.name);
         let log =
@@ -173,7 +173,7 @@ impl Daemon {
         self.process.as_ref().unwrap().id()
     }
 
-    /// Starts it and waits until it ends by itself with exit code 2; gives its log.
+    /// Starts it and waits until it exits with code 2; returns its log.
     pub async fn refuses(&mut self, limit: Duration) -> String {
         self.start();
         let code = self.process.take().unwrap().wait(limit).await;
@@ -188,7 +188,7 @@ impl Daemon {
         process.kill();
     }
 
-    /// SIGTERM; within five seconds, with exit code 0.
+    /// Sends SIGTERM; it must exit within five seconds with code 0.
     pub async fn stop(&mut self) {
         let mut process = self.process.take().unwrap();
         assert!(process.is_running(), "{} ended by itself:\n{}", self.name, self.log_tail());
@@ -197,12 +197,12 @@ impl Daemon {
         assert_eq!(code, Some(0), "{}:\n{}", self.name, self.log_tail());
     }
 
-    /// Where its identity file is.
+    /// Returns the folder of its identity file.
     pub fn identity_folder(&self) -> PathBuf {
         self.folder.join("id")
     }
 
-    /// Waits until its newest process has told its peer id.
+    /// Waits until its newest process has logged its peer id.
     pub async fn peer_id(&self, limit: Duration) -> String {
         let start = Instant::now();
         loop {
@@ -220,7 +220,7 @@ impl Daemon {
         std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
-    /// The most memory that its process has had, in bytes.
+    /// Returns the peak memory of its process, in bytes.
     pub fn peak_memory_bytes(&self) -> u64 {
         let status = format!("/proc/{}/status", self.process.as_ref().unwrap().id());
         let status = std::fs::read_to_string(status).unwrap();
@@ -239,19 +239,19 @@ impl Daemon {
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
-    /// Status and body of a path of the ops port; `None` where it is not open.
+    /// Requests a path of the ops port; returns status and body, or `None` if it is closed.
     pub fn ops(&self, path: &str) -> Option<(u16, String)> {
         Probe(self.ops).ask(path)
     }
 
-    /// Connected peers of its chain and group that it can use.
+    /// Returns the number of connected usable peers of its chain and group.
     pub fn usable_peers(&self) -> Option<u32> {
         let metrics = self.ops("/metrics")?.1;
         let line = metrics.lines().find_map(|line| line.strip_prefix("prb_usable_peers "))?;
         line.parse().ok()
     }
 
-    /// Codes of the reasons why it is not ready; none where it is.
+    /// Returns the codes of the reasons why it is not ready; empty if it is.
     pub fn unready(&self) -> Option<Vec<String>> {
         let (_, body) = self.ops("/readyz")?;
         let body: Value = serde_json::from_str(&body).ok()?;
@@ -278,7 +278,7 @@ impl Daemon {
     }
 }
 
-/// A data provider of the net, not started yet.
+/// Creates a data provider of the net, not started yet.
 pub fn provider(net: &Net, name: &str) -> Daemon {
     Daemon::new(net.dir.path(), "data_provider", name)
         .set("PHALA_CHAIN_ENDPOINT", net.devnet.para().url())
@@ -287,7 +287,7 @@ pub fn provider(net: &Net, name: &str) -> Daemon {
         .set("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", true)
 }
 
-/// A lifecycle manager of the net, not started yet.
+/// Creates a lifecycle manager of the net, not started yet.
 pub fn manager(net: &Net, name: &str) -> Daemon {
     Daemon::new(net.dir.path(), "lifecycle", name)
         .set("PHALA_CHAIN_ENDPOINT", net.devnet.para().url())
@@ -295,13 +295,13 @@ pub fn manager(net: &Net, name: &str) -> Daemon {
         .set("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", true)
 }
 
-/// Gives a manager some of the net's pools, with their operators, and workers of them.
+/// Adds some of the net's pools with their operators, and workers of them, to a manager.
 pub async fn assign(net: &Net, client: &Client, pools: &[usize], workers: &[usize]) {
     let endpoints: Vec<_> = net.workers.iter().map(super::WorkerHandle::endpoint).collect();
     assign_at(net, client, pools, workers, &endpoints).await;
 }
 
-/// The same, with other endpoints of the net's workers.
+/// The same with other endpoints of the net's workers.
 pub async fn assign_at(net: &Net, client: &Client, pools: &[usize], workers: &[usize], endpoints: &[String]) {
     let pool = |index: &usize| {
         let pool = &net.devnet.pools()[*index];
@@ -332,19 +332,18 @@ pub async fn assign_at(net: &Net, client: &Client, pools: &[usize], workers: &[u
     assert_eq!(made.workers.len(), workers.len());
 }
 
-/// A client among the peers: the operator's hand.
+/// A peer-to-peer client that acts as the operator.
 pub struct Hand {
     node: Node,
 }
 
 impl Hand {
-    /// A client that starts from these addresses, in the group of that bridge identity; by mDNS where there is
-    /// no address.
+    /// Creates a client with these boot nodes, in the group of that bridge identity; with mDNS if there are none.
     pub async fn new(boot_nodes: Vec<Multiaddr>, bridge_identity: &str) -> Self {
         Self::start(boot_nodes, bridge_identity, None).await
     }
 
-    /// The same, with the key that lets it manage.
+    /// The same with the key for management.
     pub async fn with_key(boot_nodes: Vec<Multiaddr>, bridge_identity: &str, key: &str) -> Self {
         Self::start(boot_nodes, bridge_identity, Some(key.into())).await
     }

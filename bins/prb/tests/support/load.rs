@@ -1,5 +1,5 @@
-//! Jobs by the hundred: workers of which the chain sees what real ones send, each with somebody who submits its
-//! jobs one by one, learns what became of each, and asks the chain before submitting again.
+//! Hundreds of jobs: simulated workers whose chain state is real. Each has a submitter that submits its jobs
+//! one by one, receives their outcomes, and checks the chain before submitting again.
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
 
 use std::{
@@ -33,12 +33,12 @@ use tokio::{
 
 use super::Net;
 
-/// What nothing takes, even with traders that wait for a killed one's accounts again and again.
+/// Time limit that is long enough even if traders wait repeatedly for the account leases of killed ones.
 const LIMIT: Duration = Duration::from_secs(300);
-/// How often one job may fail at the chain, or be given up, before something is wrong.
+/// Maximum number of failures of one job on chain or in the queue.
 const MAX_FAILURES: u32 = 40;
 const STAKE: u128 = 1_000 * PHA;
-/// The jobs of one worker, in order; messages have to come in the order of their numbers.
+/// The jobs of one worker, in order; messages must arrive in the order of their numbers.
 const STEPS: [Step; 8] = [
     Step::Register,
     Step::Message(0),
@@ -49,7 +49,7 @@ const STEPS: [Step; 8] = [
     Step::Message(3),
     Step::Message(4),
 ];
-/// Messages among them.
+/// Number of messages among them.
 const MESSAGES: u64 = 5;
 
 #[derive(Clone, Copy, Debug)]
@@ -60,26 +60,26 @@ enum Step {
     Start,
 }
 
-/// What submitters were told.
+/// Results received by submitters.
 #[derive(Debug, Default)]
 pub struct Tally {
     /// Jobs whose effect is on chain.
     pub done: AtomicUsize,
-    /// Submissions that the queue took.
+    /// Submissions that the queue accepted.
     pub submitted: AtomicUsize,
     /// Submissions that it refused.
     pub refused: AtomicUsize,
-    /// Calls that were said to be carried out.
+    /// Calls reported as done.
     pub carried_out: AtomicUsize,
-    /// Calls that were said to be on chain already.
+    /// Calls reported as already done.
     pub already: AtomicUsize,
     /// Calls that failed on chain.
     pub failed: AtomicUsize,
-    /// Jobs that ended without an outcome: gone with Redis, or given up.
+    /// Jobs without an outcome: lost with Redis, or given up.
     pub gone: AtomicUsize,
 }
 
-/// The submitters and what they have learned.
+/// The submitters and their results.
 pub struct Load {
     pub jobs: usize,
     pub tally: Arc<Tally>,
@@ -95,7 +95,7 @@ struct Worker {
     net: Chain,
 }
 
-/// What the submitters see of the chain.
+/// The submitters' view of the chain.
 #[derive(Clone)]
 struct Chain {
     para: Arc<Node>,
@@ -147,12 +147,12 @@ impl Load {
         Self { jobs: workers.len() * STEPS.len(), tally, workers, tasks }
     }
 
-    /// Jobs whose effect is on chain, as their submitters know.
+    /// Returns the number of jobs whose effect is on chain, as known to their submitters.
     pub fn done(&self) -> usize {
         self.tally.done.load(Relaxed)
     }
 
-    /// Waits until so many are, or all submitters have returned.
+    /// Waits until this many are done, or all submitters have returned.
     pub async fn until_done(&mut self, count: usize) -> Result<(), String> {
         let tally = self.tally.clone();
         let waiting = async {
@@ -181,7 +181,7 @@ impl Load {
         Ok(())
     }
 
-    /// Checks the events of all final blocks: each effect is there once.
+    /// Checks the events of all final blocks: each effect is there exactly once.
     pub fn check_events(&self, para: &Node) -> Result<(), String> {
         let mut counts = HashMap::<Vec<u8>, u32>::new();
         for (_, operation) in truth::operations(para).unwrap() {
@@ -303,7 +303,7 @@ impl Worker {
         Call::RegisterWorker { worker, runtime_info: info.encode(), attestation, replaces: None }
     }
 
-    /// The first one scores it.
+    /// The first message scores it.
     fn message(&self, sequence: u64) -> Call {
         let report = types::RegistryEvent::BenchReport { start_time: self.net.time, iterations: 1 << 40 };
         let message = Message {
@@ -319,7 +319,7 @@ impl Worker {
         MessageOrigin::Worker(WorkerKey(self.pair.public().0))
     }
 
-    /// Whether the final state shows the step's effect.
+    /// Returns whether the final state shows the step's effect.
     fn is_done(&self, step: Step) -> bool {
         if let Step::Message(sequence) = step {
             return self.ingress() > sequence;
@@ -333,7 +333,7 @@ impl Worker {
         }
     }
 
-    /// The sequence of its next message.
+    /// Returns the sequence of its next message.
     fn ingress(&self) -> u64 {
         use sp_crypto_hashing::{twox_64, twox_128};
         let origin = self.origin().encode();

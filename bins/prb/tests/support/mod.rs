@@ -33,7 +33,7 @@ pub const STAKE: u128 = 100_000_000_000_000;
 /// A devnet, its workers, and a folder for the bridge.
 pub struct Net {
     pub devnet: Devnet,
-    /// Further nodes of the same chains, asked before the devnet's own.
+    /// Further nodes of the same chains, used before the devnet's own.
     pub others: Vec<Devnet>,
     pub workers: Vec<WorkerHandle>,
     pub dir: TempDir,
@@ -46,7 +46,8 @@ pub struct Entry {
     pub stake: u128,
 }
 
-/// Chain settings of most tests: ten blocks in three seconds, sets and history that are crossed in seconds.
+/// Chain settings of most tests: ten blocks in three seconds, so that authority sets and history are crossed
+/// in seconds.
 pub fn chain() -> Config {
     Config { history: 300, block_ms: 300, set_length: 40, changes_per_block: 20, ..Config::default() }
 }
@@ -58,7 +59,7 @@ impl Net {
         Self::of(devnet, Vec::new(), workers).await
     }
 
-    /// On chains that stand still.
+    /// Creates it on chains without new blocks.
     pub async fn of(devnet: Devnet, others: Vec<Devnet>, workers: u32) -> Self {
         let workers = worker::spawn_all("test", workers, 0, None).await.unwrap();
         let net = Self { devnet, others, workers, dir: TempDir::new().unwrap() };
@@ -72,7 +73,7 @@ impl Net {
         net
     }
 
-    /// All pools as a fleet file names them.
+    /// Formats all pools for a fleet file.
     pub fn pools_toml(&self) -> String {
         self.devnet.pools().iter().map(|pool| pool_toml(pool, Some(&pool.mnemonic))).collect()
     }
@@ -116,7 +117,7 @@ impl Net {
         .to_vec()
     }
 
-    /// `prb all` in this process, without a fleet file and with further arguments.
+    /// Starts `prb all` in this process, without a fleet file and with further arguments.
     pub async fn bridge_of_inventory(&self, further: &[&str]) -> Bridge {
         let mut args = self.arguments();
         let fleet = args.iter().position(|arg| arg == "--fleet").unwrap();
@@ -127,7 +128,7 @@ impl Net {
         Bridge::start(&args).await.unwrap()
     }
 
-    /// `prb all` in this process.
+    /// Starts `prb all` in this process.
     pub async fn bridge(&self) -> Bridge {
         let args = self.arguments();
         let cli = Cli::try_parse_from(std::iter::once("prb".to_owned()).chain(args)).unwrap();
@@ -136,7 +137,7 @@ impl Net {
         Bridge::start(&args).await.unwrap()
     }
 
-    /// `prb all` as a process; its output is in the folder, for when a test fails.
+    /// Starts `prb all` as a process; its output is in the folder for diagnosis.
     pub fn process(&self) -> Process {
         self.process_with(&[])
     }
@@ -157,12 +158,12 @@ impl Net {
         Process(child)
     }
 
-    /// The process's output.
+    /// Returns the process's output.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    /// Waits until a process has come up that many times: it has told its peer id, and signals reach it.
+    /// Waits until that many processes have started: each logged its peer id and handles signals.
     pub async fn until_up(&self, times: usize, limit: Duration) {
         let start = Instant::now();
         while self.log().matches("Got my peer id").count() < times {
@@ -171,14 +172,14 @@ impl Net {
         }
     }
 
-    /// The end of the process's output.
+    /// Returns the end of the process's output.
     pub fn log_tail(&self) -> String {
         let log = self.log();
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(40)..].join("\n")
     }
 
-    /// Whether chain and worker agree that the worker computes at the tip.
+    /// Returns whether chain and worker agree that the worker computes at the tip.
     pub fn is_active(&self, worker: usize) -> bool {
         let worker = &self.workers[worker];
         let truth = truth::worker(self.devnet.para(), worker.public_key().0).unwrap();
@@ -205,7 +206,7 @@ impl Net {
         }
     }
 
-    /// Checks that nothing was done twice for any worker: one registration, one place, one start.
+    /// Checks that nothing was done twice for any worker: one registration, one addition to the pool, one start.
     pub fn assert_done_once(&self) {
         let mut counts = HashMap::<([u8; 32], &str), u32>::new();
         for (_, operation) in truth::operations(self.devnet.para()).unwrap() {
@@ -239,7 +240,7 @@ impl Net {
     }
 }
 
-/// A pool as a fleet file names it.
+/// Formats a pool for a fleet file.
 pub fn pool_toml(pool: &Pool, mnemonic: Option<&str>) -> String {
     let operator = mnemonic.map(|m| format!("operator = \"{m}\"\n")).unwrap_or_default();
     format!("[[pools]]\npid = {}\n{operator}\n", pool.pid)
@@ -272,7 +273,7 @@ impl Process {
         assert!(status.success());
     }
 
-    /// Waits for the end; gives the exit code.
+    /// Waits for its end; returns the exit code.
     pub async fn wait(&mut self, limit: Duration) -> Option<i32> {
         let start = Instant::now();
         loop {

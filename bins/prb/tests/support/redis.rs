@@ -1,4 +1,4 @@
-//! A redis-server that dies and comes back, with its data or without.
+//! A redis-server that can be killed and restarted, with its data or without.
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
 
 use std::{
@@ -13,7 +13,7 @@ use super::{Process, daemons::free_port};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A redis-server on its own port that has every write on disk before it answers; killed when dropped.
+/// A redis-server on its own port that syncs every write before it answers; killed when dropped.
 pub struct Redis {
     folder: PathBuf,
     port: u16,
@@ -37,7 +37,7 @@ impl Redis {
         self.process.take().unwrap().kill();
     }
 
-    /// Starts it again where it was, and waits until it answers.
+    /// Restarts it at the same port, and waits until it answers.
     pub fn restart(&mut self, with_its_data: bool) {
         assert!(self.process.is_none(), "redis-server runs already");
         if !with_its_data && self.folder.exists() {
@@ -68,11 +68,11 @@ impl Redis {
         }
     }
 
-    /// What it answers to a command, as it stands on the wire; `None` where it does not.
+    /// Returns its raw answer to a command; `None` if it does not answer.
     pub fn ask(&self, command: &str) -> Option<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        // It hangs up when it has answered both.
+        // It closes the connection after both answers.
         write!(stream, "{command}\r\nQUIT\r\n").ok()?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).ok()?;

@@ -1,4 +1,4 @@
-//! Who of the originals may manage: those of this machine, the whitelisted, those who show the bare key.
+//! Management access of the original's peers: from this machine, by whitelist, or with the bare key.
 
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ async fn auth_in_hello(theirs: &mut Peer, address: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_a_key_or_by_name() {
+async fn originals_are_admitted_by_key_or_whitelist() {
     let net = Net::start(chain(), 0).await;
     let mut theirs = Peer::start(&["--shy"]).await;
     let mut stranger = Peer::start(&["--shy"]).await;
@@ -51,7 +51,7 @@ async fn with_a_key_or_by_name() {
             }
             _ => {
                 assert_eq!(auth_in_hello(&mut theirs, &address).await, "AS_GRANTED");
-                // Over another connection: the peer is let in, not one connection of its.
+                // Over another connection: the peer is admitted, not only one of its connections.
                 assert_eq!(call(&mut theirs, &address, "ListPool", json!({})).await, json!({}));
             }
         }

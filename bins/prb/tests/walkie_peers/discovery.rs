@@ -1,4 +1,4 @@
-//! Meeting: by mDNS, by boot nodes, through a third; each side lists the other.
+//! Discovery: by mDNS, by boot nodes, through a third peer; each side lists the other.
 
 use serde_json::Value;
 
@@ -11,7 +11,7 @@ use crate::{
     },
 };
 
-/// Whose Hello is looked for, and what it must say.
+/// The expected Hello of our daemon.
 struct Ours<'a> {
     peer_id: &'a str,
     role: &'a str,
@@ -28,13 +28,13 @@ impl Ours<'_> {
         assert!(!info["hostname"].as_str().unwrap().is_empty());
     }
 
-    /// The original has said Hello to ours, and was answered.
+    /// The original has sent Hello to ours, and was answered.
     async fn answers(&self, theirs: &mut Peer) {
         let is_it = |e: &Value| e["event"] == "hello-answered" && e["peerId"] == *self.peer_id;
         self.check(&theirs.tool.find("an answered Hello", is_it).await["info"]);
     }
 
-    /// Ours has said Hello to the original.
+    /// Ours has sent Hello to the original.
     async fn greets(&self, theirs: &mut Peer) {
         let is_it =
             |e: &Value| e["event"] == "request" && e["method"] == "Hello" && e["peerId"] == *self.peer_id;
@@ -55,7 +55,7 @@ fn lists(daemon: &Daemon, peer: &Peer, role: &str) -> bool {
 const PROVIDER: &str = "WR_DATA_PROVIDER_INT";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn by_mdns() {
+async fn discovery_by_mdns() {
     let net = Net::start(chain(), 0).await;
     let group = format!("js-mdns-{}", std::process::id());
     let by_mdns = |daemon: Daemon| {
@@ -76,9 +76,9 @@ async fn by_mdns() {
     let lm = Ours { peer_id: &lm, role: "WR_LIFECYCLE_MANAGER", ..dp };
     let member = ground::member(&net, PROVIDER, &group);
 
-    // One asks and does not answer: it has found ours, not ours it.
+    // This peer sends Hello but does not answer: it discovers ours, but ours do not accept it.
     let mut asks = ground::peer(&member, &["--mdns", "--mdns-interval", "2000", "--mdns-silent"]).await;
-    // One answers and dials nobody: ours have found it.
+    // This peer answers but dials nobody: ours discover it.
     let mut shy = ground::peer(&member, &["--mdns", "--mdns-interval", "3600000", "--shy"]).await;
     for ours in [&dp, &lm] {
         ours.answers(&mut asks).await;
@@ -90,11 +90,11 @@ async fn by_mdns() {
         })
         .await;
     }
-    // With each other's.
+    // Both kinds of peers together.
     until("all are usable", || [&provider, &manager].iter().all(|daemon| daemon.usable_peers() == Some(3)))
         .await;
 
-    // One that goes away is of no use any more.
+    // A peer that disappears is no longer usable.
     shy.tool.kill().await;
     until("one is away", || [&provider, &manager].iter().all(|daemon| daemon.usable_peers() == Some(2)))
         .await;
@@ -104,7 +104,7 @@ async fn by_mdns() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn by_boot_nodes_and_through_a_third() {
+async fn discovery_by_boot_nodes_and_through_a_third_peer() {
     let net = Net::start(chain(), 0).await;
     const GROUP: &str = "js-boot";
     let member = ground::member(&net, PROVIDER, GROUP);
@@ -120,17 +120,17 @@ async fn by_boot_nodes_and_through_a_third() {
     let (dp, lm) = (provider.peer_id(LIMIT).await, manager.peer_id(LIMIT).await);
     let by_id = |e: &Value, id: &str| e["event"] == "hello-answered" && e["peerId"] == *id;
     for id in [&dp, &lm] {
-        // Dialled back; what they say of the chain comes with time.
+        // Ours dials back; its chain details follow later.
         theirs.tool.find("an answered Hello", |e| by_id(e, id)).await;
     }
-    // Ours find each other through the original.
+    // Ours discover each other through the original.
     provider.until_unready(&[], LIMIT).await;
     manager.until_unready(&[], LIMIT).await;
     for daemon in [&provider, &manager] {
         until("the original is listed", || daemon.usable_peers() == Some(2)).await;
     }
 
-    // And one that starts from ours.
+    // An original that starts from ours.
     let chain = ground::chain_identity(&net);
     let dp = Ours { peer_id: &dp, role: PROVIDER, chain: &chain, group: GROUP };
     let lm = Ours { peer_id: &lm, role: "WR_LIFECYCLE_MANAGER", ..dp };

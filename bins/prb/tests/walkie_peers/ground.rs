@@ -1,4 +1,4 @@
-//! What the tests share: daemons that are ready, and how JavaScript sees them.
+//! Shared parts of the tests: ready daemons, and JavaScript peers.
 
 use std::time::Duration;
 
@@ -9,20 +9,20 @@ use crate::{
     support::{Net, daemons::Daemon},
 };
 
-/// For something to happen on a machine that has much else to do.
+/// Time limit that is long enough on a loaded machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
-/// The chain identity of a net: the hash of parachain block 1.
+/// Returns the chain identity of a net: the hash of parachain block 1.
 pub(crate) fn chain_identity(net: &Net) -> String {
     format!("{:?}", net.devnet.para().block_hash(1).unwrap())
 }
 
-/// A daemon's address with its peer id, as originals need it.
+/// Returns a daemon's address with its peer id, which the original needs.
 pub(crate) async fn address(daemon: &Daemon) -> String {
     format!("{}/p2p/{}", daemon.address(), daemon.peer_id(LIMIT).await)
 }
 
-/// Arguments of a JavaScript peer of a role, on a net's chain and in a group.
+/// Returns the arguments of a JavaScript peer of a role, on a net's chain and in a group.
 pub(crate) fn member(net: &Net, role: &str, group: &str) -> Vec<String> {
     let words = ["--role", role, "--chain-identity", &chain_identity(net), "--bridge-identity", group];
     words.map(str::to_owned).to_vec()
@@ -34,7 +34,7 @@ pub(crate) async fn peer(member: &[String], further: &[&str]) -> Peer {
     Peer::start(&args).await
 }
 
-/// Calls a method that must be answered; gives the answer, `{}` where it says nothing.
+/// Makes a call that must succeed; returns the answer, `{}` if it is empty.
 pub(crate) async fn call(peer: &mut Peer, address: &str, method: &str, request: Value) -> Value {
     let mut answer = peer.call(address, method, request).await;
     assert_eq!(answer["error"], Value::Null, "{method}");
@@ -48,7 +48,7 @@ pub(crate) async fn call(peer: &mut Peer, address: &str, method: &str, request: 
     answer["data"].take()
 }
 
-/// Calls a method that must be refused; gives the error's type and message.
+/// Makes a call that must be refused; returns the error's type and message.
 pub(crate) async fn refused(
     peer: &mut Peer,
     address: &str,
@@ -65,7 +65,7 @@ pub(crate) fn now_ms() -> i64 {
     i64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap()
 }
 
-/// Waits until something is so.
+/// Waits for a condition.
 pub(crate) async fn until(what: &str, mut is: impl FnMut() -> bool) {
     let start = tokio::time::Instant::now();
     while !is() {
@@ -74,7 +74,7 @@ pub(crate) async fn until(what: &str, mut is: impl FnMut() -> bool) {
     }
 }
 
-/// The bytes of a text that protobuf.js wrote.
+/// Decodes the bytes in the JSON of protobuf.js.
 pub(crate) fn base64(text: &Value) -> Vec<u8> {
     const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut bytes = Vec::new();

@@ -1,4 +1,4 @@
-//! Identity files: the binaries' as the original's libraries read them, and the other way.
+//! Identity files: ours read by the original's libraries, and theirs by ours.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// What peer-id says of a file, which it makes if it is not there.
+/// Returns the output of peer-id for a file, which it creates if missing.
 async fn js_peer_id(file: &std::path::Path) -> String {
     let printed = Tool::run("peer.js", &["identity", "--identity", file.to_str().unwrap()]).await;
     assert_eq!(printed[0]["keyType"], "RsaPrivateKey");
@@ -21,7 +21,7 @@ async fn js_peer_id(file: &std::path::Path) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_original_takes_over_our_identity() {
+async fn original_can_use_our_identity_file() {
     let net = Net::start(chain(), 0).await;
     let mut provider = provider(&net, "dp");
     provider.start();
@@ -33,7 +33,7 @@ async fn the_original_takes_over_our_identity() {
         Peer::start(&["--identity", file.to_str().unwrap(), "--role", "WR_DATA_PROVIDER_INT"]).await;
     assert_eq!(there.peer_id, id);
 
-    // A daemon of ours that knows it by its id alone meets it, as the same peer.
+    // A daemon of ours that knows only its id meets it as the same peer.
     let mut manager = manager(&net, "lm")
         .set("PHALA_LIFECYCLE_CONFIG_MODE", true)
         .set("PHALA_WALKIE_BOOT_NODES", &there.address);
@@ -50,13 +50,13 @@ async fn the_original_takes_over_our_identity() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ours_takes_over_the_originals_identity() {
+async fn original_identity_file_can_be_used() {
     let net = Net::start(chain(), 0).await;
     let mut manager = manager(&net, "lm").set("PHALA_LIFECYCLE_CONFIG_MODE", true);
     std::fs::create_dir_all(manager.identity_folder()).unwrap();
     let file = manager.identity_folder().join("LIFECYCLE");
     let id = js_peer_id(&file).await;
-    // Originals write it so that everybody can read it.
+    // The original writes it readable for everybody.
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
     let written = std::fs::read(&file).unwrap();
     let mut theirs = Peer::start(&["--shy"]).await;
@@ -66,7 +66,7 @@ async fn ours_takes_over_the_originals_identity() {
     for start in 0..2 {
         manager.start();
         let address = ground::address(&manager).await;
-        // It dials by the id, and noise proves it.
+        // It dials by the id, which noise verifies.
         assert!(address.ends_with(&id), "{address}");
         until_reached(&mut theirs, &address).await;
         if start == 0 {
@@ -80,7 +80,7 @@ async fn ours_takes_over_the_originals_identity() {
     net.shutdown().await;
 }
 
-/// Waits until a daemon that has just told its peer id also listens.
+/// Waits until a daemon that has just logged its peer id also listens.
 async fn until_reached(theirs: &mut Peer, address: &str) {
     let start = tokio::time::Instant::now();
     loop {

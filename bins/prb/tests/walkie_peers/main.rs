@@ -1,7 +1,8 @@
-//! Our binaries and a peer made of the original's own libraries (`prb-walkie/tests/js`), as processes on a devnet:
-//! they find each other, say Hello, call and are called, and each takes the other's place.
+//! Our binaries and a peer made of the original's own libraries (`prb-walkie/tests/js`), as processes on a
+//! devnet: they discover each other, exchange Hello and calls, and each replaces the other.
 //!
-//! Without Node.js or its packages the tests fail and say how to install them (`scripts/install-node-peer`).
+//! Without Node.js or its packages, the tests fail with installation instructions
+//! (`scripts/install-node-peer`).
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 #[path = "../../../../prb-walkie/tests/interop/js.rs"]

@@ -1,4 +1,4 @@
-//! `prb lifecycle` as an original's monitor uses it: every method, with workers that run.
+//! `prb lifecycle` with an original's monitor: every method, with running workers.
 
 use std::time::Duration;
 
@@ -15,19 +15,19 @@ use crate::{
     },
 };
 
-/// A monitor of the original, and the lifecycle manager that it looks at.
+/// A monitor of the original, and the lifecycle manager that it observes.
 struct Monitor {
     peer: Peer,
     manager: String,
 }
 
 impl Monitor {
-    /// One that starts from a data provider alone, and finds the manager through it.
+    /// Starts one with only a data provider as boot node, and discovers the manager through it.
     async fn find(boot: &str, manager: &str) -> Self {
         let mut peer = Peer::start(&["--boot", boot, "--role", "WR_CLIENT"]).await;
         let is_it = |e: &Value| e["event"] == "hello-answered" && e["peerId"] == *manager;
         let met = peer.tool.find("the manager", is_it).await;
-        // What `/ptp/discover` shows.
+        // The content of `/ptp/discover`.
         let known = peer.tool.ask(json!({ "command": "peers" })).await;
         let shown = &known["peers"][manager];
         assert_eq!((&shown["role"], &shown["peerId"]), (&json!("WR_LIFECYCLE_MANAGER"), &json!(manager)));
@@ -40,7 +40,7 @@ impl Monitor {
         Self { peer, manager }
     }
 
-    /// `/ptp/proxy/:peerId/:method`, answered.
+    /// Makes the call of `/ptp/proxy/:peerId/:method`, which must succeed.
     async fn ask(&mut self, method: &str, request: Value) -> Value {
         call(&mut self.peer, &self.manager, method, request).await
     }
@@ -54,7 +54,7 @@ impl Monitor {
         states["workerStates"].as_array().cloned().unwrap_or_default()
     }
 
-    /// Looks every second, as its page does, until all workers are in a state.
+    /// Polls every second, like its page, until all workers are in a state.
     async fn until_all(&mut self, count: usize, status: &str) -> Vec<Value> {
         let start = Instant::now();
         loop {
@@ -69,7 +69,7 @@ impl Monitor {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_method_of_a_lifecycle_manager() {
+async fn monitor_can_use_every_method_of_a_lifecycle_manager() {
     let net = Net::start(chain(), 2).await;
     let mut provider = provider(&net, "dp");
     let mut manager = manager(&net, "lm").set("PHALA_WALKIE_BOOT_NODES", provider.address());
@@ -103,7 +103,7 @@ async fn every_method_of_a_lifecycle_manager() {
     net.shutdown().await;
 }
 
-/// Made, listed, changed by each kind of id; one that stays, with the operator that it came with.
+/// Pools are created, listed and changed by each kind of id; one keeps its operator.
 async fn pools(net: &Net, monitor: &mut Monitor) {
     let chain = &net.devnet.pools()[0];
     let pid = chain.pid.to_string();
@@ -133,7 +133,7 @@ async fn pools(net: &Net, monitor: &mut Monitor) {
     let (kind, message) = monitor.refused("CreatePool", json!({ "pools": [pool] })).await;
     assert_eq!(kind, "DUPLICATED");
     assert!(message.contains("taken"), "{message}");
-    // Whole values; no mnemonic leaves the operator, as does a blank one.
+    // Updates replace whole values; without a mnemonic, or with a blank one, the operator stays.
     for (id, name) in [
         (json!({ "uuid": uuid }), "by uuid"),
         (json!({ "name": "by uuid" }), "by name"),
@@ -150,7 +150,7 @@ async fn pools(net: &Net, monitor: &mut Monitor) {
     assert_eq!(monitor.ask("ListPool", json!({})).await, json!({ "pools": [shelf] }));
 }
 
-/// The same of workers; gives the ids of the net's.
+/// The same for workers; returns the ids of the net's workers.
 async fn workers(net: &Net, monitor: &mut Monitor) -> Vec<String> {
     let pid = net.devnet.pools()[0].pid.to_string();
     let value = |name: &str, endpoint: &str, sync_only: bool| {
@@ -172,7 +172,7 @@ async fn workers(net: &Net, monitor: &mut Monitor) -> Vec<String> {
     let (kind, message) = monitor.refused("CreateWorker", json!({ "workers": [values[0]] })).await;
     assert!(kind == "DUPLICATED" && message.contains("w0"), "{kind}: {message}");
 
-    // One is put right by its name, one goes by its id.
+    // One is corrected by its name, one deleted by its id.
     let right = json!({ "id": { "name": "wrong" }, "worker": value("w1", &endpoints[1], false) });
     let gone = json!({ "id": { "uuid": made[2]["uuid"] }, "worker": { "deleted": true } });
     let updated = monitor.ask("UpdateWorker", json!({ "items": [right, gone] })).await;
@@ -205,7 +205,7 @@ fn status(net: &Net, state: &Value, key: [u8; 32]) {
     assert!(state["workerAccountId"].as_str().unwrap().len() > 40, "{state}");
 }
 
-/// Restart, re-attestation, kick: told at once, done soon.
+/// Restart, re-attestation, kick: answered at once, done soon after.
 async fn commands(net: &Net, monitor: &mut Monitor, ids: &[String]) {
     let registered = || {
         let all = truth::operations(net.devnet.para()).unwrap();
@@ -238,7 +238,7 @@ async fn commands(net: &Net, monitor: &mut Monitor, ids: &[String]) {
             assert!(kind == "NOT_FOUND" && message.contains(stranger), "{method}: {kind} {message}");
         }
     }
-    // Nobody named is nobody told.
+    // A list without workers changes nothing.
     assert_eq!(monitor.ask("KickWorker", json!({})).await, json!({}));
     assert_eq!(net.workers.iter().map(|worker| worker.kick_count()).sum::<u64>(), 1);
 }

@@ -1,6 +1,6 @@
-//! An original in the other's place: its data provider for our lifecycle manager, its lifecycle manager for our
-//! data provider. What the one serves is copied from ours by its own keys, what the other gets goes to a worker
-//! as it is; the workers check every block.
+//! The original in place of ours: its data provider for our lifecycle manager, and its lifecycle manager for
+//! our data provider. Its provider serves copies of our blobs; blobs that its manager requests are sent to a
+//! worker unchanged. The workers verify every block.
 
 use prb_core::prpc::Method;
 use prb_walkie::proto::Role;
@@ -17,7 +17,7 @@ use crate::{
 
 const GROUP: &str = "js-original";
 
-/// A data provider of ours that has everything, and the port of its blob server.
+/// Starts a data provider of ours with all blocks; returns its blob server's port, too.
 async fn source(net: &Net) -> (Daemon, String) {
     let mut provider = provider(net, "dp").set("PHALA_BRIDGE_IDENTITY", "js-source");
     provider.start();
@@ -26,7 +26,7 @@ async fn source(net: &Net) -> (Daemon, String) {
     (provider, info["blobServerPort"].to_string())
 }
 
-/// The original's data provider, which copies from that port.
+/// Starts the original's data provider, which copies from that port.
 async fn original(net: &Net, port: &str) -> Peer {
     let chain = ground::chain_identity(net);
     let mut tool = Tool::start(
@@ -49,7 +49,7 @@ async fn original(net: &Net, port: &str) -> Peer {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_are_synced_from_an_originals_data_provider() {
+async fn workers_sync_from_an_originals_data_provider() {
     let net = Net::start(chain(), 2).await;
     let (mut source, port) = source(&net).await;
     let mut theirs = original(&net, &port).await;
@@ -60,7 +60,7 @@ async fn workers_are_synced_from_an_originals_data_provider() {
     let hand = Hand::new(vec![manager.address()], GROUP).await;
     let client = hand.find(Role::LifecycleManager, GROUP, LIMIT).await;
     assign(&net, &client, &[0], &[0, 1]).await;
-    // From the first block to the tip, registered and started on the way.
+    // From the first block to the tip, including registration and start.
     net.until_active(0..2, LIMIT).await;
     net.assert_done_once();
     manager.until_unready(&[], LIMIT).await;
@@ -73,12 +73,12 @@ async fn workers_are_synced_from_an_originals_data_provider() {
     let log = manager.log();
     let found = log.lines().find(|line| line.contains("data provider found")).unwrap();
     assert!(found.contains(&theirs.peer_id), "{found}");
-    assert!(!log.contains("put aside"), "{}", manager.log_tail());
+    assert!(!log.contains("data provider suspended"), "{}", manager.log_tail());
     for worker in &net.workers {
         assert!(worker.calls(Method::SyncCombinedHeaders) > 0);
     }
 
-    // The original dies; ours takes over where it was, with other cuts, and they go on.
+    // The original dies; ours continues at the same block, with other batch boundaries.
     let peer = theirs.peer_id.clone();
     source.put("PHALA_BRIDGE_IDENTITY", GROUP);
     source.put("PHALA_WALKIE_BOOT_NODES", manager.address());
@@ -102,11 +102,11 @@ async fn workers_are_synced_from_an_originals_data_provider() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_originals_lifecycle_manager_syncs_a_worker_from_ours() {
+async fn originals_lifecycle_manager_syncs_a_worker_from_our_provider() {
     let net = Net::start(chain(), 1).await;
     let (mut source, port) = source(&net).await;
     let worker = &net.workers[0];
-    // Some of them are not there yet.
+    // Some of them do not exist yet.
     let until = net.devnet.para().finalized_number() + 5;
     let endpoint = worker.endpoint();
     let until_text = until.to_string();
@@ -120,7 +120,7 @@ async fn an_originals_lifecycle_manager_syncs_a_worker_from_ours() {
     assert_eq!(end["para"], info.para_headernum - 1);
     assert_eq!(end["relay"], info.headernum - 1);
     let asked = |kind: &str| end["asked"][kind].as_u64().unwrap_or_default();
-    // Sets and buffers are what makes it fast; the tip has neither.
+    // The large batches of the catch-up; the tip needs neither.
     for kind in ["genesis:pb", "rangeByParentBlock:pb", "drySyncHeader", "blobRange:SyncHeaderReq"] {
         assert!(asked(kind) > 0, "{kind}: {end}");
     }

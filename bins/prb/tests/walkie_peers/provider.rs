@@ -1,4 +1,4 @@
-//! `prb data-provider` as an original's peers use it: every method, and blobs by each of three ways.
+//! `prb data-provider` with the original's peers: every method, and blobs over each of three protocols.
 
 use serde_json::{Value, json};
 use tokio::time::{Duration, Instant, sleep};
@@ -9,7 +9,7 @@ use crate::{
     support::{Net, chain, daemons::provider},
 };
 
-/// What a provider says of itself, once it is at the tip.
+/// Returns a provider's info, once it is at the tip.
 pub(crate) async fn info_at_tip(theirs: &mut Peer, address: &str) -> Value {
     let start = Instant::now();
     loop {
@@ -23,7 +23,7 @@ pub(crate) async fn info_at_tip(theirs: &mut Peer, address: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_method_of_a_data_provider() {
+async fn peers_can_use_every_method_of_a_data_provider() {
     let net = Net::start(chain(), 0).await;
     let mut provider = provider(&net, "dp");
     provider.start();
@@ -51,7 +51,7 @@ async fn every_method_of_a_data_provider() {
     blobs_by_three_ways(&net, &mut theirs, &address, &info).await;
     blocks_by_token(&net, &mut theirs, &address).await;
 
-    // What it does not do, and what nobody does.
+    // Methods that it does not support, and unknown ones.
     for method in ["ListPool", "CreateWorker", "KickWorker", "GetWorkerStatus"] {
         let (kind, message) = refused(&mut theirs, &address, method, json!({})).await;
         assert_eq!((&*kind, &*message), ("NOT_FOUND", "Handler not implemented."), "{method}");
@@ -63,7 +63,7 @@ async fn every_method_of_a_data_provider() {
     net.shutdown().await;
 }
 
-/// Each kind of the original's keys, from `/blob`, `GetBlobByKey` and the blob server.
+/// Each kind of the original's keys, over `/blob`, `GetBlobByKey` and the blob server.
 async fn blobs_by_three_ways(net: &Net, theirs: &mut Peer, address: &str, info: &Value) {
     let start = info["parentStartHeader"].as_i64().unwrap_or_default();
     let decoded = async |theirs: &mut Peer, key: &str, message: &str| {
@@ -141,7 +141,7 @@ async fn blocks_by_token(net: &Net, theirs: &mut Peer, address: &str) {
         let token = json!({ "token": meta["getToken"] });
         let (refusal, _) = refused(&mut thief, address, "GetBlobWithToken", token.clone()).await;
         assert_eq!(refusal, "UNAUTHORIZED");
-        // Another connection of the same peer's.
+        // Another connection of the same peer.
         let blob = call(theirs, address, "GetBlobWithToken", token).await;
         assert_eq!((&blob["number"], &blob["type"]), (&json!(20), &json!(kind)));
         assert!(base64(&blob["data"]).len() > 32, "{kind}");

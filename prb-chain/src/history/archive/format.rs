@@ -1,4 +1,4 @@
-//! The bytes of an archive's files. Whatever is read is refused where it breaks a bound, before memory is taken.
+//! The file format of archives. Reading checks every bound before it allocates memory.
 
 use std::io::{self, Read, Write};
 
@@ -15,20 +15,20 @@ const MAGIC: [u8; 8] = *b"PRBBLKS\0";
 const VERSION: u16 = 1;
 pub(super) const HEAD_LEN: usize = 120;
 pub(super) const FRAME_LEN: usize = 48;
-/// Bytes of a frame's content.
+/// Most bytes of a frame's content.
 pub(super) const MAX_CONTENT: usize = 256 << 20;
 /// Bytes of a frame's content as it is packed: Zstandard adds less to what cannot be made smaller.
 const MAX_PACKED: usize = MAX_CONTENT + MAX_CONTENT / 64;
 /// Blocks of a frame.
 pub(super) const MAX_BLOCKS: u32 = 1 << 20;
-/// Bytes of a header: far more than the largest authority set takes.
+/// Most bytes of a header: far more than the largest authority set takes.
 const MAX_HEADER: usize = 1 << 20;
-/// Bytes of a justification, and of a proof.
+/// Most bytes of a justification, and of a proof.
 const MAX_PROOF: usize = 32 << 20;
-/// Nodes of a proof.
+/// Most nodes of a proof.
 const MAX_NODES: u32 = 65_536;
 
-/// What a file has.
+/// The content of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     /// The start of the chains.
@@ -62,7 +62,7 @@ impl Kind {
     }
 }
 
-/// Which chains an archive is of.
+/// The chains of an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub(super) struct Chain {
     pub(super) para_id: u32,
@@ -89,16 +89,18 @@ impl Head {
         head
     }
 
-    /// Reads a head, and gives its hash.
+    /// Decodes a head; also returns its hash.
     pub(super) fn decode(head: &[u8; HEAD_LEN]) -> Result<(Self, Hash), String> {
         let (content, hash) = head.split_at(HEAD_LEN - 32);
         let Some(mut rest) = content.strip_prefix(&MAGIC) else {
-            return Err("it is no file of an archive".into());
+            return Err("it is not a file of an archive".into());
         };
         let bad = |_| "its head cannot be read".to_owned();
         let (version, kind, _) = <(u16, u8, u8)>::decode(&mut rest).map_err(bad)?;
         if version != VERSION {
-            return Err(format!("it has version {version}, this program reads {VERSION}: use a newer one"));
+            return Err(format!(
+                "it has version {version}, but this program reads version {VERSION}: use a newer program"
+            ));
         }
         let found = Hash::of(content);
         if found.0 != *hash {
@@ -111,14 +113,14 @@ impl Head {
     }
 }
 
-/// What comes before a frame's content, or at the end of a file.
+/// The bytes before a frame's content, or at the end of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub(super) struct FrameHead {
     content: u32,
     packed: u32,
-    /// The first block; at the end the one after the last.
+    /// The first block; at the end of a file, the number after the last block.
     pub(super) first: u32,
-    /// Blocks; at the end frames.
+    /// Number of blocks; at the end of a file, number of frames.
     pub(super) count: u32,
     hash: Hash,
 }
@@ -140,7 +142,7 @@ impl FrameHead {
     }
 }
 
-/// A frame's content.
+/// A frame with its content.
 #[derive(Debug)]
 pub(super) struct Frame {
     pub(super) first: u32,
@@ -149,12 +151,12 @@ pub(super) struct Frame {
     pub(super) hash: Hash,
 }
 
-/// Adds a frame to the hash over all.
+/// Adds a frame to the running hash.
 pub(super) fn chained(before: Hash, frame: Hash) -> Hash {
     Hash::of(&(before, frame).encode())
 }
 
-/// Writes a frame; gives its hash and the bytes that it takes.
+/// Writes a frame; returns its hash and size in bytes.
 pub(super) fn write_frame(
     out: &mut impl Write,
     first: u32,
@@ -176,7 +178,7 @@ pub(super) fn write_frame(
     Ok((head.hash, (FRAME_LEN + packed.len()) as u64))
 }
 
-/// Reads what comes next; `left` are the bytes of the file from there on.
+/// Reads the next frame head; `left` is the number of bytes left in the file.
 pub(super) fn read_frame_head(input: &mut impl Read, left: u64) -> Result<FrameHead, String> {
     let mut head = [0; FRAME_LEN];
     if left < FRAME_LEN as u64 {
@@ -199,7 +201,7 @@ pub(super) fn read_frame_head(input: &mut impl Read, left: u64) -> Result<FrameH
     Ok(head)
 }
 
-/// Bytes of a frame's packed content.
+/// Length of a frame's compressed content.
 pub(super) const fn packed_len(head: &FrameHead) -> u64 {
     head.packed as u64
 }
@@ -209,21 +211,21 @@ pub(super) fn read_frame(input: &mut impl Read, head: &FrameHead) -> Result<Fram
     let mut packed = vec![0; head.packed as usize];
     input.read_exact(&mut packed).map_err(|e| e.to_string())?;
     if head.hash_of(&packed) != head.hash {
-        return Err("a frame is damaged: its hash is another one".into());
+        return Err("a frame is damaged: its hash differs".into());
     }
     let content = zstd::bulk::decompress(&packed, head.content as usize).map_err(|e| e.to_string())?;
     if content.len() != head.content as usize {
-        return Err("a frame's content has another length than it says".into());
+        return Err("a frame's content differs in length from its head".into());
     }
     Ok(Frame { first: head.first, count: head.count, content, hash: head.hash })
 }
 
-/// Checks the end of a file against the frames before it.
+/// Checks the end of a file against its frames.
 pub(super) fn check_end(end: &FrameHead, next: u32, frames: u32, chain: Hash) -> Result<(), String> {
     if *end == FrameHead::end(next, frames, chain) { Ok(()) } else { Err("its end is damaged".into()) }
 }
 
-/// A list's items, where there are `count` of them.
+/// Decodes a list that must have `count` items.
 pub(super) fn list(content: &[u8], count: u32, most_each: usize) -> Result<Vec<&[u8]>, String> {
     let bad = || "a frame's content cannot be read".to_owned();
     let items = Segment::read(content).filter(|items| items.count() == count).ok_or_else(bad)?;
@@ -235,7 +237,7 @@ fn put_part(content: &mut Vec<u8>, part: &[u8]) {
     content.extend_from_slice(part);
 }
 
-/// Adds a piece to a relay frame's content.
+/// Appends a piece to a relay frame's content.
 pub(super) fn put_piece(content: &mut Vec<u8>, headers: &[&[u8]], justification: &[u8], proof: &[&[u8]]) {
     put_part(content, &segment::write(headers));
     put_part(content, justification);
@@ -250,7 +252,7 @@ fn take_part<'a>(content: &mut &'a [u8], most: usize) -> Option<&'a [u8]> {
     Some(part)
 }
 
-/// The pieces of a relay frame, with `count` headers together.
+/// Decodes the pieces of a relay frame with `count` headers in total.
 pub(super) fn pieces(mut content: &[u8], count: u32) -> Result<Vec<Piece>, String> {
     let bad = || "a frame's content cannot be read".to_owned();
     let (mut pieces, mut left) = (Vec::new(), count);
@@ -273,7 +275,7 @@ pub(super) fn pieces(mut content: &[u8], count: u32) -> Result<Vec<Piece>, Strin
     if left == 0 { Ok(pieces) } else { Err(bad()) }
 }
 
-/// Items of a frame of headers or changes, from the one at `skip` on, at most `most`.
+/// Returns at most `most` items of a frame of headers or changes, from the one at `skip` on.
 pub(super) fn items(frame: &Frame, kind: Kind, skip: u32, most: u32) -> Result<Vec<Vec<u8>>, String> {
     let most_each = if kind == Kind::Headers { MAX_HEADER } else { MAX_CONTENT };
     let items = list(&frame.content, frame.count, most_each)?;
@@ -290,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn heads_come_back_and_damaged_ones_do_not() {
+    fn heads_round_trip_and_damaged_ones_are_refused() {
         let head = Head { kind: Kind::Changes, chain: chain(), first: 5 };
         let encoded: [u8; HEAD_LEN] = head.encode().try_into().unwrap();
         assert_eq!(Head::decode(&encoded).unwrap().0, head);
@@ -303,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_come_back_and_damaged_ones_do_not() {
+    fn frames_round_trip_and_damaged_ones_are_refused() {
         let content = segment::write(&[b"one", b"two", b""]);
         let mut file = Vec::new();
         let (hash, bytes) = write_frame(&mut file, 9, 3, &content, 3).unwrap();
@@ -324,7 +326,7 @@ mod tests {
         }
     }
 
-    /// A frame whose head says anything, with a right hash.
+    /// A frame with arbitrary head values and a matching hash.
     fn forged(content: u32, packed: &[u8]) -> Result<Frame, String> {
         let mut head =
             FrameHead { content, packed: packed.len() as u32, first: 0, count: 1, hash: Hash::default() };
@@ -336,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn what_unpacks_to_more_than_it_says_is_refused() {
+    fn content_longer_than_declared_is_refused() {
         let bomb = zstd::bulk::compress(&vec![0; 8 << 20], 3).unwrap();
         assert!(bomb.len() < 4096);
         assert!(forged(1000, &bomb).is_err());
@@ -347,13 +349,13 @@ mod tests {
     }
 
     #[test]
-    fn lists_that_do_not_add_up_are_refused() {
+    fn inconsistent_lists_are_refused() {
         // Sixteen million empty items in a frame of one block.
         let mut many = (1u32 << 24).to_le_bytes().to_vec();
         many.resize(4 + 4 * (1 << 24), 0);
         assert!(list(&many, 1, 10).is_err());
         assert!(list(&segment::write(&[&[0; 11]]), 1, 10).is_err());
-        // Ends that go back.
+        // End positions that decrease.
         let mut back = segment::write(&[b"aaaa", b"bb"]);
         back[4..8].copy_from_slice(&60u32.to_le_bytes());
         assert!(list(&back, 2, 10).is_err());

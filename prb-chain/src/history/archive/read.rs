@@ -1,5 +1,5 @@
-//! Reading an archive, which is outside data: bounds first, hashes next, and what passes is verified as any
-//! source's.
+//! Reads archives. They are untrusted data: bounds are checked first, then hashes, and the content is
+//! verified like any source's.
 
 use std::{
     collections::BTreeMap,
@@ -20,17 +20,17 @@ use prb_core::{
 use super::format::{self, Chain, FRAME_LEN, Frame, HEAD_LEN, Head, Kind};
 use crate::history::{Error, Extent, HistorySource, Next, Piece, memory::from_header};
 
-/// Files of an archive.
+/// Most files of an archive.
 const MAX_FILES: usize = 100_000;
-/// Time between two looks for files that were added.
+/// Least time between two scans for new files.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
-/// An archive's files, and where they were read last.
+/// An archive's files, with the files being read.
 #[derive(Debug)]
 pub(super) struct Archive {
     folder: PathBuf,
     chain: Option<Chain>,
-    /// Number after each file's last block, by kind and first block.
+    /// The number after each file's last block, by kind and first block.
     files: BTreeMap<(Kind, u32), u32>,
     open: BTreeMap<Kind, OpenFile>,
     looked_at: Instant,
@@ -57,10 +57,10 @@ fn bad(path: &Path, reason: impl std::fmt::Display) -> Error {
 }
 
 impl Archive {
-    /// Looks at the files of an archive.
+    /// Opens an archive and scans its files.
     ///
     /// # Errors
-    /// Where the folder cannot be read, or has files of several chains or other versions.
+    /// The folder cannot be read, or has files of several chains or of another version.
     pub(super) fn open(folder: &Path) -> Result<Self, Error> {
         let mut archive = Self {
             folder: folder.to_owned(),
@@ -105,7 +105,7 @@ impl Archive {
         if path.file_name().is_none_or(|found| *found != *name) {
             return Err(bad(path, format!("its name should be {name}")));
         }
-        // What is cut short is read as far as it goes, and then told of.
+        // A truncated file is read as far as it goes before the error is reported.
         let end = file.seek(SeekFrom::Start(len.saturating_sub(FRAME_LEN as u64))).ok();
         let end = end.and_then(|_| format::read_frame_head(&mut file, FRAME_LEN as u64).ok());
         let next = end.filter(format::FrameHead::is_end).map_or(head.first, |end| end.first);
@@ -117,12 +117,12 @@ impl Archive {
         self.chain
     }
 
-    /// The number after the last block of a kind; 0 where there is none.
+    /// The number after the last block of a kind; 0 if there is none.
     pub(super) fn next(&self, kind: Kind) -> u32 {
         self.files.range((kind, 0)..=(kind, u32::MAX)).map(|(_, next)| *next).max().unwrap_or_default()
     }
 
-    /// The frame with a block, if there is one.
+    /// Returns the frame with a block, if there is one.
     fn frame(&mut self, kind: Kind, number: u32) -> Result<Option<&Frame>, Error> {
         let is_there = self.files.range((kind, 0)..=(kind, number)).next_back();
         let Some((&(_, first), &end)) = is_there else { return Ok(None) };
@@ -144,13 +144,13 @@ impl Archive {
         let frame = open.frame.as_ref().filter(|frame| frame.first <= number);
         match frame {
             Some(_) => Ok(self.open.get(&kind).and_then(|open| open.frame.as_ref())),
-            // A file that was cut short names its first block as its end.
+            // The end of a truncated file is recorded as its first block.
             None if end > number => Err(bad(&path, format!("it has no block {number}"))),
             None => Ok(None),
         }
     }
 
-    /// Looks for files that were added, where a block is not there.
+    /// Like [`Self::frame`], but scans for new files if the block is not there.
     fn frame_or_look(&mut self, kind: Kind, number: u32) -> Result<Option<&Frame>, Error> {
         if self.next(kind) <= number && self.looked_at.elapsed() > LOOK_EVERY {
             self.look()?;
@@ -203,7 +203,7 @@ impl OpenFile {
         Ok(Self { path, input, left, next: head.first, frames: 0, hash, frame: None })
     }
 
-    /// Reads on until the frame with the block, or the end.
+    /// Reads on to the frame with the block, or to the end.
     fn seek(&mut self, number: u32) -> Result<(), Error> {
         while self.next <= number {
             let found = format::read_frame_head(&mut self.input, self.left);
@@ -228,7 +228,7 @@ impl OpenFile {
     }
 }
 
-/// A [`HistorySource`] that reads an archive, on the blocking thread pool.
+/// A [`HistorySource`] that reads an archive, on blocking threads.
 #[derive(Clone, Debug)]
 pub struct ArchiveHistory {
     name: Arc<str>,
@@ -236,7 +236,7 @@ pub struct ArchiveHistory {
 }
 
 impl ArchiveHistory {
-    /// The archive in a folder.
+    /// Opens the archive in a folder.
     ///
     /// Blocks on the disk.
     ///

@@ -1,4 +1,4 @@
-//! Writing an archive from a store.
+//! Writes an archive from a store.
 
 use std::{
     fs::{self, File},
@@ -18,9 +18,9 @@ use super::{
 };
 use crate::store::{self, Store, StoreView, segment};
 
-/// Bytes of content after which a frame is closed.
+/// Content bytes after which a frame is closed.
 const FRAME_BYTES: usize = 4 << 20;
-/// Blocks after which one is.
+/// Blocks after which a frame is closed.
 const FRAME_BLOCKS: u32 = 65_536;
 
 /// How an archive is written.
@@ -28,9 +28,9 @@ const FRAME_BLOCKS: u32 = 65_536;
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// Zstandard's level, 1 to 19: higher ones take longer for smaller files.
+    /// Zstandard compression level, 1 to 19: higher levels take longer for smaller files.
     pub level: i32,
-    /// Bytes after which a file is closed and the next one begun.
+    /// Size in bytes after which the next file is begun.
     pub file_bytes: u64,
 }
 
@@ -55,11 +55,11 @@ pub enum Error {
     Archive {
         /// The folder.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
     /// The disk is full.
-    #[error("the disk of {path} is full: make room and export again, what is there stays")]
+    #[error("the disk of {path} is full: free space and export again, finished files are kept")]
     DiskFull {
         /// The file.
         path: PathBuf,
@@ -69,48 +69,48 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// How far an export is.
+/// The progress of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
     /// The part that is being written: `genesis`, `relay`, `headers` or `changes`.
     pub part: &'static str,
-    /// Blocks of it that are written, with those that were there.
+    /// Blocks of this kind in the archive so far, including those from earlier exports.
     pub done: u32,
-    /// Blocks of it that there are.
+    /// Blocks of this kind in the store.
     pub total: u32,
 }
 
-/// What was written.
+/// A summary of what was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Exported {
-    /// Files that were added.
+    /// Added files.
     pub files: u32,
-    /// Their bytes.
+    /// Their size, in bytes.
     pub bytes: u64,
-    /// Bytes of what they have, unpacked.
+    /// The size of their content before compression, in bytes.
     pub content_bytes: u64,
-    /// Relay headers that were added.
+    /// Added relay headers.
     pub relay_headers: u32,
-    /// Parachain headers that were added.
+    /// Added parachain headers.
     pub para_headers: u32,
     /// Blocks whose storage changes were added.
     pub changes: u32,
 }
 
-/// Writes everything that the store has and the folder has not.
+/// Writes everything in the store that is not in the folder yet.
 ///
-/// Blocks on the disk. `tell` hears of the progress, and ends the export where it answers false: what is written
-/// is whole, and the next export goes on there.
+/// Blocks on the disk. `tell` is called with the progress and stops the export by returning false: finished
+/// files are kept, and the next export continues there.
 ///
 /// # Errors
-/// See [`Error`]. What was written before is whole.
+/// See [`Error`]. Files finished before are kept.
 pub fn export(
     store: &Store,
     folder: &Path,
@@ -180,7 +180,7 @@ impl Export<'_> {
         self.close(file)
     }
 
-    /// Writes the blocks from `first` to `last`; false where the export was ended.
+    /// Writes the blocks from `first` to `last`; returns false if the export was stopped.
     fn blocks(&mut self, kind: Kind, first: u32, last: u32) -> Result<bool, Error> {
         let (mut next, mut open, mut goes_on) = (first, None, true);
         while next <= last && goes_on {
@@ -223,7 +223,7 @@ impl Export<'_> {
     }
 }
 
-/// Relay pieces up to about [`FRAME_BYTES`].
+/// Builds a frame of relay pieces of up to about [`FRAME_BYTES`].
 fn relay_frame(view: &StoreView<'_>, first: u32, last: u32) -> Result<(u32, Vec<u8>), Error> {
     let (mut next, mut content, mut failure) = (RelayNumber(first), Vec::new(), None);
     view.stops(next, &mut |stop| {
@@ -256,7 +256,7 @@ fn relay_frame(view: &StoreView<'_>, first: u32, last: u32) -> Result<(u32, Vec<
     failure.map_or(Ok((next.0 - first, content)), |e| Err(e.into()))
 }
 
-/// Headers or changes up to about [`FRAME_BYTES`].
+/// Builds a frame of headers or changes of up to about [`FRAME_BYTES`].
 fn list_frame(view: &StoreView<'_>, kind: Kind, first: u32, last: u32) -> Result<(u32, Vec<u8>), Error> {
     let (mut items, mut bytes) = (Vec::new(), 0);
     let span = Span { first: ParaNumber(first), last: ParaNumber(last.min(first + FRAME_BLOCKS - 1)) };
@@ -273,7 +273,7 @@ fn list_frame(view: &StoreView<'_>, kind: Kind, first: u32, last: u32) -> Result
     Ok((items.len() as u32, content))
 }
 
-/// A file that is being written, under another name.
+/// A file that is being written under a temporary name.
 struct OpenFile {
     out: BufWriter<File>,
     path: PathBuf,
@@ -306,7 +306,7 @@ impl OpenFile {
         Ok(())
     }
 
-    /// Ends the file and gives it its name.
+    /// Completes the file and renames it.
     fn close(mut self, folder: &Path) -> Result<u64, Error> {
         let end = FrameHead::end(self.next, self.frames, self.hash).encode();
         let done = self.out.write_all(&end).and_then(|()| self.out.flush());

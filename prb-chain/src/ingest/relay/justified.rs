@@ -1,4 +1,4 @@
-//! Justifications that nodes keep with blocks: at changes of the authority set, and every 512 blocks.
+//! Justifications that nodes store with blocks: at changes of the authority set, and every 512 blocks.
 
 use prb_core::{
     primitives::{Hash, RelayNumber},
@@ -12,15 +12,15 @@ use crate::{
     verify::{self, Checked, grandpa},
 };
 
-/// Blocks at the end of what was fetched that are asked for a justification, newest first.
+/// Number of fetched blocks, newest first, that are checked for a justification.
 const NEWEST: usize = 16;
-/// Nodes keep the justification of every block whose number this divides.
+/// Nodes store the justification of every block whose number is a multiple of this.
 const PERIOD: u32 = 512;
-/// Headers after which a justified one among them is looked for, rather than fetching the rest of the set.
+/// Headers after which a justified one among them is looked for, instead of fetching the rest of the set.
 const STRETCH: usize = 4 * PERIOD as usize;
 
-/// Headers in windows, until one schedules a change of authorities, or a justified one is found. Nothing
-/// where no block up to the target is justified.
+/// Fetches headers in windows until one schedules a change of authorities, or a justified one is found.
+/// Returns nothing if no block up to the target is justified.
 pub(super) async fn find(
     node: &Node,
     config: &Config,
@@ -29,14 +29,14 @@ pub(super) async fn find(
     set: &AuthoritySet,
 ) -> Result<Option<Proven>, Error> {
     let mut headers: Vec<Checked> = Vec::new();
-    // Headers that were searched already.
+    // Number of headers that were searched already.
     let mut searched = 0;
     loop {
         let (first, parent) =
             headers.last().map_or((tip.number.next().0, tip.hash), |last| (last.number + 1, last.hash));
         let last = target.0.min(first.saturating_add(config.headers_per_batch.max(1) - 1));
         let window = match window(node, first, last).await {
-            // The target may be a false one: what was fetched may hold a justified block.
+            // The target may be false; the fetched headers may nevertheless contain a justified block.
             Err(Error::Absent { .. }) if !headers.is_empty() => {
                 return newest(node, headers, searched, NEWEST, set).await;
             }
@@ -68,7 +68,7 @@ pub(super) async fn find(
     }
 }
 
-/// The justification that nodes keep where the set changes.
+/// Uses the justification that nodes store where the authority set changes.
 async fn at_change(node: &Node, headers: Vec<Checked>, set: &AuthoritySet) -> Result<Proven, Error> {
     let lack =
         |number: u32| absent(node, format!("justification of block {number}, which changes the authorities"));
@@ -80,20 +80,21 @@ async fn at_change(node: &Node, headers: Vec<Checked>, set: &AuthoritySet) -> Re
     Ok(Proven { headers, justification })
 }
 
-/// That a header among these forces a change: what comes from there on is signed by a set that none announces.
+/// Detects a forced change of authorities among these headers: from there on, blocks are signed by a set that
+/// no earlier header announces.
 fn forced_change(headers: &[Checked]) -> Option<verify::Error> {
     let forced = headers.iter().find(|header| header.forces_change)?;
     Some(verify::Error::ForcedChange { number: forced.number })
 }
 
-/// Blocks that may be justified, newest first: some at the end, and those that nodes keep.
+/// Blocks that may be justified, newest first: some at the end, and multiples of [`PERIOD`].
 fn candidates(headers: &[Checked], from: usize, newest: usize) -> impl Iterator<Item = usize> {
     let end = headers.len().saturating_sub(newest);
     (from..headers.len()).rev().filter(move |at| *at >= end || headers[*at].number.is_multiple_of(PERIOD))
 }
 
-/// The newest of the headers, from one on, whose justification the node has. One that does not hold is
-/// passed over: an older one may.
+/// Returns the newest of the headers, from an index on, whose justification the node has. An invalid one is
+/// skipped, because an older one may be valid.
 async fn newest(
     node: &Node,
     mut headers: Vec<Checked>,
@@ -110,8 +111,8 @@ async fn newest(
             Ok(()) => {
                 headers.truncate(at + 1);
                 if let Some(e) = bad {
-                    // It is used all the same: what is verified may come from anybody.
-                    node.demote(&format!("one of its justifications does not hold: {e}"));
+                    // Its other answers are still used: verified data may come from anybody.
+                    node.demote(&format!("one of its justifications is not valid: {e}"));
                 }
                 return Ok(Some(Proven { headers, justification }));
             }
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn candidates_are_the_newest_and_those_that_nodes_keep() {
+    fn candidates_are_the_newest_and_multiples_of_the_period() {
         let headers = headers(100, 1_000);
         let numbers = |from, newest| -> Vec<u32> {
             candidates(&headers, from, newest).map(|at| headers[at].number).collect()

@@ -1,4 +1,4 @@
-//! Finality proofs: which to ask for, and what an answer is worth.
+//! Requests finality proofs and evaluates the answers.
 
 use prb_core::primitives::{Hash, RelayNumber};
 
@@ -9,15 +9,15 @@ use crate::{
     verify::{self, Checked, FinalityProof, grandpa},
 };
 
-/// Sets that are walked through before what is missing of all of them is fetched at once.
+/// Authority sets that are walked through before the missing headers of all of them are fetched together.
 const SETS_PER_ROUND: usize = 16;
 /// Header bytes after which no further set is added to a round.
 const ROUND_BYTES: usize = 8 * 1024 * 1024;
 
-/// What a node's proofs come to.
+/// The result of a node's proofs.
 pub(super) enum Found {
     Proven(Vec<Proven>),
-    /// Nothing after the tip, and why.
+    /// Nothing beyond the tip, with the reason.
     Nothing(String),
 }
 
@@ -43,27 +43,27 @@ pub(super) struct Walked {
 pub(super) struct Piece {
     /// Number of the first header that is wanted.
     number: u32,
-    /// That header's hash, where the proof leaves it out.
+    /// That header's hash, if the proof omits it.
     missing: Option<Hash>,
     proof: FinalityProof,
 }
 
-/// What an answer is worth.
+/// What an answer proves.
 #[derive(Debug, PartialEq, Eq)]
 enum Worth {
-    /// It reaches a justified block after the tip.
+    /// It reaches a justified block beyond the tip.
     Reaches {
         last: u32,
-        /// Hash of the first header that is wanted, where the proof leaves it out.
+        /// Hash of the first wanted header, if the proof omits it.
         missing: Option<Hash>,
-        /// Whether the justified block ends its set, as far as its header is there.
+        /// Whether the justified block ends its set, if its header is known.
         ends_set: bool,
     },
     Nothing(String),
 }
 
-/// The block to ask a proof of: the tip, or the one after it where the tip ends its set. Asked for the last
-/// block of a set, a node answers with that block's own justification.
+/// The block to request a proof of: the tip, or the block after it if the tip ends its set. For the last
+/// block of a set, a node returns that block's own justification.
 const fn question(tip: u32, ends_set: bool) -> u32 {
     if ends_set { tip + 1 } else { tip }
 }
@@ -88,14 +88,14 @@ fn judge(tip: RelayNumber, ends_set: bool, proof: Option<&FinalityProof>) -> Res
     };
     let ends_set = match proof.headers.last() {
         Some(header) => Checked::new(last, header.clone())?.change.is_some(),
-        // Whether this block ends its set is in its header, which is yet to come.
+        // Its header, which tells whether it ends the set, has not been fetched yet.
         None => false,
     };
     Ok(Worth::Reaches { last, missing, ends_set })
 }
 
-/// One finality proof gives the headers up to the end of a set, or to the newest justified block: some
-/// sets' proofs, and then the headers that they leave out, together.
+/// Fetches headers by finality proof. One proof covers the headers up to the end of a set, or to the newest
+/// justified block: several sets' proofs are requested first, and then the headers that they omit, together.
 pub(super) async fn by_finality_proofs(node: &Node, tip: Tip, ends_set: bool) -> Result<Found, Error> {
     match walk(node, tip.number, ends_set, u32::MAX).await? {
         Walked { pieces, reason: Some(reason), .. } if pieces.is_empty() => Ok(Found::Nothing(reason)),
@@ -161,9 +161,9 @@ pub(super) async fn walk(
     while tip.0 < to && pieces.len() < SETS_PER_ROUND && bytes < ROUND_BYTES {
         let proof = match prove(node, question(tip.0, ends_set)).await {
             Ok(proof) => proof,
-            // What is proven already is worth having; the next round meets the failure again.
+            // What is proven already is used; the next round meets the failure again.
             Err(_) if !pieces.is_empty() => break,
-            // Whatever a node refuses a proof for (not covered, too large, no such method), it gives none.
+            // Whatever the reason of the refusal (not covered, too large, no such method), the node gives no proof.
             Err(Error::Rpc(e @ rpc::Error::Call { .. })) if !e.is_retryable() => {
                 return Ok(Walked { pieces, ends_set, reason: Some(e.to_string()) });
             }

@@ -1,4 +1,4 @@
-//! States of a real Khala runtime, with values encoded by hand.
+//! Tests with a real Khala runtime and hand-encoded values.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use codec::{Compact, Encode};
@@ -63,7 +63,7 @@ impl Chain {
         (state, followed)
     }
 
-    /// Answers what the state asks for, as often as it asks; gives how often.
+    /// Answers the state's reads until it has none; returns the number of rounds.
     fn read(&self, state: &mut State) -> usize {
         for round in 0.. {
             let keys = state.unread();
@@ -76,7 +76,7 @@ impl Chain {
         unreachable!()
     }
 
-    /// The next block: what was set since the last one.
+    /// Applies the next block, with the values set since the last one.
     fn block(&mut self, state: &mut State) -> usize {
         let (block, changes) = (state.block + 1, std::mem::take(&mut self.changes));
         assert!(!state.apply(block, Hash([block as u8; 32]), &changes));
@@ -88,7 +88,7 @@ fn base_pool(owner: AccountId, withdrawals: &[u64]) -> Vec<u8> {
     let mut base = (POOL.0, owner, 5_000 * PHA, 6_000 * PHA).encode();
     Compact(withdrawals.len() as u32).encode_to(&mut base);
     for start_time in withdrawals {
-        // Who, since when, which token holds the shares.
+        // The withdrawer, its start time, and the token that holds the shares.
         base.extend(([9_u8; 32], *start_time, 1_u32).encode());
     }
     // No subscribers, the collection, the account.
@@ -105,7 +105,7 @@ fn stake_pool(
     let mut pool = vec![0];
     pool.extend(base_pool(owner, withdrawals));
     pool.extend((Some(100_000_u32), Some(9_000 * PHA), workers.to_vec(), cooling.to_vec()).encode());
-    // The accounts of what is locked and of the owner's rewards.
+    // The accounts of the locked stake and of the owner's rewards.
     pool.extend([[5_u8; 32], [6; 32]].concat());
     pool
 }
@@ -135,7 +135,7 @@ fn workers(workers: &[WorkerKey]) -> Followed {
 }
 
 #[test]
-fn a_pool_shows_with_its_free_and_releasing_stake() {
+fn pool_shows_free_and_releasing_stake() {
     let Some(runtime) = khala() else { return };
     let mut chain = Chain::new(runtime);
     let pool = POOL.0.encode();
@@ -158,7 +158,7 @@ fn a_pool_shows_with_its_free_and_releasing_stake() {
     assert_eq!(view.max_pool_workers, Some(200));
     assert!(!shown.is_full(view.max_pool_workers) && shown.is_full(Some(2)));
 
-    // Balances move without a question; another cooling-down worker asks for its stake, once.
+    // Balance changes need no read; another worker in cool-down needs one for its stake.
     chain.set_free_stake(100 * PHA);
     assert_eq!(chain.block(&mut state), 0);
     chain.set("PhalaComputation::Stakes", &session_account(POOL, ONE).0, (2 * PHA).encode());
@@ -175,7 +175,7 @@ fn a_pool_shows_with_its_free_and_releasing_stake() {
 }
 
 #[test]
-fn a_vault_shows_as_one() {
+fn vault_is_recognised() {
     let Some(runtime) = khala() else { return };
     let mut chain = Chain::new(runtime);
     let mut vault = vec![1];
@@ -191,7 +191,7 @@ fn a_vault_shows_as_one() {
 }
 
 #[test]
-fn the_chains_clock_and_rules_show() {
+fn chain_clock_and_parameters_show() {
     let Some(runtime) = khala() else { return };
     let mut chain = Chain::new(runtime);
     chain.set("Timestamp::Now", &[], 1_700_000_000_123_u64.encode());
@@ -206,7 +206,7 @@ fn the_chains_clock_and_rules_show() {
     assert_eq!((view.time_ms, view.cool_down_period_secs), (1_700_000_000_123, 604_800));
     assert_eq!(view.stake_rules, Some(StakeRules::new(12, 4, 11, 9, 10)));
     assert_eq!(view.unreadable, []);
-    // One that cannot be read is named, and the others stay.
+    // An undecodable value is named, and the others stay.
     chain.set("PhalaComputation::TokenomicParameters", &[], vec![1; 5]);
     chain.set("Timestamp::Now", &[], 1_700_000_012_000_u64.encode());
     chain.block(&mut state);
@@ -230,7 +230,7 @@ fn accounts_and_senders_show() {
         .with_senders([MessageOrigin::Gatekeeper, cluster.clone()].into());
     let (mut state, followed) = chain.state(followed);
     let view = state.view(&followed);
-    // What is frozen counts what is reserved.
+    // `frozen` includes what is reserved.
     assert_eq!(view.accounts[&OWNER].as_ref().unwrap().free, 35);
     assert_eq!(view.accounts[&AccountId([9; 32])].as_ref().unwrap().free, 0);
     assert_eq!(**view.senders[&MessageOrigin::Gatekeeper].as_ref().unwrap(), 5);
@@ -238,12 +238,12 @@ fn accounts_and_senders_show() {
 }
 
 #[test]
-fn what_cannot_be_read_holds_up_nothing_else_and_heals() {
+fn unreadable_value_affects_nothing_else_and_recovers() {
     let Some(runtime) = khala() else { return };
     let mut chain = Chain::new(runtime);
     let unknown = WorkerKey([3; 32]);
     chain.set("PhalaRegistry::Workers", &ONE.0, registration(ONE));
-    // One byte short, and a session that a chain of that runtime cannot have.
+    // One byte short, and a session state that does not exist in that runtime.
     chain.set("PhalaRegistry::Workers", &TWO.0, registration(TWO)[1..].to_vec());
     let (mut state, followed) = chain.state(workers(&[ONE, TWO, unknown]));
     let view = state.view(&followed);
@@ -255,7 +255,7 @@ fn what_cannot_be_read_holds_up_nothing_else_and_heals() {
     let reason = view.workers[&TWO].as_ref().unwrap_err().to_string();
     assert!(reason.contains("PhalaRegistry::Workers"), "{reason}");
 
-    // The other one goes on; a new value heals.
+    // Other subjects are still updated; a new value recovers the unreadable one.
     chain.set("PhalaMq::OffchainIngress", &MessageOrigin::Worker(ONE).encode(), 4_u64.encode());
     chain.block(&mut state);
     let view = state.view(&followed);
@@ -265,7 +265,7 @@ fn what_cannot_be_read_holds_up_nothing_else_and_heals() {
     chain.block(&mut state);
     assert!(state.view(&followed).workers[&TWO].as_ref().unwrap().registration.is_some());
 
-    // A session of a state that nobody knows, and back.
+    // A session in an unknown state, and back.
     let account = session_account(POOL, TWO);
     chain.set("PhalaComputation::Sessions", &account.0, session(9));
     chain.set("PhalaComputation::WorkerBindings", &TWO.0, account.0.to_vec());
@@ -280,7 +280,7 @@ fn what_cannot_be_read_holds_up_nothing_else_and_heals() {
 }
 
 #[test]
-fn endpoints_that_cannot_be_read_take_nothing_else_away() {
+fn unreadable_endpoints_affect_nothing_else() {
     let Some(runtime) = khala() else { return };
     let mut chain = Chain::new(runtime);
     chain.set("PhalaRegistry::Workers", &ONE.0, registration(ONE));
@@ -301,27 +301,27 @@ fn endpoints_that_cannot_be_read_take_nothing_else_away() {
 }
 
 #[test]
-fn a_subject_that_has_not_been_read_is_missing_or_says_so() {
+fn unread_subject_is_missing_or_unreadable() {
     let Some(runtime) = khala() else { return };
     let mut chain = Chain::new(runtime);
     chain.set("PhalaRegistry::Workers", &ONE.0, registration(ONE));
     let (mut state, _) = chain.state(workers(&[ONE]));
     let both = Arc::new(workers(&[ONE, TWO]));
     state.follow(&both);
-    // The node does not answer for the new one, and blocks go on.
+    // The node does not answer for the new subject, and blocks continue.
     let ingress = chain.key("PhalaMq::OffchainIngress", &MessageOrigin::Worker(ONE).encode());
     assert!(!state.apply(11, Hash([11; 32]), &[(ingress, Some(1_u64.encode()))]));
     let view = state.view(&both);
     assert_eq!((view.block.0, view.workers[&ONE].as_ref().unwrap().ingress_sequence), (11, 1));
     assert!(!view.workers.contains_key(&TWO));
-    // A new session's values: what showed before is of an older block.
+    // A new session's values are missing: the previous reading is of an older block.
     let binding = chain.key("PhalaComputation::WorkerBindings", &ONE.0);
     assert!(!state.apply(12, Hash([12; 32]), &[(binding, Some(vec![1; 32]))]));
     let view = state.view(&both);
     assert_eq!(view.workers[&ONE].as_ref().unwrap_err().to_string(), "some of its values are not read yet");
     chain.read(&mut state);
     assert!(state.view(&both).workers.values().all(Result::is_ok));
-    // What left is gone with all that it needed.
+    // A removed subject is gone with all values that it needed.
     let none = Arc::new(Followed::default());
     state.follow(&none);
     assert!(state.view(&none).workers.is_empty() && state.shown.workers.is_empty());
@@ -329,8 +329,8 @@ fn a_subject_that_has_not_been_read_is_missing_or_says_so() {
 }
 
 #[test]
-fn a_runtime_without_an_item_loses_that_part_only() {
-    // A relay chain's: balances and a clock, and nothing of workers.
+fn runtime_without_an_item_lacks_only_that_part() {
+    // A relay chain's runtime: balances and a clock, but no workers.
     let Some(runtime) = runtime("polkadot-v14.scale") else { return };
     let mut chain = Chain::new(runtime);
     let account = (1_u32, [0_u32, 1, 0], 100_u128, 5_u128, 35_u128, 0_u128).encode();
@@ -343,7 +343,7 @@ fn a_runtime_without_an_item_loses_that_part_only() {
         .with_senders([MessageOrigin::Gatekeeper].into());
     let (mut state, followed) = chain.state(followed);
     let view = state.view(&followed);
-    // What is frozen counts what is reserved.
+    // `frozen` includes what is reserved.
     assert_eq!((view.time_ms, view.accounts[&OWNER].as_ref().unwrap().free), (42, 70));
     for (reason, item) in [
         (view.workers[&ONE].as_ref().unwrap_err().to_string(), "PhalaRegistry::Workers"),

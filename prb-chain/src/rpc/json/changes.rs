@@ -1,4 +1,5 @@
-//! Storage changes, from JSON to SCALE in one pass: millions of keys and values, none of which is kept by itself.
+//! Converts storage changes from JSON to SCALE in one pass, without keeping the millions of keys and values
+//! individually.
 
 use std::fmt;
 
@@ -8,7 +9,7 @@ use serde::{
     de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess},
 };
 
-/// One block's changes as `pha_getStorageChanges` gives them, in the SCALE encoding that workers take.
+/// One block's changes as returned by `pha_getStorageChanges`, in the SCALE encoding that workers accept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScaleChanges(pub Vec<u8>);
 
@@ -26,7 +27,7 @@ impl Items {
     }
 }
 
-// Answers are limited to far less than `u32::MAX` bytes.
+// Cannot truncate: answers are limited to far less than `u32::MAX` bytes.
 fn length(len: usize) -> Compact<u32> {
     Compact(u32::try_from(len).unwrap_or(u32::MAX))
 }
@@ -58,7 +59,7 @@ impl<'de> de::Visitor<'de> for Bytes<'_> {
     }
 }
 
-/// Appends an option of hexadecimal bytes.
+/// Appends optional hexadecimal bytes.
 struct Value<'a>(&'a mut Vec<u8>);
 
 impl<'de> DeserializeSeed<'de> for Value<'_> {
@@ -93,12 +94,12 @@ struct List<'a, F>(&'a mut Items, F);
 /// Appends one pair.
 struct Pair<'a, F>(&'a mut Vec<u8>, &'a F);
 
-/// How what follows a key is read.
+/// How the part after a key is decoded.
 trait Follows {
     fn read<'de, A: SeqAccess<'de>>(&self, seq: &mut A, out: &mut Vec<u8>) -> Result<Option<()>, A::Error>;
 }
 
-/// A value of a trie.
+/// Values of a trie.
 struct Values;
 
 impl Follows for Values {
@@ -107,7 +108,7 @@ impl Follows for Values {
     }
 }
 
-/// A child trie's values.
+/// Values of child tries.
 struct Tries;
 
 impl Follows for Tries {
@@ -211,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn changes_in_json_are_those_in_scale() {
+    fn json_changes_convert_to_scale() {
         let long = format!("0x{}", "ab".repeat(70));
         let json = format!(
             r#"{{"childStorageChanges":[["0x06",[["0x07",null],["0x08","{long}"]]],["0x",[]]],"more":[1],
@@ -227,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn other_shapes_are_refused() {
+    fn other_structures_are_refused() {
         let of = |main: &str| format!(r#"{{"mainStorageChanges":{main},"childStorageChanges":[]}}"#);
         assert!(serde_json::from_str::<ScaleChanges>(&of("[]")).is_ok());
         for main in [

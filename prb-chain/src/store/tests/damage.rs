@@ -1,10 +1,10 @@
-//! Each kind of damage is found and named.
+//! Tests that every kind of damage is found and reported.
 
 use prb_core::blob::HeaderCursor;
 
 use super::*;
 
-/// What the check finds after a change.
+/// Returns what the check finds after a change.
 fn faults_after(change: impl FnOnce(&mut map::WriteTxn<'_>)) -> Vec<(Part, u32)> {
     let dir = layout_1();
     let store = open(&dir);
@@ -35,9 +35,9 @@ fn some_blocks() -> (u32, u32) {
 }
 
 #[test]
-fn a_changed_relay_header_is_named() {
+fn changed_relay_header_is_reported() {
     let (justified, plain) = some_blocks();
-    // Its state root: it hashes to something else than the next one says.
+    // A changed state root: its hash differs from the next header's parent hash.
     let found = faults_after(|txn| flip(txn, txn.tables.relay_headers, plain, 40));
     assert_eq!(found, [(Part::Relay, plain)]);
     let found = faults_after(|txn| flip(txn, txn.tables.relay_headers, justified, 40));
@@ -45,7 +45,7 @@ fn a_changed_relay_header_is_named() {
 }
 
 #[test]
-fn a_missing_relay_header_is_named() {
+fn missing_relay_header_is_reported() {
     let (_, plain) = some_blocks();
     let found = faults_after(|txn| {
         let table = txn.tables.relay_headers;
@@ -55,7 +55,7 @@ fn a_missing_relay_header_is_named() {
 }
 
 #[test]
-fn a_changed_justification_is_named() {
+fn changed_justification_is_reported() {
     let (justified, _) = some_blocks();
     let found = faults_after(|txn| flip(txn, txn.tables.justifications, justified, 60));
     assert_eq!(found, [(Part::Relay, justified)]);
@@ -67,28 +67,28 @@ fn a_changed_justification_is_named() {
 }
 
 #[test]
-fn a_changed_proof_is_named() {
+fn changed_proof_is_reported() {
     let (justified, _) = some_blocks();
     let found = faults_after(|txn| flip(txn, txn.tables.alignments, justified, usize::MAX));
     assert_eq!(found, [(Part::Relay, justified)]);
 }
 
 #[test]
-fn a_changed_parachain_header_is_named() {
+fn changed_parachain_header_is_reported() {
     let found = faults_after(|txn| flip(txn, txn.tables.para_headers, 7, 40));
     assert!(found.contains(&(Part::ParaHeaders, 7)), "{found:?}");
     assert!(found.iter().all(|(part, number)| (*part, *number) == (Part::ParaHeaders, 7)), "{found:?}");
 }
 
 #[test]
-fn changed_storage_changes_are_named() {
+fn changed_storage_changes_are_reported() {
     let dir = layout_1();
     let store = open(&dir);
     tamper(&store, |txn| flip(txn, txn.tables.changes, 1, usize::MAX));
     let report = verify(&store);
     assert_eq!(report.first_of(Part::Changes), Some(1));
     assert!(
-        report.faults[0].to_string().contains("not as it was stored (blocks 1 to "),
+        report.faults[0].to_string().contains("differs from its digest (blocks 1 to  "),
         "{}",
         report.faults[0]
     );
@@ -96,14 +96,14 @@ fn changed_storage_changes_are_named() {
 }
 
 #[test]
-fn a_changed_start_is_named() {
+fn changed_start_is_reported() {
     let found = faults_after(|txn| {
         let meta = txn.tables.meta;
         let mut state = meta.get(txn, "genesis_state").unwrap().unwrap().to_vec();
         *state.last_mut().unwrap() ^= 1;
         meta.put(txn, "genesis_state", &state).unwrap();
     });
-    // What is in memory is what was read when the store was opened.
+    // The genesis in memory was read when the store was opened.
     assert_eq!(found, []);
     let dir = layout_1();
     let store = open(&dir);
@@ -118,7 +118,7 @@ fn a_changed_start_is_named() {
 }
 
 #[test]
-fn a_check_can_be_ended() {
+fn check_can_be_stopped() {
     let dir = layout_1();
     let report = open(&dir).verify(&mut |_| false).unwrap();
     assert_eq!(report.para_headers, 0);
@@ -144,12 +144,12 @@ fn headers_are_checked_from_a_cursor_on() {
 }
 
 #[test]
-fn a_segment_is_stored_again() {
+fn damaged_segment_is_replaced() {
     let dir = layout_1();
     let store = open(&dir);
     let (span, digest) = store.segment_of(ParaNumber(4)).unwrap();
     let items: Vec<_> = (span.first.0..=span.last.0).map(|n| store.changes(ParaNumber(n)).unwrap()).collect();
-    // As a disk may leave it: no segment at all.
+    // As a disk might leave it: not a segment at all.
     tamper(&store, |txn| {
         let table = txn.tables.changes;
         table.put(txn, &span.first.0, &[0xff; 100]).unwrap();

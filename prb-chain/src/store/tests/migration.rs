@@ -1,9 +1,9 @@
-//! Stores of older and newer layouts.
+//! Tests with stores of older and newer layouts.
 
 use super::*;
 
 #[test]
-fn a_store_of_the_version_before_is_migrated_in_place() {
+fn store_of_previous_layout_is_migrated_in_place() {
     let dir = layout_1();
     let store = open(&dir);
     assert_eq!(heights(&store), (Some(RELAY), Some(PARA)));
@@ -15,7 +15,7 @@ fn a_store_of_the_version_before_is_migrated_in_place() {
 }
 
 #[test]
-fn an_interrupted_migration_goes_on_where_it_was() {
+fn interrupted_migration_continues() {
     let dir = layout_1();
     let store = open(&dir);
     let digests = |store: &Store| {
@@ -24,7 +24,7 @@ fn an_interrupted_migration_goes_on_where_it_was() {
         all.map(|row| row.map(|(n, digest)| (n, digest.to_vec())).unwrap()).collect::<Vec<_>>()
     };
     let whole = digests(&store);
-    // As it is after the mark and before the first row.
+    // The state after the mark and before the first row.
     tamper(&store, |txn| {
         let tables = txn.tables;
         tables.digests.clear(txn).unwrap();
@@ -35,7 +35,7 @@ fn an_interrupted_migration_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_store_of_a_newer_version_is_left_alone() {
+fn store_of_a_newer_layout_is_not_changed() {
     let dir = layout_1();
     let store = open(&dir);
     tamper(&store, |txn| {

@@ -1,4 +1,4 @@
-//! Dropping blocks, compacting, and going on after a failure of the database.
+//! Tests of dropping blocks, compaction, and recovery after a database failure.
 
 use std::{io::Write, process::Command};
 
@@ -7,7 +7,7 @@ use prb_core::blob::{Span, assemble::ChainPieces};
 use super::*;
 
 #[test]
-fn relay_blocks_are_dropped_down_to_a_justified_one_and_taken_again() {
+fn relay_blocks_are_dropped_to_a_justified_one_and_appended_again() {
     let (dir, whole) = (layout_1(), layout_1());
     let (store, whole) = (open(&dir), open(&whole));
     store.drop_relay_from(RelayNumber(15)).unwrap();
@@ -15,7 +15,7 @@ fn relay_blocks_are_dropped_down_to_a_justified_one_and_taken_again() {
     assert!(tip < RelayNumber(15) && tip > RelayNumber(1));
     assert!(heights(&store).0 <= Some(tip.0));
     assert_eq!(verify(&store).faults, []);
-    // The rest as the whole store has it.
+    // The dropped blocks, from the complete store.
     let view = whole.view().unwrap();
     let mut batches = Vec::new();
     let mut first = tip.next();
@@ -58,7 +58,7 @@ fn relay_blocks_are_dropped_down_to_a_justified_one_and_taken_again() {
 }
 
 #[test]
-fn everything_can_be_dropped() {
+fn all_blocks_can_be_dropped() {
     let dir = layout_1();
     let store = open(&dir);
     store.drop_relay_from(RelayNumber(0)).unwrap();
@@ -84,10 +84,10 @@ fn storage_changes_are_dropped_from_a_block_on() {
 }
 
 #[test]
-fn a_compacted_store_is_smaller_and_the_same() {
+fn compaction_shrinks_the_store_and_keeps_its_content() {
     let dir = layout_1();
     let store = open(&dir);
-    // Free pages.
+    // Create free pages.
     tamper(&store, |txn| {
         let meta = txn.tables.meta;
         meta.put(txn, "large", &vec![1; 1 << 22]).unwrap();
@@ -105,7 +105,7 @@ fn a_compacted_store_is_smaller_and_the_same() {
     store.drop_para_from(ParaNumber(5), false).unwrap();
 }
 
-/// What `work` makes of a copy of the store on a disk of so many KiB.
+/// Runs `work` on a copy of the store on a disk of `kib` KiB.
 fn on_a_disk_of(kib: u32, work: impl FnOnce(&TempDir)) {
     let dir = layout_1();
     let saved = fs::read(dir.path().join("data.mdb")).unwrap();
@@ -122,7 +122,7 @@ fn on_a_disk_of(kib: u32, work: impl FnOnce(&TempDir)) {
 }
 
 #[test]
-fn a_full_disk_leaves_the_store_as_it_was() {
+fn full_disk_leaves_the_store_unchanged() {
     on_a_disk_of(600, |dir| {
         let store = open(dir);
         let before = verify(&store);
@@ -133,7 +133,7 @@ fn a_full_disk_leaves_the_store_as_it_was() {
     });
     on_a_disk_of(400, |dir| {
         let before = verify(&open(dir));
-        // All but 64 KiB, less than the copy takes.
+        // Fill all but 64 KiB, which is less than the copy needs.
         let mut others = fs::File::create(dir.path().join("others")).unwrap();
         while others.write_all(&[0; 4096]).is_ok() {}
         others.set_len(others.metadata().unwrap().len() - (64 << 10)).unwrap();
@@ -145,7 +145,7 @@ fn a_full_disk_leaves_the_store_as_it_was() {
 }
 
 #[test]
-fn a_database_that_was_given_up_is_opened_again() {
+fn failed_database_is_reopened() {
     let dir = layout_1();
     let store = open(&dir);
     let broken = || Error::Broken { path: dir.path().to_owned() };
@@ -158,10 +158,10 @@ fn a_database_that_was_given_up_is_opened_again() {
         })
         .unwrap();
     assert_eq!(tries, 2);
-    assert_eq!(store.changes(ParaNumber(3)).unwrap(), changes, "readers read on");
+    assert_eq!(store.changes(ParaNumber(3)).unwrap(), changes, "readers continue");
     assert_eq!(heights(&store), (Some(RELAY), Some(PARA - 1)));
 
-    // What fails again is told, to be tried again later.
+    // A repeated failure is returned, to be retried later.
     let mut tries = 0;
     let failed = store.growing(|| {
         tries += 1;
@@ -169,7 +169,7 @@ fn a_database_that_was_given_up_is_opened_again() {
     });
     assert!(failed.unwrap_err().is_retryable() && tries == 2);
 
-    // The disk is gone for a while.
+    // The disk disappears for a while.
     let (database, away) = (dir.path().join("data.mdb"), dir.path().join("away"));
     fs::rename(&database, &away).unwrap();
     fs::create_dir(&database).unwrap();

@@ -8,22 +8,22 @@ const HASH: Hash = Hash([7; 32]);
 fn config() -> Config {
     Config {
         poll_interval: Duration::from_secs(1),
-        watch_patience: Duration::from_secs(10),
+        watch_timeout: Duration::from_secs(10),
         unknown_after: Duration::from_secs(100),
         fill_nonce_gaps: true,
         ..Config::default()
     }
 }
 
-/// Sent to a node that watches it, a second ago.
+/// Sent a second ago to a node that watches it.
 fn watched(start: Instant) -> State {
     let state = State::new(5, start, &config());
     decide(state, Observation::Sent { watched: true }, start, &config()).0
 }
 
-/// In a state where it was told that.
-fn told(start: Instant, status: Status) -> State {
-    decide(watched(start), Observation::Told(status), start, &config()).0
+/// In the state after this status.
+fn reported(start: Instant, status: Status) -> State {
+    decide(watched(start), Observation::Status(status), start, &config()).0
 }
 
 fn not_yet() -> Observation {
@@ -39,26 +39,26 @@ fn lost(reason: &str) -> Action {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_state_and_observation_has_its_action() {
+async fn state_and_observation_determine_the_action() {
     let start = Instant::now();
     let after = |secs| start + Duration::from_secs(secs);
     let search = |first| Action::Search { from: 5, first };
     let quick = Action::Listen { until: after(2) };
-    let patient = Action::Listen { until: after(11) };
+    let wait = Action::Listen { until: after(11) };
     let resend = Action::Resend { attempt: 0 };
     let unwatched = || State::new(5, start, &config());
     let excluded = || Observation::Searched(Search::Excluded { reason: "it expired".into() });
     let disputed = || Observation::Searched(Search::Disputed { reason: "it expired".into() });
-    let status = |status| Observation::Told(status);
+    let status = |status| Observation::Status(status);
     let cases = [
         // A second after it was sent.
         ("no watch", unwatched(), Observation::Sent { watched: false }, quick.clone()),
-        ("a watch", unwatched(), Observation::Sent { watched: true }, patient.clone()),
-        ("ready", watched(start), status(Status::Ready), patient.clone()),
-        ("broadcast", watched(start), status(Status::Broadcast(vec![])), patient.clone()),
-        ("future", watched(start), status(Status::Future), patient.clone()),
-        ("in a block", watched(start), status(Status::InBlock(HASH)), patient.clone()),
-        ("retracted", watched(start), status(Status::Retracted(HASH)), patient.clone()),
+        ("a watch", unwatched(), Observation::Sent { watched: true }, wait.clone()),
+        ("ready", watched(start), status(Status::Ready), wait.clone()),
+        ("broadcast", watched(start), status(Status::Broadcast(vec![])), wait.clone()),
+        ("future", watched(start), status(Status::Future), wait.clone()),
+        ("in a block", watched(start), status(Status::InBlock(HASH)), wait.clone()),
+        ("retracted", watched(start), status(Status::Retracted(HASH)), wait.clone()),
         ("final", watched(start), status(Status::Finalized(HASH)), search(Some(HASH))),
         ("not final in time", watched(start), status(Status::FinalityTimeout(HASH)), search(None)),
         ("usurped", watched(start), status(Status::Usurped(HASH)), search(None)),
@@ -68,18 +68,18 @@ async fn every_state_and_observation_has_its_action() {
         ("quiet", watched(start), Observation::Quiet, search(None)),
         ("quiet, unwatched", unwatched(), Observation::Quiet, search(None)),
         ("not yet, unwatched", unwatched(), not_yet(), resend.clone()),
-        ("not yet, in the pool", told(start, Status::Ready), not_yet(), resend.clone()),
-        ("not yet, behind a gap", told(start, Status::Future), not_yet(), Action::FillGap),
-        ("gap filled", told(start, Status::Future), Observation::GapFilled, resend.clone()),
-        ("not yet, in a block", told(start, Status::InBlock(HASH)), not_yet(), patient.clone()),
-        ("not yet, retracted", told(start, Status::Retracted(HASH)), not_yet(), resend.clone()),
+        ("not yet, in the pool", reported(start, Status::Ready), not_yet(), resend.clone()),
+        ("not yet, behind a gap", reported(start, Status::Future), not_yet(), Action::FillGap),
+        ("gap filled", reported(start, Status::Future), Observation::GapFilled, resend.clone()),
+        ("not yet, in a block", reported(start, Status::InBlock(HASH)), not_yet(), wait.clone()),
+        ("not yet, retracted", reported(start, Status::Retracted(HASH)), not_yet(), resend.clone()),
         ("nodes are away", unwatched(), failed(), resend),
-        ("nodes are away, in a block", told(start, Status::InBlock(HASH)), failed(), patient),
+        ("nodes are away, in a block", reported(start, Status::InBlock(HASH)), failed(), wait),
         ("included", watched(start), Observation::Searched(Search::Included), Action::End(End::Included)),
         ("excluded", watched(start), excluded(), lost("it expired (last seen: sent)")),
         (
             "excluded, dropped",
-            told(start, Status::Dropped),
+            reported(start, Status::Dropped),
             excluded(),
             lost("it expired (last seen: dropped)"),
         ),
@@ -91,15 +91,15 @@ async fn every_state_and_observation_has_its_action() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_gap_is_left_alone_unless_it_is_to_be_filled() {
+async fn nonce_gap_is_filled_only_if_configured() {
     let start = Instant::now();
     let config = Config { fill_nonce_gaps: false, ..config() };
-    let (_, action) = decide(told(start, Status::Future), not_yet(), start, &config);
+    let (_, action) = decide(reported(start, Status::Future), not_yet(), start, &config);
     assert_eq!(action, Action::Resend { attempt: 0 });
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_sent_again_ever_less_often() {
+async fn resends_back_off() {
     let start = Instant::now();
     let (mut state, mut now, mut pauses) = (watched(start), start, Vec::new());
     for attempt in 0..8 {
@@ -122,7 +122,7 @@ async fn it_is_sent_again_ever_less_often() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_loss_that_some_nodes_deny_is_believed_after_a_while() {
+async fn disputed_loss_is_accepted_after_a_while() {
     let start = Instant::now();
     let disputed = || Observation::Searched(Search::Disputed { reason: "it expired".into() });
     let (state, _) = decide(watched(start), disputed(), start, &config());
@@ -133,7 +133,7 @@ async fn a_loss_that_some_nodes_deny_is_believed_after_a_while() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nodes_that_are_away_for_too_long_leave_it_unknown_and_any_word_of_them_starts_that_again() {
+async fn long_outage_leaves_the_outcome_unknown_and_any_answer_restarts_the_limit() {
     let start = Instant::now();
     let after = |secs| start + Duration::from_secs(secs);
     let (state, _) = decide(watched(start), Observation::WatchEnded, start, &config());
@@ -146,7 +146,7 @@ async fn nodes_that_are_away_for_too_long_leave_it_unknown_and_any_word_of_them_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_search_goes_on_where_the_last_one_ended() {
+async fn search_continues_where_the_last_one_ended() {
     let start = Instant::now();
     let (state, _) = decide(watched(start), not_yet(), start, &config());
     let (state, action) = decide(state, Observation::Quiet, start, &config());

@@ -146,7 +146,7 @@ async fn pauses_grow_with_failures_in_a_row_whatever_they_are() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_busy_worker_is_looked_at_now_and_then_and_sent_little() {
+async fn busy_worker_is_checked_rarely_and_sent_little() {
     let mut case = Case::new();
     let begin = case.now;
     let (mut attempts, mut looks) = (0, 0);
@@ -169,7 +169,7 @@ async fn a_busy_worker_is_looked_at_now_and_then_and_sent_little() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_was_lost_costs_no_pause_where_the_worker_has_gone_on() {
+async fn lost_answer_causes_no_backoff_if_the_worker_progressed() {
     for end in [timed_out, lost] {
         let mut case = Case::new();
         case.health.stepped(&ended(5, 9, end()), case.now);
@@ -183,7 +183,7 @@ async fn an_answer_that_was_lost_costs_no_pause_where_the_worker_has_gone_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_source_fails_in_has_its_own_pause_that_ends_when_it_grows() {
+async fn source_failures_have_their_own_backoff_that_ends_when_it_grows() {
     let not_ready = || Err(Error::Source(blob::Error::NotReady));
     let nothing = || Ok(Outcome::NotYet { heights: heights(1000) });
     let wrong = || Err(Error::WrongBatch { got: "x".into(), wanted: "y".into() });
@@ -220,7 +220,7 @@ async fn what_the_source_fails_in_has_its_own_pause_that_ends_when_it_grows() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_step_that_was_not_to_be_done_is_no_failure() {
+async fn cancelled_step_is_not_a_failure() {
     let mut case = Case::new();
     let mut waited = ended(5, 9, Ok(Outcome::NotYet { heights: heights(1000) }));
     waited.planned.step = Step::Wait;
@@ -229,7 +229,7 @@ async fn a_step_that_was_not_to_be_done_is_no_failure() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_claims_to_go_on_and_stays_is_named() {
+async fn worker_that_claims_progress_without_any_is_reported() {
     let mut case = Case::new();
     case.sees(5, "2.0.1");
     let mut pauses = Vec::new();

@@ -29,7 +29,7 @@ fn known(budget: &TransferBudget) -> usize {
 }
 
 #[tokio::test]
-async fn a_body_is_charged_once_for_all_who_send_it_and_until_the_last_is_done() {
+async fn shared_body_is_charged_once_until_its_last_sender_is_done() {
     let budget = budget();
     let shared = body(10);
     let senders = join_all((0..50).map(|_| budget.charge(Lane::CatchUp, &shared)));
@@ -93,7 +93,7 @@ async fn catch_up_takes_nothing_from_the_tip_and_the_tip_uses_what_catch_up_leav
 }
 
 #[tokio::test]
-async fn a_lane_is_first_come_first_served() {
+async fn lanes_are_first_in_first_out() {
     let budget = budget();
     let (first, large, small) = (body(10), body(12), body(1));
     let sending = budget.charge(Lane::CatchUp, &first).await;

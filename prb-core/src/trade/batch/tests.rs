@@ -70,7 +70,7 @@ fn a_batch_acts_for_one_account() {
 
 /// The pool's proxy was changed in between.
 #[test]
-fn a_job_does_not_pass_over_one_of_its_worker_that_acts_for_another_account() {
+fn job_does_not_overtake_its_workers_job_for_another_account() {
     let at = Instant::now();
     let (a, b) = ([1, 1], [2, 2]);
     let mut pending: VecDeque<_> = [
@@ -115,7 +115,7 @@ fn bytes_bound_a_batch_but_not_a_job() {
 }
 
 #[test]
-fn a_job_that_may_be_to_blame_has_no_more_company_than_it_may_have() {
+fn suspected_job_is_batched_with_a_limited_number_of_others() {
     let mut pending = line(&[(1, None); 7]);
     pending[1].most = 1;
     pending.range_mut(3..5).for_each(|job| job.most = 2);

@@ -1,9 +1,9 @@
--- Puts the books of jobs right that other programs added, ended, retried or removed. ARGV: ids.
+-- Repairs the index entries of jobs that other programs added, ended, retried or removed. ARGV: ids.
 for _, id in ipairs(ARGV) do
     if call('HEXISTS', JOBS, id) == 0 then
         call('SREM', SUCCEEDED, id)
         call('SREM', FAILED, id)
-        forget(id)
+        delete_job(id)
     else
         local succeeded = call('SISMEMBER', SUCCEEDED, id) == 1
         local failed = call('SISMEMBER', FAILED, id) == 1

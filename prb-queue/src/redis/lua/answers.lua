@@ -1,6 +1,6 @@
--- A caller numbers its calls of a kind, and has one in flight. It repeats one whose answer was lost: the second
--- is answered with what the first did. One that comes after its successors, over a connection that its caller
--- gave up, does nothing.
+-- Makes scripts idempotent. A caller numbers its calls of one kind and has one in flight at a time. If the
+-- answer of a call was lost, the caller repeats it, and gets the stored answer of the first run. A call that
+-- arrives after its successors, over a connection that the caller has given up, does nothing.
 local function last_answer(key, seq)
     local last = call('GET', key)
     if not last then return nil end

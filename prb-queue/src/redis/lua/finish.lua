@@ -1,6 +1,6 @@
--- Ends leases. ARGV: for each its id, token, kind ('s' succeeded, 'f' failed, 'r' to be retried, 'd' was done
--- before), ms until the retry, bytes of the JSON so far ('' where they were not counted for sure), JSON, event.
--- Answers one word a job: 'K' done, 'L' the lease was lost.
+-- Ends leases. ARGV: for each lease the job's id, token, kind ('s' succeeded, 'f' failed, 'r' to be retried,
+-- 'd' done before), ms until the retry, bytes of the previous JSON ('' if it may not be counted), JSON,
+-- event. Answers one word for each job: 'K' done, 'L' the lease was lost.
 local FIELDS = 7
 local ids = {}
 for i = 1, #ARGV, FIELDS do ids[#ids + 1] = ARGV[i] end
@@ -12,7 +12,7 @@ for k, id in ipairs(ids) do
         seen[id] = true
         mine[#mine + 1], at[#at + 1] = id, k
     elseif call('HGET', JOBS, id) == ARGV[i + 5] then
-        -- A call whose answer was lost is repeated: it ended the job.
+        -- The call is repeated because its answer was lost; the first run ended the job.
         answer[k] = 'K'
     else
         answer[k] = 'L'
@@ -36,7 +36,7 @@ for n, id in ipairs(mine) do
         local bytes = tonumber(ARGV[i + 4]) or call('HSTRLEN', JOBS, id)
         open_delta = open_delta - bytes
         if call('HSET', JOBS, id, json) == 1 then
-            -- It was removed by another program.
+            -- Another program has removed the job.
             word = 'L'
             call('HDEL', JOBS, id)
             call('HDEL', BOOKS, id)

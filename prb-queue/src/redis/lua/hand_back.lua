@@ -1,9 +1,9 @@
--- Ends leases without ending their jobs. ARGV: ms until they are in line again, 0 for at once, 'u' where the
--- hand-out is not to count ('' else), then for each its id and token, the oldest first. Lost leases are passed
--- over.
+-- Ends leases without ending their jobs. ARGV: ms until the jobs are available again (0 for at once), 'u' if
+-- the hand-out does not count (otherwise ''), then for each lease the job's id and token, oldest first. Lost
+-- leases are skipped.
 local delay, uncounted = tonumber(ARGV[1]), ARGV[2] == 'u'
 local due, sooner = text(NOW + delay), false
--- From the end, so that the first is the first in line.
+-- In reverse order, so that the first one ends up at the front of the waiting list.
 for i = #ARGV - 1, 3, -2 do
     local id = ARGV[i]
     if call('HGET', TOKENS, id) == ARGV[i + 1] then

@@ -1,5 +1,6 @@
--- Leases an account. ARGV: trader, account, ms of the lease. Answers the lease's token, 0 while another trader
--- has the account. Tokens go up with the clock, so that they stay new where Redis has lost its data.
+-- Leases an account. ARGV: trader, account, duration of the lease in ms. Answers the lease's token, or 0
+-- while another trader has the account. Tokens follow the clock, so that they stay unique after Redis has
+-- lost its data.
 local key = '@P@prb:account:' .. ARGV[2]
 local holder = call('GET', key)
 if holder and string.match(holder, '^(.*):%d+$') ~= ARGV[1] then return 0 end

@@ -1,16 +1,16 @@
--- A page of jobs, the newest first: those in line, those handed out, those delayed, and those that ended, the
--- last first. ARGV: the state wanted ('' for all), how many to leave out, most to name. Answers how many jobs
--- there are, and of each job on the page its id and its state.
+-- Lists a page of jobs, newest first: waiting, active, delayed, then ended ones, the last ended first. ARGV:
+-- the wanted state ('' for all), offset, limit. Answers the number of jobs, and for each job on the page its
+-- id and its state.
 local CHUNK, FEW = 256, 512
 local wanted, offset, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local total, page = 0, {}
 
--- Goes over a list of `count` jobs; `slice` names those from one place to another, counted from 0.
+-- Adds a list of `count` jobs; `slice` returns the ids from one position to another, counted from 0.
 local function list(state, count, slice)
     if wanted ~= '' and wanted ~= state then return end
-    local from, room = math.max(0, offset - total), limit - #page
-    if room > 0 and from < count then
-        for _, id in ipairs(slice(from, from + room - 1)) do page[#page + 1] = { id, state } end
+    local from, left = math.max(0, offset - total), limit - #page
+    if left > 0 and from < count then
+        for _, id in ipairs(slice(from, from + left - 1)) do page[#page + 1] = { id, state } end
     end
     total = total + count
 end
@@ -19,7 +19,8 @@ local function range(command, key)
     return function(from, to) return call(command, key, text(from), text(to)) end
 end
 
--- Of one fate: a small set is put in order, a large one is found among all that ended.
+-- Jobs that succeeded or failed. A small set is sorted; members of a large one are picked from all ended
+-- jobs.
 local function of_fate(set, count)
     return function(from, to)
         local ids = {}

@@ -1,2 +1,2 @@
--- Puts in line what is due. Answers the ms to the next timer, -1 where there is none.
+-- Moves due jobs to the waiting list. Answers the ms until the next timer, -1 if there is none.
 return ms_to(promote())

@@ -1,11 +1,11 @@
--- Takes a job whose token was right away from its consumer's hands, in whatever list it is. `leased` is the
--- end of its lease. False where somebody else has it.
+-- Takes a job, whose token has been checked, from its consumer, in whatever list it is. `leased` is the end
+-- of its lease. Answers false if another consumer has the job.
 local function release(id, leased)
     if leased then
-        -- The original's check for stalled jobs may have put it in line all the same.
+        -- The original's stall check may have moved it to the waiting list anyway.
         if call('LREM', ACTIVE, '-1', id) == 0 then call('LREM', WAITING, '0', id) end
         return true
     end
-    -- The lease ran out: what the consumer did still counts while nobody else has the job.
+    -- The lease expired; the consumer's result still counts while nobody else has the job.
     return call('LREM', WAITING, '0', id) > 0
 end

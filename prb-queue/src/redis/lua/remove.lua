@@ -1,4 +1,4 @@
--- Forgets a job in any state. ARGV: id. Answers 1 where there was one.
+-- Deletes a job in any state. ARGV: id. Answers 1 if the job existed.
 local id = ARGV[1]
 local there = call('HEXISTS', JOBS, id)
 call('LREM', WAITING, 0, id)
@@ -7,6 +7,6 @@ call('ZREM', DELAYED, id)
 call('SREM', STALLING, id)
 if call('SREM', SUCCEEDED, id) == 1 then call('HINCRBY', META, 'trimmed_succeeded', 1) end
 if call('SREM', FAILED, id) == 1 then call('HINCRBY', META, 'trimmed_failed', 1) end
-forget(id)
+delete_job(id)
 write_sums()
 return there

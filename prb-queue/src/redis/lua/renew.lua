@@ -1,4 +1,5 @@
--- Renews leases. ARGV: ms of the lease, then for each its id and token. Answers the ids whose lease was lost.
+-- Renews leases. ARGV: duration of the lease in ms, then for each lease the job's id and token. Answers the
+-- ids whose lease was lost.
 local ttl, lost = tonumber(ARGV[1]), {}
 for i = 2, #ARGV, 2 do
     local id = ARGV[i]
@@ -9,7 +10,7 @@ for i = 2, #ARGV, 2 do
         call('ZADD', LEASES, NOW + ttl, id)
         call('SREM', STALLING, id)
     elseif release(id, leased) then
-        -- It ran out, and nobody else had the job.
+        -- It expired, but nobody else has taken the job.
         call('LPUSH', ACTIVE, id)
         call('ZADD', LEASES, NOW + ttl, id)
     else

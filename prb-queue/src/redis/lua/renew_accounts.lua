@@ -1,5 +1,5 @@
--- Renews leases of accounts, or gives them back. ARGV: trader, ms of the lease (0 to give back), then for each
--- the account and the lease's token. Answers the accounts whose lease was lost.
+-- Renews or releases account leases. ARGV: trader, duration of the lease in ms (0 to release), then for each
+-- lease the account and the token. Answers the accounts whose lease was lost.
 local ttl, lost = tonumber(ARGV[2]), {}
 for i = 3, #ARGV - 1, 2 do
     local key = '@P@prb:account:' .. ARGV[i]

@@ -1,5 +1,5 @@
--- Puts a failed job in line again. ARGV: id, most jobs, most bytes. Answers 'K', 'N' where no job of that id
--- has failed, 'F' or 'B' where there is no room.
+-- Moves a failed job to the waiting list. ARGV: id, most jobs, most bytes. Answers 'K', 'N' if no job with
+-- that id has failed, 'F' or 'B' if the queue is full.
 local id = ARGV[1]
 if call('SISMEMBER', FAILED, id) == 0 or call('HEXISTS', JOBS, id) == 0 then return 'N' end
 local size = call('HSTRLEN', JOBS, id)

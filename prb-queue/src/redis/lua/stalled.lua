@@ -1,5 +1,6 @@
--- Raises what is due, and finds jobs whose worker, one of the original's, is gone. ARGV: the interval in ms.
--- Of two rounds an interval apart, the first marks what is active, the second moves what is still marked.
+-- Moves due jobs, and recovers jobs whose worker, one of the original's, is gone. ARGV: the stall interval
+-- in ms. Works in two rounds, an interval apart: the first marks active jobs, the second moves those still
+-- marked.
 promote()
 if not call('SET', STALL_BLOCK, '1', 'PX', ARGV[1], 'NX') then return {} end
 local moved = {}

@@ -1,5 +1,5 @@
--- Adds jobs. ARGV: number of the call, caller, most jobs, most bytes, then for each job its JSON and its book.
--- Answers one word a job: its id, 'F' for too many jobs, 'B' for too many bytes.
+-- Adds jobs. ARGV: number of the call, caller, most jobs, most bytes, then for each job its JSON and its
+-- index entry. Answers one word for each job: its id, 'F' for too many jobs, 'B' for too many bytes.
 local seq, last = ARGV[1], '@P@prb:last:submit:' .. ARGV[2]
 local max_jobs, max_bytes = tonumber(ARGV[3]), tonumber(ARGV[4])
 local known = last_answer(last, seq)
@@ -21,7 +21,7 @@ end
 if #taken > 0 then
     local ids
     repeat
-        -- Numbers that jobs have are passed over: the counter may be older than the jobs.
+        -- Skip ids that are in use: after a restore the counter may be older than the jobs.
         local top = call('INCRBY', ID, text(#taken))
         ids = {}
         for k = 1, #taken do ids[k] = text(top - #taken + k) end

@@ -1,10 +1,10 @@
--- Leases jobs. ARGV: number of the call, caller, when the caller last had the timers looked at in ms, then for each
--- job wanted the lease's ms and its token. Answers when the timers were looked at, the ms to the next timer or, where
--- they were not looked at again, of these leases (-1 where there is none), and for each job its id, token, earlier
--- hand-outs and JSON.
+-- Leases jobs. ARGV: number of the call, caller, when the caller last had the timers checked (ms), then for
+-- each wanted job the lease's duration in ms and its token. Answers when the timers were checked; the ms
+-- until the next timer, or, if they were not checked this time, of these leases (-1 if there is none); and
+-- for each job its id, token, earlier hand-outs and JSON.
 local seq, last, looked = ARGV[1], '@P@prb:last:take:' .. ARGV[2], tonumber(ARGV[3])
 local at
--- Who takes often need not look at the timers each time.
+-- Frequent takes check the timers at most once a second.
 if math.abs(NOW - looked) >= 1000 then
     at, looked = promote(), NOW
 end
@@ -29,7 +29,7 @@ while #jobs < wanted do
     local active, leases, tokens = {}, {}, {}
     for k, id in ipairs(ids) do
         if held[k] or seen[id] then
-            -- Leased: it was put in line by hand, or by the original's check for stalled jobs.
+            -- Already leased: it was put on the waiting list by hand, or by the original's stall check.
             call('LREM', ACTIVE, 0, id)
             active[#active + 1] = id
         elseif json[k] then
@@ -43,7 +43,7 @@ while #jobs < wanted do
             jobs[#jobs + 1] = { id, token, tonumber(tries[k] or '0'), json[k] }
             taken[#taken + 1] = id .. ':' .. token
         end
-        -- Else it was removed.
+        -- Otherwise it was removed.
     end
     if #active > 0 then call('LPUSH', ACTIVE, unpack(active)) end
     if #leases > 0 then

@@ -1,5 +1,5 @@
--- Forgets ended jobs, the oldest first. ARGV: most ms of age, most jobs, most bytes, ms that each is kept in
--- any case, most to forget now. Answers how many it was.
+-- Deletes ended jobs, oldest first. ARGV: maximum age in ms, most jobs, most bytes, ms for which every job
+-- is kept, most jobs to delete now. Answers how many were deleted.
 local max_age, max_jobs, max_bytes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local grace, limit = tonumber(ARGV[4]), tonumber(ARGV[5])
 local jobs = call('ZCARD', ENDED)
@@ -13,7 +13,7 @@ while trimmed < limit do
     if age <= max_age and not (over and age > grace) then break end
     local succeeded, failed = call('SREM', SUCCEEDED, id), call('SREM', FAILED, id)
     if succeeded + failed == 0 and call('HEXISTS', JOBS, id) == 1 then
-        -- Another program has put it in line again.
+        -- Another program has put it on the waiting list again.
         local size = call('HSTRLEN', JOBS, id)
         ended_delta, open_delta = ended_delta - size, open_delta + size
         call('ZREM', ENDED, id)
@@ -24,12 +24,12 @@ while trimmed < limit do
         elseif failed == 1 then
             call('HINCRBY', META, 'trimmed_failed', 1)
         end
-        forget(id)
+        delete_job(id)
         trimmed = trimmed + 1
     end
 end
 write_sums()
--- Other programs change JSON without telling its size: where there is nothing, the sums are known.
+-- Other programs change JSON without updating the sums, so reset them whenever they are known to be 0.
 if jobs == trimmed then call('HDEL', META, 'ended_bytes') end
 if open_jobs() == 0 then call('HDEL', META, 'open_bytes') end
 return trimmed

@@ -1,13 +1,13 @@
-//! Memory for large payloads, used again: the system's is slow at first touch.
+//! A pool of large buffers: fresh memory is slow because of page faults on first use.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-/// Buffers that are kept for the next payload, in bytes of all together.
+/// Most bytes of idle buffers in the pool.
 const MAX_KEPT_BYTES: usize = 16 << 20;
 
-/// Buffers that wait to be used again. Clones share them.
+/// The pool of idle buffers. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Buffers(Arc<Mutex<Kept>>);
 
@@ -18,7 +18,7 @@ struct Kept {
 }
 
 impl Buffers {
-    /// An empty buffer with room for so many bytes, and not for many more: who keeps it keeps all of it.
+    /// Returns an empty buffer of about this capacity: a holder of any slice keeps the whole buffer.
     pub(super) fn take(&self, bytes: usize) -> Vec<u8> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let fits = |buffer: &Vec<u8>| (bytes..=bytes + bytes / 4).contains(&buffer.capacity());
@@ -32,7 +32,7 @@ impl Buffers {
         }
     }
 
-    /// The buffer's content; the buffer comes back when nobody needs that any more.
+    /// Freezes the buffer; it returns to the pool when the last reference is dropped.
     pub(super) fn share(&self, buffer: Vec<u8>) -> Bytes {
         Bytes::from_owner(Lent { buffer, to: self.clone() })
     }
@@ -40,7 +40,7 @@ impl Buffers {
     fn give_back(&self, mut buffer: Vec<u8>) {
         buffer.clear();
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // The oldest ones make room: their sizes are no longer asked for.
+        // Evict the oldest ones, whose sizes are no longer in demand.
         while kept.bytes + buffer.capacity() > MAX_KEPT_BYTES && !kept.buffers.is_empty() {
             let oldest = kept.buffers.remove(0);
             kept.bytes -= oldest.capacity();
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buffers_come_back_within_their_bound() {
+    fn pool_reuses_buffers_within_its_bound() {
         let buffers = Buffers::default();
         let mut first = buffers.take(1 << 20);
         first.resize(1 << 20, 7);
@@ -84,7 +84,7 @@ mod tests {
         drop(shared);
         assert_eq!(&part[..], [7; 5]);
         let other = buffers.take(1 << 20);
-        assert_ne!(other.as_ptr(), address, "a part of it is in use");
+        assert_ne!(other.as_ptr(), address, "a slice of it is in use");
         drop(part);
         let again = buffers.take(900_000);
         assert_eq!(again.as_ptr(), address);

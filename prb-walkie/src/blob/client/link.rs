@@ -1,4 +1,4 @@
-//! One connection: requests out, answers in.
+//! One connection: writes requests and reads answers.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::{
@@ -14,19 +14,20 @@ use crate::blob::{
     quick_ack,
 };
 
-/// Room for small answers that come together.
+/// Read buffer for small answers that arrive together.
 const READ_BYTES: usize = 64 * 1024;
-/// The largest payload that is copied out of the room for small ones. Larger ones are read to where they stay.
+/// The largest payload that is copied out of the read buffer. Larger ones are read straight into their own
+/// buffer.
 const SMALL_BYTES: usize = 16 * 1024;
-/// After so many bytes whoever asked for them has a turn: he takes them while they are near, gives their room
-/// back, and asks for more before the provider has nothing left to do.
+/// Bytes after which the reader yields to the requesters: they use the data while it is in the cache, return
+/// their buffers, and send new requests before the provider runs idle.
 const TURN_BYTES: usize = 256 * 1024;
-/// No frame can be longer: lengths are checked against what was asked for once the id is there.
+/// Upper bound of any frame; the length is checked against the request's limit once the id is read.
 const MAX_FRAME_BYTES: usize = u32::MAX as usize;
-/// A provider that does not read requests for so long is gone.
+/// How long a provider may accept no requests before it counts as gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Writes requests, all that are there at once, until that fails.
+/// Writes queued requests in batches, until writing fails.
 pub(super) async fn write(shared: &Shared, mut socket: WriteHalf<'_>) -> Error {
     let mut batch = Vec::new();
     loop {
@@ -39,12 +40,12 @@ pub(super) async fn write(shared: &Shared, mut socket: WriteHalf<'_>) -> Error {
         match timeout(WRITE_TIMEOUT, socket.write_all(&batch)).await {
             Ok(Ok(())) => {}
             Ok(Err(e)) => return shared.lost(e),
-            Err(_) => return shared.lost("it does not take requests"),
+            Err(_) => return shared.lost("it accepts no requests"),
         }
     }
 }
 
-/// Reads answers until that fails.
+/// Reads answers until reading fails.
 pub(super) async fn read(shared: &Shared, socket: ReadHalf<'_>) -> Error {
     let mut reader = Reader { shared, socket, buffer: BytesMut::with_capacity(READ_BYTES), read_bytes: 0 };
     loop {
@@ -62,12 +63,12 @@ struct Reader<'s> {
     shared: &'s Shared,
     socket: ReadHalf<'s>,
     buffer: BytesMut,
-    /// Since others had their last turn.
+    /// Bytes read since the last yield.
     read_bytes: usize,
 }
 
 impl Reader<'_> {
-    /// Reads one answer and gives it to whoever asked.
+    /// Reads one answer and passes it to its requester.
     async fn answer(&mut self) -> Result<(), Error> {
         let (start, length) = self.length().await?;
         if length == 0 {
@@ -86,7 +87,7 @@ impl Reader<'_> {
         self.buffer.advance(start + head_bytes);
         let crc = crc.map_err(|e| self.shared.bad(e))?;
         let Some(asked) = self.shared.pending.take(id) else {
-            return Err(self.shared.bad("an answer to what was not asked"));
+            return Err(self.shared.bad("an answer without a request"));
         };
         let Some(crc) = crc else {
             asked.answer(Ok(None));
@@ -111,7 +112,7 @@ impl Reader<'_> {
             }
         };
         let (payload, found) = payload;
-        // The frame is whole: what follows can be read, whatever is wrong within this one.
+        // The frame has been read whole, so the stream stays in sync whatever is wrong within the frame.
         asked.answer(if u64::from(found) == crc {
             Ok(payload)
         } else {
@@ -120,11 +121,11 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Reads a payload and its checksum; gives none where nobody waits for it.
+    /// Reads a payload and its checksum; skips the payload if nobody waits for it.
     async fn payload(&mut self, bytes: usize, asked: &Asked) -> Result<(Option<Bytes>, u32), Error> {
         if bytes <= SMALL_BYTES {
             self.fill(bytes).await?;
-            // A copy, because a slice would keep all of the room that it lies in.
+            // Copied, because a slice would keep the whole read buffer alive.
             let payload = Bytes::copy_from_slice(&self.buffer[..bytes]);
             self.buffer.advance(bytes);
             let crc = crc32c::crc32c(&payload);
@@ -144,13 +145,13 @@ impl Reader<'_> {
             let mut rest = (&mut payload).limit(bytes - start);
             let read = self.socket.read_buf(&mut rest).await;
             self.heard(read)?;
-            // What has just come is still near.
+            // Checksum each chunk while it is in the cache.
             crc = crc32c::crc32c_append(crc, &payload[start..]);
         }
         Ok((Some(self.shared.buffers.share(payload)), crc))
     }
 
-    /// Reads past so many bytes.
+    /// Discards this many bytes.
     async fn skip(&mut self, mut bytes: usize) -> Result<(), Error> {
         while bytes > 0 {
             if self.buffer.is_empty() {
@@ -163,7 +164,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Where a frame's body starts in the buffer, and how long it is.
+    /// Returns where a frame's body starts in the buffer, and its length.
     async fn length(&mut self) -> Result<(usize, usize), Error> {
         loop {
             match frame::decode(&self.buffer, MAX_FRAME_BYTES).map_err(|e| self.shared.bad(e))? {
@@ -173,10 +174,10 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads until the buffer has so many bytes.
+    /// Reads until the buffer has this many bytes.
     async fn fill(&mut self, bytes: usize) -> Result<(), Error> {
         while self.buffer.len() < bytes {
-            // Moves what is left to the front, where the room behind it does not do.
+            // `reserve` moves the remaining bytes to the front if the capacity behind them is too small.
             self.buffer.reserve(SMALL_BYTES.max(bytes - self.buffer.len()));
             let read = self.socket.read_buf(&mut self.buffer).await;
             self.heard(read)?;

@@ -1,4 +1,4 @@
-//! Requests that wait for their answer.
+//! Registry of requests in flight.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -10,40 +10,40 @@ use crate::blob::frame::{self, Id};
 
 type Answer = Result<Option<Bytes>, Error>;
 
-/// A request that was written, or will be.
+/// A request in flight or about to be written.
 #[derive(Debug)]
 pub(super) struct Asked {
-    /// The largest blob that is taken.
+    /// The largest blob that is accepted.
     pub(super) max_bytes: usize,
     answer: oneshot::Sender<Answer>,
-    /// Freed when the answer is here, not when nobody waits for it any more.
+    /// Released when the answer arrives, even if nobody waits for it any more.
     _slot: Option<OwnedSemaphorePermit>,
 }
 
 impl Asked {
-    /// Whether nobody waits any more.
+    /// Whether the requester has left.
     pub(super) fn is_abandoned(&self) -> bool {
         self.answer.is_closed()
     }
 
-    /// Gives the answer to whoever waits, if anybody still does.
+    /// Passes the answer to the requester, if it still waits.
     pub(super) fn answer(self, answer: Answer) {
         let _ = self.answer.send(answer);
     }
 }
 
-/// Requests by id, and those of them that are still to be written.
+/// Requests by id, and the encoded requests that are still to be written.
 #[derive(Debug, Default)]
 pub(super) struct Pending(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// There is a connection. Nothing is taken while there is none: it would wait for nobody.
+    /// Whether there is a connection. Without one no request is accepted: it would wait in vain.
     open: bool,
-    /// By the first half of their ids; the second half is the tag.
+    /// Slots, indexed by the first half of a request's id; the second half is the tag.
     asked: Vec<Option<(u32, Asked)>>,
     free: Vec<u32>,
-    /// The newest tag: a late or repeated answer must not meet another request.
+    /// The newest tag: a late or repeated answer must not match a later request in the same slot.
     tag: u32,
     out: Vec<u8>,
 }
@@ -53,14 +53,14 @@ impl Pending {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes requests from now on.
+    /// Accepts requests from now on.
     pub(super) fn open(&self) {
         let mut state = self.state();
         state.open = true;
         state.out.clear();
     }
 
-    /// Fails all, and takes no more.
+    /// Fails all requests and accepts no more.
     pub(super) fn fail(&self, error: &Error) {
         let failed = {
             let mut state = self.state();
@@ -71,7 +71,7 @@ impl Pending {
         failed.into_iter().flatten().for_each(|(_, asked)| asked.answer(Err(error.clone())));
     }
 
-    /// Takes a request; `None` without a connection.
+    /// Registers a request; `None` if there is no connection.
     pub(super) fn ask(
         &self,
         key: &str,
@@ -94,7 +94,7 @@ impl Pending {
             }
             None => {
                 state.asked.push(asked);
-                // There are as many as slots for requests at the most.
+                // At most as many slots as requests in flight.
                 (state.asked.len() - 1) as u32
             }
         };
@@ -107,7 +107,7 @@ impl Pending {
         Some(receiver)
     }
 
-    /// Takes a request out, because its answer is coming.
+    /// Removes the request of an arriving answer.
     pub(super) fn take(&self, id: Id) -> Option<Asked> {
         let (index, tag) = split(id);
         let mut state = self.state();
@@ -117,7 +117,7 @@ impl Pending {
         Some(asked)
     }
 
-    /// Gives what is to be written; `empty` takes its place.
+    /// Returns the bytes to write and replaces them with the buffer `empty`.
     pub(super) fn written(&self, empty: Vec<u8>) -> Vec<u8> {
         std::mem::replace(&mut self.state().out, empty)
     }

@@ -1,4 +1,4 @@
-//! Asking for a batch: the best provider, then the next, until one has answered.
+//! Requests a batch: asks the best provider, then the next, until one has answered.
 
 use std::{fmt, sync::Arc};
 
@@ -24,15 +24,15 @@ use crate::blob::{
     metrics, scale,
 };
 
-/// Bodies from this size on are checked where that holds up nobody.
+/// Bodies from this size on are checked on a blocking thread.
 const LARGE_BYTES: usize = 256 * 1024;
 
-/// What was asked for, as refusals name it.
+/// What was asked for; identifies refusals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Question {
     /// Headers at a cursor.
     Headers(HeaderCursor),
-    /// Blocks from one on.
+    /// Blocks from this one on.
     Blocks(ParaNumber),
 }
 
@@ -46,7 +46,7 @@ impl fmt::Display for Question {
 }
 
 impl Question {
-    /// Whether who has these heights has it.
+    /// Whether a provider with these heights has it.
     pub(super) fn is_covered(self, heights: &Heights) -> bool {
         match self {
             Self::Headers(cursor) => heights.relay.is_some_and(|tip| tip >= cursor.relay),
@@ -55,7 +55,7 @@ impl Question {
     }
 }
 
-/// A batch that can be asked for.
+/// A kind of batch that can be requested.
 #[async_trait]
 pub(super) trait Ask: Copy + Send + Sync + fmt::Debug + 'static {
     type Batch: Clone + Send + Sync + 'static;
@@ -63,17 +63,17 @@ pub(super) trait Ask: Copy + Send + Sync + fmt::Debug + 'static {
     fn question(&self) -> Question;
     fn key(&self) -> Key;
     fn max_bytes(&self) -> usize;
-    /// Whether who has these heights has it.
+    /// Whether a provider with these heights has it.
     fn is_covered(&self, heights: &Heights) -> bool {
         self.question().is_covered(heights)
     }
     fn read(&self, blob: Bytes) -> Result<Reply<Self::Batch>, Malformed>;
     fn body(batch: &Self::Batch) -> &Bytes;
-    /// What the batch reaches from and to.
+    /// The first and last numbers in the batch.
     fn spans(batch: &Self::Batch) -> [u32; 4];
     fn begins_right(&self, batch: &Self::Batch) -> bool;
     fn check(batch: &Self::Batch) -> Result<(), scale::Malformed>;
-    /// Asks a provider that knows the original's keys alone.
+    /// Asks a provider that knows only the original's keys.
     async fn original(&self, provider: &Provider, bounds: Bounds) -> Result<Self::Batch, Failure>;
 }
 
@@ -178,18 +178,18 @@ impl Ask for Blocks {
     }
 }
 
-/// Why one provider has not answered.
+/// Why a provider has not answered.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// It broke its word, or sent what it should not: it is put aside.
+    /// It sent wrong data or made a false claim: it is suspended.
     Bad(String),
-    /// It is slow or has troubles of its own: it is put aside too, but what it said may be true.
+    /// It is slow or has a failure of its own: it is suspended too, but its claims may be true.
     Troubled(String),
-    /// The connection is gone.
+    /// The connection is lost.
     Gone(client::Error),
     /// It answers that there is no such batch.
     Verdict(Error),
-    /// It has nothing there yet.
+    /// It does not have it yet.
     NotYet,
 }
 
@@ -198,7 +198,7 @@ impl Failure {
         Self::Bad(reason.to_string())
     }
 
-    /// What a provider refused outside of a question's cursor and size.
+    /// Classifies a refusal that is not about the request's cursor or size.
     pub(super) fn refused(refused: Refused) -> Self {
         match refused {
             Refused::NotReady => Self::NotYet,
@@ -207,7 +207,7 @@ impl Failure {
         }
     }
 
-    /// Does what the failure asks for; gives what the caller is told where nobody does better.
+    /// Carries out the failure's consequence; returns the error for the caller if no other provider answers.
     pub(super) fn settle(self, pool: &Pool, provider: &Provider) -> Option<Error> {
         let (reason, lied) = match self {
             Self::NotYet => return None,
@@ -216,7 +216,7 @@ impl Failure {
             Self::Bad(reason) => (reason, true),
             Self::Troubled(reason) => (reason, false),
         };
-        let error = Error::Unavailable(format!("{} was put aside: {reason}", provider.id).into());
+        let error = Error::Unavailable(format!("{} was suspended: {reason}", provider.id).into());
         pool.put_aside(provider, reason, lied);
         Some(error)
     }
@@ -235,7 +235,7 @@ impl From<client::Error> for Failure {
 }
 
 impl Pool {
-    /// Asks the providers that have it, one after the other; the next also where one takes long.
+    /// Asks the providers that have it, one after the other; the next one also if one takes long.
     pub(super) async fn ask<Q: Ask>(&self, question: Q) -> Result<Option<Q::Batch>, Error> {
         let mut rest = self.rank(&question).into_iter();
         let attempt = |(provider, kind): (Arc<Provider>, Kind)| async move {
@@ -253,7 +253,7 @@ impl Pool {
                         return Ok(Some(batch));
                     }
                     Err(failure) => {
-                        // A verdict on the cursor says more than a provider's troubles.
+                        // A verdict on the cursor is more informative than a provider's own failure.
                         let settled = failure.settle(self, &provider);
                         if error.as_ref().is_none_or(Error::is_retryable) {
                             error = settled.or(error);
@@ -268,7 +268,7 @@ impl Pool {
             };
             asked.extend(next.map(attempt));
         }
-        // Where a claim has turned out wrong, those that are left may say that it is not there yet.
+        // If a claim was wrong, the remaining providers may show that the batch does not exist yet.
         match (error, self.nobody()) {
             (Some(error), _) if !error.is_retryable() => Err(error),
             (_, None) if self.rank(&question).is_empty() => Ok(None),
@@ -277,7 +277,7 @@ impl Pool {
         }
     }
 
-    /// Asks one provider, and checks what it gives.
+    /// Asks one provider and checks its answer.
     pub(super) async fn ask_one<Q: Ask>(
         &self,
         provider: &Provider,
@@ -317,11 +317,11 @@ async fn check<Q: Ask>(batch: &Q::Batch) -> Result<(), Failure> {
     }
     let batch = batch.clone();
     let checked = tokio::task::spawn_blocking(move || Q::check(&batch)).await;
-    // A check that panicked is a batch that is none.
+    // A check that panics counts as a malformed batch.
     checked.map_err(Failure::bad)?.map_err(Failure::bad)
 }
 
-/// A provider was asked because it claims to have it.
+/// The failure of a provider that was asked because it claims to have the batch.
 fn not_yet(provider: &Provider, question: &impl Ask) -> Failure {
     let heights = provider.snapshot().heights;
     if !question.is_covered(&heights) {

@@ -1,4 +1,4 @@
-//! Who is followed, who is asked, and what all have together: pure functions of what is known.
+//! Pure functions that choose which providers are followed and asked, and merge their heights.
 
 use std::{cmp::Reverse, collections::HashMap, net::IpAddr, time::Duration};
 
@@ -7,25 +7,25 @@ use prb_core::blob::Heights;
 use super::Candidate;
 use crate::provenance::{Provenance, share_of};
 
-/// A provider as the choice sees it.
+/// A provider with the facts the ranking uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Choice<P> {
     /// The provider.
     pub(super) provider: P,
-    /// A worker has refused what it gave for this cursor.
+    /// Whether a worker has refused its answer for this cursor.
     pub(super) suspected: bool,
-    /// It knows the original's keys alone.
+    /// Whether it knows only the original's keys.
     pub(super) original: bool,
-    /// Where it was heard of.
+    /// How it was found.
     pub(super) provenance: Provenance,
-    /// How long it is expected to take.
+    /// Its expected time to answer.
     pub(super) wait: Duration,
 }
 
-/// Orders providers, the first to be asked first. One that is expected to take as long as `slow` comes after those that
-/// are not.
+/// Sorts providers by preference. One that is expected to take at least `slow` comes after those that are
+/// faster.
 pub(super) fn rank<P>(mut choices: Vec<Choice<P>>, slow: Duration) -> Vec<P> {
-    // A crowd of others that gives bad blocks fast does not come before who is in the configuration.
+    // A crowd of fast strangers that serve bad blocks must not come before a configured provider.
     let ours = |choice: &Choice<P>| choice.provenance >= Provenance::BootNode;
     choices.sort_by_key(|choice| {
         (choice.suspected, choice.original, choice.wait >= slow, !ours(choice), choice.wait)
@@ -33,21 +33,21 @@ pub(super) fn rank<P>(mut choices: Vec<Choice<P>>, slow: Duration) -> Vec<P> {
     choices.into_iter().map(|choice| choice.provider).collect()
 }
 
-/// What becomes of a candidate's place.
+/// The state of a candidate's slot in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
-    /// It is in use: nobody takes its place.
+    /// It is in use and never evicted.
     InUse,
-    /// It has a place, and may come to be of use.
+    /// It has a slot and may become useful.
     Held,
-    /// It has none.
+    /// It has no slot.
     New,
-    /// It is put aside, or cannot be reached.
+    /// It is suspended or cannot be reached.
     Useless,
 }
 
-/// Who has a place of `max`: those in use, then the better provenance, within the share of each, and of equals in
-/// that order.
+/// Chooses who gets the `max` slots: those in use, then by provenance within each one's share, and among
+/// equals in the given order.
 pub(super) fn admit(
     candidates: Vec<Candidate>,
     place: impl Fn(&Candidate) -> Place,
@@ -74,7 +74,7 @@ pub(super) fn admit(
     admitted
 }
 
-/// Places that a provenance has together with all lower ones.
+/// Slots that a provenance shares with all lower ones.
 fn share(provenance: Provenance, max: usize) -> usize {
     let quarters = match provenance {
         Provenance::Discovered => 1,
@@ -85,7 +85,7 @@ fn share(provenance: Provenance, max: usize) -> usize {
     (max * quarters / 4).max(1)
 }
 
-/// What is to be had from providers that are usable; what was known before where there are none.
+/// Merges the heights of usable providers; returns the previous ones if there are none.
 pub(super) fn merge(usable: impl IntoIterator<Item = Heights>, before: Heights) -> Heights {
     let best = |a: Heights, b: Heights| Heights {
         relay: a.relay.max(b.relay),
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fast_are_asked_first_and_the_suspected_last() {
+    fn fast_providers_rank_first_and_suspected_ones_last() {
         let ms = Duration::from_millis;
         let choice = |provider, suspected, original, provenance, wait| Choice {
             provider,
@@ -152,12 +152,12 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_takes_no_place_of_one_in_use_or_of_the_configuration() {
+    fn crowd_does_not_evict_providers_in_use_or_configured() {
         use Provenance as P;
         let crowd = |provenance| {
             (0..200).map(move |n| candidate(&format!("a{n:03}"), provenance, [10, 0, n as u8, 1]))
         };
-        // By its name it would come last.
+        // Its name sorts last.
         let used = candidate("zz", P::Discovered, [10, 1, 0, 1]);
         let boot = candidate("zy", P::BootNode, [10, 1, 0, 2]);
         let place = |c: &Candidate| match &*c.id {
@@ -170,14 +170,14 @@ mod tests {
             assert!(all.contains(&"zz".into()) && all.contains(&"zy".into()), "{provenance:?}: {all:?}");
             assert_eq!(all.len(), most + 1, "{provenance:?}: {all:?}");
         }
-        // One address is not many, except this machine's.
+        // One address gets one slot, except on this machine.
         let one: Vec<_> =
             (0..200).map(|n| candidate(&format!("a{n}"), P::TrustedNetwork, [10, 0, 0, 1])).collect();
         assert_eq!(admitted(&one, place).len(), 1);
     }
 
     #[test]
-    fn who_is_of_no_use_makes_room() {
+    fn useless_provider_is_evicted() {
         let liars: Vec<_> =
             (0..6).map(|n| candidate(&format!("a{n}"), Provenance::SameMachine, [127, 0, 0, 1])).collect();
         let honest = candidate("zz", Provenance::SameMachine, [127, 0, 0, 1]);
@@ -188,11 +188,11 @@ mod tests {
     }
 
     #[test]
-    fn heights_are_those_of_the_best_that_is_there() {
+    fn heights_are_those_of_the_best_usable_provider() {
         let none = Heights::default();
         let (low, high) = (heights(10, 5, 12), heights(20, 9, 22));
         assert_eq!(merge([low, high], none), high);
-        assert_eq!(merge([low], high), low, "what nobody has is not to be had");
+        assert_eq!(merge([low], high), low, "heights that nobody has are not available");
         assert_eq!(merge([], high), high);
         let lowered = heights(20, 9, 21);
         assert_eq!(merge([lowered], high), lowered, "a target that its provider lowers is lower");

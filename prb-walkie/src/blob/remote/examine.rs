@@ -1,13 +1,13 @@
-//! What workers refused: who gave it, and whether others give the same.
+//! Examines refusals by workers: finds the provider of the data and compares it with other providers.
 //!
-//! A worker's refusal alone says little: the worker may be broken. So the provider is only suspected: others
-//! are asked first at that place, and one of them is asked the same question. Where it gives the same bytes,
-//! the provider is cleared; where it gives others, the provider is put aside. Of two that differ the refused one
-//! pays; if it was the right one, workers will refuse the other's bytes too, time and again, and its times aside
-//! grow.
+//! A worker's refusal alone proves little, because the worker may be broken. So the provider is only
+//! suspected at first: others are asked before it at that position, and one of them gets the same request. If
+//! it returns the same bytes, the provider is cleared; if they differ, the provider is suspended. Of two
+//! providers that differ, the refused one is suspended. If it was right, workers will refuse the other's
+//! bytes too, repeatedly, and that one's suspensions grow.
 //!
-//! Where nobody else can be asked because the provider alone claims to be that far, it is put aside at once. Where it
-//! is the only provider, or the own node knows that the chain is that far, it stays.
+//! If no other provider can be asked because this one alone claims to be that far, it is suspended at once.
+//! It stays in use if it is the only provider, or if the own node knows that the chain is that far.
 
 use std::{
     collections::VecDeque,
@@ -25,14 +25,14 @@ use super::{
     provider::{Kind, Provider},
 };
 
-/// Answers whose origin is remembered.
+/// Answers whose provider is remembered.
 const REMEMBERED: usize = 1024;
-/// Suspicions at once.
+/// Most suspicions at the same time.
 const MAX_SUSPICIONS: usize = 64;
-/// How long a suspicion lasts that nobody could clear up.
+/// Lifetime of a suspicion that could not be examined.
 const SUSPECTED_FOR: Duration = Duration::from_secs(60);
 
-/// Who gave an answer, and what it was.
+/// Who gave an answer, and its fingerprint.
 #[derive(Clone, Debug)]
 pub(super) struct Record {
     pub(super) provider: Arc<str>,
@@ -66,7 +66,7 @@ impl Served {
         served.push_back((question, record));
     }
 
-    /// What a refusal is about.
+    /// Finds the answer that a refusal is about.
     pub(super) fn find(&self, refusal: &RefusedData) -> Option<(Question, Record)> {
         let question = match refusal {
             RefusedData::Headers { cursor, .. } => Question::Headers(*cursor),
@@ -78,7 +78,7 @@ impl Served {
     }
 }
 
-/// Providers that are asked last at some place.
+/// Providers that are asked last at some positions.
 #[derive(Debug, Default)]
 pub(super) struct Suspects(Mutex<VecDeque<(Question, Arc<str>, Instant)>>);
 
@@ -97,9 +97,9 @@ impl Suspects {
         suspects.retain(|(asked, who, _)| *asked != question || &**who != provider);
     }
 
-    /// Blocks that a worker had not taken are asked for from the bad one on, which lies behind the first.
+    /// A worker asks again from the refused block on, which lies behind the first block of the request.
     pub(super) fn is_suspected(&self, question: Question, provider: &str) -> bool {
-        /// The most blocks that are in one batch, as far as suspicions go.
+        /// Upper bound of the blocks in one batch, for suspicions.
         const REACH: u32 = 10_000;
         let suspects = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         suspects.iter().any(|(asked, who, since)| {
@@ -114,7 +114,7 @@ impl Suspects {
     }
 }
 
-/// Looks into refusals, one after the other.
+/// Examines refusals one after the other.
 pub(super) async fn run(pool: Arc<Pool>, mut refusals: mpsc::Receiver<RefusedData>) {
     while let Some(refusal) = refusals.recv().await {
         let Some((question, record)) = pool.served.find(&refusal) else { continue };
@@ -127,7 +127,7 @@ pub(super) async fn run(pool: Arc<Pool>, mut refusals: mpsc::Receiver<RefusedDat
                 compare(&pool, &suspect, &record, question).await
             }
             RefusedData::Blocks { blocks, at, .. } => {
-                // The same run of blocks first; the one that cannot be applied, where that has grown or shrunk.
+                // The same run of blocks first; then the refused block alone, in case the run has grown or shrunk.
                 let all = BlockCursor { from: blocks.first, to: blocks.last };
                 let question = Blocks { cursor: all, max_bytes: record.max_bytes };
                 match (compare(&pool, &suspect, &record, question).await, at) {
@@ -162,12 +162,12 @@ fn conclude(pool: &Pool, suspect: &Provider, question: Question, same: Option<(b
             pool.suspects.clear(question, &suspect.id);
         }
         None => {
-            warn!(provider = %suspect.id, %question, "a worker refused what nobody else could be asked for");
+            warn!(provider = %suspect.id, %question, "a worker refused data that no other provider could be asked for");
         }
     }
 }
 
-/// Whether another provider gives the same bytes, and who it is. `None` where nobody gave the same run.
+/// Returns whether another provider gives the same bytes, and its id. `None` if nobody gave the same run.
 async fn compare<Q: Ask>(
     pool: &Pool,
     suspect: &Provider,
@@ -179,7 +179,7 @@ async fn compare<Q: Ask>(
     if found.spans == record.spans {
         return Some((found.print == record.print, other.id.clone()));
     }
-    // The tip has moved since: the suspect is asked again.
+    // The tip has moved since, so ask the suspect again.
     compare_with(pool, suspect, &found, question).await.map(|same| (same, other.id.clone()))
 }
 
@@ -196,7 +196,7 @@ async fn compare_with<Q: Ask>(pool: &Pool, suspect: &Provider, other: &Record, q
     (again.spans == other.spans).then_some(again.print == other.print)
 }
 
-/// Asks those that are not suspected; the original's providers cut otherwise, and are not asked.
+/// Asks providers that are not suspected, except the original's, which cut batches differently.
 async fn ask_other<Q: Ask>(
     pool: &Pool,
     suspect: &Provider,

@@ -1,4 +1,4 @@
-//! Following candidates as they come and go, and each one's heights.
+//! Follows candidates as they come and go, and each provider's heights.
 
 use std::{
     collections::HashMap,
@@ -30,18 +30,18 @@ use crate::blob::{
     keys::Key,
 };
 
-/// How often it is looked whether a time aside is over.
+/// Interval at which ended suspensions are checked.
 const TICK: Duration = Duration::from_millis(250);
-/// How often the own node's head counts anew where it stands still.
+/// Interval at which the bound from the own node's head is recomputed while the head stands still.
 const OWN_TICK: Duration = Duration::from_secs(3);
-/// A provider that claims so many blocks more than are known is asked to show the last one.
+/// A provider that claims more new blocks than this is asked to show the last one.
 const LEAP: u32 = 64;
-/// One header and its justification, hundreds of signatures, or one block.
+/// One header and its justification of hundreds of signatures, or one block.
 const PROBE_BYTES: usize = 4 << 20;
-/// How often a provider that did not know our keys is asked again whether it does.
+/// Interval at which a provider that did not know our keys is probed for them again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(300);
 
-/// Keeps the pool's providers those of the candidates.
+/// Keeps the pool's providers in step with the candidates.
 pub(super) async fn candidates(pool: Arc<Pool>, mut candidates: watch::Receiver<Vec<Candidate>>) {
     let mut tasks = HashMap::new();
     let mut tick = interval(TICK);
@@ -53,13 +53,13 @@ pub(super) async fn candidates(pool: Arc<Pool>, mut candidates: watch::Receiver<
             update(&pool, &mut tasks, all);
         }
         tokio::select! {
-            // Whoever found providers is gone: those that are known stay.
+            // The sender is gone: the known candidates stay.
             more = candidates.changed(), if open => (open, changed) = (more.is_ok(), more.is_ok()),
             _ = tick.tick() => {
                 if pool.providers().iter().filter(|provider| provider.come_back()).count() > 0 {
                     pool.publish();
                 }
-                // One that is of no use by now makes room for another.
+                // A provider that has become useless may be evicted for a waiting candidate.
                 changed |= crowded;
             }
         }
@@ -68,7 +68,7 @@ pub(super) async fn candidates(pool: Arc<Pool>, mut candidates: watch::Receiver<
 
 type Tasks = HashMap<Arc<str>, AbortOnDropHandle<()>>;
 
-/// Republishes the heights as the own node's head grows, and as it gets old.
+/// Republishes the heights when the own node's head grows, and as it ages.
 pub(super) async fn own_chain(pool: Arc<Pool>, heads: Option<watch::Receiver<Option<Finalized>>>) {
     let Some(mut heads) = heads else { return };
     let mut tick = interval(OWN_TICK);
@@ -92,7 +92,7 @@ fn update(pool: &Arc<Pool>, tasks: &mut Tasks, candidates: Vec<Candidate>) {
                 *provider.candidate.lock().unwrap_or_else(PoisonError::into_inner) = candidate.clone();
             }
             _ => {
-                info!(provider = %provider.id, "a data provider is gone");
+                info!(provider = %provider.id, "data provider removed");
                 tasks.remove(&provider.id);
                 pool.remove(&provider.id);
             }
@@ -100,7 +100,7 @@ fn update(pool: &Arc<Pool>, tasks: &mut Tasks, candidates: Vec<Candidate>) {
     }
     for candidate in candidates {
         if pool.provider(&candidate.id).is_none() {
-            info!(provider = candidate.id, address = %candidate.address, "a data provider is found");
+            info!(provider = candidate.id, address = %candidate.address, "data provider added");
             let provider = pool.insert(candidate);
             let task = tokio::spawn(follow(pool.clone(), provider.clone()));
             tasks.insert(provider.id.clone(), AbortOnDropHandle::new(task));
@@ -108,13 +108,13 @@ fn update(pool: &Arc<Pool>, tasks: &mut Tasks, candidates: Vec<Candidate>) {
     }
 }
 
-/// Follows one provider for ever.
+/// Follows one provider until the task is aborted.
 async fn follow(pool: Arc<Pool>, provider: Arc<Provider>) {
     let mut link = provider.client.link();
     let waits = BackoffConfig { first: Duration::from_millis(100), max: Duration::from_secs(2) };
     let mut backoff = Backoff::new(waits);
     loop {
-        // The sender lives as long as the provider.
+        // Cannot fail: the sender lives as long as the provider.
         if link.wait_for(|link| *link == Link::Up).await.is_err() {
             return;
         }
@@ -131,7 +131,7 @@ async fn follow(pool: Arc<Pool>, provider: Arc<Provider>) {
     }
 }
 
-/// Follows a provider's heights over one connection; gives why that ended.
+/// Follows a provider's heights over one connection; returns why that ended.
 async fn follow_once(pool: &Pool, provider: &Provider, backoff: &mut Backoff) -> Failure {
     let first = Key::Heights { relay: None, para: None, wait_ms: 0 }.to_string();
     let bounds = Bounds { max_bytes: answer::MAX_HEAD_BYTES, timeout: pool.config.request_timeout };
@@ -162,12 +162,12 @@ async fn follow_once(pool: &Pool, provider: &Provider, backoff: &mut Backoff) ->
         seen = Some(heights);
         let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
         let key = Key::Heights { relay: heights.relay, para: heights.para, wait_ms };
-        // Not measured: how long it takes says nothing about the provider.
+        // Not measured: a long poll's duration says nothing about the provider's speed.
         answered = provider.client.get(&key.to_string(), bounds).await;
     }
 }
 
-/// Has a provider show its last header and its last block, where it claims much that nobody else has, or is new.
+/// Has a provider show its last header and last block if it is new or claims far more than others.
 async fn probe(
     pool: &Pool,
     provider: &Provider,
@@ -179,7 +179,7 @@ async fn probe(
     if let Some(tip) = heights.relay
         && leaps(tip.0, known.relay.map_or(0, |known| known.0))
     {
-        // No parachain header has that number, so that none comes with it.
+        // No parachain header has this number, so the batch contains none.
         let cursor = HeaderCursor { relay: tip, para: ParaNumber(u32::MAX) };
         show(pool, provider, Headers { cursor, max_bytes: PROBE_BYTES }).await?;
     }
@@ -192,19 +192,19 @@ async fn probe(
     Ok(())
 }
 
-/// Has a provider show what it claims to have.
+/// Has a provider prove a claim.
 async fn show<Q: Ask>(pool: &Pool, provider: &Provider, question: Q) -> Result<(), Failure> {
     match pool.ask_one(provider, Kind::Cursors, question).await {
-        // A single block may be large.
+        // A single block may exceed the limit.
         Ok(_) | Err(Failure::Verdict(prb_core::blob::Error::TooLarge { .. })) => Ok(()),
         Err(Failure::NotYet | Failure::Verdict(_)) => {
-            Err(Failure::Bad(format!("it claims to have {}, and has not", question.key())))
+            Err(Failure::Bad(format!("it claims to have {}, but does not", question.key())))
         }
         Err(failure) => Err(failure),
     }
 }
 
-/// Takes the heights that a provider of the original announces.
+/// Follows the heights that a provider of the original announces.
 async fn follow_original(pool: &Pool, provider: &Provider, backoff: &mut Backoff) -> Failure {
     backoff.reset();
     let mut tick = interval(TICK);

@@ -1,9 +1,9 @@
-//! Asking a provider of the original bridge, with its keys.
+//! Asks a provider of the original bridge with its own keys.
 //!
-//! Headers: `rangeByParentBlock:{n}:pb` names the range that begins at relay block n; the longer of its blobs is
-//! taken where it fits. Blocks: `rangeParaBlock:key:{n}` names a buffer of several, or there is one by one.
-//! Ranges begin where the original has cut them: a worker that was given its headers by another kind of provider
-//! may stand in the middle of one, and has no answer here.
+//! Headers: `rangeByParentBlock:{n}:pb` describes the range that begins at relay block n; the longer of its
+//! two blobs is used if it fits. Blocks: `rangeParaBlock:key:{n}` names a buffer of several blocks; otherwise
+//! they are fetched one by one. Ranges begin where the original has cut them: a worker that got its headers
+//! from another kind of provider may be in the middle of one, for which there is no answer here.
 
 use bytes::Bytes;
 use prb_core::{
@@ -22,7 +22,7 @@ use crate::{
     proto::db,
 };
 
-/// The largest that a range's description may be, in bytes.
+/// Limit of a range's description, in bytes.
 const MAX_META_BYTES: usize = 2 << 20;
 
 async fn meta(provider: &Provider, key: Key, bounds: Bounds) -> Result<Bytes, Failure> {
@@ -30,7 +30,7 @@ async fn meta(provider: &Provider, key: Key, bounds: Bounds) -> Result<Bytes, Fa
     provider.get(&key.to_string(), bounds).await?.ok_or(Failure::NotYet)
 }
 
-/// Runs what walks through a whole blob where that holds up nobody.
+/// Runs a walk through a whole blob on a blocking thread.
 async fn apart<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, scale::Malformed> + Send + 'static,
 ) -> Result<T, Failure> {
@@ -46,7 +46,7 @@ fn too_large(question: &impl Ask, size_bytes: usize) -> Failure {
     })
 }
 
-/// The headers at a cursor.
+/// Fetches the headers at a cursor.
 pub(super) async fn headers(
     provider: &Provider,
     question: &Headers,
@@ -76,7 +76,7 @@ struct BlockRange {
     buffer_key: Option<String>,
 }
 
-/// The blocks at a cursor.
+/// Fetches the blocks at a cursor.
 pub(super) async fn blocks(
     provider: &Provider,
     question: &Blocks,
@@ -99,7 +99,7 @@ pub(super) async fn blocks(
     Err(too_long.map_or(Failure::NotYet, |size| too_large(question, size)))
 }
 
-/// The genesis. `identity` is the chain's, which the original's does not say.
+/// Fetches the genesis. `identity` is the chain's, which the original's genesis does not contain.
 pub(super) async fn genesis(
     provider: &Provider,
     bounds: Bounds,

@@ -1,4 +1,4 @@
-//! The chain as this machine's own node sees it: what providers' claims are held to.
+//! The chain as seen by this machine's own node, which providers' claims are checked against.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -9,12 +9,12 @@ use prb_core::{
 };
 use tokio::{sync::watch, time::Instant};
 
-/// Parachain blocks that a provider may be ahead of the own node.
+/// Parachain blocks by which a provider may be ahead of the own node.
 const PARA_SLACK: u32 = 32;
-/// Relay blocks that a provider may be ahead of the relay parent of the own node's finalised block.
+/// Relay blocks by which a provider may be ahead of the relay parent of the own node's finalised block.
 const RELAY_SLACK: u32 = 128;
-/// An own node that stands still holds up nobody for long: providers may be one block further for each such time.
-/// Chains' blocks take longer.
+/// A stalled own node must not hold up workers: providers may be one more block ahead for each such interval.
+/// Real block times are longer.
 const BLOCK_TIME: Duration = Duration::from_secs(3);
 
 /// The own node's finalised head.
@@ -22,13 +22,13 @@ const BLOCK_TIME: Duration = Duration::from_secs(3);
 pub struct Finalized {
     /// The parachain block.
     pub para: ParaNumber,
-    /// Its relay parent, where it can be read.
+    /// Its relay parent, if it can be read.
     pub relay: Option<RelayNumber>,
-    /// When it was told.
+    /// When the node reported it.
     pub at: Instant,
 }
 
-/// Judges a genesis that a provider gives. `prb_chain::identity::check_genesis` does it over a node.
+/// Checks a provider's genesis. `prb_chain::identity::check_genesis` does it over a node.
 ///
 /// ```
 /// use async_trait::async_trait;
@@ -51,37 +51,37 @@ pub struct Finalized {
 /// ```
 #[async_trait]
 pub trait GenesisCheck: Send + Sync + fmt::Debug {
-    /// Whether it is the own chain's.
+    /// Checks that it belongs to the own chain.
     ///
     /// # Errors
     /// See [`GenesisError`].
     async fn check(&self, genesis: &Genesis) -> Result<(), GenesisError>;
 }
 
-/// Why a genesis is not taken.
+/// Why a genesis is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GenesisError {
-    /// It is not the own chain's: who gave it is put aside.
+    /// It is not the own chain's: its provider is suspended.
     #[error("{0}")]
     Wrong(String),
-    /// The own node does not answer: it is tried again.
+    /// The own node does not answer; the check is repeated later.
     #[error("the genesis cannot be checked against the own node: {0}")]
     Unchecked(String),
 }
 
-/// What the own node says.
+/// The own node's view of the chain.
 #[derive(Clone, Debug)]
 pub struct OwnChain {
-    /// Its finalised head; `None` until it has told one. No height counts before that.
+    /// Its finalised head; `None` until one is known. Until then no heights are reported.
     pub finalized: watch::Receiver<Option<Finalized>>,
-    /// Judges what workers are initialised with.
+    /// Checks the genesis that workers are initialised with.
     pub genesis: Arc<dyn GenesisCheck>,
     /// The hash of parachain block 1, once it is known.
     pub identity: watch::Receiver<Option<Hash>>,
 }
 
 impl Finalized {
-    /// Heights without what cannot be there yet.
+    /// Limits heights to what can exist by now.
     pub(super) fn clamp(&self, heights: Heights) -> Heights {
         let further = u32::try_from(self.at.elapsed().as_secs() / BLOCK_TIME.as_secs()).unwrap_or(u32::MAX);
         let para = self.para.0.saturating_add(PARA_SLACK).saturating_add(further);
@@ -111,13 +111,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn heights_end_a_little_beyond_the_own_node() {
+    async fn heights_are_clamped_slightly_beyond_the_own_node() {
         let own = Finalized { para: ParaNumber(100), relay: Some(RelayNumber(200)), at: Instant::now() };
         assert_eq!(own.clamp(heights(210, 101)), heights(210, 101));
         assert_eq!(own.clamp(heights(1_000_000, 1_000_000)), heights(328, 132));
         let behind = own.clamp(heights(150, 80));
         assert_eq!((behind.para, behind.para_target), (Some(ParaNumber(80)), Some(ParaNumber(100))));
-        // A node that has died does not hold up workers for long.
+        // A dead own node does not hold up workers for long.
         tokio::time::advance(Duration::from_secs(3000)).await;
         assert_eq!(own.clamp(heights(1_000_000, 1_000_000)), heights(1328, 1132));
         let no_relay = Finalized { relay: None, ..own };

@@ -1,4 +1,4 @@
-//! All providers together: who is there, what they have, who is suspected of what.
+//! The pool of providers: slots, merged heights, suspensions, the genesis.
 
 use std::{
     cmp::Reverse,
@@ -27,25 +27,25 @@ use super::{
 };
 use crate::blob::{answer, client::Bounds, keys::Key, metrics, scale};
 
-/// Providers without a place that are remembered.
+/// Most providers without a slot that are remembered.
 const MAX_REMEMBERED: usize = 1024;
 
-/// Providers and what is known of them.
+/// Providers and their records.
 #[derive(Debug)]
 pub(super) struct Pool {
     pub(super) config: Config,
     providers: RwLock<BTreeMap<Arc<str>, Arc<Provider>>>,
-    /// Providers without a place that were put aside when they had one, the longest ago first.
+    /// Records of providers that have lost their slot and were suspended before, oldest first.
     remembered: Mutex<VecDeque<(Arc<str>, Record)>>,
-    /// Who comes first of equals is nobody's choice of a name.
+    /// Random order among equals, so that nobody gains a slot by choosing an id.
     order: RandomState,
     heights: watch::Sender<Heights>,
     own: Option<OwnChain>,
     /// The genesis, and who gave it.
     genesis: Mutex<Option<(Genesis, Arc<str>)>>,
-    /// Held while it is fetched.
+    /// Held while the genesis is fetched.
     fetching: AsyncMutex<()>,
-    /// Somebody has answered, once.
+    /// Whether any provider has answered yet.
     ready: AtomicBool,
     pub(super) served: Served,
     pub(super) suspects: Suspects,
@@ -119,7 +119,7 @@ impl Pool {
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who of the candidates has a place.
+    /// Chooses the candidates that get a slot.
     pub(super) fn admit(&self, candidates: Vec<Candidate>) -> Vec<Candidate> {
         let aside: HashSet<_> = {
             let remembered = self.remembered();
@@ -134,7 +134,7 @@ impl Pool {
         choose::admit(candidates, place, order, self.config.max_providers)
     }
 
-    /// Tells the heights of those that are usable now.
+    /// Publishes the heights of usable providers.
     pub(super) fn publish(&self) {
         let usable: Vec<_> = self.providers().iter().filter_map(|p| p.usable()).map(|(_, h)| h).collect();
         if !usable.is_empty() {
@@ -146,18 +146,18 @@ impl Pool {
             let merged = match (choose::merge(usable, *heights), finalized) {
                 (merged, None) => merged,
                 (merged, Some(Some(finalized))) => finalized.clamp(merged),
-                // Nothing to hold them to yet.
+                // The own node has not reported a head yet, so nothing can be checked against it.
                 (_, Some(None)) => *heights,
             };
             std::mem::replace(heights, merged) != merged
         });
     }
 
-    /// Puts a provider aside, and takes its heights back.
+    /// Suspends a provider and withdraws its heights.
     pub(super) fn put_aside(&self, provider: &Provider, reason: String, lied: bool) {
         provider.put_aside(reason, &self.config);
         if lied {
-            // What it gave may be a lie too: it is read again, from another.
+            // Its genesis may be wrong, too: fetch it again from another.
             self.genesis().take_if(|(_, giver)| *giver == provider.id);
         }
         self.publish();
@@ -167,7 +167,8 @@ impl Pool {
         self.genesis.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The chain that all must be of, once it is known: the own node's; where there is none, the first genesis'.
+    /// The chain that all providers must be of, once known: the own node's or, without one, that of the first
+    /// genesis.
     pub(super) fn identity(&self) -> Option<Hash> {
         if let Some(own) = &self.own {
             return (*own.identity.borrow()).or(self.config.chain_identity);
@@ -177,8 +178,8 @@ impl Pool {
             .or_else(|| self.genesis().as_ref().map(|(genesis, _)| genesis.chain_identity))
     }
 
-    /// Whether a provider alone claims to have what is asked for: others are there that do not, and neither does the
-    /// own node know that it can be there.
+    /// Whether a provider is the only one to claim the data: others exist that do not, and the own node does not
+    /// confirm that it can exist.
     pub(super) fn stands_alone(&self, provider: &Provider, question: Question) -> bool {
         let others = self.providers().into_iter().filter(|other| other.id != provider.id);
         let others: Vec<_> = others.filter_map(|other| other.usable()).map(|(_, heights)| heights).collect();
@@ -188,7 +189,7 @@ impl Pool {
         !others.is_empty() && !others.iter().chain(&known).any(|heights| question.is_covered(heights))
     }
 
-    /// Puts a provider of another chain aside; gives whether it is.
+    /// Suspends a provider of another chain; returns whether it is one.
     pub(super) fn refuse_stranger(&self, provider: &Provider, identity: Option<Hash>) -> bool {
         let (Some(ours), Some(theirs)) = (self.identity(), identity) else { return false };
         if ours != theirs {
@@ -197,7 +198,7 @@ impl Pool {
         ours != theirs
     }
 
-    /// Those that can be asked, in order.
+    /// Returns the usable providers in order of preference.
     pub(super) fn rank(&self, question: &impl Ask) -> Vec<(Arc<Provider>, Kind)> {
         let choices = self.providers().into_iter().filter_map(|provider| {
             let (kind, heights) = provider.usable()?;
@@ -213,7 +214,7 @@ impl Pool {
         choose::rank(choices.collect(), self.config.hedge_after / 3)
     }
 
-    /// What there is to say where nobody has the answer.
+    /// The error if no provider has the answer.
     pub(super) fn nobody(&self) -> Option<Error> {
         let providers = self.providers();
         if providers.iter().any(|provider| provider.usable().is_some()) {
@@ -239,7 +240,7 @@ impl Pool {
         }
     }
 
-    /// The genesis: fetched once, and again where who gave it has turned out to lie.
+    /// Returns the genesis: fetched once, and again if its provider has turned out to be wrong.
     pub(super) async fn read_genesis(&self) -> Result<Genesis, Error> {
         let known = || self.genesis().as_ref().map(|(genesis, _)| genesis.clone());
         if let Some(genesis) = known() {
@@ -313,7 +314,7 @@ fn describe(status: &ProviderStatus) -> String {
         S::Connecting => "connecting".to_owned(),
         S::Ready => "ready".to_owned(),
         S::Down { reason } => reason.clone(),
-        S::Aside { reason, for_ms } => format!("put aside for {for_ms} ms more, because {reason}"),
+        S::Aside { reason, for_ms } => format!("suspended for another {for_ms} ms because {reason}"),
     };
     format!("{}: {state}", status.id)
 }

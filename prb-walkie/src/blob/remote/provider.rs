@@ -1,4 +1,4 @@
-//! One provider: its connection, and what is known of it.
+//! One provider: its connection and its record.
 
 use std::{
     sync::{
@@ -22,21 +22,21 @@ use crate::{
     provenance::Provenance,
 };
 
-/// After so long without a reason to be put aside, a provider starts afresh.
+/// A provider that was not suspended for this long gets the shortest suspension again.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(30 * 60);
-/// What was measured so long ago counts half.
+/// Half-life of latency measurements.
 const LATENCY_HALVES: Duration = Duration::from_secs(60);
 
 /// Which keys a provider knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Ours, and the original's.
+    /// Ours and the original's.
     Cursors,
-    /// The original's.
+    /// The original's only.
     Original,
 }
 
-/// A provider.
+/// A data provider.
 #[derive(Debug)]
 pub(super) struct Provider {
     pub(super) id: Arc<str>,
@@ -56,7 +56,7 @@ pub(super) struct State {
     pub(super) record: Record,
 }
 
-/// What a provider has done, which is remembered also where it loses its place.
+/// A provider's record, which is remembered even if it loses its slot.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Record {
     pub(super) aside: Option<Aside>,
@@ -73,13 +73,13 @@ impl Record {
         self.aside.as_ref().is_some_and(|aside| aside.until > Instant::now())
     }
 
-    /// Whether there is a reason to remember it.
+    /// Whether the record is worth remembering.
     pub(super) const fn is_bad(&self) -> bool {
         self.last_strike.is_some()
     }
 }
 
-/// Why a provider is not asked, and until when.
+/// Why a provider is suspended, and until when.
 #[derive(Clone, Debug)]
 pub(super) struct Aside {
     pub(super) reason: String,
@@ -87,7 +87,7 @@ pub(super) struct Aside {
 }
 
 impl Provider {
-    /// A provider, with what is remembered of it.
+    /// Creates a provider, with its remembered record.
     pub(super) fn new(candidate: Candidate, remembered: Option<Record>, config: client::Config) -> Self {
         let client = Client::start(candidate.address, &candidate.id, config);
         Self {
@@ -123,7 +123,7 @@ impl Provider {
         self.client.link().borrow().clone()
     }
 
-    /// Notes what was learnt over a connection. `None`: there is none any more.
+    /// Records what was learnt over a connection. `None` means that the connection is gone.
     pub(super) fn learn(&self, kind: Option<Kind>, heights: Heights, identity: Option<Hash>) {
         let mut state = self.state();
         state.kind = kind;
@@ -131,7 +131,7 @@ impl Provider {
         state.identity = identity.or(state.identity);
     }
 
-    /// The kind, where it may be asked now.
+    /// The kind and heights, if it may be asked now.
     pub(super) fn usable(&self) -> Option<(Kind, Heights)> {
         if self.link() != Link::Up {
             return None;
@@ -141,7 +141,7 @@ impl Provider {
         state.kind.filter(|_| !aside).map(|kind| (kind, state.heights))
     }
 
-    /// What it is worth, where its place is wanted.
+    /// The state of its slot, for evictions.
     pub(super) fn place(&self) -> Place {
         match self.link() {
             _ if self.is_aside() => Place::Useless,
@@ -151,17 +151,17 @@ impl Provider {
         }
     }
 
-    /// Notes that a worker has refused an answer of it.
+    /// Records that a worker has refused an answer.
     pub(super) fn was_refused(&self) {
         self.state().record.refused += 1;
     }
 
-    /// Whether it is put aside now.
+    /// Whether it is suspended now.
     pub(super) fn is_aside(&self) -> bool {
         self.state().record.is_aside()
     }
 
-    /// Puts the provider aside, longer with each time in a row.
+    /// Suspends the provider, longer with each consecutive time.
     pub(super) fn put_aside(&self, reason: String, config: &Config) {
         let state = &mut self.state().record;
         state.failed += 1;
@@ -171,28 +171,28 @@ impl Provider {
         }
         let wait = config.first_aside.saturating_mul(1 << state.strikes.min(20)).min(config.max_aside);
         let again = state.aside.as_ref().is_some_and(|aside| aside.until > now);
-        // Of several requests that fail for one reason, the first counts.
+        // If several requests fail for one reason, only the first counts.
         if again {
             return;
         }
         state.strikes += 1;
         state.last_strike = Some(now);
         metrics::put_aside();
-        warn!(provider = %self.id, wait_ms = wait.as_millis() as u64, "a data provider is put aside: {reason}");
+        warn!(provider = %self.id, wait_ms = wait.as_millis() as u64, "data provider suspended: {reason}");
         state.aside = Some(Aside { reason, until: now + wait });
     }
 
-    /// Forgets that it was put aside, once that is over; gives whether it was.
+    /// Ends a suspension whose time is over; returns whether there was one.
     pub(super) fn come_back(&self) -> bool {
         let mut state = self.state();
         let over = state.record.aside.take_if(|aside| aside.until <= Instant::now()).is_some();
         if over {
-            info!(provider = %self.id, "a data provider is asked again");
+            info!(provider = %self.id, "data provider suspension ended");
         }
         over
     }
 
-    /// How long an answer takes, by what was measured, with those that it is asked for already.
+    /// The expected time to answer, from measurements and the requests in flight.
     pub(super) fn expected_wait(&self) -> Duration {
         let in_flight = self.in_flight.load(Ordering::Relaxed) as u32;
         let Some((latency, at)) = self.state().latency else { return Duration::ZERO };
@@ -204,8 +204,8 @@ impl Provider {
         self.state().latency.map(|(latency, _)| latency)
     }
 
-    /// Asks for a blob, and measures how long it takes; also where nobody waits for it any more: a provider that
-    /// hangs is asked last from then on.
+    /// Fetches a blob and measures its latency. The measurement also counts if the caller has left, so that a
+    /// provider that hangs is asked last from then on.
     pub(super) async fn get(&self, key: &str, bounds: Bounds) -> Result<Option<Bytes>, client::Error> {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         let mut flight = Flight { provider: self, start: Instant::now(), landed: false };
@@ -230,7 +230,7 @@ impl Provider {
     }
 }
 
-/// A request that is under way.
+/// A request in flight.
 struct Flight<'p> {
     provider: &'p Provider,
     start: Instant,

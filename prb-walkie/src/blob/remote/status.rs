@@ -1,4 +1,4 @@
-//! What people are shown of providers.
+//! Status of providers for display.
 
 use std::time::Duration;
 
@@ -13,50 +13,50 @@ use crate::{blob::client::Link, provenance::Provenance};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum ProviderState {
-    /// A connection is being made, or the provider has not said anything yet.
+    /// Connecting, or no answer yet.
     Connecting,
-    /// It is asked.
+    /// It can be asked.
     Ready,
     /// There is no connection; it is tried again.
     Down {
-        /// Why.
+        /// The cause.
         reason: String,
     },
-    /// It is not asked for a while.
+    /// It is suspended.
     Aside {
-        /// Why.
+        /// The cause.
         reason: String,
-        /// For how long still.
+        /// The remaining time, in ms.
         for_ms: u64,
     },
 }
 
-/// A provider, for people.
+/// A provider's status, for display.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ProviderStatus {
     /// Its peer id.
     pub id: String,
-    /// Its blob server.
+    /// The address of its blob server.
     pub address: String,
-    /// Whether it is asked, and why not.
+    /// Whether it is asked, and if not, why.
     #[serde(flatten)]
     pub state: ProviderState,
-    /// It knows the original's keys alone.
+    /// Whether it knows only the original's keys.
     pub original: bool,
-    /// Newest relay block that it can end a batch at.
+    /// Newest relay block at which it can end a batch.
     pub relay: Option<u32>,
     /// Newest parachain block that it has.
     pub para: Option<u32>,
-    /// About how long it takes for an answer.
+    /// Average latency of its answers, in ms.
     pub latency_ms: Option<u64>,
-    /// Blobs that it has answered, missing ones too.
+    /// Requests that it has answered, missing blobs included.
     pub answered: u64,
-    /// Times that it failed.
+    /// Requests that failed.
     pub failed: u64,
     /// Answers that a worker refused.
     pub refused: u64,
-    /// Where it was heard of, or what it has proved.
+    /// How it was found, or what it has proved.
     pub provenance: Provenance,
 }
 

@@ -1,4 +1,4 @@
-//! One connection: requests in, answers out, both at once.
+//! One connection: reads requests and writes answers concurrently.
 
 use std::{fmt, io};
 
@@ -27,36 +27,36 @@ use crate::blob::{
     quick_ack,
 };
 
-/// The longest request that is read: spaces around the key are the original's licence.
+/// The longest request that is accepted: the original allows spaces around the key.
 const MAX_REQUEST_BYTES: usize = ID_BYTES + 2 * MAX_KEY_BYTES;
-/// Room for requests that came together.
+/// Read buffer for requests that arrive together.
 const READ_BYTES: usize = 8 * 1024;
-/// Answers of up to this size are small: they have bytes of their own.
+/// Answers of up to this size are small and have a budget of their own.
 const SMALL_BYTES: usize = 64 * 1024;
-/// Bytes of one connection's small answers.
+/// Budget of one connection's small answers, in bytes.
 const SESSION_SMALL_BYTES: usize = 2 * SMALLER_BYTES;
-/// What batches are made smaller to where there are no bytes for more.
+/// Size that batches are reduced to if there is no room for more, in bytes.
 const SMALLER_BYTES: usize = 1024 * 1024;
 
 /// Why a connection ended.
 #[derive(Debug)]
 pub(super) enum Ended {
-    /// The peer has closed it, and has its answers.
+    /// The peer closed it after it had all its answers.
     Closed,
-    /// The peer asked for nothing.
+    /// The peer sent no requests.
     Idle,
     /// The peer did not take its answers.
     Stalled,
-    /// What came is no request.
+    /// The peer sent an invalid request.
     Bad(frame::Error),
-    /// The connection broke.
+    /// An I/O error.
     Io(io::Error),
-    /// The server stops.
+    /// The server is stopping.
     Stopped,
 }
 
 impl Ended {
-    /// Whether the peer behaved as none should.
+    /// Whether the peer misbehaved.
     pub(super) const fn is_offence(&self) -> bool {
         matches!(self, Self::Bad(_) | Self::Stalled)
     }
@@ -77,7 +77,7 @@ impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Closed => f.write_str("the peer closed it"),
-            Self::Idle => f.write_str("nothing was asked for"),
+            Self::Idle => f.write_str("no request came in time"),
             Self::Stalled => f.write_str("the peer does not take its answers"),
             Self::Bad(e) => write!(f, "not a request: {e}"),
             Self::Io(e) => e.fmt(f),
@@ -86,7 +86,7 @@ impl fmt::Display for Ended {
     }
 }
 
-/// Serves a connection to its end.
+/// Serves a connection until it ends.
 pub(super) async fn serve(
     mut stream: TcpStream,
     shared: &Shared,
@@ -123,7 +123,8 @@ pub(super) async fn serve(
         }
         let room = lookups.len() + outbox.len() < config.max_in_flight;
         tokio::select! {
-            // Answers that are ready go out together; what can be written is looked for last.
+            // Biased: all answers that are ready are collected before the socket is written to, so that they go out
+            // together.
             biased;
             Some(answer) = lookups.next(), if !lookups.is_empty() => outbox.push(answer),
             request = requests.next(), if reading && room => match request {
@@ -142,8 +143,8 @@ pub(super) async fn serve(
             _ = tick.tick() => {
                 let idle = lookups.is_empty() && outbox.is_empty();
                 let first = config.first_request_timeout.min(config.idle_timeout);
-                let patience = if pulse.has_asked { config.idle_timeout } else { first };
-                if idle && pulse.asked.elapsed() >= patience {
+                let timeout = if pulse.has_asked { config.idle_timeout } else { first };
+                if idle && pulse.asked.elapsed() >= timeout {
                     return Ended::Idle;
                 }
                 if pulse.is_stalled(&outbox, &config) {
@@ -158,11 +159,11 @@ pub(super) async fn serve(
     }
 }
 
-/// When something happened last.
+/// Activity of a connection, for its timeouts.
 struct Pulse {
     asked: Instant,
     has_asked: bool,
-    /// Since when there are answers to be taken, and how many bytes had been taken then.
+    /// Since when answers have been waiting for the peer, and how many bytes it had taken at that time.
     waiting: Option<(Instant, u64)>,
 }
 
@@ -171,8 +172,7 @@ impl Pulse {
         Self { asked: Instant::now(), has_asked: false, waiting: None }
     }
 
-    /// Whether the peer has taken too little of what is there for it, since there was something, or since it was
-    /// last looked at.
+    /// Whether the peer has taken too few bytes since answers started waiting or since the last check.
     fn is_stalled(&mut self, outbox: &Outbox<'_>, config: &Config) -> bool {
         if outbox.is_empty() {
             self.waiting = None;
@@ -192,7 +192,7 @@ impl Pulse {
     }
 }
 
-/// The bytes that a connection's answers may take.
+/// The byte budgets that a connection's answers draw from.
 struct Allowance<'s> {
     own: ByteBudget,
     own_small: ByteBudget,
@@ -201,31 +201,31 @@ struct Allowance<'s> {
 }
 
 impl Allowance<'_> {
-    /// Waits for bytes of the connection's own, then of its address, then of all: who waits holds back nobody with
-    /// what he does not have yet, and strangers only with their own.
+    /// Waits for bytes of the connection's budget, then of its address's, then of the total: while waiting it
+    /// holds only bytes that no stranger competes for.
     async fn large(&self, bytes: usize) -> [ByteLease; 3] {
         let own = self.own.hold(bytes).await;
         let of_address = self.of_address.large.hold(bytes).await;
         [own, of_address, self.of_all.large.hold(bytes).await]
     }
 
-    /// The same for small answers. One connection cannot hold many at a time.
+    /// The same for small answers.
     async fn small(&self, bytes: usize) -> [ByteLease; 3] {
         let own = self.own_small.hold(bytes).await;
         let of_address = self.of_address.small.hold(bytes).await;
         [own, of_address, self.of_all.small.hold(bytes).await]
     }
 
-    /// Whether so many bytes are there now.
+    /// Whether a large answer fits now.
     fn has(&self, bytes: usize) -> bool {
         self.of_address.has(bytes) && self.of_all.has(bytes)
     }
 }
 
-/// An answer in parts, and the bytes held for it.
+/// An answer in parts, and its reserved bytes.
 type Found = (Option<Parts>, [ByteLease; 3]);
 
-/// Sets room aside, assembles the answer, and keeps as much room as it takes.
+/// Reserves bytes, assembles the answer, and keeps only the bytes that it takes.
 async fn answer(shared: &Shared, allowance: &Allowance<'_>, id: Id, key: String) -> Answer {
     let bound = shared.lookup.bound_bytes(&key);
     let (parts, mut held) = match smaller(shared, allowance, &key, bound).await {
@@ -249,7 +249,7 @@ async fn answer(shared: &Shared, allowance: &Allowance<'_>, id: Id, key: String)
     Answer::new(frame, head, body, held, &shared.stats)
 }
 
-/// A batch of less than what was asked for, where there are no bytes for that now and a smaller one does.
+/// Returns a reduced batch if there is no room for the requested one.
 async fn smaller(shared: &Shared, allowance: &Allowance<'_>, key: &str, bound: usize) -> Option<Found> {
     if bound <= SMALLER_BYTES || allowance.has(bound) {
         return None;
@@ -272,19 +272,22 @@ fn looked_up(shared: &Shared, key: &str, found: Result<Option<Parts>, Error>) ->
     }
 }
 
-/// Originals read lengths of up to 32 bits.
+/// The original's client reads lengths of up to 32 bits.
 fn fits(parts: &Parts) -> bool {
     u32::try_from(parts.len() + frame::ANSWER_HEAD_BYTES).is_ok()
 }
 
-/// Requests as they come.
+/// The stream of requests.
 struct Requests<'s> {
     socket: ReadHalf<'s>,
     buffer: BytesMut,
 }
 
 impl Requests<'_> {
-    /// The next request; `None` at the end. Cancel safe: what was read stays.
+    /// Returns the next request; `None` at the end.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: partial input is kept.
     async fn next(&mut self) -> Result<Option<(Id, String)>, Ended> {
         loop {
             while let Decoded::Frame { body } =
@@ -298,7 +301,7 @@ impl Requests<'_> {
                     return Ok(request);
                 }
             }
-            // What was read and used is before the start: this moves what is left there, or does nothing.
+            // Moves unread bytes to the front if needed; consumed ones are in front of them.
             self.buffer.reserve(READ_BYTES / 2);
             if self.socket.read_buf(&mut self.buffer).await.map_err(Ended::Io)? == 0 {
                 return Ok(None);

@@ -1,4 +1,4 @@
-//! Answers on their way to a socket.
+//! The queue of answers to be written to a socket.
 
 use std::{
     collections::VecDeque,
@@ -13,13 +13,13 @@ use tokio::net::tcp::WriteHalf;
 use super::Stats;
 use crate::blob::frame::AnswerHead;
 
-/// Pieces that one call to the system takes.
+/// Most slices in one vectored write.
 const MAX_SLICES: usize = 96;
 
-/// With so much to write, it is written before more is assembled: the peer has something to do meanwhile.
+/// With this much queued, it is written before more is assembled, which keeps the peer busy meanwhile.
 const LARGE_BYTES: usize = 256 * 1024;
 
-/// An answer, and what it holds until it is written.
+/// An answer with its reserved bytes, which are released once it is written.
 pub(super) struct Answer {
     frame: AnswerHead,
     head: Bytes,
@@ -49,7 +49,7 @@ impl Answer {
     }
 }
 
-/// Bytes that count as queued until this is dropped.
+/// Counts bytes as queued until dropped.
 struct Queued {
     bytes: usize,
     stats: Arc<Stats>,
@@ -62,15 +62,15 @@ impl Drop for Queued {
     }
 }
 
-/// Writes answers in the order in which they came.
+/// Writes answers in order.
 pub(super) struct Outbox<'s> {
     socket: WriteHalf<'s>,
     answers: VecDeque<Answer>,
-    /// Bytes of all answers that are still to be written.
+    /// Unwritten bytes of all answers.
     bytes: usize,
-    /// Bytes of the first answer that are written.
+    /// Written bytes of the first answer.
     written: usize,
-    /// Bytes of all answers that were written.
+    /// Total of written bytes.
     progress: u64,
     stats: Arc<Stats>,
 }
@@ -97,20 +97,21 @@ impl<'s> Outbox<'s> {
         self.progress
     }
 
-    /// Whether there is so much to write that nothing is won by waiting for more.
+    /// Whether enough is queued to write without waiting for more answers.
     pub(super) const fn is_large(&self) -> bool {
         self.bytes >= LARGE_BYTES
     }
 
-    /// Waits until the socket has room, and writes once: as many answers as one call takes.
+    /// Waits until the socket is writable, and writes once.
     ///
-    /// Cancel safe: what is written is noted.
+    /// # Cancel safety
+    /// Cancel safe: written bytes are accounted for.
     pub(super) async fn write(&mut self) -> io::Result<()> {
         self.socket.writable().await?;
         self.try_write()
     }
 
-    /// Writes once what the socket has room for, if it has any.
+    /// Writes once if the socket is writable.
     pub(super) fn try_write(&mut self) -> io::Result<()> {
         let mut slices = [IoSlice::new(&[]); MAX_SLICES];
         let mut count = 0;

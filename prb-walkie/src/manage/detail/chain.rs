@@ -1,4 +1,4 @@
-//! What the chain says of workers, pools and accounts.
+//! Details of workers, pools and accounts on chain.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use prb_core::{
 use super::cut;
 use crate::proto::detail as wire;
 
-/// The bytes of a key.
+/// Length of a key, in bytes.
 const KEY_BYTES: usize = 32;
 
 pub(super) fn encode_worker(chain: &WorkerOnChain) -> wire::WorkerOnChain {
@@ -59,7 +59,7 @@ pub(super) fn worker(told: wire::WorkerOnChain) -> WorkerOnChain {
     chain
 }
 
-/// `None` for a state that this version does not know.
+/// Returns `None` for a state that this version does not know.
 fn session(told: &wire::Session) -> Option<Session> {
     let state = u8::try_from(told.state).ok()?;
     Some(Session {
@@ -79,7 +79,7 @@ fn session(told: &wire::Session) -> Option<Session> {
     })
 }
 
-/// A pool's entry and what the view has of it.
+/// Encodes a pool's entry and its on-chain view.
 pub(super) fn tell_pool(pool: &inventory::Pool, view: Option<&ChainView>) -> wire::Pool {
     let operator = pool.operator.as_ref().map(|operator| operator.account);
     wire::Pool {
@@ -125,13 +125,13 @@ fn tell_account(reading: &Reading<AccountOnChain>) -> wire::Account {
     }
 }
 
-/// What was told of a pool.
+/// A decoded pool detail.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct PoolDetail {
-    /// Its entry's setting for stops from elsewhere.
+    /// Its entry's behaviour after an external stop.
     pub after_stop: Option<AfterExternalStop>,
-    /// What the chain says of it.
+    /// The pool on chain.
     pub chain: Option<Reading<Option<PoolOnChain>>>,
     /// The operator's account.
     pub account: Option<Reading<AccountOnChain>>,
@@ -184,7 +184,7 @@ fn account_id(bytes: &[u8]) -> Option<AccountId> {
     bytes.try_into().ok().map(AccountId)
 }
 
-/// A decimal number; 0 for what is none.
+/// Parses a decimal number; 0 if it is invalid.
 fn amount(text: &str) -> u128 {
     text.parse().unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! What happened to a worker.
+//! Events of a worker, converted to and from the wire.
 
 use std::sync::Arc;
 
@@ -58,12 +58,12 @@ fn tell_kind(kind: &EventKind) -> wire::Event {
         EventKind::Checkpoint(Err(error)) => wire::Event { text: cut(error), ..of(Kind::Checkpoint) },
         EventKind::Stalled => of(Kind::Stalled),
         EventKind::Panicked { text } => wire::Event { text: cut(text), ..of(Kind::Panicked) },
-        // Readers pass over it, as they do over what a later version tells.
+        // Readers skip it, as they do kinds added by later versions.
         _ => of(Kind::Unknown),
     }
 }
 
-/// `None` where it is of a kind, or names something, that this version does not know.
+/// Returns `None` if the kind, or a name in it, is unknown to this version.
 pub(super) fn read(told: &wire::Event) -> Option<Event> {
     let text = || Arc::<str>::from(cut(&told.text));
     let kind = match told.kind() {

@@ -1,4 +1,4 @@
-//! A worker's status.
+//! A worker's status, converted to and from the wire.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::{MAX_EVENTS, chain, cut, event, millis, time};
 use crate::proto::detail as wire;
 
-/// What is told of a worker, and what happened to it.
+/// Encodes a worker's status and its events.
 pub fn tell(status: &WorkerStatus, events: &[Event]) -> wire::Worker {
     let entry = &status.worker;
     wire::Worker {
@@ -43,7 +43,7 @@ fn tell_checkpoint(checkpoint: &Checkpoint) -> wire::Checkpoint {
     wire::Checkpoint { at_ms: millis(checkpoint.at), block, error }
 }
 
-/// Its name in files: `stay-stopped`.
+/// The goal's name in files, such as `stay-stopped`.
 pub(super) fn goal_name(goal: Goal) -> String {
     serde_json::to_value(goal).ok().and_then(|name| Some(name.as_str()?.to_owned())).unwrap_or_default()
 }
@@ -52,35 +52,35 @@ pub(super) fn goal(name: &str) -> Option<Goal> {
     serde_json::from_value(Value::from(name)).ok()
 }
 
-/// What was told of a worker. What another version tells in words that this one does not know is `None`.
+/// A decoded worker detail. Names that this version does not know become `None`.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct WorkerDetail {
-    /// The code of the reason.
+    /// The code of the reason for its state.
     pub reason: Option<&'static str>,
-    /// Since when its message is this one.
+    /// Since when its message has been this one.
     pub since: SystemTime,
     /// Finalised parachain blocks that it has not dispatched.
     pub lag: Option<u32>,
-    /// Whether it has not moved for long although there is more for it.
+    /// Whether it has not progressed for long although there is more to sync.
     pub stalled: bool,
-    /// How often in a row reaching or syncing it failed.
+    /// Consecutive failures to reach or sync it.
     pub failures: u32,
-    /// What is meant to become of it.
+    /// The worker's goal.
     pub goal: Option<Goal>,
-    /// The last checkpoint that was commanded.
+    /// The last checkpoint that was requested.
     pub checkpoint: Option<Checkpoint>,
-    /// What the chain says of it.
+    /// The worker on chain.
     pub chain: Option<WorkerOnChain>,
-    /// What pRuntime says of itself.
+    /// What pRuntime reports about itself.
     pub info: Option<PhactoryInfo>,
     /// Whether it is a gatekeeper.
     pub gatekeeper: bool,
     /// The URLs that its entry has it announce.
     pub endpoints: Vec<String>,
-    /// Its entry's setting for stops from elsewhere.
+    /// Its entry's behaviour after an external stop.
     pub after_stop: Option<AfterExternalStop>,
-    /// What happened to it, oldest first.
+    /// Its events, oldest first.
     pub events: Vec<Event>,
 }
 
@@ -105,7 +105,7 @@ impl From<wire::Worker> for WorkerDetail {
     }
 }
 
-/// The code of a reason, where it is known.
+/// Returns the code of a reason, if it is known.
 pub(super) fn reason(code: &str) -> Option<&'static str> {
     Reason::CODES.iter().copied().find(|known| *known == code)
 }

@@ -1,4 +1,4 @@
-//! Whom to dial, and when.
+//! Boot nodes, dials and discovery.
 
 use std::time::Instant;
 
@@ -16,12 +16,12 @@ use tracing::{debug, info};
 use super::Driver;
 use crate::node::Limits;
 
-/// A boot node. It is dialled by its address while nobody is known to be there, or its name has to be looked
-/// up; else as any other peer that is known.
+/// A boot node. It is dialled by its address while no peer is known there, or if its name must be resolved;
+/// otherwise like any other known peer.
 #[derive(Debug)]
 pub(super) struct Boot {
     address: Multiaddr,
-    /// Who must be there, or was found there.
+    /// The peer that must be there, or was found there.
     peer: Option<PeerId>,
     is_given: bool,
     is_self: bool,
@@ -31,7 +31,7 @@ pub(super) struct Boot {
     backoff: Backoff,
 }
 
-/// What a name stands for; nothing where it could not be found out.
+/// The addresses of a name; empty if it could not be resolved.
 #[derive(Debug)]
 pub(super) struct Resolved {
     boot: usize,
@@ -56,7 +56,7 @@ impl Boot {
         self.dialling == Some(id)
     }
 
-    /// A peer is there; gives the one that was there before, if that was another.
+    /// Records the peer at this address; returns the previous one if it was another.
     pub(super) fn reached(&mut self, peer: PeerId) -> Option<PeerId> {
         self.dialling = None;
         self.backoff.reset();
@@ -66,18 +66,18 @@ impl Boot {
     pub(super) fn failed(&mut self, error: &DialError) {
         self.dialling = None;
         if matches!(error, DialError::LocalPeerId { .. }) {
-            info!(address = %self.address, "a boot node is this node itself");
+            info!(address = %self.address, "a boot node's address is this node itself");
             self.is_self = true;
         }
         self.dial_at = Instant::now() + self.backoff.fail();
     }
 
-    /// The peer is not there any more; gives it if it was.
+    /// Records that the peer is no longer there; returns it if it was.
     pub(super) fn lost(&mut self, peer: &PeerId) -> Option<PeerId> {
         self.peer.take_if(|there| !self.is_given && *there == *peer)
     }
 
-    /// Who is at which address, where both are known from the start.
+    /// The peer and its address, if both are configured.
     pub(super) fn known(&self) -> Option<(PeerId, Multiaddr)> {
         (!self.is_name()).then(|| Some((self.peer?, self.address.clone())))?
     }
@@ -92,7 +92,7 @@ impl Boot {
 }
 
 impl Driver {
-    /// A peer has left a boot node's address, unless it is at another one's.
+    /// Removes a peer's boot node status, unless it is at another boot node's address.
     pub(super) fn is_no_boot_node(&mut self, peer: Option<PeerId>) {
         if let Some(peer) = peer.filter(|peer| self.boot.iter().all(|boot| boot.peer != Some(*peer))) {
             self.peers.is_no_boot_node(&peer);
@@ -111,7 +111,7 @@ impl Driver {
                 let address = boot.address.clone();
                 self.lookups.spawn(async move { Resolved { boot: at, addresses: resolve(&address).await } });
             } else if let Some(peer) = boot.peer {
-                // From here on it is dialled as a peer that is known.
+                // From here on it is dialled as a known peer.
                 self.peers.found(peer, boot.address.clone(), true);
                 boot.dial_at = now + boot.backoff.fail();
             } else {
@@ -155,7 +155,7 @@ impl Driver {
             known.dialling = true;
             match self.swarm.dial(dial) {
                 Ok(()) => {}
-                // A call, or kad, is dialling it, or has just done so.
+                // A call or kad is dialling it, or has just done so.
                 Err(DialError::DialPeerConditionFalse(_)) => {
                     if let Some(known) = self.peers.get_mut(&peer) {
                         known.dialling = false;
@@ -169,7 +169,7 @@ impl Driver {
         }
     }
 
-    /// Asks those who are there who else is.
+    /// Asks connected peers for others.
     pub(super) fn discover(&mut self, now: Instant) {
         if now < self.next_discovery {
             return;
@@ -177,14 +177,14 @@ impl Driver {
         self.next_discovery = now + self.limits.discovery_interval;
         let me = self.shared.peer_id;
         let kad = &mut self.swarm.behaviour_mut().kad;
-        // One at a time is enough.
+        // One query at a time suffices.
         if kad.iter_queries().next().is_none() {
             kad.get_closest_peers(me);
         }
     }
 }
 
-/// Looks a name up.
+/// Resolves a name.
 async fn resolve(address: &Multiaddr) -> Vec<Multiaddr> {
     let mut parts = address.iter();
     let (Some(name), Some(Protocol::Tcp(port))) = (parts.next(), parts.next()) else { return Vec::new() };
@@ -200,7 +200,7 @@ async fn resolve(address: &Multiaddr) -> Vec<Multiaddr> {
             .map(|socket| Multiaddr::from(socket.ip()).with(Protocol::Tcp(port)))
             .collect(),
         Err(error) => {
-            debug!(%address, %error, "cannot look up a boot node");
+            debug!(%address, %error, "cannot resolve a boot node's name");
             Vec::new()
         }
     }

@@ -1,4 +1,4 @@
-//! What the swarm tells.
+//! Handlers of swarm events.
 
 use std::{io, time::Instant};
 
@@ -44,7 +44,7 @@ impl Driver {
                 self.on_dial_error(connection_id, peer_id, &error);
             }
             SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
-                debug!(from = %send_back_addr, %error, "a connection came to nothing");
+                debug!(from = %send_back_addr, %error, "an inbound connection failed");
             }
             SwarmEvent::NewListenAddr { listener_id, .. }
             | SwarmEvent::ExpiredListenAddr { listener_id, .. } => {
@@ -52,9 +52,9 @@ impl Driver {
                 let addresses: Vec<_> = self.swarm.listeners().cloned().collect();
                 self.channels.listen.send_replace(addresses);
             }
-            SwarmEvent::ListenerError { error, .. } => warn!(%error, "a listener has trouble"),
+            SwarmEvent::ListenerError { error, .. } => warn!(%error, "a listener failed temporarily"),
             SwarmEvent::ListenerClosed { addresses, reason: Err(error), .. } => {
-                warn!(addresses = crate::node::listed(&addresses), %error, "a listener has closed");
+                warn!(addresses = crate::node::listed(&addresses), %error, "a listener closed");
             }
             _ => {}
         }
@@ -80,7 +80,7 @@ impl Driver {
 
     fn on_dial_error(&mut self, id: ConnectionId, peer: Option<PeerId>, error: &DialError) {
         self.connect_ended(id, false);
-        // Not an attempt: it is connected, or being dialled, already.
+        // Not a failure: the peer is connected or being dialled already.
         if matches!(error, DialError::DialPeerConditionFalse(_)) {
             return;
         }
@@ -93,7 +93,7 @@ impl Driver {
         self.peers.dial_failed(&peer);
         if let DialError::WrongPeerId { address, .. } | DialError::LocalPeerId { address } = error {
             self.peers.is_not_at(&peer, &split_peer_id(address).0);
-            // Whoever is there now is found out by dialling that address alone.
+            // Dial the bare address, which finds out who is there now.
             let lost = self.boot.iter_mut().filter_map(|boot| boot.lost(&peer)).next();
             self.is_no_boot_node(lost);
         }
@@ -171,11 +171,11 @@ impl Driver {
     fn on_ping(&mut self, event: ping::Event) {
         match event.result {
             Ok(took) => self.peers.round_trip(&event.peer, event.connection, took),
-            // It may be alive all the same: nothing says that it must know pings.
+            // The peer may be alive nevertheless: it need not support pings.
             Err(ping::Failure::Unsupported) => {}
             Err(ping::Failure::Other { error }) if error.downcast_ref().is_some_and(is_unsupported) => {}
             Err(error) => {
-                debug!(peer = %event.peer, %error, "no answer to a ping: closing the connection");
+                debug!(peer = %event.peer, %error, "no answer to a ping, closing the connection");
                 self.swarm.close_connection(event.connection);
             }
         }
@@ -198,7 +198,7 @@ impl Driver {
         match event {
             kad::Event::RoutingUpdated { peer, addresses, is_new_peer: true, .. } => {
                 self.on_found(peer, addresses.into_vec());
-                // Whom does the new one know?
+                // Ask the new peer for others soon.
                 self.next_discovery = std::time::Instant::now();
                 self.wake = true;
             }
@@ -214,7 +214,7 @@ impl Driver {
         }
     }
 
-    /// Somebody says that a peer is there.
+    /// Records a peer that somebody announces.
     pub(super) fn on_found(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
         for address in addresses {
             let (address, _) = split_peer_id(&address);
@@ -230,8 +230,8 @@ impl Driver {
     }
 }
 
-/// Whether a stream failed because the other side does not know its protocol: lazily negotiated, it is only told
-/// with the answer.
+/// Whether a stream failed because the other side does not support its protocol: with lazy negotiation the
+/// refusal arrives only with the answer.
 fn is_unsupported(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<NegotiationError>())
 }

@@ -1,4 +1,4 @@
-//! Who this node is, and who others say that they are.
+//! The `Hello` call, in both directions.
 
 use std::{
     sync::{Arc, PoisonError},
@@ -28,9 +28,9 @@ use crate::{
     },
 };
 
-/// Introductions that wait for the driver; those beyond are lost, and come again.
+/// Introductions waiting for the driver; further ones are dropped, and repeated by the peer.
 const INTRODUCTIONS: usize = 256;
-/// Most bytes of a `Hello`'s answer.
+/// The largest answer to `Hello`, in bytes.
 const ANSWER_BYTES: usize = 64 * 1024;
 
 pub(super) fn own_info(config: &Config, me: PeerId) -> SystemInfo {
@@ -47,7 +47,7 @@ pub(super) fn own_info(config: &Config, me: PeerId) -> SystemInfo {
 }
 
 impl Own {
-    /// What a `Hello` says, and its half of the exchange where there is a key.
+    /// Builds a `Hello`, with its half of the key exchange if there is a key.
     pub(in crate::node) fn hello(
         &self,
         me: PeerId,
@@ -59,7 +59,7 @@ impl Own {
         (SystemInfo { auth: auth.into(), key_exchange, ..self.info() }, offer)
     }
 
-    /// What a `Hello` is answered.
+    /// Builds the answer to a `Hello`.
     fn answer(&self, me: &PeerId, caller: Caller, said: &SystemInfo) -> SystemInfo {
         let key = self.key.as_ref().filter(|_| !said.key_exchange.is_empty() && self.pace.ready());
         let shown = key.and_then(|key| exchange::answer(key, me, &caller.peer, &said.key_exchange));
@@ -68,7 +68,7 @@ impl Own {
     }
 }
 
-/// The configured handlers and the node's own.
+/// Combines the configured handlers with the node's own.
 pub(super) fn handlers(
     config: &Config,
     me: PeerId,
@@ -104,7 +104,7 @@ fn with_blobs(handlers: Handlers, blobs: Arc<dyn Lookup>, memory: Memory, limit:
         async move {
             let key = keys::without_wait(request.key.trim());
             let key = key.as_ref();
-            // What the answer takes is set aside again once it is wrapped.
+            // This reservation covers assembling the blob; the encoded answer reserves its own.
             let _reserve = memory.reserve(blobs.bound_bytes(key).min(limit)).await;
             let found = blobs.get(key).await;
             let found = found.map_err(|e| ResponseError::server(e.to_string()))?;
@@ -115,7 +115,7 @@ fn with_blobs(handlers: Handlers, blobs: Arc<dyn Lookup>, memory: Memory, limit:
 }
 
 impl Driver {
-    /// Says `Hello` to whom it is due.
+    /// Sends the due `Hello` calls.
     pub(super) fn greet(&mut self, now: Instant) {
         for peer in self.peers.due_greetings(now) {
             let known = self.peers.get(&peer);
@@ -153,7 +153,7 @@ impl Driver {
                 Err(reason) => Err(reason),
             },
             Err(Error::Unsupported { .. }) => {
-                // Another libp2p program. It is asked again with the others.
+                // Another libp2p program. It is asked again at the usual interval.
                 return debug!(%peer, "a peer does not speak Walkie");
             }
             Err(e) => Err(e.to_string()),
@@ -177,7 +177,7 @@ impl Driver {
 
     pub(super) fn on_introduced(&mut self, peer: PeerId, said: &SystemInfo) {
         if self.peers.introduced(peer, said) {
-            // Strangers cost nothing to make up.
+            // Strangers can appear at no cost, so these lines are rate-limited.
             if let Some(skipped) = self.met.take() {
                 let standing = self.peers.standing(&peer).map_or("unknown", crate::node::Standing::as_str);
                 info!(%peer, role = said.role().as_str(), standing, skipped, "met a peer");

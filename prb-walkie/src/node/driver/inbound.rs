@@ -1,4 +1,4 @@
-//! Calls of others.
+//! Answers inbound calls.
 
 use std::{sync::Arc, time::Instant};
 
@@ -25,7 +25,7 @@ use crate::{
     rpc::{Caller, Handlers, ResponseError, envelope, handlers::Bounds},
 };
 
-/// A call that has come.
+/// An inbound call.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Inbound {
     pub(super) protocol: Protocol,
@@ -34,17 +34,17 @@ pub(super) struct Inbound {
     pub(super) request_id: InboundRequestId,
 }
 
-/// A call that has its answer.
+/// An answered call.
 #[derive(Debug)]
 pub(super) struct Done {
     call: Inbound,
     channel: ResponseChannel<Frame>,
     answer: Frame,
-    /// Its place among the calls that are answered.
+    /// Its slot among the calls being answered.
     place: Place,
 }
 
-/// What calls are answered with.
+/// What is needed to answer calls.
 struct Desk {
     handlers: Arc<Handlers>,
     blobs: Option<Arc<dyn Lookup>>,
@@ -67,7 +67,7 @@ impl Driver {
         }
         let links = self.peers.get(&call.peer).map(|known| &known.links);
         let ip = links.and_then(|links| links.get(&call.connection_id)?.ip());
-        // Of whichever connection the call takes: noise has proved that it is the same peer.
+        // Any connection of the peer may prove this: noise ensures that all of them are the same peer's.
         let from_here = links.is_some_and(|links| links.values().any(Link::comes_from_here));
         let caller = Caller::standing(call.peer, ip, self.own.standing(&call.peer, ip, from_here));
         let is_stranger = self.peers.provenance(&call.peer) < Provenance::BootNode;
@@ -110,7 +110,7 @@ impl Driver {
                 self.respond(call, channel, answer, kept);
             }
             Err(e) if e.is_cancelled() => {}
-            // Handlers' own panics are caught before.
+            // Panics of handlers are caught earlier.
             Err(e) => error!(error = %e, "answering a call failed"),
         }
     }
@@ -129,12 +129,12 @@ impl Driver {
         };
         match calls.send_response(channel, answer) {
             Ok(()) => drop(self.writing.insert((call.protocol, call.request_id), kept)),
-            Err(_) => debug!(peer = %call.peer, "the caller has gone before its answer was there"),
+            Err(_) => debug!(peer = %call.peer, "the caller left before its answer was ready"),
         }
     }
 }
 
-/// What a call is answered that nobody has looked at; `/blob` has no words for it.
+/// The answer to a call that is refused unread; `/blob` cannot carry a message.
 fn refusal(protocol: Protocol, message: String) -> Bytes {
     match protocol {
         Protocol::Pb => envelope::response(String::new(), Err(ResponseError::server(message))),
@@ -145,7 +145,7 @@ fn refusal(protocol: Protocol, message: String) -> Bytes {
 impl Desk {
     async fn answer(&self, call: Inbound, caller: Caller, request: Frame) -> Frame {
         let started = Instant::now();
-        // The request's memory is given back once it is answered.
+        // The request's memory is released once it is answered.
         let (raw, _memory) = request.into_parts();
         match call.protocol {
             Protocol::Pb => {
@@ -164,7 +164,7 @@ impl Desk {
         }
     }
 
-    /// A blob; nothing where there is none, as the original answers.
+    /// Returns a blob; an empty answer if there is none, as the original does.
     async fn blob(&self, caller: Caller, raw: &[u8]) -> (Option<Frame>, &'static str) {
         let (Some(blobs), Ok(key)) = (&self.blobs, std::str::from_utf8(raw)) else {
             return (None, "malformed");

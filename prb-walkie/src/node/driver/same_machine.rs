@@ -1,4 +1,4 @@
-//! Connections to peers of the same machine, made so that they can see where this node is.
+//! Outbound connections to peers on the same machine, which show them that this node is local.
 
 use libp2p::{
     PeerId,
@@ -13,16 +13,16 @@ use tracing::debug;
 use super::Driver;
 use crate::node::peers::{Link, ip_of};
 
-/// Connections being made at a time.
+/// Most concurrent dials.
 const MAX_DIALS: usize = 64;
 
 impl Driver {
-    /// Connects to a peer of this machine that has made all connections itself. Management calls are granted to
-    /// programs of the same machine, and only the end that makes a connection shows that it is one: which of two
-    /// peers found the other first must not decide that.
+    /// Connects to a peer on this machine that has made all existing connections itself. Management calls are
+    /// granted to programs on the same machine, but a connection only proves to the accepting end that the other
+    /// end is local. Without a connection of our own, it would depend on which peer discovered the other first.
     ///
-    /// Tells `done` whether there is a connection; `false` while no address of the peer is known. Drops it if the peer is
-    /// not of this machine, or cannot be reached.
+    /// Tells `done` whether there is a connection; `false` while no address of the peer is known. Drops it if the
+    /// peer is on another machine or unreachable.
     pub(super) fn connect_from_here(&mut self, peer: PeerId, done: oneshot::Sender<bool>) {
         let Some(known) = self.peers.get(&peer) else { return };
         let has = |wanted: fn(&Link) -> bool| known.links.values().any(wanted);
@@ -43,11 +43,11 @@ impl Driver {
         let id = dial.connection_id();
         match self.swarm.dial(dial) {
             Ok(()) => drop(self.connecting.insert(id, done)),
-            Err(error) => debug!(%peer, %error, "cannot connect to a peer of this machine"),
+            Err(error) => debug!(%peer, %error, "cannot connect to a peer on this machine"),
         }
     }
 
-    /// A dial has ended.
+    /// Handles the end of a dial.
     pub(super) fn connect_ended(&mut self, id: ConnectionId, is_connected: bool) {
         if let Some(done) = self.connecting.remove(&id)
             && is_connected

@@ -1,4 +1,4 @@
-//! The packets.
+//! Encodes and decodes mDNS packets.
 
 use std::{
     collections::BTreeMap,
@@ -14,10 +14,10 @@ use tracing::warn;
 
 const SERVICE: &str = "ipfs.local";
 const TTL_SECONDS: u32 = 120;
-/// Addresses taken from one answer.
+/// Most addresses used from one answer.
 const MAX_ADDRESSES: usize = 16;
 
-/// A peer that an answer names.
+/// A peer named in an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
     pub(crate) peer: PeerId,
@@ -31,7 +31,7 @@ pub(super) enum Packet {
     Answer(Found),
 }
 
-/// The question for everybody's PTR.
+/// Builds the query for all peers' PTR records.
 pub(super) fn query() -> Vec<u8> {
     let mut packet = Dns::new_query(0);
     packet.questions.push(Question::new(
@@ -43,7 +43,7 @@ pub(super) fn query() -> Vec<u8> {
     encode(&packet).unwrap_or_default()
 }
 
-/// Answers for this node, one for each port that it listens on.
+/// Builds this node's answers, one for each port that it listens on.
 pub(super) fn answers(me: PeerId, hostname: &str, listen: &[Multiaddr]) -> Vec<Vec<u8>> {
     let mut by_port: BTreeMap<u16, Vec<RData<'_>>> = BTreeMap::new();
     for address in listen {
@@ -79,21 +79,21 @@ fn answer(me: PeerId, hostname: &str, port: u16, records: Vec<RData<'_>>) -> Opt
         }
         encode(&packet)
     };
-    build().inspect_err(|error| warn!(%error, "cannot make an mDNS answer")).ok()
+    build().inspect_err(|error| warn!(%error, "cannot build an mDNS answer")).ok()
 }
 
 fn encode(packet: &Dns<'_>) -> simple_dns::Result<Vec<u8>> {
     packet.build_bytes_vec()
 }
 
-/// A host's name as DNS takes it: nobody looks it up, it only ties the records together.
+/// Converts a host name to a valid DNS label: nobody resolves it, it only ties the records together.
 fn host_name(hostname: &str) -> String {
     let clean: String =
         hostname.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(63).collect();
     if clean.is_empty() { "prb".to_owned() } else { clean }
 }
 
-/// Reads a packet; `None` where it is not of this service, or none at all.
+/// Decodes a packet; `None` if it is invalid or of another service.
 pub(super) fn read(bytes: &[u8]) -> Option<Packet> {
     let packet = Dns::parse(bytes).ok()?;
     if !packet.has_flags(PacketFlag::RESPONSE) {
@@ -136,13 +136,13 @@ mod tests {
 
     const PEER: &str = "QmSoLer265NRgSp2LA3dPaeykiS1J6DifTC88f5uVQKNAd";
 
-    /// A DNS name, as the wire has it without compression.
+    /// Encodes a DNS name without compression.
     fn name(name: &str) -> Vec<u8> {
         let labels = name.split('.').flat_map(|l| [&[l.len() as u8][..], l.as_bytes()].concat());
         labels.chain([0]).collect()
     }
 
-    /// A record, as the wire has it.
+    /// Encodes a record.
     fn record(of: &str, kind: u16, data: &[u8]) -> Vec<u8> {
         let head = [name(of), kind.to_be_bytes().to_vec(), vec![0, 1, 0, 0, 0, 120]].concat();
         [head, (data.len() as u16).to_be_bytes().to_vec(), data.to_vec()].concat()
@@ -153,7 +153,7 @@ mod tests {
         let srv = [&[0, 10, 0, 1][..], &port.to_be_bytes(), &name("host-1")].concat();
         let txt = [&[PEER.len() as u8][..], PEER.as_bytes()].concat();
         [
-            // Id 0, an authoritative answer, 5 records in the answer section.
+            // Id 0, authoritative answer, 5 records in the answer section.
             vec![0, 0, 0x84, 0, 0, 0, 0, 5, 0, 0, 0, 0],
             record("ipfs.local", 12, &name(&full)),
             record(&full, 33, &srv),
@@ -165,14 +165,14 @@ mod tests {
     }
 
     #[test]
-    fn a_query_is_the_original_one() {
+    fn query_matches_the_original() {
         let bytes = [&[0; 4][..], &[0, 1, 0, 0, 0, 0, 0, 0], &name("ipfs.local"), &[0, 12, 0, 1]].concat();
         assert_eq!(query(), bytes);
         assert_eq!(read(&bytes), Some(Packet::Query));
     }
 
     #[test]
-    fn an_answer_is_the_original_one() {
+    fn answer_matches_the_original() {
         let listen = ["/ip4/10.0.0.7/tcp/28888", "/ip6/::1/tcp/28888"].map(|a| a.parse().unwrap());
         let ours = answers(PEER.parse().unwrap(), "host-1", &listen);
         assert_eq!(ours, [original_answer(28888)]);
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn each_port_has_its_answer() {
+    fn each_port_has_an_answer() {
         let listen =
             ["/ip4/127.0.0.1/tcp/1", "/ip6/::1/tcp/2", "/ip4/10.0.0.7/tcp/1"].map(|a| a.parse().unwrap());
         let ours = answers(PEER.parse().unwrap(), "a host", &listen);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn other_services_are_left_alone() {
+    fn other_services_are_ignored() {
         let other = |from: &[u8]| {
             let at = from.windows(4).position(|w| w == b"ipfs").unwrap();
             let mut bytes = from.to_vec();
@@ -210,12 +210,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn arbitrary_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = read(&bytes);
         }
 
         #[test]
-        fn any_damage(at in 0..200usize, to in any::<u8>(), cut in 0..250usize) {
+        fn damaged_answers_do_not_panic(at in 0..200usize, to in any::<u8>(), cut in 0..250usize) {
             let mut bytes = original_answer(7);
             if let Some(byte) = bytes.get_mut(at) { *byte = to; }
             bytes.truncate(cut);

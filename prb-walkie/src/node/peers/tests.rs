@@ -24,7 +24,7 @@ fn link(n: usize, outbound: bool) -> (ConnectionId, Link) {
     (ConnectionId::new_unchecked(n), Link::new(place(1), outbound, false))
 }
 
-/// A peer that has introduced itself and is away.
+/// Adds a peer that has introduced itself and is away.
 fn met(peers: &mut Peers, role: Role) -> PeerId {
     let peer = PeerId::random();
     peers.found(peer, place(1), false);
@@ -33,7 +33,7 @@ fn met(peers: &mut Peers, role: Role) -> PeerId {
 }
 
 #[test]
-fn a_flood_of_names_crowds_nobody_out() {
+fn flood_of_announcements_evicts_no_known_peer() {
     let mut peers = peers(|limits| limits.peers = 10);
     let friends: Vec<_> = (0..5).map(|_| met(&mut peers, Role::DataProviderInt)).collect();
     let (boot, connected) = (PeerId::random(), PeerId::random());
@@ -45,7 +45,7 @@ fn a_flood_of_names_crowds_nobody_out() {
     }
     assert_eq!(peers.known.len(), 10);
     assert!(friends.iter().chain([&boot, &connected]).all(|peer| peers.get(peer).is_some()));
-    // Those who are away make room for whoever introduces itself, the longest away first.
+    // Peers that are away are evicted for those that introduce themselves, the longest away first.
     for _ in 0..4 {
         met(&mut peers, Role::LifecycleManager);
     }
@@ -55,7 +55,7 @@ fn a_flood_of_names_crowds_nobody_out() {
 }
 
 #[test]
-fn others_are_dialled_a_few_at_a_time_and_boot_nodes_always() {
+fn discovered_peers_share_few_dials_and_boot_nodes_are_always_dialled() {
     let mut peers = peers(|limits| limits.handshakes = 16);
     for _ in 0..100 {
         peers.found(PeerId::random(), place(3), false);
@@ -77,14 +77,14 @@ fn others_are_dialled_a_few_at_a_time_and_boot_nodes_always() {
     peers.found(boot, place(9), true);
     assert_eq!(peers.due_dials(Instant::now()), [boot]);
     peers.get_mut(&boot).unwrap().dialling = true;
-    // One that cannot be reached makes room for the next, and waits.
+    // An unreachable peer makes way for the next one, and waits.
     peers.dial_failed(&due[1]);
     let next = peers.due_dials(Instant::now());
     assert!(next.len() == 1 && next[0] != due[1]);
 }
 
 #[test]
-fn one_that_hangs_up_each_time_is_dialled_ever_more_seldom() {
+fn peer_that_closes_each_time_is_redialled_with_backoff() {
     let redial = BackoffConfig { first: Duration::from_millis(100), max: Duration::from_secs(60) };
     let mut peers = peers(|limits| limits.redial = redial);
     let peer = met(&mut peers, Role::DataProviderInt);
@@ -95,7 +95,7 @@ fn one_that_hangs_up_each_time_is_dialled_ever_more_seldom() {
     }
     let wait = peers.get(&peer).unwrap().dial_at - Instant::now();
     assert!(wait > Duration::from_secs(20), "{wait:?}");
-    // One that stayed for long is wanted back at once.
+    // A peer that stayed for long is redialled at once.
     let (id, mut connection) = link(99, true);
     connection.since -= redial.max;
     peers.connected(peer, id, connection);
@@ -105,7 +105,7 @@ fn one_that_hangs_up_each_time_is_dialled_ever_more_seldom() {
 }
 
 #[test]
-fn who_has_been_away_for_long_is_forgotten() {
+fn long_absent_peer_is_removed() {
     let mut peers = peers(|_| {});
     let (friend, client) = (met(&mut peers, Role::DataProviderInt), met(&mut peers, Role::Client));
     let (named, boot) = (PeerId::random(), PeerId::random());
@@ -122,7 +122,7 @@ fn who_has_been_away_for_long_is_forgotten() {
 }
 
 #[test]
-fn addresses_that_work_come_first_and_few_are_kept() {
+fn working_addresses_come_first_and_are_bounded() {
     let mut peers = peers(|_| {});
     let peer = PeerId::random();
     for port in 1..100 {
@@ -139,13 +139,13 @@ fn addresses_that_work_come_first_and_few_are_kept() {
 }
 
 #[test]
-fn what_somebody_says_and_nobody_answers_is_not_dialled_for_ever() {
+fn announced_address_that_never_answers_is_not_redialled() {
     let mut peers = peers(|_| {});
     let (stranger, friend) = (PeerId::random(), met(&mut peers, Role::DataProviderInt));
     peers.found(stranger, place(22), false);
     peers.dial_failed(&stranger);
     assert_eq!(peers.get(&stranger).unwrap().addresses(), []);
-    // One that has said Hello may be on its way back.
+    // A peer that has introduced itself may come back.
     let (id, mut connection) = link(1, true);
     connection.address = place(500);
     peers.connected(friend, id, connection);
@@ -155,11 +155,11 @@ fn what_somebody_says_and_nobody_answers_is_not_dialled_for_ever() {
         let left = if failed < MAX_FAILURES { 2 } else { 1 };
         assert_eq!(peers.get(&friend).unwrap().addresses().len(), left);
     }
-    assert_eq!(peers.get(&friend).unwrap().addresses(), [place(500)], "where it was is tried on");
+    assert_eq!(peers.get(&friend).unwrap().addresses(), [place(500)], "its former address is still tried");
 }
 
 #[test]
-fn a_peer_is_what_it_has_proved_or_where_it_is() {
+fn provenance_follows_proof_and_connection() {
     let mut peers = peers(|_| {});
     peers.trust.networks.push("10.0.0.0/8".parse().unwrap());
     let at = |ip: &str, local| {
@@ -178,7 +178,11 @@ fn a_peer_is_what_it_has_proved_or_where_it_is() {
     for n in [2, 3] {
         peers.disconnected(&peer, id(n));
     }
-    assert_eq!(peers.provenance(&peer), Provenance::Discovered, "it counts while it is connected so");
+    assert_eq!(
+        peers.provenance(&peer),
+        Provenance::Discovered,
+        "it only counts while it is connected that way"
+    );
     peers.found(peer, place(1), true);
     assert_eq!(peers.provenance(&peer), Provenance::BootNode);
     peers.is_no_boot_node(&peer);

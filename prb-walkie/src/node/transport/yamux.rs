@@ -1,4 +1,4 @@
-//! yamux with a small window for a whole connection; libp2p's own wrapper leaves it at 1 GiB.
+//! yamux with a small window for a whole connection; libp2p's wrapper leaves it at 1 GiB.
 
 use std::{
     collections::VecDeque,
@@ -16,15 +16,15 @@ use libp2p::core::{
 };
 use yamux::{Connection, ConnectionError, DEFAULT_CREDIT, Mode, Stream};
 
-/// Speaks `/yamux/1.0.0`.
+/// Upgrades a connection to `/yamux/1.0.0`.
 #[derive(Clone, Debug)]
 pub(super) struct Yamux(yamux::Config);
 
 impl Yamux {
-    /// So many streams at a time, both ways together, each with its first window and no more.
+    /// Creates an upgrade with this many streams in both directions, each with its initial window only.
     pub(super) fn new(max_streams: usize) -> Self {
         let mut config = yamux::Config::default();
-        // In this order: the window must be enough for the streams at every moment.
+        // The order matters: the setters assert that the window covers the streams at every moment.
         config.set_max_num_streams(max_streams);
         config.set_max_connection_receive_window(Some(max_streams * DEFAULT_CREDIT as usize));
         Self(config)
@@ -63,7 +63,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> OutboundConnectionUpgrade<C> for Yamux {
 /// A connection's streams.
 pub(super) struct Muxer<C> {
     connection: Connection<C>,
-    /// Streams that came while the connection was driven for others' sake: at most as many as there may be.
+    /// Inbound streams that arrived while the connection was polled for another purpose; bounded by the number of
+    /// streams.
     opened: VecDeque<Stream>,
     acceptor: Option<Waker>,
 }
@@ -73,7 +74,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Muxer<C> {
         Self { connection, opened: VecDeque::new(), acceptor: None }
     }
 
-    /// Reads and writes what there is; gives the next stream that the other side opens.
+    /// Reads and writes what is ready; returns the next inbound stream.
     fn drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Stream, ConnectionError>> {
         self.connection.poll_next_inbound(cx).map(|next| next.unwrap_or(Err(ConnectionError::Closed)))
     }

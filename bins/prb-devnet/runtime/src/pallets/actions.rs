@@ -1,5 +1,5 @@
-//! Things that happen from elsewhere: what other accounts, the gatekeepers, governance or a migration do to the
-//! chain, for tests that need it to happen in the next block.
+//! External actions: what other accounts, the gatekeepers, governance or a migration do to the chain, for
+//! tests that need it in the next block.
 
 use codec::{Decode, DecodeWithMemTracking, Encode};
 use frame_support::pallet_prelude::{DispatchError, DispatchResult};
@@ -9,45 +9,45 @@ use sp_core::{H256, sr25519};
 use super::{base_pool, computation, registry, stake_pool, wrapped_balances};
 use crate::types::{AccountId, TokenomicParameters, WorkerPublicKey};
 
-/// Something that happens in a block besides its extrinsics.
+/// An action in a block besides its extrinsics.
 #[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Action {
-    /// An account calls a pool.
+    /// An account makes a pool call.
     Call {
         /// The account.
         who: AccountId,
         /// The pool.
         pid: u64,
-        /// What it calls.
+        /// The call.
         call: PoolCall,
     },
-    /// An account gets so much of the wrapped asset and contributes it.
+    /// An account receives the amount of the wrapped asset and contributes it.
     Contribute {
         /// The pool.
         pid: u64,
         /// The account.
         who: AccountId,
-        /// How much.
+        /// The amount.
         amount: u128,
     },
-    /// An account asks for a contribution back; it waits where the pool has not enough free stake.
+    /// An account withdraws a contribution; it is queued if the pool's free stake does not suffice.
     Withdraw {
         /// The pool.
         pid: u64,
-        /// The account. A pool's owner has the shares of its stake at genesis.
+        /// The account. At genesis a pool's owner holds the shares of its stake.
         who: AccountId,
-        /// How much.
+        /// The shares.
         shares: u128,
     },
-    /// A pool gets another owner.
+    /// A pool is given to another owner.
     SetPoolOwner {
         /// The pool.
         pid: u64,
-        /// Its owner from now on.
+        /// Its new owner.
         owner: AccountId,
     },
-    /// A stake pool comes to be.
+    /// A stake pool is created.
     CreateStakePool {
         /// Its number.
         pid: u64,
@@ -56,15 +56,15 @@ pub enum Action {
         /// Its free stake.
         free_stake: u128,
     },
-    /// A vault comes to be.
+    /// A vault is created.
     CreateVault {
         /// Its number.
         pid: u64,
         /// Its owner.
         owner: AccountId,
     },
-    /// The pool of a worker is forgotten, of all workers where none is named: its session stays as it is. A
-    /// migration of Khala did that.
+    /// Removes the pool assignment of a worker, or of all workers: sessions stay unchanged. A migration of Khala
+    /// did that.
     DeleteAssignment {
         /// The worker.
         worker: Option<WorkerPublicKey>,
@@ -73,7 +73,7 @@ pub enum Action {
     SetScore {
         /// The worker.
         worker: WorkerPublicKey,
-        /// Its score; none as before the first benchmark.
+        /// Its score; `None` as before the first benchmark.
         score: Option<u32>,
     },
     /// A worker gets another attestation tier.
@@ -83,33 +83,33 @@ pub enum Action {
         /// The tier.
         level: u8,
     },
-    /// The gatekeepers are chosen anew.
+    /// Replaces the gatekeepers.
     SetGatekeepers(Vec<WorkerPublicKey>),
-    /// The gatekeepers, or a cluster or a contract, sign with another key.
+    /// Changes the signing key of the gatekeepers, a cluster or a contract.
     SetSenderKey {
-        /// Who.
+        /// The sender.
         sender: Sender,
         /// The key.
         key: sr25519::Public,
     },
-    /// Workers of an older version exit.
+    /// Makes workers of an older version exit.
     SetMinimumPRuntimeVersion(u32, u32, u32),
-    /// Workers that do not know this consensus version may not register.
+    /// Refuses registrations of workers that do not know this consensus version.
     SetConsensusVersion(u32),
-    /// The programs that may run in workers.
+    /// Sets the programs that may run in workers.
     SetPRuntimes(Vec<Vec<u8>>),
-    /// Whether workers without an attestation, and reports of the retired service, are taken.
+    /// Sets whether workers without an attestation, and reports of the retired service, are accepted.
     SetAttestation {
-        /// Workers without an attestation.
+        /// Whether workers without an attestation are accepted.
         none: bool,
-        /// Reports of the retired service.
+        /// Whether reports of the retired service are accepted.
         ias: bool,
     },
-    /// Other rules for stakes.
+    /// Changes the tokenomic parameters.
     SetTokenomics(TokenomicParameters),
-    /// Another cool-down, seconds.
+    /// Changes the cool-down period, in seconds.
     SetCoolDown(u64),
-    /// A value in the state is set, or removed.
+    /// Sets or removes a value in the state.
     SetStorage {
         /// Its key.
         key: Vec<u8>,
@@ -118,10 +118,10 @@ pub enum Action {
     },
 }
 
-/// Who signs messages beside the workers.
+/// A message sender other than a worker.
 #[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sender {
-    /// The gatekeepers as one.
+    /// The gatekeepers.
     Gatekeeper,
     /// A cluster.
     Cluster(H256),
@@ -129,7 +129,7 @@ pub enum Sender {
     Contract(H256),
 }
 
-/// A call of a pool.
+/// A call of a stake pool.
 #[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug)]
 pub enum PoolCall {
     /// `add_worker`.
@@ -150,10 +150,10 @@ pub enum PoolCall {
     ForceWithdraw,
 }
 
-/// Does it.
+/// Carries out the action.
 ///
 /// # Errors
-/// Those of the calls; [`DispatchError::CannotLookup`] where a worker is not known.
+/// Those of the calls; [`DispatchError::CannotLookup`] for an unknown worker.
 pub fn apply<T: stake_pool::Config>(action: Action) -> DispatchResult {
     match action {
         Action::Call { who, pid, call } => return call_pool::<T>(who, pid, call),
@@ -192,7 +192,7 @@ pub fn apply<T: stake_pool::Config>(action: Action) -> DispatchResult {
     Ok(())
 }
 
-/// What governance decides.
+/// Carries out a decision of governance.
 fn govern<T: stake_pool::Config>(action: Action) {
     match action {
         Action::SetGatekeepers(keys) => registry::Gatekeeper::<T>::put(keys),
@@ -218,7 +218,7 @@ fn govern<T: stake_pool::Config>(action: Action) {
         Action::SetCoolDown(seconds) => computation::CoolDownPeriod::<T>::put(seconds),
         Action::SetStorage { key, value: Some(value) } => sp_io::storage::set(&key, &value),
         Action::SetStorage { key, value: None } => sp_io::storage::clear(&key),
-        // `apply` takes the others; one that it forgets shows in the first test that uses it.
+        // `apply` handles the others; a forgotten one fails in the first test that uses it.
         other => unreachable!("{other:?} is no decision of governance"),
     }
 }

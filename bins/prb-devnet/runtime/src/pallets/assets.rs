@@ -1,4 +1,4 @@
-//! `Assets`: balances of assets beside the chain's own, kept as pallet-assets keeps them.
+//! `Assets`: balances of assets, stored as in pallet-assets.
 
 pub use pallet::*;
 
@@ -39,12 +39,12 @@ pub mod pallet {
             Account::<T>::get(asset, account).map_or(0, |account| account.balance)
         }
 
-        /// Makes an amount of an asset.
+        /// Mints an amount of an asset.
         pub fn mint(asset: u32, account: &AccountId, amount: u128) {
             Self::set(asset, account, Self::balance(asset, account).saturating_add(amount));
         }
 
-        /// Moves an amount of an asset.
+        /// Transfers an amount of an asset.
         ///
         /// # Errors
         /// [`Error::NoAccount`], [`Error::BalanceLow`].
@@ -59,7 +59,7 @@ pub mod pallet {
             Ok(())
         }
 
-        // An account with nothing of an asset does not exist, as on real chains.
+        // An account with a zero balance does not exist, as on real chains.
         fn set(asset: u32, account: &AccountId, balance: u128) {
             if balance == 0 {
                 return Account::<T>::remove(asset, account);

@@ -1,7 +1,7 @@
-//! `PhalaBasePool`: what stake pools and vaults have in common: contributions and withdrawals.
+//! `PhalaBasePool`: contributions and withdrawals of stake pools and vaults.
 //!
-//! A share is worth one unit here, always: the devnet pays no rewards and slashes nobody. Shares are kept in
-//! plain maps where the real chain has NFTs.
+//! A share is always worth one unit here: the devnet pays no rewards and slashes nobody. Shares are kept in
+//! plain maps where the real chain uses NFTs.
 
 pub use pallet::*;
 
@@ -18,7 +18,7 @@ pub mod pallet {
         },
     };
 
-    /// Collections below are kept for others.
+    /// Lower collection ids are reserved.
     const FIRST_COLLECTION: u32 = 10_000;
 
     /// Configuration.
@@ -47,11 +47,11 @@ pub mod pallet {
     #[pallet::storage]
     pub type NextNftId<T> = StorageMap<_, Twox64Concat, u32, u32, ValueQuery>;
 
-    /// Each contributor's shares of a pool that are not being withdrawn. The real chain keeps them in NFTs.
+    /// Each contributor's shares of a pool that are not being withdrawn. Stored in NFTs on the real chain.
     #[pallet::storage]
     pub type Shares<T> = StorageDoubleMap<_, Twox64Concat, u64, Twox64Concat, AccountId, u128, ValueQuery>;
 
-    /// The shares of each withdrawal that waits, by collection and NFT. The real chain keeps them in NFTs.
+    /// The shares of each queued withdrawal, by collection and NFT. Stored in NFTs on the real chain.
     #[pallet::storage]
     pub type WithdrawingShares<T> =
         StorageDoubleMap<_, Twox64Concat, u32, Twox64Concat, u32, u128, ValueQuery>;
@@ -85,18 +85,18 @@ pub mod pallet {
     #[pallet::event]
     #[pallet::generate_deposit(pub(super) fn deposit_event)]
     pub enum Event<T: Config> {
-        /// A withdrawal waits for free stake.
+        /// A withdrawal was queued.
         #[codec(index = 1)]
         WithdrawalQueued {
             /// The pool.
             pid: u64,
-            /// Who withdraws.
+            /// The withdrawing account.
             user: AccountId,
-            /// How much.
+            /// The shares.
             shares: u128,
             /// The NFT with the shares.
             nft_id: u32,
-            /// The vault that withdraws.
+            /// The withdrawing vault, if any.
             as_vault: Option<u64>,
         },
         /// A withdrawal was paid, in whole or in part.
@@ -104,11 +104,11 @@ pub mod pallet {
         Withdrawal {
             /// The pool.
             pid: u64,
-            /// Who withdraws.
+            /// The withdrawing account.
             user: AccountId,
-            /// How much.
+            /// The amount.
             amount: u128,
-            /// The shares of it.
+            /// The withdrawn shares.
             shares: u128,
         },
     }
@@ -128,7 +128,7 @@ pub mod pallet {
         RmrkError,
         /// No such pool.
         PoolDoesNotExist,
-        /// A stake pool is wanted and it is a vault, or the other way round.
+        /// The pool is of the other kind than required.
         PoolTypeNotMatch,
     }
 
@@ -197,7 +197,7 @@ pub mod pallet {
             wrapped_balances::Pallet::<T>::balance(&pool.pool_account_id)
         }
 
-        /// Takes a contribution, and pays withdrawals that wait.
+        /// Adds a contribution and pays queued withdrawals.
         ///
         /// # Errors
         /// Those of a transfer.
@@ -210,7 +210,7 @@ pub mod pallet {
             Ok(())
         }
 
-        /// Queues a withdrawal in place of an earlier one of the same user, and pays what can be paid.
+        /// Queues a withdrawal, replacing an earlier one of the same user, and pays what can be paid.
         ///
         /// # Errors
         /// [`Error::InvalidShareToWithdraw`].
@@ -245,13 +245,13 @@ pub mod pallet {
             Ok(())
         }
 
-        /// Pays withdrawals from the free stake, oldest first, the last one in part.
+        /// Pays withdrawals from the free stake, oldest first, the last one partially.
         pub fn process_withdrawals(pool: &mut BasePool) {
             while let Some(WithdrawInfo { user, nft_id, .. }) = pool.withdraw_queue.first().cloned() {
                 let wanted = WithdrawingShares::<T>::get(pool.cid, nft_id);
                 let amount = wanted.min(Self::free_stake(pool));
                 let account = &pool.pool_account_id;
-                // It holds the amount, so this cannot fail; if it did, the withdrawal would wait.
+                // Cannot fail, because the pool holds the amount; if it did, the withdrawal would stay queued.
                 if wanted > 0
                     && (amount == 0
                         || wrapped_balances::Pallet::<T>::transfer(account, &user, amount).is_err())
@@ -269,8 +269,8 @@ pub mod pallet {
             }
         }
 
-        /// Tells whether a withdrawal that free and releasing stake will not pay has waited for longer than the
-        /// grace period, seconds.
+        /// Whether a withdrawal that free and releasing stake cannot pay has been queued for longer than the grace
+        /// period, in seconds.
         #[must_use]
         pub fn has_expired_withdrawal(pool: &BasePool, grace_period: u64, releasing: u128) -> bool {
             let now = pallet_timestamp::Now::<T>::get() / 1000;

@@ -2,7 +2,7 @@
 
 pub use pallet::*;
 
-/// Told when a worker loses its session by force.
+/// Called when a worker loses its session by force.
 pub trait OnUnbound {
     /// Handles it.
     fn on_unbound(worker: &crate::types::WorkerPublicKey);
@@ -26,13 +26,13 @@ pub mod pallet {
         },
     };
 
-    /// Least benchmark score of a computing worker.
+    /// Minimum benchmark score of a computing worker.
     const MIN_SCORE: u32 = 50;
 
     /// Configuration.
     #[pallet::config]
     pub trait Config: frame_system::Config<RuntimeEvent: From<Event<Self>>> + registry::Config {
-        /// Told when a worker loses its session by force.
+        /// Called when a worker loses its session by force.
         type OnUnbound: super::OnUnbound;
     }
 
@@ -41,14 +41,14 @@ pub mod pallet {
     #[pallet::without_storage_info]
     pub struct Pallet<T>(_);
 
-    /// How sessions are kept alive and how much they take.
+    /// Heartbeat and stake parameters.
     #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
     pub struct Parameters {
-        /// Mean blocks between two challenges of one worker; 1 challenges everybody always.
+        /// Mean blocks between two challenges of one worker; 1 challenges every worker in every block.
         pub heartbeat_interval: u32,
-        /// Blocks that a challenged worker has to answer in.
+        /// Blocks within which a challenged worker must answer.
         pub heartbeat_window: u32,
-        /// The rules for stakes; their window is the one above.
+        /// The tokenomic parameters; their heartbeat window is the one above.
         pub tokenomics: Rules,
     }
 
@@ -62,7 +62,7 @@ pub mod pallet {
     #[pallet::storage]
     pub type HeartbeatInterval<T> = StorageValue<_, u32, ValueQuery>;
 
-    /// The rules for stakes.
+    /// The tokenomic parameters.
     #[pallet::storage]
     pub type TokenomicParameters<T> = StorageValue<_, Rules>;
 
@@ -78,7 +78,7 @@ pub mod pallet {
     #[pallet::storage]
     pub type Sessions<T> = StorageMap<_, Twox64Concat, AccountId, SessionInfo>;
 
-    /// The computing sessions' stakes.
+    /// The stakes of computing sessions.
     #[pallet::storage]
     pub type Stakes<T> = StorageMap<_, Twox64Concat, AccountId, u128>;
 
@@ -90,7 +90,7 @@ pub mod pallet {
     #[pallet::storage]
     pub type NextSessionId<T> = StorageValue<_, u32, ValueQuery>;
 
-    /// Computing sessions' numbers.
+    /// The ids of computing sessions.
     #[pallet::storage]
     pub type SessionIds<T> = StorageMap<_, Twox64Concat, AccountId, u32>;
 
@@ -98,7 +98,7 @@ pub mod pallet {
     #[pallet::storage]
     pub type Unanswered<T: Config> = StorageMap<_, Twox64Concat, AccountId, BlockNumberFor<T>>;
 
-    /// Computing sessions.
+    /// The number of computing sessions.
     #[pallet::storage]
     pub type OnlineWorkers<T> = StorageValue<_, u32, ValueQuery>;
 
@@ -106,7 +106,7 @@ pub mod pallet {
     #[pallet::genesis_config]
     #[derive(frame_support::DefaultNoBound)]
     pub struct GenesisConfig<T: Config> {
-        /// How sessions are kept alive and how much they take.
+        /// Heartbeat and stake parameters.
         pub parameters: Parameters,
         /// Seconds between a session's end and the return of its stake.
         pub cool_down_period: u64,
@@ -145,7 +145,7 @@ pub mod pallet {
             /// The worker.
             worker: WorkerPublicKey,
         },
-        /// A session computes.
+        /// A session started computing.
         #[codec(index = 1)]
         WorkerStarted {
             /// The session.
@@ -155,7 +155,7 @@ pub mod pallet {
             /// Initial performance.
             init_p: u32,
         },
-        /// A session stopped and cools down.
+        /// A session stopped and is cooling down.
         #[codec(index = 2)]
         WorkerStopped {
             /// The session.
@@ -168,22 +168,22 @@ pub mod pallet {
             session: AccountId,
             /// The stake.
             original_stake: u128,
-            /// The part lost.
+            /// The slashed part.
             slashed: u128,
         },
-        /// A session went without heartbeats.
+        /// A session missed its heartbeats.
         #[codec(index = 6)]
         WorkerEnterUnresponsive {
             /// The session.
             session: AccountId,
         },
-        /// A session answers again.
+        /// A session sends heartbeats again.
         #[codec(index = 7)]
         WorkerExitUnresponsive {
             /// The session.
             session: AccountId,
         },
-        /// A heartbeat told how fast the worker is.
+        /// A heartbeat reported the worker's performance.
         #[codec(index = 14)]
         BenchmarkUpdated {
             /// The session.
@@ -214,17 +214,17 @@ pub mod pallet {
         SessionNotBound,
         /// The session is not ready to start.
         WorkerNotReady,
-        /// The session does not compute.
+        /// The session is not computing.
         WorkerNotComputing,
         /// The worker has no session.
         WorkerNotBound,
-        /// The session does not cool down, or the period is not over.
+        /// The session is not cooling down, or the period is not over.
         CoolDownNotReady,
-        /// The stake is below the least.
+        /// The stake is below the minimum.
         InsufficientStake,
-        /// V would be above the most.
+        /// V would exceed its maximum.
         TooMuchStake,
-        /// The chain has no rules for stakes.
+        /// The chain has no tokenomic parameters.
         InternalErrorBadTokenomicParameters,
         /// The worker has another session.
         DuplicateBoundWorker,
@@ -240,7 +240,7 @@ pub mod pallet {
         BudgetUpdateBlockInvalid,
         /// Not in use.
         BudgetExceedMaxLimit,
-        /// The worker has to be registered again before it is bound.
+        /// The worker must be registered again before it is bound.
         WorkerReregisterNeeded,
     }
 
@@ -253,8 +253,8 @@ pub mod pallet {
 
     #[pallet::call]
     impl<T: Config> Pallet<T> {
-        /// Takes a worker's session away, by force where it computes: it then cools down with its stake and
-        /// belongs to nobody.
+        /// Unbinds a worker's session, by force if it is computing: it then cools down with its stake and belongs to
+        /// nobody.
         #[pallet::call_index(1)]
         #[pallet::weight(weight::declared::<T>(200_000_000))]
         pub fn unbind(origin: OriginFor<T>, session: AccountId) -> DispatchResult {
@@ -269,17 +269,16 @@ pub mod pallet {
     }
 
     impl<T: Config> Pallet<T> {
-        /// Gives a worker its session.
+        /// Binds a worker to its session.
         ///
         /// # Errors
-        /// [`Error::WorkerNotRegistered`], [`Error::BenchmarkMissing`], [`Error::DuplicateBoundSession`],
-        /// [`Error::DuplicateBoundWorker`], [`Error::WorkerNotReady`].
+        /// [`Error::WorkerNotRegistered`], [`Error::BenchmarkMissing`], [`Error::DuplicateBoundSession`], [`Error::DuplicateBoundWorker`], [`Error::WorkerNotReady`].
         pub fn bind(session: &AccountId, worker: WorkerPublicKey) -> DispatchResult {
             let info = registry::Workers::<T>::get(worker).ok_or(Error::<T>::WorkerNotRegistered)?;
             ensure!(info.initial_score.is_some(), Error::<T>::BenchmarkMissing);
             ensure!(!SessionBindings::<T>::contains_key(session), Error::<T>::DuplicateBoundSession);
             ensure!(!WorkerBindings::<T>::contains_key(worker), Error::<T>::DuplicateBoundWorker);
-            // A session outlives its binding: one that still cools down holds a stake.
+            // A session outlives its binding: one that is cooling down still holds a stake.
             let known = Sessions::<T>::get(session).map(|info| info.state);
             ensure!(known.is_none_or(|state| state == WorkerState::Ready), Error::<T>::WorkerNotReady);
             let now = Self::now_secs();
@@ -301,7 +300,7 @@ pub mod pallet {
             Ok(())
         }
 
-        /// Takes a worker's session away; one that computes is stopped.
+        /// Unbinds a worker's session; a computing one is stopped.
         ///
         /// # Errors
         /// [`Error::SessionNotBound`] and those of [`Self::stop`].
@@ -386,8 +385,7 @@ pub mod pallet {
         /// Ends a session's cool-down and returns its stake.
         ///
         /// # Errors
-        /// [`Error::SessionNotFound`], [`Error::CoolDownNotReady`] where it does not cool down or, with
-        /// `check_period`, the period is not over.
+        /// [`Error::SessionNotFound`], [`Error::CoolDownNotReady`] if it is not cooling down or, with `check_period`, the period is not over.
         pub fn reclaim(session: &AccountId, check_period: bool) -> Result<u128, DispatchError> {
             let mut info = Sessions::<T>::get(session).ok_or(Error::<T>::SessionNotFound)?;
             let over = info.cool_down_start.saturating_add(CoolDownPeriod::<T>::get());
@@ -444,7 +442,7 @@ pub mod pallet {
             Self::deposit_event(Event::BenchmarkUpdated { session, p_instant });
         }
 
-        // On the real chain a gatekeeper reports the silent workers; here the pallet sees to it.
+        // On the real chain a gatekeeper reports silent workers; here the pallet does.
         fn challenge(number: BlockNumberFor<T>) {
             if OnlineWorkers::<T>::get().is_zero() {
                 return;

@@ -1,5 +1,5 @@
-//! `Grandpa`: the relay chain's authority sets, rotated at every so many blocks by a
-//! `ScheduledChange` without delay.
+//! `Grandpa`: the relay chain's authority sets, rotated at fixed intervals by a `ScheduledChange` without
+//! delay.
 
 pub use pallet::*;
 
@@ -26,7 +26,7 @@ pub mod pallet {
     #[pallet::without_storage_info]
     pub struct Pallet<T>(_);
 
-    /// The set's number.
+    /// The set's id.
     #[pallet::storage]
     pub type CurrentSetId<T> = StorageValue<_, SetId, ValueQuery>;
 
@@ -34,19 +34,20 @@ pub mod pallet {
     #[pallet::storage]
     pub type Authorities<T> = StorageValue<_, AuthorityList, ValueQuery>;
 
-    /// Everybody who may be in a set.
+    /// The candidates for all sets.
     #[pallet::storage]
     pub type Candidates<T> = StorageValue<_, Vec<AuthorityId>, ValueQuery>;
 
-    /// Authorities in a set.
+    /// Number of authorities in a set.
     #[pallet::storage]
     pub type SetSize<T> = StorageValue<_, u32, ValueQuery>;
 
-    /// Blocks of a set; 0 keeps the first for ever.
+    /// Length of a set in blocks; 0 keeps the first set forever.
     #[pallet::storage]
     pub type SetLength<T> = StorageValue<_, u32, ValueQuery>;
 
-    /// The block that forces a change of authorities, as governance does where finality is lost; none without.
+    /// The block that forces a change of authorities, as governance does after finality was lost; none by
+    /// default.
     #[pallet::storage]
     pub type ForcedAt<T> = StorageValue<_, u32>;
 
@@ -54,11 +55,11 @@ pub mod pallet {
     #[pallet::genesis_config]
     #[derive(frame_support::DefaultNoBound)]
     pub struct GenesisConfig<T: Config> {
-        /// Everybody who may be in a set.
+        /// The candidates for all sets.
         pub candidates: Vec<AuthorityId>,
-        /// Authorities in a set.
+        /// Number of authorities in a set.
         pub set_size: u32,
-        /// Blocks of a set; 0 keeps the first for ever.
+        /// Length of a set in blocks; 0 keeps the first set forever.
         pub set_length: u32,
         /// The block that forces a change of authorities; 0 forces none.
         pub forced_at: u32,
@@ -76,7 +77,7 @@ pub mod pallet {
             if self.forced_at > 0 {
                 ForcedAt::<T>::put(self.forced_at);
             }
-            // In the trie from genesis on: workers prove it there.
+            // Stored from genesis on, because workers prove it there.
             CurrentSetId::<T>::put(0);
             Authorities::<T>::put(Pallet::<T>::set(0));
         }
@@ -106,7 +107,7 @@ pub mod pallet {
     }
 
     impl<T: Config> Pallet<T> {
-        /// Returns the authorities of a set: a window over the candidates that moves on by one.
+        /// Returns the authorities of a set: a window over the candidates that moves by one.
         fn set(id: SetId) -> AuthorityList {
             let candidates = Candidates::<T>::get();
             let size = SetSize::<T>::get() as usize;

@@ -1,4 +1,4 @@
-//! `Load`: writes a given number of storage values at every block, so that storage changes have a
+//! `Load`: writes a configured number of storage values in every block, so that storage changes have a
 //! realistic size.
 
 pub use pallet::*;
@@ -6,8 +6,8 @@ pub use pallet::*;
 /// Values are written round robin over this many times the changes per block.
 const ROUNDS: u32 = 8;
 
-/// The bytes of one value: 16 that look random, then a small number in 16 bytes, and so on; a
-/// chain's values are hashes, keys and balances in about these parts.
+/// Returns the bytes of one value: alternately 16 that look random and a small number in 16 bytes; a real
+/// chain's values are hashes, keys and balances in similar proportions.
 fn value(seed: u64, block: u32, index: u32, len: u32) -> Vec<u8> {
     let len = len as usize;
     let mut bytes = Vec::with_capacity(len + 32);
@@ -38,7 +38,7 @@ pub mod pallet {
     #[pallet::without_storage_info]
     pub struct Pallet<T>(_);
 
-    /// How much to write.
+    /// The amount to write.
     #[derive(
         Encode,
         Decode,
@@ -54,15 +54,15 @@ pub mod pallet {
         serde::Deserialize,
     )]
     pub struct Amount {
-        /// Values written at each block.
+        /// Values written in each block.
         pub changes_per_block: u32,
-        /// Bytes of each.
+        /// Length of each value, in bytes.
         pub change_bytes: u32,
         /// Makes the bytes differ between chains.
         pub seed: u64,
     }
 
-    /// How much to write.
+    /// The amount to write.
     #[pallet::storage]
     pub type Settings<T> = StorageValue<_, Amount, ValueQuery>;
 
@@ -74,7 +74,7 @@ pub mod pallet {
     #[pallet::genesis_config]
     #[derive(frame_support::DefaultNoBound)]
     pub struct GenesisConfig<T: Config> {
-        /// How much to write.
+        /// The amount to write.
         pub amount: Amount,
         #[doc(hidden)]
         #[serde(skip)]

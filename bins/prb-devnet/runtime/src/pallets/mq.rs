@@ -5,22 +5,22 @@ mod sequence;
 pub use pallet::*;
 pub use sequence::CheckMqSequence;
 
-/// Receives the messages that came from off the chain.
+/// Receives off-chain messages.
 pub trait OnMessage {
-    /// Handles one message; unknown topics are left alone.
+    /// Handles a message; unknown topics are ignored.
     fn on_message(message: &crate::types::Message);
 }
 
-/// Knows the senders' keys.
+/// Verifies senders' signatures.
 pub trait CheckSignature {
     /// Checks a message's signature.
     ///
     /// # Errors
-    /// The sender has no key, or it is not its signature.
+    /// The sender has no key, or the signature is not its own.
     fn check_signature(message: &crate::types::SignedMessage) -> sp_runtime::DispatchResult;
 }
 
-/// Tells whether a destination is the topic, with or without the caret of on-chain topics.
+/// Whether a destination is the topic, with or without the caret of on-chain topics.
 #[must_use]
 pub fn is_topic(destination: &[u8], topic: &[u8]) -> bool {
     let bare = |bytes: &[u8]| bytes.strip_prefix(b"^").unwrap_or(bytes).to_vec();
@@ -43,9 +43,9 @@ pub mod pallet {
     /// Configuration.
     #[pallet::config]
     pub trait Config: frame_system::Config<RuntimeEvent: From<Event<Self>>> + weight::Config {
-        /// Who receives the workers' messages.
+        /// Receives the workers' messages.
         type Handler: OnMessage;
-        /// Who knows the senders' keys.
+        /// Verifies senders' signatures.
         type Signatures: CheckSignature;
     }
 
@@ -54,7 +54,7 @@ pub mod pallet {
     #[pallet::without_storage_info]
     pub struct Pallet<T>(_);
 
-    /// The next sequence wanted of each sender.
+    /// The next expected sequence number of each sender.
     #[pallet::storage]
     pub type OffchainIngress<T> = StorageMap<_, Twox64Concat, MessageOrigin, u64>;
 
@@ -66,23 +66,22 @@ pub mod pallet {
     #[pallet::event]
     #[pallet::generate_deposit(pub(super) fn deposit_event)]
     pub enum Event<T: Config> {
-        /// A message from off the chain took its place in the sender's sequence. Of the devnet alone.
+        /// An off-chain message was accepted in its sender's sequence. Only on the devnet.
         #[codec(index = 100)]
         MessageDelivered {
             /// The sender.
             sender: MessageOrigin,
-            /// The message's place.
+            /// The message's sequence number.
             sequence: u64,
         },
     }
 
-    /// Errors, with the indexes of the real pallet. That a signature is not the sender's is an error of the
-    /// registry.
+    /// Errors, with the indexes of the real pallet. A wrong signature is an error of the registry.
     #[pallet::error]
     pub enum Error<T> {
-        /// The sender is not one from off the chain.
+        /// The sender is not an off-chain one.
         BadSender,
-        /// The sequence is not the one wanted.
+        /// The sequence number is not the next one.
         BadSequence,
         /// The destination is empty.
         BadDestination,
@@ -98,7 +97,7 @@ pub mod pallet {
 
     #[pallet::call]
     impl<T: Config> Pallet<T> {
-        /// Delivers a worker's message; anybody may carry it.
+        /// Delivers a worker's message; any account may submit it.
         #[pallet::call_index(0)]
         #[pallet::weight(weight::OFFCHAIN_MESSAGE)]
         pub fn sync_offchain_message(origin: OriginFor<T>, signed_message: SignedMessage) -> DispatchResult {
@@ -121,7 +120,7 @@ pub mod pallet {
     }
 
     impl<T: Config> Pallet<T> {
-        /// Queues a system event of a pallet for the workers.
+        /// Queues a pallet's system event for the workers.
         pub fn push_system_event(pallet: &[u8], event: SystemEvent) {
             OutboundMessages::<T>::append(Message {
                 sender: MessageOrigin::Pallet(pallet.to_vec()),

@@ -16,7 +16,7 @@ pub mod pallet {
     #[pallet::without_storage_info]
     pub struct Pallet<T>(_);
 
-    /// A parachain's id: a type of its own as on real chains, whose clients decode it by that shape.
+    /// A parachain's id: a distinct type as on real chains, whose clients decode it by that structure.
     #[derive(Encode, Decode, TypeInfo, Clone, Copy, PartialEq, Eq, Debug, Default)]
     pub struct Id(pub u32);
 

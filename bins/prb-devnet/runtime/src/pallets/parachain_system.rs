@@ -1,26 +1,26 @@
-//! `ParachainSystem`: what a block knows of its relay parent, and the runtime's code.
+//! `ParachainSystem`: a block's relay parent, and the runtime's code.
 
 pub use pallet::*;
 
 /// Identifier of [`DevnetInherent`].
 pub const INHERENT_IDENTIFIER: sp_inherents::InherentIdentifier = *b"prbdev00";
 
-/// Told the hash of the relay block that workers may start from.
+/// Receives the hash of the relay block that workers may start from.
 pub trait OnWorkerGenesis {
-    /// Allows it.
+    /// Allows workers to start from it.
     fn on_worker_genesis(hash: sp_core::H256);
 }
 
-/// Does what happens from elsewhere.
+/// Carries out external actions.
 pub trait Act {
-    /// Does it.
+    /// Carries out an action.
     ///
     /// # Errors
     /// Those of the calls that it makes.
     fn act(action: super::actions::Action) -> sp_runtime::DispatchResult;
 }
 
-/// What the author tells a block.
+/// The author's input to a block.
 #[derive(
     codec::Encode,
     codec::Decode,
@@ -34,11 +34,11 @@ pub trait Act {
 pub struct DevnetInherent {
     /// The relay parent.
     pub validation_data: crate::types::PersistedValidationData,
-    /// A relay block that workers may start from, when there is a new one.
+    /// A new relay block that workers may start from, if any.
     pub worker_genesis: Option<sp_core::H256>,
     /// New code, in force from the next block on.
     pub code: Option<Vec<u8>>,
-    /// What happens from elsewhere, in order.
+    /// External actions, in order.
     pub actions: Vec<super::actions::Action>,
 }
 
@@ -55,9 +55,9 @@ pub mod pallet {
     /// Configuration.
     #[pallet::config]
     pub trait Config: frame_system::Config {
-        /// Who keeps the relay blocks that workers may start from.
+        /// Stores the relay blocks that workers may start from.
         type OnWorkerGenesis: OnWorkerGenesis;
-        /// Who does what happens from elsewhere.
+        /// Carries out external actions.
         type Act: Act;
     }
 
@@ -83,7 +83,7 @@ pub mod pallet {
             }
             for action in data.actions {
                 let named = format!("{action:?}");
-                // There is no block without its inherents: the author learns why from the panic.
+                // A block cannot exist without its inherents: the panic tells the author the cause.
                 if let Err(error) = T::Act::act(action) {
                     panic!("{named} was refused: {error:?}");
                 }

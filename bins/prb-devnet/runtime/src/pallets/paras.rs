@@ -1,4 +1,4 @@
-//! `Paras`: the parachain heads that the relay chain vouches for.
+//! `Paras`: the parachain heads included by the relay chain.
 
 pub use pallet::*;
 
@@ -47,7 +47,7 @@ pub mod pallet {
 
     #[pallet::call]
     impl<T: Config> Pallet<T> {
-        /// Includes parachain heads, by the author; an empty one offboards its parachain.
+        /// Includes parachain heads, called by the author; an empty head offboards its parachain.
         #[pallet::call_index(0)]
         #[pallet::weight((Weight::zero(), DispatchClass::Mandatory))]
         pub fn include_heads(origin: OriginFor<T>, heads: Vec<(u32, Vec<u8>)>) -> DispatchResult {

@@ -104,7 +104,7 @@ pub mod pallet {
     #[pallet::storage]
     pub type NoneAttestationEnabled<T> = StorageValue<_, bool, ValueQuery>;
 
-    /// Whether the retired attestation service is still believed.
+    /// Whether reports of the retired attestation service are accepted.
     #[pallet::storage]
     pub type IasAttestationEnabled<T> = StorageValue<_, bool, ValueQuery>;
 
@@ -116,7 +116,7 @@ pub mod pallet {
         pub benchmark_duration: u32,
         /// Whether workers without an attestation are accepted.
         pub none_attestation_enabled: bool,
-        /// Whether the retired attestation service is still believed.
+        /// Whether reports of the retired attestation service are accepted.
         pub ias_attestation_enabled: bool,
         /// Workers of an older version exit.
         pub minimum_pruntime_version: (u32, u32, u32),
@@ -149,7 +149,7 @@ pub mod pallet {
         WorkerAdded {
             /// The worker.
             pubkey: WorkerPublicKey,
-            /// Who vouches for it.
+            /// Its attestation provider.
             attestation_provider: Option<AttestationProvider>,
             /// Attestation tier.
             confidence_level: u8,
@@ -159,7 +159,7 @@ pub mod pallet {
         WorkerUpdated {
             /// The worker.
             pubkey: WorkerPublicKey,
-            /// Who vouches for it.
+            /// Its attestation provider.
             attestation_provider: Option<AttestationProvider>,
             /// Attestation tier.
             confidence_level: u8,
@@ -183,9 +183,9 @@ pub mod pallet {
         InvalidSender,
         /// Not in use.
         InvalidPubKey,
-        /// The signature is no signature.
+        /// The signature is malformed.
         MalformedSignature,
-        /// The signature has another length.
+        /// The signature has a wrong length.
         InvalidSignatureLength,
         /// The signature is not the sender's.
         InvalidSignature,
@@ -193,7 +193,7 @@ pub mod pallet {
         UnknownContract,
         /// The report's certificate or signature is not the attestation service's.
         InvalidIASSigningCert,
-        /// The report is no report.
+        /// The report is malformed.
         InvalidReport,
         /// The report's status is not accepted.
         InvalidQuoteStatus,
@@ -201,9 +201,9 @@ pub mod pallet {
         BadIASReport,
         /// The report is too old.
         OutdatedIASReport,
-        /// The report's quote is no quote.
+        /// The report's quote is malformed.
         UnknownQuoteBodyFormat,
-        /// The report vouches for another registration info.
+        /// The report attests another registration info.
         InvalidRuntimeInfoHash,
         /// Not in use.
         InvalidRuntimeInfo,
@@ -251,19 +251,19 @@ pub mod pallet {
         NotMigrationRoot,
         /// The worker follows another parachain.
         ParachainIdMismatch,
-        /// The worker does not know the consensus version in force.
+        /// The worker does not know the current consensus version.
         InvalidConsensusVersion,
-        /// A DCAP quote without collateral. Newer than the runtime that the indexes are from, as all below.
+        /// A DCAP quote without collateral. Newer than the runtime that the indexes are from, as are those below.
         UnsupportedAttestationType,
-        /// A quote or its collateral does not hold.
+        /// A quote or its collateral is not valid.
         InvalidDCAPQuote,
-        /// The attestation service is retired. Of the devnet alone.
+        /// The attestation service is retired. Only on the devnet.
         IASAttestationDisabled,
     }
 
     #[pallet::call]
     impl<T: Config> Pallet<T> {
-        /// Registers a worker by the retired attestation service, where that is still believed.
+        /// Registers a worker by the retired attestation service, if its reports are still accepted.
         #[pallet::call_index(6)]
         #[pallet::weight(weight::declared::<T>(100_000_000))]
         pub fn register_worker(

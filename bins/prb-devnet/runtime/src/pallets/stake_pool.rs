@@ -1,7 +1,7 @@
 //! `PhalaStakePoolv2`: stake pools, their workers and their stakes.
 //!
-//! Checks come in the order of the real pallet (source: Phala's `compute/stake_pool_v2.rs`), so that a call that
-//! has two reasons to fail fails with the same one.
+//! Checks run in the order of the real pallet (source: Phala's `compute/stake_pool_v2.rs`), so that a call
+//! with two reasons to fail fails with the same error.
 
 mod logic;
 
@@ -23,11 +23,11 @@ pub mod pallet {
     pub trait Config:
         frame_system::Config<RuntimeEvent: From<Event<Self>>> + computation::Config + base_pool::Config
     {
-        /// The least contribution.
+        /// The minimum contribution.
         #[pallet::constant]
         type MinContribution: Get<u128>;
 
-        /// Seconds after which a withdrawal that waits lets anybody stop the pool's workers.
+        /// Seconds after which a queued withdrawal lets anybody stop the pool's workers.
         #[pallet::constant]
         type GracePeriod: Get<u64>;
 
@@ -45,7 +45,7 @@ pub mod pallet {
     #[pallet::storage]
     pub type WorkerAssignments<T> = StorageMap<_, Twox64Concat, WorkerPublicKey, u64>;
 
-    /// The pool and the worker of each session account that there ever was.
+    /// The pool and the worker of every session account ever used.
     #[pallet::storage]
     pub type SubAccountPreimages<T> = StorageMap<_, Twox64Concat, AccountId, (u64, WorkerPublicKey)>;
 
@@ -58,10 +58,10 @@ pub mod pallet {
         PoolCapacitySet {
             /// The pool.
             pid: u64,
-            /// The most that it holds.
+            /// The maximum total value.
             cap: u128,
         },
-        /// A worker came into a pool.
+        /// A worker was added to a pool.
         #[codec(index = 3)]
         PoolWorkerAdded {
             /// The pool.
@@ -71,21 +71,21 @@ pub mod pallet {
             /// Its session.
             session: AccountId,
         },
-        /// Somebody contributed.
+        /// A contribution was made.
         #[codec(index = 4)]
         Contribution {
             /// The pool.
             pid: u64,
-            /// Who.
+            /// The contributor.
             user: AccountId,
-            /// How much.
+            /// The amount.
             amount: u128,
-            /// The shares of it.
+            /// The shares.
             shares: u128,
-            /// The vault that contributes.
+            /// The contributing vault, if any.
             as_vault: Option<u64>,
         },
-        /// A worker left its pool.
+        /// A worker was removed from its pool.
         #[codec(index = 11)]
         PoolWorkerRemoved {
             /// The pool.
@@ -93,7 +93,7 @@ pub mod pallet {
             /// The worker.
             worker: WorkerPublicKey,
         },
-        /// A worker's stake came back to the pool.
+        /// A worker's stake was returned to the pool.
         #[codec(index = 12)]
         WorkerReclaimed {
             /// The pool.
@@ -111,7 +111,7 @@ pub mod pallet {
             /// Its stake.
             amount: u128,
         },
-        /// A worker's session was stopped. Of the devnet alone, for those who count operations.
+        /// A worker's session was stopped. Only on the devnet, for counting operations.
         #[codec(index = 100)]
         WorkingStopped {
             /// The pool.
@@ -119,8 +119,7 @@ pub mod pallet {
             /// The worker.
             worker: WorkerPublicKey,
         },
-        /// A worker's session was started again with more stake. Of the devnet alone, for those who count
-        /// operations.
+        /// A worker's session was restarted with more stake. Only on the devnet, for counting operations.
         #[codec(index = 101)]
         WorkingRestarted {
             /// The pool.
@@ -141,7 +140,7 @@ pub mod pallet {
         BenchmarkMissing,
         /// The worker is in the pool already.
         WorkerExists,
-        /// The worker cools down already.
+        /// The worker is already cooling down.
         WorkerAlreadyStopped,
         /// The worker is not in the pool.
         WorkerDoesNotExist,
@@ -151,15 +150,15 @@ pub mod pallet {
         UnauthorizedOperator,
         /// The caller does not own the pool.
         UnauthorizedPoolOwner,
-        /// The cap is below what the pool holds.
+        /// The cap is below the pool's total value.
         InadequateCapacity,
-        /// The pool would hold more than its cap.
+        /// The pool's total value would exceed its cap.
         StakeExceedsCapacity,
         /// Not in use: the base pool's error comes instead.
         PoolDoesNotExist,
         /// Not in use.
         _PoolIsBusy,
-        /// The contribution is below the least.
+        /// The contribution is below the minimum.
         InsufficientContribution,
         /// The caller has nothing to withdraw.
         NoNftToWithdraw,
@@ -169,7 +168,7 @@ pub mod pallet {
         PoolStakeNotFound,
         /// The pool's free stake is too small.
         InsufficientFreeStake,
-        /// More than the caller has, or next to nothing.
+        /// More than the caller has, or almost nothing.
         InvalidWithdrawalAmount,
         /// The worker could not be bound to its session.
         FailedToBindSessionAndWorker,
@@ -183,25 +182,25 @@ pub mod pallet {
         FeatureNotEnabled,
         /// The pool is full.
         WorkersExceedLimit,
-        /// A restart has to raise the stake.
+        /// A restart must raise the stake.
         CannotRestartWithLessStake,
         /// Not in use.
         InvalidForceRewardAmount,
-        /// A restart while withdrawals wait.
+        /// Withdrawals are queued, which prevents a restart.
         WithdrawQueueNotEmpty,
         /// Not in use.
         MissingCollectionId,
-        /// The vault has a withdrawal that waited too long.
+        /// A withdrawal of the vault has been queued for too long.
         VaultIsLocked,
         /// The worker has no session.
         SessionDoesNotExist,
-        /// The worker computes or cools down.
+        /// The worker is computing or cooling down.
         WorkerIsNotReady,
     }
 
     #[pallet::call]
     impl<T: Config> Pallet<T> {
-        /// Takes a worker into a pool.
+        /// Adds a worker to a pool.
         #[pallet::call_index(1)]
         #[pallet::weight(weight::declared::<T>(200_000_000))]
         pub fn add_worker(origin: OriginFor<T>, pid: u64, pubkey: WorkerPublicKey) -> DispatchResult {
@@ -214,7 +213,7 @@ pub mod pallet {
             let full = pool.workers.len() >= T::MaxPoolWorkers::get() as usize;
             ensure!(!full, Error::<T>::WorkersExceedLimit);
             let session = session_account(pid, &pubkey);
-            // The real pallet hides why, too: a worker that is bound in another pool shows only this.
+            // The real pallet hides the cause, too: a worker that is bound in another pool only shows this error.
             computation::Pallet::<T>::bind(&session, pubkey)
                 .map_err(|_| Error::<T>::FailedToBindSessionAndWorker)?;
             SubAccountPreimages::<T>::insert(&session, (pid, pubkey));
@@ -225,7 +224,7 @@ pub mod pallet {
             Ok(())
         }
 
-        /// Lets a worker that does not compute leave its pool.
+        /// Removes a worker that is not computing from its pool.
         #[pallet::call_index(2)]
         #[pallet::weight(weight::declared::<T>(200_000_000))]
         pub fn remove_worker(origin: OriginFor<T>, pid: u64, worker: WorkerPublicKey) -> DispatchResult {
@@ -234,7 +233,7 @@ pub mod pallet {
             Self::remove(pid, worker)
         }
 
-        /// Sets the most that a pool holds.
+        /// Sets a pool's cap.
         #[pallet::call_index(3)]
         #[pallet::weight(weight::declared::<T>(200_000_000))]
         pub fn set_cap(origin: OriginFor<T>, pid: u64, cap: u128) -> DispatchResult {
@@ -247,7 +246,7 @@ pub mod pallet {
             Ok(())
         }
 
-        /// Pays what withdrawals can be paid, and stops all workers of a pool where one has waited too long.
+        /// Pays withdrawals as far as possible, and stops all workers of a pool if one has been queued for too long.
         /// Anybody may call it.
         #[pallet::call_index(8)]
         #[pallet::weight(weight::declared::<T>(200_000_000))]
@@ -269,7 +268,7 @@ pub mod pallet {
             Self::add_stake(pid, &user, amount, as_vault)
         }
 
-        /// Asks for a part of the pool's stake back.
+        /// Withdraws part of the pool's stake.
         #[pallet::call_index(10)]
         #[pallet::weight(weight::declared::<T>(200_000_000))]
         pub fn withdraw(
@@ -318,7 +317,7 @@ pub mod pallet {
             Self::reclaim(pid, worker, true).map(drop)
         }
 
-        /// Starts a computing worker's session again with more stake, without a cool-down.
+        /// Restarts a computing worker's session with more stake, without a cool-down.
         #[pallet::call_index(17)]
         #[pallet::weight(weight::RESTART)]
         pub fn restart_computing(

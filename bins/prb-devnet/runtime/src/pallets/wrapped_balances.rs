@@ -1,4 +1,4 @@
-//! `PhalaWrappedBalances`: the asset that stakes are counted in.
+//! `PhalaWrappedBalances`: the asset in which stakes are held.
 
 pub use pallet::*;
 
@@ -12,7 +12,7 @@ pub mod pallet {
     /// Configuration.
     #[pallet::config]
     pub trait Config: frame_system::Config<AccountId = AccountId> + assets::Config {
-        /// The asset that stakes are counted in.
+        /// The asset in which stakes are held.
         #[pallet::constant]
         type WPhaAssetId: Get<u32>;
     }
@@ -29,7 +29,7 @@ pub mod pallet {
             assets::Pallet::<T>::balance(T::WPhaAssetId::get(), account)
         }
 
-        /// Moves an amount of the asset.
+        /// Transfers an amount of the asset.
         ///
         /// # Errors
         /// Those of [`assets::Pallet::transfer`].
@@ -37,7 +37,7 @@ pub mod pallet {
             assets::Pallet::<T>::transfer(T::WPhaAssetId::get(), from, to, amount)
         }
 
-        /// Makes an amount of the asset.
+        /// Mints an amount of the asset.
         pub fn mint(account: &AccountId, amount: u128) {
             assets::Pallet::<T>::mint(T::WPhaAssetId::get(), account, amount);
         }

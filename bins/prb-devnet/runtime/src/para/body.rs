@@ -57,7 +57,7 @@ pub type Executive = frame_executive::Executive<
     AllPalletsWithSystem,
 >;
 
-/// The runtime's version. State version 0: the workers know no other.
+/// The runtime's version. State version 0, the only one that workers support.
 pub const VERSION: RuntimeVersion = RuntimeVersion {
     spec_name: Cow::Borrowed("prb-devnet-para"),
     impl_name: Cow::Borrowed("prb-devnet-para"),
@@ -75,7 +75,7 @@ parameter_types! {
     pub const ProxyDeposit: Balance = PHA / 10;
     pub const MinContribution: Balance = PHA / 100;
     pub const WPhaAssetId: u32 = 10_000;
-    // In storage, so that a devnet can be told other values; metadata shows what the state has.
+    // In storage, so that a devnet can be configured; metadata shows the state's value.
     pub storage GracePeriod: u64 = 7 * 24 * 3600;
     pub storage MaxPoolWorkers: u32 = 200;
     pub storage WeighCalls: bool = true;
@@ -120,7 +120,7 @@ impl pallet_utility::Config for Runtime {
     type WeightInfo = ();
 }
 
-/// What a proxy may do.
+/// The calls that a proxy may make.
 #[derive(
     Encode,
     Decode,
@@ -182,7 +182,7 @@ impl pallet_proxy::Config for Runtime {
     type BlockNumberProvider = System;
 }
 
-/// Hands messages and the workers' genesis block to the pallets that they are for.
+/// Routes messages and the workers' genesis block to their pallets.
 pub struct Route;
 
 impl pallet_mq::OnMessage for Route {
@@ -241,7 +241,7 @@ impl pallet_load::Config for Runtime {}
 /// Builds the genesis state.
 ///
 /// # Errors
-/// What the pallets say.
+/// Those of the pallets.
 pub fn genesis(genesis: super::Genesis) -> Result<Storage, String> {
     let config = RuntimeGenesisConfig {
         parachain_info: pallet_parachain_info::GenesisConfig {
@@ -291,7 +291,7 @@ pub fn genesis(genesis: super::Genesis) -> Result<Storage, String> {
     Ok(storage)
 }
 
-/// Lists what an encoded `System::Events` says was done for workers; empty where it cannot be read.
+/// Returns the operations on workers in an encoded `System::Events`; empty if it cannot be decoded.
 #[must_use]
 pub fn operations(events: &[u8]) -> Vec<super::Operation> {
     use super::Operation as Op;
@@ -326,7 +326,7 @@ pub fn operations(events: &[u8]) -> Vec<super::Operation> {
     found
 }
 
-/// Lists the off-chain messages that an extrinsic carries, also within batches and proxy calls.
+/// Returns the off-chain messages in an extrinsic, including those in batches and proxy calls.
 #[must_use]
 pub fn offchain_messages(extrinsic: &[u8]) -> Vec<(MessageOrigin, u64)> {
     let mut found = Vec::new();
@@ -338,7 +338,7 @@ pub fn offchain_messages(extrinsic: &[u8]) -> Vec<(MessageOrigin, u64)> {
     found
 }
 
-/// Counts the calls of an extrinsic, those within batches and proxy calls one by one.
+/// Counts the calls of an extrinsic, including each call in batches and proxy calls.
 #[must_use]
 pub fn calls(extrinsic: &[u8]) -> u32 {
     let mut count = 0;

@@ -1,4 +1,4 @@
-//! Registration infos and the attestation reports that vouch for them.
+//! Registration infos and the reports that attest them.
 
 use codec::{Decode, DecodeWithMemTracking, Encode};
 use scale_info::TypeInfo;
@@ -6,7 +6,7 @@ use sp_core::H256;
 
 use super::{AccountId, EcdhPublicKey, WorkerPublicKey};
 
-/// Who vouches for a worker.
+/// A worker's attestation provider.
 #[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AttestationProvider {
     /// The chain's root account.
@@ -20,7 +20,7 @@ pub enum AttestationProvider {
     Dcap,
 }
 
-/// An attestation report, as [`WorkerRegistrationInfoV2`] comes with it.
+/// An attestation report for a [`WorkerRegistrationInfoV2`].
 #[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug)]
 pub enum AttestationReport {
     /// Intel's retired service.
@@ -38,12 +38,12 @@ pub enum AttestationReport {
     SgxDcap {
         /// The quote.
         quote: Vec<u8>,
-        /// What it is verified with.
+        /// Its collateral.
         collateral: Option<Collateral>,
     },
 }
 
-/// What a DCAP quote is verified with.
+/// The collateral of a DCAP quote.
 #[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug)]
 pub enum Collateral {
     /// Version 3.
@@ -89,7 +89,7 @@ pub enum Attestation {
     },
 }
 
-/// What a worker says of itself, first version.
+/// A worker's registration info, version 1.
 #[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug)]
 pub struct WorkerRegistrationInfo {
     /// Runtime version.
@@ -104,11 +104,11 @@ pub struct WorkerRegistrationInfo {
     pub genesis_block_hash: H256,
     /// Cores and feature level.
     pub features: Vec<u32>,
-    /// Whom the worker serves.
+    /// The worker's operator.
     pub operator: Option<AccountId>,
 }
 
-/// What a worker says of itself.
+/// A worker's registration info, version 2.
 #[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug)]
 pub struct WorkerRegistrationInfoV2 {
     /// Runtime version.
@@ -123,7 +123,7 @@ pub struct WorkerRegistrationInfoV2 {
     pub genesis_block_hash: H256,
     /// Cores and feature level.
     pub features: Vec<u32>,
-    /// Whom the worker serves.
+    /// The worker's operator.
     pub operator: Option<AccountId>,
     /// The parachain.
     pub para_id: u32,
@@ -132,7 +132,7 @@ pub struct WorkerRegistrationInfoV2 {
 }
 
 impl WorkerRegistrationInfo {
-    /// The same in the second version.
+    /// Converts it to version 2.
     #[must_use]
     pub fn with(self, para_id: u32, max_consensus_version: u32) -> WorkerRegistrationInfoV2 {
         let Self { version, machine_id, pubkey, ecdh_pubkey, genesis_block_hash, features, operator } = self;

@@ -1,4 +1,4 @@
-//! Pools and balances of the wrapped asset, as `PhalaBasePool::Pools` and `Assets::Account` hold them.
+//! Pools and balances of the wrapped asset, as stored in `PhalaBasePool::Pools` and `Assets::Account`.
 
 use codec::{Decode, DecodeWithMemTracking, Encode};
 use scale_info::TypeInfo;
@@ -9,16 +9,16 @@ use super::{AccountId, WorkerPublicKey};
 /// A pool of either kind.
 #[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug)]
 pub enum PoolProxy {
-    /// Has workers.
+    /// A pool with workers.
     #[codec(index = 0)]
     StakePool(StakePool),
-    /// Contributes to stake pools and has no workers.
+    /// A pool that contributes to stake pools and has no workers.
     #[codec(index = 1)]
     Vault(Vault),
 }
 
 impl PoolProxy {
-    /// Returns what both kinds have.
+    /// Returns the common part.
     #[must_use]
     pub fn base(&self) -> &BasePool {
         match self {
@@ -27,7 +27,7 @@ impl PoolProxy {
         }
     }
 
-    /// Returns what both kinds have.
+    /// Returns the common part.
     pub fn base_mut(&mut self) -> &mut BasePool {
         match self {
             Self::StakePool(pool) => &mut pool.basepool,
@@ -36,7 +36,7 @@ impl PoolProxy {
     }
 }
 
-/// What both kinds of pools have.
+/// The common part of both kinds of pools.
 #[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug)]
 pub struct BasePool {
     /// Its number.
@@ -45,9 +45,9 @@ pub struct BasePool {
     pub owner: AccountId,
     /// Shares of all contributors.
     pub total_shares: u128,
-    /// Everything it holds, free and locked.
+    /// Its total value, free and locked.
     pub total_value: u128,
-    /// Withdrawals that wait for free stake, oldest first.
+    /// Withdrawals queued for free stake, oldest first.
     pub withdraw_queue: Vec<WithdrawInfo>,
     /// Vaults that contribute to it.
     pub value_subscribers: Vec<u64>,
@@ -57,10 +57,10 @@ pub struct BasePool {
     pub pool_account_id: AccountId,
 }
 
-/// A withdrawal that waits.
+/// A queued withdrawal.
 #[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug)]
 pub struct WithdrawInfo {
-    /// Who withdraws.
+    /// The withdrawing account.
     pub user: AccountId,
     /// Chain time of the request, seconds.
     pub start_time: u64,
@@ -71,15 +71,15 @@ pub struct WithdrawInfo {
 /// A pool with workers.
 #[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug)]
 pub struct StakePool {
-    /// What both kinds have.
+    /// The common part.
     pub basepool: BasePool,
     /// The owner's share of the rewards.
     pub payout_commission: Option<Permill>,
-    /// The most that it holds.
+    /// The maximum total value.
     pub cap: Option<u128>,
-    /// Its workers, those that cool down too.
+    /// Its workers, including those in cool-down.
     pub workers: Vec<WorkerPublicKey>,
-    /// Workers that cool down.
+    /// Workers in cool-down.
     pub cd_workers: Vec<WorkerPublicKey>,
     /// The account that holds the stakes of its workers.
     pub lock_account: AccountId,
@@ -90,7 +90,7 @@ pub struct StakePool {
 /// A pool that contributes to other pools.
 #[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug)]
 pub struct Vault {
-    /// What both kinds have.
+    /// The common part.
     pub basepool: BasePool,
     /// The price above which its owner earns, U64F64 bits.
     pub last_share_price_checkpoint: u128,
@@ -107,11 +107,11 @@ pub struct Vault {
 pub struct AssetAccount {
     /// The balance.
     pub balance: u128,
-    /// Whether it may not be moved.
+    /// Whether it may not be transferred.
     pub is_frozen: bool,
     /// Why the account exists.
     pub reason: ExistenceReason,
-    /// Nothing; runtimes may keep more here.
+    /// Unused; runtimes may store more here.
     pub extra: (),
 }
 
@@ -132,8 +132,8 @@ pub enum ExistenceReason {
     DepositRefunded,
 }
 
-// Both derivations follow the pattern of the session account: a tag, then a hash that names the pool and its
-// first owner. What counts for others is only that the pool names the accounts.
+// Both derivations follow the pattern of the session account: a tag, then a hash of the pool and its first
+// owner. Others only rely on the pool naming the accounts.
 fn derived(tag: &[u8; 4], pid: u64, owner: &AccountId, purpose: &[u8]) -> AccountId {
     let hash = sp_io::hashing::blake2_256(&(pid, owner, purpose).encode());
     let mut account = [0u8; 32];

@@ -1,8 +1,8 @@
-//! The devnet's own attestation reports: shaped like Intel's, signed by a root of trust that everybody has.
+//! The devnet's own attestation reports: in Intel's format, signed by a root of trust whose key is public.
 //!
-//! Nobody on a devnet has an enclave, so its registry cannot hold reports against Intel's keys. It takes reports
-//! of the real layout that the devnet's attestation key has signed; a real chain refuses them, as this one refuses
-//! real ones.
+//! Nobody on a devnet has an enclave, so its registry cannot check reports against Intel's keys. It accepts
+//! reports of the real layout that the devnet's attestation key has signed; a real chain refuses them, and
+//! the devnet refuses real ones.
 //!
 //! # DCAP quote (`AttestationReport::SgxDcap`)
 //!
@@ -14,10 +14,9 @@
 //! | 432 | 4 | length of what follows, little endian |
 //! | 436 | 64 | ed25519 signature of the first 432 bytes, in place of the ECDSA signature |
 //! | 500 | | attestation key, QE report, certification data: as in real quotes, not read by the chain |
-//!
-//! The first 32 bytes of the report data (offset 368) are the blake2-256 of the SCALE of the registration info.
-//! Collateral has to be there and has to look like collateral: PEM chains, hex CRLs, JSON objects, signatures of
-//! 64 bytes.
+//! The first 32 bytes of the report data (offset 368) are the blake2-256 of the SCALE of the registration
+//! info. Collateral must be present and well-formed: PEM chains, hex CRLs, JSON objects, signatures of 64
+//! bytes.
 //!
 //! # IAS report (`AttestationReport::SgxIas`, `Attestation::SgxIas`)
 //!
@@ -30,7 +29,7 @@ use sp_core::{Pair, ed25519};
 
 use super::{AttestationReport, Collateral, SgxV30QuoteCollateral};
 
-/// User data of a quote's header by which the devnet knows its own quotes.
+/// User data of a quote's header that marks the devnet's quotes.
 pub const QUOTE_MARKER: [u8; 20] = *b"prb-devnet-quote-v01";
 /// `MRENCLAVE` of the devnet's worker.
 pub const MR_ENCLAVE: [u8; 32] = *b"prb-devnet-pruntime-enclave-0001";
@@ -50,12 +49,12 @@ const REPORT_DATA: usize = 48 + 320;
 const SIGNATURE_AT: usize = SIGNED_BYTES + 4;
 const SIGNATURE_BYTES: usize = 64;
 
-/// The devnet's root of trust; no secret.
+/// The devnet's root of trust; not a secret.
 fn attestation_key() -> ed25519::Pair {
     ed25519::Pair::from_seed(b"prb-devnet root of trust, public")
 }
 
-/// Returns the key that the devnet's reports are signed with.
+/// Returns the public key of the devnet's reports.
 #[must_use]
 pub fn attestation_public_key() -> ed25519::Public {
     attestation_key().public()
@@ -69,7 +68,7 @@ pub fn pruntime_hash() -> Vec<u8> {
 
 fn extended_measurement(quote: &[u8]) -> Vec<u8> {
     let part = |at: usize, len: usize| quote.get(at..at + len).unwrap_or_default();
-    // ISV product id and SVN, 2 bytes each, stand 256 bytes into the report.
+    // ISV product id and SVN, 2 bytes each, at offset 256 of the report.
     [part(MR_ENCLAVE_AT, 32), part(48 + 256, 4), part(MR_SIGNER_AT, 32)].concat()
 }
 
@@ -86,8 +85,8 @@ fn signed_part(info_hash: &[u8; 32], confidence_level: u8) -> Vec<u8> {
     quote
 }
 
-/// Makes a DCAP quote. `tail` is what follows the signature: attestation key, QE report and certification data,
-/// for those that read it; it may be empty.
+/// Builds a DCAP quote. `tail` follows the signature: attestation key, QE report and certification data, for
+/// programs that read them; it may be empty.
 #[must_use]
 pub fn dcap_quote(info_hash: &[u8; 32], confidence_level: u8, tail: &[u8]) -> Vec<u8> {
     let mut quote = signed_part(info_hash, confidence_level);
@@ -99,7 +98,7 @@ pub fn dcap_quote(info_hash: &[u8; 32], confidence_level: u8, tail: &[u8]) -> Ve
     quote
 }
 
-/// Makes collateral that the devnet's registry takes.
+/// Builds collateral that the devnet's registry accepts.
 #[must_use]
 pub fn collateral() -> Collateral {
     let pem = || "-----BEGIN CERTIFICATE-----\ncHJiLWRldm5ldA==\n-----END CERTIFICATE-----\n".to_owned();
@@ -116,7 +115,7 @@ pub fn collateral() -> Collateral {
     })
 }
 
-/// Makes an IAS report of a time, seconds since 1970, as `(ra_report, signature, raw_signing_cert)`.
+/// Builds an IAS report of a time in seconds since 1970, as `(ra_report, signature, raw_signing_cert)`.
 #[must_use]
 pub fn ias_report(info_hash: &[u8; 32], confidence_level: u8, time: u64) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
     let (status, advisories) = match confidence_level {
@@ -136,27 +135,27 @@ pub fn ias_report(info_hash: &[u8; 32], confidence_level: u8, time: u64) -> (Vec
     (report.into_bytes(), signature, attestation_public_key().0.to_vec())
 }
 
-/// Makes an IAS report for `register_worker_v2`.
+/// Builds an IAS report for `register_worker_v2`.
 #[must_use]
 pub fn sgx_ias(info_hash: &[u8; 32], confidence_level: u8, time: u64) -> AttestationReport {
     let (ra_report, signature, raw_signing_cert) = ias_report(info_hash, confidence_level, time);
     AttestationReport::SgxIas { ra_report, signature, raw_signing_cert }
 }
 
-/// What a report says.
+/// The content of a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attested {
     /// Attestation tier.
     pub confidence_level: u8,
-    /// Which program runs: see [`pruntime_hash`].
+    /// The program: see [`pruntime_hash`].
     pub pruntime_hash: Vec<u8>,
-    /// The hash of the registration info that it vouches for.
+    /// The hash of the attested registration info.
     pub info_hash: [u8; 32],
-    /// When it was made, seconds since 1970; none for quotes.
+    /// When it was made, in seconds since 1970; `None` for quotes.
     pub time: Option<u64>,
 }
 
-/// Why a report is not believed.
+/// Why a report is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
     /// The certificate or the signature of an IAS report is not the devnet's.
@@ -165,15 +164,15 @@ pub enum Refused {
     Report,
     /// An IAS report has no time.
     BadReport,
-    /// An IAS report has a status that no tier is for.
+    /// An IAS report has a status without a tier.
     QuoteStatus,
-    /// The quote body of an IAS report is too short or no base64.
+    /// The quote body of an IAS report is too short or invalid base64.
     QuoteBody,
-    /// A DCAP quote is not the devnet's, or its collateral does not look like collateral.
+    /// A DCAP quote is not the devnet's, or its collateral is malformed.
     Quote,
 }
 
-/// Reads a DCAP quote with its collateral.
+/// Verifies a DCAP quote with its collateral.
 ///
 /// # Errors
 /// [`Refused::Quote`], [`Refused::QuoteStatus`].
@@ -221,10 +220,10 @@ fn is_well_formed(Collateral::SgxV30(collateral): &Collateral) -> bool {
         && collateral.qe_identity_signature.len() == SIGNATURE_BYTES
 }
 
-/// Reads an IAS report.
+/// Verifies an IAS report.
 ///
 /// # Errors
-/// All kinds but [`Refused::Quote`], in the order in which they are listed.
+/// All kinds except [`Refused::Quote`], in the order in which they are listed.
 pub fn read_ias_report(report: &[u8], signature: &[u8], signing_cert: &[u8]) -> Result<Attested, Refused> {
     if signing_cert != attestation_public_key().0 || !is_signed(report, signature) {
         return Err(Refused::SigningCert);
@@ -258,7 +257,7 @@ mod tests {
     const INFO: [u8; 32] = [7; 32];
 
     #[test]
-    fn a_quote_is_believed_as_it_was_made_and_no_other() {
+    fn only_an_unchanged_quote_is_accepted() {
         for tail in [&b""[..], &[9; 600]] {
             let quote = dcap_quote(&INFO, 4, tail);
             let attested = read_quote(&quote, &collateral()).unwrap();
@@ -276,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn collateral_has_to_look_like_collateral() {
+    fn malformed_collateral_is_refused() {
         let quote = dcap_quote(&INFO, 1, &[]);
         let Collateral::SgxV30(whole) = collateral();
         let without = |strip: fn(&mut SgxV30QuoteCollateral)| {
@@ -298,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn ias_reports_tell_tier_and_time() {
+    fn ias_reports_contain_tier_and_time() {
         for level in 1..=5 {
             let (report, signature, cert) = ias_report(&INFO, level, 1_704_067_261);
             let attested = read_ias_report(&report, &signature, &cert).unwrap();

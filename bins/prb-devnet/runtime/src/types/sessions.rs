@@ -21,13 +21,13 @@ pub enum WorkerState {
     /// Computing, without heartbeats.
     #[codec(index = 3)]
     WorkerUnresponsive,
-    /// Stopped; the stake is not yet free.
+    /// Stopped; the stake is not free yet.
     #[codec(index = 4)]
     WorkerCoolingDown,
 }
 
 impl WorkerState {
-    /// Tells whether the session computes.
+    /// Whether the session is computing.
     #[must_use]
     pub fn is_computing(self) -> bool {
         matches!(self, Self::WorkerIdle | Self::WorkerUnresponsive)
@@ -49,10 +49,10 @@ pub struct Benchmark {
     pub challenge_time_last: u64,
 }
 
-/// What a session earned.
+/// A session's earnings.
 #[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug, Default)]
 pub struct SessionStats {
-    /// In all, with 12 decimals.
+    /// Total reward, with 12 decimals.
     pub total_reward: u128,
 }
 

@@ -1,7 +1,7 @@
-//! The rules for stakes: `PhalaComputation::TokenomicParameters` and what follows from it.
+//! Stake rules: `PhalaComputation::TokenomicParameters` and the values computed from it.
 //!
-//! Numbers are U64F64 bits; balances go through U80F48 as in Phala's pallets, so that a stake at the very limit is
-//! judged alike.
+//! Numbers are U64F64 bits; balances are converted through U80F48 as in Phala's pallets, so that a stake
+//! exactly at a limit is treated the same.
 
 use codec::{Decode, DecodeWithMemTracking, Encode};
 use scale_info::TypeInfo;
@@ -16,7 +16,7 @@ const BALANCE_BITS: u32 = 48;
 /// One, as U64F64 bits.
 const ONE: u128 = 1 << FRACTION_BITS;
 
-/// The rules for stakes.
+/// The tokenomic parameters.
 #[derive(
     Encode,
     Decode,
@@ -37,7 +37,7 @@ pub struct TokenomicParameters {
     pub rho: u128,
     /// PHA paid out per block.
     pub budget_per_block: u128,
-    /// The most that a session's initial V may be.
+    /// The maximum of a session's initial V.
     pub v_max: u128,
     /// Cost of operation per block by score: factor.
     pub cost_k: u128,
@@ -47,7 +47,7 @@ pub struct TokenomicParameters {
     pub slash_rate: u128,
     /// The treasury's part of the rewards.
     pub treasury_ratio: u128,
-    /// Blocks that a challenged worker has to answer in.
+    /// Blocks within which a challenged worker must answer.
     pub heartbeat_window: u32,
     /// Cost of a machine by score: factor.
     pub rig_k: u128,
@@ -55,7 +55,7 @@ pub struct TokenomicParameters {
     pub rig_b: u128,
     /// The factor of a fully trusted worker's initial V.
     pub re: u128,
-    /// The least stake is this times the square root of the score, in PHA.
+    /// The minimum stake is this times the square root of the score, in PHA.
     pub k: u128,
     /// Not in use.
     pub kappa: u128,
@@ -63,14 +63,14 @@ pub struct TokenomicParameters {
 
 /// A decimal fraction as U64F64 bits.
 const fn fixed(numerator: u128, denominator: u128) -> u128 {
-    // Whole part and remainder apart: the product of both would not fit.
+    // Integer part and remainder separately, because the product of both would overflow.
     let (whole, rest) = (numerator / denominator, numerator % denominator);
     (whole << FRACTION_BITS) + ((rest << FRACTION_BITS) / denominator)
 }
 
 impl TokenomicParameters {
-    /// The values that Phala's genesis has (source: the default genesis of the pallet): a stake of at least
-    /// 100 × √score PHA, V of at most 30,000.
+    /// The values of Phala's genesis (source: the default genesis of the pallet): a minimum stake of 100 × √score
+    /// PHA, a maximum V of 30,000.
     pub const PHALA: Self = Self {
         pha_rate: ONE,
         rho: fixed(1_000_000_666_600_231, 1_000_000_000_000_000),
@@ -88,16 +88,16 @@ impl TokenomicParameters {
         kappa: ONE,
     };
 
-    /// [`Self::PHALA`] with a least stake of √score PHA, for networks that hold little.
+    /// [`Self::PHALA`] with a minimum stake of √score PHA, for networks with little stake.
     pub const SMALL: Self = Self { k: ONE, ..Self::PHALA };
 
-    /// Returns the same with a least stake of `k` × √score PHA.
+    /// Returns the same with a minimum stake of `k` × √score PHA.
     #[must_use]
     pub const fn with_k(self, k: u32) -> Self {
         Self { k: (k as u128) << FRACTION_BITS, ..self }
     }
 
-    /// Returns the least stake of a worker with that score.
+    /// Returns the minimum stake of a worker with that score.
     #[must_use]
     pub fn minimal_stake(&self, score: u32) -> u128 {
         let root = (U256::from(score) << (2 * FRACTION_BITS)).integer_sqrt();
@@ -119,7 +119,7 @@ impl Default for TokenomicParameters {
     }
 }
 
-/// What a worker's attestation tier counts, U64F64 bits.
+/// The confidence factor of an attestation tier, U64F64 bits.
 const fn confidence(level: u8) -> u128 {
     match level {
         4 => fixed(8, 10),
@@ -136,13 +136,13 @@ fn low(value: U256) -> u128 {
     u128::try_from(value).unwrap_or(u128::MAX)
 }
 
-/// A number as a balance.
+/// Converts a number to a balance.
 fn balance(bits: u128) -> u128 {
     let short = bits >> (FRACTION_BITS - BALANCE_BITS);
     low((U256::from(short) * U256::from(PHA)) >> BALANCE_BITS)
 }
 
-/// A balance as a number.
+/// Converts a balance to a number.
 fn number(balance: u128) -> u128 {
     let short = (U256::from(balance) << BALANCE_BITS) / U256::from(PHA);
     low(short << (FRACTION_BITS - BALANCE_BITS))
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stakes_and_values_are_those_of_the_formulas() {
+    fn stakes_and_values_follow_the_formulas() {
         let rules = TokenomicParameters::PHALA;
         assert_eq!(rules.minimal_stake(2500), 5_000 * PHA);
         // 100 × √2000 = 4472.135954999579…, in steps of 2^-48.
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn no_number_overflows() {
+    fn extreme_numbers_do_not_overflow() {
         let rules = TokenomicParameters { k: u128::MAX, re: u128::MAX, ..TokenomicParameters::PHALA };
         assert_eq!(rules.ve(u128::MAX, u32::MAX, 1), u128::MAX);
         let _ = rules.minimal_stake(u32::MAX);

@@ -1,5 +1,5 @@
-//! The pallets against the metadata of a Khala runtime, where that is at hand: names, indexes, hashers and types
-//! of everything that both have.
+//! Compares the pallets with the metadata of a Khala runtime, if it is available: names, indexes, hashers and
+//! types of everything that both have.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -11,14 +11,14 @@ use scale_info::{PortableRegistry, TypeDef, form::PortableForm};
 
 use crate::world::*;
 
-/// Beside the checkout, or further up.
+/// Looked up beside the checkout, or further up.
 const KHALA: &str = "shared/data/khala-metadata-v14.scale";
-/// Nobody nests deeper; a type that does would be recursive.
+/// No type nests deeper; a deeper one would be recursive.
 const DEPTH: u32 = 16;
-/// Events of the devnet alone have indexes from here on.
+/// Events that only the devnet has use indexes from here on.
 const OWN_EVENTS: u8 = 100;
 
-/// What has to be there, by pallet.
+/// Required storage items, by pallet.
 const STORAGE: &[(&str, &[&str])] = &[
     ("ParachainInfo", &["ParachainId"]),
     ("ParachainSystem", &["ValidationData"]),
@@ -72,7 +72,7 @@ fn khala() -> Option<RuntimeMetadataV14> {
     Some(v14(&bytes))
 }
 
-/// The devnet's metadata, with the constants as a chain has them by default.
+/// The devnet's metadata, with the default constants of a chain.
 fn ours() -> RuntimeMetadataV14 {
     let mut externalities = sp_io::TestExternalities::default();
     externalities.execute_with(|| v14(&Runtime::metadata_at_version(14).unwrap()))
@@ -89,8 +89,8 @@ fn pallet<'m>(metadata: &'m RuntimeMetadataV14, name: &str) -> &'m PalletMetadat
     metadata.pallets.iter().find(|pallet| pallet.name == name).unwrap_or_else(|| panic!("no pallet {name}"))
 }
 
-/// A type as it is encoded: names of fields and variants, not of types; a lone field stands for its owner.
-/// Variants of enums are listed apart, because newer runtimes have more of them.
+/// A type's encoding: names of fields and variants, not of types; a lone field stands for its parent.
+/// Variants of enums are listed separately, because newer runtimes have more of them.
 fn shape(types: &PortableRegistry, id: u32, depth: u32, variants: &mut BTreeMap<String, String>) -> String {
     assert!(depth < DEPTH);
     let ty = types.resolve(id).unwrap();
@@ -123,7 +123,7 @@ fn shape(types: &PortableRegistry, id: u32, depth: u32, variants: &mut BTreeMap<
                     .iter()
                     .map(|field| format!("{:?}: {}", field.name, of(field.ty.id)))
                     .collect();
-                // An Option's type has one name and many shapes.
+                // An Option's type has one name and many structures.
                 found.push((format!("{name}::{}", case.name), format!("{} {fields:?}", case.index)));
             }
             if name == "Option" {
@@ -136,7 +136,7 @@ fn shape(types: &PortableRegistry, id: u32, depth: u32, variants: &mut BTreeMap<
 }
 
 #[test]
-fn storage_is_that_of_khala() {
+fn storage_matches_khala() {
     let Some(khala) = khala() else { return };
     let ours = ours();
     let (mut their_variants, mut our_variants) = (BTreeMap::new(), BTreeMap::new());
@@ -144,7 +144,7 @@ fn storage_is_that_of_khala() {
         for item in *items {
             let theirs = entry(&khala, name, item, &mut their_variants);
             let mine = entry(&ours, name, item, &mut our_variants);
-            // What newer runtimes added to an Option's inside is compared by variant.
+            // Additions of newer runtimes inside an Option are compared by variant.
             assert_eq!(mine, theirs, "{name}::{item}");
         }
     }
@@ -180,7 +180,7 @@ fn entry(
 }
 
 #[test]
-fn constants_are_those_of_khala() {
+fn constants_match_khala() {
     let Some(khala) = khala() else { return };
     let ours = ours();
     for (name, items) in CONSTANTS {
@@ -209,7 +209,7 @@ fn cases(metadata: &RuntimeMetadataV14, ty: Option<u32>) -> Cases {
 }
 
 #[test]
-fn errors_calls_and_events_have_the_names_and_indexes_of_khala() {
+fn errors_calls_and_events_match_khala() {
     let Some(khala) = khala() else { return };
     let ours = ours();
     let names = [
@@ -230,7 +230,7 @@ fn errors_calls_and_events_have_the_names_and_indexes_of_khala() {
             error(&khala, theirs).into_iter().map(|(index, name, _)| (index, name)).collect();
         let newest = theirs_by_index.keys().next_back().copied().unwrap_or_default();
         for (index, error, _) in error(&ours, mine) {
-            // Later runtimes have errors after those.
+            // Later runtimes append errors.
             assert!(
                 index > newest || theirs_by_index.get(&index) == Some(&error),
                 "{name}::{error} has index {index}"

@@ -1,4 +1,5 @@
-//! The Phala pallets as a bridge and its workers meet them: a worker's life, and every refusal.
+//! Tests of the Phala pallets from the view of a bridge and its workers: a worker's life cycle, and every
+//! refusal.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

@@ -1,4 +1,4 @@
-//! Messages from off the chain: sequences, senders and their keys, and layouts.
+//! Tests of off-chain messages: sequences, senders and their keys, and layouts.
 
 use crate::world::*;
 
@@ -10,7 +10,7 @@ fn ingress(sender: MessageOrigin) -> Option<u64> {
 }
 
 #[test]
-fn messages_take_their_place_in_the_sequence() {
+fn messages_are_accepted_in_sequence() {
     test(|| {
         let message = |sequence| signed(b"^somewhere", vec![], sequence);
         assert_noop!(deliver(message(1)), E::BadSequence);
@@ -41,7 +41,7 @@ fn messages_take_their_place_in_the_sequence() {
 }
 
 #[test]
-fn others_than_workers_send_with_the_keys_that_the_chain_knows() {
+fn other_senders_use_their_registered_keys() {
     let (id, pair) = (H256::repeat_byte(3), worker(5));
     let senders = [
         (MessageOrigin::Gatekeeper, Sender::Gatekeeper, R::MasterKeyUninitialized),
@@ -73,7 +73,7 @@ fn others_than_workers_send_with_the_keys_that_the_chain_knows() {
 
 /// The layouts that workers and bridges decode, byte by byte.
 #[test]
-fn layouts_are_those_of_the_real_chain() {
+fn layouts_match_the_real_chain() {
     let event = worker_event(WorkerEvent::Started { session_id: 3, init_v: 5, init_p: 7 });
     let mut expected = vec![0];
     expected.extend(key().0);

@@ -1,4 +1,4 @@
-//! Workers in pools: who may add and remove them, and what others do to pools.
+//! Tests of workers in pools, and of external actions on pools.
 
 use frame_support::weights::Weight;
 
@@ -13,9 +13,10 @@ fn assignment() -> Option<u64> {
 }
 
 #[test]
-fn add_worker_is_refused_by_name_and_in_order() {
+fn add_worker_errors_have_the_real_order() {
     test(|| {
-        // A vault of another owner, by a stranger, without a worker: from here on one thing less is wrong.
+        // A vault of another owner, called by a stranger, with an unknown worker; from here on one fault is removed
+        // at a time.
         assert_noop!(add(2, VAULT), E::WorkerNotRegistered);
         assert_ok!(register(info(Some(owner(1))), None));
         assert_noop!(add(2, VAULT), E::UnauthorizedOperator);
@@ -35,14 +36,14 @@ fn add_worker_is_refused_by_name_and_in_order() {
         assert_eq!(assignment(), Some(1));
         assert_eq!(session().state, WorkerState::Ready);
         assert_eq!(pool(1).workers.last(), Some(&key()));
-        // Bound in one pool, it cannot be bound in another, and the chain does not say why.
+        // A worker bound in one pool cannot be bound in another, and the error hides the cause.
         assert_ok!(act(Action::SetPoolOwner { pid: 2, owner: owner(1) }));
         assert_noop!(add(1, 2), E::FailedToBindSessionAndWorker);
     });
 }
 
 #[test]
-fn remove_worker_is_refused_by_name_and_in_order() {
+fn remove_worker_errors_have_the_real_order() {
     test(|| {
         assert_noop!(remove(7), B::PoolDoesNotExist);
         ready(0);
@@ -64,7 +65,7 @@ fn remove_worker_is_refused_by_name_and_in_order() {
 }
 
 #[test]
-fn an_assignment_that_is_deleted_leaves_the_session_as_it_is() {
+fn deleted_assignment_keeps_the_session() {
     test(|| {
         ready(0);
         assert_ok!(start(100 * PHA));
@@ -72,7 +73,7 @@ fn an_assignment_that_is_deleted_leaves_the_session_as_it_is() {
         assert_eq!(assignment(), None);
         assert_eq!(session().state, WorkerState::WorkerIdle);
         assert_eq!(pool(1).workers, [key()]);
-        // Its owner can stop it, not remove it.
+        // Its owner can stop it, but not remove it.
         assert_ok!(stop());
         wait(COOL_DOWN_SECS);
         assert_ok!(reclaim());
@@ -82,7 +83,7 @@ fn an_assignment_that_is_deleted_leaves_the_session_as_it_is() {
 }
 
 #[test]
-fn an_operator_unbinds_a_computing_worker_by_force() {
+fn operator_can_force_unbind_a_computing_worker() {
     test(|| {
         ready(0);
         assert_ok!(start(100 * PHA));
@@ -122,7 +123,7 @@ fn contributions_raise_the_free_stake_up_to_the_cap() {
 }
 
 #[test]
-fn pools_come_to_be_and_change_hands() {
+fn pools_are_created_and_change_owners() {
     test(|| {
         assert_ok!(act(Action::CreateStakePool { pid: 3, owner: owner(3), free_stake: 5 * PHA }));
         assert_ok!(act(Action::CreateVault { pid: 4, owner: owner(3) }));
@@ -139,7 +140,7 @@ fn pools_come_to_be_and_change_hands() {
 }
 
 #[test]
-fn calls_declare_the_weights_of_the_real_pallets_or_what_they_are_worth() {
+fn calls_declare_real_or_realistic_weights() {
     use frame_support::dispatch::GetDispatchInfo;
     let weight = |call: RuntimeCall| call.get_dispatch_info().call_weight;
     let (pid, stake) = (1, PHA);

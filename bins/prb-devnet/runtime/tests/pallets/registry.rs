@@ -1,4 +1,4 @@
-//! Registrations, what vouches for them, scores and endpoints.
+//! Tests of registrations, attestation, scores and endpoints.
 
 use crate::world::*;
 
@@ -18,7 +18,7 @@ fn dcap(info: &WorkerRegistrationInfoV2, level: u8) -> AttestationReport {
 }
 
 #[test]
-fn a_worker_registers_and_is_scored() {
+fn worker_is_registered_and_scored() {
     test(|| {
         assert_ok!(register(info(Some(owner(1))), None));
         let registered = WorkerEvent::Registered(WorkerInfo { confidence_level: 128 });
@@ -46,9 +46,9 @@ fn a_worker_registers_and_is_scored() {
 }
 
 #[test]
-fn registrations_are_refused_by_name_and_in_order() {
+fn registration_errors_have_the_real_order() {
     test(|| {
-        // Everything is wrong with it; from here on one thing less.
+        // Everything is wrong with it; from here on one fault is removed at a time.
         let wrong = WorkerRegistrationInfoV2 {
             para_id: 1,
             genesis_block_hash: H256::zero(),
@@ -69,7 +69,7 @@ fn registrations_are_refused_by_name_and_in_order() {
 }
 
 #[test]
-fn a_dcap_quote_needs_its_collateral_and_vouches_for_one_registration() {
+fn dcap_quote_needs_collateral_and_attests_one_registration() {
     test(|| {
         let info = info(None);
         let AttestationReport::SgxDcap { mut quote, collateral } = dcap(&info, 4) else { panic!() };
@@ -92,7 +92,7 @@ fn a_dcap_quote_needs_its_collateral_and_vouches_for_one_registration() {
 }
 
 #[test]
-fn ias_reports_are_taken_while_they_are_new_and_the_service_is_believed() {
+fn fresh_ias_reports_are_accepted_until_the_service_is_retired() {
     test(|| {
         let pruntime_info = WorkerRegistrationInfo {
             version: 1,
@@ -123,7 +123,7 @@ fn ias_reports_are_taken_while_they_are_new_and_the_service_is_believed() {
         assert_eq!(worker.attestation_provider, Some(AttestationProvider::Ias));
         assert_eq!((worker.runtime_version, worker.operator), (1, Some(owner(1))));
         assert_eq!(worker.confidence_level, 5);
-        // The second call takes such reports, too.
+        // The second call accepts such reports, too.
         let info = info(None);
         assert_ok!(register(info.clone(), Some(report::sgx_ias(&hash(&info), 1, now() / 1000))));
         assert_eq!(registered().confidence_level, 1);
@@ -160,7 +160,7 @@ fn endpoints_are_announced_with_the_workers_signature() {
 }
 
 #[test]
-fn governance_sets_what_workers_have_to_obey() {
+fn governance_sets_worker_requirements() {
     test(|| {
         assert_eq!(registry::MinimumPRuntimeVersion::<Runtime>::get(), (2, 1, 0));
         assert_ok!(act(Action::SetMinimumPRuntimeVersion(2, 3, 4)));

@@ -1,4 +1,4 @@
-//! Sessions: stakes, starts and stops, cool-downs and heartbeats.
+//! Tests of sessions: stakes, starts and stops, cool-downs and heartbeats.
 
 use crate::world::*;
 
@@ -22,9 +22,9 @@ fn heartbeat(session_id: u32, sequence: u64) -> Outcome {
 }
 
 #[test]
-fn start_computing_is_refused_by_name_and_in_order() {
+fn start_computing_errors_have_the_real_order() {
     test(|| {
-        // Everything is wrong with it; from here on one thing less.
+        // Everything is wrong with it; from here on one fault is removed at a time.
         let by = |who: u64, stake| {
             send(&owner(who), stake_pool::Call::start_computing { pid: 1, worker: key(), stake })
         };
@@ -62,7 +62,7 @@ fn start_computing_is_refused_by_name_and_in_order() {
 }
 
 #[test]
-fn the_least_and_the_largest_stake_follow_from_score_and_tier() {
+fn stake_limits_follow_score_and_tier() {
     test(|| {
         ready(0);
         let rules = TokenomicParameters::PHALA.with_k(10);
@@ -116,7 +116,7 @@ fn sessions_start_stop_and_cool_down() {
 }
 
 #[test]
-fn stop_computing_is_refused_by_name_and_in_order() {
+fn stop_computing_errors_have_the_real_order() {
     test(|| {
         let by = |who: u64, pid| send(&owner(who), stake_pool::Call::stop_computing { pid, worker: key() });
         assert_noop!(by(1, VAULT), base_pool::Error::<Runtime>::PoolTypeNotMatch);
@@ -128,7 +128,7 @@ fn stop_computing_is_refused_by_name_and_in_order() {
 }
 
 #[test]
-fn a_restart_raises_the_stake_at_once() {
+fn restart_raises_the_stake_at_once() {
     test(|| {
         ready(0);
         assert_ok!(start(300 * PHA));
@@ -145,7 +145,7 @@ fn a_restart_raises_the_stake_at_once() {
 }
 
 #[test]
-fn silence_makes_a_worker_unresponsive_until_it_answers() {
+fn silent_worker_is_unresponsive_until_it_answers() {
     test(|| {
         ready(0);
         assert!(next_block().iter().all(|event| !is_challenge(event)), "nobody computes");
@@ -179,7 +179,7 @@ fn is_challenge(event: &SystemEvent) -> bool {
 }
 
 #[test]
-fn challenges_concern_a_share_of_the_workers() {
+fn challenges_select_a_share_of_the_workers() {
     let challenge = |target| HeartbeatChallenge { seed: U256::from(123), online_target: target };
     let keys: Vec<WorkerPublicKey> =
         (0..400u32).map(|n| sr25519::Public::from_raw(sp_io::hashing::blake2_256(&n.encode()))).collect();

@@ -1,4 +1,4 @@
-//! Withdrawals: paid from free stake, queued where there is none, and enforced after the grace period.
+//! Tests of withdrawals: paid from free stake, queued otherwise, and enforced after the grace period.
 
 use crate::world::*;
 
@@ -15,7 +15,7 @@ fn queue() -> Vec<WithdrawInfo> {
 }
 
 #[test]
-fn what_is_free_is_paid_and_the_rest_waits_for_free_stake() {
+fn withdrawal_is_paid_partially_and_queued() {
     test(|| {
         ready(0);
         assert_ok!(start(700 * PHA));
@@ -27,7 +27,7 @@ fn what_is_free_is_paid_and_the_rest_waits_for_free_stake() {
         let waiting = queue();
         assert_eq!((waiting.len(), &waiting[0].user), (1, &owner(1)));
         assert_eq!(waiting[0].start_time, now() / 1000);
-        // A restart, and nothing else, is refused for it; before everything else that is wrong.
+        // It only prevents a restart, with precedence over all other errors.
         let error = stake_pool::Error::<Runtime>::WithdrawQueueNotEmpty;
         let by =
             |who| send(&owner(who), stake_pool::Call::restart_computing { pid: 1, worker: key(), stake: 0 });
@@ -41,7 +41,7 @@ fn what_is_free_is_paid_and_the_rest_waits_for_free_stake() {
 }
 
 #[test]
-fn a_withdrawal_that_waited_too_long_lets_anybody_stop_the_workers() {
+fn overdue_withdrawal_lets_anybody_stop_the_workers() {
     test(|| {
         let (first, second) = (ready(0), ready(1));
         assert_ok!(call(1, PoolCall::Start(first, 500 * PHA)));
@@ -64,7 +64,7 @@ fn a_withdrawal_that_waited_too_long_lets_anybody_stop_the_workers() {
 }
 
 #[test]
-fn stake_that_is_being_released_saves_the_workers() {
+fn releasing_stake_prevents_the_forced_stop() {
     test(|| {
         let (first, second) = (ready(0), ready(1));
         assert_ok!(call(1, PoolCall::Start(first, 500 * PHA)));

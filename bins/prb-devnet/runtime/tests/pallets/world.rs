@@ -1,4 +1,4 @@
-//! A parachain's state with a few workers, and what they and their owners do.
+//! A parachain's state with a few workers, and operations of workers and owners.
 
 pub(crate) use codec::{Decode, Encode};
 pub(crate) use frame_support::{assert_noop, assert_ok};
@@ -31,7 +31,7 @@ pub(crate) const WINDOW: u32 = 3;
 pub(crate) const COOL_DOWN_SECS: u64 = 60;
 pub(crate) const GRACE_SECS: u64 = 120;
 pub(crate) const MAX_POOL_WORKERS: u32 = 3;
-/// The score that workers report, whose least stake is 44.7 PHA.
+/// The score that workers report; its minimum stake is 44.7 PHA.
 pub(crate) const SCORE: u32 = 2000;
 /// A vault of the owner of pool 1.
 pub(crate) const VAULT: u64 = 9;
@@ -87,7 +87,7 @@ pub(crate) fn test(run: impl FnOnce()) {
     });
 }
 
-/// Goes to the next block; returns the messages that the last one leaves to the workers.
+/// Advances to the next block; returns the last one's messages to the workers.
 pub(crate) fn next_block() -> Vec<SystemEvent> {
     let number = System::block_number();
     PhalaComputation::on_finalize(number);
@@ -99,7 +99,7 @@ pub(crate) fn next_block() -> Vec<SystemEvent> {
     messages
 }
 
-/// Lets chain time pass.
+/// Advances the chain's time.
 pub(crate) fn wait(seconds: u64) {
     Timestamp::set_timestamp(now() + seconds * 1000);
 }
@@ -134,12 +134,12 @@ pub(crate) fn send(who: &AccountId, call: impl Into<RuntimeCall>) -> Outcome {
     with_storage_layer(|| call.into().dispatch_bypass_filter(origin).map(drop).map_err(|error| error.error))
 }
 
-/// Lets something happen from elsewhere.
+/// Carries out an external action.
 pub(crate) fn act(action: Action) -> Outcome {
     with_storage_layer(|| actions::apply::<Runtime>(action))
 }
 
-/// Has a pool called by its owner.
+/// Makes a pool call as its owner.
 pub(crate) fn call(pid: u64, call: PoolCall) -> Outcome {
     act(Action::Call { who: owner(pid), pid, call })
 }
@@ -205,7 +205,7 @@ pub(crate) fn pool(pid: u64) -> StakePool {
     base_pool::Pallet::<Runtime>::stake_pool(pid).unwrap()
 }
 
-/// What a pool has: free, locked.
+/// Returns a pool's stake: free, locked.
 pub(crate) fn stakes(pid: u64) -> (u128, u128) {
     let (pool, balance) = (pool(pid), wrapped_balances::Pallet::<Runtime>::balance);
     (balance(&pool.basepool.pool_account_id) / PHA, balance(&pool.lock_account) / PHA)

@@ -1,4 +1,4 @@
-//! What vouches for a worker, and what it signs as others.
+//! Tests of a worker's attestation, and of messages signed as other senders.
 
 use codec::{Decode, DecodeAll};
 use prb_core::{
@@ -28,7 +28,7 @@ fn report_of(answer: &prb_core::prpc::InitRuntimeResponse) -> Option<Attestation
 }
 
 #[tokio::test]
-async fn reports_vouch_for_the_registration_info() {
+async fn reports_attest_the_registration_info() {
     assert_eq!(report_of(&attesting(None, options())), None);
 
     let answer = attesting(Some(AttestationProvider::Dcap), options());
@@ -50,7 +50,7 @@ async fn reports_vouch_for_the_registration_info() {
     assert_eq!(attested.info_hash, blake2_256(&answer.encoded_runtime_info));
     assert_eq!(attested.time, Some(12), "the chain's clock counts");
 
-    // As the first version's call takes it.
+    // In the format of the first version's call.
     let answer = attesting(Some(AttestationProvider::Ias), Options { first_version: true, ..options() });
     WorkerRegistrationInfo::decode_all(&mut &*answer.encoded_runtime_info).unwrap();
     let attestation = answer.attestation.unwrap();
@@ -62,7 +62,7 @@ async fn reports_vouch_for_the_registration_info() {
 }
 
 #[test]
-fn the_provider_is_read_as_a_real_worker_reads_it() {
+fn provider_is_decoded_like_a_real_worker() {
     let chain = MiniChain::new(1, 1, &[], 0);
     let init = |methods: &[&str], provider: Option<&[u8]>| {
         let methods = methods.iter().map(|&m| m.to_owned()).collect();
@@ -83,7 +83,7 @@ fn the_provider_is_read_as_a_real_worker_reads_it() {
     for (methods, provider) in [
         (&["epid"][..], &[2][..]),
         (&["dcap"], &[1]),
-        // Encoded options: of none, read as Root, and of DCAP, read as IAS.
+        // Encoded options: of none, decoded as Root, and of DCAP, decoded as IAS.
         (&["dcap"], &[0]),
         (&["dcap"], &[1, 2]),
     ] {
@@ -93,7 +93,7 @@ fn the_provider_is_read_as_a_real_worker_reads_it() {
 }
 
 #[test]
-fn a_worker_may_register_for_somebody_else() {
+fn worker_can_register_for_another_operator() {
     let options = options();
     let faults = crate::worker::Faults::default();
     let mut worker =
@@ -112,7 +112,7 @@ fn a_worker_may_register_for_somebody_else() {
 }
 
 #[test]
-fn messages_of_other_senders_wait_beside_its_own_until_the_chain_has_them() {
+fn messages_of_other_senders_are_queued_until_accepted() {
     let (pair, _) = sr25519::Pair::generate();
     let cluster = MessageOrigin::Cluster(prb_core::primitives::Hash([4; 32]));
     let taken = |sequence: u64| {
@@ -130,7 +130,7 @@ fn messages_of_other_senders_wait_beside_its_own_until_the_chain_has_them() {
     for payload in [b"one".to_vec(), b"two".to_vec()] {
         worker.speak_as(&MessageOrigin::Gatekeeper, &pair, b"topic", payload).unwrap();
     }
-    // Made while a dispatch runs, it is not lost with the state that the dispatch replaces.
+    // A message made during a dispatch is not lost with the state that the dispatch replaces.
     let mut copy = worker.begin_dispatch().unwrap();
     worker.speak_as(&cluster, &pair, b"topic", b"three".to_vec()).unwrap();
     copy.dispatch(chain.blocks(2..=2)).unwrap();
@@ -151,7 +151,7 @@ fn messages_of_other_senders_wait_beside_its_own_until_the_chain_has_them() {
 }
 
 #[test]
-fn a_worker_older_than_the_chain_wants_exits() {
+fn worker_below_the_minimum_version_exits() {
     let least = |version: (u32, u32, u32)| {
         let mut chain = MiniChain::new(1, 1, &[], 0);
         chain.add_para(vec![(keys::minimum_pruntime_version(), Some(version.encode()))]);

@@ -1,4 +1,4 @@
-//! A relay chain and a parachain made by hand, small enough to tamper with.
+//! A handmade relay chain and parachain, small enough to tamper with.
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
@@ -33,7 +33,7 @@ pub(crate) struct MiniChain {
 pub(crate) struct RelayBlock {
     pub(crate) header: Header,
     pub(crate) nodes: Vec<Vec<u8>>,
-    /// The set that finalizes it.
+    /// The set that finalises it.
     pub(crate) set_id: u64,
 }
 
@@ -53,8 +53,8 @@ pub(crate) fn set(id: u64, size: u8) -> AuthorityList {
 }
 
 impl MiniChain {
-    /// A chain whose relay blocks `changes_at` schedule the next set, with that many changes in every
-    /// parachain block.
+    /// A chain whose relay blocks `changes_at` schedule the next set, with `changes` changes in every parachain
+    /// block.
     pub(crate) fn new(blocks: u32, set_size: u8, changes_at: &[u32], changes: u32) -> Self {
         let mut genesis = BTreeMap::from([(keys::para_id(), PARA_ID.encode())]);
         genesis.extend((0..50u32).map(|n| (n.to_le_bytes().repeat(9), vec![n as u8; 40])));
@@ -81,7 +81,7 @@ impl MiniChain {
                 None => state.remove(key),
             };
         }
-        // Computed anew from all pairs: independent of how a worker does it.
+        // Recomputed from all pairs, independently of a worker's method.
         let root = LayoutV0::<Blake2Hasher>::trie_root(&state);
         let parent_hash = parent.map(|block| block.header.hash()).unwrap_or_default();
         let header = header(parent_hash, self.para.len() as u32, root, Vec::new());
@@ -144,7 +144,7 @@ impl MiniChain {
         self.relay[&relay_number].nodes.clone()
     }
 
-    /// Blocks as bridges send them: of the header, only the number counts.
+    /// Blocks as bridges send them: of the header only the number matters.
     pub(crate) fn blocks(&self, range: RangeInclusive<u32>) -> Vec<BlockHeaderWithChanges> {
         range
             .map(|number| BlockHeaderWithChanges {
@@ -154,7 +154,8 @@ impl MiniChain {
             .collect()
     }
 
-    /// By the whole set that finalizes the block, the last authority voting for its child, if there is one.
+    /// A justification by the whole set that finalises the block, the last authority voting for its child, if
+    /// there is one.
     pub(crate) fn justification(&self, number: u32) -> GrandpaJustification<RelayHeader> {
         let block = &self.relay[&number];
         let mut targets = vec![number; self.set_size.into()];
@@ -166,7 +167,7 @@ impl MiniChain {
         self.signed(number, block.set_id, block.set_id, &targets)
     }
 
-    /// By the first authorities of `signers`, under `set_id`, each for its target.
+    /// A justification by the first authorities of `signers` under `set_id`, each for its target.
     pub(crate) fn signed(
         &self,
         number: u32,

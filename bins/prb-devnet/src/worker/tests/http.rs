@@ -1,4 +1,4 @@
-//! The endpoint: bodies, statuses, exits, faults, records.
+//! Tests of the endpoint: bodies, statuses, exits, faults, records.
 
 use std::{
     fmt::Debug,
@@ -27,7 +27,7 @@ fn config() -> WorkerConfig {
 }
 
 fn client() -> Client {
-    // Another test of the process may have been first.
+    // Another test of the process may have installed it first.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::new()
 }
@@ -77,7 +77,7 @@ fn blocks_request(chain: &MiniChain, last: u32) -> prpc::Blocks {
     prpc::Blocks { encoded_blocks: chain.blocks(1..=last).encode().into() }
 }
 
-/// Initialised, with relay header 5 and parachain block 3.
+/// Initialises a worker and syncs it to relay header 5 and parachain block 3.
 async fn synced(worker: &WorkerHandle, chain: &MiniChain) {
     let _: prpc::InitRuntimeResponse = call(worker, Method::InitRuntime, &init_request(chain)).await.unwrap();
     let both: prpc::HeadersSyncedTo =
@@ -94,7 +94,7 @@ fn refusal<A: Debug>(result: Result<A, (u16, String)>, status: u16) -> String {
 }
 
 #[tokio::test]
-async fn a_worker_syncs_over_http() {
+async fn worker_syncs_over_http() {
     let chain = chain();
     let worker = Worker::spawn(config()).await.unwrap();
     assert!(!info(&worker).await.initialized);
@@ -135,7 +135,7 @@ async fn bodies_are_checked() {
     assert!(!info(&worker).await.can_load_chain_state);
 
     synced(&worker, &chain).await;
-    // A set change is ignored, but must decode; bytes after the SCALE do not matter.
+    // A set change is ignored, but must decode; bytes after the SCALE are ignored.
     let mut change = prpc::HeadersToSync { encoded_headers: vec![0, 9, 9].into(), ..Default::default() };
     let to: prpc::SyncedTo = call(&worker, Method::SyncHeader, &change).await.unwrap();
     assert_eq!(to.synced_to, 5);
@@ -145,7 +145,7 @@ async fn bodies_are_checked() {
 }
 
 #[tokio::test]
-async fn json_says_the_same() {
+async fn json_and_protobuf_answers_are_equal() {
     let chain = chain();
     let worker = Worker::spawn(config()).await.unwrap();
     synced(&worker, &chain).await;
@@ -192,7 +192,7 @@ async fn legacy_calls_are_served() {
 }
 
 #[tokio::test]
-async fn a_kick_ends_the_process_and_the_supervisor_restarts_it() {
+async fn kick_ends_the_process_and_the_supervisor_restarts_it() {
     let chain = chain();
     let worker = Worker::spawn(config()).await.unwrap();
     synced(&worker, &chain).await;
@@ -212,7 +212,7 @@ async fn a_kick_ends_the_process_and_the_supervisor_restarts_it() {
     let fresh = kick(3).await;
     assert!(!fresh.initialized && fresh.can_load_chain_state);
     synced(&worker, &chain).await;
-    // The key is sealed.
+    // The key is sealed, so it survives.
     assert_eq!(info(&worker).await.public_key.unwrap(), hex::encode(worker.public_key()));
 }
 
@@ -221,7 +221,7 @@ fn later_headers(chain: &MiniChain) -> prpc::HeadersToSync {
     prpc::HeadersToSync { encoded_headers, ..Default::default() }
 }
 
-/// The worker's state once it answers again.
+/// Waits until the worker answers again and returns its state.
 async fn back(worker: &WorkerHandle) -> PhactoryInfo {
     loop {
         if let Ok(response) = send(worker, "prpc/PhactoryAPI.GetInfo", Vec::new()).await {
@@ -232,7 +232,7 @@ async fn back(worker: &WorkerHandle) -> PhactoryInfo {
 }
 
 #[tokio::test]
-async fn a_bad_start_kills_the_connection() {
+async fn invalid_init_closes_the_connection() {
     let chain = chain();
     let worker = Worker::spawn(config()).await.unwrap();
     let mut bad = chain.genesis_info();
@@ -247,7 +247,7 @@ async fn a_bad_start_kills_the_connection() {
 }
 
 #[tokio::test]
-async fn stopping_may_forget_the_state() {
+async fn stop_can_remove_the_state() {
     let chain = chain();
     let worker = Worker::spawn(config()).await.unwrap();
     synced(&worker, &chain).await;
@@ -259,7 +259,7 @@ async fn stopping_may_forget_the_state() {
 }
 
 #[tokio::test]
-async fn a_worker_goes_away_and_comes_back() {
+async fn worker_goes_away_and_comes_back() {
     let chain = chain();
     let worker = Worker::spawn(config()).await.unwrap();
     let endpoint = worker.endpoint();
@@ -277,7 +277,7 @@ async fn a_worker_goes_away_and_comes_back() {
 }
 
 #[tokio::test]
-async fn faults_are_as_asked_for() {
+async fn injected_faults_take_effect() {
     let chain = chain();
     let worker = Worker::spawn(config()).await.unwrap();
     worker.faults().fail_next(Method::GetInfo, 2, "not now");
@@ -288,7 +288,7 @@ async fn faults_are_as_asked_for() {
     info(&worker).await;
     assert_eq!(worker.calls(Method::GetInfo), 3);
     synced(&worker, &chain).await;
-    // Slow enough for two calls to meet.
+    // Slow enough for two calls to overlap.
     worker.faults().slow(Duration::from_millis(300));
     let headers = later_headers(&chain);
     let calls = (0..2).map(|_| call::<prpc::SyncedTo>(&worker, Method::SyncHeader, &headers));
@@ -300,7 +300,7 @@ async fn faults_are_as_asked_for() {
 }
 
 #[tokio::test]
-async fn slashes_at_the_end_of_endpoints_do_not_matter() {
+async fn trailing_slashes_of_endpoints_are_ignored() {
     let worker = Worker::spawn(config()).await.unwrap();
     for path in
         ["prpc/PhactoryAPI.GetInfo", "/prpc/PhactoryAPI.GetInfo", "//prpc//PhactoryAPI.GetInfo?json=true"]
@@ -315,7 +315,7 @@ async fn slashes_at_the_end_of_endpoints_do_not_matter() {
 }
 
 #[tokio::test]
-async fn attestations_and_dispatches_are_as_slow_as_asked_for() {
+async fn attestations_and_dispatches_can_be_delayed() {
     let slow = Duration::from_millis(300);
     let chain = chain();
     let worker = Worker::spawn(config()).await.unwrap();
@@ -347,7 +347,7 @@ async fn attestations_and_dispatches_are_as_slow_as_asked_for() {
 }
 
 #[tokio::test]
-async fn requests_are_recorded_for_another_verifier() {
+async fn recorded_requests_can_be_replayed() {
     let chain = chain();
     let dir = tempfile::tempdir().unwrap();
     let record = Some(dir.path().join("records"));
@@ -372,7 +372,7 @@ async fn requests_are_recorded_for_another_verifier() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_workers_sync_at_once() {
+async fn many_workers_sync_concurrently() {
     let chain = Arc::new(chain());
     let workers = spawn_all("test", 20, 0, None).await.unwrap();
     let mut keys: Vec<_> = workers.iter().map(WorkerHandle::public_key).collect();

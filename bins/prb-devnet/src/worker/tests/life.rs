@@ -1,4 +1,4 @@
-//! Registration, benchmark, session and heartbeats through the message queue.
+//! Tests of registration, benchmark, session and heartbeats through the message queue.
 
 use codec::Decode;
 use prb_core::wire::{EgressMessages, KeyChanges, Message, MessageOrigin, SignedMessage};
@@ -25,7 +25,7 @@ fn challenge(online_target: U256) -> SystemEvent {
     SystemEvent::HeartbeatChallenge(HeartbeatChallenge { seed: U256::from(77), online_target })
 }
 
-/// A block with these events, `ingress` being the next sequence that the chain wants of the worker.
+/// A block with these events; `ingress` is the next sequence that the chain expects of the worker.
 pub(super) fn block(number: u64, ingress: u64, events: &[SystemEvent]) -> KeyChanges {
     let messages: Vec<Message> = events
         .iter()
@@ -48,7 +48,7 @@ fn lived(blocks: Vec<KeyChanges>) -> Verifier {
     lived_with(options(), |init| init, blocks)
 }
 
-/// The same with other settings, initialised in another way.
+/// The same with other settings and another initialisation.
 pub(super) fn lived_with(
     options: Options,
     with: impl FnOnce(Init) -> Init,
@@ -93,7 +93,7 @@ fn started_session() -> SystemEvent {
 }
 
 #[test]
-fn a_benchmark_is_reported_after_its_blocks() {
+fn benchmark_is_reported_after_its_blocks() {
     let mut blocks = vec![block(1, 0, &[]), block(2, 0, &registration())];
     let worker = lived(blocks.clone());
     assert!(worker.info().registered);
@@ -108,13 +108,13 @@ fn a_benchmark_is_reported_after_its_blocks() {
     let elapsed = 3 * BLOCK_MS;
     let expected = RegistryEvent::BenchReport { start_time: 2 * BLOCK_MS, iterations: elapsed / 3 };
     assert_eq!(report.message.payload, expected.encode());
-    // The chain has taken it; there is no second one.
+    // The chain has accepted it; there is no second one.
     blocks.extend([block(6, 0, &[]), block(7, 1, &[]), block(8, 1, &[])]);
     assert!(messages(&lived(blocks)).is_empty());
 }
 
 #[test]
-fn a_computing_worker_answers_challenges_that_concern_it() {
+fn computing_worker_answers_its_challenges() {
     let mut blocks = vec![
         block(1, 0, &registration()),
         block(2, 0, &[challenge(U256::MAX)]),
@@ -139,7 +139,7 @@ fn a_computing_worker_answers_challenges_that_concern_it() {
 }
 
 #[test]
-fn the_target_is_compared_as_a_big_endian_number() {
+fn target_is_compared_as_a_big_endian_number() {
     let id = U256::from_big_endian(&sp_io::hashing::blake2_256(&me().0));
     let exact = id ^ U256::from(77);
     let answers = |target: U256| {
@@ -151,7 +151,7 @@ fn the_target_is_compared_as_a_big_endian_number() {
 }
 
 #[test]
-fn events_of_others_and_by_others_mean_nothing() {
+fn events_for_or_from_others_are_ignored() {
     let other = SystemEvent::WorkerEvent(WorkerEventWithKey {
         pubkey: sr25519::Public::from_raw([9; 32]),
         event: WorkerEvent::Registered(WorkerInfo { confidence_level: 128 }),
@@ -165,7 +165,7 @@ fn events_of_others_and_by_others_mean_nothing() {
 }
 
 #[test]
-fn replayed_blocks_bring_the_same_messages() {
+fn replayed_blocks_yield_the_same_messages() {
     let blocks = vec![
         block(1, 0, &registration()),
         block(2, 0, &[started_session()]),

@@ -1,4 +1,4 @@
-//! `SyncParaHeader`, `SyncCombinedHeaders`, `DispatchBlocks`, `LoadChainState`.
+//! Tests of `SyncParaHeader`, `SyncCombinedHeaders`, `DispatchBlocks`, `LoadChainState`.
 
 use prb_core::primitives::Hash;
 
@@ -17,7 +17,7 @@ fn hex_root(chain: &MiniChain, relay: u32) -> String {
 }
 
 #[test]
-fn para_headers_go_as_far_as_the_relay_block_vouches() {
+fn para_headers_are_limited_by_the_relay_blocks_head() {
     let chain = chain();
     let mut worker = started(&chain);
     worker.sync_relay(chain.relay_headers(2..=4)).unwrap();
@@ -39,17 +39,17 @@ fn para_headers_need_a_new_relay_header() {
     assert_eq!(refused(worker.sync_para(headers(), &chain.proof(2))), "RelaychainHeaderNotSynced");
     worker.sync_relay(chain.relay_headers(2..=2)).unwrap();
     worker.sync_para(headers(), &chain.proof(2)).unwrap();
-    // Again: dropped before anything is checked.
+    // Again: dropped before any check.
     assert_eq!(worker.sync_para(headers(), &[]).unwrap(), 0);
     let more = chain.para_headers(1..=1);
     assert_eq!(refused(worker.sync_para(more, &chain.proof(3))), "RelaychainHeaderNotSynced");
-    // The number comes first.
+    // The number is checked first.
     let gap = chain.para_headers(2..=2);
     assert_eq!(refused(worker.sync_para(gap, &chain.proof(3))), "BlockNumberMismatch");
 }
 
 #[test]
-fn a_proof_must_be_of_the_last_relay_header() {
+fn proof_must_match_the_last_relay_header() {
     let chain = chain();
     let mut worker = started(&chain);
     worker.sync_relay(chain.relay_headers(2..=3)).unwrap();
@@ -71,7 +71,7 @@ fn a_proof_must_be_of_the_last_relay_header() {
 }
 
 #[test]
-fn a_proof_of_another_parachain_proves_nothing() {
+fn proof_of_another_parachain_is_refused() {
     let mut chain = chain();
     let head = chain.para[2].header.encode().encode();
     let (root, nodes) = relay_trie(&[(keys::para_head(PARA_ID + 1), head)]);
@@ -80,7 +80,7 @@ fn a_proof_of_another_parachain_proves_nothing() {
     block.nodes = nodes;
     let mut worker = started(&chain);
     let mut headers = chain.relay_headers(2..=4);
-    // Its child links to what it was: leave the vote for the child out.
+    // Its child refers to the original header, so leave out the vote for the child.
     headers[2].justification = Some(chain.signed(4, 0, 0, &[4; 4]).encode());
     worker.sync_relay(headers).unwrap();
     assert_eq!(
@@ -97,7 +97,7 @@ fn para_headers_must_be_chained() {
     let mut headers = chain.para_headers(0..=2);
     headers[1].state_root = Hash([1; 32]);
     assert_eq!(refused(worker.sync_para(headers.clone(), &chain.proof(4))), "HeaderHashMismatch");
-    // The proof comes before the chain.
+    // The proof is checked before the chain.
     headers[2].state_root = Hash([1; 32]);
     let mismatch = "StorageProofFailed(storage value mismatch)";
     assert_eq!(refused(worker.sync_para(headers, &chain.proof(4))), mismatch);
@@ -118,7 +118,7 @@ fn combined_headers_are_not_atomic() {
 }
 
 #[test]
-fn a_block_needs_its_header() {
+fn block_needs_its_header() {
     let chain = chain();
     let mut worker = started(&chain);
     assert_eq!(refused(worker.dispatch(chain.blocks(1..=1))), "NoStateRoot");
@@ -130,7 +130,7 @@ fn a_block_needs_its_header() {
 }
 
 #[test]
-fn blocks_are_wanted_in_order() {
+fn blocks_must_be_in_order() {
     let chain = chain();
     let mut worker = with_headers(&chain, 8);
     assert_eq!(refused(worker.dispatch(chain.blocks(2..=3))), "BlockNumberMismatch");
@@ -145,7 +145,7 @@ fn blocks_are_wanted_in_order() {
 }
 
 #[test]
-fn one_flipped_bit_is_another_state() {
+fn flipped_bit_changes_the_state_root() {
     let chain = chain();
     let mut worker = with_headers(&chain, 8);
     worker.dispatch(chain.blocks(1..=2)).unwrap();
@@ -154,7 +154,7 @@ fn one_flipped_bit_is_another_state() {
         let mut blocks = chain.blocks(3..=4);
         let (key, value) = &mut blocks[0].storage_changes.main[place];
         if value.is_none() && !chain.para[2].state.contains_key(key) {
-            // Removing a key that was not there changes nothing, whichever key it is.
+            // Removing a key that did not exist changes nothing, whichever key it is.
             continue;
         }
         flipped += 1;
@@ -175,7 +175,7 @@ fn one_flipped_bit_is_another_state() {
 }
 
 #[test]
-fn the_genesis_state_is_checked_at_the_first_block() {
+fn genesis_state_is_checked_at_the_first_block() {
     let chain = chain();
     let mut worker = verifier(&Shared::default());
     let mut start = init(&chain);
@@ -190,7 +190,7 @@ fn the_genesis_state_is_checked_at_the_first_block() {
 }
 
 #[test]
-fn attestation_comes_with_the_first_block() {
+fn attestation_requires_the_first_block() {
     let chain = chain();
     let mut worker = with_headers(&chain, 4);
     assert!(worker.runtime_info(true, None).unwrap().attestation.is_none());
@@ -206,7 +206,7 @@ fn attestation_comes_with_the_first_block() {
 }
 
 #[test]
-fn fast_sync_starts_at_any_block_but_only_at_first() {
+fn fast_sync_starts_at_any_block_but_only_first() {
     let chain = chain();
     let mut worker = verifier(&Shared::default());
     assert_eq!(refused(worker.load_chain_state(3, chain.state(3))), "System is uninitialized");
@@ -228,7 +228,7 @@ fn fast_sync_starts_at_any_block_but_only_at_first() {
     assert_eq!(refused(worker.load_chain_state(3, chain.state(3))), "Can not load chain state");
     worker.sync_relay(chain.relay_headers(2..=5)).unwrap();
     worker.sync_relay(chain.relay_headers(6..=9)).unwrap();
-    // The header of the loaded block is wanted itself.
+    // The header of the loaded block itself is expected next.
     worker.sync_para(chain.para_headers(3..=7), &chain.proof(9)).unwrap();
     assert!(worker.runtime_info(false, None).unwrap().attestation.is_none());
     assert_eq!(worker.dispatch(chain.blocks(4..=7)).unwrap(), 7);
@@ -236,7 +236,7 @@ fn fast_sync_starts_at_any_block_but_only_at_first() {
 }
 
 #[test]
-fn a_wrong_loaded_state_is_found_out() {
+fn wrong_loaded_state_is_detected() {
     let chain = chain();
     let mut worker = started(&chain);
     worker.load_chain_state(3, chain.state(4)).unwrap();
@@ -248,7 +248,7 @@ fn a_wrong_loaded_state_is_found_out() {
 }
 
 #[test]
-fn any_relay_header_ends_the_time_for_fast_sync() {
+fn relay_header_ends_the_window_for_fast_sync() {
     let chain = chain();
     let mut worker = started(&chain);
     assert!(worker.info().can_load_chain_state);
@@ -258,7 +258,7 @@ fn any_relay_header_ends_the_time_for_fast_sync() {
 }
 
 #[test]
-fn nothing_changes_while_a_dispatch_runs() {
+fn other_changes_are_refused_during_a_dispatch() {
     const BUSY: &str = "RCU in progress, please try the request again later";
     let chain = chain();
     let mut worker = with_headers(&chain, 4);
@@ -268,7 +268,7 @@ fn nothing_changes_while_a_dispatch_runs() {
     assert_eq!(refused(worker.sync_combined(Vec::new(), Vec::new(), &[])), BUSY);
     assert_eq!(refused(worker.dispatch(Vec::new())), BUSY);
     running.dispatch(chain.blocks(1..=2)).unwrap();
-    // Others see the state from before, until the end.
+    // Others see the previous state until the end.
     assert_eq!(cursors(&worker).2, 1);
     worker.end_dispatch(running);
     assert_eq!(cursors(&worker).2, 3);

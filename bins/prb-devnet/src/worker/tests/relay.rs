@@ -1,4 +1,4 @@
-//! `InitRuntime` and `SyncHeader`.
+//! Tests of `InitRuntime` and `SyncHeader`.
 
 use prb_core::{
     primitives::Hash,
@@ -42,7 +42,7 @@ fn batches_may_end_at_any_block_up_to_the_set_change() {
 }
 
 #[test]
-fn what_is_held_already_is_dropped() {
+fn known_headers_are_skipped() {
     let chain = chain();
     let mut worker = started(&chain);
     worker.sync_relay(chain.relay_headers(2..=3)).unwrap();
@@ -52,7 +52,7 @@ fn what_is_held_already_is_dropped() {
 }
 
 #[test]
-fn the_first_header_must_be_the_one_wanted() {
+fn first_header_must_be_the_expected_one() {
     let chain = chain();
     let mut worker = started(&chain);
     assert_eq!(refused(worker.sync_relay(chain.relay_headers(3..=4))), "BlockNumberMismatch");
@@ -60,7 +60,7 @@ fn the_first_header_must_be_the_one_wanted() {
 }
 
 #[test]
-fn a_tampered_header_is_refused() {
+fn tampered_header_is_refused() {
     let chain = chain();
     let mut worker = started(&chain);
     let tampered = |at: usize| {
@@ -78,7 +78,7 @@ fn a_tampered_header_is_refused() {
 }
 
 #[test]
-fn the_last_header_must_be_justified() {
+fn last_header_must_be_justified() {
     let chain = chain();
     let mut worker = started(&chain);
     let mut headers = chain.relay_headers(2..=4);
@@ -87,7 +87,7 @@ fn the_last_header_must_be_justified() {
 }
 
 #[test]
-fn a_justification_must_decode_and_name_the_last_header() {
+fn justification_must_decode_and_name_the_last_header() {
     let chain = chain();
     let mut worker = started(&chain);
     let garbage = justified_by(&chain, vec![1, 2, 3]);
@@ -100,13 +100,13 @@ fn a_justification_must_decode_and_name_the_last_header() {
 }
 
 #[test]
-fn a_justification_of_another_set_is_refused() {
+fn justification_of_another_set_is_refused() {
     let chain = chain();
     let mut worker = started(&chain);
-    // The same authorities, another set's number.
+    // The same authorities with another set id.
     let other_id = justified_by(&chain, chain.signed(4, 0, 1, &[4; 4]).encode());
     assert_eq!(refused(worker.sync_relay(other_id)), SIGNATURE);
-    // Nobody of the current set.
+    // No authority of the current set.
     let strangers = justified_by(&chain, chain.signed(4, 9, 0, &[4; 4]).encode());
     assert_eq!(refused(worker.sync_relay(strangers)), COMMIT);
     // Half of the current set.
@@ -115,7 +115,7 @@ fn a_justification_of_another_set_is_refused() {
 }
 
 #[test]
-fn a_forged_signature_is_refused() {
+fn forged_signature_is_refused() {
     let chain = chain();
     let mut worker = started(&chain);
     let mut forged = chain.signed(4, 0, 0, &[4; 4]);
@@ -156,8 +156,8 @@ fn votes_for_descendants_need_their_headers_and_no_others() {
 }
 
 #[test]
-fn a_batch_crosses_no_set_change() {
-    // Windows of four overlap by three: the votes of the next set count, its signatures do not hold.
+fn batch_cannot_cross_a_set_change() {
+    // Sets of four overlap by three: the next set's votes count, but its signatures are not valid.
     let overlapping = chain();
     let mut worker = started(&overlapping);
     assert_eq!(refused(worker.sync_relay(overlapping.relay_headers(2..=7))), SIGNATURE);
@@ -173,7 +173,7 @@ fn a_batch_crosses_no_set_change() {
 }
 
 #[test]
-fn the_old_set_does_not_finalize_after_a_change() {
+fn old_set_cannot_finalise_after_a_change() {
     let chain = chain();
     let mut worker = started(&chain);
     worker.sync_relay(chain.relay_headers(2..=5)).unwrap();
@@ -184,7 +184,7 @@ fn the_old_set_does_not_finalize_after_a_change() {
 }
 
 #[test]
-fn a_delayed_set_change_is_refused() {
+fn delayed_set_change_is_refused() {
     let mut chain = MiniChain::new(4, 4, &[], 1);
     let change = ScheduledChange { next_authorities: set(1, 4), delay: 2 };
     let log = [vec![1], change.encode()].concat();
@@ -196,7 +196,7 @@ fn a_delayed_set_change_is_refused() {
 }
 
 #[test]
-fn the_start_must_prove_its_authorities() {
+fn start_must_prove_its_authorities() {
     let chain = chain();
     let aborted = |init: Init| {
         let mut worker = verifier(&Shared::default());
@@ -213,7 +213,7 @@ fn the_start_must_prove_its_authorities() {
 }
 
 #[test]
-fn old_relay_chains_keep_their_authorities_under_a_well_known_key() {
+fn authorities_of_old_relay_chains_are_found() {
     let chain = chain();
     let list = [vec![1], set(0, 4).encode()].concat();
     let (root, nodes) = relay_trie(&[(keys::OLD_GRANDPA_AUTHORITIES.to_vec(), list)]);
@@ -224,7 +224,7 @@ fn old_relay_chains_keep_their_authorities_under_a_well_known_key() {
 }
 
 #[test]
-fn a_wrong_set_id_shows_at_the_first_headers() {
+fn wrong_set_id_fails_at_the_first_headers() {
     let chain = chain();
     let mut worker = verifier(&Shared::default());
     let mut start = init(&chain);
@@ -234,7 +234,7 @@ fn a_wrong_set_id_shows_at_the_first_headers() {
 }
 
 #[test]
-fn init_happens_once_and_first() {
+fn init_must_be_called_first_and_only_once() {
     let chain = chain();
     let mut worker = verifier(&Shared::default());
     assert!(worker.info().can_load_chain_state);
@@ -252,7 +252,7 @@ fn init_happens_once_and_first() {
 }
 
 #[test]
-fn verdicts_are_kept_apart_by_set() {
+fn verdicts_are_cached_per_set() {
     let chain = MiniChain::new(6, 4, &[], 1);
     let shared = Shared::default();
     let mut wrong = verifier(&shared);

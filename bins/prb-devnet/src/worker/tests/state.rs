@@ -1,4 +1,4 @@
-//! The shared trie store.
+//! Tests of the shared trie store.
 
 use prb_core::wire::StorageChanges;
 use sp_core::{Blake2Hasher, H256};
@@ -33,7 +33,7 @@ fn states_are_shared_and_freed() {
     let others: Vec<_> = (0..5).map(|_| sync(&shared)).collect();
     assert_eq!(shared.trie_bytes(), of_one);
     shared.tries().forget_all();
-    // What is left is one state: about what its pairs take.
+    // One state is left: roughly the size of its pairs.
     let pairs: usize = chain.state(38).iter().map(|(key, value)| key.len() + value.len()).sum();
     assert!(shared.trie_bytes() < 2 * pairs, "{} bytes for {pairs}", shared.trie_bytes());
     drop(others);
@@ -43,7 +43,7 @@ fn states_are_shared_and_freed() {
 }
 
 #[test]
-fn a_known_transition_is_still_checked() {
+fn cached_transition_is_still_checked() {
     let chain = MiniChain::new(8, 1, &[], 10);
     let shared = Shared::default();
     let state = shared.tries().load(chain.state(0));
@@ -54,11 +54,11 @@ fn a_known_transition_is_still_checked() {
 }
 
 #[test]
-fn child_tries_change_with_the_main_one() {
+fn child_tries_change_with_the_main_trie() {
     let shared = Shared::default();
     let start = shared.tries().load(vec![(b"a".to_vec(), b"1".to_vec())]);
     let child: Vec<_> = (0..20u8).map(|n| (vec![n; 5], Some(vec![n; 50]))).collect();
-    // The main root with a child trie of these pairs, computed anew.
+    // The main root with a child trie of these pairs, recomputed.
     let with_child = |pairs: &[(Vec<u8>, Option<Vec<u8>>)]| {
         let pairs = pairs.iter().filter_map(|(key, value)| Some((key.clone(), value.clone()?)));
         let child = LayoutV0::<Blake2Hasher>::trie_root(pairs);
@@ -75,7 +75,7 @@ fn child_tries_change_with_the_main_one() {
 }
 
 #[test]
-fn an_empty_state_is_one_too() {
+fn empty_state_is_valid() {
     let shared = Shared::default();
     let state = shared.tries().load(Vec::new());
     assert_eq!(state.root(), LayoutV0::<Blake2Hasher>::trie_root::<_, Vec<u8>, Vec<u8>>([]));

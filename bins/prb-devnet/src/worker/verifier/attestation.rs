@@ -1,4 +1,4 @@
-//! Registration info and what vouches for it.
+//! Registration info and its attestation.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,7 +9,7 @@ use super::*;
 
 /// Tier of the devnet's workers.
 const CONFIDENCE_LEVEL: u8 = 1;
-/// Seconds that an attestation is handed out again for.
+/// Seconds for which an attestation is reused.
 const MAX_AGE_SECS: u64 = 3600;
 
 /// Whether the worker can attest by that provider.
@@ -35,10 +35,10 @@ pub(super) fn allowed(
 }
 
 impl Registration {
-    /// Attests anew where asked to, where the operator is told, and after an hour; never before the
-    /// state that the worker started from has been validated: `chain_ms` is the chain's time then.
+    /// Makes a new attestation if asked to, if an operator is given, and after an hour; never before the initial
+    /// state has been validated. `chain_ms` is the chain's time.
     ///
-    /// A worker with a fault registers for the operator `wrong`, whatever it is told.
+    /// A worker with the operator fault registers for `wrong` instead.
     pub(super) fn refreshed(
         &mut self,
         force: bool,
@@ -63,7 +63,7 @@ impl Registration {
         }
     }
 
-    /// The registration info in the format that its call takes.
+    /// The registration info in the format of its call.
     fn encoded_info(&self) -> Vec<u8> {
         if self.is_first_version() {
             WorkerRegistrationInfo::from(self.info.clone()).encode()
@@ -76,7 +76,7 @@ impl Registration {
         self.first_version && self.provider == Some(AttestationProvider::Ias)
     }
 
-    /// The chain holds IAS reports against its own clock, which need not be the machine's.
+    /// The chain checks IAS reports against its own clock, which may differ from the machine's.
     fn attest(&self, timestamp: u64, chain_secs: u64) -> prpc::Attestation {
         let hash = blake2_256(&self.encoded_info());
         let (provider, report) = match self.provider {

@@ -1,4 +1,4 @@
-//! What a manager of this implementation tells beyond the original's fields, put into the views.
+//! Merges the details that a manager of this implementation reports into the views.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::values::{pool_view, worker_view};
 use crate::console::view::{FleetView, PoolView, Tip, WorkerView};
 
-/// A peer's fleet, and whether it takes every command.
+/// A peer's fleet, and whether it supports all commands.
 pub(super) struct Read {
     pub(super) fleet: FleetView,
     pub(super) takes_all: bool,
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn an_original_is_shown_with_what_it_tells() {
+    fn an_original_is_shown_with_the_fields_it_reports() {
         let update = wire::StatusUpdate { worker_states: vec![state(2), state(1)], detail: None };
         let tip = Tip { para_target: Some(100), ..Tip::default() };
         let Read { fleet, takes_all } = fleet_view(update, &[pool()], tip);
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn details_go_to_whom_they_are_about() {
+    fn details_are_matched_to_their_workers() {
         let told = |n: u128| wire::Worker {
             uuid: Uuid::from_u128(n).to_string(),
             reason: "unreachable".into(),
@@ -114,7 +114,7 @@ mod tests {
         let chain =
             wire::PoolOnChain { exists: true, free_stake: "5".into(), ..wire::PoolOnChain::default() };
         let detail = wire::Fleet {
-            // One of a worker that is not in the list, in another order, and one that is missing.
+            // A worker that is not in the list, a different order, and a missing worker.
             workers: vec![told(9), told(1)],
             pools: vec![wire::Pool { pid: 7, chain: Some(chain), ..wire::Pool::default() }],
             commands: Command::ALL.map(|command| command.to_string()).into(),

@@ -1,4 +1,4 @@
-//! From the original's messages to the console's views, and back.
+//! Converts the original's messages to the console's views, and back.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -47,7 +47,7 @@ pub(super) fn worker_view(state: proto::WorkerState, tip: Option<u32>) -> Option
     })
 }
 
-/// A worker's entry, as far as the wire has it.
+/// Converts a worker's entry, as far as the message has it.
 fn entry(wire: &db::Worker) -> Option<Worker> {
     let stake = wire.stake.parse().unwrap_or_default();
     let id = wire.uuid.parse().ok()?;
@@ -74,7 +74,7 @@ fn key(text: &str) -> Option<WorkerKey> {
     text.parse().ok()
 }
 
-/// `[2022-05-12T10:00:00+00:00] text`.
+/// Parses a message such as `[2022-05-12T10:00:00+00:00] text`.
 fn message(text: &str) -> (Option<SystemTime>, String) {
     let parts = text.strip_prefix('[').and_then(|text| text.split_once("] "));
     match parts.and_then(|(at, rest)| Some((at.parse::<jiff::Timestamp>().ok()?, rest))) {
@@ -100,7 +100,7 @@ pub(super) fn pool_view(pool: &db::Pool) -> Option<PoolView> {
     })
 }
 
-/// Of what the wire says of a pool.
+/// Returns a version of the pool from the fields in the message.
 fn pool_version(pool: &db::Pool) -> String {
     let operator = pool.owner.as_ref().map(|owner| &owner.ss58_phala);
     let fields = (&pool.name, pool.pid, pool.enabled, pool.sync_only, operator, &pool.real_phala_ss58);
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_parted_from_its_time() {
+    fn a_message_is_split_from_its_time() {
         let (at, text) = message("[2022-05-12T10:00:00+00:00] Synching block data...");
         assert_eq!(at.unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs(), 1_652_349_600);
         assert_eq!(text, "Synching block data...");
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_of_the_wire_is_shown_with_its_lag() {
+    fn a_worker_message_is_shown_with_its_lag() {
         let worker = db::Worker {
             uuid: Uuid::nil().to_string(),
             pid: 7,
@@ -178,7 +178,7 @@ mod tests {
             (State::Active, 12, Some(WorkerKey([0xab; 32])))
         );
         assert_eq!(worker_view(state, None).unwrap().lag, None);
-        // One without an entry is none.
+        // A state without an entry is skipped.
         assert!(worker_view(proto::WorkerState::default(), None).is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! What an operator may do with jobs: first what will happen to each, then, with the token, the change.
+//! An operator's actions on jobs: a preview for each job, then, with the token, the change.
 
 use std::time::Duration;
 
@@ -16,19 +16,19 @@ use prb_core::queue::{
 };
 use url::form_urlencoded;
 
-use super::{QueuePages, format, host, patient, query::number};
+use super::{QueuePages, format, host, query::number, with_timeout};
 use crate::pages::{TokenPlace, layout};
 
-/// Jobs that are acted on at once: a page of the list.
+/// Maximum number of jobs per action: one page of the list.
 pub(super) const MAX_CHOSEN: usize = 200;
-/// Calls of a job that are shown before it is acted on.
+/// Maximum number of a job's calls shown before an action.
 const MAX_CALLS: usize = 5;
-/// Jobs asked for at once.
+/// Number of jobs requested concurrently.
 const AT_ONCE: usize = 8;
-/// How long the jobs of one request may take: less than the port gives it.
+/// Time limit for all jobs of a request; shorter than the port's limit.
 const ALL_WITHIN: Duration = Duration::from_secs(9);
 
-/// What is done.
+/// An action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
     Retry,
@@ -47,45 +47,47 @@ impl Action {
         }
     }
 
-    /// What it does to a job, or why it cannot be done.
+    /// Returns the action's effect on a job, or why it cannot be done.
     fn effect(self, record: &JobRecord) -> Result<&'static str, String> {
         match (self, record.state) {
             (Self::Retry, JobState::Failed) => Ok(
-                "It is put in line again. Calls whose effect is on chain already are not sent. Who submitted it was \
-                 told of the failure and learns no more.",
+                "It is queued again. Calls that already took effect on chain are not sent. Its submitter was told of \
+                 the failure and gets no further result.",
             ),
             (Self::Retry, state) => {
-                Err(format!("It is {}: only a failed job can be put in line again.", format::state(state)))
+                Err(format!("It is {}: only a failed job can be queued again.", format::state(state)))
             }
-            (Self::Remove, JobState::Succeeded | JobState::Failed) => Ok("It is forgotten."),
-            (Self::Remove, JobState::Active) => {
-                Ok("What was sent already may take effect; its submitter learns that the job is gone.")
-            }
+            (Self::Remove, JobState::Succeeded | JobState::Failed) => Ok("It is removed."),
+            (Self::Remove, JobState::Active) => Ok(
+                "Transactions that were already sent may take effect; its submitter is told that the job is gone.",
+            ),
             (Self::Remove, _) => {
-                Ok("It is not sent; its submitter learns that the job is gone, and may want it again.")
+                Ok("It is not sent; its submitter is told that the job is gone, and may submit it again.")
             }
         }
     }
 }
 
-/// What a request asks for.
+/// The parsed request.
 struct Chosen {
     action: Action,
     ids: Vec<JobId>,
 }
 
 impl Chosen {
-    /// Reads the fields `do` and `id`; several ids may stand in one value, by comma.
+    /// Parses the fields `do` and `id`; a value can have several ids, separated by commas.
     ///
     /// # Errors
-    /// What is wrong, for people.
+    ///
+    /// The fault, as a message for people.
     fn read(text: &[u8]) -> Result<Self, String> {
         let fields: Vec<_> = form_urlencoded::parse(text).collect();
         let action = fields.iter().find(|(name, _)| name == "do").and_then(|(_, value)| Action::named(value));
         let action = action.ok_or("There is no such action.")?;
         let values = fields.iter().filter(|(name, _)| name == "id").flat_map(|(_, value)| value.split(','));
-        let ids =
-            values.filter(|text| !text.is_empty()).map(|text| number(text).ok_or("A job has a number."));
+        let ids = values
+            .filter(|text| !text.is_empty())
+            .map(|text| number(text).ok_or("The number of a job must be a whole number."));
         let mut ids: Vec<_> = ids.take(MAX_CHOSEN + 1).collect::<Result<_, _>>()?;
         if ids.len() > MAX_CHOSEN {
             return Err(format!("At most {MAX_CHOSEN} jobs can be chosen at once."));
@@ -95,7 +97,7 @@ impl Chosen {
     }
 }
 
-/// What would happen to the chosen jobs.
+/// Shows what an action would do to the chosen jobs.
 pub(super) async fn confirm(
     State(pages): State<QueuePages>,
     place: TokenPlace,
@@ -136,7 +138,7 @@ fn preview(
     let (action, base) = (chosen.action, host.base);
     let effect = |detail: &Option<JobDetail>| match detail {
         Some(detail) => action.effect(&detail.record),
-        None => Err("The queue has no job of that number (any more).".to_owned()),
+        None => Err("The queue has no job with that number.".to_owned()),
     };
     let taken: Vec<_> =
         jobs.iter().filter(|(_, detail)| effect(detail).is_ok()).map(|(id, _)| id.to_string()).collect();
@@ -201,7 +203,7 @@ fn count(number: usize) -> String {
     if number == 1 { "1 job".to_owned() } else { format!("{number} jobs") }
 }
 
-/// Acts on the chosen jobs.
+/// Applies an action to the chosen jobs.
 pub(super) async fn act(State(pages): State<QueuePages>, headers: HeaderMap, body: Bytes) -> Response {
     let Chosen { action, ids } = match Chosen::read(&body) {
         Ok(chosen) => chosen,
@@ -229,9 +231,9 @@ pub(super) async fn act(State(pages): State<QueuePages>, headers: HeaderMap, bod
             }
         }
     }
-    tracing::info!(action = action.name(), jobs = ids.len(), done, "jobs were changed by hand");
+    tracing::info!(action = action.name(), jobs = ids.len(), done, "jobs changed by an operator");
     let what = match action {
-        Action::Retry => "in line again",
+        Action::Retry => "queued again",
         Action::Remove => "removed",
     };
     let mut text = format!("{}: {what}.", count(done));
@@ -241,7 +243,7 @@ pub(super) async fn act(State(pages): State<QueuePages>, headers: HeaderMap, bod
     layout::said(&headers, StatusCode::OK, &text)
 }
 
-/// Puts a job in line again.
+/// Queues a job again.
 pub(super) async fn retry(
     State(pages): State<QueuePages>,
     Path(id): Path<String>,
@@ -253,7 +255,7 @@ pub(super) async fn retry(
     }
 }
 
-/// Forgets a job.
+/// Removes a job.
 pub(super) async fn remove(
     State(pages): State<QueuePages>,
     Path(id): Path<String>,
@@ -268,13 +270,13 @@ pub(super) async fn remove(
 async fn put_again(pages: &QueuePages, id: JobId, headers: &HeaderMap) -> Response {
     match pages.0.source.admin.retry(id).await {
         Ok(true) => {
-            tracing::info!(job = %id, "put in line again by hand");
-            layout::said(headers, StatusCode::OK, &format!("Job {id} is in line again."))
+            tracing::info!(job = %id, "job queued again by an operator");
+            layout::said(headers, StatusCode::OK, &format!("Job {id} is queued again."))
         }
         Ok(false) => match pages.job(id).await {
             Ok(Some(JobDetail { record, .. })) => {
                 let state = format::state(record.state);
-                let text = format!("Job {id} is {state}: only a failed job can be put in line again.");
+                let text = format!("Job {id} is {state}: only a failed job can be queued again.");
                 layout::said(headers, StatusCode::CONFLICT, &text)
             }
             Ok(None) => no_such_job(headers),
@@ -287,7 +289,7 @@ async fn put_again(pages: &QueuePages, id: JobId, headers: &HeaderMap) -> Respon
 async fn forget(pages: &QueuePages, id: JobId, headers: &HeaderMap) -> Response {
     match pages.0.source.admin.remove(id).await {
         Ok(true) => {
-            tracing::info!(job = %id, "removed by hand");
+            tracing::info!(job = %id, "job removed by an operator");
             layout::said(headers, StatusCode::OK, &format!("Job {id} is removed."))
         }
         Ok(false) => no_such_job(headers),
@@ -296,7 +298,7 @@ async fn forget(pages: &QueuePages, id: JobId, headers: &HeaderMap) -> Response 
 }
 
 fn no_such_job(headers: &HeaderMap) -> Response {
-    layout::said(headers, StatusCode::NOT_FOUND, "There is no job of that number (any more).")
+    layout::said(headers, StatusCode::NOT_FOUND, "There is no job with that number.")
 }
 
 fn refused(headers: &HeaderMap, error: &Error) -> Response {
@@ -305,10 +307,10 @@ fn refused(headers: &HeaderMap, error: &Error) -> Response {
 }
 
 impl QueuePages {
-    /// Jobs with their calls, in the order of the ids.
+    /// Returns jobs with their calls, in the order of the ids.
     async fn details(&self, ids: &[JobId]) -> Result<Vec<(JobId, Option<JobDetail>)>, Error> {
         let asked = stream::iter(ids.to_vec())
-            .map(|id| async move { Ok((id, patient(self.0.source.admin.job(id)).await?)) })
+            .map(|id| async move { Ok((id, with_timeout(self.0.source.admin.job(id)).await?)) })
             .buffered(AT_ONCE)
             .try_collect();
         match tokio::time::timeout(ALL_WITHIN, asked).await {

@@ -1,4 +1,4 @@
-//! Jobs that a query lets through.
+//! Finds the jobs that match a query.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -9,28 +9,29 @@ use prb_core::queue::{
 use tokio::time::Instant;
 
 use super::{
-    QueuePages, patient,
+    QueuePages,
     query::{JobQuery, SearchTerm},
+    with_timeout,
 };
 
-/// How long a text is looked for.
+/// Maximum duration of a text search.
 pub const SEARCH_BUDGET: Duration = Duration::from_secs(3);
-/// In how many jobs a text is looked for: the newest of those that the rest of the filter lets through.
+/// Maximum number of jobs in a text search: the newest that match the rest of the filter.
 pub const MAX_SEARCHED: usize = 20_000;
-/// Jobs asked for at once.
+/// Number of jobs per request to the queue.
 const CHUNK: usize = 1000;
 
-/// What was found.
+/// The result.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Found {
-    /// How many there are.
+    /// The total number of matches.
     pub(super) total: usize,
     /// The page's jobs, newest first.
     pub(super) jobs: Vec<JobRecord>,
-    /// Which page it is, from 1: the last where the query was for one behind it.
+    /// The page's number from 1; the last page if a later one was requested.
     pub(super) page: usize,
     pub(super) size: usize,
-    /// Where a text was looked for in some jobs only: in how many, and of how many.
+    /// If a text search was cut off: how many jobs were searched, of how many.
     pub(super) searched: Option<(usize, usize)>,
 }
 
@@ -40,7 +41,7 @@ impl Found {
         if pages == 0 { 1 } else { pages }
     }
 
-    /// Where the page's jobs are among all, from 0.
+    /// Returns the index of the page's first job among all matches, from 0.
     pub(super) const fn offset(&self) -> usize {
         (self.page - 1) * self.size
     }
@@ -60,11 +61,11 @@ impl QueuePages {
         let JobQuery { filter, page, size, .. } = *query;
         let admin = &self.0.source.admin;
         let offset = (page - 1).saturating_mul(size);
-        let answer = patient(admin.list(filter, offset, size)).await?;
+        let answer = with_timeout(admin.list(filter, offset, size)).await?;
         let mut found = Found { total: answer.total, jobs: answer.jobs, page, size, searched: None };
         if offset > 0 && offset >= found.total {
             found.page = found.pages();
-            let answer = patient(admin.list(filter, found.offset(), size)).await?;
+            let answer = with_timeout(admin.list(filter, found.offset(), size)).await?;
             (found.total, found.jobs) = (answer.total, answer.jobs);
         }
         Ok(found)
@@ -82,19 +83,20 @@ impl QueuePages {
         })
     }
 
-    /// Looks at job after job, newest first. Only the page is kept.
+    /// Checks the jobs one by one, newest first. Keeps only the page in memory.
     async fn search(&self, query: &JobQuery, text: &str) -> Result<Found, Error> {
-        // Never closed.
+        // The semaphore is never closed.
         let _turn = self.0.search.acquire().await;
         let until = Instant::now() + SEARCH_BUDGET;
         let mut sieve = JobFilter::new(query, text);
         let (mut offset, mut seen) = (0, HashSet::new());
         loop {
-            let Page { total, jobs } = patient(self.0.source.admin.list(query.filter, offset, CHUNK)).await?;
+            let Page { total, jobs } =
+                with_timeout(self.0.source.admin.list(query.filter, offset, CHUNK)).await?;
             offset += CHUNK;
             for job in jobs {
-                // New jobs push those that were seen before into the next chunk. Jobs that ended have the order
-                // of their ends, not of their ids.
+                // New jobs shift jobs that were already seen into the next chunk. Ended jobs are ordered by their end,
+                // not by id.
                 if seen.insert(job.id) {
                     sieve.look(job);
                 }
@@ -105,18 +107,18 @@ impl QueuePages {
             if offset >= MAX_SEARCHED || Instant::now() >= until {
                 return Ok(sieve.found(Some((offset, total))));
             }
-            // A queue in memory never waits; others have work to do as well.
+            // A queue in memory never suspends this task, so other tasks get a chance to run here.
             tokio::task::yield_now().await;
         }
     }
 }
 
-/// Whether a job is about one of the workers that are asked for.
+/// Returns whether a job is about one of the requested workers.
 fn is_about(query: &JobQuery, job: &JobRecord) -> bool {
     query.workers.as_ref().is_none_or(|keys| job.workers.iter().any(|key| keys.contains(key)))
 }
 
-/// Keeps the page that is wished for, and the last one should there be none such.
+/// Collects the requested page, or the last one if the requested page does not exist.
 struct JobFilter<'a> {
     text: &'a str,
     query: &'a JobQuery,
@@ -157,7 +159,7 @@ fn lets_through(filter: Filter, record: &JobRecord) -> bool {
         && filter.pool.is_none_or(|pool| Some(pool) == record.pool)
 }
 
-/// Whether an action, a worker's key, an error or a transaction has the text, which is in lower case.
+/// Returns whether an action, a worker's key, an error or a transaction contains the lower-case text.
 fn mentions(record: &JobRecord, text: &str) -> bool {
     let has = |field: &str| field.to_lowercase().contains(text);
     let outcome = record.outcome.as_ref();
@@ -168,7 +170,7 @@ fn mentions(record: &JobRecord, text: &str) -> bool {
         || outcome.and_then(|outcome| outcome.extrinsic).is_some_and(|hash| has(&hash.to_string()))
 }
 
-/// Whether a key is meant: its beginning, or so much of it that no word is taken for it.
+/// Returns whether a text is the start of a key, long enough not to be a word.
 fn is_of_key(text: &str) -> bool {
     const MIN_DIGITS: usize = 6;
     let digits = text.strip_prefix("0x");

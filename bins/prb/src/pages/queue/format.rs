@@ -1,4 +1,4 @@
-//! States, times and results in words.
+//! Formats states, times and results.
 
 use jiff::Timestamp;
 use maud::{Markup, html};
@@ -7,23 +7,23 @@ use prb_core::{
     queue::{CallOutcome, JobOutcome, JobState},
 };
 
-/// Decimals of an amount that are shown.
+/// Number of shown decimals of an amount.
 const SHOWN_DECIMALS: u32 = 4;
 
-/// An amount without its unit, cut to four decimals: `1,200.5`.
+/// Formats an amount without its unit, truncated to four decimals: `1,200.5`.
 pub(crate) fn amount(value: Balance) -> String {
     let unit = 10u128.pow(PHA_DECIMALS);
     let (whole, part) = (value / unit, value % unit / 10u128.pow(PHA_DECIMALS - SHOWN_DECIMALS));
     let whole = u64::try_from(whole).map_or_else(|_| whole.to_string(), grouped);
     match format!("{part:04}").trim_end_matches('0') {
-        // Not nothing.
+        // A tiny amount is not shown as 0.
         "" if whole == "0" && value > 0 => "0.0001".to_owned(),
         "" => whole,
         part => format!("{whole}.{part}"),
     }
 }
 
-/// `1,200.5 PHA`; it does not break.
+/// Formats `1,200.5 PHA` with a space that does not break.
 pub(crate) fn pha(value: Balance) -> String {
     format!("{}\u{a0}PHA", amount(value))
 }
@@ -39,13 +39,13 @@ pub(crate) const fn state(state: JobState) -> &'static str {
     }
 }
 
-/// A state as a coloured word.
+/// Shows a state as a coloured word.
 pub(crate) fn badge(of: JobState) -> Markup {
     let name = state(of);
     html! { span class={ "state " (name) } { (name) } }
 }
 
-/// An action's name, which may break between its parts.
+/// Shows an action's name, which may be wrapped between its parts.
 pub(crate) fn action(name: &str) -> Markup {
     html! {
         @for (at, word) in name.split("::").enumerate() {
@@ -55,7 +55,7 @@ pub(crate) fn action(name: &str) -> Markup {
     }
 }
 
-/// The original's words for how far a trader is; others as they are.
+/// Translates the original's progress codes of a trader; others stay unchanged.
 pub(crate) fn progress(word: &str) -> &str {
     match word {
         "RP_INIT" => "taken",
@@ -63,12 +63,12 @@ pub(crate) fn progress(word: &str) -> &str {
         "RP_WORKING" => "sent",
         "RP_FINISHED" => "finished",
         "RP_FAILED" => "failed",
-        "RP_SHOULD_RETRY" => "to be retried",
+        "RP_SHOULD_RETRY" => "will be retried",
         other => other,
     }
 }
 
-/// A moment in UTC, to the second.
+/// Formats a time in UTC, to the second.
 pub(crate) fn moment(ms: u64) -> Markup {
     match i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()) {
         Some(at) => {
@@ -79,7 +79,7 @@ pub(crate) fn moment(ms: u64) -> Markup {
     }
 }
 
-/// A span of time in the unit that fits; it does not break.
+/// Formats a duration with a fitting unit and a space that does not break.
 pub(crate) fn span(ms: u64) -> String {
     match ms {
         0..1000 => format!("{ms}\u{a0}ms"),
@@ -89,7 +89,7 @@ pub(crate) fn span(ms: u64) -> String {
     }
 }
 
-/// A number with its thousands apart.
+/// Formats a number with thousands separators.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
@@ -102,17 +102,17 @@ pub(crate) fn grouped(number: u64) -> String {
     text
 }
 
-/// What became of a call.
+/// Shows the outcome of a call.
 pub(crate) fn call(outcome: &CallOutcome) -> Markup {
     match outcome {
         CallOutcome::Done => html! { "done" },
-        CallOutcome::AlreadyDone => html! { "done before, not sent again" },
+        CallOutcome::AlreadyDone => html! { "already done, not sent" },
         CallOutcome::Failed(name) => html! { span.bad { "failed: " (name) } },
         _ => html! { "unknown" },
     }
 }
 
-/// What became of a job's calls, in one line.
+/// Shows the outcome of a job's calls, in one line.
 pub(crate) fn outcome(outcome: &JobOutcome) -> Markup {
     let failed = outcome.calls.iter().filter_map(CallOutcome::error).collect::<Vec<_>>();
     html! {
@@ -128,13 +128,13 @@ pub(crate) fn outcome(outcome: &JobOutcome) -> Markup {
     }
 }
 
-/// An error and what lies below it.
+/// Formats an error with its causes.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let below = std::iter::successors(error.source(), |error| error.source());
     below.fold(error.to_string(), |text, error| format!("{text}: {error}"))
 }
 
-/// With a capital and a full stop.
+/// Capitalises a text and adds a full stop.
 pub(crate) fn sentence(text: &str) -> String {
     let mut letters = text.chars();
     letters.next().map_or_else(String::new, |first| format!("{}{}.", first.to_uppercase(), letters.as_str()))
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_and_numbers_for_people() {
+    fn times_and_numbers_are_formatted() {
         let text = moment(1_700_000_000_123).into_string();
         assert_eq!(text, r#"<time datetime="2023-11-14T22:13:20.123Z">2023-11-14 22:13:20</time>"#);
         assert_eq!(moment(u64::MAX).into_string(), "–");

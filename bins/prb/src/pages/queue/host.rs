@@ -1,4 +1,4 @@
-//! [`PageHost`]: what the queue's pages stand in: a port of their own, or the console.
+//! [`PageHost`]: the surroundings of the queue's pages: a port of their own, or the console.
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -8,26 +8,26 @@ use prb_core::{inventory::Worker, primitives::WorkerKey};
 
 use super::super::{TokenPlace, layout::Shell};
 
-/// The workers that jobs may be about.
+/// Looks up the workers of jobs.
 #[async_trait]
 pub(crate) trait Workers: Send + Sync {
-    /// The workers of the fleet by their keys, as far as these are known.
+    /// Returns the fleet's workers by their keys, as far as these are known.
     async fn by_key(&self) -> Directory;
 }
 
 /// Workers by their keys.
 pub(crate) type Directory = HashMap<WorkerKey, Arc<Worker>>;
 
-/// Where the pages stand.
+/// The surroundings of the pages.
 #[derive(Clone)]
 pub(crate) struct PageHost {
-    /// What stands before their paths; empty on a port of their own.
+    /// Prefix of their paths; empty on a port of their own.
     pub(crate) base: &'static str,
-    /// What they are called.
+    /// Their title.
     pub(crate) title: &'static str,
-    /// The entries of the head: path and name.
+    /// The navigation entries: path and name.
     pub(crate) entries: Vec<(String, &'static str)>,
-    /// Who the workers are, where that is known.
+    /// Looks up workers, if the fleet is known.
     pub(crate) workers: Option<Arc<dyn Workers>>,
 }
 
@@ -38,18 +38,18 @@ impl fmt::Debug for PageHost {
 }
 
 impl PageHost {
-    /// A port of their own.
+    /// Creates the host for a port of their own.
     pub(super) fn alone() -> Self {
         let title = "Trade queue";
         Self { base: "", title, entries: vec![("/".to_owned(), title)], workers: None }
     }
 
-    /// The path of the list.
+    /// Returns the path of the list.
     pub(super) fn home(&self) -> &'static str {
         if self.base.is_empty() { "/" } else { self.base }
     }
 
-    /// A page with this content.
+    /// Renders a page with this content.
     pub(super) fn page(
         &self,
         place: &TokenPlace,
@@ -62,7 +62,7 @@ impl PageHost {
         Shell { title, entries: &entries, here, live, is_stream: false, token: Some(place) }.around(content)
     }
 
-    /// The workers by their keys; nobody where they are not known.
+    /// Returns the workers by their keys; empty if they are not known.
     pub(super) async fn directory(&self) -> Directory {
         match &self.workers {
             Some(workers) => workers.by_key().await,
@@ -71,7 +71,7 @@ impl PageHost {
     }
 }
 
-/// A job's workers: the first ones by name where they are known, else by the start of their key.
+/// Shows a job's first workers, by name if known, otherwise by the start of their key.
 pub(super) fn workers(keys: &[WorkerKey], known: &Directory) -> Markup {
     const SHOWN: usize = 2;
     html! {

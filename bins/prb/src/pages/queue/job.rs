@@ -12,10 +12,10 @@ use super::{
     host::{self, Directory, PageHost},
 };
 
-/// Characters of a job's data that are shown.
+/// Maximum length of a job's data that is shown, in characters.
 const MAX_DATA_CHARS: usize = 20_000;
 
-/// Leads to what would happen to it.
+/// Links to the preview of an action on it.
 pub(super) fn act_link(base: &str, id: JobId, action: &str) -> Markup {
     html! {
         a.button id={ (action) "-" (id) } href={ (base) "/confirm?do=" (action) "&id=" (id) } {
@@ -24,7 +24,7 @@ pub(super) fn act_link(base: &str, id: JobId, action: &str) -> Markup {
     }
 }
 
-/// What changes while somebody looks.
+/// Shows the part that updates.
 pub(super) fn state(host: &PageHost, record: &JobRecord, known: &Directory) -> Markup {
     let base = host.base;
     html! {
@@ -45,7 +45,7 @@ pub(super) fn state(host: &PageHost, record: &JobRecord, known: &Directory) -> M
                     (format::moment(ended)) ", after " (format::span(ended.saturating_sub(record.created_ms)))
                 }))
             }
-            (fact("Handed out", &html! { (record.attempts) @if record.attempts == 1 { " time" } @else { " times" } }))
+            (fact("Delivered", &html! { (record.attempts) @if record.attempts == 1 { " time" } @else { " times" } }))
             (fact("Retries left", &html! { (record.retries_left) }))
             @if let Some(word) = &record.progress { (fact("Progress", &html! { (format::progress(word)) })) }
             @if let Some(outcome) = &record.outcome {
@@ -66,7 +66,7 @@ pub(super) fn state(host: &PageHost, record: &JobRecord, known: &Directory) -> M
             h2 { @if record.state == JobState::Failed { "Error" } @else { "Error of the last attempt" } }
             pre.bad { (error) }
         }
-        h2 { "What its submitter learns" }
+        h2 { "Result for its submitter" }
         (learns(record))
         h2 { "History" }
         (history(&record.history))
@@ -81,10 +81,10 @@ fn learns(record: &JobRecord) -> Markup {
     match (record.state, &record.outcome) {
         (_, Some(outcome)) => results(outcome),
         (JobState::Succeeded, None) => html! {
-            p { "That it is done. The program that ended it says nothing of its calls." }
+            p { "It is done. The program that completed it reported no results of its calls." }
         },
         (JobState::Failed, None) => html! {
-            p { "That it failed: " (record.error.as_deref().unwrap_or("no reason was given")) }
+            p { "It failed: " (record.error.as_deref().unwrap_or("no reason was given")) }
         },
         _ => html! { p { "Nothing yet." } },
     }
@@ -92,12 +92,12 @@ fn learns(record: &JobRecord) -> Markup {
 
 fn results(outcome: &JobOutcome) -> Markup {
     html! {
-        p { "Carried out; a view at or after block " (format::grouped(outcome.block.0.into())) " shows it." }
+        p { "Done; views of the chain from block " (format::grouped(outcome.block.0.into())) " on include it." }
         ol.calls { @for result in &outcome.calls { li { (format::call(result)) } } }
     }
 }
 
-/// Steps with the time that each took after the one before.
+/// Shows steps with the time since the previous step.
 fn history(steps: &[Step]) -> Markup {
     let before = std::iter::once(None).chain(steps.iter().map(Some));
     html! {
@@ -122,14 +122,14 @@ fn history(steps: &[Step]) -> Markup {
     }
 }
 
-/// What never changes: its calls and its data.
+/// Shows the part that never changes: its calls and its data.
 pub(super) fn content(detail: &JobDetail) -> Markup {
     let JobDetail { calls, data, .. } = detail;
     html! {
         section {
             h2 { "Calls" }
             @if calls.is_empty() {
-                p { "They cannot be read: another program's, perhaps." }
+                p { "They cannot be decoded; another program may have written them." }
             } @else {
                 ol.calls { @for call in calls { li { (call) } } }
             }
@@ -146,7 +146,7 @@ fn shown(data: &Value) -> Markup {
     }
     html! {
         details {
-            summary { "Data as the queue keeps it, without the sealed key" }
+            summary { "Data in the queue, without the sealed key" }
             @if all > MAX_DATA_CHARS {
                 p.small { "The first " (format::grouped(MAX_DATA_CHARS as u64)) " of " (format::grouped(all as u64)) " characters." }
             }
@@ -155,10 +155,10 @@ fn shown(data: &Value) -> Markup {
     }
 }
 
-/// There is none of that number.
+/// Shows that the job does not exist.
 pub(super) fn gone(id: JobId) -> Markup {
     html! {
         h1 { "Job " (id) }
-        p.empty { "The queue has no job of that number (any more)." }
+        p.empty { "The queue has no job with that number." }
     }
 }

@@ -12,7 +12,7 @@ use super::{
     query::{self, QueryParams, SIZES},
 };
 
-/// How many jobs there are, by state; each count leads to its list.
+/// Shows the number of jobs by state; each count links to its list.
 pub(super) fn counts(
     host: &PageHost,
     last: Option<(Stats, u64)>,
@@ -46,7 +46,7 @@ pub(super) fn counts(
     }
 }
 
-/// What the list is narrowed by. Stands outside of the parts that change by themselves.
+/// Shows the filter. It is not among the parts that update, so that input is not lost.
 pub(super) fn filter(host: &PageHost, asked: &QueryParams) -> Markup {
     html! {
         form.filter method="get" action=(host.home()) data-filter autocomplete="off" {
@@ -82,7 +82,7 @@ pub(super) fn filter(host: &PageHost, asked: &QueryParams) -> Markup {
     }
 }
 
-/// The jobs that were found, or why nothing can be looked for.
+/// Shows the jobs found, or why a search is not possible.
 pub(super) fn jobs(
     host: &PageHost,
     asked: &QueryParams,
@@ -102,7 +102,7 @@ pub(super) fn jobs(
     }
 }
 
-/// Jobs, one a row; they may be chosen where there is a form for that.
+/// Shows jobs as rows; selectable if there is a form for it.
 pub(super) fn table(base: &str, jobs: &[JobRecord], known: &Directory, can_choose: bool) -> Markup {
     html! {
         table.jobs {
@@ -121,7 +121,7 @@ pub(super) fn table(base: &str, jobs: &[JobRecord], known: &Directory, can_choos
     }
 }
 
-/// What is done with the chosen jobs. Stands outside of the parts that change by themselves.
+/// Shows the actions on the chosen jobs. Not among the parts that update.
 pub(super) fn bulk(host: &PageHost) -> Markup {
     html! {
         form.bulk #bulk-form method="get" action={ (host.base) "/confirm" } {
@@ -140,7 +140,7 @@ fn extent(found: &Found) -> Markup {
     html! {
         p.extent {
             @if found.jobs.is_empty() {
-                "No job fits."
+                "No job matches the filter."
             } @else {
                 b { (format::grouped(first as u64)) "–" (format::grouped((first + found.jobs.len() - 1) as u64)) }
                 " of " b { (total) }
@@ -176,7 +176,7 @@ fn row(base: &str, job: &JobRecord, known: &Directory, can_choose: bool) -> Mark
     }
 }
 
-/// How far it is, or what became of it.
+/// Shows a job's progress or outcome.
 fn result(job: &JobRecord) -> Option<Markup> {
     if let Some(outcome) = &job.outcome {
         return Some(format::outcome(outcome));
@@ -188,7 +188,7 @@ fn result(job: &JobRecord) -> Option<Markup> {
     Some(html! { (format::progress(progress)) })
 }
 
-/// The start of an error; the whole is on the job's page.
+/// Returns the start of an error; the whole text is on the job's page.
 fn first_words(error: &str) -> String {
     const MAX_CHARS: usize = 120;
     let line = error.lines().next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What a browser asks for, as the address says it.
+//! Parses the query of the list's URL.
 
 use std::collections::HashSet;
 
@@ -12,14 +12,14 @@ use url::form_urlencoded::Serializer;
 
 use super::{STATES, format, host::Directory};
 
-/// Jobs on a page, where nothing else is asked for.
+/// Default number of jobs per page.
 const SIZE: usize = 50;
-/// The sizes that the form offers.
+/// The page sizes that the form offers.
 pub(super) const SIZES: [usize; 4] = [25, SIZE, 100, 200];
-/// The longest text that is looked for, in bytes.
+/// Maximum length of a search text, in bytes.
 const MAX_TEXT_BYTES: usize = 200;
 
-/// The address's fields as they came. Forms send empty ones too.
+/// The raw fields of the URL. Forms send empty ones, too.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct QueryParams {
@@ -32,22 +32,22 @@ pub(super) struct QueryParams {
     pub(super) size: String,
 }
 
-/// What they mean.
+/// The parsed query.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct JobQuery {
     pub(super) filter: Filter,
-    /// Only jobs about one of these.
+    /// Only jobs about one of these workers.
     pub(super) workers: Option<HashSet<WorkerKey>>,
     pub(super) look_for: SearchTerm,
-    /// From 1.
+    /// The page's number, from 1.
     pub(super) page: usize,
     pub(super) size: usize,
 }
 
-/// What is looked for.
+/// The search term.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum SearchTerm {
-    /// Nothing: all are shown.
+    /// No term: all jobs are shown.
     #[default]
     All,
     /// One job.
@@ -57,8 +57,10 @@ pub(super) enum SearchTerm {
 }
 
 impl JobQuery {
+    /// Parses the fields.
+    ///
     /// # Errors
-    /// What cannot be meant, for people.
+    /// The invalid field, as a message for people.
     pub(super) fn read(asked: &QueryParams, known: &Directory) -> Result<Self, String> {
         let state = match asked.state.trim() {
             "" => None,
@@ -71,7 +73,7 @@ impl JobQuery {
             "" => None,
             text => match text.parse() {
                 Ok(pid) => Some(PoolId(pid)),
-                Err(_) => return Err("A pool has a number.".into()),
+                Err(_) => return Err("The number of a pool must be a whole number.".into()),
             },
         };
         let workers = match asked.worker.trim() {
@@ -99,7 +101,8 @@ impl JobQuery {
     }
 }
 
-/// The keys of the workers that are meant: of the one of that name, id or key, else of those whose name has it.
+/// Returns the keys of the workers that a text means: the worker of that name, id or key, otherwise those
+/// whose name contains it.
 fn keys_of(name: &str, known: &Directory) -> Result<HashSet<WorkerKey>, String> {
     if let Ok(key) = name.parse::<WorkerKey>() {
         return Ok([key].into());
@@ -112,18 +115,18 @@ fn keys_of(name: &str, known: &Directory) -> Result<HashSet<WorkerKey>, String> 
     let found =
         if exact.is_empty() { keys(&|worker| worker.name.to_lowercase().contains(&lower)) } else { exact };
     if found.is_empty() {
-        return Err("No worker of that name, id or key has a key yet.".into());
+        return Err("No worker with that name, id or key has a known key.".into());
     }
     Ok(found)
 }
 
-/// A job's number. No sign, no spaces.
+/// Parses a job's number. No sign, no spaces.
 pub(super) fn number(text: &str) -> Option<JobId> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if digits { text.parse().ok().map(JobId) } else { None }
 }
 
-/// An address with the fields that are not empty.
+/// Returns a URL with the fields that are not empty.
 pub(super) fn link(path: &str, asked: &QueryParams) -> String {
     let QueryParams { state, pool, worker, text, page, size } = asked;
     let fields = [
@@ -159,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn workers_are_named_by_name_id_or_key() {
+    fn workers_are_found_by_name_id_or_key() {
         let worker = |n: u8, name: &str| {
             let worker = Worker::new(uuid::Uuid::from_u128(n.into()), PoolId(1), name, "http://w", 1);
             (WorkerKey([n; 32]), std::sync::Arc::new(worker))
@@ -185,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_read_as_it_is_meant() {
+    fn url_fields_are_parsed() {
         let query = read(&asked("failed", " 7 ", "#12", "3", "100")).unwrap();
         let filter = Filter::default().with_state(Some(JobState::Failed)).with_pool(Some(PoolId(7)));
         assert_eq!(
@@ -199,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_named() {
+    fn invalid_fields_are_reported() {
         assert!(read(&asked("lost", "", "", "", "")).is_err());
         assert!(read(&asked("", "-1", "", "", "")).is_err());
         assert!(read(&asked("", "", &"x".repeat(201), "", "")).is_err());
@@ -208,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn links_carry_what_is_not_empty() {
+    fn links_have_the_fields_that_are_not_empty() {
         assert_eq!(link("/", &QueryParams::default()), "/");
         assert_eq!(link("/live", &asked("", "1", "a&b=\"c", "", "")), "/live?pool=1&text=a%26b%3D%22c");
     }

@@ -1,4 +1,4 @@
-//! [`Recent`]: the newest jobs, kept for a moment, for pages that show those of one worker.
+//! [`Recent`]: caches the newest jobs briefly, for pages that show the jobs of one worker.
 
 use std::{
     fmt,
@@ -16,13 +16,13 @@ use prb_core::{
 };
 use tokio::sync::Mutex;
 
-use super::{host::Directory, list, patient};
+use super::{host::Directory, list, with_timeout};
 
-/// In how many jobs those of a worker are looked for.
+/// Number of jobs that are searched for those of a worker.
 pub(crate) const MAX_RECENT: usize = 2000;
-/// How many of them are shown.
+/// Maximum number of them that are shown.
 const MAX_SHOWN: usize = 10;
-/// How long the newest jobs are kept: they are read for everybody who looks at once.
+/// How long the newest jobs are cached and shared between requests.
 const MAX_AGE: Duration = Duration::from_secs(5);
 
 /// The newest jobs of a queue.
@@ -49,15 +49,15 @@ impl Recent {
         {
             return Ok(Arc::clone(jobs));
         }
-        let jobs = Arc::new(patient(self.admin.list(Filter::default(), 0, MAX_RECENT)).await?.jobs);
+        let jobs = Arc::new(with_timeout(self.admin.list(Filter::default(), 0, MAX_RECENT)).await?.jobs);
         *kept = Some((Instant::now(), Arc::clone(&jobs)));
         Ok(jobs)
     }
 
-    /// The jobs about a worker, newest first, with links below `base`.
+    /// Shows the jobs about a worker, newest first, with links below `base`.
     pub(crate) async fn of_worker(&self, base: &str, key: WorkerKey, known: &Directory) -> Markup {
-        // The lock is held while the queue is asked: both together take no longer than one question.
-        let jobs = match patient(self.newest()).await {
+        // The lock is held during the request to the queue; waiting for it and the request share one time limit.
+        let jobs = match with_timeout(self.newest()).await {
             Ok(jobs) => jobs,
             Err(error) => {
                 return html! { p.bad { (super::format::sentence(&super::format::chain(&error))) } };

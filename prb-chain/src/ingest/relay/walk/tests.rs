@@ -9,7 +9,7 @@ use sp_runtime::{generic, traits::BlakeTwo256};
 
 use super::*;
 
-/// Number of the block that the proofs are asked after.
+/// The tip, after which proofs are requested.
 const TIP: u32 = 100;
 
 fn tip() -> RelayNumber {
@@ -22,7 +22,7 @@ fn justification(number: u32) -> Vec<u8> {
     GrandpaJustification::<Block> { round: 1, commit, votes_ancestries: vec![] }.encode()
 }
 
-/// Headers from one number to another, the last of which may end its set.
+/// Headers of a span, the last of which may end its set.
 fn headers(first: u32, last: u32, ends_set: bool) -> Vec<Vec<u8>> {
     let mut parent_hash = Hash([1; 32]);
     let header = |number| {
@@ -54,15 +54,15 @@ fn judged(tip_ends_set: bool, proof: &FinalityProof) -> Worth {
 }
 
 #[test]
-fn a_set_is_asked_for_by_a_block_of_it() {
+fn question_names_a_block_of_the_wanted_set() {
     assert_eq!(question(TIP, false), TIP);
     assert_eq!(question(TIP, true), TIP + 1);
 }
 
 #[test]
-fn proofs_that_reach_beyond_the_tip_are_taken() {
+fn proofs_beyond_the_tip_are_accepted() {
     let cases = [
-        // tip ends set, first header, justified, it ends its set, what the proof leaves out
+        // tip ends its set, first header, justified block, it ends its set, header that the proof omits
         (false, TIP + 1, TIP + 10, true, None),
         (false, TIP + 1, TIP + 1, false, None),
         (true, TIP + 2, TIP + 10, true, Some(Hash([1; 32]))),
@@ -79,7 +79,7 @@ fn proofs_that_reach_beyond_the_tip_are_taken() {
 }
 
 #[test]
-fn proofs_that_do_not_are_told_apart_from_lies() {
+fn useless_proofs_are_distinguished_from_wrong_ones() {
     let old = proof(TIP - 50, vec![]);
     let tip_itself = proof(TIP, vec![]);
     let cut = proof(TIP + 500, headers(TIP + 1, TIP + 100, false));
@@ -96,7 +96,7 @@ fn proofs_that_do_not_are_told_apart_from_lies() {
         assert!(matches!(worth, Worth::Nothing(_)), "{worth:?}");
     }
     assert!(matches!(judge(tip(), false, None), Ok(Worth::Nothing(_))));
-    // Bytes that are no justification are no honest answer.
+    // An honest node never returns an undecodable justification.
     let garbled = FinalityProof { justification: vec![1, 2, 3], ..old };
     judge(tip(), false, Some(&garbled)).unwrap_err();
 }

@@ -1,6 +1,6 @@
-//! `CheckMqSequence`: the transaction extension that keeps a message which is sent by itself in its sender's order.
+//! `CheckMqSequence`: the transaction extension that keeps single messages in their sender's order.
 //!
-//! It has no bytes of its own. Messages within batches are left to the call.
+//! It adds no bytes. Messages in batches are only checked by the call.
 
 use codec::{Decode, DecodeWithMemTracking, Encode};
 use frame_support::{

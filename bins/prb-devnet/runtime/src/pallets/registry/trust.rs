@@ -1,4 +1,4 @@
-//! Whom the registry believes: attestation reports, and the signatures of messages.
+//! Verifies attestation reports and message signatures.
 
 use frame_support::{
     ensure,
@@ -39,7 +39,7 @@ impl<T: Config> From<Refused> for Error<T> {
 }
 
 impl<T: Config> Pallet<T> {
-    /// Who vouches for the registration info with that hash, and its tier.
+    /// Returns the attestation provider and tier for the registration info with that hash.
     pub(super) fn attest(
         info_hash: &[u8; 32],
         report: Option<&AttestationReport>,

@@ -1,4 +1,4 @@
-//! What the calls of `PhalaStakePoolv2` do, also for those that call it from within the runtime.
+//! Implements the calls of `PhalaStakePoolv2`, also for callers within the runtime.
 
 use frame_support::{
     ensure,
@@ -41,7 +41,7 @@ impl<T: Config> Pallet<T> {
         Ok(())
     }
 
-    /// Ends a worker's cool-down; its stake becomes free, and pays withdrawals that wait.
+    /// Ends a worker's cool-down; its stake becomes free, and pays queued withdrawals.
     pub(super) fn reclaim(pid: u64, worker: WorkerPublicKey, check: bool) -> Result<u128, DispatchError> {
         let amount = computation::Pallet::<T>::reclaim(&session_account(pid, &worker), check)?;
         let mut pool = base_pool::Pallet::<T>::stake_pool(pid)?;
@@ -65,7 +65,7 @@ impl<T: Config> Pallet<T> {
         Ok(())
     }
 
-    /// Takes a worker out of the list of its pool.
+    /// Removes a worker from the list of its pool.
     pub fn forget(worker: &WorkerPublicKey) {
         let Some(pid) = WorkerAssignments::<T>::take(worker) else { return };
         base_pool::Pools::<T>::mutate(pid, |pool| {
@@ -98,7 +98,7 @@ impl<T: Config> Pallet<T> {
         Ok(())
     }
 
-    /// Who contributes or withdraws: the caller, or the vault that it owns.
+    /// Returns the contributor: the caller, or the vault that it owns.
     pub(super) fn contributor(who: AccountId, as_vault: Option<u64>) -> Result<AccountId, DispatchError> {
         let Some(pid) = as_vault else { return Ok(who) };
         let vault = match base_pool::Pools::<T>::get(pid) {

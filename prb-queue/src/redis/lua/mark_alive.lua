@@ -1,5 +1,5 @@
--- Tells the original's workers that leased jobs are alive. ARGV: for each its id and token. Answers the ids
--- that this consumer has not got any more.
+-- Marks leased jobs as alive for the original's stall check. ARGV: for each lease the job's id and token.
+-- Answers the ids whose lease was lost.
 local lost = {}
 for i = 1, #ARGV, 2 do
     if call('HGET', TOKENS, ARGV[i]) ~= ARGV[i + 1] then

@@ -1,9 +1,11 @@
-//! Calls: every method, every error, and the bounds.
+//! Tests of calls: every method, every error, and the limits.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "node_rig/rig.rs"]
+#[path = "../node_rig/rig.rs"]
 #[allow(dead_code, unreachable_pub, reason = "each test program uses a part of the rig")]
 mod rig;
+
+mod malformed;
 
 use std::{
     sync::{
@@ -29,7 +31,7 @@ use prost::Message;
 use rig::{LONG, RawPeer, address, config, start, start_knowing, until_friends, until_peer};
 use tokio::sync::Semaphore;
 
-/// Blobs that are `n` bytes long, by the key `n`.
+/// Serves blobs that are `n` bytes long by the key `n`.
 #[derive(Debug)]
 struct Sized;
 
@@ -53,7 +55,7 @@ fn update(ids: Vec<String>, message: &str) -> WorkerStateUpdate {
     WorkerStateUpdate { worker_states: ids.into_iter().map(state).collect() }
 }
 
-/// Handlers of every method but `Hello` and `Auth`, which give back what shows that they were asked.
+/// Handlers of every method but `Hello` and `Auth`, whose answers show that they were called.
 fn all_handlers() -> Handlers {
     type Ids = lm::UuidQueryRequest;
     let pool = |name: &str| db::Pool { name: name.to_owned(), ..db::Pool::default() };
@@ -109,7 +111,7 @@ async fn pair() -> (Node, Node) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_method() {
+async fn every_method_is_answered() {
     let (server, caller) = pair().await;
     let client = caller.client(server.peer_id());
     let info = client.data_provider_info().await.unwrap();
@@ -151,13 +153,13 @@ async fn every_method() {
     assert_eq!(client.worker_status(ids()).await.unwrap(), update(ids().ids, "status"));
     assert_eq!(client.worker_status(lm::UuidQueryRequest::default()).await.unwrap().worker_states, []);
 
-    // Also as a method and bytes.
+    // Also with a method and raw bytes.
     let data = caller.call(server.peer_id(), Method::ListPool, Bytes::new()).await.unwrap();
     assert_eq!(lm::PoolList::decode(data).unwrap().pools.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn blobs_both_ways() {
+async fn blobs_by_call_and_by_protocol() {
     let (server, caller) = pair().await;
     let client = caller.client(server.peer_id());
     for n in [1, 1000, 3 << 20] {
@@ -169,13 +171,13 @@ async fn blobs_both_ways() {
         assert_eq!(client.blob(missing).await.unwrap(), None, "{missing}");
         assert_eq!(client.blob_by_key(missing).await.unwrap(), None, "{missing}");
     }
-    // What cannot be read is missing on /blob, and an error to a call.
+    // An unreadable blob is missing over /blob, and an error in a call.
     assert_eq!(client.blob("13").await.unwrap(), None);
     assert_eq!(client.blob_by_key("13").await.unwrap_err().kind(), Some(ErrorKind::Server));
     // A key that is too long is not read to its end.
     assert_eq!(client.blob(&"1".repeat(2000)).await.unwrap(), None);
     assert_eq!(client.blob("1").await.unwrap(), Some(Bytes::from_static(&[1])));
-    // The other one has no blobs to give.
+    // The other node serves no blobs.
     let back = server.client(caller.peer_id());
     let error = back.blob("1").await.unwrap_err();
     assert!(matches!(error, Error::Unsupported { protocol: "/blob", .. }), "{error}");
@@ -183,7 +185,7 @@ async fn blobs_both_ways() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn handlers_fail_with_their_kinds() {
+async fn handler_errors_keep_their_kinds() {
     let mut server = config(0, Role::LifecycleManager);
     server.limits.call_timeout = Duration::from_millis(800);
     server.limits.answer_bytes = 200_000;
@@ -217,210 +219,8 @@ async fn handlers_fail_with_their_kinds() {
     assert_eq!(said(client.data_provider_info().await.unwrap_err()), not_there);
 }
 
-/// What a bare peer is answered.
-async fn answer_to(raw: &RawPeer, node: &Node, bytes: Vec<u8>) -> Response {
-    Response::decode(raw.ask(node.peer_id(), bytes).await.unwrap().as_slice()).unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_that_make_no_sense() {
-    let mut server = config(0, Role::LifecycleManager);
-    server.handlers = all_handlers();
-    let server = start(server).await;
-    let raw = RawPeer::start(1, Some(address(&server)), Box::new(|_| None)).await;
-    let error = |answer: &Response| {
-        assert!(
-            answer.has_error && answer.data.is_empty() && !answer.nonce.is_empty() && answer.created_at > 0
-        );
-        let error = answer.error.clone().unwrap();
-        (error.r#type(), error.message)
-    };
-    let request = |method: &str, data: &'static [u8]| {
-        let (nonce, data, method) = ("n1".to_owned(), Bytes::from_static(data), method.to_owned());
-        Request { created_at: 1, nonce, data, method }.encode_to_vec()
-    };
-
-    let garbage = answer_to(&raw, &server, vec![0xff; 40]).await;
-    assert_eq!((error(&garbage).0, garbage.request_nonce.as_str()), (ErrorType::Server, ""));
-    let empty = answer_to(&raw, &server, Vec::new()).await;
-    assert_eq!((error(&empty).0, empty.request_nonce.as_str()), (ErrorType::Server, ""));
-    let unknown = answer_to(&raw, &server, request("NoSuchMethod", b"")).await;
-    let (kind, message) = error(&unknown);
-    assert_eq!((kind, unknown.request_nonce.as_str()), (ErrorType::Server, "n1"));
-    assert!(message.contains("NoSuchMethod"), "{message}");
-    let bad_data = answer_to(&raw, &server, request("WantBlob", &[0xff])).await;
-    assert_eq!((error(&bad_data).0, bad_data.request_nonce.as_str()), (ErrorType::Server, "n1"));
-    // The original's own text, byte for byte.
-    let bare = start_without_handlers(&raw, 2).await;
-    let missing = answer_to(&raw, &bare, request("ListPool", b"")).await;
-    assert_eq!(error(&missing), (ErrorType::NotFound, "Handler not implemented.".to_owned()));
-    let fine = answer_to(&raw, &server, request("GetDataProviderInfo", b"")).await;
-    assert_eq!((fine.has_error, fine.error.is_none(), fine.request_nonce.as_str()), (false, true, "n1"));
-    // JavaScript writes zeros out: an empty error that is none, explicit defaults.
-    let explicit = [request("GetDataProviderInfo", b""), vec![0x1a, 0x00]].concat();
-    assert!(!answer_to(&raw, &server, explicit).await.has_error);
-    assert_eq!(*raw.closed.lock().unwrap(), 0);
-}
-
-/// A node that answers only what every node does, connected with a bare peer.
-async fn start_without_handlers(raw: &RawPeer, n: usize) -> Node {
-    let mut config = config(n, Role::Client);
-    config.boot_nodes = vec![raw.address.clone()];
-    let node = start(config).await;
-    // Its Hello is never answered here; a call that waits for nothing else shows that it is connected.
-    let hello = SystemInfo::default().encode_to_vec().into();
-    let request = Request { method: "Hello".into(), data: hello, ..Request::default() }.encode_to_vec();
-    tokio::time::timeout(LONG, async {
-        while raw.ask(node.peer_id(), request.clone()).await.is_err() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
-    .unwrap();
-    node
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn oversized_requests_are_refused_and_the_connection_survives() {
-    let mut server = config(0, Role::LifecycleManager);
-    server.limits.request_bytes = 100_000;
-    server.handlers = all_handlers();
-    let server = start(server).await;
-    let raw = RawPeer::start(1, Some(address(&server)), Box::new(|_| None)).await;
-    let request = |size: usize| {
-        let data = dp::GetBlob { token: "x".repeat(size) }.encode_to_vec().into();
-        Request { nonce: "n".into(), method: "GetBlobWithToken".into(), data, ..Request::default() }
-            .encode_to_vec()
-    };
-    let fits = answer_to(&raw, &server, request(99_000)).await;
-    assert_eq!(dp::Blob::decode(fits.data).unwrap().data.len(), 99_000);
-    let error = answer_to(&raw, &server, request(100_001)).await.error.unwrap();
-    assert_eq!(error.message, "the request has more than 100000 bytes");
-    // One that goes on and on is cut off: its answer may be lost with the rest of the stream.
-    if let Ok(answer) = raw.ask(server.peer_id(), request(5 << 20)).await {
-        assert!(answer.is_empty() || Response::decode(answer.as_slice()).unwrap().has_error);
-    }
-    assert!(!answer_to(&raw, &server, request(10)).await.has_error);
-    assert_eq!(*raw.closed.lock().unwrap(), 0);
-
-    // Our own callers do not even send it.
-    let mut caller = config(2, Role::Trader);
-    caller.limits.request_bytes = 100_000;
-    let caller = start_knowing(caller, &server).await;
-    let client = caller.client(server.peer_id());
-    let error = client.blob_with_token(dp::GetBlob { token: "x".repeat(100_000) }).await.unwrap_err();
-    assert!(matches!(error, Error::TooLarge { what: "request", limit_bytes: 100_000 }), "{error}");
-    assert_eq!(client.blob_with_token(dp::GetBlob { token: "x".into() }).await.unwrap().data, "x");
-}
-
-/// A bare peer that introduces itself and answers other calls as `answer` says.
-async fn liar(n: usize, mut answer: impl FnMut(Request) -> Option<Vec<u8>> + Send + 'static) -> RawPeer {
-    RawPeer::start(
-        n,
-        None,
-        Box::new(move |bytes| {
-            let request = Request::decode(bytes.as_slice()).unwrap();
-            if request.method != "Hello" {
-                return answer(request);
-            }
-            let data = SystemInfo {
-                role: Role::DataProviderInt.into(),
-                chain_identity: rig::CHAIN.to_string(),
-                bridge_identity: "default".into(),
-                // Longer than any name, with what would spoil a log.
-                hostname: "\u{1b}[31m".to_owned() + &"h".repeat(1000),
-                ..SystemInfo::default()
-            };
-            let (request_nonce, data) = (request.nonce, data.encode_to_vec().into());
-            Some(Response { request_nonce, data, ..Response::default() }.encode_to_vec())
-        }),
-    )
-    .await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_that_make_no_sense() {
-    type Lie = fn(Request) -> Option<Vec<u8>>;
-    let answers: Vec<Lie> = vec![
-        |_| Some(Vec::new()),
-        |_| Some(vec![0xff; 10]),
-        // Another call's answer.
-        |_| Some(Response { request_nonce: "other".into(), ..Response::default() }.encode_to_vec()),
-        |r| {
-            Some(
-                Response { request_nonce: r.nonce, data: vec![0xff].into(), ..Response::default() }
-                    .encode_to_vec(),
-            )
-        },
-        // An error that says nothing, one without the flag, and one without a nonce.
-        |r| Some(Response { request_nonce: r.nonce, has_error: true, ..Response::default() }.encode_to_vec()),
-        |_| {
-            let error = proto::ResponseError { r#type: 3, message: "m".into() };
-            Some(Response { error: Some(error), ..Response::default() }.encode_to_vec())
-        },
-        // More than the answer of this method ever has.
-        |_| Some(vec![0; 100_000]),
-        |_| None,
-    ];
-    let at = Arc::new(AtomicUsize::new(0));
-    let turn = Arc::clone(&at);
-    let liar = liar(0, move |request| answers[turn.load(Ordering::SeqCst)](request)).await;
-    let mut config = config(1, Role::LifecycleManager);
-    config.boot_nodes = vec![liar.address.clone()];
-    config.limits.call_timeout = Duration::from_secs(2);
-    let node = start(config).await;
-    let seen = until_peer(&node, liar.peer_id, "introduced", |p| p.is_usable()).await;
-    assert!(seen.hostname.len() <= 128 && !seen.hostname.contains('\u{1b}'), "{}", seen.hostname);
-    let client = node.client(liar.peer_id);
-    let ask = async |n| {
-        at.store(n, Ordering::SeqCst);
-        client.data_provider_info().await.unwrap_err()
-    };
-    let error = ask(0).await;
-    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
-    for n in 1..4 {
-        let error = ask(n).await;
-        assert!(matches!(error, Error::Malformed { .. }) && !error.is_retryable(), "{n}: {error}");
-    }
-    assert_eq!(ask(4).await.kind(), Some(ErrorKind::Unknown));
-    assert_eq!(ask(5).await.kind(), Some(ErrorKind::Duplicated));
-    let error = ask(6).await;
-    assert!(matches!(error, Error::TooLarge { what: "answer", limit_bytes: 65_536 }), "{error}");
-    let error = ask(7).await;
-    assert!(matches!(error, Error::TimedOut { .. }) && error.is_retryable(), "{error}");
-    assert_eq!(*liar.closed.lock().unwrap(), 0);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_of_many_mib_are_taken_up_to_the_limit() {
-    let size = Arc::new(Mutex::new(0));
-    let wanted = Arc::clone(&size);
-    let big = liar(0, move |request| {
-        let data = lm::PoolList {
-            pools: vec![db::Pool { name: "x".repeat(*wanted.lock().unwrap()), ..db::Pool::default() }],
-        };
-        let data = data.encode_to_vec().into();
-        Some(Response { request_nonce: request.nonce, data, ..Response::default() }.encode_to_vec())
-    })
-    .await;
-    let mut config = config(1, Role::LifecycleManager);
-    config.boot_nodes = vec![big.address.clone()];
-    config.limits.answer_bytes = 8 << 20;
-    let node = start(config).await;
-    until_peer(&node, big.peer_id, "introduced", |p| p.is_usable()).await;
-    let client = node.client(big.peer_id);
-    *size.lock().unwrap() = 7 << 20;
-    assert_eq!(client.list_pools().await.unwrap().pools[0].name.len(), 7 << 20);
-    *size.lock().unwrap() = 9 << 20;
-    let error = client.list_pools().await.unwrap_err();
-    assert!(matches!(error, Error::TooLarge { what: "answer", .. }), "{error}");
-    *size.lock().unwrap() = 1;
-    assert_eq!(client.list_pools().await.unwrap().pools.len(), 1);
-    assert_eq!(*big.closed.lock().unwrap(), 0);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_of_one_peer_are_bounded() {
+async fn concurrent_calls_of_one_peer_are_bounded() {
     let (doors, inside) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
     let mut server = config(0, Role::LifecycleManager);
     server.limits.calls_per_peer = 3;
@@ -453,7 +253,7 @@ async fn calls_of_one_peer_are_bounded() {
         Err(Error::Refused { source, .. }) => assert_eq!(source.message, "too many calls at once"),
         other => panic!("{other:?}"),
     }
-    // Another peer has its own room; one that gives up leaves its place once its handler is done.
+    // Another peer has its own slots; an abandoned call keeps its slot until its handler ends.
     let other = call(&modest);
     let mut waiting = waiting.into_iter();
     waiting.next().unwrap().abort();
@@ -471,7 +271,7 @@ async fn calls_of_one_peer_are_bounded() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_calls_at_once() {
+async fn many_concurrent_calls_are_answered() {
     let (server, caller) = pair().await;
     let mut tasks = tokio::task::JoinSet::new();
     for n in 0..500_usize {
@@ -487,7 +287,7 @@ async fn many_calls_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn peers_that_are_not_there() {
+async fn unreachable_peers_are_errors() {
     let node = start(config(0, Role::Trader)).await;
     let nobody = prb_walkie::node::PeerId::random();
     let error = node.client(nobody).list_pools().await.unwrap_err();

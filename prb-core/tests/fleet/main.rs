@@ -32,12 +32,14 @@ use prb_core::{
 use tokio::sync::watch;
 use uuid::Uuid;
 
-#[path = "fleet_rig/rig.rs"]
+mod reports;
+
+#[path = "../fleet_rig/rig.rs"]
 mod rig;
 use rig::{BLOCK, POOL, Rig, STAKE, account, endpoint};
 
 #[tokio::test(start_paused = true)]
-async fn workers_go_from_nothing_to_computing_and_stay_at_the_tip() {
+async fn new_workers_start_computing_and_stay_at_the_tip() {
     let mut rig = Rig::new(7, 50).await;
     rig.run();
     let config = Rig::config().with_max_workers_per_runner(3);
@@ -119,7 +121,7 @@ async fn messages_reach_the_chain_once_and_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn messages_that_failed_are_sent_again_from_where_the_chain_is() {
+async fn failed_messages_are_resent_from_the_chains_sequence() {
     let mut rig = Rig::new(1, 10).await;
     rig.run();
     rig.start();
@@ -138,7 +140,7 @@ async fn messages_that_failed_are_sent_again_from_where_the_chain_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn edits_apply_at_once() {
+async fn edits_apply_immediately() {
     let mut rig = Rig::new(2, 10).await;
     rig.run();
     rig.start();
@@ -181,7 +183,7 @@ async fn edits_apply_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_loses_its_state_comes_back_by_itself() {
+async fn worker_that_lost_its_state_recovers() {
     let mut rig = Rig::new(3, 40).await;
     rig.run();
     rig.start();
@@ -196,7 +198,7 @@ async fn a_worker_that_loses_its_state_comes_back_by_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_goes_away_is_found_again() {
+async fn unreachable_worker_is_reconnected() {
     let mut rig = Rig::new(2, 10).await;
     rig.run();
     rig.start();
@@ -217,7 +219,7 @@ async fn a_worker_that_goes_away_is_found_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_batch_is_observed_and_planned_anew() {
+async fn rejected_batch_is_observed_and_planned_again() {
     let mut rig = Rig::new(1, 60).await;
     rig.run();
     let worker = rig.workers[0].clone();
@@ -257,7 +259,7 @@ impl ChainReader for Late {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_sent_twice_where_views_come_late() {
+async fn nothing_is_sent_twice_with_late_views() {
     let mut rig = Rig::new(2, 10).await;
     rig.run();
     let (late, views) = watch::channel(None);
@@ -312,7 +314,7 @@ impl BlobSource for Promising {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_has_nothing_yet_is_asked_again_when_it_grows() {
+async fn source_without_data_is_retried_when_it_grows() {
     let mut rig = Rig::new(1, 10).await;
     let source = Arc::new(Promising(rig.source.clone(), AtomicU64::new(0)));
     rig.start_from(Arc::clone(&source) as Arc<dyn BlobSource>, Rig::config());
@@ -364,198 +366,4 @@ async fn commands_reach_one_worker() {
     assert_eq!(rig.workers[1].kicks(), 1);
     rig.fleet().stop().await;
     assert_eq!(rig.fleet().command(rig.ids[1], Command::Kick), Err(CommandError::Stopped));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_worker_of_another_pool_is_told_of() {
-    let mut rig = Rig::new(1, 10).await;
-    rig.put_pool(PoolId(2), true).await;
-    rig.run();
-    rig.start();
-    rig.until_all(State::Active).await;
-    rig.edit_worker(0, |w| w.pid = PoolId(2)).await;
-    rig.until_worker(0, "the other pool", |w| w.state == State::Error && w.message.contains("pool 1")).await;
-    let before = rig.chain.events().len();
-    tokio::time::sleep(BLOCK * 20).await;
-    assert_eq!(rig.chain.events().len(), before, "nothing is sent for it");
-    assert_eq!(rig.status(0).lag, Some(0), "it is kept in sync");
-}
-
-#[tokio::test(start_paused = true)]
-async fn two_workers_with_one_key_are_told_of() {
-    let mut rig = Rig::new(1, 10).await;
-    let twin = rig.add_worker(POOL).await;
-    rig.connect.add(&endpoint(twin), ScriptedWorker::new(0));
-    rig.run();
-    rig.start();
-    let told = |s: &fleet::FleetStatus| {
-        s.count(State::Active) == 1 && s.workers.iter().any(|w| w.message.contains("same public key"))
-    };
-    rig.until("one told of", told).await;
-    // When the holder goes, the other one takes its place.
-    let holder = rig.ids[usize::from(rig.status(1).state == State::Active)];
-    rig.inventory.apply(vec![Edit::RemoveWorker(holder)]).await.unwrap();
-    rig.until("the other", |s| s.workers.len() == 1 && s.count(State::Active) == 1).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_unresponsive_worker_stays_active_and_is_told_of() {
-    let mut rig = Rig::new(1, 10).await;
-    rig.run();
-    rig.start();
-    rig.until_all(State::Active).await;
-    let sent = rig.chain.events().len();
-    rig.chain.set_session_state(rig.key(0), SessionState::WorkerUnresponsive);
-    rig.until_worker(0, "unresponsive", |w| w.message.contains("Unresponsive")).await;
-    assert_eq!(rig.status(0).state, State::Active);
-    tokio::time::sleep(BLOCK * 5).await;
-    assert_eq!(rig.status(0).lag, Some(0));
-    rig.chain.set_session_state(rig.key(0), SessionState::WorkerIdle);
-    rig.until_worker(0, "responsive", |w| &*w.message == "Computing").await;
-    assert_eq!(rig.chain.events().len(), sent);
-}
-
-#[tokio::test(start_paused = true)]
-async fn sync_only_sends_nothing() {
-    let mut rig = Rig::new(2, 10).await;
-    rig.run();
-    let settings = Settings::default().with_sync_only(true);
-    rig.start_with(Rig::config().with_settings(settings));
-    rig.until_all(State::Synched).await;
-    tokio::time::sleep(BLOCK * 10).await;
-    assert!(rig.chain.events().is_empty());
-}
-
-#[tokio::test(start_paused = true)]
-async fn low_scores_register_again_where_a_minimum_is_enforced() {
-    let config = chain_memory::Config::default().with_score(None);
-    let mut rig = Rig::with(config, 1, 10).await;
-    rig.run();
-    let settings = Settings::default().with_enforce_min_bench_score(true);
-    rig.start_with(Rig::config().with_settings(settings));
-    rig.until_worker(0, "waiting", |w| w.message.contains("benchmark score")).await;
-    let key = rig.key(0);
-    rig.chain.set_score(key, 49);
-    rig.until_worker(0, "too low", |w| w.message.contains("49")).await;
-    let chain = rig.chain.clone();
-    let registered =
-        || chain.events().iter().filter(|e| matches!(e.call, Call::RegisterWorker { .. })).count();
-    rig.until("registered again", |_| registered() == 2).await;
-    tokio::time::sleep(BLOCK * 10).await;
-    assert_eq!(registered(), 2, "a benchmark is given its time");
-    rig.chain.set_score(key, 50);
-    rig.until_all(State::Active).await;
-}
-
-/// A client that panics while it is told to.
-#[derive(Debug)]
-struct Panicking(ScriptedWorker, Arc<AtomicU64>);
-
-#[async_trait::async_trait]
-impl PRuntimeClient for Panicking {
-    async fn call(
-        &self,
-        method: Method,
-        body: bytes::Bytes,
-    ) -> Result<bytes::Bytes, prb_core::pruntime::Error> {
-        let left = self.1.load(Ordering::Relaxed);
-        if method == Method::DispatchBlocks && left > 0 {
-            self.1.store(left - 1, Ordering::Relaxed);
-            panic!("scripted panic");
-        }
-        self.0.call(method, body).await
-    }
-
-    async fn kick(&self) -> Result<(), prb_core::pruntime::Error> {
-        self.0.kick().await
-    }
-}
-
-#[derive(Debug)]
-struct PanickingConnect(prb_core::pruntime::scripted::ScriptedConnect, ScriptedWorker, Arc<AtomicU64>);
-
-impl Connect for PanickingConnect {
-    fn connect(&self, endpoint: &str) -> Result<Arc<dyn PRuntimeClient>, ConnectError> {
-        if endpoint == rig::endpoint(0) {
-            return Ok(Arc::new(Panicking(self.1.clone(), Arc::clone(&self.2))));
-        }
-        self.0.connect(endpoint)
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_panic_is_contained_and_its_worker_started_again() {
-    let mut rig = Rig::new(4, 10).await;
-    rig.run();
-    let panics = Arc::new(AtomicU64::new(3));
-    let connect = PanickingConnect(rig.connect.clone(), rig.workers[0].clone(), Arc::clone(&panics));
-    let parts = fleet::Parts::new(
-        rig.inventory.clone(),
-        rig.source.clone(),
-        Arc::new(rig.chain.clone()),
-        Arc::new(rig.queue.clone()),
-        Arc::new(connect),
-    );
-    rig.fleet = Some(fleet::Fleet::start(parts, Rig::config()));
-    rig.until_worker(0, "the panic", |w| w.state == State::Error && w.message.contains("scripted panic"))
-        .await;
-    rig.until_all(State::Active).await;
-    assert_eq!(panics.load(Ordering::Relaxed), 0);
-    for worker in &rig.workers[1..] {
-        assert_eq!(worker.count(Method::InitRuntime), 1);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_worker_that_stays_behind_is_named() {
-    let mut rig = Rig::new(2, 10).await;
-    rig.run();
-    rig.workers[0].fail_always(Method::DispatchBlocks, Some(Failure::Hang));
-    rig.start();
-    rig.until_worker(0, "stalled", |w| w.stalled).await;
-    assert!(!rig.status(1).stalled);
-    rig.until_worker(1, "computing", |w| w.state == State::Active).await;
-    // Let loose, by the operator's hand.
-    rig.workers[0].fail_always(Method::DispatchBlocks, None);
-    rig.fleet().command(rig.ids[0], Command::Restart).unwrap();
-    rig.until_all(State::Active).await;
-    assert!(!rig.status(0).stalled);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_slow_worker_that_moves_is_not_named() {
-    let mut rig = Rig::new(1, 10).await;
-    rig.run();
-    // There is always more for it, and each call takes a while.
-    rig.workers[0].set_latency(Method::DispatchBlocks, Duration::from_secs(80));
-    rig.start();
-    for _ in 0..200 {
-        tokio::time::sleep(Duration::from_secs(10)).await;
-        assert!(!rig.status(0).stalled);
-    }
-    assert!(rig.status(0).lag.unwrap() > 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_stop_does_not_wait_for_hanging_workers() {
-    let mut rig = Rig::new(20, 10).await;
-    rig.run();
-    for worker in &rig.workers {
-        worker.fail_always(Method::SyncCombinedHeaders, Some(Failure::Hang));
-    }
-    rig.start();
-    rig.until_all(State::Synching).await;
-    let before = tokio::time::Instant::now();
-    assert!(rig.fleet().stop().await);
-    assert!(before.elapsed() < Duration::from_secs(5));
-    // A fleet that was stopped is stopped again without harm, and can be followed by another.
-    assert!(rig.fleet().stop().await);
-    for worker in &rig.workers {
-        worker.fail_always(Method::SyncCombinedHeaders, None);
-    }
-    rig.start();
-    rig.until_all(State::Active).await;
-    for worker in &rig.workers {
-        assert_eq!(worker.overlaps(), 0);
-    }
 }

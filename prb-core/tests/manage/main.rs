@@ -26,7 +26,9 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-#[path = "fleet_rig/rig.rs"]
+mod commands;
+
+#[path = "../fleet_rig/rig.rs"]
 mod rig;
 use rig::{Rig, endpoint};
 
@@ -61,18 +63,18 @@ impl OperatorKeys for Keys {
     }
 }
 
-struct Bench {
+struct Setup {
     manager: Manager,
     inventory: Arc<SlowInventory>,
     vault: Arc<MemoryVault>,
 }
 
-fn bench() -> Bench {
+fn setup() -> Setup {
     let vault = Arc::new(MemoryVault::new());
     let inventory = Arc::new(SlowInventory::default());
     let parts =
         Parts { inventory: inventory.clone(), vault: vault.clone(), keys: Arc::new(Keys), fleet: None };
-    Bench { manager: Manager::new(parts), inventory, vault }
+    Setup { manager: Manager::new(parts), inventory, vault }
 }
 
 fn manager_of(rig: &Rig) -> Manager {
@@ -107,8 +109,8 @@ fn id_of(worker: &Worker) -> Selector {
 }
 
 #[tokio::test(start_paused = true)]
-async fn created_pools_have_their_secret_sealed_and_nowhere_else() {
-    let Bench { manager, vault, .. } = bench();
+async fn secrets_of_created_pools_are_only_stored_sealed() {
+    let Setup { manager, vault, .. } = setup();
     let owner = AccountId([7; 32]);
     let proxied = pool(2).with_proxied(format!(" {} ", owner.to_ss58(30)));
     assert!(!format!("{proxied:?}").contains("wombat"), "a value shows its secret");
@@ -126,8 +128,8 @@ async fn created_pools_have_their_secret_sealed_and_nowhere_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pool_without_a_secret_must_only_sync() {
-    let Bench { manager, .. } = bench();
+async fn pool_without_secret_must_be_sync_only() {
+    let Setup { manager, .. } = setup();
     for secret in [None, Some("".into()), Some("  \n".into())] {
         let error = manager.create_pools(vec![pool(1).with_secret(secret)]).await.unwrap_err();
         assert!(error.to_string().starts_with("pools[0] \"pool 1\": the operator's secret"), "{error}");
@@ -137,8 +139,8 @@ async fn a_pool_without_a_secret_must_only_sync() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_is_applied_whole_or_not_at_all() {
-    let Bench { manager, .. } = bench();
+async fn calls_are_applied_completely_or_not_at_all() {
+    let Setup { manager, .. } = setup();
     manager.create_pools(vec![pool(1)]).await.unwrap();
     manager.create_workers(vec![worker(1)]).await.unwrap();
     let before = manager.snapshots().borrow().clone();
@@ -171,8 +173,8 @@ async fn a_call_is_applied_whole_or_not_at_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pool_that_cannot_be_is_refused_by_entry_and_field() {
-    let Bench { manager, .. } = bench();
+async fn invalid_pool_is_refused_with_entry_and_field() {
+    let Setup { manager, .. } = setup();
     let long: String = "x".repeat(MAX_SECRET_BYTES + 1);
     let cases = [
         ("operator's secret", pool(2).with_secret(Some("hunter?".into()))),
@@ -192,8 +194,8 @@ async fn a_pool_that_cannot_be_is_refused_by_entry_and_field() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_cannot_be_is_refused_by_entry_and_field() {
-    let Bench { manager, .. } = bench();
+async fn invalid_worker_is_refused_with_entry_and_field() {
+    let Setup { manager, .. } = setup();
     manager.create_pools(vec![pool(1)]).await.unwrap();
     let mut cases = vec![
         ("worker endpoint", worker(2).with_endpoint("10.0.0.1".into())),
@@ -219,8 +221,8 @@ async fn a_worker_that_cannot_be_is_refused_by_entry_and_field() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_has_a_bounded_number_of_entries() {
-    let Bench { manager, .. } = bench();
+async fn number_of_entries_per_call_is_limited() {
+    let Setup { manager, .. } = setup();
     let error = manager.create_workers(vec![worker(1); MAX_ENTRIES + 1]).await.unwrap_err();
     assert!(matches!(error, Error::TooMany { limit: MAX_ENTRIES, .. }), "{error:?}");
     let items = vec![(Selector::Pid(PoolId(1)), Change::Delete); MAX_ENTRIES + 1];
@@ -231,7 +233,7 @@ async fn a_call_has_a_bounded_number_of_entries() {
 
 #[tokio::test(start_paused = true)]
 async fn pools_are_changed_by_id_name_and_pid() {
-    let Bench { manager, vault, .. } = bench();
+    let Setup { manager, vault, .. } = setup();
     let made = manager.create_pools(vec![pool(1), pool(2), pool(3)]).await.unwrap();
     let proxied = AccountId([9; 32]).to_ss58(30);
     let kept = pool(1).with_name("one".into()).with_secret(None).with_enabled(false).with_proxied(proxied);
@@ -263,7 +265,7 @@ async fn pools_are_changed_by_id_name_and_pid() {
 
 #[tokio::test(start_paused = true)]
 async fn workers_are_changed_by_id_and_name_and_may_swap() {
-    let Bench { manager, .. } = bench();
+    let Setup { manager, .. } = setup();
     manager.create_pools(vec![pool(1)]).await.unwrap();
     let made = manager.create_workers(vec![worker(1), worker(2), worker(3)]).await.unwrap();
     let items = vec![
@@ -290,8 +292,8 @@ async fn workers_are_changed_by_id_and_name_and_may_swap() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_value_does_not_name_stays() {
-    let Bench { manager, inventory, .. } = bench();
+async fn absent_fields_are_kept() {
+    let Setup { manager, inventory, .. } = setup();
     let set = pool(1).with_after_stop(Some(Some(AfterExternalStop::Reclaim)));
     let made = manager.create_pools(vec![set, pool(2)]).await.unwrap();
     assert_eq!([made[0].after_stop, made[1].after_stop], [Some(AfterExternalStop::Reclaim), None]);
@@ -329,7 +331,7 @@ async fn what_a_value_does_not_name_stays() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_that_cannot_be_asked_for_are_not_the_callers_fault() {
+async fn failing_key_service_is_not_reported_as_invalid_input() {
     /// Breaks, or is away.
     #[derive(Debug)]
     struct Broken(bool);
@@ -354,8 +356,8 @@ async fn keys_that_cannot_be_asked_for_are_not_the_callers_fault() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn edits_at_once_lose_nothing() {
-    let Bench { manager, vault, .. } = bench();
+async fn concurrent_edits_lose_nothing() {
+    let Setup { manager, vault, .. } = setup();
     manager.create_pools(vec![pool(1)]).await.unwrap();
     let select = || Selector::Pid(PoolId(1));
     let rekeyed = Change::Put(pool(1).with_secret(Some("new key".into())));
@@ -370,168 +372,6 @@ async fn edits_at_once_lose_nothing() {
     assert_eq!(vault.open(&operator.key).await.unwrap().expose_secret(), "new key", "the key was lost");
 }
 
-#[tokio::test(start_paused = true)]
-async fn without_a_fleet_the_inventory_is_served() {
-    let Bench { manager, .. } = bench();
-    manager.create_pools(vec![pool(1)]).await.unwrap();
-    let made = manager.create_workers(vec![worker(2), worker(1)]).await.unwrap();
-    let all = manager.status(&[]).unwrap();
-    assert_eq!(all.iter().map(|s| s.worker.name.as_str()).collect::<Vec<_>>(), ["worker 1", "worker 2"]);
-    assert!(
-        all.iter().all(|s| s.state == State::Idle && s.pool.is_some() && s.message.contains("inventory"))
-    );
-    assert_eq!(manager.status(&[made[0].id]).unwrap()[0].message_at, all[0].message_at, "it does not tick");
-    assert!(matches!(manager.restart(&[made[0].id]), Err(Error::NoFleet)));
-    assert!(matches!(manager.kick(&[Uuid::nil()]), Err(Error::NotFound { .. })));
-}
-
-#[tokio::test(start_paused = true)]
-async fn commands_reach_the_workers_named_and_no_others() {
-    let mut rig = Rig::new(3, 10).await;
-    rig.run();
-    rig.start();
-    rig.until_all(State::Active).await;
-    let manager = manager_of(&rig);
-    let ids = [rig.ids[2], rig.ids[0]];
-
-    let done = manager.kick(&[ids[0], ids[1], ids[0]]).unwrap();
-    assert_eq!(
-        done.workers.iter().map(|s| s.worker.id).collect::<Vec<_>>(),
-        ids,
-        "in the call's order, once"
-    );
-    assert!(done.refused.is_empty());
-    assert_eq!(
-        done.answers.iter().map(|(id, _)| *id).collect::<Vec<_>>(),
-        ids,
-        "each is told what will happen"
-    );
-    assert!(done.answers.iter().all(|(_, answer)| !answer.is_empty()), "{:?}", done.answers);
-    rig.until("kicked and back", |s| s.count(State::Active) == 3 && rig.workers[0].kicks() == 1).await;
-    assert_eq!([0, 1, 2].map(|n| rig.workers[n].kicks()), [1, 0, 1]);
-
-    let infos = |n: usize| rig.workers[n].count(Method::GetInfo);
-    let (before, other) = (infos(0), infos(1));
-    manager.restart(&[rig.ids[0]]).unwrap();
-    rig.until("observed", |_| infos(0) > before).await;
-    assert_eq!(infos(1), other);
-
-    let registered = |n: usize| rig.chain.worker(rig.key(n)).registration.unwrap().last_updated;
-    let (before, other) = (registered(0), registered(1));
-    manager.refresh_ra_and_restart(&[rig.ids[0]]).unwrap();
-    rig.until("registered again", |s| registered(0) > before && s.count(State::Active) == 3).await;
-    assert_eq!(registered(1), other);
-
-    assert!(manager.restart(&[]).unwrap().workers.is_empty(), "an empty list is nobody");
-    let kicks = rig.workers[0].kicks();
-    let error = manager.kick(&[rig.ids[0], Uuid::nil()]).unwrap_err();
-    assert!(matches!(&error, Error::NotFound { entry, .. } if entry == "ids[1]"), "{error:?}");
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(rig.workers[0].kicks(), kicks, "nobody is commanded where one is unknown");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_checkpoint_is_taken_whole_before_a_kick() {
-    let mut rig = Rig::new(2, 10).await;
-    rig.run();
-    rig.start();
-    rig.until_all(State::Active).await;
-    let manager = manager_of(&rig);
-    rig.workers[0].set_latency(Method::TakeCheckpoint, Duration::from_secs(30));
-    let at = rig.workers[0].next_block() - 1;
-    manager.checkpoint(&rig.ids[..1]).unwrap();
-    rig.until_worker(0, "taking", |w| &*w.message == "Taking a checkpoint").await;
-    manager.kick(&rig.ids[..1]).unwrap();
-    tokio::time::sleep(Duration::from_secs(20)).await;
-    assert_eq!(rig.workers[0].kicks(), 0, "the kick waits");
-    rig.until_worker(0, "a checkpoint", |w| w.checkpoint.is_some()).await;
-    let checkpoint = rig.status(0).checkpoint.clone().unwrap();
-    let block = checkpoint.result.unwrap();
-    assert!(block >= ParaNumber(at) && block <= rig.chain.head(), "{block}");
-    rig.until("the kick", |s| rig.workers[0].kicks() == 1 && s.count(State::Active) == 2).await;
-    assert_eq!(rig.workers[0].count(Method::TakeCheckpoint), 1);
-    assert_eq!(rig.workers[1].count(Method::TakeCheckpoint), 0);
-
-    rig.workers[1].fail_next(Method::TakeCheckpoint, Failure::refuse("No space left on device"));
-    manager.checkpoint(&rig.ids[1..]).unwrap();
-    rig.until_worker(1, "a failure", |w| w.checkpoint.is_some()).await;
-    let error = rig.status(1).checkpoint.clone().unwrap().result.unwrap_err();
-    assert!(error.contains("No space left on device"), "{error}");
-    let head = rig.chain.head();
-    rig.until_worker(1, "going on", |w| w.position.unwrap().dispatched_to() > Some(head)).await;
-    assert_eq!(rig.workers[1].overlaps(), 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn workers_that_do_not_run_are_left_out_by_name() {
-    let mut rig = Rig::new(2, 10).await;
-    rig.edit_worker(1, |w| w.enabled = false).await;
-    rig.run();
-    rig.start();
-    rig.until_worker(0, "computing", |w| w.state == State::Active).await;
-    let manager = manager_of(&rig);
-    let done = manager.kick(&rig.ids).unwrap();
-    assert_eq!(done.workers.len(), 2);
-    assert_eq!(done.answers.iter().map(|(id, _)| *id).collect::<Vec<_>>(), rig.ids[..1]);
-    assert!(
-        matches!(&done.refused[..], [(id, CommandError::NotRunning { name, .. })]
-            if *id == rig.ids[1] && name == "worker 00001"),
-        "{:?}",
-        done.refused
-    );
-    rig.until("the other", |_| rig.workers[0].kicks() == 1).await;
-    let error = manager.kick(&rig.ids[1..]).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "no worker was commanded: worker worker 00001 does not run: Worker is disabled"
-    );
-    rig.fleet().stop().await;
-    let error = manager.kick(&rig.ids).unwrap_err();
-    assert!(matches!(error, Error::NotCommanded(CommandError::Stopped)), "{error:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn status_shows_an_edit_at_once() {
-    let mut rig = Rig::new(1, 10).await;
-    rig.run();
-    rig.start();
-    rig.until_all(State::Active).await;
-    let manager = manager_of(&rig);
-    let value = worker(7).with_endpoint(endpoint(7));
-    let made = manager.create_workers(vec![value]).await.unwrap();
-    // No await in between: the fleet has not seen the edit.
-    let all = manager.status(&[]).unwrap();
-    assert_eq!(all.iter().map(|s| s.worker.name.as_str()).collect::<Vec<_>>(), ["worker 00000", "worker 7"]);
-    assert_eq!((all[1].state, &*all[1].message), (State::Idle, "Waiting for a runner"));
-    let error = manager.restart(&[made[0].id]).unwrap_err();
-    assert!(matches!(error, Error::NotCommanded(CommandError::NotRunning { .. })), "{error:?}");
-
-    let renamed = worker(0).with_endpoint(endpoint(0)).with_name("renamed".into());
-    manager.update_workers(vec![(Selector::Id(rig.ids[0]), Change::Put(renamed))]).await.unwrap();
-    let status = manager.status(&rig.ids[..1]).unwrap().remove(0);
-    assert_eq!((status.worker.name.as_str(), status.state), ("renamed", State::Active));
-    manager.update_workers(vec![(id_of(&made[0]), Change::Delete)]).await.unwrap();
-    assert_eq!(manager.status(&[]).unwrap().len(), 1, "one deleted is not shown");
-    assert!(matches!(manager.status(&[made[0].id]), Err(Error::NotFound { .. })));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_worker_made_by_a_call_computes() {
-    let mut rig = Rig::new(0, 10).await;
-    rig.run();
-    rig.start();
-    let index = rig.workers.len();
-    let scripted = prb_core::pruntime::scripted::ScriptedWorker::new(1);
-    rig.connect.add(&endpoint(index), scripted.clone());
-    let manager = manager_of(&rig);
-    let account = manager.create_pools(vec![pool(5)]).await.unwrap()[0].operator.clone().unwrap().account;
-    rig.chain.add_pool(PoolId(5), account, 1_000_000 * rig::PHA);
-    let value = worker(index).with_pid(PoolId(5)).with_stake(rig::STAKE.to_string());
-    manager.create_workers(vec![value]).await.unwrap();
-    rig.until_all(State::Active).await;
-    assert_eq!(rig.chain.worker(scripted.key()).pool, Some(PoolId(5)));
-}
-
 fn texts() -> impl Strategy<Value = String> {
     prop_oneof!["\\PC{0,80}", "[0-9]{0,50}", "http://[a-z]{1,9}(:[0-9]{1,6})?", Just(String::new())]
 }
@@ -544,7 +384,7 @@ proptest! {
     fn any_value_is_taken_or_refused(name in texts(), address in texts(), stake in texts(), pid in any::<u64>()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let manager = bench().manager;
+            let manager = setup().manager;
             let value = PoolValue::default().with_pid(PoolId(pid)).with_name(name.clone()).with_proxied(address.clone()).with_secret(None).with_sync_only(true).with_enabled(false).with_after_stop(None);
             let pools = manager.create_pools(vec![value]).await;
             match pools {
@@ -566,7 +406,7 @@ proptest! {
 /// Used by [`Pool`]'s readers: nobody's `Debug` shows what is sealed.
 #[tokio::test]
 async fn sealed_keys_are_not_shown() {
-    let Bench { manager, .. } = bench();
+    let Setup { manager, .. } = setup();
     let made: Vec<Arc<Pool>> = manager.create_pools(vec![pool(1)]).await.unwrap();
     let sealed = &made[0].operator.as_ref().unwrap().key.0;
     let shown = format!("{made:?}");
@@ -575,8 +415,8 @@ async fn sealed_keys_are_not_shown() {
 
 /// Two editors who have read the same: whoever comes second is told, and the first one's edit stays.
 #[tokio::test(start_paused = true)]
-async fn of_two_edits_of_what_was_read_the_second_is_refused() {
-    let Bench { manager, .. } = bench();
+async fn second_of_two_conditional_edits_is_refused() {
+    let Setup { manager, .. } = setup();
     manager.create_pools(vec![pool(1)]).await.unwrap();
     let made = manager.create_workers(vec![worker(1)]).await.unwrap().remove(0);
     let edit = |name: &str| {

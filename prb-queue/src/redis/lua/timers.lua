@@ -1,6 +1,6 @@
--- Puts delayed jobs in line that are due: the first due in front, of those due together the oldest. Redis
--- orders the latter by their digits.
-local function raise()
+-- Moves due delayed jobs to the front of the waiting list: the first due in front, of those due together the
+-- oldest. Jobs are sorted here because Redis orders equal scores by their text.
+local function promote_delayed()
     local found = call('ZRANGEBYSCORE', DELAYED, '-inf', NOW, 'WITHSCORES', 'LIMIT', 0, 200)
     local due = {}
     for i = 1, #found, 2 do
@@ -16,9 +16,9 @@ local function raise()
     end
 end
 
--- Puts jobs in line whose lease is over: the oldest in front. One whose fourth lease ran out goes to the back, so
--- that it cannot hold up all others by killing its consumers. Jobs that were handed back do not count: they would
--- be overtaken by younger ones.
+-- Moves jobs whose lease expired to the front of the waiting list, the oldest first. From its fourth expiry
+-- on a job goes to the back, so that a job that crashes its consumers cannot block all others. Jobs that
+-- were handed back do not count: younger ones would overtake them.
 local function expire()
     local over = call('ZRANGEBYSCORE', LEASES, '-inf', NOW, 'LIMIT', 0, 200)
     table.sort(over, function(a, b) return (tonumber(a) or 0) > (tonumber(b) or 0) end)
@@ -26,7 +26,7 @@ local function expire()
     for _, id in ipairs(over) do
         call('ZREM', LEASES, id)
         call('SREM', STALLING, id)
-        -- It may be in line already: the original's check for stalled jobs moves any.
+        -- It may be waiting already: the original's stall check moves any active job.
         if call('LREM', ACTIVE, 0, id) > 0 then
             call('HINCRBY', TRIES, id, 1)
             if call('HINCRBY', EXPIRED, id, 1) > 3 then
@@ -36,14 +36,14 @@ local function expire()
             end
         end
     end
-    -- At the back too, the oldest is the first of them.
+    -- Jobs at the back keep their order, the oldest first.
     for i = #last, 1, -1 do call('LPUSH', WAITING, last[i]) end
 end
 
--- Raises and expires what is due. Answers when the next delay or lease is over, nil where there is none.
+-- Moves due jobs and expired leases. Answers when the next delay or lease ends, nil if there is none.
 local function promote()
     local at
-    for key, move in pairs({ [DELAYED] = raise, [LEASES] = expire }) do
+    for key, move in pairs({ [DELAYED] = promote_delayed, [LEASES] = expire }) do
         local head = call('ZRANGE', key, '0', '0', 'WITHSCORES')
         if head[2] and tonumber(head[2]) <= NOW then
             move()

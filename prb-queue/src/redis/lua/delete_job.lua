@@ -5,11 +5,11 @@ local function write_sums()
     if ended_delta ~= 0 then call('HINCRBY', META, 'ended_bytes', ended_delta) end
 end
 
--- Forgets a job that no list names any more.
-local function forget(id)
+-- Deletes a job that no list names any more.
+local function delete_job(id)
     local bytes = call('HSTRLEN', JOBS, id)
     if bytes == 0 then
-        -- Another program has removed it: what it had when it came is near enough.
+        -- Another program has removed it: the size at submission is the best estimate.
         bytes = tonumber(string.match(call('HGET', BOOKS, id) or '', '|(%d+)$') or '0')
     end
     if call('ZREM', ENDED, id) == 1 then

@@ -1,0 +1,165 @@
+//! Commands and status.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn inventory_is_served_without_a_fleet() {
+    let Setup { manager, .. } = setup();
+    manager.create_pools(vec![pool(1)]).await.unwrap();
+    let made = manager.create_workers(vec![worker(2), worker(1)]).await.unwrap();
+    let all = manager.status(&[]).unwrap();
+    assert_eq!(all.iter().map(|s| s.worker.name.as_str()).collect::<Vec<_>>(), ["worker 1", "worker 2"]);
+    assert!(
+        all.iter().all(|s| s.state == State::Idle && s.pool.is_some() && s.message.contains("inventory"))
+    );
+    assert_eq!(manager.status(&[made[0].id]).unwrap()[0].message_at, all[0].message_at, "it does not tick");
+    assert!(matches!(manager.restart(&[made[0].id]), Err(Error::NoFleet)));
+    assert!(matches!(manager.kick(&[Uuid::nil()]), Err(Error::NotFound { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_reach_only_the_named_workers() {
+    let mut rig = Rig::new(3, 10).await;
+    rig.run();
+    rig.start();
+    rig.until_all(State::Active).await;
+    let manager = manager_of(&rig);
+    let ids = [rig.ids[2], rig.ids[0]];
+
+    let done = manager.kick(&[ids[0], ids[1], ids[0]]).unwrap();
+    assert_eq!(
+        done.workers.iter().map(|s| s.worker.id).collect::<Vec<_>>(),
+        ids,
+        "in the call's order, once"
+    );
+    assert!(done.refused.is_empty());
+    assert_eq!(
+        done.answers.iter().map(|(id, _)| *id).collect::<Vec<_>>(),
+        ids,
+        "each is told what will happen"
+    );
+    assert!(done.answers.iter().all(|(_, answer)| !answer.is_empty()), "{:?}", done.answers);
+    rig.until("kicked and back", |s| s.count(State::Active) == 3 && rig.workers[0].kicks() == 1).await;
+    assert_eq!([0, 1, 2].map(|n| rig.workers[n].kicks()), [1, 0, 1]);
+
+    let infos = |n: usize| rig.workers[n].count(Method::GetInfo);
+    let (before, other) = (infos(0), infos(1));
+    manager.restart(&[rig.ids[0]]).unwrap();
+    rig.until("observed", |_| infos(0) > before).await;
+    assert_eq!(infos(1), other);
+
+    let registered = |n: usize| rig.chain.worker(rig.key(n)).registration.unwrap().last_updated;
+    let (before, other) = (registered(0), registered(1));
+    manager.refresh_ra_and_restart(&[rig.ids[0]]).unwrap();
+    rig.until("registered again", |s| registered(0) > before && s.count(State::Active) == 3).await;
+    assert_eq!(registered(1), other);
+
+    assert!(manager.restart(&[]).unwrap().workers.is_empty(), "an empty list is nobody");
+    let kicks = rig.workers[0].kicks();
+    let error = manager.kick(&[rig.ids[0], Uuid::nil()]).unwrap_err();
+    assert!(matches!(&error, Error::NotFound { entry, .. } if entry == "ids[1]"), "{error:?}");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(rig.workers[0].kicks(), kicks, "nobody is commanded where one is unknown");
+}
+
+#[tokio::test(start_paused = true)]
+async fn kick_waits_for_a_running_checkpoint() {
+    let mut rig = Rig::new(2, 10).await;
+    rig.run();
+    rig.start();
+    rig.until_all(State::Active).await;
+    let manager = manager_of(&rig);
+    rig.workers[0].set_latency(Method::TakeCheckpoint, Duration::from_secs(30));
+    let at = rig.workers[0].next_block() - 1;
+    manager.checkpoint(&rig.ids[..1]).unwrap();
+    rig.until_worker(0, "taking", |w| &*w.message == "Taking a checkpoint").await;
+    manager.kick(&rig.ids[..1]).unwrap();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(rig.workers[0].kicks(), 0, "the kick waits");
+    rig.until_worker(0, "a checkpoint", |w| w.checkpoint.is_some()).await;
+    let checkpoint = rig.status(0).checkpoint.clone().unwrap();
+    let block = checkpoint.result.unwrap();
+    assert!(block >= ParaNumber(at) && block <= rig.chain.head(), "{block}");
+    rig.until("the kick", |s| rig.workers[0].kicks() == 1 && s.count(State::Active) == 2).await;
+    assert_eq!(rig.workers[0].count(Method::TakeCheckpoint), 1);
+    assert_eq!(rig.workers[1].count(Method::TakeCheckpoint), 0);
+
+    rig.workers[1].fail_next(Method::TakeCheckpoint, Failure::refuse("No space left on device"));
+    manager.checkpoint(&rig.ids[1..]).unwrap();
+    rig.until_worker(1, "a failure", |w| w.checkpoint.is_some()).await;
+    let error = rig.status(1).checkpoint.clone().unwrap().result.unwrap_err();
+    assert!(error.contains("No space left on device"), "{error}");
+    let head = rig.chain.head();
+    rig.until_worker(1, "going on", |w| w.position.unwrap().dispatched_to() > Some(head)).await;
+    assert_eq!(rig.workers[1].overlaps(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn workers_that_do_not_run_are_skipped_with_their_names() {
+    let mut rig = Rig::new(2, 10).await;
+    rig.edit_worker(1, |w| w.enabled = false).await;
+    rig.run();
+    rig.start();
+    rig.until_worker(0, "computing", |w| w.state == State::Active).await;
+    let manager = manager_of(&rig);
+    let done = manager.kick(&rig.ids).unwrap();
+    assert_eq!(done.workers.len(), 2);
+    assert_eq!(done.answers.iter().map(|(id, _)| *id).collect::<Vec<_>>(), rig.ids[..1]);
+    assert!(
+        matches!(&done.refused[..], [(id, CommandError::NotRunning { name, .. })]
+            if *id == rig.ids[1] && name == "worker 00001"),
+        "{:?}",
+        done.refused
+    );
+    rig.until("the other", |_| rig.workers[0].kicks() == 1).await;
+    let error = manager.kick(&rig.ids[1..]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "no worker was commanded: worker worker 00001 does not run: Worker is disabled"
+    );
+    rig.fleet().stop().await;
+    let error = manager.kick(&rig.ids).unwrap_err();
+    assert!(matches!(error, Error::NotCommanded(CommandError::Stopped)), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn status_shows_an_edit_immediately() {
+    let mut rig = Rig::new(1, 10).await;
+    rig.run();
+    rig.start();
+    rig.until_all(State::Active).await;
+    let manager = manager_of(&rig);
+    let value = worker(7).with_endpoint(endpoint(7));
+    let made = manager.create_workers(vec![value]).await.unwrap();
+    // No await in between: the fleet has not seen the edit.
+    let all = manager.status(&[]).unwrap();
+    assert_eq!(all.iter().map(|s| s.worker.name.as_str()).collect::<Vec<_>>(), ["worker 00000", "worker 7"]);
+    assert_eq!((all[1].state, &*all[1].message), (State::Idle, "Waiting for a runner"));
+    let error = manager.restart(&[made[0].id]).unwrap_err();
+    assert!(matches!(error, Error::NotCommanded(CommandError::NotRunning { .. })), "{error:?}");
+
+    let renamed = worker(0).with_endpoint(endpoint(0)).with_name("renamed".into());
+    manager.update_workers(vec![(Selector::Id(rig.ids[0]), Change::Put(renamed))]).await.unwrap();
+    let status = manager.status(&rig.ids[..1]).unwrap().remove(0);
+    assert_eq!((status.worker.name.as_str(), status.state), ("renamed", State::Active));
+    manager.update_workers(vec![(id_of(&made[0]), Change::Delete)]).await.unwrap();
+    assert_eq!(manager.status(&[]).unwrap().len(), 1, "one deleted is not shown");
+    assert!(matches!(manager.status(&[made[0].id]), Err(Error::NotFound { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn created_worker_starts_computing() {
+    let mut rig = Rig::new(0, 10).await;
+    rig.run();
+    rig.start();
+    let index = rig.workers.len();
+    let scripted = prb_core::pruntime::scripted::ScriptedWorker::new(1);
+    rig.connect.add(&endpoint(index), scripted.clone());
+    let manager = manager_of(&rig);
+    let account = manager.create_pools(vec![pool(5)]).await.unwrap()[0].operator.clone().unwrap().account;
+    rig.chain.add_pool(PoolId(5), account, 1_000_000 * rig::PHA);
+    let value = worker(index).with_pid(PoolId(5)).with_stake(rig::STAKE.to_string());
+    manager.create_workers(vec![value]).await.unwrap();
+    rig.until_all(State::Active).await;
+    assert_eq!(rig.chain.worker(scripted.key()).pool, Some(PoolId(5)));
+}
