@@ -1,10 +1,10 @@
 //! The seam [`HistorySource`]: past blocks from sources other than the chains' nodes.
 //!
-//! Nodes are asked by [`crate::ingest`], several at once and each by its capabilities. Any other source of
-//! blocks implements this trait: an archive on disk ([`archive`]), a headers cache over HTTP
-//! ([`headers_cache`]), another data provider ([`blobs`]). No source is trusted:
-//! [`Replay`] verifies its blocks like nodes' answers before they are stored, names the source of data that
-//! fails, and continues with the next source.
+//! Nodes are asked by [`crate::ingest`], several at once and each by what it is able to do. Whatever else has
+//! blocks implements this trait: an archive on disk or over HTTP ([`archive`]), a headers cache over HTTP
+//! ([`headers_cache`]), another data provider ([`blobs`]). Nothing that a source gives is believed: [`Replay`] puts
+//! it through the checks that nodes' answers pass before it is stored, names the source of what fails them, and
+//! goes on with the next one.
 //!
 //! ```text
 //!  archive  headers cache  data provider            relay and parachain nodes
@@ -30,6 +30,7 @@ use prb_core::{
 pub mod archive;
 pub mod blobs;
 pub mod headers_cache;
+mod http;
 pub(crate) mod memory;
 mod replay;
 

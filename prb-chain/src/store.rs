@@ -300,16 +300,25 @@ impl Store {
     /// The store cannot be read.
     #[doc(hidden)]
     pub fn next_head(&self, limit: u32) -> Result<Option<ParaHead>, Error> {
-        let state = *self.state();
-        let from = state.covered.map_or(0, |(relay, _)| relay.0);
-        let reach = state.tips.para_header.map_or(limit, |(tip, _)| tip.0.saturating_add(limit));
+        let tip = self.state().tips.para_header.map(|(tip, _)| tip);
+        self.next_head_after(tip, limit)
+    }
+
+    /// As [`Store::next_head`], after headers of which the last ones may not be stored yet.
+    pub(crate) fn next_head_after(
+        &self,
+        tip: Option<ParaNumber>,
+        limit: u32,
+    ) -> Result<Option<ParaHead>, Error> {
+        let from = self.state().covered.map_or(0, |(relay, _)| relay.0);
+        let reach = tip.map_or(limit, |tip| tip.0.saturating_add(limit));
         let txn = self.read()?;
         let mut found = None;
         for entry in txn.tables.alignments.range(&txn, &(from..)).map_err(|e| self.error(e))? {
             let (_, encoded) = entry.map_err(|e| self.error(e))?;
             let (alignment, _) = split_alignment(encoded)?;
             let head = alignment.para_head.map(|(n, hash)| ParaHead { number: ParaNumber(n), hash });
-            let Some(head) = head.filter(|head| !state.tips.covers(Some(*head))) else { continue };
+            let Some(head) = head.filter(|head| Some(head.number) > tip) else { continue };
             if found.is_some() && head.number.0 > reach {
                 break;
             }

@@ -11,30 +11,25 @@ use prb_chain::{
     source::StoreSource,
     store::{self, Store},
 };
-use prb_core::{
-    blob::{BlobSource, BlockCursor, HeaderCursor},
-    primitives::{ParaNumber, RelayNumber},
-    prpc::InitRuntimeRequest,
-    pruntime::{
-        Connect, PRuntime,
-        http::{HttpConfig, HttpConnect},
-    },
-};
-use prb_devnet::{
-    Devnet,
-    worker::{Worker, WorkerConfig, WorkerHandle},
-};
+use prb_core::primitives::{ParaNumber, RelayNumber};
+use prb_devnet::Devnet;
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tempfile::TempDir;
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-/// More bytes than any batch here has.
-const ENOUGH: usize = 1 << 24;
+#[path = "support/workers.rs"]
+mod workers;
+
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A running ingest.
+/// Sizes of batches, small and large ones.
+fn batch_bytes(rng: &mut StdRng) -> usize {
+    if rng.random_bool(0.5) { rng.random_range(1..20_000) } else { workers::ENOUGH }
+}
+
+/// An ingest at work.
 struct Fetching {
     relay: NodePool,
     para: NodePool,
@@ -74,61 +69,7 @@ impl Fetching {
     }
 }
 
-/// A verifying worker, initialised from the source.
-async fn worker(source: &StoreSource) -> (WorkerHandle, PRuntime) {
-    let handle = Worker::spawn(WorkerConfig::new("histories", 0)).await.unwrap();
-    let connect = HttpConnect::new(HttpConfig::default()).unwrap();
-    let api = PRuntime::new(connect.connect(&handle.endpoint()).unwrap());
-    let genesis = source.genesis().await.unwrap();
-    let init = InitRuntimeRequest {
-        skip_ra: true,
-        encoded_genesis_info: genesis.info,
-        encoded_genesis_state: genesis.state,
-        is_parachain: true,
-        ..Default::default()
-    };
-    api.init(&init).await.unwrap();
-    (handle, api)
-}
-
-/// Feeds a worker with batches of random sizes, from the cursors that they lead to, until the source has no
-/// more. Any refusal fails the test.
-async fn feed(source: &StoreSource, api: &PRuntime, rng: &mut StdRng) {
-    loop {
-        let info = api.info().await.unwrap();
-        let cursor = HeaderCursor { relay: info.headernum.into(), para: info.para_headernum.into() };
-        let max_bytes = if rng.random_bool(0.5) { rng.random_range(1..20_000) } else { ENOUGH };
-        let headers = match source.headers(cursor, max_bytes).await {
-            Err(prb_core::blob::Error::TooLarge { .. }) => source.headers(cursor, ENOUGH).await.unwrap(),
-            other => other.unwrap(),
-        };
-        let mut moved = false;
-        if let Some(batch) = headers {
-            assert_eq!(batch.relay.first, cursor.relay);
-            let synced = api.sync_headers(batch.body).await.unwrap();
-            assert_eq!(synced.relaychain_synced_to, batch.relay.last.0);
-            moved = true;
-        }
-        let info = api.info().await.unwrap();
-        if info.para_headernum > info.blocknum {
-            let cursor = BlockCursor { from: info.blocknum.into(), to: (info.para_headernum - 1).into() };
-            let blocks = match source.blocks(cursor, max_bytes).await {
-                Err(prb_core::blob::Error::TooLarge { .. }) => source.blocks(cursor, ENOUGH).await.unwrap(),
-                other => other.unwrap(),
-            };
-            if let Some(batch) = blocks {
-                let synced = api.dispatch_blocks(batch.body).await.unwrap();
-                assert_eq!(synced.synced_to, batch.blocks.last.0);
-                moved = true;
-            }
-        }
-        if !moved {
-            return;
-        }
-    }
-}
-
-/// The shape of a random history.
+/// Shape of a random history.
 #[derive(Clone, Debug)]
 struct History {
     set_length: u32,
@@ -194,9 +135,9 @@ async fn accepted(history: History) {
             timeout(LIMIT, heights.wait_for(|h| h.relay_target.is_some())).await.unwrap().unwrap();
         }
     }
-    let (handle, api) = worker(&source).await;
+    let (handle, api) = workers::start(&source).await;
     let mut rng = StdRng::seed_from_u64(history.seed);
-    feed(&source, &api, &mut rng).await;
+    workers::feed(&source, &api, || batch_bytes(&mut rng)).await;
     if history.finality_proofs {
         let info = api.info().await.unwrap();
         assert_eq!(info.headernum, finalized + 1);
@@ -208,7 +149,7 @@ async fn accepted(history: History) {
     }
     if history.finality_proofs {
         fetching.until_at(devnet.relay().finalized_number(), devnet.para().finalized_number()).await;
-        feed(&source, &api, &mut rng).await;
+        workers::feed(&source, &api, || batch_bytes(&mut rng)).await;
         assert_eq!(api.info().await.unwrap().headernum, devnet.relay().finalized_number() + 1);
     }
     handle.shutdown().await;

@@ -137,9 +137,10 @@ pub struct JobOutcome {
     pub calls: Vec<CallOutcome>,
     /// The finalised parachain block whose state shows the effects: readers wait for a view at or after it.
     pub block: ParaNumber,
-    /// The transaction's hash; `None` if nothing had to be sent.
+    /// The last transaction's hash; `None` if nothing had to be sent.
     pub extrinsic: Option<Hash>,
-    /// What the operator paid for the transaction; calls of other jobs may be in it.
+    /// What the operator paid for the transactions, of which a large job may need several; calls of other jobs may be
+    /// in them.
     #[serde(default, with = "decimal_option", skip_serializing_if = "Option::is_none")]
     pub fee: Option<Balance>,
 }

@@ -92,8 +92,10 @@ pub struct Config {
     pub burst_every: u32,
     /// Bytes of values changed by such a block.
     pub burst_bytes: u32,
-    /// Interval in ticks of the timer at which parachain blocks that no relay block includes are retracted; 0 for
-    /// never.
+    /// Bytes of each of these values.
+    pub burst_value_bytes: u32,
+    /// At every so many-th tick of the timer, parachain blocks that no relay block includes lose their place; 0: at
+    /// none.
     pub fork_every: u32,
 }
 
@@ -144,6 +146,7 @@ impl Default for Config {
             heads_per_relay_block: 1,
             burst_every: 0,
             burst_bytes: 20_000_000,
+            burst_value_bytes: 100_000,
             fork_every: 0,
         }
     }

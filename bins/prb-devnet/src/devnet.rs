@@ -323,7 +323,7 @@ impl Devnet {
         for node in [self.relay(), self.para()] {
             node.faults().hang(false);
         }
-        tokio::join!(self.relay().stop_rpc(), self.para().stop_rpc());
+        tokio::join!(self.relay().end_rpc(), self.para().end_rpc());
     }
 }
 

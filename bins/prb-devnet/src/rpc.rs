@@ -2,6 +2,7 @@
 
 mod author;
 mod chain;
+mod connection;
 mod devnet;
 mod middleware;
 mod pha;
@@ -22,13 +23,13 @@ use std::{
 
 use jsonrpsee::{
     RpcModule,
-    core::{RegisterMethodError, middleware::RpcServiceBuilder},
+    core::RegisterMethodError,
     server::{BatchRequestConfig, ServerConfig, ServerHandle},
     types::{ErrorObjectOwned, Params},
 };
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 
 use self::view::View;
 use crate::node::{Node, Status};
@@ -94,6 +95,7 @@ impl Counters {
 pub(crate) struct Server {
     port: AtomicU16,
     running: tokio::sync::Mutex<Option<ServerHandle>>,
+    restarts: Mutex<JoinSet<()>>,
     limits: Mutex<RpcLimits>,
     counters: Counters,
     kept_open: Mutex<Vec<mpsc::Sender<Status>>>,
@@ -104,6 +106,7 @@ impl Server {
         Self {
             port: AtomicU16::new(port),
             running: tokio::sync::Mutex::new(None),
+            restarts: Mutex::default(),
             limits: Mutex::default(),
             counters: Counters::default(),
             kept_open: Mutex::default(),
@@ -146,9 +149,6 @@ impl Node {
         if running.is_some() {
             return Ok(());
         }
-        let node = self.clone();
-        let middleware =
-            RpcServiceBuilder::new().layer_fn(move |service| middleware::Guard::new(service, node.clone()));
         let limits = *self.server.limits.lock();
         let config = ServerConfig::builder()
             .max_request_body_size(MAX_MESSAGE_BYTES)
@@ -156,17 +156,12 @@ impl Node {
             .max_connections(limits.connections)
             .max_subscriptions_per_connection(MAX_SUBSCRIPTIONS)
             .set_batch_request_config(limits.batches())
-            .set_tcp_no_delay(true)
             .build();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.server.port()));
-        let server = jsonrpsee::server::Server::builder()
-            .set_config(config)
-            .set_rpc_middleware(middleware)
-            .build(address)
-            .await?;
-        self.server.port.store(server.local_addr()?.port(), Ordering::Relaxed);
         let module = module(self.clone()).map_err(io::Error::other)?;
-        *running = Some(server.start(module));
+        let listener = TcpListener::bind(address).await?;
+        self.server.port.store(listener.local_addr()?.port(), Ordering::Relaxed);
+        *running = Some(connection::serve(listener, self.clone(), module.into(), config));
         Ok(())
     }
 
@@ -180,7 +175,28 @@ impl Node {
         }
     }
 
-    /// Returns how often each method was called, including calls in batches.
+    /// Stops the RPC server and starts it again after a while, in the background.
+    pub(crate) fn restart_rpc(self: &Arc<Self>, away: Duration) {
+        let node = self.clone();
+        let mut restarts = self.server.restarts.lock();
+        // Those that are over.
+        while restarts.try_join_next().is_some() {}
+        restarts.spawn(async move {
+            node.stop_rpc().await;
+            tokio::time::sleep(away).await;
+            if let Err(error) = node.start_rpc().await {
+                tracing::error!(%error, "cannot start a node's server again");
+            }
+        });
+    }
+
+    /// Stops the RPC server for good.
+    pub(crate) async fn end_rpc(&self) {
+        self.server.restarts.lock().abort_all();
+        self.stop_rpc().await;
+    }
+
+    /// Returns how often each method was called, calls in batches included.
     #[must_use]
     pub fn rpc_counters(&self) -> BTreeMap<String, u64> {
         self.server.counters.methods.lock().clone()

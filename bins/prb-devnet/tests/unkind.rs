@@ -87,12 +87,56 @@ async fn faults_are_told_by_flags_and_while_it_runs() {
     assert!(timeout(Duration::from_millis(300), changes()).await.is_err(), "it answers");
     let _: () = para.request("devnet_heal", rpc_params![]).await.unwrap();
     changes().await.unwrap();
-    for (fault, says) in
-        [("slow=x", "slow=MS"), ("nothing", "is not a fault"), ("answer-bytes=9", "with a flag")]
-    {
+    for (fault, says) in [("slow=x", "slow=MS"), ("nothing", "is no fault")] {
         let refused = para.request::<()>("devnet_inject", rpc_params![fault]).await.unwrap_err();
         assert!(refused.to_string().contains(says), "{refused}");
     }
+}
+
+/// A new connection, once there is a server again.
+async fn reconnected(described: &Value, chain: &str) -> RpcClient {
+    let connect = async {
+        loop {
+            match RpcClient::from_insecure_url(described[chain].as_str().unwrap()).await {
+                Ok(client) => return client,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    timeout(Duration::from_secs(20), connect).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_restarts_and_endless_answers_are_told_while_it_runs() {
+    let (_process, described) = Process::start(&[]);
+    let para = client(&described, "para").await;
+    let hash: String = para.request("chain_getBlockHash", rpc_params![7]).await.unwrap();
+    let inject = async |fault: &str| {
+        let para = reconnected(&described, "para").await;
+        para.request::<()>("devnet_inject", rpc_params![fault]).await.unwrap();
+        // The connection ends with the server.
+        while para.request::<String>("system_chain", rpc_params![]).await.is_ok() {}
+    };
+    let changes = async || {
+        let para = reconnected(&described, "para").await;
+        para.request::<String>("pha_getStorageChangesAt", rpc_params![&hash]).await
+    };
+    inject("answer-bytes=200").await;
+    let refused = changes().await.unwrap_err();
+    assert!(refused.to_string().contains("-32008"), "{refused}");
+    inject("restart=10").await;
+    assert!(changes().await.is_err(), "the limit stays");
+    inject("answer-bytes=100000000").await;
+    changes().await.unwrap();
+
+    let para = reconnected(&described, "para").await;
+    let _: () = para.request("devnet_inject", rpc_params!["endless=pha_*"]).await.unwrap();
+    number(&para).await;
+    let asked = timeout(Duration::from_secs(20), changes()).await.expect("more comes than a client takes");
+    assert!(asked.is_err());
+    number(&reconnected(&described, "para").await).await;
+    let _: () = para.request("devnet_heal", rpc_params![]).await.unwrap();
+    changes().await.unwrap();
 }
 
 #[test]

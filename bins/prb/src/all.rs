@@ -81,7 +81,9 @@ impl Bridge {
         vault: Arc<dyn Vault>,
     ) -> Result<Self, Failure> {
         let para = chains.para.clone();
-        let trade_queue = TradeQueue::built_in(para.clone(), Arc::clone(&vault)).map_err(Failure::Run)?;
+        let trade_queue =
+            TradeQueue::built_in(para.clone(), Arc::clone(&vault), args.sending.submit_config());
+        let trade_queue = trade_queue.map_err(Failure::Run)?;
         let access = Access::find_or_make(&args.pages, &args.data).map_err(Failure::Configuration)?;
         let trade_queue = trade_queue.with_page(&args.pages, &access).await?;
         let blocks = Blocks::start(&args.data.join("blocks"), Some(chains), &args.history.history)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use prb_chain::history::{
     HistorySource,
-    archive::ArchiveHistory,
+    archive::{ArchiveHistory, HttpArchive, HttpConfig},
     blobs::BlobHistory,
     headers_cache::{self, HeadersCache},
 };
@@ -32,6 +32,7 @@ pub(crate) async fn open(
                 let folder = folder.clone();
                 Arc::new(tokio::task::spawn_blocking(move || ArchiveHistory::open(&folder)).await??)
             }
+            HistoryPlace::HttpArchive(url) => Arc::new(HttpArchive::new(url, HttpConfig::default())?),
             HistoryPlace::HeadersCache(url) => {
                 Arc::new(HeadersCache::new(url, headers_cache::Config::default())?)
             }

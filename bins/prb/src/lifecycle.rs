@@ -185,16 +185,17 @@ async fn work(
     }
     let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(source, args.cache_config()));
     let chain = Chain::follow(parts.para.clone());
+    let sending = args.sending.submit_config();
     let trade_queue = match &args.q_redis_endpoint {
         // That Redis may also have jobs of other managers, including the original's.
         Some(url) if args.use_built_in_trader => {
             let signers = InventorySigners::new(Arc::clone(&parts.inventory));
             let config =
                 trade_queue::submitters(url.as_str(), chain.views()).with_signers(Some(Arc::new(signers)));
-            TradeQueue::trading(config, parts.para.clone(), Arc::clone(&parts.vault))
+            TradeQueue::trading(config, parts.para.clone(), Arc::clone(&parts.vault), sending)
         }
         Some(url) => TradeQueue::queue_only(url, chain.views()),
-        None => TradeQueue::built_in(parts.para.clone(), Arc::clone(&parts.vault)),
+        None => TradeQueue::built_in(parts.para.clone(), Arc::clone(&parts.vault), sending),
     };
     let trade_queue = trade_queue.map_err(Failure::Run)?.with_page(&args.pages, access).await?;
     let inventory = Arc::clone(&parts.inventory);

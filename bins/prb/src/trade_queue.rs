@@ -56,10 +56,15 @@ pub(crate) struct TradeQueue {
 }
 
 impl TradeQueue {
-    /// Creates a queue in memory with a trader.
-    pub(crate) fn built_in(para: NodePool, vault: Arc<dyn Vault>) -> anyhow::Result<Self> {
+    /// A queue in memory, and a trader that works on it.
+    pub(crate) fn built_in(
+        para: NodePool,
+        vault: Arc<dyn Vault>,
+        sending: submit::Config,
+    ) -> anyhow::Result<Self> {
         let queue = MemoryQueue::new(memory::Config::default());
-        let trader = trader(Arc::new(queue.clone()), para, vault, Arc::new(MemoryAccounts::default()))?;
+        let accounts = Arc::new(MemoryAccounts::default());
+        let trader = trader(Arc::new(queue.clone()), para, vault, accounts, sending)?;
         Ok(Self::of(queue, Some(trader)))
     }
 
@@ -78,9 +83,11 @@ impl TradeQueue {
         config: redis::Config,
         para: NodePool,
         vault: Arc<dyn Vault>,
+        sending: submit::Config,
     ) -> anyhow::Result<Self> {
         let queue = RedisQueue::start(config)?;
-        let trader = trader(Arc::new(queue.clone()), para, vault, Arc::new(queue.accounts()))?;
+        let accounts = Arc::new(queue.accounts());
+        let trader = trader(Arc::new(queue.clone()), para, vault, accounts, sending)?;
         Ok(Self { redis: Some(queue.clone()), ..Self::looked_at(queue.clone(), Some(trader), Some(queue)) })
     }
 
@@ -193,8 +200,9 @@ fn trader(
     para: NodePool,
     vault: Arc<dyn Vault>,
     accounts: Arc<dyn AccountLeases>,
+    sending: submit::Config,
 ) -> anyhow::Result<Trader> {
-    let submitter = Arc::new(Submitter::new(para, submit::Config::default())?);
+    let submitter = Arc::new(Submitter::new(para, sending)?);
     let parts = trade::Parts { queue, submitter, signers: Arc::new(VaultSigners::new(vault)), accounts };
     Ok(Trader::start(trade::Config::default(), parts)?)
 }

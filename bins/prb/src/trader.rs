@@ -51,7 +51,8 @@ impl TraderDaemon {
         }
         let mut background = Background::default();
         let nodes = NodeWatch::para(para.clone(), &mut background);
-        let trade_queue = TradeQueue::trading(config, para, vault).map_err(Failure::Configuration)?;
+        let trade_queue = TradeQueue::trading(config, para, vault, args.sending.submit_config());
+        let trade_queue = trade_queue.map_err(Failure::Configuration)?;
         let access = Access::given(&args.pages).map_err(Failure::Configuration)?;
         Ok(Self { trade_queue: trade_queue.with_page(&args.pages, &access).await?, nodes, background })
     }

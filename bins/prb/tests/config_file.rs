@@ -60,7 +60,28 @@ runner_max_worker_number = 2
 "#;
 
 #[test]
-fn precedence_is_flag_variable_file_default() {
+fn nonce_gaps_are_filled_where_it_is_said() {
+    let folder = Folder::new();
+    let file = folder.put("prb.toml", &format!("fill_nonce_gaps = true\n{FILE}"));
+    let nodes = [("PHALA_Q_REDIS_ENDPOINT", "redis://r:6379"), ("PHALA_CHAIN_ENDPOINT", "ws://a:9944")];
+    let all = ["--data", "d", "--parent-chain-endpoint", "ws://r:1"];
+    for (daemon, more) in [("lifecycle", &[][..]), ("all", &all)] {
+        let filled = |given: &[&str], variables: &[(&str, &str)]| {
+            let text = shown(&[&[daemon], more, given].concat(), &[&nodes[..], variables].concat());
+            text.lines().find(|line| line.starts_with("fill_nonce_gaps")).unwrap().to_owned()
+        };
+        assert_eq!(filled(&[], &[]), "fill_nonce_gaps = false  # default");
+        assert_eq!(filled(&["--config", &file], &[]), format!("fill_nonce_gaps = true  # {file} line 1"));
+        let variable = [("PRB_FILL_NONCE_GAPS", "yes")];
+        assert_eq!(filled(&[], &variable), "fill_nonce_gaps = true  # PRB_FILL_NONCE_GAPS");
+        assert_eq!(filled(&["--fill-nonce-gaps"], &[]), "fill_nonce_gaps = true  # --fill-nonce-gaps");
+    }
+    let help = prb(&["trader", "--help"], &[]).stdout;
+    assert!(String::from_utf8(help).unwrap().contains("PRB_FILL_NONCE_GAPS"));
+}
+
+#[test]
+fn a_flag_goes_before_a_variable_before_the_file_before_the_default() {
     let folder = Folder::new();
     let file = folder.put("prb.toml", FILE);
     let text = shown(

@@ -9,8 +9,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use axum::{
+    Router,
+    extract::Path as UrlPath,
+    http::{HeaderMap, StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
 use prb_chain::store::{self, Store};
 use prb_core::primitives::ParaNumber;
+use tokio_util::task::AbortOnDropHandle;
 
 mod support;
 use support::{
@@ -66,7 +74,26 @@ fn without_nodes(net: &Net, name: &str, history: impl std::fmt::Display) -> Daem
         .set("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", true)
 }
 
-/// Waits until a provider has stored all available blocks.
+/// A web server of a folder that answers ranges; its URL.
+async fn web_server(folder: PathBuf) -> (String, AbortOnDropHandle<()>) {
+    let answer = move |UrlPath(name): UrlPath<String>, headers: HeaderMap| async move {
+        let Ok(file) = fs::read(folder.join(name)) else { return StatusCode::NOT_FOUND.into_response() };
+        let range = headers[header::RANGE].to_str().unwrap().strip_prefix("bytes=").unwrap();
+        let (first, last) = match range.split_once('-').unwrap() {
+            ("", count) => (file.len() - count.parse::<usize>().unwrap(), file.len() - 1),
+            (first, last) => (first.parse().unwrap(), last.parse::<usize>().unwrap().min(file.len() - 1)),
+        };
+        let range = format!("bytes {first}-{last}/{}", file.len());
+        (StatusCode::PARTIAL_CONTENT, [(header::CONTENT_RANGE, range)], file[first..=last].to_vec())
+            .into_response()
+    };
+    let app = Router::new().route("/bucket/{name}", get(answer));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/bucket", listener.local_addr().unwrap());
+    (url, AbortOnDropHandle::new(tokio::spawn(async move { axum::serve(listener, app).await.unwrap() })))
+}
+
+/// Waits until a provider says that it has stored all that there is.
 async fn until_stored(daemon: &Daemon, para: u32) {
     let start = Instant::now();
     let wanted = format!("\"para\":{para}");
@@ -126,7 +153,12 @@ async fn store_can_be_moved_to_other_machines() {
     until_stored(&third, last).await;
     third.stop().await;
     second.stop().await;
-    for daemon in [&second, &third] {
+    let (url, _server) = web_server(archive.clone()).await;
+    let mut fourth = without_nodes(&net, "fourth", format!("archive+{url}"));
+    fourth.start();
+    until_stored(&fourth, last).await;
+    fourth.stop().await;
+    for daemon in [&second, &third, &fourth] {
         let checked = good(&store_of(daemon), &["verify"]);
         assert_eq!(number_after(&checked, "storage changes of "), last, "{checked}");
     }

@@ -1,7 +1,10 @@
 //! An archive: a folder of files with the complete content of a store, from which another data provider can
 //! start.
 //!
-//! [`export`] writes one from a store and, called again, adds new blocks; [`ArchiveHistory`] reads one as a [`HistorySource`](super::HistorySource). Files are written under a temporary name, renamed once they are complete, and never changed afterwards, so any tool may copy them, including to object stores.
+//! [`export`] writes one from a store and, called again, adds what is new; [`ArchiveHistory`] reads one as a
+//! [`HistorySource`](super::HistorySource), and [`HttpArchive`] reads one that was copied to an object store or a web
+//! server. Files are written under another name and renamed once they are whole,
+//! and never change after that, so that any tool may copy them, object stores included.
 //!
 //! # Format, version 1
 //!
@@ -33,8 +36,10 @@
 //! genesis state's pairs, each as a byte vector.
 
 mod format;
+mod http;
 mod read;
 mod write;
 
+pub use http::{HttpArchive, HttpConfig};
 pub use read::ArchiveHistory;
 pub use write::{Config, Error, Exported, Progress, export};

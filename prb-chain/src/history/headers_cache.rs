@@ -29,13 +29,15 @@ use codec::{Compact, Decode, Encode};
 use prb_core::{
     blob::{Genesis, Span},
     primitives::{Hash, ParaNumber, RelayNumber},
-    pruntime::http::tls,
     wire::{AuthoritySetChange, GenesisBlockInfo, Header},
 };
-use reqwest::{Client, StatusCode, Url, redirect};
+use reqwest::StatusCode;
 use serde::Deserialize;
 
-use super::{Error, Extent, HistorySource, Next, Piece};
+use super::{
+    Error, Extent, HistorySource, Next, Piece,
+    http::{Server, bad, unavailable},
+};
 use crate::{
     ingest::validation_data,
     verify::{scale, state},
@@ -73,8 +75,7 @@ impl Default for Config {
 /// A headers cache.
 pub struct HeadersCache {
     name: String,
-    base: Url,
-    http: Client,
+    server: Server,
     config: Config,
     extent: Mutex<Extent>,
 }
@@ -110,43 +111,21 @@ struct BlockInfo {
     authority_set_change: Option<AuthoritySetChange>,
 }
 
-fn bad(what: impl Into<String>) -> Error {
-    Error::Bad(what.into())
-}
-
-fn unavailable(what: &str, source: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::Unavailable { what: what.to_owned(), source: Box::new(source) }
-}
-
 impl HeadersCache {
     /// Creates a source for the cache at a URL (`http://127.0.0.1:21111`).
     ///
     /// # Errors
     /// The URL is invalid, or a certificate cannot be read.
     pub fn new(url: &str, config: Config) -> Result<Self, Error> {
-        let base = Url::parse(url).map_err(|e| unavailable("the URL cannot be read", e))?;
-        let host = base.host_str().filter(|_| matches!(base.scheme(), "http" | "https"));
-        let host = host.ok_or_else(|| bad("the URL must start with http:// or https://"))?;
-        let port = base.port().map(|port| format!(":{port}")).unwrap_or_default();
-        let name = format!("headers cache {}://{host}{port}", base.scheme());
-        let tls = tls::client_config(&config.root_certificates_pem);
-        let tls = tls.map_err(|e| unavailable("the certificates cannot be read", e))?;
-        let http = Client::builder()
-            .tls_backend_preconfigured(tls)
-            .no_hickory_dns()
-            .redirect(redirect::Policy::limited(2))
-            .timeout(config.timeout)
-            .build()
-            .map_err(|e| unavailable("no HTTP client", e.without_url()))?;
-        Ok(Self { name, base, http, config, extent: Mutex::default() })
+        let server = Server::new(url, config.timeout, &config.root_certificates_pem)?;
+        let name = format!("headers cache {}", server.shown);
+        Ok(Self { name, server, config, extent: Mutex::default() })
     }
 
     /// Fetches the body at a path, if there is one.
     async fn get(&self, path: &str) -> Result<Option<Vec<u8>>, Error> {
         let failed = |e: reqwest::Error| unavailable(&format!("no answer to {path}"), e.without_url());
-        let mut url = self.base.clone();
-        url.set_path(&format!("{}{path}", self.base.path().trim_end_matches('/')));
-        let mut answer = self.http.get(url).send().await.map_err(failed)?;
+        let mut answer = self.server.http.get(self.server.url(path)).send().await.map_err(failed)?;
         match answer.status() {
             StatusCode::NOT_FOUND => return Ok(None),
             status if !status.is_success() => {

@@ -30,6 +30,8 @@ const BUFFERED_BYTES: usize = 64 * 1024 * 1024;
 const NEEDED: [Capability; 2] = [Capability::StorageChanges, Capability::States];
 /// Most answers that wait for earlier blocks.
 const BUFFERED_ANSWERS: usize = 64;
+/// Bytes after which no further blocks are stored in one transaction.
+const STORED_AT_ONCE: usize = 16 * 1024 * 1024;
 
 /// Follows the parachain's storage changes.
 pub(super) async fn run(chains: &Chains, config: &Config) -> Result<(), Error> {
@@ -91,7 +93,14 @@ struct Answer {
     result: Result<Vec<Vec<u8>>, Error>,
 }
 
-/// A node with its number of requests in flight.
+/// Blocks in sequence that are stored together.
+struct Batch {
+    first: u32,
+    changes: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
+/// A node at work, and how many questions it has unanswered.
 struct Busy {
     node: Arc<Node>,
     asked: usize,
@@ -108,11 +117,12 @@ struct Round<'a> {
     last: u32,
     /// Blocks that a node failed to return.
     again: VecDeque<Blocks>,
-    /// First block that is not stored yet.
+    /// First block that is neither stored nor being stored.
     next: u32,
-    /// Answers that wait for earlier blocks.
+    /// What is there and not being stored yet.
     early: BTreeMap<u32, Vec<Vec<u8>>>,
-    early_bytes: usize,
+    /// Bytes of it, and of what is being stored.
+    held_bytes: usize,
     failure: Option<Error>,
 }
 
@@ -129,20 +139,34 @@ impl<'a> Round<'a> {
             again: VecDeque::new(),
             next: first,
             early: BTreeMap::new(),
-            early_bytes: 0,
+            held_bytes: 0,
             failure: None,
         }
     }
 
     async fn run(mut self) -> Result<(), Error> {
         let store = &self.chains.store;
-        let mut asked = FuturesUnordered::new();
+        // At most one is being stored: what comes meanwhile is stored together.
+        let (mut asked, mut storing) = (FuturesUnordered::new(), FuturesUnordered::new());
         loop {
             while let Some((node, blocks)) = self.assign() {
                 asked.push(ask(node, store, blocks));
             }
-            let Some(answer) = asked.next().await else { break };
-            self.take(answer).await?;
+            if storing.is_empty()
+                && let Some(batch) = self.next_batch()
+            {
+                storing.push(keep(store, batch));
+            }
+            let done = tokio::select! {
+                Some(stored) = storing.next() => stored.map(|bytes| self.held_bytes -= bytes),
+                Some(answer) = asked.next() => self.take(answer),
+                else => break,
+            };
+            if let Err(e) = done {
+                // The next attempt starts where the store ends.
+                while storing.next().await.is_some() {}
+                return Err(e);
+            }
         }
         if self.next > self.last {
             if let Some(failure) = &self.failure {
@@ -167,7 +191,7 @@ impl<'a> Round<'a> {
             }
             Some(blocks) => blocks,
             None => {
-                let full = self.early.len() >= BUFFERED_ANSWERS || self.early_bytes >= BUFFERED_BYTES;
+                let full = self.early.len() >= BUFFERED_ANSWERS || self.held_bytes >= BUFFERED_BYTES;
                 if self.cursor > self.last || full {
                     return None;
                 }
@@ -181,7 +205,7 @@ impl<'a> Round<'a> {
         Some((Arc::clone(&busy.node), blocks))
     }
 
-    async fn take(&mut self, answer: Answer) -> Result<(), Error> {
+    fn take(&mut self, answer: Answer) -> Result<(), Error> {
         let Answer { node, blocks, took, result } = answer;
         if let Some(busy) = self.nodes.iter_mut().find(|busy| Arc::ptr_eq(&busy.node, &node)) {
             busy.asked -= 1;
@@ -190,9 +214,9 @@ impl<'a> Round<'a> {
             Ok(changes) => {
                 NEEDED.into_iter().for_each(|capability| node.has_offered(capability));
                 self.pace.answered(&node, blocks.count(), took);
-                self.early_bytes += bytes(&changes);
+                self.held_bytes += bytes(&changes);
                 self.early.insert(blocks.first, changes);
-                self.store_in_order().await
+                Ok(())
             }
             Err(e @ (Error::Store(_) | Error::Task(_))) => Err(e),
             Err(e) => {
@@ -222,15 +246,25 @@ impl<'a> Round<'a> {
         }
     }
 
-    async fn store_in_order(&mut self) -> Result<(), Error> {
-        while let Some(changes) = self.early.remove(&self.next) {
-            self.early_bytes -= bytes(&changes);
-            let first = ParaNumber(self.next);
+    /// What follows on the stored blocks.
+    fn next_batch(&mut self) -> Option<Batch> {
+        let mut batch = Batch { first: self.next, changes: Vec::new(), bytes: 0 };
+        while batch.bytes < STORED_AT_ONCE
+            && let Some(changes) = self.early.remove(&self.next)
+        {
             self.next += changes.len() as u32;
-            write(&self.chains.store, move |store| store.append_changes(first, &changes)).await?;
+            batch.bytes += bytes(&changes);
+            batch.changes.extend(changes);
         }
-        Ok(())
+        (!batch.changes.is_empty()).then_some(batch)
     }
+}
+
+/// Stores a batch; gives its bytes.
+async fn keep(store: &Arc<Store>, batch: Batch) -> Result<usize, Error> {
+    let Batch { first, changes, bytes } = batch;
+    write(store, move |store| store.append_changes(ParaNumber(first), &changes)).await?;
+    Ok(bytes)
 }
 
 fn bytes(changes: &[Vec<u8>]) -> usize {

@@ -37,13 +37,15 @@ impl Pace {
     }
 }
 
-/// Doubles the size after a fast answer and halves it after a slow one. An answer with fewer blocks than the
-/// size can only reduce it.
+/// More after a quick answer, up to eight times as many, and half as many after a slow one. An answer for fewer than
+/// were asked for at most says nothing of larger ones.
 fn after_answer(size: u32, blocks: u32, took: Duration, aim: Duration, most: u32) -> u32 {
     if took > aim * 2 {
         (blocks / 2).max(1)
     } else if took < aim / 2 && blocks >= size {
-        size.saturating_mul(2).min(most)
+        // Answers that take twice the time or more are still within the aim.
+        let times = if took < aim / 16 { 8 } else { 2 };
+        size.saturating_mul(times).min(most)
     } else {
         size
     }
@@ -58,7 +60,8 @@ mod tests {
         let (aim, most) = (Duration::from_secs(2), 100);
         let cases = [
             // size, blocks, ms, next
-            (4, 4, 10, 8),
+            (4, 4, 10, 32),
+            (4, 4, 150, 8),
             (64, 64, 10, 100),
             (100, 100, 10, 100),
             (8, 8, 2_000, 8),

@@ -1,6 +1,10 @@
 //! Fetches parachain headers up to the head named in the state of a stored relay block.
 
+use std::{sync::Arc, time::Duration};
+
+use futures::{StreamExt, stream::FuturesUnordered};
 use prb_core::primitives::{Hash, ParaNumber};
+use tokio::time::Instant;
 
 use super::{Chains, Config, Error, Pause, absent, pace::Pace, spread::para_headers, write, wrong};
 use crate::{
@@ -13,7 +17,9 @@ use crate::{
 const PART: &str = "parachain headers";
 /// Headers in the first request to a node.
 const FIRST: u32 = 64;
-/// Longest fork between a node's best chain and the finalised one, in blocks.
+/// How long headers are stored while the next ones are fetched, before others have their turn.
+const TURN: Duration = Duration::from_secs(2);
+/// Most blocks of a branch that a node's best chain does not have.
 const MAX_FORK: usize = 256;
 
 /// Follows the parachain's headers.
@@ -25,7 +31,7 @@ pub(super) async fn run(chains: &Chains, config: &Config) -> Result<(), Error> {
     loop {
         tips.mark_unchanged();
         let turn = chains.turn.read().await;
-        let advanced = advance(chains, config, &mut pace, in_full).await;
+        let advanced = advance(chains, config, &mut pace, &mut pause, in_full).await;
         drop(turn);
         match advanced {
             Ok(Step::Stored) => {
@@ -56,31 +62,81 @@ enum Step {
     Few,
 }
 
-/// Stores the headers up to the next proven head; with `in_full`, few headers are left for later while more
-/// are to come.
-async fn advance(chains: &Chains, config: &Config, pace: &mut Pace, in_full: bool) -> Result<Step, Error> {
+/// Where the headers end that are stored or being stored.
+type Tip = Option<(ParaNumber, Hash)>;
+
+/// Stores headers up to heads that relay blocks vouch for, the next ones being fetched meanwhile; `in_full` leaves few
+/// headers for later while there are more to come.
+async fn advance(
+    chains: &Chains,
+    config: &Config,
+    pace: &mut Pace,
+    pause: &mut Pause,
+    mut in_full: bool,
+) -> Result<Step, Error> {
+    let start = Instant::now();
+    let mut tip = chains.store.tips().borrow().para_header;
+    // At most one write.
+    let mut storing = FuturesUnordered::new();
+    loop {
+        let next = next_headers(chains, config, pace, tip, in_full);
+        let (next, stored) = futures::join!(next, storing.next());
+        if stored.transpose()?.is_some() {
+            pause.reset();
+        }
+        let Headers { first, last, encoded } = match next? {
+            Ok(headers) => headers,
+            Err(step) => return Ok(step),
+        };
+        (tip, in_full) = (Some(last), true);
+        let stored = write(&chains.store, move |store| store.append_para_headers(first, &encoded));
+        if start.elapsed() >= TURN {
+            stored.await?;
+            return Ok(Step::Stored);
+        }
+        storing.push(stored);
+    }
+}
+
+/// Headers in sequence, whose last one a relay block vouches for.
+struct Headers {
+    first: ParaNumber,
+    last: (ParaNumber, Hash),
+    encoded: Vec<Vec<u8>>,
+}
+
+/// Fetches the headers after the tip, up to the next head; or tells why there are none.
+async fn next_headers(
+    chains: &Chains,
+    config: &Config,
+    pace: &mut Pace,
+    tip: Tip,
+    in_full: bool,
+) -> Result<Result<Headers, Step>, Error> {
     let limit = config.headers_per_batch;
-    let head = write(&chains.store, move |store| store.next_head(limit)).await?;
-    let Some(ParaHead { number, hash }) = head else { return Ok(Step::UpToDate) };
-    let tip = chains.store.tips().borrow().para_header;
+    let head =
+        write(&chains.store, move |store| store.next_head_after(tip.map(|(tip, _)| tip), limit)).await?;
+    let Some(ParaHead { number, hash }) = head else { return Ok(Err(Step::UpToDate)) };
     let missing = number.0 - tip.map_or(0, |(tip, _)| tip.0);
     if in_full && missing < limit / 2 && !chains.near_target(limit) {
-        return Ok(Step::Few);
+        return Ok(Err(Step::Few));
     }
     let (first, parent) = match tip {
         Some((tip, hash)) => (tip.next().0, hash),
         // The genesis header has no predecessor.
         None => (0, Hash::default()),
     };
-    let headers = para_headers(chains, pace, first, number.0, PART).await?;
-    let checked = match verify::chain(parent, first, headers.clone()) {
+    let headers = Arc::new(para_headers(chains, pace, first, number.0, PART).await?);
+    let fetched = Arc::clone(&headers);
+    let checked =
+        tokio::task::spawn_blocking(move || verify::chain(parent, first, fetched.iter().cloned())).await?;
+    let checked = match checked {
         Ok(checked) if checked.last().is_some_and(|last| last.hash == hash) => checked,
-        // A mismatch can also be an honest node's answer, from another branch.
-        _ => by_hash(&chains.para.pick(), parent, hash, first, headers).await?,
+        // What breaks may be an honest node's answer.
+        _ => by_hash(&chains.para.pick(), parent, hash, first, Arc::unwrap_or_clone(headers)).await?,
     };
-    let headers: Vec<_> = checked.into_iter().map(|header| header.encoded).collect();
-    write(&chains.store, move |store| store.append_para_headers(ParaNumber(first), &headers)).await?;
-    Ok(Step::Stored)
+    let encoded = checked.into_iter().map(|header| header.encoded).collect();
+    Ok(Ok(Headers { first: ParaNumber(first), last: (number, hash), encoded }))
 }
 
 /// Returns the headers of the branch that ends with `hash`; some of them may be among `headers`.

@@ -1,8 +1,9 @@
 //! Fetches justified relay headers, with the parachain head named in the last one's state.
 //!
-//! Finality proofs are tried first (`relay/walk.rs`). If a node's proofs do not help, for whatever reason,
-//! the capability is recorded as missing, and the justifications that the node stores with blocks are used
-//! instead (`relay/justified.rs`); if it has none of these either, another node is asked.
+//! Finality proofs are tried first (`relay/walk.rs`); far from the target all fit nodes share the way
+//! (`relay/spread.rs`). A node whose proofs do not help, for whatever reason, is
+//! noted to lack them, and gives the justifications that it keeps with blocks instead (`relay/justified.rs`);
+//! where it has none of these either, another node is asked.
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use prb_core::{
 use tokio::sync::watch;
 
 use self::walk::Found;
-use super::{Chains, Config, Error, Pause, absent, write, wrong};
+use super::{Chains, Config, Error, Pause, absent, pace::Pace, write, wrong};
 use crate::{
     history::Piece,
     rpc::{self, ASK_AGAIN, Capability, Node, Refusal, json},
@@ -24,6 +25,8 @@ use crate::{
 };
 
 mod justified;
+mod segment;
+mod spread;
 mod walk;
 
 /// This loop's name in logs and metrics.
@@ -31,7 +34,11 @@ pub(super) const PART: &str = "relay";
 /// Number of blocks beyond the stored ones that need not be provable yet: a head is announced before its
 /// proof exists.
 const NEAR: u32 = 32;
-/// Attempts without progress after which blocks near the target are treated like distant ones.
+/// Threads that check signatures.
+const MAX_THREADS: usize = 8;
+/// Signatures that are not worth a thread.
+const FEW_SIGNATURES: usize = 64;
+/// Attempts without anything new, after which blocks near the target are taken for ones far from it.
 const NEAR_ATTEMPTS: u32 = 6;
 
 /// Consecutive headers, and the justification of the last one.
@@ -54,11 +61,12 @@ pub(super) async fn run(
     mut targets: watch::Receiver<Option<RelayNumber>>,
 ) -> Result<(), Error> {
     let mut pause = Pause::new(config);
+    let mut pace = Pace::new(spread::FIRST, spread::MOST, config.answer_time);
     let mut in_vain = 0;
     loop {
         let target = *targets.borrow_and_update();
         let turn = chains.turn.read().await;
-        let advanced = advance(chains, config, target, in_vain >= NEAR_ATTEMPTS).await;
+        let advanced = advance(chains, config, &mut pace, target, in_vain >= NEAR_ATTEMPTS).await;
         drop(turn);
         match advanced {
             Ok(true) => {
@@ -88,6 +96,7 @@ pub(super) async fn run(
 async fn advance(
     chains: &Chains,
     config: &Config,
+    pace: &mut Pace,
     target: Option<RelayNumber>,
     overdue: bool,
 ) -> Result<bool, Error> {
@@ -102,17 +111,22 @@ async fn advance(
     let (set, ends_set) = write(&store, |store| Ok((store.current_set()?, store.tip_ends_set()?))).await?;
     let ends_set = ends_set || stored.is_none() && start_ends_set(genesis);
     let is_far = overdue || target.0 - tip.number.0 > NEAR;
+    let para_id = genesis.para_id;
+    if is_far
+        && let Some(round) = spread::Round::new(chains, pace, para_id, (tip, ends_set, set.clone()), target.0)
+        && round.run().await?
+    {
+        return Ok(true);
+    }
     let node = match is_far {
-        true => chains.relay.pick_for(&[Capability::States, Capability::FinalityProofs]),
+        true => chains.relay.pick_for(&spread::NEEDED),
         false => chains.relay.pick_for(&[Capability::FinalityProofs]),
     };
-    if is_far {
-        prove_state(&node, tip.hash, genesis.para_id).await?;
-    }
     let mut proven = Vec::new();
-    let by_proof = node.offers(Capability::FinalityProofs);
-    if by_proof {
-        proven = proofs(&node, tip, ends_set, is_far).await?;
+    if is_far {
+        prove_state(&node, tip.hash, para_id).await?;
+    } else if node.offers(Capability::FinalityProofs) {
+        proven = proofs(&node, tip, ends_set).await?;
     }
     let by_proof = !proven.is_empty();
     if !node.offers(Capability::FinalityProofs) {
@@ -127,7 +141,7 @@ async fn advance(
     if proven.is_empty() {
         return Ok(false);
     }
-    let batch = match batch(&node, genesis.para_id, tip, set, proven).await {
+    let batch = match batch(&node, para_id, tip, set, proven).await {
         Err(e @ Error::Wrong { .. }) if by_proof => {
             // If no other node is left, the justifications of its blocks may still be valid.
             node.lacks(
@@ -139,7 +153,6 @@ async fn advance(
         other => other?,
     };
     node.has_offered(Capability::States);
-    let para_id = genesis.para_id;
     let gone = write(&chains.store, move |store| append(store, &batch)).await?;
     notice_missing_head(&chains.store, para_id, gone);
     Ok(true)
@@ -169,8 +182,7 @@ pub(crate) fn check_pieces(
         (parent, next) = (last.hash, last.number + 1);
         answers.push((Proven { headers, justification }, proof));
     }
-    let (headers, stops) = check(para_id, set, answers)?;
-    let headers = headers.into_iter().map(|header| header.encoded).collect();
+    let (Verified { headers, stops }, _) = check(para_id, set, answers)?;
     Ok(RelayBatch { first, headers, stops })
 }
 
@@ -203,19 +215,12 @@ fn unreadable(node: &Node, error: rpc::Error) -> Error {
     error.into()
 }
 
-/// Asks for finality proofs. Far from the target, proofs that yield nothing count as a missing capability.
-async fn proofs(node: &Node, tip: Tip, ends_set: bool, is_far: bool) -> Result<Vec<Proven>, Error> {
+/// What the node's finality proofs give near the target, where there may be none yet.
+async fn proofs(node: &Node, tip: Tip, ends_set: bool) -> Result<Vec<Proven>, Error> {
     match walk::by_finality_proofs(node, tip, ends_set).await {
-        Ok(Found::Proven(proven)) => {
-            if is_far {
-                node.has_offered(Capability::FinalityProofs);
-            }
-            Ok(proven)
-        }
+        Ok(Found::Proven(proven)) => Ok(proven),
         Ok(Found::Nothing(reason)) => {
-            if is_far {
-                node.lacks(Capability::FinalityProofs, &reason);
-            }
+            tracing::debug!(node = %node.name(), reason, "no finality proof yet");
             Ok(Vec::new())
         }
         Err(e) => {
@@ -273,6 +278,16 @@ async fn batch(
     set: AuthoritySet,
     proven: Vec<Proven>,
 ) -> Result<RelayBatch, Error> {
+    let proofs = proofs_of(node, para_id, &proven).await?;
+    let answers: Vec<_> = proven.into_iter().zip(proofs).collect();
+    // Hundreds of signatures: other tasks of this thread should not wait for them.
+    let checked = tokio::task::spawn_blocking(move || check(para_id, set, answers)).await?;
+    let (Verified { headers, stops }, _) = checked.map_err(wrong(node))?;
+    Ok(RelayBatch { first: tip.number.next(), headers, stops })
+}
+
+/// The read proofs of what is wanted of the states at the justified blocks.
+async fn proofs_of(node: &Node, para_id: u32, proven: &[Proven]) -> Result<Vec<Vec<Vec<u8>>>, Error> {
     let questions: Vec<_> = proven
         .iter()
         .filter_map(|piece| piece.headers.last())
@@ -286,51 +301,103 @@ async fn batch(
         .collect();
     let proofs: Result<Vec<json::ReadProof>, _> = node.request_many("state_getReadProof", &questions).await;
     let proofs = proofs.map_err(|e| unreadable(node, e))?;
-    let proofs = proofs.into_iter().map(json::ReadProof::into_nodes);
-    let answers: Vec<_> = proven.into_iter().zip(proofs).collect();
-    // Hundreds of signatures take a while, so they are checked on a blocking thread.
-    let checked = tokio::task::spawn_blocking(move || check(para_id, set, answers)).await?;
-    let (headers, stops) = checked.map_err(wrong(node))?;
-    let headers = headers.into_iter().map(|header| header.encoded).collect();
-    Ok(RelayBatch { first: tip.number.next(), headers, stops })
+    Ok(proofs.into_iter().map(json::ReadProof::into_nodes).collect())
 }
 
+/// Blocks that passed the checks.
+#[derive(Default)]
+struct Verified {
+    headers: Vec<Vec<u8>>,
+    stops: Vec<NewJustifiedBlock>,
+}
+
+/// Headers up to a justified one, its justification, and the proof of what its state says.
+type Unchecked = (Proven, Vec<Vec<u8>>);
+
+/// A piece, and who justifies it and what follows.
+struct Signed {
+    piece: Proven,
+    proof: Vec<Vec<u8>>,
+    set: AuthoritySet,
+    next_set: Option<AuthoritySet>,
+}
+
+/// Checks pieces that follow one another, the first of which `set` justifies. Gives the set of the blocks after them.
+///
+/// Which set justifies each piece is in the headers before it, so that all signatures can be checked at once.
 fn check(
     para_id: u32,
     mut set: AuthoritySet,
-    answers: Vec<(Proven, Vec<Vec<u8>>)>,
-) -> Result<(Vec<Checked>, Vec<NewJustifiedBlock>), verify::Error> {
-    let (mut all, mut stops) = (Vec::new(), Vec::new());
-    for (Proven { headers, justification }, proof) in answers {
-        let Some((last, before)) = headers.split_last() else { continue };
-        if let Some(early) = before.iter().find(|header| header.change.is_some()) {
-            let reason = "it justifies a block after the end of its authority set";
-            return Err(verify::Error::Justification { number: early.number, reason });
-        }
-        let justified = grandpa::check(&justification, &set, last.number, last.hash);
-        if let (Err(_), Some(forced)) = (&justified, headers.iter().find(|header| header.forces_change)) {
-            // It is signed by a set that no earlier header announces.
-            return Err(verify::Error::ForcedChange { number: forced.number });
-        }
-        justified?;
-        let next_set = last.next_set(&set)?;
-        let head = state::para_head(last.state_root, proof.clone(), para_id)?;
-        if let Some(next) = &next_set
-            && state::authority_set(last.state_root, proof.clone())? != *next
-        {
-            let reason = "it is not the authority set that the block schedules".into();
-            return Err(verify::Error::Proof { what: "the authorities", reason });
-        }
-        stops.push(NewJustifiedBlock {
-            number: RelayNumber(last.number),
-            justification,
-            set_id: set.id,
-            next_set: next_set.clone(),
-            para_head: head.map(|head| ParaHead { number: head.number.into(), hash: head.hash }),
-            proof,
+    pieces: Vec<Unchecked>,
+) -> Result<(Verified, AuthoritySet), verify::Error> {
+    let (mut signed, mut failure) = (Vec::with_capacity(pieces.len()), None);
+    for (piece, proof) in pieces {
+        let Some(last) = piece.headers.last() else { continue };
+        let next_set = last.next_set(&set).unwrap_or_else(|e| {
+            failure = Some(e);
+            None
         });
-        set = next_set.unwrap_or(set);
-        all.extend(headers);
+        let next = next_set.clone().unwrap_or_else(|| set.clone());
+        signed.push(Signed { piece, proof, set: std::mem::replace(&mut set, next), next_set });
+        if failure.is_some() {
+            break;
+        }
     }
-    Ok((all, stops))
+    let mut verified = Verified::default();
+    let heads = check_signed(para_id, &signed);
+    for (Signed { piece, proof, set, next_set }, para_head) in signed.into_iter().zip(heads) {
+        let Proven { headers, justification } = piece;
+        let number = RelayNumber(headers.last().map_or(0, |last| last.number));
+        let para_head = para_head?;
+        let (set_id, next_set) = (set.id, next_set);
+        verified.stops.push(NewJustifiedBlock { number, justification, set_id, next_set, para_head, proof });
+        verified.headers.extend(headers.into_iter().map(|header| header.encoded));
+    }
+    // A justification that does not hold is the node's fault, a change that workers do not take the chain's.
+    failure.map_or(Ok((verified, set)), Err)
+}
+
+type Head = Result<Option<ParaHead>, verify::Error>;
+
+/// Checks each piece, on several threads where there are many signatures.
+fn check_signed(para_id: u32, signed: &[Signed]) -> Vec<Head> {
+    let signatures: usize = signed.iter().map(|signed| signed.set.list.len()).sum();
+    if signatures < FEW_SIGNATURES {
+        return signed.iter().map(|signed| check_piece(para_id, signed)).collect();
+    }
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+    let of_share =
+        |share: &[Signed]| share.iter().map(|signed| check_piece(para_id, signed)).collect::<Vec<_>>();
+    std::thread::scope(|scope| {
+        let shares = signed.chunks(signed.len().div_ceil(threads).max(1));
+        let shares: Vec<_> = shares.map(|share| scope.spawn(move || of_share(share))).collect();
+        // A check that breaks has checked nothing.
+        let checked =
+            shares.into_iter().map(|share| share.join().unwrap_or_else(|e| std::panic::resume_unwind(e)));
+        checked.flatten().collect()
+    })
+}
+
+/// Checks a piece that a set justifies; gives the parachain's head in the state after it.
+fn check_piece(para_id: u32, signed: &Signed) -> Head {
+    let Signed { piece: Proven { headers, justification }, proof, set, next_set } = signed;
+    let Some((last, before)) = headers.split_last() else { return Ok(None) };
+    if let Some(early) = before.iter().find(|header| header.change.is_some()) {
+        let reason = "it is of a block after the end of its set";
+        return Err(verify::Error::Justification { number: early.number, reason });
+    }
+    let justified = grandpa::check(justification, set, last.number, last.hash);
+    if let (Err(_), Some(forced)) = (&justified, headers.iter().find(|header| header.forces_change)) {
+        // Signed by a set that no header before it announces.
+        return Err(verify::Error::ForcedChange { number: forced.number });
+    }
+    justified?;
+    let head = state::para_head(last.state_root, proof.clone(), para_id)?;
+    if let Some(next) = next_set
+        && state::authority_set(last.state_root, proof.clone())? != *next
+    {
+        let reason = "it is another set than the block schedules".into();
+        return Err(verify::Error::Proof { what: "the authorities", reason });
+    }
+    Ok(head.map(|head| ParaHead { number: head.number.into(), hash: head.hash }))
 }

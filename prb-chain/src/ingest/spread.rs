@@ -29,13 +29,17 @@ pub(super) async fn para_headers(
     last: u32,
     part: &'static str,
 ) -> Result<Vec<Vec<u8>>, Error> {
-    let mut idle: VecDeque<Arc<Node>> = fit(&chains.para).into();
+    let fit = fit(&chains.para);
+    // Twice each: while a node gives headers it is asked for the hashes of those that follow.
+    let mut idle: VecDeque<Arc<Node>> = fit.iter().chain(&fit).cloned().collect();
     let (mut open, mut next) = (Vec::<(u32, u32)>::new(), first);
     let mut got = BTreeMap::<u32, Vec<Vec<u8>>>::new();
     let mut failure: Option<Error> = None;
     let mut asked = FuturesUnordered::new();
     loop {
-        while let Some(node) = idle.pop_front() {
+        while (!open.is_empty() || next <= last)
+            && let Some(node) = idle.pop_front()
+        {
             let size = pace.of(&node);
             let (from, to) = match open.pop() {
                 Some((from, to)) if to - from >= size => {
@@ -43,7 +47,6 @@ pub(super) async fn para_headers(
                     (from, from + size - 1)
                 }
                 Some(span) => span,
-                None if next > last => break,
                 None => {
                     let from = next;
                     next = last.min(from.saturating_add(size - 1)) + 1;

@@ -91,9 +91,10 @@ async fn discover(chains: &Chains, para: &Node, identity: Hash) -> Result<(Start
     let genesis_hash = block_hash(para, 0).await?;
     let head = header(para, genesis_hash, 0).await?;
     let id_key = json::HexBytes(state::value_key("ParachainInfo", "ParachainId"));
-    let id: Option<json::HexBytes> = para.request("state_getStorage", (id_key, genesis_hash)).await?;
-    let para_id = id.and_then(|id| u32::decode(&mut &*id.0).ok());
-    let para_id = para_id.ok_or_else(|| Error::NoParachain { node: Arc::clone(para.name()) })?;
+    let no_parachain = || Error::NoParachain { node: Arc::clone(para.name()) };
+    // Asked first: a relay chain's whole state would be fetched in vain.
+    let id: Option<json::HexBytes> = para.request("state_getStorage", (&id_key, genesis_hash)).await?;
+    id.ok_or_else(no_parachain)?;
     let data_key = json::HexBytes(state::value_key("ParachainSystem", "ValidationData"));
     let data: Option<json::HexBytes> = para.request("state_getStorage", (data_key, identity)).await?;
     let data = data.and_then(|data| ValidationData::decode(&mut &*data.0).ok());
@@ -102,6 +103,9 @@ async fn discover(chains: &Chains, para: &Node, identity: Hash) -> Result<(Start
 
     let state = genesis_state(para, genesis_hash).await?;
     state::whole_state(head.state_root, &state).map_err(wrong(para))?;
+    let id =
+        state.iter().find(|(key, _)| *key == id_key.0).and_then(|(_, id)| u32::decode(&mut &id[..]).ok());
+    let para_id = id.ok_or_else(no_parachain)?;
     let (start, info) =
         relay_start(&chains.relay.pick_for(&[Capability::States]), number, para, &parent).await?;
     let genesis = Genesis {

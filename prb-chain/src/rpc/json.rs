@@ -31,7 +31,7 @@ impl<'de> Deserialize<'de> for HexBytes {
             }
 
             fn visit_str<E: de::Error>(self, s: &str) -> Result<HexBytes, E> {
-                hex::decode(s.strip_prefix("0x").unwrap_or(s)).map(HexBytes).map_err(E::custom)
+                const_hex::decode(s).map(HexBytes).map_err(E::custom)
             }
         }
         d.deserialize_str(Visitor)
@@ -142,7 +142,7 @@ impl<'de> Deserialize<'de> for Justification {
             }
 
             fn visit_str<E: de::Error>(self, s: &str) -> Result<Justification, E> {
-                hex::decode(s.strip_prefix("0x").unwrap_or(s)).map(Justification).map_err(E::custom)
+                const_hex::decode(s).map(Justification).map_err(E::custom)
             }
 
             fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Justification, A::Error> {

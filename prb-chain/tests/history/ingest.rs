@@ -9,24 +9,16 @@ use prb_chain::{
     rpc::{self, NodePool},
     source::StoreSource,
 };
-use prb_core::{
-    blob::{BlobSource, BlockCursor, HeaderCursor},
-    primitives::{ParaNumber, RelayNumber},
-    prpc::InitRuntimeRequest,
-    pruntime::{
-        Connect, PRuntime,
-        http::{HttpConfig, HttpConnect},
-    },
-};
-use prb_devnet::{
-    Config, Devnet,
-    worker::{Worker, WorkerConfig},
-};
+use prb_core::primitives::{ParaNumber, RelayNumber};
+use prb_devnet::{Config, Devnet};
 use tempfile::TempDir;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::ground::{Kept, PARA, RELAY, empty, filled, is_part_of, replay};
+use super::{
+    ground::{Kept, PARA, RELAY, empty, filled, is_part_of, replay},
+    workers,
+};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -101,26 +93,8 @@ async fn workers_accept_imported_history() {
     assert_eq!(replay(&into, vec![Arc::new(source)]).await.faults, []);
 
     let source = StoreSource::new(Arc::clone(&into.store));
-    let handle = Worker::spawn(WorkerConfig::new("history", 0)).await.unwrap();
-    let connect = HttpConnect::new(HttpConfig::default()).unwrap();
-    let api = PRuntime::new(connect.connect(&handle.endpoint()).unwrap());
-    let genesis = source.genesis().await.unwrap();
-    let init = InitRuntimeRequest {
-        skip_ra: true,
-        encoded_genesis_info: genesis.info,
-        encoded_genesis_state: genesis.state,
-        is_parachain: true,
-        ..Default::default()
-    };
-    api.init(&init).await.unwrap();
-    let mut next = HeaderCursor { relay: (genesis.relay_number.0 + 1).into(), para: 0.into() };
-    while let Some(batch) = source.headers(next, 1 << 24).await.unwrap() {
-        next.relay = batch.relay.last.next();
-        next.para = batch.para.map_or(next.para, |span| span.last.next());
-        api.sync_headers(batch.body).await.unwrap();
-    }
-    let blocks = BlockCursor { from: ParaNumber(1), to: next.para.prev().unwrap() };
-    let batch = source.blocks(blocks, 1 << 24).await.unwrap().unwrap();
-    assert_eq!(api.dispatch_blocks(batch.body).await.unwrap().synced_to, PARA);
-    assert_eq!(next.relay, RelayNumber(RELAY + 1));
+    let (_worker, api) = workers::start(&source).await;
+    workers::feed(&source, &api, || workers::ENOUGH).await;
+    let info = api.info().await.unwrap();
+    assert_eq!((info.headernum, info.blocknum), (RELAY + 1, PARA + 1));
 }

@@ -5,6 +5,9 @@ mod archive;
 mod cost;
 mod ground;
 mod ingest;
+mod over_http;
 mod replay;
 mod sources;
 mod suite;
+#[path = "../support/workers.rs"]
+mod workers;

@@ -3,26 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use prb_chain::{rpc::NodePool, source::StoreSource};
-use prb_core::{
-    blob::{BlobSource, BlockCursor, HeaderCursor},
-    primitives::{ParaNumber, RelayNumber},
-    prpc::InitRuntimeRequest,
-    pruntime::{
-        Connect, PRuntime,
-        http::{HttpConfig, HttpConnect},
-    },
-};
-use prb_devnet::{
-    Config, Devnet, JustificationOddities, ProofFault,
-    worker::{Worker, WorkerConfig},
-};
+use prb_core::primitives::{ParaNumber, RelayNumber};
+use prb_devnet::{Config, Devnet, JustificationOddities, ProofFault};
 use tokio::time::timeout;
 
-use crate::rig::Fetching;
+use crate::{number, rig::Fetching, workers};
 
-/// More bytes than any batch here has.
-const ENOUGH: usize = 1 << 26;
-const TIMEOUT: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn config() -> Config {
     Config { history: 60, set_length: 20, ..Config::default() }
@@ -38,32 +25,8 @@ async fn workers_follow(devnet: &Devnet) -> Fetching {
 async fn workers_follow_on(devnet: &Devnet, fetching: &Fetching) {
     fetching.has_all_of(devnet).await;
     let source = StoreSource::new(Arc::clone(&fetching.store));
-    let worker = Worker::spawn(WorkerConfig::new("chains", 0)).await.unwrap();
-    let connect = HttpConnect::new(HttpConfig::default()).unwrap();
-    let api = PRuntime::new(connect.connect(&worker.endpoint()).unwrap());
-    let genesis = source.genesis().await.unwrap();
-    let init = InitRuntimeRequest {
-        skip_ra: true,
-        encoded_genesis_info: genesis.info,
-        encoded_genesis_state: genesis.state,
-        is_parachain: true,
-        ..Default::default()
-    };
-    api.init(&init).await.unwrap();
-    loop {
-        let info = api.info().await.unwrap();
-        let cursor = HeaderCursor { relay: info.headernum.into(), para: info.para_headernum.into() };
-        if let Some(batch) = source.headers(cursor, ENOUGH).await.unwrap() {
-            api.sync_headers(batch.body).await.unwrap();
-            continue;
-        }
-        if info.para_headernum == info.blocknum {
-            break;
-        }
-        let cursor = BlockCursor { from: info.blocknum.into(), to: (info.para_headernum - 1).into() };
-        let batch = source.blocks(cursor, ENOUGH).await.unwrap().unwrap();
-        api.dispatch_blocks(batch.body).await.unwrap();
-    }
+    let (worker, api) = workers::start(&source).await;
+    workers::feed(&source, &api, || workers::ENOUGH).await;
     let info = api.info().await.unwrap();
     assert_eq!(info.headernum, devnet.relay().finalized_number() + 1);
     assert_eq!(info.blocknum, devnet.para().finalized_number() + 1);
@@ -91,13 +54,10 @@ async fn several_parachain_blocks_per_relay_parent_are_accepted() {
     workers_follow(&devnet).await.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn block_with_many_changes_is_accepted() {
-    let burst_bytes = match std::env::var("PRB_TEST_PAIRS").is_ok() {
-        true => 20_000_000,
-        false => 2_000_000,
-    };
-    let devnet = Devnet::start(Config { burst_every: 11, burst_bytes, ..config() }).await.unwrap();
+/// Blocks with so many bytes of changes, in values of some bytes each, go all the way to a worker.
+async fn a_block_that_changes(burst_bytes: u32, burst_value_bytes: u32) {
+    let config = Config { burst_every: 11, burst_bytes, burst_value_bytes, ..config() };
+    let devnet = Devnet::start(config).await.unwrap();
     let changes = devnet.para().storage_changes(11).unwrap();
     let bytes: usize = changes.main.iter().filter_map(|(_, value)| Some(value.as_ref()?.len())).sum();
     assert!(bytes >= burst_bytes as usize && devnet.para().storage_changes(12).unwrap().main.len() < 100);
@@ -105,7 +65,18 @@ async fn block_with_many_changes_is_accepted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn finality_lag_of_hundreds_of_blocks_is_caught_up() {
+async fn blocks_of_20_mb_are_taken() {
+    a_block_that_changes(20_000_000, 100_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blocks_with_thousands_of_changes_are_taken() {
+    let bytes = number("PRB_TEST_BURST", 1_000_000).try_into().unwrap();
+    a_block_that_changes(bytes, 100).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn finality_that_lags_by_hundreds_of_blocks_is_caught_up_at_once() {
     let devnet = Devnet::start(config()).await.unwrap();
     let fetching = workers_follow(&devnet).await;
     devnet.lag_finality(300);
@@ -155,7 +126,7 @@ async fn assert_forced_change_is_reported(fault: ProofFault, history: u32) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    let is_named = timeout(TIMEOUT, named).await;
+    let is_named = timeout(PATIENCE, named).await;
     assert!(is_named.is_ok(), "{:?} {:?}", *fetching.store.heights().borrow(), fetching.log.lines());
     assert!(fetching.store.heights().borrow().relay < Some(RelayNumber(31)));
     let health = |pool: &NodePool| pool.nodes()[0].health();

@@ -21,8 +21,8 @@ use tracing::instrument::WithSubscriber;
 
 use crate::{
     ANSWER, BOUND,
-    endless::Endless,
     log::Log,
+    proxy::{Mangle, Proxy},
     troubles::{Alone, Trouble, What},
 };
 
@@ -30,22 +30,38 @@ use crate::{
 const AT_ONCE: usize = 4;
 /// Most lines with one text, however long a case takes: retries are logged at growing intervals.
 const MOST_LINES: usize = 25;
-/// Relay blocks authored at once while the ingest runs.
+/// One message of so many is mangled, with a good node beside and without.
+const MANGLED: u32 = 4;
+const MANGLED_ALONE: u32 = 30;
+/// Relay blocks made in one go while the ingest runs.
 const LIVE: u32 = 8;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Case {
     troubles: Vec<&'static Trouble>,
     has_good_node: bool,
+    /// Of what is done to messages.
+    seed: u64,
 }
 
 impl Case {
     pub(crate) fn beside_a_good_node(troubles: &[&'static Trouble]) -> Self {
-        Self { troubles: troubles.to_vec(), has_good_node: true }
+        Self { troubles: troubles.to_vec(), has_good_node: true, seed: 0 }
     }
 
     pub(crate) fn of_the_only_node(trouble: &'static Trouble) -> Self {
-        Self { troubles: vec![trouble], has_good_node: false }
+        Self { troubles: vec![trouble], has_good_node: false, seed: 0 }
+    }
+
+    pub(crate) fn with_seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    fn mangle(&self) -> Option<Mangle> {
+        self.troubles.iter().find_map(|trouble| match trouble.what {
+            What::Mangled(mangle) => Some(mangle),
+            _ => None,
+        })
     }
 
     fn has(&self, what: What) -> bool {
@@ -53,8 +69,11 @@ impl Case {
     }
 }
 
-/// Runs the cases, each in a runtime of its own; fails with all failures.
-pub(crate) fn run_all(cases: Vec<Case>) {
+/// Runs the cases, each in a runtime of its own; fails with all that went wrong.
+pub(crate) fn run_all(mut cases: Vec<Case>) {
+    if let Ok(only) = std::env::var("PRB_TEST_FAULT") {
+        cases.retain(|case| format!("{:?}", case.troubles).contains(&only));
+    }
     let queue = Mutex::new(VecDeque::from(cases));
     let (failures, slowest) = (Mutex::new(Vec::new()), Mutex::new(BTreeMap::new()));
     std::thread::scope(|scope| {
@@ -137,8 +156,8 @@ impl Fetching {
     /// Starts an ingest from the nodes in this order, whose tasks log to their own log.
     pub(crate) fn start(devnets: &[&Devnet]) -> Self {
         let urls = |of: fn(&Devnet) -> String| devnets.iter().map(|devnet| of(devnet)).collect();
-        // A block with 20 MB of changes takes 40 MB.
-        let quick = |urls| quick(urls).with_max_response_bytes(64 << 20).with_request_timeout(BOUND * 3);
+        // A block of 20 MB of changes takes 40 MB as JSON, and half as much again where the values are small.
+        let quick = |urls| quick(urls).with_max_response_bytes(256 << 20).with_request_timeout(BOUND * 3);
         let relay = NodePool::new("relay", quick(urls(|net| net.relay().url()))).unwrap();
         let para = NodePool::new("para", quick(urls(|net| net.para().url()))).unwrap();
         Self::between(relay, para, Log::default())
@@ -215,7 +234,7 @@ struct Scene {
     bad: Devnet,
     good: Option<Devnet>,
     fetching: Fetching,
-    _endless: Option<[Endless; 2]>,
+    _proxies: Option<[Proxy; 2]>,
 }
 
 impl Scene {
@@ -231,12 +250,16 @@ impl Scene {
         for trouble in &case.troubles {
             afflict(&bad, trouble.what).await;
         }
-        let endless = match case.has(What::Endless) {
-            true => Some([Endless::start(&bad.relay().url()).await, Endless::start(&bad.para().url()).await]),
-            false => None,
+        let one_in = if case.has_good_node { MANGLED } else { MANGLED_ALONE };
+        let proxies = match case.mangle() {
+            Some(mangle) => Some([
+                Proxy::start(&bad.relay().url(), mangle, one_in, case.seed).await,
+                Proxy::start(&bad.para().url(), mangle, one_in, case.seed + 1).await,
+            ]),
+            None => None,
         };
-        let [bad_relay, bad_para] = match &endless {
-            Some(proxies) => proxies.each_ref().map(Endless::url),
+        let [bad_relay, bad_para] = match &proxies {
+            Some(proxies) => proxies.each_ref().map(Proxy::url),
             None => [bad.relay().url(), bad.para().url()],
         };
         let urls = |bad: String, of: fn(&Devnet) -> String| {
@@ -250,7 +273,7 @@ impl Scene {
             relay.pin(0, prb_core::primitives::Hash(first.relay().block_hash(0).unwrap().0));
             para.pin(0, prb_core::primitives::Hash(first.para().block_hash(0).unwrap().0));
         }
-        Self { bad, good, fetching: Fetching::between(relay, para, log), _endless: endless }
+        Self { bad, good, fetching: Fetching::between(relay, para, log), _proxies: proxies }
     }
 
     async fn play(&self, case: &Case) -> Result<(), String> {
@@ -312,7 +335,7 @@ async fn afflict(net: &Devnet, what: What) {
     let (node, fault) = match what {
         What::Relay(fault) => (net.relay(), fault),
         What::Para(fault) => (net.para(), fault),
-        What::OtherGenesis | What::Endless | What::Restarts => return,
+        What::OtherGenesis | What::Mangled(_) | What::Restarts => return,
     };
     let fault: Fault = fault.parse().unwrap();
     node.inject(&fault);

@@ -90,3 +90,63 @@ async fn node_on_another_branch_is_asked_by_hash() {
     assert!(!health.demoted, "it answered honestly: {health:?}");
     fetching.stop().await;
 }
+
+const PROOFS: &str = "grandpa_proveFinality";
+
+fn proofs_asked(devnet: &Devnet) -> u64 {
+    devnet.relay().rpc_counters().get(PROOFS).copied().unwrap_or(0)
+}
+
+/// Many short sets, with justifications where sets end alone.
+fn many_sets(history: u32) -> Config {
+    Config { history, set_length: 10, justification_period: 0, changes_per_block: 1, ..config() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn relay_headers_come_from_three_nodes_of_which_one_is_slow_and_one_lies() {
+    let devnets = devnets::<3>(many_sets(900)).await;
+    let [slow, liar, good] = devnets.each_ref();
+    slow.relay().faults().slow(Duration::from_millis(100));
+    // Each span of four sets has one of these.
+    (105..900).step_by(30).for_each(|number| liar.relay().faults().corrupt_header(number));
+    let fetching = Fetching::with(
+        relay_pool(&devnets.each_ref()),
+        para_pool(&[good]),
+        TempDir::new().unwrap(),
+        |config| config.with_answer_time(Duration::from_millis(200)),
+    );
+    fetching.has_all_of(good).await;
+    let asked = devnets.each_ref().map(proofs_asked);
+    assert!(asked.iter().all(|count| *count > 1), "{asked:?}");
+    assert!(asked[2] > asked[0], "who is slow is asked for less: {asked:?}");
+    let demoted = fetching.relay.nodes().iter().map(|node| node.health().demoted).collect::<Vec<_>>();
+    assert_eq!(demoted, [false, true, false], "{asked:?}");
+    // Between two spans a set is asked for twice.
+    assert!(asked.iter().sum::<u64>() < 90 * 3 / 2 + 20, "{asked:?}");
+    fetching.stop().await;
+}
+
+/// How long relay headers take from nodes that are this far away.
+async fn time_of_relay_headers(devnets: &[&Devnet]) -> Duration {
+    devnets.iter().for_each(|devnet| devnet.relay().faults().slow(Duration::from_millis(30)));
+    let fetching = Fetching::start(devnets);
+    let mut tips = fetching.store.tips();
+    tips.wait_for(|tips| tips.relay.is_some()).await.unwrap();
+    let start = std::time::Instant::now();
+    let last = RelayNumber(devnets[0].relay().finalized_number());
+    tips.wait_for(|tips| tips.relay.is_some_and(|(relay, _)| relay >= last)).await.unwrap();
+    let took = start.elapsed();
+    fetching.stop().await;
+    took
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_nodes_give_relay_headers_faster_than_one() {
+    let devnets = devnets::<3>(many_sets(700)).await;
+    let [one, two, three] = devnets.each_ref();
+    let (alone, together) =
+        (time_of_relay_headers(&[one]).await, time_of_relay_headers(&[one, two, three]).await);
+    let ratio = alone.as_secs_f64() / together.as_secs_f64();
+    println!("one node {alone:?}, three {together:?}: {ratio:.2}");
+    assert!(ratio > 1.3, "one node {alone:?}, three {together:?}");
+}

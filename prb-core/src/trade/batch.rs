@@ -1,7 +1,7 @@
 //! Selects which of a lane's jobs are sent together, and when: pure functions.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -192,6 +192,13 @@ impl PendingBatch {
             .unzip()
     }
 
+    /// The calls that failed in a transaction, with their indices.
+    pub(super) fn failed(&self) -> (Vec<usize>, Vec<Call>) {
+        let is_failed = |place: &usize| matches!(self.outcomes[*place], Some(CallOutcome::Failed(_)));
+        let places = (0..self.calls.len()).filter(|place| self.included_in[*place].is_some());
+        places.filter(is_failed).map(|place| (place, self.calls[place].clone())).unzip()
+    }
+
     /// Records calls whose effect is on chain at `block`.
     pub(super) fn already_done(&mut self, places: impl IntoIterator<Item = usize>, block: ParaNumber) {
         self.seen = self.seen.max(block);
@@ -234,10 +241,13 @@ impl PendingBatch {
         let outcome = |places: &[usize]| {
             let calls: Vec<_> = places.iter().map(|&place| outcomes[place].clone()).collect::<Option<_>>()?;
             // Blocks are in order: the state of the last one includes the effects of all before it.
-            let sent = places.iter().filter_map(|&place| included_in[place]).max().map(|last| sent[last]);
+            let parts: BTreeSet<usize> = places.iter().filter_map(|&place| included_in[place]).collect();
+            // A fee that is not known makes the sum unknown.
+            let fee = parts.iter().map(|&part| sent[part].fee).sum::<Option<Balance>>();
+            let sent = parts.last().map(|&last| sent[last]);
             let already = calls.contains(&CallOutcome::AlreadyDone);
             let block = sent.map_or(seen, |sent| if already { seen.max(sent.block) } else { sent.block });
-            let fee = sent.and_then(|sent| sent.fee);
+            let fee = fee.filter(|_| sent.is_some());
             Some(JobOutcome { calls, block, extrinsic: sent.map(|sent| sent.extrinsic), fee })
         };
         let outcomes: Vec<_> = places.iter().map(|places| outcome(places)).collect();

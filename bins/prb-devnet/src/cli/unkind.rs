@@ -41,7 +41,10 @@ pub(super) struct Unkind {
     /// Bytes of values changed by such a block
     #[arg(long, default_value_t = 20_000_000)]
     burst_bytes: u32,
-    /// Offboard the parachain after the history: the relay chain names no head of it any more
+    /// Bytes of each of these values
+    #[arg(long, default_value_t = 100_000)]
+    burst_value_bytes: u32,
+    /// The relay chain names no head of the parachain after the history
     #[arg(long)]
     offboard: bool,
     /// Interval in relay blocks at which parachain blocks that are not final are retracted; 0 = never
@@ -63,6 +66,7 @@ impl Unkind {
             heads_per_relay_block: self.heads_per_relay_block,
             burst_every: self.burst_every,
             burst_bytes: self.burst_bytes,
+            burst_value_bytes: self.burst_value_bytes,
             fork_every: self.fork_every,
             ..config
         }

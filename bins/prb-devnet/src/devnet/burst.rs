@@ -6,10 +6,7 @@ use prb_devnet_runtime::pallets::{actions::Action, load::pallet::Amount};
 use super::Devnet;
 use crate::Config;
 
-/// Bytes of one value of such a block.
-const VALUE_BYTES: u32 = 100_000;
-
-/// The progress of a burst.
+/// Where a burst is.
 #[derive(Debug, Default)]
 pub(super) enum Burst {
     #[default]
@@ -46,8 +43,9 @@ impl Devnet {
             Burst::None => return None,
             Burst::Wanted(bytes) => {
                 *burst = Burst::Asked;
-                let changes_per_block = bytes.div_ceil(VALUE_BYTES);
-                Amount { changes_per_block, change_bytes: bytes.min(VALUE_BYTES), seed: config.seed }
+                let of_value = config.burst_value_bytes.max(1);
+                let changes_per_block = bytes.div_ceil(of_value);
+                Amount { changes_per_block, change_bytes: bytes.min(of_value), seed: config.seed }
             }
             Burst::Asked => {
                 *burst = Burst::None;

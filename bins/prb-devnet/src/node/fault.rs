@@ -22,7 +22,9 @@ pub enum Fault {
     Hold(String),
     /// Answers a method with this many bytes.
     Oversize(String, usize),
-    /// Answers pings but no requests.
+    /// A method is answered without end.
+    Endless(String),
+    /// No request is answered, pings are.
     Hang,
     /// Delays every answer.
     Slow(Duration),
@@ -48,6 +50,8 @@ pub enum Fault {
     BadJustification(u32),
     /// What happens to transactions.
     Transactions(TransactionFault),
+    /// The server goes away now, for so long.
+    Restart(Duration),
 }
 
 /// A fault's syntax, meaning and parser.
@@ -56,6 +60,10 @@ struct Form {
     value: &'static str,
     meaning: &'static str,
     read: fn(&str) -> Option<Fault>,
+}
+
+fn millis(text: &str) -> Option<Duration> {
+    Some(Duration::from_millis(text.parse().ok()?))
 }
 
 fn number(text: &str) -> Option<u32> {
@@ -116,8 +124,11 @@ const FORMS: &[Form] = &[
         let (name, bytes) = v.split_once(':')?;
         Some(Fault::Oversize(method(name)?, bytes.parse().ok()?))
     }),
-    form("hang", "", "answers pings but no requests", |_| Some(Fault::Hang)),
-    form("slow", "MS", "delays every answer", |v| Some(Fault::Slow(Duration::from_millis(v.parse().ok()?)))),
+    form("endless", "METHOD", "answers a method without end; with * at its end, all that start so", |v| {
+        method(v).map(Fault::Endless)
+    }),
+    form("hang", "", "answers pings and nothing else", |_| Some(Fault::Hang)),
+    form("slow", "MS", "answers so much later", |v| millis(v).map(Fault::Slow)),
     form("proofs", "uncovered|null|old|tip-only|truncated:N", "how finality proofs are answered", |v| {
         proofs(v).map(Fault::Proofs)
     }),
@@ -145,6 +156,7 @@ const FORMS: &[Form] = &[
     form("transactions", "swallowed|dropped", "what happens to transactions", |v| {
         transactions(v).map(Fault::Transactions)
     }),
+    form("restart", "MS", "the server goes away for so long, once", |v| millis(v).map(Fault::Restart)),
 ];
 
 impl Fault {
@@ -161,7 +173,15 @@ impl Fault {
     /// Whether it only takes effect at the RPC server's next start.
     #[must_use]
     pub const fn is_of_server(&self) -> bool {
-        matches!(self, Self::BatchCalls(_) | Self::AnswerBytes(_) | Self::Connections(_))
+        matches!(self, Self::BatchCalls(_) | Self::AnswerBytes(_) | Self::Connections(_) | Self::Restart(_))
+    }
+
+    /// How long the server is away before its next start.
+    pub(crate) const fn away(&self) -> Duration {
+        match self {
+            Self::Restart(away) => *away,
+            _ => Duration::ZERO,
+        }
     }
 }
 
@@ -192,6 +212,7 @@ impl Node {
             Fault::Refuse(method) => faults.refuse(method),
             Fault::Hold(method) => faults.hold(method),
             Fault::Oversize(method, bytes) => faults.oversize(method, *bytes),
+            Fault::Endless(method) => faults.endless(method),
             Fault::Hang => faults.hang(true),
             Fault::Slow(delay) => faults.slow(*delay),
             Fault::Proofs(fault) => faults.proofs(*fault),
@@ -205,6 +226,8 @@ impl Node {
             Fault::BadChanges(number) => faults.corrupt_storage_changes(*number),
             Fault::BadJustification(number) => faults.corrupt_justification(*number),
             Fault::Transactions(fault) => faults.transactions(*fault),
+            // Whoever injects it starts the server again.
+            Fault::Restart(_) => {}
         }
         self.set_rpc_limits(limits);
     }

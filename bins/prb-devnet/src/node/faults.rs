@@ -62,6 +62,13 @@ struct Inner {
     kept_states: Option<u32>,
     alternate: Option<u32>,
     oversize: HashMap<String, usize>,
+    endless: HashSet<String>,
+}
+
+/// Whether a method is among the names, of which one with `*` at its end is of all that start so.
+fn is_named(names: &HashSet<String>, method: &str) -> bool {
+    let starts_so = |name: &String| name.strip_suffix('*').is_some_and(|start| method.starts_with(start));
+    names.contains(method) || names.iter().any(starts_so)
 }
 
 /// The current faults of a node, which its RPC shows; its chain is not affected.
@@ -136,6 +143,12 @@ impl Faults {
         self.inner.lock().oversize.insert(method.to_owned(), bytes);
     }
 
+    /// Answers a method with a message that does not end, on the connection on which it is asked for; with `*` at its
+    /// end, all whose names start so. Holds on WebSockets.
+    pub fn endless(&self, method: &str) {
+        self.inner.lock().endless.insert(method.to_owned());
+    }
+
     /// Sets how finality proofs are answered.
     pub fn proofs(&self, fault: ProofFault) {
         self.inner.lock().proofs = fault;
@@ -200,10 +213,11 @@ impl Faults {
     }
 
     pub(crate) fn is_refused(&self, method: &str) -> bool {
-        let inner = self.inner.lock();
-        let starts_so =
-            |refused: &String| refused.strip_suffix('*').is_some_and(|start| method.starts_with(start));
-        inner.refused.contains(method) || inner.refused.iter().any(starts_so)
+        is_named(&self.inner.lock().refused, method)
+    }
+
+    pub(crate) fn is_endless(&self, method: &str) -> bool {
+        is_named(&self.inner.lock().endless, method)
     }
 
     pub(crate) fn proof_fault(&self) -> ProofFault {

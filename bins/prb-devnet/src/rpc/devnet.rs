@@ -1,4 +1,9 @@
-//! `devnet_*`: injects and heals faults of a running node. Not affected by faults.
+//! `devnet_*`: faults told to a running node. They are served whatever the faults. Those of its server start it again
+//! once the call is answered.
+
+use std::time::Duration;
+
+use jsonrpsee::types::ErrorObjectOwned;
 
 use super::{Module, Registered, error};
 use crate::node::Fault;
@@ -7,19 +12,16 @@ use crate::node::Fault;
 pub(super) const PREFIX: &str = "devnet_";
 
 pub(super) fn register(module: &mut Module) -> Registered {
-    module.register_method("devnet_inject", |params, node, _| {
+    module.register_async_method("devnet_inject", |params, node, _| async move {
         let texts: Vec<String> = params.parse()?;
         let faults: Result<Vec<Fault>, _> = texts.iter().map(|text| text.parse()).collect();
         let faults = faults.map_err(|reason| error(-32602, reason))?;
-        let limit = texts.iter().zip(&faults).find(|(_, fault)| fault.is_of_server());
-        if let Some((text, _)) = limit {
-            return Err(error(
-                -32602,
-                format!("{text} takes effect at the server's start: set it with a flag"),
-            ));
-        }
         faults.iter().for_each(|fault| node.inject(fault));
-        Ok(())
+        if faults.iter().any(Fault::is_of_server) {
+            let away = faults.iter().map(Fault::away).max().unwrap_or(Duration::ZERO);
+            node.restart_rpc(away);
+        }
+        Ok::<_, ErrorObjectOwned>(())
     })?;
     module.register_method("devnet_heal", |_, node, _| {
         node.faults().heal();

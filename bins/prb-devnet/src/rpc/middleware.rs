@@ -9,7 +9,7 @@ use jsonrpsee::{
 };
 use parking_lot::Mutex;
 
-use super::{devnet, view::Behind};
+use super::{connection::Connection, devnet, view::Behind};
 use crate::node::Node;
 
 /// Code and text of real nodes' refusal of an unsafe method.
@@ -24,6 +24,7 @@ const RATE_TEXT: &str = "RPC rate limit exceeded";
 pub(super) struct Guard<S> {
     inner: S,
     node: Arc<Node>,
+    connection: Arc<Connection>,
     requests: Arc<Mutex<Requests>>,
 }
 
@@ -54,8 +55,8 @@ impl Requests {
 }
 
 impl<S> Guard<S> {
-    pub(super) fn new(inner: S, node: Arc<Node>) -> Self {
-        Self { inner, node, requests: Arc::default() }
+    pub(super) fn new(inner: S, node: Arc<Node>, connection: Arc<Connection>) -> Self {
+        Self { inner, node, connection, requests: Arc::default() }
     }
 }
 
@@ -79,6 +80,9 @@ impl<S> Guard<S> {
         }
         if let Some(behind) = faults.alternates().filter(|_| is_other) {
             request.extensions_mut().insert(Behind(behind));
+        }
+        if faults.is_endless(&method) {
+            self.connection.send_without_end().await;
         }
         if faults.is_refused(&method) {
             return Some(MethodResponse::error(request.id.clone(), refusal()));

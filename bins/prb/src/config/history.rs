@@ -10,9 +10,10 @@ use super::values::host_only;
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Chains and blobs")]
 pub struct HistoryArgs {
-    /// History sources to ask before the nodes, separated by commas, in this order: the folder of an archive (of
-    /// `prb store export`), http://… or https://… of a headers cache, tcp://HOST:PORT of another data provider's
-    /// blob server. Their blocks are verified like nodes' answers.
+    /// Where blocks of the past come from before nodes are asked, by comma, the first one first: the folder of an
+    /// archive (of `prb store export`), archive+http://… or archive+https://… of one in an object store's bucket or on
+    /// a web server, http://… or https://… of a headers cache, tcp://HOST:PORT of another data provider's blob server.
+    /// All of it is verified as nodes' answers are.
     #[arg(
         long,
         env = "PRB_HISTORY",
@@ -29,6 +30,8 @@ pub struct HistoryArgs {
 pub enum HistoryPlace {
     /// A folder with an archive.
     Archive(PathBuf),
+    /// The URL of an archive.
+    HttpArchive(String),
     /// A headers cache over HTTP.
     HeadersCache(String),
     /// A data provider's blob server: host and port.
@@ -39,6 +42,7 @@ impl fmt::Debug for HistoryPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Archive(folder) => write!(f, "{}", folder.display()),
+            Self::HttpArchive(url) => write!(f, "archive+{}", host_only(url)),
             Self::HeadersCache(url) => f.write_str(&host_only(url)),
             Self::Provider(address) => write!(f, "tcp://{address}"),
         }
@@ -49,6 +53,9 @@ fn history_place(text: &str) -> Result<HistoryPlace, String> {
     let text = text.trim();
     match text.split_once("://") {
         None if !text.is_empty() => Ok(HistoryPlace::Archive(text.into())),
+        Some(("archive+http" | "archive+https", host)) if !host.is_empty() => {
+            Ok(HistoryPlace::HttpArchive(text.trim_start_matches("archive+").to_owned()))
+        }
         Some(("http" | "https", host)) if !host.is_empty() => Ok(HistoryPlace::HeadersCache(text.to_owned())),
         Some(("tcp", address))
             if address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) =>
@@ -56,8 +63,8 @@ fn history_place(text: &str) -> Result<HistoryPlace, String> {
             Ok(HistoryPlace::Provider(address.to_owned()))
         }
         _ => Err(
-            "must be the folder of an archive, http://… or https://… of a headers cache, or tcp://HOST:PORT \
-                  of a data provider"
+            "must be the folder of an archive, archive+http://… or archive+https://… of one on a server, http://… or \
+             https://… of a headers cache, or tcp://HOST:PORT of a data provider"
                 .into(),
         ),
     }
@@ -75,7 +82,12 @@ mod tests {
         let cache = history_place(" https://a.example:444/key/abc").unwrap();
         assert_eq!(cache, HistoryPlace::HeadersCache("https://a.example:444/key/abc".into()));
         assert_eq!(format!("{cache:?}"), "https://a.example:444");
-        for bad in ["", "tcp://a", "tcp://a:99999", "ws://a:1", "http://"] {
+        let archive = history_place("archive+https://bucket.example/key/abc").unwrap();
+        assert_eq!(archive, HistoryPlace::HttpArchive("https://bucket.example/key/abc".into()));
+        assert_eq!(format!("{archive:?}"), "archive+https://bucket.example");
+        for bad in
+            ["", "archive+https://", "archive+ftp://a", "tcp://a", "tcp://a:99999", "ws://a:1", "http://"]
+        {
             assert!(history_place(bad).is_err(), "{bad}");
         }
     }

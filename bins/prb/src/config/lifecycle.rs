@@ -8,7 +8,7 @@ use prb_core::{blob::cache, sync::BackoffConfig};
 use prb_walkie::{blob::remote, node::Trust};
 
 use super::{
-    ApiArgs, OpsArgs, PageArgs, Trusted, WalkieArgs, WorkerArgs,
+    ApiArgs, OpsArgs, PageArgs, SendingArgs, Trusted, WalkieArgs, WorkerArgs,
     trusted::trusted,
     values::{NodeUrl, RedisUrl, millis, redis_url, whole, ws_url, yes_no},
 };
@@ -70,7 +70,10 @@ pub struct LifecycleArgs {
     /// Disable the cache. Concurrent requests of workers for one blob still share one fetch.
     #[arg(long, env = "DISABLE_LRU", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
     pub disable_lru: bool,
-    /// Peer-to-peer settings.
+    /// How transactions are sent, by a trader inside this process.
+    #[command(flatten)]
+    pub sending: SendingArgs,
+    /// Its place among its peers.
     #[command(flatten)]
     pub walkie: WalkieArgs,
     /// The ops port.

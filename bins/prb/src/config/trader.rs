@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{
-    OpsArgs, PageArgs,
+    OpsArgs, PageArgs, SendingArgs,
     values::{NodeUrl, RedisUrl, redis_url, ws_url},
 };
 
@@ -37,6 +37,9 @@ pub struct TraderArgs {
         hide_env_values = true
     )]
     pub q_redis_endpoint: RedisUrl,
+    /// How transactions are sent.
+    #[command(flatten)]
+    pub sending: SendingArgs,
     /// The ops port.
     #[command(flatten)]
     pub ops: OpsArgs,

@@ -17,7 +17,9 @@ pub(super) const HEAD_LEN: usize = 120;
 pub(super) const FRAME_LEN: usize = 48;
 /// Most bytes of a frame's content.
 pub(super) const MAX_CONTENT: usize = 256 << 20;
-/// Most blocks of a frame.
+/// Bytes of a frame's content as it is packed: Zstandard adds less to what cannot be made smaller.
+const MAX_PACKED: usize = MAX_CONTENT + MAX_CONTENT / 64;
+/// Blocks of a frame.
 pub(super) const MAX_BLOCKS: u32 = 1 << 20;
 /// Most bytes of a header: far more than the largest authority set takes.
 const MAX_HEADER: usize = 1 << 20;
@@ -188,7 +190,11 @@ pub(super) fn read_frame_head(input: &mut impl Read, left: u64) -> Result<FrameH
         if u64::from(head.packed) > left - FRAME_LEN as u64 {
             return Err("it is cut short, or a frame's length is damaged".into());
         }
-        if head.content as usize > MAX_CONTENT || head.count > MAX_BLOCKS || head.count == 0 {
+        if head.packed as usize > MAX_PACKED
+            || head.content as usize > MAX_CONTENT
+            || head.count > MAX_BLOCKS
+            || head.count == 0
+        {
             return Err("a frame's head is damaged".into());
         }
     }

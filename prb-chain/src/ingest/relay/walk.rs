@@ -21,9 +21,27 @@ pub(super) enum Found {
     Nothing(String),
 }
 
-/// An answer of `grandpa_proveFinality`, which lacks the header of the requested block.
-struct Piece {
-    /// Number of the first wanted header.
+/// Where a block's authority set ends, as a node tells it.
+pub(super) enum SetEnd {
+    At(u32),
+    /// It has not ended.
+    Open,
+    /// The node does not tell, and why.
+    Nothing(String),
+}
+
+/// Proofs in sequence.
+pub(super) struct Walked {
+    pub(super) pieces: Vec<Piece>,
+    /// Whether the last one ends a set.
+    pub(super) ends_set: bool,
+    /// Why there are no more, where the node has no more.
+    pub(super) reason: Option<String>,
+}
+
+/// An answer to `grandpa_proveFinality`: without the header of the block that was asked for.
+pub(super) struct Piece {
+    /// Number of the first header that is wanted.
     number: u32,
     /// That header's hash, if the proof omits it.
     missing: Option<Hash>,
@@ -50,24 +68,22 @@ const fn question(tip: u32, ends_set: bool) -> u32 {
     if ends_set { tip + 1 } else { tip }
 }
 
-/// Evaluates an answer to that request, apart from its signatures.
-fn judge(tip: Tip, ends_set: bool, proof: Option<&FinalityProof>) -> Result<Worth, verify::Error> {
+/// Judges an answer to that question, without its signatures.
+fn judge(tip: RelayNumber, ends_set: bool, proof: Option<&FinalityProof>) -> Result<Worth, verify::Error> {
     let nothing = |text: String| Ok(Worth::Nothing(text));
-    let asked = question(tip.number.0, ends_set);
+    let asked = question(tip.0, ends_set);
     let Some(proof) = proof else { return nothing(format!("it has no proof of block {asked}")) };
     let (justified, _) = grandpa::target(&proof.justification)?;
-    if justified <= tip.number.0 {
-        return nothing(format!("asked to prove block {asked}, it proved block {justified}"));
+    if justified <= tip.0 {
+        return nothing(format!("asked to prove block {asked}, it proves block {justified}"));
     }
     let last = asked + u32::try_from(proof.headers.len()).unwrap_or(u32::MAX - asked);
     if justified > last {
         return nothing(format!("its proof of block {justified} ends with the header of block {last}"));
     }
-    // An encoded header starts with its parent's hash.
-    let parent = |header: &Vec<u8>| header.get(..32).and_then(|hash| hash.try_into().ok()).map(Hash);
     let missing = match proof.headers.first() {
         _ if !ends_set => None,
-        Some(header) => parent(header),
+        Some(header) => parent_of(header),
         None => Some(proof.block),
     };
     let ends_set = match proof.headers.last() {
@@ -81,58 +97,85 @@ fn judge(tip: Tip, ends_set: bool, proof: Option<&FinalityProof>) -> Result<Wort
 /// Fetches headers by finality proof. One proof covers the headers up to the end of a set, or to the newest
 /// justified block: several sets' proofs are requested first, and then the headers that they omit, together.
 pub(super) async fn by_finality_proofs(node: &Node, tip: Tip, ends_set: bool) -> Result<Found, Error> {
-    let pieces = match walk(node, tip, ends_set).await? {
-        (pieces, Some(reason)) if pieces.is_empty() => return Ok(Found::Nothing(reason)),
-        (pieces, _) => pieces,
-    };
+    match walk(node, tip.number, ends_set, u32::MAX).await? {
+        Walked { pieces, reason: Some(reason), .. } if pieces.is_empty() => Ok(Found::Nothing(reason)),
+        Walked { pieces, .. } => complete(node, Some(tip.hash), pieces).await.map(Found::Proven),
+    }
+}
+
+/// Adds the headers that the proofs leave out, and checks that all follow one another: on `parent`, or on whatever the
+/// first one says that it follows.
+pub(super) async fn complete(
+    node: &Node,
+    parent: Option<Hash>,
+    pieces: Vec<Piece>,
+) -> Result<Vec<Proven>, Error> {
     let missing: Vec<[Hash; 1]> = pieces.iter().filter_map(|piece| Some([piece.missing?])).collect();
     let first: Vec<Option<json::Header>> = node.request_some("chain_getHeader", &missing).await?;
     let mut first = first.into_iter();
-
-    let mut parent = tip.hash;
-    let mut proven = Vec::new();
-    for Piece { number, missing, proof } in pieces {
-        let mut headers = Vec::with_capacity(proof.headers.len() + 1);
+    let mut whole = Vec::with_capacity(pieces.len());
+    for Piece { number, missing, mut proof } in pieces {
         if let Some(hash) = missing {
             let header =
                 first.next().flatten().ok_or_else(|| absent(node, format!("header of block {number}")))?;
-            headers.push(verify::header(hash, number, header.encode()).map_err(wrong(node))?.encoded);
+            let header = verify::header(hash, number, header.encode()).map_err(wrong(node))?;
+            proof.headers.insert(0, header.encoded);
         }
-        headers.extend(proof.headers);
-        let headers = verify::chain(parent, number, headers).map_err(wrong(node))?;
-        let Some(last) = headers.last() else { break };
-        if last.hash != proof.block {
-            let (number, expected, actual) = (last.number, proof.block, last.hash);
-            return Err(wrong(node)(verify::Error::HeaderHash { number, expected, actual }));
-        }
-        parent = last.hash;
-        proven.push(Proven { headers, justification: proof.justification });
+        whole.push((number, proof));
     }
-    Ok(Found::Proven(proven))
+    // Thousands of headers: other tasks of this thread should not wait for them.
+    let linked = tokio::task::spawn_blocking(move || link(parent, whole)).await?;
+    linked.map_err(wrong(node))
 }
 
-/// Requests proofs from the tip on, each starting where the previous one ends its set; also returns why there
-/// are no more, if so.
-async fn walk(node: &Node, mut tip: Tip, mut ends_set: bool) -> Result<(Vec<Piece>, Option<String>), Error> {
+fn link(mut parent: Option<Hash>, pieces: Vec<(u32, FinalityProof)>) -> Result<Vec<Proven>, verify::Error> {
+    let mut proven = Vec::with_capacity(pieces.len());
+    for (number, FinalityProof { block, justification, headers }) in pieces {
+        let before =
+            parent.or_else(|| headers.first().and_then(|header| parent_of(header))).unwrap_or_default();
+        let headers = verify::chain(before, number, headers)?;
+        let Some(last) = headers.last() else { break };
+        if last.hash != block {
+            let (number, expected, actual) = (last.number, block, last.hash);
+            return Err(verify::Error::HeaderHash { number, expected, actual });
+        }
+        parent = Some(last.hash);
+        proven.push(Proven { headers, justification });
+    }
+    Ok(proven)
+}
+
+/// A header starts with its parent's hash.
+fn parent_of(header: &[u8]) -> Option<Hash> {
+    header.get(..32).and_then(|hash| hash.try_into().ok()).map(Hash)
+}
+
+/// Proofs from the tip on, each starting where the one before ends its set, until one reaches the block `to`.
+pub(super) async fn walk(
+    node: &Node,
+    mut tip: RelayNumber,
+    mut ends_set: bool,
+    to: u32,
+) -> Result<Walked, Error> {
     let (mut pieces, mut bytes) = (Vec::new(), 0);
-    while pieces.len() < SETS_PER_ROUND && bytes < ROUND_BYTES {
-        let proof = match prove(node, question(tip.number.0, ends_set)).await {
+    while tip.0 < to && pieces.len() < SETS_PER_ROUND && bytes < ROUND_BYTES {
+        let proof = match prove(node, question(tip.0, ends_set)).await {
             Ok(proof) => proof,
             // What is proven already is used; the next round meets the failure again.
             Err(_) if !pieces.is_empty() => break,
             // Whatever the reason of the refusal (not covered, too large, no such method), the node gives no proof.
             Err(Error::Rpc(e @ rpc::Error::Call { .. })) if !e.is_retryable() => {
-                return Ok((pieces, Some(e.to_string())));
+                return Ok(Walked { pieces, ends_set, reason: Some(e.to_string()) });
             }
             Err(e) => return Err(e),
         };
         match judge(tip, ends_set, proof.as_ref()).map_err(wrong(node))? {
-            Worth::Nothing(reason) => return Ok((pieces, Some(reason))),
+            Worth::Nothing(reason) => return Ok(Walked { pieces, ends_set, reason: Some(reason) }),
             Worth::Reaches { last, missing, ends_set: ends } => {
                 let Some(proof) = proof else { break };
-                let number = tip.number.next().0;
+                let number = tip.next().0;
                 bytes += proof.headers.iter().map(Vec::len).sum::<usize>();
-                (tip, ends_set) = (Tip { number: RelayNumber(last), hash: proof.block }, ends);
+                (tip, ends_set) = (RelayNumber(last), ends);
                 pieces.push(Piece { number, missing, proof });
                 if !ends_set {
                     break;
@@ -140,7 +183,29 @@ async fn walk(node: &Node, mut tip: Tip, mut ends_set: bool) -> Result<(Vec<Piec
             }
         }
     }
-    Ok((pieces, None))
+    Ok(Walked { pieces, ends_set, reason: None })
+}
+
+/// Asks where a block's set ends.
+pub(super) async fn set_end(node: &Node, number: u32) -> Result<SetEnd, Error> {
+    let proof = match prove(node, number).await {
+        Ok(proof) => proof,
+        Err(Error::Rpc(e @ rpc::Error::Call { .. })) if !e.is_retryable() => {
+            return Ok(SetEnd::Nothing(e.to_string()));
+        }
+        Err(e) => return Err(e),
+    };
+    // Asked for the last block of a set, a node answers with that block's own justification.
+    if let Some(proof) = &proof
+        && grandpa::target(&proof.justification).map_err(wrong(node))?.0 == number
+    {
+        return Ok(SetEnd::At(number));
+    }
+    Ok(match judge(RelayNumber(number), false, proof.as_ref()).map_err(wrong(node))? {
+        Worth::Reaches { last, ends_set: true, .. } => SetEnd::At(last),
+        Worth::Reaches { .. } => SetEnd::Open,
+        Worth::Nothing(reason) => SetEnd::Nothing(reason),
+    })
 }
 
 async fn prove(node: &Node, number: u32) -> Result<Option<FinalityProof>, Error> {

@@ -55,7 +55,7 @@ impl<'de> de::Visitor<'de> for Bytes<'_> {
         length(digits.len() / 2).encode_to(self.0);
         let start = self.0.len();
         self.0.resize(start + digits.len() / 2, 0);
-        hex::decode_to_slice(digits, &mut self.0[start..]).map_err(E::custom)
+        const_hex::decode_to_slice(digits, &mut self.0[start..]).map_err(E::custom)
     }
 }
 

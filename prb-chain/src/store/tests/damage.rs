@@ -88,7 +88,7 @@ fn changed_storage_changes_are_reported() {
     let report = verify(&store);
     assert_eq!(report.first_of(Part::Changes), Some(1));
     assert!(
-        report.faults[0].to_string().contains("differs from its digest (blocks 1 to "),
+        report.faults[0].to_string().contains("differs from its digest (blocks 1 to 19)"),
         "{}",
         report.faults[0]
     );

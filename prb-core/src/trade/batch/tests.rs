@@ -181,6 +181,34 @@ fn equal_calls_are_sent_once_and_outcomes_are_told_by_job() {
     assert_eq!(finished[3], None, "a call without result leaves its job without outcome");
 }
 
+#[test]
+fn a_job_sent_in_parts_has_cost_what_all_of_them_did() {
+    let at = Instant::now();
+    let parts = |second| {
+        let mut work = PendingBatch::new(vec![queued(5, 3, None, at), queued(6, 1, None, at)]);
+        for (places, fee, block) in [(vec![0, 1], Some(7), 10), (vec![2, 3], second, 11)] {
+            let sent = Included { extrinsic: Hash([block; 32]), block: ParaNumber(block.into()), fee };
+            work.sent(sent, places.into_iter().map(|place| (place, CallOutcome::Done)));
+        }
+        let outcomes = work.finish().into_iter().map(|(_, outcome)| outcome.unwrap());
+        outcomes.map(|outcome| (outcome.fee, outcome.extrinsic)).collect::<Vec<_>>()
+    };
+    let last = Some(Hash([11; 32]));
+    assert_eq!(parts(Some(5)), [(Some(12), last), (Some(5), last)]);
+    assert_eq!(parts(None), [(None, last), (None, last)], "a part's fee is not known");
+}
+
+#[test]
+fn only_calls_that_failed_in_a_transaction_are_looked_up_again() {
+    let at = Instant::now();
+    let mut work = PendingBatch::new(vec![queued(5, 4, None, at)]);
+    work.not_sent([1], "PhalaMq::BadSequence", ParaNumber(9));
+    let results = [CallOutcome::Done, CallOutcome::Failed("A::B".into())];
+    let sent = Included { extrinsic: Hash([4; 32]), block: ParaNumber(10), fee: None };
+    work.sent(sent, [0, 2].into_iter().zip(results));
+    assert_eq!(work.failed().0, [2]);
+}
+
 proptest! {
     #[test]
     fn taking_keeps_every_job_and_the_order_of_each_account(

@@ -14,7 +14,7 @@ use super::{
     Lane, Queued,
 };
 use crate::{
-    chain::{BatchOutcome, CallBatch, Effect, SubmitError, SubmitProgress},
+    chain::{BatchOutcome, Call, CallBatch, Effect, SubmitError, SubmitProgress},
     queue::{CallOutcome, Progress},
     signer::Signer,
     text::describe,
@@ -39,7 +39,7 @@ impl Lane {
         let asked = tokio::select! {
             biased;
             () = shared.stopping.cancelled() => None,
-            result = self.ask(&mut work, |outcome| outcome.is_none()) => Some(result),
+            result = self.ask_open(&mut work) => Some(result),
         };
         match asked {
             Some(Ok(())) => {
@@ -57,14 +57,19 @@ impl Lane {
         }
     }
 
-    /// Reads the effects of the calls whose outcome matches `is`. Records those that are present, and messages
-    /// that cannot be accepted yet: their submitter reads the chain's sequence and resumes from there.
-    pub(super) async fn ask(
+    /// Reads the effects of the calls without an outcome.
+    async fn ask_open(&mut self, work: &mut PendingBatch) -> Result<(), SubmitError> {
+        let open = work.select(|outcome| outcome.is_none());
+        self.ask(work, open).await
+    }
+
+    /// Reads the effects of these calls. Records those that are present, and messages that cannot be accepted yet:
+    /// their submitter reads the chain's sequence and resumes from there.
+    async fn ask(
         &mut self,
         work: &mut PendingBatch,
-        is: impl Fn(Option<&CallOutcome>) -> bool,
+        (places, calls): (Vec<usize>, Vec<Call>),
     ) -> Result<(), SubmitError> {
-        let (places, calls) = work.select(is);
         if calls.is_empty() {
             return Ok(());
         }
@@ -167,7 +172,7 @@ impl Lane {
             Next::End { retry } => {
                 self.shared.board.batch(sent.calls, if self.unresolved { "unresolved" } else { "refused" });
                 if self.unresolved {
-                    self.unresolved = self.ask(&mut work, |outcome| outcome.is_none()).await.is_err();
+                    self.unresolved = self.ask_open(&mut work).await.is_err();
                 }
                 self.end_failed(work, error, retry).await;
             }
@@ -193,8 +198,10 @@ impl Lane {
     }
 
     async fn end(&mut self, mut work: PendingBatch) {
-        // A call also fails if another party has achieved its effect in the meantime.
-        if let Err(e) = self.ask(&mut work, |o| matches!(o, Some(CallOutcome::Failed(_)))).await {
+        // A call also fails if another party has achieved its effect in the meantime. Those that were not sent were
+        // asked for before.
+        let failed = work.failed();
+        if let Err(e) = self.ask(&mut work, failed).await {
             tracing::warn!(operator = %self.operator.address(), error = %describe(&e), "the effects of failed calls could not be read");
         }
         self.finish(work).await;

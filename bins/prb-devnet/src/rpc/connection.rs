@@ -1,0 +1,192 @@
+//! The server's connections: accepted here, so that one can be made to send without end.
+
+use std::{
+    future::pending,
+    io,
+    net::Shutdown,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use jsonrpsee::{
+    core::middleware::RpcServiceBuilder,
+    server::{Methods, ServerConfig, ServerHandle, StopHandle, serve_with_graceful_shutdown, stop_channel},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use super::middleware::Guard;
+use crate::node::Node;
+
+/// Bytes of a frame that is no message's last, and the headers of a text message's first one and of the others.
+const FRAME_BYTES: usize = 0x8000;
+const FIRST: [u8; 4] = [0x01, 126, 0x80, 0];
+const NEXT: [u8; 4] = [0x00, 126, 0x80, 0];
+
+/// Serves a node's methods on a listener until the handle says stop.
+pub(super) fn serve(
+    listener: TcpListener,
+    node: Arc<Node>,
+    methods: Methods,
+    config: ServerConfig,
+) -> ServerHandle {
+    let (stop, handle) = stop_channel();
+    let builder = jsonrpsee::server::Server::builder().set_config(config).to_service_builder();
+    tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        loop {
+            let stopped = stop.clone().shutdown();
+            let stream = tokio::select! {
+                () = stopped => break,
+                Some(_) = connections.join_next() => continue,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        tracing::debug!(%error, "cannot accept a connection");
+                        continue;
+                    }
+                },
+            };
+            // Without it, small answers wait for earlier ones to be acknowledged.
+            let _ = stream.set_nodelay(true);
+            let connection = Arc::new(Connection::new(stream, stop.clone()));
+            let (guarded, node) = (Arc::clone(&connection), Arc::clone(&node));
+            let middleware = RpcServiceBuilder::new()
+                .layer_fn(move |service| Guard::new(service, node.clone(), guarded.clone()));
+            let service = builder.clone().set_rpc_middleware(middleware).build(methods.clone(), stop.clone());
+            let stopped = stop.clone().shutdown();
+            connections.spawn(async move {
+                if let Err(error) = serve_with_graceful_shutdown(Io::new(connection), service, stopped).await
+                {
+                    tracing::debug!(%error, "a connection broke");
+                }
+            });
+        }
+        // Whoever waits for the end may want the port again.
+        drop(listener);
+        // Each ends once its calls are answered.
+        while connections.join_next().await.is_some() {}
+    });
+    handle
+}
+
+/// A connection, shared by the server and by the fault that takes it over.
+pub(super) struct Connection {
+    stream: TcpStream,
+    stop: StopHandle,
+    /// Set once nothing but the endless message is sent any more.
+    taken: AtomicBool,
+    /// Cancelled when that is over, and the connection with it.
+    over: CancellationToken,
+}
+
+impl Connection {
+    fn new(stream: TcpStream, stop: StopHandle) -> Self {
+        Self { stream, stop, taken: AtomicBool::new(false), over: CancellationToken::new() }
+    }
+
+    /// Sends one text message that does not end, until the client or the server goes away.
+    pub(super) async fn send_without_end(&self) {
+        if self.taken.swap(true, Ordering::AcqRel) {
+            return pending().await;
+        }
+        let _over = self.over.clone().drop_guard();
+        tokio::select! {
+            () = self.stop.clone().shutdown() => {}
+            result = self.send_frames() => {
+                if let Err(error) = result {
+                    tracing::debug!(%error, "an endless answer has ended");
+                }
+            }
+        }
+    }
+
+    async fn send_frames(&self) -> io::Result<()> {
+        let mut frame = [b' '; NEXT.len() + FRAME_BYTES];
+        frame[..FIRST.len()].copy_from_slice(&FIRST);
+        loop {
+            let mut sent = 0;
+            while sent < frame.len() {
+                self.stream.writable().await?;
+                match self.stream.try_write(&frame[sent..]) {
+                    Ok(bytes) => sent += bytes,
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(e) => return Err(e),
+                }
+            }
+            frame[..NEXT.len()].copy_from_slice(&NEXT);
+        }
+    }
+}
+
+/// The server's view of a connection.
+struct Io {
+    connection: Arc<Connection>,
+    over: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Io {
+    fn new(connection: Arc<Connection>) -> Self {
+        let over = Box::pin(connection.over.clone().cancelled_owned());
+        Self { connection, over }
+    }
+
+    /// Waits for ever where the endless message has the connection, and fails once it is over.
+    fn poll_taken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        ready!(self.over.as_mut().poll(cx));
+        Poll::Ready(io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let stream = &self.connection.stream;
+        loop {
+            ready!(stream.poll_read_ready(cx))?;
+            match stream.try_read(buffer.initialize_unfilled()) {
+                Ok(bytes) => {
+                    buffer.advance(bytes);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Poll::Ready(Err(e)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.connection.taken.load(Ordering::Acquire) {
+            return self.poll_taken(cx).map(Err);
+        }
+        let stream = &self.connection.stream;
+        loop {
+            ready!(stream.poll_write_ready(cx))?;
+            match stream.try_write(bytes) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(socket2::SockRef::from(&self.connection.stream).shutdown(Shutdown::Write))
+    }
+}

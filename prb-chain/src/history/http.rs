@@ -1,0 +1,54 @@
+//! What sources over HTTP have in common.
+
+use std::time::Duration;
+
+use prb_core::pruntime::http::tls;
+use reqwest::{Client, Url, redirect};
+
+use super::Error;
+
+pub(super) fn bad(what: impl Into<String>) -> Error {
+    Error::Bad(what.into())
+}
+
+pub(super) fn unavailable(what: &str, source: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::Unavailable { what: what.to_owned(), source: Box::new(source) }
+}
+
+/// A server, without anything that is asked of it yet.
+pub(super) struct Server {
+    /// Scheme, host and port: what messages may show, as a path or query may hold a key.
+    pub(super) shown: String,
+    pub(super) base: Url,
+    pub(super) http: Client,
+}
+
+impl Server {
+    /// # Errors
+    /// Where the URL is none of HTTP's, or a certificate cannot be read.
+    pub(super) fn new(url: &str, timeout: Duration, root_certificates_pem: &[u8]) -> Result<Self, Error> {
+        let base = Url::parse(url).map_err(|e| unavailable("the URL cannot be read", e))?;
+        let host = base.host_str().filter(|_| matches!(base.scheme(), "http" | "https"));
+        let host = host.ok_or_else(|| bad("the URL must start with http:// or https://"))?;
+        let port = base.port().map(|port| format!(":{port}")).unwrap_or_default();
+        let shown = format!("{}://{host}{port}", base.scheme());
+        let tls = tls::client_config(root_certificates_pem);
+        let tls = tls.map_err(|e| unavailable("the certificates cannot be read", e))?;
+        let http = Client::builder()
+            .tls_backend_preconfigured(tls)
+            .no_hickory_dns()
+            .redirect(redirect::Policy::limited(2))
+            .timeout(timeout)
+            .build()
+            .map_err(|e| unavailable("no HTTP client", e.without_url()))?;
+        Ok(Self { shown, base, http })
+    }
+
+    /// The URL of a path below the server's.
+    pub(super) fn url(&self, path: &str) -> Url {
+        let mut url = self.base.clone();
+        let below = self.base.path().trim_end_matches('/');
+        url.set_path(&format!("{below}/{}", path.trim_start_matches('/')));
+        url
+    }
+}

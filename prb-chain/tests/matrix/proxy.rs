@@ -1,0 +1,333 @@
+//! A WebSocket proxy in front of a node that does to some of the node's messages what no node's fault is a name for.
+
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    task::JoinSet,
+    time::{Duration, timeout},
+};
+
+/// How long a message waits for a later one to go first.
+const HELD: Duration = Duration::from_millis(30);
+/// Most bytes of a head or of a frame.
+const MOST: usize = 64 << 20;
+const TEXT: u8 = 1;
+const BINARY: u8 = 2;
+const CLOSE: u8 = 8;
+const PING: u8 = 9;
+/// The bit of a message's last frame.
+const LAST: u8 = 0x80;
+
+/// What is done to a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mangle {
+    /// Half of its text is missing.
+    CutShort,
+    /// It comes later, and those after it with it.
+    Late,
+    /// It comes after the next one.
+    OutOfOrder,
+    /// It comes twice.
+    Twice,
+    /// It answers a question that was not asked.
+    OtherId,
+    /// The connection ends in the middle of it.
+    BrokenOff,
+    /// It is a binary one.
+    Binary,
+    /// It says that it has a terabyte.
+    Huge,
+    /// It is no text.
+    Noise,
+    /// It comes in fragments, with pings between them.
+    Fragments,
+    /// It is masked, as only a client's may be.
+    Masked,
+    /// The connection is closed in its place.
+    Closed,
+    /// One that was not subscribed to comes before it.
+    Unasked,
+    /// The answer is a list in a list, and so on, ten thousand deep.
+    Nested,
+    /// The answer is of another type.
+    OtherType,
+    /// A digit of the answer is another one.
+    OtherDigit,
+}
+
+impl Mangle {
+    pub(crate) const ALL: [Self; 16] = [
+        Self::CutShort,
+        Self::Late,
+        Self::OutOfOrder,
+        Self::Twice,
+        Self::OtherId,
+        Self::BrokenOff,
+        Self::Binary,
+        Self::Huge,
+        Self::Noise,
+        Self::Fragments,
+        Self::Masked,
+        Self::Closed,
+        Self::Unasked,
+        Self::Nested,
+        Self::OtherType,
+        Self::OtherDigit,
+    ];
+}
+
+/// The proxy, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    url: String,
+    _task: JoinSet<()>,
+}
+
+impl Proxy {
+    /// In front of the node at `url`; about one message of `one_in` is mangled.
+    pub(crate) async fn start(url: &str, mangle: Mangle, one_in: u32, seed: u64) -> Self {
+        let node = url.trim_start_matches("ws://").to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("ws://{}", listener.local_addr().unwrap());
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let (mut connections, mut seeds) = (JoinSet::new(), StdRng::seed_from_u64(seed));
+            while let Ok((client, _)) = listener.accept().await {
+                let (node, random) = (node.clone(), StdRng::seed_from_u64(seeds.random()));
+                connections.spawn(async move {
+                    let Ok(node) = TcpStream::connect(node).await else { return };
+                    // Either end may go away at any time.
+                    let _ = serve(client, node, mangle, one_in, random).await;
+                });
+            }
+        });
+        Self { url, _task: task }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.url.clone()
+    }
+}
+
+async fn serve(
+    client: TcpStream,
+    node: TcpStream,
+    mangle: Mangle,
+    one_in: u32,
+    random: StdRng,
+) -> std::io::Result<()> {
+    client.set_nodelay(true)?;
+    node.set_nodelay(true)?;
+    let ((from_client, to_client), (from_node, mut to_node)) = (client.into_split(), node.into_split());
+    let (mut from_client, mut from_node) = (BufReader::new(from_client), BufReader::new(from_node));
+    let mut to_client = ToClient { out: to_client, mangle, one_in, random, held: None, is_first: true };
+    to_node.write_all(&head(&mut from_client).await?).await?;
+    to_client.out.write_all(&head(&mut from_node).await?).await?;
+    tokio::select! {
+        copied = tokio::io::copy_buf(&mut from_client, &mut to_node) => copied.map(drop),
+        told = tell(from_node, &mut to_client) => told,
+    }
+}
+
+/// What comes before the first frame.
+async fn head(from: &mut BufReader<OwnedReadHalf>) -> std::io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") && head.len() < MOST {
+        head.push(from.read_u8().await?);
+    }
+    Ok(head)
+}
+
+/// Passes the node's messages on.
+async fn tell(mut node: BufReader<OwnedReadHalf>, client: &mut ToClient) -> std::io::Result<()> {
+    let mut next = std::pin::pin!(frame(&mut node));
+    loop {
+        let wait = if client.held.is_some() { HELD } else { Duration::MAX };
+        // A message that is half read is read on after the wait.
+        let Ok(read) = timeout(wait, &mut next).await else {
+            client.release().await?;
+            continue;
+        };
+        let (node, (first, payload)) = read?;
+        let is_mangled = first & 0x0f == TEXT && client.random.random_ratio(1, client.one_in);
+        if is_mangled {
+            client.mangle(payload).await?;
+        } else {
+            client.send(first, &payload).await?;
+            client.release().await?;
+        }
+        client.is_first = false;
+        next.set(frame(node));
+    }
+}
+
+type Frame = (u8, Vec<u8>);
+
+/// The node's next frame, its first byte before it.
+async fn frame(
+    from: &mut BufReader<OwnedReadHalf>,
+) -> std::io::Result<(&mut BufReader<OwnedReadHalf>, Frame)> {
+    let first = from.read_u8().await?;
+    let bytes = match from.read_u8().await? {
+        126 => usize::from(from.read_u16().await?),
+        127 => from.read_u64().await? as usize,
+        bytes => usize::from(bytes),
+    };
+    assert!(bytes <= MOST, "the devnet sends no such frames");
+    let mut payload = vec![0; bytes];
+    from.read_exact(&mut payload).await?;
+    Ok((from, (first, payload)))
+}
+
+struct ToClient {
+    out: OwnedWriteHalf,
+    mangle: Mangle,
+    one_in: u32,
+    random: StdRng,
+    held: Option<Vec<u8>>,
+    /// Nothing was sent on this connection.
+    is_first: bool,
+}
+
+fn is_of_changes(payload: &[u8]) -> bool {
+    payload.windows(7).any(|part| part == b"Changes")
+}
+
+/// A frame's header.
+fn header(first: u8, bytes: u64) -> Vec<u8> {
+    let mut header = vec![first];
+    match bytes {
+        0..126 => header.push(bytes as u8),
+        126..=0xffff => {
+            header.push(126);
+            header.extend((bytes as u16).to_be_bytes());
+        }
+        _ => {
+            header.push(127);
+            header.extend(bytes.to_be_bytes());
+        }
+    }
+    header
+}
+
+/// The message with another answer in it; none where it is no answer.
+fn answered(payload: &[u8], answer: &str) -> Option<Vec<u8>> {
+    let message: serde_json::Value = serde_json::from_slice(payload).ok()?;
+    message.get("result")?;
+    let id = message.get("id")?;
+    Some(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{answer}}}"#).into_bytes())
+}
+
+impl ToClient {
+    async fn send(&mut self, first: u8, payload: &[u8]) -> std::io::Result<()> {
+        self.out.write_all(&header(first, payload.len() as u64)).await?;
+        self.out.write_all(payload).await
+    }
+
+    async fn text(&mut self, payload: &[u8]) -> std::io::Result<()> {
+        self.send(LAST | TEXT, payload).await
+    }
+
+    /// Sends what waited for another message.
+    async fn release(&mut self) -> std::io::Result<()> {
+        match self.held.take() {
+            Some(held) => self.text(&held).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn mangle(&mut self, payload: Vec<u8>) -> std::io::Result<()> {
+        match self.mangle {
+            Mangle::CutShort => self.text(&payload[..payload.len() / 2]).await,
+            Mangle::Late => {
+                tokio::time::sleep(Duration::from_millis(self.random.random_range(1..100))).await;
+                self.text(&payload).await
+            }
+            Mangle::OutOfOrder => {
+                self.release().await?;
+                self.held = Some(payload);
+                Ok(())
+            }
+            Mangle::Twice => {
+                self.text(&payload).await?;
+                self.text(&payload).await
+            }
+            Mangle::OtherId => {
+                let text = String::from_utf8_lossy(&payload).replacen(r#""id":"#, r#""id":9"#, 1);
+                self.text(text.as_bytes()).await
+            }
+            Mangle::Binary => self.send(LAST | BINARY, &payload).await,
+            Mangle::Noise => {
+                let mut noise = payload;
+                self.random.fill(&mut noise[..]);
+                self.text(&noise).await
+            }
+            Mangle::Fragments => self.fragments(&payload).await,
+            Mangle::Unasked => {
+                let text =
+                    r#"{"jsonrpc":"2.0","method":"chain_newHead","params":{"subscription":"x","result":[]}}"#;
+                self.text(text.as_bytes()).await?;
+                self.text(&payload).await
+            }
+            Mangle::Nested => {
+                let lists = "[".repeat(10_000) + &"]".repeat(10_000);
+                self.text(&answered(&payload, &lists).unwrap_or(payload)).await
+            }
+            Mangle::OtherType => {
+                const ANSWERS: [&str; 8] = ["null", "true", "[]", "{}", r#""0x""#, "-1", "1e308", "[[null]]"];
+                let answer = ANSWERS[self.random.random_range(0..ANSWERS.len())];
+                self.text(&answered(&payload, answer).unwrap_or(payload)).await
+            }
+            // A node's word is taken for storage changes; the first answer is what the chain is known by.
+            Mangle::OtherDigit if self.is_first || is_of_changes(&payload) => self.text(&payload).await,
+            Mangle::OtherDigit => {
+                let digits: Vec<usize> =
+                    (0..payload.len()).filter(|at| payload[*at].is_ascii_digit()).collect();
+                let mut payload = payload;
+                if let Some(at) = digits.get(self.random.random_range(0..digits.len().max(1))) {
+                    payload[*at] = b'0' + (payload[*at] - b'0' + self.random.random_range(1..10)) % 10;
+                }
+                self.text(&payload).await
+            }
+            Mangle::BrokenOff | Mangle::Huge | Mangle::Masked | Mangle::Closed => self.end(&payload).await,
+        }
+    }
+
+    async fn fragments(&mut self, payload: &[u8]) -> std::io::Result<()> {
+        let third = payload.len() / 3;
+        self.send(TEXT, &payload[..third]).await?;
+        self.send(LAST | PING, b"ping").await?;
+        self.send(0, &payload[third..2 * third]).await?;
+        self.send(LAST | PING, b"").await?;
+        self.send(LAST, &payload[2 * third..]).await
+    }
+
+    /// Sends what no connection goes on after.
+    async fn end(&mut self, payload: &[u8]) -> std::io::Result<()> {
+        match self.mangle {
+            Mangle::Huge => {
+                self.out.write_all(&header(LAST | TEXT, 1 << 40)).await?;
+                self.out.write_all(payload).await?;
+                // The client ends it.
+                std::future::pending().await
+            }
+            Mangle::Masked => {
+                let mut header = header(LAST | TEXT, payload.len() as u64);
+                header[1] |= 0x80;
+                header.extend([0; 4]);
+                self.out.write_all(&header).await?;
+                return self.out.write_all(payload).await;
+            }
+            Mangle::Closed => self.send(LAST | CLOSE, &1001u16.to_be_bytes()).await?,
+            _ => {
+                self.out.write_all(&header(LAST | TEXT, payload.len() as u64)).await?;
+                self.out.write_all(&payload[..payload.len() / 2]).await?;
+            }
+        }
+        Err(std::io::ErrorKind::ConnectionAborted.into())
+    }
+}
