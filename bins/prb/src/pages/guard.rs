@@ -20,7 +20,7 @@ use crate::{
     token::Access,
 };
 
-/// Requests worked on at once from this machine, with shares for others ([`Limits::of`]); more are asked to come again.
+/// Requests worked on at once from this machine, with shares for others (`Limits::of`); more are asked to come again.
 pub const MAX_REQUESTS: usize = 16;
 /// Maximum duration of a request; slightly longer than Redis' time limit.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(12);

@@ -130,9 +130,7 @@ async fn job_is_shown_completely_without_its_key() {
     ]);
     answer.has(&["0.0125\u{a0}PHA"]).lacks(&["do=retry", &key_in_hex(), "a sealed key"]);
     let failed = give_up(&queue, "no nonce").await;
-    page.get(&format!("/jobs/{failed}"))
-        .await
-        .has(&["It failed: no nonce", "/confirm?do=retry&amp;id=2"]);
+    page.get(&format!("/jobs/{failed}")).await.has(&["It failed: no nonce", "/confirm?do=retry&amp;id=2"]);
     let parts = page.get("/live/jobs/2").await;
     parts.has(&["no nonce", "data-part"]).lacks(&["<html", "stake 12345"]);
     assert_eq!(page.get("/jobs/77").await.status, 404);
