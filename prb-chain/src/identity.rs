@@ -34,53 +34,56 @@ struct ValidationData {
     relay_parent_number: u32,
 }
 
-/// Returns the chain's identity: the hash of parachain block 1.
-///
-/// Peers of the original bridge identify a chain by the same hash.
-///
-/// # Errors
-/// [`Error::Unavailable`] if no node has that block yet, or none answers.
-pub async fn chain_identity(para: &NodePool) -> Result<Hash, Error> {
-    block_hash(para, 1).await
-}
-
-/// Returns the relay parent of the parachain block with this hash; `None` if its state has none.
-///
-/// # Errors
-/// [`Error::Unavailable`] if no node answers.
-pub async fn relay_parent(para: &NodePool, at: Hash) -> Result<Option<RelayNumber>, Error> {
-    let data = value::<ValidationData>(para, "ParachainSystem", "ValidationData", at).await?;
-    Ok(data.map(|data| RelayNumber(data.relay_parent_number)))
-}
-
-/// Compares a genesis with the chain of `para`: the identity, the relay block that workers start from, and the
-/// parachain's genesis state under the state root of its block 0.
-///
-/// The authorities are verified by their proof under the relay block's state, as a worker does; the chain's own
-/// registry says which relay block that may be.
-///
-/// # Errors
-/// [`Error::Wrong`] says what differs; [`Error::Unavailable`] means that nothing is known yet.
-pub async fn check_genesis(para: &NodePool, genesis: &Genesis) -> Result<(), Error> {
-    let identity = chain_identity(para).await?;
-    if genesis.chain_identity != identity {
-        let theirs = genesis.chain_identity;
-        return Err(Error::Wrong(format!("its genesis is of the chain {theirs}, not of {identity}")));
+/// For the pool of a parachain.
+impl NodePool {
+    /// Returns the chain's identity: the hash of parachain block 1.
+    ///
+    /// Peers of the original bridge identify a chain by the same hash.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if no node has that block yet, or none answers.
+    pub async fn chain_identity(&self) -> Result<Hash, Error> {
+        block_hash(self, 1).await
     }
-    verify::genesis(genesis)
-        .map_err(|error| Error::Wrong(format!("its genesis does not verify: {error}")))?;
-    check_relay_start(para, genesis, identity).await?;
-    let root = state_root(para).await?;
-    let state = genesis.state.clone();
-    let checked = tokio::task::spawn_blocking(move || check_state(root, &state)).await;
-    checked.unwrap_or_else(|error| Err(Error::Unavailable(error.to_string())))
+
+    /// Returns the relay parent of the parachain block with this hash; `None` if its state has none.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if no node answers.
+    pub async fn relay_parent(&self, at: Hash) -> Result<Option<RelayNumber>, Error> {
+        let data = value::<ValidationData>(self, "ParachainSystem", "ValidationData", at).await?;
+        Ok(data.map(|data| RelayNumber(data.relay_parent_number)))
+    }
+
+    /// Compares a genesis with the chain of these nodes: the identity, the relay block that workers start from, and the
+    /// parachain's genesis state under the state root of its block 0.
+    ///
+    /// The authorities are verified by their proof under the relay block's state, as a worker does; the chain's own
+    /// registry says which relay block that may be.
+    ///
+    /// # Errors
+    /// [`Error::Wrong`] says what differs; [`Error::Unavailable`] means that nothing is known yet.
+    pub async fn check_genesis(&self, genesis: &Genesis) -> Result<(), Error> {
+        let identity = self.chain_identity().await?;
+        if genesis.chain_identity != identity {
+            let theirs = genesis.chain_identity;
+            return Err(Error::Wrong(format!("its genesis is of the chain {theirs}, not of {identity}")));
+        }
+        verify::genesis(genesis)
+            .map_err(|error| Error::Wrong(format!("its genesis does not verify: {error}")))?;
+        check_relay_start(self, genesis, identity).await?;
+        let root = state_root(self).await?;
+        let state = genesis.state.clone();
+        let checked = tokio::task::spawn_blocking(move || check_state(root, &state)).await;
+        checked.unwrap_or_else(|error| Err(Error::Unavailable(error.to_string())))
+    }
 }
 
 /// Workers start after the relay block before block 1's relay parent, and the chain's registry may restrict from
 /// which relay blocks they start.
 async fn check_relay_start(para: &NodePool, genesis: &Genesis, first: Hash) -> Result<(), Error> {
     let (pallet, list) = ("PhalaRegistry", "RelaychainGenesisBlockHashAllowList");
-    let start = relay_parent(para, first).await?.map(|parent| parent.0.saturating_sub(1));
+    let start = para.relay_parent(first).await?.map(|parent| parent.0.saturating_sub(1));
     if let Some(start) = start.filter(|start| *start != genesis.relay_number.0) {
         let theirs = genesis.relay_number;
         return Err(Error::Wrong(format!(

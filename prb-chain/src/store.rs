@@ -59,7 +59,6 @@ pub(crate) mod view;
 
 pub(crate) use append::ParaHead;
 pub(crate) use append::{NewJustifiedBlock, RelayBatch};
-pub use compact::Compacted;
 pub use error::Error;
 pub(crate) use verify::check_start;
 pub use verify::{Fault, Part, Progress, Report};

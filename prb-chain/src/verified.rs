@@ -10,7 +10,7 @@
 //! kept in a file, so that a restart goes on where it was. Where the set in force at a block is not known (a manager
 //! that is new to workers synced before, or a span of the past whose set made room for others), the gap is walked
 //! through a few batches at a time, from the last block whose set is known, and meanwhile batches are passed on as
-//! they are: the workers' own check is as good as it always was. [`HEADER_BATCHES`] counts them, and the log says so.
+//! they are: the workers' own check is as good as it always was. The metric `prb_header_batches_total` counts them, and the log says so.
 //!
 //! Put it below a [`CachedSource`](prb_core::blob::cache::CachedSource), so that a batch is verified once, and not
 //! once for each worker.
@@ -53,7 +53,7 @@ use file::ChainKey;
 use sets::{AuthoritySets, InForce};
 
 /// Counts header batches by `outcome`: `verified`, `refused`, `unverified`.
-pub const HEADER_BATCHES: &str = "prb_header_batches_total";
+const HEADER_BATCHES: &str = "prb_header_batches_total";
 
 /// Other answers that are asked for in place of a false one.
 const ATTEMPTS: usize = 16;
@@ -69,7 +69,9 @@ const AGAIN_AFTER: Duration = Duration::from_secs(60);
 const SAVE_EVERY: Duration = Duration::from_secs(10);
 
 /// Settings of a [`VerifiedSource`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// Where the authority sets are kept; nowhere if `None`.
     pub path: Option<PathBuf>,

@@ -194,7 +194,7 @@ async fn filled(dir: &Path) -> Arc<Store> {
 }
 
 fn verified(source: &Arc<Forger>, path: Option<&Path>) -> VerifiedSource<Forger> {
-    let config = Config { path: path.map(|dir| dir.join("sets")), ..Config::default() };
+    let config = Config::default().with_path(path.map(|dir| dir.join("sets")));
     VerifiedSource::open(Arc::clone(source), config)
 }
 

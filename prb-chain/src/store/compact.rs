@@ -12,25 +12,15 @@ use super::{Error, Store};
 /// The copy, until it replaces the database.
 const COPY: &str = "data.mdb.compact";
 
-/// The result of a compaction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Compacted {
-    /// Size of the database before, in bytes.
-    pub before: u64,
-    /// Size of the database after, in bytes.
-    pub after: u64,
-}
-
 impl Store {
     /// Copies the store into a new database and atomically replaces the old one: at any moment one of them is
-    /// complete. Needs disk space for both until then.
+    /// complete. Needs disk space for both until then. Returns the size of the database before and after, in bytes.
     ///
     /// Blocks on the disk.
     ///
     /// # Errors
     /// [`Error::DiskFull`] if there is no space for the copy, or an I/O error; the store is unchanged then.
-    pub fn compact(self) -> Result<Compacted, Error> {
+    pub fn compact(self) -> Result<(u64, u64), Error> {
         let (copy, database) = (self.path.join(COPY), self.path.join("data.mdb"));
         let io = |source| Error::from_io(&self.path, source);
         let before = self.disk_bytes()?;
@@ -54,6 +44,6 @@ impl Store {
         };
         self.close();
         replace().map_err(io)?;
-        Ok(Compacted { before, after })
+        Ok((before, after))
     }
 }

@@ -47,7 +47,7 @@ fn on_store(path: PathBuf, action: StoreAction) -> anyhow::Result<()> {
             export(&store, &to, archive::Config::default().with_level(level).with_file_bytes(file_mib << 20))
         }
         StoreAction::Compact => {
-            let store::Compacted { before, after, .. } = store.compact()?;
+            let (before, after) = store.compact()?;
             print(&format!("compacted from {} to {}\n", size(before), size(after)))
         }
         StoreAction::Drop { relay_from, para_from, headers, caution } => {

@@ -105,7 +105,7 @@ impl LifecycleArgs {
     /// How headers of data providers are verified.
     pub fn verified_config(&self) -> verified::Config {
         let path = Some(self.local_db_path.join("authority-sets"));
-        verified::Config { path, ..verified::Config::default() }
+        verified::Config::default().with_path(path)
     }
 
     /// How data providers are asked.

@@ -60,7 +60,7 @@ impl Identity {
 async fn ask_identity(para: &NodePool, told: &watch::Sender<Option<Hash>>) {
     let mut said = None::<Instant>;
     loop {
-        let trouble = match identity::chain_identity(para).await {
+        let trouble = match para.chain_identity().await {
             Ok(known) => {
                 tracing::info!(chain_identity = %known, "chain identity known");
                 told.send_replace(Some(known));
@@ -80,7 +80,7 @@ async fn follow_heads(para: NodePool, told: watch::Sender<Option<Finalized>>) {
     let mut heads = para.finalized_heads();
     loop {
         let FinalizedHead { number, hash, .. } = heads.next().await;
-        let relay = match identity::relay_parent(&para, hash).await {
+        let relay = match para.relay_parent(hash).await {
             Ok(relay) => relay,
             Err(error) => {
                 tracing::debug!(%error, block = number, "cannot read the relay parent");
@@ -104,7 +104,7 @@ struct OwnGenesis {
 #[async_trait]
 impl GenesisCheck for OwnGenesis {
     async fn check(&self, genesis: &Genesis) -> Result<(), GenesisError> {
-        identity::check_genesis(&self.para, genesis).await.map_err(|error| match error {
+        self.para.check_genesis(genesis).await.map_err(|error| match error {
             identity::Error::Wrong(reason) => GenesisError::Wrong(reason),
             error => GenesisError::Unchecked(error.to_string()),
         })

@@ -97,7 +97,7 @@ fn compaction_shrinks_the_store_and_keeps_its_content() {
         meta.delete(txn, "large").unwrap();
     });
     let before = verify(&store);
-    let Compacted { before: bytes, after } = store.compact().unwrap();
+    let (bytes, after) = store.compact().unwrap();
     assert!(after * 4 < bytes, "{after} of {bytes}");
     assert_eq!(fs::metadata(dir.path().join("data.mdb")).unwrap().len(), after);
     let store = open(&dir);

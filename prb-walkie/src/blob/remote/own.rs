@@ -28,7 +28,7 @@ pub struct Finalized {
     pub at: Instant,
 }
 
-/// Checks a provider's genesis. `prb_chain::identity::check_genesis` does it over a node.
+/// Checks a provider's genesis. `NodePool::check_genesis` of prb-chain does it over a node.
 ///
 /// ```
 /// use async_trait::async_trait;
