@@ -187,7 +187,7 @@ fn shares() -> Shares {
     shares
 }
 
-/// Binds the port on every address of the machine.
+/// Binds the port, on every address of the machine unless one is configured.
 async fn blob_server(args: &DataProviderArgs, blobs: Arc<dyn Lookup>) -> anyhow::Result<Server> {
     let shares = shares();
     // All clients behind a proxy may share one address.
@@ -198,6 +198,10 @@ async fn blob_server(args: &DataProviderArgs, blobs: Arc<dyn Lookup>) -> anyhow:
         )
         .with_session_max_bytes(args.blob_server_session_max_memory as usize * MIB);
     let port = args.local_server_port;
+    if let Some(address) = args.blob_server_address {
+        let bound = Server::bind((address, port).into(), blobs, config).await;
+        return bound.context("PRB_BLOB_SERVER_ADDRESS, PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT");
+    }
     let everywhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     match Server::bind(everywhere, Arc::clone(&blobs), config).await {
         Err(error) if error.source.kind() != io::ErrorKind::AddrInUse => {
@@ -220,5 +224,39 @@ async fn tell_identity(source: &impl BlobSource, node: Node) {
         if heights.changed().await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::Parser;
+    use prb_core::blob::memory::MemorySource;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: DataProviderArgs,
+    }
+
+    async fn bound(arguments: &[&str]) -> anyhow::Result<SocketAddr> {
+        let line = ["prb", "--local-server-port", "0"].iter().chain(arguments);
+        let args = Line::try_parse_from(line)?.args;
+        let source = Arc::new(MemorySource::of_empty_blocks(1));
+        let server = blob_server(&args, Arc::new(KeySpace::new(source, keyspace::Config::default()))).await?;
+        Ok(server.local_addr())
+    }
+
+    #[tokio::test]
+    async fn the_blob_server_listens_on_the_configured_address_only() {
+        let one = bound(&["--blob-server-address", "127.0.0.2"]).await.unwrap();
+        assert_eq!(one.ip().to_string(), "127.0.0.2");
+        assert!(bound(&[]).await.unwrap().ip().is_unspecified());
+        // TEST-NET-1: no machine has it.
+        let error = format!("{:#}", bound(&["--blob-server-address", "192.0.2.1"]).await.unwrap_err());
+        assert!(error.contains("PRB_BLOB_SERVER_ADDRESS") && error.contains("192.0.2.1"), "{error}");
+        assert!(bound(&["--blob-server-address", "here"]).await.is_err());
     }
 }

@@ -1,6 +1,6 @@
 //! Settings of `prb data-provider`.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use clap::Args;
 
@@ -41,7 +41,11 @@ pub struct DataProviderArgs {
     /// Folder of the block store; created if it does not exist.
     #[arg(long, env = "PHALA_LOCAL_DB_PATH", default_value = "/var/data/0", value_name = "DIR")]
     pub local_db_path: PathBuf,
-    /// TCP port of the blob server, on every address of the machine; 0 selects a free one. The variable may also
+    /// Address on which the blob server listens [default: every address of the machine]. Peers are told the port
+    /// only: they must reach it at an address of this peer.
+    #[arg(long, env = "PRB_BLOB_SERVER_ADDRESS", value_name = "IP")]
+    pub blob_server_address: Option<IpAddr>,
+    /// TCP port of the blob server; 0 selects a free one. The variable may also
     /// be called PHALA_DATA_PROVIDER_LOCAL_SERVER.
     #[arg(long, env = "PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT", default_value_t = 8012, value_parser = whole(0u16..=u16::MAX))]
     pub local_server_port: u16,
