@@ -10,6 +10,7 @@
 //!
 //! Not for: serving the blocks (see [`crate::source`]).
 
+use prb_core::text::describe;
 use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
@@ -249,7 +250,8 @@ impl Ingest {
             match start::settle(&chains).await {
                 Ok(()) => break,
                 Err(e) if !e.is_fatal() && history::settle(&chains, history.as_mut()).await? => {
-                    tracing::warn!("nodes cannot provide the start of the chain: {}", chain_of(&e));
+                    let error = describe(&e);
+                    tracing::warn!(part = "start", error, "nodes cannot provide the start of the chain");
                     break;
                 }
                 Err(e) => pause.after(&chains, "start", e).await?,
@@ -326,31 +328,29 @@ impl Pause {
         chains.hold_against(what, &error);
         let pause = self.next();
         self.failures = self.failures.saturating_add(1);
-        let (text, failures) = (chain_of(&error), self.failures);
+        let (text, failures) = (describe(&error), self.failures);
         // A failure that lasts for hours is logged at growing intervals; the metric counts each.
         if self.shown != text || failures.is_power_of_two() {
-            tracing::warn!(part = what, retry_in_seconds = pause.as_secs_f64(), failures, "ingest: {text}");
+            tracing::warn!(
+                part = what,
+                retry_in_seconds = pause.as_secs_f64(),
+                failures,
+                error = text,
+                "the ingest failed, retrying"
+            );
             self.shown = text;
         } else {
-            tracing::debug!(part = what, retry_in_seconds = pause.as_secs_f64(), failures, "ingest: {text}");
+            tracing::debug!(
+                part = what,
+                retry_in_seconds = pause.as_secs_f64(),
+                failures,
+                error = text,
+                "the ingest failed, retrying"
+            );
         }
         tokio::time::sleep(pause).await;
         Ok(())
     }
-}
-
-/// Formats an error with its causes in one line.
-pub(crate) fn chain_of(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 fn wrong(node: &Node) -> impl Fn(verify::Error) -> Error {

@@ -17,6 +17,7 @@
 //!
 //! Not for: storage changes, which only the whole state can prove.
 
+use prb_core::text::describe;
 use std::{
     fmt,
     path::{Path, PathBuf},
@@ -222,8 +223,8 @@ impl Known {
 
     fn save(&self, path: &Path) {
         let Some((chain, sets)) = self.unsaved() else { return };
-        if let Err(error) = file::write(path, chain, &sets) {
-            warn!(path = %path.display(), %error, "the verified authority sets cannot be kept");
+        if let Err(e) = file::write(path, chain, &sets) {
+            warn!(path = %path.display(), error = %describe(&e), "the verified authority sets cannot be kept");
             if let Some(tracked) = &mut *lock(&self.tracked) {
                 tracked.is_new = true;
             }
@@ -245,8 +246,8 @@ impl<S: BlobSource + ?Sized> VerifiedSource<S> {
         let read = config.path.as_ref().map(|path| (path, file::read(path, config.max_set_bytes)));
         let tracked = match read {
             Some((_, Ok(Some((chain, sets))))) => Some(Tracked { chain, sets, is_new: false }),
-            Some((path, Err(error))) => {
-                warn!(path = %path.display(), %error, "the verified authority sets cannot be read, and are learnt again");
+            Some((path, Err(e))) => {
+                warn!(path = %path.display(), error = %describe(&e), "the verified authority sets cannot be read, and are learnt again");
                 None
             }
             Some((_, Ok(None))) | None => None,

@@ -1,5 +1,6 @@
 //! Replays blocks from history sources, verified, into a store.
 
+use prb_core::text::describe;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use metrics::counter;
@@ -153,7 +154,7 @@ impl Replay {
                 }
                 Ok(_) => {}
                 Err(e) if e.is_fatal() => return Err(e),
-                Err(error) => tracing::warn!(%error, "storing blocks from history sources failed"),
+                Err(e) => tracing::warn!(error = %describe(&e), "storing blocks from history sources failed"),
             }
             tokio::time::sleep(self.config.poll).await;
         }
@@ -213,7 +214,7 @@ impl Replay {
         let stored = self.with_store(move |store| Ok(store.set_genesis(&start, &genesis)?)).await;
         match stored {
             Err(Failure::Store(e)) => return Err(e),
-            Err(e) => tracing::error!(error = %e, "the start of the chain was not stored"),
+            Err(e) => tracing::error!(error = %describe(&e), "the start of the chain was not stored"),
             Ok(()) => {
                 tracing::info!(chain_identity = %identity, para_id, relay_start, "chain known from a history source")
             }
@@ -293,7 +294,7 @@ impl Replay {
         let term = before.map_or(first, |term| term.saturating_mul(2)).max(first).min(most);
         let until = Instant::now() + term.min(Duration::from_secs(1 << 30));
         asked.aside.insert(part, Aside { until, term });
-        let (source, what) = (asked.source.name().to_owned(), ingest::chain_of(failure));
+        let (source, what) = (asked.source.name().to_owned(), describe(failure));
         counter!("prb_history_faults_total", "part" => part.name()).increment(1);
         tracing::warn!(
             source,

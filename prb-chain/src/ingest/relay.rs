@@ -5,6 +5,7 @@
 //! noted to lack them, and gives the justifications that it keeps with blocks instead (`relay/justified.rs`);
 //! where it has none of these either, another node is asked.
 
+use prb_core::text::describe;
 use std::sync::Arc;
 
 use codec::Decode;
@@ -144,10 +145,7 @@ async fn advance(
     let batch = match batch(&node, para_id, tip, set, proven).await {
         Err(e @ Error::Wrong { .. }) if by_proof => {
             // If no other node is left, the justifications of its blocks may still be valid.
-            node.lacks(
-                Capability::FinalityProofs,
-                &format!("a finality proof was wrong: {}", super::chain_of(&e)),
-            );
+            node.lacks(Capability::FinalityProofs, &format!("a finality proof was wrong: {}", describe(&e)));
             return Err(e);
         }
         other => other?,

@@ -5,6 +5,7 @@
 //! were proven before they were stored, so only the disk can have changed them: their chain, justifications
 //! and proofs are checked again, and damage is reported with a remedy.
 
+use prb_core::text::describe;
 use std::{collections::HashMap, future::pending, time::Duration};
 
 use metrics::counter;
@@ -15,7 +16,7 @@ use prb_core::{
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    Chains, Config, Error, chain_of, changes,
+    Chains, Config, Error, changes,
     recheck::{self, PER_CALL},
     write,
 };
@@ -95,17 +96,16 @@ pub(super) async fn run(
                 "replaced"
             }
             Ok(Found::Right) => {
-                let text = "a worker cannot apply storage changes that the nodes confirm: it may be broken";
-                tracing::warn!(block = number.0, "{text}");
+                tracing::warn!(
+                    block = number.0,
+                    "a worker cannot apply storage changes that the nodes confirm: it may be broken"
+                );
                 "confirmed"
             }
             Err(e) if e.is_fatal() => return Err(e),
             Err(e) => {
-                tracing::warn!(
-                    block = number.0,
-                    "suspect storage changes could not be checked: {}",
-                    chain_of(&e)
-                );
+                let error = describe(&e);
+                tracing::warn!(block = number.0, error, "suspect storage changes could not be checked");
                 "failed"
             }
         };
@@ -161,7 +161,7 @@ async fn mend_segment(chains: &Chains, number: ParaNumber) -> Result<Option<Span
         let fetched = match fetch(chains, &node, blocks).await {
             Ok(fetched) => fetched,
             Err(e) => {
-                tracing::warn!(%path, "storage changes could not be fetched again: {}", chain_of(&e));
+                tracing::warn!(%path, error = %describe(&e), "storage changes could not be fetched again");
                 continue;
             }
         };
@@ -212,7 +212,7 @@ async fn look_at_headers(chains: &Chains, cursor: HeaderCursor) -> &'static str 
             "faulty"
         }
         Err(e) => {
-            tracing::error!(%path, "suspect headers cannot be read: {}", chain_of(&e));
+            tracing::error!(%path, error = %describe(&e), "suspect headers cannot be read");
             "failed"
         }
     }

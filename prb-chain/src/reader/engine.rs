@@ -1,6 +1,7 @@
 //! The reader's loop: waits for a finalised head or a change of the followed set, queries a node, publishes a
 //! view.
 
+use prb_core::text::describe;
 use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
@@ -147,7 +148,7 @@ impl Engine {
                 }
                 Err(e) => {
                     if retry_at.is_none() {
-                        tracing::warn!(block = head.number, error = %e, "cannot read the chain, retrying");
+                        tracing::warn!(block = head.number, error = %describe(&e), "cannot read the chain, retrying");
                     }
                     metrics::counter!("prb_reader_failures_total").increment(1);
                     let pause = pauses.next().unwrap_or(self.config.retry_max);
@@ -169,7 +170,7 @@ impl Engine {
             match &last {
                 Ok(()) => break,
                 Err(e) => {
-                    tracing::debug!(node = %node.name(), error = %e, "cannot read the chain from this node")
+                    tracing::debug!(node = %node.name(), error = %describe(&e), "cannot read the chain from this node")
                 }
             }
         }
@@ -283,14 +284,14 @@ impl Engine {
         let changes = match answer {
             Ok(changes) => changes,
             Err(e) if e.is_refused_method() => {
-                tracing::warn!(node = %node.name(), error = %e, "node does not support storage changes, reading everything again at each block");
+                tracing::warn!(node = %node.name(), error = %describe(&e), "node does not support storage changes, reading everything again at each block");
                 self.refused_until = head.number.saturating_add(self.config.refused_blocks);
                 return self.snapshot(node, head, followed, Why::Refused).await;
             }
             Err(e) if e.is_retryable() => return Err(e.into()),
             Err(e) => {
                 // For example, the node may have pruned the state; asking again would not help.
-                tracing::info!(node = %node.name(), error = %e, "node did not return the changes since block {from}");
+                tracing::info!(node = %node.name(), error = %describe(&e), "node did not return the changes since block {from}");
                 return self.snapshot(node, head, followed, Why::Doubt).await;
             }
         };

@@ -199,7 +199,7 @@ impl FinalizedHeads {
     fn forget(&mut self, why: &str) {
         if let Some(Told { number, node }) = self.last.take() {
             let chain = self.pool.chain();
-            tracing::warn!(chain, node = %node.name(), number, "finalised head withdrawn: {why}");
+            tracing::warn!(chain, node = %node.name(), number, reason = why, "finalised head withdrawn");
             self.fell = true;
         }
     }

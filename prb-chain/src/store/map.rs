@@ -1,6 +1,7 @@
 //! Transactions; the memory map, which grows when it is full; and reopening the database after failures that
 //! LMDB does not recover from.
 
+use prb_core::text::describe;
 use std::{
     ops::{Deref, DerefMut},
     path::Path,
@@ -197,8 +198,8 @@ impl Store {
         }
         // SAFETY: each transaction of this process holds `database` for reading, so that none is active; the lock
         // file excludes other processes.
-        if let Err(error) = unsafe { env.resize(larger) } {
-            tracing::error!(path = %self.path.display(), bytes = larger, %error, "the store's map could not grow");
+        if let Err(e) = unsafe { env.resize(larger) } {
+            tracing::error!(path = %self.path.display(), bytes = larger, error = %describe(&e), "the store's map could not grow");
             // After a failed resize LMDB has no map at all, so the store must not be used any more.
             *mapped = Mapped::Unmapped;
             return Err(Error::Unmapped { path: self.path.clone() });

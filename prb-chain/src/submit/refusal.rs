@@ -1,5 +1,6 @@
 //! Classifies a node's answer to a submission.
 
+use prb_core::text::describe;
 use std::fmt;
 
 use jsonrpsee::core::client::Subscription;
@@ -63,7 +64,7 @@ impl Inner {
             Ok(watch) => Ok(Some(watch)),
             Err(rpc::Error::Call { code: code::ALREADY_IMPORTED, .. }) => Ok(None),
             Err(e) if e.is_retryable() => {
-                tracing::info!(node = %node.name(), error = %e, "connection to node lost while a transaction was submitted");
+                tracing::info!(node = %node.name(), error = %describe(&e), "connection to node lost while a transaction was submitted");
                 Ok(None)
             }
             Err(e) => Err(classify(&e)),

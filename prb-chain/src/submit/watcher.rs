@@ -2,6 +2,7 @@
 //!
 //! `tracker` decides the next step; this module carries it out.
 
+use prb_core::text::describe;
 use std::sync::Arc;
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, future::OptionFuture, stream::FuturesUnordered};
@@ -227,7 +228,9 @@ impl<'a> Watcher<'a> {
             Ok(outcome) => {
                 tracing::info!(account, nonce, block = outcome.number.0, "a missing nonce was filled")
             }
-            Err(error) => tracing::warn!(account, nonce, %error, "a missing nonce could not be filled"),
+            Err(e) => {
+                tracing::warn!(account, nonce, error = %describe(e), "a missing nonce could not be filled")
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 //! the sets from the tip on, up to the set of some block, and another for the sets after that block's. The two
 //! overlap in nothing but that set's proof.
 
+use prb_core::text::describe;
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -341,7 +342,7 @@ impl<'a> Round<'a> {
         let error = wrong(&node)(error);
         if matches!(error, Error::Wrong { .. }) {
             // Where no other node is left, its blocks' justifications may be right.
-            let reason = format!("a finality proof was wrong: {}", crate::ingest::chain_of(&error));
+            let reason = format!("a finality proof was wrong: {}", describe(&error));
             node.lacks(Capability::FinalityProofs, &reason);
         }
         self.drop_node(&node, error);
