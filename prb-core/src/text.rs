@@ -1,4 +1,4 @@
-//! Formatting of errors with their causes.
+//! Formatting of errors with their causes, and of text from outside.
 
 use std::{error::Error, fmt::Write};
 
@@ -16,4 +16,24 @@ pub fn describe(error: &dyn Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// Shortens a text to at most about `max_bytes` from its beginning and its end, with `…` in place of the middle: for texts
+/// from outside, whose length somebody else chooses.
+///
+/// ```
+/// use prb_core::text::shorten;
+///
+/// assert_eq!(shorten("short", 100), "short");
+/// assert_eq!(shorten("0123456789abcdef", 8), "0123…cdef");
+/// ```
+pub fn shorten(text: &str, max_bytes: usize) -> String {
+    if text.len() <= max_bytes {
+        return text.to_owned();
+    }
+    let half = max_bytes / 2;
+    let is_boundary = |at: &usize| text.is_char_boundary(*at);
+    let head = (0..=half).rev().find(is_boundary).unwrap_or_default();
+    let tail = (text.len() - half..=text.len()).find(is_boundary).unwrap_or(text.len());
+    format!("{}…{}", &text[..head], &text[tail..])
 }

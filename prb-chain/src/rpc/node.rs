@@ -14,6 +14,7 @@ use jsonrpsee::{
     ws_client::WsClient,
 };
 use metrics::{counter, gauge, histogram};
+use prb_core::text::shorten;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -29,6 +30,8 @@ use super::{
 
 /// Size from which an answer is decoded on a blocking thread.
 const LARGE_ANSWER: usize = 256 * 1024;
+/// Maximum size of what is quoted of an answer, in bytes.
+const MAX_CAUSE_BYTES: usize = 1024;
 /// Retries for data that a node does not have.
 pub(crate) const ASK_AGAIN: usize = 3;
 /// Upper bound of a request's size apart from its parameters.
@@ -195,8 +198,8 @@ impl Node {
         // Decoding tens of megabytes would block other tasks of this thread.
         let read = tokio::task::spawn_blocking(move || serde_json::from_str::<T>(raw.get())).await;
         match read {
-            Ok(answer) => answer.map_err(|e| self.unreadable(method, e)),
-            Err(e) => Err(self.unreadable(method, e)),
+            Ok(answer) => answer.map_err(|e| self.unreadable(method, &e)),
+            Err(e) => Err(self.unreadable(method, &e)),
         }
     }
 
@@ -296,11 +299,13 @@ impl Node {
     }
 
     pub(super) fn read<T: DeserializeOwned>(&self, method: &str, raw: &RawValue) -> Result<T, Error> {
-        serde_json::from_str(raw.get()).map_err(|e| self.unreadable(method, e))
+        serde_json::from_str(raw.get()).map_err(|e| self.unreadable(method, &e))
     }
 
-    fn unreadable(&self, method: &str, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-        Error::BadAnswer { node: Arc::clone(&self.name), method: method.into(), source: cause.into() }
+    /// The cause is shortened: it quotes values of the answer, and the node chooses their length.
+    fn unreadable(&self, method: &str, cause: &(impl std::fmt::Display + ?Sized)) -> Error {
+        let source = shorten(&cause.to_string(), MAX_CAUSE_BYTES).into();
+        Error::BadAnswer { node: Arc::clone(&self.name), method: method.into(), source }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, Standing> {
@@ -336,9 +341,7 @@ impl Node {
                 self.timed_out(lane, client);
                 Err(Error::Timeout { node, method: method.into() })
             }
-            RpcError::ParseError(e) => {
-                Err(Error::BadAnswer { node, method: method.into(), source: Box::new(e) })
-            }
+            RpcError::ParseError(e) => Err(self.unreadable(method, &e)),
             e => {
                 self.drop_connection(lane, client, &e.to_string(), Duration::ZERO);
                 Err(Error::Disconnected { node, source: Box::new(e) })
@@ -351,6 +354,7 @@ impl Node {
             Some(data) => format!("{}: {}", e.message(), data.get()),
             None => e.message().to_owned(),
         };
+        let message = shorten(&message, MAX_CAUSE_BYTES);
         Error::Call { node: Arc::clone(&self.name), method: method.into(), code: e.code(), message }
     }
 
@@ -389,6 +393,7 @@ fn public_name(url: &str) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -396,6 +401,26 @@ mod tests {
     fn names_contain_no_secrets() {
         assert_eq!(public_name("wss://user:pw@node.example:443/key?token=x"), "node.example:443");
         assert_eq!(public_name("ws://127.0.0.1:9944"), "127.0.0.1:9944");
+    }
+
+    #[test]
+    fn what_a_node_answers_is_quoted_to_a_bounded_length() {
+        let node = Node::new(
+            "relay",
+            "ws://a:1",
+            &Config::default(),
+            Arc::new(Counters::new("relay")),
+            Arc::default(),
+        );
+        let node = node.unwrap();
+        let long = format!("\"{}\"", "é0".repeat(100_000));
+        let raw: Box<RawValue> = serde_json::from_str(&long).unwrap();
+        let error = node.read::<u32>("chain_getHeader", &raw).unwrap_err();
+        let text = prb_core::text::describe(&error);
+        assert!(text.len() < 2 * MAX_CAUSE_BYTES && text.contains("expected u32"), "{} bytes", text.len());
+        let told = jsonrpsee::types::ErrorObject::owned(-32000, "State pruned", Some(raw));
+        let text = node.call_error("state_getStorage", &told).to_string();
+        assert!(text.len() < 2 * MAX_CAUSE_BYTES && text.contains("State pruned"), "{} bytes", text.len());
     }
 
     #[test]
