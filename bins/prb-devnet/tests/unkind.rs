@@ -87,7 +87,7 @@ async fn faults_are_told_by_flags_and_while_it_runs() {
     assert!(timeout(Duration::from_millis(300), changes()).await.is_err(), "it answers");
     let _: () = para.request("devnet_heal", rpc_params![]).await.unwrap();
     changes().await.unwrap();
-    for (fault, says) in [("slow=x", "slow=MS"), ("nothing", "is no fault")] {
+    for (fault, says) in [("slow=x", "slow=MS"), ("nothing", "is not a fault")] {
         let refused = para.request::<()>("devnet_inject", rpc_params![fault]).await.unwrap_err();
         assert!(refused.to_string().contains(says), "{refused}");
     }
