@@ -210,7 +210,7 @@ async fn a_redis_that_refuses_is_named_by_trader_and_manager() {
         .await;
     daemons
         .in_condition(
-            "its memory is full",
+            "out of memory",
             async || ask("CONFIG SET maxmemory 1").await,
             async || ask("CONFIG SET maxmemory 0").await,
         )
@@ -293,7 +293,9 @@ async fn a_redis_that_comes_back_loading_or_with_a_password_is_named() {
     assert!(redis.ask("SAVE").unwrap().starts_with("+OK"));
     let redis = std::cell::RefCell::new(redis);
     let slowly = ["--key-load-delay", "3000", "--loading-process-events-interval-bytes", "1024"];
-    daemons.in_condition("reading its data", async || redis.borrow_mut().replace(&slowly), async || {}).await;
+    daemons
+        .in_condition("loading its data set", async || redis.borrow_mut().replace(&slowly), async || {})
+        .await;
     let password = ["--requirepass", "swordfish-of-the-test"];
     daemons
         .in_condition(

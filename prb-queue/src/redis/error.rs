@@ -10,27 +10,30 @@ use super::{Config, leasing::WAIT_SECS};
 /// The oldest version that has all commands.
 pub(super) const OLDEST: (u32, u32) = (6, 2);
 
-/// What there is to say of a server that loads its data.
-pub(super) const LOADING: &str = "it is reading its data and will be ready by itself";
+/// The remedy for a server that is loading its data.
+pub(super) const LOADING: &str = "the server is loading its data set; no action is needed";
 
-/// What Redis answers, with what an operator can do about it: `(a part of the answer, what to do)`.
+/// Known errors and their remedies: `(a part of the error, the remedy)`.
 const REMEDIES: [(&str, &str); 13] = [
     (
         "unknown command",
         "this Redis is older than 6.2, or a proxy or an ACL hides the command: use Redis 6.2 or newer",
     ),
-    ("NOAUTH", "it wants a password: put it into the URL, redis://:PASSWORD@HOST"),
-    ("WRONGPASS", "it refuses the password of the URL"),
-    ("AuthenticationFailed", "it refuses the user or the password of the URL, or has none and wants none"),
-    ("timed out", "it does not answer: is the way to it cut, or is it overloaded?"),
-    ("did not answer", "is the way to it cut, or is it overloaded?"),
-    ("NOPERM", "its user lacks a permission: scripts (EVALSHA, SCRIPT), BLMOVE and the keys bq:* are needed"),
-    ("READONLY", "it is a replica: give the address of the primary"),
-    ("MISCONF", "it cannot write its data to disk: free space on its disk or correct its folder"),
-    ("OOM", "its memory is full: raise its maxmemory"),
+    ("NOAUTH", "the server requires a password: set it in the URL, redis://:PASSWORD@HOST"),
+    ("WRONGPASS", "the server rejects the password in the URL"),
+    ("AuthenticationFailed", "the server rejects the user or password in the URL, or has no password set"),
+    ("timed out", "the server does not answer: check the network path and the server's load"),
+    ("did not answer", "check the network path and the server's load"),
+    ("NOPERM", "the user lacks a permission: scripts (EVALSHA, SCRIPT), BLMOVE and the keys bq:* are needed"),
+    ("READONLY", "the server is a replica: set the address of the primary"),
+    ("MISCONF", "the server cannot write its data to disk: free disk space or correct its data directory"),
+    ("OOM", "the server is out of memory: raise its maxmemory"),
     ("LOADING", LOADING),
-    ("MASTERDOWN", "it is a replica that has lost its primary"),
-    ("Connection refused", "nothing listens there: is it running, and is the address right?"),
+    ("MASTERDOWN", "the server is a replica that has lost its primary"),
+    (
+        "Connection refused",
+        "nothing listens at this address: check that Redis is running and that the address is right",
+    ),
 ];
 
 /// A Redis error with the server's address.
@@ -51,7 +54,7 @@ impl fmt::Display for EndpointError {
         let (text, code) = (self.error.to_string(), self.error.code().unwrap_or_default());
         write!(f, "{}: {text}", self.endpoint)?;
         match REMEDIES.iter().find(|(part, _)| code == *part || text.contains(part)) {
-            Some((_, cure)) => write!(f, " ({cure})"),
+            Some((_, remedy)) => write!(f, " ({remedy})"),
             None => Ok(()),
         }
     }
