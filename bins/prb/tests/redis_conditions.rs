@@ -263,7 +263,7 @@ async fn a_redis_that_cannot_save_is_cut_off_or_too_old_is_named_by_trader_and_m
     };
     daemons.in_condition("cannot write its data to disk", cannot_save, can_save).await;
     let dead = async || proxy.shared.reaches(&proxy.shared.dead_below);
-    daemons.in_condition("is the way to it cut", dead, async || {}).await;
+    daemons.in_condition("check the network path", dead, async || {}).await;
     daemons
         .in_condition(
             "Redis 6.0.16 is too old",
@@ -299,7 +299,7 @@ async fn a_redis_that_comes_back_loading_or_with_a_password_is_named() {
     let password = ["--requirepass", "swordfish-of-the-test"];
     daemons
         .in_condition(
-            "wants a password",
+            "requires a password",
             async || redis.borrow_mut().replace(&password),
             async || {
                 let open = "AUTH swordfish-of-the-test\r\nCONFIG SET requirepass \"\"";
