@@ -233,8 +233,9 @@ impl Known {
 }
 
 impl<S: BlobSource + ?Sized> VerifiedSource<S> {
-    /// Verifies what `inner` gives. Blocks on the disk where the sets are kept; a file that cannot be read is named
-    /// in the log and replaced.
+    /// Verifies the header batches of `inner`.
+    ///
+    /// Reads the file of authority sets, which may block; a file that cannot be read is logged and replaced.
     pub fn open(inner: Arc<S>, config: Config) -> Self {
         describe_counter!(
             HEADER_BATCHES,
@@ -267,7 +268,7 @@ impl<S: BlobSource + ?Sized> VerifiedSource<S> {
         }
     }
 
-    /// Knows from where on the chain is verified, or says why not.
+    /// Learns the start of the chain if it is not known yet; the error is the reason why it cannot be verified.
     async fn follow(&self) -> Result<(), String> {
         let doubt = self.in_doubt.swap(false, Ordering::Relaxed);
         let is_known = lock(&self.known.tracked).is_some();
@@ -282,7 +283,7 @@ impl<S: BlobSource + ?Sized> VerifiedSource<S> {
             }
             Err(error) => return Err(format!("the chain's start is not known: {error}")),
         };
-        followed.map_err(|error| format!("the genesis does not hold: {error}"))
+        followed.map_err(|error| format!("the genesis does not verify: {error}"))
     }
 
     async fn judge(&self, batch: &HeaderBatch) -> Verdict {
@@ -294,7 +295,8 @@ impl<S: BlobSource + ?Sized> VerifiedSource<S> {
         judged.unwrap_or_else(|error| Verdict::Unverified(error.to_string()))
     }
 
-    /// Goes on from the last block whose set is known towards the cursor. Says whether more is known.
+    /// Verifies batches from the last block whose authority set is known towards the cursor, within [`WALK_TIME`].
+    /// Returns whether further sets are known now.
     async fn walk(&self, cursor: HeaderCursor, max_bytes: usize) -> bool {
         let Ok(_walking) = self.walking.try_lock() else { return false };
         let start = Instant::now();
@@ -316,7 +318,7 @@ impl<S: BlobSource + ?Sized> VerifiedSource<S> {
         moved
     }
 
-    /// Tells the source of a false batch.
+    /// Reports a false batch to the source, which suspends the provider, and returns the error for the caller.
     fn refuse(&self, cursor: HeaderCursor, batch: &HeaderBatch, error: &verify::Error) -> Error {
         counter!(HEADER_BATCHES, "outcome" => "refused").increment(1);
         let reason = error.to_string();
@@ -369,7 +371,7 @@ impl<S: BlobSource + ?Sized + 'static> BlobSource for VerifiedSource<S> {
     async fn genesis(&self) -> Result<Genesis, Error> {
         let genesis = self.inner.genesis().await?;
         if let Err(error) = self.known.follow(&genesis, false, self.config.max_set_bytes) {
-            return Err(Error::Unavailable(format!("the genesis does not hold: {error}").into()));
+            return Err(Error::Unavailable(format!("the genesis does not verify: {error}").into()));
         }
         Ok(genesis)
     }

@@ -1,4 +1,4 @@
-//! Shares of what a port has a bounded number of: no address takes all of it, and this machine always gets some.
+//! A bounded number of slots (connections, requests, streams) with a share per address and a reserve for this machine.
 
 use std::{
     collections::HashMap,
@@ -8,27 +8,27 @@ use std::{
 
 use prb_walkie::node::share_of;
 
-/// How many there are, and for whom.
+/// The number of slots, and how they are shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
-    /// In all.
+    /// All slots.
     pub(crate) total: usize,
     /// For one address of another machine: an IPv4 address, or an IPv6 network of /64.
     pub(crate) per_address: usize,
-    /// Of all, those that other machines leave to this one, where health checks and the command line come from, and
-    /// it to them, where a reverse proxy on this machine may come for everybody.
+    /// Slots that other machines cannot take from this one, from which health checks and the command line connect;
+    /// and that this one cannot take from them, as a reverse proxy here may connect on behalf of everybody.
     pub(crate) reserve: usize,
 }
 
 impl Limits {
-    /// At most so many for this machine and for all others together, a quarter of that for one address of these, and
-    /// a quarter more in reserve.
+    /// At most `most` slots for this machine and `most` for all others together, a quarter of that for one address
+    /// of the others, and a quarter on top as the reserve.
     pub(crate) const fn of(most: usize) -> Self {
         Self { total: most + most / 4, per_address: most / 4, reserve: most / 4 }
     }
 }
 
-/// Places, counted by who holds them. Clones share them.
+/// Counts the slots in use by address. Clones share the count.
 #[derive(Clone, Debug)]
 pub(crate) struct Shares {
     limits: Limits,
@@ -42,15 +42,15 @@ struct Held {
     total: usize,
 }
 
-/// A place, given back when dropped.
+/// A slot, released when dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
     holder: Option<IpAddr>,
     held: Arc<Mutex<Held>>,
 }
 
-/// Who holds a place: `None` for this machine. Only the addresses that `localhost` stands for are: the others of
-/// 127.0.0.0/8 may belong to containers or to somebody's forwarding.
+/// Returns whose share an address counts against, `None` for this machine. Only the two addresses of `localhost` are
+/// this machine: others of 127.0.0.0/8 may belong to containers or to forwarded connections.
 fn holder(ip: IpAddr) -> Option<IpAddr> {
     let ip = ip.to_canonical();
     let is_this_machine =
@@ -67,7 +67,7 @@ impl Shares {
         Self { limits, held: Arc::default() }
     }
 
-    /// Takes a place, if the address has one left.
+    /// Takes a slot if the address's share has one left.
     pub(crate) fn take(&self, ip: IpAddr) -> Option<Place> {
         let Limits { total, per_address, reserve } = self.limits;
         let holder = holder(ip);
