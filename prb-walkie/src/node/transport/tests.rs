@@ -12,7 +12,7 @@ use tokio::{
     io::DuplexStream,
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     task::JoinSet,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 
@@ -31,7 +31,7 @@ type Pipe = Compat<DuplexStream>;
 struct Connection {
     opened: UnboundedReceiver<SubstreamBox>,
     accepted: UnboundedReceiver<SubstreamBox>,
-    _ends: JoinSet<()>,
+    ends: JoinSet<()>,
 }
 
 impl Connection {
@@ -52,7 +52,7 @@ impl Connection {
             (JoinSet::new(), unbounded_channel(), unbounded_channel());
         ends.spawn(drive(StreamMuxerBox::new(own), 0, to_accepted));
         ends.spawn(drive(StreamMuxerBox::new(stranger), streams, to_opened));
-        Self { opened, accepted, _ends: ends }
+        Self { opened, accepted, ends }
     }
 
     /// Returns the stranger's streams, opened or as many as the node lets it have.
@@ -74,10 +74,19 @@ impl Connection {
     }
 }
 
+/// Polls of one end without a moment's rest after which it counts as busy waiting.
+const MAX_POLLS: usize = 100_000;
+
 /// Opens streams, and passes these and those of the other end on; ends with the connection.
 async fn drive(mut muxer: StreamMuxerBox, open: usize, streams: UnboundedSender<SubstreamBox>) {
     let mut opened = 0;
+    let (mut at, mut polls) = (Instant::now(), 0);
     poll_fn(|cx| {
+        // Paused time stands still while a task is busy.
+        polls = if std::mem::replace(&mut at, Instant::now()) == at { polls + 1 } else { 0 };
+        if polls > MAX_POLLS {
+            return Poll::Ready(());
+        }
         loop {
             if opened < open
                 && let Poll::Ready(Ok(stream)) = muxer.poll_outbound_unpin(cx)
@@ -147,6 +156,7 @@ async fn unread_mplex_streams_are_bounded_in_number_and_bytes() {
     let mut streams = connection.streams().await;
     assert_eq!(streams.len(), mplex::MAX_STREAMS + 8);
     write_to_all(&mut streams, 3).await;
+    assert!(connection.ends.try_join_next().is_none(), "an end has waited busily");
     let mut accepted = connection.accepted().await;
     assert_eq!(accepted.len(), mplex::MAX_STREAMS);
     let (bytes, bound) = (buffered(&mut accepted).await, (mplex::MAX_STREAMS + 1) * FRAME);
