@@ -15,6 +15,8 @@ use crate::{
 };
 
 mod gauges;
+#[cfg(test)]
+mod tests;
 
 use gauges::Gauges;
 
