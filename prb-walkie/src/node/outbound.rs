@@ -87,9 +87,9 @@ fn unauthorized(result: &Result<Response, Error>) -> Option<&proto::ResponseErro
     (error.r#type() == ErrorKind::Unauthorized).then_some(error)
 }
 
-/// Repeats a refused call over a connection that this node makes to a peer of its machine, if the refusal is for want of
-/// one. The peer's addresses may still have to become known, and it learns of the connection a moment after this node.
-/// A peer that wants a key or a name has refused for good.
+/// Repeats a refused call over a connection that this node makes to a peer of its machine, if the refusal is
+/// for want of one. The peer's addresses may still have to become known, and it learns of the connection a
+/// moment after this node. A peer that wants a key or a name has refused for good.
 async fn from_here(
     shared: &Shared,
     peer: PeerId,
