@@ -17,7 +17,7 @@ use subxt::{
 use subxt_signer::sr25519;
 use tokio::time::timeout;
 
-use super::{ask::Head, prepare::Prepared};
+use super::{prepare::Prepared, queries::Head};
 use crate::metadata::{self, Runtime};
 
 /// The terms of a signature.
