@@ -12,9 +12,9 @@ use crate::{
     daemon::{Daemon, Failure, pool},
     data_provider::DataProvider,
     fleet_file::FleetFile,
+    identity_check, legacy_files,
     lifecycle::LifecycleManager,
     monitor::Monitor,
-    original, sealed,
     trader::TraderDaemon,
 };
 
@@ -55,7 +55,7 @@ async fn check(command: &Command) -> anyhow::Result<()> {
         Command::Lifecycle(args) => lifecycle(args).await,
         Command::Trader(args) => {
             nodes("para", &args.chain_endpoint)?;
-            sealed::check_trader(&args.peer_id_prefix, args.trader_pools.is_some())?;
+            identity_check::check_trader(&args.peer_id_prefix, args.trader_pools.is_some())?;
             if let Some(file) = &args.trader_pools {
                 fleet_file(file).await?;
             }
@@ -92,7 +92,7 @@ async fn all(args: &AllArgs) -> anyhow::Result<()> {
         }
         None => Keys::SealedBy(&folder),
     };
-    original::check_inventory(&inventory, "PRB_DATA")?;
+    legacy_files::check_inventory(&inventory, "PRB_DATA")?;
     let mut resources = Resources::new(args.ops.ops_listen, Bridge::OPS_PORT)
         .with_port("PRB_API_LISTEN", args.api.api_listen)
         .with_port("PRB_CONSOLE_LISTEN", args.pages.console_listen)
@@ -106,7 +106,7 @@ async fn all(args: &AllArgs) -> anyhow::Result<()> {
 
 async fn lifecycle(args: &LifecycleArgs) -> anyhow::Result<()> {
     nodes("para", &args.chain_endpoint)?;
-    original::check_inventory(&args.local_db_path, "PHALA_LOCAL_DB_PATH")?;
+    legacy_files::check_inventory(&args.local_db_path, "PHALA_LOCAL_DB_PATH")?;
     let folder = &args.walkie.peer_id_prefix;
     Identity::load(folder, Role::Lifecycle)?;
     workers(&args.workers)?;

@@ -14,11 +14,11 @@ use crate::{
     signals,
 };
 
-mod gauges;
+mod metrics;
 #[cfg(test)]
 mod tests;
 
-use gauges::Gauges;
+use metrics::Gauges;
 
 /// Interval at which the display is updated.
 const LOOK_EVERY: Duration = Duration::from_millis(500);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 use prost::Message;
 
-use super::{Call, Caller, Method, ResponseError, envelope};
+use super::{Call, Caller, Method, ResponseError, auth, envelope};
 use crate::proto::Request;
 
 /// Longest nonce that is repeated, in bytes.
@@ -169,10 +169,12 @@ fn not_let_in(method: Method, caller: &Caller) -> String {
     let from = caller.ip.map(|ip| format!(" from {}", ip.to_canonical())).unwrap_or_default();
     format!(
         "{} is for authorised peers only, and {}{from} is not one of them. To authorise it, set on this side: \
-         PRB_WALKIE_PSK, the same key as on the other; PRB_WALKIE_WHITELIST, its peer id; or, for a caller with \
-         neither a key nor a permanent id, such as the original's monitor, PRB_WALKIE_MANAGEMENT_NETWORKS, its network",
+         PRB_WALKIE_PSK, the same key as on the other (with clocks that differ by less than {} s); \
+         PRB_WALKIE_WHITELIST, its peer id; or, for a caller with neither a key nor a permanent id, such as the \
+         original's monitor, PRB_WALKIE_MANAGEMENT_NETWORKS, its network",
         method.name(),
-        caller.peer
+        caller.peer,
+        auth::WINDOW.as_secs()
     )
 }
 

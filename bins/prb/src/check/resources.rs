@@ -12,7 +12,7 @@ use multiaddr::{Multiaddr, Protocol};
 use prb_chain::inventory::{self, HeedInventory};
 use tokio::net::TcpSocket;
 
-use crate::{config::OpsListen, image, redact, sealed};
+use crate::{config::OpsListen, container, identity_check, redact};
 
 /// Whose keys an inventory has.
 #[derive(Clone, Copy)]
@@ -89,7 +89,9 @@ impl Resources {
                 Ok(())
             }
             (Err(error), _) => Err(error.into()),
-            (Ok(inventory), Keys::SealedBy(folder)) => sealed::check_manager(folder, &inventory).await,
+            (Ok(inventory), Keys::SealedBy(folder)) => {
+                identity_check::check_manager(folder, &inventory).await
+            }
             (Ok(_), Keys::InFile) => Ok(()),
         }
     }
@@ -132,7 +134,7 @@ impl Resources {
 
     async fn is_live(&self) -> bool {
         match self.ops {
-            Some(address) => image::is_live(address).await,
+            Some(address) => container::is_live(address).await,
             None => false,
         }
     }
