@@ -79,7 +79,6 @@ pub trait ChainReader: Send + Sync + fmt::Debug {
     fn views(&self) -> watch::Receiver<Option<Arc<ChainView>>>;
 
     /// Replaces the followed set. Returns at once and never blocks. Subjects that left the set are missing
-    /// from
-    /// the next view; subjects that joined it appear as soon as they are read.
+    /// from the next view; subjects that joined it appear as soon as they are read.
     fn follow(&self, followed: Followed);
 }

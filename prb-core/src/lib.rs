@@ -4,9 +4,8 @@
 //! finalised headers, the parachain's headers and every storage change, all with proofs; its messages must be
 //! relayed to the chain; and the pool's operator must register it, add it to a pool and start it computing.
 //! This crate does that for a fleet, over traits: it opens no connection to a chain or to peers, and depends
-//! on no
-//! database and no queue server. `prb-chain`, `prb-queue` and `prb-walkie` implement the traits for real
-//! deployments; a program may bring its own.
+//! on no database and no queue server. `prb-chain`, `prb-queue` and `prb-walkie` implement the traits for
+//! real deployments; a program may bring its own.
 //!
 //! ```text
 //!   BlobSource ──► sync ──► PRuntimeClient ◄── worker ◄── Inventory        (fleet: all workers,
@@ -28,7 +27,7 @@
 //! | [`blob::range::RangeSource`] | the same by range, for peers that ask so | `blob::memory` † | `prb_chain::source` |
 //! | [`pruntime::PRuntimeClient`], [`pruntime::Connect`] | one worker's calls; its client by endpoint | `pruntime::http`; `pruntime::scripted` † | |
 //! | [`chain::ChainReader`] | the workers' on-chain state, block by block | `chain::memory` † | `prb_chain::reader` |
-//! | [`chain::ChainSubmitter`] | sends batches, decides their fate | `chain::memory` † | `prb_chain::submit` |
+//! | [`chain::ChainSubmitter`] | sends batches, determines their outcomes | `chain::memory` † | `prb_chain::submit` |
 //! | [`queue::JobQueue`] | jobs from lifecycle managers to traders | [`queue::memory`] | `prb_queue::redis` |
 //! | [`queue::admin::QueueAdmin`] | a queue's jobs, for its operator | [`queue::memory`] | `prb_queue::redis` |
 //! | [`inventory::Inventory`] | pools and workers, edited while running | [`inventory::memory`] | `prb_chain::inventory` |

@@ -75,11 +75,11 @@ impl Identity {
             return Err(refusal(500, "Uninitiated runtime info"));
         }
         let operator = rules::operator(request.encoded_operator)?;
-        let told = operator.is_some();
+        let has_operator = operator.is_some();
         state.operator = operator.or(state.operator);
         let now = Instant::now();
         let is_old = state.attested_at.is_some_and(|at| now.saturating_duration_since(at) > ATTESTATION_AGE);
-        if request.force_refresh_ra || told || is_old {
+        if request.force_refresh_ra || has_operator || is_old {
             state.attested_at = None;
         }
         if state.info.blocknum > state.first_block {
