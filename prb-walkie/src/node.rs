@@ -58,7 +58,7 @@ pub use libp2p::{Multiaddr, PeerId};
 pub(crate) use mdns::read_for_fuzzing as read_mdns;
 pub use provenance::Trust;
 pub(crate) use provenance::is_in;
-pub use table::{Peer, PeerTable, Standing};
+pub use table::{Membership, Peer, PeerTable};
 
 use crate::{
     proto::{AuthStatus, Response},
