@@ -3,7 +3,7 @@
 //! Deliveries are at-least-once: a job whose consumer vanished is leased again. Operations are
 //! idempotent against the chain's state (see [`ChainSubmitter::effects`](crate::chain::ChainSubmitter)).
 //!
-//! Not for: batching and nonces (see [`crate::trade`]).
+//! Not for: batching (see [`crate::trade`]) and nonces (see [`ChainSubmitter`](crate::chain::ChainSubmitter)).
 
 use std::{fmt, time::Duration};
 

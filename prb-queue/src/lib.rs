@@ -30,13 +30,13 @@
 //! # Backends
 //!
 //! [`memory`]: within one process, for `prb all` and for programs that embed the engines. Jobs live as long as
-//! the process. Nothing is lost with them, because the engines derive the operations from the chain and the
-//! workers again after a restart.
+//! the process. Nothing is lost with them, because after a restart the engines derive the operations again from the
+//! chain and the workers.
 //!
 //! [`redis`]: between processes, in the layout of bee-queue 1.4. Lifecycle managers and traders of the original
 //! Runtime Bridge (the Node.js program), and dashboards for bee-queue, work on the same queue. A Redis that is
-//! killed, flushed or restarted empty loses no operation either: submitters learn that their jobs are gone, and
-//! submit those that are still needed. Ended jobs are deleted by age, count and bytes.
+//! killed, flushed or restarted empty loses no operation either: submitters are notified that their jobs are gone,
+//! and submit those that are still needed. Ended jobs are deleted by age, count and bytes.
 //!
 //! Both also implement [`QueueAdmin`](prb_core::queue::admin::QueueAdmin) for operator pages: lists of jobs,
 //! one job with its history and outcome, retry and removal.
@@ -54,7 +54,7 @@
 //! # What it is not
 //!
 //! - Not the trade engine: batches, order and retries of transactions are [`prb_core::trade`].
-//! - Not a general job queue, though bee-queue's layout is one: jobs are lists of
+//! - Not a general job queue, though bee-queue itself is one: jobs are lists of
 //!   [`Call`](prb_core::chain::Call)s with a signer.
 //!
 //! # Example

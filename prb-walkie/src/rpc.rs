@@ -31,8 +31,8 @@ pub mod calls;
 mod client;
 pub(crate) mod envelope;
 mod error;
-pub(crate) mod exchange;
 pub(crate) mod handlers;
+pub(crate) mod key_proof;
 
 pub use calls::{Call, Method};
 pub use client::Client;

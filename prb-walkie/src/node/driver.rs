@@ -25,13 +25,13 @@ use super::{
     behaviour::{Behaviour, Protocol},
     call_slots::{CallSlot, CallSlots},
     codec::{Frame, Memories, Memory},
-    local::LocalAddresses,
     log_quota::LogQuota,
+    loopback::LocalAddresses,
     mdns::Found,
     metrics,
     outbound::Permit,
     peers::{MembershipRules, Peers},
-    provenance::Trust,
+    trust::Trust,
 };
 use crate::{
     blob::Lookup,
@@ -39,7 +39,7 @@ use crate::{
     rpc::{
         Error, Handlers,
         auth::{AccessControl, Key},
-        exchange::{Offer, RateLimit},
+        key_proof::{Offer, RateLimit},
     },
 };
 

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    Command, Limits, PeerId, Shared, behaviour::Protocol, codec::Frame, metrics, peer_limits::PeerLimits,
+    Command, Limits, PeerId, Shared, behaviour::Protocol, codec::Frame, metrics, outbound_limits::PeerLimits,
 };
 use crate::{
     proto::{self, AuthResponse, AuthStatus, Response, SystemInfo},
@@ -21,7 +21,7 @@ use crate::{
         Error, ErrorKind, Method,
         auth::{AccessControl, Key},
         envelope::{self, now_ms},
-        exchange::KeyCheck,
+        key_proof::KeyCheck,
     },
 };
 

@@ -2,8 +2,7 @@
 //! disk.
 //!
 //! [`FullInfo`] is `Info` plus, in a field numbered from 1000 on, [`Detail`]. The original's decoder skips
-//! unknown fields, and an original's answer has none. Within the messages of this module numbers count from
-//! 1.
+//! unknown fields, and an original's answer has none. Within the messages of this module numbers count from 1.
 
 use prost::{
     DecodeError, Message,
