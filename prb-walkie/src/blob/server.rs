@@ -349,6 +349,7 @@ impl Server {
         let (shared, stop) = (self.shared.clone(), stop.clone());
         let serve = async move {
             let ended = connection::serve(stream, &shared, &slot.bytes, &stop).await;
+            // Before the end is counted and logged: whoever sees the end finds the slot free.
             drop(slot);
             metrics::ended(ended.label());
             match ended.is_offence().then(|| shared.warnings.ready()).flatten() {
@@ -365,6 +366,7 @@ impl Server {
         if let Some(skipped) = self.shared.warnings.ready() {
             warn!(error = %prb_core::text::describe(e), skipped, "a blob connection cannot be accepted");
         }
+        // `accept` would fail again at once and keep a CPU busy.
         sleep(Duration::from_millis(100)).await;
     }
 }

@@ -138,6 +138,7 @@ async fn follow_once(pool: &Pool, provider: &Provider, backoff: &mut Backoff) ->
     let bounds = Bounds { max_bytes: answer::MAX_HEAD_BYTES, timeout: pool.config.request_timeout };
     let mut answered = provider.get(&first, bounds).await;
     let wait = pool.config.heights_wait;
+    // From now on the provider delays its answers by up to `wait`.
     let bounds = Bounds { timeout: bounds.timeout + wait, ..bounds };
     let mut seen = None;
     loop {
@@ -146,6 +147,7 @@ async fn follow_once(pool: &Pool, provider: &Provider, backoff: &mut Backoff) ->
                 Ok(position) => position,
                 Err(e) => return Failure::bad(e),
             },
+            // The original does not know this key, and answers that there is no such blob.
             Ok(None) if seen.is_none() => return follow_original(pool, provider, backoff).await,
             Ok(None) => return Failure::bad("it no longer knows our keys"),
             Err(e) => return e.into(),
