@@ -176,7 +176,7 @@ impl Command {
             Self::Lifecycle(args) => {
                 check_psk(&args.walkie)?;
                 check_token(&args.pages)?;
-                check_desk(args)
+                check_trade_queue(args)
             }
             Self::Trader(args) => {
                 check_token(&args.pages)?;
@@ -219,7 +219,7 @@ fn check_redis(url: &RedisUrl) -> Result<(), clap::Error> {
     url.check().map_err(|allowed| wrong(&format!("the value of PHALA_Q_REDIS_ENDPOINT {allowed}")))
 }
 
-fn check_desk(args: &LifecycleArgs) -> Result<(), clap::Error> {
+fn check_trade_queue(args: &LifecycleArgs) -> Result<(), clap::Error> {
     match (&args.q_redis_endpoint, args.use_built_in_trader) {
         (None, false) if !args.lifecycle_config_mode => Err(wrong(
             "no trade queue is configured: set PHALA_Q_REDIS_ENDPOINT (a Redis URL such as \

@@ -27,7 +27,7 @@ pub(super) async fn parts(context: &Context) -> Result<Vec<Part>, Error> {
     let (detail, title) = if context.is_of_peer() {
         (fleet.chain_nodes.clone(), "Chain data of the manager")
     } else {
-        (Some(context.console.0.chain_data.as_ref().ok_or_else(none)?.look().await), "Chain data")
+        (Some(context.console.0.chain_data.as_ref().ok_or_else(none)?.detail().await), "Chain data")
     };
     let untold = html! {
         p.empty { "This manager is an original or of an older version: it does not tell of its data providers and chain nodes." }

@@ -23,7 +23,7 @@ use super::{
     format,
     view::{FleetView, PoolView, Tip, WorkerView},
 };
-use crate::{providers::ProviderTable, trade_queue::Seen, version};
+use crate::{providers::ProviderTable, trade_queue::QueueState, version};
 
 /// How long a view is shared between requests.
 const MAX_AGE: Duration = Duration::from_millis(900);
@@ -34,7 +34,7 @@ pub struct Local {
     manager: Manager,
     heights: Option<watch::Receiver<Heights>>,
     chain: Option<watch::Receiver<Option<Arc<ChainView>>>>,
-    jobs: Option<watch::Receiver<Seen>>,
+    jobs: Option<watch::Receiver<QueueState>>,
     read_only: Option<String>,
     providers: Option<ProviderTable>,
     last: Mutex<Option<(Instant, Arc<FleetView>)>>,
@@ -67,7 +67,7 @@ impl Local {
 
     /// Adds the jobs of a trade queue.
     #[must_use]
-    pub(crate) fn with_jobs(mut self, jobs: watch::Receiver<Seen>) -> Self {
+    pub(crate) fn with_jobs(mut self, jobs: watch::Receiver<QueueState>) -> Self {
         self.jobs = Some(jobs);
         self
     }
