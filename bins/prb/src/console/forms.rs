@@ -93,12 +93,12 @@ fn after_stop(chosen: Option<AfterExternalStop>, default: &str) -> Markup {
     }
 }
 
-/// Of a manager whose calls have no fields for some settings.
+/// Shows which settings a manager's calls have no fields for.
 fn not_taken(what: &str) -> Markup {
     html! {
         p.notice {
-            "This manager is an original or of an older version: it cannot be told from here " (what)
-            ". That stays as it is."
+            "This manager is an original or of an older version: it cannot be set from here " (what)
+            ". These settings stay as they are."
         }
     }
 }

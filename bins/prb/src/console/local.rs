@@ -72,7 +72,7 @@ impl Local {
         self
     }
 
-    /// The same, with the data providers that were met.
+    /// Adds the table of data providers.
     #[must_use]
     pub(crate) fn with_providers(mut self, providers: ProviderTable) -> Self {
         self.providers = Some(providers);
@@ -133,6 +133,7 @@ fn pool_view(pool: &Pool, chain: Option<&ChainView>) -> PoolView {
 #[async_trait]
 impl Backend for Local {
     async fn fleet(&self) -> Result<Arc<FleetView>, Error> {
+        // Locked while the view is built, so that concurrent requests build one view.
         let mut last = self.cache();
         if let Some((at, view)) = &*last
             && at.elapsed() < MAX_AGE

@@ -64,6 +64,7 @@ impl QueuePages {
         let answer = with_timeout(admin.list(filter, offset, size)).await?;
         let mut found = Found { total: answer.total, jobs: answer.jobs, page, size, searched: None };
         if offset > 0 && offset >= found.total {
+            // Jobs have ended since the link was made: the last page is shown instead of an empty one.
             found.page = found.pages();
             let answer = with_timeout(admin.list(filter, found.offset(), size)).await?;
             (found.total, found.jobs) = (answer.total, answer.jobs);
