@@ -108,8 +108,7 @@ impl Daemon {
             .tls_backend_preconfigured(tls()?)
             // The token must reach no proxy that happens to be configured for other purposes.
             .no_proxy()
-            // A daemon redirects nothing: another program answers at this address, which must not get the
-            // token.
+            // A daemon redirects nothing; following a redirect could turn a change into a GET.
             .redirect(redirect::Policy::none())
             .timeout(TIMEOUT)
             .connect_timeout(CONNECT_TIMEOUT)

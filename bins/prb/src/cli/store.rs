@@ -208,7 +208,6 @@ fn cut(
     }
     confirm(caution, &format!("Drop {what}?"))?;
     if let Some(number) = para {
-        // Before the relay blocks, which parachain headers are proven by.
         store.drop_para_from(ParaNumber(number), headers).context("not all of it was dropped")?;
     }
     if let Some(number) = relay {
