@@ -24,9 +24,9 @@ impl Store {
         let (copy, database) = (self.path.join(COPY), self.path.join("data.mdb"));
         let io = |source| Error::from_io(&self.path, source);
         let before = self.disk_bytes()?;
-        let copied = self.hold().and_then(|held| {
+        let copied = self.guard_map().and_then(|guard| {
             let file =
-                held.env().copy_to_path(&copy, CompactionOption::Enabled).map_err(|e| self.error(e))?;
+                guard.env().copy_to_path(&copy, CompactionOption::Enabled).map_err(|e| self.error(e))?;
             file.sync_all().and_then(|()| file.metadata()).map_err(io)
         });
         let after = match copied {
