@@ -40,8 +40,10 @@ impl Store {
         let replace = || -> io::Result<()> {
             fs::set_permissions(&copy, fs::metadata(&database)?.permissions())?;
             fs::rename(&copy, &database)?;
+            // The rename survives a power failure only once the folder is synced.
             File::open(&self.path)?.sync_all()
         };
+        // LMDB has the old file mapped.
         self.close();
         replace().map_err(io)?;
         Ok((before, after))
