@@ -8,7 +8,7 @@ use prb_devnet::{Config, Devnet};
 use tempfile::TempDir;
 
 use super::{
-    ground::{empty, is_part_of, replay},
+    setup::{empty, is_part_of, replay},
     ingest::fetch,
 };
 

@@ -3,7 +3,7 @@
 
 mod archive;
 mod cost;
-mod ground;
+mod setup;
 mod ingest;
 mod over_http;
 mod replay;

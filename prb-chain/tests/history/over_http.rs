@@ -32,7 +32,7 @@ use tempfile::TempDir;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    ground::{PARA, RELAY, blocks_of, empty, filled, heights, is_part_of, replay},
+    setup::{PARA, RELAY, blocks_of, empty, filled, heights, is_part_of, replay},
     suite,
 };
 

@@ -20,7 +20,7 @@ use crate::{
     middle::{Middle, Mischief},
     support::{
         Net, chain,
-        daemons::{Daemon, Hand, assign, manager, provider},
+        daemons::{Daemon, TestPeer, assign, manager, provider},
     },
     until,
 };
@@ -98,8 +98,8 @@ async fn liars_are_suspended_and_workers_get_no_bad_block() {
     // The honest provider behind the malicious ones, in a group of its own.
     let mut behind = provider(&net, "behind").set("PHALA_BRIDGE_IDENTITY", "behind");
     behind.start();
-    let hand = Hand::new(vec![behind.address()], "default").await;
-    let info = info_at_tip(&hand.find(Role::DataProviderInt, "behind", LIMIT).await).await;
+    let test_peer = TestPeer::new(vec![behind.address()], "default").await;
+    let info = info_at_tip(&test_peer.find(Role::DataProviderInt, "behind", LIMIT).await).await;
     let mut liars = Vec::new();
     for mischief in
         [Mischief::Flip, Mischief::Truncate, Mischief::Delay(LATE), Mischief::OtherKey, Mischief::Huge]
@@ -112,7 +112,7 @@ async fn liars_are_suspended_and_workers_get_no_bad_block() {
         liars.iter().chain([&forger]).map(Liar::address).chain([honest.address().to_string()]).collect();
     let mut manager = manager(&net, "lm").set("PHALA_WALKIE_BOOT_NODES", boot[..liars.len()].join(","));
     manager.start();
-    let managing = Hand::new(vec![manager.address()], "default").await;
+    let managing = TestPeer::new(vec![manager.address()], "default").await;
     let client = managing.find(Role::LifecycleManager, "default", LIMIT).await;
     assign(&net, &client, &[0], &[0, 1]).await;
 
@@ -166,7 +166,7 @@ async fn liars_are_suspended_and_workers_get_no_bad_block() {
     for liar in liars.into_iter().chain([forger]) {
         liar.node.stop(Duration::from_secs(1)).await;
     }
-    hand.close().await;
+    test_peer.close().await;
     managing.close().await;
     net.shutdown().await;
 }
@@ -177,12 +177,12 @@ async fn no_worker_is_sent_a_false_header() {
     let net = Net::start(chain(), 2).await;
     let mut behind = provider(&net, "behind").set("PHALA_BRIDGE_IDENTITY", "behind");
     behind.start();
-    let hand = Hand::new(vec![behind.address()], "default").await;
-    let info = info_at_tip(&hand.find(Role::DataProviderInt, "behind", LIMIT).await).await;
+    let test_peer = TestPeer::new(vec![behind.address()], "default").await;
+    let info = info_at_tip(&test_peer.find(Role::DataProviderInt, "behind", LIMIT).await).await;
     let forger = Liar::start(&net, &info, Mischief::ForgeHeaders).await;
     let mut manager = manager(&net, "lm").set("PHALA_WALKIE_BOOT_NODES", forger.address());
     manager.start();
-    let managing = Hand::new(vec![manager.address()], "default").await;
+    let managing = TestPeer::new(vec![manager.address()], "default").await;
     let client = managing.find(Role::LifecycleManager, "default", LIMIT).await;
     assign(&net, &client, &[0], &[0, 1]).await;
 
@@ -211,7 +211,7 @@ async fn no_worker_is_sent_a_false_header() {
         daemon.stop().await;
     }
     forger.node.stop(Duration::from_secs(1)).await;
-    hand.close().await;
+    test_peer.close().await;
     managing.close().await;
     net.shutdown().await;
 }
@@ -226,8 +226,8 @@ async fn corrupted_connection_between_peers_is_reestablished() {
         .set("PHALA_WALKIE_BOOT_NODES", format!("/ip4/127.0.0.1/tcp/{}", middle.address.port()));
     provider.start();
     manager.start();
-    let hand = Hand::new(vec![manager.address()], "default").await;
-    let client = hand.find(Role::LifecycleManager, "default", LIMIT).await;
+    let test_peer = TestPeer::new(vec![manager.address()], "default").await;
+    let client = test_peer.find(Role::LifecycleManager, "default", LIMIT).await;
     assign(&net, &client, &[0], &[0]).await;
     let logs = |manager: &Daemon| manager.log_tail();
 
@@ -257,6 +257,6 @@ async fn corrupted_connection_between_peers_is_reestablished() {
         is_sound(daemon);
         daemon.stop().await;
     }
-    hand.close().await;
+    test_peer.close().await;
     net.shutdown().await;
 }

@@ -13,7 +13,7 @@ use crate::{
     namespaces::{Bridge, Namespace},
     support::{
         Net, chain,
-        daemons::{Daemon, Hand, assign_at, free_port, manager, provider},
+        daemons::{Daemon, TestPeer, assign_at, free_port, manager, provider},
     },
     until,
 };
@@ -25,20 +25,20 @@ const WORKERS: usize = 2;
 
 /// How daemons discover each other.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Discovery {
     Mdns,
     BootNode,
 }
 
 /// Where the daemons run.
-struct Place {
+struct Placement {
     /// `None` on loopback addresses.
     namespaces: Option<[Namespace; 2]>,
     // Dropped last.
     bridge: Option<Bridge>,
 }
 
-impl Place {
+impl Placement {
     fn find() -> Self {
         let mut bridge = match Bridge::new() {
             Ok(bridge) => bridge,
@@ -57,7 +57,7 @@ impl Place {
         self.bridge.as_ref().map_or(Ipv4Addr::LOCALHOST, |bridge| bridge.address(host))
     }
 
-    /// Configures a daemon for its place.
+    /// Configures a daemon for its placement.
     fn put(&self, daemon: Daemon, which: usize) -> Daemon {
         match &self.namespaces {
             Some(namespaces) => {
@@ -68,21 +68,21 @@ impl Place {
     }
 }
 
-struct Ground {
+struct Deployment {
     net: Net,
     provider: Daemon,
     manager: Daemon,
-    hand: Hand,
-    way: Way,
-    place: Place,
+    test_peer: TestPeer,
+    discovery: Discovery,
+    placement: Placement,
     _forwards: Vec<Forward>,
 }
 
-impl Ground {
-    async fn start(way: Way) -> Self {
-        let place = Place::find();
+impl Deployment {
+    async fn start(discovery: Discovery) -> Self {
+        let placement = Placement::find();
         let net = Net::start(Config { history: 100, ..chain() }, WORKERS as u32).await;
-        let here = place.address(1);
+        let here = placement.address(1);
         let (relay_forward, relay) = Forward::url(here, &net.devnet.relay().url()).await;
         let (para_forward, para) = Forward::url(here, &net.devnet.para().url()).await;
         let mut forwards = vec![relay_forward, para_forward];
@@ -93,26 +93,26 @@ impl Ground {
             endpoints.push(url);
         }
         // Other tests on this network use other groups.
-        let group = format!("network-{}-{}", std::process::id(), way as u8);
+        let group = format!("network-{}-{}", std::process::id(), discovery as u8);
         let member = |daemon: Daemon| {
             let daemon = daemon.set("PHALA_CHAIN_ENDPOINT", &para).set("PHALA_BRIDGE_IDENTITY", &group);
-            match way {
-                Way::BootNode => daemon,
+            match discovery {
+                Discovery::BootNode => daemon,
                 // Discovered by anybody's announcement, and accepted because it knows the key.
-                Way::Mdns => {
+                Discovery::Mdns => {
                     daemon.set("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", false).set("PRB_WALKIE_PSK", KEY)
                 }
             }
         };
-        let mut provider = place
+        let mut provider = placement
             .put(member(provider(&net, "dp")), 0)
             .set("PHALA_PARENT_CHAIN_ENDPOINT", &relay)
             .set("PHALA_WALKIE_LISTEN_ADDRESSES", "/ip4/0.0.0.0/tcp/28888,/ip6/::/tcp/28888");
-        let mut manager = place
+        let mut manager = placement
             .put(member(manager(&net, "lm")), 1)
             .set("PRB_WALKIE_PSK", KEY)
             .set("PHALA_WALKIE_LISTEN_ADDRESSES", "/ip4/0.0.0.0/tcp/29888,/ip6/::/tcp/29888");
-        if place.bridge.is_none() {
+        if placement.bridge.is_none() {
             // On one shared network, each daemon has a port of its own.
             for daemon in [&mut provider, &mut manager] {
                 let listen = format!("/ip4/0.0.0.0/tcp/{}", free_port());
@@ -123,25 +123,25 @@ impl Ground {
             let listen = daemon.variable("PHALA_WALKIE_LISTEN_ADDRESSES").unwrap();
             listen.split(',').next().unwrap().rsplit('/').next().unwrap().to_owned()
         };
-        let boot = |daemon: &Daemon, host| format!("/ip4/{}/tcp/{}", place.address(host), port(daemon));
+        let boot = |daemon: &Daemon, host| format!("/ip4/{}/tcp/{}", placement.address(host), port(daemon));
         let mut known = Vec::new();
-        if way == Way::BootNode {
+        if discovery == Discovery::BootNode {
             manager.put("PHALA_WALKIE_BOOT_NODES", boot(&provider, 2));
             known.push(boot(&manager, 3).parse().unwrap());
         }
         // The manager starts before its network exists.
         manager.start();
         manager.peer_id(LIMIT).await;
-        if let Some(namespaces) = &place.namespaces {
-            namespaces.iter().zip(2..).for_each(|(namespace, host)| namespace.plug(place.address(host)));
+        if let Some(namespaces) = &placement.namespaces {
+            namespaces.iter().zip(2..).for_each(|(namespace, host)| namespace.plug(placement.address(host)));
         }
         provider.start();
-        let hand = Hand::with_key(known, &group, KEY).await;
-        let client = hand.find(Role::LifecycleManager, &group, LIMIT).await;
+        let test_peer = TestPeer::with_key(known, &group, KEY).await;
+        let client = test_peer.find(Role::LifecycleManager, &group, LIMIT).await;
         assign_at(&net, &client, &[0], &[0, 1], &endpoints).await;
-        let ground = Self { net, provider, manager, hand, way, place, _forwards: forwards };
-        ground.until_well().await;
-        ground
+        let deployment = Self { net, provider, manager, test_peer, discovery, placement, _forwards: forwards };
+        deployment.until_well().await;
+        deployment
     }
 
     /// Waits until the daemons are connected and the workers compute at the tip.
@@ -165,7 +165,7 @@ impl Ground {
 
     /// Disconnects one of them for a while, or stops it if its network cannot be removed.
     async fn cut(&self, which: usize) {
-        match &self.place.namespaces {
+        match &self.placement.namespaces {
             Some(namespaces) => namespaces[which].down(),
             None => [&self.provider, &self.manager][which].signal("STOP"),
         }
@@ -173,7 +173,7 @@ impl Ground {
         // The other one has noticed.
         let other = [&self.manager, &self.provider][which];
         self.until("it is missed", || other.usable_peers() == Some(0)).await;
-        match &self.place.namespaces {
+        match &self.placement.namespaces {
             Some(namespaces) => namespaces[which].up(),
             None => [&self.provider, &self.manager][which].signal("CONT"),
         }
@@ -183,42 +183,42 @@ impl Ground {
         self.net.assert_done_once();
         self.manager.stop().await;
         self.provider.stop().await;
-        self.hand.close().await;
+        self.test_peer.close().await;
         self.net.shutdown().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reconnects_by_mdns_after_an_outage() {
-    let ground = Ground::start(Way::Mdns).await;
+    let deployment = Deployment::start(Discovery::Mdns).await;
     for which in [0, 1] {
-        ground.cut(which).await;
-        ground.until_well().await;
+        deployment.cut(which).await;
+        deployment.until_well().await;
     }
     // Another interface with another address, as after a move to another switch.
-    if let Some([provider, _]) = &ground.place.namespaces {
+    if let Some([provider, _]) = &deployment.placement.namespaces {
         provider.unplug();
-        ground.until("the manager has noticed", || ground.manager.usable_peers() == Some(0)).await;
-        provider.plug(ground.place.address(9));
-        let well = || ground.manager.usable_peers() == Some(1);
-        ground.until("the provider is found at its new address", well).await;
-        let address = format!("{}:", ground.place.address(9));
+        deployment.until("the manager has noticed", || deployment.manager.usable_peers() == Some(0)).await;
+        provider.plug(deployment.placement.address(9));
+        let well = || deployment.manager.usable_peers() == Some(1);
+        deployment.until("the provider is found at its new address", well).await;
+        let address = format!("{}:", deployment.placement.address(9));
         let found = |line: &str| line.contains("data provider found") && line.contains(&address);
-        ground.until("its blobs too", || ground.manager.log().lines().any(found)).await;
-        let tip = ground.net.devnet.para().finalized_number();
-        let taken = || ground.net.workers.iter().all(|worker| worker.info().blocknum > tip + 2);
-        ground.until("the workers go on", taken).await;
+        deployment.until("its blobs too", || deployment.manager.log().lines().any(found)).await;
+        let tip = deployment.net.devnet.para().finalized_number();
+        let taken = || deployment.net.workers.iter().all(|worker| worker.info().blocknum > tip + 2);
+        deployment.until("the workers go on", taken).await;
     }
-    ground.end().await;
+    deployment.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reconnects_by_boot_node_after_an_outage() {
-    let ground = Ground::start(Way::BootNode).await;
-    assert!(ground.way == Way::BootNode);
+    let deployment = Deployment::start(Discovery::BootNode).await;
+    assert!(deployment.discovery == Discovery::BootNode);
     for which in [0, 1] {
-        ground.cut(which).await;
-        ground.until_well().await;
+        deployment.cut(which).await;
+        deployment.until_well().await;
     }
-    ground.end().await;
+    deployment.end().await;
 }

@@ -13,7 +13,7 @@ mod support;
 
 mod admission;
 mod discovery;
-mod ground;
+mod setup;
 mod identity;
 mod manager;
 mod original;
