@@ -62,7 +62,7 @@ impl NodePool {
     /// registry says which relay block that may be.
     ///
     /// # Errors
-    /// [`Error::Wrong`] says what differs; [`Error::Unavailable`] means that nothing is known yet.
+    /// [`Error::Wrong`] names the difference; [`Error::Unavailable`] if it cannot be compared yet.
     pub async fn check_genesis(&self, genesis: &Genesis) -> Result<(), Error> {
         let identity = self.chain_identity().await?;
         if genesis.chain_identity != identity {

@@ -49,7 +49,7 @@ mod batch;
 mod file;
 mod sets;
 
-use batch::Seen;
+use batch::RecentHashes;
 use file::ChainKey;
 use sets::{AuthoritySets, InForce};
 
@@ -107,8 +107,8 @@ struct Times {
 #[derive(Debug)]
 struct Known {
     tracked: Mutex<Option<Tracked>>,
-    batches: Mutex<Seen>,
-    justifications: Mutex<Seen>,
+    batches: Mutex<RecentHashes>,
+    justifications: Mutex<RecentHashes>,
 }
 
 /// A [`BlobSource`] that passes on the data of another one, without false headers.
@@ -256,8 +256,8 @@ impl<S: BlobSource + ?Sized> VerifiedSource<S> {
         };
         let known = Known {
             tracked: Mutex::new(tracked),
-            batches: Mutex::new(Seen::new(REMEMBERED)),
-            justifications: Mutex::new(Seen::new(REMEMBERED)),
+            batches: Mutex::new(RecentHashes::new(REMEMBERED)),
+            justifications: Mutex::new(RecentHashes::new(REMEMBERED)),
         };
         Self {
             known: Arc::new(known),

@@ -260,7 +260,7 @@ impl Replay {
         Ok(false)
     }
 
-    /// Whether the source is of the store's chain, as far as it tells.
+    /// Whether the source is of the store's chain, as far as it is known.
     async fn is_ours(&mut self, at: usize, faults: &mut Vec<Fault>) -> bool {
         let Some((start, ours)) = self.store.genesis() else { return false };
         if let Some(is_ours) = self.sources[at].is_ours {

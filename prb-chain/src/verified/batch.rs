@@ -29,13 +29,13 @@ pub(super) struct Finding {
 
 /// A bounded set of hashes, of which the oldest are evicted.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct RecentHashes {
     hashes: HashSet<Hash>,
     order: VecDeque<Hash>,
     capacity: usize,
 }
 
-impl Seen {
+impl RecentHashes {
     pub(super) fn new(capacity: usize) -> Self {
         Self { hashes: HashSet::new(), order: VecDeque::new(), capacity }
     }
@@ -196,7 +196,7 @@ fn para(
 
 /// Checks a justification, unless it is known to be valid.
 pub(super) fn signed(
-    seen: &Mutex<Seen>,
+    seen: &Mutex<RecentHashes>,
     set: &AuthoritySet,
     justification: &[u8],
     header: &Checked,

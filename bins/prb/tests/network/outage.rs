@@ -57,7 +57,7 @@ impl Placement {
         self.bridge.as_ref().map_or(Ipv4Addr::LOCALHOST, |bridge| bridge.address(host))
     }
 
-    /// Configures a daemon for its placement.
+    /// Configures a daemon for its network namespace.
     fn put(&self, daemon: Daemon, which: usize) -> Daemon {
         match &self.namespaces {
             Some(namespaces) => {

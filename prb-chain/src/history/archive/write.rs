@@ -78,7 +78,7 @@ pub enum Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// The part that is being written: `genesis`, `relay`, `headers` or `changes`.
+    /// The part being written: `genesis`, `relay`, `headers` or `changes`.
     pub part: &'static str,
     /// Blocks of this kind in the archive so far, including those from earlier exports.
     pub done: u32,
@@ -273,7 +273,7 @@ fn list_frame(view: &StoreView<'_>, kind: Kind, first: u32, last: u32) -> Result
     Ok((items.len() as u32, content))
 }
 
-/// A file that is being written under a temporary name.
+/// A file being written under a temporary name.
 struct OpenFile {
     out: BufWriter<File>,
     path: PathBuf,
