@@ -323,6 +323,7 @@ impl Devnet {
         let mut tasks = std::mem::take(&mut *self.0.tasks.lock().await);
         while tasks.join_next().await.is_some() {}
         for node in [self.relay(), self.para()] {
+            // Requests to a hanging node would never end.
             node.faults().hang(false);
         }
         tokio::join!(self.relay().end_rpc(), self.para().end_rpc());

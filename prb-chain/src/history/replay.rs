@@ -226,6 +226,9 @@ impl Replay {
     ///
     /// # Errors
     /// The store's error; failures of sources are in the outcome.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: verified blocks stay stored, and the next call continues after them.
     pub async fn drain(&mut self) -> Result<ReplayOutcome, store::Error> {
         let mut drained = ReplayOutcome::default();
         loop {

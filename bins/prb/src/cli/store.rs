@@ -137,6 +137,7 @@ async fn import(path: PathBuf, from: PathBuf, expected: Option<String>) -> anyho
             bail!("the archive has no valid start of the chain: genesis.prb is missing or damaged");
         };
         let identity = genesis.chain_identity.to_string();
+        // Before the first write: a store belongs to one chain for ever.
         if expected.as_ref().is_some_and(|expected| !expected.eq_ignore_ascii_case(&identity)) {
             bail!("the archive is of chain {identity}, which is not the expected one");
         }
@@ -159,6 +160,7 @@ async fn import(path: PathBuf, from: PathBuf, expected: Option<String>) -> anyho
                     let now = *tips.borrow_and_update();
                     let done = now.relay.map_or(0, |(number, _)| number.0) as u64 + u64::from(now.changes.0);
                     let total = end.relay.map_or(0, |n| n.0) as u64 + end.para.map_or(0, |n| n.0) as u64;
+                    // The store may be ahead of the archive.
                     meter.show("blocks of both chains", done, total.max(done));
                 }
             }
