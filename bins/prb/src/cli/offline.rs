@@ -1,7 +1,7 @@
 //! [`Offline`]: the management API over the inventory of a stopped daemon, within this process.
 //!
-//! The same handlers as a daemon's, over a manager without a fleet: an edit is checked, versioned and applied as it
-//! would be there. The inventory's lock keeps a daemon and this apart.
+//! Uses a daemon's handlers with a manager without a fleet: edits are checked, versioned and applied like in a
+//! daemon. The inventory's lock excludes a daemon at the same time.
 
 use std::{
     fmt,

@@ -36,7 +36,7 @@ pub(super) struct LineWriter {
 #[derive(Default)]
 struct Shared {
     waiting_bytes: AtomicUsize,
-    /// In all.
+    /// Number of dropped lines since the start.
     dropped: AtomicU64,
 }
 
@@ -94,7 +94,7 @@ fn write_all(mut to: File, display: &Display, lines: &Receiver<Message>, shared:
                     reported = dropped;
                     // Goes through the same queue, without blocking; if that is full, the line is counted as
                     // dropped itself.
-                    tracing::warn!(lines, "log lines were dropped: whoever reads the log is too slow");
+                    tracing::warn!(lines, "log lines were dropped: the reader of the log is too slow");
                 }
             }
             Message::Flush(done) => {
@@ -170,7 +170,7 @@ mod tests {
         assert!(lines.shared.dropped.load(Ordering::Relaxed) > 1000);
         let ended = std::time::Instant::now();
         drop(flush);
-        assert!(ended.elapsed() < FLUSH_TIMEOUT * 3, "the end waits for a reader that stands still");
+        assert!(ended.elapsed() < FLUSH_TIMEOUT * 3, "shutdown waits for a reader that does not read");
         // The reader continues, and so do the lines.
         let mut some = vec![0; 100_000];
         reader.read_exact(&mut some).unwrap();
