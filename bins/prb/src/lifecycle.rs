@@ -250,7 +250,12 @@ async fn api(
 }
 
 /// Creates the console of this manager.
-fn console(manager: Manager, node: &Node, work: Option<&FleetRuntime>, provider_table: ProviderTable) -> Console {
+fn console(
+    manager: Manager,
+    node: &Node,
+    work: Option<&FleetRuntime>,
+    provider_table: ProviderTable,
+) -> Console {
     let fleet = Local::new(manager).with_providers(provider_table);
     let Some(work) = work else { return Console::of_fleet(Arc::new(fleet)).with_node(node.clone()) };
     let fleet = fleet.with_chain(work.heights(), work.chain_views()).with_jobs(work.trade_queue().watch());

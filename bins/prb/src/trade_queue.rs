@@ -259,7 +259,9 @@ async fn poll(queue: &dyn JobQueue, redis: Option<&RedisQueue>, sender: &watch::
         match (&*sender.borrow(), &state) {
             (QueueState::Failing(old), QueueState::Failing(new)) if old == new => {}
             (_, QueueState::Failing(why)) => tracing::warn!(error = &**why, "the trade queue does not work"),
-            (QueueState::Failing(_), QueueState::Answering(_)) => tracing::info!("the trade queue works again"),
+            (QueueState::Failing(_), QueueState::Answering(_)) => {
+                tracing::info!("the trade queue works again")
+            }
             _ => {}
         }
         sender.send_replace(state);
@@ -270,7 +272,9 @@ async fn poll(queue: &dyn JobQueue, redis: Option<&RedisQueue>, sender: &watch::
 pub(crate) fn readiness(state: &watch::Receiver<QueueState>) -> Option<Reason> {
     match &*state.borrow() {
         QueueState::Answering(_) => None,
-        QueueState::NotPolled => Some(Reason::new(Code::QueueUnreachable, "the trade queue has not answered yet")),
+        QueueState::NotPolled => {
+            Some(Reason::new(Code::QueueUnreachable, "the trade queue has not answered yet"))
+        }
         QueueState::Failing(why) => Some(Reason::new(Code::QueueUnreachable, why.to_string())),
     }
 }

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 mod support;
 use support::{
     Net, chain,
-    daemons::{Daemon, TestPeer, Probe, assign, free_port, provider},
+    daemons::{Daemon, Probe, TestPeer, assign, free_port, provider},
     redis::Redis,
 };
 

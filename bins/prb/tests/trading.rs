@@ -9,7 +9,7 @@ use tokio::time::sleep;
 mod support;
 use support::{
     Net, chain,
-    daemons::{Daemon, TestPeer, Probe, assign, free_port, manager, provider},
+    daemons::{Daemon, Probe, TestPeer, assign, free_port, manager, provider},
     redis::Redis,
 };
 

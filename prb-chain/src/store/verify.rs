@@ -231,7 +231,8 @@ impl Check<'_, '_> {
     }
 
     fn report_progress(&mut self, part: Part, done: u32, total: u32) -> bool {
-        !done.is_multiple_of(PROGRESS_INTERVAL) && done != total || (self.tell)(Progress { part, done, total })
+        !done.is_multiple_of(PROGRESS_INTERVAL) && done != total
+            || (self.tell)(Progress { part, done, total })
     }
 
     fn genesis(&mut self, start: &Start, genesis: &Genesis) {

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    setup::{StoreDir, PARA, RELAY, empty, filled, is_part_of, replay},
+    setup::{PARA, RELAY, StoreDir, empty, filled, is_part_of, replay},
     workers,
 };
 

@@ -78,8 +78,11 @@ impl Offline {
     pub(super) async fn open(args: &OfflineArgs, remote: &Remote, adds: bool) -> anyhow::Result<Self> {
         let location = DataFolder::of(args, remote);
         let inventory: Arc<dyn Inventory> = Arc::new(open(&location, adds).await?);
-        let vault =
-            LazyVault { folder: location.identity, inventory: Arc::clone(&inventory), vault: OnceCell::new() };
+        let vault = LazyVault {
+            folder: location.identity,
+            inventory: Arc::clone(&inventory),
+            vault: OnceCell::new(),
+        };
         let parts =
             manage::Parts { inventory, vault: Arc::new(vault), keys: Arc::new(Sr25519Keys), fleet: None };
         let source = api::Source {

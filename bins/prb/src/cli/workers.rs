@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use super::{
-    args::{Caution, Selection, CommandArgs, WorkerAction, WorkerFields, WorkersArgs},
+    args::{Caution, CommandArgs, Selection, WorkerAction, WorkerFields, WorkersArgs},
     client::{Client, Refusal},
     confirm, import, json, print,
     table::{cell, clean, pairs, pha, table, units},

@@ -134,7 +134,12 @@ impl Peer {
     }
 
     /// Sends a command or its preview to a manager of this implementation.
-    async fn send_command(&self, ids: &[Uuid], command: Command, dry_run: bool) -> Result<Vec<Preview>, Error> {
+    async fn send_command(
+        &self,
+        ids: &[Uuid],
+        command: Command,
+        dry_run: bool,
+    ) -> Result<Vec<Preview>, Error> {
         let ids = ids.iter().map(Uuid::to_string).collect();
         let request = wire::CommandRequest { ids, command: command.to_string(), dry_run };
         let client = self.node.client(self.peer);

@@ -85,7 +85,8 @@ fn write_value(kind: Kind, value: WireValue, text: &mut String) -> Result<(), St
         (Kind::Int32, WireValue::Number(n)) => write!(text, "{}", n as u32 as i32),
         (Kind::Uint32, WireValue::Number(n)) => write!(text, "{}", n as u32),
         (Kind::Uint64, WireValue::Number(n)) => write!(text, "\"{n}\""),
-        (Kind::Enum(names), WireValue::Number(n)) => match usize::try_from(n).ok().and_then(|n| names.get(n)) {
+        (Kind::Enum(names), WireValue::Number(n)) => match usize::try_from(n).ok().and_then(|n| names.get(n))
+        {
             Some(name) => write!(text, "\"{name}\""),
             None => write!(text, "{}", n as u32 as i32),
         },

@@ -139,7 +139,8 @@ impl Deployment {
         let test_peer = TestPeer::with_key(known, &group, KEY).await;
         let client = test_peer.find(Role::LifecycleManager, &group, LIMIT).await;
         assign_at(&net, &client, &[0], &[0, 1], &endpoints).await;
-        let deployment = Self { net, provider, manager, test_peer, discovery, placement, _forwards: forwards };
+        let deployment =
+            Self { net, provider, manager, test_peer, discovery, placement, _forwards: forwards };
         deployment.until_well().await;
         deployment
     }

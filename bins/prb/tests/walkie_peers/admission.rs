@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::{
-    setup::{self, LIMIT, call, refused},
     js::Peer,
+    setup::{self, LIMIT, call, refused},
     support::{Net, chain, daemons::manager},
 };
 

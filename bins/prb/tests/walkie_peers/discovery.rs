@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use crate::{
-    setup::{self, LIMIT, until},
     js::Peer,
+    setup::{self, LIMIT, until},
     support::{
         Net, chain,
         daemons::{Daemon, manager, provider},

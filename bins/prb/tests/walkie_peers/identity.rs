@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::{Value, json};
 
 use crate::{
-    setup::{self, LIMIT, call},
     js::{Peer, Tool},
+    setup::{self, LIMIT, call},
     support::{
         Net, chain,
         daemons::{manager, provider},

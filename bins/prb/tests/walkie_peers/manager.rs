@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    setup::{self, LIMIT, call, refused},
     js::Peer,
+    setup::{self, LIMIT, call, refused},
     support::{
         Net, STAKE, chain,
         daemons::{manager, provider},

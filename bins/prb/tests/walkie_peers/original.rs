@@ -6,9 +6,9 @@ use prb_core::prpc::Method;
 use prb_walkie::proto::Role;
 
 use crate::{
-    setup::{self, LIMIT, until},
     js::{Peer, Tool},
     provider::info_at_tip,
+    setup::{self, LIMIT, until},
     support::{
         Net, chain,
         daemons::{Daemon, TestPeer, assign, manager, provider},

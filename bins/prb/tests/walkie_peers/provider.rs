@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::{
-    setup::{self, LIMIT, base64, call, refused},
     js::{Peer, Tool},
+    setup::{self, LIMIT, base64, call, refused},
     support::{Net, chain, daemons::provider},
 };
 

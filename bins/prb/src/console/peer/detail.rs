@@ -55,8 +55,10 @@ fn add_worker_details(workers: &mut [WorkerView], details: Vec<wire::Worker>) {
         let entry = Arc::make_mut(&mut worker.entry);
         (entry.gatekeeper, entry.endpoints, entry.after_stop) =
             (reported.gatekeeper, reported.endpoints, reported.after_stop);
-        (worker.reason, worker.message_at, worker.lag) = (reported.reason, Some(reported.since), reported.lag);
-        (worker.goal, worker.stalled, worker.failures) = (reported.goal, Some(reported.stalled), Some(reported.failures));
+        (worker.reason, worker.message_at, worker.lag) =
+            (reported.reason, Some(reported.since), reported.lag);
+        (worker.goal, worker.stalled, worker.failures) =
+            (reported.goal, Some(reported.stalled), Some(reported.failures));
         (worker.checkpoint, worker.info) = (reported.checkpoint, reported.info.map(Arc::new));
         worker.chain = reported.chain.map(Arc::new);
         (worker.key_change, worker.in_flight) = (reported.key_change, reported.in_flight);
@@ -69,7 +71,8 @@ fn add_pool_details(pools: &mut [PoolView], details: Vec<wire::Pool>) {
         let Some(detail) = details.remove(&pool.pid) else { continue };
         let reported = PoolDetail::from(detail);
         pool.version = version::of_bytes(format!("{} {:?}", pool.version, reported.after_stop).as_bytes());
-        (pool.after_stop, pool.chain, pool.account) = (Some(reported.after_stop), reported.chain, reported.account);
+        (pool.after_stop, pool.chain, pool.account) =
+            (Some(reported.after_stop), reported.chain, reported.account);
     }
 }
 
