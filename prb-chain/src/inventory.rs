@@ -8,6 +8,7 @@
 //! | `pools` | the id's 16 bytes | JSON object |
 //! | `workers` | the id's 16 bytes | JSON object |
 //! | `saved` | a worker's 16 bytes | JSON object |
+//!
 //! Records are JSON objects, so that fields can be added: a missing field has its default, an unknown one is
 //! kept until the record is written again. Operators' keys are stored as sealed by the vault, so that the
 //! folder alone does not reveal them.

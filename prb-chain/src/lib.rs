@@ -97,6 +97,7 @@ pub mod ingest;
 pub mod inventory;
 pub mod keys;
 mod metadata;
+mod metric_help;
 pub mod reader;
 pub mod rpc;
 pub mod signer;

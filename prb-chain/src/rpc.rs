@@ -300,6 +300,7 @@ impl NodePool {
         if config.endpoints.is_empty() {
             return Err(Error::BadEndpoint { endpoint: String::new(), reason: "no endpoint is configured" });
         }
+        crate::metric_help::describe();
         let counters = Arc::new(Counters::new(chain));
         let pins = Arc::new(Pins::default());
         let node = |url: &String| Node::new(chain, url, &config, Arc::clone(&counters), Arc::clone(&pins));

@@ -154,6 +154,7 @@ impl RedisQueue {
     /// When called outside of a tokio runtime.
     pub fn start(config: Config) -> Result<Self, StartError> {
         config.check()?;
+        events::describe_metrics();
         let link = Connections::new(&config)?;
         let shared = Arc::new(Shared {
             config,

@@ -28,6 +28,7 @@
 //! | [`node`] | connections, discovery, the table of peers | the libp2p protocols |
 //! | [`manage`] | handlers of the management methods, and [details beyond the original's](manage::detail) | |
 //! | [`blob`] | blobs by key: server, client, and a source for workers' data | frames over TCP, keys |
+//!
 //! Implementations of prb-core's traits: [`vault::RsaVault`] is a [`Vault`](prb_core::vault::Vault), and
 //! [`blob::remote::RemoteBlobSource`] a [`BlobSource`](prb_core::blob::BlobSource).
 //! [`blob::keyspace::KeySpace`] serves a [`RangeSource`](prb_core::blob::range::RangeSource).

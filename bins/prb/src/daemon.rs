@@ -14,9 +14,9 @@ use crate::{
     signals,
 };
 
-mod gauges;
+mod metrics;
 
-use gauges::Gauges;
+use metrics::Gauges;
 
 /// Interval at which the display and the gauges are updated.
 const DISPLAY_INTERVAL: Duration = Duration::from_millis(500);

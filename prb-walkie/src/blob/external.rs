@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | `BT_PARENT_BLOCK` | SCALE `HeaderToSync`; with its justification where the block is known to be justified | blake2-256 of the relay header |
 //! | `BT_PARA_BLOCK` | SCALE `BlockHeaderWithChanges` | blake2-256 of the parachain header |
+//!
 //! Not for: deciding who may call (see [`crate::rpc`]).
 
 use std::time::UNIX_EPOCH;

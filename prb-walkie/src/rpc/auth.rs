@@ -33,6 +33,7 @@
 //! | a key | those that have proved that they know it, for [`GRANT_LIFETIME`] |
 //! | [networks](Policy::networks) | additionally, peers whose connection comes from one of them |
 //! | neither key nor whitelist | additionally, peers on the same machine: both ends of the connection that they made have the same address, which is not link-local |
+//!
 //! Programs on the machine that forward connections (a proxy, a container engine's port forwarding) make
 //! strangers appear local, or in that program's network: use a key in that case.
 
