@@ -422,7 +422,7 @@ impl HistorySource for HttpArchive {
 
     async fn genesis(&self) -> Result<Option<Genesis>, Error> {
         let mut files = self.files.lock().await;
-        files.look(&self.remote).await?;
+        files.scan(&self.remote).await?;
         let Some(chain) = files.chain else { return Ok(None) };
         drop(files);
         let content = |frame: &Frame| {
