@@ -48,13 +48,13 @@ use tokio::sync::watch;
 
 pub(crate) mod append;
 mod compact;
-mod cut;
 mod error;
-mod map;
+mod memory_map;
 mod migrate;
 mod open;
 #[doc(hidden)]
 pub mod segment;
+mod truncate;
 mod verify;
 pub(crate) mod view;
 
@@ -132,7 +132,7 @@ pub struct Store {
     config: Config,
     /// The database. Locked for reading by each transaction, and for writing while the map is resized or the
     /// database is reopened.
-    database: RwLock<map::Mapped>,
+    database: RwLock<memory_map::Mapped>,
     /// Number of threads that wait to change the map.
     growing: AtomicUsize,
     genesis: OnceLock<(Start, Genesis)>,
@@ -185,7 +185,7 @@ impl Store {
         let store = Self {
             path: path.to_owned(),
             config,
-            database: RwLock::new(map::Mapped::open(path, config)?),
+            database: RwLock::new(memory_map::Mapped::open(path, config)?),
             growing: AtomicUsize::new(0),
             genesis: OnceLock::new(),
             state: Mutex::default(),

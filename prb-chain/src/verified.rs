@@ -1,16 +1,21 @@
 //! [`VerifiedSource`]: header batches of another [`BlobSource`], verified before any worker gets them.
 //!
-//! Workers verify everything themselves, but each false header costs a worker a call and the fleet time. A lifecycle
-//! manager that fetches from data providers therefore checks each batch once for all workers: its headers form a
-//! chain, the authority set in force has finalised the last one, a change of the set is the one that this header
-//! schedules, and the parachain headers end with the head in its state. A batch that fails is reported to the source
-//! ([`RefusedData::FalseHeaders`]) and requested again; a remote source suspends the provider that sent it.
+//! Workers verify everything that they are sent, but a false header costs each of them a call, and the fleet time. A
+//! lifecycle manager whose blocks come from data providers therefore checks each batch once for all workers:
 //!
-//! Authority sets are tracked from the block after which workers start: each change comes with a verified batch. They
-//! are stored in a file for the next start. If the set in force at a block is not known (because the manager is new to
-//! workers that were synced before, or the set was evicted), the batches from the last block with a known set on are
-//! verified, a few per request. Until then, batches are passed on unverified, and each worker checks them itself. The
-//! metric `prb_header_batches_total` counts batches by outcome.
+//! - each header is the parent of the next;
+//! - the authority set in force has finalised the last header;
+//! - a new authority set is the one that this header schedules;
+//! - the parachain headers end at the head that the relay state names.
+//!
+//! A batch that fails is reported to the source ([`RefusedData::FalseHeaders`]) and requested again; a remote source
+//! suspends the provider that sent it.
+//!
+//! Authority sets are tracked from the block that workers start after, because each change comes with a verified
+//! batch. They are kept in a file, so that a restarted process resumes there. The set in force at a block is unknown to
+//! a manager that takes over workers synced by another one, and for old blocks whose set was dropped. The decorator
+//! then catches up from the last block whose set is known, a few batches at a time. Until it has, batches are passed on
+//! unverified, and workers still verify them. The log says so, and the metric `prb_header_batches_total` counts them.
 //!
 //! Place it below a [`CachedSource`](prb_core::blob::cache::CachedSource), so that each batch is verified once and not
 //! once per worker.

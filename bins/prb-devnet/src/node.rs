@@ -1,7 +1,7 @@
 //! One chain: its blocks, states, transaction pool and RPC server.
 
 mod author;
-mod fault;
+mod fault_text;
 mod faults;
 pub(crate) mod finality;
 mod fork;
@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, watch};
 
 pub use self::{
     author::ProofLimit,
-    fault::Fault,
+    fault_text::Fault,
     faults::{Faults, ProofFault, TransactionFault},
     finality::FinalityProof,
     fork::Retracted,

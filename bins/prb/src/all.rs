@@ -26,11 +26,10 @@ use crate::{
     daemon::{self, Daemon, pool},
     fleet_file::FleetFile,
     fleet_runtime::{self, Chain, FleetRuntime},
-    inventory,
+    identity_check, inventory,
     ops::Probe,
     peers,
     progress::{Display, Shown, View},
-    sealed,
     token::Access,
     trade_queue::TradeQueue,
 };
@@ -63,14 +62,14 @@ impl Bridge {
         let identity = match file {
             // Without the old identity, the fleet file's keys are sealed again with the new one.
             Some(_) => peers::identity(&folder, Role::Lifecycle).await,
-            None => sealed::of_manager(&folder, &*inventory).await,
+            None => identity_check::of_manager(&folder, &*inventory).await,
         };
         let identity = identity.map_err(Failure::Configuration)?;
         let vault: Arc<dyn Vault> = Arc::new(RsaVault::new(&identity));
         if let Some(file) = file {
             apply(file, &*inventory, &*vault).await.map_err(Failure::Configuration)?;
         }
-        sealed::check(&*inventory, &*vault, &folder).await.map_err(Failure::Configuration)?;
+        identity_check::check(&*inventory, &*vault, &folder).await.map_err(Failure::Configuration)?;
         Self::compose(args, Chains { relay, para }, inventory, vault).await
     }
 

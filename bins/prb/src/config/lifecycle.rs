@@ -16,7 +16,7 @@ use super::{
 /// Longest pause between two attempts to reach a data provider: a restarted one should be usable before the
 /// next one fails.
 const MAX_RECONNECT: Duration = Duration::from_secs(2);
-/// The assumed size of a cached blob, in bytes.
+/// One MiB in bytes, which is also the assumed size of a cached blob.
 const MIB: u64 = 1024 * 1024;
 
 /// `prb lifecycle`.

@@ -7,7 +7,11 @@ use prb_devnet::{Config, Devnet, Fault, JustificationOddities};
 
 /// Faults of the nodes and the chains.
 #[derive(Debug, Clone, Args)]
+<<<<<<<< HEAD:bins/prb-devnet/src/cli/chain_faults.rs
 pub(super) struct ChainFaults {
+========
+pub(super) struct FaultFlags {
+>>>>>>>> main:bins/prb-devnet/src/cli/faults.rs
     /// Fault of the relay chain's node, repeatable; `--relay-fault help` lists them
     #[arg(long, value_name = "FAULT")]
     relay_fault: Vec<Fault>,
@@ -52,7 +56,11 @@ pub(super) struct ChainFaults {
     fork_every: u32,
 }
 
+<<<<<<<< HEAD:bins/prb-devnet/src/cli/chain_faults.rs
 impl ChainFaults {
+========
+impl FaultFlags {
+>>>>>>>> main:bins/prb-devnet/src/cli/faults.rs
     /// Returns the configuration with the chains' faults.
     pub(super) fn config(&self, config: Config) -> Config {
         Config {
