@@ -7,11 +7,7 @@ use prb_devnet::{Config, Devnet, Fault, JustificationOddities};
 
 /// Faults of the nodes and the chains.
 #[derive(Debug, Clone, Args)]
-<<<<<<<< HEAD:bins/prb-devnet/src/cli/chain_faults.rs
-pub(super) struct ChainFaults {
-========
 pub(super) struct FaultFlags {
->>>>>>>> main:bins/prb-devnet/src/cli/faults.rs
     /// Fault of the relay chain's node, repeatable; `--relay-fault help` lists them
     #[arg(long, value_name = "FAULT")]
     relay_fault: Vec<Fault>,
@@ -56,11 +52,7 @@ pub(super) struct FaultFlags {
     fork_every: u32,
 }
 
-<<<<<<<< HEAD:bins/prb-devnet/src/cli/chain_faults.rs
-impl ChainFaults {
-========
 impl FaultFlags {
->>>>>>>> main:bins/prb-devnet/src/cli/faults.rs
     /// Returns the configuration with the chains' faults.
     pub(super) fn config(&self, config: Config) -> Config {
         Config {
