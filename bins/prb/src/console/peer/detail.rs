@@ -70,7 +70,8 @@ fn add_pool_details(pools: &mut [PoolView], details: Vec<wire::Pool>) {
     for pool in pools {
         let Some(detail) = details.remove(&pool.pid) else { continue };
         let reported = PoolDetail::from(detail);
-        pool.version = entry_version::of_bytes(format!("{} {:?}", pool.version, reported.after_stop).as_bytes());
+        pool.version =
+            entry_version::of_bytes(format!("{} {:?}", pool.version, reported.after_stop).as_bytes());
         (pool.after_stop, pool.chain, pool.account) =
             (Some(reported.after_stop), reported.chain, reported.account);
     }
