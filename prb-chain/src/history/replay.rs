@@ -278,6 +278,7 @@ impl Replay {
                     "it is of chain {other}, but the store is of {identity}: use a separate store for each"
                 ))
             }
+            // A source without a genesis cannot be compared; its blocks are verified anyway.
             Ok(_) => {
                 self.sources[at].is_ours = Some(true);
                 return true;
@@ -295,6 +296,7 @@ impl Replay {
         let asked = &mut self.sources[at];
         let before = asked.aside.get(&part).map(|aside| aside.term);
         let term = before.map_or(first, |term| term.saturating_mul(2)).max(first).min(most);
+        // A doubled term may exceed what an `Instant` can represent.
         let until = Instant::now() + term.min(Duration::from_secs(1 << 30));
         asked.aside.insert(part, Aside { until, term });
         let (source, what) = (asked.source.name().to_owned(), describe(failure));
@@ -366,6 +368,8 @@ impl Replay {
                 head.number
             )));
         }
+        // Only a head that a relay block names proves headers: all of them up to it are needed before any can
+        // be checked.
         let mut headers: Vec<Vec<u8>> = Vec::new();
         while first.0 + (headers.len() as u32) <= head.number.0 {
             let next = ParaNumber(first.0 + headers.len() as u32);

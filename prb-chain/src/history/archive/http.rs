@@ -158,6 +158,7 @@ impl Remote {
         let failed = |e: reqwest::Error| unavailable(&format!("cannot read {file}"), e.without_url());
         let (start, count) = match range {
             Range::From { start, count } => (Some(start + part.bytes.len() as u64), count),
+            // A range from the end is short, so it is requested as a whole again.
             Range::Last(count) => {
                 part.bytes.clear();
                 (None, count)
@@ -174,7 +175,7 @@ impl Remote {
             StatusCode::PARTIAL_CONTENT => {}
             StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => return Ok(false),
             StatusCode::OK => {
-                return Err(of_file(file, "the server gives the whole file where a part is asked for"));
+                return Err(of_file(file, "the server returned the whole file instead of the requested range"));
             }
             StatusCode::RANGE_NOT_SATISFIABLE => return Err(of_file(file, "it is truncated")),
             status => {
@@ -186,13 +187,13 @@ impl Remote {
             .filter(|(first, last, total)| {
                 last - first < missing && start.map_or(last + 1 == *total, |start| *first == start)
             })
-            .ok_or_else(|| of_file(file, "the server gives another part than it is asked for"))?;
+            .ok_or_else(|| of_file(file, "the server returned another range than the requested one"))?;
         part.total = total;
         let wanted = missing.min(total - first);
         let before = part.bytes.len() as u64;
         while let Some(chunk) = answer.chunk().await.map_err(failed)? {
             if part.bytes.len() as u64 - before + chunk.len() as u64 > wanted {
-                return Err(of_file(file, "the server gives more than it is asked for"));
+                return Err(of_file(file, "the server returned more than requested"));
             }
             part.bytes.extend_from_slice(&chunk);
         }
