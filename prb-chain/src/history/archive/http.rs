@@ -175,7 +175,10 @@ impl Remote {
             StatusCode::PARTIAL_CONTENT => {}
             StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => return Ok(false),
             StatusCode::OK => {
-                return Err(of_file(file, "the server returned the whole file instead of the requested range"));
+                return Err(of_file(
+                    file,
+                    "the server returned the whole file instead of the requested range",
+                ));
             }
             StatusCode::RANGE_NOT_SATISFIABLE => return Err(of_file(file, "it is truncated")),
             status => {
