@@ -29,7 +29,10 @@ use std::{
     fs::{DirBuilder, File, OpenOptions, TryLockError},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, atomic::AtomicUsize},
+    sync::{
+        Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicU8, AtomicUsize},
+    },
 };
 
 use bytes::Bytes;
@@ -135,6 +138,8 @@ pub struct Store {
     database: RwLock<memory_map::Mapped>,
     /// Number of threads that wait to change the map.
     growing: AtomicUsize,
+    /// What could not be appended last because the disk is full, as bits.
+    full: AtomicU8,
     genesis: OnceLock<(Start, Genesis)>,
     state: Mutex<State>,
     heights: watch::Sender<Heights>,
@@ -187,6 +192,7 @@ impl Store {
             config,
             database: RwLock::new(memory_map::Mapped::open(path, config)?),
             growing: AtomicUsize::new(0),
+            full: AtomicU8::new(0),
             genesis: OnceLock::new(),
             state: Mutex::default(),
             heights: watch::Sender::default(),

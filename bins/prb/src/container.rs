@@ -88,6 +88,11 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
+/// Whether a daemon answers at its ops port.
+pub(crate) async fn is_live(address: SocketAddr) -> bool {
+    ask(reachable(address)).await.is_ok()
+}
+
 async fn ask(address: SocketAddr) -> anyhow::Result<()> {
     // A proxy configured for the container must not get requests for its own port.
     let client = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build()?;

@@ -15,6 +15,8 @@ use crate::{
 };
 
 mod metrics;
+#[cfg(test)]
+mod tests;
 
 use metrics::Gauges;
 

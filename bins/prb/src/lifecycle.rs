@@ -73,8 +73,7 @@ impl LifecycleManager {
     pub async fn start(args: &LifecycleArgs) -> Result<Self, Failure> {
         let para = pool("para", &args.chain_endpoint).map_err(Failure::Configuration)?;
         let folder = &args.walkie.peer_id_prefix;
-        let inventory = inventory::open(&args.local_db_path, "PHALA_LOCAL_DB_PATH").await;
-        let inventory = inventory.map_err(Failure::Configuration)?;
+        let inventory = inventory::open(&args.local_db_path, "PHALA_LOCAL_DB_PATH").await?;
         let identity =
             identity_check::of_manager(folder, &*inventory).await.map_err(Failure::Configuration)?;
         let vault: Arc<dyn Vault> = Arc::new(RsaVault::new(&identity));

@@ -172,6 +172,7 @@ async fn a_full_disk_refuses_edits_and_stops_no_worker() {
     let net = Net::start(chain(), 1).await;
     let place = net.dir.path().join("disk");
     let disk = Disk::mount(&place, 2048);
+    let blocks = Disk::mount(&net.dir.path().join("dp/db"), 32 * 1024);
     let scene =
         Scene::start(net, |manager| manager.set("PHALA_LOCAL_DB_PATH", place.join("db").display())).await;
     let pid = scene.net.devnet.pools()[0].pid;
@@ -195,6 +196,17 @@ async fn a_full_disk_refuses_edits_and_stops_no_worker() {
     scene.client.create_workers(more(0)).await.unwrap();
     assert_eq!(scene.client.list_workers().await.unwrap().workers.len(), 401);
     scene.goes_on().await;
+
+    // The data provider's disk.
+    blocks.fill();
+    let start = Instant::now();
+    while !scene.provider.unready().unwrap_or_default().contains(&"disk_full".to_owned()) {
+        assert!(start.elapsed() < LIMIT, "{}", scene.provider.log_tail());
+        sleep(Duration::from_millis(100)).await;
+    }
+    blocks.empty();
+    scene.provider.until_unready(&[], LIMIT).await;
+    scene.goes_on().await;
     scene.end().await;
-    drop(disk);
+    drop((disk, blocks));
 }

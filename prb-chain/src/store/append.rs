@@ -1,5 +1,7 @@
 //! Appends verified blocks.
 
+use std::sync::atomic::Ordering;
+
 use codec::Encode;
 use heed::PutFlags;
 use prb_core::{
@@ -47,7 +49,26 @@ pub struct RelayBatch {
     pub stops: Vec<NewJustifiedBlock>,
 }
 
+/// What is appended, as bits of [`Store::full`].
+const RELAY: u8 = 1;
+const HEADERS: u8 = 2;
+const CHANGES: u8 = 4;
+
 impl Store {
+    /// Whether blocks wait because the disk is full: the last attempt to append them has failed for that reason.
+    pub fn is_disk_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed) != 0
+    }
+
+    fn noting_space<T>(&self, what: u8, result: Result<T, Error>) -> Result<T, Error> {
+        match &result {
+            Ok(_) => self.full.fetch_and(!what, Ordering::Relaxed),
+            Err(Error::DiskFull { .. }) => self.full.fetch_or(what, Ordering::Relaxed),
+            Err(_) => 0,
+        };
+        result
+    }
+
     /// Appends relay blocks.
     ///
     /// Blocks on the disk.
@@ -56,7 +77,7 @@ impl Store {
     /// [`Error::OutOfSequence`] if they do not follow the stored ones, or do not end at a justified one.
     #[doc(hidden)]
     pub fn append_relay(&self, batch: &RelayBatch) -> Result<(), Error> {
-        self.growing(|| self.try_append_relay(batch))
+        self.noting_space(RELAY, self.growing(|| self.try_append_relay(batch)))
     }
 
     fn try_append_relay(&self, batch: &RelayBatch) -> Result<(), Error> {
@@ -114,7 +135,7 @@ impl Store {
     /// [`Error::OutOfSequence`] if they do not follow the stored ones, or extend beyond what a relay block has proven.
     #[doc(hidden)]
     pub fn append_para_headers(&self, first: ParaNumber, headers: &[Vec<u8>]) -> Result<(), Error> {
-        self.growing(|| self.try_append_para_headers(first, headers))
+        self.noting_space(HEADERS, self.growing(|| self.try_append_para_headers(first, headers)))
     }
 
     fn try_append_para_headers(&self, first: ParaNumber, headers: &[Vec<u8>]) -> Result<(), Error> {
@@ -148,7 +169,7 @@ impl Store {
     /// [`Error::OutOfSequence`] if they do not follow the stored ones.
     #[doc(hidden)]
     pub fn append_changes(&self, first: ParaNumber, changes: &[Vec<u8>]) -> Result<(), Error> {
-        self.growing(|| self.try_append_changes(first, changes))
+        self.noting_space(CHANGES, self.growing(|| self.try_append_changes(first, changes)))
     }
 
     fn try_append_changes(&self, first: ParaNumber, changes: &[Vec<u8>]) -> Result<(), Error> {
