@@ -127,6 +127,9 @@ impl FinalizedHeads {
     }
 
     async fn step(&mut self) -> Result<Option<FinalizedHead>, Error> {
+        if !self.to_verify {
+            self.pool.settled().await?;
+        }
         self.leave_untrusted();
         if self.progress.elapsed() >= self.pool.config().stall_after {
             self.look_around().await;

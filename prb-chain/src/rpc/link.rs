@@ -16,7 +16,7 @@ use metrics::counter;
 use prb_core::primitives::Hash;
 use tokio::time::Instant;
 
-use super::{Config, Error, Node, pins::Witness};
+use super::{Config, Error, Node, settle::log_dispute};
 
 /// Consecutive timeouts after which a connection is closed.
 pub(super) const MAX_TIMEOUTS: u32 = 3;
@@ -141,12 +141,22 @@ impl Node {
     }
 
     /// Checks that the node has the pool's blocks; returns the version of the pins that it was checked against.
+    /// While the chain is not known, the node's genesis counts as a claim (see `rpc/pins.rs`).
     async fn check_chain(&self, client: &WsClient) -> Result<u64, Error> {
+        let mut claimed = None;
+        if self.pins.wants_claims() {
+            claimed = self.hash_for_check(client, 0).await?;
+            if claimed.is_some_and(|hash| self.pins.claim(self.place, self.name(), hash)) {
+                log_dispute(self.chain, &self.pins);
+            }
+        }
         let (version, pins) = self.pins.all();
-        for pin in &pins {
-            let Some(hash) = self.hash_for_check(client, pin.number).await? else { continue };
-            let refers_to_itself = pin.witness == Witness::First(Arc::clone(self.name()));
-            if hash != pin.hash && !refers_to_itself {
+        for pin in pins {
+            let hash = match claimed.filter(|_| pin.number == 0) {
+                Some(hash) => Some(hash),
+                None => self.hash_for_check(client, pin.number).await?,
+            };
+            if let Some(hash) = hash.filter(|hash| *hash != pin.hash) {
                 return Err(Error::OtherChain {
                     node: Arc::clone(self.name()),
                     number: pin.number,
@@ -155,11 +165,6 @@ impl Node {
                     witness: pin.witness.to_string(),
                 });
             }
-        }
-        if pins.iter().all(|pin| pin.number != 0)
-            && let Some(hash) = self.hash_for_check(client, 0).await?
-        {
-            self.pins.first(hash, self.name());
         }
         Ok(version)
     }
