@@ -167,3 +167,39 @@ async fn two_whole_networks_wait_until_one_is_named() {
     fetching.has_all_of(&devnet).await;
     fetching.stop().await;
 }
+
+/// The URL of a load balancer that gives each connection to the next of these nodes.
+async fn alternating(nodes: [&Arc<prb_devnet::Node>; 2]) -> String {
+    let addresses = nodes.map(|node| node.url().trim_start_matches("ws://").to_owned());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        for address in addresses.iter().cycle() {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut node = tokio::net::TcpStream::connect(address).await.unwrap();
+            // Either end may go away at any time.
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut node).await });
+        }
+    });
+    url
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_chains_behind_one_address_do_no_harm() {
+    let [devnet] = devnets::<1>(config()).await;
+    let [other] = devnets::<1>(Config { seed: 7, ..config() }).await;
+    for order in [[devnet.para(), other.para()], [other.para(), devnet.para()]] {
+        let urls = vec![alternating(order).await, devnet.para().url()];
+        let para = NodePool::new("para", quick(urls)).unwrap();
+        let fetching = Fetching::between(relay_pool(&[&devnet]), para, TempDir::new().unwrap());
+        fetching.has_all_of(&devnet).await;
+        let dir = fetching.stop().await;
+        // The store knows the chain: connections to the other one are refused, those to its own go on.
+        devnet.tick().unwrap();
+        let urls = vec![alternating([order[1], order[0]]).await, devnet.para().url()];
+        let para = NodePool::new("para", quick(urls)).unwrap();
+        let fetching = Fetching::between(relay_pool(&[&devnet]), para, dir);
+        fetching.has_all_of(&devnet).await;
+        fetching.stop().await;
+    }
+}
