@@ -8,7 +8,7 @@ use std::{
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use jsonrpsee::{
-    core::client::ClientT,
+    core::client::{ClientT, Error as RpcError},
     rpc_params,
     ws_client::{PingConfig, WsClient, WsClientBuilder},
 };
@@ -171,11 +171,13 @@ impl Node {
 
     /// Returns `None` if the node does not have the block yet.
     async fn hash_for_check(&self, client: &WsClient, number: u32) -> Result<Option<Hash>, Error> {
-        let asked = client.request::<Option<Hash>, _>("chain_getBlockHash", rpc_params![number]);
+        const METHOD: &str = "chain_getBlockHash";
+        let asked = client.request::<Option<Hash>, _>(METHOD, rpc_params![number]);
         // A node that hangs here is noticed no later than one that cannot be connected.
         let error: Box<dyn StdError + Send + Sync> =
             match tokio::time::timeout(self.config.connect_timeout, asked).await {
                 Ok(Ok(hash)) => return Ok(hash),
+                Ok(Err(RpcError::Call(e))) => return Err(self.call_error(METHOD, &e)),
                 Ok(Err(e)) => Box::new(e),
                 Err(timeout) => Box::new(timeout),
             };

@@ -352,7 +352,7 @@ impl Node {
         }
     }
 
-    fn call_error(&self, method: &str, e: &jsonrpsee::types::ErrorObject<'_>) -> Error {
+    pub(super) fn call_error(&self, method: &str, e: &jsonrpsee::types::ErrorObject<'_>) -> Error {
         let message = match e.data() {
             Some(data) => format!("{}: {}", e.message(), data.get()),
             None => e.message().to_owned(),
