@@ -45,7 +45,7 @@ pub use suspects::Suspects;
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// Headers in one JSON-RPC batch.
+    /// Headers requested together.
     pub headers_per_batch: u32,
     /// Most blocks in one request for storage changes.
     pub changes_per_call: u32,
@@ -134,12 +134,12 @@ pub enum Error {
         /// The relay block.
         number: u32,
     },
-    /// The relay chain has another parachain of this id.
+    /// The relay chain names other blocks of the parachain.
     #[error(
         "{relay} does not serve the relay chain of the parachain that {para} serves: in the state of its block \
-         {number}, the head of parachain {para_id} is not that node's genesis block; check the endpoints of both"
+         {number}, the head of parachain {para_id} is no block of that node's chain; check the endpoints of both"
     )]
-    OtherGenesis {
+    OtherParachain {
         /// The relay chain's node.
         relay: Arc<str>,
         /// The parachain's node.
@@ -232,7 +232,7 @@ impl Chains {
                 self.para.node(node).into_iter().for_each(|node| node.defer(&error.to_string()));
             }
             // Either node may be of another network.
-            Error::OtherRelay { relay, para, .. } | Error::OtherGenesis { relay, para, .. } => {
+            Error::OtherRelay { relay, para, .. } | Error::OtherParachain { relay, para, .. } => {
                 let nodes = self.relay.node(relay).into_iter().chain(self.para.node(para));
                 nodes.for_each(|node| node.defer(&error.to_string()));
             }

@@ -8,6 +8,7 @@
 //! | `pools` | the id's 16 bytes | JSON object |
 //! | `workers` | the id's 16 bytes | JSON object |
 //! | `saved` | a worker's 16 bytes | JSON object |
+//!
 //! Records are JSON objects, so that fields can be added: a missing field has its default, an unknown one is
 //! kept until the record is written again. Operators' keys are stored as sealed by the vault, so that the
 //! folder alone does not reveal them.
@@ -107,7 +108,8 @@ impl HeedInventory {
     /// Blocks on the disk.
     ///
     /// # Errors
-    /// [`Error::InUse`] if another process has it open, [`Error::NotAFolder`] if the path is the original's file, [`Error::Schema`] for another layout version, or an I/O error.
+    /// [`Error::InUse`] if another process has it open, [`Error::NotAFolder`] if the path is the original's
+    /// file, [`Error::Schema`] for another layout version, or an I/O error.
     pub fn open(path: &Path, config: Config) -> Result<Self, Error> {
         let io = |source| Error::Io { path: path.to_owned(), source };
         if path.exists() && !path.is_dir() {

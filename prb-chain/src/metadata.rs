@@ -27,7 +27,7 @@ mod call;
 mod limits;
 mod outcome;
 #[cfg(test)]
-pub(crate) mod real;
+pub(crate) mod real_runtimes;
 
 pub(crate) use cache::FetchError;
 pub use cache::Runtimes;

@@ -42,10 +42,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::rpc::NodePool;
 
-mod cells;
 mod decode;
 mod engine;
 mod layout;
+mod raw_values;
 mod state;
 pub(crate) mod storage;
 

@@ -327,6 +327,7 @@ impl NodePool {
         if config.endpoints.is_empty() {
             return Err(Error::BadEndpoint { endpoint: String::new(), reason: "no endpoint is configured" });
         }
+        crate::metric_help::describe();
         let counters = Arc::new(Counters::new(chain));
         let pins = Arc::new(Pins::new(config.endpoints.len()));
         if let Some(hash) = config.genesis {

@@ -10,6 +10,7 @@
 //! | `para_headers` | number | SCALE header |
 //! | `changes` | first number | a segment of several blocks' storage changes |
 //! | `digests` | first number | CRC-32C of that segment, little-endian |
+//!
 //! Keys are big-endian, so that LMDB's order is the chain's. Each append is one transaction: after a crash it
 //! is either complete or absent. A store belongs to one process at a time, and to one pair of chains for
 //! ever.
@@ -47,13 +48,13 @@ use tokio::sync::watch;
 
 pub(crate) mod append;
 mod compact;
-mod cut;
 mod error;
-mod map;
+mod memory_map;
 mod migrate;
 mod open;
 #[doc(hidden)]
 pub mod segment;
+mod truncate;
 mod verify;
 pub(crate) mod view;
 
@@ -64,7 +65,7 @@ pub(crate) use verify::check_start;
 pub use verify::{Fault, Part, Progress, Report};
 pub(crate) use view::StoreView;
 
-use crate::verify::Start;
+use crate::{metric_help, verify::Start};
 
 type Numbered = Database<'static, U32<BigEndian>, RawBytes>;
 
@@ -131,7 +132,7 @@ pub struct Store {
     config: Config,
     /// The database. Locked for reading by each transaction, and for writing while the map is resized or the
     /// database is reopened.
-    database: RwLock<map::Mapped>,
+    database: RwLock<memory_map::Mapped>,
     /// Number of threads that wait to change the map.
     growing: AtomicUsize,
     genesis: OnceLock<(Start, Genesis)>,
@@ -167,6 +168,7 @@ impl Store {
     /// # Errors
     /// [`Error::InUse`] if another process has it open, [`Error::Schema`] for a newer layout, or an I/O error.
     pub fn open(path: &Path, config: Config) -> Result<Self, Error> {
+        metric_help::describe();
         let io = |source| Error::Io { path: path.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io)?;
         let lock = OpenOptions::new()
@@ -183,7 +185,7 @@ impl Store {
         let store = Self {
             path: path.to_owned(),
             config,
-            database: RwLock::new(map::Mapped::open(path, config)?),
+            database: RwLock::new(memory_map::Mapped::open(path, config)?),
             growing: AtomicUsize::new(0),
             genesis: OnceLock::new(),
             state: Mutex::default(),

@@ -56,13 +56,13 @@ use crate::{
     rpc::{HeadFloor, NodePool},
 };
 
-mod account;
-mod ask;
+mod account_nonce;
 mod budget;
 mod effects;
-mod floors;
-mod gap;
+mod min_weights;
+mod nonce_gaps;
 mod prepare;
+mod queries;
 mod refusal;
 mod sign;
 mod status;
@@ -370,7 +370,7 @@ pub(crate) async fn sign_for_test(
         extrinsics_root: Default::default(),
         digest: Vec::new(),
     };
-    let head = ask::Head { hash: Default::default(), header };
+    let head = queries::Head { hash: Default::default(), header };
     let (mortality, timeout, ss58_prefix) = (64, Duration::from_secs(1), PHALA_SS58_PREFIX);
     let terms = sign::Terms { nonce: 5, head: &head, mortality, timeout, ss58_prefix };
     Ok(sign::sign(runtime, batch, terms).await?.extrinsic)

@@ -23,9 +23,8 @@ pub mod range;
 
 /// The newest blocks that a source has data for.
 ///
-/// Both only grow while a source lives, with one exception: those of a source that fetches from others fall
-/// if the
-/// best of them is lost, or did not have what it claimed.
+/// Heights only grow while a source lives, with one exception: those of a source that fetches from others fall if
+/// the best of them is lost, or did not have what it claimed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Heights {
     /// Newest relay block that a header batch can end at (a justified one).
@@ -273,8 +272,7 @@ pub trait BlobSource: Send + Sync + fmt::Debug {
     /// [`Error::NotReady`] until the source knows its chain.
     async fn genesis(&self) -> Result<Genesis, Error>;
 
-    /// Returns the largest header batch at the cursor whose body has at most `max_bytes`; `None` if there is
-    /// no
+    /// Returns the largest header batch at the cursor whose body has at most `max_bytes`; `None` if there is no
     /// batch yet (wait for [`heights`](Self::heights) to grow).
     ///
     /// # Errors
@@ -282,8 +280,7 @@ pub trait BlobSource: Send + Sync + fmt::Debug {
     /// batch exceeds the limit.
     async fn headers(&self, cursor: HeaderCursor, max_bytes: usize) -> Result<Option<HeaderBatch>, Error>;
 
-    /// Returns as many blocks from the cursor as fit into `max_bytes`, at least one; `None` if the first is
-    /// not
+    /// Returns as many blocks from the cursor as fit into `max_bytes`, at least one; `None` if the first is not
     /// available yet.
     ///
     /// # Errors

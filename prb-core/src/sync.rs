@@ -23,14 +23,14 @@ mod driver;
 mod health;
 mod rate_limit;
 mod refused;
-mod transfer;
+mod transfer_budget;
 
 pub use backoff::{Backoff, BackoffConfig};
 pub use budget::{BatchSize, ByteBudget, ByteLease};
 pub use driver::{BatchSizes, Driver, Error, Outcome, PlannedStep, SentBatch, StepResult};
 pub use health::{Cause, Health, HealthConfig, Problem, StepAdvice};
 pub use rate_limit::RateLimit;
-pub use transfer::{
+pub use transfer_budget::{
     CATCH_UP_FETCHES, FetchPermit, InFlight, Lane, TIP_FETCHES, TransferBudget, TransferLimits,
 };
 

@@ -18,8 +18,8 @@ pub fn describe(error: &dyn Error) -> String {
     text
 }
 
-/// Shortens a text to at most about `max_bytes` from its beginning and its end, with `…` in place of the middle: for texts
-/// from outside, whose length somebody else chooses.
+/// Shortens a text to at most about `max_bytes` from its beginning and its end, with `…` in place of the
+/// middle: for texts from outside, whose length somebody else chooses.
 ///
 /// ```
 /// use prb_core::text::shorten;

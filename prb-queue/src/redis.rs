@@ -64,7 +64,6 @@ use self::{
 };
 
 mod account_lease;
-mod action;
 mod admin;
 mod config;
 mod connections;
@@ -73,6 +72,7 @@ mod error;
 mod events;
 mod finish;
 mod housekeeping;
+mod job_encoding;
 mod lease_table;
 mod leasing;
 mod pending;
@@ -154,6 +154,7 @@ impl RedisQueue {
     /// When called outside of a tokio runtime.
     pub fn start(config: Config) -> Result<Self, StartError> {
         config.check()?;
+        events::describe_metrics();
         let link = Connections::new(&config)?;
         let shared = Arc::new(Shared {
             config,
@@ -292,7 +293,7 @@ const fn progress_code(progress: Progress) -> &'static str {
 
 /// Returns a job's JSON and its index entry without the size.
 fn encoded(job: &Job, mark: &str) -> Result<(String, String), serde_json::Error> {
-    let encoded = action::encode(job, mark.to_owned())?;
+    let encoded = job_encoding::encode(job, mark.to_owned())?;
     let book = format!("{mark}|{}|{}", job.pool, encoded.action);
     let data: Box<RawValue> = encoded.data;
     let record = Record::new(data, job.retries, now_ms())?;

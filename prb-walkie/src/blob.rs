@@ -15,6 +15,7 @@ use bytes::Bytes;
 use prb_core::blob::Error;
 
 pub mod answer;
+pub mod batch_walk;
 pub mod client;
 pub mod external;
 pub mod frame;
@@ -23,7 +24,6 @@ pub mod keyspace;
 mod metrics;
 mod quick_ack;
 pub mod remote;
-pub mod scale;
 pub mod server;
 pub mod tokens;
 

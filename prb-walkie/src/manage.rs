@@ -8,6 +8,7 @@
 //! | `RestartWorker`, `RefreshRaAndRestartWorker`, `KickWorker` | ids; an empty list selects none | the workers, before the command is carried out |
 //! | `GetWorkerStatus` | ids; an empty list selects all | the workers; [details](detail) on request |
 //! | `CommandWorker` (ours) | ids, a command's name, whether to preview only | what it does, or would do, to each |
+//!
 //! A command skips workers that do not run; it fails if none of the named workers runs.
 //!
 //! # Differences from the original
@@ -26,6 +27,7 @@
 //! | a pid, name or endpoint that is taken | `DUPLICATED` |
 //! | no such pool or worker | `NOT_FOUND` |
 //! | an invalid value, too many entries, no fleet in this daemon, an internal failure | `SERVER` |
+//!
 //! Messages name the entry and the field: `pools[1] "rack": pid "12" is taken by "shelf"`.
 //!
 //! Not for: access control (see [`crate::rpc`]).

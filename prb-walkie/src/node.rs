@@ -38,27 +38,27 @@ mod call_slots;
 mod codec;
 mod config;
 mod driver;
-mod local;
 mod log_quota;
+mod loopback;
 mod mdns;
 mod metrics;
 mod outbound;
-mod peer_limits;
+mod outbound_limits;
 mod peers;
-mod provenance;
 mod shares;
 mod start;
 mod table;
 mod transport;
+mod trust;
 
 pub use crate::provenance::{Provenance, share_of};
 pub use config::{Config, ConfigError, Limits, parse_addresses};
 pub use libp2p::{Multiaddr, PeerId};
 #[cfg(feature = "fuzzing")]
 pub(crate) use mdns::read_for_fuzzing as read_mdns;
-pub use provenance::Trust;
-pub(crate) use provenance::is_in;
 pub use table::{Peer, PeerTable, Standing};
+pub use trust::Trust;
+pub(crate) use trust::is_in;
 
 use crate::{
     proto::{AuthStatus, Response},

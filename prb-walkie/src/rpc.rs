@@ -17,7 +17,8 @@
 //!
 //! # Overview
 //!
-//! [`calls`] has a type for each method, [`Handlers`] are a node's methods, and [`Client`] calls those of a peer; [`auth`] controls access to the management methods.
+//! [`calls`] has a type for each method, [`Handlers`] are a node's methods, and [`Client`] calls those of a
+//! peer; [`auth`] controls access to the management methods.
 //!
 //! Not for: sockets and streams (see [`crate::node`]).
 
@@ -30,8 +31,8 @@ pub mod calls;
 mod client;
 pub(crate) mod envelope;
 mod error;
-pub(crate) mod exchange;
 pub(crate) mod handlers;
+pub(crate) mod key_proof;
 
 pub use calls::{Call, Method};
 pub use client::Client;

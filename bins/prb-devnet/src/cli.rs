@@ -8,7 +8,7 @@ use prb_devnet_runtime::{PHA, pallets::computation, types::TokenomicParameters};
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-mod unkind;
+mod faults;
 
 /// A relay chain, a parachain and verifying workers in one process, on 127.0.0.1.
 #[derive(Debug, Parser)]
@@ -127,7 +127,7 @@ pub(crate) struct Run {
     #[arg(long)]
     pause_para: bool,
     #[command(flatten)]
-    unkind: unkind::Unkind,
+    faults: faults::FaultFlags,
     /// Directory to record each worker's requests in, one per line: method and body in hex
     #[arg(long)]
     record: Option<PathBuf>,
@@ -153,7 +153,7 @@ impl Run {
             "now" => Epoch::HistoryEndsNow,
             text => Epoch::Fixed(text.parse()?),
         };
-        Ok(self.unkind.config(Config {
+        Ok(self.faults.config(Config {
             relay_port: self.relay_port,
             para_port: self.para_port,
             seed: self.seed,
@@ -194,7 +194,7 @@ impl Run {
         let devnet = Devnet::start(self.config()?).await?;
         devnet.pause_para(self.pause_para);
         let workers = devnet.spawn_workers(self.workers, self.worker_base_port, self.record).await?;
-        self.unkind.start(&devnet).await?;
+        self.faults.start(&devnet).await?;
         devnet.spawn_ticker().await;
         Ok(Running { devnet, workers })
     }

@@ -2,7 +2,7 @@
 
 mod author;
 mod chain_faults;
-mod fault;
+mod fault_text;
 mod faults;
 pub(crate) mod finality;
 mod fork;
@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, watch};
 pub(crate) use self::chain_faults::ChainFaults;
 pub use self::{
     author::ProofLimit,
-    fault::Fault,
+    fault_text::Fault,
     faults::{Faults, ProofFault, TransactionFault},
     finality::FinalityProof,
     fork::Retracted,

@@ -66,7 +66,7 @@ mod identity;
 mod json;
 mod justification;
 mod keys;
-mod light;
+mod light_client;
 mod process;
 mod proof;
 mod record;

@@ -7,10 +7,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use anyhow::Context;
 use prb_chain::keys::Sr25519Keys;
 use prb_core::{
-    blob::{
-        BlobSource,
-        cache::{self, CachedSource},
-    },
+    blob::{BlobSource, cache::CachedSource},
     inventory::Inventory,
     manage::{self, Manager},
     vault::Vault,
@@ -26,11 +23,10 @@ use crate::{
     daemon::{self, Daemon, pool},
     fleet_file::FleetFile,
     fleet_runtime::{self, Chain, FleetRuntime},
-    inventory,
+    identity_check, inventory,
     ops::Probe,
     peers,
     progress::{Display, Shown, View},
-    sealed,
     token::Access,
     trade_queue::TradeQueue,
 };
@@ -64,14 +60,14 @@ impl Bridge {
         let identity = match file {
             // Without the old identity, the fleet file's keys are sealed again with the new one.
             Some(_) => peers::identity(&folder, Role::Lifecycle).await,
-            None => sealed::of_manager(&folder, &*inventory).await,
+            None => identity_check::of_manager(&folder, &*inventory).await,
         };
         let identity = identity.map_err(Failure::Configuration)?;
         let vault: Arc<dyn Vault> = Arc::new(RsaVault::new(&identity));
         if let Some(file) = file {
             apply(file, &*inventory, &*vault).await.map_err(Failure::Configuration)?;
         }
-        sealed::check(&*inventory, &*vault, &folder).await.map_err(Failure::Configuration)?;
+        identity_check::check(&*inventory, &*vault, &folder).await.map_err(Failure::Configuration)?;
         Self::compose(args, Chains { relay, para }, inventory, vault).await
     }
 
@@ -91,7 +87,7 @@ impl Bridge {
             .await
             .map_err(Failure::Run)?;
         let stored = Arc::clone(&blocks.source);
-        let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(stored, cache::Config::default()));
+        let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(stored, args.blob_cache.config()));
         let chain = Chain::follow(para);
         let parts = fleet_runtime::Parts { source, inventory: Arc::clone(&inventory), chain, trade_queue };
         let work = FleetRuntime::start(parts, &args.workers).map_err(Failure::Run)?;

@@ -47,11 +47,11 @@ use self::{guard::Gate, problem::Problem};
 use crate::{
     config::{ApiArgs, PageArgs},
     daemon::Background,
+    entry_version,
     listen::{self, Limits, Port, Shares},
     pages,
     providers::ProviderTable,
     token::Access,
-    version,
 };
 
 mod commands;
@@ -227,7 +227,7 @@ impl Api {
         match &*kept {
             Some((revision, version)) if *revision == snapshot.revision => version.clone(),
             _ => {
-                let version = version::of_all(&snapshot);
+                let version = entry_version::of_all(&snapshot);
                 *kept = Some((snapshot.revision, version.clone()));
                 version
             }

@@ -10,7 +10,7 @@ use crate::{
     config::{Cli, Command, NodeUrl, WorkerArgs},
     daemon::{Failure, pool},
     fleet_file::FleetFile,
-    original, sealed,
+    identity_check, legacy_files,
 };
 
 /// Prints the effective settings to standard output and checks what they refer to, without creating, writing
@@ -37,7 +37,7 @@ async fn check(command: &Command) -> anyhow::Result<()> {
             match &args.fleet {
                 Some(path) => fleet_file(path).await,
                 // Pools and workers are in the data folder, which only a start opens.
-                None => original::check_inventory(&args.data.join("inventory"), "PRB_DATA"),
+                None => legacy_files::check_inventory(&args.data.join("inventory"), "PRB_DATA"),
             }
         }
         Command::DataProvider(args) => {
@@ -50,13 +50,13 @@ async fn check(command: &Command) -> anyhow::Result<()> {
         }
         Command::Lifecycle(args) => {
             nodes("para", &args.chain_endpoint)?;
-            original::check_inventory(&args.local_db_path, "PHALA_LOCAL_DB_PATH")?;
+            legacy_files::check_inventory(&args.local_db_path, "PHALA_LOCAL_DB_PATH")?;
             Identity::load(&args.walkie.peer_id_prefix, Role::Lifecycle)?;
             workers(&args.workers)
         }
         Command::Trader(args) => {
             nodes("para", &args.chain_endpoint)?;
-            sealed::check_trader(&args.peer_id_prefix, args.trader_pools.is_some())?;
+            identity_check::check_trader(&args.peer_id_prefix, args.trader_pools.is_some())?;
             match &args.trader_pools {
                 Some(file) => fleet_file(file).await,
                 None => Ok(()),

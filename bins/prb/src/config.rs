@@ -13,7 +13,7 @@ use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand, error::Error
 use secrecy::SecretString;
 use zeroize::Zeroizing;
 
-use sources::Origins;
+use files::Origins;
 
 use crate::{
     redact,
@@ -22,8 +22,10 @@ use crate::{
 
 mod all;
 mod api;
+mod blob_cache;
 mod data_provider;
 mod effective;
+mod files;
 mod history;
 mod import;
 mod keys;
@@ -35,7 +37,6 @@ mod pccs;
 mod refusal;
 mod retired;
 mod sending;
-mod sources;
 mod trader;
 mod trusted;
 mod values;
@@ -44,6 +45,7 @@ mod workers;
 
 pub use all::AllArgs;
 pub use api::ApiArgs;
+pub use blob_cache::BlobCacheArgs;
 pub use data_provider::DataProviderArgs;
 pub use history::{HistoryArgs, HistoryPlace};
 pub use import::{ImportArgs, ImportFrom, ImportInto, V2Args, V3Args};
@@ -142,7 +144,7 @@ impl Cli {
     pub fn read(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, clap::Error> {
         let mut arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
         let mut command =
-            sources::without_empty_variables(Self::command(), &ALIASES).map_err(|text| wrong(&text))?;
+            files::without_empty_variables(Self::command(), &ALIASES).map_err(|text| wrong(&text))?;
         if First::of(&arguments) == First::Other
             && let Some(module) = variable(MODULE)
         {
@@ -150,9 +152,9 @@ impl Cli {
         }
         let mut origins = Origins::new();
         if let First::Command(daemon) = First::of(&arguments)
-            && sources::DAEMONS.contains(&daemon)
+            && files::DAEMONS.contains(&daemon)
         {
-            (command, origins) = sources::apply(command, &arguments, daemon).map_err(|text| wrong(&text))?;
+            (command, origins) = files::apply(command, &arguments, daemon).map_err(|text| wrong(&text))?;
         }
         let read = command
             .try_get_matches_from_mut(&arguments)
@@ -176,7 +178,7 @@ impl Command {
             Self::Lifecycle(args) => {
                 check_psk(&args.walkie)?;
                 check_token(&args.pages)?;
-                check_desk(args)
+                check_queue(args)
             }
             Self::Trader(args) => {
                 check_token(&args.pages)?;
@@ -219,7 +221,7 @@ fn check_redis(url: &RedisUrl) -> Result<(), clap::Error> {
     url.check().map_err(|allowed| wrong(&format!("the value of PHALA_Q_REDIS_ENDPOINT {allowed}")))
 }
 
-fn check_desk(args: &LifecycleArgs) -> Result<(), clap::Error> {
+fn check_queue(args: &LifecycleArgs) -> Result<(), clap::Error> {
     match (&args.q_redis_endpoint, args.use_built_in_trader) {
         (None, false) if !args.lifecycle_config_mode => Err(wrong(
             "no trade queue is configured: set PHALA_Q_REDIS_ENDPOINT (a Redis URL such as \
@@ -299,7 +301,7 @@ fn subcommand_of(module: &OsStr) -> Result<&'static str, clap::Error> {
 pub fn unknown_variables() -> Vec<String> {
     fn collect(command: &clap::Command, known: &mut Vec<OsString>) {
         known.extend(command.get_arguments().filter_map(Arg::get_env).map(OsStr::to_owned));
-        known.extend(command.get_arguments().filter_map(sources::file_variable));
+        known.extend(command.get_arguments().filter_map(files::file_variable));
         command.get_subcommands().for_each(|sub| collect(sub, known));
     }
     let mut known: Vec<OsString> = OTHERS.map(Into::into).to_vec();

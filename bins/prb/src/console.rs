@@ -12,11 +12,9 @@
 //!   peer's for each lifecycle manager in `prb monitor`, below `/managers/{peer}`.
 //! - Every page is complete without JavaScript. The script updates it, and sends changes with the operator's
 //!   token: [`crate::pages`] has the rules.
-//!   operator's token: [`crate::pages`] has the rules.
 //! - Commands are previewed: a page names each worker and what will happen to it.
 //!
-//! Not for programs (`prb monitor` also answers the original's JSON calls).
-//! Not for: programs (`prb monitor` answers the original's JSON calls beside it).
+//! Not for: programs (`prb monitor` also answers the original's JSON calls).
 
 use std::{
     fmt,

@@ -15,9 +15,9 @@ use crate::{
     signals,
 };
 
-mod gauges;
+mod metrics;
 
-use gauges::Gauges;
+use metrics::Gauges;
 
 /// Interval at which the display is updated.
 const LOOK_EVERY: Duration = Duration::from_millis(500);

@@ -27,9 +27,9 @@ use crate::{
     config::DataProviderArgs,
     daemon::{self, Background, Daemon, Failure, pool},
     descriptors::{self, Shares},
-    fleet_runtime,
+    fleet_runtime, legacy_files,
     ops::Probe,
-    original, peers,
+    peers,
     progress::{Display, Shown, View},
 };
 
@@ -55,7 +55,7 @@ impl DataProvider {
     /// See [`Failure`].
     pub async fn start(args: &DataProviderArgs) -> Result<Self, Failure> {
         args.warn_of_no_effect();
-        original::warn_of_blocks(&args.local_db_path, "PHALA_LOCAL_DB_PATH");
+        legacy_files::warn_of_blocks(&args.local_db_path, "PHALA_LOCAL_DB_PATH");
         let chains = chains(args).map_err(Failure::Configuration)?;
         let folder = &args.walkie.peer_id_prefix;
         let identity = peers::identity(folder, identity::Role::DataProvider).await;

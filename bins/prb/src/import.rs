@@ -19,7 +19,7 @@ use prb_walkie::{
 use crate::{
     config::{ImportArgs, ImportFrom, ImportInto},
     daemon::Failure,
-    original,
+    legacy_files,
 };
 
 mod plan;
@@ -41,7 +41,7 @@ async fn import(args: &ImportArgs) -> anyhow::Result<()> {
         ImportFrom::V2(args) => &args.into,
         ImportFrom::V3(args) => &args.into,
     };
-    original::check_inventory(&into.to, "--to, PHALA_LOCAL_DB_PATH")?;
+    legacy_files::check_inventory(&into.to, "--to, PHALA_LOCAL_DB_PATH")?;
     let there = open(&into.to, into.dry_run).await?;
     let present = there.as_ref().map(|inventory| inventory.snapshots().borrow().clone()).unwrap_or_default();
     let (rows, identity) = match &args.from {

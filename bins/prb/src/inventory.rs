@@ -6,11 +6,11 @@ use anyhow::Context;
 use prb_chain::inventory::{Config, HeedInventory};
 use prb_core::inventory::Inventory;
 
-use crate::original;
+use crate::legacy_files;
 
 /// Opens the inventory in a folder, or creates one. `setting` names the setting with the path, for errors.
 pub(crate) async fn open(path: &Path, setting: &str) -> anyhow::Result<Arc<dyn Inventory>> {
-    original::check_inventory(path, setting)?;
+    legacy_files::check_inventory(path, setting)?;
     let opening = path.to_owned();
     let open = move || HeedInventory::open(&opening, Config::default());
     let inventory = tokio::task::spawn_blocking(open)

@@ -28,12 +28,12 @@ use crate::{
     console::{self, Console, Local},
     daemon::{self, Background, Daemon, Failure, pool},
     fleet_runtime::{self, Chain, FleetRuntime},
-    inventory,
+    identity_check, inventory,
     ops::Probe,
     peers,
     progress::{Display, Shown, View},
     providers::ProviderTable,
-    readiness, sealed,
+    readiness,
     signers::InventorySigners,
     token::Access,
     trade_queue::{self, TradeQueue},
@@ -75,9 +75,10 @@ impl LifecycleManager {
         let folder = &args.walkie.peer_id_prefix;
         let inventory = inventory::open(&args.local_db_path, "PHALA_LOCAL_DB_PATH").await;
         let inventory = inventory.map_err(Failure::Configuration)?;
-        let identity = sealed::of_manager(folder, &*inventory).await.map_err(Failure::Configuration)?;
+        let identity =
+            identity_check::of_manager(folder, &*inventory).await.map_err(Failure::Configuration)?;
         let vault: Arc<dyn Vault> = Arc::new(RsaVault::new(&identity));
-        sealed::check(&*inventory, &*vault, folder).await.map_err(Failure::Configuration)?;
+        identity_check::check(&*inventory, &*vault, folder).await.map_err(Failure::Configuration)?;
         let mut config =
             peers::config(&args.walkie, identity, Role::LifecycleManager).map_err(Failure::Configuration)?;
         config.ignore_bridge_identity = args.ptp_ignore_bridge_identity;
@@ -183,7 +184,7 @@ async fn work(
     if args.verify_headers {
         source = Arc::new(VerifiedSource::open(source, args.verified_config()));
     }
-    let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(source, args.cache_config()));
+    let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(source, args.blob_cache.config()));
     let chain = Chain::follow(parts.para.clone());
     let sending = args.sending.submit_config();
     let trade_queue = match &args.q_redis_endpoint {

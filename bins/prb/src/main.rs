@@ -5,9 +5,9 @@ use std::{process::ExitCode, time::Duration};
 use prb::{
     check,
     config::{self, BAD_CONFIGURATION, Cli, Command},
-    core_dumps,
+    container, core_dumps,
     daemon::Failure,
-    descriptors, image, keys,
+    descriptors, keys,
     progress::Display,
     telemetry::{self, Stream},
 };
@@ -16,8 +16,8 @@ use prb::{
 const LAST_WAIT: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
-    let arguments = image::arguments(std::env::args_os());
-    if let Some(text) = image::retired_module(&arguments) {
+    let arguments = container::arguments(std::env::args_os());
+    if let Some(text) = container::retired_module(&arguments) {
         println!("{text}");
         return ExitCode::SUCCESS;
     }
@@ -42,7 +42,7 @@ fn run(cli: Cli) -> u8 {
             return prb::cli::run(request).map_or_else(Failure::report, |()| 0);
         }
         Cli { command: Command::Healthcheck(args), .. } => {
-            return image::check_health(&args).map_or_else(Failure::report, |()| 0);
+            return container::check_health(&args).map_or_else(Failure::report, |()| 0);
         }
         cli => cli,
     };
@@ -83,7 +83,7 @@ fn start(cli: Cli, display: Display) -> Result<(), Failure> {
         Command::Monitor(args) => runtime.block_on(prb::monitor::run(*args, display)),
         Command::Keys(args) => keys::run(&args),
         Command::Import(args) => runtime.block_on(prb::import::run(&args)),
-        Command::Healthcheck(args) => image::check_health(&args),
+        Command::Healthcheck(args) => container::check_health(&args),
         Command::Request(request) => prb::cli::run(request),
     };
     runtime.shutdown_timeout(LAST_WAIT);

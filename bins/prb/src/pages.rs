@@ -13,10 +13,8 @@
 //!   themselves, so no other site can act on an operator's behalf.
 //! - All resources of a page are embedded in the binary; its content security policy forbids anything else,
 //!   including inline scripts and styles.
-//!   script or style either.
 //! - Without the script, pages are complete but do not update and cannot change anything.
 //!
-//! Not for programs (see the ops port for metrics).
 //! Not for: programs (see the ops port for metrics).
 
 pub(crate) mod assets;

@@ -16,10 +16,10 @@ use crate::{
     config::TraderArgs,
     daemon::{self, Background, Daemon, Failure, pool},
     fleet_file::FleetFile,
+    identity_check,
     nodes::NodeWatch,
     ops::Probe,
     progress::{Display, Shown, View},
-    sealed,
     signers::InventorySigners,
     token::Access,
     trade_queue::{self, TradeQueue},
@@ -42,7 +42,7 @@ impl TraderDaemon {
         let para = pool("para", &args.chain_endpoint, args.chain_genesis).map_err(Failure::Configuration)?;
         let pools = args.trader_pools.as_deref().map(FleetFile::read).transpose();
         let pools = pools.map_err(Failure::Configuration)?;
-        let identity = sealed::of_trader(&args.peer_id_prefix, pools.is_some()).await;
+        let identity = identity_check::of_trader(&args.peer_id_prefix, pools.is_some()).await;
         let vault: Arc<dyn Vault> = Arc::new(RsaVault::new(&identity.map_err(Failure::Configuration)?));
         let mut config = redis::Config::new(args.q_redis_endpoint.as_str());
         if let Some(pools) = pools {

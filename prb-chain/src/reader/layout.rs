@@ -15,8 +15,8 @@ use scale_decode::DecodeAsType;
 use scale_value::{At, Value};
 
 use super::{
-    cells::{Cells, Subject},
     decode::{AssetAccount, Endpoints, PoolProxy, SessionInfo, Tokenomics, WorkerInfo},
+    raw_values::{Cells, Subject},
 };
 use crate::metadata::{Error, Item, Runtime};
 

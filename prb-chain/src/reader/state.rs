@@ -12,8 +12,8 @@ use prb_core::{
 };
 
 use super::{
-    cells::{Cells, Subject},
     layout::{ChainValues, Layout},
+    raw_values::{Cells, Subject},
     storage::Values,
 };
 

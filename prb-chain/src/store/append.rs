@@ -8,7 +8,7 @@ use prb_core::{
     wire::AuthoritySet,
 };
 
-use super::{Alignment, Error, State, Store, Tips, map::WriteTxn, segment, split_alignment};
+use super::{Alignment, Error, State, Store, Tips, memory_map::WriteTxn, segment, split_alignment};
 
 /// A parachain header named in a relay block's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -33,7 +33,7 @@ fn heights(store: &Store) -> (Option<u32>, Option<u32>) {
 }
 
 /// Changes the database directly.
-fn tamper(store: &Store, change: impl FnOnce(&mut map::WriteTxn<'_>)) {
+fn tamper(store: &Store, change: impl FnOnce(&mut memory_map::WriteTxn<'_>)) {
     let held = store.hold().unwrap();
     let mut txn = store.write(&held).unwrap();
     change(&mut txn);

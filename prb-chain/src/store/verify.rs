@@ -14,7 +14,7 @@ use prb_core::{
     wire::AuthoritySet,
 };
 
-use super::{Alignment, Error, Store, decode, map::Txn, segment, split_alignment};
+use super::{Alignment, Error, Store, decode, memory_map::Txn, segment, split_alignment};
 use crate::verify::{self, Checked, Start, scale, state};
 
 mod rules;

@@ -9,7 +9,7 @@ use prb_core::{
     primitives::{ParaNumber, RelayNumber},
 };
 
-use super::{Error, Numbered, Store, map::Txn, segment::Segment, split_alignment};
+use super::{Error, Numbered, Store, memory_map::Txn, segment::Segment, split_alignment};
 
 /// A snapshot of the store: slices of its pages, without copies.
 pub struct StoreView<'s> {

@@ -2,7 +2,7 @@
 
 use prb_core::chain::{Call, SubmitError};
 
-use super::{floors, prepare::Prepared};
+use super::{min_weights, prepare::Prepared};
 use crate::metadata::BlockLimits;
 
 /// Refuses more calls than the batch pallet accepts, and those that exceed `percent` of a block by our own
@@ -17,11 +17,11 @@ pub(super) fn check_calls(
     if let Some(most) = most.map(|most| most as usize).filter(|most| calls.len() > *most) {
         return too_large(most, format!("a batch may have {most} calls"));
     }
-    match floors::fitting(calls, limits, percent) {
+    match min_weights::fitting(calls, limits, percent) {
         // A single call is always sent: the chain must refuse it.
         (0, Some(_)) if calls.len() == 1 => Ok(()),
         (fits, Some(what)) => {
-            let [time, proof] = floors::of_batch(calls);
+            let [time, proof] = min_weights::of_batch(calls);
             let reason = format!(
                 "it is estimated to take {} ms and {proof} bytes of proof, but a transaction may take {percent}% of \
                  a block's {what}",

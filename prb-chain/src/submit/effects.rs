@@ -10,7 +10,7 @@ use scale_decode::DecodeAsType;
 use scale_value::{Value, ValueDef};
 use sp_crypto_hashing::blake2_256;
 
-use super::{Inner, ask};
+use super::{Inner, queries};
 use crate::{
     metadata::{self, Item, Runtime},
     reader::storage::{self, Values},
@@ -60,7 +60,7 @@ impl Inner {
     pub(super) async fn effects(&self, calls: &[Call]) -> Result<Effects, SubmitError> {
         let started = tokio::time::Instant::now();
         loop {
-            let found = ask::newest(&self.pool, &self.finalised, |node, head| async move {
+            let found = queries::newest(&self.pool, &self.finalised, |node, head| async move {
                 let runtime = self.runtimes.at(&node, Some(head.header.parent_hash)).await?;
                 let questions = Questions::new(&runtime)?;
                 let keys = calls.iter().flat_map(|call| questions.keys(call)).collect();

@@ -10,9 +10,8 @@ use prb_core::{
 use tokio::time::Instant;
 
 use super::{
-    Inner,
-    ask::{self, Head},
-    budget,
+    Inner, budget,
+    queries::{self, Head},
     sign::{Terms, sign},
 };
 use crate::{
@@ -39,11 +38,11 @@ pub(super) struct Prepared {
 /// Why a batch cannot be sent: because of the batch, the node, or another transaction.
 enum Failure {
     Batch(SubmitError),
-    Node(ask::Error),
+    Node(queries::Error),
     Overtaken,
 }
 
-impl<E: Into<ask::Error>> From<E> for Failure {
+impl<E: Into<queries::Error>> From<E> for Failure {
     fn from(e: E) -> Self {
         Self::Node(e.into())
     }
@@ -60,7 +59,7 @@ impl Inner {
     ) -> Result<Option<(Arc<Node>, Prepared)>, SubmitError> {
         loop {
             let mut last = None;
-            let heads = match ask::heads(&self.pool).await {
+            let heads = match queries::heads(&self.pool).await {
                 Ok(heads) => heads,
                 Err(e) => {
                     last = Some(e);
@@ -119,11 +118,11 @@ impl Inner {
         node: &Node,
         nonce: u64,
         head: &'a Head,
-    ) -> Result<Terms<'a>, ask::Error> {
-        let best = ask::best_number(node).await?;
+    ) -> Result<Terms<'a>, queries::Error> {
+        let best = queries::best_number(node).await?;
         let lag = best.saturating_sub(head.header.number);
         let mortality = mortality(lag, self.config.mortality_blocks).ok_or_else(|| {
-            ask::Error::wrong(
+            queries::Error::wrong(
                 node,
                 format!("finality is {lag} blocks behind, more than a transaction can live"),
             )
@@ -142,7 +141,7 @@ impl Inner {
         &self,
         node: &Node,
         prepared: &Prepared,
-    ) -> Result<Option<SubmitError>, ask::Error> {
+    ) -> Result<Option<SubmitError>, queries::Error> {
         match cost(node, &prepared.extrinsic).await? {
             Some(cost) => self.shortfall_of(node, prepared, cost.fee).await,
             None => Ok(None),
@@ -154,8 +153,8 @@ impl Inner {
         node: &Node,
         prepared: &Prepared,
         fee: Balance,
-    ) -> Result<Option<SubmitError>, ask::Error> {
-        let funds = ask::funds(node, &prepared.runtime, prepared.account, None).await?;
+    ) -> Result<Option<SubmitError>, queries::Error> {
+        let funds = queries::funds(node, &prepared.runtime, prepared.account, None).await?;
         let needed = funds.untouchable.saturating_add(fee);
         Ok((funds.free < needed).then(|| SubmitError::InsufficientFees {
             account: self.address(prepared.account),

@@ -17,7 +17,7 @@ use subxt::{
 use subxt_signer::sr25519;
 use tokio::time::timeout;
 
-use super::{ask::Head, prepare::Prepared};
+use super::{prepare::Prepared, queries::Head};
 use crate::metadata::{self, Runtime};
 
 /// The terms of a signature.
@@ -34,7 +34,8 @@ pub(super) struct Terms<'a> {
 /// Builds the batch's transaction and has it signed.
 ///
 /// # Errors
-/// [`SubmitError::Unsupported`], [`SubmitError::NotSigned`]; [`SubmitError::BadKey`] if the signature is not the account's.
+/// [`SubmitError::Unsupported`], [`SubmitError::NotSigned`]; [`SubmitError::BadKey`] if the signature is not
+/// the account's.
 ///
 /// # Cancel safety
 /// Cancel safe: nothing is sent.

@@ -15,8 +15,8 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     Inner,
-    ask::{self, Block, Head},
     prepare::Prepared,
+    queries::{self, Block, Head},
     refusal::Watch,
     status::Status,
     tracker::{self, Action, End, Observation, Search, State},
@@ -182,7 +182,7 @@ impl<'a> Watcher<'a> {
         }
     }
 
-    fn log_unread(&self, error: &ask::Error) -> String {
+    fn log_unread(&self, error: &queries::Error) -> String {
         tracing::debug!(extrinsic = %self.prepared.hash, %error, "cannot determine the transaction's outcome yet");
         error.to_string()
     }
@@ -239,9 +239,9 @@ impl Inner {
     /// Searches the finalised blocks that can include the transaction and were not searched yet. It is certain
     /// that no block can include it once all nodes that answer say so.
     async fn search(&self, prepared: &Prepared, from: u32) -> Result<(Block, u32), Search> {
-        let failed = |e: ask::Error| Search::Failed { error: e.to_string() };
+        let failed = |e: queries::Error| Search::Failed { error: e.to_string() };
         let (mut gone, mut not_yet, mut last) = (None, None, None);
-        for (node, head) in ask::heads(&self.pool).await.map_err(failed)? {
+        for (node, head) in queries::heads(&self.pool).await.map_err(failed)? {
             match self.search_with(&node, &head, prepared, from).await {
                 Ok(Found::In(block, index)) => return Ok((block, index)),
                 Ok(Found::Gone(why)) => drop(gone.get_or_insert(why)),
@@ -270,13 +270,13 @@ impl Inner {
         head: &Head,
         prepared: &Prepared,
         from: u32,
-    ) -> Result<Found, ask::Error> {
+    ) -> Result<Found, queries::Error> {
         let number = head.header.number;
         let end = number.min(prepared.last);
         let mut cursor = from;
         while cursor <= end {
             let last = end.min(cursor + (SEARCH_BATCH - 1));
-            for block in ask::blocks_by_number(node, cursor..=last).await? {
+            for block in queries::blocks_by_number(node, cursor..=last).await? {
                 if let Some(index) = position(&block, prepared.hash) {
                     return Ok(Found::In(block, index));
                 }
@@ -296,7 +296,7 @@ impl Inner {
         if runtime.spec_version() > prepared.runtime.spec_version() {
             return Ok(Found::Gone("the runtime was upgraded".into()));
         }
-        let nonce = ask::funds(node, &runtime, prepared.account, Some(head.hash)).await?.nonce;
+        let nonce = queries::funds(node, &runtime, prepared.account, Some(head.hash)).await?.nonce;
         if nonce > prepared.nonce {
             return Ok(Found::Gone("another transaction of the account took its nonce".into()));
         }
@@ -305,8 +305,11 @@ impl Inner {
 
     /// Checks the block that the subscription reported as final.
     async fn find_in(&self, prepared: &Prepared, hash: Hash) -> Option<(Block, u32)> {
-        let block = ask::any(&self.pool, |node| async move {
-            ask::blocks(&node, &[hash]).await?.pop().ok_or_else(|| ask::Error::wrong(&node, "no block"))
+        let block = queries::any(&self.pool, |node| async move {
+            queries::blocks(&node, &[hash])
+                .await?
+                .pop()
+                .ok_or_else(|| queries::Error::wrong(&node, "no block"))
         })
         .await
         .ok()?;
@@ -320,8 +323,8 @@ impl Inner {
         prepared: &Prepared,
         block: &Block,
         index: u32,
-    ) -> Result<Result<BatchOutcome, SubmitError>, ask::Error> {
-        let outcome = ask::any(&self.pool, |node| async move {
+    ) -> Result<Result<BatchOutcome, SubmitError>, queries::Error> {
+        let outcome = queries::any(&self.pool, |node| async move {
             // The code in the parent's state wrote the events.
             let runtime = self.runtimes.at(&node, Some(block.header.parent_hash)).await?;
             let events = events(&node, &runtime, block.hash).await?;
@@ -346,9 +349,11 @@ fn position(block: &Block, extrinsic: Hash) -> Option<u32> {
     u32::try_from(index).ok()
 }
 
-async fn events(node: &Node, runtime: &Runtime, block: Hash) -> Result<Vec<u8>, ask::Error> {
+async fn events(node: &Node, runtime: &Runtime, block: Hash) -> Result<Vec<u8>, queries::Error> {
     let key = HexBytes(runtime.item("System", "Events")?.key(&[]));
     let events: Option<HexBytes> = node.request("state_getStorage", (key, block)).await?;
     // Every block has at least the events of its inherents.
-    events.map(|bytes| bytes.0).ok_or_else(|| ask::Error::wrong(node, format!("block {block} has no events")))
+    events
+        .map(|bytes| bytes.0)
+        .ok_or_else(|| queries::Error::wrong(node, format!("block {block} has no events")))
 }

@@ -16,7 +16,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use metrics::counter;
+use metrics::{counter, describe_counter};
 use moka::{future::Cache, policy::EvictionPolicy};
 use tokio::sync::watch;
 
@@ -32,6 +32,9 @@ use crate::{
 mod single_flight;
 
 use single_flight::SingleFlight;
+
+const REQUESTS: &str = "prb_blob_cache_total";
+const EVICTIONS: &str = "prb_blob_cache_forgotten_total";
 
 /// Refusals remembered for rate limiting; while that many are recent, further ones evict nothing.
 const REFUSALS: usize = 1024;
@@ -108,6 +111,11 @@ impl<S: BlobSource + ?Sized> std::fmt::Debug for CachedSource<S> {
 impl<S: BlobSource + ?Sized> CachedSource<S> {
     /// Creates a cache over `inner`.
     pub fn new(inner: Arc<S>, config: Config) -> Self {
+        describe_counter!(REQUESTS, "Requests to the blob cache, by kind and outcome");
+        describe_counter!(
+            EVICTIONS,
+            "Cached blobs that were evicted because they turned out to be wrong, by kind"
+        );
         Self {
             headers: Entries::new("headers", config, |batch: &HeaderBatch| batch.body.len()),
             blocks: Entries::new("blocks", config, |batch: &BlockBatch| batch.body.len()),
@@ -207,7 +215,7 @@ where
 
     fn count(&self, hit: bool) {
         let outcome = if hit { "hit" } else { "miss" };
-        counter!("prb_blob_cache_total", "kind" => self.kind, "outcome" => outcome).increment(1);
+        counter!(REQUESTS, "kind" => self.kind, "outcome" => outcome).increment(1);
     }
 }
 
@@ -227,7 +235,7 @@ impl<B> Entry<B> {
 
     fn evict(&self, kind: &'static str) {
         if !self.evicted.swap(true, Ordering::Relaxed) {
-            counter!("prb_blob_cache_forgotten_total", "kind" => kind).increment(1);
+            counter!(EVICTIONS, "kind" => kind).increment(1);
         }
     }
 }

@@ -29,7 +29,7 @@ use crate::{
     signer::{Signer, Signers},
 };
 
-mod end;
+mod finish;
 mod intake;
 mod transact;
 

@@ -64,7 +64,7 @@ impl Command {
     }
 
     /// The goal that the command sets, if any. It is set regardless of the session's current state, which may
-    /// be unknown or about to change: the next view adjusts it ([`super::goal::saved_after`]).
+    /// be unknown or about to change: the next view adjusts it ([`super::record::saved_after`]).
     const fn goal(self) -> Option<Goal> {
         match self {
             Self::Start => Some(Goal::StartAgain),

@@ -12,7 +12,7 @@ use tracing::info;
 
 use super::{
     Action, Command, Desired, EventKind, Grant, Keys, Observed, Operation, Settings, Slot, StakeQueue,
-    Tuning, command, decide, keys::Interest, save::Saver,
+    Tuning, command, decide, key_registry::Interest, saver::Saver,
 };
 use crate::{
     attestation::{CollateralSource, RegistrationRequest},

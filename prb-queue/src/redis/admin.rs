@@ -11,7 +11,7 @@ use prb_core::{
 use redis::RedisResult;
 use serde_json::Value;
 
-use super::{RedisQueue, action, leasing::number, progress_code, record::Record};
+use super::{RedisQueue, job_encoding, leasing::number, progress_code, record::Record};
 
 /// Most index entries in one request.
 const MAX_CHUNK: usize = 1000;
@@ -114,7 +114,7 @@ impl RedisQueue {
 
     fn shown(&self, id: JobId, state: JobState, record: &Record) -> JobRecord {
         let tail = &record.tail;
-        let decoded = action::decode(&record.data).ok();
+        let decoded = job_encoding::decode(&record.data).ok();
         let leased = self.0.shared.leases.of(id);
         let mut history = vec![Step { state: JobState::Waiting, at_ms: tail.created_ms(), note: None }];
         tail.history.iter().cloned().for_each(|step| push_step(&mut history, step));
@@ -202,7 +202,7 @@ impl QueueAdmin for RedisQueue {
         };
         let mut found = self.records(&[(id, state)]).await.map_err(|e| self.0.shared.link.unavailable(e))?;
         Ok(found.pop().map(|(record, whole)| {
-            let calls = action::decode(&whole.data).map(|decoded| decoded.calls).unwrap_or_default();
+            let calls = job_encoding::decode(&whole.data).map(|decoded| decoded.calls).unwrap_or_default();
             let calls = calls.iter().map(describe).collect();
             JobDetail { record, calls, data: redacted(whole.data.get()) }
         }))

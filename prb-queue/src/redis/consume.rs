@@ -14,8 +14,9 @@ use serde_json::Value;
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{
-    RedisQueue, action,
+    RedisQueue,
     finish::{Ending, Kind},
+    job_encoding,
     lease_table::LeasedJob,
     leasing::{Grant, Taken, millis, number},
     record::{Event, Record},
@@ -37,7 +38,7 @@ impl RedisQueue {
         let Some(id) = number(&taken.id) else {
             return Err(Refusal::Bad(record, "the job's id is not a number".into()));
         };
-        let decoded = match action::decode(&record.data) {
+        let decoded = match job_encoding::decode(&record.data) {
             Ok(decoded) => decoded,
             Err(e) => return Err(Refusal::Bad(record, e.to_string())),
         };
@@ -95,7 +96,7 @@ impl RedisQueue {
         if let End::Failed { message, .. } = &end {
             tracing::warn!(job = id, reason = message, "a job cannot be carried out and is ended as failed");
         }
-        let mark = action::decode(&record.data).ok().and_then(|decoded| decoded.mark);
+        let mark = job_encoding::decode(&record.data).ok().and_then(|decoded| decoded.mark);
         let progress = std::sync::Mutex::new(None);
         let leased = LeasedJob { token: *token, record, bytes: None, mark, since_ms: now_ms(), progress };
         match self.finish(id.clone(), &leased, end).await {

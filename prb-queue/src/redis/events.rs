@@ -14,6 +14,9 @@ use super::{
     record::{Event, Record},
 };
 
+const EVENTS_LOST: &str = "prb_queue_redis_events_lost_total";
+const JOBS_GONE: &str = "prb_queue_redis_jobs_gone_total";
+
 /// How often an idle subscription is pinged, and the ping's timeout.
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,6 +27,12 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 const TELL_EVERY: Duration = Duration::from_secs(60);
 /// Most jobs in one question.
 const MAX_ASKED: usize = 256;
+
+/// Registers the help texts of this crate's metrics.
+pub(super) fn describe_metrics() {
+    metrics::describe_counter!(EVENTS_LOST, "Lost connections for job events");
+    metrics::describe_counter!(JOBS_GONE, "Submitted jobs that are gone from Redis");
+}
 
 /// Receives events until the task is aborted.
 pub(super) async fn listen(shared: Arc<Shared>) {
@@ -37,7 +46,7 @@ pub(super) async fn listen(shared: Arc<Shared>) {
         let was_up = shared.listening.send_replace(false) || (connected && !*shared.submits.borrow());
         if was_up {
             report.tell(&shared, &end, "the connection to the queue's events was lost, connecting again");
-            metrics::counter!("prb_queue_redis_events_lost_total").increment(1);
+            metrics::counter!(EVENTS_LOST).increment(1);
             // Jobs may have been lost with the server.
             shared.pending.ask_all();
         } else if pause == PAUSE_MIN {
@@ -176,7 +185,7 @@ async fn ask_once(shared: &Shared) -> RedisResult<()> {
             let outcome = match answer.split_first() {
                 Some((b'o', _)) | None => continue,
                 Some((b'g', _)) => {
-                    metrics::counter!("prb_queue_redis_jobs_gone_total").increment(1);
+                    metrics::counter!(JOBS_GONE).increment(1);
                     Some(Err(gone()))
                 }
                 Some((end, json)) => match Record::read(json) {

@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | `BT_PARENT_BLOCK` | SCALE `HeaderToSync`; with its justification where the block is known to be justified | blake2-256 of the relay header |
 //! | `BT_PARA_BLOCK` | SCALE `BlockHeaderWithChanges` | blake2-256 of the parachain header |
+//!
 //! Not for: deciding who may call (see [`crate::rpc`]).
 
 use std::time::UNIX_EPOCH;
@@ -18,7 +19,7 @@ use prb_core::{
 };
 
 use super::{
-    scale,
+    batch_walk,
     tokens::{Full, Tokens},
 };
 use crate::proto::data_provider::{Blob, BlobMeta, BlobType, GetBlob, WantBlob};
@@ -56,7 +57,7 @@ pub enum Error {
     Source(#[source] blob::Error),
     /// The source's batch is malformed.
     #[error("the block cannot be read")]
-    Malformed(#[from] scale::Malformed),
+    Malformed(#[from] batch_walk::Malformed),
 }
 
 impl From<blob::Error> for Error {
@@ -115,7 +116,7 @@ async fn block(source: &dyn RangeSource, wanted: Wanted) -> Result<(Bytes, Hash)
         BlobType::ParaBlock => {
             let number = ParaNumber(wanted.number);
             let batch = source.blocks(BlockCursor { from: number, to: number }, MAX_BYTES).await?;
-            Ok(scale::first_block(&batch.ok_or(Error::NotFound)?.body)?)
+            Ok(batch_walk::first_block(&batch.ok_or(Error::NotFound)?.body)?)
         }
         BlobType::Unknown => Err(Error::BadType(wanted.kind.into())),
     }
@@ -126,5 +127,5 @@ async fn relay_block(source: &dyn RangeSource, number: RelayNumber) -> Result<(B
     // No parachain header has this number, so the batch contains none.
     let cursor = HeaderCursor { relay: number, para: ParaNumber(u32::MAX) };
     let batch = source.headers_to(cursor, number, MAX_BYTES).await?;
-    Ok(scale::first_relay_header(&batch.ok_or(Error::NotFound)?.body)?)
+    Ok(batch_walk::first_relay_header(&batch.ok_or(Error::NotFound)?.body)?)
 }

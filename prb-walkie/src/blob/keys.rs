@@ -11,6 +11,7 @@
 //! | `rangeParaBlock:key:{n}` | JSON `{bufferKey?, firstBlockNumber, lastBlockNumber}` |
 //! | `dryParaBlock:{n}` | SCALE `Vec<BlockHeaderWithChanges>` of one block |
 //! | `rangeParaBlock:buffer:{n}` | the same, of several |
+//!
 //! Our keys ask by cursor, as [`BlobSource`](prb_core::blob::BlobSource) does; [`answer`](super::answer)
 //! defines their blobs:
 //!
@@ -20,6 +21,7 @@
 //! | `heights:{relay}:{para}:{wait_ms}` | the heights, once they are above these (-1: none), or after the wait; at once over `/blob` and `GetBlobByKey` |
 //! | `headers:{relay}:{para}:{max_bytes}` | the next header batch |
 //! | `blocks:{from}:{to}:{max_bytes}` | the next blocks |
+//!
 //! Parsing is strict: decimal numbers without sign or leading zeros, and no surrounding space. So each key
 //! has exactly one spelling, and caches may compare the text.
 

@@ -17,8 +17,8 @@ use serde::Serialize;
 use super::{
     Lookup, Parts,
     answer::{self, Position},
+    batch_walk,
     keys::{HeaderRange, Key},
-    scale,
 };
 use crate::proto::db;
 
@@ -164,7 +164,7 @@ impl KeySpace {
                 batch = longer;
             }
         }
-        scale::request_of_headers(&batch.body).map(Some).map_err(|e| Error::Storage(Box::new(e)))
+        batch_walk::request_of_headers(&batch.body).map(Some).map_err(|e| Error::Storage(Box::new(e)))
     }
 
     async fn headers_to(&self, range: HeaderRange, para: ParaNumber) -> Result<Option<HeaderBatch>, Error> {
@@ -211,7 +211,7 @@ impl KeySpace {
         let Some(batch) = self.source.blocks(cursor, self.config.max_blob_bytes).await? else {
             return Ok(None);
         };
-        scale::request_of_blocks(&batch.body).map(Some).map_err(|e| Error::Storage(Box::new(e)))
+        batch_walk::request_of_blocks(&batch.body).map(Some).map_err(|e| Error::Storage(Box::new(e)))
     }
 }
 

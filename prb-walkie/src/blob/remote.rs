@@ -52,13 +52,13 @@ mod choose;
 mod examine;
 mod follow;
 mod original;
-mod own;
+mod own_chain;
 mod pool;
 mod provider;
 mod status;
 
 use ask::{Blocks, Headers};
-pub use own::{Finalized, GenesisCheck, GenesisError, OwnChain};
+pub use own_chain::{Finalized, GenesisCheck, GenesisError, OwnChain};
 use pool::Pool;
 pub use status::{ProviderState, ProviderStatus};
 

@@ -1,6 +1,7 @@
 //! Details of a fleet beyond the original's messages, converted from and to the manager's types.
 //!
-//! [`Sources`] provides a manager's details that the [`Manager`] does not have; missing sources leave their parts of the answer absent. The messages are in [`crate::proto::detail`].
+//! [`Sources`] provides a manager's details that the [`Manager`] does not have; missing sources leave their
+//! parts of the answer absent. The messages are in [`crate::proto::detail`].
 //!
 //! # Bounds
 //!

@@ -95,7 +95,7 @@ pub struct Limits {
     pub peers: usize,
     /// Interval of pings.
     pub ping_interval: Duration,
-    /// A connection is dropped if a ping takes longer.
+    /// A connection is dropped when two pings in a row take longer.
     pub ping_timeout: Duration,
     /// Interval at which peers are sent `Hello` again; shorter than `idle_timeout`, so that it keeps them
     /// connected.

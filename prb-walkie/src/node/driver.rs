@@ -25,13 +25,13 @@ use super::{
     behaviour::{Behaviour, Protocol},
     call_slots::{CallSlots, Place},
     codec::{Frame, Memories, Memory},
-    local::LocalAddresses,
     log_quota::LogQuota,
+    loopback::LocalAddresses,
     mdns::Found,
     metrics,
     outbound::Permit,
     peers::{Membership, Peers},
-    provenance::Trust,
+    trust::Trust,
 };
 use crate::{
     blob::Lookup,
@@ -39,7 +39,7 @@ use crate::{
     rpc::{
         Error, Handlers,
         auth::{Gate, Key},
-        exchange::{Offer, Pace},
+        key_proof::{Offer, Pace},
     },
 };
 

@@ -35,7 +35,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::local;
+use super::loopback;
 
 mod packet;
 
@@ -150,7 +150,7 @@ fn bind() -> io::Result<UdpSocket> {
 
 /// Joins the group on every interface, including new ones.
 fn join(socket: &UdpSocket, joined: &mut HashSet<Ipv4Addr>) {
-    let now: HashSet<_> = local::interfaces()
+    let now: HashSet<_> = loopback::interfaces()
         .into_iter()
         .filter_map(|ip| match ip {
             IpAddr::V4(ip) => Some(ip),

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    Command, Limits, PeerId, Shared, behaviour::Protocol, codec::Frame, metrics, peer_limits::PeerLimits,
+    Command, Limits, PeerId, Shared, behaviour::Protocol, codec::Frame, metrics, outbound_limits::PeerLimits,
 };
 use crate::{
     proto::{self, AuthResponse, AuthStatus, Response, SystemInfo},
@@ -21,7 +21,7 @@ use crate::{
         Error, ErrorKind, Method,
         auth::{Gate, Key},
         envelope::{self, now_ms},
-        exchange::Shown,
+        key_proof::Shown,
     },
 };
 
@@ -87,9 +87,9 @@ fn unauthorized(result: &Result<Response, Error>) -> Option<&proto::ResponseErro
     (error.r#type() == ErrorKind::Unauthorized).then_some(error)
 }
 
-/// Repeats a refused call over a connection that this node makes to a peer of its machine, if the refusal is for want of
-/// one. The peer's addresses may still have to become known, and it learns of the connection a moment after this node.
-/// A peer that wants a key or a name has refused for good.
+/// Repeats a refused call over a connection that this node makes to a peer of its machine, if the refusal is
+/// for want of one. The peer's addresses may still have to become known, and it learns of the connection a
+/// moment after this node. A peer that wants a key or a name has refused for good.
 async fn from_here(
     shared: &Shared,
     peer: PeerId,

@@ -12,6 +12,7 @@
 //! | `CreateWorker`, `UpdateWorker` | in each [`db::Worker`](super::db::Worker) `settings` (1000): [`WorkerSettings`] | the original's |
 //! | `CreatePool`, `UpdatePool` | in each [`db::Pool`](super::db::Pool) `settings` (1000): [`PoolSettings`] | the original's |
 //! | `CommandWorker` | [`CommandRequest`] | [`CommandUpdate`]; originals do not know the method |
+//!
 //! Within the messages of this module numbers count from 1 and follow the same rule: new ones are added, none
 //! is reused. Amounts are decimal texts, times are ms since the Unix epoch, keys and accounts their 32 bytes.
 //!

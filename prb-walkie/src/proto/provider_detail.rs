@@ -1,7 +1,8 @@
 //! Details that data providers of this implementation send beyond the original's `Info`: chain nodes and
 //! disk.
 //!
-//! [`FullInfo`] is `Info` plus, in a field numbered from 1000 on, [`Detail`]. The original's decoder skips unknown fields, and an original's answer has none. Within the messages of this module numbers count from 1.
+//! [`FullInfo`] is `Info` plus, in a field numbered from 1000 on, [`Detail`]. The original's decoder skips
+//! unknown fields, and an original's answer has none. Within the messages of this module numbers count from 1.
 
 use prost::{
     DecodeError, Message,

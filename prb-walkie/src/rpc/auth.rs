@@ -22,7 +22,7 @@
 //!
 //! A dishonest called peer could test guesses of the key against the string offline. So the string is only
 //! sent after a management call was refused without it, and only to a peer that has proved that it knows the
-//! key (the exchange within `Hello`, `rpc/exchange.rs`) or that the configuration names.
+//! key (the exchange within `Hello`, `rpc/key_proof.rs`) or that the configuration names.
 //!
 //! # Policy
 //!
@@ -33,6 +33,7 @@
 //! | a key | those that have proved that they know it, for [`GRANT_LIFETIME`] |
 //! | [networks](Policy::networks) | additionally, peers whose connection comes from one of them |
 //! | neither key nor whitelist | additionally, peers on the same machine: both ends of the connection that they made have the same address, which is not link-local |
+//!
 //! Programs on the machine that forward connections (a proxy, a container engine's port forwarding) make
 //! strangers appear local, or in that program's network: use a key in that case.
 

@@ -27,17 +27,7 @@ macro_rules! service {
         #[non_exhaustive]
         pub enum Method { $($(#[$doc])* $name),* }
 
-        /// `GetDataProviderInfo` with extension fields; an original answers without them.
-#[derive(Clone, Copy, Debug)]
-pub struct GetFullInfo;
-
-impl Call for GetFullInfo {
-    type Request = Empty;
-    type Response = provider_detail::FullInfo;
-    const METHOD: Method = Method::GetDataProviderInfo;
-}
-
-impl Method {
+        impl Method {
             /// All methods.
             pub const ALL: &[Self] = &[$(Self::$name),*];
 
@@ -117,6 +107,16 @@ service! {
     GetWorkerStatus(lm::UuidQueryRequest) -> WorkerStateUpdate, Query;
     /// Gives workers any command, or previews its effect. Not in the original.
     CommandWorker(detail::CommandRequest) -> detail::CommandUpdate, Change;
+}
+
+/// [`GetDataProviderInfo`] with extension fields; an original answers without them.
+#[derive(Clone, Copy, Debug)]
+pub struct GetFullInfo;
+
+impl Call for GetFullInfo {
+    type Request = Empty;
+    type Response = provider_detail::FullInfo;
+    const METHOD: Method = Method::GetDataProviderInfo;
 }
 
 /// [`GetWorkerStatus`] with extension fields; an original answers without them.

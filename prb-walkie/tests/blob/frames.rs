@@ -10,9 +10,9 @@ use prb_core::{
 };
 use prb_walkie::blob::{
     answer::{self, Position, Refused},
+    batch_walk,
     frame::{self, Decoded, Error, Id},
     keys::{HeaderRange, Key},
-    scale,
 };
 use proptest::prelude::*;
 use prost::Message;
@@ -157,10 +157,10 @@ proptest! {
             let _ = answer::read_blocks(bytes.clone());
             let _ = answer::read_heights(bytes.clone());
             let _ = answer::read_genesis(bytes.clone());
-            let _ = scale::check_state(&bytes);
+            let _ = batch_walk::check_state(&bytes);
             let cursor = HeaderCursor { relay: RelayNumber(1), para: ParaNumber(1) };
-            let _ = scale::headers_of_request(&bytes, cursor);
-            let _ = scale::blocks_of_request(&bytes, Span { first: ParaNumber(1), last: ParaNumber(9) });
+            let _ = batch_walk::headers_of_request(&bytes, cursor);
+            let _ = batch_walk::blocks_of_request(&bytes, Span { first: ParaNumber(1), last: ParaNumber(9) });
         }
     }
 
@@ -171,19 +171,19 @@ proptest! {
         let mut damaged = headers.body.to_vec();
         let i = at.index(damaged.len());
         damaged[i] ^= byte;
-        let _ = scale::check_headers(&HeaderBatch { body: damaged.into(), ..headers.clone() });
+        let _ = batch_walk::check_headers(&HeaderBatch { body: damaged.into(), ..headers.clone() });
         // The last fields are proof nodes, of which there may be fewer.
         let proof = prpc::CombinedHeadersToSync::decode(headers.body.clone()).unwrap().proof;
         let before_proof = headers.body.len() - proof.iter().map(|node| node.len() + 3).sum::<usize>();
         let cut_short = headers.body.slice(..cut.index(before_proof));
-        let checked = scale::check_headers(&HeaderBatch { body: cut_short, ..headers.clone() });
+        let checked = batch_walk::check_headers(&HeaderBatch { body: cut_short, ..headers.clone() });
         prop_assert!(checked.is_err());
         let mut damaged = blocks.body.to_vec();
         let i = at.index(damaged.len());
         damaged[i] ^= byte;
-        let _ = scale::check_blocks(&BlockBatch { body: damaged.into(), ..blocks.clone() });
+        let _ = batch_walk::check_blocks(&BlockBatch { body: damaged.into(), ..blocks.clone() });
         let cut_short = blocks.body.slice(..cut.index(blocks.body.len()));
-        let checked = scale::check_blocks(&BlockBatch { body: cut_short, ..blocks.clone() });
+        let checked = batch_walk::check_blocks(&BlockBatch { body: cut_short, ..blocks.clone() });
         prop_assert!(checked.is_err());
     }
 }
@@ -203,53 +203,53 @@ fn batches() -> (HeaderBatch, BlockBatch) {
 #[test]
 fn only_consistent_batches_pass_the_checks() {
     let (headers, blocks) = batches();
-    scale::check_headers(&headers).unwrap();
-    scale::check_blocks(&blocks).unwrap();
+    batch_walk::check_headers(&headers).unwrap();
+    batch_walk::check_blocks(&blocks).unwrap();
 
     let mut later = headers.clone();
     later.relay.first = later.relay.first.next();
-    let other = scale::check_headers(&later);
-    assert!(matches!(other, Err(scale::Malformed::OtherSpan { .. })), "{other:?}");
-    let other = scale::check_headers(&HeaderBatch { para: None, ..headers.clone() });
-    assert!(matches!(other, Err(scale::Malformed::OtherSpan { .. })), "{other:?}");
+    let other = batch_walk::check_headers(&later);
+    assert!(matches!(other, Err(batch_walk::Malformed::OtherSpan { .. })), "{other:?}");
+    let other = batch_walk::check_headers(&HeaderBatch { para: None, ..headers.clone() });
+    assert!(matches!(other, Err(batch_walk::Malformed::OtherSpan { .. })), "{other:?}");
     let mut fewer = blocks.clone();
     fewer.blocks.last = ParaNumber(5);
-    let other = scale::check_blocks(&fewer);
-    assert!(matches!(other, Err(scale::Malformed::OtherSpan { .. })), "{other:?}");
+    let other = batch_walk::check_blocks(&fewer);
+    assert!(matches!(other, Err(batch_walk::Malformed::OtherSpan { .. })), "{other:?}");
 
     // Alter the state root, so that it is still a header but not the next one's parent. The root follows the
     // parent hash and number, after the lengths of the field and the list.
     let mut altered = headers.body.to_vec();
     altered[50] ^= 1;
-    let unchained = scale::check_headers(&HeaderBatch { body: altered.into(), ..headers });
-    assert!(matches!(unchained, Err(scale::Malformed::Unchained { .. })), "{unchained:?}");
+    let unchained = batch_walk::check_headers(&HeaderBatch { body: altered.into(), ..headers });
+    assert!(matches!(unchained, Err(batch_walk::Malformed::Unchained { .. })), "{unchained:?}");
 }
 
 #[test]
 fn requests_and_bodies_convert_both_ways() {
     let (headers, blocks) = batches();
-    let request = scale::request_of_headers(&headers.body).unwrap();
+    let request = batch_walk::request_of_headers(&headers.body).unwrap();
     let cursor = HeaderCursor { relay: headers.relay.first, para: headers.para.unwrap().first };
-    assert_eq!(scale::headers_of_request(&request, cursor).unwrap(), Some(headers.clone()));
+    assert_eq!(batch_walk::headers_of_request(&request, cursor).unwrap(), Some(headers.clone()));
     // A worker that has some of the headers gets the rest, in a complete body.
     let later = HeaderCursor { relay: cursor.relay.next(), para: cursor.para.next() };
-    let rest = scale::headers_of_request(&request, later).unwrap().unwrap();
+    let rest = batch_walk::headers_of_request(&request, later).unwrap().unwrap();
     assert_eq!((rest.relay.first, rest.relay.last), (later.relay, headers.relay.last));
-    scale::check_headers(&rest).unwrap();
+    batch_walk::check_headers(&rest).unwrap();
     let beyond = HeaderCursor { relay: headers.relay.last.next(), ..cursor };
-    assert_eq!(scale::headers_of_request(&request, beyond).unwrap(), None);
+    assert_eq!(batch_walk::headers_of_request(&request, beyond).unwrap(), None);
     // Headers that the worker needs are missing.
     let earlier = HeaderCursor { relay: RelayNumber(cursor.relay.0 - 1), ..cursor };
-    assert_eq!(scale::headers_of_request(&request, earlier).unwrap(), None);
+    assert_eq!(batch_walk::headers_of_request(&request, earlier).unwrap(), None);
 
-    let request = scale::request_of_blocks(&blocks.body).unwrap();
+    let request = batch_walk::request_of_blocks(&blocks.body).unwrap();
     let within = blocks.blocks;
-    assert_eq!(scale::blocks_of_request(&request, within).unwrap(), Some(blocks));
+    assert_eq!(batch_walk::blocks_of_request(&request, within).unwrap(), Some(blocks));
     let inner = Span { first: ParaNumber(3), last: ParaNumber(4) };
-    let some = scale::blocks_of_request(&request, inner).unwrap().unwrap();
+    let some = batch_walk::blocks_of_request(&request, inner).unwrap().unwrap();
     assert_eq!(some.blocks, inner);
-    scale::check_blocks(&some).unwrap();
-    assert!(scale::blocks_of_request(&[0xff; 30], within).is_err());
+    batch_walk::check_blocks(&some).unwrap();
+    assert!(batch_walk::blocks_of_request(&[0xff; 30], within).is_err());
 }
 
 #[test]
@@ -293,6 +293,6 @@ fn answers_round_trip() {
     assert_eq!(refused(blob::Error::Storage("/var/secret/path".into())), Refused::Failed);
 
     assert_eq!(answer::read_blocks(Bytes::from_static(&[2, 0])), Err(answer::Malformed::Version(2)));
-    assert!(scale::check_state(&vec![(vec![1u8], vec![2u8])].encode()).is_ok());
-    assert!(scale::check_state(&[4, 4, 1]).is_err());
+    assert!(batch_walk::check_state(&vec![(vec![1u8], vec![2u8])].encode()).is_ok());
+    assert!(batch_walk::check_state(&[4, 4, 1]).is_err());
 }

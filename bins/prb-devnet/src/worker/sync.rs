@@ -10,7 +10,7 @@ use super::{
     Refusal,
     justification::Verdicts,
     keys,
-    light::{LightClient, as_para_head, chained},
+    light_client::{LightClient, as_para_head, chained},
     proof::Proof,
     trie::State,
 };

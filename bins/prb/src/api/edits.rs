@@ -27,7 +27,7 @@ use super::{
     query::EditQuery,
     request::{Asked, IfMatch, etag},
 };
-use crate::version;
+use crate::entry_version;
 
 /// Maximum number of faulty entries in one answer. With that many, some may be left out.
 const MAX_FAULTS: usize = 100;
@@ -149,7 +149,7 @@ async fn create<K: Kind>(api: &Api, list: Vec<Value>, terms: &Terms) -> Result<E
     let manager = match &terms.if_match {
         IfMatch::Version(version) => {
             let version = version.clone();
-            api.manager().with_condition(move |now| version::of_all(now) == version)
+            api.manager().with_condition(move |now| entry_version::of_all(now) == version)
         }
         IfMatch::Any => api.manager().clone(),
     };
@@ -212,7 +212,7 @@ async fn update_once<K: Kind>(
                 K::version(entry) == *version && may_go
             })
         };
-        whole.as_ref().is_none_or(|whole| version::of_all(now) == *whole) && seen.iter().all(same)
+        whole.as_ref().is_none_or(|whole| entry_version::of_all(now) == *whole) && seen.iter().all(same)
     });
     let items = operations.iter().map(|(_, operation)| operation.item()).collect();
     match K::edit(&manager, items).await {

@@ -28,7 +28,7 @@ use super::{
     request::{Asked, Body, etag},
     view::{self, PoolEntry},
 };
-use crate::version;
+use crate::entry_version;
 
 pub(super) fn router() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(list, create, edit)).routes(routes!(show, change, delete))
@@ -98,7 +98,7 @@ async fn list(State(api): State<Api>, Asked(query): Asked<PoolQuery>) -> Result<
     };
     let pools = fitting.iter().skip(offset).take(limit).map(shown).collect();
     let list = PoolList { total: fitting.len(), offset, pools };
-    Ok((etag(&version::of_all(&snapshot)), Json(list)).into_response())
+    Ok((etag(&entry_version::of_all(&snapshot)), Json(list)).into_response())
 }
 
 /// Adds pools, all or none.
@@ -136,7 +136,7 @@ async fn show(State(api): State<Api>, Path(named): Path<String>) -> Result<Respo
     let pool = Pools::find(&snapshot, &named).ok_or_else(|| no_pool(&named))?;
     let workers = view::worker_counts(&snapshot).get(&pool.pid.0).copied().unwrap_or_default();
     let shown = PoolEntry::of(pool, workers, chain.as_deref());
-    Ok((etag(&version::of_pool(pool)), Json(shown)).into_response())
+    Ok((etag(&entry_version::of_pool(pool)), Json(shown)).into_response())
 }
 
 /// Changes a pool's fields; absent fields keep their value.
@@ -205,7 +205,7 @@ impl Kind for Pools {
     }
 
     fn version(entry: &Pool) -> String {
-        version::of_pool(entry)
+        entry_version::of_pool(entry)
     }
 
     fn secret_fault(value: &PoolValue, keys: &dyn OperatorKeys) -> Option<Fault> {

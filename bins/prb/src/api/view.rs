@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::version;
+use crate::entry_version;
 
 /// A worker's entry.
 #[derive(Serialize, ToSchema)]
@@ -120,7 +120,7 @@ impl WorkerEntry {
     pub(super) fn of(worker: &Worker) -> Self {
         Self {
             id: worker.id,
-            version: version::of_worker(worker),
+            version: entry_version::of_worker(worker),
             name: worker.name.clone(),
             pid: worker.pid.0,
             endpoint: worker.endpoint.clone(),
@@ -184,7 +184,7 @@ impl PoolEntry {
         let operator = pool.operator.as_ref().map(|operator| operator.account);
         Self {
             id: pool.id,
-            version: version::of_pool(pool),
+            version: entry_version::of_pool(pool),
             pid: pool.pid.0,
             name: pool.name.clone(),
             enabled: pool.enabled,

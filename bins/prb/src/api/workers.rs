@@ -27,7 +27,7 @@ use super::{
     request::{Asked, Body, etag},
     view::{self, WorkerDetail, WorkerEntry, WorkerSummary},
 };
-use crate::version;
+use crate::entry_version;
 
 pub(super) fn router() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
@@ -151,7 +151,7 @@ async fn show(State(api): State<Api>, Path(named): Path<String>) -> Result<Respo
     let id = api.worker(&named)?;
     let mut status = api.manager().status(&[id])?;
     let status = status.pop().ok_or_else(|| no_worker(&named))?;
-    Ok((etag(&version::of_worker(&status.worker)), Json(WorkerDetail::of(&status))).into_response())
+    Ok((etag(&entry_version::of_worker(&status.worker)), Json(WorkerDetail::of(&status))).into_response())
 }
 
 /// Changes a worker's fields; absent fields keep their value.
@@ -232,7 +232,7 @@ impl Kind for Workers {
     }
 
     fn version(entry: &Worker) -> String {
-        version::of_worker(entry)
+        entry_version::of_worker(entry)
     }
 
     fn secret_fault(_: &WorkerValue, _: &dyn OperatorKeys) -> Option<Fault> {

@@ -34,7 +34,7 @@ use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use super::args::{OfflineArgs, Remote};
-use crate::{api, original, sealed};
+use crate::{api, identity_check, legacy_files};
 
 /// The largest answer, in bytes: ten thousand workers with their status have some twelve million.
 const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
@@ -119,7 +119,7 @@ impl Offline {
 async fn open(place: &Place, adds: bool) -> anyhow::Result<HeedInventory> {
     let Place { folder, setting, .. } = place;
     let shown = folder.display();
-    original::check_inventory(folder, setting)?;
+    legacy_files::check_inventory(folder, setting)?;
     if !adds && !is_inventory(folder) {
         bail!(
             "there is no inventory at {shown} ({setting}): name the data folder of the daemon that is stopped; \
@@ -159,10 +159,10 @@ impl fmt::Debug for LazyVault {
 impl LazyVault {
     async fn vault(&self) -> Result<&RsaVault, vault::Error> {
         let made = async {
-            let identity = sealed::of_manager(&self.folder, &*self.inventory).await?;
+            let identity = identity_check::of_manager(&self.folder, &*self.inventory).await?;
             let vault = RsaVault::new(&identity);
             // Not a second identity beside that which sealed the other pools' keys.
-            sealed::check(&*self.inventory, &vault, &self.folder).await?;
+            identity_check::check(&*self.inventory, &vault, &self.folder).await?;
             anyhow::Ok(vault)
         };
         let named = || format!("the identity in {} cannot be used", self.folder.display());

@@ -6,7 +6,7 @@ use clap::Args;
 use prb_core::primitives::Hash;
 
 use super::{
-    ApiArgs, HistoryArgs, OpsArgs, PageArgs, SendingArgs, WorkerArgs,
+    ApiArgs, BlobCacheArgs, HistoryArgs, OpsArgs, PageArgs, SendingArgs, WorkerArgs,
     values::{NodeUrl, block_hash, ws_url},
 };
 
@@ -47,6 +47,9 @@ pub struct AllArgs {
     /// data folder and edited over the management API.
     #[arg(long, env = "PRB_FLEET", value_name = "FILE")]
     pub fleet: Option<PathBuf>,
+    /// The cache of blobs.
+    #[command(flatten)]
+    pub blob_cache: BlobCacheArgs,
     /// How transactions are sent.
     #[command(flatten)]
     pub sending: SendingArgs,

@@ -6,7 +6,7 @@ use clap::{Arg, ArgMatches, parser::ValueSource};
 
 use super::{
     PSK_VARIABLE, TOKEN_VARIABLE,
-    sources::{NO_SETTINGS, Origins},
+    files::{NO_SETTINGS, Origins},
     values::host_only,
 };
 

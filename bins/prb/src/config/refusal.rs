@@ -11,7 +11,7 @@ use clap::{
 
 use crate::redact;
 
-use super::{sources::Origins, variable};
+use super::{files::Origins, variable};
 
 /// Adds which variable or file a refused value comes from, and which variable would set a missing value.
 pub(super) fn explained(

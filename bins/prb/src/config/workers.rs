@@ -14,7 +14,7 @@ use super::{
     pccs::PccsArgs,
     values::{after_stop, millis, whole, yes_no},
 };
-use crate::limit::Limited;
+use crate::pruntime_limit::Limited;
 
 /// How long workers' tasks may take to end: the first part of a daemon's shutdown, which takes at most five
 /// seconds.

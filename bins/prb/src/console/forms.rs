@@ -27,7 +27,7 @@ use super::{
     format,
     view::{FleetView, PoolView, WorkerView},
 };
-use crate::{pages::layout, version};
+use crate::{entry_version, pages::layout};
 
 /// Shows the form of a new worker, or of the one in the path.
 pub(super) async fn worker_page(context: Context, params: RawPathParams) -> Response {
@@ -125,7 +125,7 @@ fn worker_form(context: &Context, title: &str, worker: Option<&WorkerView>, flee
         form.edit method="post" action={ (list) "/save" } data-act data-then=(back) autocomplete="off" {
             @if let Some(entry) = entry {
                 input type="hidden" name="id" value=(entry.id);
-                input type="hidden" name="version" value=(version::of_worker(entry));
+                input type="hidden" name="version" value=(entry_version::of_worker(entry));
             }
             label {
                 "Name"
@@ -164,7 +164,7 @@ fn worker_form(context: &Context, title: &str, worker: Option<&WorkerView>, flee
         }
         @if let Some(entry) = entry {
             @let text = removal_text(worker.is_some_and(WorkerView::is_computing));
-            (removal(&format!("{list}/remove"), &list, entry.id, &version::of_worker(entry), &entry.name, text))
+            (removal(&format!("{list}/remove"), &list, entry.id, &entry_version::of_worker(entry), &entry.name, text))
         }
     }
 }

@@ -23,7 +23,7 @@ use super::{
     format,
     view::{FleetView, PoolView, Tip, WorkerView},
 };
-use crate::{providers::ProviderTable, trade_queue::Seen, version};
+use crate::{entry_version, providers::ProviderTable, trade_queue::Seen};
 
 /// How long a view is shared between requests.
 const MAX_AGE: Duration = Duration::from_millis(900);
@@ -117,7 +117,7 @@ fn pool_view(pool: &Pool, chain: Option<&ChainView>) -> PoolView {
     let operator = pool.operator.as_ref().map(|operator| operator.account);
     PoolView {
         id: pool.id,
-        version: version::of_pool(pool),
+        version: entry_version::of_pool(pool),
         pid: pool.pid.0,
         name: pool.name.clone(),
         enabled: pool.enabled,
@@ -213,7 +213,7 @@ impl Local {
         let version = version.to_owned();
         self.manager.with_condition(move |now| {
             let pool = now.pools.iter().find(|pool| pool.id == id);
-            pool.is_some_and(|pool| version::of_pool(pool) == version && test(now, pool))
+            pool.is_some_and(|pool| entry_version::of_pool(pool) == version && test(now, pool))
         })
     }
 
@@ -222,7 +222,7 @@ impl Local {
         let version = version.to_owned();
         self.manager.with_condition(move |now| {
             let worker = now.workers.iter().find(|worker| worker.id == id);
-            worker.is_some_and(|worker| version::of_worker(worker) == version)
+            worker.is_some_and(|worker| entry_version::of_worker(worker) == version)
         })
     }
 

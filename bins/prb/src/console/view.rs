@@ -17,7 +17,7 @@ use prb_core::{
 use prb_walkie::proto::provider_detail::{Detail, Provider};
 use uuid::Uuid;
 
-use crate::version;
+use crate::entry_version;
 
 /// A worker.
 #[derive(Clone, Debug)]
@@ -92,7 +92,7 @@ impl WorkerView {
 
     /// Returns a version that changes with every edit of its entry.
     pub fn version(&self) -> String {
-        version::of_worker(&self.entry)
+        entry_version::of_worker(&self.entry)
     }
 
     pub(super) fn session(&self) -> Option<&Session> {

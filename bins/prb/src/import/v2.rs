@@ -26,7 +26,7 @@ pub(super) fn read(database: &Path, identity: &Identity) -> anyhow::Result<Rows>
     let shown = database.display();
     ensure!(database.is_file(), "there is no file {shown}");
     ensure!(
-        crate::original::is_sqlite(database),
+        crate::legacy_files::is_sqlite(database),
         "{shown} is not an SQLite database (the first releases of PRB v2 encrypted theirs: start its last release on it \
          once)"
     );

@@ -9,6 +9,7 @@
 //! | the request is larger than a call may be | 413 |
 //! | the peer cannot be reached, or sent a malformed answer | 502 |
 //! | the peer did not answer in time | 504 |
+//!
 //! All answers have the original's envelope; the original answers with 500 and a stack, or `error: {}`, where
 //! the status here is not 200.
 //!

@@ -1,9 +1,10 @@
 //! Malicious data providers and corrupted connections before a lifecycle manager with workers: they are
 //! suspended with a reason, workers get no bad block, and memory stays bounded.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use prb_core::{primitives::Hash, prpc::Method};
+use prb_devnet::Config;
 use prb_walkie::{
     identity::Identity,
     node::{self, Node},
@@ -30,6 +31,33 @@ const MEMORY: u64 = 256 << 20;
 /// Longer than the time before a second provider is asked.
 const LATE: Duration = Duration::from_secs(4);
 
+/// A chain with workers for each scenario, and the honest data provider behind the malicious ones.
+pub(crate) struct Ground {
+    net: Net,
+    behind: Daemon,
+    /// What it tells about itself at the tip.
+    info: Info,
+    hand: Hand,
+}
+
+impl Ground {
+    pub(crate) async fn start() -> Self {
+        let net = Net::start(Config { pools: 3, ..chain() }, 5).await;
+        let mut behind = provider(&net, "behind").set("PHALA_BRIDGE_IDENTITY", "behind");
+        behind.start();
+        let hand = Hand::new(vec![behind.address()], "default").await;
+        let info = info_at_tip(&hand.find(Role::DataProviderInt, "behind", LIMIT).await).await;
+        Self { net, behind, info, hand }
+    }
+
+    pub(crate) async fn end(mut self) {
+        self.net.assert_done_once();
+        self.behind.stop().await;
+        self.hand.close().await;
+        self.net.shutdown().await;
+    }
+}
+
 /// A peer that announces itself and its heights truthfully, with a tampering proxy before its blobs.
 struct Liar {
     node: Node,
@@ -37,7 +65,8 @@ struct Liar {
 }
 
 impl Liar {
-    async fn start(net: &Net, info: &Info, mischief: Mischief) -> Self {
+    async fn start(ground: &Ground, mischief: Mischief) -> Self {
+        let Ground { net, info, .. } = ground;
         let blobs = SocketAddr::from(([127, 0, 0, 1], info.blob_server_port as u16));
         let middle = Middle::of_blobs(blobs, mischief).await;
         let info = Info { blob_server_port: middle.address.port().into(), ..*info };
@@ -92,29 +121,24 @@ fn refusals(manager: &Daemon) -> Vec<String> {
     failed.map(str::to_owned).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn liars_are_suspended_and_workers_get_no_bad_block() {
-    let net = Net::start(chain(), 2).await;
-    // The honest provider behind the malicious ones, in a group of its own.
-    let mut behind = provider(&net, "behind").set("PHALA_BRIDGE_IDENTITY", "behind");
-    behind.start();
-    let hand = Hand::new(vec![behind.address()], "default").await;
-    let info = info_at_tip(&hand.find(Role::DataProviderInt, "behind", LIMIT).await).await;
+pub(crate) async fn are_suspended_and_workers_get_no_bad_block(ground: Arc<Ground>) {
+    const WORKERS: [usize; 2] = [0, 1];
+    let net = &ground.net;
     let mut liars = Vec::new();
     for mischief in
         [Mischief::Flip, Mischief::Truncate, Mischief::Delay(LATE), Mischief::OtherKey, Mischief::Huge]
     {
-        liars.push(Liar::start(&net, &info, mischief).await);
+        liars.push(Liar::start(&ground, mischief).await);
     }
-    let mut honest = provider(&net, "honest");
-    let forger = Liar::start(&net, &info, Mischief::None).await;
+    let mut honest = provider(net, "honest-liars");
+    let forger = Liar::start(&ground, Mischief::None).await;
     let boot: Vec<_> =
         liars.iter().chain([&forger]).map(Liar::address).chain([honest.address().to_string()]).collect();
-    let mut manager = manager(&net, "lm").set("PHALA_WALKIE_BOOT_NODES", boot[..liars.len()].join(","));
+    let mut manager = manager(net, "lm-liars").set("PHALA_WALKIE_BOOT_NODES", boot[..liars.len()].join(","));
     manager.start();
     let managing = Hand::new(vec![manager.address()], "default").await;
     let client = managing.find(Role::LifecycleManager, "default", LIMIT).await;
-    assign(&net, &client, &[0], &[0, 1]).await;
+    assign(net, &client, &[0], &WORKERS).await;
 
     // Only malicious providers.
     let [flip, truncate, delay, other_key, huge] = &liars[..] else { unreachable!() };
@@ -136,7 +160,7 @@ async fn liars_are_suspended_and_workers_get_no_bad_block() {
     // One honest provider among them.
     honest.put("PHALA_WALKIE_BOOT_NODES", manager.address());
     honest.start();
-    net.until_active(0..2, LIMIT).await;
+    net.until_active(WORKERS, LIMIT).await;
     assert_eq!(refusals(&manager), [""; 0], "a worker got what is no block");
 
     // A provider that was honest so far forges blocks: they are well-formed, and only a worker can detect it.
@@ -154,81 +178,70 @@ async fn liars_are_suspended_and_workers_get_no_bad_block() {
     let reason = forger.aside(&manager).unwrap();
     assert!(reason.contains("a worker refused its answer") && reason.contains("gives another"), "{reason}");
     let tip = net.devnet.para().finalized_number();
-    let taken = || net.workers.iter().all(|worker| worker.info().blocknum > tip + 5);
+    let taken = || WORKERS.iter().all(|at| net.workers[*at].info().blocknum > tip + 5);
     until("workers go on", taken, || manager.log_tail()).await;
-    net.until_active(0..2, LIMIT).await;
-    net.assert_done_once();
+    net.until_active(WORKERS, LIMIT).await;
 
     is_sound(&manager);
     manager.stop().await;
     honest.stop().await;
-    behind.stop().await;
     for liar in liars.into_iter().chain([forger]) {
         liar.node.stop(Duration::from_secs(1)).await;
     }
-    hand.close().await;
     managing.close().await;
-    net.shutdown().await;
 }
 
 /// One provider forges relay headers that only the authorities' signatures give away: the manager finds out itself.
-#[tokio::test(flavor = "multi_thread")]
-async fn no_worker_is_sent_a_false_header() {
-    let net = Net::start(chain(), 2).await;
-    let mut behind = provider(&net, "behind").set("PHALA_BRIDGE_IDENTITY", "behind");
-    behind.start();
-    let hand = Hand::new(vec![behind.address()], "default").await;
-    let info = info_at_tip(&hand.find(Role::DataProviderInt, "behind", LIMIT).await).await;
-    let forger = Liar::start(&net, &info, Mischief::ForgeHeaders).await;
-    let mut manager = manager(&net, "lm").set("PHALA_WALKIE_BOOT_NODES", forger.address());
+pub(crate) async fn no_worker_is_sent_a_false_header(ground: Arc<Ground>) {
+    const WORKERS: [usize; 2] = [2, 3];
+    let net = &ground.net;
+    let forger = Liar::start(&ground, Mischief::ForgeHeaders).await;
+    let mut manager = manager(net, "lm-headers").set("PHALA_WALKIE_BOOT_NODES", forger.address());
     manager.start();
     let managing = Hand::new(vec![manager.address()], "default").await;
     let client = managing.find(Role::LifecycleManager, "default", LIMIT).await;
-    assign(&net, &client, &[0], &[0, 1]).await;
+    assign(net, &client, &[1], &WORKERS).await;
 
     // Nobody else is there: workers wait, and the forger is named.
     until("it is put aside", || forger.aside(&manager).is_some(), || manager.log_tail()).await;
     let reason = forger.aside(&manager).unwrap();
     assert!(reason.contains("is false: bad justification of relay block"), "{reason}");
     until("it is asked again", || forger.middle.done() > 2, || manager.log_tail()).await;
-    let sent = net.workers.iter().map(|worker| worker.calls(Method::SyncCombinedHeaders)).sum::<u64>();
-    assert_eq!(sent, 0, "a worker was sent a false header");
+    let sent = WORKERS.map(|at| net.workers[at].calls(Method::SyncCombinedHeaders));
+    assert_eq!(sent, [0; 2], "a worker was sent a false header");
 
     // With an honest one all workers compute, at the tip too, where the forger comes back now and then.
-    let mut honest = provider(&net, "honest").set("PHALA_WALKIE_BOOT_NODES", manager.address().to_string());
+    let mut honest =
+        provider(net, "honest-headers").set("PHALA_WALKIE_BOOT_NODES", manager.address().to_string());
     honest.start();
-    net.until_active(0..2, LIMIT).await;
+    net.until_active(WORKERS, LIMIT).await;
     let done = forger.middle.done();
     until("it has been asked at the tip", || forger.middle.done() > done, || manager.log_tail()).await;
     let tip = net.devnet.para().finalized_number();
-    let taken = || net.workers.iter().all(|worker| worker.info().blocknum > tip + 3);
+    let taken = || WORKERS.iter().all(|at| net.workers[*at].info().blocknum > tip + 3);
     until("workers go on", taken, || manager.log_tail()).await;
     assert_eq!(refusals(&manager), [""; 0], "a worker was sent a false header");
-    net.assert_done_once();
 
     is_sound(&manager);
-    for daemon in [&mut manager, &mut honest, &mut behind] {
+    for daemon in [&mut manager, &mut honest] {
         daemon.stop().await;
     }
     forger.node.stop(Duration::from_secs(1)).await;
-    hand.close().await;
     managing.close().await;
-    net.shutdown().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn corrupted_connection_between_peers_is_reestablished() {
-    let net = Net::start(chain(), 1).await;
-    let mut provider = provider(&net, "dp");
+pub(crate) async fn corrupted_connection_is_reestablished(ground: Arc<Ground>) {
+    let net = &ground.net;
+    let mut provider = provider(net, "dp-corrupted");
     let port = provider.address().to_string().rsplit('/').next().unwrap().parse().unwrap();
     let middle = Middle::of_bytes(SocketAddr::from(([127, 0, 0, 1], port)), Mischief::Flip).await;
-    let mut manager = manager(&net, "lm")
+    let mut manager = manager(net, "lm-corrupted")
         .set("PHALA_WALKIE_BOOT_NODES", format!("/ip4/127.0.0.1/tcp/{}", middle.address.port()));
     provider.start();
     manager.start();
     let hand = Hand::new(vec![manager.address()], "default").await;
     let client = hand.find(Role::LifecycleManager, "default", LIMIT).await;
-    assign(&net, &client, &[0], &[0]).await;
+    assign(net, &client, &[2], &[4]).await;
     let logs = |manager: &Daemon| manager.log_tail();
 
     // Whatever the result, the connection is tried again.
@@ -241,7 +254,7 @@ async fn corrupted_connection_between_peers_is_reestablished() {
     middle.set(Mischief::Delay(Duration::from_millis(200)));
     until("a slow one is usable", || manager.usable_peers() == Some(1), || logs(&manager)).await;
     middle.set(Mischief::None);
-    net.until_active([0], LIMIT).await;
+    net.until_active([4], LIMIT).await;
 
     // Corrupted while in use: the peers reconnect, also around the proxy, and the worker is not affected.
     let before = middle.done();
@@ -249,14 +262,12 @@ async fn corrupted_connection_between_peers_is_reestablished() {
     until("it is spoilt", || middle.done() > before, || logs(&manager)).await;
     until("it is made anew", || manager.usable_peers() == Some(1), || logs(&manager)).await;
     let tip = net.devnet.para().finalized_number();
-    until("the worker goes on", || net.workers[0].info().blocknum > tip + 2, || logs(&manager)).await;
-    net.until_active([0], LIMIT).await;
-    net.assert_done_once();
+    until("the worker goes on", || net.workers[4].info().blocknum > tip + 2, || logs(&manager)).await;
+    net.until_active([4], LIMIT).await;
     assert_eq!(refusals(&manager), [""; 0]);
     for daemon in [&mut manager, &mut provider] {
         is_sound(daemon);
         daemon.stop().await;
     }
     hand.close().await;
-    net.shutdown().await;
 }

@@ -1,4 +1,6 @@
 //! Daemons on failing and malicious networks: interfaces that are unplugged, and tampering proxies.
+//!
+//! The scenarios mostly wait, for timeouts and retries, so all of a test run at the same time.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 #[path = "../support/mod.rs"]
@@ -10,16 +12,72 @@ mod middle;
 mod namespaces;
 mod outage;
 
-use std::time::Duration;
+use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
+
+use outage::{Event::*, Way};
+use tokio::{task::JoinSet, time::Instant};
 
 /// Time limit that is long enough on a loaded machine.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Waits for a condition; panics with further details on timeout.
 async fn until(what: &str, mut is: impl FnMut() -> bool, otherwise: impl Fn() -> String) {
-    let start = tokio::time::Instant::now();
+    let start = Instant::now();
     while !is() {
         assert!(start.elapsed() < LIMIT, "not within {LIMIT:?}: {what}\n{}", otherwise());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+type Scenario = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Runs scenarios at the same time; panics if one has failed.
+async fn all_of(scenarios: impl IntoIterator<Item = (&'static str, Scenario)>) {
+    let (start, mut running, mut names) = (Instant::now(), JoinSet::new(), HashMap::new());
+    for (name, scenario) in scenarios {
+        names.insert(running.spawn(scenario).id(), name);
+    }
+    while let Some(ended) = running.join_next_with_id().await {
+        let id = ended.as_ref().map_or_else(tokio::task::JoinError::id, |(id, ())| *id);
+        println!(
+            "{}: {} after {:.0?}",
+            names[&id],
+            if ended.is_ok() { "ok" } else { "FAILED" },
+            start.elapsed()
+        );
+        if let Err(error) = ended {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn daemons_reconnect_after_outages() {
+    let mut ground = outage::Ground::start().await;
+    let mut scenarios = Vec::new();
+    for (name, way, event) in [
+        ("mDNS, the provider is cut off", Way::Mdns, Cut(outage::PROVIDER)),
+        ("mDNS, the manager is cut off", Way::Mdns, Cut(outage::MANAGER)),
+        ("mDNS, the provider gets another address", Way::Mdns, Move),
+        ("boot node, the provider is cut off", Way::BootNode, Cut(outage::PROVIDER)),
+        ("boot node, the manager is cut off", Way::BootNode, Cut(outage::MANAGER)),
+    ] {
+        scenarios.extend(ground.pair(way, event).map(|pair| (name, pair)));
+    }
+    let ground = Arc::new(ground);
+    let scenario = |pair: outage::Seat| -> Scenario { Box::pin(pair.lose_each_other(ground.clone())) };
+    all_of(scenarios.into_iter().map(|(name, pair)| (name, scenario(pair)))).await;
+    Arc::into_inner(ground).unwrap().end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn malicious_providers_and_corrupted_connections_do_no_harm() {
+    let ground = Arc::new(liars::Ground::start().await);
+    let scenarios: [(_, Scenario); 3] = [
+        ("liars", Box::pin(liars::are_suspended_and_workers_get_no_bad_block(ground.clone()))),
+        ("false headers", Box::pin(liars::no_worker_is_sent_a_false_header(ground.clone()))),
+        ("a corrupted connection", Box::pin(liars::corrupted_connection_is_reestablished(ground.clone()))),
+    ];
+    all_of(scenarios).await;
+    Arc::into_inner(ground).unwrap().end().await;
 }

@@ -1,11 +1,11 @@
-//! A data provider and a lifecycle manager, each on an interface of its own, lose each other for longer than
-//! the ping timeout: they reconnect and the workers continue without intervention.
+//! Pairs of a data provider and a lifecycle manager, each on an interface of its own, lose each other for longer
+//! than the ping timeout: they reconnect and the workers continue without intervention.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{net::Ipv4Addr, ops::Range, sync::Arc, time::Duration};
 
 use prb_devnet::Config;
 use prb_walkie::proto::Role;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use crate::{
     LIMIT,
@@ -21,68 +21,56 @@ use crate::{
 /// A ping is sent every 15 s and times out after 10 s.
 const AWAY: Duration = Duration::from_secs(30);
 const KEY: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f0";
+/// Pairs of daemons, each with a pool.
+const PAIRS: usize = 5;
+/// Workers of a pair.
 const WORKERS: usize = 2;
+
+/// The daemons of a pair.
+pub(crate) const PROVIDER: usize = 0;
+pub(crate) const MANAGER: usize = 1;
 
 /// How daemons discover each other.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+pub(crate) enum Way {
     Mdns,
     BootNode,
 }
 
-/// Where the daemons run.
-struct Place {
-    /// `None` on loopback addresses.
-    namespaces: Option<[Namespace; 2]>,
-    // Dropped last.
-    bridge: Option<Bridge>,
+/// What happens to a pair.
+#[derive(Clone, Copy)]
+pub(crate) enum Event {
+    /// One of them has no network for a while.
+    Cut(usize),
+    /// The provider gets another interface with another address, as after a move to another switch.
+    Move,
 }
 
-impl Place {
-    fn find() -> Self {
-        let mut bridge = match Bridge::new() {
-            Ok(bridge) => bridge,
-            Err(why) => {
-                assert!(std::env::var("PRB_TEST_NAMESPACES").is_err(), "no network namespaces: {why}");
-                eprintln!("no network namespaces, so on loopback addresses: {why}");
-                return Self { namespaces: None, bridge: None };
-            }
-        };
-        let namespaces = ["dp", "lm"].map(|short| bridge.namespace(short));
-        Self { namespaces: Some(namespaces), bridge: Some(bridge) }
-    }
-
-    /// Returns an address of its network: 1 is the test's, 2 the provider's, 3 the manager's.
-    fn address(&self, host: u8) -> Ipv4Addr {
-        self.bridge.as_ref().map_or(Ipv4Addr::LOCALHOST, |bridge| bridge.address(host))
-    }
-
-    /// Configures a daemon for its place.
-    fn put(&self, daemon: Daemon, which: usize) -> Daemon {
-        match &self.namespaces {
-            Some(namespaces) => {
-                daemon.launched_by(&namespaces[which].launcher(), self.address(which as u8 + 2))
-            }
-            None => daemon,
-        }
-    }
-}
-
-struct Ground {
+/// The chain, the workers and the network of all pairs.
+pub(crate) struct Ground {
     net: Net,
-    provider: Daemon,
-    manager: Daemon,
-    hand: Hand,
-    way: Way,
-    place: Place,
+    relay: String,
+    para: String,
+    endpoints: Vec<String>,
+    /// `None` on loopback addresses.
+    bridge: Option<Bridge>,
+    pairs: usize,
     _forwards: Vec<Forward>,
 }
 
 impl Ground {
-    async fn start(way: Way) -> Self {
-        let place = Place::find();
-        let net = Net::start(Config { history: 100, ..chain() }, WORKERS as u32).await;
-        let here = place.address(1);
+    pub(crate) async fn start() -> Self {
+        let config = Config { history: 100, pools: PAIRS as u64, ..chain() };
+        let net = Net::start(config, (PAIRS * WORKERS) as u32).await;
+        let bridge = match Bridge::new() {
+            Ok(bridge) => Some(bridge),
+            Err(why) => {
+                assert!(std::env::var("PRB_TEST_NAMESPACES").is_err(), "no network namespaces: {why}");
+                eprintln!("no network namespaces, so on loopback addresses: {why}");
+                None
+            }
+        };
+        let here = address(bridge.as_ref(), 1);
         let (relay_forward, relay) = Forward::url(here, &net.devnet.relay().url()).await;
         let (para_forward, para) = Forward::url(here, &net.devnet.para().url()).await;
         let mut forwards = vec![relay_forward, para_forward];
@@ -92,11 +80,80 @@ impl Ground {
             forwards.push(forward);
             endpoints.push(url);
         }
-        // Other tests on this network use other groups.
-        let group = format!("network-{}-{}", std::process::id(), way as u8);
-        let member = |daemon: Daemon| {
-            let daemon = daemon.set("PHALA_CHAIN_ENDPOINT", &para).set("PHALA_BRIDGE_IDENTITY", &group);
-            match way {
+        Self { net, relay, para, endpoints, bridge, pairs: 0, _forwards: forwards }
+    }
+
+    /// Adds a pair that is not started yet; `None` if its event needs a network that is not there.
+    pub(crate) fn pair(&mut self, way: Way, event: Event) -> Option<Seat> {
+        if matches!(event, Event::Move) && self.bridge.is_none() {
+            return None;
+        }
+        let number = self.pairs;
+        self.pairs += 1;
+        let mut namespace = |short: &str| Some(self.bridge.as_mut()?.namespace(&format!("{short}{number}")));
+        let namespaces = namespace("dp").zip(namespace("lm")).map(|(dp, lm)| [dp, lm]);
+        Some(Seat { number, way, event, namespaces })
+    }
+
+    pub(crate) async fn end(self) {
+        self.net.assert_done_once();
+        self.net.shutdown().await;
+    }
+}
+
+/// Returns an address of the network; 1 is the test's.
+fn address(bridge: Option<&Bridge>, host: u8) -> Ipv4Addr {
+    bridge.map_or(Ipv4Addr::LOCALHOST, |bridge| bridge.address(host))
+}
+
+/// Where a pair's daemons run, and what happens to them.
+pub(crate) struct Seat {
+    number: usize,
+    way: Way,
+    event: Event,
+    /// `None` on loopback addresses.
+    namespaces: Option<[Namespace; 2]>,
+}
+
+impl Seat {
+    /// Starts the daemons, does to them what is due, and waits until all is well again.
+    pub(crate) async fn lose_each_other(self, ground: Arc<Ground>) {
+        let event = self.event;
+        let mut pair = Pair::start(self, &ground).await;
+        match event {
+            Event::Cut(which) => pair.cut(which).await,
+            Event::Move => pair.move_provider().await,
+        }
+        pair.until_well().await;
+        pair.end().await;
+    }
+
+    /// Returns the address of a daemon; the provider has another one after a move.
+    fn address(&self, ground: &Ground, which: usize) -> Ipv4Addr {
+        address(ground.bridge.as_ref(), (2 + 3 * self.number + which) as u8)
+    }
+
+    fn workers(&self) -> Range<usize> {
+        self.number * WORKERS..(self.number + 1) * WORKERS
+    }
+
+    /// Configures a daemon for its place.
+    fn place(&self, ground: &Ground, daemon: Daemon, which: usize) -> Daemon {
+        match &self.namespaces {
+            // Each has all ports for itself.
+            Some(namespaces) => daemon
+                .launched_by(&namespaces[which].launcher(), self.address(ground, which))
+                .set("PHALA_WALKIE_LISTEN_ADDRESSES", "/ip4/0.0.0.0/tcp/28888,/ip6/::/tcp/28888"),
+            None => daemon.set("PHALA_WALKIE_LISTEN_ADDRESSES", format!("/ip4/0.0.0.0/tcp/{}", free_port())),
+        }
+    }
+
+    fn daemons(&self, ground: &Ground, group: &str) -> [Daemon; 2] {
+        let net = &ground.net;
+        let member = |daemon: Daemon, which| {
+            let daemon = self.place(ground, daemon, which);
+            let daemon = daemon.set("PHALA_CHAIN_ENDPOINT", &ground.para).set("PHALA_BRIDGE_IDENTITY", group);
+            match self.way {
                 Way::BootNode => daemon,
                 // Discovered by anybody's announcement, and accepted because it knows the key.
                 Way::Mdns => {
@@ -104,58 +161,52 @@ impl Ground {
                 }
             }
         };
-        let mut provider = place
-            .put(member(provider(&net, "dp")), 0)
-            .set("PHALA_PARENT_CHAIN_ENDPOINT", &relay)
-            .set("PHALA_WALKIE_LISTEN_ADDRESSES", "/ip4/0.0.0.0/tcp/28888,/ip6/::/tcp/28888");
-        let mut manager = place
-            .put(member(manager(&net, "lm")), 1)
-            .set("PRB_WALKIE_PSK", KEY)
-            .set("PHALA_WALKIE_LISTEN_ADDRESSES", "/ip4/0.0.0.0/tcp/29888,/ip6/::/tcp/29888");
-        if place.bridge.is_none() {
-            // On one shared network, each daemon has a port of its own.
-            for daemon in [&mut provider, &mut manager] {
-                let listen = format!("/ip4/0.0.0.0/tcp/{}", free_port());
-                daemon.put("PHALA_WALKIE_LISTEN_ADDRESSES", listen);
-            }
-        }
-        let port = |daemon: &Daemon| {
-            let listen = daemon.variable("PHALA_WALKIE_LISTEN_ADDRESSES").unwrap();
-            listen.split(',').next().unwrap().rsplit('/').next().unwrap().to_owned()
-        };
-        let boot = |daemon: &Daemon, host| format!("/ip4/{}/tcp/{}", place.address(host), port(daemon));
+        let provider = provider(net, &format!("dp{}", self.number));
+        let manager = manager(net, &format!("lm{}", self.number));
+        let provider = member(provider, PROVIDER).set("PHALA_PARENT_CHAIN_ENDPOINT", &ground.relay);
+        [provider, member(manager, MANAGER).set("PRB_WALKIE_PSK", KEY)]
+    }
+}
+
+struct Pair {
+    ground: Arc<Ground>,
+    seat: Seat,
+    provider: Daemon,
+    manager: Daemon,
+    hand: Hand,
+}
+
+impl Pair {
+    async fn start(seat: Seat, ground: &Arc<Ground>) -> Self {
+        // Other tests on this network, and other pairs, use other groups.
+        let group = format!("network-{}-{}", std::process::id(), seat.number);
+        let [mut provider, mut manager] = seat.daemons(ground, &group);
         let mut known = Vec::new();
-        if way == Way::BootNode {
-            manager.put("PHALA_WALKIE_BOOT_NODES", boot(&provider, 2));
-            known.push(boot(&manager, 3).parse().unwrap());
+        if seat.way == Way::BootNode {
+            let boot = |daemon: &Daemon, which| {
+                let listen = daemon.variable("PHALA_WALKIE_LISTEN_ADDRESSES").unwrap();
+                let port = listen.split(',').next().unwrap().rsplit('/').next().unwrap();
+                format!("/ip4/{}/tcp/{port}", seat.address(ground, which))
+            };
+            manager.put("PHALA_WALKIE_BOOT_NODES", boot(&provider, PROVIDER));
+            known.push(boot(&manager, MANAGER).parse().unwrap());
         }
         // The manager starts before its network exists.
         manager.start();
         manager.peer_id(LIMIT).await;
-        if let Some(namespaces) = &place.namespaces {
-            namespaces.iter().zip(2..).for_each(|(namespace, host)| namespace.plug(place.address(host)));
+        if let Some(namespaces) = &seat.namespaces {
+            for which in [PROVIDER, MANAGER] {
+                namespaces[which].plug(seat.address(ground, which));
+            }
         }
         provider.start();
         let hand = Hand::with_key(known, &group, KEY).await;
         let client = hand.find(Role::LifecycleManager, &group, LIMIT).await;
-        assign_at(&net, &client, &[0], &[0, 1], &endpoints).await;
-        let ground = Self { net, provider, manager, hand, way, place, _forwards: forwards };
-        ground.until_well().await;
-        ground
-    }
-
-    /// Waits until the daemons are connected and the workers compute at the tip.
-    async fn until_well(&self) {
-        let start = Instant::now();
-        self.until("they have found each other", || self.manager.usable_peers() == Some(1)).await;
-        eprintln!("found after {:.1?}", start.elapsed());
-        let tip = self.net.devnet.para().finalized_number();
-        let logs = || format!("{}\n\n{}", self.provider.log_tail(), self.manager.log_tail());
-        let taken = || self.net.workers.iter().all(|worker| worker.info().blocknum > tip + 2);
-        until("the workers go on", taken, logs).await;
-        self.net.until_active(0..WORKERS, LIMIT).await;
-        self.manager.until_unready(&[], LIMIT).await;
-        self.provider.until_unready(&[], LIMIT).await;
+        let workers: Vec<_> = seat.workers().collect();
+        assign_at(&ground.net, &client, &[seat.number], &workers, &ground.endpoints).await;
+        let pair = Self { ground: ground.clone(), seat, provider, manager, hand };
+        pair.until_well().await;
+        pair
     }
 
     async fn until(&self, what: &str, is: impl FnMut() -> bool) {
@@ -163,9 +214,21 @@ impl Ground {
         until(what, is, logs).await;
     }
 
+    /// Waits until the daemons are connected and the workers compute at the tip.
+    async fn until_well(&self) {
+        let net = &self.ground.net;
+        self.until("they have found each other", || self.manager.usable_peers() == Some(1)).await;
+        let tip = net.devnet.para().finalized_number();
+        let taken = || self.seat.workers().all(|at| net.workers[at].info().blocknum > tip + 2);
+        self.until("the workers go on", taken).await;
+        net.until_active(self.seat.workers(), LIMIT).await;
+        self.manager.until_unready(&[], LIMIT).await;
+        self.provider.until_unready(&[], LIMIT).await;
+    }
+
     /// Disconnects one of them for a while, or stops it if its network cannot be removed.
     async fn cut(&self, which: usize) {
-        match &self.place.namespaces {
+        match &self.seat.namespaces {
             Some(namespaces) => namespaces[which].down(),
             None => [&self.provider, &self.manager][which].signal("STOP"),
         }
@@ -173,52 +236,26 @@ impl Ground {
         // The other one has noticed.
         let other = [&self.manager, &self.provider][which];
         self.until("it is missed", || other.usable_peers() == Some(0)).await;
-        match &self.place.namespaces {
+        match &self.seat.namespaces {
             Some(namespaces) => namespaces[which].up(),
             None => [&self.provider, &self.manager][which].signal("CONT"),
         }
     }
 
+    async fn move_provider(&mut self) {
+        let namespace = &self.seat.namespaces.as_ref().unwrap()[PROVIDER];
+        namespace.unplug();
+        self.until("the manager has noticed", || self.manager.usable_peers() == Some(0)).await;
+        let new = address(self.ground.bridge.as_ref(), (4 + 3 * self.seat.number) as u8);
+        namespace.plug(new);
+        self.provider.moved_to(new);
+        let found = |line: &str| line.contains("data provider found") && line.contains(&format!("{new}:"));
+        self.until("its blobs are found at its new address", || self.manager.log().lines().any(found)).await;
+    }
+
     async fn end(mut self) {
-        self.net.assert_done_once();
         self.manager.stop().await;
         self.provider.stop().await;
         self.hand.close().await;
-        self.net.shutdown().await;
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn reconnects_by_mdns_after_an_outage() {
-    let ground = Ground::start(Way::Mdns).await;
-    for which in [0, 1] {
-        ground.cut(which).await;
-        ground.until_well().await;
-    }
-    // Another interface with another address, as after a move to another switch.
-    if let Some([provider, _]) = &ground.place.namespaces {
-        provider.unplug();
-        ground.until("the manager has noticed", || ground.manager.usable_peers() == Some(0)).await;
-        provider.plug(ground.place.address(9));
-        let well = || ground.manager.usable_peers() == Some(1);
-        ground.until("the provider is found at its new address", well).await;
-        let address = format!("{}:", ground.place.address(9));
-        let found = |line: &str| line.contains("data provider found") && line.contains(&address);
-        ground.until("its blobs too", || ground.manager.log().lines().any(found)).await;
-        let tip = ground.net.devnet.para().finalized_number();
-        let taken = || ground.net.workers.iter().all(|worker| worker.info().blocknum > tip + 2);
-        ground.until("the workers go on", taken).await;
-    }
-    ground.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn reconnects_by_boot_node_after_an_outage() {
-    let ground = Ground::start(Way::BootNode).await;
-    assert!(ground.way == Way::BootNode);
-    for which in [0, 1] {
-        ground.cut(which).await;
-        ground.until_well().await;
-    }
-    ground.end().await;
 }

@@ -123,6 +123,11 @@ impl Daemon {
         self.set("PRB_OPS_LISTEN", everywhere)
     }
 
+    /// Uses another address to reach it from now on.
+    pub const fn moved_to(&mut self, ip: Ipv4Addr) {
+        self.ops.set_ip(std::net::IpAddr::V4(ip));
+    }
+
     /// Sets a variable, replacing an earlier value.
     #[must_use]
     pub fn set(mut self, name: &str, value: impl std::fmt::Display) -> Self {

@@ -2,8 +2,8 @@
 //!
 //! A parachain node gives its first two blocks, and by proof its id and the relay block that block 1 was built on. In
 //! the state of that relay block, whose root block 1 contains, a relay chain node proves two values: the parachain's
-//! head, which is its genesis header, and the hash of the block before, after which workers start. Neither node can
-//! make that up without the other.
+//! head, which is its genesis header, and the hash of the block before, after which workers start. A relay block soon
+//! after it names block 1 as the next head. Neither node can make that up without the other.
 
 use std::sync::Arc;
 
@@ -19,6 +19,12 @@ use crate::{
     rpc::{Node, json},
     verify::{self, Checked, Start, state},
 };
+
+/// Relay blocks after its relay parent within which a parachain block is included, or never: backing and availability
+/// take fewer.
+const INCLUDED_WITHIN: u32 = 64;
+/// Most blocks from the genesis to the first head that a relay block names.
+const INCLUDED_AT_ONCE: u32 = 32;
 
 /// The first fields of `ParachainSystem::ValidationData`.
 #[derive(Decode)]
@@ -91,14 +97,9 @@ pub(super) async fn prove(relay: &Node, para: &Node, outline: &Outline) -> Resul
     let proof = proof_of(relay, &keys, parent_hash).await?;
     let head = state::para_head(root, proof.clone(), outline.para_id).map_err(wrong(relay))?;
     if head.map(|head| head.hash) != Some(outline.genesis) {
-        let para_id = outline.para_id;
-        return Err(Error::OtherGenesis {
-            relay: name(relay),
-            para: name(para),
-            para_id,
-            number: parent_number,
-        });
+        return Err(other_parachain(relay, para, outline, parent_number));
     }
+    confirm_block_1(relay, para, outline).await?;
     let before = value("the block before", root, proof, before_key).map_err(wrong(relay))?;
     let number = parent_number.saturating_sub(1);
     let hash = block_hash(relay, number).await?;
@@ -112,6 +113,33 @@ pub(super) async fn prove(relay: &Node, para: &Node, outline: &Outline) -> Resul
         .map_err(|_| wrong(relay)(verify::Error::HeaderEncoding { number }))?;
     let info = GenesisBlockInfo { block_header, authority_set: set.clone(), proof };
     Ok(Proven { start: Start { number, hash, set }, info })
+}
+
+fn other_parachain(relay: &Node, para: &Node, outline: &Outline, number: u32) -> Error {
+    let name = |node: &Node| Arc::clone(node.name());
+    Error::OtherParachain { relay: name(relay), para: name(para), para_id: outline.para_id, number }
+}
+
+/// Checks that the head which the relay chain names after the genesis header descends from block 1.
+async fn confirm_block_1(relay: &Node, para: &Node, outline: &Outline) -> Result<(), Error> {
+    let key = [state::para_head_key(outline.para_id)];
+    let first = outline.relay_parent.0 + 1;
+    for number in first..first.saturating_add(INCLUDED_WITHIN) {
+        let hash = block_hash(relay, number).await?;
+        let block = header(relay, hash, number).await?;
+        let proof = proof_of(relay, &key, hash).await?;
+        let named = state::para_head(block.state_root, proof, outline.para_id).map_err(wrong(relay))?;
+        let Some(mut head) = named.filter(|head| head.hash != outline.genesis) else { continue };
+        // One relay block may include several.
+        while head.number > 1 && head.number <= INCLUDED_AT_ONCE {
+            head = header(para, head.parent(), head.number - 1).await?;
+        }
+        return match head.hash == outline.identity {
+            true => Ok(()),
+            false => Err(other_parachain(relay, para, outline, number)),
+        };
+    }
+    Err(other_parachain(relay, para, outline, first))
 }
 
 /// The parachain's id in its genesis state; `None` if the state is no parachain's.
@@ -196,15 +224,22 @@ mod tests {
         // The relay chain knows another genesis, or no such parachain.
         let other = Outline { genesis: Hash([7; 32]), ..outlined().await };
         let error = prove(&relay, &para, &other).await.unwrap_err();
-        assert!(matches!(error, Error::OtherGenesis { para_id: 2100, .. }), "{error}");
+        assert!(matches!(error, Error::OtherParachain { para_id: 2100, .. }), "{error}");
         let other = Outline { para_id: 2035, ..outlined().await };
         let error = prove(&relay, &para, &other).await.unwrap_err();
-        assert!(error.to_string().contains("head of parachain 2035 is not"), "{error}");
+        assert!(error.to_string().contains("head of parachain 2035 is no block"), "{error}");
+        // A false block 1 on a true genesis.
+        let other = Outline { identity: Hash([7; 32]), ..outlined().await };
+        let error = prove(&relay, &para, &other).await.unwrap_err();
+        assert!(
+            matches!(error, Error::OtherParachain { number, .. } if number > proven.start.number + 1),
+            "{error}"
+        );
         let other = Outline { relay_parent: (3, outlined().await.relay_parent.1), ..outlined().await };
         let error = prove(&relay, &para, &other).await.unwrap_err();
         assert!(matches!(error, Error::OtherRelay { number: 3, .. }), "{error}");
 
-        // A false block after a true genesis, before the one that includes the parachain: its state is no match.
+        // A false start before the true relay parent.
         devnet.relay().faults().fork_at(Some(proven.start.number));
         let error = prove(&relay, &para, &outlined().await).await.unwrap_err();
         assert!(matches!(error, Error::Wrong { source: verify::Error::Parent { .. }, .. }), "{error}");

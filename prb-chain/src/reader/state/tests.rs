@@ -5,7 +5,7 @@ use codec::{Compact, Encode};
 use prb_core::chain::{SessionState, StakeRules, Withdrawal, session_account};
 
 use super::*;
-use crate::metadata::{Runtime, real::runtime};
+use crate::metadata::{Runtime, real_runtimes::runtime};
 
 const PHA: u128 = 1_000_000_000_000;
 const POOL: PoolId = PoolId(7);

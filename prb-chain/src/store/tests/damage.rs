@@ -5,7 +5,7 @@ use prb_core::blob::HeaderCursor;
 use super::*;
 
 /// Returns what the check finds after a change.
-fn faults_after(change: impl FnOnce(&mut map::WriteTxn<'_>)) -> Vec<(Part, u32)> {
+fn faults_after(change: impl FnOnce(&mut memory_map::WriteTxn<'_>)) -> Vec<(Part, u32)> {
     let dir = layout_1();
     let store = open(&dir);
     tamper(&store, change);
@@ -14,7 +14,7 @@ fn faults_after(change: impl FnOnce(&mut map::WriteTxn<'_>)) -> Vec<(Part, u32)>
     report.faults.iter().map(|fault| (fault.part, fault.number)).collect()
 }
 
-fn flip(txn: &mut map::WriteTxn<'_>, table: Numbered, key: u32, byte: usize) {
+fn flip(txn: &mut memory_map::WriteTxn<'_>, table: Numbered, key: u32, byte: usize) {
     let mut value = table.get(txn, &key).unwrap().unwrap().to_vec();
     let at = byte.min(value.len() - 1);
     value[at] ^= 0x10;

@@ -6,7 +6,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     super::{Phase, account_lease_manager::Acquired, batch, inbox::Arrival, released_jobs::BEHIND_OLDER},
-    Lane, Queued, end, ids,
+    Lane, Queued, finish, ids,
 };
 use crate::{
     primitives::PHALA_SS58_PREFIX,
@@ -181,7 +181,7 @@ impl Lane {
 
     /// Keeps the jobs in the lane and sends nothing for a while. Uses up none of their retries.
     pub(super) fn pause_for_signer(&mut self, jobs: Vec<Queued>, message: &str) {
-        let pause = end::retry_delay(self.sign_failures, &self.shared.config);
+        let pause = finish::retry_delay(self.sign_failures, &self.shared.config);
         self.sign_failures = self.sign_failures.saturating_add(1);
         let operator = self.operator.to_ss58(PHALA_SS58_PREFIX);
         tracing::warn!(

@@ -8,7 +8,7 @@ use crate::{
     inventory,
     primitives::WorkerKey,
     prpc::PhactoryInfo,
-    worker::{Keys, keys::Claim},
+    worker::{Keys, key_registry::Claim},
 };
 
 /// The worker's key, and whether this entry may use it.

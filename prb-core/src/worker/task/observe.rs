@@ -16,7 +16,7 @@ use crate::{
     worker::{
         Decision, Failure, Failures, LastKey, Reason,
         decide::{FAILURES_BEFORE_ERROR, stake_needed},
-        goal::{self, Observation},
+        record::{self, Observation},
         stakes::Need,
     },
 };
@@ -52,7 +52,7 @@ impl Task {
         let pool = self.desired.worker.pid;
         let block = self.on_chain.block;
         let seen = Observation { key, chain, pool, after_stop, last_at_stake, block };
-        let saved = goal::saved_after(self.saved, seen);
+        let saved = record::saved_after(self.saved, seen);
         self.set_saved(saved);
         true
     }

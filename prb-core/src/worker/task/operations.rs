@@ -20,7 +20,7 @@ use crate::{
     queue::{JobFailure, JobOutcome},
     text::describe,
     wire::EgressMessages,
-    worker::{EventKind, InFlight, Reason, Stage, goal, requests},
+    worker::{EventKind, InFlight, Reason, Stage, record, requests},
 };
 
 /// The result of preparing a transaction with data from the worker.
@@ -42,7 +42,7 @@ impl Task {
         }
         let Some(key) = self.identity.claimed() else { return };
         if let Some(sent) = operation.recorded_as()
-            && !goal::is_recorded(&self.saved, sent, self.on_chain.block)
+            && !record::is_recorded(&self.saved, sent, self.on_chain.block)
         {
             // Persisted first: its effect must be recognised as ours even if this process crashes after
             // sending it.

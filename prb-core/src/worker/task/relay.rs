@@ -14,7 +14,7 @@ use crate::{
     queue::{JobFailure, JobOutcome},
     sync::BackoffConfig,
     wire::{EgressMessages, MessageOrigin, SignedMessage},
-    worker::{Failure, Keys, Reason, egress::Egress, keys::Claim},
+    worker::{Failure, Keys, Reason, egress::Egress, key_registry::Claim},
 };
 
 /// Maximum number of senders per worker; messages of further ones are not relayed.

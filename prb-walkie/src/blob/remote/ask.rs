@@ -19,9 +19,10 @@ use super::{
 };
 use crate::blob::{
     answer::{self, Malformed, Refused, Reply},
+    batch_walk,
     client::{self, Bounds},
     keys::Key,
-    metrics, scale,
+    metrics,
 };
 
 /// Bodies from this size on are checked on a blocking thread.
@@ -72,7 +73,7 @@ pub(super) trait Ask: Copy + Send + Sync + fmt::Debug + 'static {
     /// The first and last numbers in the batch.
     fn spans(batch: &Self::Batch) -> [u32; 4];
     fn begins_right(&self, batch: &Self::Batch) -> bool;
-    fn check(batch: &Self::Batch) -> Result<(), scale::Malformed>;
+    fn check(batch: &Self::Batch) -> Result<(), batch_walk::Malformed>;
     /// Asks a provider that knows only the original's keys.
     async fn original(&self, provider: &Provider, bounds: Bounds) -> Result<Self::Batch, Failure>;
 }
@@ -128,8 +129,8 @@ impl Ask for Headers {
         batch.relay.first == self.cursor.relay && batch.para.is_none_or(|para| para.first == self.cursor.para)
     }
 
-    fn check(batch: &HeaderBatch) -> Result<(), scale::Malformed> {
-        scale::check_headers(batch)
+    fn check(batch: &HeaderBatch) -> Result<(), batch_walk::Malformed> {
+        batch_walk::check_headers(batch)
     }
 
     async fn original(&self, provider: &Provider, bounds: Bounds) -> Result<HeaderBatch, Failure> {
@@ -169,8 +170,8 @@ impl Ask for Blocks {
         batch.blocks.first == self.cursor.from && batch.blocks.last <= self.cursor.to
     }
 
-    fn check(batch: &BlockBatch) -> Result<(), scale::Malformed> {
-        scale::check_blocks(batch)
+    fn check(batch: &BlockBatch) -> Result<(), batch_walk::Malformed> {
+        batch_walk::check_blocks(batch)
     }
 
     async fn original(&self, provider: &Provider, bounds: Bounds) -> Result<BlockBatch, Failure> {

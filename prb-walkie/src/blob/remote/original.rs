@@ -18,7 +18,7 @@ use super::{
     provider::Provider,
 };
 use crate::{
-    blob::{client::Bounds, keys::Key, scale},
+    blob::{batch_walk, client::Bounds, keys::Key},
     proto::db,
 };
 
@@ -32,7 +32,7 @@ async fn meta(provider: &Provider, key: Key, bounds: Bounds) -> Result<Bytes, Fa
 
 /// Runs a walk through a whole blob on a blocking thread.
 async fn apart<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, scale::Malformed> + Send + 'static,
+    work: impl FnOnce() -> Result<T, batch_walk::Malformed> + Send + 'static,
 ) -> Result<T, Failure> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(Failure::bad)?.map_err(Failure::bad)
@@ -61,7 +61,7 @@ pub(super) async fn headers(
             continue;
         }
         let Some(request) = provider.get(key, bounds).await? else { continue };
-        match apart(move || scale::headers_of_request(&request, cursor)).await? {
+        match apart(move || batch_walk::headers_of_request(&request, cursor)).await? {
             Some(batch) if batch.body.len() <= question.max_bytes => return Ok(batch),
             Some(batch) => too_long = Some(batch.body.len()),
             None => {}
@@ -90,7 +90,7 @@ pub(super) async fn blocks(
     for key in range.buffer_key.into_iter().chain([one]) {
         let Some(request) = provider.get(&key, bounds).await? else { continue };
         let within = Span { first: cursor.from, last: cursor.to };
-        match apart(move || scale::blocks_of_request(&request, within)).await? {
+        match apart(move || batch_walk::blocks_of_request(&request, within)).await? {
             Some(batch) if batch.body.len() <= question.max_bytes => return Ok(batch),
             Some(batch) => too_long = Some(batch.body.len()),
             None => {}
@@ -111,7 +111,8 @@ pub(super) async fn genesis(
     let key = Key::OriginalGenesis { para_id: announced.para_id };
     let blob = provider.get(&key.to_string(), bounds).await?.ok_or(Failure::NotYet)?;
     let genesis = db::Genesis::decode(blob).map_err(Failure::bad)?;
-    let (number, relay_hash) = scale::genesis_block(&genesis.bridge_genesis_info).map_err(Failure::bad)?;
+    let (number, relay_hash) =
+        batch_walk::genesis_block(&genesis.bridge_genesis_info).map_err(Failure::bad)?;
     if (number, genesis.para_id) != (RelayNumber(genesis.parent_number), announced.para_id) {
         return Err(Failure::bad("its genesis info is of another block or chain than it says"));
     }

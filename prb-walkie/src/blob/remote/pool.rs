@@ -25,7 +25,7 @@ use super::{
     provider::{Kind, Provider, Record},
     status,
 };
-use crate::blob::{answer, client::Bounds, keys::Key, metrics, scale};
+use crate::blob::{answer, batch_walk, client::Bounds, keys::Key, metrics};
 
 /// Most providers without a slot that are remembered.
 const MAX_REMEMBERED: usize = 1024;
@@ -309,8 +309,8 @@ impl Pool {
 }
 
 fn check_genesis(genesis: &Genesis) -> Result<(), Failure> {
-    let (number, hash) = scale::genesis_block(&genesis.info).map_err(Failure::bad)?;
-    scale::check_state(&genesis.state).map_err(Failure::bad)?;
+    let (number, hash) = batch_walk::genesis_block(&genesis.info).map_err(Failure::bad)?;
+    batch_walk::check_state(&genesis.state).map_err(Failure::bad)?;
     if number != genesis.relay_number || hash != genesis.relay_hash {
         return Err(Failure::bad("its genesis info is of another block than it says"));
     }

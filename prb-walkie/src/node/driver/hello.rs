@@ -24,7 +24,7 @@ use crate::{
     rpc::{
         Caller, Error, Handlers, Method, ResponseError, calls,
         envelope::{self, now_ms},
-        exchange::{self, Offer, Shown},
+        key_proof::{self, Offer, Shown},
     },
 };
 
@@ -62,7 +62,7 @@ impl Own {
     /// Builds the answer to a `Hello`.
     fn answer(&self, me: &PeerId, caller: Caller, said: &SystemInfo) -> SystemInfo {
         let key = self.key.as_ref().filter(|_| !said.key_exchange.is_empty() && self.pace.ready());
-        let shown = key.and_then(|key| exchange::answer(key, me, &caller.peer, &said.key_exchange));
+        let shown = key.and_then(|key| key_proof::answer(key, me, &caller.peer, &said.key_exchange));
         let (key_exchange, key_proof) = shown.unwrap_or_default();
         SystemInfo { auth: caller.standing.into(), key_exchange, key_proof, ..self.info() }
     }

@@ -45,7 +45,7 @@ pub(super) struct Done {
 }
 
 /// What is needed to answer calls.
-struct Desk {
+struct Answerer {
     handlers: Arc<Handlers>,
     blobs: Option<Arc<dyn Lookup>>,
     memory: Memory,
@@ -79,14 +79,14 @@ impl Driver {
         if let Some(known) = self.peers.get_mut(&call.peer) {
             known.hear();
         }
-        let desk = Desk {
+        let answerer = Answerer {
             handlers: Arc::clone(&self.handlers),
             blobs: self.blobs.clone(),
             memory: self.memory.clone(),
             bounds: Bounds { timeout: self.limits.call_timeout, answer_bytes: self.limits.answer_bytes },
         };
         self.work.spawn(async move {
-            let answer = desk.answer(call, caller, request).await;
+            let answer = answerer.answer(call, caller, request).await;
             Done { call, channel, answer, place }
         });
     }
@@ -143,7 +143,7 @@ fn refusal(protocol: Protocol, message: String) -> Bytes {
     }
 }
 
-impl Desk {
+impl Answerer {
     async fn answer(&self, call: Inbound, caller: Caller, request: Frame) -> Frame {
         let started = Instant::now();
         // The request's memory is released once it is answered.

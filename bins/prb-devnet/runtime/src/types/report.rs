@@ -14,6 +14,7 @@
 //! | 432 | 4 | length of what follows, little endian |
 //! | 436 | 64 | ed25519 signature of the first 432 bytes, in place of the ECDSA signature |
 //! | 500 | | attestation key, QE report, certification data: as in real quotes, not read by the chain |
+//!
 //! The first 32 bytes of the report data (offset 368) are the blake2-256 of the SCALE of the registration
 //! info. Collateral must be present and well-formed: PEM chains, hex CRLs, JSON objects, signatures of 64
 //! bytes.

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::values::{pool_view, worker_view};
 use crate::{
     console::view::{FleetView, PoolView, Tip, WorkerView},
-    version,
+    entry_version,
 };
 
 /// A peer's fleet, and whether it supports all commands.
@@ -68,7 +68,7 @@ fn add_pool_details(pools: &mut [PoolView], details: Vec<wire::Pool>) {
     for pool in pools {
         let Some(detail) = details.remove(&pool.pid) else { continue };
         let told = PoolDetail::from(detail);
-        pool.version = version::of_bytes(format!("{} {:?}", pool.version, told.after_stop).as_bytes());
+        pool.version = entry_version::of_bytes(format!("{} {:?}", pool.version, told.after_stop).as_bytes());
         (pool.after_stop, pool.chain, pool.account) = (Some(told.after_stop), told.chain, told.account);
     }
 }

@@ -19,7 +19,7 @@ use crate::{
         session,
         view::{PoolView, WorkerView},
     },
-    version,
+    entry_version,
 };
 
 pub(super) fn worker_view(state: proto::WorkerState, tip: Option<u32>) -> Option<WorkerView> {
@@ -109,7 +109,7 @@ pub(super) fn pool_view(pool: &db::Pool) -> Option<PoolView> {
 fn pool_version(pool: &db::Pool) -> String {
     let operator = pool.owner.as_ref().map(|owner| &owner.ss58_phala);
     let fields = (&pool.name, pool.pid, pool.enabled, pool.sync_only, operator, &pool.real_phala_ss58);
-    version::of_bytes(format!("{fields:?}").as_bytes())
+    entry_version::of_bytes(format!("{fields:?}").as_bytes())
 }
 
 pub(super) fn pool_value(value: &PoolValue) -> db::Pool {

@@ -7,7 +7,7 @@ use prb_devnet::{Config, Devnet, Fault, JustificationOddities};
 
 /// Faults of the nodes and the chains.
 #[derive(Debug, Clone, Args)]
-pub(super) struct Unkind {
+pub(super) struct FaultFlags {
     /// Fault of the relay chain's node, repeatable; `--relay-fault help` lists them
     #[arg(long, value_name = "FAULT")]
     relay_fault: Vec<Fault>,
@@ -52,7 +52,7 @@ pub(super) struct Unkind {
     fork_every: u32,
 }
 
-impl Unkind {
+impl FaultFlags {
     /// Returns the configuration with the chains' faults.
     pub(super) fn config(&self, config: Config) -> Config {
         Config {

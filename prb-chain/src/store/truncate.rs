@@ -2,7 +2,7 @@
 
 use prb_core::primitives::{ParaNumber, RelayNumber};
 
-use super::{Error, Store, map::WriteTxn, segment::Segment, split_alignment};
+use super::{Error, Store, memory_map::WriteTxn, segment::Segment, split_alignment};
 
 /// Rows deleted in one transaction.
 const ROWS: usize = 10_000;

@@ -3,7 +3,7 @@
 
 use prb_core::chain::CallBatch;
 
-use super::{ask, sign::sign, watcher::Watcher};
+use super::{queries, sign::sign, watcher::Watcher};
 
 /// Most nonces filled at once: more are not an accident.
 const MAX_GAP: u64 = 16;
@@ -42,7 +42,7 @@ impl Watcher<'_> {
         let inner = self.inner;
         let batch = CallBatch::new(std::sync::Arc::clone(self.signer), Vec::new());
         let mut last = "no node answers".to_owned();
-        for (node, head) in ask::heads(&inner.pool).await.map_err(|e| e.to_string())? {
+        for (node, head) in queries::heads(&inner.pool).await.map_err(|e| e.to_string())? {
             let filler = async {
                 let runtime = inner.runtimes.at(&node, None).await.map_err(|e| e.to_string())?;
                 let terms = inner.terms(&node, nonce, &head).await.map_err(|e| e.to_string())?;

@@ -1,11 +1,11 @@
-//! A daemon's view as metrics, and the descriptions of all crates' metrics.
+//! A daemon's view as metrics. The library crates describe metrics of their own.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::SystemTime,
 };
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics::{describe_gauge, gauge};
 use prb_core::{chain::ChainView, fleet::FleetStatus};
 
 use crate::{
@@ -29,7 +29,7 @@ const BALANCE: &str = "prb_operator_balance_pha";
 /// The chain's smallest units in one PHA.
 const PHA: f64 = 1e12;
 
-const GAUGES: [(&str, &str); 14] = [
+const GAUGES: [(&str, &str); 11] = [
     (BUILD, "1, with the version that runs"),
     (STARTED, "When the process started, in seconds since the Unix epoch"),
     (READY, "1 if the daemon is ready according to /readyz, otherwise 0"),
@@ -41,38 +41,6 @@ const GAUGES: [(&str, &str); 14] = [
     (TROUBLE, "Workers in S_ERROR, stalled or unresponsive"),
     (LAG, "Finalised parachain blocks that the slowest worker of the pool has not dispatched"),
     (BALANCE, "PHA that the account of an operator can pay fees from"),
-    ("prb_chain_finalized", "Newest finalised block announced by a node, by chain"),
-    ("prb_reader_block", "Parachain block of the newest view of the chain"),
-    ("prb_rpc_node_lacks", "1 if a chain node lacks a required capability, by chain, node and capability"),
-];
-
-const COUNTERS: [(&str, &str); 15] = [
-    (
-        "prb_blob_cache_forgotten_total",
-        "Cached blobs that were evicted because they turned out to be wrong, by kind",
-    ),
-    ("prb_blob_cache_total", "Requests to the blob cache, by kind and outcome"),
-    ("prb_history_faults_total", "Failures of history sources, by part"),
-    ("prb_ingest_failures_total", "Failures to fetch or verify blocks, by part"),
-    ("prb_ingest_rechecks_total", "Ranges of storage changes fetched again from another node, by outcome"),
-    (
-        "prb_ingest_suspects_total",
-        "Blocks whose storage changes a worker refused, by outcome: taken for a recheck, or full",
-    ),
-    ("prb_queue_redis_events_lost_total", "Lost connections for job events"),
-    ("prb_queue_redis_jobs_gone_total", "Submitted jobs that are gone from Redis"),
-    ("prb_reader_failures_total", "Failures to read on-chain state"),
-    ("prb_reader_snapshots_total", "Snapshots of the on-chain state, by cause"),
-    ("prb_reader_unreadable_values_total", "On-chain values that could not be read"),
-    ("prb_rpc_calls_total", "Calls to chain nodes, by chain and method"),
-    ("prb_rpc_connections_total", "Connections to chain nodes that were made, by chain and node"),
-    ("prb_rpc_node_demotions_total", "Demotions of a chain node for a wrong answer, by chain and node"),
-    ("prb_rpc_round_trips_total", "Round trips to chain nodes, by chain; a batch counts once"),
-];
-
-const HISTOGRAMS: [(&str, &str); 2] = [
-    ("prb_blob_assembly_seconds", "Time to assemble a blob from the store, by kind"),
-    ("prb_rpc_request_seconds", "Duration of requests to chain nodes, by chain"),
 ];
 
 /// Sets gauges from views; remembers pools and accounts whose gauges were set before.
@@ -84,16 +52,10 @@ pub(super) struct Gauges {
 }
 
 impl Gauges {
-    /// Registers the descriptions of all metrics, and the version.
+    /// Registers the descriptions of these metrics, and the version.
     pub(super) fn describe() -> Self {
         for (name, text) in GAUGES {
             describe_gauge!(name, text);
-        }
-        for (name, text) in COUNTERS {
-            describe_counter!(name, text);
-        }
-        for (name, text) in HISTOGRAMS {
-            describe_histogram!(name, Unit::Seconds, text);
         }
         gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1);
         let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);

@@ -6,7 +6,7 @@ use futures::future::join_all;
 use prb_core::{chain::SubmitError, primitives::AccountId};
 use tokio::time::Instant;
 
-use super::{Inner, ask};
+use super::{Inner, queries};
 
 /// How long a node may take for the next nonce once others have returned it.
 const NONCE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -69,14 +69,14 @@ impl Inner {
         }
     }
 
-    async fn nonces(&self, account: AccountId) -> Result<Nonces, ask::Error> {
-        let (head, funds) = ask::newest(&self.pool, &self.finalised, |node, head| async move {
+    async fn nonces(&self, account: AccountId) -> Result<Nonces, queries::Error> {
+        let (head, funds) = queries::newest(&self.pool, &self.finalised, |node, head| async move {
             let runtime = self.runtimes.at(&node, Some(head.hash)).await?;
-            Ok((head.header.number, ask::funds(&node, &runtime, account, Some(head.hash)).await?))
+            Ok((head.header.number, queries::funds(&node, &runtime, account, Some(head.hash)).await?))
         })
         .await?;
         let Some(next) = self.next_nonce(account).await else {
-            return Err(ask::Error::Wrong { node: "every node".into(), reason: "no next nonce".into() });
+            return Err(queries::Error::Wrong { node: "every node".into(), reason: "no next nonce".into() });
         };
         Ok(Nonces { head, finalised: funds.nonce, next })
     }
