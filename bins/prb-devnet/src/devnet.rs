@@ -125,7 +125,7 @@ impl Devnet {
         let pools = accounts::pools(&config)?;
         let authorities = accounts::authorities(&config);
         let capacity = config.max_pool_transactions;
-        let faults = Arc::new(ChainFaults::new(config.finality_lag, config.fork_every));
+        let faults = Arc::new(ChainFaults::new(&config));
         let genesis = para::v1::genesis(para_genesis(&config, &pools)).map_err(Error::Genesis)?;
         let para = Node::new(ChainKind::Para, genesis, config.para_port, capacity, Arc::clone(&faults))?;
         let head = para.header(0).map(|header| header.encode()).unwrap_or_default();
@@ -242,7 +242,7 @@ impl Devnet {
         let paused = self.0.para_paused.load(Ordering::Relaxed) || self.0.faults.is_offboarded();
         let mut para = None;
         if number.is_multiple_of(PARA_EVERY) && !paused {
-            for place in 0..self.0.config.heads_per_relay_block.max(1) {
+            for place in 0..self.0.faults.heads_per_relay_block() {
                 let slot = Slot { relay_parent: number, place, delay: 0 };
                 moving.para_parents.push(slot);
                 para = Some(self.author_para(slot)?);

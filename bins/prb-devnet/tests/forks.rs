@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use codec::Decode;
 use prb_devnet::{Config, Devnet, InvalidTransaction, PoolError, Retracted};
+use prb_devnet_runtime::Header;
 use serde_json::{Value as Json, json};
+use sp_consensus_grandpa::GrandpaJustification;
 use subxt::{
     OnlineClient, SubstrateConfig,
     dynamic::{self, Value},
@@ -192,6 +195,22 @@ async fn chains_are_made_to_misbehave_by_calls() {
         forked.is_some() && (0..=para.best_number()).any(|number| para.block_hash(number) == forked),
         "once"
     );
+
+    for fault in ["equivocate", "repeat-ancestry", "heads-per-relay-block=3", "burst=300000"] {
+        inject(fault).await;
+    }
+    let best = para.best_number();
+    rig.ticks(6);
+    assert_eq!(para.best_number(), best + 9);
+    let changed = |number| {
+        let changes = para.storage_changes(number).unwrap();
+        changes.main.iter().filter_map(|(_, value)| Some(value.as_ref()?.len())).sum::<usize>()
+    };
+    assert_eq!((best + 1..=best + 9).filter(|number| changed(*number) >= 300_000).count(), 1);
+    let justification = relay.justification(relay.finalized_number()).unwrap();
+    let justification = GrandpaJustification::<Header>::decode(&mut &*justification).unwrap();
+    assert_eq!(justification.commit.precommits.len(), 5, "four votes, and one a second time");
+    assert_eq!(justification.votes_ancestries.len(), 2);
 
     inject("finality-lag=9").await;
     inject("offboard").await;

@@ -46,7 +46,7 @@ impl Devnet {
         }
         let signers = if is_forced { target.hash() } else { target.parent_hash };
         let set = finality::authority_set(&relay.state_at(signers)?)?;
-        let oddities = self.0.config.justifications;
+        let oddities = self.0.faults.justifications();
         let justification = finality::justify(&self.0.authorities, &set, &target, child.as_ref(), oddities);
         let period = self.0.config.justification_period;
         let keep = period != 0 && number.is_multiple_of(period);

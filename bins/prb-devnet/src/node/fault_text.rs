@@ -62,6 +62,14 @@ pub enum Fault {
     Fork,
     /// Of the chains: the same at every so many-th relay block.
     ForkEvery(u32),
+    /// Of the chains: justifications have votes of one authority for two blocks.
+    Equivocate,
+    /// Of the chains: justifications repeat a header of the votes' ancestry.
+    RepeatAncestry,
+    /// Of the chains: number of parachain blocks for each relay parent.
+    HeadsPerRelayBlock(u32),
+    /// Of the chains: the second next parachain block changes this many bytes.
+    Burst(u32),
 }
 
 /// A fault's syntax, meaning and parser.
@@ -183,6 +191,19 @@ const FORMS: &[Form] = &[
     form("fork-every", "N", "both chains: the same at every so many-th relay block; 0 ends this", |v| {
         number(v).map(Fault::ForkEvery)
     }),
+    form("equivocate", "", "both chains: one authority votes for two blocks", |_| Some(Fault::Equivocate)),
+    form("repeat-ancestry", "", "both chains: justifications repeat a header", |_| {
+        Some(Fault::RepeatAncestry)
+    }),
+    form(
+        "heads-per-relay-block",
+        "N",
+        "both chains: number of parachain blocks for each relay parent",
+        |v| number(v).map(Fault::HeadsPerRelayBlock),
+    ),
+    form("burst", "N", "both chains: the second next parachain block changes this many bytes", |v| {
+        number(v).map(Fault::Burst)
+    }),
 ];
 
 impl Fault {
@@ -265,6 +286,10 @@ impl Node {
             Fault::Onboard => chains.offboard(false),
             Fault::Fork => chains.fork_next(true),
             Fault::ForkEvery(blocks) => chains.fork_every(*blocks),
+            Fault::Equivocate => chains.equivocate(),
+            Fault::RepeatAncestry => chains.repeat_ancestry(),
+            Fault::HeadsPerRelayBlock(heads) => chains.set_heads_per_relay_block(*heads),
+            Fault::Burst(bytes) => chains.burst(*bytes),
         }
         self.set_rpc_limits(limits);
     }
