@@ -198,12 +198,12 @@ pub enum RefusedData {
     FalseHeaders(FalseHeaders),
 }
 
-/// A header batch that does not verify: whoever gave it is at fault.
+/// A header batch that does not verify: its provider is at fault.
 #[derive(Clone, PartialEq, Eq)]
 pub struct FalseHeaders {
     /// The cursor of the request.
     pub cursor: HeaderCursor,
-    /// The batch's body, which tells whose answer it was.
+    /// The batch's body, by which a remote source finds the provider that returned it.
     pub body: Bytes,
     /// What is wrong with it.
     pub reason: String,

@@ -142,6 +142,7 @@ impl Keys {
             self.chain.follow(followed);
             tokio::select! {
                 () = cancel.cancelled() => return,
+                // After the notification rather than before: a single change is reported at once.
                 () = tokio::time::sleep(BATCH_WINDOW) => {}
             }
         }

@@ -38,7 +38,7 @@ pub(super) struct Shares {
 #[derive(Debug, Default)]
 struct Counts {
     by_address: HashMap<IpAddr, usize>,
-    held: HashMap<ConnectionId, Option<IpAddr>>,
+    by_connection: HashMap<ConnectionId, Option<IpAddr>>,
 }
 
 impl Counts {
@@ -50,11 +50,11 @@ impl Counts {
         if let Some(ip) = address {
             *self.by_address.entry(ip).or_default() += 1;
         }
-        self.held.insert(id, address);
+        self.by_connection.insert(id, address);
     }
 
-    fn give_back(&mut self, id: ConnectionId) {
-        let Some(Some(ip)) = self.held.remove(&id) else { return };
+    fn release(&mut self, id: ConnectionId) {
+        let Some(Some(ip)) = self.by_connection.remove(&id) else { return };
         match self.by_address.get_mut(&ip) {
             Some(count) if *count > 1 => *count -= 1,
             _ => drop(self.by_address.remove(&ip)),
@@ -96,7 +96,9 @@ impl Shares {
     }
 
     fn admit(&mut self, id: ConnectionId, peer: &PeerId, remote: &Multiaddr) -> Result<(), Denied> {
-        self.handshakes.give_back(id);
+        // The handshake is over: from here on it counts as a connection.
+        self.handshakes.release(id);
+        // Not counted: the reserve is what remains after the strangers' connections.
         if self.trusted.contains(peer) {
             return Ok(());
         }
@@ -106,7 +108,7 @@ impl Shares {
         {
             return Err(Denied::Address(ip, self.connections_per_address));
         }
-        if self.connections.held.len() >= self.strangers {
+        if self.connections.by_connection.len() >= self.strangers {
             return Err(Denied::Strangers(self.strangers));
         }
         self.connections.take(id, address);
@@ -159,9 +161,10 @@ impl NetworkBehaviour for Shares {
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         match event {
             FromSwarm::ConnectionClosed(ConnectionClosed { connection_id, .. })
+            // Not every connection that was counted is established: denied and failed ones end here.
             | FromSwarm::ListenFailure(ListenFailure { connection_id, .. }) => {
-                self.handshakes.give_back(connection_id);
-                self.connections.give_back(connection_id);
+                self.handshakes.release(connection_id);
+                self.connections.release(connection_id);
             }
             _ => {}
         }
