@@ -214,7 +214,7 @@ impl Store {
     /// # Errors
     /// The file cannot be examined.
     pub fn disk_bytes(&self) -> Result<u64, Error> {
-        self.hold()?.env().real_disk_size().map_err(|e| self.error(e))
+        self.guard_map()?.env().real_disk_size().map_err(|e| self.error(e))
     }
 
     /// Watches the heights that can be served to workers.
@@ -266,8 +266,8 @@ impl Store {
             };
             return if same { Ok(()) } else { Err(other()) };
         }
-        let held = self.hold()?;
-        let mut txn = self.write(&held)?;
+        let guard = self.guard_map()?;
+        let mut txn = self.write(&guard)?;
         let tables = txn.tables;
         let stored = StoredGenesis {
             start: start.clone(),

@@ -94,6 +94,7 @@ pub(crate) async fn is_live(address: SocketAddr) -> bool {
 }
 
 async fn ask(address: SocketAddr) -> anyhow::Result<()> {
+    // A proxy configured for the container must not get requests for its own port.
     let client = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build()?;
     let answer = client.get(format!("http://{address}/livez")).send().await;
     let answer = answer.with_context(|| format!("the ops port at {address} does not answer"))?;

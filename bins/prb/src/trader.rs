@@ -39,7 +39,7 @@ impl TraderDaemon {
     /// # Errors
     /// See [`Failure`].
     pub async fn start(args: &TraderArgs) -> Result<Self, Failure> {
-        let para = pool("para", &args.chain_endpoint).map_err(Failure::Configuration)?;
+        let para = pool("para", &args.chain_endpoint, args.chain_genesis).map_err(Failure::Configuration)?;
         let pools = args.trader_pools.as_deref().map(FleetFile::read).transpose();
         let pools = pools.map_err(Failure::Configuration)?;
         let identity = identity_check::of_trader(&args.peer_id_prefix, pools.is_some()).await;
@@ -53,6 +53,7 @@ impl TraderDaemon {
         let nodes = NodeWatch::para(para.clone(), &mut background);
         let trade_queue = TradeQueue::trading(config, para, vault, args.sending.submit_config());
         let trade_queue = trade_queue.map_err(Failure::Configuration)?;
+        // No token is generated: a trader has no data folder to keep it in.
         let access = Access::given(&args.pages).map_err(Failure::Configuration)?;
         Ok(Self { trade_queue: trade_queue.with_page(&args.pages, &access).await?, nodes, background })
     }

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 mod support;
 use support::{
     Net, chain,
-    daemons::{Daemon, Hand, Probe, assign, free_port, provider},
+    daemons::{Daemon, Probe, TestPeer, assign, free_port, provider},
     redis::Redis,
 };
 
@@ -135,8 +135,8 @@ async fn no_secret_is_anywhere_but_where_it_belongs() {
     for daemon in [&mut provider, &mut manager, &mut trader] {
         daemon.start();
     }
-    let hand = Hand::with_key(vec![manager.address()], "default", SHARED_KEY).await;
-    let client = hand.find(Role::LifecycleManager, "default", LIMIT).await;
+    let test_peer = TestPeer::with_key(vec![manager.address()], "default", SHARED_KEY).await;
+    let client = test_peer.find(Role::LifecycleManager, "default", LIMIT).await;
     assign(&net, &client, &[0], &[0]).await;
     net.until_active([0], LIMIT).await;
 
@@ -178,7 +178,7 @@ async fn no_secret_is_anywhere_but_where_it_belongs() {
         search(&secrets, &format!("the log of {}", daemon.name()), daemon.log().as_bytes());
     }
     search_files(&secrets, folder, &secret_folder);
-    hand.close().await;
+    test_peer.close().await;
     net.shutdown().await;
 }
 

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 mod support;
 use support::{
     Net, chain,
-    daemons::{Daemon, Hand, assign, manager, provider},
+    daemons::{Daemon, TestPeer, assign, manager, provider},
 };
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -29,7 +29,7 @@ struct Scene {
     net: Net,
     provider: Daemon,
     manager: Daemon,
-    hand: Hand,
+    test_peer: TestPeer,
     client: Client,
 }
 
@@ -45,11 +45,11 @@ impl Scene {
         let mut manager = change(manager);
         provider.start();
         manager.start();
-        let hand = Hand::with_key(vec![manager.address()], "default", KEY).await;
-        let client = hand.find(Role::LifecycleManager, "default", LIMIT).await;
+        let test_peer = TestPeer::with_key(vec![manager.address()], "default", KEY).await;
+        let client = test_peer.find(Role::LifecycleManager, "default", LIMIT).await;
         assign(&net, &client, &[0], &[0]).await;
         net.until_active([0], LIMIT).await;
-        Self { net, provider, manager, hand, client }
+        Self { net, provider, manager, test_peer, client }
     }
 
     /// Waits until the worker has taken blocks that are made from now on.
@@ -69,7 +69,7 @@ impl Scene {
             assert!(!daemon.log().contains("panicked"), "{}", daemon.log_tail());
             daemon.stop().await;
         }
-        self.hand.close().await;
+        self.test_peer.close().await;
         self.net.shutdown().await;
     }
 }

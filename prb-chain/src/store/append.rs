@@ -81,8 +81,8 @@ impl Store {
     }
 
     fn try_append_relay(&self, batch: &RelayBatch) -> Result<(), Error> {
-        let held = self.hold()?;
-        let mut txn = self.write(&held)?;
+        let guard = self.guard_map()?;
+        let mut txn = self.write(&guard)?;
         let mut state = *self.state();
         let sequence = || Error::OutOfSequence { what: "relay header", number: batch.first.0 };
         let (next, parent) = match (state.tips.relay, self.genesis()) {
@@ -140,8 +140,8 @@ impl Store {
 
     fn try_append_para_headers(&self, first: ParaNumber, headers: &[Vec<u8>]) -> Result<(), Error> {
         let Some(last_header) = headers.last() else { return Ok(()) };
-        let held = self.hold()?;
-        let mut txn = self.write(&held)?;
+        let guard = self.guard_map()?;
+        let mut txn = self.write(&guard)?;
         let mut state = *self.state();
         let (next, parent) = match state.tips.para_header {
             Some((tip, hash)) => (tip.next(), Some(hash)),
@@ -176,8 +176,8 @@ impl Store {
         if changes.is_empty() {
             return Ok(());
         }
-        let held = self.hold()?;
-        let mut txn = self.write(&held)?;
+        let guard = self.guard_map()?;
+        let mut txn = self.write(&guard)?;
         let mut state = *self.state();
         if first != state.tips.changes.next() {
             return Err(Error::OutOfSequence { what: "storage changes of block", number: first.0 });
@@ -230,8 +230,8 @@ impl Store {
     }
 
     fn try_replace_changes(&self, first: ParaNumber, changes: &[Vec<u8>]) -> Result<(), Error> {
-        let held = self.hold()?;
-        let mut txn = self.write(&held)?;
+        let guard = self.guard_map()?;
+        let mut txn = self.write(&guard)?;
         let (table, digests) = (txn.tables.changes, txn.tables.digests);
         for (number, new) in (first.0..).zip(changes) {
             let found = table.get_lower_than_or_equal_to(&txn, &number).map_err(|e| self.error(e))?;
@@ -276,8 +276,8 @@ impl Store {
         let items: Vec<&[u8]> = changes.iter().map(Vec::as_slice).collect();
         let encoded = segment::write(&items);
         self.growing(|| {
-            let held = self.hold()?;
-            let mut txn = self.write(&held)?;
+            let guard = self.guard_map()?;
+            let mut txn = self.write(&guard)?;
             let (table, digests) = (txn.tables.changes, txn.tables.digests);
             table
                 .get(&txn, &first.0)
@@ -292,7 +292,7 @@ impl Store {
     /// Commits and publishes the new state.
     fn finish(&self, mut txn: WriteTxn<'_>, mut state: State) -> Result<(), Error> {
         self.cover(&mut txn, &mut state)?;
-        // The write transaction is held until here, so that states are published in their order.
+        // The write transaction is open until here, so that states are published in their order.
         let mut known = self.state();
         txn.commit().map_err(|e| self.error(e))?;
         *known = state;

@@ -2,7 +2,10 @@
 
 use std::{fmt, net::SocketAddr, ops::RangeInclusive, str::FromStr, time::Duration};
 
-use prb_core::inventory::{AfterExternalStop, UnknownAfterExternalStop};
+use prb_core::{
+    inventory::{AfterExternalStop, UnknownAfterExternalStop},
+    primitives::Hash,
+};
 use url::Url;
 
 /// Parses `true` or `false`, in the spellings of the original's variables.
@@ -64,6 +67,12 @@ impl fmt::Debug for NodeUrl {
     }
 }
 
+/// Parses a block's hash.
+pub(super) fn block_hash(text: &str) -> Result<Hash, String> {
+    let hash = text.trim().strip_prefix("0x").and_then(|_| text.trim().parse().ok());
+    hash.ok_or_else(|| "must be a block's hash, 0x and 64 hexadecimal digits".into())
+}
+
 pub(super) fn ws_url(text: &str) -> Result<NodeUrl, String> {
     let text = text.trim();
     match text.split_once("://") {
@@ -82,7 +91,7 @@ impl RedisUrl {
         &self.0
     }
 
-    /// Checked late, so that the error does not quote it.
+    /// Checks the URL. Not done by the parser, whose error would quote a password.
     pub(super) fn check(&self) -> Result<(), &'static str> {
         match Url::parse(&self.0) {
             Ok(url) if matches!(url.scheme(), "redis" | "rediss" | "redis+unix") => Ok(()),
@@ -148,6 +157,15 @@ mod tests {
             assert_eq!(yes_no(text), Ok(false), "{text}");
         }
         assert!(yes_no("maybe").is_err() && yes_no("2").is_err());
+    }
+
+    #[test]
+    fn genesis_hash_is_whole() {
+        let digits = "ab".repeat(32);
+        assert_eq!(block_hash(&format!(" 0x{digits} ")), Ok(Hash([0xab; 32])));
+        for bad in [&digits[..], "0xab", "", "0x"] {
+            assert!(block_hash(bad).unwrap_err().contains("64 hexadecimal digits"), "{bad}");
+        }
     }
 
     #[test]
