@@ -87,6 +87,23 @@ impl Shares {
         }
         Some(Place { holder, held: Arc::clone(&self.held) })
     }
+
+    /// Returns how many slots the share of an address has taken; `None` for this machine.
+    pub(super) fn held_by(&self, ip: IpAddr) -> Option<usize> {
+        holder(ip).map(|holder| self.held_by_holder(holder))
+    }
+
+    /// The same for [`Place::holder`].
+    pub(super) fn held_by_holder(&self, holder: IpAddr) -> usize {
+        lock(&self.held).by_others.get(&holder).copied().unwrap_or(0)
+    }
+}
+
+impl Place {
+    /// Returns whose share it counts against; `None` for this machine.
+    pub(super) const fn holder(&self) -> Option<IpAddr> {
+        self.holder
+    }
 }
 
 impl Drop for Place {
