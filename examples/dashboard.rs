@@ -45,6 +45,7 @@ async fn screen(http: &Client, base: &str) -> anyhow::Result<String> {
         let page: Page = get(http, url).await?;
         let end = page.workers.is_empty();
         workers.extend(page.workers);
+        // An empty page also ends it: workers may be removed meanwhile, and `total` then never be reached.
         if end || workers.len() >= page.total {
             break;
         }

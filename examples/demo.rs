@@ -72,6 +72,8 @@ fn main() -> ExitCode {
         let _flush = telemetry::init(Some(&demo.log_level), true, telemetry::Stream::Daemon, &display)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let active = runtime.block_on(demo.run(&display))?;
+        // Bounded: a blocking task, such as a name resolution, cannot be cancelled and must not delay the
+        // exit.
         runtime.shutdown_timeout(Duration::from_millis(500));
         Ok(active)
     };
@@ -206,6 +208,7 @@ fn write_fleet(data: &Path, devnet: &Devnet, workers: &[WorkerHandle]) -> anyhow
         .write(true)
         .create(true)
         .truncate(true)
+        // The file contains the operators' mnemonics.
         .mode(0o600)
         .open(&path)
         .with_context(|| format!("cannot write {}", path.display()))?;

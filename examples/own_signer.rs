@@ -37,9 +37,9 @@ impl Signer for ServiceKey {
 
     async fn sign(&self, payload: &[u8]) -> Result<Signature, Error> {
         let (answer, signature) = oneshot::channel();
-        let away = |source| Error::Unavailable { account: self.1, source };
-        (self.0.0).send((payload.to_vec(), answer)).await.map_err(|e| away(Box::new(e)))?;
-        signature.await.map_err(|e| away(Box::new(e)))
+        let unavailable = |source| Error::Unavailable { account: self.1, source };
+        (self.0.0).send((payload.to_vec(), answer)).await.map_err(|e| unavailable(Box::new(e)))?;
+        signature.await.map_err(|e| unavailable(Box::new(e)))
     }
 }
 

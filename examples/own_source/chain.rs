@@ -25,7 +25,7 @@ pub(crate) struct Chain {
 }
 
 impl JustifiedBlock {
-    fn stop(&self) -> BatchEnd<'_> {
+    fn as_batch_end(&self) -> BatchEnd<'_> {
         let Self { number, justification, set_id, para_head, proof, next_set } = self;
         let (number, next_set) = (RelayNumber(*number), next_set.as_deref());
         BatchEnd { number, justification, set_id: *set_id, para_head: *para_head, proof, next_set }
@@ -46,12 +46,16 @@ impl ChainPieces for Chain {
     fn first_relay(&self) -> RelayNumber {
         RelayNumber(self.first_relay)
     }
-    fn stops<'a>(&'a self, from: RelayNumber, take: Take<'_, BatchEnd<'a>>) -> Result<(), Infallible> {
-        let _ = self.justified.iter().filter(|stop| stop.number >= from.0).all(|stop| take(stop.stop()));
+    fn batch_ends<'a>(&'a self, from: RelayNumber, take: Take<'_, BatchEnd<'a>>) -> Result<(), Infallible> {
+        let _ = self
+            .justified
+            .iter()
+            .filter(|block| block.number >= from.0)
+            .all(|block| take(block.as_batch_end()));
         Ok(())
     }
-    fn stop_before<'a>(&'a self, number: RelayNumber) -> Result<Option<BatchEnd<'a>>, Infallible> {
-        Ok(self.justified.iter().rfind(|stop| stop.number < number.0).map(JustifiedBlock::stop))
+    fn batch_end_before<'a>(&'a self, number: RelayNumber) -> Result<Option<BatchEnd<'a>>, Infallible> {
+        Ok(self.justified.iter().rfind(|block| block.number < number.0).map(JustifiedBlock::as_batch_end))
     }
     fn relay_headers<'a>(
         &'a self,

@@ -1,10 +1,10 @@
 //! A data provider for chain data from another system.
 //!
-//! Why: with the blocks at hand (an archive, an indexer, a chain that has ended) there is no need to fetch them from
-//! nodes again. Implement `ChainPieces` over the encoded parts (chain.rs), and prb-core assembles batches by pRuntime's rules
-//! (source.rs). A fleet can use the source directly, and prb-walkie serves it to lifecycle managers, including those of
-//! the original bridge. Test such a source with `prb_core::conformance::{blob, range}`. Only prb-walkie's feature
-//! `blob` is needed, without libp2p.
+//! Why: with the blocks at hand (an archive, an indexer, a chain that has ended) there is no need to fetch them
+//! from nodes again. Implement `ChainPieces` over the encoded parts (chain.rs), and prb-core assembles batches
+//! by pRuntime's rules (source.rs). A fleet can use the source directly, and prb-walkie serves it to lifecycle
+//! managers, including those of the original bridge. Test such a source with `prb_core::conformance::{blob,
+//! range}`. Only prb-walkie's feature `blob` is needed, without libp2p.
 mod chain;
 mod source;
 

@@ -46,7 +46,7 @@ impl SqliteQueue {
         }
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         *(if end.is_ok() { &mut ended.succeeded } else { &mut ended.failed }) += 1;
-        self.table.tell(lease.0, end);
+        self.table.notify(lease.0, end);
         Ok(())
     }
 
@@ -62,7 +62,7 @@ fn time(after: Duration) -> i64 {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    conformance::queue::all(async |room| match SqliteQueue::open(Path::new(":memory:"), room) {
+    conformance::queue::all(async |max_jobs| match SqliteQueue::open(Path::new(":memory:"), max_jobs) {
         Ok(queue) => queue,
         Err(error) => panic!("{error}"),
     })

@@ -35,8 +35,8 @@ impl Table {
         Ok(Self { db: Mutex::new(db), submitters: Mutex::default() })
     }
 
-    // These statements are short enough for an async task. On a slow disk use `spawn_blocking`, and release the
-    // lease if the caller was cancelled in the meantime.
+    // Short enough for an async task; on a slow disk use `spawn_blocking`, and release the lease if the caller was
+    // cancelled meanwhile. `?3 > 0` is always true: SQLite rejects a parameter that a statement does not mention.
     pub(crate) fn change(&self, sql: &str, lease: (JobId, u64), due: Duration) -> Result<bool, Error> {
         let sql = format!("{sql} id = ?1 AND token = ?2 AND leased AND ?3 > 0");
         let params = [lease.0.0 as i64, lease.1 as i64, time(due)];
@@ -50,11 +50,11 @@ impl Table {
         let (text, now) = (serde_json::to_string(job).map_err(unavailable)?, time(Duration::ZERO));
         let sql = "INSERT INTO jobs (job, due, retries) VALUES (?1, ?2, ?3) RETURNING id";
         let id = self.row(sql, params![text, now, job.retries], |row| row.get::<_, i64>(0))?;
-        let (id, (tell, outcome)) = (id.unwrap_or_default() as u64, oneshot::channel());
-        lock(&self.submitters).insert(id, tell);
+        let (id, (submitter, outcome)) = (id.unwrap_or_default() as u64, oneshot::channel());
+        lock(&self.submitters).insert(id, submitter);
         Ok(JobHandle::new(JobId(id), outcome))
     }
-    /// Leases the oldest job that is due. The token increases with each lease, so it also counts them.
+    /// Leases the oldest job that is due, in one statement: other processes lease jobs too. The token counts leases.
     pub(crate) fn take(&self, ttl: Duration) -> Result<Option<Lease>, Error> {
         let sql = "UPDATE jobs SET leased = 1, token = token + 1, due = ?2 WHERE id = \
                    (SELECT min(id) FROM jobs WHERE due <= ?1) RETURNING id, token, retries, job";
@@ -72,7 +72,7 @@ impl Table {
         let [waiting, delayed, leased] = self.row(sql, [time(Duration::ZERO)], read)?.unwrap_or_default();
         Ok((waiting as usize, delayed as usize, leased as usize))
     }
-    pub(crate) fn tell(&self, id: JobId, end: Result<JobOutcome, JobFailure>) {
+    pub(crate) fn notify(&self, id: JobId, end: Result<JobOutcome, JobFailure>) {
         // The submitter may be gone.
         let _ = lock(&self.submitters).remove(&id.0).map(|submitter| submitter.send(end));
     }

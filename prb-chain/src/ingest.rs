@@ -45,7 +45,7 @@ pub use suspects::Suspects;
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// Headers in one JSON-RPC batch.
+    /// Headers requested together.
     pub headers_per_batch: u32,
     /// Most blocks in one request for storage changes.
     pub changes_per_call: u32,

@@ -108,7 +108,8 @@ impl HeedInventory {
     /// Blocks on the disk.
     ///
     /// # Errors
-    /// [`Error::InUse`] if another process has it open, [`Error::NotAFolder`] if the path is the original's file, [`Error::Schema`] for another layout version, or an I/O error.
+    /// [`Error::InUse`] if another process has it open, [`Error::NotAFolder`] if the path is the original's
+    /// file, [`Error::Schema`] for another layout version, or an I/O error.
     pub fn open(path: &Path, config: Config) -> Result<Self, Error> {
         let io = |source| Error::Io { path: path.to_owned(), source };
         if path.exists() && !path.is_dir() {

@@ -40,11 +40,12 @@
 //!
 //! # What is trusted
 //!
-//! The relay block that workers start from is the parent of the one that parachain block 1 was built on: a relay
-//! node of another chain is refused. The block's state is taken from the nodes (as pRuntime's own operator tools do);
-//! everything after it is proven by the authorities in that state. Storage changes of the parachain are taken from
-//! the node too, because verifying them takes the whole state. A worker that receives wrong ones refuses them, and
-//! [`ingest`] then compares the answers of all nodes and replaces what was wrong.
+//! Workers start from one relay block: the parent of the relay block that parachain block 1 was built on. A
+//! relay node whose chain does not have this block is refused. The block's state is taken from the nodes (as
+//! pRuntime's own operator tools do); everything after it is proven by the authorities in that state. Storage
+//! changes of the parachain are taken from the node too, because verifying them takes the whole state. A worker
+//! that receives wrong ones refuses them, and [`ingest`] then compares the answers of all nodes and replaces
+//! what was wrong.
 //!
 //! # Seams
 //!

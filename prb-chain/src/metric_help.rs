@@ -22,7 +22,7 @@ const COUNTERS: [(&str, &str); 11] = [
     ("prb_rpc_calls_total", "Calls to chain nodes, by chain and method"),
     ("prb_rpc_connections_total", "Connections to chain nodes that were made, by chain and node"),
     ("prb_rpc_node_demotions_total", "Demotions of a chain node for a wrong answer, by chain and node"),
-    ("prb_rpc_round_trips_total", "Round trips to chain nodes, by chain; a batch counts once"),
+    ("prb_rpc_round_trips_total", "Round trips to chain nodes, by chain; requests sent together count once"),
 ];
 
 const HISTOGRAMS: [(&str, &str); 2] = [

@@ -1,16 +1,21 @@
 //! [`VerifiedSource`]: header batches of another [`BlobSource`], verified before any worker gets them.
 //!
-//! Workers verify all that they are sent, and a false header costs them a call and the fleet time. A lifecycle
-//! manager whose blocks come from data providers checks each batch itself, once for all workers: the headers follow
-//! one another, the authority set in force has finalised the last one, what changes the set is what that header
-//! schedules, and the parachain's headers end at the head that its state names. The source is told of a batch that
-//! fails ([`RefusedData::FalseHeaders`]), and asked again: a remote one puts the provider aside that gave it.
+//! Workers verify everything that they are sent, but a false header costs each of them a call, and the fleet time. A
+//! lifecycle manager whose blocks come from data providers therefore checks each batch once for all workers:
 //!
-//! The sets are tracked from the block that workers start after: each change comes with a verified batch. They are
-//! kept in a file, so that a restart goes on where it was. Where the set in force at a block is not known (a manager
-//! that is new to workers synced before, or a span of the past whose set made room for others), the gap is walked
-//! through a few batches at a time, from the last block whose set is known, and meanwhile batches are passed on as
-//! they are: the workers' own check is as good as it always was. The metric `prb_header_batches_total` counts them, and the log says so.
+//! - each header is the parent of the next;
+//! - the authority set in force has finalised the last header;
+//! - a new authority set is the one that this header schedules;
+//! - the parachain headers end at the head that the relay state names.
+//!
+//! A batch that fails is reported to the source ([`RefusedData::FalseHeaders`]) and requested again; a remote source
+//! suspends the provider that sent it.
+//!
+//! Authority sets are tracked from the block that workers start after, because each change comes with a verified
+//! batch. They are kept in a file, so that a restarted process resumes there. The set in force at a block is unknown to
+//! a manager that takes over workers synced by another one, and for old blocks whose set was dropped. The decorator
+//! then catches up from the last block whose set is known, a few batches at a time. Until it has, batches are passed on
+//! unverified, and workers still verify them. The log says so, and the metric `prb_header_batches_total` counts them.
 //!
 //! Put it below a [`CachedSource`](prb_core::blob::cache::CachedSource), so that a batch is verified once, and not
 //! once for each worker.

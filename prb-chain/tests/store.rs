@@ -318,7 +318,7 @@ async fn finished_sets_are_thinned() {
     let thin = filled(&sample, 1000);
     let count = |filled: &Filled| {
         let mut count = 0;
-        prb_core::blob::assemble::ChainPieces::stops(
+        prb_core::blob::assemble::ChainPieces::batch_ends(
             &filled.store.view().unwrap(),
             RelayNumber(0),
             &mut |_| {

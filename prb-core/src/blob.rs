@@ -23,9 +23,8 @@ pub mod range;
 
 /// The newest blocks that a source has data for.
 ///
-/// Both only grow while a source lives, with one exception: those of a source that fetches from others fall
-/// if the
-/// best of them is lost, or did not have what it claimed.
+/// Heights only grow while a source lives, with one exception: those of a source that fetches from others fall if
+/// the best of them is lost, or did not have what it claimed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Heights {
     /// Newest relay block that a header batch can end at (a justified one).
@@ -199,12 +198,12 @@ pub enum RefusedData {
     FalseHeaders(FalseHeaders),
 }
 
-/// A header batch that does not verify: whoever gave it is at fault.
+/// A header batch that does not verify: its provider is at fault.
 #[derive(Clone, PartialEq, Eq)]
 pub struct FalseHeaders {
     /// The cursor of the request.
     pub cursor: HeaderCursor,
-    /// The batch's body, which tells whose answer it was.
+    /// The batch's body, by which a remote source finds the provider that returned it.
     pub body: Bytes,
     /// What is wrong with it.
     pub reason: String,
@@ -273,8 +272,7 @@ pub trait BlobSource: Send + Sync + fmt::Debug {
     /// [`Error::NotReady`] until the source knows its chain.
     async fn genesis(&self) -> Result<Genesis, Error>;
 
-    /// Returns the largest header batch at the cursor whose body has at most `max_bytes`; `None` if there is
-    /// no
+    /// Returns the largest header batch at the cursor whose body has at most `max_bytes`; `None` if there is no
     /// batch yet (wait for [`heights`](Self::heights) to grow).
     ///
     /// # Errors
@@ -282,8 +280,7 @@ pub trait BlobSource: Send + Sync + fmt::Debug {
     /// batch exceeds the limit.
     async fn headers(&self, cursor: HeaderCursor, max_bytes: usize) -> Result<Option<HeaderBatch>, Error>;
 
-    /// Returns as many blocks from the cursor as fit into `max_bytes`, at least one; `None` if the first is
-    /// not
+    /// Returns as many blocks from the cursor as fit into `max_bytes`, at least one; `None` if the first is not
     /// available yet.
     ///
     /// # Errors

@@ -78,8 +78,7 @@ pub trait ChainReader: Send + Sync + fmt::Debug {
     /// the channel closes when the reader stops.
     fn views(&self) -> watch::Receiver<Option<Arc<ChainView>>>;
 
-    /// Replaces the followed set. Returns at once and never blocks. Subjects that left the set are missing
-    /// from
+    /// Replaces the followed set. Returns at once and never blocks. Subjects that left the set are missing from
     /// the next view; subjects that joined it appear as soon as they are read.
     fn follow(&self, followed: Followed);
 }

@@ -251,6 +251,8 @@ impl Fleet {
         });
         let supervisor = supervisor::Supervisor::new(Arc::clone(&shared), context, genesis, config);
         shared.tasks.spawn(supervisor.run(snapshots));
+        // `TaskTracker::wait` only returns once the tracker is closed. All other tasks are the supervisor's
+        // children.
         shared.tasks.close();
         Self { shared, _stop: Arc::new(cancel.drop_guard()) }
     }

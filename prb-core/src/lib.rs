@@ -4,9 +4,8 @@
 //! finalised headers, the parachain's headers and every storage change, all with proofs; its messages must be
 //! relayed to the chain; and the pool's operator must register it, add it to a pool and start it computing.
 //! This crate does that for a fleet, over traits: it opens no connection to a chain or to peers, and depends
-//! on no
-//! database and no queue server. `prb-chain`, `prb-queue` and `prb-walkie` implement the traits for real
-//! deployments; a program may bring its own.
+//! on no database and no queue server. `prb-chain`, `prb-queue` and `prb-walkie` implement the traits for
+//! real deployments; a program may bring its own.
 //!
 //! ```text
 //!   BlobSource ──► sync ──► PRuntimeClient ◄── worker ◄── Inventory        (fleet: all workers,
@@ -25,10 +24,10 @@
 //! | trait | provides | here | elsewhere |
 //! |---|---|---|---|
 //! | [`blob::BlobSource`] | heights, genesis, header and block batches by cursor | decorator [`blob::cache`]; `blob::memory` † | `prb_chain::source`, `prb_walkie::blob::remote` |
-//! | [`blob::range::RangeSource`] | the same by range, for peers that ask so | `blob::memory` † | `prb_chain::source` |
+//! | [`blob::range::RangeSource`] | the same by range, for peers that request by range | `blob::memory` † | `prb_chain::source` |
 //! | [`pruntime::PRuntimeClient`], [`pruntime::Connect`] | one worker's calls; its client by endpoint | `pruntime::http`; `pruntime::scripted` † | |
 //! | [`chain::ChainReader`] | the workers' on-chain state, block by block | `chain::memory` † | `prb_chain::reader` |
-//! | [`chain::ChainSubmitter`] | sends batches, decides their fate | `chain::memory` † | `prb_chain::submit` |
+//! | [`chain::ChainSubmitter`] | sends batches, reports the outcome of each call | `chain::memory` † | `prb_chain::submit` |
 //! | [`queue::JobQueue`] | jobs from lifecycle managers to traders | [`queue::memory`] | `prb_queue::redis` |
 //! | [`queue::admin::QueueAdmin`] | a queue's jobs, for its operator | [`queue::memory`] | `prb_queue::redis` |
 //! | [`inventory::Inventory`] | pools and workers, edited while running | [`inventory::memory`] | `prb_chain::inventory` |
@@ -40,10 +39,10 @@
 //!
 //! † A double for tests, behind the feature `testing`.
 //!
-//! Every seam is object-safe, has its error type beside it, shows an implementation in its documentation, and says
-//! what is safe to cancel. Traits with `async fn` are `#[async_trait]`: rustdoc shows what that expands to, the
-//! examples show what one writes. Suites in `conformance` (feature `conformance`) hold a backend to the seam's
-//! promises.
+//! Every seam is object-safe, has its error type in the same module and shows a minimal implementation in its
+//! documentation; methods that must not be cancelled halfway say so. Traits with `async fn` are
+//! `#[async_trait]`: rustdoc shows what that expands to, the examples show what one writes. Test suites in
+//! `conformance` (feature `conformance`) check that a backend keeps a seam's contract.
 //!
 //! # Engines
 //!
@@ -52,7 +51,7 @@
 //!   inventory report; nothing in it waits or fails.
 //! - [`fleet`]: runs all workers of an inventory: runners, status, commands, shutdown.
 //! - [`trade`]: jobs to a lane per operator account, lanes to batches, batches to an outcome per call.
-//! - [`manage`]: edits and commands of operators, once for every protocol.
+//! - [`manage`]: edits and commands of operators: one implementation behind all protocols.
 //!
 //! State is rebuilt from chain and pRuntime, never trusted from memory after an error. No error is terminal:
 //! a failure is shown in the worker's message, and retried with exponential, jittered backoff.

@@ -91,7 +91,7 @@ pub struct Manager {
     editing: Arc<Mutex<()>>,
     condition: condition::Condition,
     since: SystemTime,
-    /// Edits are of a copy, which nobody runs.
+    /// Edits apply to a copy of the inventory that no fleet runs.
     dry_run: bool,
 }
 

@@ -8,6 +8,8 @@ use codec::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 use sp_crypto_hashing::{blake2_256, blake2_512};
 
+use crate::text::shorten;
+
 macro_rules! block_number {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -168,6 +170,7 @@ impl AccountId {
         let mut data = Vec::with_capacity(35);
         data.push(prefix as u8);
         data.extend(self.0);
+        // SS58: the prefix, the key, and the first two bytes of a blake2b-512 hash of both.
         let sum = blake2_512(&[b"SS58PRE", data.as_slice()].concat());
         data.extend(&sum[..2]);
         bs58::encode(data).into_string()
@@ -181,10 +184,11 @@ impl AccountId {
         if s.starts_with("0x") {
             return s.parse();
         }
-        let bad = || ParseError::Address { address: s.chars().take(64).collect() };
+        let bad = || ParseError::Address { address: shorten(s, 64) };
         let data = bs58::decode(s).into_vec().map_err(|_| bad())?;
         let (payload, sum) = data.split_at_checked(33).ok_or_else(bad)?;
         let expected = blake2_512(&[b"SS58PRE", payload].concat());
+        // 64 and above begin a prefix of two bytes.
         if payload[0] >= 64 || sum != &expected[..2] {
             return Err(bad());
         }

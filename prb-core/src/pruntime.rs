@@ -14,6 +14,7 @@ use prost::Message;
 
 use crate::{
     prpc::{self, Method},
+    text::shorten,
     wire,
 };
 
@@ -85,6 +86,7 @@ impl Error {
 
     /// Whether the worker is only busy with another call, and the call should be retried soon.
     pub fn is_busy(&self) -> bool {
+        // pRuntime's text for sync calls that arrive while it processes another one.
         self.refusal().is_some_and(|m| m.starts_with("RCU in progress"))
     }
 
@@ -169,7 +171,7 @@ pub enum ConnectError {
 impl ConnectError {
     /// Creates the error for an invalid endpoint.
     pub fn endpoint(endpoint: &str, reason: impl Into<String>) -> Self {
-        Self::Endpoint { endpoint: endpoint.chars().take(256).collect(), reason: reason.into() }
+        Self::Endpoint { endpoint: shorten(endpoint, 256), reason: reason.into() }
     }
 
     /// Whether the same endpoint may work later.

@@ -3,7 +3,7 @@
 //! Deliveries are at-least-once: a job whose consumer vanished is leased again. Operations are
 //! idempotent against the chain's state (see [`ChainSubmitter::effects`](crate::chain::ChainSubmitter)).
 //!
-//! Not for: batching and nonces (see [`crate::trade`]).
+//! Not for: batching (see [`crate::trade`]) and nonces (see [`ChainSubmitter`](crate::chain::ChainSubmitter)).
 
 use std::{fmt, time::Duration};
 
@@ -210,8 +210,7 @@ pub struct Lease {
     /// How often it was leased before, regardless of why it came back.
     pub attempt: u32,
     /// How many of [`Job::retries`] are left: [`JobQueue::fail`] with a delay returns the job to the queue
-    /// while
-    /// there are any.
+    /// while there are any.
     pub retries_left: u32,
     /// The job.
     pub job: Job,
@@ -361,8 +360,7 @@ pub trait JobQueue: Send + Sync + fmt::Debug {
     async fn heartbeat(&self, leases: &[(JobId, u64)], ttl: Duration) -> Result<Vec<JobId>, Error>;
 
     /// Ends leases without ending their jobs: they are available again after `after`, immediately if it is
-    /// zero,
-    /// in the order of their ids and before younger jobs. Uses up no retry. Lost leases are ignored.
+    /// zero, in the order of their ids and before younger jobs. Uses up no retry. Lost leases are ignored.
     ///
     /// # Errors
     /// [`Error::Unavailable`].
@@ -372,8 +370,7 @@ pub trait JobQueue: Send + Sync + fmt::Debug {
     async fn release(&self, leases: &[(JobId, u64)], after: Duration) -> Result<(), Error>;
 
     /// Publishes the progress of leased jobs. Nothing depends on it: lost leases are ignored, and a backend
-    /// need
-    /// not store it.
+    /// need not store it.
     ///
     /// # Errors
     /// [`Error::Unavailable`].
@@ -389,8 +386,7 @@ pub trait JobQueue: Send + Sync + fmt::Debug {
     async fn complete(&self, id: JobId, token: u64, outcome: JobOutcome) -> Result<(), Error>;
 
     /// Ends a job that was not executed: it is leased again after `retry_after` if that is given and the job
-    /// has
-    /// retries left, which uses one up; otherwise the job has failed.
+    /// has retries left, which uses one up; otherwise the job has failed.
     ///
     /// # Errors
     /// [`Error::LeaseLost`], [`Error::Unavailable`].

@@ -1,9 +1,8 @@
 //! The seam [`Signers`]: signs transactions for operators' accounts, regardless of where their keys are.
 //!
-//! A [`Signers`] returns the [`Signer`] of a job's operator. `prb_chain::signer::VaultSigners` opens the
-//! sealed
-//! key of the job and signs in this process. A program whose keys must not leave a key management
-//! service implements both traits itself, and leaves [`JobSigner::key`] empty:
+//! A [`Signers`] returns the [`Signer`] of a job's operator. `prb_chain::signer::VaultSigners` opens the sealed
+//! key of the job and signs in this process. A program whose keys must not leave a key management service
+//! implements both traits itself, and leaves [`JobSigner::key`] empty:
 //!
 //! ```
 //! use std::sync::Arc;

@@ -166,6 +166,7 @@ fn blocks_ready(position: Position, heights: &Heights) -> Option<BlockCursor> {
 
 fn headers_ready(position: Position, heights: &Heights, limits: &Limits) -> Option<HeaderCursor> {
     let newest = heights.relay?;
+    // A worker that needs relay header 0 is not initialised: the first one is the genesis's child.
     if position.relay_header.0 == 0 || newest < position.relay_header {
         return None;
     }

@@ -18,22 +18,23 @@ pub fn describe(error: &dyn Error) -> String {
     text
 }
 
-/// Shortens a text to at most about `max_bytes` from its beginning and its end, with `…` in place of the middle: for texts
-/// from outside, whose length somebody else chooses.
+/// Shortens a text to at most `max_bytes` (at least 3): its beginning and its end, with `…` in place of the middle.
+/// For texts from other programs, which may have any length.
 ///
 /// ```
 /// use prb_core::text::shorten;
 ///
 /// assert_eq!(shorten("short", 100), "short");
-/// assert_eq!(shorten("0123456789abcdef", 8), "0123…cdef");
+/// assert_eq!(shorten("0123456789abcdef", 11), "0123…cdef");
 /// ```
 pub fn shorten(text: &str, max_bytes: usize) -> String {
+    const GAP: &str = "…";
     if text.len() <= max_bytes {
         return text.to_owned();
     }
-    let half = max_bytes / 2;
+    let kept = max_bytes.saturating_sub(GAP.len());
     let is_boundary = |at: &usize| text.is_char_boundary(*at);
-    let head = (0..=half).rev().find(is_boundary).unwrap_or_default();
-    let tail = (text.len() - half..=text.len()).find(is_boundary).unwrap_or(text.len());
-    format!("{}…{}", &text[..head], &text[tail..])
+    let head = (0..=kept.div_ceil(2)).rev().find(is_boundary).unwrap_or_default();
+    let tail = (text.len() - kept / 2..=text.len()).find(is_boundary).unwrap_or(text.len());
+    format!("{}{GAP}{}", &text[..head], &text[tail..])
 }

@@ -26,7 +26,7 @@
 //! Several traders may work on one queue. An account is used by one of them at a time (see
 //! [`accounts::AccountLeases`]): the others release its jobs, and take over when its lease expires.
 //!
-//! Not for: nonces, fees and watching transactions (see [`ChainSubmitter`]), or deciding what to send (see
+//! Not for: choosing nonces, fees and watching transactions (see [`ChainSubmitter`]), or deciding what to send (see
 //! [`crate::worker`]).
 
 use std::{sync::Arc, time::Duration};

@@ -1,4 +1,4 @@
-//! Large backlogs, and what is told of jobs' progress, on a chain in memory, under paused time.
+//! Large backlogs, and progress reports of jobs, on a chain in memory, under paused time.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -109,8 +109,8 @@ impl Rig {
         let all = async {
             let mut outcomes = Vec::new();
             for handle in handles {
-                let fate = timeout(HOUR, handle.outcome()).await.expect("a submitter waits for ever");
-                outcomes.push(fate.map(|mut outcome: JobOutcome| outcome.calls.remove(0)));
+                let result = timeout(HOUR, handle.outcome()).await.expect("a submitter waits for ever");
+                outcomes.push(result.map(|mut outcome: JobOutcome| outcome.calls.remove(0)));
             }
             outcomes
         };
@@ -141,7 +141,7 @@ async fn oversized_batches_are_returned_in_order() {
     assert_eq!((status.batches, status.failed_batches, status.jobs_failed), (15, 0, 0));
 }
 
-/// What there is money for goes; the rest is told so.
+/// What there is money for goes; the rest fails with a message that says so.
 #[tokio::test(start_paused = true)]
 async fn account_with_a_low_balance_pays_for_some_calls() {
     let chain = MemoryChain::new(ChainConfig::default().with_fee(10));
@@ -159,18 +159,18 @@ async fn account_with_a_low_balance_pays_for_some_calls() {
     assert_eq!((status.jobs_failed, status.failed_batches), (55, 1));
 }
 
-type Told = Vec<(Progress, Vec<JobId>)>;
+type Reports = Vec<(Progress, Vec<JobId>)>;
 
-/// A queue that notes what it is told of jobs' progress, and may never answer to it.
+/// A queue that records the reported progress of jobs, and may never answer a report.
 #[derive(Clone, Debug)]
-struct Listening {
+struct Recording {
     queue: MemoryQueue,
-    told: Arc<Mutex<Told>>,
-    deaf: bool,
+    reports: Arc<Mutex<Reports>>,
+    hangs: bool,
 }
 
 #[async_trait]
-impl JobQueue for Listening {
+impl JobQueue for Recording {
     async fn submit(&self, job: Job) -> Result<JobHandle, queue::Error> {
         self.queue.submit(job).await
     }
@@ -188,8 +188,8 @@ impl JobQueue for Listening {
     }
 
     async fn progress(&self, leases: &[(JobId, u64)], progress: Progress) -> Result<(), queue::Error> {
-        self.told.lock().unwrap().push((progress, leases.iter().map(|(id, _)| *id).collect()));
-        if self.deaf {
+        self.reports.lock().unwrap().push((progress, leases.iter().map(|(id, _)| *id).collect()));
+        if self.hangs {
             std::future::pending::<()>().await;
         }
         self.queue.progress(leases, progress).await
@@ -215,18 +215,19 @@ impl JobQueue for Listening {
 }
 
 #[tokio::test(start_paused = true)]
-async fn progress_is_told_in_order_and_together() {
+async fn progress_is_reported_in_order_and_together() {
     let mut rig = Rig::new();
-    let told: Arc<Mutex<Told>> = Arc::default();
-    let queue = Listening { queue: rig.queue.clone(), told: told.clone(), deaf: false };
+    let reports: Arc<Mutex<Reports>> = Arc::default();
+    let queue = Recording { queue: rig.queue.clone(), reports: reports.clone(), hangs: false };
     let config = Config::default().with_first_calls(1_000);
     let _trader = rig.trader_on(config, Arc::new(queue));
     let jobs = rig.submit(ALICE, 1, 1_000, 0).await;
-    rig.until("sent", |_| told.lock().unwrap().iter().any(|(progress, _)| *progress == Progress::Sent)).await;
-    let told = told.lock().unwrap().clone();
-    assert!(told.len() <= 10, "{} calls for a thousand jobs of one batch", told.len());
+    rig.until("sent", |_| reports.lock().unwrap().iter().any(|(progress, _)| *progress == Progress::Sent))
+        .await;
+    let reports = reports.lock().unwrap().clone();
+    assert!(reports.len() <= 10, "{} calls for a thousand jobs of one batch", reports.len());
     let mut last: HashMap<JobId, Progress> = HashMap::new();
-    for (progress, ids) in told {
+    for (progress, ids) in reports {
         for id in ids {
             let before = last.insert(id, progress);
             let expected = match progress {
@@ -245,7 +246,7 @@ async fn progress_is_told_in_order_and_together() {
 #[tokio::test(start_paused = true)]
 async fn nothing_waits_for_progress_reports() {
     let mut rig = Rig::new();
-    let queue = Listening { queue: rig.queue.clone(), told: Arc::default(), deaf: true };
+    let queue = Recording { queue: rig.queue.clone(), reports: Arc::default(), hangs: true };
     let trader = rig.trader_on(of_ten(), Arc::new(queue));
     let jobs = rig.submit(ALICE, 1, 40, 0).await;
     let start = tokio::time::Instant::now();

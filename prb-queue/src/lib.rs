@@ -19,7 +19,7 @@
 //! - An accepted job is handed out at least once, oldest first, to one consumer at a time.
 //! - A consumer that disappears loses its lease when it expires, and the job is handed out again. The next
 //!   consumer checks what the first one may have done: operations are idempotent against the chain.
-//! - A job ends exactly once, and its submitter is told: an outcome with a result for each call, or a
+//! - A job ends exactly once, and its submitter is notified: an outcome with a result for each call, or a
 //!   failure.
 //! - A job that failed with a temporary error is handed out again after a delay, up to its number of retries.
 //! - Everything is bounded. A full queue refuses jobs with an error, and the submitter tries again later.
@@ -29,9 +29,14 @@
 //!
 //! # Backends
 //!
-//! [`memory`]: within one process, for `prb all` and for programs that embed the engines. Jobs live as long as the process. Nothing is lost with them, because the engines derive the operations from the chain and the workers again after a restart.
+//! [`memory`]: within one process, for `prb all` and for programs that embed the engines. Jobs live as long as
+//! the process. Nothing is lost with them, because after a restart the engines derive the operations again from the
+//! chain and the workers.
 //!
-//! [`redis`]: between processes, in the layout of bee-queue 1.4. Lifecycle managers and traders of the original Runtime Bridge (the Node.js program), and dashboards for bee-queue, work on the same queue. A Redis that is killed, flushed or restarted empty loses no operation either: submitters are told that their jobs are gone, and submit those that are still needed. Ended jobs are deleted by age, count and bytes.
+//! [`redis`]: between processes, in the layout of bee-queue 1.4. Lifecycle managers and traders of the original
+//! Runtime Bridge (the Node.js program), and dashboards for bee-queue, work on the same queue. A Redis that is
+//! killed, flushed or restarted empty loses no operation either: submitters are notified that their jobs are gone,
+//! and submit those that are still needed. Ended jobs are deleted by age, count and bytes.
 //!
 //! Both also implement [`QueueAdmin`](prb_core::queue::admin::QueueAdmin) for operator pages: lists of jobs,
 //! one job with its history and outcome, retry and removal.
@@ -49,7 +54,7 @@
 //! # What it is not
 //!
 //! - Not the trade engine: batches, order and retries of transactions are [`prb_core::trade`].
-//! - Not a general job queue, though bee-queue's layout is one: jobs are lists of
+//! - Not a general job queue, though bee-queue itself is one: jobs are lists of
 //!   [`Call`](prb_core::chain::Call)s with a signer.
 //!
 //! # Example

@@ -89,7 +89,7 @@ const REQUEST_CAPACITY: usize = 256;
 const HAND_BACK: Duration = Duration::from_secs(1);
 /// Timeout of the readiness check; shorter than a call's, so that a probe reports the cause soon.
 const READY_WITHIN: Duration = Duration::from_secs(2);
-/// Most leases that one script renews.
+/// Most leases that one script renews. Redis runs nothing else meanwhile, so scripts are kept short.
 const MAX_RENEWED: usize = 256;
 
 /// A job queue in Redis. Clones share one queue, which ends with the last clone. [`RedisQueue::shutdown`]
@@ -212,7 +212,7 @@ impl RedisQueue {
             return Err(Error::Unavailable(text.into()));
         }
         let shared = &self.0.shared;
-        let consumer = shared.consumer.borrow().as_ref().and_then(|error| error.now(&shared.config));
+        let consumer = shared.consumer.borrow().as_ref().and_then(|error| error.current(&shared.config));
         let error = consumer.or_else(|| shared.upkeep.borrow().clone());
         error.map_or(Ok(()), |text| Err(Error::Unavailable(text.to_string().into())))
     }
@@ -241,6 +241,7 @@ impl RedisQueue {
 
     async fn unless_closed<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         tokio::select! {
+            // A call after `close` must fail even if its answer is ready.
             biased;
             () = self.0.shared.closed.cancelled() => Err(Error::Closed),
             result = call => result,
@@ -307,6 +308,7 @@ impl JobQueue for RedisQueue {
         let mark = random_name();
         let (json, book) = encoded(&job, &mark).map_err(|e| Error::Unavailable(Box::new(e)))?;
         let calls = job.calls.len();
+        // Its JSON suffices from here on; messages can make a job large, and the wait for Redis can be long.
         drop(job);
         let (submitter, outcome) = oneshot::channel();
         let (added, answer) = oneshot::channel();

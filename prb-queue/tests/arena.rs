@@ -11,7 +11,7 @@ use prb_core::{
 };
 use prb_queue::redis::{Config, RedisQueue};
 use serde_json::{Value, json};
-use support::{LONG, Node, Server, done, fate, fresh_name, lease};
+use support::{LONG, Node, Server, done, fresh_name, lease, outcome_of};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -230,7 +230,7 @@ async fn dashboard_shows_our_jobs() {
     // Viewing changes nothing.
     queue_under_test.assert_counts([2, 1, 1, 1, 1]).await;
     assert_eq!(
-        fate(queue_under_test.handles.into_iter().nth(SUCCEEDED).unwrap().unwrap()).await,
+        outcome_of(queue_under_test.handles.into_iter().nth(SUCCEEDED).unwrap().unwrap()).await,
         Ok(done(7))
     );
 }
@@ -240,7 +240,7 @@ async fn job_retried_in_dashboard_is_leased_again() {
     let mut queue_under_test = TestQueue::start().await;
     let failed = queue_under_test.handles[FAILED].take().unwrap();
     let id = failed.id;
-    fate(failed).await.unwrap_err();
+    outcome_of(failed).await.unwrap_err();
     queue_under_test.arena.press("PATCH", &format!("/job/{id}"), Value::Null).await;
     queue_under_test.assert_counts([3, 1, 1, 0, 1]).await;
     queue_under_test.until_books_are_right().await;
@@ -300,14 +300,14 @@ async fn job_removed_in_dashboard_is_gone() {
     assert!(late.is_err(), "a job that is gone was completed: {late:?}");
     // Submitters are told.
     for which in [WAITING, DELAYED, ACTIVE] {
-        let gone = fate(queue_under_test.handles[which].take().unwrap()).await.unwrap_err();
+        let gone = outcome_of(queue_under_test.handles[which].take().unwrap()).await.unwrap_err();
         assert!(gone.message.contains("gone from the queue"), "{gone:?}");
     }
     // The queue continues to work.
     let leased = lease(&queue_under_test.queue, LONG).await;
     assert_eq!(leased.id, queue_under_test.id(ALSO_WAITING));
     queue_under_test.queue.complete(leased.id, leased.token, done(2)).await.unwrap();
-    assert_eq!(fate(queue_under_test.handles[ALSO_WAITING].take().unwrap()).await, Ok(done(2)));
+    assert_eq!(outcome_of(queue_under_test.handles[ALSO_WAITING].take().unwrap()).await, Ok(done(2)));
     // The size of removed jobs at their end is unknown, so the sums are off by their growth since submission.
     queue_under_test.until_books_are_right_within(600).await;
 }

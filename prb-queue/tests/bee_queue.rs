@@ -15,7 +15,7 @@ use prb_core::{
 };
 use prb_queue::redis::{Config, PoolSigners, RedisQueue};
 use serde_json::{Value, json};
-use support::{LONG, Node, Server, done, fate, fresh_name, lease};
+use support::{LONG, Node, Server, done, fresh_name, lease, outcome_of};
 
 /// Longer than the interval at which leases are marked alive, and short enough for a test.
 const STALL: Duration = Duration::from_millis(1000);
@@ -140,16 +140,16 @@ async fn our_job_is_carried_out_by_original_worker() {
     for _ in 0..50 {
         let handle = queue.submit(job(1, 0)).await.unwrap();
         let id = handle.id;
-        let outcome = fate(handle).await.unwrap();
+        let outcome = outcome_of(handle).await.unwrap();
         assert_eq!((outcome.calls, outcome.block), (vec![CallOutcome::Done], ParaNumber(99)));
         let took = worker.line().await;
         let payload = json!({"pid": "1", "publicKey": format!("0x{}", "01".repeat(32))});
         assert_eq!((&took["took"], &took["data"]["payload"]), (&json!(id.to_string()), &payload));
         assert_eq!(took["data"]["action"], "ADD_WORKER");
     }
-    let failed = fate(queue.submit(job(2, 0)).await.unwrap()).await;
+    let failed = outcome_of(queue.submit(job(2, 0)).await.unwrap()).await;
     assert_eq!(failed, Err(JobFailure { message: "boom".into() }));
-    let retried = fate(queue.submit(job(3, 3)).await.unwrap()).await.unwrap();
+    let retried = outcome_of(queue.submit(job(3, 3)).await.unwrap()).await.unwrap();
     assert_eq!(retried.calls, [CallOutcome::Done], "its worker retried it as often as we set");
     let Stats { waiting, active, succeeded, failed, .. } = queue.stats().await.unwrap();
     assert_eq!((waiting, active, succeeded, failed), (0, 0, 51, 1));
@@ -168,7 +168,7 @@ async fn job_of_dead_original_worker_is_leased_by_us() {
     assert_eq!(leased.id, handle.id);
     assert!(leased.attempt > 0, "a job that another program has taken looks new");
     queue.complete(leased.id, leased.token, done(3)).await.unwrap();
-    assert_eq!(fate(handle).await, Ok(done(3)));
+    assert_eq!(outcome_of(handle).await, Ok(done(3)));
 }
 
 #[tokio::test]
@@ -182,7 +182,7 @@ async fn job_of_our_dead_consumer_goes_to_original_worker() {
     drop(consumer);
     let mut worker = Node::worker(&server, &config).await;
     assert_eq!(worker.line().await["took"], handle.id.to_string());
-    assert_eq!(fate(handle).await.unwrap().calls, [CallOutcome::Done]);
+    assert_eq!(outcome_of(handle).await.unwrap().calls, [CallOutcome::Done]);
 }
 
 #[tokio::test]
@@ -205,9 +205,9 @@ async fn leased_job_survives_original_stall_checks() {
     }
     let other = queue.submit(job(1, 0)).await.unwrap();
     assert_eq!(worker.line().await["took"], other.id.to_string(), "the worker took a leased job");
-    fate(other).await.unwrap();
+    outcome_of(other).await.unwrap();
     queue.complete(leased.id, leased.token, done(5)).await.unwrap();
-    assert_eq!(fate(held).await, Ok(done(5)));
+    assert_eq!(outcome_of(held).await, Ok(done(5)));
 }
 
 #[tokio::test]
@@ -227,5 +227,5 @@ async fn either_side_promotes_delayed_jobs_of_the_other() {
     queue.fail(leased.id, leased.token, failure, Some(Duration::from_millis(300))).await.unwrap();
     let mut worker = Node::worker(&server, &config).await;
     assert_eq!(worker.line().await["took"], leased.id.to_string());
-    assert_eq!(fate(handle).await.unwrap().calls, [CallOutcome::Done]);
+    assert_eq!(outcome_of(handle).await.unwrap().calls, [CallOutcome::Done]);
 }

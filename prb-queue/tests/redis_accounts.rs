@@ -136,11 +136,11 @@ impl Rig {
     }
 
     async fn outcome(&self, handle: JobHandle) -> CallOutcome {
-        let fate = tokio::select! {
-            fate = timeout(LONG, handle.outcome()) => fate.unwrap(),
+        let outcome = tokio::select! {
+            outcome = timeout(LONG, handle.outcome()) => outcome.unwrap(),
             () = self.chain.run(Duration::from_millis(50)) => unreachable!(),
         };
-        fate.unwrap().calls.remove(0)
+        outcome.unwrap().calls.remove(0)
     }
 }
 

@@ -2,29 +2,17 @@
 //! and recover without a restart once its cause is gone.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/proxy.rs"]
+mod proxy;
 mod support;
 
-use std::{
-    fs,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{fs, time::Duration};
 
 use prb_core::{conformance::queue::job, queue::JobQueue};
 use prb_queue::redis::{Config, RedisQueue};
-use support::{LONG, Server, done, fate, fresh_name, lease};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        TcpListener, TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
-    task::JoinSet,
-    time::{Instant, sleep, timeout},
-};
+use proxy::Proxy;
+use support::{LONG, Server, done, fresh_name, lease, outcome_of};
+use tokio::time::{Instant, sleep, timeout};
 
 const TTL: Duration = Duration::from_secs(30);
 
@@ -71,7 +59,7 @@ async fn works(queue: &RedisQueue) {
     };
     let taken = lease(queue, TTL).await;
     queue.complete(taken.id, taken.token, done(7)).await.unwrap();
-    assert_eq!(fate(handle).await.unwrap().block.0, 7);
+    assert_eq!(outcome_of(handle).await.unwrap().block.0, 7);
     while let Err(error) = queue.ready().await {
         assert!(Instant::now() < until, "{}", text(&error));
         sleep(Duration::from_millis(20)).await;
@@ -179,86 +167,11 @@ async fn user_without_script_permission_is_reported_until_granted() {
     works(&queue).await;
 }
 
-/// What a proxy does with the data that passes through.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    /// Reports an older server version.
-    Older,
-    /// Forwards data unchanged.
-    Pass,
-}
-
-/// A proxy in front of a server.
-struct Proxy {
-    port: u16,
-    /// Connections below this number stay open but forward nothing any more.
-    dead_below: Arc<AtomicUsize>,
-    made: Arc<AtomicUsize>,
-    _task: JoinSet<()>,
-}
-
-impl Proxy {
-    async fn to(server: &Server, mode: Mode) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (port, to) = (listener.local_addr().unwrap().port(), server.port);
-        let (dead_below, made) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let (dead, count) = (dead_below.clone(), made.clone());
-        let mut task = JoinSet::new();
-        task.spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((near, _)) = listener.accept().await {
-                let number = count.fetch_add(1, Ordering::SeqCst);
-                let Ok(far) = TcpStream::connect(("127.0.0.1", to)).await else { continue };
-                let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
-                connections.spawn(pump(near_in, far_out, Mode::Pass, number, dead.clone()));
-                connections.spawn(pump(far_in, near_out, mode, number, dead.clone()));
-            }
-        });
-        Self { port, dead_below, made, _task: task }
-    }
-
-    fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
-    }
-
-    /// Silences all current connections without closing them.
-    fn cut(&self) {
-        self.dead_below.store(self.made.load(Ordering::SeqCst), Ordering::SeqCst);
-    }
-}
-
-async fn pump(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    mode: Mode,
-    number: usize,
-    dead: Arc<AtomicUsize>,
-) {
-    let mut buffer = vec![0; 64 * 1024];
-    while let Ok(bytes @ 1..) = from.read(&mut buffer).await {
-        if number < dead.load(Ordering::SeqCst) {
-            continue;
-        }
-        let part = &mut buffer[..bytes];
-        if mode == Mode::Older
-            && let Some(at) = part.windows(14).position(|words| words == b"redis_version:")
-        {
-            part[at + 14..at + 20].copy_from_slice(b"6.0.16");
-        }
-        if to.write_all(part).await.is_err() {
-            break;
-        }
-    }
-    if number < dead.load(Ordering::SeqCst) {
-        // Neither end learns that the other has gone.
-        std::future::pending::<()>().await;
-    }
-}
-
 #[tokio::test]
 async fn server_before_6_2_is_reported_with_its_version() {
     let server = Server::start();
-    let proxy = Proxy::to(&server, Mode::Older).await;
+    let proxy = Proxy::to(server.port).await;
+    proxy.set_older(true);
     let queue = RedisQueue::start(config(proxy.url())).unwrap();
     unready(&queue, &["Redis 6.0.16 is too old", "6.2", &proxy.port.to_string()]).await;
 }
@@ -266,14 +179,14 @@ async fn server_before_6_2_is_reported_with_its_version() {
 #[tokio::test(flavor = "multi_thread")]
 async fn silently_dead_connections_are_replaced() {
     let server = Server::start();
-    let proxy = Proxy::to(&server, Mode::Pass).await;
+    let proxy = Proxy::to(server.port).await;
     let queue = RedisQueue::start(config(proxy.url())).unwrap();
     works(&queue).await;
     let waiting = tokio::spawn({
         let queue = queue.clone();
         async move { lease(&queue, TTL).await }
     });
-    proxy.cut();
+    proxy.silence();
     let until = Instant::now() + LONG;
     let handle = loop {
         match queue.submit(job(2, 0)).await {
@@ -290,7 +203,7 @@ async fn silently_dead_connections_are_replaced() {
     };
     let taken = timeout(LONG, waiting).await.unwrap().unwrap();
     queue.complete(taken.id, taken.token, done(9)).await.unwrap();
-    assert_eq!(fate(handle).await.unwrap().block.0, 9);
+    assert_eq!(outcome_of(handle).await.unwrap().block.0, 9);
     works(&queue).await;
 }
 
@@ -324,7 +237,7 @@ async fn idle_connections_use_tcp_keepalive() {
 #[tokio::test]
 async fn error_of_departed_consumer_becomes_stale() {
     let server = Server::start();
-    let proxy = Proxy::to(&server, Mode::Pass).await;
+    let proxy = Proxy::to(server.port).await;
     let queue = RedisQueue::start(config(proxy.url()).with_call_timeout(Duration::from_millis(300))).unwrap();
     let _: String = server.command("ACL SETUSER default -blmove").await;
     let error = text(&queue.lease(TTL).await.unwrap_err());

@@ -15,7 +15,7 @@ use prb_core::{
     conformance::queue::job, primitives::AccountId, queue::JobQueue, trade::accounts::AccountLeases,
 };
 use prb_queue::redis::{Config, RedisQueue};
-use support::{LONG, Server, done, fate, fresh_name, lease};
+use support::{LONG, Server, done, fresh_name, lease, outcome_of};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
@@ -73,12 +73,12 @@ async fn failover_that_keeps_connections_recovers_and_is_logged_once() {
     assert!(refused.contains(&old.port.to_string()) && refused.contains("primary"), "{refused}");
     sleep(Duration::from_secs(1)).await;
     // Lines about this server only: other tests of the process log, too.
-    let told = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     let server = format!("127.0.0.1:{}", old.port);
-    let told: Vec<_> = told.lines().filter(|line| line.contains(&server)).collect();
-    let count = |words: &str| told.iter().filter(|line| line.contains(words)).count();
-    assert_eq!(count("refuses writes"), 1, "{told:#?}");
-    assert!(count("queue maintenance failed") <= 1 && count("lease renewal failed") <= 1, "{told:#?}");
+    let lines: Vec<_> = lines.lines().filter(|line| line.contains(&server)).collect();
+    let count = |words: &str| lines.iter().filter(|line| line.contains(words)).count();
+    assert_eq!(count("refuses writes"), 1, "{lines:#?}");
+    assert!(count("queue maintenance failed") <= 1 && count("lease renewal failed") <= 1, "{lines:#?}");
 
     // A primary again, without its former data.
     let _: String = old.command("REPLICAOF NO ONE").await;
@@ -90,11 +90,11 @@ async fn failover_that_keeps_connections_recovers_and_is_logged_once() {
         }
     };
     let kept = queue.complete(taken.id, taken.token, done(8)).await.is_ok();
-    assert_eq!(fate(before).await.is_ok(), kept);
+    assert_eq!(outcome_of(before).await.is_ok(), kept);
     let again = lease(&queue, TTL).await;
     assert_eq!(again.job.pool.0, 3);
     queue.complete(again.id, again.token, done(9)).await.unwrap();
-    assert_eq!(fate(after).await.unwrap().block.0, 9);
+    assert_eq!(outcome_of(after).await.unwrap().block.0, 9);
     old.kill();
 }
 
@@ -163,7 +163,7 @@ async fn failover_behind_a_host_name_reaches_the_new_server() {
     let handle = queue.submit(job(1, 0)).await.unwrap();
     let taken = lease(&queue, TTL).await;
     queue.complete(taken.id, taken.token, done(1)).await.unwrap();
-    assert!(fate(handle).await.is_ok());
+    assert!(outcome_of(handle).await.is_ok());
     assert!(accounts.acquire(account, TTL).await.unwrap().is_some());
     let waiting = tokio::spawn({
         let queue = queue.clone();
@@ -176,6 +176,6 @@ async fn failover_behind_a_host_name_reaches_the_new_server() {
     let taken = timeout(LONG, waiting).await.unwrap().unwrap();
     assert_eq!(taken.job.pool.0, 2);
     queue.complete(taken.id, taken.token, done(2)).await.unwrap();
-    assert_eq!(fate(handle).await.unwrap().block.0, 2);
+    assert_eq!(outcome_of(handle).await.unwrap().block.0, 2);
     assert!(accounts.acquire(account, TTL).await.is_ok());
 }

@@ -18,7 +18,7 @@ use prb_core::{
     queue::{Error, JobHandle, JobId, JobQueue},
 };
 use prb_queue::redis::{Config, RedisQueue};
-use support::{LONG, Persistence, Server, done, fate, fresh_name, lease};
+use support::{LONG, Persistence, Server, done, fresh_name, lease, outcome_of};
 use tokio::{task::JoinSet, time::timeout};
 
 const TTL: Duration = Duration::from_secs(30);
@@ -101,7 +101,7 @@ async fn load(queue: &RedisQueue, count: u32) -> (u32, u32) {
             let (mut finished, mut gone) = (0, 0);
             for n in (lane..count).step_by(20) {
                 let n = (n % 251) as u8;
-                match fate(submit(&queue, n).await).await {
+                match outcome_of(submit(&queue, n).await).await {
                     Ok(outcome) => {
                         assert_eq!(outcome, done(n.into()), "another job's outcome");
                         finished += 1;
@@ -184,7 +184,7 @@ async fn flush_is_reported_to_submitters_and_consumers() {
     let leased = lease(&queue, TTL).await;
     let _: () = server.command("FLUSHALL").await;
     for handle in [waiting, held] {
-        let failure = fate(handle).await.unwrap_err();
+        let failure = outcome_of(handle).await.unwrap_err();
         assert!(failure.message.contains("check the chain and submit again"), "{failure}");
     }
     let pair = [(leased.id, leased.token)];
@@ -196,7 +196,7 @@ async fn flush_is_reported_to_submitters_and_consumers() {
     let leased = lease(&queue, TTL).await;
     assert_eq!((handle.id, leased.id), (JobId(1), JobId(1)));
     queue.complete(leased.id, leased.token, done(3)).await.unwrap();
-    assert_eq!(fate(handle).await, Ok(done(3)));
+    assert_eq!(outcome_of(handle).await, Ok(done(3)));
 }
 
 #[tokio::test]
@@ -214,8 +214,8 @@ async fn reused_id_is_another_job() {
     let late = first.complete(old.id, old.token, done(1)).await;
     assert!(matches!(late, Err(Error::LeaseLost { .. })), "ended somebody else's lease: {late:?}");
     second.complete(new.id, new.token, done(2)).await.unwrap();
-    assert_eq!(fate(handle).await, Ok(done(2)));
-    let failure = fate(lost).await.unwrap_err();
+    assert_eq!(outcome_of(handle).await, Ok(done(2)));
+    let failure = outcome_of(lost).await.unwrap_err();
     assert!(failure.message.contains("gone"), "{failure}");
 }
 
@@ -244,14 +244,14 @@ async fn lasting_outage_is_reported_in_time() {
     unavailable("stats", timeout(LONG, queue.stats()).await.unwrap().err());
     let pair = [(leased.id, leased.token)];
     unavailable("heartbeat", timeout(LONG, queue.heartbeat(&pair, TTL)).await.unwrap().err());
-    let failure = fate(handle).await.unwrap_err();
+    let failure = outcome_of(handle).await.unwrap_err();
     assert!(failure.message.contains("has been unavailable for 2 s"), "{failure}");
     // Redis returns.
     server.restart();
     let handle = submit(&queue, 9).await;
     let leased = lease(&queue, TTL).await;
     queue.complete(leased.id, leased.token, done(9)).await.unwrap();
-    assert_eq!(fate(handle).await, Ok(done(9)));
+    assert_eq!(outcome_of(handle).await, Ok(done(9)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -293,12 +293,12 @@ async fn outcomes_arrive_without_events() {
     let handle = submit(&deaf, 1).await;
     let leased = lease(&queue, TTL).await;
     queue.complete(leased.id, leased.token, done(1)).await.unwrap();
-    assert_eq!(fate(handle).await, Ok(done(1)));
+    assert_eq!(outcome_of(handle).await, Ok(done(1)));
     let handle = submit(&deaf, 2).await;
     let leased = lease(&queue, TTL).await;
     let failure = prb_core::queue::JobFailure { message: "two\nlines".into() };
     queue.fail(leased.id, leased.token, failure.clone(), None).await.unwrap();
-    assert_eq!(fate(handle).await, Err(failure));
+    assert_eq!(outcome_of(handle).await, Err(failure));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -357,7 +357,7 @@ async fn cancelled_leases_lose_no_job() {
         }
     });
     for handle in handles {
-        assert_eq!(fate(handle).await, Ok(done(1)));
+        assert_eq!(outcome_of(handle).await, Ok(done(1)));
     }
     assert!(!rest.is_finished());
 }
@@ -377,7 +377,7 @@ async fn expired_lease_of_dead_process_is_noticed_by_waiting_consumer() {
     let again = lease(&other, TTL).await;
     assert_eq!((again.id, again.attempt), (left.id, 1));
     other.complete(again.id, again.token, done(2)).await.unwrap();
-    assert_eq!(fate(handle).await, Ok(done(2)));
+    assert_eq!(outcome_of(handle).await, Ok(done(2)));
 }
 
 #[tokio::test]
@@ -394,7 +394,7 @@ async fn closed_queue_returns_closed() {
     queue.close();
     assert!(matches!(timeout(LONG, waiting).await.unwrap().unwrap(), Err(Error::Closed)));
     assert!(matches!(queue.submit(job(1, 0)).await, Err(Error::Closed)));
-    assert!(fate(handle).await.unwrap_err().message.contains("closed"));
+    assert!(outcome_of(handle).await.unwrap_err().message.contains("closed"));
 }
 
 /// A full lane hands jobs back repeatedly, then its trader dies.

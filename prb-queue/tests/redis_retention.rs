@@ -11,7 +11,7 @@ use prb_core::{
     queue::{Error, JobId, JobQueue, Stats, admin::QueueAdmin},
 };
 use prb_queue::redis::{Config, RedisQueue};
-use support::{LONG, Node, Server, done, fate, fresh_name, lease};
+use support::{LONG, Node, Server, done, fresh_name, lease, outcome_of};
 
 fn quick(server: &Server) -> Config {
     server
@@ -26,7 +26,7 @@ async fn run(queue: &RedisQueue, count: u8) {
         let handle = queue.submit(job(n, 0)).await.unwrap();
         let leased = lease(queue, LONG).await;
         queue.complete(leased.id, leased.token, done(1)).await.unwrap();
-        fate(handle).await.unwrap();
+        outcome_of(handle).await.unwrap();
     }
 }
 
@@ -133,7 +133,7 @@ async fn jobs_of_other_programs_are_counted_and_trimmed() {
     let mut producer = Node::producer(&server, &config, &serde_json::json!({"data": data}));
     producer.lines_until("event").await;
     let ours = queue.submit(job(1, 0)).await.unwrap();
-    fate(ours).await.unwrap();
+    outcome_of(ours).await.unwrap();
     comes("retention", async || kept(&server, &config).await == [0; 4]).await;
     comes("no sums", async || {
         (sum(&server, &config, "open_bytes").await, sum(&server, &config, "ended_bytes").await) == (0, 0)

@@ -286,6 +286,8 @@ impl Identity {
             return Err(Malformed::KeySize { bits });
         }
         let identity = Self::of(key)?;
+        // Compared as bytes: the peer id is their hash, so another encoding of the same key would be another
+        // peer.
         if message.public != public_message(&identity.key.to_public_key())? {
             return Err(Malformed::OtherPublicKey);
         }

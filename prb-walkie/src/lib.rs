@@ -2,8 +2,8 @@
 //!
 //! A fleet is run by several daemons: data providers that hold the chains' data, lifecycle managers that feed
 //! it to workers, traders, and monitors. They discover each other, check that they belong together, and call
-//! each other with *Walkie*, the original bridge's protocol. It is compatible byte for byte, so that daemons
-//! of the original and of this implementation work together.
+//! each other with *Walkie*, the original bridge's protocol. It is compatible on the wire, so that daemons
+//! of the original and of this implementation work together (extensions use field numbers from 1000 on).
 //!
 //! ```text
 //!   identity ──▶ node ──────────── libp2p: TCP, noise, mplex or yamux ──────────▶ other peers
@@ -37,13 +37,13 @@
 //!
 //! - It knows no chain: the data comes from a [`blob::Lookup`], and the chain's identity from the caller that
 //!   starts the node.
-//! - It manages nothing: [`manage`] adapts the core's `Manager` to the wire.
+//! - It has no management logic: [`manage`] adapts the core's `Manager` to the wire.
 //! - It stores no operator's key: [`RsaVault`](vault::RsaVault) turns secrets into bytes and back, and the
 //!   inventory and the jobs carry those bytes. Whoever opens a sealed secret (a trader beside a lifecycle
 //!   manager) needs a copy of the identity file that sealed it.
 //!
 //! # Trust
-//! Noise authenticates every peer's id. Otherwise a peer is a stranger: it may list peers and ask for blobs,
+//! Noise authenticates every peer's id. Beyond its id a peer is not trusted: it may list peers and request blobs,
 //! but management methods answer it only if it is authorised by a pre-shared key, a whitelist or its network,
 //! or, if neither key nor whitelist is configured, because it is on the same machine: see [`rpc::auth`].
 //! Requests, answers, connections, calls and the table of peers are bounded ([`node::Limits`]); message sizes

@@ -14,7 +14,7 @@
 //! # Differences from the original
 //!
 //! - A pool's `owner` has the operator's two addresses. `mnemonic` and `polkadotJson` are always empty: the
-//!   original gives its ciphertext, which is of use only to somebody who is after the key.
+//!   original returns its ciphertext, which is useful to attackers only.
 //! - What the original has no field for (a gatekeeper, endpoints to announce, what happens after a stop from
 //!   elsewhere) comes in `settings` (1000). Without, it has its default in a new entry, and stays in an update.
 //! - A pool without a mnemonic is made only where it is `syncOnly`; in an update none leaves the operator.
@@ -36,6 +36,7 @@ use std::sync::Arc;
 
 use prb_core::{
     manage::{self, Manager},
+    text::{describe, shorten},
     worker::{Command, WorkerStatus},
 };
 use tracing::{error, warn};
@@ -43,7 +44,7 @@ use uuid::Uuid;
 
 use crate::{
     proto::{Empty, WorkerState, WorkerStateUpdate, detail as wire, lifecycle as lm},
-    rpc::{ErrorKind, Handlers, ResponseError, calls},
+    rpc::{ErrorKind, Handlers, MAX_QUOTED_BYTES, ResponseError, calls},
 };
 
 mod convert;
@@ -121,7 +122,7 @@ fn status(manager: Manager, sources: Sources, handlers: Handlers) -> Handlers {
         async move {
             let workers = manager.status(&ids(&request.ids)?).map_err(refused)?;
             if !request.detail {
-                let worker_states = told(move || worker_states(&workers)).await?;
+                let worker_states = on_blocking_thread(move || worker_states(&workers)).await?;
                 return Ok(wire::StatusUpdate { worker_states, detail: None });
             }
             let with_events = request.events && !request.ids.is_empty();
@@ -131,9 +132,9 @@ fn status(manager: Manager, sources: Sources, handlers: Handlers) -> Handlers {
                     "events are returned for at most {limit} workers per call"
                 )));
             }
-            told(move || wire::StatusUpdate {
+            on_blocking_thread(move || wire::StatusUpdate {
                 worker_states: workers.iter().map(|worker| state::brief(worker)).collect(),
-                detail: Some(sources.tell(&manager, &workers, with_events)),
+                detail: Some(sources.fleet(&manager, &workers, with_events)),
             })
             .await
         }
@@ -161,7 +162,7 @@ fn any_command(
 ) -> Result<wire::CommandUpdate, ResponseError> {
     let known = Command::ALL.into_iter().find(|known| known.as_str() == request.command);
     let command = known.ok_or_else(|| {
-        let name: String = request.command.chars().take(64).collect();
+        let name = shorten(&request.command, MAX_QUOTED_BYTES);
         ResponseError::server(format!("there is no command {name:?}"))
     })?;
     let ids = ids(&request.ids)?;
@@ -190,7 +191,7 @@ async fn command(
 ) -> Result<WorkerStateUpdate, ResponseError> {
     let done = command(&manager, &ids(&request.ids)?).map_err(refused)?;
     log_left_out(&done);
-    let worker_states = told(move || worker_states(&done.workers)).await?;
+    let worker_states = on_blocking_thread(move || worker_states(&done.workers)).await?;
     Ok(WorkerStateUpdate { worker_states })
 }
 
@@ -206,16 +207,18 @@ fn worker_states(workers: &[Arc<WorkerStatus>]) -> Vec<WorkerState> {
 }
 
 /// Computing the states of thousands of workers takes a while, so it runs on a blocking thread.
-async fn told<T: Send + 'static>(states: impl FnOnce() -> T + Send + 'static) -> Result<T, ResponseError> {
-    let told = tokio::task::spawn_blocking(states).await;
-    told.map_err(|_| ResponseError::server("the states cannot be shown"))
+async fn on_blocking_thread<T: Send + 'static>(
+    states: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ResponseError> {
+    let done = tokio::task::spawn_blocking(states).await;
+    done.map_err(|_| ResponseError::server("the states cannot be shown"))
 }
 
 fn ids(ids: &[String]) -> Result<Vec<Uuid>, ResponseError> {
     let parse = |(index, id): (usize, &String)| {
-        // A text that is not a UUID is nobody's id.
+        // A text that is not a UUID is no worker's id.
         id.parse().map_err(|_| {
-            let id: String = id.chars().take(64).collect();
+            let id = shorten(id, MAX_QUOTED_BYTES);
             ResponseError::not_found(format!("ids[{index}]: there is no worker {id:?}"))
         })
     };
@@ -230,13 +233,7 @@ fn refused(error: manage::Error) -> ResponseError {
         Error::NotFound { .. } => ErrorKind::NotFound,
         _ => ErrorKind::Server,
     };
-    let mut message = error.to_string();
-    let mut cause = std::error::Error::source(&error);
-    while let Some(next) = cause {
-        message.push_str(": ");
-        message.push_str(&next.to_string());
-        cause = next.source();
-    }
+    let message = describe(&error);
     if !error.is_callers() {
         error!(error = message, "a management call failed");
     }

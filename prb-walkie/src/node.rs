@@ -56,7 +56,7 @@ pub use config::{Config, ConfigError, Limits, parse_addresses};
 pub use libp2p::{Multiaddr, PeerId};
 #[cfg(feature = "fuzzing")]
 pub(crate) use mdns::read_for_fuzzing as read_mdns;
-pub use table::{Peer, PeerTable, Standing};
+pub use table::{Membership, Peer, PeerTable};
 pub use trust::Trust;
 pub(crate) use trust::is_in;
 

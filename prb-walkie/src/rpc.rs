@@ -17,7 +17,8 @@
 //!
 //! # Overview
 //!
-//! [`calls`] has a type for each method, [`Handlers`] are a node's methods, and [`Client`] calls those of a peer; [`auth`] controls access to the management methods.
+//! [`calls`] has a type for each method, [`Handlers`] are a node's methods, and [`Client`] calls those of a
+//! peer; [`auth`] controls access to the management methods.
 //!
 //! Not for: sockets and streams (see [`crate::node`]).
 
@@ -40,6 +41,9 @@ pub use handlers::Handlers;
 
 use crate::proto::AuthStatus;
 
+/// Longest text of a request that an error answer quotes, in bytes.
+pub(crate) const MAX_QUOTED_BYTES: usize = 64;
+
 /// The caller of a method; noise has proved its peer id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -51,7 +55,7 @@ pub struct Caller {
     /// Whether it may call management methods.
     pub granted: bool,
     /// Its authorisation, as it is told.
-    pub(crate) standing: AuthStatus,
+    pub(crate) auth_status: AuthStatus,
     /// It would be granted on the same machine.
     pub(crate) is_granted_here: bool,
 }
@@ -59,17 +63,17 @@ pub struct Caller {
 impl Caller {
     /// Creates a caller, for calling handlers without a node, as in tests.
     pub const fn new(peer: PeerId, ip: Option<IpAddr>, granted: bool) -> Self {
-        let standing = if granted { AuthStatus::Granted } else { AuthStatus::NeedAuth };
-        Self { peer, ip, granted, standing, is_granted_here: granted }
+        let auth_status = if granted { AuthStatus::Granted } else { AuthStatus::NeedAuth };
+        Self { peer, ip, granted, auth_status, is_granted_here: granted }
     }
 
-    pub(crate) const fn standing(
+    pub(crate) const fn with_status(
         peer: PeerId,
         ip: Option<IpAddr>,
-        standing: AuthStatus,
+        auth_status: AuthStatus,
         is_granted_here: bool,
     ) -> Self {
-        let granted = matches!(standing, AuthStatus::Granted | AuthStatus::None);
-        Self { peer, ip, granted, standing, is_granted_here }
+        let granted = matches!(auth_status, AuthStatus::Granted | AuthStatus::None);
+        Self { peer, ip, granted, auth_status, is_granted_here }
     }
 }

@@ -248,7 +248,7 @@ impl Attacker {
 async fn proof_is_valid_for_one_pair_once_within_the_window() {
     let guarded = start(keyed(0, KEY)).await;
     let caller = Attacker::start(1, &guarded).await;
-    let thief = Attacker::start(2, &guarded).await;
+    let attacker = Attacker::start(2, &guarded).await;
     let (called, me) = (guarded.peer_id(), caller.0.peer_id);
     let proof = |key_text: &str, at| auth::auth_string(&stretched(key_text), &me, &called, at);
     let (psk, now) = (AuthType::Psk, now_ms());
@@ -260,8 +260,8 @@ async fn proof_is_valid_for_one_pair_once_within_the_window() {
         ("a wrong key", proof("another key of good length", now)),
         ("an old one", proof(KEY, now - window - 5_000)),
         ("one of the future", proof(KEY, now + window + 60_000)),
-        ("another caller's", auth::auth_string(&stretched(KEY), &thief.0.peer_id, &called, now)),
-        ("one for another peer", auth::auth_string(&stretched(KEY), &me, &thief.0.peer_id, now)),
+        ("another caller's", auth::auth_string(&stretched(KEY), &attacker.0.peer_id, &called, now)),
+        ("one for another peer", auth::auth_string(&stretched(KEY), &me, &attacker.0.peer_id, now)),
         ("the other way round", auth::auth_string(&stretched(KEY), &called, &me, now)),
         ("another time than its code's", proof(KEY, now).replace(&now.to_string(), &(now + 1).to_string())),
         ("a cut one", proof(KEY, now)[..40].to_owned()),
@@ -274,14 +274,14 @@ async fn proof_is_valid_for_one_pair_once_within_the_window() {
     assert_eq!(caller.auth(&guarded, AuthType::None, &good).await, AuthStatus::Rejected);
     assert!(!caller.may(&guarded).await);
 
-    // A thief cannot use the string, nor use it up.
-    assert_eq!(thief.auth(&guarded, psk, &good).await, AuthStatus::Rejected);
+    // An attacker cannot use the string, nor use it up.
+    assert_eq!(attacker.auth(&guarded, psk, &good).await, AuthStatus::Rejected);
     assert_eq!(caller.auth(&guarded, psk, &good).await, AuthStatus::Granted);
     assert!(caller.may(&guarded).await);
-    assert!(!thief.may(&guarded).await);
-    // It is accepted once: not again on this connection, for a thief, or on a new connection of the same peer.
+    assert!(!attacker.may(&guarded).await);
+    // It is accepted once: not again on this connection, for an attacker, or on a new connection of the same peer.
     assert_eq!(caller.auth(&guarded, psk, &good).await, AuthStatus::Rejected);
-    assert_eq!(thief.auth(&guarded, psk, &good).await, AuthStatus::Rejected);
+    assert_eq!(attacker.auth(&guarded, psk, &good).await, AuthStatus::Rejected);
     let again = Attacker::start(1, &guarded).await;
     assert_eq!(again.auth(&guarded, psk, &good).await, AuthStatus::Rejected);
     assert_eq!(again.auth(&guarded, psk, &proof(KEY, now_ms() + 1)).await, AuthStatus::Granted);

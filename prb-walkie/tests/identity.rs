@@ -189,8 +189,8 @@ proptest! {
         cut in proptest::option::of(0..JS_FILE.len()),
     ) {
         let mut bytes = JS_FILE.to_vec();
-        for (place, value) in changes {
-            bytes[place] = value;
+        for (offset, value) in changes {
+            bytes[offset] = value;
         }
         bytes.truncate(cut.unwrap_or(bytes.len()));
         if let Ok(identity) = Identity::from_bytes(&bytes) {

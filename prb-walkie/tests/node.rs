@@ -1,4 +1,4 @@
-//! Tests of discovery, peer standing, and peers and networks that come and go.
+//! Tests of discovery, membership, and peers and networks that come and go.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "node_rig/rig.rs"]
@@ -13,7 +13,7 @@ use std::{
 
 use prb_core::primitives::Hash;
 use prb_walkie::{
-    node::{ConfigError, Multiaddr, Node, Standing},
+    node::{ConfigError, Membership, Multiaddr, Node},
     proto::{Role, data_provider::Info},
     rpc::{Error, Handlers, calls},
 };
@@ -51,7 +51,7 @@ async fn hello_fills_both_peer_tables() {
         (&*CHAIN.to_string(), "default")
     );
     assert_eq!((seen.ip, seen.address.clone()), (Some(LOCALHOST), Some(address(&provider))));
-    assert!(seen.since <= seen.last_seen && seen.connected && seen.standing == Standing::Accepted);
+    assert!(seen.since <= seen.last_seen && seen.connected && seen.membership == Membership::Accepted);
 
     // The dialled node also learns where the other one listens.
     let listens = address(&lifecycle);
@@ -78,15 +78,15 @@ async fn chain_identity_may_be_set_later() {
     let late = start(late).await;
     let other = start_knowing(config(1, Role::LifecycleManager), &late).await;
     let (late_id, other_id) = (late.peer_id(), other.peer_id());
-    until_peer(&other, late_id, "no chain yet", |p| p.standing == Standing::ChainUnknown).await;
-    until_peer(&late, other_id, "own chain unknown", |p| p.standing == Standing::OwnChainUnknown).await;
+    until_peer(&other, late_id, "no chain yet", |p| p.membership == Membership::ChainUnknown).await;
+    until_peer(&late, other_id, "own chain unknown", |p| p.membership == Membership::OwnChainUnknown).await;
     assert_eq!(other.peers().borrow().usable(Role::DataProviderInt).count(), 0);
 
     // The dialled node announces it by itself.
     late.set_chain_identity(CHAIN).await;
     until_friends(&late, &other).await;
     late.set_chain_identity(Hash([8; 32])).await;
-    until_peer(&other, late_id, "another chain", |p| p.standing == Standing::OtherChain).await;
+    until_peer(&other, late_id, "another chain", |p| p.membership == Membership::OtherChain).await;
     assert_eq!(other.peers().borrow().usable(Role::DataProviderInt).count(), 0);
 }
 
@@ -99,7 +99,7 @@ async fn other_namespaces_are_ignored_unless_configured() {
     (lenient.bridge_identity, lenient.ignore_bridge_identity) = ("mine".into(), true);
     let strict = start_knowing(strict, &provider).await;
     let lenient = start_knowing(lenient, &provider).await;
-    let ignored = |p: &prb_walkie::node::Peer| p.standing == Standing::OtherBridge;
+    let ignored = |p: &prb_walkie::node::Peer| p.membership == Membership::OtherBridge;
     until_peer(&strict, provider.peer_id(), "ignored", ignored).await;
     until_peer(&lenient, provider.peer_id(), "accepted", |p| p.is_usable()).await;
     until_peer(&provider, lenient.peer_id(), "ignored", ignored).await;
@@ -109,17 +109,17 @@ async fn other_namespaces_are_ignored_unless_configured() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn boot_node_may_start_late_and_restart() {
     // A port that was free a moment ago.
-    let place: Multiaddr = {
+    let address: Multiaddr = {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         format!("/ip4/127.0.0.1/tcp/{}", listener.local_addr().unwrap().port()).parse().unwrap()
     };
     let mut early = config(0, Role::LifecycleManager);
-    early.boot_nodes = vec![place.clone()];
+    early.boot_nodes = vec![address.clone()];
     let early = start(early).await;
     assert!(early.peers().borrow().is_empty());
     let there = |n, port| {
         let mut config = provider(n, port);
-        config.listen = vec![place.clone()];
+        config.listen = vec![address.clone()];
         config
     };
 
@@ -162,9 +162,9 @@ async fn peers_discover_each_other_via_a_boot_node() {
 async fn boot_node_by_name_and_own_address_as_boot_node() {
     let other = start(config(0, Role::DataProviderInt)).await;
     let tcp = other.listen_addresses()[0].to_string().replace("/ip4/127.0.0.1", "");
-    let place = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut config = config(1, Role::LifecycleManager);
-    config.listen = vec![format!("/ip4/127.0.0.1/tcp/{place}").parse().unwrap()];
+    config.listen = vec![format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap()];
     config.boot_nodes = vec![format!("/dns4/localhost{tcp}").parse().unwrap(), config.listen[0].clone()];
     let node = start(config).await;
     until_friends(&node, &other).await;

@@ -7,10 +7,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use anyhow::Context;
 use prb_chain::keys::Sr25519Keys;
 use prb_core::{
-    blob::{
-        BlobSource,
-        cache::{self, CachedSource},
-    },
+    blob::{BlobSource, cache::CachedSource},
     inventory::Inventory,
     manage::{self, Manager},
     vault::Vault,
@@ -89,7 +86,7 @@ impl Bridge {
             .await
             .map_err(Failure::Run)?;
         let stored = Arc::clone(&blocks.source);
-        let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(stored, cache::Config::default()));
+        let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(stored, args.blob_cache.config()));
         let chain = Chain::follow(para);
         let parts = fleet_runtime::Parts { source, inventory: Arc::clone(&inventory), chain, trade_queue };
         let work = FleetRuntime::start(parts, &args.workers).map_err(Failure::Run)?;

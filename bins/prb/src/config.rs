@@ -22,6 +22,7 @@ use crate::{
 
 mod all;
 mod api;
+mod blob_cache;
 mod data_provider;
 mod effective;
 mod files;
@@ -44,6 +45,7 @@ mod workers;
 
 pub use all::AllArgs;
 pub use api::ApiArgs;
+pub use blob_cache::BlobCacheArgs;
 pub use data_provider::DataProviderArgs;
 pub use history::{HistoryArgs, HistoryPlace};
 pub use import::{ImportArgs, ImportFrom, ImportInto, V2Args, V3Args};

@@ -184,7 +184,7 @@ async fn work(
     if args.verify_headers {
         source = Arc::new(VerifiedSource::open(source, args.verified_config()));
     }
-    let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(source, args.cache_config()));
+    let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(source, args.blob_cache.config()));
     let chain = Chain::follow(parts.para.clone());
     let sending = args.sending.submit_config();
     let trade_queue = match &args.q_redis_endpoint {

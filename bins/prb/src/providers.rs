@@ -8,7 +8,7 @@ use std::{
 
 use prb_walkie::{
     blob::remote::{ProviderState, ProviderStatus, Providers},
-    node::{Peer, PeerTable, Standing},
+    node::{Membership, Peer, PeerTable},
     proto::{Role, provider_detail::Provider},
 };
 use tokio::sync::watch;
@@ -63,7 +63,7 @@ fn of_used(status: &ProviderStatus, host: String) -> Provider {
         ProviderState::Connecting => ("connecting", String::new(), None),
         ProviderState::Ready => ("ready", String::new(), None),
         ProviderState::Down { reason } => ("down", reason.clone(), None),
-        ProviderState::Aside { reason, for_ms } => ("aside", reason.clone(), Some(*for_ms)),
+        ProviderState::Suspended { reason, for_ms } => ("aside", reason.clone(), Some(*for_ms)),
     };
     Provider {
         peer_id: status.id.clone(),
@@ -96,16 +96,16 @@ fn of_unused(peer: &Peer, any_used: bool) -> Provider {
 }
 
 fn why_unused(peer: &Peer, any_used: bool) -> &'static str {
-    match peer.standing {
-        Standing::OtherChain => "it serves another chain",
-        Standing::OtherBridge => "it is of another group (PHALA_BRIDGE_IDENTITY)",
+    match peer.membership {
+        Membership::OtherChain => "it serves another chain",
+        Membership::OtherBridge => "it is of another group (PHALA_BRIDGE_IDENTITY)",
         _ if !peer.connected => "it is not connected",
         _ if !is_trusted(peer) => {
             "anybody could be it: give it a PRB_WALKIE_PSK that this manager has too, or name it in \
              PHALA_WALKIE_BOOT_NODES or PRB_DATA_PROVIDERS"
         }
-        Standing::ChainUnknown => "it does not know its chain yet",
-        Standing::OwnChainUnknown => "this manager does not know its own chain yet",
+        Membership::ChainUnknown => "it does not know its chain yet",
+        Membership::OwnChainUnknown => "this manager does not know its own chain yet",
         _ if !any_used => "no worker runs on this manager",
         _ => "it has not said yet how far it is",
     }

@@ -145,6 +145,15 @@ fn every_variable_is_read() {
         }
         assert!(!text.contains("word"), "a password shows");
     }
+    // `prb all` has the workers' settings and the cache of a lifecycle manager.
+    let cache = lifecycle.iter().filter(|(name, ..)| name.contains("LRU"));
+    let all: Vec<_> = [("PRB_DATA", "/d", "data = \"/d\"")].iter().chain(cache).collect();
+    let variables: Vec<_> = all.iter().map(|(name, value, _)| (*name, *value)).collect();
+    let text = shown(&["all"], &variables);
+    assert_eq!(all.len(), 4);
+    for (name, _, line) in all {
+        assert!(text.contains(line), "{name}: {line} in\n{text}");
+    }
 }
 
 #[test]

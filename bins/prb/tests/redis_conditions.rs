@@ -2,27 +2,16 @@
 //! with server and cause and not one for every try, and work again without a restart once the cause is gone.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use prb_walkie::identity::{Identity, Role};
 use serde_json::Value;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        TcpListener, TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
-    task::JoinSet,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
+#[path = "../../../prb-queue/tests/support/proxy.rs"]
+mod proxy;
 mod support;
+use proxy::Proxy;
 use support::{
     Net, chain,
     daemons::{Daemon, free_port, manager},
@@ -32,82 +21,6 @@ use support::{
 const LIMIT: Duration = Duration::from_secs(60);
 /// Warnings of one condition at most: each part of a daemon that meets it may tell it, and how it began.
 const MAX_LINES: usize = 12;
-
-/// A proxy before a Redis that can make it look older, and let connections go dead.
-struct Proxy {
-    port: u16,
-    shared: Arc<Shared>,
-    _task: JoinSet<()>,
-}
-
-#[derive(Default)]
-struct Shared {
-    looks_older: AtomicBool,
-    made: AtomicUsize,
-    /// Connections below this number get nothing through any more, and stay open.
-    dead_below: AtomicUsize,
-    /// Those below this one are hung up.
-    ended_below: AtomicUsize,
-}
-
-impl Shared {
-    fn reaches(&self, limit: &AtomicUsize) {
-        limit.store(self.made.load(Ordering::SeqCst), Ordering::SeqCst);
-    }
-}
-
-impl Proxy {
-    async fn to(port: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let here = listener.local_addr().unwrap().port();
-        let shared = Arc::<Shared>::default();
-        let own = Arc::clone(&shared);
-        let mut task = JoinSet::new();
-        task.spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((near, _)) = listener.accept().await {
-                let number = own.made.fetch_add(1, Ordering::SeqCst);
-                let Ok(far) = TcpStream::connect(("127.0.0.1", port)).await else { continue };
-                let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
-                connections.spawn(pump(near_in, far_out, number, Arc::clone(&own)));
-                connections.spawn(pump(far_in, near_out, number, Arc::clone(&own)));
-                while connections.try_join_next().is_some() {}
-            }
-        });
-        Self { port: here, shared, _task: task }
-    }
-}
-
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, number: usize, shared: Arc<Shared>) {
-    let is_below = |limit: &AtomicUsize| number < limit.load(Ordering::SeqCst);
-    let ended = async {
-        while !is_below(&shared.ended_below) {
-            sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let pumped = async {
-        let mut buffer = vec![0; 64 * 1024];
-        while let Ok(bytes @ 1..) = from.read(&mut buffer).await {
-            if is_below(&shared.dead_below) {
-                continue;
-            }
-            let part = &mut buffer[..bytes];
-            if shared.looks_older.load(Ordering::SeqCst)
-                && let Some(at) = part.windows(14).position(|words| words == b"redis_version:")
-            {
-                part[at + 14..at + 20].copy_from_slice(b"6.0.16");
-            }
-            if to.write_all(part).await.is_err() {
-                break;
-            }
-        }
-        if is_below(&shared.dead_below) {
-            // Neither end learns that the other has gone.
-            std::future::pending::<()>().await;
-        }
-    };
-    tokio::select! { () = ended => {}, () = pumped => {} }
-}
 
 /// A trader and a lifecycle manager on one Redis.
 struct Daemons {
@@ -262,18 +175,18 @@ async fn a_redis_that_cannot_save_is_cut_off_or_too_old_is_named_by_trader_and_m
         ask("CONFIG SET save \"\"").await;
     };
     daemons.in_condition("cannot write its data to disk", cannot_save, can_save).await;
-    let dead = async || proxy.shared.reaches(&proxy.shared.dead_below);
+    let dead = async || proxy.silence();
     daemons.in_condition("check the network path", dead, async || {}).await;
     daemons
         .in_condition(
             "Redis 6.0.16 is too old",
             async || {
-                proxy.shared.looks_older.store(true, Ordering::SeqCst);
-                proxy.shared.reaches(&proxy.shared.ended_below);
+                proxy.set_older(true);
+                proxy.close();
             },
             async || {
-                proxy.shared.looks_older.store(false, Ordering::SeqCst);
-                proxy.shared.reaches(&proxy.shared.ended_below);
+                proxy.set_older(false);
+                proxy.close();
             },
         )
         .await;

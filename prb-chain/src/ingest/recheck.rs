@@ -1,4 +1,4 @@
-//! Rechecks storage changes that a worker could not apply.
+//! Fetches storage changes that a worker refused again from all nodes, and replaces what was wrong.
 
 use std::sync::Arc;
 

@@ -151,7 +151,7 @@ impl ChainPieces for StoreView<'_> {
         self.store.genesis().map_or(RelayNumber(0), |(start, _)| start.first())
     }
 
-    fn stops<'a>(
+    fn batch_ends<'a>(
         &'a self,
         from: RelayNumber,
         take: &mut dyn FnMut(BatchEnd<'a>) -> bool,
@@ -168,7 +168,7 @@ impl ChainPieces for StoreView<'_> {
         Ok(())
     }
 
-    fn stop_before<'a>(&'a self, number: RelayNumber) -> Result<Option<BatchEnd<'a>>, Self::Error> {
+    fn batch_end_before<'a>(&'a self, number: RelayNumber) -> Result<Option<BatchEnd<'a>>, Self::Error> {
         let found = self.txn.tables.alignments.get_lower_than(&self.txn, &number.0);
         let found = found.map_err(|e| self.store.error(e))?;
         found.map(|(number, encoded)| self.stop(number, encoded)).transpose()

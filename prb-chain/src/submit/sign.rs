@@ -34,7 +34,8 @@ pub(super) struct Terms<'a> {
 /// Builds the batch's transaction and has it signed.
 ///
 /// # Errors
-/// [`SubmitError::Unsupported`], [`SubmitError::NotSigned`]; [`SubmitError::BadKey`] if the signature is not the account's.
+/// [`SubmitError::Unsupported`], [`SubmitError::NotSigned`]; [`SubmitError::BadKey`] if the signature is not
+/// the account's.
 ///
 /// # Cancel safety
 /// Cancel safe: nothing is sent.

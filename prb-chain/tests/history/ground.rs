@@ -51,7 +51,7 @@ pub(crate) fn blocks_of(store: &Store) -> Blocks {
     let (start, genesis) = store.genesis().unwrap().clone();
     let mut blocks = Blocks { genesis: Some(genesis), first_relay: start.first(), ..Blocks::default() };
     let mut next = start.first();
-    view.stops(next, &mut |stop| {
+    view.batch_ends(next, &mut |stop| {
         let mut headers = Vec::new();
         view.relay_headers(Span { first: next, last: stop.number }, &mut |header| {
             headers.push(header.to_vec());

@@ -23,6 +23,7 @@ use tracing::warn;
 use super::{CollateralSource, Error};
 use crate::{
     pruntime::http::{BuildError, tls},
+    text::shorten,
     wire::{Collateral, SgxV30QuoteCollateral},
 };
 
@@ -34,8 +35,8 @@ const QUOTE_LIMIT_BYTES: usize = 64 * 1024;
 const ANSWER_LIMIT_BYTES: usize = 1024 * 1024;
 /// Maximum number of headers read from an answer.
 const HEADER_LIMIT: usize = 64;
-/// Maximum length of a reason in an error, in characters.
-const REASON_LIMIT: usize = 300;
+/// Maximum length of a reason in an error, in bytes: it may quote a PCCS's answer.
+const REASON_LIMIT_BYTES: usize = 300;
 
 /// Configuration of a [`PccsSource`].
 #[derive(Clone, Debug)]
@@ -136,6 +137,8 @@ impl PccsSource {
             .map_err(|_| format!("no answer within {:?}", self.timeout))?
             .map_err(|error| format!("{error:#}"))?;
         let now = (self.clock)().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        // Verified here although the chain verifies it as well: what does not verify would cost the operator
+        // a failed registration's fee, and another PCCS may have newer collateral.
         QuoteVerifier::new_prod()
             .verify(quote, &fetched, now)
             .map_err(|error| format!("its collateral does not verify: {error:#}"))?;
@@ -146,13 +149,14 @@ impl PccsSource {
 #[async_trait]
 impl CollateralSource for PccsSource {
     async fn collateral(&self, quote: &[u8]) -> Result<Collateral, Error> {
-        check_quote(quote).map_err(|error| Error::Quote { reason: short(&format!("{error:#}")) })?;
+        check_quote(quote)
+            .map_err(|error| Error::Quote { reason: shorten(&format!("{error:#}"), REASON_LIMIT_BYTES) })?;
         let mut attempts = Vec::new();
         for url in &self.urls {
             match self.ask(url, quote).await {
                 Ok(collateral) => return Ok(collateral),
                 Err(reason) => {
-                    let reason = short(&reason);
+                    let reason = shorten(&reason, REASON_LIMIT_BYTES);
                     warn!(pccs = %url, %reason, "a PCCS returned no valid collateral");
                     attempts.push((url.clone(), reason));
                 }
@@ -203,13 +207,6 @@ fn as_chain_takes_it(fetched: QuoteCollateralV3) -> SgxV30QuoteCollateral {
         qe_identity_issuer_chain: fetched.qe_identity_issuer_chain,
         qe_identity: fetched.qe_identity,
         qe_identity_signature: fetched.qe_identity_signature,
-    }
-}
-
-fn short(reason: &str) -> String {
-    match reason.char_indices().nth(REASON_LIMIT) {
-        Some((end, _)) => format!("{}…", &reason[..end]),
-        None => reason.to_owned(),
     }
 }
 

@@ -239,6 +239,8 @@ enum Info {
 
 impl Info {
     fn decode(encoded: &[u8]) -> Result<Self, RegistrationError> {
+        // Version 2 appends fields to version 1, and `decode_all` refuses remaining bytes: neither decodes as
+        // the other.
         match WorkerRegistrationInfoV2::decode_all(&mut &*encoded) {
             Ok(info) => Ok(Self::V2(info)),
             Err(error) => WorkerRegistrationInfo::decode_all(&mut &*encoded)

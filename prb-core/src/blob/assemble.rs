@@ -44,21 +44,21 @@ pub trait ChainPieces {
     /// The first relay header that a worker needs.
     fn first_relay(&self) -> RelayNumber;
 
-    /// Calls `take` with each stop from `from` on, in order, until it returns false.
+    /// Calls `take` with each batch end from `from` on, in order, until it returns false.
     ///
     /// # Errors
     /// If the pieces cannot be read.
-    fn stops<'a>(
+    fn batch_ends<'a>(
         &'a self,
         from: RelayNumber,
         take: &mut dyn FnMut(BatchEnd<'a>) -> bool,
     ) -> Result<(), Self::Error>;
 
-    /// Returns the newest stop before a relay block.
+    /// Returns the newest batch end before a relay block.
     ///
     /// # Errors
     /// If the pieces cannot be read.
-    fn stop_before<'a>(&'a self, number: RelayNumber) -> Result<Option<BatchEnd<'a>>, Self::Error>;
+    fn batch_end_before<'a>(&'a self, number: RelayNumber) -> Result<Option<BatchEnd<'a>>, Self::Error>;
 
     /// Calls `take` with each relay header of the span until it returns false.
     ///
@@ -136,23 +136,23 @@ pub fn headers<V: ChainPieces>(
     cursor: HeaderCursor,
     max_bytes: usize,
 ) -> Result<Option<HeaderBatch>, Error> {
-    headers_among(view, cursor, &stops_of_set(view, cursor.relay)?, max_bytes)
+    headers_among(view, cursor, &ends_of_set(view, cursor.relay)?, max_bytes)
 }
 
-/// Returns the header batch that ends at the first stop from `end` on: see
+/// Returns the header batch that ends at the first possible block from `end` on: see
 /// [`RangeSource::headers_to`](super::range::RangeSource::headers_to).
 ///
+/// # Errors
 /// As for that method.
-/// As there.
 pub fn headers_to<V: ChainPieces>(
     view: &V,
     cursor: HeaderCursor,
     end: RelayNumber,
     max_bytes: usize,
 ) -> Result<Option<HeaderBatch>, Error> {
-    let stops = stops_of_set(view, cursor.relay)?;
-    let at = stops.partition_point(|stop| stop.number < end);
-    headers_among(view, cursor, stops.get(at..=at).unwrap_or_default(), max_bytes)
+    let ends = ends_of_set(view, cursor.relay)?;
+    let at = ends.partition_point(|block| block.number < end);
+    headers_among(view, cursor, ends.get(at..=at).unwrap_or_default(), max_bytes)
 }
 
 /// Returns the ranges that begin at a relay header: see
@@ -161,19 +161,19 @@ pub fn headers_to<V: ChainPieces>(
 /// # Errors
 /// As for that method.
 pub fn ranges<V: ChainPieces>(view: &V, from: RelayNumber) -> Result<Option<Ranges>, Error> {
-    let stops = stops_of_set(view, from)?;
-    let before = view.stop_before(from).map_err(storage)?;
-    let first_para = before.and_then(|stop| stop.para_head).map_or(ParaNumber(0), ParaNumber::next);
-    let range = |stop: &BatchEnd<'_>| Range {
-        relay: Span { first: from, last: stop.number },
-        para: stop.para_head.filter(|head| *head >= first_para).map(|last| Span { first: first_para, last }),
-        set_id: stop.set_id,
-        ends_set: stop.next_set.is_some(),
+    let ends = ends_of_set(view, from)?;
+    let before = view.batch_end_before(from).map_err(storage)?;
+    let first_para = before.and_then(|end| end.para_head).map_or(ParaNumber(0), ParaNumber::next);
+    let range = |end: &BatchEnd<'_>| Range {
+        relay: Span { first: from, last: end.number },
+        para: end.para_head.filter(|head| *head >= first_para).map(|last| Span { first: first_para, last }),
+        set_id: end.set_id,
+        ends_set: end.next_set.is_some(),
     };
-    for longest in stops.iter().rev() {
+    for longest in ends.iter().rev() {
         if has_para_header(view, longest.para_head)? {
             // Headers are stored without gaps: if the last range is available, so is the first.
-            return Ok(Some(Ranges { shortest: range(&stops[0]), longest: range(longest) }));
+            return Ok(Some(Ranges { shortest: range(&ends[0]), longest: range(longest) }));
         }
     }
     Ok(None)
@@ -190,47 +190,47 @@ fn has_para_header<V: ChainPieces>(view: &V, head: Option<ParaNumber>) -> Result
     Ok(found)
 }
 
-/// Returns the stops from a relay header on, up to the one that changes the set: a batch must not cross a
+/// Returns the batch ends from a relay header on, up to the one that changes the set: a batch must not cross a
 /// change except at its last header.
-fn stops_of_set<V: ChainPieces>(view: &V, from: RelayNumber) -> Result<Vec<BatchEnd<'_>>, Error> {
+fn ends_of_set<V: ChainPieces>(view: &V, from: RelayNumber) -> Result<Vec<BatchEnd<'_>>, Error> {
     if from < view.first_relay() {
         return Err(Error::BadCursor {
             cursor: format!("relay {from}"),
             reason: format!("workers start at relay header {}", view.first_relay()),
         });
     }
-    let mut stops = Vec::new();
-    view.stops(from, &mut |stop| {
-        stops.push(stop);
-        stop.next_set.is_none()
+    let mut ends = Vec::new();
+    view.batch_ends(from, &mut |end| {
+        ends.push(end);
+        end.next_set.is_none()
     })
     .map_err(storage)?;
-    Ok(stops)
+    Ok(ends)
 }
 
-/// Returns the largest header batch at the cursor that ends at one of the stops.
+/// Returns the largest header batch at the cursor that ends at one of these blocks.
 fn headers_among<V: ChainPieces>(
     view: &V,
     cursor: HeaderCursor,
-    stops: &[BatchEnd<'_>],
+    ends: &[BatchEnd<'_>],
     max_bytes: usize,
 ) -> Result<Option<HeaderBatch>, Error> {
-    let Some(last) = stops.last() else { return Ok(None) };
+    let Some(last) = ends.last() else { return Ok(None) };
 
     let mut relay = Run::new(max_bytes);
     let span = Span { first: cursor.relay, last: last.number };
     view.relay_headers(span, &mut |header| relay.push(header)).map_err(storage)?;
     let mut para = Run::new(max_bytes);
-    if let Some(head) = stops.iter().rev().find_map(|stop| stop.para_head).filter(|head| *head >= cursor.para)
-    {
+    if let Some(head) = ends.iter().rev().find_map(|end| end.para_head).filter(|head| *head >= cursor.para) {
         let span = Span { first: cursor.para, last: head };
         view.para_headers(span, &mut |header| para.push(header)).map_err(storage)?;
     }
 
     let mut smallest = None;
-    for stop in stops.iter().rev() {
-        let plan = match HeaderPlan::ending_at(cursor, *stop, &relay, &para)? {
+    for end in ends.iter().rev() {
+        let plan = match HeaderPlan::ending_at(cursor, *end, &relay, &para)? {
             Planned::Plan(plan) => plan,
+            // The relay headers of a set may be stored before the parachain headers that they prove.
             Planned::Missing => continue,
             Planned::TooLarge(at_least) => {
                 smallest = Some(at_least);
@@ -256,7 +256,7 @@ const fn too_large(cursor: String, size_bytes: usize, limit_bytes: usize) -> Err
 /// A header batch that is not written yet.
 struct HeaderPlan<'a> {
     cursor: HeaderCursor,
-    stop: BatchEnd<'a>,
+    end: BatchEnd<'a>,
     relay: &'a [&'a [u8]],
     relay_bytes: usize,
     para: &'a [&'a [u8]],
@@ -265,7 +265,7 @@ struct HeaderPlan<'a> {
     proof: Vec<&'a [u8]>,
 }
 
-/// Whether a batch can end at a stop.
+/// Whether a batch can end at a block.
 enum Planned<'a> {
     Plan(HeaderPlan<'a>),
     /// Required headers are not available yet.
@@ -277,22 +277,22 @@ enum Planned<'a> {
 impl<'a> HeaderPlan<'a> {
     fn ending_at(
         cursor: HeaderCursor,
-        stop: BatchEnd<'a>,
+        end: BatchEnd<'a>,
         relay: &'a Run<'a>,
         para: &'a Run<'a>,
     ) -> Result<Planned<'a>, Error> {
-        let relay_count = (stop.number.0 - cursor.relay.0) as usize + 1;
-        let para_count = stop.para_head.map_or(0, |head| (head.0 + 1).saturating_sub(cursor.para.0)) as usize;
+        let relay_count = (end.number.0 - cursor.relay.0) as usize + 1;
+        let para_count = end.para_head.map_or(0, |head| (head.0 + 1).saturating_sub(cursor.para.0)) as usize;
         if let Some(bytes) = relay.cut_before(relay_count).or_else(|| para.cut_before(para_count)) {
             return Ok(Planned::TooLarge(bytes));
         }
         if relay_count > relay.items.len() || para_count > para.items.len() {
             return Ok(Planned::Missing);
         }
-        let proof = if para_count == 0 { Vec::new() } else { split_vec(stop.proof)? };
+        let proof = if para_count == 0 { Vec::new() } else { split_vec(end.proof)? };
         Ok(Planned::Plan(Self {
             cursor,
-            stop,
+            end,
             relay: &relay.items[..relay_count],
             relay_bytes: relay.bytes(relay_count),
             para: &para.items[..para_count],
@@ -304,7 +304,7 @@ impl<'a> HeaderPlan<'a> {
     /// Size of SCALE `Vec<HeaderToSync>`: each header is followed by an `Option` byte; the last one has its
     /// justification.
     fn relay_len(&self) -> usize {
-        let justification = self.stop.justification.len();
+        let justification = self.end.justification.len();
         vec_prefix_len(self.relay.len())
             + self.relay_bytes
             + self.relay.len()
@@ -313,7 +313,7 @@ impl<'a> HeaderPlan<'a> {
     }
 
     fn change_len(&self) -> Option<usize> {
-        self.stop.next_set.map(|set| set.len() + self.stop.proof.len())
+        self.end.next_set.map(|set| set.len() + self.end.proof.len())
     }
 
     fn para_len(&self) -> usize {
@@ -335,12 +335,14 @@ impl<'a> HeaderPlan<'a> {
             body.extend_from_slice(header);
             body.push(u8::from(i + 1 == self.relay.len()));
         }
-        put_vec_prefix(self.stop.justification.len(), &mut body);
-        body.extend_from_slice(self.stop.justification);
-        if let (Some(set), Some(len)) = (self.stop.next_set, self.change_len()) {
+        put_vec_prefix(self.end.justification.len(), &mut body);
+        body.extend_from_slice(self.end.justification);
+        // Only old versions of pRuntime use this field (see `AuthoritySetChange`); current ones decode and
+        // ignore it.
+        if let (Some(set), Some(len)) = (self.end.next_set, self.change_len()) {
             start_field(2, len, &mut body);
             body.extend_from_slice(set);
-            body.extend_from_slice(self.stop.proof);
+            body.extend_from_slice(self.end.proof);
         }
         // Always written: the worker decodes this field as SCALE, where an empty list is one byte, not an
         // absent field.
@@ -354,7 +356,7 @@ impl<'a> HeaderPlan<'a> {
         debug_assert_eq!(body.len(), size_bytes, "one allocation of the right size");
         let last_para = self.cursor.para.0 + self.para.len() as u32;
         HeaderBatch {
-            relay: Span { first: self.cursor.relay, last: self.stop.number },
+            relay: Span { first: self.cursor.relay, last: self.end.number },
             para: (!self.para.is_empty())
                 .then(|| Span { first: self.cursor.para, last: ParaNumber(last_para - 1) }),
             body: Bytes::from(body),

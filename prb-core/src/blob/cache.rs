@@ -145,10 +145,12 @@ impl<S: BlobSource + ?Sized> CachedSource<S> {
             }
             RefusedData::Blocks { blocks, at, .. } if eviction_limits.blocks.admit(blocks.first) => {
                 let suspect = at.map_or(*blocks, |at| Span { first: at, last: at });
-                let touched = self.blocks.cached.iter().filter(|(_, entry)| entry.holds(suspect));
+                let touched = self.blocks.cached.iter().filter(|(_, entry)| entry.overlaps(suspect));
                 let now = touched.filter(|(key, _)| eviction_limits.entries.admit(**key));
                 now.for_each(|(_, entry)| entry.evict("blocks"));
             }
+            // A decorator that finds a batch false reports it to the source that it wraps: a cache over the
+            // decorator has never seen the batch.
             RefusedData::Headers { .. } | RefusedData::Blocks { .. } | RefusedData::FalseHeaders(_) => {}
         }
     }
@@ -241,7 +243,7 @@ impl<B> Entry<B> {
 }
 
 impl Entry<BlockBatch> {
-    fn holds(&self, suspect: Span<ParaNumber>) -> bool {
+    fn overlaps(&self, suspect: Span<ParaNumber>) -> bool {
         let batch = self.answer.as_ref().ok().and_then(Option::as_ref);
         batch.is_some_and(|b| b.blocks.first <= suspect.last && suspect.first <= b.blocks.last)
     }

@@ -30,7 +30,7 @@ pub struct JustifiedBlock {
     pub next_set: Option<AuthoritySet>,
 }
 
-struct EncodedStop {
+struct EncodedEnd {
     number: RelayNumber,
     justification: Vec<u8>,
     set_id: u64,
@@ -39,8 +39,8 @@ struct EncodedStop {
     next_set: Option<Vec<u8>>,
 }
 
-impl EncodedStop {
-    fn as_stop(&self) -> BatchEnd<'_> {
+impl EncodedEnd {
+    fn as_batch_end(&self) -> BatchEnd<'_> {
         BatchEnd {
             number: self.number,
             justification: &self.justification,
@@ -58,7 +58,7 @@ struct Chain {
     /// The id of the set that justifies the next blocks.
     set_id: u64,
     relay: Vec<Vec<u8>>,
-    stops: Vec<EncodedStop>,
+    ends: Vec<EncodedEnd>,
     /// From block 0.
     para: Vec<Vec<u8>>,
     /// From block 1.
@@ -129,7 +129,7 @@ impl MemorySource {
             if let Some(justified) = justified {
                 let set_id = chain.set_id;
                 chain.set_id = justified.next_set.as_ref().map_or(set_id, |set| set.id);
-                chain.stops.push(EncodedStop {
+                chain.ends.push(EncodedEnd {
                     number: RelayNumber(next),
                     justification: justified.justification,
                     set_id,
@@ -188,11 +188,11 @@ impl MemorySource {
 impl Chain {
     fn heights(&self) -> (Option<RelayNumber>, Option<ParaNumber>) {
         let covered =
-            |stop: &&EncodedStop| stop.para_head.is_none_or(|head| (head.0 as usize) < self.para.len());
-        let stop = self.stops.iter().rev().find(covered);
-        let carried = stop.and_then(|stop| stop.para_head);
+            |end: &&EncodedEnd| end.para_head.is_none_or(|head| (head.0 as usize) < self.para.len());
+        let end = self.ends.iter().rev().find(covered);
+        let carried = end.and_then(|end| end.para_head);
         let held = ParaNumber(self.changes.len() as u32);
-        (stop.map(|stop| stop.number), carried.map(|head| head.min(held)))
+        (end.map(|end| end.number), carried.map(|head| head.min(held)))
     }
 }
 
@@ -219,23 +219,23 @@ impl ChainPieces for Chain {
         self.first_relay
     }
 
-    fn stops<'a>(
+    fn batch_ends<'a>(
         &'a self,
         from: RelayNumber,
         take: &mut dyn FnMut(BatchEnd<'a>) -> bool,
     ) -> Result<(), Self::Error> {
-        let start = self.stops.partition_point(|stop| stop.number < from);
-        for stop in &self.stops[start..] {
-            if !take(stop.as_stop()) {
+        let start = self.ends.partition_point(|end| end.number < from);
+        for end in &self.ends[start..] {
+            if !take(end.as_batch_end()) {
                 break;
             }
         }
         Ok(())
     }
 
-    fn stop_before<'a>(&'a self, number: RelayNumber) -> Result<Option<BatchEnd<'a>>, Self::Error> {
-        let end = self.stops.partition_point(|stop| stop.number < number);
-        Ok(self.stops[..end].last().map(EncodedStop::as_stop))
+    fn batch_end_before<'a>(&'a self, number: RelayNumber) -> Result<Option<BatchEnd<'a>>, Self::Error> {
+        let end = self.ends.partition_point(|end| end.number < number);
+        Ok(self.ends[..end].last().map(EncodedEnd::as_batch_end))
     }
 
     fn relay_headers<'a>(

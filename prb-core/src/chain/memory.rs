@@ -1,8 +1,8 @@
 //! [`MemoryChain`]: a small parachain within one process, for tests and examples.
 //!
 //! It enforces the rules that a bridge encounters (who may add which worker, stakes, session states, message
-//! sequences), in the order of the pallets' checks and with their error names, and produces a block when told
-//! to. A block is final immediately, or after [`Config::finality_blocks`] further ones. Views are published
+//! sequences), in the order of the pallets' checks and with their error names, and produces blocks on
+//! request. A block is final immediately, or after [`Config::finality_blocks`] further ones. Views are published
 //! for final blocks, delayed by [`Config::view_delay_blocks`]; the same applies to subjects that were not
 //! followed before. There is no cryptography: an operator's account is a hash of its secret, and anyone can
 //! compute the signatures that it accepts (see [`crate::signer::memory`]).

@@ -21,6 +21,7 @@ pub enum SessionState {
     /// Computing.
     #[codec(index = 1)]
     WorkerIdle,
+    // Index 2 is unused in the pallet.
     /// Computing, but its heartbeats are missing.
     #[codec(index = 3)]
     WorkerUnresponsive,
@@ -105,6 +106,8 @@ impl Registration {
         if replaces.is_some() {
             return replaces != Some(self.last_updated);
         }
+        // Jobs of the original do not name what they replace, so the registration is compared with what the
+        // call would write.
         let Ok(info) = WorkerRegistrationInfo::decode(&mut &*runtime_info) else { return false };
         self.ecdh_pubkey == info.ecdh_pubkey
             && self.runtime_version == info.version

@@ -199,7 +199,7 @@ async fn grows<B: Backend>(sample: &Sample) {
     backend.push_relay(&sample.relay[..half]).await;
     heights.mark_unchanged();
     backend.push_relay(&sample.relay[half..]).await;
-    assert!(heights.has_changed().unwrap(), "growth is told");
+    assert!(heights.has_changed().unwrap(), "growth is not published");
     let Heights { relay, para, .. } = *heights.borrow_and_update();
     assert_eq!((relay, para), sample.heights(sample.relay.len()));
 

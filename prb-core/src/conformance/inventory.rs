@@ -165,8 +165,8 @@ async fn refuses_to_put_an_entry_twice(inventory: &impl Inventory) {
 
 async fn refuses_duplicates(inventory: &impl Inventory) {
     apply(inventory, vec![Edit::PutPool(pool(1)), Edit::PutWorker(worker(1))]).await;
-    let twin = Pool { id: Uuid::from_u128(1), ..pool(1) };
-    let error = refused(inventory, vec![Edit::PutPool(twin)], "the pid is taken").await;
+    let duplicate = Pool { id: Uuid::from_u128(1), ..pool(1) };
+    let error = refused(inventory, vec![Edit::PutPool(duplicate)], "the pid is taken").await;
     assert!(matches!(&error, Error::Duplicate { what: "pid", .. }), "a pid taken gave {error:?}");
     let named = Pool { name: pool(1).name, ..pool(2) };
     let error = refused(inventory, vec![Edit::PutPool(named)], "the name is taken").await;
@@ -269,7 +269,7 @@ async fn tells_of_edits(inventory: &impl Inventory) {
     assert!(feed.changed().await.is_ok(), "the feed has ended");
     assert_eq!(*feed.borrow_and_update(), snapshot, "the feed gives the edited snapshot");
     let _ = inventory.apply(vec![Edit::RemoveWorker(Uuid::from_u128(77))]).await;
-    assert!(matches!(feed.has_changed(), Ok(false)), "a refused edit was told of");
+    assert!(matches!(feed.has_changed(), Ok(false)), "a refused edit was published");
 }
 
 async fn edits_at_once_are_all_kept(inventory: &impl Inventory) {

@@ -94,7 +94,7 @@ pub async fn all(fresh: impl AsyncFn() -> TestWorker) {
     a_worker_is_initialised_once(&fresh().await).await;
     numbers_are_taken_in_order(&fresh().await).await;
     headers_come_first_and_are_justified(&fresh().await).await;
-    registration_names_the_operator_that_was_told(&fresh().await).await;
+    registration_names_the_operator_of_the_request(&fresh().await).await;
     a_slow_attestation_is_kept(&fresh().await).await;
     endpoints_are_signed(&fresh().await).await;
     a_running_dispatch_keeps_others_out(&fresh().await).await;
@@ -208,7 +208,7 @@ async fn expected(worker: &PRuntime, operator: AccountId, para_id: u32) -> Expec
     Expected::new(key, operator, genesis, para_id).with_info(&info)
 }
 
-async fn registration_names_the_operator_that_was_told(subject: &TestWorker) {
+async fn registration_names_the_operator_of_the_request(subject: &TestWorker) {
     let worker = subject.initialised().await;
     let expects = expected(&worker, OPERATOR, subject.para_id).await;
     let mut request = RegistrationRequest::new(false);

@@ -231,7 +231,7 @@ async fn releases_jobs(queue: &impl JobQueue) {
     assert_eq!(second.retries_left, 1, "releasing uses up no retry");
     ok(queue.release(&[pair(&first)], LONG).await, "a lost lease is passed over");
     ok(queue.complete(second.id, second.token, done(1)).await, "completing");
-    assert_eq!(outcome_of(handle).await, Ok(done(1)), "an old lease released somebody else's job");
+    assert_eq!(outcome_of(handle).await, Ok(done(1)), "an old lease ended the job of another lease");
 }
 
 async fn releases_jobs_with_delay(queue: &impl JobQueue) {
@@ -300,7 +300,7 @@ async fn retries_as_requested(queue: &impl JobQueue) {
         let expected = if attempt < 2 { (1, 0) } else { (0, 1) };
         assert_eq!((delayed, failed), expected, "delayed and failed jobs after attempt {attempt}");
     }
-    assert_eq!(outcome_of(handle).await, Err(failure("attempt 2")), "the last failure is told");
+    assert_eq!(outcome_of(handle).await, Err(failure("attempt 2")), "the last failure is reported");
 }
 
 async fn ends_a_job_once(queue: &impl JobQueue) {
@@ -391,9 +391,9 @@ async fn enforces_its_limit(queue: &impl JobQueue) {
     assert!(matches!(result, Err(Error::Full { limit: 3 })), "a fourth job gave {result:?}");
     // A leased or delayed job still occupies its slot.
     let leased = lease(queue, LONG).await;
-    assert!(queue.submit(job(9, 0)).await.is_err(), "a leased job's place was given away");
+    assert!(queue.submit(job(9, 0)).await.is_err(), "a leased job's slot was given away");
     ok(queue.fail(leased.id, leased.token, failure("x"), Some(LONG)).await, "failing");
-    assert!(queue.submit(job(9, 0)).await.is_err(), "a delayed job's place was given away");
+    assert!(queue.submit(job(9, 0)).await.is_err(), "a delayed job's slot was given away");
     let leased = lease(queue, LONG).await;
     end(queue, &leased).await;
     submit(queue, job(9, 0)).await;

@@ -58,16 +58,16 @@ pub trait TestChain: Send + Sync {
 ///
 /// # Panics
 /// If the backend violates the seam's contract.
-pub async fn all<G: TestChain>(ground: &G) {
-    each_call_has_its_outcome_in_order(ground).await;
-    effects_are_told_before_and_after(ground).await;
-    messages_ahead_of_a_missing_one_are_told(ground).await;
-    outcomes_are_final(ground).await;
-    a_cancelled_submission_is_waited_for(ground).await;
-    forged_signatures_are_refused(ground).await;
-    a_signer_that_is_away_sends_nothing(ground).await;
-    who_cannot_pay_is_told(ground).await;
-    a_full_progress_channel_loses_no_outcome(ground).await;
+pub async fn all<G: TestChain>(chain: &G) {
+    each_call_has_its_outcome_in_order(chain).await;
+    effects_are_reported_before_and_after(chain).await;
+    messages_ahead_of_a_missing_one_are_out_of_order(chain).await;
+    outcomes_are_final(chain).await;
+    a_cancelled_submission_is_waited_for(chain).await;
+    forged_signatures_are_refused(chain).await;
+    a_signer_that_is_away_sends_nothing(chain).await;
+    an_account_that_cannot_pay_is_reported(chain).await;
+    a_full_progress_channel_loses_no_outcome(chain).await;
 }
 
 /// A call that every chain refuses: its worker is not registered.
@@ -76,11 +76,11 @@ fn refused_call() -> (Call, &'static str) {
     (Call::AddWorker { pool: PoolId(1), worker }, "PhalaStakePoolv2::WorkerNotRegistered")
 }
 
-async fn ticking<G: TestChain, T>(ground: &G, what: &str, work: impl Future<Output = T>) -> T {
+async fn ticking<G: TestChain, T>(chain: &G, what: &str, work: impl Future<Output = T>) -> T {
     let blocks = async {
         loop {
             sleep(TICK).await;
-            ground.make_block();
+            chain.make_block();
         }
     };
     tokio::select! {
@@ -90,40 +90,40 @@ async fn ticking<G: TestChain, T>(ground: &G, what: &str, work: impl Future<Outp
 }
 
 async fn send<G: TestChain>(
-    ground: &G,
+    chain: &G,
     submitter: &dyn ChainSubmitter,
     signer: Arc<dyn Signer>,
     calls: Vec<Call>,
 ) -> Result<BatchOutcome, SubmitError> {
     let (progress, _reports) = mpsc::channel(8);
     let batch = CallBatch::new(signer, calls);
-    ticking(ground, "a submission", submitter.submit(&batch, progress)).await
+    ticking(chain, "a submission", submitter.submit(&batch, progress)).await
 }
 
 /// Sends a call that must succeed.
-async fn done<G: TestChain>(ground: &G, submitter: &dyn ChainSubmitter, n: u32) -> BatchOutcome {
-    let outcome = send(ground, submitter, ground.signer(), vec![ground.call(n)]).await.unwrap();
+async fn done<G: TestChain>(chain: &G, submitter: &dyn ChainSubmitter, n: u32) -> BatchOutcome {
+    let outcome = send(chain, submitter, chain.signer(), vec![chain.call(n)]).await.unwrap();
     assert_eq!(outcome.calls, [Ok(())], "call {n}");
     outcome
 }
 
 async fn effects<G: TestChain>(
-    ground: &G,
+    chain: &G,
     submitter: &dyn ChainSubmitter,
     calls: &[Call],
 ) -> (Vec<Effect>, ParaNumber) {
-    let asked = submitter.effects(ground.signer().account(), calls);
-    let found = ticking(ground, "asking for effects", asked).await.unwrap();
+    let asked = submitter.effects(chain.signer().account(), calls);
+    let found = ticking(chain, "asking for effects", asked).await.unwrap();
     (found.calls, found.block)
 }
 
-async fn each_call_has_its_outcome_in_order<G: TestChain>(ground: &G) {
-    let submitter = ground.submitter();
+async fn each_call_has_its_outcome_in_order<G: TestChain>(chain: &G) {
+    let submitter = chain.submitter();
     let (refused, name) = refused_call();
-    let calls = vec![ground.call(1), refused.clone(), ground.call(2), refused];
+    let calls = vec![chain.call(1), refused.clone(), chain.call(2), refused];
     let (progress, mut reports) = mpsc::channel(8);
-    let batch = CallBatch::new(ground.signer(), calls);
-    let outcome = ticking(ground, "a submission", submitter.submit(&batch, progress)).await.unwrap();
+    let batch = CallBatch::new(chain.signer(), calls);
+    let outcome = ticking(chain, "a submission", submitter.submit(&batch, progress)).await.unwrap();
     let names: Vec<_> =
         outcome.calls.iter().map(|call| call.as_ref().map_or_else(|e| e.name.as_str(), |()| "")).collect();
     assert_eq!(names, ["", name, "", name], "one result a call, in order, failures by name");
@@ -133,21 +133,21 @@ async fn each_call_has_its_outcome_in_order<G: TestChain>(ground: &G) {
     assert_eq!(reports.recv().await, None, "the channel is closed after the outcome");
 }
 
-async fn effects_are_told_before_and_after<G: TestChain>(ground: &G) {
-    let submitter = ground.submitter();
-    let calls = [ground.call(4), ground.call(3)];
-    assert_eq!(effects(ground, &*submitter, &calls).await.0, [Effect::Missing, Effect::Missing]);
-    let outcome = done(ground, &*submitter, 3).await;
-    for submitter in [submitter, ground.submitter()] {
-        let (found, block) = effects(ground, &*submitter, &calls).await;
+async fn effects_are_reported_before_and_after<G: TestChain>(chain: &G) {
+    let submitter = chain.submitter();
+    let calls = [chain.call(4), chain.call(3)];
+    assert_eq!(effects(chain, &*submitter, &calls).await.0, [Effect::Missing, Effect::Missing]);
+    let outcome = done(chain, &*submitter, 3).await;
+    for submitter in [submitter, chain.submitter()] {
+        let (found, block) = effects(chain, &*submitter, &calls).await;
         assert_eq!(found, [Effect::Missing, Effect::Present], "in the calls' order");
         assert!(block >= outcome.number, "asked of block {block}, before {}", outcome.number);
     }
-    assert_eq!(effects(ground, &*ground.submitter(), &[]).await.0, []);
+    assert_eq!(effects(chain, &*chain.submitter(), &[]).await.0, []);
 }
 
 /// The chain accepts a sender's messages only in sequence; it has none of these senders.
-async fn messages_ahead_of_a_missing_one_are_told<G: TestChain>(ground: &G) {
+async fn messages_ahead_of_a_missing_one_are_out_of_order<G: TestChain>(chain: &G) {
     let message = |sender: u8, sequence| {
         let sender = MessageOrigin::Worker(WorkerKey([sender; 32]));
         let message = Message { sender, destination: vec![], payload: vec![] };
@@ -156,14 +156,14 @@ async fn messages_ahead_of_a_missing_one_are_told<G: TestChain>(ground: &G) {
     let calls = [message(0xe1, 0), message(0xe2, 1), message(0xe1, 1), message(0xe1, 3), message(0xe1, 2)];
     let expected =
         [Effect::Missing, Effect::OutOfOrder, Effect::Missing, Effect::OutOfOrder, Effect::Missing];
-    assert_eq!(effects(ground, &*ground.submitter(), &calls).await.0, expected);
+    assert_eq!(effects(chain, &*chain.submitter(), &calls).await.0, expected);
 }
 
 /// Block by block: a transaction in a block that is not final has no outcome yet.
-async fn outcomes_are_final<G: TestChain>(ground: &G) {
-    let submitter = ground.submitter();
+async fn outcomes_are_final<G: TestChain>(chain: &G) {
+    let submitter = chain.submitter();
     let (progress, mut reports) = mpsc::channel(8);
-    let batch = CallBatch::new(ground.signer(), vec![ground.call(4)]);
+    let batch = CallBatch::new(chain.signer(), vec![chain.call(4)]);
     let submitted = submitter.submit(&batch, progress);
     tokio::pin!(submitted);
     let mut seen_in_block = None;
@@ -173,21 +173,21 @@ async fn outcomes_are_final<G: TestChain>(ground: &G) {
         }
         while let Ok(report) = reports.try_recv() {
             if let SubmitProgress::InBlock { block } = report {
-                seen_in_block = Some((block, ground.finalised()));
+                seen_in_block = Some((block, chain.finalised()));
             }
         }
-        ground.make_block();
+        chain.make_block();
     };
-    assert!(outcome.number <= ground.finalised(), "an outcome of a block that is not final");
+    assert!(outcome.number <= chain.finalised(), "an outcome of a block that is not final");
     if let Some((block, finalised)) = seen_in_block {
         assert!(block != outcome.block || finalised < outcome.number, "its outcome came late");
     }
 }
 
-async fn a_cancelled_submission_is_waited_for<G: TestChain>(ground: &G) {
-    let first = ground.submitter();
+async fn a_cancelled_submission_is_waited_for<G: TestChain>(chain: &G) {
+    let first = chain.submitter();
     let (progress, mut reports) = mpsc::channel(8);
-    let batch = CallBatch::new(ground.signer(), vec![ground.call(5)]);
+    let batch = CallBatch::new(chain.signer(), vec![chain.call(5)]);
     {
         let submitted = first.submit(&batch, progress);
         tokio::pin!(submitted);
@@ -198,29 +198,29 @@ async fn a_cancelled_submission_is_waited_for<G: TestChain>(ground: &G) {
             }
         }
     }
-    // Another process, and the same one after it was told that its knowledge may be outdated.
-    let second = ground.submitter();
-    let account = ground.signer().account();
+    // Another process, and the same one after its cached knowledge was discarded.
+    let second = chain.submitter();
+    let account = chain.signer().account();
     first.forget(account);
     for submitter in [&second, &first] {
         let asked = timeout(SETTLE, submitter.effects(account, &batch.calls)).await;
-        assert!(asked.is_err(), "effects were told while a transaction is pending: {asked:?}");
+        assert!(asked.is_err(), "effects were returned while a transaction is pending: {asked:?}");
     }
-    assert_eq!(effects(ground, &*second, &batch.calls).await.0, [Effect::Present]);
+    assert_eq!(effects(chain, &*second, &batch.calls).await.0, [Effect::Present]);
     // The nonce must be the next one: neither the old transaction's nor one beyond a gap.
-    done(ground, &*second, 6).await;
+    done(chain, &*second, 6).await;
     first.forget(account);
-    done(ground, &*first, 7).await;
+    done(chain, &*first, 7).await;
 }
 
-async fn forged_signatures_are_refused<G: TestChain>(ground: &G) {
-    let submitter = ground.submitter();
-    let forged = ground.forged();
-    assert_eq!(forged.account(), ground.signer().account(), "it claims to be the operator");
-    let error = send(ground, &*submitter, forged, vec![ground.call(8)]).await.unwrap_err();
+async fn forged_signatures_are_refused<G: TestChain>(chain: &G) {
+    let submitter = chain.submitter();
+    let forged = chain.forged();
+    assert_eq!(forged.account(), chain.signer().account(), "it claims to be the operator");
+    let error = send(chain, &*submitter, forged, vec![chain.call(8)]).await.unwrap_err();
     assert!(matches!(error, SubmitError::BadKey { .. }) && !error.is_retryable(), "{error:?}");
-    assert_eq!(effects(ground, &*submitter, &[ground.call(8)]).await.0, [Effect::Missing]);
-    done(ground, &*submitter, 8).await;
+    assert_eq!(effects(chain, &*submitter, &[chain.call(8)]).await.0, [Effect::Missing]);
+    done(chain, &*submitter, 8).await;
 }
 
 /// A signer that is unavailable.
@@ -238,38 +238,39 @@ impl Signer for Away {
     }
 }
 
-async fn a_signer_that_is_away_sends_nothing<G: TestChain>(ground: &G) {
-    let submitter = ground.submitter();
-    let away = Arc::new(Away(ground.signer().account()));
-    let error = send(ground, &*submitter, away, vec![ground.call(9)]).await.unwrap_err();
+async fn a_signer_that_is_away_sends_nothing<G: TestChain>(chain: &G) {
+    let submitter = chain.submitter();
+    let away = Arc::new(Away(chain.signer().account()));
+    let error = send(chain, &*submitter, away, vec![chain.call(9)]).await.unwrap_err();
     assert!(matches!(error, SubmitError::NotSigned(_)) && error.is_retryable(), "{error:?}");
-    assert_eq!(effects(ground, &*submitter, &[ground.call(9)]).await.0, [Effect::Missing]);
-    done(ground, &*submitter, 9).await;
+    assert_eq!(effects(chain, &*submitter, &[chain.call(9)]).await.0, [Effect::Missing]);
+    done(chain, &*submitter, 9).await;
 }
 
-async fn who_cannot_pay_is_told<G: TestChain>(ground: &G) {
-    let submitter = ground.submitter();
-    match send(ground, &*submitter, ground.poor(), vec![ground.call(10)]).await {
+async fn an_account_that_cannot_pay_is_reported<G: TestChain>(chain: &G) {
+    let submitter = chain.submitter();
+    match send(chain, &*submitter, chain.poor(), vec![chain.call(10)]).await {
         Err(SubmitError::InsufficientFees { available, needed, .. }) => {
             assert!(available < needed, "{available} of {needed}");
         }
         other => panic!("{other:?}"),
     }
-    assert_eq!(effects(ground, &*submitter, &[ground.call(10)]).await.0, [Effect::Missing]);
+    assert_eq!(effects(chain, &*submitter, &[chain.call(10)]).await.0, [Effect::Missing]);
 }
 
-async fn a_full_progress_channel_loses_no_outcome<G: TestChain>(ground: &G) {
-    let submitter = ground.submitter();
+async fn a_full_progress_channel_loses_no_outcome<G: TestChain>(chain: &G) {
+    let submitter = chain.submitter();
     let (progress, reports) = mpsc::channel(1);
     let extrinsic = crate::primitives::Hash([1; 32]);
     progress.try_send(SubmitProgress::Submitted { extrinsic }).unwrap();
-    let batch = CallBatch::new(ground.signer(), vec![ground.call(11)]);
+    let batch = CallBatch::new(chain.signer(), vec![chain.call(11)]);
     let outcome =
-        ticking(ground, "a submission that nobody watches", submitter.submit(&batch, progress)).await;
+        ticking(chain, "a submission without a progress receiver", submitter.submit(&batch, progress)).await;
     assert_eq!(outcome.unwrap().calls, [Ok(())]);
     drop(reports);
     let (closed, _) = mpsc::channel(1);
-    let batch = CallBatch::new(ground.signer(), vec![ground.call(12)]);
-    let outcome = ticking(ground, "a submission that nobody watches", submitter.submit(&batch, closed)).await;
+    let batch = CallBatch::new(chain.signer(), vec![chain.call(12)]);
+    let outcome =
+        ticking(chain, "a submission without a progress receiver", submitter.submit(&batch, closed)).await;
     assert_eq!(outcome.unwrap().calls, [Ok(())]);
 }

@@ -65,6 +65,7 @@ impl Runner {
     fn reconcile(&mut self, wanted: &Assignment) {
         let ids: HashMap<Uuid, &Arc<Slot>> = wanted.iter().map(|slot| (slot.id(), slot)).collect();
         for (id, run) in &self.running {
+            // An entry that was removed and added again has a new slot; the task still serves the old one.
             if ids.get(id).is_none_or(|slot| !Arc::ptr_eq(slot, &run.slot)) {
                 run.cancel.cancel();
             }

@@ -137,6 +137,7 @@ impl Supervisor {
         };
         let Some(child) = self.names.remove(&id) else { return };
         match panic {
+            // It ends once it has fetched the genesis.
             None if child == Child::Genesis => {}
             None => {
                 error!(task = %child, "a task of the fleet ended unexpectedly and is restarted");
@@ -161,6 +162,7 @@ impl Supervisor {
                 Some(slot) => {
                     slot.set_saved(snapshot.saved(worker.id));
                     edited |= slot.set_desired(desired);
+                    // The list is in the order of names: renaming one worker moves others.
                     edited |= before.slots.get(i).is_none_or(|other| !Arc::ptr_eq(other, slot));
                     Arc::clone(slot)
                 }
@@ -220,6 +222,7 @@ impl Supervisor {
         let (mut wanted, idle): (Vec<_>, Vec<_>) =
             slots.iter().cloned().partition(|slot| slot.desired().idle_reason().is_none());
         let workers = wanted.len();
+        // Stable: those that do not run yet stay in the order of their names.
         wanted.sort_by_key(|slot| !self.runner_of.contains_key(&slot.id()));
         let refused = wanted.split_off(limit.min(workers));
         if !refused.is_empty() {

@@ -22,6 +22,7 @@ pub(super) fn check(shared: &Shared, ctx: &Context, config: &Config) {
     let mut new = Vec::new();
     for slot in &shared.registry().slots {
         let status = slot.status();
+        // Without a position a worker counts as behind: one in a crash loop has none most of the time.
         let behind = status.runner.is_some()
             && status.position.is_none_or(|at| plan(at, &heights, &limits) != Step::Wait);
         let stuck = behind && now.duration_since(slot.moved_at()) >= config.stall_after;

@@ -125,11 +125,13 @@ impl Snapshot {
                 }
             }
         }
+        // After the last edit, so that a full inventory can replace an entry in one transaction.
         check_bound("pool", pools.len(), limits.pools)?;
         check_bound("worker", workers.len(), limits.workers)?;
         check_unique("pid", pools.values().map(|p| (p.pid.to_string(), &p.name)))?;
         check_unique("pool name", pools.values().map(|p| (p.name.clone(), &p.name)))?;
         check_unique("worker name", workers.values().map(|w| (w.name.clone(), &w.name)))?;
+        // Normalised, because two entries with one pRuntime would both drive it.
         check_unique(ENDPOINT, workers.values().map(|w| (normal_endpoint(&w.endpoint), &w.name)))?;
         let mut pools: Vec<_> = pools.into_values().collect();
         pools.sort_by_key(|p| p.pid);
@@ -178,8 +180,8 @@ fn endpoint_url(what: &str, endpoint: &str) -> Result<Url, Error> {
         return Err(bad("it has a user name or password, which would end up in logs".into()));
     }
     if !matches!(url.scheme(), "http" | "https") {
-        // Of another scheme only that: what is behind it may be a secret too.
-        return Err(bad(format!("it is of the scheme {:?}, not http or https", url.scheme())));
+        // Only the scheme is quoted: what follows it may contain a secret, such as an API key.
+        return Err(bad(format!("its scheme is {:?}, not http or https", url.scheme())));
     }
     Ok(url)
 }

@@ -96,6 +96,7 @@ impl Manager {
             };
             drafts.push((selector, entry, draft));
         }
+        // Only now: deriving accounts and sealing secrets takes long and must not hold up other edits.
         let _editing = self.editing.lock().await;
         let snapshot = self.snapshot();
         let lookup = Index::new(&snapshot);
@@ -218,6 +219,7 @@ impl Manager {
 
     /// Applies the edits as one transaction; returns the entries that were put.
     async fn commit(&self, asked: Vec<RequestedEdit>) -> Result<Applied, Error> {
+        // Read under the lock that the caller holds, so the condition is tested on what the edits apply to.
         let before = self.snapshot();
         if !self.condition.holds(&before) {
             return Err(Error::Changed);

@@ -28,6 +28,8 @@ pub(super) fn map_error(entry: &Entry, error: inventory::Error) -> Error {
 pub(super) fn locate(before: &Snapshot, asked: &[RequestedEdit], error: inventory::Error) -> Error {
     let (at_fault, error) = match error {
         inventory::Error::Duplicate { what, value, holder } => {
+            // The inventory compares the values after all edits, so it cannot tell which of two is at fault:
+            // the later one in the call is named.
             let at_fault = asked.iter().rposition(|(_, edit)| value_of(edit, what).as_ref() == Some(&value));
             let holder = other_holder(before, asked, at_fault, what, &value).unwrap_or(holder);
             (at_fault, inventory::Error::Duplicate { what, value, holder })

@@ -9,10 +9,11 @@ use super::Error;
 use crate::{
     inventory::{AfterExternalStop, Pool, Worker},
     primitives::{AccountId, Balance, PoolId},
+    text::shorten,
 };
 
-/// Maximum number of characters of a name in an error.
-const MAX_SHOWN: usize = 64;
+/// Maximum length of a value in an error, in bytes.
+const MAX_SHOWN_BYTES: usize = 64;
 
 /// The desired values of a pool. In an update, an `Option` field that is `None` keeps its value; in a new
 /// pool it has its default. All other fields are replaced.
@@ -115,7 +116,10 @@ impl WorkerValue {
         // `parse` would accept a leading sign.
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         text.parse().ok().filter(|_| digits).ok_or_else(|| {
-            let reason = format!("{:?} is not a decimal integer in 10^-12 PHA below 2^128", cut(text));
+            let reason = format!(
+                "{:?} is not a decimal integer in 10^-12 PHA below 2^128",
+                shorten(text, MAX_SHOWN_BYTES)
+            );
             entry.invalid("stake", reason)
         })
     }
@@ -136,7 +140,7 @@ impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Id(id) => id.fmt(f),
-            Self::Name(name) => write!(f, "{:?}", cut(name)),
+            Self::Name(name) => write!(f, "{:?}", shorten(name, MAX_SHOWN_BYTES)),
             Self::Pid(pid) => write!(f, "with pid {pid}"),
         }
     }
@@ -185,7 +189,7 @@ impl Entry {
     pub(super) fn new(list: &str, index: usize, name: &str) -> Self {
         match name.trim() {
             "" => Self(format!("{list}[{index}]")),
-            name => Self(format!("{list}[{index}] {:?}", cut(name))),
+            name => Self(format!("{list}[{index}] {:?}", shorten(name, MAX_SHOWN_BYTES))),
         }
     }
 
@@ -198,8 +202,4 @@ impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
-}
-
-fn cut(text: &str) -> &str {
-    text.char_indices().nth(MAX_SHOWN).map_or(text, |(end, _)| &text[..end])
 }

@@ -90,6 +90,8 @@ pub async fn announcement(
         )));
     }
     let VersionedWorkerEndpoints::V1(signed) = &payload.versioned_endpoints;
+    // The chain would store what was signed; it would differ from the configuration and be announced again
+    // and again.
     if signed != endpoints {
         return Err(wrong(&format!("the worker signed other endpoints: {signed:?}, not {endpoints:?}")));
     }

@@ -12,7 +12,10 @@ use prost::Message;
 use reqwest::{Client, Response, StatusCode, Url, redirect};
 
 use super::{Connect, ConnectError, Error, PRuntimeClient};
-use crate::prpc::{Method, ServerError};
+use crate::{
+    prpc::{Method, ServerError},
+    text::shorten,
+};
 
 pub mod tls;
 
@@ -29,7 +32,7 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const ANSWER_LIMIT_BYTES: usize = 16 * 1024 * 1024;
 /// The name of a kick in errors.
 const KICK: &str = "kick";
-/// Maximum length of an error text, in bytes; longer ones are truncated.
+/// Maximum length of an error text, in bytes; longer ones are shortened.
 const ERROR_TEXT_LIMIT_BYTES: usize = 1024;
 /// Maximum size of an error answer, in bytes.
 const ERROR_ANSWER_LIMIT_BYTES: usize = 64 * 1024;
@@ -139,6 +142,7 @@ impl HttpConnect {
 fn without_password(endpoint: &str) -> String {
     let Some((scheme, rest)) = endpoint.split_once("://") else { return endpoint.to_owned() };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    // The last one: a password may contain '@'.
     match authority.rfind('@') {
         Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
         None => endpoint.to_owned(),
@@ -277,10 +281,5 @@ fn error_text(status: StatusCode, body: &[u8]) -> String {
     if text.is_empty() {
         text = status.canonical_reason().unwrap_or("no reason given").to_owned();
     }
-    if text.len() > ERROR_TEXT_LIMIT_BYTES {
-        let end = (0..=ERROR_TEXT_LIMIT_BYTES).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
-        text.truncate(end);
-        text.push('…');
-    }
-    text
+    shorten(&text, ERROR_TEXT_LIMIT_BYTES)
 }

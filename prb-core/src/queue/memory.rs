@@ -166,6 +166,7 @@ impl MemoryQueue {
             (now, None) => now.is_some(),
             (None, _) => false,
         };
+        // One notification suffices: a consumer that leases a job calls this again and so wakes the next one.
         let waiting = !state.waiting.is_empty();
         drop(state);
         if sooner {
@@ -228,6 +229,7 @@ impl State {
     fn leased(&mut self, id: JobId, token: u64) -> Result<&mut Entry, Error> {
         self.jobs
             .get_mut(&id)
+            // 0 marks an entry without a lease and must not match a caller's 0.
             .filter(|entry| token != 0 && entry.token == token)
             .ok_or(Error::LeaseLost { id })
     }
@@ -268,6 +270,7 @@ impl State {
     fn keep(&mut self, ended: Ended) {
         self.ended_bytes += ended.size_bytes;
         self.ended.push_back(ended);
+        // By bytes as well, because one job can carry megabytes of messages.
         while self.ended.len() > Config::KEEP_JOBS || self.ended_bytes > Config::KEEP_BYTES {
             let Some(oldest) = self.ended.pop_front() else { break };
             self.ended_bytes -= oldest.size_bytes;

@@ -92,6 +92,7 @@ impl BatchSize {
 
     /// Records a success.
     pub fn succeeded(&mut self) {
+        // It was raised for a single large item.
         if self.now > self.max {
             self.now = self.max;
         } else if self.now < self.max {

@@ -217,12 +217,15 @@ impl Run {
         let size = &mut self.sizes.headers;
         let permit = budget.fetch_permit(self.planned.lane).await;
         let mut fetched = source.headers(cursor, size.bytes()).await;
+        // Headers up to the next justified one, or a single block, may exceed the adaptive size: pRuntime's
+        // own limit is much higher, so the request is repeated at once.
         if grows_to_fit(size, Method::SyncCombinedHeaders, &fetched) {
             fetched = source.headers(cursor, size.bytes()).await;
         }
         let Some(batch) = fetched.map_err(Error::Source)? else {
             return Ok(self.not_yet());
         };
+        // Sent anyway, the wrong batch would be refused, and the refusal would count as the worker's failure.
         check_headers(&batch, cursor)?;
         let _in_flight = self.charge(permit, &batch.body).await;
         let bytes = batch.body.len();
@@ -253,6 +256,8 @@ impl Run {
         check_blocks(&batch, cursor)?;
         let _in_flight = self.charge(permit, &batch.body).await;
         let bytes = batch.body.len();
+        // Before the call: if the connection breaks, these are the blocks under suspicion (see
+        // `CrashTracker`).
         self.sent = Some(SentBatch::Blocks(batch.blocks));
         let synced = self.worker.dispatch_blocks(batch.body).await.map_err(|e| {
             if let Some(message) = refused::content(&e) {
@@ -279,6 +284,7 @@ impl Run {
 }
 
 fn advanced(moved: bool, position: Position, bytes: usize, method: Method) -> Result<Outcome, Error> {
+    // pRuntime accepts a batch that it already has, without effect: an answer alone is no progress.
     if moved {
         return Ok(Outcome::Advanced { position, bytes });
     }

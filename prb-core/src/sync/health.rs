@@ -115,6 +115,7 @@ impl Health {
     /// When the next step may be tried, if not now. `heights` are the source's: a backoff caused by the
     /// source ends when they differ from those at the failure.
     pub fn wakes_at(&self, heights: &Heights, now: Instant) -> Option<Instant> {
+        // Targets do not count: they grow with the chain, whether or not the source has more data.
         let same = (heights.relay, heights.para) == (self.failed_at.relay, self.failed_at.para);
         let source = self.source.as_ref().filter(|_| same);
         let due = self.worker.iter().chain(source).map(|problem| problem.due);
@@ -251,6 +252,7 @@ impl Health {
         let kind = kind_of(error);
         count_failure(kind);
         self.failures = self.failures.saturating_add(1);
+        // pRuntime may still apply what it was sent before, without an answer that reaches us.
         if matches!(kind, Kind::Busy | Kind::TimedOut | Kind::ConnectionLost) {
             self.may_move_from = Some(stepped.planned.position);
         }
@@ -269,6 +271,7 @@ impl Health {
         if let (Kind::ConnectionLost, Some(SentBatch::Blocks(blocks))) = (kind, stepped.sent) {
             let count = self.crashes.connection_broke(blocks, &self.version);
             if let Some(cause) = self.crashes.found() {
+                // The first break was backed off as an ordinary failure and does not count here.
                 self.set_crash(cause, now + pause(self.config.crashing, count - 1));
                 return StepAdvice { observe: true };
             }

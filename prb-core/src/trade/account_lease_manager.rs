@@ -98,6 +98,7 @@ impl AccountLeaseManager {
         if let Some(lease) = known.filter(AccountLease::is_held) {
             return Ok(Acquired::Ours { lease, new: false });
         }
+        // Before the call: the backend's TTL cannot have begun earlier.
         let asked = Instant::now();
         let Some(token) = self.leases.acquire(account, self.ttl).await? else {
             self.standby_until.send_replace(Instant::now() + STANDBY_PAUSE);
@@ -115,6 +116,7 @@ impl AccountLeaseManager {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            // First, so that the leases of ended lanes are not renewed.
             self.release_unused().await;
             self.renew().await;
         }
@@ -130,6 +132,7 @@ impl AccountLeaseManager {
             Ok(lost) => {
                 let mut held = self.held();
                 for (account, token) in all {
+                    // The map was unlocked during the call, so the lease may have been replaced.
                     let Some(ours) = held.get(&account).filter(|ours| ours.token == token) else { continue };
                     if !lost.contains(&account) {
                         ours.until.send_replace(self.end(asked));
@@ -140,6 +143,7 @@ impl AccountLeaseManager {
                         account = account_name,
                         "the lease of an account was lost: its lane sends nothing more"
                     );
+                    // A time in the past: wakes the lane that waits in `AccountLease::lost`.
                     ours.until.send_replace(asked);
                     held.remove(&account);
                 }
@@ -153,6 +157,7 @@ impl AccountLeaseManager {
     async fn release_unused(&self) {
         let unused: Vec<_> = self
             .held()
+            // A lane keeps a receiver as long as it uses the account.
             .extract_if(|_, held| held.until.receiver_count() == 0)
             .map(|(account, held)| (account, held.token))
             .collect();

@@ -60,9 +60,9 @@ impl Queued {
 /// replaced lease of the same job, if there was one.
 pub(super) fn insert(pending: &mut VecDeque<Queued>, job: Queued) -> Option<Queued> {
     match pending.binary_search_by_key(&job.id(), Queued::id) {
-        Ok(place) => pending.get_mut(place).map(|old| std::mem::replace(old, job)),
-        Err(place) => {
-            pending.insert(place, job);
+        Ok(index) => pending.get_mut(index).map(|old| std::mem::replace(old, job)),
+        Err(index) => {
+            pending.insert(index, job);
             None
         }
     }
@@ -77,7 +77,7 @@ fn pick(pending: &VecDeque<Queued>, config: &Config, before: Option<JobId>) -> (
     let mut picked = vec![0];
     // Senders of jobs that are skipped because they act for another account: their later jobs must wait too.
     let mut passed = HashSet::new();
-    for (place, job) in pending.iter().enumerate().skip(1).take_while(|(_, job)| may_go(job)) {
+    for (index, job) in pending.iter().enumerate().skip(1).take_while(|(_, job)| may_go(job)) {
         if !job.acts_like(first) || (!passed.is_empty() && job.senders().any(|one| passed.contains(&one))) {
             passed.extend(job.senders());
             continue;
@@ -89,7 +89,7 @@ fn pick(pending: &VecDeque<Queued>, config: &Config, before: Option<JobId>) -> (
             return (picked, true);
         }
         (calls, bytes, most) = (more_calls, more_bytes, fewest);
-        picked.push(place);
+        picked.push(index);
     }
     let full = calls >= config.max_calls || bytes >= config.max_bytes || picked.len() >= most;
     (picked, full)
@@ -98,7 +98,7 @@ fn pick(pending: &VecDeque<Queued>, config: &Config, before: Option<JobId>) -> (
 /// When the next batch is due; `None` if no job may be sent.
 pub(super) fn due(pending: &VecDeque<Queued>, config: &Config, before: Option<JobId>) -> Option<Instant> {
     let (picked, full) = pick(pending, config, before);
-    let times = || picked.iter().map(|&place| pending[place].at);
+    let times = || picked.iter().map(|&index| pending[index].at);
     let (first, newest) = (times().min()?, times().max()?);
     if full {
         return Some(first);
@@ -111,8 +111,8 @@ pub(super) fn due(pending: &VecDeque<Queued>, config: &Config, before: Option<Jo
 /// can be asked.
 fn without_variants(pending: &VecDeque<Queued>, picked: &[usize]) -> usize {
     let mut seen = HashMap::new();
-    for (count, &place) in picked.iter().enumerate() {
-        let calls = pending[place].calls();
+    for (count, &index) in picked.iter().enumerate() {
+        let calls = pending[index].calls();
         if calls.iter().any(|call| seen.get(&subject(call)).is_some_and(|other| *other != call)) {
             return count;
         }
@@ -126,7 +126,7 @@ pub(super) fn take(pending: &mut VecDeque<Queued>, config: &Config, before: Opti
     let (mut picked, _) = pick(pending, config, before);
     picked.truncate(without_variants(pending, &picked));
     // From the back, so that earlier positions stay valid.
-    let mut jobs: Vec<_> = picked.into_iter().rev().filter_map(|place| pending.remove(place)).collect();
+    let mut jobs: Vec<_> = picked.into_iter().rev().filter_map(|index| pending.remove(index)).collect();
     jobs.reverse();
     jobs
 }
@@ -138,7 +138,7 @@ pub(super) struct PendingBatch {
     calls: Vec<Call>,
     outcomes: Vec<Option<CallOutcome>>,
     /// By job, the indices of its calls in `calls`.
-    places: Vec<Vec<usize>>,
+    indices: Vec<Vec<usize>>,
     /// The newest block at which effects were read.
     seen: ParaNumber,
     /// The transactions that were included.
@@ -159,15 +159,15 @@ impl PendingBatch {
     pub(super) fn new(jobs: Vec<Queued>) -> Self {
         let mut calls: Vec<Call> = Vec::new();
         let mut known: HashMap<&Call, usize> = HashMap::new();
-        let mut place = |call| {
+        let mut index_of = |call| {
             *known.entry(call).or_insert_with(|| {
                 calls.push(Call::clone(call));
                 calls.len() - 1
             })
         };
-        let places = jobs.iter().map(|job| job.calls().iter().map(&mut place).collect()).collect();
+        let indices = jobs.iter().map(|job| job.calls().iter().map(&mut index_of).collect()).collect();
         let (outcomes, included_in) = (vec![None; calls.len()], vec![None; calls.len()]);
-        Self { jobs, calls, outcomes, places, seen: ParaNumber(0), sent: Vec::new(), included_in }
+        Self { jobs, calls, outcomes, indices, seen: ParaNumber(0), sent: Vec::new(), included_in }
     }
 
     /// Returns its jobs for another attempt. If some calls have outcomes, the chain is asked for their
@@ -187,44 +187,44 @@ impl PendingBatch {
         self.calls
             .iter()
             .enumerate()
-            .filter(|(place, _)| is(self.outcomes[*place].as_ref()))
-            .map(|(place, call)| (place, call.clone()))
+            .filter(|(index, _)| is(self.outcomes[*index].as_ref()))
+            .map(|(index, call)| (index, call.clone()))
             .unzip()
     }
 
     /// The calls that failed in a transaction, with their indices.
     pub(super) fn failed(&self) -> (Vec<usize>, Vec<Call>) {
-        let is_failed = |place: &usize| matches!(self.outcomes[*place], Some(CallOutcome::Failed(_)));
-        let places = (0..self.calls.len()).filter(|place| self.included_in[*place].is_some());
-        places.filter(is_failed).map(|place| (place, self.calls[place].clone())).unzip()
+        let is_failed = |index: &usize| matches!(self.outcomes[*index], Some(CallOutcome::Failed(_)));
+        let indices = (0..self.calls.len()).filter(|index| self.included_in[*index].is_some());
+        indices.filter(is_failed).map(|index| (index, self.calls[index].clone())).unzip()
     }
 
     /// Records calls whose effect is on chain at `block`.
-    pub(super) fn already_done(&mut self, places: impl IntoIterator<Item = usize>, block: ParaNumber) {
+    pub(super) fn already_done(&mut self, indices: impl IntoIterator<Item = usize>, block: ParaNumber) {
         self.seen = self.seen.max(block);
-        for place in places {
-            self.outcomes[place] = Some(CallOutcome::AlreadyDone);
+        for index in indices {
+            self.outcomes[index] = Some(CallOutcome::AlreadyDone);
         }
     }
 
     /// Records calls that are not sent because the chain would refuse them with `error` in the state of `block`.
     pub(super) fn not_sent(
         &mut self,
-        places: impl IntoIterator<Item = usize>,
+        indices: impl IntoIterator<Item = usize>,
         error: &str,
         block: ParaNumber,
     ) {
         self.seen = self.seen.max(block);
-        for place in places {
-            self.outcomes[place] = Some(CallOutcome::Failed(error.to_owned()));
+        for index in indices {
+            self.outcomes[index] = Some(CallOutcome::Failed(error.to_owned()));
         }
     }
 
     /// Records the results of the calls in a transaction.
     pub(super) fn sent(&mut self, sent: Included, results: impl IntoIterator<Item = (usize, CallOutcome)>) {
-        for (place, outcome) in results {
-            self.outcomes[place] = Some(outcome);
-            self.included_in[place] = Some(self.sent.len());
+        for (index, outcome) in results {
+            self.outcomes[index] = Some(outcome);
+            self.included_in[index] = Some(self.sent.len());
         }
         self.sent.push(sent);
     }
@@ -237,11 +237,12 @@ impl PendingBatch {
 
     /// Returns the jobs with their outcomes; `None` for a job with calls that have none.
     pub(super) fn finish(self) -> Vec<(Queued, Option<JobOutcome>)> {
-        let Self { jobs, outcomes, places, seen, sent, included_in, .. } = self;
-        let outcome = |places: &[usize]| {
-            let calls: Vec<_> = places.iter().map(|&place| outcomes[place].clone()).collect::<Option<_>>()?;
+        let Self { jobs, outcomes, indices, seen, sent, included_in, .. } = self;
+        let outcome = |indices: &[usize]| {
+            let calls: Vec<_> =
+                indices.iter().map(|&index| outcomes[index].clone()).collect::<Option<_>>()?;
             // Blocks are in order: the state of the last one includes the effects of all before it.
-            let parts: BTreeSet<usize> = places.iter().filter_map(|&place| included_in[place]).collect();
+            let parts: BTreeSet<usize> = indices.iter().filter_map(|&index| included_in[index]).collect();
             // A fee that is not known makes the sum unknown.
             let fee = parts.iter().map(|&part| sent[part].fee).sum::<Option<Balance>>();
             let sent = parts.last().map(|&last| sent[last]);
@@ -250,7 +251,7 @@ impl PendingBatch {
             let fee = fee.filter(|_| sent.is_some());
             Some(JobOutcome { calls, block, extrinsic: sent.map(|sent| sent.extrinsic), fee })
         };
-        let outcomes: Vec<_> = places.iter().map(|places| outcome(places)).collect();
+        let outcomes: Vec<_> = indices.iter().map(|indices| outcome(indices)).collect();
         jobs.into_iter().zip(outcomes).collect()
     }
 }

@@ -73,7 +73,7 @@ pub(super) async fn run(
             () = sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => {}
             _ = standby.changed() => {}
             next = next(&leases, &releases), if pause.is_none() => match next {
-                Some((lease, place)) => dispatcher.route(lease, place),
+                Some((lease, permit)) => dispatcher.route(lease, permit),
                 None => break (Instant::now() + CLOSED_GRACE, Ok(())),
             },
             Some(ended) = dispatcher.lanes.join_next_with_id() => dispatcher.reap(ended),
@@ -125,7 +125,7 @@ async fn next(
     releases: &mpsc::Sender<Release>,
 ) -> Option<(Lease, mpsc::OwnedPermit<Release>)> {
     match releases.clone().reserve_owned().await {
-        Ok(place) => Some((leases.next().await?, place)),
+        Ok(permit) => Some((leases.next().await?, permit)),
         // The channel's receiver has ended, which ends the dispatcher as well.
         Err(_) => std::future::pending().await,
     }
@@ -162,25 +162,26 @@ impl Dispatcher {
         full.max(self.shared.accounts.standby_until())
     }
 
-    fn route(&mut self, lease: Lease, place: mpsc::OwnedPermit<Release>) {
+    fn route(&mut self, lease: Lease, permit: mpsc::OwnedPermit<Release>) {
         let (operator, shared) = (lease.job.signer.operator, self.shared.clone());
+        // It is here again: younger jobs need not wait for its return any more.
         shared.released.returned(operator, lease.id);
         if let Some(older) = shared.released.oldest(operator).filter(|older| older.id < lease.id) {
             let wait = older.due.saturating_duration_since(Instant::now()) + BEHIND_OLDER;
-            return self.release_later(&lease, wait, place);
+            return self.release_later(&lease, wait, permit);
         }
         let config = &shared.config;
         let lease = match self.inboxes.get(&operator) {
             Some((_, inbox)) => match inbox.push(lease, config).map_err(|refusal| *refusal) {
                 Ok(()) => return,
-                Err(Refusal::Full(lease)) => return self.release_later(&lease, FULL_LANE_DELAY, place),
+                Err(Refusal::Full(lease)) => return self.release_later(&lease, FULL_LANE_DELAY, permit),
                 Err(Refusal::Closed(lease)) => lease,
             },
             None => lease,
         };
         // A lane that has ended but was not reaped yet is replaced and needs no additional capacity.
         if !self.inboxes.contains_key(&operator) && self.inboxes.len() >= config.max_lanes {
-            return self.release_later(&lease, FULL_LANE_DELAY, place);
+            return self.release_later(&lease, FULL_LANE_DELAY, permit);
         }
         let inbox = Arc::new(Inbox::default());
         // An empty lane accepts any job.
@@ -191,12 +192,12 @@ impl Dispatcher {
     }
 
     /// Releases a job for a while. Until it is leased again, no younger one of its operator is accepted.
-    fn release_later(&self, lease: &Lease, after: Duration, place: mpsc::OwnedPermit<Release>) {
+    fn release_later(&self, lease: &Lease, after: Duration, permit: mpsc::OwnedPermit<Release>) {
         tracing::debug!(job = %lease.id, seconds = after.as_secs_f64(), "the lane cannot take the job now; it is released for a while");
         let due = Instant::now() + after;
         let until = due + self.shared.config.lease_ttl;
         self.shared.released.track(lease.job.signer.operator, [lease.id], due, until);
-        place.send(Release { id: lease.id, token: lease.token, after });
+        permit.send(Release { id: lease.id, token: lease.token, after });
     }
 
     fn reap(&mut self, ended: Result<(Id, ()), JoinError>) {

@@ -57,6 +57,7 @@ impl Inbox {
         let full = state.held_jobs >= config.max_lane_jobs
             || state.held_bytes.saturating_add(bytes) > config.max_lane_bytes;
         if full && state.held_jobs > 0 {
+            // Tells the lane to release jobs that would overtake the refused one (`Lane::release_for_older`).
             state.refused = true;
             drop(state);
             self.changed.notify_one();
@@ -100,6 +101,7 @@ impl Inbox {
     /// Closes the inbox if the lane holds nothing: no job is accepted afterwards.
     pub(super) fn close_if_empty(&self) -> bool {
         let mut state = self.state();
+        // Under the lock that `push` takes: no job arrives between the check and the closing.
         state.closed = state.held_jobs == 0;
         state.closed
     }

@@ -79,11 +79,13 @@ impl JobLeases {
             match self.queue.lease(self.ttl).await {
                 Ok(lease) => {
                     let held = HeldLease { token: lease.token, operator: lease.job.signer.operator };
+                    // No await since the lease arrived, so a cancelled call cannot lose it.
                     self.held().insert(lease.id, held);
                     return Some(lease);
                 }
                 Err(Error::Closed) => return None,
                 Err(e) => {
+                    // Once per outage, which can last for hours.
                     if attempt == 0 {
                         tracing::warn!(error = %describe(&e), "cannot lease jobs from the queue; retrying");
                     }
@@ -159,11 +161,14 @@ impl JobLeases {
                 Err(_) => sleep(pause(attempt)).await,
             }
         }
+        // Even if no attempt succeeded: without heartbeats the lease expires, and whoever leases the job next
+        // finds its effects on chain.
         self.forget([(lease.id, lease.token)]);
     }
 
     /// Releases jobs so that they are leased again `after` a delay; returns whether the queue accepted that.
     pub(super) async fn release(&self, leases: &[(JobId, u64)], after: Duration) -> bool {
+        // Before the call, so that no heartbeat renews them, or reports them as lost, while it runs.
         self.forget(leases.iter().copied());
         if leases.is_empty() {
             return true;

@@ -150,6 +150,7 @@ impl Lane {
 
     /// Returns jobs to the lane.
     fn put_back(&mut self, jobs: Vec<Queued>) {
+        // Youngest first, so that each goes to the front of the deque.
         for job in jobs.into_iter().rev() {
             if let Some(replaced) = batch::insert(&mut self.pending, job) {
                 self.inbox.release(replaced.lease.job.size_bytes());
@@ -162,6 +163,7 @@ impl Lane {
         if !self.acquire_account().await {
             return;
         }
+        // Only now: without the account, jobs stay in the lane, in order.
         let jobs = self.take_batch();
         let Some((jobs, signer)) = self.with_signer(jobs).await else { return };
         let Some(jobs) = self.renew_leases(jobs).await else { return };

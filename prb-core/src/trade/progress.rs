@@ -59,6 +59,7 @@ impl ProgressReporter {
                 for leases in leases.chunks(MAX_JOBS_PER_CALL) {
                     match timeout(REPORT_TIMEOUT, self.queue.progress(leases, progress)).await {
                         Ok(Ok(())) => {}
+                        // Not repeated: progress is only displayed.
                         Ok(Err(e)) => {
                             tracing::debug!(error = %e, progress = progress.as_str(), "progress was not reported")
                         }

@@ -17,6 +17,7 @@ const MAX_REMEMBERED: usize = 32_768;
 /// A hash of what a call acts on, regardless of its other arguments. Two calls with the same subject must not
 /// be sent without asking the chain in between.
 pub(super) fn subject(call: &Call) -> u64 {
+    // A collision is harmless: the chain is asked once more than necessary.
     let mut hasher = DefaultHasher::new();
     call.name().hash(&mut hasher);
     match call {

@@ -97,6 +97,7 @@ impl ReleasedJobs {
 
     /// Whether no more jobs may be released.
     pub(super) fn is_full(&self) -> bool {
+        // Copied, because `oldest` takes the same lock.
         let operators: Vec<_> = {
             let state = self.state();
             if state.count < MAX_RELEASED {
@@ -105,6 +106,7 @@ impl ReleasedJobs {
             state.released.keys().copied().collect()
         };
         for operator in operators {
+            // Drops the jobs that are no longer waited for.
             let _ = self.oldest(operator);
         }
         self.state().count >= MAX_RELEASED

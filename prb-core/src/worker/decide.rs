@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     Action, Decision, Desired, Failure, Observed, Operation, Reason, Settings, State, observed::LastKey,
 };
-use crate::{primitives::Hash, prpc::PhactoryInfo, sync::Step};
+use crate::{primitives::Hash, prpc::PhactoryInfo, sync::Step, text::shorten};
 
 mod blocked;
 mod chain;
@@ -107,8 +107,8 @@ fn wrong_chain(info: &PhactoryInfo, relay_genesis: Option<Hash>) -> Option<Reaso
     match shown.parse::<Hash>() {
         Ok(theirs) if theirs == ours => None,
         _ => {
-            let theirs: String = shown.chars().take(80).collect();
-            Some(Reason::WrongChain { theirs: theirs.into(), ours })
+            // The text is the worker's and may have any length.
+            Some(Reason::WrongChain { theirs: shorten(shown, 80).into(), ours })
         }
     }
 }
@@ -172,14 +172,12 @@ fn conclude(assessment: Assessment, action: Action, sync: Step, observed: &Obser
     }
     if let Some(operation) = wanted
         && observed.job.is_none()
+        && let Some((hold, is_error)) = hold_reason(observed, operation)
     {
-        let told = hold_reason(observed, operation);
-        if let Some((told, is_error)) = told {
-            reason = told;
-            // A computing worker goes on computing, even if its stake cannot be changed.
-            if is_error && state != State::Active {
-                state = State::Error;
-            }
+        reason = hold;
+        // A computing worker goes on computing, even if its stake cannot be changed.
+        if is_error && state != State::Active {
+            state = State::Error;
         }
     }
     for failure in [&failures.sync, &failures.connection].into_iter().flatten() {

@@ -91,6 +91,8 @@ impl Egress {
                 m.sequence == next + *i as u64 && (*i == 0 || bytes <= MAX_BYTES)
             })
             .count();
+        // All are selected, or the worker does not hold the next one: fetching them again now would yield
+        // nothing.
         if run == messages.len() || run == 0 {
             self.exhausted = true;
         }
@@ -103,6 +105,7 @@ impl Egress {
             return last.next;
         }
         match self.included {
+            // The view is older than the block that includes the last job, and so is its counter.
             Some((next, block)) if view < block => next.max(ingress),
             _ => ingress,
         }
@@ -138,6 +141,7 @@ impl Egress {
         let error = match result {
             Ok(outcome) => match outcome.calls.iter().find_map(|c| c.error()) {
                 Some(name) => {
+                    // Those before the failed one were accepted: the counter at that block says how many.
                     self.resume_from = self.resume_from.max(Some(outcome.block));
                     Some(name.to_owned())
                 }

@@ -21,8 +21,8 @@ use crate::{
 /// within moments, and each notification carries a copy of the whole set.
 const BATCH_WINDOW: Duration = Duration::from_millis(20);
 
-/// The fleet's public keys and message senders. Each belongs to the worker that claimed it first and still
-/// sees it.
+/// The fleet's public keys and message senders. Each belongs to the worker that claimed it first, for as long
+/// as that worker answers with it.
 #[derive(Debug)]
 pub(crate) struct Keys {
     chain: Arc<dyn ChainReader>,
@@ -142,6 +142,7 @@ impl Keys {
             self.chain.follow(followed);
             tokio::select! {
                 () = cancel.cancelled() => return,
+                // After the notification rather than before: a single change is reported at once.
                 () = tokio::time::sleep(BATCH_WINDOW) => {}
             }
         }

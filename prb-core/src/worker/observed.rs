@@ -152,7 +152,7 @@ pub struct LastKey {
     pub key: WorkerKey,
     /// Its on-chain state; `None` before a view contains it.
     pub chain: Option<Reading<WorkerOnChain>>,
-    /// The worker of this fleet that is_current it now.
+    /// The worker of this fleet at which it answers now.
     pub holder: Option<Arc<str>>,
 }
 
@@ -206,7 +206,7 @@ pub struct Observed {
     pub unsent_messages: bool,
     /// Whether a fresh attestation was requested.
     pub refresh_ra: bool,
-    /// Whether it was told to exit and has not answered since.
+    /// Whether it was kicked and has not answered since.
     pub kicked: bool,
     /// Another worker of this fleet that has the same public key.
     pub key_holder: Option<Arc<str>>,

@@ -74,7 +74,7 @@ reasons! {
         /// The worker that holds it now.
         holder: Arc<str>,
     } = "key-moved",
-    /// It was told to exit and has not answered since.
+    /// It was kicked and has not answered since.
     Kicked = "kicked",
     /// Its state is being written to its disk.
     TakingCheckpoint = "taking-checkpoint",

@@ -55,18 +55,8 @@ pub(super) fn saved_after(saved: FleetRecord, seen: Observation<'_>) -> FleetRec
         Some(state) if state.is_computing() => {
             // Even without an assignment: a deleted assignment is not a stop.
             saved.was_computing |= ours;
-            if ours
-                && matches!(
-                    saved.goal,
-                    Goal::StayStopped | Goal::Reclaim | Goal::LeavePool | Goal::StartAgain
-                )
-            {
-                saved.goal = match saved.goal {
-                    // The goal changed when its start had already been submitted and could not be cancelled.
-                    Goal::StayStopped | Goal::Reclaim | Goal::LeavePool if starting => Goal::Stop,
-                    // Started externally, by its owner.
-                    _ => Goal::Compute,
-                };
+            if ours {
+                saved.goal = goal_while_computing(saved.goal, starting);
             }
             saved.sent = saved.sent.filter(|_| !starting);
         }
@@ -102,6 +92,16 @@ pub(super) fn saved_after(saved: FleetRecord, seen: Observation<'_>) -> FleetRec
         }
     }
     saved
+}
+
+const fn goal_while_computing(goal: Goal, starting: bool) -> Goal {
+    match goal {
+        // The goal changed when its start had already been submitted and could not be cancelled.
+        Goal::StayStopped | Goal::Reclaim | Goal::LeavePool if starting => Goal::Stop,
+        // Started externally, by its owner.
+        Goal::StayStopped | Goal::Reclaim | Goal::LeavePool | Goal::StartAgain => Goal::Compute,
+        Goal::Compute | Goal::Stop => goal,
+    }
 }
 
 const fn stopped_elsewhere(after_stop: AfterExternalStop) -> Goal {
@@ -178,7 +178,7 @@ mod tests {
             (G::Compute, false, "cooling", A::StayStopped, G::StayStopped, false),
             (G::Compute, true, "cooling", A::Reclaim, G::Reclaim, false),
             (G::Compute, true, "cooling", A::StartAgain, G::StartAgain, false),
-            // Stopped and reclaimed, or removed, while nobody looked.
+            // Stopped and reclaimed, or removed, while it was not observed.
             (G::Compute, true, "ready", A::StayStopped, G::StayStopped, false),
             (G::Compute, true, "ready", A::Reclaim, G::StayStopped, false),
             (G::Compute, true, "ready", A::StartAgain, G::Compute, false),
@@ -229,7 +229,7 @@ mod tests {
             saved_after(saved, seen)
         };
         let after = |saved, chain| at(saved, chain, NOW);
-        // Told to start while its stop is on its way.
+        // Commanded to start while its stop is in flight.
         let sent = Some(PendingOperation::new(PendingOperationKind::Stop, NOW));
         let told_to_start =
             FleetRecord { key: Some(KEY), goal: Goal::Compute, was_computing: true, sent, seen_keys: None };
@@ -245,7 +245,7 @@ mod tests {
         assert_eq!(at(told_to_start, &computes, lost), not_sent);
         assert_eq!(at(told_to_start, &cools, lost).goal, Goal::StayStopped);
         assert_eq!(after(told_to_start, &ready).sent, None, "landed, and reclaimed");
-        // Told to stop while its start is on its way.
+        // Commanded to stop while its start is in flight.
         let sent = Some(PendingOperation::new(PendingOperationKind::Start, NOW));
         let told_to_stop =
             FleetRecord { key: Some(KEY), goal: Goal::Stop, was_computing: false, sent, seen_keys: None };

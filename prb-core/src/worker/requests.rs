@@ -11,7 +11,7 @@ use crate::{
     wire::{AttestationProvider, SignedMessage},
 };
 
-/// Retries by the trader before an operation's job fails.
+/// Retries by the trader before an operation's job fails, as in the original.
 const OPERATION_RETRIES: u32 = 3;
 
 /// The fixed identity of development workers: 1 as a big-endian number.
@@ -43,6 +43,7 @@ pub(super) fn init_request(
 fn provider(info: &PhactoryInfo) -> Option<AttestationProvider> {
     let supports = |name: &str| info.supported_attestation_methods.iter().any(|m| m == name);
     match () {
+        // First, because IAS (EPID) is retired.
         () if supports("dcap") => Some(AttestationProvider::Dcap),
         () if supports("epid") => Some(AttestationProvider::Ias),
         () => None,

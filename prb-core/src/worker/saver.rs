@@ -96,6 +96,8 @@ impl Saver {
                     if backoff.attempts() % 10 == 1 {
                         warn!(error, "cannot store goals and keys of workers: operations wait");
                     }
+                    // The notification makes the next round retry: no other record may change for a long
+                    // time.
                     self.pending().problem = Some(error.into());
                     self.changed.notify_one();
                     wait
@@ -113,6 +115,7 @@ impl Saver {
     }
 
     async fn store(&self) -> Result<(), Error> {
+        // A copy: the lock must not be held while the inventory writes.
         let edits = self.pending().edits.clone();
         if edits.is_empty() {
             return Ok(());

@@ -54,6 +54,7 @@ impl StakeQueue {
     /// Adds a worker to its pool's queue, if it is not there yet.
     pub(crate) fn join(&self, pool: PoolId, name: &str, id: Uuid) {
         let mut queues = self.queues();
+        // Called for all workers at each edit of the inventory: an entry keeps what it has reported.
         if queues.pool_of.get(&id).is_some_and(|(in_pool, as_name)| *in_pool == pool && as_name == name) {
             return;
         }
@@ -86,6 +87,8 @@ impl StakeQueue {
         for waiting in queue.range(..&key).map(|(_, waiting)| waiting) {
             match waiting.need {
                 Need::Stake(before) => left = left.checked_sub(before).unwrap_or(left),
+                // After a restart, workers report in any order. Without the wait, the first to report would
+                // be served, not the first in the queue.
                 Need::Unknown if now < waiting.since + REPORT_TIMEOUT => return Grant::Undecided,
                 Need::Unknown | Need::Nothing => {}
             }

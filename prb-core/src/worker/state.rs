@@ -27,7 +27,7 @@ pub enum State {
     /// Computing.
     #[serde(rename = "S_ACTIVE")]
     Active,
-    /// Told to exit, not back yet.
+    /// Kicked, not back yet.
     #[serde(rename = "S_KICKED")]
     Kicked,
     /// Something fails; it is retried.

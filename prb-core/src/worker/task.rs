@@ -131,6 +131,7 @@ impl Task {
             preparing_since: SystemTime::now(),
             refresh_ra: false,
             registration: None,
+            // Not only the stored one: a task that restarts after a panic must not revert a queued change.
             saved: ctx.saver.newest(slot.id(), slot.saved()),
             desired,
             slot,
@@ -188,6 +189,7 @@ impl Task {
         self.connection.expire_info(now, &self.ctx.tuning, self.sync.caught_up);
         let mut observed = self.observe(now);
         let mut decision = decide(&self.desired, &self.ctx.settings, &observed);
+        // An operation that was included and is still wanted counts as a failure, which changes the decision.
         if seen && self.confirm(decision.wanted) {
             observed.failures.chain = self.on_chain.failures.failure(now);
             decision = decide(&self.desired, &self.ctx.settings, &observed);

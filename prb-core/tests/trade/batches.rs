@@ -104,7 +104,7 @@ async fn pools_of_one_operator_share_batches_unless_one_is_proxied() {
     }
     let mut extrinsics = Vec::new();
     for handle in handles {
-        let outcome = rig.fate(handle).await.unwrap();
+        let outcome = rig.outcome(handle).await.unwrap();
         assert_eq!(outcome.calls, [CallOutcome::Done]);
         extrinsics.push(outcome.extrinsic);
     }
@@ -123,11 +123,11 @@ async fn hanging_lane_blocks_no_other_and_is_bounded() {
     }
     for n in 0..5 {
         let handle = rig.submit(rig.job("//Bob", 2, n, 1, 0)).await;
-        let fate = tokio::select! {
-            fate = timeout(ms(10_000), handle.outcome()) => fate,
+        let outcome = tokio::select! {
+            outcome = timeout(ms(10_000), handle.outcome()) => outcome,
             () = rig.chain.run(ms(1_000)) => unreachable!(),
         };
-        assert_eq!(fate.expect("Bob waits for Alice").unwrap().calls, [CallOutcome::Done]);
+        assert_eq!(outcome.expect("Bob waits for Alice").unwrap().calls, [CallOutcome::Done]);
         let held = trader.status().borrow().lanes[&account("//Alice")].jobs;
         assert!((1..=3).contains(&held), "the hung lane holds {held} jobs");
     }

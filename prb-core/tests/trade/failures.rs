@@ -27,7 +27,7 @@ async fn failures_that_may_pass_are_retried_as_often_as_the_job_says() {
         rig.chain.inject(alice, Fault::Unavailable);
     }
     let handle = rig.submit(rig.job("//Alice", 1, 1, 1, 1)).await;
-    let failure = rig.fate(handle).await.unwrap_err();
+    let failure = rig.outcome(handle).await.unwrap_err();
     assert!(failure.message.contains("no chain node is reachable: the node is away"), "{failure}");
     assert!(failure.message.contains(&alice.to_ss58(PHALA_SS58_PREFIX)), "{failure}");
 }
@@ -45,7 +45,7 @@ async fn uncertain_outcome_is_looked_up() {
     assert_eq!(rig.outcomes(dropped).await, [CallOutcome::Done]);
     rig.chain.inject(alice, Fault::Lost);
     let lost = rig.submit(rig.job("//Alice", 1, 2, 1, 0)).await;
-    assert!(rig.fate(lost).await.is_err());
+    assert!(rig.outcome(lost).await.is_err());
     assert_eq!(rig.chain.events().len(), 2);
 }
 
@@ -72,22 +72,22 @@ async fn failures_that_stay_are_told_at_once() {
     rig.chain.fund(account("//Alice"), 3);
     let start = Instant::now();
     let poor = rig.submit(rig.job("//Alice", 1, 0, 1, 9)).await;
-    let message = rig.fate(poor).await.unwrap_err().message;
+    let message = rig.outcome(poor).await.unwrap_err().message;
     for part in [account("//Alice").to_ss58(PHALA_SS58_PREFIX).as_str(), "3 units free", "10 needed"] {
         assert!(message.contains(part), "{message}");
     }
     let forged = JobSigner { operator: account("//Bob"), ..rig.signer("//Carol") };
     let forged = rig.submit(Job { signer: forged, ..rig.job("//Bob", 1, 0, 1, 9) }).await;
-    let message = rig.fate(forged).await.unwrap_err().message;
+    let message = rig.outcome(forged).await.unwrap_err().message;
     assert!(message.contains("is not usable: it is another account's"), "{message}");
     assert!(!message.contains("//Carol"), "{message}");
     let unsealed = JobSigner { key: Sealed(vec![0; 40]), ..rig.signer("//Bob") };
     let unsealed = rig.submit(Job { signer: unsealed, ..rig.job("//Bob", 1, 0, 1, 9) }).await;
-    let message = rig.fate(unsealed).await.unwrap_err().message;
+    let message = rig.outcome(unsealed).await.unwrap_err().message;
     assert!(message.contains("cannot be opened"), "{message}");
     let proxied = JobSigner { proxied: Some(account("//Carol")), ..rig.signer("//Bob") };
     let proxied = rig.submit(Job { signer: proxied, ..rig.job("//Bob", 1, 0, 1, 9) }).await;
-    let message = rig.fate(proxied).await.unwrap_err().message;
+    let message = rig.outcome(proxied).await.unwrap_err().message;
     assert!(message.contains("Proxy::NotProxy"), "{message}");
     assert!(start.elapsed() < ms(10_000), "a retry was tried: {:?}", start.elapsed());
     assert!(rig.chain.events().is_empty());
@@ -106,12 +106,12 @@ async fn one_jobs_refused_call_fails_no_other_job() {
     for w in 0..3 {
         handles.push(rig.submit(rig.job("//Alice", w, 0, 1, 0)).await);
     }
-    let mut fates = Vec::new();
+    let mut outcomes = Vec::new();
     for handle in handles {
-        fates.push(rig.fate(handle).await.map(|outcome| outcome.calls));
+        outcomes.push(rig.outcome(handle).await.map(|outcome| outcome.calls));
     }
-    assert!(fates[0].as_ref().unwrap_err().message.contains("injected refusal"));
-    assert_eq!(fates[1..], [Ok(vec![CallOutcome::Done]), Ok(vec![CallOutcome::Done])]);
+    assert!(outcomes[0].as_ref().unwrap_err().message.contains("injected refusal"));
+    assert_eq!(outcomes[1..], [Ok(vec![CallOutcome::Done]), Ok(vec![CallOutcome::Done])]);
     assert_eq!((trader.status().borrow().failed_batches, rig.chain.events().len()), (3, 2));
 }
 
@@ -123,7 +123,7 @@ async fn batch_too_large_for_a_block_is_split() {
     // A job of more calls than fit, and small ones beside it.
     let large = rig.submit(rig.job("//Alice", 1, 0, 20, 0)).await;
     let small = rig.submit(rig.job("//Alice", 2, 0, 2, 0)).await;
-    let outcome = rig.fate(large).await.unwrap();
+    let outcome = rig.outcome(large).await.unwrap();
     assert_eq!(outcome.calls, vec![CallOutcome::Done; 20]);
     assert_eq!(rig.outcomes(small).await, vec![CallOutcome::Done; 2]);
     assert_eq!(trader.status().borrow().jobs_failed, 0);
@@ -140,7 +140,7 @@ async fn call_too_large_for_a_block_fails_alone() {
     let rig = Rig::on(chain).await;
     let _trader = rig.trader(Config::default());
     let handle = rig.submit(rig.job("//Alice", 1, 0, 3, 9)).await;
-    let message = rig.fate(handle).await.unwrap_err().message;
+    let message = rig.outcome(handle).await.unwrap_err().message;
     assert!(message.contains("do not fit in a block"), "{message}");
 }
 

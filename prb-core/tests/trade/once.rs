@@ -257,7 +257,7 @@ async fn message_after_a_gap_is_not_sent() {
     let trader = rig.trader(Config::default());
     let ahead = rig.submit(rig.job("//Alice", 1, 1, 2, 3)).await;
     let other = rig.submit(rig.job("//Alice", 2, 0, 1, 0)).await;
-    let (ahead, other) = tokio::join!(rig.fate(ahead), rig.fate(other));
+    let (ahead, other) = tokio::join!(rig.outcome(ahead), rig.outcome(other));
     let bad = CallOutcome::Failed("PhalaMq::BadSequence".into());
     let ahead = ahead.unwrap();
     assert_eq!((ahead.calls, ahead.extrinsic), (vec![bad.clone(), bad.clone()], None));

@@ -70,15 +70,15 @@ impl Rig {
     }
 
     /// Makes blocks, one a second, until the job has ended.
-    pub async fn fate(&self, handle: JobHandle) -> Result<JobOutcome, JobFailure> {
+    pub async fn outcome(&self, handle: JobHandle) -> Result<JobOutcome, JobFailure> {
         tokio::select! {
-            fate = timeout(HOUR, handle.outcome()) => fate.expect("a submitter waits for ever"),
+            outcome = timeout(HOUR, handle.outcome()) => outcome.expect("a submitter waits for ever"),
             () = self.chain.run(ms(1_000)) => unreachable!(),
         }
     }
 
     pub async fn outcomes(&self, handle: JobHandle) -> Vec<CallOutcome> {
-        self.fate(handle).await.unwrap().calls
+        self.outcome(handle).await.unwrap().calls
     }
 
     /// Waits for that many transactions on their way.

@@ -11,7 +11,7 @@ use redis::RedisError;
 
 use super::{RedisQueue, connections::Connections, leasing::millis, random_name};
 
-/// Most leases that one script renews.
+/// Most leases that one script renews: Redis runs nothing else meanwhile.
 const MAX_RENEWED: usize = 256;
 
 /// Account leases in the queue's Redis, held by one trader.

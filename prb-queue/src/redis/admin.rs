@@ -132,6 +132,7 @@ impl RedisQueue {
             action: decoded.map(|decoded| decoded.action).unwrap_or_default(),
             created_ms: tail.created_ms(),
             ended_ms: None,
+            // `prb:tries` has the earlier hand-outs only: the current or last one is added here.
             attempts: matches!(state, JobState::Active | JobState::Succeeded | JobState::Failed).into(),
             retries_left: tail.retries(),
             progress: progress.or_else(|| tail.progress.as_str().map(str::to_owned)),
@@ -144,7 +145,7 @@ impl RedisQueue {
     async fn state_of(&self, id: JobId) -> RedisResult<Option<JobState>> {
         let shared = &self.0.shared;
         let key = |state| shared.link.key(list_of(state));
-        type Places = (bool, bool, bool, Option<f64>, Option<usize>, Option<usize>);
+        type Lists = (bool, bool, bool, Option<f64>, Option<usize>, Option<usize>);
         let mut pipe = redis::pipe();
         pipe.hexists(shared.link.key("jobs"), id.0)
             .sismember(key(JobState::Succeeded), id.0)
@@ -152,8 +153,8 @@ impl RedisQueue {
             .zscore(key(JobState::Delayed), id.0)
             .lpos(key(JobState::Active), id.0, redis::LposOptions::default())
             .lpos(key(JobState::Waiting), id.0, redis::LposOptions::default());
-        let (there, succeeded, failed, delayed, active, waiting): Places = shared.link.query(&pipe).await?;
-        let places = [
+        let (there, succeeded, failed, delayed, active, waiting): Lists = shared.link.query(&pipe).await?;
+        let lists = [
             (succeeded, JobState::Succeeded),
             (failed, JobState::Failed),
             (delayed.is_some(), JobState::Delayed),
@@ -161,7 +162,7 @@ impl RedisQueue {
             // A job can also move between two lists while these commands run.
             (waiting.is_some() || there, JobState::Waiting),
         ];
-        Ok(places.into_iter().find(|(here, _)| there && *here).map(|(_, state)| state))
+        Ok(lists.into_iter().find(|(here, _)| there && *here).map(|(_, state)| state))
     }
 }
 
@@ -224,6 +225,8 @@ impl QueueAdmin for RedisQueue {
         let mut script = self.0.shared.link.scripts.remove.call();
         script.arg(id.0);
         let there: RedisResult<bool> = self.0.shared.link.run(&script).await;
+        // The script publishes no event: bee-queue has none for removals. The poll notifies submitters in
+        // this process.
         self.0.shared.pending.ask_all();
         there.map_err(|e| self.0.shared.link.unavailable(e))
     }

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use prb_core::{
     primitives::{ParaNumber, PoolId},
     queue::JobSigner,
+    text::shorten,
 };
 
 /// Names a pool's signer, for jobs that do not carry it: those of the original's lifecycle managers.
@@ -120,7 +121,7 @@ impl Config {
         }
         if self.name.is_empty() || !self.name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.:".contains(c))
         {
-            return Err(StartError::BadName { name: self.name.chars().take(64).collect() });
+            return Err(StartError::BadName { name: shorten(&self.name, 64) });
         }
         Ok(())
     }
@@ -157,6 +158,7 @@ impl fmt::Debug for Config {
 pub(super) fn without_password(url: &str) -> String {
     let url = url.split_once('?').map_or(url, |(url, _)| url);
     match url.split_once("://") {
+        // The last one: a password may contain '@'.
         Some((scheme, rest)) => match rest.rsplit_once('@') {
             Some((_, host)) => format!("{scheme}://***@{host}"),
             None => url.to_owned(),

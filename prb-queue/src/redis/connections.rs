@@ -33,7 +33,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const REPEAT_MIN: Duration = Duration::from_millis(20);
 const REPEAT_MAX: Duration = Duration::from_secs(1);
 /// Least time between two warnings about a replaced connection.
-const SAY_AGAIN: Duration = Duration::from_secs(60);
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
 /// Keepalive of idle connections, and how long sent data may stay unacknowledged: firewalls and failovers
 /// drop connections silently.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
@@ -74,6 +74,7 @@ fn manager(client: &Client, call_timeout: Duration) -> RedisResult<ConnectionMan
     ConnectionManager::new_lazy_with_config(
         client.clone(),
         ConnectionManagerConfig::new()
+            // `settle` retries, under the deadline of the whole call.
             .set_number_of_retries(1)
             .set_min_delay(REPEAT_MIN)
             .set_max_delay(REPEAT_MAX)
@@ -120,6 +121,7 @@ impl Connections {
 
     /// Completes when the shared connection is replaced. Holders of dedicated connections reconnect then, too.
     pub(super) async fn replaced(&self) {
+        // A new receiver counts the current value as seen: only later replacements end the wait.
         let mut shared = self.shared.subscribe();
         // Cannot fail: `self` holds the sender.
         let _ = shared.changed().await;
@@ -134,10 +136,10 @@ impl Connections {
             if current.generation != generation {
                 return false;
             }
-            if current.logged.is_none_or(|at| at.elapsed() > SAY_AGAIN) {
+            if current.logged.is_none_or(|at| at.elapsed() > WARN_INTERVAL) {
                 current.logged = Some(Instant::now());
                 let endpoint = &self.endpoint;
-                tracing::warn!(%endpoint, reason, "Redis is connected to again");
+                tracing::warn!(%endpoint, reason, "the connection to Redis was replaced");
             }
             current.generation += 1;
             current.manager = fresh;
@@ -213,7 +215,7 @@ impl Connections {
             if is_demoted(&error) {
                 self.replace(generation, DEMOTED);
             }
-            if !may_pass(&error) || Instant::now() + pause >= deadline {
+            if !is_transient(&error) || Instant::now() + pause >= deadline {
                 return Err(error);
             }
             sleep(pause).await;
@@ -271,12 +273,13 @@ impl Call<'_> {
 }
 
 /// Whether the same call may succeed on another connection, or a little later.
-fn may_pass(error: &RedisError) -> bool {
-    const PASSING: [&str; 5] = ["LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN", "UNBLOCKED"];
+fn is_transient(error: &RedisError) -> bool {
+    // UNBLOCKED ends a blocking command when the server becomes a replica.
+    const TRANSIENT: [&str; 5] = ["LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN", "UNBLOCKED"];
     error.is_io_error()
         || error.is_unrecoverable_error()
         || is_demoted(error)
-        || error.code().is_some_and(|code| PASSING.contains(&code))
+        || error.code().is_some_and(|code| TRANSIENT.contains(&code))
 }
 
 /// Whether the server has become a replica, which keeps its connections and refuses writes.

@@ -102,7 +102,7 @@ impl RedisQueue {
         match self.finish(id.clone(), &leased, end).await {
             Ok(_) => drop(grant.accept()),
             Err(e) => {
-                tracing::warn!(job = id, error = %prb_core::text::describe(&e), "the job's failure could not be told")
+                tracing::warn!(job = id, error = %prb_core::text::describe(&e), "the job's failure could not be recorded")
             }
         }
     }

@@ -71,13 +71,13 @@ pub(super) struct ConsumerError {
 }
 
 impl ConsumerError {
-    pub(super) fn new(trouble: &EndpointError) -> Self {
-        Self { text: trouble.to_string().into(), at: Instant::now() }
+    pub(super) fn new(error: &EndpointError) -> Self {
+        Self { text: error.to_string().into(), at: Instant::now() }
     }
 
     /// Returns the error while it is current. It becomes stale when no consumer has tried again since, although a
-    /// waiting one would have: then nobody waits any more.
-    pub(super) fn now(&self, config: &Config) -> Option<Arc<str>> {
+    /// waiting one would have: then no consumer waits any more.
+    pub(super) fn current(&self, config: &Config) -> Option<Arc<str>> {
         let try_again = Duration::from_secs(WAIT_SECS) + config.call_timeout * 2;
         (self.at.elapsed() <= try_again).then(|| Arc::clone(&self.text))
     }

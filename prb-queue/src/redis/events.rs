@@ -23,10 +23,10 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause before subscribing again; doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// Time between two lines about lost connections.
-const TELL_EVERY: Duration = Duration::from_secs(60);
-/// Most jobs in one question.
-const MAX_ASKED: usize = 256;
+/// Least time between two log lines about lost connections.
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
+/// Most jobs whose outcomes one script reads.
+const MAX_POLLED: usize = 256;
 
 /// Registers the help texts of this crate's metrics.
 pub(super) fn describe_metrics() {
@@ -37,37 +37,39 @@ pub(super) fn describe_metrics() {
 /// Receives events until the task is aborted.
 pub(super) async fn listen(shared: Arc<Shared>) {
     let mut pause = PAUSE_MIN;
-    let mut report = Report::default();
+    let mut warnings = Warnings::default();
     loop {
         let (end, connected) = match subscribe(&shared).await {
-            Ok(subscriptions) => (hear(&shared, subscriptions).await, true),
+            Ok(subscriptions) => (receive(&shared, subscriptions).await, true),
             Err(e) => (shared.link.endpoint_error(e).to_string(), false),
         };
+        // A process that has submitted nothing does not subscribe to job events: for it, being connected
+        // suffices.
         let was_up = shared.listening.send_replace(false) || (connected && !*shared.submits.borrow());
         if was_up {
-            report.tell(&shared, &end, "the connection to the queue's events was lost, connecting again");
+            warnings.log(&shared, &end, "the connection to the queue's events was lost, connecting again");
             metrics::counter!(EVENTS_LOST).increment(1);
             // Jobs may have been lost with the server.
             shared.pending.ask_all();
         } else if pause == PAUSE_MIN {
-            report.tell(&shared, &end, "the queue's events cannot be heard, trying again");
+            warnings.log(&shared, &end, "cannot subscribe to the queue's events, trying again");
         }
         pause = if was_up { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
         sleep(pause).await;
     }
 }
 
-/// Tells of lost connections, now and then: a server that takes no writes loses one with each try.
+/// Logs lost connections, rate-limited: while a server refuses writes, each failed call replaces the connection.
 #[derive(Debug, Default)]
-struct Report {
+struct Warnings {
     last: Option<Instant>,
-    /// Since then, untold.
+    /// Warnings suppressed since then.
     more: u64,
 }
 
-impl Report {
-    fn tell(&mut self, shared: &Shared, reason: &str, what: &'static str) {
-        if self.last.is_some_and(|at| at.elapsed() < TELL_EVERY) {
+impl Warnings {
+    fn log(&mut self, shared: &Shared, reason: &str, what: &'static str) {
+        if self.last.is_some_and(|at| at.elapsed() < WARN_INTERVAL) {
             self.more += 1;
             return;
         }
@@ -85,7 +87,7 @@ async fn subscribe(shared: &Shared) -> RedisResult<PubSub> {
 
 /// Receives events until the connection ends; returns why it ended. Ends of jobs are only subscribed to once
 /// this process submits.
-async fn hear(shared: &Shared, subscriptions: PubSub) -> String {
+async fn receive(shared: &Shared, subscriptions: PubSub) -> String {
     let events = shared.link.key("events");
     let (mut sink, mut messages) = subscriptions.split();
     let mut submits = shared.submits.subscribe();
@@ -133,6 +135,7 @@ fn event(shared: &Shared, payload: &[u8]) {
             Ok(message) => End::Known { mark, outcome: Err(JobFailure { message }) },
             Err(_) => End::Ask,
         },
+        // Without a mark, the event may be about another job of this number, from before Redis lost its data.
         ("succeeded" | "failed", None) => End::Ask,
         _ => return,
     };
@@ -143,6 +146,7 @@ fn event(shared: &Shared, payload: &[u8]) {
 pub(super) async fn ask(shared: Arc<Shared>) {
     let mut away_since = None;
     loop {
+        // Events can get lost, so outcomes are polled for as well.
         let _ = timeout(shared.config.poll_interval, shared.pending.ask.notified()).await;
         match ask_once(&shared).await {
             Ok(()) => away_since = None,
@@ -175,13 +179,15 @@ fn give_up(shared: &Shared, reason: &str) {
 
 async fn ask_once(shared: &Shared) -> RedisResult<()> {
     let jobs = shared.pending.to_ask(shared.config.poll_interval);
-    for jobs in jobs.chunks(MAX_ASKED) {
+    for jobs in jobs.chunks(MAX_POLLED) {
         let mut script = shared.link.scripts.outcomes.call();
         for (id, mark) in jobs {
             script.arg(id.0).arg(mark);
         }
         let answers: Vec<Vec<u8>> = shared.link.run(&script).await?;
         for ((id, mark), answer) in jobs.iter().zip(answers) {
+            // The script answers `o` (open), `g` (gone), or `s` (succeeded) or `f` (failed) with the job's
+            // JSON.
             let outcome = match answer.split_first() {
                 Some((b'o', _)) | None => continue,
                 Some((b'g', _)) => {

@@ -24,22 +24,23 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let mut ticks = interval((config.stall_interval / KEEPS).max(Duration::from_millis(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut swept = Instant::now();
+    // Counts that disagree even after a repair are not repaired again until they change.
     let mut settled = None;
     let (mut leases, mut order) = (Part::new("lease renewal"), Part::new("queue maintenance"));
     loop {
         ticks.tick().await;
-        leases.tell(&shared, keep_leases(&shared).await);
+        leases.record(&shared, keep_leases(&shared).await);
         if swept.elapsed() >= config.stall_interval {
             swept = Instant::now();
             let result = sweep(&shared, &mut settled).await.map(Some);
             // The sweep writes. A server that refuses writes is unusable even if it answers reads, so readiness reports
             // it.
-            let trouble = result
+            let error = result
                 .as_ref()
                 .err()
                 .map(|error| shared.link.endpoint_error(error.clone()).to_string().into());
-            shared.upkeep.send_replace(trouble);
-            order.tell(&shared, result);
+            shared.upkeep.send_replace(error);
+            order.record(&shared, result);
         }
     }
 }
@@ -57,7 +58,7 @@ impl Part {
     }
 
     /// Records a result. `None` means that Redis was not asked, which neither sets nor clears a failure.
-    fn tell(&mut self, shared: &Shared, result: RedisResult<Option<()>>) {
+    fn record(&mut self, shared: &Shared, result: RedisResult<Option<()>>) {
         match result {
             Err(error) => {
                 let error = shared.link.endpoint_error(error).to_string();
@@ -112,8 +113,10 @@ async fn sweep(shared: &Shared, settled: &mut Option<Counts>) -> RedisResult<()>
 
 async fn trim(shared: &Shared) -> RedisResult<()> {
     let config = &shared.config;
+    // Unlike in `leasing::millis`, zero stays zero: it means to keep nothing.
     let millis =
         |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX >> 12).min(u64::MAX >> 12);
+    // Bounded: leases are renewed by the same task, and must not expire while a long backlog is deleted.
     for _ in 0..MAX_TRIMS {
         let mut script = shared.link.scripts.trim.call();
         script.arg(millis(config.keep_age)).arg(config.keep_jobs).arg(config.keep_bytes);

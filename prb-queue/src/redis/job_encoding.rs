@@ -9,6 +9,7 @@ use prb_core::{
     chain::Call,
     primitives::{AccountId, Balance, PoolId, WorkerKey},
     queue::{Job, JobSigner, admin::kinds},
+    text::shorten,
     vault::Sealed,
     wire::{
         Attestation, SignedMessage, WorkerEndpointPayload, WorkerRegistrationInfo, WorkerRegistrationInfoV2,
@@ -84,6 +85,8 @@ struct Item {
 }
 
 fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    // The original writes text; other producers in JavaScript may pass a number. Anything else becomes a text that
+    // is no number, so that the job is refused by name instead of as undecodable.
     Ok(match Value::deserialize(deserializer)? {
         Value::String(text) => text,
         Value::Number(number) if number.is_u64() => number.to_string(),
@@ -136,7 +139,10 @@ fn of_calls(job: &Job) -> (&'static str, Payload) {
         return (MESSAGES, Payload { pid, messages, ..Payload::default() });
     }
     if let [call] = &job.calls[..] {
+        // A single call is encoded as the original does, which knows no lists.
         let (action, payload) = of_call(call, job.pool);
+        // A payload has room for one pool: a call for another pool than the job's needs the list, which has
+        // both.
         if payload.pid == pid {
             return (action, payload);
         }
@@ -283,7 +289,7 @@ impl Payload {
                 Call::UpdateWorkerEndpoint { payload, signature }
             }
             _ => {
-                let action: String = action.chars().take(64).collect();
+                let action = shorten(action, 64);
                 return Err(bad(format!("this version does not know the action {action:?}")));
             }
         };

@@ -124,18 +124,19 @@ struct Dispatcher {
     /// When the next delay or lease ends, as far as known.
     timer: Option<Instant>,
     looked_ms: u64,
+    /// Consecutive failed takes.
+    failures: u32,
 }
 
 /// Runs until the queue is dropped or closed. On close, unclaimed jobs are handed back.
 pub(super) async fn run(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Want>) {
     let (returns, mut returned) = mpsc::channel(1024);
     let closed = shared.closed.clone();
-    let mut dispatcher =
-        Dispatcher { shared, wants: VecDeque::new(), returns, unsettled: None, timer: None, looked_ms: 0 };
+    let (wants, unsettled, timer) = Default::default();
+    let mut dispatcher = Dispatcher { shared, wants, returns, unsettled, timer, looked_ms: 0, failures: 0 };
     let mut waiting: Option<Waiting> = None;
     // Whether a delay or a lease may have ended.
     let mut look = true;
-    let mut failures = 0;
     loop {
         if waiting.is_none() {
             dispatcher.wants.retain(|want| !want.grant.is_closed());
@@ -170,23 +171,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Want>)
             }
             Some((take, result)) = OptionFuture::from(waiting.as_mut()) => {
                 waiting = None;
-                match result {
-                    Ok(answer) => {
-                        failures = 0;
-                        dispatcher.shared.consumer.send_if_modified(|error| error.take().is_some());
-                        dispatcher.settle(&take, answer).await;
-                    }
-                    Err(e) => {
-                        // It may have leased jobs: it is repeated with its number before any new take.
-                        dispatcher.unsettled = Some(take);
-                        failures += 1;
-                        let error = ConsumerError::new(&dispatcher.shared.link.endpoint_error(e.clone()));
-                        dispatcher.shared.consumer.send_replace(Some(error));
-                        if failures > MAX_FAILURES {
-                            dispatcher.refuse_all(&e).await;
-                        }
-                    }
-                }
+                dispatcher.take_ended(take, result).await;
             }
             Some(()) = due => {
                 dispatcher.timer = None;
@@ -247,6 +232,27 @@ pub(super) async fn ahead_of_take<T: FromRedisValue>(shared: &Shared, script: &C
 }
 
 impl Dispatcher {
+    /// Handles the result of a take.
+    async fn take_ended(&mut self, take: Arc<Take>, result: RedisResult<Answer>) {
+        match result {
+            Ok(answer) => {
+                self.failures = 0;
+                self.shared.consumer.send_if_modified(|error| error.take().is_some());
+                self.settle(&take, answer).await;
+            }
+            Err(e) => {
+                // It may have leased jobs: it is repeated with its number before any new take.
+                self.unsettled = Some(take);
+                self.failures += 1;
+                let error = ConsumerError::new(&self.shared.link.endpoint_error(e.clone()));
+                self.shared.consumer.send_replace(Some(error));
+                if self.failures > MAX_FAILURES {
+                    self.refuse_all(&e).await;
+                }
+            }
+        }
+    }
+
     /// Starts a take for the waiting consumers.
     fn take(&self) -> Waiting {
         // Random, so that tokens of earlier processes do not match; shifted, so that counting up cannot overflow.
@@ -279,6 +285,8 @@ impl Dispatcher {
     async fn settle(&mut self, take: &Take, (looked_ms, due, jobs): Answer) {
         let timer = instant(due);
         self.timer =
+            // Unchanged if this take did not check the timers: its answer then names only the end of the new
+            // leases.
             if looked_ms == take.looked_ms { self.timer.into_iter().chain(timer).min() } else { timer };
         self.looked_ms = looked_ms;
         let ttls: HashMap<_, _> = take.leases.iter().map(|(ttl, token)| (*token, *ttl)).collect();

@@ -77,7 +77,7 @@ impl Pending {
             }
             // An id repeats only after Redis has lost its data; the earlier job is gone then.
             if let Some(before) = state.open.insert(id, waiting) {
-                tell(before, Err(gone()));
+                notify(before, Err(gone()));
             }
             if let Some(end) = early.remove(&id) {
                 self.settle(&mut state, id, end);
@@ -103,7 +103,7 @@ impl Pending {
         match end {
             End::Known { mark, outcome } if state.open.get(&id).is_some_and(|w| w.mark == mark) => {
                 if let Some(waiting) = state.open.remove(&id) {
-                    tell(waiting, outcome);
+                    notify(waiting, outcome);
                 }
             }
             _ => {
@@ -150,6 +150,7 @@ impl Pending {
             return;
         }
         let Some(waiting) = state.open.remove(&id) else { return };
+        // The hint is an embedder's code: it must not run under the lock.
         drop(state);
         let outcome = outcome.unwrap_or_else(|| {
             let block = hint.map(|hint| hint()).unwrap_or_default();
@@ -160,14 +161,15 @@ impl Pending {
                 fee: None,
             })
         });
-        tell(waiting, outcome);
+        notify(waiting, outcome);
     }
 
     /// Fails all outstanding jobs and returns their number.
     pub(super) fn give_up(&self, message: &str) -> usize {
         let open = std::mem::take(&mut self.state().open);
         let count = open.len();
-        open.into_values().for_each(|waiting| tell(waiting, Err(JobFailure { message: message.to_owned() })));
+        open.into_values()
+            .for_each(|waiting| notify(waiting, Err(JobFailure { message: message.to_owned() })));
         count
     }
 
@@ -187,7 +189,7 @@ pub(super) fn gone() -> JobFailure {
     }
 }
 
-fn tell(waiting: Waiting, outcome: Outcome) {
+fn notify(waiting: Waiting, outcome: Outcome) {
     // The submitter may have dropped its handle.
     let _ = waiting.submitter.send(outcome);
 }

@@ -157,6 +157,7 @@ impl Tail {
             known.stacktraces = Value::Array(Vec::new());
         }
         if let Value::Array(traces) = &mut known.stacktraces {
+            // bee-queue's order: the newest first.
             traces.insert(0, text.into());
             traces.truncate(MAX_STACKTRACES);
         }

@@ -18,6 +18,8 @@ impl Script {
 
     pub(super) fn call(&self) -> Call<'_> {
         let mut command = redis::cmd("EVALSHA");
+        // No keys are declared: the scripts build them from the prefix, which a Redis cluster would not
+        // allow.
         command.arg(self.0.get_hash()).arg(0);
         Call { script: &self.0, command }
     }

@@ -73,7 +73,7 @@ async fn add(shared: &Shared, batch: Vec<Submission>) {
         Err(e) => batch.iter().map(|_| Err(e.clone())).collect(),
     }
     .into_iter();
-    let (mut open, mut told) = (Vec::new(), Vec::new());
+    let (mut open, mut answers) = (Vec::new(), Vec::new());
     let since = Instant::now();
     for Submission { mark, calls, submitter, added, .. } in batch {
         let result = match words.next() {
@@ -84,10 +84,10 @@ async fn add(shared: &Shared, batch: Vec<Submission>) {
         if let Ok(id) = &result {
             open.push((*id, Waiting { mark, calls, submitter, since }));
         }
-        told.push((added, result));
+        answers.push((added, result));
     }
     shared.pending.register(open);
-    for (added, result) in told {
+    for (added, result) in answers {
         // The submitter may have left; the job is added regardless.
         let _ = added.send(result);
     }

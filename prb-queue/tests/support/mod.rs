@@ -260,11 +260,11 @@ pub async fn lease(queue: &RedisQueue, ttl: Duration) -> prb_core::queue::Lease 
 }
 
 /// Returns a job's outcome, within a generous timeout.
-pub async fn fate(
+pub async fn outcome_of(
     handle: prb_core::queue::JobHandle,
 ) -> Result<prb_core::queue::JobOutcome, prb_core::queue::JobFailure> {
-    let fate = tokio::time::timeout(LONG, handle.outcome()).await;
-    fate.unwrap_or_else(|_| panic!("the submitter learned nothing within {LONG:?}"))
+    let outcome = tokio::time::timeout(LONG, handle.outcome()).await;
+    outcome.unwrap_or_else(|_| panic!("the submitter learned nothing within {LONG:?}"))
 }
 
 /// An outcome of one call.

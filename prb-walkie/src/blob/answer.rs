@@ -37,8 +37,6 @@ const FAILED: u8 = 5;
 
 /// Length of the head before a header batch's body, in bytes.
 pub const HEADERS_HEAD_BYTES: usize = 2 + 16;
-/// Length of the head before a block batch's body, in bytes.
-pub const BLOCKS_HEAD_BYTES: usize = 2 + 8;
 /// The longest answer apart from a body, in bytes.
 pub const MAX_HEAD_BYTES: usize = 1024;
 /// The longest reason that is sent, in bytes.
@@ -94,12 +92,13 @@ fn head(status: u8, capacity: usize) -> Vec<u8> {
 }
 
 /// Encodes a source's answer to a request for headers.
-pub fn headers(said: Result<Option<HeaderBatch>, Error>) -> Parts {
-    match said {
+pub fn headers(answer: Result<Option<HeaderBatch>, Error>) -> Parts {
+    match answer {
         Ok(Some(batch)) => {
             let mut head = head(FOUND, 16);
             head.put_u32(batch.relay.first.0);
             head.put_u32(batch.relay.last.0);
+            // 1 to 0 is the empty span.
             head.put_u32(batch.para.map_or(1, |span| span.first.0));
             head.put_u32(batch.para.map_or(0, |span| span.last.0));
             Parts { head: head.into(), body: batch.body }
@@ -110,8 +109,8 @@ pub fn headers(said: Result<Option<HeaderBatch>, Error>) -> Parts {
 }
 
 /// Encodes a source's answer to a request for blocks.
-pub fn blocks(said: Result<Option<BlockBatch>, Error>) -> Parts {
-    match said {
+pub fn blocks(answer: Result<Option<BlockBatch>, Error>) -> Parts {
+    match answer {
         Ok(Some(batch)) => {
             let mut head = head(FOUND, 8);
             head.put_u32(batch.blocks.first.0);
@@ -136,8 +135,8 @@ pub fn heights(position: &Position) -> Parts {
 }
 
 /// Encodes a source's answer to a request for its genesis.
-pub fn genesis(said: Result<Genesis, Error>) -> Parts {
-    match said {
+pub fn genesis(answer: Result<Genesis, Error>) -> Parts {
+    match answer {
         Ok(genesis) => {
             let mut head = head(FOUND, 76 + genesis.info.len());
             head.put_u32(genesis.para_id);
@@ -183,6 +182,7 @@ fn open(bytes: &mut Bytes) -> Result<Reply<()>, Malformed> {
         NOT_YET => Ok(None),
         NOT_READY => Err(Refused::NotReady),
         BAD_CURSOR => {
+            // Cut again: another implementation may not keep the limit.
             let text = String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_REASON_BYTES)]).into_owned();
             Err(Refused::BadCursor(text))
         }
@@ -251,7 +251,7 @@ pub fn read_blocks(bytes: Bytes) -> Result<Reply<BlockBatch>, Malformed> {
 /// # Errors
 /// [`Malformed`].
 pub fn read_heights(bytes: Bytes) -> Result<Position, Malformed> {
-    let said = read(bytes, |bytes| {
+    let answer = read(bytes, |bytes| {
         let there = bytes.try_get_u8().map_err(|_| Malformed::Short)?;
         let mut number = |bit: u8| Ok(Some(u32(bytes)?).filter(|_| there & bit != 0));
         let heights = Heights {
@@ -263,7 +263,7 @@ pub fn read_heights(bytes: Bytes) -> Result<Position, Malformed> {
         let identity = Some(hash(bytes)?).filter(|identity| *identity != Hash::default());
         Ok(Position { heights, identity })
     })?;
-    said.ok().flatten().ok_or(Malformed::Nonsense("that there are no heights"))
+    answer.ok().flatten().ok_or(Malformed::Nonsense("that there are no heights"))
 }
 
 /// Decodes an answer to `genesis`.

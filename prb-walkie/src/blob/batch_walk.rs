@@ -114,6 +114,7 @@ impl<'a> Input<'a> {
         let start = self.rest;
         let parent = self.take(32)?;
         let number = self.compact()?;
+        // State root and extrinsics root.
         self.take(64)?;
         self.list(|input| {
             // Variants and fields as in `prb_core::wire::DigestItem`.
@@ -163,6 +164,7 @@ impl<'a> Input<'a> {
     }
 
     fn authority_set_change(&mut self) -> Result<()> {
+        // Authorities (key and weight), the set's id, and the proof.
         self.list(|input| input.take(40).map(drop))?;
         self.take(8)?;
         self.proof().map(drop)

@@ -150,7 +150,7 @@ struct Shared {
     reset: Notify,
     started: Instant,
     /// When data last arrived, in ms after `started`.
-    heard_ms: AtomicU64,
+    last_read_ms: AtomicU64,
 }
 
 impl Client {
@@ -170,7 +170,7 @@ impl Client {
             written: Notify::new(),
             reset: Notify::new(),
             started: Instant::now(),
-            heard_ms: AtomicU64::new(0),
+            last_read_ms: AtomicU64::new(0),
         });
         let slots = Arc::new(Semaphore::new(config.max_in_flight.clamp(1, Semaphore::MAX_PERMITS)));
         let task = tokio::spawn(shared.clone().run());
@@ -197,6 +197,7 @@ impl Client {
         let ask = async {
             // Cannot fail: the semaphore is never closed.
             let slot = self.slots.clone().acquire_owned().await.ok();
+            // The slot first: a caller that waits for one may find the connection replaced when it gets it.
             self.connected().await?;
             Ok(self.shared.pending.ask(key, bounds.max_bytes, slot, &self.shared.written))
         };
@@ -211,8 +212,9 @@ impl Client {
                 Ok(Err(_)) => return Err(self.disconnected()),
                 Err(_) => {}
             }
-            let extended = (self.shared.heard() + bounds.timeout).min(last);
+            let extended = (self.shared.last_read() + bounds.timeout).min(last);
             if extended <= Instant::now() {
+                // A connection on which one answer does not come is given up with all of its requests.
                 self.shared.give_up();
                 return Err(self.timed_out(key, start));
             }
@@ -272,6 +274,8 @@ impl Shared {
         let lost = |reason: String| self.lost(reason);
         let connect = async {
             let stream = TcpStream::connect(self.address).await?;
+            // Requests are small: Nagle's algorithm would hold each back until the previous one is
+            // acknowledged.
             stream.set_nodelay(true)?;
             Ok::<_, std::io::Error>(stream)
         };
@@ -280,7 +284,7 @@ impl Shared {
             Ok(Err(e)) => return lost(format!("cannot connect to {}: {e}", self.address)),
             Err(_) => return lost(format!("cannot connect to {}: no answer", self.address)),
         };
-        self.heard_now();
+        self.note_read();
         // Discard a reset that was meant for the previous connection.
         let _ = self.reset.notified().now_or_never();
         self.pending.open();
@@ -301,12 +305,12 @@ impl Shared {
         self.reset.notify_one();
     }
 
-    fn heard_now(&self) {
-        self.heard_ms.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+    fn note_read(&self) {
+        self.last_read_ms.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
-    fn heard(&self) -> Instant {
-        self.started + Duration::from_millis(self.heard_ms.load(Ordering::Relaxed))
+    fn last_read(&self) -> Instant {
+        self.started + Duration::from_millis(self.last_read_ms.load(Ordering::Relaxed))
     }
 
     fn bad(&self, reason: impl std::fmt::Display) -> Error {

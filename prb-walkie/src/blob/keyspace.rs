@@ -137,8 +137,8 @@ impl KeySpace {
         let Some(ranges) = self.source.ranges(from).await? else { return Ok(None) };
         let dry = ranges.shortest;
         let mut meta = dry_meta(&dry);
-        // The range of an authority set that is still active grows. Originals cache what they were told for half an
-        // hour.
+        // Originals cache the answer for half an hour, so the range of an authority set that is still active, which
+        // grows, is not offered.
         let blob = ranges.longest;
         if blob.ends_set {
             meta.blob_parent_stop_block = blob.relay.last.0;
@@ -150,6 +150,7 @@ impl KeySpace {
     }
 
     async fn header_request(&self, range: HeaderRange) -> Result<Option<Bytes>, Error> {
+        // No parachain header has this number, so a key without any gets none.
         let named = range.para.map_or(ParaNumber(u32::MAX), |(first, _)| first);
         let Some(mut batch) = self.headers_to(range, named).await? else { return Ok(None) };
         if batch.relay.last == range.relay_last {

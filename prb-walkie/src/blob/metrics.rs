@@ -66,6 +66,6 @@ pub(super) fn usable(providers: usize) {
     gauge!(USABLE).set(providers as f64);
 }
 
-pub(super) fn put_aside() {
+pub(super) fn suspended() {
     counter!(ASIDE).increment(1);
 }

@@ -62,7 +62,7 @@ pub use own_chain::{Finalized, GenesisCheck, GenesisError, OwnChain};
 use pool::Pool;
 pub use status::{ProviderState, ProviderStatus};
 
-/// A data provider that may be used: of our chain and namespace, as far as it has told.
+/// A data provider that may be used: of our chain and namespace, as far as it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
     /// Its peer id, in base58.
@@ -102,9 +102,9 @@ pub struct Config {
     /// The largest genesis, in bytes.
     pub max_genesis_bytes: usize,
     /// Duration of the first suspension.
-    pub first_aside: Duration,
+    pub first_suspension: Duration,
     /// The longest suspension.
-    pub max_aside: Duration,
+    pub max_suspension: Duration,
     /// The identity of the chain (the hash of parachain block 1), if it is known beforehand.
     pub chain_identity: Option<Hash>,
     /// Most candidates that are followed. Discovered ones share a quarter of the slots, together with those of
@@ -120,8 +120,8 @@ impl Default for Config {
             hedge_after: Duration::from_secs(3),
             heights_wait: Duration::from_secs(25),
             max_genesis_bytes: 101 << 20,
-            first_aside: Duration::from_secs(5),
-            max_aside: Duration::from_secs(600),
+            first_suspension: Duration::from_secs(5),
+            max_suspension: Duration::from_secs(600),
             chain_identity: None,
             max_providers: 64,
         }
@@ -225,7 +225,7 @@ impl BlobSource for RemoteBlobSource {
 
     fn refused(&self, refusal: &RefusedData) {
         if let RefusedData::FalseHeaders(given) = refusal {
-            return self.pool.convict(given);
+            return self.pool.suspend_provider_of(given);
         }
         self.pool.suspect(refusal);
         // The channel may be full; see [`REFUSALS`].

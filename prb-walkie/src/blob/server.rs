@@ -137,7 +137,7 @@ struct Shared {
     budget: Budgets,
     stats: Arc<Stats>,
     slots: Mutex<Slots>,
-    complaints: Seldom,
+    warnings: WarningLimit,
 }
 
 /// Byte budgets for large and small answers.
@@ -278,7 +278,7 @@ impl Server {
             budget: Budgets::of_all(&config),
             stats: Arc::default(),
             slots: Mutex::default(),
-            complaints: Seldom::default(),
+            warnings: WarningLimit::default(),
         };
         Ok(Self { listener, address, shared: Arc::new(shared) })
     }
@@ -315,6 +315,7 @@ impl Server {
             }
         }
         let Self { listener, shared, .. } = self;
+        // Before pending answers are written, so that no new connection is accepted meanwhile.
         drop(listener);
         let all = async {
             while let Some(ended) = connections.join_next().await {
@@ -337,7 +338,7 @@ impl Server {
         let Some(slot) = Slot::take(&self.shared, share_of(peer.ip())) else {
             self.shared.stats.refused.fetch_add(1, Ordering::Relaxed);
             metrics::refused();
-            if let Some(skipped) = self.shared.complaints.ready() {
+            if let Some(skipped) = self.shared.warnings.ready() {
                 let open = self.shared.stats.connections();
                 warn!(%peer, open, skipped, "too many blob connections; refused one");
             }
@@ -350,9 +351,10 @@ impl Server {
         let (shared, stop) = (self.shared.clone(), stop.clone());
         let serve = async move {
             let ended = connection::serve(stream, &shared, &slot, &stop).await;
+            // Before the end is counted and logged: whoever sees the end finds the slot free.
             drop(slot);
             metrics::ended(ended.label());
-            match ended.is_offence().then(|| shared.complaints.ready()).flatten() {
+            match ended.is_offence().then(|| shared.warnings.ready()).flatten() {
                 Some(skipped) => warn!(%peer, skipped, reason = %ended, "a blob connection is dropped"),
                 None => debug!(reason = %ended, "a blob connection ended"),
             }
@@ -363,9 +365,10 @@ impl Server {
     /// Waits if the process is out of file descriptors: accepting fails until some are free.
     async fn wait_after(&self, e: &io::Error) {
         metrics::accept_error();
-        if let Some(skipped) = self.shared.complaints.ready() {
+        if let Some(skipped) = self.shared.warnings.ready() {
             warn!(error = %prb_core::text::describe(e), skipped, "a blob connection cannot be accepted");
         }
+        // `accept` would fail again at once and keep a CPU busy.
         sleep(Duration::from_millis(100)).await;
     }
 }
@@ -381,15 +384,17 @@ fn log_panic(ended: Result<(), tokio::task::JoinError>) {
 fn set_up(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let keepalive =
+        // A peer that vanished without closing its connection would otherwise keep its slot for
+        // `idle_timeout`.
         TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(20));
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
-/// Rate-limits warnings to one a second: what a peer can cause must not fill the log.
+/// Rate-limits warnings to one a second, because peers can cause them at will.
 #[derive(Debug, Default)]
-struct Seldom(Mutex<(Option<Instant>, u64)>);
+struct WarningLimit(Mutex<(Option<Instant>, u64)>);
 
-impl Seldom {
+impl WarningLimit {
     /// Whether to log now, and how many warnings were suppressed since the last one.
     fn ready(&self) -> Option<u64> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -91,6 +91,8 @@ impl<T: Clone> Tokens<T> {
         let now = Instant::now();
         state.forget_expired(now);
         if state.issued.values().filter(|issued| issued.peer == peer).count() >= self.config.max_per_peer {
+            // The peer's own token, never another's: asking for many tokens must not invalidate those of
+            // others.
             state.forget_oldest_of(peer);
         }
         if state.issued.len() >= self.config.max_tokens {
@@ -99,6 +101,7 @@ impl<T: Clone> Tokens<T> {
         let id = Uuid::new_v4();
         let until = now + self.config.lifetime;
         state.issued.insert(id, Issued { peer: peer.to_owned(), until, what });
+        // All tokens have the same lifetime, so they expire in the order of issue.
         state.order.push_back(id);
         Ok(Token { text: id.simple().to_string(), expires_at: SystemTime::now() + self.config.lifetime })
     }

@@ -6,18 +6,19 @@ use prb_core::{
     inventory::{self, AfterExternalStop},
     manage::{Change, PoolValue, Selector, WorkerValue},
     primitives::{AccountId, PHALA_SS58_PREFIX, POLKADOT_SS58_PREFIX, PoolId},
+    text::shorten,
 };
 use secrecy::SecretString;
 
 use crate::{
     proto::{FullAccount, Identity, QueryIdentity, db, lifecycle as lm},
-    rpc::ResponseError,
+    rpc::{MAX_QUOTED_BYTES, ResponseError},
 };
 
-/// The value of an entry of a call, with [`settings`](db::Pool::settings) where those are there: without, what was
-/// set before stays.
-pub(super) fn pool_value(place: &str, index: usize, pool: db::Pool) -> Result<PoolValue, ResponseError> {
-    let of = |text: &str| after_stop(place, index, text);
+/// Converts an entry of a call. Without [`settings`](db::Pool::settings), the fields that the original does not know
+/// keep their values.
+pub(super) fn pool_value(list: &str, index: usize, pool: db::Pool) -> Result<PoolValue, ResponseError> {
+    let of = |text: &str| after_stop(list, index, text);
     let after_stop = pool.settings.map(|settings| of(&settings.after_stop)).transpose()?;
     // Moved, not copied: the message's own is wiped when it is dropped.
     let secret = pool.owner.map(|mut owner| SecretString::from(std::mem::take(&mut *owner.take_mnemonic())));
@@ -33,7 +34,7 @@ pub(super) fn pool_value(place: &str, index: usize, pool: db::Pool) -> Result<Po
 
 /// As [`pool_value`].
 pub(super) fn worker_value(
-    place: &str,
+    list: &str,
     index: usize,
     worker: db::Worker,
 ) -> Result<WorkerValue, ResponseError> {
@@ -48,15 +49,15 @@ pub(super) fn worker_value(
     Ok(value
         .with_gatekeeper(Some(settings.gatekeeper))
         .with_endpoints(Some(settings.endpoints))
-        .with_after_stop(Some(after_stop(place, index, &settings.after_stop)?)))
+        .with_after_stop(Some(after_stop(list, index, &settings.after_stop)?)))
 }
 
-/// Empty: the setting of the level above.
-fn after_stop(place: &str, index: usize, text: &str) -> Result<Option<AfterExternalStop>, ResponseError> {
+/// Parses what happens after an external stop; an empty text inherits the setting of the level above.
+fn after_stop(list: &str, index: usize, text: &str) -> Result<Option<AfterExternalStop>, ResponseError> {
     if text.is_empty() {
         return Ok(None);
     }
-    let named = |error| ResponseError::server(format!("{place}[{index}]: what happens after a stop {error}"));
+    let named = |error| ResponseError::server(format!("{list}[{index}]: what happens after a stop {error}"));
     text.parse().map(Some).map_err(named)
 }
 
@@ -92,7 +93,7 @@ fn selector(what: &str, index: usize, id: Option<QueryIdentity>) -> Result<Selec
         Some(Identity::Uuid(text)) => match text.parse() {
             Ok(id) => Ok(Selector::Id(id)),
             Err(_) => {
-                let text: String = text.chars().take(64).collect();
+                let text = shorten(&text, MAX_QUOTED_BYTES);
                 Err(ResponseError::not_found(format!("items[{index}]: there is no {what} {text:?}")))
             }
         },

@@ -1,11 +1,12 @@
 //! Details of a fleet beyond the original's messages, converted from and to the manager's types.
 //!
-//! [`Sources`] provides a manager's details that the [`Manager`] does not have; missing sources leave their parts of the answer absent. The messages are in [`crate::proto::detail`].
+//! [`Sources`] provides a manager's details that the [`Manager`] does not have; missing sources leave their
+//! parts of the answer absent. The messages are in [`crate::proto::detail`].
 //!
 //! # Bounds
 //!
 //! A worker takes about 1 KB without its events, so 5,000 workers take about 5 MB of the 128 MiB that an
-//! answer may have. Texts are cut at [`MAX_TEXT_BYTES`] and notes at [`MAX_NOTES`]. Events are only sent for
+//! answer may have. Texts are shortened to [`MAX_TEXT_BYTES`], and there are at most [`MAX_NOTES`] notes. Events are only sent for
 //! workers that are named, at most [`MAX_WITH_EVENTS`] of them with [`MAX_EVENTS`] each. Readers enforce the
 //! same bounds.
 
@@ -21,6 +22,7 @@ use prb_core::{
     manage::Manager,
     primitives::{ParaNumber, RelayNumber},
     queue::Stats,
+    text::shorten,
     worker::{Command, MAX_EVENTS, WorkerStatus},
 };
 use tokio::sync::watch;
@@ -35,7 +37,7 @@ mod event;
 mod worker;
 
 pub use chain::PoolDetail;
-pub use worker::{WorkerDetail, tell as encode_worker};
+pub use worker::{WorkerDetail, encode_worker};
 
 /// Most workers whose events one call returns.
 pub const MAX_WITH_EVENTS: usize = 100;
@@ -43,14 +45,14 @@ pub const MAX_WITH_EVENTS: usize = 100;
 pub const MAX_TEXT_BYTES: usize = 4096;
 /// Most notes that are sent.
 pub const MAX_NOTES: usize = 64;
-/// The most data providers, and chain nodes, that are told.
+/// Most data providers, and most chain nodes, that are sent.
 pub const MAX_PROVIDERS: usize = 256;
 
 /// Returns the trade queue's statistics, if the queue answers.
 type Jobs = Arc<dyn Fn() -> Option<Stats> + Send + Sync>;
-/// Gives the data providers that were met.
+/// Returns the data providers that were met.
 type ProviderRows = Arc<dyn Fn() -> Vec<Provider> + Send + Sync>;
-/// Gives the chain nodes and the disk. May block.
+/// Returns the state of the chain nodes and of the disk. May block.
 type ChainNodes = Arc<dyn Fn() -> Detail + Send + Sync>;
 
 /// Sources of details besides the [`Manager`].
@@ -80,7 +82,7 @@ impl fmt::Debug for Sources {
 
 impl Sources {
     /// Returns the details of these workers and of the fleet.
-    pub(super) fn tell(
+    pub(super) fn fleet(
         &self,
         manager: &Manager,
         workers: &[Arc<WorkerStatus>],
@@ -88,15 +90,15 @@ impl Sources {
     ) -> wire::Fleet {
         let heights = self.heights.as_ref().map(|heights| *heights.borrow()).unwrap_or_default();
         let view = self.chain.as_ref().and_then(|chain| chain.borrow().clone());
-        let mut notes: Vec<_> = view.iter().flat_map(|view| &view.unreadable).map(cut).collect();
+        let mut notes: Vec<_> = view.iter().flat_map(|view| &view.unreadable).map(bounded_text).collect();
         if self.chain.is_some() && view.is_none() {
             notes.push("The chain's state has not been read yet.".to_owned());
         }
         notes.truncate(MAX_NOTES);
-        let tell = |status: &Arc<WorkerStatus>| {
+        let encode = |status: &Arc<WorkerStatus>| {
             // A worker that was removed in the meantime has none.
             let events = with_events.then(|| manager.events(status.worker.id).unwrap_or_default());
-            worker::tell(status, &events.unwrap_or_default())
+            worker::encode_worker(status, &events.unwrap_or_default())
         };
         let commands: &[Command] = if manager.fleet().is_some() { &Command::ALL } else { &[] };
         wire::Fleet {
@@ -106,9 +108,9 @@ impl Sources {
             para_target: heights.para_target.map(|n| n.0),
             chain_block: view.as_ref().map(|view| view.block.0),
             notes,
-            workers: workers.iter().map(tell).collect(),
-            pools: manager.pools().iter().map(|pool| chain::tell_pool(pool, view.as_deref())).collect(),
-            jobs: self.jobs.as_ref().and_then(|jobs| jobs()).map(tell_jobs),
+            workers: workers.iter().map(encode).collect(),
+            pools: manager.pools().iter().map(|pool| chain::encode_pool(pool, view.as_deref())).collect(),
+            jobs: self.jobs.as_ref().and_then(|jobs| jobs()).map(encode_jobs),
             commands: commands.iter().map(ToString::to_string).collect(),
             takes_settings: true,
             providers: self.providers.as_ref().map(|rows| bounded(rows())).unwrap_or_default(),
@@ -117,7 +119,7 @@ impl Sources {
     }
 }
 
-const fn tell_jobs(stats: Stats) -> wire::Jobs {
+const fn encode_jobs(stats: Stats) -> wire::Jobs {
     wire::Jobs {
         waiting: stats.waiting as u64,
         delayed: stats.delayed as u64,
@@ -158,34 +160,29 @@ impl wire::Fleet {
 
     /// The notes, within the bounds.
     pub fn bounded_notes(&self) -> Vec<String> {
-        self.notes.iter().take(MAX_NOTES).map(cut).collect()
+        self.notes.iter().take(MAX_NOTES).map(bounded_text).collect()
     }
 }
 
-/// As many as may be told, their texts cut.
+/// Drops providers beyond [`MAX_PROVIDERS`] and shortens the texts of the others.
 fn bounded(mut providers: Vec<Provider>) -> Vec<Provider> {
     providers.truncate(MAX_PROVIDERS);
     for text in providers.iter_mut().flat_map(|one| [&mut one.reason, &mut one.host, &mut one.address]) {
-        *text = cut(&*text);
+        *text = bounded_text(&*text);
     }
     providers
 }
 
 impl wire::Fleet {
-    /// The data providers, as many and with texts as long as they may be.
+    /// The data providers, within the bounds.
     pub fn bounded_providers(&mut self) -> Vec<Provider> {
         bounded(std::mem::take(&mut self.providers))
     }
 }
 
-/// Cuts a text to [`MAX_TEXT_BYTES`].
-fn cut(text: impl ToString) -> String {
-    let mut text = text.to_string();
-    if text.len() > MAX_TEXT_BYTES {
-        let end = (0..=MAX_TEXT_BYTES).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-        text.truncate(end);
-    }
-    text
+/// Shortens a text to [`MAX_TEXT_BYTES`].
+fn bounded_text(text: impl ToString) -> String {
+    shorten(&text.to_string(), MAX_TEXT_BYTES)
 }
 
 /// Ms since the Unix epoch; 0 before it.

@@ -72,6 +72,7 @@ impl Serialize for U64 {
         if self.0 >> MAX_NUMBER_BITS == 0 {
             return s.serialize_u64(self.0);
         }
+        // polkadot.js pads hexadecimal text to the type's width.
         s.collect_str(&format_args!("{:#018x}", self.0))
     }
 }

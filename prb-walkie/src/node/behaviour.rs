@@ -104,6 +104,7 @@ fn kad(me: PeerId, limits: &Limits) -> kad::Behaviour<MemoryStore> {
         .set_replication_interval(None)
         .set_periodic_bootstrap_interval(None);
     let mut kad = kad::Behaviour::with_config(me, MemoryStore::new(me), config);
+    // As originals: peers in client mode are in nobody's routing table, so others would not find them.
     kad.set_mode(Some(kad::Mode::Server));
     kad
 }

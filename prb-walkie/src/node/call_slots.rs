@@ -49,6 +49,7 @@ impl Class {
         if protocol == Protocol::Blob {
             return std::str::from_utf8(request).map_or(Self::SmallBlobs, Self::of_key);
         }
+        // The request has no slot yet: the rest is decoded only once it has one.
         let Ok(peek) = Peek::decode(request.clone()) else { return Self::Discovery };
         match Method::from_name(&peek.method) {
             Some(method) if method.is_management() && granted => Self::Management,
@@ -87,12 +88,12 @@ pub(super) struct Holder {
 #[derive(Debug)]
 pub(super) struct CallSlots {
     limits: Limits,
-    held: Arc<Mutex<[Held; 4]>>,
+    in_use: Arc<Mutex<[InUse; 4]>>,
 }
 
 /// Slots of a class that are in use.
 #[derive(Debug, Default)]
-struct Held {
+struct InUse {
     all: usize,
     strangers: usize,
     by_address: HashMap<IpAddr, usize>,
@@ -101,38 +102,40 @@ struct Held {
 
 impl CallSlots {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, held: Arc::default() }
+        Self { limits, in_use: Arc::default() }
     }
 
     /// Takes a slot, if one is free for this caller. A quarter of each class is reserved for known peers.
-    pub(super) fn take(&self, class: Class, holder: Holder) -> Option<Place> {
+    pub(super) fn take(&self, class: Class, holder: Holder) -> Option<CallSlot> {
         let Limits { calls: all, calls_per_ip: of_address, calls_per_peer: of_peer, .. } = self.limits;
-        let mut held = lock(&self.held);
-        let held = held.get_mut(class as usize)?;
+        let mut in_use = lock(&self.in_use);
+        let in_use = in_use.get_mut(class as usize)?;
+        // Strangers can have any number of peer ids, but not of addresses; daemons of one fleet may share an
+        // address.
         let address = holder.ip.map(share_of).filter(|_| holder.is_stranger);
         let count = |map: &HashMap<IpAddr, usize>| address.and_then(|ip| map.get(&ip).copied()).unwrap_or(0);
-        let is_full = held.all >= all
-            || (holder.is_stranger && held.strangers >= all - all / 4)
-            || (holder.is_stranger && count(&held.by_address) >= of_address)
-            || held.by_peer.get(&holder.peer).is_some_and(|count| *count >= of_peer);
+        let is_full = in_use.all >= all
+            || (holder.is_stranger && in_use.strangers >= all - all / 4)
+            || (holder.is_stranger && count(&in_use.by_address) >= of_address)
+            || in_use.by_peer.get(&holder.peer).is_some_and(|count| *count >= of_peer);
         if is_full {
             return None;
         }
-        held.all += 1;
-        held.strangers += usize::from(holder.is_stranger);
-        *held.by_peer.entry(holder.peer).or_default() += 1;
+        in_use.all += 1;
+        in_use.strangers += usize::from(holder.is_stranger);
+        *in_use.by_peer.entry(holder.peer).or_default() += 1;
         if let Some(ip) = address {
-            *held.by_address.entry(ip).or_default() += 1;
+            *in_use.by_address.entry(ip).or_default() += 1;
         }
-        Some(Place { class, holder, address, held: Arc::clone(&self.held) })
+        Some(CallSlot { class, holder, address, in_use: Arc::clone(&self.in_use) })
     }
 }
 
-fn lock(held: &Mutex<[Held; 4]>) -> MutexGuard<'_, [Held; 4]> {
-    held.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(in_use: &Mutex<[InUse; 4]>) -> MutexGuard<'_, [InUse; 4]> {
+    in_use.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn give_back<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
+fn release<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
     match counts.get_mut(key) {
         Some(count) if *count > 1 => *count -= 1,
         _ => drop(counts.remove(key)),
@@ -141,22 +144,22 @@ fn give_back<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
 
 /// A slot, released on drop.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct CallSlot {
     pub(super) class: Class,
     holder: Holder,
     address: Option<IpAddr>,
-    held: Arc<Mutex<[Held; 4]>>,
+    in_use: Arc<Mutex<[InUse; 4]>>,
 }
 
-impl Drop for Place {
+impl Drop for CallSlot {
     fn drop(&mut self) {
-        let mut held = lock(&self.held);
-        let Some(held) = held.get_mut(self.class as usize) else { return };
-        held.all -= 1;
-        held.strangers -= usize::from(self.holder.is_stranger);
-        give_back(&mut held.by_peer, &self.holder.peer);
+        let mut in_use = lock(&self.in_use);
+        let Some(in_use) = in_use.get_mut(self.class as usize) else { return };
+        in_use.all -= 1;
+        in_use.strangers -= usize::from(self.holder.is_stranger);
+        release(&mut in_use.by_peer, &self.holder.peer);
         if let Some(ip) = &self.address {
-            give_back(&mut held.by_address, ip);
+            release(&mut in_use.by_address, ip);
         }
     }
 }
@@ -176,7 +179,7 @@ mod tests {
     use super::*;
     use crate::{proto::Request, rpc::envelope};
 
-    fn places() -> CallSlots {
+    fn slots() -> CallSlots {
         CallSlots::new(Limits { calls: 16, calls_per_ip: 8, calls_per_peer: 4, ..Limits::default() })
     }
 
@@ -186,13 +189,13 @@ mod tests {
 
     #[test]
     fn quotas_and_reserve_are_enforced_and_released() {
-        let places = places();
+        let slots = slots();
         let take = |holder: Holder| {
-            std::iter::repeat_with(move || holder).map_while(|h| places.take(Class::Discovery, h))
+            std::iter::repeat_with(move || holder).map_while(|h| slots.take(Class::Discovery, h))
         };
         let (one, two) = (stranger(1), stranger(1));
-        let held: Vec<_> = take(one).collect();
-        assert_eq!(held.len(), 4, "a peer's share");
+        let in_use: Vec<_> = take(one).collect();
+        assert_eq!(in_use.len(), 4, "a peer's share");
         let more: Vec<_> = (0..100).filter_map(|_| take(stranger(1)).next()).collect();
         assert_eq!(more.len(), 4, "an address's share, however many names it has");
         assert!(take(two).next().is_none());
@@ -201,18 +204,18 @@ mod tests {
         let friend = Holder { is_stranger: false, ..stranger(60) };
         let kept: Vec<_> = take(friend).collect();
         assert_eq!(kept.len(), 4, "the reserve");
-        drop((held, more, others, kept));
+        drop((in_use, more, others, kept));
         assert_eq!(take(one).collect::<Vec<_>>().len(), 4);
     }
 
     #[test]
     fn classes_have_separate_slots() {
-        let places = places();
+        let slots = slots();
         let holder = stranger(1);
-        let flood: Vec<_> = std::iter::from_fn(|| places.take(Class::Ranges, holder)).collect();
+        let flood: Vec<_> = std::iter::from_fn(|| slots.take(Class::Ranges, holder)).collect();
         assert_eq!(flood.len(), 4);
         for class in [Class::Management, Class::Discovery, Class::SmallBlobs] {
-            assert!(places.take(class, holder).is_some(), "{class:?}");
+            assert!(slots.take(class, holder).is_some(), "{class:?}");
         }
     }
 

@@ -29,7 +29,7 @@ impl Frame {
         Self { bytes, answer_limit, memory: Vec::new(), oversized: None }
     }
 
-    const fn held(bytes: Bytes, memory: Vec<OwnedSemaphorePermit>) -> Self {
+    const fn reserved(bytes: Bytes, memory: Vec<OwnedSemaphorePermit>) -> Self {
         Self { bytes, answer_limit: 0, memory, oversized: None }
     }
 
@@ -115,7 +115,7 @@ impl Memory {
             ..=FREE_BYTES => Vec::new(),
             more => vec![self.take(more - FREE_BYTES)?],
         };
-        Ok(Frame::held(bytes, memory))
+        Ok(Frame::reserved(bytes, memory))
     }
 }
 
@@ -131,7 +131,7 @@ impl Reserve {
             Some(mut all) if needed > 0 => vec![all.split(needed).unwrap_or(all)],
             _ => Vec::new(),
         };
-        Frame::held(bytes, memory)
+        Frame::reserved(bytes, memory)
     }
 }
 
@@ -171,7 +171,7 @@ impl Codec {
             }
             if n == 0 {
                 buffer.truncate(filled);
-                return Ok(Frame::held(buffer.into(), memory));
+                return Ok(Frame::reserved(buffer.into(), memory));
             }
         }
     }

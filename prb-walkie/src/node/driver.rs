@@ -23,14 +23,14 @@ use tokio::{
 use super::{
     Command, Config, Limits, PeerTable, Shared,
     behaviour::{Behaviour, Protocol},
-    call_slots::{CallSlots, Place},
+    call_slots::{CallSlot, CallSlots},
     codec::{Frame, Memories, Memory},
     log_quota::LogQuota,
     loopback::LocalAddresses,
     mdns::Found,
     metrics,
     outbound::Permit,
-    peers::{Membership, Peers},
+    peers::{MembershipRules, Peers},
     trust::Trust,
 };
 use crate::{
@@ -38,8 +38,8 @@ use crate::{
     proto::{AuthStatus, SystemInfo},
     rpc::{
         Error, Handlers,
-        auth::{Gate, Key},
-        key_proof::{Offer, Pace},
+        auth::{AccessControl, Key},
+        key_proof::{Offer, RateLimit},
     },
 };
 
@@ -82,10 +82,10 @@ enum Pending {
 #[derive(Debug)]
 pub(super) struct Own {
     info: RwLock<SystemInfo>,
-    gate: Mutex<Gate>,
+    access: Mutex<AccessControl>,
     /// The pre-shared key.
     pub(super) key: Option<Key>,
-    pace: Pace,
+    exchange_limit: RateLimit,
     /// Peers named in the configuration.
     pub(super) named: HashSet<PeerId>,
 }
@@ -94,21 +94,21 @@ impl Own {
     pub(super) fn new(config: &Config, me: PeerId, key: Option<Key>) -> Self {
         Self {
             info: RwLock::new(hello::own_info(config, me)),
-            gate: Mutex::new(Gate::new(config.auth.clone(), key.clone(), me)),
+            access: Mutex::new(AccessControl::new(config.auth.clone(), key.clone(), me)),
             key,
-            pace: Pace::default(),
+            exchange_limit: RateLimit::default(),
             named: config.named(),
         }
     }
 
     /// The authorisation of a caller, as told in `Hello` and required by management methods.
-    fn standing(&self, peer: &PeerId, ip: Option<IpAddr>, comes_from_here: bool) -> AuthStatus {
-        self.gate.lock().unwrap_or_else(PoisonError::into_inner).standing(peer, ip, comes_from_here)
+    fn auth_status(&self, peer: &PeerId, ip: Option<IpAddr>, comes_from_here: bool) -> AuthStatus {
+        self.access.lock().unwrap_or_else(PoisonError::into_inner).auth_status(peer, ip, comes_from_here)
     }
 
     /// Whether callers need nothing but to be on this machine.
-    fn lets_in_same_machine(&self) -> bool {
-        self.gate.lock().unwrap_or_else(PoisonError::into_inner).lets_in_same_machine()
+    fn grants_same_machine(&self) -> bool {
+        self.access.lock().unwrap_or_else(PoisonError::into_inner).grants_same_machine()
     }
 
     pub(super) fn info(&self) -> SystemInfo {
@@ -129,7 +129,7 @@ pub(super) struct Driver {
     memory: Memory,
     /// Inbound calls being answered.
     work: JoinSet<Done>,
-    places: CallSlots,
+    call_slots: CallSlots,
     local: LocalAddresses,
     /// What peers have sent about themselves in `Hello`.
     introductions: mpsc::Receiver<(PeerId, SystemInfo)>,
@@ -140,7 +140,7 @@ pub(super) struct Driver {
     /// Dials to peers on this machine, and their waiters.
     connecting: HashMap<ConnectionId, oneshot::Sender<bool>>,
     /// Answers being written, with the call slots that they keep meanwhile.
-    writing: HashMap<(Protocol, InboundRequestId), Option<Place>>,
+    writing: HashMap<(Protocol, InboundRequestId), Option<CallSlot>>,
     /// When the last answer was written.
     wrote: Option<Instant>,
     /// Dropped when the last call is answered; new calls are refused while it is set.
@@ -168,13 +168,13 @@ impl Driver {
             config.boot().into_iter().map(|(address, peer)| Boot::new(address, peer, &limits)).collect();
         let own = Arc::clone(&shared.own);
         let (handlers, introductions) = hello::handlers(&config, me, &own, &memory);
-        let membership = Membership {
+        let rules = MembershipRules {
             chain_identity: config.chain_identity,
             bridge_identity: config.bridge_identity,
             ignore_bridge_identity: config.ignore_bridge_identity,
         };
         let trust = Trust { peers: own.named.clone(), networks: config.trust.networks };
-        let mut peers = Peers::new(me, limits, membership, trust);
+        let mut peers = Peers::new(me, limits, rules, trust);
         for (peer, address) in boot.iter().filter_map(Boot::known) {
             peers.found(peer, address, true);
         }
@@ -190,7 +190,7 @@ impl Driver {
             blobs: config.blobs,
             memory,
             work: JoinSet::new(),
-            places: CallSlots::new(limits),
+            call_slots: CallSlots::new(limits),
             local: LocalAddresses::default(),
             introductions,
             lookups: JoinSet::new(),
@@ -245,11 +245,12 @@ impl Driver {
             Command::Auth { peer, status } => self.peers.auth(&peer, status),
             Command::KnowsKey { peer, knows } => self.knows_key(peer, knows),
             // Peers are greeted again only if it changed.
-            Command::ChainIdentity(identity) if self.peers.membership.chain_identity == Some(identity) => {}
+            Command::ChainIdentity(identity) if self.peers.rules.chain_identity == Some(identity) => {}
             Command::ChainIdentity(identity) => {
-                self.peers.membership.chain_identity = Some(identity);
+                self.peers.rules.chain_identity = Some(identity);
                 self.own.info.write().unwrap_or_else(PoisonError::into_inner).chain_identity =
                     identity.to_string();
+                // Peers do not use this node before they know its chain.
                 self.peers.greet_all();
                 self.wake = true;
             }

@@ -51,7 +51,7 @@ const PORT: u16 = 5353;
 const TO: SocketAddr = SocketAddr::V4(SocketAddrV4::new(GROUP, PORT));
 /// Longest packet that mDNS allows.
 const MAX_PACKET_BYTES: usize = 9000;
-/// Least time between two answers, however often somebody asks.
+/// Least time between two answers, regardless of the number of queries.
 const ANSWER_PAUSE: Duration = Duration::from_millis(250);
 
 /// Sends queries and answers until it is cancelled.
@@ -75,7 +75,7 @@ impl Responder {
             if let Err(error) = result
                 && !std::mem::replace(&mut warned, true)
             {
-                warn!(error = %prb_core::text::describe(&error), port = PORT, "mDNS cannot find originals; it is tried again and again");
+                warn!(error = %prb_core::text::describe(&error), port = PORT, "mDNS is not available; retrying");
             }
             cancel.run_until_cancelled(tokio::time::sleep(self.interval)).await;
         }
@@ -144,6 +144,7 @@ fn bind() -> io::Result<UdpSocket> {
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)).into())?;
+    // Peers on this machine need the packets, too.
     socket.set_multicast_loop_v4(true)?;
     UdpSocket::from_std(StdSocket::from(socket))
 }

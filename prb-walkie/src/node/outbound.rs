@@ -19,16 +19,16 @@ use crate::{
     proto::{self, AuthResponse, AuthStatus, Response, SystemInfo},
     rpc::{
         Error, ErrorKind, Method,
-        auth::{Gate, Key},
+        auth::{AccessControl, Key},
         envelope::{self, now_ms},
-        key_proof::Shown,
+        key_proof::KeyCheck,
     },
 };
 
 /// Attempts, and the pause between them, until a peer on the same machine has noticed that this node is
 /// local, too.
-const SEEN_WITHIN: u32 = 10;
-const SEEN_INTERVAL: Duration = Duration::from_millis(100);
+const NOTICE_ATTEMPTS: u32 = 10;
+const NOTICE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A slot among the concurrent calls to one peer; held until the driver is done with the call.
 pub(super) type Permit = OwnedSemaphorePermit;
@@ -37,14 +37,14 @@ pub(super) type Permit = OwnedSemaphorePermit;
 #[derive(Debug)]
 pub(super) struct Outbound {
     limits: Limits,
-    rooms: PeerLimits,
+    peer_limits: PeerLimits,
     last_proof_ms: Mutex<u64>,
 }
 
 impl Outbound {
     pub(super) fn new(limits: Limits) -> Self {
-        let rooms = PeerLimits::new(limits.calls_to_peer, limits.peers);
-        Self { limits, rooms, last_proof_ms: Mutex::default() }
+        let peer_limits = PeerLimits::new(limits.calls_to_peer, limits.peers);
+        Self { limits, peer_limits, last_proof_ms: Mutex::default() }
     }
 
     /// Returns a time for a proof that is later than that of all earlier proofs, because each is accepted only
@@ -70,6 +70,7 @@ pub(super) async fn exchange(
 ) -> Result<Response, Error> {
     let started = Instant::now();
     let mut result = once_more(shared, peer, method, data.clone()).await;
+    // A proof is sent only on demand: most calls need none, and a proof is valid once.
     if unauthorized(&result).is_some() && method.is_management() {
         if authenticate(shared, peer).await? {
             result = once_more(shared, peer, method, data).await;
@@ -87,9 +88,9 @@ fn unauthorized(result: &Result<Response, Error>) -> Option<&proto::ResponseErro
     (error.r#type() == ErrorKind::Unauthorized).then_some(error)
 }
 
-/// Repeats a refused call over a connection that this node makes to a peer of its machine, if the refusal is for want of
-/// one. The peer's addresses may still have to become known, and it learns of the connection a moment after this node.
-/// A peer that wants a key or a name has refused for good.
+/// Repeats a refused call over a connection that this node makes to a peer on its machine, if such a connection would
+/// have been enough. The peer's addresses may not be known yet, and it learns of the connection a moment after this
+/// node. A peer that requires a key or a configured id has refused for good.
 async fn from_here(
     shared: &Shared,
     peer: PeerId,
@@ -97,9 +98,9 @@ async fn from_here(
     data: Bytes,
     mut result: Result<Response, Error>,
 ) -> Result<Response, Error> {
-    for _ in 0..SEEN_WITHIN {
+    for _ in 0..NOTICE_ATTEMPTS {
         let Some(refused) = unauthorized(&result) else { break };
-        // Originals and earlier versions do not say what they miss: they are asked once more.
+        // Originals and earlier versions do not say what would be enough: they are asked once more.
         let is_last = match refused.is_let_in_from_same_machine {
             Some(false) => break,
             said => said.is_none(),
@@ -112,7 +113,7 @@ async fn from_here(
             }
         }
         if unauthorized(&result).is_some() {
-            sleep(SEEN_INTERVAL).await;
+            sleep(NOTICE_INTERVAL).await;
         }
     }
     result
@@ -153,9 +154,9 @@ async fn connect_from_here(shared: &Shared, peer: PeerId) -> Option<bool> {
 async fn authenticate(shared: &Shared, peer: PeerId) -> Result<bool, Error> {
     let Some(key) = &shared.own.key else { return Ok(false) };
     match ask_for_key(shared, peer).await {
-        Shown::Knows => {}
-        Shown::Nothing if shared.own.named.contains(&peer) => {}
-        Shown::Nothing => {
+        KeyCheck::Matches => {}
+        KeyCheck::NoProof if shared.own.named.contains(&peer) => {}
+        KeyCheck::NoProof => {
             tracing::warn!(
                 %peer,
                 "a peer asks for a proof of the pre-shared key without proving that it knows it: none is sent. If it \
@@ -163,7 +164,7 @@ async fn authenticate(shared: &Shared, peer: PeerId) -> Result<bool, Error> {
             );
             return Ok(false);
         }
-        Shown::Differs => {
+        KeyCheck::Differs => {
             tracing::warn!(%peer, "a peer's pre-shared key differs from this node's");
             let _ = shared.commands.send(Command::Auth { peer, status: AuthStatus::Rejected }).await;
             return Ok(false);
@@ -174,23 +175,23 @@ async fn authenticate(shared: &Shared, peer: PeerId) -> Result<bool, Error> {
 
 /// Asks a peer to prove that it knows the shared key, without giving it anything that it could test guesses
 /// against.
-async fn ask_for_key(shared: &Shared, peer: PeerId) -> Shown {
+async fn ask_for_key(shared: &Shared, peer: PeerId) -> KeyCheck {
     let (hello, Some(offer)) = shared.own.hello(shared.peer_id, peer, AuthStatus::NeedAuth) else {
-        return Shown::Nothing;
+        return KeyCheck::NoProof;
     };
     let answer = attempt(shared, peer, Method::Hello, hello.encode_to_vec().into()).await;
     let data = answer.ok().and_then(|answer| answer.into_result().ok());
-    let Some(said) = data.and_then(|data| SystemInfo::decode(data).ok()) else { return Shown::Nothing };
-    let shown = offer.judge(&said.key_exchange, &said.key_proof);
-    if shown != Shown::Nothing {
-        let knows = shown == Shown::Knows;
+    let Some(said) = data.and_then(|data| SystemInfo::decode(data).ok()) else { return KeyCheck::NoProof };
+    let check = offer.check(&said.key_exchange, &said.key_proof);
+    if check != KeyCheck::NoProof {
+        let knows = check == KeyCheck::Matches;
         let _ = shared.commands.send(Command::KnowsKey { peer, knows }).await;
     }
-    shown
+    check
 }
 
 async fn prove(shared: &Shared, key: &Key, peer: PeerId) -> Result<bool, Error> {
-    let request = Gate::proof_for(key, &shared.peer_id, &peer, shared.outbound.proof_time());
+    let request = AccessControl::proof_for(key, &shared.peer_id, &peer, shared.outbound.proof_time());
     let answer = attempt(shared, peer, Method::Auth, request.encode_to_vec().into()).await?;
     let status = match answer.into_result() {
         Ok(data) => match AuthResponse::decode(data) {
@@ -220,7 +221,10 @@ async fn send(shared: &Shared, peer: PeerId, protocol: Protocol, frame: Frame) -
     }
     let waited = limits.call_timeout;
     let work = async {
-        let permit = shared.outbound.rooms.of(peer).acquire_owned().await.map_err(|_| Error::Stopped)?;
+        // The permit comes first: a call that waits for a slow peer must not take a place in the driver's
+        // queue.
+        let permit =
+            shared.outbound.peer_limits.of(peer).acquire_owned().await.map_err(|_| Error::Stopped)?;
         let (reply, answer) = oneshot::channel();
         let command = Command::Send { peer, protocol, frame, reply, permit };
         shared.commands.send(command).await.map_err(|_| Error::Stopped)?;

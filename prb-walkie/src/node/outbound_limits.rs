@@ -11,23 +11,23 @@ use tokio::sync::Semaphore;
 /// A semaphore for each peer, created on demand.
 #[derive(Debug)]
 pub(super) struct PeerLimits {
-    places: usize,
+    permits: usize,
     max_idle: usize,
-    rooms: Mutex<HashMap<PeerId, Arc<Semaphore>>>,
+    by_peer: Mutex<HashMap<PeerId, Arc<Semaphore>>>,
 }
 
 impl PeerLimits {
     /// Creates semaphores with this many permits. Beyond `max_idle` entries, unused ones are removed.
-    pub(super) fn new(places: usize, max_idle: usize) -> Self {
-        Self { places, max_idle, rooms: Mutex::default() }
+    pub(super) fn new(permits: usize, max_idle: usize) -> Self {
+        Self { permits, max_idle, by_peer: Mutex::default() }
     }
 
     pub(super) fn of(&self, peer: PeerId) -> Arc<Semaphore> {
-        let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
-        if rooms.len() >= self.max_idle {
+        let mut by_peer = self.by_peer.lock().unwrap_or_else(PoisonError::into_inner);
+        if by_peer.len() >= self.max_idle {
             // An entry that only this map references has no holder and no waiter.
-            rooms.retain(|_, room| Arc::strong_count(room) > 1);
+            by_peer.retain(|_, semaphore| Arc::strong_count(semaphore) > 1);
         }
-        Arc::clone(rooms.entry(peer).or_insert_with(|| Arc::new(Semaphore::new(self.places))))
+        Arc::clone(by_peer.entry(peer).or_insert_with(|| Arc::new(Semaphore::new(self.permits))))
     }
 }

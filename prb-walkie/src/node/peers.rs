@@ -10,7 +10,7 @@ use std::{
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol, swarm::ConnectionId};
 use prb_core::{primitives::Hash, sync::Backoff};
 
-use super::{Limits, Peer, PeerTable, Provenance, Standing, Trust};
+use super::{Limits, Membership, Peer, PeerTable, Provenance, Trust};
 use crate::proto::{AuthStatus, Role, SystemInfo};
 
 /// Most addresses kept for each peer.
@@ -57,7 +57,7 @@ impl Link {
     }
 }
 
-/// What a peer has told about itself.
+/// What a peer has said about itself in `Hello`.
 #[derive(Debug)]
 struct Introduction {
     role: Role,
@@ -90,7 +90,7 @@ pub(super) struct Known {
     has_key: bool,
     since: SystemTime,
     last_seen: SystemTime,
-    heard: Instant,
+    last_activity: Instant,
 }
 
 impl Known {
@@ -112,7 +112,7 @@ impl Known {
             has_key: false,
             since: SystemTime::now(),
             last_seen: SystemTime::now(),
-            heard: now,
+            last_activity: now,
         }
     }
 
@@ -135,9 +135,9 @@ impl Known {
             && (self.is_boot || !self.is_client())
     }
 
-    pub(super) fn hear(&mut self) {
+    pub(super) fn note_activity(&mut self) {
         self.last_seen = SystemTime::now();
-        self.heard = Instant::now();
+        self.last_activity = Instant::now();
     }
 
     /// Adds an address: at the front if it worked, otherwise at the end.
@@ -189,22 +189,22 @@ impl Known {
 
 /// Decides which peers belong to us.
 #[derive(Clone, Debug)]
-pub(super) struct Membership {
+pub(super) struct MembershipRules {
     pub(super) chain_identity: Option<Hash>,
     pub(super) bridge_identity: String,
     pub(super) ignore_bridge_identity: bool,
 }
 
-impl Membership {
-    fn judge(&self, peer: &Introduction) -> Standing {
+impl MembershipRules {
+    fn classify(&self, peer: &Introduction) -> Membership {
         if !self.ignore_bridge_identity && peer.bridge_identity != self.bridge_identity {
-            return Standing::OtherBridge;
+            return Membership::OtherBridge;
         }
-        let Some(own) = self.chain_identity else { return Standing::OwnChainUnknown };
+        let Some(own) = self.chain_identity else { return Membership::OwnChainUnknown };
         match peer.chain_identity.parse::<Hash>() {
-            Ok(theirs) if theirs == own => Standing::Accepted,
-            Err(_) if peer.chain_identity.is_empty() => Standing::ChainUnknown,
-            _ => Standing::OtherChain,
+            Ok(theirs) if theirs == own => Membership::Accepted,
+            Err(_) if peer.chain_identity.is_empty() => Membership::ChainUnknown,
+            _ => Membership::OtherChain,
         }
     }
 }
@@ -214,7 +214,7 @@ impl Membership {
 pub(super) struct Peers {
     me: PeerId,
     limits: Limits,
-    pub(super) membership: Membership,
+    pub(super) rules: MembershipRules,
     trust: Trust,
     known: HashMap<PeerId, Known>,
     /// Whether something that the public table shows has changed.
@@ -223,8 +223,8 @@ pub(super) struct Peers {
 
 impl Peers {
     /// Creates an empty table. Peers trusted by name are also those on the whitelist or in a boot node's address.
-    pub(super) fn new(me: PeerId, limits: Limits, membership: Membership, trust: Trust) -> Self {
-        Self { me, limits, membership, trust, known: HashMap::new(), dirty: true }
+    pub(super) fn new(me: PeerId, limits: Limits, rules: MembershipRules, trust: Trust) -> Self {
+        Self { me, limits, rules, trust, known: HashMap::new(), dirty: true }
     }
 
     pub(super) fn get(&self, peer: &PeerId) -> Option<&Known> {
@@ -245,8 +245,8 @@ impl Peers {
             // Disconnected peers are evicted: first those that were only announced, then those away longest. Connected
             // peers are never evicted.
             let away = self.known.iter().filter(|(_, k)| k.links.is_empty() && !k.is_boot);
-            let worth = |known: &Known| (known.is_ours(), known.introduction.is_some(), known.heard);
-            let oldest = *away.min_by_key(|(_, known)| worth(known))?.0;
+            let rank = |known: &Known| (known.is_ours(), known.introduction.is_some(), known.last_activity);
+            let oldest = *away.min_by_key(|(_, known)| rank(known))?.0;
             self.known.remove(&oldest);
             self.dirty = true;
         }
@@ -272,7 +272,7 @@ impl Peers {
             known.greet_at = Instant::now();
         }
         known.links.insert(id, link);
-        known.hear();
+        known.note_activity();
         self.dirty = true;
     }
 
@@ -323,14 +323,15 @@ impl Peers {
     /// Records a peer's introduction. Returns whether it is the first.
     pub(super) fn introduced(&mut self, peer: PeerId, info: &SystemInfo) -> bool {
         let Some(known) = self.entry(peer) else { return false };
-        let clip = |text: &str| text.chars().filter(|c| !c.is_control()).take(MAX_TEXT_CHARS).collect();
+        // Shown in logs and pages, where control characters could forge lines.
+        let sanitised = |text: &str| text.chars().filter(|c| !c.is_control()).take(MAX_TEXT_CHARS).collect();
         let new = Some(Introduction {
             role: info.role(),
-            hostname: clip(&info.hostname),
-            chain_identity: clip(&info.chain_identity),
-            bridge_identity: clip(&info.bridge_identity),
+            hostname: sanitised(&info.hostname),
+            chain_identity: sanitised(&info.chain_identity),
+            bridge_identity: sanitised(&info.bridge_identity),
         });
-        known.hear();
+        known.note_activity();
         let is_first = known.introduction.is_none();
         known.introduction = new;
         self.dirty = true;
@@ -341,8 +342,8 @@ impl Peers {
         self.known.get(peer).map(|known| known.provenance(&self.trust)).unwrap_or_default()
     }
 
-    pub(super) fn standing(&self, peer: &PeerId) -> Option<Standing> {
-        Some(self.membership.judge(self.known.get(peer)?.introduction.as_ref()?))
+    pub(super) fn membership(&self, peer: &PeerId) -> Option<Membership> {
+        Some(self.rules.classify(self.known.get(peer)?.introduction.as_ref()?))
     }
 
     /// Records that another peer answers at an address.
@@ -363,7 +364,7 @@ impl Peers {
 
     pub(super) fn round_trip(&mut self, peer: &PeerId, id: ConnectionId, took: Duration) {
         let Some(known) = self.known.get_mut(peer) else { return };
-        known.hear();
+        known.note_activity();
         if let Some(link) = known.links.get_mut(&id) {
             link.round_trip = Some(took);
             self.dirty = true;
@@ -410,7 +411,7 @@ impl Peers {
                 Some(who) if who.role != Role::Client => limits.forget_after,
                 _ => limits.idle_timeout.min(limits.forget_after),
             };
-            known.is_boot || !known.links.is_empty() || now.duration_since(known.heard) < timeout
+            known.is_boot || !known.links.is_empty() || now.duration_since(known.last_activity) < timeout
         });
         self.dirty |= self.known.len() != before;
     }
@@ -437,7 +438,7 @@ impl Peers {
             address: address.map(|a| a.clone().with(Protocol::P2p(peer_id))),
             ip: live_ip.or_else(|| address.and_then(ip_of)),
             auth: known.auth,
-            standing: self.membership.judge(who),
+            membership: self.rules.classify(who),
             provenance: known.provenance(&self.trust),
             connected: !known.links.is_empty(),
             since: known.since,

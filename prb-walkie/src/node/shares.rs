@@ -43,7 +43,7 @@ pub(super) struct Shares {
 #[derive(Debug, Default)]
 struct Counts {
     by_address: HashMap<IpAddr, usize>,
-    held: HashMap<ConnectionId, Option<IpAddr>>,
+    by_connection: HashMap<ConnectionId, Option<IpAddr>>,
 }
 
 impl Counts {
@@ -55,11 +55,11 @@ impl Counts {
         if let Some(ip) = address {
             *self.by_address.entry(ip).or_default() += 1;
         }
-        self.held.insert(id, address);
+        self.by_connection.insert(id, address);
     }
 
-    fn give_back(&mut self, id: ConnectionId) {
-        let Some(Some(ip)) = self.held.remove(&id) else { return };
+    fn release(&mut self, id: ConnectionId) {
+        let Some(Some(ip)) = self.by_connection.remove(&id) else { return };
         match self.by_address.get_mut(&ip) {
             Some(count) if *count > 1 => *count -= 1,
             _ => drop(self.by_address.remove(&ip)),
@@ -103,7 +103,9 @@ impl Shares {
     }
 
     fn admit(&mut self, id: ConnectionId, peer: &PeerId, remote: &Multiaddr) -> Result<(), Denied> {
-        self.handshakes.give_back(id);
+        // The handshake is over: from here on it counts as a connection.
+        self.handshakes.release(id);
+        // Not counted: the reserve is what remains after the strangers' connections.
         if self.trusted.contains(peer) {
             return Ok(());
         }
@@ -113,7 +115,9 @@ impl Shares {
         {
             return Err(Denied::Address(ip, self.connections_per_address));
         }
-        if self.connections.held.len() >= self.strangers && !self.displace(self.connections.of(address)) {
+        if self.connections.by_connection.len() >= self.strangers
+            && !self.displace(self.connections.of(address))
+        {
             return Err(Denied::Strangers(self.strangers));
         }
         self.connections.take(id, address);
@@ -124,7 +128,7 @@ impl Shares {
     /// Closes the oldest connection of the address with the most, if that has more than `own`: whoever has many
     /// addresses keeps nobody out.
     fn displace(&mut self, own: usize) -> bool {
-        let held = |id| self.connections.of(self.connections.held.get(id).copied().flatten());
+        let held = |id| self.connections.of(self.connections.by_connection.get(id).copied().flatten());
         let strangers = self.peers.iter().rev().filter(|(_, peer)| !self.trusted.contains(*peer));
         let ranked = strangers.map(|(id, peer)| (held(id), *id, *peer));
         let Some((held, id, peer)) = ranked.max_by_key(|(held, ..)| *held) else { return false };
@@ -137,7 +141,7 @@ impl Shares {
     }
 
     fn left(&mut self, id: ConnectionId) {
-        self.connections.give_back(id);
+        self.connections.release(id);
         self.peers.remove(&id);
     }
 }
@@ -187,8 +191,9 @@ impl NetworkBehaviour for Shares {
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         match event {
             FromSwarm::ConnectionClosed(ConnectionClosed { connection_id, .. })
+            // Not every connection that was counted is established: denied and failed ones end here.
             | FromSwarm::ListenFailure(ListenFailure { connection_id, .. }) => {
-                self.handshakes.give_back(connection_id);
+                self.handshakes.release(connection_id);
                 self.left(connection_id);
             }
             _ => {}
@@ -241,7 +246,7 @@ mod tests {
         for _ in 0..2 {
             admit(&mut shares, PeerId::random(), 3).unwrap();
         }
-        assert_eq!(shares.connections.held.len(), shares.strangers);
+        assert_eq!(shares.connections.by_connection.len(), shares.strangers);
         // All have three or two by now.
         assert!(matches!(admit(&mut shares, PeerId::random(), 3), Err(Denied::Strangers(_))));
         assert!(admit(&mut shares, friend, 3).is_ok(), "the reserve");

@@ -33,7 +33,7 @@ pub struct Peer {
     /// The authorisation of this node at the peer.
     pub auth: AuthStatus,
     /// Whether the peer is used.
-    pub standing: Standing,
+    pub membership: Membership,
     /// How it was found, or what it has proved. For a disconnected peer, what remains of that.
     pub provenance: Provenance,
     /// Whether it is connected.
@@ -49,14 +49,14 @@ pub struct Peer {
 impl Peer {
     /// Whether it is of our chain and namespace, and connected.
     pub fn is_usable(&self) -> bool {
-        self.connected && self.standing == Standing::Accepted
+        self.connected && self.membership == Membership::Accepted
     }
 }
 
 /// Whether a peer is used, and if not, why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Standing {
+pub enum Membership {
     /// It is of our chain and namespace.
     Accepted,
     /// The own chain identity is not known yet.
@@ -69,7 +69,7 @@ pub enum Standing {
     OtherBridge,
 }
 
-impl Standing {
+impl Membership {
     /// A description for logs.
     pub const fn as_str(self) -> &'static str {
         match self {

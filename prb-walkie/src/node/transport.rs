@@ -45,7 +45,7 @@ pub(super) fn build(key: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, no
         .set_max_buffer_size(MPLEX_WAITING_FRAMES);
     // V1Lazy saves a round trip for each negotiation, and originals accept it.
     Ok(tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
-        .map(|stream, _| Prompt(stream))
+        .map(|stream, _| QuickAckStream(stream))
         .upgrade(Version::V1Lazy)
         .authenticate(noise::Config::new(key)?)
         .multiplex(SelectUpgrade::new(Yamux::new(MAX_STREAMS), mplex))
@@ -60,9 +60,9 @@ pub(super) fn build(key: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, no
 /// acknowledgement of the previous one, which Linux would delay by 40 ms. Linux resets the option by itself,
 /// so it is set again after each read and write. Measured with the tests' JavaScript peer, a call takes 1 ms
 /// instead of 45 ms (medians of 1,000 on one connection).
-struct Prompt(tcp::tokio::TcpStream);
+struct QuickAckStream(tcp::tokio::TcpStream);
 
-impl Prompt {
+impl QuickAckStream {
     fn acknowledge(&self) {
         #[cfg(target_os = "linux")]
         // Best effort: without it the stream is slower, but works.
@@ -77,14 +77,14 @@ impl Prompt {
     }
 }
 
-impl AsyncRead for Prompt {
+impl AsyncRead for QuickAckStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.0).poll_read(cx, buf);
         self.after(result)
     }
 }
 
-impl AsyncWrite for Prompt {
+impl AsyncWrite for QuickAckStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.0).poll_write(cx, buf);
         self.after(result)

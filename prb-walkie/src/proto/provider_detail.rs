@@ -1,7 +1,8 @@
 //! Details that data providers of this implementation send beyond the original's `Info`: chain nodes and
 //! disk.
 //!
-//! [`FullInfo`] is `Info` plus, in a field numbered from 1000 on, [`Detail`]. The original's decoder skips unknown fields, and an original's answer has none. Within the messages of this module numbers count from 1.
+//! [`FullInfo`] is `Info` plus, in a field numbered from 1000 on, [`Detail`]. The original's decoder skips
+//! unknown fields, and an original's answer has none. Within the messages of this module numbers count from 1.
 
 use prost::{
     DecodeError, Message,
@@ -78,13 +79,13 @@ pub struct Provider {
     /// `ready`, `connecting`, `down`, `aside` (not asked for a while) or `unused`.
     #[prost(string, tag = "4")]
     pub state: String,
-    /// Why, where it is not asked.
+    /// Why it is not asked, if it is not.
     #[prost(string, tag = "5")]
     pub reason: String,
-    /// For how long it is put aside still.
+    /// How long it remains suspended.
     #[prost(uint64, optional, tag = "6")]
     pub for_ms: Option<u64>,
-    /// It knows the original's keys alone.
+    /// Whether it knows only the original's keys.
     #[prost(bool, tag = "7")]
     pub original: bool,
     /// Newest relay block that it can end a batch at.
@@ -93,19 +94,19 @@ pub struct Provider {
     /// Newest parachain block that it has.
     #[prost(uint32, optional, tag = "9")]
     pub para: Option<u32>,
-    /// About how long it takes for an answer.
+    /// How long it takes to answer, approximately.
     #[prost(uint64, optional, tag = "10")]
     pub latency_ms: Option<u64>,
-    /// Blobs that it has answered, missing ones too.
+    /// Requests that it has answered, those for missing blobs included.
     #[prost(uint64, tag = "11")]
     pub answered: u64,
-    /// Times that it failed.
+    /// How often it failed.
     #[prost(uint64, tag = "12")]
     pub failed: u64,
     /// Answers that a worker refused.
     #[prost(uint64, tag = "13")]
     pub refused: u64,
-    /// Where it was heard of, or what it has proved: a [`Provenance`](crate::node::Provenance)'s name.
+    /// How it was found, or what it has proved: a [`Provenance`](crate::node::Provenance)'s name.
     #[prost(string, tag = "14")]
     pub provenance: String,
 }

@@ -177,7 +177,7 @@ fn keyed(key: &[u8]) -> Hmac<Sha256> {
 
 /// Checks proofs and keeps the authorised peers.
 #[derive(Debug)]
-pub(crate) struct Gate {
+pub(crate) struct AccessControl {
     policy: Policy,
     key: Option<Key>,
     me: PeerId,
@@ -188,14 +188,14 @@ pub(crate) struct Gate {
     warned: Option<Instant>,
 }
 
-impl Gate {
-    /// Creates the gate of a policy, with its stretched key.
+impl AccessControl {
+    /// Creates the access control of a policy, with its stretched key.
     pub(crate) fn new(policy: Policy, key: Option<Key>, me: PeerId) -> Self {
         Self { policy, key, me, granted: HashMap::new(), used: BTreeSet::new(), refused: 0, warned: None }
     }
 
     /// Returns a caller's authorisation, by the IP of its connection and whether that comes from this machine.
-    pub(crate) fn standing(&self, peer: &PeerId, ip: Option<IpAddr>, comes_from_here: bool) -> AuthStatus {
+    pub(crate) fn auth_status(&self, peer: &PeerId, ip: Option<IpAddr>, comes_from_here: bool) -> AuthStatus {
         let policy = &self.policy;
         if policy.open {
             return AuthStatus::None;
@@ -211,14 +211,14 @@ impl Gate {
         if ip.is_some_and(|ip| is_in(&policy.networks, ip)) {
             return AuthStatus::None;
         }
-        if comes_from_here && self.lets_in_same_machine() {
+        if comes_from_here && self.grants_same_machine() {
             return AuthStatus::None;
         }
         AuthStatus::NeedAuth
     }
 
     /// Whether callers need nothing but to be on this machine.
-    pub(crate) fn lets_in_same_machine(&self) -> bool {
+    pub(crate) fn grants_same_machine(&self) -> bool {
         self.policy.psk.is_none() && self.policy.whitelist.is_empty()
     }
 
@@ -275,6 +275,7 @@ impl Gate {
             return Err("too many auth strings were used just now");
         }
         self.grant(peer)?;
+        // Only now: a proof that was valid but could not be granted may be sent again.
         self.used.insert((at_ms, peer));
         Ok(())
     }
@@ -298,6 +299,7 @@ impl Gate {
 
 /// Compares a text with the key in constant time.
 fn same_text(key: &SecretString, text: &str) -> bool {
+    // MACs are compared instead of the texts, so the time does not depend on how much of them agrees.
     let code_of = |text: &str| keyed(key.expose_secret().as_bytes()).chain_update(text.as_bytes());
     let code = code_of(key.expose_secret()).finalize().into_bytes();
     code_of(text).verify_slice(&code).is_ok()

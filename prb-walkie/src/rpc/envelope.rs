@@ -42,10 +42,11 @@ pub(crate) fn open(answer: Bytes, nonce: &str) -> Result<Result<Bytes, ResponseE
     read(answer, nonce).map(Response::into_result)
 }
 
-/// Decodes an answer with its envelope, and checks that `has_error` and the error agree.
+/// Decodes an answer with its envelope, and makes `has_error` and the error agree.
 pub(crate) fn read(answer: Bytes, nonce: &str) -> Result<Response, String> {
     let mut response = Response::decode(answer).map_err(|e| e.to_string())?;
     if response.has_error || response.error.is_some() {
+        // Its nonce is not compared: a peer that could not decode the request does not know it.
         response.has_error = true;
         response.error.get_or_insert_default();
         return Ok(response);

@@ -4,9 +4,10 @@ use std::{collections::HashMap, fmt, panic::AssertUnwindSafe, sync::Arc, time::D
 
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
+use prb_core::text::shorten;
 use prost::Message;
 
-use super::{Call, Caller, Method, ResponseError, envelope};
+use super::{Call, Caller, MAX_QUOTED_BYTES, Method, ResponseError, envelope};
 use crate::proto::Request;
 
 /// Longest nonce that is repeated, in bytes.
@@ -123,11 +124,16 @@ impl Handlers {
         let result = match method {
             Some(method) => self.call(caller, method, data, bounds.timeout).await,
             None if name.is_empty() => Err(ResponseError::server("the request names no method")),
-            None => Err(ResponseError::server(format!("unknown method {:?}", clip(&name)))),
+            None => {
+                Err(ResponseError::server(format!("unknown method {:?}", shorten(&name, MAX_QUOTED_BYTES))))
+            }
         };
+        // Only now: while the handler ran, it shared the buffer, which could not be overwritten.
         if method.is_some_and(Method::is_secret) {
             wipe(raw);
         }
+        // A caller that is told that the answer is too large can act on it; one that gets a broken stream
+        // cannot.
         let result = result.and_then(|data| bounds.check(data));
         let outcome = match &result {
             Ok(_) => "ok",
@@ -144,10 +150,11 @@ impl Handlers {
         timeout: Duration,
     ) -> Result<Bytes, ResponseError> {
         let Some(handler) = self.by_method.get(&method) else {
+            // The original's answer, word for word.
             return Err(ResponseError::not_found("Handler not implemented."));
         };
         if method.is_management() && !caller.granted {
-            let mut refused = ResponseError::unauthorized(not_let_in(method, &caller));
+            let mut refused = ResponseError::unauthorized(unauthorized_text(method, &caller));
             refused.is_let_in_from_same_machine = Some(caller.is_granted_here);
             return Err(refused);
         }
@@ -165,7 +172,7 @@ impl Handlers {
 }
 
 /// Explains a refusal to the caller, with what its operator can do.
-fn not_let_in(method: Method, caller: &Caller) -> String {
+fn unauthorized_text(method: Method, caller: &Caller) -> String {
     let from = caller.ip.map(|ip| format!(" from {}", ip.to_canonical())).unwrap_or_default();
     format!(
         "{} is for authorised peers only, and {}{from} is not one of them. To authorise it, set on this side: \
@@ -188,12 +195,7 @@ fn outcome_of(error: &ResponseError) -> &'static str {
     }
 }
 
-/// Truncates a stranger's text for a message.
-fn clip(text: &str) -> String {
-    text.chars().take(64).collect()
-}
-
-/// Overwrites a request that may have contained a secret, if nobody else holds its buffer.
+/// Overwrites a request that may have contained a secret, if its buffer has no other reference.
 fn wipe(raw: Bytes) {
     if let Ok(mut raw) = raw.try_into_mut() {
         zeroize::Zeroize::zeroize(&mut raw[..]);

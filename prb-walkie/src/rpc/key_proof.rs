@@ -7,7 +7,7 @@
 //! key_exchange = SPAKE2's message                                  tag 15 of WalkieSystemInfo, both ways
 //! key_proof    = HMAC-SHA256(K, "prb-walkie-key-1" || A || B)      tag 16, in the answer
 //!
-//! K    what both sides of SPAKE2 come to                           A, B   the caller's and the called's peer ids
+//! K    the secret that both sides of SPAKE2 derive                 A, B   peer ids of the caller and the called peer
 //! ```
 //! A peer without the key learns nothing that it could test guesses against offline: each exchange tests one
 //! guess, and a peer answers only a few of them a second. Originals skip the fields.
@@ -47,13 +47,13 @@ impl fmt::Debug for Offer {
 
 /// What a called peer has proved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Shown {
+pub(crate) enum KeyCheck {
     /// It knows the key.
-    Knows,
+    Matches,
     /// It has another key.
     Differs,
     /// It has no key, or is busy.
-    Nothing,
+    NoProof,
 }
 
 impl Offer {
@@ -68,14 +68,14 @@ impl Offer {
     }
 
     /// Checks the answer.
-    pub(crate) fn judge(self, message: &[u8], proof: &[u8]) -> Shown {
+    pub(crate) fn check(self, message: &[u8], proof: &[u8]) -> KeyCheck {
         if message.is_empty() {
-            return Shown::Nothing;
+            return KeyCheck::NoProof;
         }
         let secret = self.half.finish(message);
         let right =
             secret.is_ok_and(|secret| code(&secret, &self.me, &self.called).verify_slice(proof).is_ok());
-        if right { Shown::Knows } else { Shown::Differs }
+        if right { KeyCheck::Matches } else { KeyCheck::Differs }
     }
 }
 
@@ -102,15 +102,15 @@ fn code(secret: &[u8], caller: &PeerId, called: &PeerId) -> Hmac<Sha256> {
 
 /// Rate limit of answered exchanges: each costs curve operations, and tests a guess.
 #[derive(Debug)]
-pub(crate) struct Pace(Mutex<(Instant, f64)>);
+pub(crate) struct RateLimit(Mutex<(Instant, f64)>);
 
-impl Default for Pace {
+impl Default for RateLimit {
     fn default() -> Self {
         Self(Mutex::new((Instant::now(), AT_ONCE)))
     }
 }
 
-impl Pace {
+impl RateLimit {
     pub(crate) fn ready(&self) -> bool {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (since, left) = *state;
@@ -134,17 +134,17 @@ mod tests {
         let run = |theirs: &Key, me: &PeerId, caller: &PeerId| {
             let (offer, message) = Offer::new(&key, a, b);
             let (message, proof) = answer(theirs, me, caller, &message).unwrap();
-            offer.judge(&message, &proof)
+            offer.check(&message, &proof)
         };
-        assert_eq!(run(&key, &b, &a), Shown::Knows);
-        assert_eq!(run(&wrong, &b, &a), Shown::Differs);
-        assert_eq!(run(&key, &other, &a), Shown::Differs, "relayed by a peer in the middle");
-        assert_eq!(run(&key, &b, &other), Shown::Differs);
+        assert_eq!(run(&key, &b, &a), KeyCheck::Matches);
+        assert_eq!(run(&wrong, &b, &a), KeyCheck::Differs);
+        assert_eq!(run(&key, &other, &a), KeyCheck::Differs, "relayed by a peer in the middle");
+        assert_eq!(run(&key, &b, &other), KeyCheck::Differs);
         // Its own message, reflected.
         let (offer, message) = Offer::new(&key, a, b);
-        assert_eq!(offer.judge(&message, &[0; 32]), Shown::Differs);
+        assert_eq!(offer.check(&message, &[0; 32]), KeyCheck::Differs);
         let (offer, _) = Offer::new(&key, a, b);
-        assert_eq!(offer.judge(&[], &[]), Shown::Nothing);
+        assert_eq!(offer.check(&[], &[]), KeyCheck::NoProof);
         for bad in [&b""[..], &[0; 5], &[0xff; 33]] {
             assert_eq!(answer(&key, &b, &a, bad), None);
         }
@@ -152,8 +152,8 @@ mod tests {
 
     #[test]
     fn exchanges_are_rate_limited() {
-        let pace = Pace::default();
-        let answered = (0..10_000).filter(|_| pace.ready()).count();
+        let exchange_limit = RateLimit::default();
+        let answered = (0..10_000).filter(|_| exchange_limit.ready()).count();
         assert!((64..200).contains(&answered), "{answered}");
     }
 }

@@ -96,9 +96,9 @@ async fn crowd_of_candidates_displaces_nobody() {
     remote.ready(&["zz"]).await;
     // An address that accepts connections and stays silent.
     let mute = tokio::net::TcpListener::bind(crate::lookups::LOOPBACK).await.unwrap();
-    let place = mute.local_addr().unwrap();
+    let silent = mute.local_addr().unwrap();
     for provenance in [Provenance::Discovered, Provenance::TrustedNetwork, Provenance::SameMachine] {
-        let mut all: Vec<_> = (0..200).map(|n| found(&format!("a{n:03}"), place, provenance)).collect();
+        let mut all: Vec<_> = (0..200).map(|n| found(&format!("a{n:03}"), silent, provenance)).collect();
         all.push(found("zz", good.address, Provenance::Discovered));
         remote.candidates.send_replace(all.clone());
         until("the crowd", || remote.source.providers().len() > 2).await;
@@ -127,7 +127,7 @@ async fn detected_liars_are_evicted() {
     let mut all: Vec<_> =
         (0..100).map(|n| found(&format!("a{n:03}"), liar.address, Provenance::SameMachine)).collect();
     all.push(found("zz", good.address, Provenance::SameMachine));
-    let remote = Remote::start_on(all, own.chain(), config().with_first_aside(LONG));
+    let remote = Remote::start_on(all, own.chain(), config().with_first_suspension(LONG));
     remote.ready(&["zz"]).await;
     assert!(remote.source.blocks(blocks(1, 3), LIMIT).await.unwrap().is_some());
 }
@@ -155,11 +155,11 @@ async fn false_genesis_is_not_compared_with_others() {
     let list = |liars: Provenance| {
         vec![found("a", liar.address, liars), found("zz", good.address, Provenance::Discovered)]
     };
-    let config = config().with_first_aside(LONG);
+    let config = config().with_first_suspension(LONG);
     let remote = Remote::start_on(list(Provenance::SharedKey), own.chain(), config);
     remote.ready(&["a", "zz"]).await;
     assert_eq!(remote.source.genesis().await.unwrap(), ours);
-    let reason = remote.aside("a").await;
+    let reason = remote.suspended("a").await;
     assert!(reason.contains("its state is another"), "{reason}");
     assert_eq!(remote.status("zz").state, ProviderState::Ready);
 
@@ -258,7 +258,7 @@ async fn refused_sole_claimant_is_suspended() {
     .await;
     let good = provider(memory.clone()).await;
     let list = vec![candidate("a", liar.address), candidate("zz", good.address)];
-    let config = config().with_first_aside(LONG);
+    let config = config().with_first_suspension(LONG);
     let own = OwnNode::new(&sample);
     own.is_at(relay, para);
     let remote = Remote::start_on(list, own.chain(), config);
@@ -272,7 +272,7 @@ async fn refused_sole_claimant_is_suspended() {
         message: "StateRootMismatch".into(),
     };
     remote.source.refused(&refusal);
-    let reason = remote.aside("a").await;
+    let reason = remote.suspended("a").await;
     assert!(reason.contains("nobody else claims"), "{reason}");
     assert_eq!(remote.source.heights().borrow().para, Some(ParaNumber(para)));
     assert_eq!(remote.status("a").refused, 1);

@@ -183,10 +183,10 @@ async fn flipped_bits_suspend_a_provider_until_they_stop() {
         expected,
         "within one request"
     );
-    let reason = remote.aside("flipped").await;
+    let reason = remote.suspended("flipped").await;
     assert!(reason.contains("bad bytes") && reason.contains("checksum"), "{reason}");
     let first_wait = match remote.status("flipped").state {
-        ProviderState::Aside { for_ms, .. } => for_ms,
+        ProviderState::Suspended { for_ms, .. } => for_ms,
         _ => 0,
     };
     assert!(first_wait <= 300);
@@ -215,7 +215,7 @@ async fn blob_of_another_key_is_refused() {
         twist: Box::new(|_, blob| Some(blob)),
     };
     let server = Running::start(Arc::new(lookup), server::Config::default()).await;
-    let config = config().with_first_aside(LONG);
+    let config = config().with_first_suspension(LONG);
     for headers in [true, false] {
         let remote = Remote::start(vec![candidate("mixed up", server.address)], config);
         remote.ready(&["mixed up"]).await;
@@ -224,7 +224,7 @@ async fn blob_of_another_key_is_refused() {
             false => remote.source.blocks(blocks(1, 2), LIMIT).await.unwrap_err(),
         };
         assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
-        let reason = remote.aside("mixed up").await;
+        let reason = remote.suspended("mixed up").await;
         assert!(reason.contains("it gave"), "{reason}");
     }
 }
@@ -247,13 +247,13 @@ async fn malformed_batch_is_refused() {
     .await;
     let good = provider(memory.clone()).await;
     let slow = Proxy::start(good.address, Mischief::Delay(Duration::from_millis(20))).await;
-    let config = config().with_first_aside(LONG);
+    let config = config().with_first_suspension(LONG);
     let remote =
         Remote::start(vec![candidate("damaged", server.address), candidate("good", slow.address)], config);
     remote.ready(&["damaged", "good"]).await;
     let batch = remote.source.headers(start_of(&sample), LIMIT).await.unwrap();
     assert_eq!(batch, memory.headers(start_of(&sample), LIMIT).await.unwrap());
-    let reason = remote.aside("damaged").await;
+    let reason = remote.suspended("damaged").await;
     assert!(reason.contains("does not follow"), "{reason}");
 }
 
@@ -278,7 +278,7 @@ async fn false_heights_are_withdrawn() {
     let good = provider(memory.clone()).await;
     let lie = Arc::new(AtomicU32::new(0));
     let liar = twisted(memory.clone(), inflate(0, lie.clone())).await;
-    let config = config().with_first_aside(LONG).with_heights_wait(Duration::from_millis(50));
+    let config = config().with_first_suspension(LONG).with_heights_wait(Duration::from_millis(50));
     let remote =
         Remote::start(vec![candidate("good", good.address), candidate("liar", liar.address)], config);
     remote.ready(&["good", "liar"]).await;
@@ -291,7 +291,7 @@ async fn false_heights_are_withdrawn() {
     let none = remote.source.blocks(BlockCursor { from: tip.next(), to: ParaNumber(tip.0 + 9) }, LIMIT).await;
     assert!(matches!(none, Ok(None)), "{none:?}");
     assert_eq!(*remote.source.heights().borrow(), truth, "also the targets");
-    let reason = remote.aside("liar").await;
+    let reason = remote.suspended("liar").await;
     assert!(reason.contains("claims"), "{reason}");
     assert!(remote.source.blocks(BlockCursor { from: tip, to: tip }, LIMIT).await.unwrap().is_some());
 
@@ -300,7 +300,7 @@ async fn false_heights_are_withdrawn() {
         let liar = twisted(memory.clone(), inflate(relay, Arc::new(AtomicU32::new(para)))).await;
         let remote =
             Remote::start(vec![candidate("good", good.address), candidate("liar", liar.address)], config);
-        let reason = remote.aside("liar").await;
+        let reason = remote.suspended("liar").await;
         assert!(reason.contains("claims to have"), "{reason}");
         remote.ready(&["good"]).await;
         assert_eq!(*remote.source.heights().borrow(), truth);
@@ -311,10 +311,11 @@ async fn false_heights_are_withdrawn() {
 async fn provider_of_another_chain_is_suspended() {
     let (ours, theirs) = (Sample::generate(6, 40), Sample::generate(7, 90));
     let (good, other) = (provider(source_of(&ours)).await, provider(source_of(&theirs)).await);
-    let config = config().with_chain_identity(Some(ours.genesis().chain_identity)).with_first_aside(LONG);
+    let config =
+        config().with_chain_identity(Some(ours.genesis().chain_identity)).with_first_suspension(LONG);
     let list = vec![candidate("good", good.address), candidate("other", other.address)];
     let remote = Remote::start(list.clone(), config);
-    let reason = remote.aside("other").await;
+    let reason = remote.suspended("other").await;
     assert!(reason.contains("of the chain"), "{reason}");
     remote.ready(&["good"]).await;
     assert_eq!(remote.source.genesis().await.unwrap(), ours.genesis());
@@ -324,7 +325,7 @@ async fn provider_of_another_chain_is_suspended() {
     remote.ready(&["good", "other"]).await;
     let genesis = remote.source.genesis().await.unwrap();
     let stranger = if genesis == ours.genesis() { "other" } else { "good" };
-    let reason = remote.aside(stranger).await;
+    let reason = remote.suspended(stranger).await;
     assert!(reason.contains("of the chain"), "{reason}");
 }
 
@@ -355,7 +356,7 @@ async fn refused_provider_is_suspended_if_another_differs() {
     .await;
     let good = provider(memory.clone()).await;
     let slow = Proxy::start(good.address, Mischief::Delay(Duration::from_millis(20))).await;
-    let config = config().with_first_aside(LONG);
+    let config = config().with_first_suspension(LONG);
     let remote = Remote::start(vec![candidate("bad", bad.address), candidate("good", slow.address)], config);
     remote.ready(&["bad", "good"]).await;
     let truth = memory.blocks(blocks(1, 5), LIMIT).await.unwrap().unwrap();
@@ -370,7 +371,7 @@ async fn refused_provider_is_suspended_if_another_differs() {
     // From here on the other one is asked: the worker continues at block 3.
     let expected = memory.blocks(blocks(3, 5), LIMIT).await.unwrap();
     assert_eq!(remote.source.blocks(blocks(3, 5), LIMIT).await.unwrap(), expected);
-    let reason = remote.aside("bad").await;
+    let reason = remote.suspended("bad").await;
     assert!(reason.contains("a worker refused") && reason.contains("good"), "{reason}");
     assert_eq!(remote.status("good").state, ProviderState::Ready);
 }
@@ -447,12 +448,12 @@ async fn suspensions_double() {
     let sample = Sample::generate(3, 40);
     let server = provider(source_of(&sample)).await;
     let proxy = Proxy::start(server.address, Mischief::Flip).await;
-    let config = config().with_first_aside(Duration::from_millis(100));
+    let config = config().with_first_suspension(Duration::from_millis(100));
     let remote = Remote::start(vec![candidate("flipped", proxy.address)], config);
     let mut longest = 0;
     until("a longer suspension", || {
         for provider in remote.source.providers() {
-            if let ProviderState::Aside { for_ms, .. } = provider.state {
+            if let ProviderState::Suspended { for_ms, .. } = provider.state {
                 longest = for_ms.max(longest);
             }
         }

@@ -47,7 +47,7 @@ pub(crate) fn candidate(id: &str, address: std::net::SocketAddr) -> Candidate {
 pub(crate) fn config() -> Config {
     Config::default()
         .with_hedge_after(Duration::from_millis(200))
-        .with_first_aside(Duration::from_millis(300))
+        .with_first_suspension(Duration::from_millis(300))
 }
 
 pub(crate) struct Remote {
@@ -82,12 +82,12 @@ impl Remote {
     }
 
     /// Waits until the provider is suspended; returns the reason.
-    pub(crate) async fn aside(&self, id: &str) -> String {
+    pub(crate) async fn suspended(&self, id: &str) -> String {
         let mut why = String::new();
         until("the suspension", || {
             let all = self.source.providers();
             match all.into_iter().find(|provider| provider.id == id).map(|provider| provider.state) {
-                Some(ProviderState::Aside { reason, .. }) => {
+                Some(ProviderState::Suspended { reason, .. }) => {
                     why = reason;
                     true
                 }

@@ -1,7 +1,7 @@
 //! Tests of discovery: boot nodes, mDNS, Hello in both directions, closed connections.
 
 use prb_walkie::{
-    node::{self, Config, Node, Standing},
+    node::{self, Config, Membership, Node},
     proto::{AuthStatus, Role},
 };
 use serde_json::{Value, json};
@@ -56,7 +56,7 @@ fn assert_is_theirs(peer: &node::Peer, theirs: &Peer) {
     assert!(!peer.hostname.is_empty());
     assert_eq!(peer.chain_identity, CHAIN);
     assert_eq!(peer.bridge_identity, "interop");
-    assert_eq!(peer.standing, Standing::Accepted);
+    assert_eq!(peer.membership, Membership::Accepted);
     assert_eq!(peer.auth, AuthStatus::None);
     assert_eq!(peer.ip, Some("127.0.0.1".parse().unwrap()));
 }
@@ -156,8 +156,8 @@ async fn other_chains_and_namespaces_are_ignored() {
     let two = Peer::start(&other_bridge).await;
     let node = manager(&[&one.address, &two.address]).await;
     let known = |peer: &node::Peer| peer.connected;
-    assert_eq!(ours::peer(&node, &one.peer_id, "known", known).await.standing, Standing::OtherChain);
-    assert_eq!(ours::peer(&node, &two.peer_id, "known", known).await.standing, Standing::OtherBridge);
+    assert_eq!(ours::peer(&node, &one.peer_id, "known", known).await.membership, Membership::OtherChain);
+    assert_eq!(ours::peer(&node, &two.peer_id, "known", known).await.membership, Membership::OtherBridge);
     assert_eq!(node.peers().borrow().usable(Role::DataProviderInt).count(), 0);
 }
 

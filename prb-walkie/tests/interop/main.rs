@@ -13,4 +13,4 @@ mod hello;
 mod identity;
 mod js;
 mod ours;
-mod prompt;
+mod quick_ack;

@@ -1,6 +1,8 @@
 //! The devnet's relay chain and parachain runtimes, executed natively.
 //!
-//! [`relay`] rotates GRANDPA authority sets and stores parachain heads. [`para::v1`] has the pallets of the Phala parachain that a bridge uses; [`para::v2`] is the same runtime with another spec version and other pallet indexes, for upgrades. [`types`] has the SCALE types that workers and bridges share with the pallets.
+//! [`relay`] rotates GRANDPA authority sets and stores parachain heads. [`para::v1`] has the pallets of the
+//! Phala parachain that a bridge uses; [`para::v2`] is the same runtime with another spec version and other
+//! pallet indexes, for upgrades. [`types`] has the SCALE types that workers and bridges share with the pallets.
 //!
 //! Not for production: the runtimes trust their author (the engine of `prb-devnet`).
 

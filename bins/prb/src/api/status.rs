@@ -8,7 +8,7 @@ use std::{
 use axum::{Json, extract::State};
 use prb_core::worker::{State as WorkerState, WorkerStatus};
 use prb_walkie::{
-    node::{Peer, Standing},
+    node::{Membership, Peer},
     proto::{Role, provider_detail::Provider as Known},
 };
 use serde::Serialize;
@@ -210,12 +210,12 @@ fn provider(peer: &Peer, known: Known) -> Provider {
         chain_identity: peer.chain_identity.clone(),
         bridge_identity: peer.bridge_identity.clone(),
         usable: peer.is_usable(),
-        standing: match peer.standing {
-            Standing::Accepted => "accepted",
-            Standing::OwnChainUnknown => "own-chain-unknown",
-            Standing::ChainUnknown => "chain-unknown",
-            Standing::OtherChain => "other-chain",
-            Standing::OtherBridge => "other-bridge",
+        standing: match peer.membership {
+            Membership::Accepted => "accepted",
+            Membership::OwnChainUnknown => "own-chain-unknown",
+            Membership::ChainUnknown => "chain-unknown",
+            Membership::OtherChain => "other-chain",
+            Membership::OtherBridge => "other-bridge",
             _ => "other",
         },
         connected: peer.connected,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{
-    ApiArgs, HistoryArgs, OpsArgs, PageArgs, SendingArgs, WorkerArgs,
+    ApiArgs, BlobCacheArgs, HistoryArgs, OpsArgs, PageArgs, SendingArgs, WorkerArgs,
     values::{NodeUrl, ws_url},
 };
 
@@ -39,6 +39,9 @@ pub struct AllArgs {
     /// data folder and edited over the management API.
     #[arg(long, env = "PRB_FLEET", value_name = "FILE")]
     pub fleet: Option<PathBuf>,
+    /// The cache of blobs.
+    #[command(flatten)]
+    pub blob_cache: BlobCacheArgs,
     /// How transactions are sent.
     #[command(flatten)]
     pub sending: SendingArgs,

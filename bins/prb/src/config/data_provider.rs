@@ -3,6 +3,7 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use clap::Args;
+use prb_walkie::blob::server::DEFAULT_PORT;
 
 use super::{
     HistoryArgs, OpsArgs, WalkieArgs,
@@ -47,7 +48,7 @@ pub struct DataProviderArgs {
     pub blob_server_address: Option<IpAddr>,
     /// TCP port of the blob server; 0 selects a free one. The variable may also
     /// be called PHALA_DATA_PROVIDER_LOCAL_SERVER.
-    #[arg(long, env = "PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT", default_value_t = 8012, value_parser = whole(0u16..=u16::MAX))]
+    #[arg(long, env = "PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT", default_value_t = DEFAULT_PORT, value_parser = whole(0u16..=u16::MAX))]
     pub local_server_port: u16,
     /// Accepted for compatibility with the original, without effect: ranges are not stored here but cut on
     /// request, and end at the next justified header or with the authority set. A value other than the default

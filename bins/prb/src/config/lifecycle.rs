@@ -4,20 +4,18 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args};
 use prb_chain::verified;
-use prb_core::{blob::cache, sync::BackoffConfig};
+use prb_core::sync::BackoffConfig;
 use prb_walkie::{blob::remote, node::Trust};
 
 use super::{
-    ApiArgs, OpsArgs, PageArgs, SendingArgs, Trusted, WalkieArgs, WorkerArgs,
+    ApiArgs, BlobCacheArgs, OpsArgs, PageArgs, SendingArgs, Trusted, WalkieArgs, WorkerArgs,
     trusted::trusted,
-    values::{NodeUrl, RedisUrl, millis, redis_url, whole, ws_url, yes_no},
+    values::{NodeUrl, RedisUrl, redis_url, whole, ws_url, yes_no},
 };
 
 /// Longest pause between two attempts to reach a data provider: a restarted one should be usable before the
 /// next one fails.
 const MAX_RECONNECT: Duration = Duration::from_secs(2);
-/// The assumed size of a cached blob, in bytes.
-const MIB: u64 = 1024 * 1024;
 
 /// `prb lifecycle`.
 #[derive(Clone, Debug, Args)]
@@ -57,19 +55,9 @@ pub struct LifecycleArgs {
     /// Blob requests in flight, to each data provider.
     #[arg(long, env = "PHALA_LIFECYCLE_BLOB_QUEUE_SIZE", default_value_t = 36, value_parser = whole(1u32..=10_000))]
     pub lifecycle_blob_queue_size: u32,
-    /// Maximum number of cached blobs, each counted as 1 MiB: values above PRB_LRU_CACHE_MIB, such as the
-    /// default, have no effect.
-    #[arg(long, env = "PHALA_LRU_CACHE_SIZE", default_value_t = 5000, value_parser = whole(1u32..=100_000_000))]
-    pub lru_cache_size: u32,
-    /// Maximum size of the blob cache in MiB, for headers and for blocks each.
-    #[arg(long, env = "PRB_LRU_CACHE_MIB", default_value_t = 256, value_parser = whole(1u32..=1_048_576))]
-    pub lru_cache_mib: u32,
-    /// How long a blob is cached, in ms.
-    #[arg(long, env = "PHALA_LRU_CACHE_MAX_AGE", default_value = "1800000", value_parser = millis)]
-    pub lru_cache_max_age: Duration,
-    /// Disable the cache. Concurrent requests of workers for one blob still share one fetch.
-    #[arg(long, env = "DISABLE_LRU", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
-    pub disable_lru: bool,
+    /// The cache of blobs.
+    #[command(flatten)]
+    pub blob_cache: BlobCacheArgs,
     /// How transactions are sent, by a trader inside this process.
     #[command(flatten)]
     pub sending: SendingArgs,
@@ -91,12 +79,6 @@ pub struct LifecycleArgs {
 }
 
 impl LifecycleArgs {
-    /// The configuration of the cache. It is bounded in bytes: a number of blobs counts as that many MiB.
-    pub fn cache_config(&self) -> cache::Config {
-        let mib = if self.disable_lru { 0 } else { self.lru_cache_mib.min(self.lru_cache_size) };
-        cache::Config::default().with_max_bytes(u64::from(mib) * MIB).with_max_age(self.lru_cache_max_age)
-    }
-
     /// The configured trust in data providers.
     pub fn trust(&self) -> Trust {
         Trusted::all(&self.data_providers)

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 use prb_walkie::{
-    node::{Peer, PeerId, Standing},
+    node::{Membership, Peer, PeerId},
     proto::{Empty, Role, data_provider as dp},
     rpc::calls,
 };
@@ -73,9 +73,9 @@ fn chain(peer: &Peer) -> Markup {
     let short = peer.chain_identity.get(..12).unwrap_or(&peer.chain_identity);
     html! {
         @if short.is_empty() { "not known yet" } @else { code title=(peer.chain_identity) { (short) "…" } }
-        @match peer.standing {
-            Standing::OtherChain => { br; span.bad { "different chain" } }
-            Standing::OtherBridge => { br; span.bad { "different group" } }
+        @match peer.membership {
+            Membership::OtherChain => { br; span.bad { "different chain" } }
+            Membership::OtherBridge => { br; span.bad { "different group" } }
             _ => {}
         }
     }

@@ -75,7 +75,7 @@ fn state(provider: &Provider) -> (&'static str, String) {
         "ready" => ("succeeded", "in use"),
         "connecting" => ("waiting", "connecting"),
         "down" => ("failed", "no connection"),
-        "aside" => ("failed", "put aside"),
+        "aside" => ("failed", "suspended"),
         "unused" => ("idle", "not used"),
         _ => ("idle", "unknown"),
     };

@@ -18,7 +18,7 @@ use prb_core::{
 };
 use prb_walkie::{
     blob::remote::{Announced, Candidate, Providers},
-    node::{Node, Peer, PeerId, PeerTable, Provenance, Standing},
+    node::{Membership, Node, Peer, PeerId, PeerTable, Provenance},
     proto::{Role, data_provider::Info},
 };
 use tokio::{sync::watch, task::JoinSet};
@@ -168,7 +168,7 @@ fn candidate(peer: &Peer, info: &Info) -> Option<Candidate> {
 fn forget(known: &mut BTreeMap<PeerId, Known>, table: &PeerTable, is_in_use: impl Fn(&str) -> bool) {
     known.retain(|id, known| {
         let peer = table.get(id);
-        let ours = peer.is_none_or(|peer| peer.standing == Standing::Accepted);
+        let ours = peer.is_none_or(|peer| peer.membership == Membership::Accepted);
         let keep = ours && (known.heard.elapsed() < KEEP || is_in_use(&known.candidate.id));
         if !keep {
             tracing::info!(peer = %id, "data provider gone");

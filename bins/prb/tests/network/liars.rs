@@ -89,7 +89,7 @@ impl Liar {
         let id = self.node.peer_id().to_string();
         let log = manager.log();
         let line =
-            log.lines().find(|line| line.contains("a data provider is put aside") && line.contains(&id))?;
+            log.lines().find(|line| line.contains("a data provider is suspended") && line.contains(&id))?;
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
         Some(line["fields"]["reason"].as_str().unwrap().to_owned())
     }

@@ -226,7 +226,7 @@ impl Export<'_> {
 /// Builds a frame of relay pieces of up to about [`FRAME_BYTES`].
 fn relay_frame(view: &StoreView<'_>, first: u32, last: u32) -> Result<(u32, Vec<u8>), Error> {
     let (mut next, mut content, mut failure) = (RelayNumber(first), Vec::new(), None);
-    view.stops(next, &mut |stop| {
+    view.batch_ends(next, &mut |stop| {
         if stop.number.0 > last {
             return false;
         }

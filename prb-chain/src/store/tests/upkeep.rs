@@ -19,7 +19,7 @@ fn relay_blocks_are_dropped_to_a_justified_one_and_appended_again() {
     let view = whole.view().unwrap();
     let mut batches = Vec::new();
     let mut first = tip.next();
-    view.stops(first, &mut |stop| {
+    view.batch_ends(first, &mut |stop| {
         batches.push((first, stop.number));
         first = stop.number.next();
         true
@@ -33,7 +33,7 @@ fn relay_blocks_are_dropped_to_a_justified_one_and_appended_again() {
         })
         .unwrap();
         let mut stops = Vec::new();
-        view.stops(last, &mut |stop| {
+        view.batch_ends(last, &mut |stop| {
             let (alignment, proof) = {
                 let txn = whole.read().unwrap();
                 let encoded = txn.tables.alignments.get(&txn, &last.0).unwrap().unwrap().to_vec();

@@ -46,14 +46,14 @@ impl Finality {
             return outcomes;
         }
         self.blocks.push_back(Unfinalised { model: model.clone(), operators, outcomes });
-        let mut told = Outcomes::new();
+        let mut finalised = Outcomes::new();
         while self.blocks.len() > depth as usize
             && let Some(block) = self.blocks.pop_front()
         {
             self.newest = Some(block.model);
-            told.extend(block.outcomes);
+            finalised.extend(block.outcomes);
         }
-        told
+        finalised
     }
 
     pub(super) const fn newest(&self) -> Option<&Model> {

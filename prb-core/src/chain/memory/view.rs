@@ -71,7 +71,7 @@ fn read<'f, K: Clone + Eq + Hash + 'f, T>(
     what: &str,
     read: impl Fn(&K) -> Reading<T>,
 ) -> HashMap<K, Reading<T>> {
-    let reading = |(place, key): (usize, &K)| match place < limit {
+    let reading = |(index, key): (usize, &K)| match index < limit {
         true => (key.clone(), read(key)),
         false => {
             let reason = format!("the reader follows at most {limit} {what}");

@@ -59,6 +59,7 @@ impl Identity {
         info.public_key = Some(hex::encode(self.key().0));
         info.headernum = number + 1;
         info.para_headernum = 0;
+        // Block 0 is in the genesis state.
         info.blocknum = 1;
         Ok(())
     }
@@ -75,13 +76,15 @@ impl Identity {
             return Err(refusal(500, "Uninitiated runtime info"));
         }
         let operator = rules::operator(request.encoded_operator)?;
-        let told = operator.is_some();
+        let has_operator = operator.is_some();
         state.operator = operator.or(state.operator);
         let now = Instant::now();
         let is_old = state.attested_at.is_some_and(|at| now.saturating_duration_since(at) > ATTESTATION_AGE);
-        if request.force_refresh_ra || told || is_old {
+        // pRuntime discards its attestation for any operator that is passed, even the same one.
+        if request.force_refresh_ra || has_operator || is_old {
             state.attested_at = None;
         }
+        // pRuntime validates its state by dispatching a block, and does not attest before.
         if state.info.blocknum > state.first_block {
             state.attested_at.get_or_insert(now + takes);
         }

@@ -86,6 +86,7 @@ pub(super) fn sync_combined(state: &mut WorkerState, body: Bytes) -> Result<prpc
         sync_para(state, &para)?;
     }
     Ok(prpc::HeadersSyncedTo {
+        // pRuntime subtracts without a check: with nothing synced yet, it answers 2^32 - 1.
         relaychain_synced_to: state.info.headernum.wrapping_sub(1),
         parachain_synced_to: state.info.para_headernum.wrapping_sub(1),
     })
@@ -95,6 +96,7 @@ fn sync_relay(state: &mut WorkerState, headers: &[wire::HeaderToSync]) -> Result
     if !state.info.initialized {
         return Err(uninitialized());
     }
+    // Before the checks: in pRuntime, a refused call clears it as well.
     state.info.can_load_chain_state = false;
     let next = from_wanted(headers.iter().map(|h| h.header.number), state.info.headernum)?;
     if next > state.info.headernum {

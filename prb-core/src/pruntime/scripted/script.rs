@@ -52,10 +52,6 @@ pub struct Timings {
 }
 
 impl Timings {
-    /// No delays, for benchmarks of the code around the worker.
-    pub const INSTANT: Self =
-        Self { dispatch_bytes_per_sec: u64::MAX, attestation: Duration::ZERO, restart: Duration::ZERO };
-
     /// In whole milliseconds, the resolution of tokio's timer.
     pub(super) fn dispatch(&self, bytes: usize) -> Duration {
         let millis = (bytes as u64).saturating_mul(1000) / self.dispatch_bytes_per_sec.max(1);

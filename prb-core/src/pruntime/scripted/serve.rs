@@ -61,18 +61,18 @@ impl ScriptedWorker {
         }
         let stuck = inner.script.stuck && is_sync(method);
         let Inner { state, checkpoint, script, .. } = &mut *inner;
-        let mut aside = stuck.then(|| state.clone());
+        let mut scratch = stuck.then(|| state.clone());
         // Changes made by a stuck worker are discarded.
-        let taker = aside.as_mut().unwrap_or(state);
+        let target = scratch.as_mut().unwrap_or(state);
         match method {
             Method::GetInfo => Ok(state.info.encode_to_vec()),
             Method::InitRuntime => {
                 self.identity.init(state, body)?;
                 Ok(self.registration(state, script).encode_to_vec())
             }
-            Method::SyncHeader => Ok(rules::sync_header(taker, body)?.encode_to_vec()),
-            Method::SyncParaHeader => Ok(rules::sync_para_header(taker, body)?.encode_to_vec()),
-            Method::SyncCombinedHeaders => Ok(rules::sync_combined(taker, body)?.encode_to_vec()),
+            Method::SyncHeader => Ok(rules::sync_header(target, body)?.encode_to_vec()),
+            Method::SyncParaHeader => Ok(rules::sync_para_header(target, body)?.encode_to_vec()),
+            Method::SyncCombinedHeaders => Ok(rules::sync_combined(target, body)?.encode_to_vec()),
             Method::LoadChainState => rules::load_chain_state(state, body).map(|()| Vec::new()),
             Method::GetEgressMessages => {
                 Ok(prpc::EgressMessages { encoded_messages: state.egress().encode() }.encode_to_vec())
@@ -109,6 +109,7 @@ impl ScriptedWorker {
         if until > Instant::now() {
             sleep_until(until).await;
         }
+        // Taking the lock applies a dispatch that is due (see `Inner::settle`).
         drop(self.lock());
         if dies {
             // Pending until the exit breaks the connection (see `exit_signal`).

@@ -180,10 +180,11 @@ impl QueueAdmin for MemoryQueue {
     async fn retry(&self, id: JobId) -> Result<bool, Error> {
         let mut state = self.state();
         let failed = |ended: &Ended| ended.id == id && ended.state() == JobState::Failed;
-        let Some(place) = state.ended.iter().position(failed) else { return Ok(false) };
-        let size_bytes = state.ended.get(place).map(|ended| ended.size_bytes).unwrap_or_default();
+        let Some(index) = state.ended.iter().position(failed) else { return Ok(false) };
+        let size_bytes = state.ended.get(index).map(|ended| ended.size_bytes).unwrap_or_default();
+        // Before it leaves the list of ended jobs: a full queue must not lose it.
         state.admit(self.0.config, size_bytes)?;
-        let Some(Ended { job, attempts, mut log, .. }) = state.ended.remove(place) else {
+        let Some(Ended { job, attempts, mut log, .. }) = state.ended.remove(index) else {
             return Ok(false);
         };
         state.ended_bytes -= size_bytes;
@@ -205,8 +206,8 @@ impl QueueAdmin for MemoryQueue {
             }
             return Ok(true);
         }
-        let Some(place) = state.ended.iter().position(|ended| ended.id == id) else { return Ok(false) };
-        if let Some(ended) = state.ended.remove(place) {
+        let Some(index) = state.ended.iter().position(|ended| ended.id == id) else { return Ok(false) };
+        if let Some(ended) = state.ended.remove(index) {
             state.ended_bytes -= ended.size_bytes;
         }
         Ok(true)

@@ -78,6 +78,7 @@ impl Cause {
             Self::Busy => "busy",
             Self::Failing => "failing",
             Self::NoProgress { .. } => "no_progress",
+            // Labels of metrics are stable, so this one keeps an earlier name of the cause.
             Self::CrashesAt { .. } => "dies_at",
             Self::NoData => "no_data",
             Self::SourceFailing => "source_failing",

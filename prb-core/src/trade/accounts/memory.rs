@@ -14,8 +14,8 @@ use crate::primitives::AccountId;
 
 /// [`AccountLeases`] within one process, for one trader. Clones act as the same trader.
 ///
-/// A new instance shares its accounts with no other until [`for_other_trader`](Self::for_other_trader) is called: sufficient
-/// for a single [`Trader`](crate::trade::Trader).
+/// A new instance shares its accounts with no other until [`for_other_trader`](Self::for_other_trader) is
+/// called: sufficient for a single [`Trader`](crate::trade::Trader).
 #[derive(Clone, Debug, Default)]
 pub struct MemoryAccounts {
     table: Arc<Mutex<Table>>,

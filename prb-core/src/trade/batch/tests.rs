@@ -156,14 +156,14 @@ fn equal_calls_are_sent_once_and_outcomes_are_told_by_job() {
     let mut jobs = vec![queued(5, 2, None, at), queued(5, 1, None, at), queued(6, 1, None, at)];
     jobs.push(queued(7, 1, None, at));
     let mut work = PendingBatch::new(jobs);
-    let (places, calls) = work.select(|outcome| outcome.is_none());
-    assert_eq!((places, calls.len()), (vec![0, 1, 2, 3], 4));
+    let (indices, calls) = work.select(|outcome| outcome.is_none());
+    assert_eq!((indices, calls.len()), (vec![0, 1, 2, 3], 4));
     work.already_done([2], ParaNumber(9));
-    let (places, _) = work.select(|outcome| outcome.is_none());
-    assert_eq!(places, [0, 1, 3]);
+    let (indices, _) = work.select(|outcome| outcome.is_none());
+    assert_eq!(indices, [0, 1, 3]);
     let results = [CallOutcome::Done, CallOutcome::Failed("A::B".into())];
     let sent = Included { extrinsic: Hash([4; 32]), block: ParaNumber(10), fee: Some(7) };
-    work.sent(sent, places.into_iter().zip(results));
+    work.sent(sent, indices.into_iter().zip(results));
     let finished: Vec<_> = work.finish().into_iter().map(|(_, outcome)| outcome).collect();
     let sent = |calls| {
         let extrinsic = Some(Hash([4; 32]));
@@ -186,9 +186,9 @@ fn a_job_sent_in_parts_has_cost_what_all_of_them_did() {
     let at = Instant::now();
     let parts = |second| {
         let mut work = PendingBatch::new(vec![queued(5, 3, None, at), queued(6, 1, None, at)]);
-        for (places, fee, block) in [(vec![0, 1], Some(7), 10), (vec![2, 3], second, 11)] {
+        for (indices, fee, block) in [(vec![0, 1], Some(7), 10), (vec![2, 3], second, 11)] {
             let sent = Included { extrinsic: Hash([block; 32]), block: ParaNumber(block.into()), fee };
-            work.sent(sent, places.into_iter().map(|place| (place, CallOutcome::Done)));
+            work.sent(sent, indices.into_iter().map(|index| (index, CallOutcome::Done)));
         }
         let outcomes = work.finish().into_iter().map(|(_, outcome)| outcome.unwrap());
         outcomes.map(|outcome| (outcome.fee, outcome.extrinsic)).collect::<Vec<_>>()

@@ -61,6 +61,7 @@ impl Lane {
             };
             let due = Instant::now() + retry_after;
             let ids = finished.iter().filter_map(comes_again);
+            // Before the queue takes them back: no younger job may be sent while they wait there.
             self.shared.released.track(self.operator, ids, due, due + self.shared.config.lease_ttl);
         }
         let ends = finished.into_iter().map(|(job, outcome)| async move {

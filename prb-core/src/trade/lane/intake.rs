@@ -49,6 +49,7 @@ impl Lane {
             Ok(Acquired::Ours { lease, new }) => {
                 if new {
                     self.unresolved = true;
+                    // Another trader may have used the account: its cached nonce may be outdated.
                     shared.submitter.forget(self.operator);
                 }
                 self.account = Some(lease);
@@ -92,6 +93,7 @@ impl Lane {
         if first.id() < released.id {
             return;
         }
+        // The older job must be leased first.
         let after = released.due.saturating_duration_since(Instant::now()) + BEHIND_OLDER;
         let due = Instant::now() + after;
         let jobs: Vec<_> = self.pending.drain(..).collect();

@@ -68,7 +68,7 @@ impl Lane {
     async fn ask(
         &mut self,
         work: &mut PendingBatch,
-        (places, calls): (Vec<usize>, Vec<Call>),
+        (indices, calls): (Vec<usize>, Vec<Call>),
     ) -> Result<(), SubmitError> {
         if calls.is_empty() {
             return Ok(());
@@ -77,11 +77,11 @@ impl Lane {
         let asked = self.shared.submitter.effects(self.operator, &calls);
         let found = self.within_limit(asked).await?;
         let of = |wanted| {
-            let found = places.iter().zip(&found.calls);
-            found.filter_map(|(place, effect)| (*effect == wanted).then_some(*place)).collect::<Vec<_>>()
+            let found = indices.iter().zip(&found.calls);
+            found.filter_map(|(index, effect)| (*effect == wanted).then_some(*index)).collect::<Vec<_>>()
         };
         let present = of(Effect::Present);
-        present.iter().for_each(|place| self.sequences.taken(&work.calls()[*place]));
+        present.iter().for_each(|index| self.sequences.taken(&work.calls()[*index]));
         let out_of_order = of(Effect::OutOfOrder);
         work.already_done(present, found.block);
         work.not_sent(out_of_order, BAD_SEQUENCE, found.block);
@@ -102,14 +102,16 @@ impl Lane {
     /// Submits the calls without an outcome: in one transaction, or several for a large job.
     pub(super) async fn submit(&mut self, mut work: PendingBatch, signer: &Arc<dyn Signer>) {
         loop {
-            let (mut places, mut calls) = work.select(|outcome| outcome.is_none());
+            let (mut indices, mut calls) = work.select(|outcome| outcome.is_none());
             if calls.is_empty() {
                 return self.end(work).await;
             }
             if self.shared.stopping.is_cancelled() {
                 return self.put_back(work.jobs);
             }
-            places.truncate(self.limits.max_calls());
+            // An attempt that did not fit in a block has lowered the limit: the rest follows in further
+            // transactions.
+            indices.truncate(self.limits.max_calls());
             calls.truncate(self.limits.max_calls());
             let batch = work.transaction(signer.clone(), calls);
             let sent = Sent { calls: batch.calls.len(), jobs: work.jobs.len() };
@@ -122,7 +124,7 @@ impl Lane {
             let verdict = verdict::decide(self.limits, self.shared.config.max_calls, sent, ending);
             self.note(&batch, verdict);
             match result {
-                Some(Ok(outcome)) => self.record(&mut work, outcome, places),
+                Some(Ok(outcome)) => self.record(&mut work, outcome, indices),
                 Some(Err(error)) => match verdict.next {
                     Next::SendInParts => {}
                     next => return self.after_failure(work, sent, next, &error).await,
@@ -158,6 +160,8 @@ impl Lane {
                 self.put_back(work.unsent());
             }
             Next::Pause => self.pause_for_signer(work.unsent(), &describe(error)),
+            // The batch was reduced to this one call, which the account cannot pay either. All jobs of the
+            // next whole batch end with it: each would fail the same way.
             Next::EndUnpayable => {
                 self.put_back(work.unsent());
                 let jobs = self.take_batch();
@@ -171,6 +175,7 @@ impl Lane {
             }
             Next::End { retry } => {
                 self.shared.board.batch(sent.calls, if self.unresolved { "unresolved" } else { "refused" });
+                // Calls that took effect nevertheless end as done, not as failed.
                 if self.unresolved {
                     self.unresolved = self.ask_open(&mut work).await.is_err();
                 }
@@ -181,12 +186,12 @@ impl Lane {
         }
     }
 
-    fn record(&mut self, work: &mut PendingBatch, outcome: BatchOutcome, places: Vec<usize>) {
-        self.shared.board.batch(places.len(), "included");
+    fn record(&mut self, work: &mut PendingBatch, outcome: BatchOutcome, indices: Vec<usize>) {
+        self.shared.board.batch(indices.len(), "included");
         self.shared.board.lane(self.operator, |lane| lane.last_error = None);
-        for (place, result) in places.iter().zip(&outcome.calls) {
+        for (index, result) in indices.iter().zip(&outcome.calls) {
             if result.is_ok() {
-                self.sequences.taken(&work.calls()[*place]);
+                self.sequences.taken(&work.calls()[*index]);
             }
         }
         let results = outcome.calls.into_iter().map(|result| match result {
@@ -194,7 +199,7 @@ impl Lane {
             Err(e) => CallOutcome::Failed(e.name),
         });
         let sent = Included { extrinsic: outcome.extrinsic, block: outcome.number, fee: outcome.fee };
-        work.sent(sent, places.into_iter().zip(results));
+        work.sent(sent, indices.into_iter().zip(results));
     }
 
     async fn end(&mut self, mut work: PendingBatch) {

@@ -17,6 +17,7 @@ pub(super) fn reason(
     session: Option<&Session>,
 ) -> Option<Reason> {
     let id = desired.worker.pid;
+    // The fee is only known once the transaction is built: only an empty account certainly cannot pay it.
     if let Some(Ok(payer)) = &observed.payer
         && payer.free == 0
         && let Some(operator) = desired.payer()
@@ -46,6 +47,8 @@ pub(super) fn reason(
             .or_else(|| lacks_stake(desired, observed, stake))
             .or_else(|| out_of_bounds(observed, registration, stake)),
         Operation::RaiseStake(stake) => {
+            // The pallet frees the session's stake before it locks the new one: only the difference must be
+            // free in the pool.
             let has = session.and_then(|s| s.stake).unwrap_or(0);
             withdrawals(desired, observed, pool, true)
                 .or_else(|| lacks_stake(desired, observed, stake.saturating_sub(has)))
@@ -109,6 +112,7 @@ pub(crate) fn stake_needed(desired: &Desired, observed: &Observed) -> Option<Bal
     let wanted = desired.worker.stake;
     match &chain.session {
         _ if chain.pool.is_some_and(|pool| pool != desired.worker.pid) => None,
+        // The stake of an unresponsive session is not raised (see `Candidate::computing`).
         Some(session) if session.state == crate::chain::SessionState::WorkerIdle => {
             wanted.checked_sub(session.stake?).filter(|more| *more > 0)
         }

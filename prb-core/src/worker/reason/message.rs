@@ -136,8 +136,8 @@ impl Reason {
             }
             Self::Unresponsive => f.write_str("Unresponsive: the chain misses its heartbeats"),
             Self::CoolingDown { .. } | Self::CooledDown { .. } | Self::Stopped { .. } => self.fmt_stopped(f),
-            Self::Gatekeeper { active: true } => f.write_str("Gatekeeper, on duty"),
-            Self::Gatekeeper { active: false } => f.write_str("Gatekeeper, not on duty"),
+            Self::Gatekeeper { active: true } => f.write_str("Gatekeeper, active"),
+            Self::Gatekeeper { active: false } => f.write_str("Gatekeeper, not active"),
             _ => self.fmt_blocked(f),
         }
     }

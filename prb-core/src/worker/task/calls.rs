@@ -15,6 +15,7 @@ use crate::{
     primitives::ParaNumber,
     prpc::{PhactoryInfo, SyncedTo},
     pruntime::Error,
+    queue::admin::now_ms,
     sync::{Lane, Outcome, Step, StepResult},
     text::describe,
     wire::EgressMessages,
@@ -113,6 +114,7 @@ impl Task {
         let client = self.connection.client();
         let budget = self.ctx.driver.budget().clone();
         self.call(false, async move {
+            // The genesis state has megabytes, and a fleet that starts sends it to many workers at once.
             let _in_flight = budget.reserve(Lane::CatchUp, request.encoded_len()).await;
             Answer::Init(match client {
                 Ok(client) => client.init(&request).await.map(drop),
@@ -159,7 +161,7 @@ impl Task {
         let Some(key) = self.identity.key() else { return };
         let ecdh = info.ecdh_public_key.as_deref().and_then(|key| key.parse().ok());
         let block = self.on_chain.block;
-        let change = KeyChange { at_ms: millis_since_epoch(), block: (block.0 > 0).then_some(block) };
+        let change = KeyChange { at_ms: now_ms(), block: (block.0 > 0).then_some(block) };
         let seen = SeenKeys::after(self.saved.seen_keys, self.saved.key, (key, ecdh), change);
         self.set_saved(FleetRecord { seen_keys: Some(seen), ..self.saved });
     }
@@ -239,18 +241,13 @@ impl Task {
         let (worker, message) = (&self.desired.worker.name, &problem.message);
         if problem.cause.is_alert() && !alerted {
             error!(%worker, cause = problem.cause.as_str(), error = &**message, "worker does not advance");
+        // The first failure and every tenth after it, because a worker may be away for days.
         } else if problem.failures % 10 == 1 && stepped.result.is_err() {
             warn!(%worker, cause = problem.cause.as_str(), failures = problem.failures, error = &**message, "sync failed");
         } else {
             debug!(%worker, cause = problem.cause.as_str(), failures = problem.failures, error = &**message, "sync failed");
         }
     }
-}
-
-/// Now, in ms since the Unix epoch.
-fn millis_since_epoch() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The error of a call if no client can be created for the endpoint.

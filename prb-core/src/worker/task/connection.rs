@@ -70,6 +70,8 @@ impl Connection {
     pub(super) fn call_failed(&mut self, error: Arc<str>) -> bool {
         self.failures.fail(Reason::Unreachable { error });
         let lost = self.failures.attempts() >= FAILURES_BEFORE_ERROR;
+        // Before that the info and the claim on the key are kept: one lost call does not give the key to
+        // another entry.
         if lost {
             self.info = None;
         }
@@ -81,6 +83,8 @@ impl Connection {
     }
 
     fn expires_at(&self, tuning: &Tuning, caught_up: bool) -> Instant {
+        // At the tip each dispatched block brings a new info, so this only covers a chain or source that
+        // stands still.
         self.answered_at + if caught_up { tuning.max_silence } else { tuning.observe_interval }
     }
 

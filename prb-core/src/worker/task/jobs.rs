@@ -64,6 +64,7 @@ impl Jobs {
 
     /// Stops waiting for all of them. They may still be executed: the chain shows their effect.
     pub(super) fn reset(&mut self) {
+        // Dropping the old set aborts its tasks.
         self.set = JoinSet::new();
         self.pending.clear();
     }

@@ -42,6 +42,7 @@ impl Task {
 
     /// Updates the goal; returns whether the worker's on-chain state could be evaluated.
     fn update_goal(&mut self, view: &ChainView) -> bool {
+        // Not while the block of an included operation is awaited: the older view would pass for its outcome.
         let (Some(key), Some(Ok(chain)), None) =
             (self.identity.claimed(), &self.on_chain.worker, self.on_chain.awaiting_block)
         else {
@@ -182,6 +183,7 @@ impl Task {
         let failures = failures.max(observed.failures.sync.as_ref().map_or(0, |failure| failure.attempts));
         let lag = position.and_then(|position| position.lag(&observed.heights));
         let chain = self.on_chain.worker.as_ref().and_then(|chain| chain.as_ref().ok());
+        // Infos and views are replaced as a whole and never changed, so comparing pointers suffices.
         let same = before.state == decision.state
             && before.message == message
             && before.position == position

@@ -34,7 +34,7 @@ const RETRY_REFUSED_AFTER: Duration = Duration::from_secs(6 * 3600);
 /// The same for refusals that only time resolves. Much longer than the chain's clock may be off.
 const RETRY_TIMED_AFTER: Duration = Duration::from_secs(600);
 
-/// A known_error, with the state that it was based on.
+/// A refused operation, with the state that the refusal was based on.
 struct RefusalRecord {
     operation: Operation,
     error: Arc<str>,
@@ -86,7 +86,7 @@ impl OnChain {
         }
         self.block = view.block;
         self.rules = Rules::from(view);
-        if self.awaiting_block.is_some_and(|awaiting_block| view.block >= awaiting_block) {
+        if self.awaiting_block.is_some_and(|awaited| view.block >= awaited) {
             self.awaiting_block = None;
         }
         let Some(found) = key.and_then(|key| view.workers.get(&key)) else { return };
@@ -144,10 +144,11 @@ impl OnChain {
         self.refused = Some(RefusalRecord { operation, error: error.into(), cause, until });
     }
 
-    /// The current known_error, as input of decisions.
+    /// The current refusal, as input of decisions.
     pub(super) fn refused(&self, pool: Option<&Reading<Option<PoolOnChain>>>) -> Option<Refused> {
         let RefusalRecord { operation, error, cause, until } = self.refused.as_ref()?;
         let changed = self.has_changed(cause, pool, *operation, error);
+        // While a newer view is awaited, the state seen is older than the refusal and proves no change.
         let is_current = self.awaiting_block.is_some() || !(changed || Instant::now() >= *until);
         let remedy = known_error(error).remedy.into();
         Some(Refused { operation: *operation, error: error.clone(), remedy, is_current })
@@ -164,6 +165,7 @@ impl OnChain {
             (Some(Ok(before)), Some(Ok(after))) => state_changed(before, after),
             (before, after) => before.is_some() != after.is_some(),
         };
+        // Without the clock, which changes in every view.
         let rules_changed = Rules { now_secs: 0, ..cause.rules } != Rules { now_secs: 0, ..self.rules };
         worker_moved || rules_changed || pool_changed(cause.pool.as_ref(), pool, operation, error)
     }

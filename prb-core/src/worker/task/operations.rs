@@ -292,6 +292,7 @@ fn failed(operation: Operation, error: &str) -> Reason {
 
 /// The chain's error that failed a whole transaction, if the trader's message names one.
 fn chain_error_in(message: &str) -> Option<&str> {
+    // As `SubmitError::Dispatch` is displayed: a queue carries a job's failure as text only.
     let failed = message.split_once("the transaction failed: ")?.1;
     let name = failed.split([' ', ';', ',']).next()?;
     let bare = name.rsplit("::").next()?;

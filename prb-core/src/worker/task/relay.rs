@@ -13,7 +13,7 @@ use crate::{
     primitives::{ParaNumber, WorkerKey},
     queue::{JobFailure, JobOutcome},
     sync::BackoffConfig,
-    wire::{EgressMessages, MessageOrigin, SignedMessage},
+    wire::{EgressMessages, MessageOrigin, SignedMessage, messages_by_sender},
     worker::{Failure, Keys, Reason, egress::Egress, key_registry::Claim},
 };
 
@@ -44,6 +44,7 @@ impl Relay {
 
     /// Discards all state: the messages are another worker's from now on. Jobs in flight are not awaited.
     pub(super) fn reset(&mut self) {
+        // Tickets are not reused: a job of the former worker that still ends must not match a later run.
         *self = Self { tickets: self.tickets, ..Self::new(self.backoff) };
     }
 
@@ -105,10 +106,9 @@ impl Relay {
     ) -> Vec<(MessageOrigin, u64, Vec<SignedMessage>)> {
         self.fetching.reset();
         let own = MessageOrigin::Worker(key);
-        let mut by_sender: BTreeMap<MessageOrigin, Vec<SignedMessage>> = BTreeMap::new();
-        for (sender, messages) in messages {
-            by_sender.entry(sender).or_default().extend(messages);
-        }
+        let mut by_sender = messages_by_sender(messages);
+        // Senders without messages are visited too: they become exhausted, so that the worker is not asked
+        // for them again and again.
         by_sender.entry(own.clone()).or_default();
         for sender in self.senders.keys() {
             by_sender.entry(sender.clone()).or_default();

@@ -60,6 +60,7 @@ impl Syncing {
     pub(super) fn info_received(&mut self, info: &PhactoryInfo, now: Instant) {
         self.health.observed(info, now);
         self.empty = None;
+        // A step in flight was planned from the current position and ends with a newer one.
         if self.running.is_none() {
             self.position = Position::of(info);
         }

@@ -108,8 +108,8 @@ fn the_originals_actions_have_its_fields() {
     let hex = format!("0x{}", hex::encode(message(1).encode()));
     assert_eq!(sync["payload"], json!({"pid": "7", "messages": [hex]}));
     let names = ["ADD_WORKER", "START_COMPUTING", "RESTART_COMPUTING", "STOP_COMPUTING"];
-    for (place, name) in [3, 5, 6, 7].into_iter().zip(names) {
-        let data = data(&job(vec![every_call().swap_remove(place)]));
+    for (index, name) in [3, 5, 6, 7].into_iter().zip(names) {
+        let data = data(&job(vec![every_call().swap_remove(index)]));
         let mut payload = json!({"pid": "7", "publicKey": key});
         if name.starts_with("START") || name.starts_with("RESTART") {
             payload["stake"] = json!(u128::MAX.to_string());

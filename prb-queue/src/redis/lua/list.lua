@@ -21,7 +21,7 @@ end
 
 -- Jobs that succeeded or failed. A small set is sorted; members of a large one are picked from all ended
 -- jobs.
-local function of_fate(set, count)
+local function ended_in(set, count)
     return function(from, to)
         local ids = {}
         if count <= FEW then
@@ -61,7 +61,7 @@ if wanted == '' then
     end
 else
     local succeeded, failed = call('SCARD', SUCCEEDED), call('SCARD', FAILED)
-    list('succeeded', succeeded, of_fate(SUCCEEDED, succeeded))
-    list('failed', failed, of_fate(FAILED, failed))
+    list('succeeded', succeeded, ended_in(SUCCEEDED, succeeded))
+    list('failed', failed, ended_in(FAILED, failed))
 end
 return { total, page }

@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 
 /// Most bytes of idle buffers in the pool.
-const MAX_KEPT_BYTES: usize = 16 << 20;
+const MAX_IDLE_BYTES: usize = 16 << 20;
 
 /// The pool of idle buffers. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Buffers(Arc<Mutex<Kept>>);
+pub(super) struct Buffers(Arc<Mutex<IdleBuffers>>);
 
 #[derive(Debug, Default)]
-struct Kept {
+struct IdleBuffers {
     buffers: Vec<Vec<u8>>,
     bytes: usize,
 }
@@ -20,12 +20,12 @@ struct Kept {
 impl Buffers {
     /// Returns an empty buffer of about this capacity: a holder of any slice keeps the whole buffer.
     pub(super) fn take(&self, bytes: usize) -> Vec<u8> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let fits = |buffer: &Vec<u8>| (bytes..=bytes + bytes / 4).contains(&buffer.capacity());
-        match kept.buffers.iter().rposition(fits) {
+        match idle.buffers.iter().rposition(fits) {
             Some(i) => {
-                let buffer = kept.buffers.swap_remove(i);
-                kept.bytes -= buffer.capacity();
+                let buffer = idle.buffers.swap_remove(i);
+                idle.bytes -= buffer.capacity();
                 buffer
             }
             None => Vec::with_capacity(bytes),
@@ -34,38 +34,38 @@ impl Buffers {
 
     /// Freezes the buffer; it returns to the pool when the last reference is dropped.
     pub(super) fn share(&self, buffer: Vec<u8>) -> Bytes {
-        Bytes::from_owner(Lent { buffer, to: self.clone() })
+        Bytes::from_owner(PooledBuffer { buffer, to: self.clone() })
     }
 
-    fn give_back(&self, mut buffer: Vec<u8>) {
+    fn put_back(&self, mut buffer: Vec<u8>) {
         buffer.clear();
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Evict the oldest ones, whose sizes are no longer in demand.
-        while kept.bytes + buffer.capacity() > MAX_KEPT_BYTES && !kept.buffers.is_empty() {
-            let oldest = kept.buffers.remove(0);
-            kept.bytes -= oldest.capacity();
+        while idle.bytes + buffer.capacity() > MAX_IDLE_BYTES && !idle.buffers.is_empty() {
+            let oldest = idle.buffers.remove(0);
+            idle.bytes -= oldest.capacity();
         }
-        if buffer.capacity() <= MAX_KEPT_BYTES {
-            kept.bytes += buffer.capacity();
-            kept.buffers.push(buffer);
+        if buffer.capacity() <= MAX_IDLE_BYTES {
+            idle.bytes += buffer.capacity();
+            idle.buffers.push(buffer);
         }
     }
 }
 
-struct Lent {
+struct PooledBuffer {
     buffer: Vec<u8>,
     to: Buffers,
 }
 
-impl AsRef<[u8]> for Lent {
+impl AsRef<[u8]> for PooledBuffer {
     fn as_ref(&self) -> &[u8] {
         &self.buffer
     }
 }
 
-impl Drop for Lent {
+impl Drop for PooledBuffer {
     fn drop(&mut self) {
-        self.to.give_back(std::mem::take(&mut self.buffer));
+        self.to.put_back(std::mem::take(&mut self.buffer));
     }
 }
 
@@ -93,8 +93,8 @@ mod tests {
             drop(all);
             drop(buffers.share(buffers.take(3 << 20)));
         }
-        assert!(buffers.0.lock().unwrap_or_else(PoisonError::into_inner).bytes <= MAX_KEPT_BYTES);
-        drop(buffers.share(buffers.take(MAX_KEPT_BYTES + 1)));
-        assert!(buffers.take(MAX_KEPT_BYTES + 1).capacity() > MAX_KEPT_BYTES, "too large to be kept");
+        assert!(buffers.0.lock().unwrap_or_else(PoisonError::into_inner).bytes <= MAX_IDLE_BYTES);
+        drop(buffers.share(buffers.take(MAX_IDLE_BYTES + 1)));
+        assert!(buffers.take(MAX_IDLE_BYTES + 1).capacity() > MAX_IDLE_BYTES, "too large to be idle");
     }
 }

@@ -8,7 +8,7 @@ use tokio::{
     time::{Duration, timeout},
 };
 
-use super::{Error, Shared, pending::Asked};
+use super::{Error, Shared, pending::PendingRequest};
 use crate::blob::{
     frame::{self, ANSWER_HEAD_BYTES, Decoded, ID_BYTES},
     quick_ack,
@@ -103,7 +103,7 @@ impl Reader<'_> {
         self.deliver(asked, payload_bytes, crc).await
     }
 
-    async fn deliver(&mut self, asked: Asked, payload_bytes: usize, crc: u64) -> Result<(), Error> {
+    async fn deliver(&mut self, asked: PendingRequest, payload_bytes: usize, crc: u64) -> Result<(), Error> {
         let payload = match self.payload(payload_bytes, &asked).await {
             Ok(payload) => payload,
             Err(error) => {
@@ -122,7 +122,7 @@ impl Reader<'_> {
     }
 
     /// Reads a payload and its checksum; skips the payload if nobody waits for it.
-    async fn payload(&mut self, bytes: usize, asked: &Asked) -> Result<(Option<Bytes>, u32), Error> {
+    async fn payload(&mut self, bytes: usize, asked: &PendingRequest) -> Result<(Option<Bytes>, u32), Error> {
         if bytes <= SMALL_BYTES {
             self.fill(bytes).await?;
             // Copied, because a slice would keep the whole read buffer alive.
@@ -144,7 +144,7 @@ impl Reader<'_> {
             let start = payload.len();
             let mut rest = (&mut payload).limit(bytes - start);
             let read = self.socket.read_buf(&mut rest).await;
-            self.heard(read)?;
+            self.after_read(read)?;
             // Checksum each chunk while it is in the cache.
             crc = crc32c::crc32c_append(crc, &payload[start..]);
         }
@@ -180,18 +180,18 @@ impl Reader<'_> {
             // `reserve` moves the remaining bytes to the front if the capacity behind them is too small.
             self.buffer.reserve(SMALL_BYTES.max(bytes - self.buffer.len()));
             let read = self.socket.read_buf(&mut self.buffer).await;
-            self.heard(read)?;
+            self.after_read(read)?;
         }
         Ok(())
     }
 
-    fn heard(&mut self, read: std::io::Result<usize>) -> Result<(), Error> {
+    fn after_read(&mut self, read: std::io::Result<usize>) -> Result<(), Error> {
         match read {
             Ok(0) => Err(self.shared.lost("it closed the connection")),
             Ok(bytes) => {
                 self.read_bytes += bytes;
                 quick_ack::acknowledge(self.socket.as_ref());
-                self.shared.heard_now();
+                self.shared.note_read();
                 Ok(())
             }
             Err(e) => Err(self.shared.lost(e)),

@@ -12,7 +12,7 @@ type Answer = Result<Option<Bytes>, Error>;
 
 /// A request in flight or about to be written.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct PendingRequest {
     /// The largest blob that is accepted.
     pub(super) max_bytes: usize,
     answer: oneshot::Sender<Answer>,
@@ -20,7 +20,7 @@ pub(super) struct Asked {
     _slot: Option<OwnedSemaphorePermit>,
 }
 
-impl Asked {
+impl PendingRequest {
     /// Whether the requester has left.
     pub(super) fn is_abandoned(&self) -> bool {
         self.answer.is_closed()
@@ -41,7 +41,7 @@ struct State {
     /// Whether there is a connection. Without one no request is accepted: it would wait in vain.
     open: bool,
     /// Slots, indexed by the first half of a request's id; the second half is the tag.
-    asked: Vec<Option<(u32, Asked)>>,
+    asked: Vec<Option<(u32, PendingRequest)>>,
     free: Vec<u32>,
     /// The newest tag: a late or repeated answer must not match a later request in the same slot.
     tag: u32,
@@ -57,6 +57,7 @@ impl Pending {
     pub(super) fn open(&self) {
         let mut state = self.state();
         state.open = true;
+        // What the previous connection did not write belongs to requests that have failed.
         state.out.clear();
     }
 
@@ -86,7 +87,7 @@ impl Pending {
         }
         state.tag = state.tag.wrapping_add(1);
         let tag = state.tag;
-        let asked = Some((tag, Asked { max_bytes, answer, _slot: slot }));
+        let asked = Some((tag, PendingRequest { max_bytes, answer, _slot: slot }));
         let index = match state.free.pop() {
             Some(index) => {
                 state.asked[index as usize] = asked;
@@ -98,6 +99,7 @@ impl Pending {
                 (state.asked.len() - 1) as u32
             }
         };
+        // The writer takes all that is queued, so it needs one notification per batch only.
         let nothing_before = state.out.is_empty();
         frame::put_request(join(index, tag), key, &mut state.out);
         drop(state);
@@ -108,7 +110,7 @@ impl Pending {
     }
 
     /// Removes the request of an arriving answer.
-    pub(super) fn take(&self, id: Id) -> Option<Asked> {
+    pub(super) fn take(&self, id: Id) -> Option<PendingRequest> {
         let (index, tag) = split(id);
         let mut state = self.state();
         let slot = state.asked.get_mut(index as usize)?;

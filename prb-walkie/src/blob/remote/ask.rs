@@ -185,9 +185,9 @@ pub(super) enum Failure {
     /// It sent wrong data or made a false claim: it is suspended.
     Bad(String),
     /// It is slow or has a failure of its own: it is suspended too, but its claims may be true.
-    Troubled(String),
+    Faulty(String),
     /// The connection is lost.
-    Gone(client::Error),
+    Disconnected(client::Error),
     /// It answers that there is no such batch.
     Verdict(Error),
     /// It does not have it yet.
@@ -203,7 +203,7 @@ impl Failure {
     pub(super) fn refused(refused: Refused) -> Self {
         match refused {
             Refused::NotReady => Self::NotYet,
-            Refused::Failed => Self::Troubled("it cannot read its data".into()),
+            Refused::Failed => Self::Faulty("it cannot read its data".into()),
             Refused::BadCursor(_) | Refused::TooLarge(_) => Self::bad("its answer does not fit the question"),
         }
     }
@@ -213,12 +213,12 @@ impl Failure {
         let (reason, lied) = match self {
             Self::NotYet => return None,
             Self::Verdict(error) => return Some(error),
-            Self::Gone(error) => return Some(Error::Unavailable(Box::new(error))),
+            Self::Disconnected(error) => return Some(Error::Unavailable(Box::new(error))),
             Self::Bad(reason) => (reason, true),
-            Self::Troubled(reason) => (reason, false),
+            Self::Faulty(reason) => (reason, false),
         };
         let error = Error::Unavailable(format!("{} was suspended: {reason}", provider.id).into());
-        pool.put_aside(provider, reason, lied);
+        pool.suspend(provider, reason, lied);
         Some(error)
     }
 }
@@ -228,9 +228,9 @@ impl From<client::Error> for Failure {
         match error {
             client::Error::BadBytes { reason, .. } => Self::Bad(format!("it sent bad bytes: {reason}")),
             client::Error::TimedOut { ref key, after, .. } => {
-                Self::Troubled(format!("it did not answer {key} within {} ms", after.as_millis()))
+                Self::Faulty(format!("it did not answer {key} within {} ms", after.as_millis()))
             }
-            error => Self::Gone(error),
+            error => Self::Disconnected(error),
         }
     }
 }
@@ -243,6 +243,8 @@ impl Pool {
             let answer = self.ask_one(&provider, kind, question).await;
             (provider, answer)
         };
+        // Requests of slower providers stay in flight: whichever answers first is used, and dropping the
+        // others cancels them.
         let mut asked = FuturesUnordered::new();
         asked.extend(rest.next().map(attempt));
         let mut error: Option<Error> = None;
@@ -270,7 +272,7 @@ impl Pool {
             asked.extend(next.map(attempt));
         }
         // If a claim was wrong, the remaining providers may show that the batch does not exist yet.
-        match (error, self.nobody()) {
+        match (error, self.no_provider_error()) {
             (Some(error), _) if !error.is_retryable() => Err(error),
             (_, None) if self.rank(&question).is_empty() => Ok(None),
             (Some(error), _) | (None, Some(error)) => Err(error),

@@ -35,11 +35,11 @@ pub(super) fn rank<P>(mut choices: Vec<Choice<P>>, slow: Duration) -> Vec<P> {
 
 /// The state of a candidate's slot in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Place {
+pub(super) enum SlotState {
     /// It is in use and never evicted.
     InUse,
     /// It has a slot and may become useful.
-    Held,
+    Assigned,
     /// It has no slot.
     New,
     /// It is suspended or cannot be reached.
@@ -50,22 +50,27 @@ pub(super) enum Place {
 /// equals in the given order.
 pub(super) fn admit(
     candidates: Vec<Candidate>,
-    place: impl Fn(&Candidate) -> Place,
+    slot_state: impl Fn(&Candidate) -> SlotState,
     order: impl Fn(&Candidate) -> u64,
     max: usize,
 ) -> Vec<Candidate> {
-    let mut candidates: Vec<_> = candidates.into_iter().map(|c| (place(&c), c)).collect();
-    candidates
-        .sort_by_cached_key(|(place, c)| (*place != Place::InUse, Reverse(c.provenance), *place, order(c)));
+    let mut candidates: Vec<_> = candidates.into_iter().map(|c| (slot_state(&c), c)).collect();
+    candidates.sort_by_cached_key(|(slot_state, c)| {
+        (*slot_state != SlotState::InUse, Reverse(c.provenance), *slot_state, order(c))
+    });
     let mut admitted: Vec<Candidate> = Vec::new();
     let mut by_address = HashMap::<IpAddr, usize>::new();
-    for (place, candidate) in candidates {
+    for (slot_state, candidate) in candidates {
         let provenance = candidate.provenance;
         let below = admitted.iter().filter(|other| other.provenance <= provenance).count();
         let address = share_of(candidate.address.ip());
         let of_address = by_address.entry(address).or_default();
+        // One machine can pose as any number of providers, so an address without better provenance gets an
+        // eighth.
         let is_crowd = provenance <= Provenance::TrustedNetwork && *of_address >= (max / 8).max(1);
-        if admitted.len() >= max || (place != Place::InUse && (below >= share(provenance, max) || is_crowd)) {
+        if admitted.len() >= max
+            || (slot_state != SlotState::InUse && (below >= share(provenance, max) || is_crowd))
+        {
             continue;
         }
         *of_address += 1;
@@ -144,8 +149,8 @@ mod tests {
         }
     }
 
-    fn admitted(candidates: &[Candidate], place: impl Fn(&Candidate) -> Place) -> Vec<String> {
-        admit(candidates.to_vec(), place, |c| c.id.bytes().map(u64::from).sum(), 8)
+    fn admitted(candidates: &[Candidate], slot_state: impl Fn(&Candidate) -> SlotState) -> Vec<String> {
+        admit(candidates.to_vec(), slot_state, |c| c.id.bytes().map(u64::from).sum(), 8)
             .into_iter()
             .map(|candidate| candidate.id)
             .collect()
@@ -160,20 +165,20 @@ mod tests {
         // Its name sorts last.
         let used = candidate("zz", P::Discovered, [10, 1, 0, 1]);
         let boot = candidate("zy", P::BootNode, [10, 1, 0, 2]);
-        let place = |c: &Candidate| match &*c.id {
-            "zz" => Place::InUse,
-            _ => Place::New,
+        let slot_state = |c: &Candidate| match &*c.id {
+            "zz" => SlotState::InUse,
+            _ => SlotState::New,
         };
         for (provenance, most) in [(P::Discovered, 2), (P::TrustedNetwork, 4), (P::SameMachine, 6)] {
             let all: Vec<_> = crowd(provenance).chain([used.clone(), boot.clone()]).collect();
-            let all = admitted(&all, place);
+            let all = admitted(&all, slot_state);
             assert!(all.contains(&"zz".into()) && all.contains(&"zy".into()), "{provenance:?}: {all:?}");
             assert_eq!(all.len(), most + 1, "{provenance:?}: {all:?}");
         }
         // One address gets one slot, except on this machine.
         let one: Vec<_> =
             (0..200).map(|n| candidate(&format!("a{n}"), P::TrustedNetwork, [10, 0, 0, 1])).collect();
-        assert_eq!(admitted(&one, place).len(), 1);
+        assert_eq!(admitted(&one, slot_state).len(), 1);
     }
 
     #[test]
@@ -182,9 +187,10 @@ mod tests {
             (0..6).map(|n| candidate(&format!("a{n}"), Provenance::SameMachine, [127, 0, 0, 1])).collect();
         let honest = candidate("zz", Provenance::SameMachine, [127, 0, 0, 1]);
         let all: Vec<_> = liars.iter().cloned().chain([honest]).collect();
-        let place = |of_liars: Place| move |c: &Candidate| if c.id == "zz" { Place::New } else { of_liars };
-        assert!(!admitted(&all, place(Place::Held)).contains(&"zz".into()));
-        assert!(admitted(&all, place(Place::Useless)).contains(&"zz".into()));
+        let slot_state =
+            |of_liars: SlotState| move |c: &Candidate| if c.id == "zz" { SlotState::New } else { of_liars };
+        assert!(!admitted(&all, slot_state(SlotState::Assigned)).contains(&"zz".into()));
+        assert!(admitted(&all, slot_state(SlotState::Useless)).contains(&"zz".into()));
     }
 
     #[test]

@@ -6,10 +6,10 @@
 //! providers that differ, the refused one is suspended. If it was right, workers will refuse the other's
 //! bytes too, repeatedly, and that one's suspensions grow.
 //!
-//! A batch that does not verify is another matter: whoever gave it is put aside at once.
+//! A batch that does not verify needs no comparison: its provider is suspended at once.
 //!
-//! Where nobody else can be asked because the provider alone claims to be that far, it is put aside at once. Where it
-//! is the only provider, or the own node knows that the chain is that far, it stays.
+//! If no other provider can be asked because this one alone claims to have the data, it is suspended at once, unless
+//! it is the only provider or the own node confirms that the chain is that far.
 
 use std::{
     collections::VecDeque,
@@ -34,13 +34,13 @@ const MAX_SUSPICIONS: usize = 64;
 /// Lifetime of a suspicion that could not be examined.
 const SUSPECTED_FOR: Duration = Duration::from_secs(60);
 
-/// Who gave an answer, and its fingerprint.
+/// The provider of an answer, and the answer's fingerprint.
 #[derive(Clone, Debug)]
 pub(super) struct Record {
     pub(super) provider: Arc<str>,
     max_bytes: usize,
     spans: [u32; 4],
-    print: (usize, u32),
+    fingerprint: (usize, u32),
 }
 
 impl Record {
@@ -50,7 +50,7 @@ impl Record {
             provider: provider.id.clone(),
             max_bytes: question.max_bytes(),
             spans: Q::spans(batch),
-            print: (body.len(), crc32c::crc32c(body)),
+            fingerprint: (body.len(), crc32c::crc32c(body)),
         }
     }
 }
@@ -76,15 +76,16 @@ impl Served {
             _ => return None,
         };
         let served = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // The newest first: an older answer to the same question may be another provider's.
         served.iter().rev().find(|(asked, _)| *asked == question).cloned()
     }
 
-    /// Who gave that very answer to a question about headers.
-    pub(super) fn giver(&self, cursor: HeaderCursor, body: &[u8]) -> Option<Arc<str>> {
-        let print = (body.len(), crc32c::crc32c(body));
+    /// The provider that gave this answer to a question about headers.
+    pub(super) fn provider_of(&self, cursor: HeaderCursor, body: &[u8]) -> Option<Arc<str>> {
+        let fingerprint = (body.len(), crc32c::crc32c(body));
         let served = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut given = served.iter().rev().filter(|(asked, _)| *asked == Question::Headers(cursor));
-        given.find(|(_, record)| record.print == print).map(|(_, record)| record.provider.clone())
+        given.find(|(_, record)| record.fingerprint == fingerprint).map(|(_, record)| record.provider.clone())
     }
 }
 
@@ -126,9 +127,11 @@ impl Suspects {
 
 /// Examines refusals one after the other.
 pub(super) async fn run(pool: Arc<Pool>, mut refusals: mpsc::Receiver<RefusedData>) {
+    // One at a time: each fetches data again, and a worker that refuses everything must not multiply the
+    // traffic.
     while let Some(refusal) = refusals.recv().await {
         let Some((question, record)) = pool.served.find(&refusal) else { continue };
-        let Some(suspect) = pool.provider(&record.provider).filter(|suspect| !suspect.is_aside()) else {
+        let Some(suspect) = pool.provider(&record.provider).filter(|suspect| !suspect.is_suspended()) else {
             continue;
         };
         let same = match refusal {
@@ -162,13 +165,13 @@ fn conclude(pool: &Pool, suspect: &Provider, question: Question, same: Option<(b
         }
         Some((false, other)) => {
             let reason = format!("a worker refused its answer to {question}, and {other} gives another");
-            pool.put_aside(suspect, reason, true);
+            pool.suspend(suspect, reason, true);
             pool.suspects.clear(question, &suspect.id);
         }
-        None if pool.stands_alone(suspect, question) => {
+        None if pool.is_sole_claimant(suspect, question) => {
             let reason =
                 format!("a worker refused its answer to {question:?}, and nobody else claims to have that");
-            pool.put_aside(suspect, reason, true);
+            pool.suspend(suspect, reason, true);
             pool.suspects.clear(question, &suspect.id);
         }
         None => {
@@ -177,7 +180,7 @@ fn conclude(pool: &Pool, suspect: &Provider, question: Question, same: Option<(b
     }
 }
 
-/// Returns whether another provider gives the same bytes, and its id. `None` if nobody gave the same run.
+/// Returns whether another provider gives the same bytes, and its id. `None` if no other gave the same run.
 async fn compare<Q: Ask>(
     pool: &Pool,
     suspect: &Provider,
@@ -187,7 +190,7 @@ async fn compare<Q: Ask>(
     let (other, batch) = ask_other(pool, suspect, question).await?;
     let found = Record::of(&other, &question, &batch);
     if found.spans == record.spans {
-        return Some((found.print == record.print, other.id.clone()));
+        return Some((found.fingerprint == record.fingerprint, other.id.clone()));
     }
     // The tip has moved since, so ask the suspect again.
     compare_with(pool, suspect, &found, question).await.map(|same| (same, other.id.clone()))
@@ -203,7 +206,7 @@ async fn compare_with<Q: Ask>(pool: &Pool, suspect: &Provider, other: &Record, q
     let (kind, _) = suspect.usable()?;
     let batch = pool.ask_one(suspect, kind, question).await.ok()?;
     let again = Record::of(suspect, &question, &batch);
-    (again.spans == other.spans).then_some(again.print == other.print)
+    (again.spans == other.spans).then_some(again.fingerprint == other.fingerprint)
 }
 
 /// Asks providers that are not suspected, except the original's, which cut batches differently.

@@ -56,7 +56,7 @@ pub(super) async fn candidates(pool: Arc<Pool>, mut candidates: watch::Receiver<
             // The sender is gone: the known candidates stay.
             more = candidates.changed(), if open => (open, changed) = (more.is_ok(), more.is_ok()),
             _ = tick.tick() => {
-                if pool.providers().iter().filter(|provider| provider.come_back()).count() > 0 {
+                if pool.providers().iter().filter(|provider| provider.end_suspension()).count() > 0 {
                     pool.publish();
                 }
                 // A provider that has become useless may be evicted for a waiting candidate.
@@ -122,6 +122,7 @@ async fn follow(pool: Arc<Pool>, provider: Arc<Provider>) {
             ended = follow_once(&pool, &provider, &mut backoff) => ended,
             _ = link.wait_for(|link| *link != Link::Up) => Failure::NotYet,
         };
+        // Claims made over the lost connection no longer count.
         provider.learn(None, Heights::default(), None);
         if let Some(error) = ended.settle(&pool, &provider) {
             debug!(provider = %provider.id, error = %prb_core::text::describe(&error), "a data provider is not followed");
@@ -137,6 +138,7 @@ async fn follow_once(pool: &Pool, provider: &Provider, backoff: &mut Backoff) ->
     let bounds = Bounds { max_bytes: answer::MAX_HEAD_BYTES, timeout: pool.config.request_timeout };
     let mut answered = provider.get(&first, bounds).await;
     let wait = pool.config.heights_wait;
+    // From now on the provider delays its answers by up to `wait`.
     let bounds = Bounds { timeout: bounds.timeout + wait, ..bounds };
     let mut seen = None;
     loop {
@@ -145,11 +147,12 @@ async fn follow_once(pool: &Pool, provider: &Provider, backoff: &mut Backoff) ->
                 Ok(position) => position,
                 Err(e) => return Failure::bad(e),
             },
+            // The original does not know this key, and answers that there is no such blob.
             Ok(None) if seen.is_none() => return follow_original(pool, provider, backoff).await,
             Ok(None) => return Failure::bad("it no longer knows our keys"),
             Err(e) => return e.into(),
         };
-        if pool.refuse_stranger(provider, position.identity) {
+        if pool.suspend_if_foreign(provider, position.identity) {
             return Failure::NotYet;
         }
         let heights = position.heights;
@@ -212,7 +215,7 @@ async fn follow_original(pool: &Pool, provider: &Provider, backoff: &mut Backoff
     while start.elapsed() < ASK_AGAIN_AFTER {
         tick.tick().await;
         let candidate = provider.candidate();
-        if pool.refuse_stranger(provider, candidate.chain_identity) {
+        if pool.suspend_if_foreign(provider, candidate.chain_identity) {
             return Failure::NotYet;
         }
         let heights = provider.announced().map(|announced| announced.heights).unwrap_or_default();

@@ -31,7 +31,7 @@ async fn meta(provider: &Provider, key: Key, bounds: Bounds) -> Result<Bytes, Fa
 }
 
 /// Runs a walk through a whole blob on a blocking thread.
-async fn apart<T: Send + 'static>(
+async fn on_blocking_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, batch_walk::Malformed> + Send + 'static,
 ) -> Result<T, Failure> {
     let done = tokio::task::spawn_blocking(work).await;
@@ -56,12 +56,13 @@ pub(super) async fn headers(
     let meta = meta(provider, Key::RangeByParentBlock(cursor.relay), bounds).await?;
     let meta = db::RangeMeta::decode(meta).map_err(Failure::bad)?;
     let mut too_long = None;
+    // The longer blob first: the shorter one serves if the longer one is too large.
     for key in [&meta.blob_sync_header_req_key, &meta.dry_sync_header_req_key] {
         if key.is_empty() {
             continue;
         }
         let Some(request) = provider.get(key, bounds).await? else { continue };
-        match apart(move || batch_walk::headers_of_request(&request, cursor)).await? {
+        match on_blocking_thread(move || batch_walk::headers_of_request(&request, cursor)).await? {
             Some(batch) if batch.body.len() <= question.max_bytes => return Ok(batch),
             Some(batch) => too_long = Some(batch.body.len()),
             None => {}
@@ -85,12 +86,13 @@ pub(super) async fn blocks(
     let cursor = question.cursor;
     let range = meta(provider, Key::RangeParaBlockKey(cursor.from), bounds).await?;
     let range: BlockRange = serde_json::from_slice(&range).map_err(Failure::bad)?;
+    // A buffer may be larger than the limit, or gone: the single block is the fallback for both.
     let one = Key::DryParaBlock(cursor.from).to_string();
     let mut too_long = None;
     for key in range.buffer_key.into_iter().chain([one]) {
         let Some(request) = provider.get(&key, bounds).await? else { continue };
         let within = Span { first: cursor.from, last: cursor.to };
-        match apart(move || batch_walk::blocks_of_request(&request, within)).await? {
+        match on_blocking_thread(move || batch_walk::blocks_of_request(&request, within)).await? {
             Some(batch) if batch.body.len() <= question.max_bytes => return Ok(batch),
             Some(batch) => too_long = Some(batch.body.len()),
             None => {}

@@ -92,6 +92,7 @@ impl Finalized {
             relay: relay_of(heights.relay),
             para: para_of(heights.para),
             relay_target: relay_of(heights.relay_target),
+            // At least the own node's: otherwise nobody would seem to lag while all providers do.
             para_target: para_of(heights.para_target).max(Some(self.para)),
         }
     }

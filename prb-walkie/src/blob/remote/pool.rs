@@ -19,7 +19,7 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 use super::{
     Candidate, Config, GenesisError, OwnChain, ProviderStatus,
     ask::{Ask, Failure, Question},
-    choose::{self, Choice, Place},
+    choose::{self, Choice, SlotState},
     examine::{Served, Suspects},
     original,
     provider::{Kind, Provider, Record},
@@ -41,7 +41,7 @@ pub(super) struct Pool {
     order: RandomState,
     heights: watch::Sender<Heights>,
     own: Option<OwnChain>,
-    /// The genesis, and who gave it.
+    /// The genesis, and the id of its provider.
     genesis: Mutex<Option<(Genesis, Arc<str>)>>,
     /// Held while the genesis is fetched.
     fetching: AsyncMutex<()>,
@@ -104,6 +104,7 @@ impl Pool {
         let removed = self.providers.write().unwrap_or_else(PoisonError::into_inner).remove(id);
         if let Some(provider) = removed {
             let record = provider.snapshot().record;
+            // Otherwise a suspended provider could get rid of its suspension by leaving and coming back.
             if record.is_bad() {
                 let mut remembered = self.remembered();
                 if remembered.len() >= MAX_REMEMBERED {
@@ -121,22 +122,23 @@ impl Pool {
 
     /// Chooses the candidates that get a slot.
     pub(super) fn admit(&self, candidates: Vec<Candidate>) -> Vec<Candidate> {
-        let aside: HashSet<_> = {
+        let suspended: HashSet<_> = {
             let remembered = self.remembered();
-            remembered.iter().filter(|(_, record)| record.is_aside()).map(|(id, _)| id.clone()).collect()
+            remembered.iter().filter(|(_, record)| record.is_suspended()).map(|(id, _)| id.clone()).collect()
         };
-        let place = |candidate: &Candidate| match self.provider(&candidate.id) {
-            Some(provider) => provider.place(),
-            None if aside.contains(&*candidate.id) => Place::Useless,
-            None => Place::New,
+        let slot_state = |candidate: &Candidate| match self.provider(&candidate.id) {
+            Some(provider) => provider.slot_state(),
+            None if suspended.contains(&*candidate.id) => SlotState::Useless,
+            None => SlotState::New,
         };
         let order = |candidate: &Candidate| self.order.hash_one(&candidate.id);
-        choose::admit(candidates, place, order, self.config.max_providers)
+        choose::admit(candidates, slot_state, order, self.config.max_providers)
     }
 
     /// Publishes the heights of usable providers.
     pub(super) fn publish(&self) {
         let usable: Vec<_> = self.providers().iter().filter_map(|p| p.usable()).map(|(_, h)| h).collect();
+        // Tells a start, when providers are still being found, from a failure of providers that were usable.
         if !usable.is_empty() {
             self.ready.store(true, Ordering::Relaxed);
         }
@@ -154,8 +156,8 @@ impl Pool {
     }
 
     /// Suspends a provider and withdraws its heights.
-    pub(super) fn put_aside(&self, provider: &Provider, reason: String, lied: bool) {
-        provider.put_aside(reason, &self.config);
+    pub(super) fn suspend(&self, provider: &Provider, reason: String, lied: bool) {
+        provider.suspend(reason, &self.config);
         if lied {
             // Its genesis may be wrong, too: fetch it again from another.
             self.genesis().take_if(|(_, giver)| *giver == provider.id);
@@ -180,7 +182,7 @@ impl Pool {
 
     /// Whether a provider is the only one to claim the data: others exist that do not, and the own node does not
     /// confirm that it can exist.
-    pub(super) fn stands_alone(&self, provider: &Provider, question: Question) -> bool {
+    pub(super) fn is_sole_claimant(&self, provider: &Provider, question: Question) -> bool {
         let others = self.providers().into_iter().filter(|other| other.id != provider.id);
         let others: Vec<_> = others.filter_map(|other| other.usable()).map(|(_, heights)| heights).collect();
         let finalized = self.own.as_ref().and_then(|own| *own.finalized.borrow());
@@ -190,10 +192,10 @@ impl Pool {
     }
 
     /// Suspends a provider of another chain; returns whether it is one.
-    pub(super) fn refuse_stranger(&self, provider: &Provider, identity: Option<Hash>) -> bool {
+    pub(super) fn suspend_if_foreign(&self, provider: &Provider, identity: Option<Hash>) -> bool {
         let (Some(ours), Some(theirs)) = (self.identity(), identity) else { return false };
         if ours != theirs {
-            self.put_aside(provider, format!("it is of the chain {theirs}, not {ours}"), true);
+            self.suspend(provider, format!("it is of the chain {theirs}, not {ours}"), true);
         }
         ours != theirs
     }
@@ -215,7 +217,7 @@ impl Pool {
     }
 
     /// The error if no provider has the answer.
-    pub(super) fn nobody(&self) -> Option<Error> {
+    pub(super) fn no_provider_error(&self) -> Option<Error> {
         let providers = self.providers();
         if providers.iter().any(|provider| provider.usable().is_some()) {
             return None;
@@ -240,21 +242,22 @@ impl Pool {
         }
     }
 
-    /// Puts the provider aside that gave a batch which does not verify.
-    pub(super) fn convict(&self, given: &FalseHeaders) {
-        let giver = self.served.giver(given.cursor, &given.body);
+    /// Suspends the provider of a batch that does not verify.
+    pub(super) fn suspend_provider_of(&self, given: &FalseHeaders) {
+        let giver = self.served.provider_of(given.cursor, &given.body);
         let Some(provider) = giver.and_then(|id| self.provider(&id)) else { return };
         provider.was_refused();
         let reason = format!("its answer to {} is false: {}", given.cursor, given.reason);
-        self.put_aside(&provider, reason, true);
+        self.suspend(&provider, reason, true);
     }
 
-    /// The genesis: fetched once, and again where who gave it has turned out to lie.
+    /// The genesis: fetched once, and again if its provider turned out to send wrong data.
     pub(super) async fn read_genesis(&self) -> Result<Genesis, Error> {
         let known = || self.genesis().as_ref().map(|(genesis, _)| genesis.clone());
         if let Some(genesis) = known() {
             return Ok(genesis);
         }
+        // One caller fetches; the others wait for the lock and then find the result.
         let _fetching = self.fetching.lock().await;
         match known() {
             Some(genesis) => Ok(genesis),
@@ -265,21 +268,25 @@ impl Pool {
     async fn fetch_genesis(&self) -> Result<Genesis, Error> {
         let mut last = None;
         let mut providers = self.providers();
+        // The most trusted first: without an own node, the first valid genesis decides which chain is right.
         providers.sort_by_key(|provider| Reverse(provider.provenance()));
         for provider in providers {
             let Some((kind, _)) = provider.usable() else { continue };
             match self.genesis_of(&provider, kind).await {
                 Ok(genesis) => {
+                    // Stored before the others are checked, because the check compares them with this
+                    // genesis.
                     *self.genesis() = Some((genesis.clone(), provider.id.clone()));
+                    // Those of other chains were accepted as long as the chain was not known.
                     for other in self.providers() {
-                        self.refuse_stranger(&other, other.snapshot().identity);
+                        self.suspend_if_foreign(&other, other.snapshot().identity);
                     }
                     return Ok(genesis);
                 }
                 Err(failure) => last = failure.settle(self, &provider).or(last),
             }
         }
-        Err(last.or_else(|| self.nobody()).unwrap_or(Error::NotReady))
+        Err(last.or_else(|| self.no_provider_error()).unwrap_or(Error::NotReady))
     }
 
     async fn genesis_of(&self, provider: &Provider, kind: Kind) -> Result<Genesis, Failure> {
@@ -323,7 +330,7 @@ fn describe(status: &ProviderStatus) -> String {
         S::Connecting => "connecting".to_owned(),
         S::Ready => "ready".to_owned(),
         S::Down { reason } => reason.clone(),
-        S::Aside { reason, for_ms } => format!("suspended for another {for_ms} ms because {reason}"),
+        S::Suspended { reason, for_ms } => format!("suspended for another {for_ms} ms because {reason}"),
     };
     format!("{}: {state}", status.id)
 }

@@ -13,7 +13,7 @@ use prb_core::{blob::Heights, primitives::Hash};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{Announced, Candidate, Config, choose::Place};
+use super::{Announced, Candidate, Config, choose::SlotState};
 use crate::{
     blob::{
         client::{self, Bounds, Client, Link},
@@ -59,7 +59,7 @@ pub(super) struct State {
 /// A provider's record, which is remembered even if it loses its slot.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Record {
-    pub(super) aside: Option<Aside>,
+    pub(super) suspension: Option<Suspension>,
     pub(super) served: u64,
     pub(super) failed: u64,
     /// Answers that a worker has refused.
@@ -69,8 +69,8 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn is_aside(&self) -> bool {
-        self.aside.as_ref().is_some_and(|aside| aside.until > Instant::now())
+    pub(super) fn is_suspended(&self) -> bool {
+        self.suspension.as_ref().is_some_and(|suspension| suspension.until > Instant::now())
     }
 
     /// Whether the record is worth remembering.
@@ -81,7 +81,7 @@ impl Record {
 
 /// Why a provider is suspended, and until when.
 #[derive(Clone, Debug)]
-pub(super) struct Aside {
+pub(super) struct Suspension {
     pub(super) reason: String,
     pub(super) until: Instant,
 }
@@ -137,17 +137,17 @@ impl Provider {
             return None;
         }
         let state = self.state();
-        let aside = state.record.is_aside();
-        state.kind.filter(|_| !aside).map(|kind| (kind, state.heights))
+        let is_suspended = state.record.is_suspended();
+        state.kind.filter(|_| !is_suspended).map(|kind| (kind, state.heights))
     }
 
     /// The state of its slot, for evictions.
-    pub(super) fn place(&self) -> Place {
+    pub(super) fn slot_state(&self) -> SlotState {
         match self.link() {
-            _ if self.is_aside() => Place::Useless,
-            Link::Down { .. } => Place::Useless,
-            Link::Up if self.state().kind.is_some() => Place::InUse,
-            Link::Up | Link::Connecting => Place::Held,
+            _ if self.is_suspended() => SlotState::Useless,
+            Link::Down { .. } => SlotState::Useless,
+            Link::Up if self.state().kind.is_some() => SlotState::InUse,
+            Link::Up | Link::Connecting => SlotState::Assigned,
         }
     }
 
@@ -157,35 +157,36 @@ impl Provider {
     }
 
     /// Whether it is suspended now.
-    pub(super) fn is_aside(&self) -> bool {
-        self.state().record.is_aside()
+    pub(super) fn is_suspended(&self) -> bool {
+        self.state().record.is_suspended()
     }
 
     /// Suspends the provider, longer with each consecutive time.
-    pub(super) fn put_aside(&self, reason: String, config: &Config) {
+    pub(super) fn suspend(&self, reason: String, config: &Config) {
         let state = &mut self.state().record;
         state.failed += 1;
         let now = Instant::now();
         if state.last_strike.is_none_or(|last| now - last > FORGIVEN_AFTER) {
             state.strikes = 0;
         }
-        let wait = config.first_aside.saturating_mul(1 << state.strikes.min(20)).min(config.max_aside);
-        let again = state.aside.as_ref().is_some_and(|aside| aside.until > now);
+        let wait =
+            config.first_suspension.saturating_mul(1 << state.strikes.min(20)).min(config.max_suspension);
+        let again = state.suspension.as_ref().is_some_and(|suspension| suspension.until > now);
         // If several requests fail for one reason, only the first counts.
         if again {
             return;
         }
         state.strikes += 1;
         state.last_strike = Some(now);
-        metrics::put_aside();
-        warn!(provider = %self.id, wait_ms = wait.as_millis() as u64, reason, "a data provider is put aside");
-        state.aside = Some(Aside { reason, until: now + wait });
+        metrics::suspended();
+        warn!(provider = %self.id, wait_ms = wait.as_millis() as u64, reason, "a data provider is suspended");
+        state.suspension = Some(Suspension { reason, until: now + wait });
     }
 
     /// Ends a suspension whose time is over; returns whether there was one.
-    pub(super) fn come_back(&self) -> bool {
+    pub(super) fn end_suspension(&self) -> bool {
         let mut state = self.state();
-        let over = state.record.aside.take_if(|aside| aside.until <= Instant::now()).is_some();
+        let over = state.record.suspension.take_if(|suspension| suspension.until <= Instant::now()).is_some();
         if over {
             info!(provider = %self.id, "data provider suspension ended");
         }
@@ -197,6 +198,7 @@ impl Provider {
         let in_flight = self.in_flight.load(Ordering::Relaxed) as u32;
         let Some((latency, at)) = self.state().latency else { return Duration::ZERO };
         let age = at.elapsed().as_secs_f64() / LATENCY_HALVES.as_secs_f64();
+        // Old measurements fade, so that a provider that was slow once is tried again.
         latency.mul_f64(0.5f64.powf(age.min(60.0))).saturating_mul(in_flight + 1)
     }
 
@@ -208,9 +210,9 @@ impl Provider {
     /// provider that hangs is asked last from then on.
     pub(super) async fn get(&self, key: &str, bounds: Bounds) -> Result<Option<Bytes>, client::Error> {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let mut flight = Flight { provider: self, start: Instant::now(), landed: false };
+        let mut request = InFlight { provider: self, start: Instant::now(), answered: false };
         let answer = self.client.get(key, bounds).await;
-        flight.landed = true;
+        request.answered = true;
         let mut state = self.state();
         match &answer {
             Ok(_) => state.record.served += 1,
@@ -219,11 +221,12 @@ impl Provider {
         answer
     }
 
-    fn measured(&self, took: Duration, landed: bool) {
+    fn measured(&self, took: Duration, answered: bool) {
         let mut state = self.state();
         let before = state.latency.map_or(took, |(latency, _)| latency);
-        if landed {
+        if answered {
             state.latency = Some(((before * 7 + took) / 8, Instant::now()));
+        // An abandoned request proves no more than that the answer takes at least this long.
         } else if took >= before {
             state.latency = Some((took, Instant::now()));
         }
@@ -231,15 +234,15 @@ impl Provider {
 }
 
 /// A request in flight.
-struct Flight<'p> {
+struct InFlight<'p> {
     provider: &'p Provider,
     start: Instant,
-    landed: bool,
+    answered: bool,
 }
 
-impl Drop for Flight<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.provider.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.provider.measured(self.start.elapsed(), self.landed);
+        self.provider.measured(self.start.elapsed(), self.answered);
     }
 }

@@ -23,7 +23,8 @@ pub enum ProviderState {
         reason: String,
     },
     /// It is suspended.
-    Aside {
+    #[serde(rename = "aside")]
+    Suspended {
         /// The cause.
         reason: String,
         /// The remaining time, in ms.
@@ -64,9 +65,11 @@ pub(super) fn of(provider: &Provider) -> ProviderStatus {
     let state = provider.snapshot();
     let now = Instant::now();
     let record = state.record;
-    let aside = record.aside.filter(|aside| aside.until > now);
-    let shown = match (aside, provider.link()) {
-        (Some(aside), _) => ProviderState::Aside { reason: aside.reason, for_ms: millis(aside.until - now) },
+    let suspension = record.suspension.filter(|suspension| suspension.until > now);
+    let shown = match (suspension, provider.link()) {
+        (Some(suspension), _) => {
+            ProviderState::Suspended { reason: suspension.reason, for_ms: millis(suspension.until - now) }
+        }
         (None, Link::Down { reason }) => ProviderState::Down { reason: reason.to_string() },
         (None, Link::Up) if state.kind.is_some() => ProviderState::Ready,
         (None, Link::Up | Link::Connecting) => ProviderState::Connecting,

@@ -109,8 +109,9 @@ pub(super) async fn serve(
         of_all: &shared.budget,
     };
     let mut lookups = FuturesUnordered::new();
-    let mut pulse = Pulse::new();
+    let mut activity = Activity::new();
     let shortest = config.write_timeout.min(config.idle_timeout).min(config.first_request_timeout);
+    // One timer checks all timeouts, each at most a quarter late.
     let mut tick = interval((shortest / 4).max(Duration::from_millis(1)));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut reading, mut until) = (true, None);
@@ -130,6 +131,7 @@ pub(super) async fn serve(
         if slot.displaced.is_cancelled() {
             return Ended::Displaced;
         }
+        // Requests beyond the limit are left in the socket, so that TCP slows the peer down.
         let room = lookups.len() + outbox.len() < config.max_in_flight;
         tokio::select! {
             // Biased: all answers that are ready are collected before the socket is written to, so that they go out
@@ -138,7 +140,7 @@ pub(super) async fn serve(
             Some(answer) = lookups.next(), if !lookups.is_empty() => outbox.push(answer),
             request = requests.next(), if reading && room => match request {
                 Ok(Some((id, key))) => {
-                    (pulse.asked, pulse.has_asked) = (Instant::now(), true);
+                    (activity.asked, activity.has_asked) = (Instant::now(), true);
                     slot.has_asked();
                     lookups.push(answer(shared, &allowance, id, key));
                 }
@@ -151,17 +153,12 @@ pub(super) async fn serve(
                 }
             }
             _ = tick.tick() => {
-                let idle = lookups.is_empty() && outbox.is_empty();
-                let first = config.first_request_timeout.min(config.idle_timeout);
-                let timeout = if pulse.has_asked { config.idle_timeout } else { first };
-                if idle && pulse.asked.elapsed() >= timeout {
-                    return Ended::Idle;
-                }
-                if pulse.is_stalled(&outbox, &config) {
-                    return Ended::Stalled;
+                if let Some(ended) = activity.timed_out(lookups.is_empty(), &outbox, &config) {
+                    return ended;
                 }
             }
             () = slot.displaced.cancelled() => return Ended::Displaced,
+            // Only wakes the loop, whose first lines begin the stop.
             () = stop.cancelled(), if until.is_none() => {}
             () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
                 return Ended::Stopped;
@@ -171,16 +168,26 @@ pub(super) async fn serve(
 }
 
 /// Activity of a connection, for its timeouts.
-struct Pulse {
+struct Activity {
     asked: Instant,
     has_asked: bool,
     /// Since when answers have been waiting for the peer, and how many bytes it had taken at that time.
     waiting: Option<(Instant, u64)>,
 }
 
-impl Pulse {
+impl Activity {
     fn new() -> Self {
         Self { asked: Instant::now(), has_asked: false, waiting: None }
+    }
+
+    /// Returns how the connection ends if a timeout has passed. `is_answered` means that no answer is being assembled.
+    fn timed_out(&mut self, is_answered: bool, outbox: &Outbox<'_>, config: &Config) -> Option<Ended> {
+        let first = config.first_request_timeout.min(config.idle_timeout);
+        let timeout = if self.has_asked { config.idle_timeout } else { first };
+        if is_answered && outbox.is_empty() && self.asked.elapsed() >= timeout {
+            return Some(Ended::Idle);
+        }
+        self.is_stalled(outbox, config).then_some(Ended::Stalled)
     }
 
     /// Whether the peer has taken too few bytes since answers started waiting or since the last check.
@@ -189,6 +196,7 @@ impl Pulse {
             self.waiting = None;
             return false;
         }
+        // Bytes are counted, not answers: one large answer may take a slow but honest peer a long time.
         let (since, before) = *self.waiting.get_or_insert_with(|| (Instant::now(), outbox.progress()));
         let waited = since.elapsed();
         if waited < config.write_timeout {
@@ -272,9 +280,10 @@ async fn smaller(shared: &Shared, allowance: &Allowance<'_>, key: &str, bound: u
 
 fn looked_up(shared: &Shared, key: &str, found: Result<Option<Parts>, Error>) -> Option<Parts> {
     match found {
+        // The format cannot tell an empty blob from a missing one.
         Ok(parts) => parts.filter(|parts| !parts.is_empty()).filter(fits),
         Err(e) => {
-            if let Some(skipped) = shared.complaints.ready() {
+            if let Some(skipped) = shared.warnings.ready() {
                 let cause: &dyn std::error::Error = &e;
                 warn!(key, skipped, cause, "a blob cannot be read");
             }

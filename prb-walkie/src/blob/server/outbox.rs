@@ -146,6 +146,8 @@ impl<'s> Outbox<'s> {
         self.stats.sent_bytes.fetch_add(written as u64, Ordering::Relaxed);
         self.bytes -= written;
         self.written += written;
+        // An answer's budget is released only when its last byte is written: until then all of it is in
+        // memory.
         while let Some(len) = self.answers.front().map(Answer::len)
             && self.written >= len
         {

@@ -13,7 +13,7 @@ use prb_core::{
     primitives::{AccountId, PoolId, WorkerKey},
 };
 
-use super::cut;
+use super::bounded_text;
 use crate::proto::detail as wire;
 
 /// Length of a key, in bytes.
@@ -23,14 +23,14 @@ pub(super) fn encode_worker(chain: &WorkerOnChain) -> wire::WorkerOnChain {
     wire::WorkerOnChain {
         registration: chain.registration.as_ref().map(|known| known.encode().into()).unwrap_or_default(),
         pool: chain.pool.map(|pool| pool.0),
-        session: chain.session.as_ref().map(tell_session),
+        session: chain.session.as_ref().map(encode_session),
         ingress_sequence: chain.ingress_sequence,
         endpoints: chain.endpoints.clone(),
-        endpoints_unreadable: chain.endpoints_unreadable.as_ref().map(cut),
+        endpoints_unreadable: chain.endpoints_unreadable.as_ref().map(bounded_text),
     }
 }
 
-fn tell_session(session: &Session) -> wire::Session {
+fn encode_session(session: &Session) -> wire::Session {
     wire::Session {
         account: Bytes::copy_from_slice(&session.account.0),
         state: session.state.encode().first().copied().unwrap_or_default().into(),
@@ -48,51 +48,53 @@ fn tell_session(session: &Session) -> wire::Session {
     }
 }
 
-pub(super) fn worker(told: wire::WorkerOnChain) -> WorkerOnChain {
+pub(super) fn worker(message: wire::WorkerOnChain) -> WorkerOnChain {
     let mut chain = WorkerOnChain::default();
-    chain.registration = Registration::decode(&mut &told.registration[..]).ok();
-    chain.pool = told.pool.map(PoolId);
-    chain.session = told.session.as_ref().and_then(session);
-    chain.ingress_sequence = told.ingress_sequence;
-    chain.endpoints = told.endpoints;
-    chain.endpoints_unreadable = told.endpoints_unreadable.map(|why| Unreadable::new(cut(why)));
+    chain.registration = Registration::decode(&mut &message.registration[..]).ok();
+    chain.pool = message.pool.map(PoolId);
+    chain.session = message.session.as_ref().and_then(session);
+    chain.ingress_sequence = message.ingress_sequence;
+    chain.endpoints = message.endpoints;
+    chain.endpoints_unreadable = message.endpoints_unreadable.map(|why| Unreadable::new(bounded_text(why)));
     chain
 }
 
 /// Returns `None` for a state that this version does not know.
-fn session(told: &wire::Session) -> Option<Session> {
-    let state = u8::try_from(told.state).ok()?;
+fn session(message: &wire::Session) -> Option<Session> {
+    let state = u8::try_from(message.state).ok()?;
     Some(Session {
-        account: account_id(&told.account).unwrap_or_default(),
+        account: account_id(&message.account).unwrap_or_default(),
         state: SessionState::decode(&mut &[state][..]).ok()?,
-        ve: amount(&told.ve),
-        v: amount(&told.v),
-        v_updated_at: told.v_updated_at,
-        p_init: told.p_init,
-        p_instant: told.p_instant,
-        iterations: told.iterations,
-        working_start_time: told.working_start_time,
-        challenge_time_last: told.challenge_time_last,
-        cool_down_start: told.cool_down_start,
-        total_reward: amount(&told.total_reward),
-        stake: told.stake.as_deref().map(amount),
+        ve: amount(&message.ve),
+        v: amount(&message.v),
+        v_updated_at: message.v_updated_at,
+        p_init: message.p_init,
+        p_instant: message.p_instant,
+        iterations: message.iterations,
+        working_start_time: message.working_start_time,
+        challenge_time_last: message.challenge_time_last,
+        cool_down_start: message.cool_down_start,
+        total_reward: amount(&message.total_reward),
+        stake: message.stake.as_deref().map(amount),
     })
 }
 
 /// Encodes a pool's entry and its on-chain view.
-pub(super) fn tell_pool(pool: &inventory::Pool, view: Option<&ChainView>) -> wire::Pool {
+pub(super) fn encode_pool(pool: &inventory::Pool, view: Option<&ChainView>) -> wire::Pool {
     let operator = pool.operator.as_ref().map(|operator| operator.account);
     wire::Pool {
         pid: pool.pid.0,
         after_stop: pool.after_stop.map(|setting| setting.to_string()).unwrap_or_default(),
-        chain: view.and_then(|view| view.pools.get(&pool.pid)).map(tell_reading),
-        account: operator.and_then(|operator| view?.accounts.get(&operator)).map(tell_account),
+        chain: view.and_then(|view| view.pools.get(&pool.pid)).map(encode_reading),
+        account: operator.and_then(|operator| view?.accounts.get(&operator)).map(encode_account),
     }
 }
 
-fn tell_reading(reading: &Reading<Option<PoolOnChain>>) -> wire::PoolOnChain {
+fn encode_reading(reading: &Reading<Option<PoolOnChain>>) -> wire::PoolOnChain {
     let pool = match reading {
-        Err(error) => return wire::PoolOnChain { unreadable: cut(error), ..wire::PoolOnChain::default() },
+        Err(error) => {
+            return wire::PoolOnChain { unreadable: bounded_text(error), ..wire::PoolOnChain::default() };
+        }
         Ok(pool) => match pool.as_ref() {
             None => return wire::PoolOnChain::default(),
             Some(pool) => pool,
@@ -108,19 +110,19 @@ fn tell_reading(reading: &Reading<Option<PoolOnChain>>) -> wire::PoolOnChain {
         total_value: pool.total_value.to_string(),
         cap: pool.cap.map(|cap| cap.to_string()),
         commission_millionths: pool.commission_millionths,
-        workers: tell_keys(&pool.workers),
-        cooling_down: tell_keys(&pool.cooling_down),
+        workers: encode_keys(&pool.workers),
+        cooling_down: encode_keys(&pool.cooling_down),
         withdrawals: pool.withdrawals.iter().map(|withdrawal| withdrawal.start_time).collect(),
     }
 }
 
-fn tell_keys(keys: &[WorkerKey]) -> Bytes {
+fn encode_keys(keys: &[WorkerKey]) -> Bytes {
     keys.iter().flat_map(|key| key.0).collect()
 }
 
-fn tell_account(reading: &Reading<AccountOnChain>) -> wire::Account {
+fn encode_account(reading: &Reading<AccountOnChain>) -> wire::Account {
     match reading {
-        Err(error) => wire::Account { unreadable: cut(error), free: String::new() },
+        Err(error) => wire::Account { unreadable: bounded_text(error), free: String::new() },
         Ok(account) => wire::Account { unreadable: String::new(), free: account.free.to_string() },
     }
 }
@@ -138,40 +140,40 @@ pub struct PoolDetail {
 }
 
 impl From<wire::Pool> for PoolDetail {
-    fn from(told: wire::Pool) -> Self {
+    fn from(message: wire::Pool) -> Self {
         Self {
-            after_stop: told.after_stop.parse().ok(),
-            chain: told.chain.map(|chain| readable(&chain.unreadable, || pool(&chain))),
-            account: told.account.map(|account| readable(&account.unreadable, || self::account(&account))),
+            after_stop: message.after_stop.parse().ok(),
+            chain: message.chain.map(|chain| readable(&chain.unreadable, || pool(&chain))),
+            account: message.account.map(|account| readable(&account.unreadable, || self::account(&account))),
         }
     }
 }
 
 fn readable<T>(unreadable: &str, value: impl FnOnce() -> T) -> Reading<T> {
-    if unreadable.is_empty() { Ok(Arc::new(value())) } else { Err(Unreadable::new(cut(unreadable))) }
+    if unreadable.is_empty() { Ok(Arc::new(value())) } else { Err(Unreadable::new(bounded_text(unreadable))) }
 }
 
-fn pool(told: &wire::PoolOnChain) -> Option<PoolOnChain> {
-    told.exists.then(|| {
+fn pool(message: &wire::PoolOnChain) -> Option<PoolOnChain> {
+    message.exists.then(|| {
         let mut pool = PoolOnChain::default();
-        pool.owner = account_id(&told.owner).unwrap_or_default();
-        pool.is_vault = told.is_vault;
-        pool.free_stake = amount(&told.free_stake);
-        pool.releasing_stake = amount(&told.releasing_stake);
-        pool.total_value = amount(&told.total_value);
-        pool.cap = told.cap.as_deref().map(amount);
-        pool.commission_millionths = told.commission_millionths;
-        pool.workers = keys(&told.workers);
-        pool.cooling_down = keys(&told.cooling_down);
+        pool.owner = account_id(&message.owner).unwrap_or_default();
+        pool.is_vault = message.is_vault;
+        pool.free_stake = amount(&message.free_stake);
+        pool.releasing_stake = amount(&message.releasing_stake);
+        pool.total_value = amount(&message.total_value);
+        pool.cap = message.cap.as_deref().map(amount);
+        pool.commission_millionths = message.commission_millionths;
+        pool.workers = keys(&message.workers);
+        pool.cooling_down = keys(&message.cooling_down);
         pool.withdrawals =
-            told.withdrawals.iter().map(|start_time| Withdrawal { start_time: *start_time }).collect();
+            message.withdrawals.iter().map(|start_time| Withdrawal { start_time: *start_time }).collect();
         pool
     })
 }
 
-fn account(told: &wire::Account) -> AccountOnChain {
+fn account(message: &wire::Account) -> AccountOnChain {
     let mut account = AccountOnChain::default();
-    account.free = amount(&told.free);
+    account.free = amount(&message.free);
     account
 }
 

@@ -8,26 +8,26 @@ use prb_core::{
     worker::{Command, Event, EventKind, Operation, State},
 };
 
-use super::{cut, millis, time, worker};
+use super::{bounded_text, millis, time, worker};
 use crate::proto::detail::{self as wire, EventKind as Kind};
 
-pub(super) fn tell(event: &Event) -> wire::Event {
-    let mut told = tell_kind(&event.kind);
-    (told.number, told.at_ms) = (event.number, millis(event.at));
-    told
+pub(super) fn encode(event: &Event) -> wire::Event {
+    let mut message = encode_kind(&event.kind);
+    (message.number, message.at_ms) = (event.number, millis(event.at));
+    message
 }
 
 fn of(kind: Kind) -> wire::Event {
     wire::Event { kind: kind.into(), ..wire::Event::default() }
 }
 
-fn tell_kind(kind: &EventKind) -> wire::Event {
+fn encode_kind(kind: &EventKind) -> wire::Event {
     match kind {
         EventKind::State { before, after, reason, message } => wire::Event {
             before: before.to_string(),
             after: after.to_string(),
             subject: (*reason).to_owned(),
-            text: cut(message),
+            text: bounded_text(message),
             ..of(Kind::State)
         },
         EventKind::Commanded(command) => wire::Event { subject: command.to_string(), ..of(Kind::Commanded) },
@@ -51,59 +51,63 @@ fn tell_kind(kind: &EventKind) -> wire::Event {
             extrinsic: extrinsic.map(|hash| Bytes::copy_from_slice(&hash.0)).unwrap_or_default(),
             ..of(Kind::OperationDone)
         },
-        EventKind::OperationFailed { operation, error } => {
-            wire::Event { subject: (*operation).to_owned(), text: cut(error), ..of(Kind::OperationFailed) }
-        }
+        EventKind::OperationFailed { operation, error } => wire::Event {
+            subject: (*operation).to_owned(),
+            text: bounded_text(error),
+            ..of(Kind::OperationFailed)
+        },
         EventKind::Checkpoint(Ok(block)) => wire::Event { block: Some(block.0), ..of(Kind::Checkpoint) },
-        EventKind::Checkpoint(Err(error)) => wire::Event { text: cut(error), ..of(Kind::Checkpoint) },
+        EventKind::Checkpoint(Err(error)) => {
+            wire::Event { text: bounded_text(error), ..of(Kind::Checkpoint) }
+        }
         EventKind::Stalled => of(Kind::Stalled),
-        EventKind::Panicked { text } => wire::Event { text: cut(text), ..of(Kind::Panicked) },
+        EventKind::Panicked { text } => wire::Event { text: bounded_text(text), ..of(Kind::Panicked) },
         // Readers skip it, as they do kinds added by later versions.
         _ => of(Kind::Unknown),
     }
 }
 
 /// Returns `None` if the kind, or a name in it, is unknown to this version.
-pub(super) fn read(told: &wire::Event) -> Option<Event> {
-    let text = || Arc::<str>::from(cut(&told.text));
-    let kind = match told.kind() {
+pub(super) fn read(message: &wire::Event) -> Option<Event> {
+    let text = || Arc::<str>::from(bounded_text(&message.text));
+    let kind = match message.kind() {
         Kind::Unknown => return None,
         Kind::State => EventKind::State {
-            before: state(&told.before)?,
-            after: state(&told.after)?,
-            reason: worker::reason(&told.subject)?,
+            before: state(&message.before)?,
+            after: state(&message.after)?,
+            reason: worker::reason(&message.subject)?,
             message: text(),
         },
         Kind::Commanded => {
-            EventKind::Commanded(Command::ALL.into_iter().find(|known| known.as_str() == told.subject)?)
+            EventKind::Commanded(Command::ALL.into_iter().find(|known| known.as_str() == message.subject)?)
         }
         Kind::Edited => EventKind::Edited,
         Kind::Initialised => EventKind::Initialised,
         Kind::LostState => EventKind::LostState,
         Kind::KeyChanged => {
-            EventKind::KeyChanged { last: told.before.parse().ok()?, now: told.after.parse().ok()? }
+            EventKind::KeyChanged { last: message.before.parse().ok()?, now: message.after.parse().ok()? }
         }
         Kind::Goal => {
-            EventKind::Goal { before: worker::goal(&told.before)?, after: worker::goal(&told.after)? }
+            EventKind::Goal { before: worker::goal(&message.before)?, after: worker::goal(&message.after)? }
         }
-        Kind::OperationSent => EventKind::OperationSent { operation: operation(told)? },
+        Kind::OperationSent => EventKind::OperationSent { operation: operation(message)? },
         Kind::OperationDone => EventKind::OperationDone {
-            operation: operation(told)?,
-            block: ParaNumber(told.block?),
-            extrinsic: told.extrinsic.as_ref().try_into().ok().map(Hash),
+            operation: operation(message)?,
+            block: ParaNumber(message.block?),
+            extrinsic: message.extrinsic.as_ref().try_into().ok().map(Hash),
         },
-        Kind::OperationFailed => EventKind::OperationFailed { operation: operation(told)?, error: text() },
-        Kind::Checkpoint => EventKind::Checkpoint(told.block.map(ParaNumber).ok_or_else(text)),
+        Kind::OperationFailed => EventKind::OperationFailed { operation: operation(message)?, error: text() },
+        Kind::Checkpoint => EventKind::Checkpoint(message.block.map(ParaNumber).ok_or_else(text)),
         Kind::Stalled => EventKind::Stalled,
         Kind::Panicked => EventKind::Panicked { text: text() },
     };
-    Some(Event::new(told.number, time(told.at_ms), kind))
+    Some(Event::new(message.number, time(message.at_ms), kind))
 }
 
 fn state(name: &str) -> Option<State> {
     State::ALL.into_iter().find(|known| known.as_str() == name)
 }
 
-fn operation(told: &wire::Event) -> Option<&'static str> {
-    Operation::NAMES.into_iter().find(|known| *known == told.subject)
+fn operation(message: &wire::Event) -> Option<&'static str> {
+    Operation::NAMES.into_iter().find(|known| *known == message.subject)
 }

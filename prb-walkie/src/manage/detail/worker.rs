@@ -12,11 +12,11 @@ use prb_core::{
 };
 use serde_json::Value;
 
-use super::{MAX_EVENTS, chain, cut, event, millis, time};
+use super::{MAX_EVENTS, bounded_text, chain, event, millis, time};
 use crate::proto::detail as wire;
 
 /// Encodes a worker's status and its events.
-pub fn tell(status: &WorkerStatus, events: &[Event]) -> wire::Worker {
+pub fn encode_worker(status: &WorkerStatus, events: &[Event]) -> wire::Worker {
     let entry = &status.worker;
     wire::Worker {
         uuid: entry.id.to_string(),
@@ -26,23 +26,23 @@ pub fn tell(status: &WorkerStatus, events: &[Event]) -> wire::Worker {
         stalled: status.stalled,
         failures: status.failures,
         goal: goal_name(status.saved.goal),
-        checkpoint: status.checkpoint.as_ref().map(tell_checkpoint),
+        checkpoint: status.checkpoint.as_ref().map(encode_checkpoint),
         chain: status.chain.as_ref().map(|chain| chain::encode_worker(chain)),
         info: status.info.as_deref().cloned(),
         gatekeeper: entry.gatekeeper,
         endpoints: entry.endpoints.clone(),
         after_stop: entry.after_stop.map(|setting| setting.to_string()).unwrap_or_default(),
-        events: events.iter().rev().take(MAX_EVENTS).rev().map(event::tell).collect(),
-        key_change: status.key_change().map(tell_key_change),
-        in_flight: status.in_flight.as_ref().map(tell_in_flight),
+        events: events.iter().rev().take(MAX_EVENTS).rev().map(event::encode).collect(),
+        key_change: status.key_change().map(encode_key_change),
+        in_flight: status.in_flight.as_ref().map(encode_in_flight),
     }
 }
 
-fn tell_key_change(change: KeyChange) -> wire::KeyChange {
+fn encode_key_change(change: KeyChange) -> wire::KeyChange {
     wire::KeyChange { at_ms: change.at_ms, block: change.block.map(|block| block.0) }
 }
 
-fn tell_in_flight(in_flight: &InFlight) -> wire::InFlight {
+fn encode_in_flight(in_flight: &InFlight) -> wire::InFlight {
     wire::InFlight {
         operation: in_flight.operation.to_owned(),
         stage: in_flight.stage.to_string(),
@@ -51,10 +51,10 @@ fn tell_in_flight(in_flight: &InFlight) -> wire::InFlight {
     }
 }
 
-fn tell_checkpoint(checkpoint: &Checkpoint) -> wire::Checkpoint {
+fn encode_checkpoint(checkpoint: &Checkpoint) -> wire::Checkpoint {
     let (block, error) = match &checkpoint.result {
         Ok(block) => (Some(block.0), String::new()),
-        Err(error) => (None, cut(error)),
+        Err(error) => (None, bounded_text(error)),
     };
     wire::Checkpoint { at_ms: millis(checkpoint.at), block, error }
 }
@@ -105,37 +105,37 @@ pub struct WorkerDetail {
 }
 
 impl From<wire::Worker> for WorkerDetail {
-    fn from(told: wire::Worker) -> Self {
-        let events = told.events.iter().rev().take(MAX_EVENTS).rev();
+    fn from(message: wire::Worker) -> Self {
+        let events = message.events.iter().rev().take(MAX_EVENTS).rev();
         Self {
-            reason: reason(&told.reason),
-            since: time(told.since_ms),
-            lag: told.lag,
-            stalled: told.stalled,
-            failures: told.failures,
-            goal: goal(&told.goal),
-            checkpoint: told.checkpoint.map(checkpoint),
-            chain: told.chain.map(chain::worker),
-            info: told.info,
-            gatekeeper: told.gatekeeper,
-            endpoints: told.endpoints,
-            after_stop: told.after_stop.parse().ok(),
+            reason: reason(&message.reason),
+            since: time(message.since_ms),
+            lag: message.lag,
+            stalled: message.stalled,
+            failures: message.failures,
+            goal: goal(&message.goal),
+            checkpoint: message.checkpoint.map(checkpoint),
+            chain: message.chain.map(chain::worker),
+            info: message.info,
+            gatekeeper: message.gatekeeper,
+            endpoints: message.endpoints,
+            after_stop: message.after_stop.parse().ok(),
             events: events.filter_map(event::read).collect(),
-            key_change: told.key_change.map(key_change),
-            in_flight: told.in_flight.and_then(|told| in_flight(&told)),
+            key_change: message.key_change.map(key_change),
+            in_flight: message.in_flight.and_then(|message| in_flight(&message)),
         }
     }
 }
 
-fn key_change(told: wire::KeyChange) -> KeyChange {
-    KeyChange { at_ms: told.at_ms, block: told.block.map(ParaNumber) }
+fn key_change(message: wire::KeyChange) -> KeyChange {
+    KeyChange { at_ms: message.at_ms, block: message.block.map(ParaNumber) }
 }
 
-fn in_flight(told: &wire::InFlight) -> Option<InFlight> {
+fn in_flight(message: &wire::InFlight) -> Option<InFlight> {
     let mut known = Operation::NAMES.into_iter().chain([InFlight::MESSAGES]);
-    let operation = known.find(|known| *known == told.operation)?;
-    let stage = told.stage.parse().ok()?;
-    Some(InFlight { operation, stage, since: time(told.since_ms), job: told.job.map(JobId) })
+    let operation = known.find(|known| *known == message.operation)?;
+    let stage = message.stage.parse().ok()?;
+    Some(InFlight { operation, stage, since: time(message.since_ms), job: message.job.map(JobId) })
 }
 
 /// Returns the code of a reason, if it is known.
@@ -143,10 +143,10 @@ pub(super) fn reason(code: &str) -> Option<&'static str> {
     Reason::CODES.iter().copied().find(|known| *known == code)
 }
 
-fn checkpoint(told: wire::Checkpoint) -> Checkpoint {
-    let result = match told.block {
+fn checkpoint(message: wire::Checkpoint) -> Checkpoint {
+    let result = match message.block {
         Some(block) => Ok(ParaNumber(block)),
-        None => Err(Arc::from(cut(told.error))),
+        None => Err(Arc::from(bounded_text(message.error))),
     };
-    Checkpoint { at: time(told.at_ms), result }
+    Checkpoint { at: time(message.at_ms), result }
 }

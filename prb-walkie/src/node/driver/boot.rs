@@ -150,6 +150,7 @@ impl Driver {
             let Some(known) = self.peers.get_mut(&peer) else { continue };
             let dial = DialOpts::peer_id(peer)
                 .addresses(known.addresses().to_vec())
+                // Connected peers are dialled as well: see `Known::wants_dial`.
                 .condition(PeerCondition::NotDialing)
                 .build();
             known.dialling = true;

@@ -33,6 +33,7 @@ impl Driver {
             SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
                 debug!(peer = %peer_id, cause = cause.map(|e| e.to_string()), "connection closed");
                 self.peers.disconnected(&peer_id, connection_id);
+                // A peer may have several connections: its disconnection is complete with the last one.
                 if !self.swarm.is_connected(&peer_id) {
                     for done in self.closing.remove(&peer_id).into_iter().flatten() {
                         let _ = done.send(());
@@ -52,10 +53,10 @@ impl Driver {
                 let addresses: Vec<_> = self.swarm.listeners().cloned().collect();
                 self.channels.listen.send_replace(addresses);
             }
-            // A process without descriptors has one with each connection that strangers make.
+            // Without free file descriptors, every inbound connection causes one.
             SwarmEvent::ListenerError { error, .. } => {
                 if let Some(skipped) = self.listener_errors.take() {
-                    warn!(error = %prb_core::text::describe(&error), skipped, "a listener has trouble");
+                    warn!(error = %prb_core::text::describe(&error), skipped, "a listener reported an error");
                 }
             }
             SwarmEvent::ListenerClosed { addresses, reason: Err(error), .. } => {
@@ -84,6 +85,7 @@ impl Driver {
     }
 
     fn on_dial_error(&mut self, id: ConnectionId, peer: Option<PeerId>, error: &DialError) {
+        // Before the early returns: whoever waits for this connection is told of its end in every case.
         self.connect_ended(id, false);
         // Not a failure: the peer is connected or being dialled already.
         if matches!(error, DialError::DialPeerConditionFalse(_)) {
@@ -191,6 +193,7 @@ impl Driver {
         for address in info.listen_addrs {
             let (address, _) = split_peer_id(&address);
             if is_dialable(&address) {
+                // Kademlia would ask peers that do not speak its protocol, in vain.
                 if speaks_kad {
                     self.swarm.behaviour_mut().kad.add_address(&peer, address.clone());
                 }
@@ -219,7 +222,7 @@ impl Driver {
         }
     }
 
-    /// Records a peer that somebody announces.
+    /// Records a peer that was announced, by itself or by others.
     pub(super) fn on_found(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
         for address in addresses {
             let (address, _) = split_peer_id(&address);

@@ -24,7 +24,7 @@ use crate::{
     rpc::{
         Caller, Error, Handlers, Method, ResponseError, calls,
         envelope::{self, now_ms},
-        key_proof::{self, Offer, Shown},
+        key_proof::{self, KeyCheck, Offer},
     },
 };
 
@@ -61,10 +61,10 @@ impl Own {
 
     /// Builds the answer to a `Hello`.
     fn answer(&self, me: &PeerId, caller: Caller, said: &SystemInfo) -> SystemInfo {
-        let key = self.key.as_ref().filter(|_| !said.key_exchange.is_empty() && self.pace.ready());
+        let key = self.key.as_ref().filter(|_| !said.key_exchange.is_empty() && self.exchange_limit.ready());
         let shown = key.and_then(|key| key_proof::answer(key, me, &caller.peer, &said.key_exchange));
         let (key_exchange, key_proof) = shown.unwrap_or_default();
-        SystemInfo { auth: caller.standing.into(), key_exchange, key_proof, ..self.info() }
+        SystemInfo { auth: caller.auth_status.into(), key_exchange, key_proof, ..self.info() }
     }
 }
 
@@ -87,12 +87,13 @@ pub(super) fn handlers(
     let handlers = handlers
         .on(calls::Hello, move |caller, info| {
             let answer = hello.answer(&me, caller, &info);
+            // If the channel is full, the introduction is lost: the peer repeats it.
             let _ = sender.try_send((caller.peer, info));
             async move { Ok(answer) }
         })
         .on(calls::Auth, move |caller, request| {
-            let mut gate = auth.gate.lock().unwrap_or_else(PoisonError::into_inner);
-            let answer = gate.admit(caller.peer, &request, now_ms());
+            let mut access = auth.access.lock().unwrap_or_else(PoisonError::into_inner);
+            let answer = access.admit(caller.peer, &request, now_ms());
             async move { Ok(answer) }
         });
     (handlers, introductions)
@@ -121,7 +122,7 @@ impl Driver {
             let known = self.peers.get(&peer);
             let from_here = known.is_some_and(|known| known.links.values().any(Link::comes_from_here));
             let ip = known.and_then(|known| known.links.values().next()?.ip());
-            let auth = self.own.standing(&peer, ip, from_here);
+            let auth = self.own.auth_status(&peer, ip, from_here);
             let (hello, offer) = self.own.hello(self.shared.peer_id, peer, auth);
             let (bytes, nonce) = envelope::request(Method::Hello, hello.encode_to_vec().into());
             if let Some(known) = self.peers.get_mut(&peer) {
@@ -162,10 +163,10 @@ impl Driver {
             Ok(info) => {
                 self.on_introduced(peer, &info);
                 self.peers.auth(&peer, info.auth());
-                match offer.map(|offer| offer.judge(&info.key_exchange, &info.key_proof)) {
-                    Some(Shown::Knows) => self.knows_key(peer, true),
-                    Some(Shown::Differs) => self.knows_key(peer, false),
-                    Some(Shown::Nothing) | None => {}
+                match offer.map(|offer| offer.check(&info.key_exchange, &info.key_proof)) {
+                    Some(KeyCheck::Matches) => self.knows_key(peer, true),
+                    Some(KeyCheck::Differs) => self.knows_key(peer, false),
+                    Some(KeyCheck::NoProof) | None => {}
                 }
             }
             Err(reason) => {
@@ -179,8 +180,9 @@ impl Driver {
         if self.peers.introduced(peer, said) {
             // Strangers can appear at no cost, so these lines are rate-limited.
             if let Some(skipped) = self.met.take() {
-                let standing = self.peers.standing(&peer).map_or("unknown", crate::node::Standing::as_str);
-                info!(%peer, role = said.role().as_str(), standing, skipped, "met a peer");
+                let membership =
+                    self.peers.membership(&peer).map_or("unknown", crate::node::Membership::as_str);
+                info!(%peer, role = said.role().as_str(), membership, skipped, "met a peer");
             }
         }
         self.wake = true;

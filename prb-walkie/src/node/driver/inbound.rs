@@ -17,7 +17,7 @@ use crate::{
     node::{
         Provenance,
         behaviour::Protocol,
-        call_slots::{Class, Holder, Place},
+        call_slots::{CallSlot, Class, Holder},
         codec::{Frame, Memory},
         metrics,
         peers::Link,
@@ -41,11 +41,11 @@ pub(super) struct Done {
     channel: ResponseChannel<Frame>,
     answer: Frame,
     /// Its slot among the calls being answered.
-    place: Place,
+    slot: CallSlot,
 }
 
-/// What is needed to answer calls.
-struct Answerer {
+/// The resources for answering a call.
+struct CallContext {
     handlers: Arc<Handlers>,
     blobs: Option<Arc<dyn Lookup>>,
     memory: Memory,
@@ -69,25 +69,25 @@ impl Driver {
         let ip = links.and_then(|links| links.get(&call.connection_id)?.ip());
         // Any connection of the peer may prove this: noise ensures that all of them are the same peer's.
         let from_here = links.is_some_and(|links| links.values().any(Link::comes_from_here));
-        let standing = self.own.standing(&call.peer, ip, from_here);
-        let caller = Caller::standing(call.peer, ip, standing, self.own.lets_in_same_machine());
+        let auth_status = self.own.auth_status(&call.peer, ip, from_here);
+        let caller = Caller::with_status(call.peer, ip, auth_status, self.own.grants_same_machine());
         let is_stranger = self.peers.provenance(&call.peer) < Provenance::BootNode;
         let class = Class::of(call.protocol, request.bytes(), caller.granted);
-        let Some(place) = self.places.take(class, Holder { peer: call.peer, ip, is_stranger }) else {
+        let Some(slot) = self.call_slots.take(class, Holder { peer: call.peer, ip, is_stranger }) else {
             return self.refuse(call, channel, "busy", "too many calls at once");
         };
         if let Some(known) = self.peers.get_mut(&call.peer) {
-            known.hear();
+            known.note_activity();
         }
-        let answerer = Answerer {
+        let context = CallContext {
             handlers: Arc::clone(&self.handlers),
             blobs: self.blobs.clone(),
             memory: self.memory.clone(),
             bounds: Bounds { timeout: self.limits.call_timeout, answer_bytes: self.limits.answer_bytes },
         };
         self.work.spawn(async move {
-            let answer = answerer.answer(call, caller, request).await;
-            Done { call, channel, answer, place }
+            let answer = context.answer(call, caller, request).await;
+            Done { call, channel, answer, slot }
         });
     }
 
@@ -106,8 +106,8 @@ impl Driver {
 
     pub(super) fn on_done(&mut self, done: Result<Done, JoinError>) {
         match done {
-            Ok(Done { call, channel, answer, place }) => {
-                let kept = Some(place).filter(|place| place.class.lasts_until_written());
+            Ok(Done { call, channel, answer, slot }) => {
+                let kept = Some(slot).filter(|slot| slot.class.lasts_until_written());
                 self.respond(call, channel, answer, kept);
             }
             Err(e) if e.is_cancelled() => {}
@@ -121,7 +121,7 @@ impl Driver {
         call: Inbound,
         channel: ResponseChannel<Frame>,
         answer: Frame,
-        kept: Option<Place>,
+        kept: Option<CallSlot>,
     ) {
         let behaviour = self.swarm.behaviour_mut();
         let calls = match call.protocol {
@@ -143,7 +143,7 @@ fn refusal(protocol: Protocol, message: String) -> Bytes {
     }
 }
 
-impl Answerer {
+impl CallContext {
     async fn answer(&self, call: Inbound, caller: Caller, request: Frame) -> Frame {
         let started = Instant::now();
         // The request's memory is released once it is answered.

@@ -86,7 +86,7 @@ fn encode(packet: &Dns<'_>) -> simple_dns::Result<Vec<u8>> {
     packet.build_bytes_vec()
 }
 
-/// Converts a host name to a valid DNS label: nobody resolves it, it only ties the records together.
+/// Converts a host name to a valid DNS label. It is never resolved; it only ties the records together.
 fn host_name(hostname: &str) -> String {
     let clean: String =
         hostname.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(63).collect();
@@ -101,6 +101,8 @@ pub(super) fn read(bytes: &[u8]) -> Option<Packet> {
     }
     let (mut id, mut port, mut ips) = (None, None, Vec::new());
     let mut is_ours = false;
+    // Originals send all records as answers; other senders may put those beyond the PTR into the additional
+    // section.
     for record in packet.answers.iter().chain(&packet.additional_records) {
         match &record.rdata {
             RData::PTR(_) => is_ours |= is_service(&record.name),

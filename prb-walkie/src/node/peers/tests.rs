@@ -7,12 +7,15 @@ use super::*;
 fn peers(edit: impl FnOnce(&mut Limits)) -> Peers {
     let mut limits = Limits::default();
     edit(&mut limits);
-    let membership =
-        Membership { chain_identity: None, bridge_identity: "default".into(), ignore_bridge_identity: false };
-    Peers::new(PeerId::random(), limits, membership, Trust::default())
+    let rules = MembershipRules {
+        chain_identity: None,
+        bridge_identity: "default".into(),
+        ignore_bridge_identity: false,
+    };
+    Peers::new(PeerId::random(), limits, rules, Trust::default())
 }
 
-fn place(port: u16) -> Multiaddr {
+fn address_of(port: u16) -> Multiaddr {
     format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap()
 }
 
@@ -21,13 +24,13 @@ fn info(role: Role) -> SystemInfo {
 }
 
 fn link(n: usize, outbound: bool) -> (ConnectionId, Link) {
-    (ConnectionId::new_unchecked(n), Link::new(place(1), outbound, false))
+    (ConnectionId::new_unchecked(n), Link::new(address_of(1), outbound, false))
 }
 
 /// Adds a peer that has introduced itself and is away.
 fn met(peers: &mut Peers, role: Role) -> PeerId {
     let peer = PeerId::random();
-    peers.found(peer, place(1), false);
+    peers.found(peer, address_of(1), false);
     assert!(peers.introduced(peer, &info(role)));
     peer
 }
@@ -37,11 +40,11 @@ fn flood_of_announcements_evicts_no_known_peer() {
     let mut peers = peers(|limits| limits.peers = 10);
     let friends: Vec<_> = (0..5).map(|_| met(&mut peers, Role::DataProviderInt)).collect();
     let (boot, connected) = (PeerId::random(), PeerId::random());
-    peers.found(boot, place(2), true);
+    peers.found(boot, address_of(2), true);
     let (id, connection) = link(1, false);
     peers.connected(connected, id, connection);
     for _ in 0..1000 {
-        peers.found(PeerId::random(), place(3), false);
+        peers.found(PeerId::random(), address_of(3), false);
     }
     assert_eq!(peers.known.len(), 10);
     assert!(friends.iter().chain([&boot, &connected]).all(|peer| peers.get(peer).is_some()));
@@ -58,7 +61,7 @@ fn flood_of_announcements_evicts_no_known_peer() {
 fn discovered_peers_share_few_dials_and_boot_nodes_are_always_dialled() {
     let mut peers = peers(|limits| limits.handshakes = 16);
     for _ in 0..100 {
-        peers.found(PeerId::random(), place(3), false);
+        peers.found(PeerId::random(), address_of(3), false);
     }
     let friend = met(&mut peers, Role::DataProviderInt);
     let client = met(&mut peers, Role::Client);
@@ -74,7 +77,7 @@ fn discovered_peers_share_few_dials_and_boot_nodes_are_always_dialled() {
     }
     assert_eq!(peers.due_dials(Instant::now()), []);
     let boot = PeerId::random();
-    peers.found(boot, place(9), true);
+    peers.found(boot, address_of(9), true);
     assert_eq!(peers.due_dials(Instant::now()), [boot]);
     peers.get_mut(&boot).unwrap().dialling = true;
     // An unreachable peer makes way for the next one, and waits.
@@ -109,8 +112,8 @@ fn long_absent_peer_is_removed() {
     let mut peers = peers(|_| {});
     let (friend, client) = (met(&mut peers, Role::DataProviderInt), met(&mut peers, Role::Client));
     let (named, boot) = (PeerId::random(), PeerId::random());
-    peers.found(named, place(2), false);
-    peers.found(boot, place(2), true);
+    peers.found(named, address_of(2), false);
+    peers.found(boot, address_of(2), true);
     let limits = peers.limits;
     let is_there = |peers: &Peers| [friend, client, named, boot].map(|peer| peers.get(&peer).is_some());
     peers.prune(Instant::now());
@@ -126,28 +129,28 @@ fn working_addresses_come_first_and_are_bounded() {
     let mut peers = peers(|_| {});
     let peer = PeerId::random();
     for port in 1..100 {
-        peers.found(peer, place(port), false);
+        peers.found(peer, address_of(port), false);
     }
     assert_eq!(peers.get(&peer).unwrap().addresses().len(), MAX_ADDRESSES);
     let (id, mut connection) = link(1, true);
-    connection.address = place(500);
+    connection.address = address_of(500);
     peers.connected(peer, id, connection);
     let known = peers.get(&peer).unwrap().addresses();
-    assert_eq!((known.len(), &known[0]), (MAX_ADDRESSES, &place(500)));
-    peers.is_not_at(&peer, &place(500));
-    assert!(!peers.get(&peer).unwrap().addresses().contains(&place(500)));
+    assert_eq!((known.len(), &known[0]), (MAX_ADDRESSES, &address_of(500)));
+    peers.is_not_at(&peer, &address_of(500));
+    assert!(!peers.get(&peer).unwrap().addresses().contains(&address_of(500)));
 }
 
 #[test]
 fn announced_address_that_never_answers_is_not_redialled() {
     let mut peers = peers(|_| {});
     let (stranger, friend) = (PeerId::random(), met(&mut peers, Role::DataProviderInt));
-    peers.found(stranger, place(22), false);
+    peers.found(stranger, address_of(22), false);
     peers.dial_failed(&stranger);
     assert_eq!(peers.get(&stranger).unwrap().addresses(), []);
     // A peer that has introduced itself may come back.
     let (id, mut connection) = link(1, true);
-    connection.address = place(500);
+    connection.address = address_of(500);
     peers.connected(friend, id, connection);
     peers.disconnected(&friend, id);
     for failed in 1..=MAX_FAILURES {
@@ -155,7 +158,11 @@ fn announced_address_that_never_answers_is_not_redialled() {
         let left = if failed < MAX_FAILURES { 2 } else { 1 };
         assert_eq!(peers.get(&friend).unwrap().addresses().len(), left);
     }
-    assert_eq!(peers.get(&friend).unwrap().addresses(), [place(500)], "its former address is still tried");
+    assert_eq!(
+        peers.get(&friend).unwrap().addresses(),
+        [address_of(500)],
+        "its former address is still tried"
+    );
 }
 
 #[test]
@@ -183,7 +190,7 @@ fn provenance_follows_proof_and_connection() {
         Provenance::Discovered,
         "it only counts while it is connected that way"
     );
-    peers.found(peer, place(1), true);
+    peers.found(peer, address_of(1), true);
     assert_eq!(peers.provenance(&peer), Provenance::BootNode);
     peers.is_no_boot_node(&peer);
     assert_eq!(peers.provenance(&peer), Provenance::Discovered);

@@ -114,6 +114,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> StreamMuxer for Muxer<C> {
             match self.drive(cx) {
                 Poll::Ready(Ok(stream)) => {
                     self.opened.push_back(stream);
+                    // This call's waker is not the one that `poll_inbound` registered, and `poll_inbound` has
+                    // to be polled again.
                     if let Some(acceptor) = self.acceptor.take() {
                         acceptor.wake();
                     }

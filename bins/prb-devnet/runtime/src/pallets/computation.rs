@@ -272,7 +272,8 @@ pub mod pallet {
         /// Binds a worker to its session.
         ///
         /// # Errors
-        /// [`Error::WorkerNotRegistered`], [`Error::BenchmarkMissing`], [`Error::DuplicateBoundSession`], [`Error::DuplicateBoundWorker`], [`Error::WorkerNotReady`].
+        /// [`Error::WorkerNotRegistered`], [`Error::BenchmarkMissing`], [`Error::DuplicateBoundSession`],
+        /// [`Error::DuplicateBoundWorker`], [`Error::WorkerNotReady`].
         pub fn bind(session: &AccountId, worker: WorkerPublicKey) -> DispatchResult {
             let info = registry::Workers::<T>::get(worker).ok_or(Error::<T>::WorkerNotRegistered)?;
             ensure!(info.initial_score.is_some(), Error::<T>::BenchmarkMissing);
@@ -385,7 +386,8 @@ pub mod pallet {
         /// Ends a session's cool-down and returns its stake.
         ///
         /// # Errors
-        /// [`Error::SessionNotFound`], [`Error::CoolDownNotReady`] if it is not cooling down or, with `check_period`, the period is not over.
+        /// [`Error::SessionNotFound`], [`Error::CoolDownNotReady`] if it is not cooling down or, with
+        /// `check_period`, the period is not over.
         pub fn reclaim(session: &AccountId, check_period: bool) -> Result<u128, DispatchError> {
             let mut info = Sessions::<T>::get(session).ok_or(Error::<T>::SessionNotFound)?;
             let over = info.cool_down_start.saturating_add(CoolDownPeriod::<T>::get());

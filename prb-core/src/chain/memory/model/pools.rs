@@ -33,6 +33,7 @@ impl PoolState {
 
     pub(in crate::chain::memory) fn withdraw(&mut self, units: Balance, now_secs: u64) {
         self.withdrawals.push((now_secs, units));
+        // Pays at once what the free stake covers.
         self.contribute(0);
     }
 }
