@@ -233,7 +233,11 @@ async fn connection(
         our_turn.set(true);
         let answered = router.call(request.map(|body| TimedBody::new(body, times.body, our_turn.clone())));
         let our_turn = our_turn.clone();
-        async move { answered.await.inspect(|_| our_turn.set(false)) }
+        async move {
+            // Between two requests of a pipeline everything else has its turn, too.
+            tokio::task::yield_now().await;
+            answered.await.inspect(|_| our_turn.set(false))
+        }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -273,7 +273,7 @@ async fn ask_from(from: u8, server: std::net::SocketAddr) -> Option<TcpStream> {
     let mut out = Vec::new();
     frame::put_request([0; 8], "size:5:1", &mut out);
     stream.write_all(&out).await.ok()?;
-    timeout(LONG, stream.read_exact(&mut [0; 10])).await.unwrap().ok().map(|_| stream)
+    timeout(LONG, stream.read_exact(&mut [0; 22])).await.unwrap().ok().map(|_| stream)
 }
 
 #[tokio::test]
