@@ -43,7 +43,7 @@ mod writes;
 
 use body::TimedBody;
 use connections::{Connections, OurTurn};
-pub(crate) use shares::{Limits, Place, Shares};
+pub(crate) use shares::{Limits, Place, Shares, is_this_machine};
 use writes::TimedWrites;
 
 /// Connections served at once from this machine; the shares of others follow from it ([`Limits::of`]).
@@ -234,8 +234,10 @@ async fn connection(
         let answered = router.call(request.map(|body| TimedBody::new(body, times.body, our_turn.clone())));
         let our_turn = our_turn.clone();
         async move {
-            // Between two requests of a pipeline everything else has its turn, too.
-            tokio::task::yield_now().await;
+            // Between two requests of a stranger's pipeline everything else has its turn, too.
+            if !is_this_machine(peer.ip()) {
+                tokio::task::yield_now().await;
+            }
             answered.await.inspect(|_| our_turn.set(false))
         }
     });

@@ -212,7 +212,7 @@ fn livez() -> Router<Shared> {
 async fn metrics(State(shared): State<Shared>, extensions: Extensions) -> impl IntoResponse {
     match shared.metrics {
         Some(metrics) => {
-            let is_here = listen::peer_of(&extensions).to_canonical().is_loopback();
+            let is_here = listen::is_this_machine(listen::peer_of(&extensions));
             let text = if is_here { metrics.render().into() } else { rendered(metrics, &shared.rendered) };
             ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
         }
