@@ -58,13 +58,14 @@ struct Served {
 }
 
 type Ask = Pin<Box<dyn Future<Output = bool> + Send>>;
+type Question = Box<dyn Fn() -> Ask + Send>;
 
 impl Honest {
     pub(crate) async fn start(ports: &Ports) -> Self {
         let identities = [identity().await, identity().await];
         let [stays, comes] = identities;
         let node = node(stays, &ports.manager).await;
-        let asks: [(&str, Box<dyn Fn() -> Ask + Send>); 5] = [
+        let asks: [(&str, Question); 5] = [
             ("the operator's console", {
                 let ports = ports.clone();
                 Box::new(move || Box::pin(get(ports.from, ports.console, "/")))

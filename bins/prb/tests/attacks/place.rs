@@ -116,7 +116,7 @@ impl Place {
         }
         let namespace = bridge.namespace("them");
         let v4: Arc<[_]> = (0..ADDRESSES).map(|at| bridge.address(100 + at)).collect();
-        let networks = if has_ipv6() { 1..=u16::from(ADDRESSES) } else { 1..=0 };
+        let networks = 1..if has_ipv6() { 1 + u16::from(ADDRESSES) } else { 1 };
         let v6: Arc<[_]> = networks.map(|network| bridge.address6(network, 1)).collect();
         namespace.plug(v4[0]);
         let rest = v4[1..].iter().map(|ip| format!("{ip}/24"));
