@@ -17,9 +17,9 @@ use tokio::{
 
 use super::{Place, Shares};
 
-/// How long a connection is never displaced: an honest request has come by then.
+/// Minimum age of a connection that may be displaced: an honest client has sent its request by then.
 const GRACE: Duration = Duration::from_millis(200);
-/// How long one whose request is being worked on is not displaced.
+/// Minimum age of a connection whose request is being processed, if it is to be displaced.
 const WORK: Duration = Duration::from_secs(5);
 
 /// Whether a connection waits for this daemon, rather than for its client to send or to read.
@@ -63,8 +63,9 @@ impl Connections {
         Self { shares, open: HashMap::new() }
     }
 
-    /// Takes a slot for a new connection. Where all are taken, the oldest connection is closed of the address with the
-    /// most, if the newcomer's address has fewer: whoever has many addresses has as many slots, but keeps nobody out.
+    /// Takes a slot for a new connection. If all slots are taken, closes the oldest connection of the address that has
+    /// the most, provided that the newcomer's address has fewer. A client with many addresses can thus fill the port,
+    /// but cannot keep others out.
     pub(super) fn admit(&mut self, ip: IpAddr) -> Option<Place> {
         if let Some(place) = self.shares.take(ip) {
             return Some(place);
