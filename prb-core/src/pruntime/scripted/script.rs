@@ -43,11 +43,11 @@ impl Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timings {
-    /// Bytes of blocks dispatched per second.
+    /// Bytes of blocks dispatched per second. Default: 8 MiB.
     pub dispatch_bytes_per_sec: u64,
-    /// Duration of an attestation.
+    /// Duration of an attestation. Default: 1 s.
     pub attestation: Duration,
-    /// Time until the process is back after an exit.
+    /// Time until the process is back after an exit. Default: 0 s.
     pub restart: Duration,
 }
 
