@@ -170,7 +170,7 @@ async fn equal_cursors_share_one_fetch() {
     let sample = Sample::generate(1, 40);
     let memory = filled(&sample, 40).await;
     let counting = Arc::new(Counting::new(memory.0.clone()));
-    let cached = Arc::new(CachedSource::new(counting.clone(), cache::Config::default()));
+    let cached = Arc::new(CachedSource::new(Arc::new(counting.clone()), cache::Config::default()));
     let cursor = HeaderCursor { relay: sample.genesis_number.next(), para: ParaNumber(0) };
     let ask = || cached.headers(cursor, LIMIT);
     let all = futures::future::join_all((0..100).map(|_| ask()));

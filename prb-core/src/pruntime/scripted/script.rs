@@ -40,7 +40,8 @@ impl Failure {
 }
 
 /// The duration of a worker's operations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Timings {
     /// Bytes of blocks dispatched per second. Default: 8 MiB.
@@ -89,7 +90,7 @@ pub(super) struct Script {
     pub(super) next: HashMap<Method, VecDeque<Failure>>,
     pub(super) always: HashMap<Method, Failure>,
     pub(super) latency: BTreeMap<&'static str, Duration>,
-    pub(super) pace: Timings,
+    pub(super) timings: Timings,
     pub(super) down: bool,
     pub(super) restart: Restart,
     pub(super) dies_at: Option<u32>,
