@@ -82,7 +82,7 @@ pub struct Config {
     pub max_pool_transactions: usize,
     /// The relay block that forces a change of authorities; 0 for none.
     pub forced_change_at: u32,
-    /// Number of relay blocks by which finality lags behind its usual place, one block behind the newest.
+    /// Number of relay blocks by which finality lags further than usual, which is one block behind the newest.
     pub finality_lag: u32,
     /// Unusual but valid features of justifications.
     pub justifications: JustificationOddities,
@@ -94,8 +94,8 @@ pub struct Config {
     pub burst_bytes: u32,
     /// Bytes of each of these values.
     pub burst_value_bytes: u32,
-    /// At every so many-th tick of the timer, parachain blocks that no relay block includes lose their place; 0: at
-    /// none.
+    /// Interval in ticks of the timer at which parachain blocks that no relay block includes yet are retracted; 0 for
+    /// never.
     pub fork_every: u32,
 }
 
