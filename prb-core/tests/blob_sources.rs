@@ -170,7 +170,7 @@ async fn equal_cursors_share_one_fetch() {
     let sample = Sample::generate(1, 40);
     let memory = filled(&sample, 40).await;
     let counting = Arc::new(Counting::new(memory.0.clone()));
-    let cached = Arc::new(CachedSource::new(Arc::new(counting.clone()), cache::Config::default()));
+    let cached = Arc::new(CachedSource::new(counting.clone(), cache::Config::default()));
     let cursor = HeaderCursor { relay: sample.genesis_number.next(), para: ParaNumber(0) };
     let ask = || cached.headers(cursor, LIMIT);
     let all = futures::future::join_all((0..100).map(|_| ask()));
@@ -233,12 +233,12 @@ async fn old_bodies_make_room() {
     assert!(held <= 1200, "{held} bytes are kept");
 }
 
-/// A cache with 40 blocks in it and nothing that holds its source up.
-async fn cached(sample: &Sample) -> (Arc<Counting>, CachedSource<Counting>) {
+/// A cache with 40 blocks in it and nothing that holds its source up, which is shared.
+async fn cached(sample: &Sample) -> (Arc<Counting>, CachedSource<Arc<Counting>>) {
     let memory = filled(sample, 40).await;
     let counting = Arc::new(Counting::new(memory.0.clone()));
     counting.permits.add_permits(1_000_000);
-    (counting.clone(), CachedSource::new(counting, cache::Config::default()))
+    (counting.clone(), CachedSource::new(Arc::new(counting), cache::Config::default()))
 }
 
 const fn para(first: u32, last: u32) -> Span<ParaNumber> {
