@@ -80,7 +80,7 @@
 //! opt-level = 3
 //! ```
 //!
-//! `prb-chain` and `prb-walkie` list further packages.
+//! A program with `prb-chain` or `prb-walkie` needs the same for their cryptography, tries and codecs.
 //!
 //! # Example
 //!
@@ -105,31 +105,31 @@
 //!
 //! #[tokio::main(flavor = "current_thread", start_paused = true)]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let chain = Arc::new(MemoryChain::new(Config::default()));
-//! let (queue, vault) = (Arc::new(MemoryQueue::default()), Arc::new(MemoryVault::new()));
-//! let (inventory, connect) = (Arc::new(MemoryInventory::default()), Arc::new(ScriptedConnect::default()));
-//! connect.add("http://worker-1", ScriptedWorker::new(1));
+//!     let chain = Arc::new(MemoryChain::new(Config::default()));
+//!     let (queue, vault) = (Arc::new(MemoryQueue::default()), Arc::new(MemoryVault::new()));
+//!     let (inventory, connect) = (Arc::new(MemoryInventory::default()), Arc::new(ScriptedConnect::default()));
+//!     connect.add("http://worker-1", ScriptedWorker::new(1));
 //!
-//! let (id, pid, account) = (uuid::Uuid::new_v4(), PoolId(1), MemoryChain::account_of("operator"));
-//! chain.add_pool(pid, account, 1_000_000_000_000_000);
-//! let operator = Operator { account, key: vault.seal(&"operator".to_owned().into()).await? };
-//! let pool = Pool::new(id, pid, "pool").with_operator(operator);
-//! let worker = Worker::new(id, pid, "worker-1", "http://worker-1", 100_000_000_000_000);
-//! inventory.apply(vec![Edit::PutPool(pool), Edit::PutWorker(worker)]).await?;
+//!     let (id, pid, account) = (uuid::Uuid::new_v4(), PoolId(1), MemoryChain::account_of("operator"));
+//!     chain.add_pool(pid, account, 1_000_000_000_000_000);
+//!     let operator = Operator { account, key: vault.seal(&"operator".to_owned().into()).await? };
+//!     let pool = Pool::new(id, pid, "pool").with_operator(operator);
+//!     let worker = Worker::new(id, pid, "worker-1", "http://worker-1", 100_000_000_000_000);
+//!     inventory.apply(vec![Edit::PutPool(pool), Edit::PutWorker(worker)]).await?;
 //!
-//! let (signers, accounts) = (Arc::new(MemorySigners::new(vault)), Arc::new(MemoryAccounts::default()));
-//! let parts = trade::Parts { queue: queue.clone(), submitter: chain.clone(), signers, accounts };
-//! let trader = Trader::start(trade::Config::default(), parts)?;
-//! let source = Arc::new(MemorySource::of_empty_blocks(3));
-//! let parts = fleet::Parts::new(inventory, source, chain.clone(), queue, connect);
-//! let fleet = Fleet::start(parts, fleet::Config::default());
-//! while fleet.status().count(State::Active) == 0 {
-//!     tokio::time::sleep(std::time::Duration::from_secs(6)).await;
-//!     chain.produce_block();
-//! }
-//! fleet.stop().await;
-//! trader.stop(std::time::Duration::from_secs(1)).await;
-//! Ok(())
+//!     let (signers, accounts) = (Arc::new(MemorySigners::new(vault)), Arc::new(MemoryAccounts::default()));
+//!     let parts = trade::Parts { queue: queue.clone(), submitter: chain.clone(), signers, accounts };
+//!     let trader = Trader::start(trade::Config::default(), parts)?;
+//!     let source = Arc::new(MemorySource::of_empty_blocks(3));
+//!     let parts = fleet::Parts::new(inventory, source, chain.clone(), queue, connect);
+//!     let fleet = Fleet::start(parts, fleet::Config::default());
+//!     while fleet.status().count(State::Active) == 0 {
+//!         tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+//!         chain.produce_block();
+//!     }
+//!     fleet.stop().await;
+//!     trader.stop(std::time::Duration::from_secs(1)).await?;
+//!     Ok(())
 //! }
 //! ```
 //!
@@ -155,6 +155,7 @@
 //! | bytes 1 | request bodies: [`blob`], [`pruntime`] |
 //! | parity-scale-codec 3 | `Encode` and `Decode` of [`wire`] and [`primitives`] |
 //! | prost 0.14 | `Message` of [`prpc`] |
+//! | reqwest 0.13, rustls 0.23 | `pruntime::http::BuildError`, `pruntime::http::tls` |
 //! | secrecy 0.10 | operators' secrets: [`vault`], [`manage`] |
 //! | serde 1, serde_json 1 | [`queue`]; [`queue::admin::JobDetail::data`] |
 //! | tokio 1 | `watch`, `mpsc` and `oneshot` channels; all engines run on it |
