@@ -14,6 +14,9 @@ use crate::keys::OperatorKey;
 
 /// Opens jobs' keys with a vault. An opened key stays in memory while its signer exists, and is wiped
 /// afterwards.
+///
+/// The vault is `prb_walkie::vault::RsaVault`, or [`MemoryVault`](prb_core::vault::memory::MemoryVault) for a program
+/// that seals its operators' keys anew at each start.
 #[derive(Clone, Debug)]
 pub struct VaultSigners {
     vault: Arc<dyn Vault>,

@@ -27,9 +27,11 @@ pub mod range;
 /// the best of them is lost, or did not have what it claimed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Heights {
-    /// Newest relay block that a header batch can end at (a justified one).
+    /// Newest relay block that a header batch can end at: the newest justified block whose parachain headers, up to
+    /// the head that its state names, are available as well. A newer one does not count until they are.
     pub relay: Option<RelayNumber>,
-    /// Newest parachain block whose header such a batch contains and whose changes are stored.
+    /// Newest parachain block whose header such a batch contains and whose changes are stored: at most the head that
+    /// the state of block `relay` names.
     pub para: Option<ParaNumber>,
     /// Newest finalised relay block that the source's chain node knows: the target of the sync.
     pub relay_target: Option<RelayNumber>,

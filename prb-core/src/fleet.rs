@@ -82,21 +82,21 @@ impl Parts {
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// Maximum workers per runner (`PHALA_RUNNER_MAX_WORKER_NUMBER`).
+    /// Maximum workers per runner. Default: 150.
     pub max_workers_per_runner: usize,
-    /// Maximum workers that run; further ones, in the order of their names, stay idle.
+    /// Maximum workers that run; further ones, in the order of their names, stay idle. Default: 10,000.
     pub max_workers: usize,
-    /// Maximum bytes of chain data in flight to all workers together.
+    /// Maximum bytes of chain data in flight to all workers together. Default: 512 MiB.
     pub in_flight_bytes: usize,
-    /// Time without progress after which a worker counts as stalled, if there is data for it.
+    /// Time without progress after which a worker counts as stalled, if there is data for it. Default: 2 min.
     pub stall_after: Duration,
-    /// Interval of the check for stalled workers.
+    /// Interval of the check for stalled workers. Default: 10 s.
     pub watchdog_interval: Duration,
-    /// How long [`Fleet::stop`] waits for tasks before it abandons them.
+    /// How long [`Fleet::stop`] waits for tasks before it abandons them. Default: 5 s.
     pub stop_timeout: Duration,
-    /// Settings that apply to every worker.
+    /// Settings that apply to every worker. Default: [`Settings::default`].
     pub settings: Settings,
-    /// Backoffs, intervals and size limits of every worker's task.
+    /// Backoffs, intervals and size limits of every worker's task. Default: [`Tuning::default`].
     pub tuning: Tuning,
 }
 

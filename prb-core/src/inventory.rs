@@ -45,18 +45,23 @@ pub enum AfterExternalStop {
 }
 
 /// A stake pool to manage.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Pool {
     /// The id of this entry.
+    #[setters(skip)]
     pub id: Uuid,
     /// Its number on chain; unique.
+    #[setters(skip)]
     pub pid: PoolId,
     /// Its name, for operators; unique.
+    #[setters(skip)]
     pub name: String,
     /// Whether its workers run.
     pub enabled: bool,
     /// The operator that signs for it; without one nothing is sent on chain.
+    #[setters(skip)]
     pub operator: Option<Operator>,
     /// The account that owns the pool, if the operator acts for it as a proxy.
     pub proxied: Option<AccountId>,
@@ -128,18 +133,24 @@ impl Pool {
 }
 
 /// A worker to manage.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Worker {
     /// The id of this entry.
+    #[setters(skip)]
     pub id: Uuid,
     /// The pool that it belongs to.
+    #[setters(skip)]
     pub pid: PoolId,
     /// Its name, for operators; unique.
+    #[setters(skip)]
     pub name: String,
     /// Its pRuntime's URL; unique.
+    #[setters(skip)]
     pub endpoint: String,
     /// The stake to compute with.
+    #[setters(skip)]
     pub stake: Balance,
     /// Whether it runs.
     pub enabled: bool,
@@ -390,5 +401,8 @@ pub trait Inventory: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// See [`Error`].
+    ///
+    /// # Cancel safety
+    /// A cancelled call may have applied all edits, never some of them: read [`snapshots`](Self::snapshots).
     async fn apply(&self, edits: Vec<Edit>) -> Result<Arc<Snapshot>, Error>;
 }

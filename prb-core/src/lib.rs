@@ -32,7 +32,7 @@
 //! | [`queue::admin::QueueAdmin`] | a queue's jobs, for its operator | [`queue::memory`] | `prb_queue::redis` |
 //! | [`inventory::Inventory`] | pools and workers, edited while running | [`inventory::memory`] | `prb_chain::inventory` |
 //! | [`attestation::CollateralSource`] | what DCAP quotes are verified with | `attestation::pccs` | |
-//! | [`vault::Vault`] | seals and opens operators' keys | [`vault::DiscardVault`]; `vault::memory` † | `prb_walkie::vault` |
+//! | [`vault::Vault`] | seals and opens operators' keys | [`vault::memory`]; [`vault::DiscardVault`] for dry runs | `prb_walkie::vault` |
 //! | [`signer::Signers`] | signs for operators' accounts | `signer::memory` † | `prb_chain::signer` |
 //! | [`manage::OperatorKeys`] | the account of an operator's secret | `manage::memory` † | `prb_chain::keys` |
 //! | [`trade::accounts::AccountLeases`] | which of several traders uses an account | [`trade::accounts::MemoryAccounts`] | `prb_queue::redis` |
@@ -40,7 +40,8 @@
 //! † A double for tests, behind the feature `testing`.
 //!
 //! Every seam is object-safe, has its error type in the same module and shows a minimal implementation in its
-//! documentation; methods that must not be cancelled halfway say so. Traits with `async fn` are
+//! documentation. It is implemented for [`Arc`](std::sync::Arc)s of implementations as well, so that a decorator can
+//! wrap one that the program keeps. Seam or method say what dropping a future leaves behind. Traits with `async fn` are
 //! `#[async_trait]`: rustdoc shows what that expands to, the examples show what one writes. Test suites in
 //! `conformance` (feature `conformance`) check that a backend keeps a seam's contract.
 //!
@@ -56,9 +57,35 @@
 //! State is rebuilt from chain and pRuntime, never trusted from memory after an error. No error is terminal:
 //! a failure is shown in the worker's message, and retried with exponential, jittered backoff.
 //!
+//! # Getting started
+//!
+//! Needs Rust 1.89 or newer. For the example below:
+//!
+//! ```toml
+//! [dependencies]
+//! prb-core = { version = "0.1", features = ["testing"] } # without the feature once real parts are in place
+//! tokio = { version = "1", features = ["macros", "rt", "time", "test-util"] } # test-util: for the paused clock
+//! uuid = { version = "1", features = ["v4"] }
+//!
+//! # Unoptimised cryptography is at least ten times slower, and Cargo ignores the profiles of dependencies.
+//! [profile.dev.package.blake2b_simd]
+//! opt-level = 3
+//! [profile.dev.package.curve25519-dalek]
+//! opt-level = 3
+//! [profile.dev.package.parity-scale-codec]
+//! opt-level = 3
+//! [profile.dev.package.schnorrkel]
+//! opt-level = 3
+//! [profile.dev.package.twox-hash]
+//! opt-level = 3
+//! ```
+//!
+//! A program with `prb-chain` or `prb-walkie` needs the same for their cryptography, tries and codecs.
+//!
 //! # Example
 //!
-//! A worker from registration to computing, on in-memory parts:
+//! A worker from registration to computing, on in-memory parts. The clock is paused: waits end as soon as every task
+//! waits for a timer of tokio.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -76,34 +103,34 @@
 //!     worker::State,
 //! };
 //!
-//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
-//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let chain = Arc::new(MemoryChain::new(Config::default()));
-//! let (queue, vault) = (Arc::new(MemoryQueue::default()), Arc::new(MemoryVault::new()));
-//! let (inventory, connect) = (Arc::new(MemoryInventory::default()), Arc::new(ScriptedConnect::default()));
-//! connect.add("http://worker-1", ScriptedWorker::new(1));
+//! #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let chain = Arc::new(MemoryChain::new(Config::default()));
+//!     let (queue, vault) = (Arc::new(MemoryQueue::default()), Arc::new(MemoryVault::new()));
+//!     let (inventory, connect) = (Arc::new(MemoryInventory::default()), Arc::new(ScriptedConnect::default()));
+//!     connect.add("http://worker-1", ScriptedWorker::new(1));
 //!
-//! let (id, pid, account) = (uuid::Uuid::new_v4(), PoolId(1), MemoryChain::account_of("operator"));
-//! chain.add_pool(pid, account, 1_000_000_000_000_000);
-//! let operator = Operator { account, key: vault.seal(&"operator".to_owned().into()).await? };
-//! let pool = Pool::new(id, pid, "pool").with_operator(operator);
-//! let worker = Worker::new(id, pid, "worker-1", "http://worker-1", 100_000_000_000_000);
-//! inventory.apply(vec![Edit::PutPool(pool), Edit::PutWorker(worker)]).await?;
+//!     let (id, pid, account) = (uuid::Uuid::new_v4(), PoolId(1), MemoryChain::account_of("operator"));
+//!     chain.add_pool(pid, account, 1_000_000_000_000_000);
+//!     let operator = Operator { account, key: vault.seal(&"operator".to_owned().into()).await? };
+//!     let pool = Pool::new(id, pid, "pool").with_operator(operator);
+//!     let worker = Worker::new(id, pid, "worker-1", "http://worker-1", 100_000_000_000_000);
+//!     inventory.apply(vec![Edit::PutPool(pool), Edit::PutWorker(worker)]).await?;
 //!
-//! let (signers, accounts) = (Arc::new(MemorySigners::new(vault)), Arc::new(MemoryAccounts::default()));
-//! let parts = trade::Parts { queue: queue.clone(), submitter: chain.clone(), signers, accounts };
-//! let trader = Trader::start(trade::Config::default(), parts)?;
-//! let source = Arc::new(MemorySource::of_empty_blocks(3));
-//! let parts = fleet::Parts::new(inventory, source, chain.clone(), queue, connect);
-//! let fleet = Fleet::start(parts, fleet::Config::default());
-//! while fleet.status().count(State::Active) == 0 {
-//!     tokio::time::sleep(std::time::Duration::from_secs(6)).await;
-//!     chain.produce_block();
+//!     let (signers, accounts) = (Arc::new(MemorySigners::new(vault)), Arc::new(MemoryAccounts::default()));
+//!     let parts = trade::Parts { queue: queue.clone(), submitter: chain.clone(), signers, accounts };
+//!     let trader = Trader::start(trade::Config::default(), parts)?;
+//!     let source = Arc::new(MemorySource::of_empty_blocks(3));
+//!     let parts = fleet::Parts::new(inventory, source, chain.clone(), queue, connect);
+//!     let fleet = Fleet::start(parts, fleet::Config::default());
+//!     while fleet.status().count(State::Active) == 0 {
+//!         tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+//!         chain.produce_block();
+//!     }
+//!     fleet.stop().await;
+//!     trader.stop(std::time::Duration::from_secs(1)).await?;
+//!     Ok(())
 //! }
-//! fleet.stop().await;
-//! trader.stop(std::time::Duration::from_secs(1)).await;
-//! # Ok(())
-//! # }
 //! ```
 //!
 //! # Features
@@ -111,17 +138,28 @@
 //! - `http` (default): `pruntime::http`, the workers' API over HTTP.
 //! - `pccs`: `attestation::pccs`, collateral of DCAP quotes from PCCSs.
 //! - `testing`: doubles of the seams, for tests: `blob::memory`, `chain::memory`, `manage::memory`,
-//!   `pruntime::scripted`, `signer::memory`, `vault::memory`.
+//!   `pruntime::scripted`, `signer::memory`.
 //! - `conformance`: the seams' suites, for backends' tests; includes `testing`.
 //!
 //! Jobs and their outcomes implement serde's traits in every build: persistent queues need them, and the crate
 //! depends on serde anyway.
 //!
-//! # Development builds
+//! # Foreign crates in this API
 //!
-//! Cryptography without optimisation is at least ten times slower, and Cargo ignores the profiles of dependencies.
-//! Set `opt-level = 3` in `[profile.dev.package.schnorrkel]` and `[profile.dev.package.curve25519-dalek]` of your own
-//! workspace, and with `prb-chain` also for the trie and codec crates that this workspace's `Cargo.toml` lists.
+//! Types and traits of these crates appear in signatures. [`reexports`] has the ones of which a program needs the same
+//! version; a new major version of one of them is a breaking change of this crate.
+//!
+//! | crate | where |
+//! |---|---|
+//! | async-trait 0.1 | the seams with `async fn` |
+//! | bytes 1 | request bodies: [`blob`], [`pruntime`] |
+//! | parity-scale-codec 3 | `Encode` and `Decode` of [`wire`] and [`primitives`] |
+//! | prost 0.14 | `Message` of [`prpc`] |
+//! | reqwest 0.13, rustls 0.23 | `pruntime::http::BuildError`, `pruntime::http::tls` |
+//! | secrecy 0.10 | operators' secrets: [`vault`], [`manage`] |
+//! | serde 1, serde_json 1 | [`queue`]; [`queue::admin::JobDetail::data`] |
+//! | tokio 1 | `watch`, `mpsc` and `oneshot` channels; all engines run on it |
+//! | uuid 1 | ids of pools and workers: [`inventory`], [`fleet`]; its feature `v4` makes random ones |
 //!
 //! # Metrics
 //!
@@ -142,6 +180,8 @@ pub mod primitives;
 pub mod prpc;
 pub mod pruntime;
 pub mod queue;
+pub mod reexports;
+mod shared;
 pub mod signer;
 pub mod sync;
 pub mod text;

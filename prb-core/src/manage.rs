@@ -2,8 +2,8 @@
 //!
 //! Values arrive as text and plain fields ([`PoolValue`], [`WorkerValue`]); the manager parses, validates and
 //! seals them. All entries of a call are one transaction: either all are applied, or none and the error names
-//! the entry and the field. Commands go to the fleet; without one (`PHALA_LIFECYCLE_CONFIG_MODE`) only the
-//! inventory is served.
+//! the entry and the field. Commands go to the fleet; without one only the inventory is
+//! served.
 //!
 //! Not for: access control (each protocol has its own), or the wire format of answers.
 

@@ -104,7 +104,7 @@ impl Error {
 /// One worker's API, as bytes.
 ///
 /// # Cancel safety
-/// A dropped call may or may not have reached the worker: observe it.
+/// A dropped call may or may not have reached the worker, which may still be executing it: observe it.
 ///
 /// ```
 /// use std::time::Duration;

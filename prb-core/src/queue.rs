@@ -37,7 +37,8 @@ impl fmt::Display for JobId {
 pub struct JobSigner {
     /// The operator's account.
     pub operator: AccountId,
-    /// Its key, sealed.
+    /// Its key, sealed; empty (`Sealed(vec![])`) if a key service holds it and [`Signers`](crate::signer::Signers)
+    /// need none.
     pub key: Sealed,
     /// The account that the operator acts for, if the pool is proxied.
     pub proxied: Option<AccountId>,
@@ -184,7 +185,7 @@ pub struct JobHandle {
 }
 
 impl JobHandle {
-    /// Creates a handle whose outcome arrives through `outcome`. For backends.
+    /// Creates a handle whose outcome arrives through `outcome`, a [`tokio::sync::oneshot::Receiver`]. For backends.
     pub const fn new(id: JobId, outcome: oneshot::Receiver<Result<JobOutcome, JobFailure>>) -> Self {
         Self { id, outcome }
     }
@@ -282,6 +283,21 @@ impl Error {
 
 /// A queue of jobs between lifecycle managers and traders.
 ///
+/// # Durable backends
+///
+/// - A [`JobHandle`] ends with the process that submitted the job; the job does not. A submitter that is started
+///   again reads effects from the chain instead of waiting for old outcomes.
+/// - Ids ascend and lease tokens stay unique across restarts: a consumer from before a restart must not end the
+///   lease of another one.
+/// - Capacity counts open jobs in every state, waiting, delayed and active; ended ones do not count.
+/// - A lease that has expired may still be renewed and ended by its consumer until the job is leased again. A
+///   backend may also treat it as lost from its expiry on: callers rely on neither.
+/// - Released jobs keep their order ([`release`](Self::release)). Where a job comes after a failure with a delay, or
+///   after its lease expired, is up to the backend: in front of younger jobs, unless it is one that again and again
+///   outlasts its leases because it crashes its consumers.
+///
+/// # Example
+///
 /// `examples/sqlite_queue` in the repository is a complete backend. A decorator, which shows all methods:
 ///
 /// ```
@@ -350,13 +366,19 @@ pub trait JobQueue: Send + Sync + fmt::Debug {
     /// [`Error::Closed`], [`Error::Unavailable`].
     ///
     /// # Cancel safety
-    /// Safe: a cancelled call leases nothing.
+    /// Safe: a cancelled call leases nothing. A backend must not take a job in work that goes on when this future is
+    /// dropped: a job leased inside [`spawn_blocking`](tokio::task::spawn_blocking) or a spawned task stays leased
+    /// to nobody until it expires. Such a backend releases the job if nobody receives it.
     async fn lease(&self, ttl: Duration) -> Result<Lease, Error>;
 
-    /// Renews leases for another `ttl`, at least one millisecond; returns those that are lost.
+    /// Renews leases for another `ttl` from now; returns the ids of those that are lost. A `ttl` below one
+    /// millisecond counts as one.
     ///
     /// # Errors
     /// [`Error::Unavailable`].
+    ///
+    /// # Cancel safety
+    /// A cancelled call may have renewed some of the leases, and does not tell which are lost: repeat it.
     async fn heartbeat(&self, leases: &[(JobId, u64)], ttl: Duration) -> Result<Vec<JobId>, Error>;
 
     /// Ends leases without ending their jobs: they are available again after `after`, immediately if it is
@@ -369,11 +391,16 @@ pub trait JobQueue: Send + Sync + fmt::Debug {
     /// A cancelled call may have released some of the jobs; the leases of the others expire.
     async fn release(&self, leases: &[(JobId, u64)], after: Duration) -> Result<(), Error>;
 
-    /// Publishes the progress of leased jobs. Nothing depends on it: lost leases are ignored, and a backend
-    /// need not store it.
+    /// Publishes the progress of leased jobs, for observers; lost leases are ignored. A backend that implements
+    /// [`QueueAdmin`](admin::QueueAdmin) stores it and shows it in
+    /// [`JobRecord::progress`](admin::JobRecord::progress), for example as [`Progress::as_str`]. Others need not:
+    /// by default nothing is stored.
     ///
     /// # Errors
     /// [`Error::Unavailable`].
+    ///
+    /// # Cancel safety
+    /// A cancelled call may have published it for some of the jobs.
     async fn progress(&self, leases: &[(JobId, u64)], progress: Progress) -> Result<(), Error> {
         let _ = (leases, progress);
         Ok(())
@@ -383,6 +410,9 @@ pub trait JobQueue: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`Error::LeaseLost`], [`Error::Unavailable`].
+    ///
+    /// # Cancel safety
+    /// A cancelled call may have ended the job: repeated, it then returns [`Error::LeaseLost`].
     async fn complete(&self, id: JobId, token: u64, outcome: JobOutcome) -> Result<(), Error>;
 
     /// Ends a job that was not executed: it is leased again after `retry_after` if that is given and the job
@@ -390,6 +420,9 @@ pub trait JobQueue: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`Error::LeaseLost`], [`Error::Unavailable`].
+    ///
+    /// # Cancel safety
+    /// As for [`complete`](Self::complete).
     async fn fail(
         &self,
         id: JobId,
@@ -402,5 +435,8 @@ pub trait JobQueue: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`Error::Unavailable`].
+    ///
+    /// # Cancel safety
+    /// Safe: it changes nothing.
     async fn stats(&self) -> Result<Stats, Error>;
 }

@@ -133,13 +133,16 @@ pub trait Signer: Send + Sync + fmt::Debug {
     /// The account that it signs for.
     fn account(&self) -> AccountId;
 
-    /// Signs a transaction's payload: sr25519 in Substrate's signing context, as `sr25519::Pair::sign` does.
+    /// Signs the bytes of `payload` as they are, without hashing them: sr25519 in the signing context `substrate`, as
+    /// `sr25519::Pair::sign` does. They are a transaction's payload, or its blake2-256 if that is longer than 256
+    /// bytes.
     ///
     /// # Errors
     /// See [`Error`].
     ///
     /// # Cancel safety
-    /// Safe: an unused signature has no effect.
+    /// Safe: an unused signature has no effect. The caller may stop waiting: `prb_chain::submit` does after its
+    /// `sign_timeout`, 30 s by default, and tries again later.
     async fn sign(&self, payload: &[u8]) -> Result<[u8; SIGNATURE_BYTES], Error>;
 }
 

@@ -121,7 +121,7 @@ impl Position {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Maximum relay headers to hold back while no parachain header comes with them. They have no effect on a
-    /// worker until one does, and one call for several costs less than one for each.
+    /// worker until one does, and one call for several costs less than one for each. Default: 16.
     pub idle_relay_headers: u32,
 }
 

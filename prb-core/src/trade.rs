@@ -64,37 +64,40 @@ pub use status::{LaneStatus, Phase, Status};
 pub struct Config {
     /// Maximum calls in an account's first transaction. From then on the cap doubles after each full
     /// transaction that was included, up to [`Config::max_calls`], and is halved, to no less than one call,
-    /// after each that was lost, expired, or has an unknown outcome.
+    /// after each that was lost, expired, or has an unknown outcome. Default: 100.
     pub first_calls: usize,
     /// Maximum calls to which a transaction's cap grows. A job with more calls than the cap is sent alone, in
-    /// several transactions.
+    /// several transactions. Default: 1,000.
     pub max_calls: usize,
     /// Maximum bytes of a batch's calls, by [`Call::size_bytes`](crate::chain::Call::size_bytes). A larger
-    /// job is sent alone.
+    /// job is sent alone. Default: 2 MiB.
     pub max_bytes: usize,
-    /// How long a batch waits for further jobs after its newest one.
+    /// How long a batch waits for further jobs after its newest one. Default: 1 s.
     pub linger: Duration,
-    /// How long a batch waits at most after its first job: no longer than [`Config::MAX_WAIT`].
+    /// How long a batch waits at most after its first job: no longer than [`Config::MAX_WAIT`]. Default: 6 s.
     pub max_wait: Duration,
     /// Maximum lanes, that is, operators served at a time. Jobs of others are released for a while.
+    /// Default: 128.
     pub max_lanes: usize,
-    /// Maximum jobs held by a lane. Further ones are released for a while.
+    /// Maximum jobs held by a lane. Further ones are released for a while. Default: 10,000.
     pub max_lane_jobs: usize,
     /// Maximum bytes of a lane's jobs, by [`Job::size_bytes`](crate::queue::Job::size_bytes).
+    /// Default: 16 MiB.
     pub max_lane_bytes: usize,
-    /// Time after which a lane without jobs ends.
+    /// Time after which a lane without jobs ends. Default: 60 s.
     pub lane_idle: Duration,
-    /// TTL of a job's lease; renewed three times per TTL.
+    /// TTL of a job's lease; renewed three times per TTL. Default: 30 s.
     pub lease_ttl: Duration,
     /// TTL of an account's lease; renewed four times per TTL. If a trader dies, another one takes over after
-    /// this time.
+    /// this time. Default: 15 s.
     pub account_ttl: Duration,
     /// Timeout of the submitter for a batch, or for its effects, after which the batch's outcome counts as
     /// unknown. Longer than a transaction can stay valid: it only covers a submitter that hangs.
+    /// Default: 30 min.
     pub submit_timeout: Duration,
-    /// Delay before a job's first retry; doubles with each retry.
+    /// Delay before a job's first retry; doubles with each retry. Default: 1 s.
     pub retry_min: Duration,
-    /// Maximum delay before a retry.
+    /// Maximum delay before a retry. Default: 60 s.
     pub retry_max: Duration,
 }
 

@@ -7,7 +7,6 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 mod discard;
-#[cfg(feature = "testing")]
 pub mod memory;
 
 pub use discard::DiscardVault;
@@ -103,11 +102,17 @@ pub trait Vault: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`Error::TooLarge`], [`Error::Cipher`], [`Error::Unavailable`].
+    ///
+    /// # Cancel safety
+    /// Safe: only the answer is lost.
     async fn seal(&self, secret: &SecretString) -> Result<Sealed, Error>;
 
     /// Opens a sealed secret.
     ///
     /// # Errors
     /// [`Error::WrongKey`], [`Error::UnknownVersion`], [`Error::Cipher`], [`Error::Unavailable`].
+    ///
+    /// # Cancel safety
+    /// Safe: only the answer is lost.
     async fn open(&self, sealed: &Sealed) -> Result<SecretString, Error>;
 }

@@ -58,16 +58,16 @@ pub(crate) use task::{Context, Task};
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Settings {
-    /// Send nothing on chain for any worker (`PHALA_SYNC_ONLY`).
+    /// Send nothing on chain for any worker. Default: `false`.
     pub sync_only: bool,
-    /// Register again until the score reaches the minimum (`PHALA_ENFORCE_MIN_BENCH_SCORE`).
+    /// Register again until the score reaches the minimum. Default: `false`.
     pub enforce_min_bench_score: bool,
-    /// The minimum score (`PHALA_MIN_BENCH_SCORE`).
+    /// The minimum score. Default: 50.
     pub min_bench_score: u32,
-    /// Initialise with a fixed development key and without attestation (`PHALA_DEV_SKIP_RA`).
+    /// Initialise with a fixed development key and without attestation. Default: `false`.
     pub dev_skip_ra: bool,
     /// What happens after a stop that this fleet did not send, unless the worker or its pool has its own
-    /// setting (`PRB_AFTER_STOP`).
+    /// setting. Default: [`AfterExternalStop::StayStopped`].
     pub after_stop: AfterExternalStop,
 }
 
@@ -91,26 +91,28 @@ impl Default for Settings {
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Tuning {
-    /// Backoff after failures to reach the worker.
+    /// Backoff after failures to reach the worker. Default: `first` 1 s, `max` 60 s.
     pub connection_backoff: BackoffConfig,
-    /// Backoff and thresholds for failures to sync it.
+    /// Backoff and thresholds for failures to sync it. Default: [`HealthConfig::default`].
     pub sync_health: HealthConfig,
-    /// Backoff after failures on chain: of operations and of message jobs.
+    /// Backoff after failures on chain: of operations and of message jobs. Default: `first` 6 s, `max` 5 min.
     pub chain_backoff: BackoffConfig,
     /// How long to wait for a job's outcome. Longer than a transaction can stay valid and a queue can be: it
-    /// only covers an outcome that was lost.
+    /// only covers an outcome that was lost. Default: 2 h.
     pub job_timeout: Duration,
-    /// The largest batch to fetch, in bytes.
+    /// The largest batch to fetch, in bytes. Default: 8 MiB.
     pub max_batch_bytes: usize,
     /// Interval of `GetInfo` calls while a worker catches up. At the tip it is called after each dispatch.
+    /// Default: 10 s.
     pub observe_interval: Duration,
-    /// Time without any answer after which a worker at the tip is checked with `GetInfo`.
+    /// Time without any answer after which a worker at the tip is checked with `GetInfo`. Default: 60 s.
     pub max_silence: Duration,
-    /// Number of blocks behind the tip within which a worker counts as caught up.
+    /// Number of blocks behind the tip within which a worker counts as caught up. Default: 4.
     pub caught_up_within: u32,
     /// Number of blocks behind the tip beyond which a worker that had caught up counts as synching again.
+    /// Default: 64.
     pub behind_after: u32,
-    /// Limits of the sync planner.
+    /// Limits of the sync planner. Default: [`sync::Limits::default`].
     pub limits: sync::Limits,
 }
 

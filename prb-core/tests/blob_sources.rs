@@ -233,12 +233,12 @@ async fn old_bodies_make_room() {
     assert!(held <= 1200, "{held} bytes are kept");
 }
 
-/// A cache with 40 blocks in it and nothing that holds its source up.
-async fn cached(sample: &Sample) -> (Arc<Counting>, CachedSource<Counting>) {
+/// A cache with 40 blocks in it and nothing that holds its source up, which is shared.
+async fn cached(sample: &Sample) -> (Arc<Counting>, CachedSource<Arc<Counting>>) {
     let memory = filled(sample, 40).await;
     let counting = Arc::new(Counting::new(memory.0.clone()));
     counting.permits.add_permits(1_000_000);
-    (counting.clone(), CachedSource::new(counting, cache::Config::default()))
+    (counting.clone(), CachedSource::new(Arc::new(counting), cache::Config::default()))
 }
 
 const fn para(first: u32, last: u32) -> Span<ParaNumber> {

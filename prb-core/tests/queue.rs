@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use prb_core::{
     chain::Call,
@@ -22,6 +22,14 @@ const LONG: Duration = Duration::from_secs(60);
 async fn conforms() {
     conformance::queue::all(async |max_jobs| MemoryQueue::new(Config::default().with_max_jobs(max_jobs)))
         .await;
+}
+
+/// With the progress of leased jobs, whose method has a default.
+#[tokio::test(start_paused = true)]
+async fn a_shared_queue_conforms() {
+    let shared = async |max_jobs| Arc::new(MemoryQueue::new(Config::default().with_max_jobs(max_jobs)));
+    conformance::queue::all(shared).await;
+    conformance::queue::admin(shared).await;
 }
 
 #[tokio::test(start_paused = true)]

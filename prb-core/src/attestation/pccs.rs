@@ -43,11 +43,11 @@ const REASON_LIMIT_BYTES: usize = 300;
 #[non_exhaustive]
 pub struct PccsConfig {
     /// PCCS servers, tried in this order: `https://pccs.example.org` or
-    /// `https://api.trustedservices.intel.com`.
+    /// `https://api.trustedservices.intel.com`. No default: [`PccsConfig::new`] takes them.
     pub urls: Vec<String>,
-    /// Timeout of one PCCS for all of a quote's collateral.
+    /// Timeout of one PCCS for all of a quote's collateral. Default: 20 s.
     pub timeout: Duration,
-    /// PEM certificates trusted for HTTPS in addition to the well-known ones.
+    /// PEM certificates trusted for HTTPS in addition to the well-known ones. Default: none.
     pub root_certificates_pem: Vec<u8>,
 }
 

@@ -17,79 +17,9 @@ use super::{
 };
 use crate::primitives::{ParaNumber, RelayNumber};
 
-/// A justified relay block, at which a header batch can end.
-#[derive(Clone, Copy, Debug)]
-pub struct BatchEnd<'a> {
-    /// Its number.
-    pub number: RelayNumber,
-    /// Its GRANDPA justification.
-    pub justification: &'a [u8],
-    /// The authority set that signed it.
-    pub set_id: u64,
-    /// The newest parachain header in its state.
-    pub para_head: Option<ParaNumber>,
-    /// SCALE `Vec<Vec<u8>>`: trie nodes that prove it, and the authorities if the set changes.
-    pub proof: &'a [u8],
-    /// SCALE [`AuthoritySet`](crate::wire::AuthoritySet) in force after it, if it changes the set.
-    pub next_set: Option<&'a [u8]>,
-}
+mod pieces;
 
-/// The encoded pieces of a chain at one moment.
-///
-/// Spans are iterated from their first block on and without gaps; they end where the view's blocks end.
-pub trait ChainPieces {
-    /// Why a piece cannot be read.
-    type Error: Into<Box<dyn std::error::Error + Send + Sync>>;
-
-    /// The first relay header that a worker needs.
-    fn first_relay(&self) -> RelayNumber;
-
-    /// Calls `take` with each batch end from `from` on, in order, until it returns false.
-    ///
-    /// # Errors
-    /// If the pieces cannot be read.
-    fn batch_ends<'a>(
-        &'a self,
-        from: RelayNumber,
-        take: &mut dyn FnMut(BatchEnd<'a>) -> bool,
-    ) -> Result<(), Self::Error>;
-
-    /// Returns the newest batch end before a relay block.
-    ///
-    /// # Errors
-    /// If the pieces cannot be read.
-    fn batch_end_before<'a>(&'a self, number: RelayNumber) -> Result<Option<BatchEnd<'a>>, Self::Error>;
-
-    /// Calls `take` with each relay header of the span until it returns false.
-    ///
-    /// # Errors
-    /// If the pieces cannot be read.
-    fn relay_headers<'a>(
-        &'a self,
-        span: Span<RelayNumber>,
-        take: &mut dyn FnMut(&'a [u8]) -> bool,
-    ) -> Result<(), Self::Error>;
-
-    /// Calls `take` with each parachain header of the span until it returns false.
-    ///
-    /// # Errors
-    /// If the pieces cannot be read.
-    fn para_headers<'a>(
-        &'a self,
-        span: Span<ParaNumber>,
-        take: &mut dyn FnMut(&'a [u8]) -> bool,
-    ) -> Result<(), Self::Error>;
-
-    /// Calls `take` with header and storage changes of each block of the span until it returns false.
-    ///
-    /// # Errors
-    /// If the pieces cannot be read.
-    fn para_blocks<'a>(
-        &'a self,
-        span: Span<ParaNumber>,
-        take: &mut dyn FnMut(&'a [u8], &'a [u8]) -> bool,
-    ) -> Result<(), Self::Error>;
-}
+pub use pieces::{BatchEnd, ChainPieces};
 
 /// Consecutive encoded items, with their cumulative sizes.
 struct Run<'a> {
@@ -130,7 +60,7 @@ fn storage(e: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
 /// Returns the largest header batch at the cursor: see [`BlobSource::headers`](super::BlobSource::headers).
 ///
 /// # Errors
-/// As for that method.
+/// [`Error::BadCursor`], [`Error::TooLarge`]; [`Error::Storage`] if the pieces cannot be read.
 pub fn headers<V: ChainPieces>(
     view: &V,
     cursor: HeaderCursor,
@@ -143,7 +73,7 @@ pub fn headers<V: ChainPieces>(
 /// [`RangeSource::headers_to`](super::range::RangeSource::headers_to).
 ///
 /// # Errors
-/// As for that method.
+/// [`Error::BadCursor`], [`Error::TooLarge`]; [`Error::Storage`] if the pieces cannot be read.
 pub fn headers_to<V: ChainPieces>(
     view: &V,
     cursor: HeaderCursor,
@@ -159,7 +89,7 @@ pub fn headers_to<V: ChainPieces>(
 /// [`RangeSource::ranges`](super::range::RangeSource::ranges).
 ///
 /// # Errors
-/// As for that method.
+/// [`Error::BadCursor`]; [`Error::Storage`] if the pieces cannot be read.
 pub fn ranges<V: ChainPieces>(view: &V, from: RelayNumber) -> Result<Option<Ranges>, Error> {
     let ends = ends_of_set(view, from)?;
     let before = view.batch_end_before(from).map_err(storage)?;
@@ -367,7 +297,7 @@ impl<'a> HeaderPlan<'a> {
 /// Returns as many blocks from the cursor as fit: see [`BlobSource::blocks`](super::BlobSource::blocks).
 ///
 /// # Errors
-/// As for that method.
+/// [`Error::BadCursor`], [`Error::TooLarge`]; [`Error::Storage`] if the pieces cannot be read.
 pub fn blocks<V: ChainPieces>(
     view: &V,
     cursor: BlockCursor,

@@ -45,11 +45,12 @@ const REFUSALS: usize = 1024;
 #[non_exhaustive]
 pub struct Config {
     /// Maximum size of the cached bodies, in bytes, of header batches and of block batches each.
+    /// Default: 256 MiB.
     pub max_bytes: u64,
-    /// Maximum age of a cached body.
+    /// Maximum age of a cached body. Default: 30 min.
     pub max_age: Duration,
     /// Minimum interval between evictions of refused data, so that a worker that is itself broken does not
-    /// disable the cache for the others.
+    /// disable the cache for the others. Default: 5 s.
     pub forget_every: Duration,
 }
 

@@ -102,13 +102,19 @@ pub trait RangeSource: BlobSource {
     ///
     /// # Errors
     /// [`Error::BadCursor`] for relay blocks before the start, [`Error::NotReady`] before the start is known.
+    ///
+    /// # Cancel safety
+    /// Safe: only the answer is lost.
     async fn ranges(&self, from: RelayNumber) -> Result<Option<Ranges>, Error>;
 
     /// Returns the header batch at the cursor that ends at this relay header, or at the next justified one if
     /// the source has dropped its justification. `None` if there is none in the cursor's authority set.
     ///
     /// # Errors
-    /// As for [`BlobSource::headers`].
+    /// [`Error::BadCursor`] for relay blocks before the start, [`Error::TooLarge`] if that batch exceeds the limit.
+    ///
+    /// # Cancel safety
+    /// Safe: only the answer is lost.
     async fn headers_to(
         &self,
         cursor: HeaderCursor,

@@ -42,39 +42,41 @@ use model::{Model, PoolState};
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// Blocks from a worker's registration to its score.
+    /// Blocks from a worker's registration to its score. Default: 2.
     pub benchmark_blocks: u32,
-    /// The score; `None` leaves it to [`MemoryChain::set_score`].
+    /// The score; `None` leaves it to [`MemoryChain::set_score`]. Default: 1,000.
     pub score: Option<u32>,
-    /// Minimum score of a worker that may start.
+    /// Minimum score of a worker that may start. Default: 0.
     pub min_score: u32,
     /// The stake limits. Without them views contain none, and `min_stake` and `max_stake` apply.
+    /// Default: none.
     pub stake_rules: Option<StakeRules>,
-    /// Minimum stake of a session, without `stake_rules`.
+    /// Minimum stake of a session, without `stake_rules`. Default: 10 PHA.
     pub min_stake: Balance,
-    /// Maximum stake of a session, without `stake_rules`.
+    /// Maximum stake of a session, without `stake_rules`. Default: 1,000,000 PHA.
     pub max_stake: Balance,
-    /// Maximum number of workers in a pool.
+    /// Maximum number of workers in a pool. Default: 200.
     pub max_pool_workers: u32,
     /// Seconds for which a withdrawal must wait before anybody may stop the pool's workers.
+    /// Default: 604,800 (seven days).
     pub withdrawal_grace_secs: u64,
-    /// Seconds for which a stopped session's stake stays locked.
+    /// Seconds for which a stopped session's stake stays locked. Default: 604,800 (seven days).
     pub cool_down_secs: u64,
-    /// Seconds of chain time per block.
+    /// Seconds of chain time per block. Default: 12.
     pub block_secs: u64,
-    /// Blocks until a block is final: outcomes, effects and views are those of final blocks.
+    /// Blocks until a block is final: outcomes, effects and views are those of final blocks. Default: 0.
     pub finality_blocks: u32,
-    /// Fee per call.
+    /// Fee per call. Default: 0.
     pub fee: Balance,
-    /// Maximum number of calls in one transaction.
+    /// Maximum number of calls in one transaction. Default: unlimited.
     pub max_batch_calls: usize,
-    /// Maximum number of subjects of each kind that a reader follows.
+    /// Maximum number of subjects of each kind that a reader follows. Default: 10,000.
     pub max_tracked: usize,
-    /// Number of blocks by which views are delayed.
+    /// Number of blocks by which views are delayed. Default: 0.
     pub view_delay_blocks: u32,
-    /// Maximum number of pending transactions.
+    /// Maximum number of pending transactions. Default: 8,192.
     pub max_pending: usize,
-    /// Maximum number of recorded [`Event`]s; older ones are dropped.
+    /// Maximum number of recorded [`Event`]s; older ones are dropped. Default: 65,536.
     pub max_events: usize,
 }
 

@@ -285,6 +285,9 @@ pub trait ChainSubmitter: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`SubmitError::Unavailable`].
+    ///
+    /// # Cancel safety
+    /// Safe: only the answer is lost.
     async fn effects(&self, account: AccountId, calls: &[Call]) -> Result<Effects, SubmitError>;
 
     /// Discards cached knowledge of `account`, because others may have sent for it: the next call for the

@@ -101,6 +101,22 @@ pub fn session_account(pool: PoolId, worker: WorkerKey) -> AccountId {
 }
 
 impl Registration {
+    /// Creates the entry of a worker with confidence level 1 that was registered without attestation and has no
+    /// score yet; all other fields are zero or empty.
+    pub const fn new(pubkey: WorkerKey, operator: AccountId) -> Self {
+        Self {
+            pubkey,
+            ecdh_pubkey: [0; 32],
+            runtime_version: 0,
+            last_updated: 0,
+            operator: Some(operator),
+            attestation_provider: None,
+            confidence_level: 1,
+            initial_score: None,
+            features: Vec::new(),
+        }
+    }
+
     /// Whether [`Call::RegisterWorkerV1`](super::Call::RegisterWorkerV1) has taken effect.
     pub fn is_of_v1(&self, runtime_info: &[u8], replaces: Option<u64>) -> bool {
         if replaces.is_some() {

@@ -49,12 +49,20 @@ pub async fn all<L: AccountLeases>(two: impl AsyncFn() -> (L, L)) {
 
 async fn an_account_is_one_traders<L: AccountLeases>(one: &L, other: &L) {
     let token = one.acquire(ALICE, LONG).await.unwrap().unwrap();
-    assert_eq!(other.acquire(ALICE, LONG).await.unwrap(), None);
+    assert_eq!(
+        other.acquire(ALICE, LONG).await.unwrap(),
+        None,
+        "another trader got an account that is leased"
+    );
     assert!(other.acquire(BOB, LONG).await.unwrap().is_some(), "another account is not concerned");
     one.release(&[(ALICE, token)]).await.unwrap();
     let next = other.acquire(ALICE, LONG).await.unwrap().expect("it was given back");
-    assert_ne!(next, token);
-    assert_eq!(one.acquire(ALICE, LONG).await.unwrap(), None);
+    assert_ne!(next, token, "each lease has its own token");
+    assert_eq!(
+        one.acquire(ALICE, LONG).await.unwrap(),
+        None,
+        "the former trader got the account back while another one has it"
+    );
 }
 
 async fn a_lease_that_is_not_renewed_runs_out<L: AccountLeases>(one: &L, other: &L) {
@@ -68,28 +76,53 @@ async fn a_lease_that_is_not_renewed_runs_out<L: AccountLeases>(one: &L, other: 
         sleep(SHORT / 8).await;
     };
     assert!(asked.elapsed() >= SHORT, "it ran out after {:?}", asked.elapsed());
-    assert_ne!(next, token);
-    assert_eq!(one.renew(&[(ALICE, token)], LONG).await.unwrap(), [ALICE]);
-    assert!(other.renew(&[(ALICE, next)], LONG).await.unwrap().is_empty());
+    assert_ne!(next, token, "each lease has its own token");
+    assert_eq!(
+        one.renew(&[(ALICE, token)], LONG).await.unwrap(),
+        [ALICE],
+        "a lease that another trader has since is reported as lost"
+    );
+    assert!(
+        other.renew(&[(ALICE, next)], LONG).await.unwrap().is_empty(),
+        "a current lease is reported as lost"
+    );
 }
 
 async fn renewals_keep_and_tell_what_is_lost<L: AccountLeases>(one: &L, other: &L) {
     let alice = one.acquire(ALICE, SHORT).await.unwrap().unwrap();
     let bob = one.acquire(BOB, LONG).await.unwrap().unwrap();
-    assert!(one.renew(&[(ALICE, alice), (BOB, bob)], LONG).await.unwrap().is_empty());
+    assert!(
+        one.renew(&[(ALICE, alice), (BOB, bob)], LONG).await.unwrap().is_empty(),
+        "current leases are reported as lost"
+    );
     sleep(2 * SHORT).await;
     assert_eq!(other.acquire(ALICE, LONG).await.unwrap(), None, "it was renewed for longer");
     one.release(&[(BOB, bob)]).await.unwrap();
-    assert_eq!(one.renew(&[(ALICE, alice), (BOB, bob)], LONG).await.unwrap(), [BOB]);
-    assert!(one.renew(&[], LONG).await.unwrap().is_empty());
+    assert_eq!(
+        one.renew(&[(ALICE, alice), (BOB, bob)], LONG).await.unwrap(),
+        [BOB],
+        "only the released account is lost"
+    );
+    assert!(one.renew(&[], LONG).await.unwrap().is_empty(), "renewing nothing loses nothing");
 }
 
 async fn an_old_lease_gives_nothing_back<L: AccountLeases>(one: &L, other: &L) {
     let old = one.acquire(ALICE, LONG).await.unwrap().unwrap();
     let new = one.acquire(ALICE, LONG).await.unwrap().expect("a trader replaces its own lease");
-    assert_ne!(old, new);
+    assert_ne!(old, new, "the replaced lease and the new one have the same token");
     one.release(&[(ALICE, old)]).await.unwrap();
-    assert_eq!(other.acquire(ALICE, LONG).await.unwrap(), None);
-    assert_eq!(one.renew(&[(ALICE, old)], LONG).await.unwrap(), [ALICE]);
-    assert!(one.renew(&[(ALICE, new)], LONG).await.unwrap().is_empty());
+    assert_eq!(
+        other.acquire(ALICE, LONG).await.unwrap(),
+        None,
+        "another trader got an account that is leased"
+    );
+    assert_eq!(
+        one.renew(&[(ALICE, old)], LONG).await.unwrap(),
+        [ALICE],
+        "a replaced lease is reported as lost"
+    );
+    assert!(
+        one.renew(&[(ALICE, new)], LONG).await.unwrap().is_empty(),
+        "releasing a replaced lease ended the current one"
+    );
 }

@@ -201,7 +201,11 @@ async fn grows<B: Backend>(sample: &Sample) {
     backend.push_relay(&sample.relay[half..]).await;
     assert!(heights.has_changed().unwrap(), "growth is not published");
     let Heights { relay, para, .. } = *heights.borrow_and_update();
-    assert_eq!((relay, para), sample.heights(sample.relay.len()));
+    assert_eq!(
+        (relay, para),
+        sample.heights(sample.relay.len()),
+        "the published heights (relay, para) once everything is stored"
+    );
 
     let source = backend.source();
     for relay in first.0..=first.0 + sample.relay.len() as u32 + 1 {
@@ -233,7 +237,7 @@ async fn check_headers(sample: &Sample, source: &dyn BlobSource, relay: RelayNum
         let batch = source.headers(cursor, wanted.len()).await.unwrap().unwrap();
         // Proofs and justifications differ in size, so a later stop may fit although this one does not.
         let fitting = all.iter().rfind(|body| body.len() <= wanted.len()).unwrap();
-        assert!(batch.body.len() <= wanted.len());
+        assert!(batch.body.len() <= wanted.len(), "the batch at {cursor:?} exceeds the limit");
         assert_eq!(batch.body, *fitting, "the largest batch at {cursor:?} in {} bytes", wanted.len());
         check_header_body(sample, cursor, &batch);
     }
@@ -274,18 +278,28 @@ pub(super) fn possible_batches(sample: &Sample, cursor: HeaderCursor) -> Vec<Vec
 fn check_header_body(sample: &Sample, cursor: HeaderCursor, batch: &crate::blob::HeaderBatch) {
     let body = prpc::CombinedHeadersToSync::decode(batch.body.clone()).unwrap();
     let relay = Vec::<HeaderToSync>::decode_all(&mut &*body.encoded_relaychain_headers).unwrap();
-    assert_eq!(relay[0].header.number, cursor.relay.0);
-    assert_eq!(relay.last().unwrap().header.number, batch.relay.last.0);
-    assert_eq!(batch.relay.first, cursor.relay);
+    assert_eq!(relay[0].header.number, cursor.relay.0, "the first relay header is the cursor's");
+    assert_eq!(
+        relay.last().unwrap().header.number,
+        batch.relay.last.0,
+        "`HeaderBatch::relay` ends at the last header of the body"
+    );
+    assert_eq!(batch.relay.first, cursor.relay, "`HeaderBatch::relay` begins at the cursor");
     let justified = relay.iter().filter(|header| header.justification.is_some()).count();
     assert_eq!(justified, 1, "only the last header carries a justification");
-    assert!(relay.last().unwrap().justification.is_some());
+    assert!(relay.last().unwrap().justification.is_some(), "the last relay header has the justification");
     let para = Vec::<Header>::decode_all(&mut &*body.encoded_parachain_headers).unwrap();
     match batch.para {
-        None => assert!(para.is_empty()),
+        None => {
+            assert!(para.is_empty(), "the body has parachain headers although `HeaderBatch::para` is `None`")
+        }
         Some(span) => {
-            assert_eq!(span.first, cursor.para);
-            assert_eq!(para, sample.para[span.first.0 as usize..=span.last.0 as usize]);
+            assert_eq!(span.first, cursor.para, "`HeaderBatch::para` begins at the cursor");
+            assert_eq!(
+                para,
+                sample.para[span.first.0 as usize..=span.last.0 as usize],
+                "the parachain headers of the batch at {cursor:?}"
+            );
         }
     }
 }
@@ -294,29 +308,46 @@ async fn check_blocks(sample: &Sample, source: &dyn BlobSource) {
     let tip = source.heights().borrow().para.unwrap();
     let span = |from, to| BlockCursor { from: ParaNumber(from), to: ParaNumber(to) };
     let full = source.blocks(span(1, tip.0), NO_LIMIT).await.unwrap().unwrap();
-    assert_eq!((full.blocks.first.0, full.blocks.last), (1, tip));
+    assert_eq!(
+        (full.blocks.first.0, full.blocks.last),
+        (1, tip),
+        "without a limit all blocks to the tip are returned"
+    );
     for from in 1..=tip.0 {
         for to in [from, (from + 3).min(tip.0)] {
             let batch = source.blocks(span(from, to), NO_LIMIT).await.unwrap().unwrap();
-            assert_eq!((batch.blocks.first.0, batch.blocks.last.0), (from, to));
+            assert_eq!(
+                (batch.blocks.first.0, batch.blocks.last.0),
+                (from, to),
+                "the blocks of the batch (first, last)"
+            );
             let expected: Vec<_> = (from..=to).map(|n| block(sample, n)).collect();
             let body = prpc::Blocks { encoded_blocks: expected.encode().into() }.encode_to_vec();
-            assert_eq!(batch.body, body);
+            assert_eq!(batch.body, body, "the body of blocks {from} to {to}");
             let shorter = source.blocks(span(from, to), body.len() - 1).await;
             match shorter {
                 Ok(Some(batch)) => assert_eq!(batch.blocks.last.0, to - 1, "all but the last fit"),
-                Err(Error::TooLarge { .. }) => assert_eq!(from, to),
-                other => panic!("{other:?}"),
+                Err(Error::TooLarge { .. }) => assert_eq!(from, to, "all but the last block fit"),
+                other => panic!("blocks {from} to {to} with one byte too few: {other:?}"),
             }
         }
     }
     let beyond = sample.para.len() as u32;
-    assert!(matches!(source.blocks(span(beyond, beyond + 5), NO_LIMIT).await, Ok(None)));
-    assert!(matches!(source.blocks(span(0, 3), NO_LIMIT).await, Err(Error::BadCursor { .. })));
+    assert!(
+        matches!(source.blocks(span(beyond, beyond + 5), NO_LIMIT).await, Ok(None)),
+        "blocks beyond the tip are not available yet"
+    );
+    assert!(
+        matches!(source.blocks(span(0, 3), NO_LIMIT).await, Err(Error::BadCursor { .. })),
+        "block 0 is refused: it is in the genesis state"
+    );
     assert!(matches!(source.blocks(span(3, 2), NO_LIMIT).await, Ok(None)), "the worker has no header of it");
     let decoded = prpc::Blocks::decode(full.body).unwrap();
     let blocks = Vec::<BlockHeaderWithChanges>::decode(&mut &*decoded.encoded_blocks).unwrap();
-    assert!(blocks.iter().map(|block| block.block_header.number).eq(1..=tip.0));
+    assert!(
+        blocks.iter().map(|block| block.block_header.number).eq(1..=tip.0),
+        "the body has the blocks 1 to {tip} in order"
+    );
 }
 
 fn block(sample: &Sample, number: u32) -> BlockHeaderWithChanges {
@@ -336,13 +367,21 @@ async fn headers_wait_for_the_parachain<B: Backend>(sample: &Sample) {
     let source = backend.source();
     let Heights { relay, para, .. } = *source.heights().borrow();
     let last = (held - 1) as u32;
-    assert!(para.unwrap().0 <= last);
+    assert!(para.unwrap().0 <= last, "`Heights::para` is beyond the newest stored parachain block, {last}");
     let covered = sample.relay.iter().rfind(|block| {
         block.justified.as_ref().is_some_and(|at| at.para_head.is_some_and(|head| head.0 <= last))
     });
-    assert_eq!(relay.map(|n| n.0), covered.map(|block| block.header.number));
+    assert_eq!(
+        relay.map(|n| n.0),
+        covered.map(|block| block.header.number),
+        "`Heights::relay` is the newest justified block whose parachain headers, up to the head that its state names, \
+         are stored: here up to {last}"
+    );
     let cursor = HeaderCursor { relay: relay.unwrap().next(), para: para.unwrap().next() };
     assert!(matches!(source.headers(cursor, NO_LIMIT).await, Ok(None)), "the parachain is behind");
     backend.push_para(&blocks[held..]).await;
-    assert!(source.headers(cursor, NO_LIMIT).await.unwrap().is_some());
+    assert!(
+        source.headers(cursor, NO_LIMIT).await.unwrap().is_some(),
+        "a batch is available once the parachain's blocks are"
+    );
 }

@@ -101,7 +101,7 @@ async fn replaces_and_removes(inventory: &impl Inventory) {
     let changed = Worker { stake: 5, pid: PoolId(9), enabled: false, ..worker(1) };
     let snapshot = apply(inventory, vec![Edit::PutWorker(changed.clone())]).await;
     assert_eq!(*snapshot.workers[0], changed, "a worker of a known id is replaced");
-    assert_eq!(snapshot.workers.len(), 1);
+    assert_eq!(snapshot.workers.len(), 1, "number of workers");
     let snapshot = apply(inventory, vec![Edit::RemovePool(pool(1).id)]).await;
     assert!(snapshot.pools.is_empty(), "the pool is gone");
     assert_eq!(snapshot.workers.len(), 1, "workers stay when their pool goes");

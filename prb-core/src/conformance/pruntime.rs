@@ -119,7 +119,7 @@ async fn requests_are_answered_or_refused(subject: &TestWorker) {
     let client = &subject.client;
     let echo = prpc::EchoMessage { echo_msg: Bytes::from_static(b"\0hello\xff") };
     let answer = client.call(Method::Echo, echo.encode_to_vec().into()).await.unwrap();
-    assert_eq!(prpc::EchoMessage::decode(answer).unwrap(), echo);
+    assert_eq!(prpc::EchoMessage::decode(answer).unwrap(), echo, "`Echo` returns its request");
 
     refused(client.call(Method::Echo, Bytes::from_static(b"\xff")).await, 400, "DecodeError");
     let not_scale =
@@ -136,16 +136,27 @@ async fn a_worker_is_initialised_once(subject: &TestWorker) {
     let worker = subject.worker();
     let before = worker.info().await.unwrap();
     assert!(!before.initialized && before.can_load_chain_state && !before.version.is_empty(), "{before:?}");
-    assert_eq!((before.public_key, before.genesis_block_hash), (None, None));
+    assert_eq!(
+        (before.public_key, before.genesis_block_hash),
+        (None, None),
+        "no key and no chain before `InitRuntime`"
+    );
     refused(worker.sync_headers(subject.headers[0].clone()).await, 500, "");
     refused(worker.dispatch_blocks(subject.blocks[0].clone()).await, 500, "");
     refused(worker.runtime_info(&prpc::GetRuntimeInfoRequest::default()).await, 500, "");
-    assert!(worker.egress_messages().await.unwrap().into_iter().all(|(_, messages)| messages.is_empty()));
+    assert!(
+        worker.egress_messages().await.unwrap().into_iter().all(|(_, messages)| messages.is_empty()),
+        "no messages before `InitRuntime`"
+    );
 
     let worker = subject.initialised().await;
     let info = worker.info().await.unwrap();
     assert!(info.initialized && !info.registered, "{info:?}");
-    assert_eq!((info.para_headernum, info.blocknum), (0, 1));
+    assert_eq!(
+        (info.para_headernum, info.blocknum),
+        (0, 1),
+        "the next parachain header and block after `InitRuntime`"
+    );
     info.public_key.unwrap().parse::<WorkerKey>().unwrap();
     info.genesis_block_hash.unwrap().parse::<Hash>().unwrap();
     refused(worker.init(&subject.init).await, 500, "Runtime already initialized");
@@ -157,12 +168,16 @@ async fn numbers_are_taken_in_order(subject: &TestWorker) {
     refused(worker.sync_headers(subject.headers[1].clone()).await, 500, "BlockNumberMismatch");
     let synced = worker.sync_headers(subject.headers[0].clone()).await.unwrap();
     let info = worker.info().await.unwrap();
-    assert_eq!(info.headernum, synced.relaychain_synced_to + 1);
-    assert_eq!(info.para_headernum, synced.parachain_synced_to + 1);
+    assert_eq!(info.headernum, synced.relaychain_synced_to + 1, "`headernum` is the next relay header");
+    assert_eq!(
+        info.para_headernum,
+        synced.parachain_synced_to + 1,
+        "`para_headernum` is the next parachain header"
+    );
     refused(worker.dispatch_blocks(subject.blocks[1].clone()).await, 500, "BlockNumberMismatch");
     let dispatched = worker.dispatch_blocks(subject.blocks[0].clone()).await.unwrap();
     let info = worker.info().await.unwrap();
-    assert_eq!(info.blocknum, dispatched.synced_to + 1);
+    assert_eq!(info.blocknum, dispatched.synced_to + 1, "`blocknum` is the next block");
     // Blocks whose headers are missing are refused.
     refused(worker.dispatch_blocks(subject.blocks[1].clone()).await, 500, "NoStateRoot");
 
@@ -173,18 +188,18 @@ async fn numbers_are_taken_in_order(subject: &TestWorker) {
         ..Default::default()
     };
     for headers in [subject.headers[0].clone(), empty.encode_to_vec().into()] {
-        assert_eq!(worker.sync_headers(headers).await.unwrap(), synced);
+        assert_eq!(worker.sync_headers(headers).await.unwrap(), synced, "known headers have no effect");
     }
     let empty = prpc::Blocks { encoded_blocks: vec![0].into() };
     for blocks in [subject.blocks[0].clone(), empty.encode_to_vec().into()] {
-        assert_eq!(worker.dispatch_blocks(blocks).await.unwrap(), dispatched);
+        assert_eq!(worker.dispatch_blocks(blocks).await.unwrap(), dispatched, "known blocks have no effect");
     }
-    assert_eq!(worker.info().await.unwrap(), info);
+    assert_eq!(worker.info().await.unwrap(), info, "known data changes nothing");
     for (headers, blocks) in subject.headers.iter().zip(&subject.blocks) {
         worker.sync_headers(headers.clone()).await.unwrap();
         worker.dispatch_blocks(blocks.clone()).await.unwrap();
     }
-    assert!(worker.info().await.unwrap().blocknum > info.blocknum);
+    assert!(worker.info().await.unwrap().blocknum > info.blocknum, "further blocks advance it");
 }
 
 async fn headers_come_first_and_are_justified(subject: &TestWorker) {
@@ -197,7 +212,7 @@ async fn headers_come_first_and_are_justified(subject: &TestWorker) {
 
     request.encoded_relaychain_headers = vec![0].into();
     refused(worker.sync_headers(request.encode_to_vec().into()).await, 500, "RelaychainHeaderNotSynced");
-    assert_eq!(worker.info().await.unwrap().para_headernum, 0);
+    assert_eq!(worker.info().await.unwrap().para_headernum, 0, "a refused batch adds no parachain headers");
     worker.sync_headers(subject.headers[0].clone()).await.unwrap();
 }
 
@@ -224,16 +239,28 @@ async fn registration_names_the_operator_of_the_request(subject: &TestWorker) {
             panic!("{call:?}")
         };
         let info = WorkerRegistrationInfoV2::decode(&mut &*runtime_info).unwrap();
-        assert_eq!((info.pubkey, info.operator, key), (expects.worker, Some(operator), expects.worker));
+        assert_eq!(
+            (info.pubkey, info.operator, key),
+            (expects.worker, Some(operator), expects.worker),
+            "the registration names key and operator of the request"
+        );
         assert_eq!(attestation, [0], "it was initialised without attestation");
     }
     // The last operator is kept.
     let answer = worker.runtime_info(&prpc::GetRuntimeInfoRequest::default()).await.unwrap();
     let info = WorkerRegistrationInfoV2::decode(&mut &*answer.encoded_runtime_info).unwrap();
-    assert_eq!(info.operator, Some(OTHER));
-    assert_eq!(answer.encoded_public_key, info.pubkey.encode());
-    assert_eq!(answer.encoded_genesis_block_hash, info.genesis_block_hash.encode());
-    assert_eq!(answer.encoded_ecdh_public_key, info.ecdh_pubkey.encode());
+    assert_eq!(info.operator, Some(OTHER), "the last operator is kept");
+    assert_eq!(answer.encoded_public_key, info.pubkey.encode(), "the answer's key is the registration's");
+    assert_eq!(
+        answer.encoded_genesis_block_hash,
+        info.genesis_block_hash.encode(),
+        "the answer's chain is the registration's"
+    );
+    assert_eq!(
+        answer.encoded_ecdh_public_key,
+        info.ecdh_pubkey.encode(),
+        "the answer's ECDH key is the registration's"
+    );
 }
 
 /// Drops a call that cannot have ended yet.
@@ -283,13 +310,16 @@ async fn a_running_dispatch_keeps_others_out(subject: &TestWorker) {
         sleep(SHORT).await;
         let error = worker.sync_headers(subject.headers[1].clone()).await.unwrap_err();
         assert!(error.is_busy() && error.is_retryable(), "{error:?}");
-        assert!(worker.dispatch_blocks(subject.blocks[0].clone()).await.unwrap_err().is_busy());
+        assert!(
+            worker.dispatch_blocks(subject.blocks[0].clone()).await.unwrap_err().is_busy(),
+            "a second dispatch meanwhile is refused as busy"
+        );
         assert_eq!(worker.info().await.unwrap().blocknum, 1, "the state is the old one meanwhile");
         worker.egress_messages().await.unwrap();
     };
     let (dispatched, ()) = tokio::join!(dispatch, meanwhile);
     let blocknum = worker.info().await.unwrap().blocknum;
-    assert_eq!(blocknum, dispatched.unwrap().synced_to + 1);
+    assert_eq!(blocknum, dispatched.unwrap().synced_to + 1, "the dispatch took effect");
     worker.sync_headers(subject.headers[1].clone()).await.unwrap();
 }
 
@@ -298,7 +328,10 @@ async fn a_dispatch_goes_on_without_its_caller(subject: &TestWorker) {
     worker.sync_headers(subject.headers[0].clone()).await.unwrap();
     (subject.slow_dispatch)(SLOW);
     give_up(worker.dispatch_blocks(subject.blocks[0].clone())).await;
-    assert!(worker.dispatch_blocks(subject.blocks[0].clone()).await.unwrap_err().is_busy());
+    assert!(
+        worker.dispatch_blocks(subject.blocks[0].clone()).await.unwrap_err().is_busy(),
+        "a second dispatch meanwhile is refused as busy"
+    );
     let began = Instant::now();
     while worker.info().await.unwrap().blocknum == 1 {
         assert!(began.elapsed() < TIMEOUT, "the dispatch was lost with its caller");
@@ -327,14 +360,19 @@ async fn an_exit_keeps_the_checkpoint_only(subject: &TestWorker) {
     let worker = subject.synced().await;
     let kept = worker.info().await.unwrap();
     assert_eq!(kept.public_key, key, "the key outlasts the loss of state");
-    assert_eq!(worker.take_checkpoint().await.unwrap().synced_to + 1, kept.blocknum);
+    assert_eq!(
+        worker.take_checkpoint().await.unwrap().synced_to + 1,
+        kept.blocknum,
+        "the checkpoint is of the last dispatched block"
+    );
     worker.sync_headers(subject.headers[1].clone()).await.unwrap();
     worker.dispatch_blocks(subject.blocks[1].clone()).await.unwrap();
     worker.kick().await.unwrap();
     let info = back(&worker).await;
     assert_eq!(
         (info.headernum, info.para_headernum, info.blocknum),
-        (kept.headernum, kept.para_headernum, kept.blocknum)
+        (kept.headernum, kept.para_headernum, kept.blocknum),
+        "the state after an exit is the checkpoint's"
     );
     worker.sync_headers(subject.headers[1].clone()).await.unwrap();
 
@@ -346,8 +384,8 @@ async fn an_exit_keeps_the_checkpoint_only(subject: &TestWorker) {
         worker.kick().await.unwrap();
     };
     let (dispatched, ()) = tokio::join!(dispatch, kick);
-    assert!(dispatched.unwrap_err().is_connection());
-    assert_eq!(back(&worker).await.blocknum, kept.blocknum);
+    assert!(dispatched.unwrap_err().is_connection(), "a call during the exit ends with its connection");
+    assert_eq!(back(&worker).await.blocknum, kept.blocknum, "the aborted dispatch had no effect");
 }
 
 async fn a_state_is_loaded_before_anything_else(subject: &TestWorker) {
@@ -355,5 +393,8 @@ async fn a_state_is_loaded_before_anything_else(subject: &TestWorker) {
     let state =
         prpc::ChainState { block_number: 9, encoded_state: subject.init.encoded_genesis_state.clone() };
     refused(worker.load_chain_state(&state).await, 500, "Can not load chain state");
-    assert!(!worker.info().await.unwrap().can_load_chain_state);
+    assert!(
+        !worker.info().await.unwrap().can_load_chain_state,
+        "a synced worker does not offer to load a state"
+    );
 }

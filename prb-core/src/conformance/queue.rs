@@ -359,7 +359,11 @@ async fn counts(queue: &impl JobQueue) {
     ok(queue.fail(second.id, second.token, failure("x"), None).await, "failing");
     ok(queue.fail(third.id, third.token, failure("x"), Some(LONG)).await, "failing");
     let stats = ok(queue.stats().await, "no stats");
-    assert_eq!(stats, Stats { waiting: 1, delayed: 1, active: 1, succeeded: 1, failed: 1 });
+    assert_eq!(
+        stats,
+        Stats { waiting: 1, delayed: 1, active: 1, succeeded: 1, failed: 1 },
+        "one job in each state"
+    );
 }
 
 async fn refuses_bad_jobs(queue: &impl JobQueue) {

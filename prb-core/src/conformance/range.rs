@@ -110,7 +110,7 @@ async fn check_ranges(sample: &Sample, source: &dyn RangeSource, from: RelayNumb
         assert!(matches!(cut, Err(Error::TooLarge { .. })), "{cut:?}");
         last_body = Some(body);
     }
-    assert!(last_body.is_some());
+    assert!(last_body.is_some(), "no range was checked");
     let beyond = source.headers_to(cursor, longest.relay.last.next(), NO_LIMIT).await.unwrap();
     assert_eq!(beyond, None, "no batch crosses a change of set, or the tip");
 }
@@ -123,8 +123,14 @@ async fn ranges_wait_for_the_parachain<B: RangeBackend>(sample: &Sample) {
     let tip = source.heights().borrow().relay.unwrap();
     for from in sample.genesis_number.next().0..=tip.0 {
         let ranges = source.ranges(RelayNumber(from)).await.unwrap().unwrap();
-        assert!(ranges.longest.relay.last <= tip);
-        assert!(ranges.longest.para.is_none_or(|span| (span.last.0 as usize) < held));
+        assert!(
+            ranges.longest.relay.last <= tip,
+            "the longest range from {from} ends after `Heights::relay`"
+        );
+        assert!(
+            ranges.longest.para.is_none_or(|span| (span.last.0 as usize) < held),
+            "the longest range from {from} needs parachain headers that are not stored"
+        );
     }
     assert_eq!(source.ranges(tip.next()).await.unwrap(), None, "the parachain is behind");
 }

@@ -154,7 +154,10 @@ async fn what_joins_appears_and_what_leaves_goes<C: Controls>(controls: &C) {
     viewer.until("a worker", |view| shows(view, &[one]) && is_registered(view, &one)).await;
     viewer.follow(&[one, two]);
     let view = viewer.until("a second worker", |view| shows(view, &[one, two])).await;
-    assert!(is_registered(&view, &one) && is_registered(&view, &two));
+    assert!(
+        is_registered(&view, &one) && is_registered(&view, &two),
+        "both followed workers are in the view"
+    );
     let before = view.workers[&two].as_ref().unwrap().ingress_sequence;
     controls.change(two).await;
     let has_changed = |view: &ChainView| {
@@ -187,15 +190,19 @@ async fn what_the_chain_does_not_know_shows_empty<C: Controls>(controls: &C) {
         (view.workers.len(), view.pools.len(), view.accounts.len(), view.senders.len()) == (2, 1, 1, 1)
     };
     let view = viewer.until("everything that is followed", complete).await;
-    assert!(is_registered(&view, &known));
+    assert!(is_registered(&view, &known), "the registered worker is in the view");
     let empty = view.workers[&unknown].as_ref().expect("nothing is unreadable about it");
-    assert_eq!((&empty.registration, empty.pool, &empty.session), (&None, None, &None));
+    assert_eq!(
+        (&empty.registration, empty.pool, &empty.session),
+        (&None, None, &None),
+        "a worker that the chain does not know has an empty entry"
+    );
     // A chain without pools reports them as missing.
     if let Ok(pool) = &view.pools[&PoolId(u64::MAX)] {
-        assert_eq!(**pool, None);
+        assert_eq!(**pool, None, "a pool that does not exist is `None`");
     }
-    assert!(view.accounts[&account].is_ok());
-    assert_eq!(view.senders[&sender].as_deref(), Ok(&0));
+    assert!(view.accounts[&account].is_ok(), "an account that the chain does not know is readable");
+    assert_eq!(view.senders[&sender].as_deref(), Ok(&0), "a sender without messages begins at sequence 0");
 }
 
 async fn what_cannot_be_read_holds_up_nothing_else<C: Controls>(controls: &C) {
@@ -204,9 +211,9 @@ async fn what_cannot_be_read_holds_up_nothing_else<C: Controls>(controls: &C) {
     controls.set_unreadable(bad, true).await;
     viewer.follow(&[good, bad]);
     let view = viewer.until("both workers", |view| shows(view, &[good, bad])).await;
-    assert!(is_registered(&view, &good));
+    assert!(is_registered(&view, &good), "a subject that cannot be read holds up no other");
     let reason = view.workers[&bad].as_ref().expect_err("its value is unreadable").to_string();
-    assert!(!reason.is_empty());
+    assert!(!reason.is_empty(), "an unreadable value has a reason");
     // Others join and change meanwhile.
     viewer.follow(&[good, bad, late]);
     viewer.until("a worker that joins", |view| is_registered(view, &late)).await;
@@ -217,7 +224,7 @@ async fn what_cannot_be_read_holds_up_nothing_else<C: Controls>(controls: &C) {
             view.workers[&good].as_ref().is_ok_and(|state| state.ingress_sequence == before + 1)
         })
         .await;
-    assert!(view.workers[&bad].is_err());
+    assert!(view.workers[&bad].is_err(), "a value that cannot be read is an error");
     controls.set_unreadable(bad, false).await;
     controls.change(bad).await;
     viewer.until("the worker that heals", |view| is_registered(view, &bad)).await;
@@ -231,7 +238,7 @@ async fn what_is_beyond_the_bound_shows_as_that<C: Controls>(controls: &C) {
     viewer.follow(&all);
     let view = viewer.until("everything that is followed", |view| shows(view, &all)).await;
     let refused: Vec<_> = view.workers.values().filter_map(|reading| reading.as_ref().err()).collect();
-    assert_eq!(refused.len(), all.len() - WORKERS - 1);
+    assert_eq!(refused.len(), all.len() - WORKERS - 1, "number of subjects beyond the reader's limit");
     assert!(refused.iter().all(|why| why.reason.contains(&(WORKERS + 1).to_string())), "{refused:?}");
     viewer.follow(&known);
     viewer.until("what is within the bound", |view| known.iter().all(|key| is_registered(view, key))).await;
@@ -283,5 +290,5 @@ async fn the_channel_closes_with_the_reader<C: Controls>(controls: &C) {
     while viewer.views.changed().await.is_ok() {}
     // Holders of the reader are neither harmed nor blocked.
     viewer.follow(&[]);
-    assert!(controls.reader().views().has_changed().is_err());
+    assert!(controls.reader().views().has_changed().is_err(), "the channel closes when the reader stops");
 }

@@ -128,22 +128,34 @@ async fn each_call_has_its_outcome_in_order<G: TestChain>(chain: &G) {
         outcome.calls.iter().map(|call| call.as_ref().map_or_else(|e| e.name.as_str(), |()| "")).collect();
     assert_eq!(names, ["", name, "", name], "one result a call, in order, failures by name");
     let extrinsic = outcome.extrinsic;
-    assert_eq!(reports.recv().await, Some(SubmitProgress::Submitted { extrinsic }));
-    assert_eq!(reports.recv().await, Some(SubmitProgress::InBlock { block: outcome.block }));
+    assert_eq!(
+        reports.recv().await,
+        Some(SubmitProgress::Submitted { extrinsic }),
+        "the first progress is the submission"
+    );
+    assert_eq!(
+        reports.recv().await,
+        Some(SubmitProgress::InBlock { block: outcome.block }),
+        "the second progress is the inclusion"
+    );
     assert_eq!(reports.recv().await, None, "the channel is closed after the outcome");
 }
 
 async fn effects_are_reported_before_and_after<G: TestChain>(chain: &G) {
     let submitter = chain.submitter();
     let calls = [chain.call(4), chain.call(3)];
-    assert_eq!(effects(chain, &*submitter, &calls).await.0, [Effect::Missing, Effect::Missing]);
+    assert_eq!(
+        effects(chain, &*submitter, &calls).await.0,
+        [Effect::Missing, Effect::Missing],
+        "effects before anything was sent"
+    );
     let outcome = done(chain, &*submitter, 3).await;
     for submitter in [submitter, chain.submitter()] {
         let (found, block) = effects(chain, &*submitter, &calls).await;
         assert_eq!(found, [Effect::Missing, Effect::Present], "in the calls' order");
         assert!(block >= outcome.number, "asked of block {block}, before {}", outcome.number);
     }
-    assert_eq!(effects(chain, &*chain.submitter(), &[]).await.0, []);
+    assert_eq!(effects(chain, &*chain.submitter(), &[]).await.0, [], "effects of no calls");
 }
 
 /// The chain accepts a sender's messages only in sequence; it has none of these senders.
@@ -156,7 +168,11 @@ async fn messages_ahead_of_a_missing_one_are_out_of_order<G: TestChain>(chain: &
     let calls = [message(0xe1, 0), message(0xe2, 1), message(0xe1, 1), message(0xe1, 3), message(0xe1, 2)];
     let expected =
         [Effect::Missing, Effect::OutOfOrder, Effect::Missing, Effect::OutOfOrder, Effect::Missing];
-    assert_eq!(effects(chain, &*chain.submitter(), &calls).await.0, expected);
+    assert_eq!(
+        effects(chain, &*chain.submitter(), &calls).await.0,
+        expected,
+        "the effects of the calls, in their order"
+    );
 }
 
 /// Block by block: a transaction in a block that is not final has no outcome yet.
@@ -206,7 +222,11 @@ async fn a_cancelled_submission_is_waited_for<G: TestChain>(chain: &G) {
         let asked = timeout(SETTLE, submitter.effects(account, &batch.calls)).await;
         assert!(asked.is_err(), "effects were returned while a transaction is pending: {asked:?}");
     }
-    assert_eq!(effects(chain, &*second, &batch.calls).await.0, [Effect::Present]);
+    assert_eq!(
+        effects(chain, &*second, &batch.calls).await.0,
+        [Effect::Present],
+        "another submitter sees the effect"
+    );
     // The nonce must be the next one: neither the old transaction's nor one beyond a gap.
     done(chain, &*second, 6).await;
     first.forget(account);
@@ -219,7 +239,11 @@ async fn forged_signatures_are_refused<G: TestChain>(chain: &G) {
     assert_eq!(forged.account(), chain.signer().account(), "it claims to be the operator");
     let error = send(chain, &*submitter, forged, vec![chain.call(8)]).await.unwrap_err();
     assert!(matches!(error, SubmitError::BadKey { .. }) && !error.is_retryable(), "{error:?}");
-    assert_eq!(effects(chain, &*submitter, &[chain.call(8)]).await.0, [Effect::Missing]);
+    assert_eq!(
+        effects(chain, &*submitter, &[chain.call(8)]).await.0,
+        [Effect::Missing],
+        "the call has no effect on chain"
+    );
     done(chain, &*submitter, 8).await;
 }
 
@@ -243,7 +267,11 @@ async fn a_signer_that_is_away_sends_nothing<G: TestChain>(chain: &G) {
     let away = Arc::new(Away(chain.signer().account()));
     let error = send(chain, &*submitter, away, vec![chain.call(9)]).await.unwrap_err();
     assert!(matches!(error, SubmitError::NotSigned(_)) && error.is_retryable(), "{error:?}");
-    assert_eq!(effects(chain, &*submitter, &[chain.call(9)]).await.0, [Effect::Missing]);
+    assert_eq!(
+        effects(chain, &*submitter, &[chain.call(9)]).await.0,
+        [Effect::Missing],
+        "the call has no effect on chain"
+    );
     done(chain, &*submitter, 9).await;
 }
 
@@ -255,7 +283,11 @@ async fn an_account_that_cannot_pay_is_reported<G: TestChain>(chain: &G) {
         }
         other => panic!("{other:?}"),
     }
-    assert_eq!(effects(chain, &*submitter, &[chain.call(10)]).await.0, [Effect::Missing]);
+    assert_eq!(
+        effects(chain, &*submitter, &[chain.call(10)]).await.0,
+        [Effect::Missing],
+        "the call has no effect on chain"
+    );
 }
 
 async fn a_full_progress_channel_loses_no_outcome<G: TestChain>(chain: &G) {
@@ -266,11 +298,11 @@ async fn a_full_progress_channel_loses_no_outcome<G: TestChain>(chain: &G) {
     let batch = CallBatch::new(chain.signer(), vec![chain.call(11)]);
     let outcome =
         ticking(chain, "a submission without a progress receiver", submitter.submit(&batch, progress)).await;
-    assert_eq!(outcome.unwrap().calls, [Ok(())]);
+    assert_eq!(outcome.unwrap().calls, [Ok(())], "the outcome arrives although progress is lost");
     drop(reports);
     let (closed, _) = mpsc::channel(1);
     let batch = CallBatch::new(chain.signer(), vec![chain.call(12)]);
     let outcome =
         ticking(chain, "a submission without a progress receiver", submitter.submit(&batch, closed)).await;
-    assert_eq!(outcome.unwrap().calls, [Ok(())]);
+    assert_eq!(outcome.unwrap().calls, [Ok(())], "the outcome arrives although progress is lost");
 }

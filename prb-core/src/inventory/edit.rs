@@ -15,9 +15,9 @@ use super::{Edit, Error, Pool, Snapshot, Worker};
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Limits {
-    /// Maximum number of pools.
+    /// Maximum number of pools. Default: 1,000.
     pub pools: usize,
-    /// Maximum number of workers.
+    /// Maximum number of workers. Default: 10,000.
     pub workers: usize,
 }
 

@@ -17,6 +17,9 @@ const MAX_SHOWN_BYTES: usize = 64;
 
 /// The desired values of a pool. In an update, an `Option` field that is `None` keeps its value; in a new
 /// pool it has its default. All other fields are replaced.
+///
+/// [`PoolValue::new`] creates an enabled pool. `PoolValue::default()` is a disabled one, as in the wire's messages:
+/// an update with it stops the pool's workers unless [`enabled`](Self::enabled) is set.
 #[derive(Clone, Debug, Default, derive_setters::Setters)]
 #[setters(prefix = "with_")]
 #[non_exhaustive]
@@ -30,7 +33,7 @@ pub struct PoolValue {
     pub secret: Option<SecretString>,
     /// Address of the account that owns the pool, if the operator is its proxy; blank counts as none.
     pub proxied: String,
-    /// Whether its workers run.
+    /// Whether its workers run. False in `PoolValue::default()`, and replaced by every update.
     pub enabled: bool,
     /// Only sync its workers; send nothing on chain.
     pub sync_only: bool,
@@ -39,6 +42,11 @@ pub struct PoolValue {
 }
 
 impl PoolValue {
+    /// Creates the values of an enabled pool without a secret.
+    pub fn new(pid: PoolId, name: impl Into<String>) -> Self {
+        Self { pid, name: name.into(), enabled: true, ..Self::default() }
+    }
+
     /// Writes the value to a pool, except for the operator.
     pub(super) fn write_to(&self, pool: &mut Pool, entry: &Entry) -> Result<(), Error> {
         pool.pid = self.pid;
@@ -67,6 +75,9 @@ impl PoolValue {
 
 /// The desired values of a worker. In an update, an `Option` field that is `None` keeps its value; in a new
 /// worker it has its default. All other fields are replaced.
+///
+/// [`WorkerValue::new`] creates an enabled worker. `WorkerValue::default()` is a disabled one, as in the wire's
+/// messages: an update with it stops the worker unless [`enabled`](Self::enabled) is set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, derive_setters::Setters)]
 #[setters(prefix = "with_")]
 #[non_exhaustive]
@@ -77,9 +88,10 @@ pub struct WorkerValue {
     pub name: String,
     /// Its pRuntime's URL.
     pub endpoint: String,
-    /// The stake to compute with: a decimal integer, in 10^-12 PHA.
+    /// The stake to compute with: a decimal integer, in 10^-12 PHA, as text because it comes from people. A unit such
+    /// as `PHA` is not accepted here.
     pub stake: String,
-    /// Whether it runs.
+    /// Whether it runs. False in `WorkerValue::default()`, and replaced by every update.
     pub enabled: bool,
     /// Only sync it; send nothing on chain.
     pub sync_only: bool,
@@ -92,6 +104,12 @@ pub struct WorkerValue {
 }
 
 impl WorkerValue {
+    /// Creates the values of an enabled worker that computes with `stake`, in 10^-12 PHA.
+    pub fn new(pid: PoolId, name: impl Into<String>, endpoint: impl Into<String>, stake: Balance) -> Self {
+        let (name, endpoint, stake) = (name.into(), endpoint.into(), stake.to_string());
+        Self { pid, name, endpoint, stake, enabled: true, ..Self::default() }
+    }
+
     /// Writes the value to a worker.
     pub(super) fn write_to(&self, worker: &mut Worker, entry: &Entry) -> Result<(), Error> {
         worker.pid = self.pid;

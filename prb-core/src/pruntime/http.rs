@@ -19,16 +19,15 @@ use crate::{
 
 pub mod tls;
 
-/// Default timeout of an ordinary call (`PHALA_PRPC_REQUEST_TIMEOUT`).
+/// Default of [`HttpConfig::request_timeout`].
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
-/// Default timeout of a call with chain data (`PHALA_BLOB_REQUEST_TIMEOUT`).
+/// Default of [`HttpConfig::sync_timeout`].
 pub const SYNC_TIMEOUT: Duration = Duration::from_secs(150);
-/// Default timeout of `GetRuntimeInfo`: a new attestation queries Intel's services
-/// (`PRB_ATTESTATION_TIMEOUT`).
+/// Default of [`HttpConfig::attestation_timeout`]: a new attestation queries Intel's services.
 pub const ATTESTATION_TIMEOUT: Duration = Duration::from_secs(150);
-/// Default timeout for opening a connection.
+/// Default of [`HttpConfig::connect_timeout`].
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Default maximum size of an answer, in bytes.
+/// Default of [`HttpConfig::answer_limit_bytes`].
 pub const ANSWER_LIMIT_BYTES: usize = 16 * 1024 * 1024;
 /// The name of a kick in errors.
 const KICK: &str = "kick";
@@ -42,20 +41,20 @@ const ERROR_ANSWER_LIMIT_BYTES: usize = 64 * 1024;
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct HttpConfig {
-    /// Timeout of an ordinary call.
+    /// Timeout of an ordinary call. Default: 8 s.
     pub request_timeout: Duration,
-    /// Timeout of a call with chain data (sync, dispatch, init, load).
+    /// Timeout of a call with chain data (sync, dispatch, init, load). Default: 150 s.
     pub sync_timeout: Duration,
-    /// Timeout of `GetRuntimeInfo`, which may attest.
+    /// Timeout of `GetRuntimeInfo`, which may attest. Default: 150 s.
     pub attestation_timeout: Duration,
-    /// Timeout for opening a connection; never longer than the call's own timeout.
+    /// Timeout for opening a connection; never longer than the call's own timeout. Default: 5 s.
     pub connect_timeout: Duration,
-    /// How long an idle connection is kept (`WORKER_KEEPALIVE_TIMEOUT`); `None` opens one per call.
+    /// How long an idle connection is kept; `None` opens one per call. Default: none.
     pub keep_alive: Option<Duration>,
-    /// Maximum size of an answer, in bytes.
+    /// Maximum size of an answer, in bytes. Default: 16 MiB.
     pub answer_limit_bytes: usize,
     /// PEM certificates trusted for HTTPS endpoints in addition to the well-known ones: for workers behind
-    /// the operator's own certificate authority.
+    /// the operator's own certificate authority. Default: none.
     pub root_certificates_pem: Vec<u8>,
 }
 

@@ -74,7 +74,7 @@ impl Inner {
         self.record.exits += 1;
         self.exit_signal.send_modify(|exits| *exits += 1);
         self.dispatching = None;
-        self.away_until = Some(Instant::now() + self.script.pace.restart);
+        self.away_until = Some(Instant::now() + self.script.timings.restart);
         self.state = match how {
             Restart::Kept => self.state.clone(),
             Restart::Checkpoint => self.checkpoint.clone().unwrap_or_else(|| self.state.emptied()),
@@ -164,8 +164,8 @@ impl ScriptedWorker {
     }
 
     /// Sets the duration of its operations.
-    pub fn set_timings(&self, pace: Timings) {
-        self.lock().script.pace = pace;
+    pub fn set_timings(&self, timings: Timings) {
+        self.lock().script.timings = timings;
     }
 
     /// Makes the process exit whenever it dispatches this block; `None` disables it.

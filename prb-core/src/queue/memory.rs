@@ -32,9 +32,9 @@ const MIN_TTL: Duration = Duration::from_millis(1);
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// Maximum number of open jobs, in any state.
+    /// Maximum number of open jobs, in any state. Default: 10,000.
     pub max_jobs: usize,
-    /// Maximum bytes of open jobs, by [`Job::size_bytes`].
+    /// Maximum bytes of open jobs, by [`Job::size_bytes`]. Default: 256 MiB.
     pub max_bytes: usize,
 }
 

@@ -1,5 +1,8 @@
 //! [`MemorySigners`]: signers for [`MemoryChain`], which has no cryptography: anyone can compute its
 //! 'signatures'.
+//!
+//! Such a signature is the account's 32 bytes, followed by the blake2-256 of these and the payload. A double of a key
+//! service makes them with [`MemorySigner::sign_now`].
 
 use std::{fmt, sync::Arc};
 
@@ -52,6 +55,11 @@ impl MemorySigner {
         Self { account, signs_as: account }
     }
 
+    /// Signs without waiting: the account's bytes, then the blake2-256 of these and `payload`.
+    pub fn sign_now(&self, payload: &[u8]) -> [u8; SIGNATURE_BYTES] {
+        signature(self.signs_as, payload)
+    }
+
     /// Makes the signer claim to be `account`, while it keeps the other account's key.
     #[must_use]
     pub const fn with_claimed_account(self, account: AccountId) -> Self {
@@ -72,7 +80,7 @@ impl Signer for MemorySigner {
     }
 
     async fn sign(&self, payload: &[u8]) -> Result<[u8; SIGNATURE_BYTES], Error> {
-        Ok(signature(self.signs_as, payload))
+        Ok(self.sign_now(payload))
     }
 }
 

@@ -68,11 +68,17 @@ pub trait AccountLeases: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`Error::Unavailable`].
+    ///
+    /// # Cancel safety
+    /// A cancelled call may have renewed some of the leases, and does not tell which are lost: repeat it.
     async fn renew(&self, leases: &[(AccountId, u64)], ttl: Duration) -> Result<Vec<AccountId>, Error>;
 
     /// Releases accounts. Lost leases are ignored.
     ///
     /// # Errors
     /// [`Error::Unavailable`].
+    ///
+    /// # Cancel safety
+    /// A cancelled call may have released some of the accounts; the leases of the others expire.
     async fn release(&self, leases: &[(AccountId, u64)]) -> Result<(), Error>;
 }

@@ -21,6 +21,9 @@ pub(super) fn describe_metrics() {
 }
 
 /// The current work and the totals of a trader since its start.
+///
+/// Published after the work that it shows: when a job's [`outcome`](crate::queue::JobHandle::outcome) arrives, its
+/// lane may still show it. Wait for the status with [`wait_for`](tokio::sync::watch::Receiver::wait_for).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Status {

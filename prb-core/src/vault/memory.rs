@@ -1,5 +1,5 @@
 //! [`MemoryVault`]: a vault for the lifetime of the process, for tests and for programs that keep operators'
-//! keys elsewhere.
+//! keys elsewhere and seal them at each start.
 
 use aes_gcm::{
     Aes256Gcm, Nonce,
@@ -17,7 +17,14 @@ use super::{Error, MAX_SECRET_BYTES, Sealed, Vault};
 const VERSION: u8 = 0;
 const NONCE_BYTES: usize = 12;
 
-/// A vault whose random key exists only in this process: what it sealed cannot be opened afterwards.
+/// A vault whose random key exists only in this process: what it sealed cannot be opened afterwards, nor by another
+/// process.
+///
+/// For a program that reads operators' keys at its start, and whose inventory, queue, fleet and trader are all in it.
+/// A persistent inventory, or a queue shared with other processes, needs a persistent vault, such as
+/// `prb_walkie::vault::RsaVault`.
+///
+/// Secrets are sealed with AES-256-GCM and random nonces; its key is erased from memory when it is dropped.
 pub struct MemoryVault {
     cipher: Aes256Gcm,
 }

@@ -87,21 +87,11 @@ fn manager_of(rig: &Rig) -> Manager {
 }
 
 fn pool(pid: u64) -> PoolValue {
-    PoolValue::default()
-        .with_pid(PoolId(pid))
-        .with_name(format!("pool {pid}"))
-        .with_secret(Some(SECRET.into()))
-        .with_proxied(String::new())
-        .with_enabled(true)
+    PoolValue::new(PoolId(pid), format!("pool {pid}")).with_secret(Some(SECRET.into()))
 }
 
 fn worker(n: usize) -> WorkerValue {
-    WorkerValue::default()
-        .with_pid(PoolId(1))
-        .with_name(format!("worker {n}"))
-        .with_endpoint(endpoint(n))
-        .with_stake("340282366920938463463374607431768211455".into())
-        .with_enabled(true)
+    WorkerValue::new(PoolId(1), format!("worker {n}"), endpoint(n), u128::MAX)
 }
 
 fn id_of(worker: &Worker) -> Selector {

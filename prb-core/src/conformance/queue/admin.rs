@@ -59,21 +59,45 @@ pub(super) async fn shows_a_job<Q: JobQueue + QueueAdmin>(queue: &Q) {
     let states = |detail: &JobDetail| detail.record.history.iter().map(|step| step.state).collect::<Vec<_>>();
     let succeeded = shown(queue, 1).await;
     assert_eq!(succeeded.record.outcome, Some(done(1)), "the outcome is shown");
-    assert_eq!(states(&succeeded), [JobState::Waiting, JobState::Active, JobState::Succeeded]);
+    assert_eq!(
+        states(&succeeded),
+        [JobState::Waiting, JobState::Active, JobState::Succeeded],
+        "`history` of a job that succeeded"
+    );
     assert!(succeeded.record.ended_ms >= Some(succeeded.record.created_ms), "it ended after it began");
-    assert_eq!((succeeded.record.attempts, succeeded.record.error), (1, None));
+    assert_eq!(
+        (succeeded.record.attempts, succeeded.record.error),
+        (1, None),
+        "attempts and error of a job that succeeded"
+    );
     assert!(succeeded.calls[0].contains("PhalaStakePoolv2::add_worker"), "{:?}", succeeded.calls);
     assert!(!succeeded.data.to_string().contains("0405"), "the sealed key is shown");
     let failed = shown(queue, 2).await.record;
-    assert_eq!((failed.state, failed.error.as_deref()), (JobState::Failed, Some("bad")));
+    assert_eq!(
+        (failed.state, failed.error.as_deref()),
+        (JobState::Failed, Some("bad")),
+        "state and error of a failed job"
+    );
     let delayed = shown(queue, 3).await;
-    assert_eq!(states(&delayed), [JobState::Waiting, JobState::Active, JobState::Delayed]);
-    assert_eq!((delayed.record.retries_left, delayed.record.error.as_deref()), (2, Some("later")));
+    assert_eq!(
+        states(&delayed),
+        [JobState::Waiting, JobState::Active, JobState::Delayed],
+        "`history` of a job that failed with a delay"
+    );
+    assert_eq!(
+        (delayed.record.retries_left, delayed.record.error.as_deref()),
+        (2, Some("later")),
+        "retries and error of a job that failed with a delay"
+    );
     assert_eq!(delayed.record.history[2].note.as_deref(), Some("later"), "why it is delayed");
     let active = shown(queue, 4).await.record;
-    assert_eq!((active.state, active.pool, active.attempts), (JobState::Active, Some(PoolId(2)), 1));
-    assert!(active.progress.is_some(), "how far an active job is");
-    assert_eq!(shown(queue, 5).await.record.attempts, 0);
+    assert_eq!(
+        (active.state, active.pool, active.attempts),
+        (JobState::Active, Some(PoolId(2)), 1),
+        "state, pool and attempts of a leased job"
+    );
+    assert!(active.progress.is_some(), "a leased job shows what `JobQueue::progress` was told");
+    assert_eq!(shown(queue, 5).await.record.attempts, 0, "a job that was never leased has no attempts");
     assert_eq!(ok(queue.job(JobId(7)).await, "showing"), None, "an unknown job is shown");
 }
 
@@ -91,7 +115,7 @@ pub(super) async fn shows_a_mixed_job<Q: JobQueue + QueueAdmin>(queue: &Q) {
     assert_eq!(page.jobs, std::slice::from_ref(&record), "the list knows no less");
     let action = record.action.to_lowercase();
     assert!(action.contains("add_worker ×2, ") && action.contains("start_computing"), "{action}");
-    assert_eq!(calls.len(), 3);
+    assert_eq!(calls.len(), 3, "one description per call");
     let data = data.to_string();
     for text in [key(0xa2).to_string(), u128::MAX.to_string(), "(sealed)".into()] {
         assert!(data.contains(&text), "{text} is missing in {data}");
@@ -121,7 +145,7 @@ pub(super) async fn retries_a_failed_job<Q: JobQueue + QueueAdmin>(queue: &Q) {
     seen.sort_unstable();
     assert_eq!(seen, [(leased.id, true), (JobId(3), false)], "the job, and that it had been tried");
     assert!(!ok(queue.retry(leased.id).await, "retrying"), "a job that succeeded was queued again");
-    assert!(is_empty(queue).await);
+    assert!(is_empty(queue).await, "all jobs have ended");
 }
 
 pub(super) async fn removes_jobs<Q: JobQueue + QueueAdmin>(queue: &Q) {
@@ -131,7 +155,7 @@ pub(super) async fn removes_jobs<Q: JobQueue + QueueAdmin>(queue: &Q) {
         assert!(ok(queue.remove(JobId(id)).await, "removing"), "job {id} was not there");
         assert!(!ok(queue.remove(JobId(id)).await, "removing"), "job {id} was there again");
     }
-    assert_eq!(listed(queue, Filter::default(), 0, 100).await, (0, vec![]));
+    assert_eq!(listed(queue, Filter::default(), 0, 100).await, (0, vec![]), "removed jobs are listed");
     assert!(is_empty(queue).await, "a removed job is held");
     let lost = queue.complete(held, 1, done(1)).await;
     assert_lost(lost, held, "completing a removed job");

@@ -40,14 +40,15 @@ impl Failure {
 }
 
 /// The duration of a worker's operations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Timings {
-    /// Bytes of blocks dispatched per second.
+    /// Bytes of blocks dispatched per second. Default: 8 MiB.
     pub dispatch_bytes_per_sec: u64,
-    /// Duration of an attestation.
+    /// Duration of an attestation. Default: 1 s.
     pub attestation: Duration,
-    /// Time until the process is back after an exit.
+    /// Time until the process is back after an exit. Default: 0 s.
     pub restart: Duration,
 }
 
@@ -89,7 +90,7 @@ pub(super) struct Script {
     pub(super) next: HashMap<Method, VecDeque<Failure>>,
     pub(super) always: HashMap<Method, Failure>,
     pub(super) latency: BTreeMap<&'static str, Duration>,
-    pub(super) pace: Timings,
+    pub(super) timings: Timings,
     pub(super) down: bool,
     pub(super) restart: Restart,
     pub(super) dies_at: Option<u32>,

@@ -95,7 +95,7 @@ impl ScriptedWorker {
             if inner.dispatching.is_some() {
                 return Err(busy());
             }
-            let until = Instant::now() + inner.script.pace.dispatch(body.len());
+            let until = Instant::now() + inner.script.timings.dispatch(body.len());
             let before = inner.state.info.blocknum;
             let (next_block, result) = rules::dispatch(&inner.state, body);
             let dies = inner.script.dies_at.is_some_and(|at| (before..next_block).contains(&at));
@@ -121,7 +121,7 @@ impl ScriptedWorker {
     async fn runtime_info(&self, body: Bytes) -> Result<Vec<u8>, Refusal> {
         let finished = {
             let mut inner = self.lock();
-            let takes = inner.script.pace.attestation;
+            let takes = inner.script.timings.attestation;
             Identity::attest(&mut inner.state, body, takes)?
         };
         if let Some(finished) = finished {

@@ -1,72 +1,20 @@
 //! [`QueueAdmin`] for [`MemoryQueue`].
 
 use async_trait::async_trait;
-use codec::Encode;
-use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{Ended, Entry, MemoryQueue, Phase, State};
 use crate::{
     chain::Call,
-    primitives::Balance,
     queue::{
-        Error, Job, JobFailure, JobId, JobSigner, JobState, Progress,
-        admin::{Filter, JobDetail, JobRecord, Page, QueueAdmin, describe, kinds, workers},
+        Error, Job, JobFailure, JobId, JobState,
+        admin::{Filter, JobDetail, JobRecord, Page, QueueAdmin, describe, job_data, kinds, workers},
     },
 };
 
 /// A job's action: the kinds of its calls.
 fn action(job: &Job) -> String {
     kinds(job.calls.iter().map(Call::name))
-}
-
-/// A job in JSON, without its sealed key.
-fn data(job: &Job) -> Value {
-    let JobSigner { operator, proxied, .. } = &job.signer;
-    json!({
-        "pool": job.pool,
-        "signer": { "operator": operator, "proxied": proxied, "key": "(sealed)" },
-        "retries": job.retries,
-        "calls": job.calls.iter().map(call).collect::<Vec<_>>(),
-    })
-}
-
-/// A call in JSON: its name and its arguments, with bytes in hexadecimal.
-fn call(call: &Call) -> Value {
-    let hex = |bytes: &[u8]| format!("0x{}", hex::encode(bytes));
-    // As text: JSON parsers lose digits of large numbers.
-    let staked = |stake: &Balance| stake.to_string();
-    let arguments = match call {
-        Call::SyncOffchainMessage(message) => json!({ "message": hex(&message.encode()) }),
-        Call::RegisterWorker { worker, runtime_info, attestation, replaces }
-        | Call::RegisterWorkerV1 { worker, runtime_info, attestation, replaces } => json!({
-            "worker": worker,
-            "runtime_info": hex(runtime_info),
-            "attestation": hex(attestation),
-            "replaces": replaces,
-        }),
-        Call::UpdateWorkerEndpoint { payload, signature } => json!({
-            "worker": payload.pubkey,
-            "payload": hex(&payload.encode()),
-            "signature": hex(signature),
-        }),
-        Call::StartComputing { pool, worker, stake } | Call::RestartComputing { pool, worker, stake } => {
-            json!({ "pool": pool, "worker": worker, "stake": staked(stake) })
-        }
-        Call::AddWorker { pool, worker }
-        | Call::RemoveWorker { pool, worker }
-        | Call::StopComputing { pool, worker }
-        | Call::ReclaimWorker { pool, worker } => json!({ "pool": pool, "worker": worker }),
-    };
-    json!({ "call": call.name(), "arguments": arguments })
-}
-
-const fn word(progress: Progress) -> &'static str {
-    match progress {
-        Progress::Taken => "taken",
-        Progress::Prepared => "prepared",
-        Progress::Sent => "sent",
-    }
 }
 
 impl Entry {
@@ -89,7 +37,7 @@ impl Entry {
             ended_ms: None,
             attempts: self.attempts,
             retries_left: self.retries_left,
-            progress: self.log.progress.map(|progress| word(progress).to_owned()),
+            progress: self.log.progress.map(|progress| progress.as_str().to_owned()),
             error: self.log.error.clone(),
             outcome: None,
             history: self.log.history.clone(),
@@ -113,7 +61,7 @@ impl Ended {
             ended_ms: self.log.history.last().map(|step| step.at_ms),
             attempts: self.attempts,
             retries_left: 0,
-            progress: self.log.progress.map(|progress| word(progress).to_owned()),
+            progress: self.log.progress.map(|progress| progress.as_str().to_owned()),
             error: self.log.error.clone(),
             outcome: self.outcome.clone(),
             history: self.log.history.clone(),
@@ -173,7 +121,7 @@ impl QueueAdmin for MemoryQueue {
         let state = self.state();
         Ok(state.find(id).map(|(record, job)| {
             let calls = job.calls.iter().map(describe).collect();
-            JobDetail { record, calls, data: data(job) }
+            JobDetail { record, calls, data: job_data(job) }
         }))
     }
 

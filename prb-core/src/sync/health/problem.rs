@@ -11,17 +11,19 @@ use crate::{primitives::ParaNumber, sync::BackoffConfig};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HealthConfig {
-    /// After 'RCU in progress'.
+    /// After 'RCU in progress'. Default: `first` 500 ms, `max` 30 s.
     pub busy: BackoffConfig,
-    /// After other failures of the worker.
+    /// After other failures of the worker. Default: `first` 1 s, `max` 60 s.
     pub failing: BackoffConfig,
     /// After repeated connection failures while the same blocks were dispatched.
+    /// Default: `first` 10 s, `max` 10 min.
     pub crashing: BackoffConfig,
-    /// After failures of the source.
+    /// After failures of the source. Default: `first` 1 s, `max` 60 s.
     pub source: BackoffConfig,
-    /// While the source returns no data although its heights include it.
+    /// While the source returns no data although its heights include it. Default: `first` 1 s, `max` 60 s.
     pub no_data: BackoffConfig,
     /// The worker's info is requested after every this many consecutive `RCU in progress` answers.
+    /// Default: 4.
     pub busy_before_info: u32,
 }
 
