@@ -45,25 +45,27 @@ pub use suspects::Suspects;
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// Headers requested together.
+    /// Headers requested together. Default: 256.
     pub headers_per_batch: u32,
-    /// Most blocks in one request for storage changes.
+    /// Most blocks in one request for storage changes. Default: 100.
     pub changes_per_call: u32,
-    /// Most such requests in flight at one node.
+    /// Most such requests in flight at one node. Default: 2.
     pub changes_in_flight: usize,
     /// Target duration of such a request: a slower node is asked for fewer blocks at once, a faster one for more.
+    /// Default: 2 s.
     pub answer_time: Duration,
     /// Most relay headers held in memory while looking for a justified block, if nodes give no finality proofs.
+    /// Default: 20,000.
     pub max_unproven_headers: u32,
-    /// Longest wait for a batch to fill up while far from the relay chain's newest block.
+    /// Longest wait for a batch to fill up while far from the relay chain's newest block. Default: 1 s.
     pub batch_wait: Duration,
-    /// Shortest pause after a failure.
+    /// Shortest pause after a failure. Default: 200 ms.
     pub retry_min: Duration,
-    /// Longest pause after a failure.
+    /// Longest pause after a failure. Default: 15 s.
     pub retry_max: Duration,
-    /// Least time between two rechecks of a block that workers cannot apply.
+    /// Least time between two rechecks of a block that workers cannot apply. Default: 30 s.
     pub recheck_min: Duration,
-    /// Longest such time: it doubles with each recheck that finds the block correct.
+    /// Longest such time: it doubles with each recheck that finds the block correct. Default: 1 hour.
     pub recheck_max: Duration,
 }
 

@@ -75,11 +75,12 @@ type Numbered = Database<'static, U32<BigEndian>, RawBytes>;
 #[non_exhaustive]
 pub struct Config {
     /// Initial size of the memory map, in bytes: address space, not memory or disk. It doubles whenever it is
-    /// full.
+    /// full. Default: 64 GiB.
     pub map_bytes: usize,
-    /// Most concurrent readers.
+    /// Most concurrent readers. Default: 1,024.
     pub max_readers: u32,
     /// Distance in relay blocks between the justified blocks that are kept within a finished authority set.
+    /// Default: 256.
     pub keep_stop_every: u32,
 }
 

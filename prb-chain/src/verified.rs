@@ -79,9 +79,9 @@ const SAVE_EVERY: Duration = Duration::from_secs(10);
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// Where the authority sets are kept; nowhere if `None`.
+    /// Where the authority sets are kept; nowhere if `None`. Default: none.
     pub path: Option<PathBuf>,
-    /// Maximum size of the authority sets in memory, in bytes.
+    /// Maximum size of the authority sets in memory, in bytes. Default: 32 MiB.
     pub max_set_bytes: usize,
 }
 

@@ -31,18 +31,18 @@ const PARTS: [Part; 3] = [Part::Relay, Part::ParaHeaders, Part::Changes];
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// Parachain headers, or blocks with storage changes, in one request.
+    /// Parachain headers, or blocks with storage changes, in one request. Default: 512.
     pub blocks_per_call: u32,
-    /// Interval at which sources are checked for new blocks.
+    /// Interval at which sources are checked for new blocks. Default: 6 s.
     pub poll: Duration,
-    /// First pause after an unreachable source; doubles each time.
+    /// First pause after an unreachable source; doubles each time. Default: 2 s.
     pub retry_min: Duration,
-    /// The longest such pause.
+    /// The longest such pause. Default: 5 minutes.
     pub retry_max: Duration,
     /// If there are also nodes: the sources are asked once the stored blocks have stayed the same for this long
-    /// while sources claim to have more.
+    /// while sources claim to have more. Default: 10 s.
     pub stalled_after: Duration,
-    /// First pause after a source was found to be wrong; doubles each time.
+    /// First pause after a source was found to be wrong; doubles each time. Default: 10 minutes.
     pub wrong_for: Duration,
 }
 

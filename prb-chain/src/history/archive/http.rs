@@ -39,15 +39,15 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct HttpConfig {
-    /// How long an answer may take.
+    /// How long an answer may take. Default: 60 s.
     pub timeout: Duration,
-    /// Bytes that are asked for at once; a frame that is larger is asked for whole.
+    /// Bytes that are asked for at once; a frame that is larger is asked for whole. Default: 8 MiB.
     pub range_bytes: usize,
-    /// How often a question is asked that gets no answer, or one that is cut short.
+    /// How often a question is asked that gets no answer, or one that is cut short. Default: 5.
     pub tries: usize,
-    /// The pause after the first such try; it doubles.
+    /// The pause after the first such try; it doubles. Default: 200 ms.
     pub retry_min: Duration,
-    /// Certificates that are trusted besides the usual ones, as PEM.
+    /// Certificates that are trusted besides the usual ones, as PEM. Default: none.
     pub root_certificates_pem: Vec<u8>,
 }
 
