@@ -1,12 +1,11 @@
 //! Fetches and verifies both chains and stores them.
 //!
 //! Four loops share only the store. The first follows the relay chain's finalised heads, which are the
-//! target; the second fetches relay blocks by finality proof, one authority set at a time
-//! (`ingest/relay.rs`); the third fetches parachain headers up to the head named in the state of a stored
-//! relay block (`ingest/para.rs`); the fourth fetches storage changes of the stored headers. Each continues
-//! where the store ends, waits for the one before it, and backs off when nodes fail. Nothing is stored before
-//! `verify` has accepted it; a node that answered wrongly is demoted, and another one is asked. A fifth
-//! loop rechecks storage changes that a worker could not apply (`ingest/suspects.rs`).
+//! target; the second fetches relay blocks by finality proof, one authority set at a time; the third fetches
+//! parachain headers up to the head named in the state of a stored relay block; the fourth fetches storage
+//! changes of the stored headers. Each continues where the store ends, waits for the one before it, and backs off
+//! when nodes fail. Nothing is stored before it is verified; a node that answered wrongly is demoted, and another
+//! one is asked. A fifth loop rechecks storage changes that a worker could not apply ([`Suspects`]).
 //!
 //! Not for: serving the blocks (see [`crate::source`]).
 
@@ -99,11 +98,12 @@ pub enum Error {
     Wrong {
         /// The node.
         node: Arc<str>,
-        /// The failed check.
+        /// The failed check. Its type is private; use it as a `std::error::Error`.
         #[source]
         source: verify::Error,
     },
-    /// The chain itself has something that workers do not support.
+    /// The chain itself has something that workers do not support. The cause's type is private; use it as a
+    /// `std::error::Error`.
     #[error(transparent)]
     Unsupported(verify::Error),
     /// A node lacks the requested data: it may be behind, or have pruned the block.

@@ -12,7 +12,7 @@
 //!
 //! Pools run no tasks: connections are made by callers.
 //!
-//! Not for: verifying answers (`crate::verify`), or deciding what to ask (`crate::ingest`).
+//! Not for: verifying answers, or deciding what to ask (both are [`ingest`](crate::ingest)'s).
 
 use std::{fmt, sync::Arc, time::Duration};
 

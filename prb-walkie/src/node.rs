@@ -5,7 +5,7 @@
 //! originals, each stream negotiated by `/multistream/1.0.0`. Protocols: `/pb` (see [`crate::rpc`]), `/blob`
 //! (the request is a key, the answer the blob, or empty if there is none), identify, ping, and
 //! `/ipfs/lan/kad/1.0.0` as server. Peers are discovered by boot nodes, by kad from there, and by mDNS in the
-//! originals' format (see `node/mdns.rs`).
+//! originals' format.
 //!
 //! # Peers
 //! Every discovered peer is dialled. The dialler sends `Hello`, and both sides record what they learn. A

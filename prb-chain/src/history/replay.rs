@@ -185,7 +185,7 @@ impl Replay {
 
     /// Returns the start of the chains from the first source that has it, checked as far as possible, and that
     /// source's name.
-    pub async fn start(&mut self) -> Option<(Start, Genesis, String)> {
+    pub(crate) async fn start(&mut self) -> Option<(Start, Genesis, String)> {
         let mut faults = Vec::new();
         for at in 0..self.sources.len() {
             if self.sources[at].is_aside(Part::Genesis) {
@@ -209,7 +209,7 @@ impl Replay {
     ///
     /// # Errors
     /// The store's error.
-    pub async fn settle(&self, start: Start, genesis: Genesis) -> Result<(), store::Error> {
+    pub(crate) async fn settle(&self, start: Start, genesis: Genesis) -> Result<(), store::Error> {
         let (identity, para_id, relay_start) = (genesis.chain_identity, genesis.para_id, start.number);
         let stored = self.with_store(move |store| Ok(store.set_genesis(&start, &genesis)?)).await;
         match stored {

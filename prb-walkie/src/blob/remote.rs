@@ -23,7 +23,7 @@
 //! least the own node's.
 //!
 //! Providers of the original bridge do not know our keys. They are asked with theirs, and the answers are
-//! converted (see `remote/original.rs`). Their heights come from `GetDataProviderInfo`.
+//! converted. Their heights come from `GetDataProviderInfo`.
 //!
 //! Not for: caching. Wrap it in a [`CachedSource`](prb_core::blob::cache::CachedSource), so that equal
 //! cursors share one fetch.
