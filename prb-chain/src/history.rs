@@ -1,10 +1,9 @@
 //! The seam [`HistorySource`]: past blocks from sources other than the chains' nodes.
 //!
-//! Nodes are asked by [`crate::ingest`], several at once and each by what it is able to do. Whatever else has
-//! blocks implements this trait: an archive on disk or over HTTP ([`archive`]), a headers cache over HTTP
-//! ([`headers_cache`]), another data provider ([`blobs`]). Nothing that a source gives is believed: [`Replay`] puts
-//! it through the checks that nodes' answers pass before it is stored, names the source of what fails them, and
-//! goes on with the next one.
+//! Nodes are asked by [`crate::ingest`], several at once, according to their capabilities. Other sources of blocks
+//! implement this trait: an archive on disk or over HTTP ([`archive`]), a headers cache over HTTP
+//! ([`headers_cache`]), another data provider ([`blobs`]). No source is trusted: [`Replay`] verifies all data like
+//! nodes' answers before it is stored, names the source of invalid data, and continues with the next source.
 //!
 //! ```text
 //!  archive  headers cache  data provider            relay and parachain nodes
@@ -16,7 +15,7 @@
 //!                                 Store
 //! ```
 //! The relay block that workers start after cannot be proven. If there are nodes, they determine it, and
-//! sources of another chain are refused; without nodes it is the first source's, checked as far as possible
+//! sources of another chain are refused; without nodes the first source determines it, checked as far as possible
 //! (its authorities by proof, the parachain's genesis state by its root).
 
 use std::fmt;

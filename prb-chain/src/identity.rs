@@ -42,6 +42,9 @@ impl NodePool {
     ///
     /// # Errors
     /// [`Error::Unavailable`] if no node has that block yet, or none answers.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
     pub async fn chain_identity(&self) -> Result<Hash, Error> {
         block_hash(self, 1).await
     }
@@ -50,6 +53,9 @@ impl NodePool {
     ///
     /// # Errors
     /// [`Error::Unavailable`] if no node answers.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
     pub async fn relay_parent(&self, at: Hash) -> Result<Option<RelayNumber>, Error> {
         let data = value::<ValidationData>(self, "ParachainSystem", "ValidationData", at).await?;
         Ok(data.map(|data| RelayNumber(data.relay_parent_number)))
@@ -58,11 +64,14 @@ impl NodePool {
     /// Compares a genesis with the chain of these nodes: the identity, the relay block that workers start from, and the
     /// parachain's genesis state under the state root of its block 0.
     ///
-    /// The authorities are verified by their proof under the relay block's state, as a worker does; the chain's own
-    /// registry says which relay block that may be.
+    /// The authorities are verified by their proof under the relay block's state, as by a worker; the chain's registry
+    /// has the relay blocks that workers may start from.
     ///
     /// # Errors
-    /// [`Error::Wrong`] says what differs; [`Error::Unavailable`] means that nothing is known yet.
+    /// [`Error::Wrong`] names the difference; [`Error::Unavailable`] if it cannot be compared yet.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
     pub async fn check_genesis(&self, genesis: &Genesis) -> Result<(), Error> {
         let identity = self.chain_identity().await?;
         if genesis.chain_identity != identity {

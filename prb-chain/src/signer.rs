@@ -12,7 +12,7 @@ use prb_core::{
 
 use crate::keys::OperatorKey;
 
-/// Opens jobs' keys with a vault. An opened key stays in memory while somebody holds the signer, and is wiped
+/// Opens jobs' keys with a vault. An opened key stays in memory while its signer exists, and is wiped
 /// afterwards.
 #[derive(Clone, Debug)]
 pub struct VaultSigners {

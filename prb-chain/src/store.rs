@@ -29,7 +29,10 @@ use std::{
     fs::{DirBuilder, File, OpenOptions, TryLockError},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, atomic::AtomicUsize},
+    sync::{
+        Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicU8, AtomicUsize},
+    },
 };
 
 use bytes::Bytes;
@@ -136,6 +139,8 @@ pub struct Store {
     database: RwLock<memory_map::Mapped>,
     /// Number of threads that wait to change the map.
     growing: AtomicUsize,
+    /// What could not be appended last because the disk is full, as bits.
+    full: AtomicU8,
     genesis: OnceLock<(Start, Genesis)>,
     state: Mutex<State>,
     heights: watch::Sender<Heights>,
@@ -188,6 +193,7 @@ impl Store {
             config,
             database: RwLock::new(memory_map::Mapped::open(path, config)?),
             growing: AtomicUsize::new(0),
+            full: AtomicU8::new(0),
             genesis: OnceLock::new(),
             state: Mutex::default(),
             heights: watch::Sender::default(),
@@ -209,7 +215,7 @@ impl Store {
     /// # Errors
     /// The file cannot be examined.
     pub fn disk_bytes(&self) -> Result<u64, Error> {
-        self.hold()?.env().real_disk_size().map_err(|e| self.error(e))
+        self.guard_map()?.env().real_disk_size().map_err(|e| self.error(e))
     }
 
     /// Watches the heights that can be served to workers.
@@ -269,8 +275,8 @@ impl Store {
             };
             return if same { Ok(()) } else { Err(other()) };
         }
-        let held = self.hold()?;
-        let mut txn = self.write(&held)?;
+        let guard = self.guard_map()?;
+        let mut txn = self.write(&guard)?;
         let tables = txn.tables;
         let stored = StoredGenesis {
             start: start.clone(),

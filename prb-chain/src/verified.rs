@@ -17,10 +17,10 @@
 //! then catches up from the last block whose set is known, a few batches at a time. Until it has, batches are passed on
 //! unverified, and workers still verify them. The log says so, and the metric `prb_header_batches_total` counts them.
 //!
-//! Put it below a [`CachedSource`](prb_core::blob::cache::CachedSource), so that a batch is verified once, and not
-//! once for each worker.
+//! Place it below a [`CachedSource`](prb_core::blob::cache::CachedSource), so that each batch is verified once and not
+//! once per worker.
 //!
-//! Not for: storage changes, which only the whole state can prove.
+//! Not for: storage changes, which can only be verified with the whole state.
 
 use prb_core::text::describe;
 use std::{
@@ -54,32 +54,32 @@ mod batch;
 mod file;
 mod sets;
 
-use batch::Seen;
+use batch::RecentHashes;
 use file::ChainKey;
 use sets::{AuthoritySets, InForce};
 
 /// Counts header batches by `outcome`: `verified`, `refused`, `unverified`.
 const HEADER_BATCHES: &str = "prb_header_batches_total";
 
-/// Other answers that are asked for in place of a false one.
+/// Most requests for one batch: each false answer suspends a provider, so that the next one comes from another.
 const ATTEMPTS: usize = 16;
-/// Batches of a gap that one request walks through.
+/// Most batches of a gap that one request verifies.
 const WALK_BATCHES: usize = 4;
-/// Time after which it takes no further one.
+/// How long a request may spend on a gap: a worker waits for its answer.
 const WALK_TIME: Duration = Duration::from_millis(500);
-/// Batches and justifications that are remembered as verified.
+/// Most batches, and most justifications, remembered as verified.
 const REMEMBERED: usize = 4096;
-/// Time between two lines of the log about the same thing, and between two looks at the genesis.
-const AGAIN_AFTER: Duration = Duration::from_secs(60);
-/// Time between two writes of the file.
-const SAVE_EVERY: Duration = Duration::from_secs(10);
+/// Least time between two equal log lines, and between two readings of the genesis.
+const REPEAT_INTERVAL: Duration = Duration::from_secs(60);
+/// Least time between two writes of the file.
+const SAVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Settings of a [`VerifiedSource`].
 #[derive(Clone, Debug, PartialEq, Eq, derive_setters::Setters)]
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// Where the authority sets are kept; nowhere if `None`. Default: none.
+    /// The file with the authority sets; with `None` they are only kept in memory. Default: none.
     pub path: Option<PathBuf>,
     /// Maximum size of the authority sets in memory, in bytes. Default: 32 MiB.
     pub max_set_bytes: usize,
@@ -91,16 +91,16 @@ impl Default for Config {
     }
 }
 
-/// What is tracked of a chain.
+/// A chain's tracked authority sets.
 #[derive(Debug)]
 struct Tracked {
     chain: ChainKey,
     sets: AuthoritySets,
-    /// There is something that the file does not have.
+    /// Whether the file is outdated.
     is_new: bool,
 }
 
-/// When something was done last.
+/// When each periodic action was last taken.
 #[derive(Debug, Default)]
 struct Times {
     reported: Option<Instant>,
@@ -108,27 +108,27 @@ struct Times {
     saved: Option<Instant>,
 }
 
-/// What is known of the chain; verification on another thread uses it.
+/// Verified knowledge about the chain, shared with threads that verify.
 #[derive(Debug)]
 struct Known {
     tracked: Mutex<Option<Tracked>>,
-    batches: Mutex<Seen>,
-    justifications: Mutex<Seen>,
+    batches: Mutex<RecentHashes>,
+    justifications: Mutex<RecentHashes>,
 }
 
-/// A [`BlobSource`] that passes on what another one gives, without false headers.
+/// A [`BlobSource`] that passes on the data of another one, without false headers.
 pub struct VerifiedSource<S: ?Sized> {
     known: Arc<Known>,
     config: Config,
     times: Mutex<Times>,
-    /// A worker refused a batch: the genesis that verification starts from may be another than its.
+    /// A worker refused a batch: verification may have started from a different genesis than the worker's.
     in_doubt: AtomicBool,
-    /// Held by the request that walks through a gap.
+    /// Locked by the request that verifies a gap.
     walking: AsyncMutex<()>,
     inner: Arc<S>,
 }
 
-/// What the check of a batch says.
+/// The result of checking a batch.
 #[derive(Debug)]
 enum Verdict {
     Verified,
@@ -141,7 +141,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether something may be done that was done last at that time; notes that it is.
+/// Whether an action is due again; if so, records that it is taken now.
 fn is_due(last: &mut Option<Instant>, every: Duration) -> bool {
     let due = last.is_none_or(|at| at.elapsed() >= every);
     if due {
@@ -151,7 +151,7 @@ fn is_due(last: &mut Option<Instant>, every: Duration) -> bool {
 }
 
 impl Known {
-    /// Checks a batch. Takes some ten milliseconds where the authorities are many.
+    /// Checks a batch. Takes tens of milliseconds with many authorities.
     fn judge(&self, batch: &HeaderBatch) -> Verdict {
         let first = batch.relay.first.0;
         let (para_id, in_force) = match &mut *lock(&self.tracked) {
@@ -185,7 +185,7 @@ impl Known {
                 lock(&self.batches).insert(key);
                 Verdict::Verified
             }
-            // The set has signed it: workers cannot follow the chain itself.
+            // The set has signed it, so it is no lie: the chain itself does what workers cannot follow.
             Err(error) if error.is_of_chain() => Verdict::Unverified(error.to_string()),
             // Another set may have signed it.
             Err(_) if !is_certain && !is_signed => unknown(),
@@ -193,19 +193,20 @@ impl Known {
         }
     }
 
-    /// Tracks the chain of a genesis, unless that is done already. `anew`: also where it starts otherwise.
-    fn follow(&self, genesis: &Genesis, anew: bool, max_set_bytes: usize) -> Result<(), verify::Error> {
+    /// Tracks the chain of a genesis, unless it is tracked already. With `restart`, a chain with another start replaces
+    /// the tracked one.
+    fn follow(&self, genesis: &Genesis, restart: bool, max_set_bytes: usize) -> Result<(), verify::Error> {
         let chain = (genesis.para_id, genesis.chain_identity);
         let start = verify::genesis(genesis)?;
         let mut tracked = lock(&self.tracked);
-        let is_same = |known: &Tracked| known.chain == chain && (!anew || *known.sets.start() == start);
+        let is_same = |known: &Tracked| known.chain == chain && (!restart || *known.sets.start() == start);
         if tracked.as_ref().is_some_and(is_same) {
             return Ok(());
         }
         if tracked.is_some() {
             warn!(
                 relay_start = start.number,
-                "headers are verified from another genesis on: what was verified before is forgotten"
+                "headers are verified from another genesis on; earlier verification results are discarded"
             );
         }
         *tracked = Some(Tracked { chain, sets: AuthoritySets::new(start, max_set_bytes), is_new: true });
@@ -218,7 +219,7 @@ impl Known {
         lock(&self.tracked).as_ref().and_then(|tracked| tracked.sets.frontier_below(block))
     }
 
-    /// What the file does not have yet.
+    /// Returns the sets if the file is outdated.
     fn unsaved(&self) -> Option<(ChainKey, Vec<u8>)> {
         let mut tracked = lock(&self.tracked);
         let tracked = tracked.as_mut().filter(|tracked| tracked.is_new)?;
@@ -229,7 +230,7 @@ impl Known {
     fn save(&self, path: &Path) {
         let Some((chain, sets)) = self.unsaved() else { return };
         if let Err(e) = file::write(path, chain, &sets) {
-            warn!(path = %path.display(), error = %describe(&e), "the verified authority sets cannot be kept");
+            warn!(path = %path.display(), error = %describe(&e), "cannot store the verified authority sets");
             if let Some(tracked) = &mut *lock(&self.tracked) {
                 tracked.is_new = true;
             }
@@ -253,15 +254,15 @@ impl<S: BlobSource + ?Sized> VerifiedSource<S> {
         let tracked = match read {
             Some((_, Ok(Some((chain, sets))))) => Some(Tracked { chain, sets, is_new: false }),
             Some((path, Err(e))) => {
-                warn!(path = %path.display(), error = %describe(&e), "the verified authority sets cannot be read, and are learnt again");
+                warn!(path = %path.display(), error = %describe(&e), "cannot read the verified authority sets; they are collected again");
                 None
             }
             Some((_, Ok(None))) | None => None,
         };
         let known = Known {
             tracked: Mutex::new(tracked),
-            batches: Mutex::new(Seen::new(REMEMBERED)),
-            justifications: Mutex::new(Seen::new(REMEMBERED)),
+            batches: Mutex::new(RecentHashes::new(REMEMBERED)),
+            justifications: Mutex::new(RecentHashes::new(REMEMBERED)),
         };
         Self {
             known: Arc::new(known),
@@ -273,7 +274,7 @@ impl<S: BlobSource + ?Sized> VerifiedSource<S> {
         }
     }
 
-    /// Learns the start of the chain if it is not known yet; the error is the reason why it cannot be verified.
+    /// Reads the start of the chain if it is not known yet; the error says why headers cannot be verified.
     async fn follow(&self) -> Result<(), String> {
         let doubt = self.in_doubt.swap(false, Ordering::Relaxed);
         let is_known = lock(&self.known.tracked).is_some();
@@ -301,8 +302,9 @@ impl<S: BlobSource + ?Sized> VerifiedSource<S> {
     }
 
     /// Verifies batches from the last block whose authority set is known towards the cursor, within [`WALK_TIME`].
-    /// Returns whether further sets are known now.
+    /// Returns whether more sets are known now.
     async fn walk(&self, cursor: HeaderCursor, max_bytes: usize) -> bool {
+        // Not awaited: while one request closes the gap, the others get their batches unverified.
         let Ok(_walking) = self.walking.try_lock() else { return false };
         let start = Instant::now();
         let mut moved = false;
@@ -338,16 +340,16 @@ impl<S: BlobSource + ?Sized> VerifiedSource<S> {
 
     fn report(&self, reason: &str) {
         counter!(HEADER_BATCHES, "outcome" => "unverified").increment(1);
-        if is_due(&mut lock(&self.times).reported, AGAIN_AFTER) {
+        if is_due(&mut lock(&self.times).reported, REPEAT_INTERVAL) {
             info!(%reason, "header batches are passed on unverified, each worker checks them itself");
         }
     }
 
     fn save_now_and_then(&self) {
         let Some(path) = &self.config.path else { return };
-        if is_due(&mut lock(&self.times).saved, SAVE_EVERY) {
+        if is_due(&mut lock(&self.times).saved, SAVE_INTERVAL) {
             let (known, path) = (Arc::clone(&self.known), path.clone());
-            // Nobody waits for it; it ends by itself, and `drop` writes what it leaves.
+            // Not awaited: the write is short, and `drop` writes what it misses.
             tokio::task::spawn_blocking(move || known.save(&path));
         }
     }
@@ -385,6 +387,7 @@ impl<S: BlobSource + ?Sized + 'static> BlobSource for VerifiedSource<S> {
         let mut refused: Option<(HeaderBatch, Error)> = None;
         for _ in 0..ATTEMPTS {
             let Some(batch) = self.inner.headers(cursor, max_bytes).await? else { break };
+            // The same answer again: the source has no other one.
             if refused.as_ref().is_some_and(|(before, _)| before.body == batch.body) {
                 break;
             }
@@ -413,7 +416,7 @@ impl<S: BlobSource + ?Sized + 'static> BlobSource for VerifiedSource<S> {
 
     fn refused(&self, refused: &RefusedData) {
         let is_headers = matches!(refused, RefusedData::Headers { .. });
-        if is_headers && is_due(&mut lock(&self.times).genesis, AGAIN_AFTER) {
+        if is_headers && is_due(&mut lock(&self.times).genesis, REPEAT_INTERVAL) {
             self.in_doubt.store(true, Ordering::Relaxed);
         }
         self.inner.refused(refused);

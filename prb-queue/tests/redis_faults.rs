@@ -15,7 +15,9 @@ use std::{
 
 use prb_core::{
     conformance::queue::job,
+    primitives::AccountId,
     queue::{Error, JobHandle, JobId, JobQueue},
+    trade::accounts::AccountLeases,
 };
 use prb_queue::redis::{Config, RedisQueue};
 use support::{LONG, Persistence, Server, done, fresh_name, lease, outcome_of};
@@ -378,6 +380,55 @@ async fn expired_lease_of_dead_process_is_noticed_by_waiting_consumer() {
     assert_eq!((again.id, again.attempt), (left.id, 1));
     other.complete(again.id, again.token, done(2)).await.unwrap();
     assert_eq!(outcome_of(handle).await, Ok(done(2)));
+}
+
+/// Moves every time that Redis has kept ahead by a day: what a clock finds that is set back by a day.
+async fn set_clock_back(server: &Server, config: &Config) {
+    const SCRIPT: &str = "local p, day = ARGV[1], 86400000 \
+        for _, name in ipairs({ 'delayed', 'prb:leases', 'prb:ended' }) do \
+            for _, id in ipairs(redis.call('ZRANGE', p .. name, 0, -1)) do \
+                redis.call('ZINCRBY', p .. name, day, id) \
+            end \
+        end \
+        for _, key in ipairs(redis.call('KEYS', p .. '*')) do \
+            local left = redis.call('PTTL', key) \
+            if left > 0 then redis.call('PEXPIRE', key, left + day) end \
+        end \
+        return redis.call('HINCRBY', p .. 'prb:meta', 'clock', day)";
+    let mut command = redis::cmd("EVAL");
+    command.arg(SCRIPT).arg(0).arg(format!("bq:{}:", config.name));
+    let clock: u64 = command.query_async(&mut server.connection().await).await.unwrap();
+    assert!(clock > 86_400_000 * 365, "the queue keeps no time");
+}
+
+/// Leases and delays that were to end soon do not last until the clock has caught up.
+#[tokio::test]
+async fn clock_that_is_set_back_delays_no_job() {
+    const SOON: Duration = Duration::from_secs(3);
+    const ACCOUNT: AccountId = AccountId([7; 32]);
+    let server = Server::start();
+    let config = quick(&server);
+    let (dying, other) =
+        (RedisQueue::start(config.clone()).unwrap(), RedisQueue::start(config.clone()).unwrap());
+    let (first, second) = (submit(&other, 1).await, submit(&other, 2).await);
+    let left = lease(&dying, SOON).await;
+    let delayed = lease(&other, TTL).await;
+    other.release(&[(delayed.id, delayed.token)], SOON).await.unwrap();
+    dying.accounts().acquire(ACCOUNT, SOON).await.unwrap().unwrap();
+    drop(dying);
+    set_clock_back(&server, &config).await;
+    let mut again = Vec::new();
+    for _ in 0..2 {
+        let lease = lease(&other, TTL).await;
+        again.push(lease.id);
+        other.complete(lease.id, lease.token, done(2)).await.unwrap();
+    }
+    again.sort();
+    assert_eq!(again, [left.id, delayed.id]);
+    assert_eq!((outcome_of(first).await, outcome_of(second).await), (Ok(done(2)), Ok(done(2))));
+    let accounts = other.accounts();
+    let taken = async { while accounts.acquire(ACCOUNT, SOON).await.unwrap().is_none() {} };
+    timeout(LONG, taken).await.expect("the account of a trader that has ended");
 }
 
 #[tokio::test]

@@ -85,7 +85,7 @@ pub struct Config {
     pub max_pool_transactions: usize,
     /// The relay block that forces a change of authorities; 0 for none. Default: 0.
     pub forced_change_at: u32,
-    /// Number of relay blocks by which finality lags behind its usual place, one block behind the newest.
+    /// Number of relay blocks by which finality lags further than usual, which is one block behind the newest.
     /// Default: 0.
     pub finality_lag: u32,
     /// Unusual but valid features of justifications. Default: that of [`JustificationOddities`].
@@ -98,8 +98,8 @@ pub struct Config {
     pub burst_bytes: u32,
     /// Bytes of each of these values. Default: 100,000.
     pub burst_value_bytes: u32,
-    /// At every so many-th tick of the timer, parachain blocks that no relay block includes lose their place; 0: at
-    /// none. Default: 0.
+    /// Interval in ticks of the timer at which parachain blocks that no relay block includes yet are retracted; 0 for
+    /// never. Default: 0.
     pub fork_every: u32,
 }
 

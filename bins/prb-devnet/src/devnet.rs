@@ -37,7 +37,8 @@ mod timers;
 
 use burst::Burst;
 
-/// Interval in relay blocks at which a parachain block is authored.
+/// Interval in relay blocks at which a parachain block is authored: 12 s at 6 s a relay block, as on
+/// Khala without asynchronous backing.
 const PARA_EVERY: u32 = 2;
 /// In bytes; as on real relay chains.
 const MAX_POV_SIZE: u32 = 5 * 1024 * 1024;
@@ -228,6 +229,7 @@ impl Devnet {
     /// # Errors
     /// [`Error::Runtime`], [`Error::State`].
     pub fn tick(&self) -> Result<TickReport, Error> {
+        // Locked for the whole tick: one at a time.
         let mut moving = self.0.moving.lock();
         let number = self.0.relay.best_number() + 1;
         self.author_relay(&mut moving, number)?;
@@ -321,6 +323,7 @@ impl Devnet {
         let mut tasks = std::mem::take(&mut *self.0.tasks.lock().await);
         while tasks.join_next().await.is_some() {}
         for node in [self.relay(), self.para()] {
+            // Requests to a hanging node would never end.
             node.faults().hang(false);
         }
         tokio::join!(self.relay().end_rpc(), self.para().end_rpc());

@@ -306,6 +306,9 @@ impl WorkerHandle {
     }
 
     /// Closes the worker's port and connections, and waits until that is done.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the worker may or may not go away.
     pub async fn go_away(&self, keep_state: bool) {
         let (done, gone) = oneshot::channel();
         self.process.command(Command::GoAway { keep_state, done }).await;
@@ -316,6 +319,9 @@ impl WorkerHandle {
     ///
     /// # Errors
     /// [`Error::Listen`] if the port is taken, [`Error::Ended`].
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the worker may or may not come back.
     pub async fn come_back(&self) -> Result<(), Error> {
         let (index, address) = (self.index(), self.process.address);
         let (done, back) = oneshot::channel();

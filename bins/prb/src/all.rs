@@ -54,8 +54,7 @@ impl Bridge {
         let relay = pool("relay", &args.parent_chain_endpoint).map_err(Failure::Configuration)?;
         let para = pool("para", &args.chain_endpoint).map_err(Failure::Configuration)?;
         let folder = args.peer_id_prefix.clone().unwrap_or_else(|| args.data.join("id"));
-        let inventory = inventory::open(&args.data.join("inventory"), "PRB_DATA").await;
-        let inventory = inventory.map_err(Failure::Configuration)?;
+        let inventory = inventory::open(&args.data.join("inventory"), "PRB_DATA").await?;
         let identity = match file {
             // Without the old identity, the fleet file's keys are sealed again with the new one.
             Some(_) => peers::identity(&folder, Role::Lifecycle).await,

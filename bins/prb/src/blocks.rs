@@ -18,7 +18,7 @@ use crate::{
     history,
     nodes::NodeWatch,
     ops::Reason,
-    readiness::{self, Growth},
+    readiness::{self, Code, Growth},
 };
 
 /// The nodes of both chains.
@@ -90,6 +90,7 @@ impl Blocks {
     /// Returns a probe of the reasons why the store is not being filled, or is behind.
     pub(crate) fn probe(&self) -> impl Fn() -> Vec<Reason> + Send + Sync + 'static {
         let (nodes, growth, heights) = (self.nodes.clone(), self.growth.clone(), self.store.heights());
+        let store = Arc::clone(&self.store);
         move || {
             let now = *heights.borrow();
             let [relay, para] = &growth;
@@ -98,7 +99,13 @@ impl Blocks {
                 para.check("para", now.para_target.map(|n| n.0)),
             ];
             let nodes = nodes.iter().flat_map(NodeWatch::reasons);
-            nodes.chain(stalled.into_iter().flatten()).chain(readiness::provider(&now)).collect()
+            let full = store.is_disk_full().then(|| {
+                let text =
+                    format!("the disk of the block store {} is full: free space", store.path().display());
+                Reason::new(Code::DiskFull, text)
+            });
+            let store = full.into_iter().chain(readiness::provider(&now));
+            nodes.chain(stalled.into_iter().flatten()).chain(store).collect()
         }
     }
 

@@ -14,9 +14,9 @@ use prb_walkie::proto::provider_detail::{Detail, Node};
 use tokio::sync::Semaphore;
 
 /// How long disk figures are cached.
-const DISK_AGE: Duration = Duration::from_secs(5);
+const DISK_MAX_AGE: Duration = Duration::from_secs(5);
 /// Timeout of a disk query; a network file system may never answer.
-const DISK_WITHIN: Duration = Duration::from_secs(2);
+const DISK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The nodes and the disk of a process. Clones share one.
 #[derive(Clone, Debug)]
@@ -48,7 +48,7 @@ impl ChainData {
     }
 
     /// Returns the current state.
-    pub(crate) async fn look(&self) -> Detail {
+    pub(crate) async fn detail(&self) -> Detail {
         let inner = &self.0;
         let nodes = inner.pools.iter().flat_map(|pool| {
             pool.nodes().iter().map(|shown| node(pool.chain(), &shown.health())).collect::<Vec<_>>()
@@ -60,17 +60,17 @@ impl ChainData {
     }
 
     /// The same for threads that may block.
-    pub(crate) fn look_blocking(&self) -> Detail {
-        tokio::runtime::Handle::current().block_on(self.look())
+    pub(crate) fn detail_blocking(&self) -> Detail {
+        tokio::runtime::Handle::current().block_on(self.detail())
     }
 
     /// Returns the disk's figures, or the last known ones.
     async fn disk(&self) -> Disk {
         let inner = &self.0;
-        let kept = *inner.disk.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = match kept {
-            Some((at, disk)) if at.elapsed() < DISK_AGE => return disk,
-            kept => kept.map(|(_, disk)| disk).unwrap_or_default(),
+        let cached = *inner.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = match cached {
+            Some((at, disk)) if at.elapsed() < DISK_MAX_AGE => return disk,
+            cached => cached.map(|(_, disk)| disk).unwrap_or_default(),
         };
         let Ok(permit) = Arc::clone(&inner.asking).try_acquire_owned() else { return old };
         let (folder, store) = (inner.folder.clone(), inner.store.clone());
@@ -84,7 +84,7 @@ impl ChainData {
                 all: system.map(|system| system.f_blocks.saturating_mul(system.f_frsize)),
             }
         });
-        let Ok(Ok(disk)) = tokio::time::timeout(DISK_WITHIN, asked).await else { return old };
+        let Ok(Ok(disk)) = tokio::time::timeout(DISK_TIMEOUT, asked).await else { return old };
         *inner.disk.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), disk));
         disk
     }

@@ -7,14 +7,23 @@ use prb_core::{inventory::memory::MemoryInventory, vault::DiscardVault};
 use prb_walkie::identity::{Identity, Role};
 
 use crate::{
-    config::{Cli, Command, NodeUrl, WorkerArgs},
-    daemon::{Failure, pool},
+    all::Bridge,
+    config::{AllArgs, Cli, Command, LifecycleArgs, NodeUrl, OpsListen, WorkerArgs},
+    daemon::{Daemon, Failure, pool},
+    data_provider::DataProvider,
     fleet_file::FleetFile,
     identity_check, legacy_files,
+    lifecycle::LifecycleManager,
+    monitor::Monitor,
+    trader::TraderDaemon,
 };
 
-/// Prints the effective settings to standard output and checks what they refer to, without creating, writing
-/// or connecting to anything.
+mod resources;
+
+use resources::{Keys, Resources};
+
+/// Prints the effective settings to standard output and checks what they refer to, without creating a file,
+/// connecting to anything, or listening.
 ///
 /// # Errors
 /// [`Failure::Configuration`], with the first error that a start would report.
@@ -28,46 +37,90 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
 
 async fn check(command: &Command) -> anyhow::Result<()> {
     match command {
-        Command::All(args) => {
-            nodes("relay", &args.parent_chain_endpoint)?;
-            nodes("para", &args.chain_endpoint)?;
-            let folder = args.peer_id_prefix.clone().unwrap_or_else(|| args.data.join("id"));
-            Identity::load(&folder, Role::Lifecycle)?;
-            workers(&args.workers)?;
-            match &args.fleet {
-                Some(path) => fleet_file(path).await,
-                // Pools and workers are in the data folder, which only a start opens.
-                None => legacy_files::check_inventory(&args.data.join("inventory"), "PRB_DATA"),
-            }
-        }
+        Command::All(args) => all(args).await,
         Command::DataProvider(args) => {
             if !args.chain_endpoint.is_empty() {
                 nodes("relay", &args.parent_chain_endpoint)?;
                 nodes("para", &args.chain_endpoint)?;
             }
             Identity::load(&args.walkie.peer_id_prefix, Role::DataProvider)?;
-            Ok(())
+            let mut resources = Resources::new(args.ops.ops_listen, DataProvider::OPS_PORT)
+                .with_blob_server(args.blob_server_address, args.local_server_port)
+                .with_peers(&args.walkie.walkie_listen_addresses)
+                .with_folder("PHALA_LOCAL_DB_PATH", &args.local_db_path)
+                .with_folder("PHALA_PEER_ID_PREFIX", &args.walkie.peer_id_prefix);
+            resources.check_store(&args.local_db_path);
+            resources.check().await
         }
-        Command::Lifecycle(args) => {
-            nodes("para", &args.chain_endpoint)?;
-            legacy_files::check_inventory(&args.local_db_path, "PHALA_LOCAL_DB_PATH")?;
-            Identity::load(&args.walkie.peer_id_prefix, Role::Lifecycle)?;
-            workers(&args.workers)
-        }
+        Command::Lifecycle(args) => lifecycle(args).await,
         Command::Trader(args) => {
             nodes("para", &args.chain_endpoint)?;
             identity_check::check_trader(&args.peer_id_prefix, args.trader_pools.is_some())?;
-            match &args.trader_pools {
-                Some(file) => fleet_file(file).await,
-                None => Ok(()),
+            if let Some(file) = &args.trader_pools {
+                fleet_file(file).await?;
             }
+            Resources::new(args.ops.ops_listen, TraderDaemon::OPS_PORT)
+                .with_port("PRB_QUEUE_PAGE_LISTEN", args.pages.queue_page_listen)
+                .check()
+                .await
         }
         Command::Monitor(args) => {
-            Identity::load(&args.walkie.peer_id_prefix, Role::Monitor)?;
-            Ok(())
+            let walkie = args.walkie();
+            Identity::load(&walkie.peer_id_prefix, Role::Monitor)?;
+            Resources::new(args.ops.ops_listen, Monitor::OPS_PORT)
+                .with_port("HOST and PORT", Some(OpsListen::At(args.listen())))
+                .with_peers(&walkie.walkie_listen_addresses)
+                .with_folder("PHALA_PEER_ID_PREFIX", &walkie.peer_id_prefix)
+                .check()
+                .await
         }
         Command::Keys(_) | Command::Import(_) | Command::Healthcheck(_) | Command::Request(_) => Ok(()),
     }
+}
+
+async fn all(args: &AllArgs) -> anyhow::Result<()> {
+    nodes("relay", &args.parent_chain_endpoint)?;
+    nodes("para", &args.chain_endpoint)?;
+    let folder = args.peer_id_prefix.clone().unwrap_or_else(|| args.data.join("id"));
+    Identity::load(&folder, Role::Lifecycle)?;
+    workers(&args.workers)?;
+    let inventory = args.data.join("inventory");
+    let keys = match &args.fleet {
+        Some(path) => {
+            fleet_file(path).await?;
+            Keys::InFile
+        }
+        None => Keys::SealedBy(&folder),
+    };
+    legacy_files::check_inventory(&inventory, "PRB_DATA")?;
+    let mut resources = Resources::new(args.ops.ops_listen, Bridge::OPS_PORT)
+        .with_port("PRB_API_LISTEN", args.api.api_listen)
+        .with_port("PRB_CONSOLE_LISTEN", args.pages.console_listen)
+        .with_port("PRB_QUEUE_PAGE_LISTEN", args.pages.queue_page_listen)
+        .with_folder("PRB_DATA", &args.data)
+        .with_folder("PHALA_PEER_ID_PREFIX", &folder);
+    resources.check_inventory(&inventory, keys).await?;
+    resources.check_store(&args.data.join("blocks"));
+    resources.check().await
+}
+
+async fn lifecycle(args: &LifecycleArgs) -> anyhow::Result<()> {
+    nodes("para", &args.chain_endpoint)?;
+    legacy_files::check_inventory(&args.local_db_path, "PHALA_LOCAL_DB_PATH")?;
+    let folder = &args.walkie.peer_id_prefix;
+    Identity::load(folder, Role::Lifecycle)?;
+    workers(&args.workers)?;
+    let mut resources = Resources::new(args.ops.ops_listen, LifecycleManager::OPS_PORT)
+        .with_port("PRB_API_LISTEN", args.api.api_listen)
+        .with_port("PRB_CONSOLE_LISTEN", args.pages.console_listen)
+        .with_peers(&args.walkie.walkie_listen_addresses)
+        .with_folder("PHALA_LOCAL_DB_PATH", &args.local_db_path)
+        .with_folder("PHALA_PEER_ID_PREFIX", folder);
+    if args.use_built_in_trader {
+        resources = resources.with_port("PRB_QUEUE_PAGE_LISTEN", args.pages.queue_page_listen);
+    }
+    resources.check_inventory(&args.local_db_path, Keys::SealedBy(folder)).await?;
+    resources.check().await
 }
 
 fn nodes(chain: &'static str, endpoints: &[NodeUrl]) -> anyhow::Result<()> {

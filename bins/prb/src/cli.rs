@@ -98,6 +98,7 @@ async fn watched(again: bool, mut show: impl AsyncFnMut() -> anyhow::Result<Stri
         if !again {
             return print(&text?);
         }
+        // ANSI: cursor to the top, erase the screen.
         let clear = if std::io::stdout().is_terminal() { "\u{1b}[H\u{1b}[2J" } else { "" };
         // A daemon that is briefly unreachable does not end the watch.
         let text = text.unwrap_or_else(|error| format!("{error:#}\n"));
@@ -126,7 +127,7 @@ fn json(value: &Value) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(value)? + "\n")
 }
 
-/// Says that an edit was made, or would be.
+/// Prints that an edit was made, or would be.
 fn wrote(answer: &Value, as_json: bool, caution: Caution, text: &str) -> anyhow::Result<()> {
     if as_json {
         return print(&json(answer)?);

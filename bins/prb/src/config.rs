@@ -148,6 +148,7 @@ impl Cli {
         if First::of(&arguments) == First::Other
             && let Some(module) = variable(MODULE)
         {
+            // In front of all flags, which then belong to the command.
             arguments.insert(1.min(arguments.len()), subcommand_of(&module)?.into());
         }
         let mut origins = Origins::new();
@@ -162,6 +163,7 @@ impl Cli {
         let (mut cli, matches) =
             read.map_err(|error| refusal::explained(error, &command, &arguments, &origins))?;
         cli.effective = effective::toml(&command, &matches, &origins);
+        // Not by clap's parsers, whose errors quote the value.
         cli.command.check()?;
         Ok(cli)
     }
@@ -257,6 +259,7 @@ impl<'a> First<'a> {
         let mut rest = arguments.iter().skip(1);
         while let Some(argument) = rest.next() {
             let Some(text) = argument.to_str() else { return Self::Other };
+            // Only global flags may precede a command.
             match text.split_once('=').map_or(text, |(flag, _)| flag) {
                 flag if WITH_VALUE.contains(&flag) => {
                     if flag == text {

@@ -14,7 +14,7 @@
 //!   token: [`crate::pages`] has the rules.
 //! - Commands are previewed: a page names each worker and what will happen to it.
 //!
-//! Not for: programs (`prb monitor` also answers the original's JSON calls).
+//! Not for: programs (see the management API; `prb monitor` also answers the original's JSON calls).
 
 use std::{
     fmt,
@@ -322,6 +322,7 @@ pub(crate) fn router(console: Console) -> Router {
     } else {
         router = router.merge(fleet_pages());
     }
+    // The parts of a fleet's first page are at `/live/`, which a wildcard does not match.
     let router = router.with_state(console);
     match transactions {
         Some((setting, source)) => router.nest(TRANSACTIONS_PATH, pages::queue::router(setting, source)),

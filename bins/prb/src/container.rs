@@ -88,7 +88,13 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
+/// Whether a daemon answers at its ops port.
+pub(crate) async fn is_live(address: SocketAddr) -> bool {
+    ask(reachable(address)).await.is_ok()
+}
+
 async fn ask(address: SocketAddr) -> anyhow::Result<()> {
+    // A proxy configured for the container must not get requests for its own port.
     let client = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build()?;
     let answer = client.get(format!("http://{address}/livez")).send().await;
     let answer = answer.with_context(|| format!("the ops port at {address} does not answer"))?;

@@ -1,8 +1,8 @@
-//! No core files: the memory of a process that crashed has operators' keys in it.
+//! Disables core files, which would contain operators' keys.
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 
-/// Makes this process leave no core file, and keeps other users' processes out of its memory and environment.
+/// Disables core files of this process, and denies other processes of its user access to its memory and environment.
 ///
 /// The limit alone does not hold for systems that pipe cores to a program (`systemd-coredump`, `apport`).
 pub fn disable() {
@@ -12,7 +12,7 @@ pub fn disable() {
     for error in [limited.err(), undumpable.err()].into_iter().flatten() {
         tracing::warn!(
             error = %prb_core::text::describe(&error),
-            "core files cannot be switched off: one would hold keys of this process"
+            "core files cannot be disabled: one would contain keys of this process"
         );
     }
 }

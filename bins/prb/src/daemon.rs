@@ -15,14 +15,16 @@ use crate::{
 };
 
 mod metrics;
+#[cfg(test)]
+mod tests;
 
 use metrics::Gauges;
 
-/// Interval at which the display is updated.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Interval at which the display and the gauges are updated.
+const DISPLAY_INTERVAL: Duration = Duration::from_millis(500);
 /// How long the background tasks may take to end.
 const TASKS_STOP: Duration = Duration::from_millis(1000);
-/// How long a daemon may take to shut down in order.
+/// Timeout of an ordered shutdown. What is left of five seconds is for blocking work, see `main.rs`.
 const STOP_WITHIN: Duration = Duration::from_millis(4500);
 
 /// Why a daemon ended.
@@ -34,8 +36,8 @@ pub enum Failure {
     Run(anyhow::Error),
 }
 
-/// How long writing the last message to standard error may take: its reader may be blocked.
-const LAST_WORDS: Duration = Duration::from_millis(300);
+/// Timeout of the last message on standard error, whose reader may be blocked.
+const STDERR_TIMEOUT: Duration = Duration::from_millis(300);
 
 impl Failure {
     /// Reports the failure on standard error, for the shell and the operator, and in the log; returns the exit
@@ -47,13 +49,14 @@ impl Failure {
         };
         let text = format!("{error:#}");
         tracing::error!(exit_code = code, error = text, "the program ends");
-        let (done, said) = std::sync::mpsc::sync_channel(1);
-        let say = move || {
+        // On a thread of its own: a pipe that nobody reads must not keep the process from ending.
+        let (done, written) = std::sync::mpsc::sync_channel(1);
+        let write = move || {
             let _ = writeln!(std::io::stderr(), "prb: {text}");
             let _ = done.send(());
         };
-        if std::thread::Builder::new().spawn(say).is_ok() {
-            let _ = said.recv_timeout(LAST_WORDS);
+        if std::thread::Builder::new().spawn(write).is_ok() {
+            let _ = written.recv_timeout(STDERR_TIMEOUT);
         }
         code
     }
@@ -92,8 +95,10 @@ pub(crate) async fn run<D: Daemon>(
     display: &Display,
 ) -> Result<(), Failure> {
     let stop = CancellationToken::new();
+    // One pending reload is sufficient: it reads the file as it is by then.
     let (reload, mut reloads) = mpsc::channel(1);
     let mut signals = JoinSet::new();
+    // Before the start, which may take long: a signal must be able to end it.
     signals.spawn(signals::listen(stop.clone(), Some(reload)));
     // The metrics recorder must be installed before anything counts.
     let mut ops = Ops::open(ops, D::OPS_PORT).await.map_err(Failure::Configuration)?;
@@ -108,8 +113,8 @@ pub(crate) async fn run<D: Daemon>(
         ops.watch(probe.clone());
     }
     let mut progress = Progress::new(display);
-    let mut look = tokio::time::interval(LOOK_EVERY);
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = tokio::time::interval(DISPLAY_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let result = loop {
         tokio::select! {
             () = stop.cancelled() => break Ok(()),
@@ -117,7 +122,7 @@ pub(crate) async fn run<D: Daemon>(
             error = ops_ended(&mut ops) => break Err(Failure::Run(error)),
             Some(ended) = signals.join_next() => break Err(Failure::Run(signals_ended(ended))),
             Some(()) = reloads.recv() => daemon.reload().await,
-            _ = look.tick() => {
+            _ = ticks.tick() => {
                 let view = daemon.view().await;
                 gauges.set(&view);
                 gauges.ready(&probe());
@@ -130,6 +135,7 @@ pub(crate) async fn run<D: Daemon>(
         tracing::warn!("the shutdown took too long and is aborted; stored data is complete");
     }
     if let Some(ops) = ops {
+        // Last, so that metrics and /livez are served during the shutdown.
         ops.stop().await;
     }
     result

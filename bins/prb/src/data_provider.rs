@@ -91,9 +91,11 @@ impl DataProvider {
             server.run(stop).await;
             anyhow::anyhow!("the blob server has ended")
         });
-        let (told, of) = (node.clone(), Arc::clone(&blocks.source));
+        let (informed, of) = (node.clone(), Arc::clone(&blocks.source));
         serving.spawn(|stop| async move {
-            stop.run_until_cancelled(tell_identity(&*of, told)).await;
+            // A background task that ends counts as a failure, so this one waits for the shutdown after its
+            // work.
+            stop.run_until_cancelled(announce_identity(&*of, informed)).await;
             stop.cancelled().await;
             anyhow::anyhow!("stopped")
         });
@@ -202,6 +204,7 @@ async fn blob_server(args: &DataProviderArgs, blobs: Arc<dyn Lookup>) -> anyhow:
         let bound = Server::bind((address, port).into(), blobs, config).await;
         return bound.context("PRB_BLOB_SERVER_ADDRESS, PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT");
     }
+    // By the default of Linux, this socket accepts IPv4 connections, too.
     let everywhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     match Server::bind(everywhere, Arc::clone(&blobs), config).await {
         Err(error) if error.source.kind() != io::ErrorKind::AddrInUse => {
@@ -214,7 +217,7 @@ async fn blob_server(args: &DataProviderArgs, blobs: Arc<dyn Lookup>) -> anyhow:
 }
 
 /// Tells peers the chain's identity as soon as the store knows it.
-async fn tell_identity(source: &impl BlobSource, node: Node) {
+async fn announce_identity(source: &impl BlobSource, node: Node) {
     let mut heights = source.heights();
     loop {
         if let Ok(genesis) = source.genesis().await {

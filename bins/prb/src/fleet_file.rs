@@ -30,7 +30,8 @@ use place::{Place, Placed, Unique};
 /// The largest file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Namespace of the ids derived from names, which stay the same at every start.
+/// Namespace of the ids derived from names. Must never change: with other ids, a start would replace all pools and
+/// workers and delete the saved state of the workers.
 const NAMESPACE: Uuid = Uuid::from_u128(0x9f1c_6f6e_4d3a_4f0e_8b52_70f6_a1d9_3c11);
 
 /// The file, checked.

@@ -55,12 +55,12 @@ async fn provider(
         announced: None,
         provenance: Provenance::Named,
     };
-    let (candidates, told) = watch::channel(vec![candidate]);
+    let (candidates, candidate_list) = watch::channel(vec![candidate]);
     background.spawn(|stop| async move {
         stop.cancelled().await;
         drop(candidates);
         anyhow::anyhow!("stopped")
     });
-    let source = RemoteBlobSource::start(told, remote::Config::default());
+    let source = RemoteBlobSource::start(candidate_list, remote::Config::default());
     Ok(BlobHistory::new(format!("data provider tcp://{address}"), source))
 }

@@ -4,18 +4,42 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use prb_core::{inventory::Inventory, vault::Vault};
-use prb_walkie::identity::{Identity, Role};
+use prb_walkie::{
+    identity::{Identity, Role},
+    vault::RsaVault,
+};
 
 use crate::peers;
 
 /// Returns the lifecycle manager's identity. A new one is generated if no key has been sealed yet.
 ///
 /// # Errors
+/// As [`existing`].
+pub(crate) async fn of_manager(folder: &Path, inventory: &dyn Inventory) -> anyhow::Result<Identity> {
+    existing(folder, inventory).await?;
+    peers::identity(folder, Role::Lifecycle).await
+}
+
+/// Checks that the lifecycle manager's identity opens every sealed key, without generating one.
+///
+/// # Errors
+/// As [`of_manager`] and [`check`].
+pub(crate) async fn check_manager(folder: &Path, inventory: &dyn Inventory) -> anyhow::Result<()> {
+    match existing(folder, inventory).await? {
+        Some(identity) => check(inventory, &RsaVault::new(&identity), folder).await,
+        None => Ok(()),
+    }
+}
+
+/// Returns the lifecycle manager's identity, if there is one.
+///
+/// # Errors
 /// The inventory has sealed keys but there is no identity: a new one could open none of them, and would be in
 /// the way of restoring the old one.
-pub(crate) async fn of_manager(folder: &Path, inventory: &dyn Inventory) -> anyhow::Result<Identity> {
+async fn existing(folder: &Path, inventory: &dyn Inventory) -> anyhow::Result<Option<Identity>> {
+    let identity = load(folder, Role::Lifecycle).await?;
     let sealed = inventory.snapshots().borrow().pools.iter().filter(|pool| pool.operator.is_some()).count();
-    if sealed > 0 && load(folder, Role::Lifecycle).await?.is_none() {
+    if sealed > 0 && identity.is_none() {
         bail!(
             "the keys of {sealed} pools are sealed, but the identity that opens them is missing: there is no {}. \
              Restore it with `prb keys restore --peer-id-prefix {}`, from a backup or from the folder that \
@@ -24,7 +48,7 @@ pub(crate) async fn of_manager(folder: &Path, inventory: &dyn Inventory) -> anyh
             folder.display()
         );
     }
-    peers::identity(folder, Role::Lifecycle).await
+    Ok(identity)
 }
 
 /// Returns a trader's identity, which is its lifecycle manager's, because that has sealed the keys in the

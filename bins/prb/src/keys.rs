@@ -68,6 +68,7 @@ fn backup(folder: &Path, args: &BackupArgs) -> anyhow::Result<()> {
     let identity = Identity::load(folder, role)?
         .with_context(|| format!("there is no {} in {}", role.file_name(), folder.display()))?;
     let to = args.to.display();
+    // Not `exists`, which is false for a dangling link.
     if !args.force && fs::symlink_metadata(&args.to).is_ok() {
         bail!("{to} exists already; use --force to replace it");
     }
@@ -124,6 +125,7 @@ fn say(line: &str) -> anyhow::Result<()> {
 fn read(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     let shown = path.display();
     let file = fs::File::open(path).with_context(|| format!("cannot open {shown}"))?;
+    // Allocated at full size: a growing buffer would leave copies of the secret in freed memory.
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_BACKUP_BYTES + 1));
     file.take(MAX_BACKUP_BYTES as u64 + 1)
         .read_to_end(&mut bytes)
@@ -135,7 +137,7 @@ fn read(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     Ok(bytes)
 }
 
-/// Writes a temporary file and renames it.
+/// Writes a temporary file in the same folder and renames it, so that there is never a part of a backup.
 fn write(path: &Path, bytes: &[u8], replace: bool) -> anyhow::Result<()> {
     let shown = path.display();
     let folder = match path.parent() {
@@ -148,6 +150,7 @@ fn write(path: &Path, bytes: &[u8], replace: bool) -> anyhow::Result<()> {
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
         if replace { file.persist(path) } else { file.persist_noclobber(path) }.map_err(|e| e.error)?;
+        // The new name survives a power failure only once the folder is synced.
         fs::File::open(folder)?.sync_all()
     };
     write().with_context(|| format!("cannot write {shown}"))

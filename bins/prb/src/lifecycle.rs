@@ -73,8 +73,7 @@ impl LifecycleManager {
     pub async fn start(args: &LifecycleArgs) -> Result<Self, Failure> {
         let para = pool("para", &args.chain_endpoint).map_err(Failure::Configuration)?;
         let folder = &args.walkie.peer_id_prefix;
-        let inventory = inventory::open(&args.local_db_path, "PHALA_LOCAL_DB_PATH").await;
-        let inventory = inventory.map_err(Failure::Configuration)?;
+        let inventory = inventory::open(&args.local_db_path, "PHALA_LOCAL_DB_PATH").await?;
         let identity =
             identity_check::of_manager(folder, &*inventory).await.map_err(Failure::Configuration)?;
         let vault: Arc<dyn Vault> = Arc::new(RsaVault::new(&identity));
@@ -105,18 +104,22 @@ impl LifecycleManager {
             keys: Arc::new(Sr25519Keys),
             fleet: work.as_ref().map(|work| work.fleet().clone()),
         });
-        let met = ProviderTable::new(providers.clone());
+        // The node's handlers need the table before the node exists; the node's peers are added to it
+        // afterwards.
+        let provider_table = ProviderTable::new(providers.clone());
         let chain_data = ChainData::new(vec![parts.para.clone()], args.local_db_path.clone(), None);
-        let sources = sources(work.as_ref(), &met, &chain_data);
+        let sources = sources(work.as_ref(), &provider_table, &chain_data);
         config.handlers = handlers(manager.clone(), sources, Handlers::new());
         let node = peers::start(config).await?;
-        met.set_peers(node.peers());
-        let api = api(args, &access, manager.clone(), work.as_ref(), &node, &met).await?;
-        let console = console(manager, &node, work.as_ref(), met);
+        provider_table.set_peers(node.peers());
+        let api = api(args, &access, manager.clone(), work.as_ref(), &node, &provider_table).await?;
+        let console = console(manager, &node, work.as_ref(), provider_table);
         let console = console::Open::start(&args.pages, &access, console.with_chain_data(chain_data)).await?;
-        let told = node.clone();
+        let informed = node.clone();
         background.spawn(|stop| async move {
-            stop.run_until_cancelled(identity.tell(told)).await;
+            // A background task that ends counts as a failure, so this one waits for the shutdown after its
+            // work.
+            stop.run_until_cancelled(identity.tell(informed)).await;
             stop.cancelled().await;
             anyhow::anyhow!("stopped")
         });
@@ -181,6 +184,7 @@ async fn work(
     let remote = RemoteBlobSource::start_on(candidates, own, args.remote_config());
     let providers = remote.watcher();
     let mut source: Arc<dyn BlobSource> = Arc::new(remote);
+    // Below the cache, so that a header is verified once for all workers.
     if args.verify_headers {
         source = Arc::new(VerifiedSource::open(source, args.verified_config()));
     }
@@ -205,12 +209,12 @@ async fn work(
     Ok((work.map_err(Failure::Run)?, providers))
 }
 
-/// What peers are told beside the workers' states.
-fn sources(work: Option<&FleetRuntime>, met: &ProviderTable, chain_data: &ChainData) -> Sources {
-    let (met, chain_data) = (met.clone(), chain_data.clone());
+/// Returns the sources of what peers are told besides the workers' states.
+fn sources(work: Option<&FleetRuntime>, provider_table: &ProviderTable, chain_data: &ChainData) -> Sources {
+    let (provider_table, chain_data) = (provider_table.clone(), chain_data.clone());
     let sources = Sources {
-        providers: Some(Arc::new(move || met.rows())),
-        chain_nodes: Some(Arc::new(move || chain_data.look_blocking())),
+        providers: Some(Arc::new(move || provider_table.rows())),
+        chain_nodes: Some(Arc::new(move || chain_data.detail_blocking())),
         ..Sources::default()
     };
     let Some(work) = work else { return sources };
@@ -230,7 +234,7 @@ async fn api(
     manager: Manager,
     work: Option<&FleetRuntime>,
     node: &Node,
-    met: &ProviderTable,
+    provider_table: &ProviderTable,
 ) -> Result<Option<api::Server>, Failure> {
     let source = api::Source {
         daemon: "lifecycle",
@@ -240,14 +244,19 @@ async fn api(
         chain: work.map(FleetRuntime::chain_views),
         heights: work.map(FleetRuntime::heights),
         peers: Some(node.peers()),
-        providers: Some(met.clone()),
+        providers: Some(provider_table.clone()),
     };
     api::Server::open(&args.api, &args.pages, access, source).await.map_err(Failure::Configuration)
 }
 
-/// The pages over this manager.
-fn console(manager: Manager, node: &Node, work: Option<&FleetRuntime>, met: ProviderTable) -> Console {
-    let fleet = Local::new(manager).with_providers(met);
+/// Creates the console of this manager.
+fn console(
+    manager: Manager,
+    node: &Node,
+    work: Option<&FleetRuntime>,
+    provider_table: ProviderTable,
+) -> Console {
+    let fleet = Local::new(manager).with_providers(provider_table);
     let Some(work) = work else { return Console::of_fleet(Arc::new(fleet)).with_node(node.clone()) };
     let fleet = fleet.with_chain(work.heights(), work.chain_views()).with_jobs(work.trade_queue().watch());
     Console::of_fleet(Arc::new(fleet)).with_node(node.clone()).with_queue(work.trade_queue().source())

@@ -12,8 +12,8 @@ use prb::{
     telemetry::{self, Stream},
 };
 
-/// How long blocking work may outlive a daemon's own deadline.
-const LAST_WAIT: Duration = Duration::from_millis(500);
+/// Timeout of blocking work after a daemon has stopped; with the daemon's own timeout, five seconds in all.
+const BLOCKING_STOP: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
     let arguments = container::arguments(std::env::args_os());
@@ -63,7 +63,9 @@ fn run(cli: Cli) -> u8 {
 }
 
 fn start(cli: Cli, display: Display) -> Result<(), Failure> {
+    // Before anything reads a secret.
     core_dumps::disable();
+    // Before the daemons derive the limits of their connections from it.
     descriptors::raise();
     for name in config::unknown_variables() {
         tracing::warn!(variable = name, "this variable looks like a setting, but is not one");
@@ -86,6 +88,8 @@ fn start(cli: Cli, display: Display) -> Result<(), Failure> {
         Command::Healthcheck(args) => container::check_health(&args),
         Command::Request(request) => prb::cli::run(request),
     };
-    runtime.shutdown_timeout(LAST_WAIT);
+    // Dropping the runtime would wait without limit for blocking work, such as a query of a network file system
+    // that does not answer.
+    runtime.shutdown_timeout(BLOCKING_STOP);
     result
 }

@@ -75,6 +75,11 @@ impl Monitor {
         Ok(Self { node, address, background })
     }
 
+    /// Its peer-to-peer node.
+    pub const fn node(&self) -> &Node {
+        &self.node
+    }
+
     /// The address of its console.
     pub const fn address(&self) -> SocketAddr {
         self.address

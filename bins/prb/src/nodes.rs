@@ -13,9 +13,9 @@ use tokio::{
 use crate::{daemon::Background, ops::Reason, readiness::Code};
 
 /// Interval between two polls.
-const ASK_EVERY: Duration = Duration::from_secs(3);
+const POLL_INTERVAL: Duration = Duration::from_secs(3);
 /// Timeout of an answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Consecutive failed polls that are tolerated: a node may be restarting.
 const MAX_FAILURES: u32 = 2;
 
@@ -40,10 +40,10 @@ impl NodeWatch {
     }
 
     fn of(pool: NodePool, code: Code, background: &mut Background) -> Self {
-        let (tell, trouble) = watch::channel(Some("none has answered yet".into()));
+        let (sender, trouble) = watch::channel(Some("none has answered yet".into()));
         let (chain, watched) = (pool.chain(), pool.clone());
         background.spawn(|stop| async move {
-            stop.run_until_cancelled(ask(watched, tell)).await;
+            stop.run_until_cancelled(poll(watched, sender)).await;
             anyhow::anyhow!("the watch over the {chain} chain's nodes has ended")
         });
         Self { pool, code, trouble }
@@ -71,25 +71,25 @@ fn code(problem: &str) -> Option<Code> {
     codes.into_iter().find(|code| code.as_str() == problem)
 }
 
-async fn ask(pool: NodePool, tell: watch::Sender<Option<Arc<str>>>) {
-    let mut ticks = interval(ASK_EVERY);
+async fn poll(pool: NodePool, sender: watch::Sender<Option<Arc<str>>>) {
+    let mut ticks = interval(POLL_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failures = 0;
     loop {
         ticks.tick().await;
-        let answer = timeout(ANSWER_WITHIN, pool.request::<Value>("chain_getFinalizedHead", [(); 0])).await;
+        let answer = timeout(ANSWER_TIMEOUT, pool.request::<Value>("chain_getFinalizedHead", [(); 0])).await;
         let why = match answer {
             Ok(Ok(_)) => {
                 failures = 0;
-                tell.send_if_modified(|trouble| trouble.take().is_some());
+                sender.send_if_modified(|trouble| trouble.take().is_some());
                 continue;
             }
             Ok(Err(error)) => format!("{:#}", anyhow::Error::new(error)),
-            Err(_) => format!("no answer within {} s", ANSWER_WITHIN.as_secs()),
+            Err(_) => format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()),
         };
         failures += 1;
-        if failures >= MAX_FAILURES || tell.borrow().is_some() {
-            tell.send_replace(Some(why.into()));
+        if failures >= MAX_FAILURES || sender.borrow().is_some() {
+            sender.send_replace(Some(why.into()));
         }
     }
 }

@@ -145,6 +145,7 @@ impl Ops {
 
 /// The process's metrics recorder; `None` if another one is installed.
 fn recorder() -> Option<&'static PrometheusHandle> {
+    // A process can install one recorder, once: several ports in one process share it.
     static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
     HANDLE
         .get_or_init(|| match install() {

@@ -3,7 +3,7 @@
 //! ```text
 //!  browser ──► site: bounds, name, headers, token ──► router of a page ──► layout: shell and parts
 //!      │                                                                       ▲
-//!      └─── every 2 s, while somebody looks: /live… ──► the parts that change ─┘
+//!      └─── every 2 s, while it is visible: /live… ───► the parts that change ─┘
 //! ```
 //!
 //! - [`site`](Site) is the port, with the rules for every page: at most [`MAX_REQUESTS`] concurrent requests,
@@ -15,7 +15,7 @@
 //!   including inline scripts and styles.
 //! - Without the script, pages are complete but do not update and cannot change anything.
 //!
-//! Not for: programs (see the ops port for metrics).
+//! Not for: programs (see the management API, and the ops port for metrics).
 
 pub(crate) mod assets;
 pub(crate) mod guard;

@@ -1,5 +1,5 @@
-//! [`ProviderTable`]: the data providers of a lifecycle manager, with where each was heard of, what it has proved and
-//! what it has served. For pages, the API and peers alike.
+//! [`ProviderTable`]: the data providers of a lifecycle manager with their provenance, state and record, for pages,
+//! the API and peers.
 
 use std::{
     collections::BTreeMap,
@@ -21,9 +21,9 @@ pub(crate) struct ProviderTable(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// Those that chain data is fetched from; `None` where no worker runs.
+    /// The providers in use; `None` if no workers run.
     used: Option<Providers>,
-    /// Everybody that was met. Set once the node among them has started.
+    /// All known peers. Set once the node has started, because the node's handlers need the table.
     peers: OnceLock<watch::Receiver<Arc<PeerTable>>>,
 }
 
@@ -32,12 +32,12 @@ impl ProviderTable {
         Self(Arc::new(Inner { used, peers: OnceLock::new() }))
     }
 
-    /// Names the peers, once.
+    /// Sets the peers; only the first call has an effect.
     pub(crate) fn set_peers(&self, peers: watch::Receiver<Arc<PeerTable>>) {
         let _ = self.0.peers.set(peers);
     }
 
-    /// Those that are used first, then those that are not, with why.
+    /// Returns the providers in use, then the others with the reasons why they are not used.
     pub(crate) fn rows(&self) -> Vec<Provider> {
         let peers = self.0.peers.get().map(|peers| Arc::clone(&peers.borrow())).unwrap_or_default();
         let used = self.0.used.as_ref().map(Providers::all);
@@ -47,14 +47,14 @@ impl ProviderTable {
 
 fn rows(peers: &PeerTable, used: Option<&[ProviderStatus]>) -> Vec<Provider> {
     let is_provider = |peer: &&Arc<Peer>| matches!(peer.role, Role::DataProviderInt | Role::DataProviderExt);
-    let mut met: BTreeMap<String, &Arc<Peer>> =
+    let mut known: BTreeMap<String, &Arc<Peer>> =
         peers.iter().filter(is_provider).map(|peer| (peer.peer_id.to_string(), peer)).collect();
     let mut rows: Vec<Provider> = Vec::new();
     for status in used.unwrap_or_default() {
-        let host = met.remove(&status.id).map(|peer| peer.hostname.clone()).unwrap_or_default();
+        let host = known.remove(&status.id).map(|peer| peer.hostname.clone()).unwrap_or_default();
         rows.push(of_used(status, host));
     }
-    rows.extend(met.values().map(|peer| of_unused(peer, used.is_some())));
+    rows.extend(known.values().map(|peer| of_unused(peer, used.is_some())));
     rows
 }
 
@@ -98,15 +98,15 @@ fn of_unused(peer: &Peer, any_used: bool) -> Provider {
 fn why_unused(peer: &Peer, any_used: bool) -> &'static str {
     match peer.membership {
         Membership::OtherChain => "it serves another chain",
-        Membership::OtherBridge => "it is of another group (PHALA_BRIDGE_IDENTITY)",
+        Membership::OtherBridge => "it has another bridge identity (PHALA_BRIDGE_IDENTITY)",
         _ if !peer.connected => "it is not connected",
         _ if !is_trusted(peer) => {
-            "anybody could be it: give it a PRB_WALKIE_PSK that this manager has too, or name it in \
+            "it is not trusted: set the same PRB_WALKIE_PSK there and here, or name it in \
              PHALA_WALKIE_BOOT_NODES or PRB_DATA_PROVIDERS"
         }
         Membership::ChainUnknown => "it does not know its chain yet",
         Membership::OwnChainUnknown => "this manager does not know its own chain yet",
         _ if !any_used => "no worker runs on this manager",
-        _ => "it has not said yet how far it is",
+        _ => "it has not reported its heights yet",
     }
 }

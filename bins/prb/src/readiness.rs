@@ -54,6 +54,8 @@ codes! {
     ChainUnknown = "chain_unknown",
     /// The store is behind the nodes.
     Syncing = "syncing",
+    /// The disk of the block store is full.
+    DiskFull = "disk_full",
     /// The nodes finalise no new blocks.
     ChainStalled = "chain_stalled",
     /// No node of the relay chain answers.

@@ -29,13 +29,14 @@ pub(crate) fn is_harmless(value: &str) -> bool {
     word("_-") || number || multiaddr
 }
 
-/// Returns the path if it looks like one: a secret in place of a path has spaces, no slash, or two in a row.
+/// Returns the path if it looks like one, or if it exists: a secret in place of a path does not, and has spaces, no
+/// slash, or two in a row.
 pub(crate) fn shown_path(path: &std::path::Path) -> String {
     let text = path.display().to_string();
     let is_path = ["/", "./", "../"].iter().any(|start| text.starts_with(start))
         && !text.contains("//")
         && !text.contains(char::is_whitespace);
-    if is_path { text } else { format!("the file {}", HIDDEN) }
+    if is_path || path.exists() { text } else { format!("the file {}", HIDDEN) }
 }
 
 /// Hides quoted text in a parser's message, unless it is harmless.
@@ -84,6 +85,17 @@ mod tests {
         ] {
             assert!(!is_harmless(secret), "{secret}");
             assert!(!shown(secret).contains(secret));
+        }
+    }
+
+    #[test]
+    fn paths_are_shown_and_secrets_in_their_place_are_not() {
+        // Tests run in the package's folder.
+        for path in ["/etc/prb.toml", "./prb.toml", "Cargo.toml"] {
+            assert_eq!(shown_path(path.as_ref()), path);
+        }
+        for secret in ["hunter2", "/x drive obey lake", "wss://node.example/key"] {
+            assert!(!shown_path(secret.as_ref()).contains(secret));
         }
     }
 

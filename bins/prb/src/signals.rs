@@ -20,6 +20,7 @@ pub async fn listen(
     reload: Option<mpsc::Sender<()>>,
 ) -> std::io::Result<std::convert::Infallible> {
     use tokio::signal::unix::{SignalKind, signal};
+    // All three at once: without a handler, each of these signals would end the process.
     let mut int = signal(SignalKind::interrupt())?;
     let mut term = signal(SignalKind::terminate())?;
     let mut hup = signal(SignalKind::hangup())?;

@@ -105,6 +105,7 @@ fn make(file: &Path) -> anyhow::Result<SecretString> {
     made.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
     writeln!(made, "{token}")?;
     made.as_file().sync_all()?;
+    // Another process may have created it meanwhile: its token, which may be in use already, is kept.
     made.persist_noclobber(file).map_err(|error| error.error)?;
     Ok(token.into())
 }

@@ -35,7 +35,7 @@ use crate::{
 /// How long a trader may take to finish its batches at the end.
 const TRADER_STOP: Duration = Duration::from_millis(1500);
 /// Interval at which the queue is polled.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Parachain blocks by which another trader's node may be ahead of ours: the effects of its jobs are expected
 /// this many blocks after our newest final one.
 const OTHERS_AHEAD: u32 = 4;
@@ -49,7 +49,7 @@ pub(crate) struct TradeQueue {
     /// The queue, if it is in Redis.
     redis: Option<RedisQueue>,
     /// The result of the last poll.
-    seen: watch::Receiver<Seen>,
+    state: watch::Receiver<QueueState>,
     /// The address of the queue page, if there is one.
     page: Option<SocketAddr>,
     background: Background,
@@ -75,7 +75,7 @@ impl TradeQueue {
         chain: watch::Receiver<Option<Arc<ChainView>>>,
     ) -> anyhow::Result<Self> {
         let queue = RedisQueue::start(submitters(url.as_str(), chain))?;
-        Ok(Self { redis: Some(queue.clone()), ..Self::looked_at(queue.clone(), None, Some(queue)) })
+        Ok(Self { redis: Some(queue.clone()), ..Self::polled(queue.clone(), None, Some(queue)) })
     }
 
     /// Connects to a queue in Redis and starts a trader. Redis does not have to be reachable yet.
@@ -88,28 +88,28 @@ impl TradeQueue {
         let queue = RedisQueue::start(config)?;
         let accounts = Arc::new(queue.accounts());
         let trader = trader(Arc::new(queue.clone()), para, vault, accounts, sending)?;
-        Ok(Self { redis: Some(queue.clone()), ..Self::looked_at(queue.clone(), Some(trader), Some(queue)) })
+        Ok(Self { redis: Some(queue.clone()), ..Self::polled(queue.clone(), Some(trader), Some(queue)) })
     }
 
     fn of<Q: JobQueue + QueueAdmin + Clone + 'static>(queue: Q, trader: Option<Trader>) -> Self {
-        Self::looked_at(queue, trader, None)
+        Self::polled(queue, trader, None)
     }
 
-    fn looked_at<Q: JobQueue + QueueAdmin + Clone + 'static>(
+    fn polled<Q: JobQueue + QueueAdmin + Clone + 'static>(
         queue: Q,
         trader: Option<Trader>,
         redis: Option<RedisQueue>,
     ) -> Self {
         let admin = Arc::new(queue.clone());
         let queue: Arc<dyn JobQueue> = Arc::new(queue);
-        let (tell, seen) = watch::channel(Seen::NotAsked);
+        let (sender, state) = watch::channel(QueueState::NotPolled);
         let mut background = Background::default();
         let asked = Arc::clone(&queue);
         background.spawn(|stop| async move {
-            stop.run_until_cancelled(look(&*asked, redis.as_ref(), &tell)).await;
+            stop.run_until_cancelled(poll(&*asked, redis.as_ref(), &sender)).await;
             anyhow::anyhow!("polling the queue has ended")
         });
-        Self { queue, admin, trader, redis: None, seen, page: None, background }
+        Self { queue, admin, trader, redis: None, state, page: None, background }
     }
 
     /// Adds the queue page. If another process trades, only at a configured address, because that process has the
@@ -146,12 +146,12 @@ impl TradeQueue {
 
     /// The number of jobs at the last poll.
     pub(crate) fn stats(&self) -> Stats {
-        self.seen.borrow().stats().unwrap_or_default()
+        self.state.borrow().stats().unwrap_or_default()
     }
 
     /// Watches the results of polling the queue.
-    pub(crate) fn watch(&self) -> watch::Receiver<Seen> {
-        self.seen.clone()
+    pub(crate) fn watch(&self) -> watch::Receiver<QueueState> {
+        self.state.clone()
     }
 
     /// Waits for an essential part to end. Cancel safe.
@@ -189,6 +189,7 @@ impl TradeQueue {
             }
         }
         self.background.stop().await;
+        // After the trader, which hands its jobs back over this connection.
         if let Some(queue) = self.redis {
             queue.shutdown().await;
         }
@@ -219,29 +220,29 @@ pub(crate) fn submitters(url: &str, chain: watch::Receiver<Option<Arc<ChainView>
 
 /// The result of polling the queue.
 #[derive(Clone, Debug)]
-pub(crate) enum Seen {
+pub(crate) enum QueueState {
     /// Not polled yet.
-    NotAsked,
+    NotPolled,
     /// It works.
-    Answers(Stats),
+    Answering(Stats),
     /// It does not work, with the reason.
-    Silent(Arc<str>),
+    Failing(Arc<str>),
 }
 
-impl Seen {
+impl QueueState {
     /// The number of jobs, if it answered.
     pub(crate) const fn stats(&self) -> Option<Stats> {
         match self {
-            Self::Answers(stats) => Some(*stats),
-            Self::NotAsked | Self::Silent(_) => None,
+            Self::Answering(stats) => Some(*stats),
+            Self::NotPolled | Self::Failing(_) => None,
         }
     }
 }
 
 /// Polls the queue at intervals, so that readers of its state never wait. For a queue in Redis it also checks
 /// whether jobs can be leased, which needs more permissions than counting them.
-async fn look(queue: &dyn JobQueue, redis: Option<&RedisQueue>, tell: &watch::Sender<Seen>) {
-    let mut ticks = tokio::time::interval(LOOK_EVERY);
+async fn poll(queue: &dyn JobQueue, redis: Option<&RedisQueue>, sender: &watch::Sender<QueueState>) {
+    let mut ticks = tokio::time::interval(POLL_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -251,26 +252,30 @@ async fn look(queue: &dyn JobQueue, redis: Option<&RedisQueue>, tell: &watch::Se
             }
             queue.stats().await
         };
-        let seen = match answer.await {
-            Ok(stats) => Seen::Answers(stats),
-            Err(error) => Seen::Silent(format!("{:#}", anyhow::Error::new(error)).into()),
+        let state = match answer.await {
+            Ok(stats) => QueueState::Answering(stats),
+            Err(error) => QueueState::Failing(format!("{:#}", anyhow::Error::new(error)).into()),
         };
-        match (&*tell.borrow(), &seen) {
-            (Seen::Silent(old), Seen::Silent(new)) if old == new => {}
-            (_, Seen::Silent(why)) => tracing::warn!(error = &**why, "the trade queue is of no use now"),
-            (Seen::Silent(_), Seen::Answers(_)) => tracing::info!("the trade queue answers again"),
+        match (&*sender.borrow(), &state) {
+            (QueueState::Failing(old), QueueState::Failing(new)) if old == new => {}
+            (_, QueueState::Failing(why)) => tracing::warn!(error = &**why, "the trade queue does not work"),
+            (QueueState::Failing(_), QueueState::Answering(_)) => {
+                tracing::info!("the trade queue works again")
+            }
             _ => {}
         }
-        tell.send_replace(seen);
+        sender.send_replace(state);
     }
 }
 
 /// Whether the queue works.
-pub(crate) fn readiness(seen: &watch::Receiver<Seen>) -> Option<Reason> {
-    match &*seen.borrow() {
-        Seen::Answers(_) => None,
-        Seen::NotAsked => Some(Reason::new(Code::QueueUnreachable, "the trade queue has not answered yet")),
-        Seen::Silent(why) => Some(Reason::new(Code::QueueUnreachable, why.to_string())),
+pub(crate) fn readiness(state: &watch::Receiver<QueueState>) -> Option<Reason> {
+    match &*state.borrow() {
+        QueueState::Answering(_) => None,
+        QueueState::NotPolled => {
+            Some(Reason::new(Code::QueueUnreachable, "the trade queue has not answered yet"))
+        }
+        QueueState::Failing(why) => Some(Reason::new(Code::QueueUnreachable, why.to_string())),
     }
 }
 

@@ -53,6 +53,7 @@ impl TraderDaemon {
         let nodes = NodeWatch::para(para.clone(), &mut background);
         let trade_queue = TradeQueue::trading(config, para, vault, args.sending.submit_config());
         let trade_queue = trade_queue.map_err(Failure::Configuration)?;
+        // No token is generated: a trader has no data folder to keep it in.
         let access = Access::given(&args.pages).map_err(Failure::Configuration)?;
         Ok(Self { trade_queue: trade_queue.with_page(&args.pages, &access).await?, nodes, background })
     }

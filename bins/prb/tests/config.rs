@@ -3,6 +3,8 @@
 
 use std::process::{Command, Output, Stdio};
 
+use prb_walkie::identity::{Identity, Role};
+
 /// The settings that every daemon needs.
 const CHAINS: [(&str, &str); 2] =
     [("PHALA_CHAIN_ENDPOINT", "ws://para:9944"), ("PHALA_PARENT_CHAIN_ENDPOINT", "ws://relay:9945,wss://r2")];
@@ -298,4 +300,62 @@ fn check_reads_the_same_files_as_a_start() {
     }
     let help = String::from_utf8(prb(&["--help"], &[]).stdout).unwrap();
     assert!(help.contains("Exit codes: 0"), "{help}");
+}
+
+#[test]
+fn check_finds_ports_in_use_and_keys_that_do_not_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let (at, to_peers) = (format!("127.0.0.1:{port}"), format!("/ip4/127.0.0.1/tcp/{port}"));
+    let (db, id, other) = (path("db"), path("id"), path("other"));
+    let base = [("PHALA_LOCAL_DB_PATH", &*db), ("PHALA_PEER_ID_PREFIX", &*id), ("PRB_OPS_LISTEN", "none")];
+    let manager = [&CHAINS[..1], &base, &[("USE_BUILT_IN_TRADER", "true")]].concat();
+    let provider = [&CHAINS[..], &base].concat();
+    let trader = [&manager[..], &[("PHALA_Q_REDIS_ENDPOINT", "redis://h")]].concat();
+    Identity::generate().unwrap().store(id.as_ref(), Role::Lifecycle).unwrap();
+    for (daemon, variables, setting, value) in [
+        ("lifecycle", &manager, "PRB_API_LISTEN", &*at),
+        ("lifecycle", &manager, "PRB_CONSOLE_LISTEN", &at),
+        ("lifecycle", &manager, "PRB_OPS_LISTEN", &at),
+        ("lifecycle", &manager, "PHALA_WALKIE_LISTEN_ADDRESSES", &to_peers),
+        ("trader", &trader, "PRB_QUEUE_PAGE_LISTEN", &at),
+        ("monitor", &manager, "PORT", &port),
+        ("data-provider", &provider, "PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT", &port),
+    ] {
+        let variables = [&variables[..], &[(setting, value)]].concat();
+        let error = refusal(&[daemon, "--check"], &variables);
+        assert!(error.contains(setting) && error.contains("in use"), "{daemon}: {error}");
+    }
+    std::fs::write(path("file"), "").unwrap();
+    let below = path("file/db");
+    let within = [&provider[..], &[("PHALA_LOCAL_DB_PATH", &*below)]].concat();
+    assert!(refusal(&["data-provider", "--check"], &within).contains("is not a folder"));
+
+    let mut add = Command::new(env!("CARGO_BIN_EXE_prb"))
+        .args(["pool", "add", "1", "--offline", "--secret-stdin", "--local-db-path", &db])
+        .args(["--peer-id-prefix", &id])
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let phrase = "bottom drive obey lake curtain smoke basket hold race lonely fit walk";
+    std::io::Write::write_all(&mut add.stdin.take().unwrap(), phrase.as_bytes()).unwrap();
+    assert!(add.wait().unwrap().success());
+    shown(&["lifecycle"], &manager);
+    let mut elsewhere = manager.clone();
+    elsewhere.push(("PHALA_PEER_ID_PREFIX", &other));
+    assert!(refusal(&["lifecycle", "--check"], &elsewhere).contains("is missing"));
+    Identity::generate().unwrap().store(other.as_ref(), Role::Lifecycle).unwrap();
+    assert!(
+        refusal(&["lifecycle", "--check"], &elsewhere).contains("cannot open the sealed keys of the pools 1")
+    );
+    // While the daemon runs, its own ports are no mistake.
+    let held = std::fs::File::open(format!("{db}/in-use")).unwrap();
+    held.lock().unwrap();
+    shown(&["lifecycle"], &[&manager[..], &[("PRB_API_LISTEN", &*at)]].concat());
+    elsewhere.push(("PRB_API_LISTEN", "none"));
+    elsewhere.push(("PRB_CONSOLE_LISTEN", "none"));
+    let started = prb(&["lifecycle"], &elsewhere);
+    assert_eq!(started.status.code(), Some(1), "{}", String::from_utf8_lossy(&started.stderr));
 }

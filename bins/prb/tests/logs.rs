@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use prb_walkie::identity::{Identity, Role};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -36,45 +37,86 @@ fn provider(folder: &TempDir, level: &str) -> (Command, Probe) {
     (command, probe)
 }
 
-/// Checks that it runs, and shuts down gracefully on a signal.
-async fn lives_and_ends(mut process: Process, probe: &Probe) {
-    probe.until_live(LIMIT).await;
+/// Every daemon, without what it connects to.
+fn daemons(folder: &TempDir, level: &str) -> Vec<(Command, Probe)> {
+    let identity = Identity::generate().unwrap();
+    let id = folder.path().join("id");
+    for role in [Role::DataProvider, Role::Lifecycle, Role::Monitor] {
+        identity.store(&id, role).unwrap();
+    }
+    let others = ["lifecycle", "trader", "monitor"].map(|daemon| {
+        let probe = Probe::new();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_prb"));
+        command
+            .env_clear()
+            .arg(daemon)
+            .env("PHALA_CHAIN_ENDPOINT", "ws://127.0.0.1:9")
+            .env("PHALA_Q_REDIS_ENDPOINT", "redis://127.0.0.1:9")
+            .envs(["PRB_API_LISTEN", "PRB_QUEUE_PAGE_LISTEN"].map(|name| (name, "none")))
+            .env("PRB_CONSOLE_LISTEN", if daemon == "monitor" { "127.0.0.1:0" } else { "none" })
+            .env("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", "true")
+            .env("PHALA_WALKIE_LISTEN_ADDRESSES", "/ip4/127.0.0.1/tcp/0")
+            .env("PHALA_PEER_ID_PREFIX", &id)
+            .env("PHALA_LOCAL_DB_PATH", folder.path().join(daemon))
+            .env("PRB_OPS_LISTEN", probe.address().to_string())
+            .env("PHALA_LOGGER_LEVEL", level)
+            .stdin(Stdio::null());
+        (command, probe)
+    });
+    [provider(folder, level)].into_iter().chain(others).collect()
+}
+
+/// Checks that they run, and shut down gracefully on a signal.
+async fn live_and_end(mut daemons: Vec<(Process, Probe)>) {
+    for (_, probe) in &daemons {
+        probe.until_live(LIMIT).await;
+    }
     // Time for more log lines.
     tokio::time::sleep(Duration::from_millis(700)).await;
-    assert!(process.is_running(), "it died: {:?}", process.wait(LIMIT).await);
-    assert_eq!(probe.ask("/livez").unwrap().0, 200);
-    process.signal("TERM");
-    assert_eq!(process.wait(Duration::from_secs(5)).await, Some(0));
+    for (process, probe) in &mut daemons {
+        assert!(process.is_running(), "it died: {:?}", process.wait(LIMIT).await);
+        assert_eq!(probe.ask("/livez").unwrap().0, 200);
+        process.signal("TERM");
+    }
+    for (process, _) in &mut daemons {
+        assert_eq!(process.wait(Duration::from_secs(5)).await, Some(0));
+    }
 }
 
 #[tokio::test]
 async fn full_disk_behind_the_log_is_survived() {
     let folder = TempDir::new().unwrap();
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let (mut command, probe) = provider(&folder, "debug");
-    let child = command.stdout(full.try_clone().unwrap()).stderr(full).spawn().unwrap();
-    lives_and_ends(Process::of(child), &probe).await;
+    let start = |(mut command, probe): (Command, Probe)| {
+        let child = command.stdout(full.try_clone().unwrap()).stderr(full.try_clone().unwrap()).spawn();
+        (Process::of(child.unwrap()), probe)
+    };
+    live_and_end(daemons(&folder, "debug").into_iter().map(start).collect()).await;
 }
 
 #[tokio::test]
 async fn closed_reader_of_the_log_is_survived() {
     let folder = TempDir::new().unwrap();
-    let (mut command, probe) = provider(&folder, "debug");
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    drop((child.stdout.take(), child.stderr.take()));
-    lives_and_ends(Process::of(child), &probe).await;
+    let start = |(mut command, probe): (Command, Probe)| {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop((child.stdout.take(), child.stderr.take()));
+        (Process::of(child), probe)
+    };
+    live_and_end(daemons(&folder, "debug").into_iter().map(start).collect()).await;
 }
 
 #[tokio::test]
 async fn blocked_reader_of_the_log_blocks_nothing() {
     let folder = TempDir::new().unwrap();
-    let (mut command, probe) =
-        provider(&folder, "trace,tokio=trace,mio=trace,libp2p_swarm=trace,hyper=trace");
     let (reader, writer) = std::io::pipe().unwrap();
     // Full from the start: 64 KiB that nobody reads.
     fill(&writer);
-    let child = command.stdout(writer.try_clone().unwrap()).stderr(writer).spawn().unwrap();
-    lives_and_ends(Process::of(child), &probe).await;
+    let start = |(mut command, probe): (Command, Probe)| {
+        let child = command.stdout(writer.try_clone().unwrap()).stderr(writer.try_clone().unwrap()).spawn();
+        (Process::of(child.unwrap()), probe)
+    };
+    let level = "trace,tokio=trace,mio=trace,libp2p_swarm=trace,hyper=trace";
+    live_and_end(daemons(&folder, level).into_iter().map(start).collect()).await;
     drop(reader);
 }
 

@@ -15,7 +15,7 @@ use serde_json::Value;
 mod support;
 use support::{
     Net, chain,
-    daemons::{Daemon, Hand, assign, manager, provider},
+    daemons::{Daemon, TestPeer, assign, manager, provider},
     redis::Redis,
 };
 
@@ -135,8 +135,8 @@ async fn daemons_export_and_describe_all_documented_metrics() {
         .set("PHALA_WALKIE_BOOT_NODES", provider.address());
     provider.start();
     manager.start();
-    let hand = Hand::new(vec![manager.address()], "default").await;
-    let client = hand.find(Role::LifecycleManager, "default", LIMIT).await;
+    let test_peer = TestPeer::new(vec![manager.address()], "default").await;
+    let client = test_peer.find(Role::LifecycleManager, "default", LIMIT).await;
     assign(&net, &client, &[0], &[0]).await;
     net.until_active([0], LIMIT).await;
     manager.until_unready(&[], LIMIT).await;
@@ -158,7 +158,7 @@ async fn daemons_export_and_describe_all_documented_metrics() {
     check(&manager);
     manager.stop().await;
     provider.stop().await;
-    hand.close().await;
+    test_peer.close().await;
     net.shutdown().await;
 }
 

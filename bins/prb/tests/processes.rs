@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 mod support;
 use support::{
     Net, chain,
-    daemons::{Daemon, Hand, assign, manager, provider},
+    daemons::{Daemon, TestPeer, assign, manager, provider},
 };
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -30,8 +30,8 @@ async fn data_provider_reports_heights_and_serves_blobs() {
     let net = Net::start(chain(), 0).await;
     let mut provider = provider(&net, "dp");
     provider.start();
-    let hand = Hand::new(vec![provider.address()], "default").await;
-    let client = hand.find(Role::DataProviderInt, "default", LIMIT).await;
+    let test_peer = TestPeer::new(vec![provider.address()], "default").await;
+    let client = test_peer.find(Role::DataProviderInt, "default", LIMIT).await;
     let start = Instant::now();
     let info: Info = loop {
         let info = client.data_provider_info().await.unwrap();
@@ -63,7 +63,7 @@ async fn data_provider_reports_heights_and_serves_blobs() {
     let token = GetBlob { token: meta.get_token.clone() };
     let block = client.blob_with_token(token.clone()).await.unwrap();
     assert_eq!((block.number, block.data.is_empty()), (20, false));
-    let other = Hand::new(vec![provider.address()], "default").await;
+    let other = TestPeer::new(vec![provider.address()], "default").await;
     let stranger = other.find(Role::DataProviderInt, "default", LIMIT).await;
     let refused = stranger.blob_with_token(token).await.unwrap_err();
     assert_eq!(refused.kind(), Some(ErrorKind::Unauthorized));
@@ -80,12 +80,12 @@ async fn data_provider_reports_heights_and_serves_blobs() {
     let peer = client.peer();
     provider.kill();
     provider.start();
-    let again = hand.find(Role::DataProviderInt, "default", LIMIT).await;
+    let again = test_peer.find(Role::DataProviderInt, "default", LIMIT).await;
     assert_eq!(again.peer(), peer);
     assert!(provider.log().contains(&format!("\"peer_id\":\"{peer}\"")), "{}", provider.log_tail());
     provider.until_unready(&[], LIMIT).await;
     provider.stop().await;
-    hand.close().await;
+    test_peer.close().await;
     net.shutdown().await;
 }
 
@@ -174,18 +174,18 @@ fn variable(name: &str, default: usize) -> usize {
 }
 
 /// Two data providers and two lifecycle managers of different bridge identities; boot nodes only.
-struct Ground {
+struct Deployment {
     net: Net,
     providers: [Daemon; 2],
     managers: [Daemon; 2],
     clients: [Client; 2],
-    hand: Hand,
+    test_peer: TestPeer,
     watch: Watch,
     random: StdRng,
     limit: Duration,
 }
 
-impl Ground {
+impl Deployment {
     async fn start(workers: usize) -> Self {
         // Many workers' heartbeats take longer to get on chain than a fast chain allows.
         let block_ms = if workers > 40 { 1500 } else { 300 };
@@ -209,9 +209,9 @@ impl Ground {
         let mut managers = [manager("lm-0", "red"), manager("lm-1", "blue")];
         // The managers start first, and wait.
         managers.iter_mut().for_each(Daemon::start);
-        let hand = Hand::new(managers.iter().map(Daemon::address).collect(), "default").await;
-        let red = hand.find(Role::LifecycleManager, "red", LIMIT).await;
-        let blue = hand.find(Role::LifecycleManager, "blue", LIMIT).await;
+        let test_peer = TestPeer::new(managers.iter().map(Daemon::address).collect(), "default").await;
+        let red = test_peer.find(Role::LifecycleManager, "red", LIMIT).await;
+        let blue = test_peer.find(Role::LifecycleManager, "blue", LIMIT).await;
         for manager in &managers {
             manager.until_unready(&["no_data_provider"], LIMIT).await;
         }
@@ -222,7 +222,7 @@ impl Ground {
         let limit = LIMIT + Duration::from_secs(2) * workers as u32;
         let random = StdRng::seed_from_u64(7);
         let (clients, watch) = ([red, blue], Watch::default());
-        Self { net, providers, managers, clients, hand, watch, random, limit }
+        Self { net, providers, managers, clients, test_peer, watch, random, limit }
     }
 
     async fn look(&mut self, at_least: proto::WorkerStatus) -> usize {
@@ -278,37 +278,37 @@ impl Ground {
 async fn workers_continue_while_data_providers_are_killed() {
     let workers = variable("PRB_TEST_WORKERS", 8);
     let kills = variable("PRB_TEST_KILLS", 2);
-    let mut ground = Ground::start(workers).await;
+    let mut deployment = Deployment::start(workers).await;
 
     // During the sync.
-    ground.until(proto::WorkerStatus::Synching).await;
-    ground.kill_providers(kills).await;
-    let synching = workers - ground.look(proto::WorkerStatus::Synched).await;
-    ground.net.workers.iter().for_each(|worker| worker.faults().clear());
-    ground.until(proto::WorkerStatus::Active).await;
+    deployment.until(proto::WorkerStatus::Synching).await;
+    deployment.kill_providers(kills).await;
+    let synching = workers - deployment.look(proto::WorkerStatus::Synched).await;
+    deployment.net.workers.iter().for_each(|worker| worker.faults().clear());
+    deployment.until(proto::WorkerStatus::Active).await;
 
     // At the tip.
-    ground.kill_providers(kills).await;
-    ground.until(proto::WorkerStatus::Active).await;
+    deployment.kill_providers(kills).await;
+    deployment.until(proto::WorkerStatus::Active).await;
     eprintln!(
         "{workers} workers, {kills} kills each: {synching} were synching after the kills, out of state at most \
          {:?}, without a block at most {:?}",
-        ground.watch.longest_away, ground.watch.longest_still
+        deployment.watch.longest_away, deployment.watch.longest_still
     );
-    ground.net.until_active(0..workers, LIMIT).await;
-    ground.net.assert_done_once();
-    for manager in &ground.managers {
+    deployment.net.until_active(0..workers, LIMIT).await;
+    deployment.net.assert_done_once();
+    for manager in &deployment.managers {
         // While both providers are unusable, there may be nothing to send; whatever is sent is valid.
         let log = manager.log();
         let failed: Vec<_> = log.lines().filter(|line| line.contains("sync failed")).collect();
         let refused = failed.iter().find(|line| !line.contains("no chain data"));
         assert!(refused.is_none(), "a worker refused what it was sent: {refused:?}");
     }
-    for daemon in ground.managers.iter_mut().chain(&mut ground.providers) {
+    for daemon in deployment.managers.iter_mut().chain(&mut deployment.providers) {
         daemon.stop().await;
     }
-    ground.hand.close().await;
-    ground.net.shutdown().await;
+    deployment.test_peer.close().await;
+    deployment.net.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -320,10 +320,10 @@ async fn management_needs_the_key_or_a_whitelist_entry() {
         .set("PHALA_BRIDGE_IDENTITY", "keyed")
         .set("PRB_WALKIE_PSK", KEY);
     keyed.start();
-    let stranger = Hand::new(vec![keyed.address()], "default").await;
+    let stranger = TestPeer::new(vec![keyed.address()], "default").await;
     let client = stranger.find(Role::LifecycleManager, "keyed", LIMIT).await;
     assert_eq!(client.list_workers().await.unwrap_err().kind(), Some(ErrorKind::Unauthorized));
-    let knows = Hand::with_key(vec![keyed.address()], "default", KEY).await;
+    let knows = TestPeer::with_key(vec![keyed.address()], "default", KEY).await;
     let client = knows.find(Role::LifecycleManager, "keyed", LIMIT).await;
     assert!(client.list_workers().await.unwrap().workers.is_empty());
     assign(&net, &client, &[0], &[]).await;
@@ -337,11 +337,11 @@ async fn management_needs_the_key_or_a_whitelist_entry() {
     named.start();
     let client = knows.find(Role::LifecycleManager, "named", LIMIT).await;
     assert!(client.list_pools().await.unwrap().pools.is_empty());
-    let other = Hand::new(vec![named.address()], "default").await;
+    let other = TestPeer::new(vec![named.address()], "default").await;
     let client = other.find(Role::LifecycleManager, "named", LIMIT).await;
     assert_eq!(client.list_pools().await.unwrap_err().kind(), Some(ErrorKind::Unauthorized));
-    for hand in [stranger, knows, other] {
-        hand.close().await;
+    for test_peer in [stranger, knows, other] {
+        test_peer.close().await;
     }
     keyed.stop().await;
     named.stop().await;
@@ -373,8 +373,8 @@ async fn separate_trader_processes_the_queue_in_redis() {
         .set("PHALA_WALKIE_BOOT_NODES", provider.address());
     provider.start();
     manager.start();
-    let hand = Hand::new(vec![manager.address()], "default").await;
-    let client = hand.find(Role::LifecycleManager, "default", LIMIT).await;
+    let test_peer = TestPeer::new(vec![manager.address()], "default").await;
+    let client = test_peer.find(Role::LifecycleManager, "default", LIMIT).await;
     assign(&net, &client, &[0], &[0, 1]).await;
     // Everything but Redis is available.
     manager.until_unready(&["queue_unreachable"], LIMIT).await;
@@ -399,7 +399,7 @@ async fn separate_trader_processes_the_queue_in_redis() {
     manager.stop().await;
     provider.stop().await;
     redis.kill();
-    hand.close().await;
+    test_peer.close().await;
     net.shutdown().await;
 }
 
@@ -417,8 +417,8 @@ async fn discovered_by_mdns_and_edited_in_configuration_mode() {
     };
     let mut manager = by_mdns(manager(&net, "lm")).set("PHALA_LIFECYCLE_CONFIG_MODE", true);
     manager.start();
-    let hand = Hand::new(Vec::new(), &group).await;
-    let client = hand.find(Role::LifecycleManager, &group, LIMIT).await;
+    let test_peer = TestPeer::new(Vec::new(), &group).await;
+    let client = test_peer.find(Role::LifecycleManager, &group, LIMIT).await;
     assign(&net, &client, &[0], &[0]).await;
     let ids = lm::UuidQueryRequest::default();
     let listed = client.list_workers().await.unwrap().workers;
@@ -434,12 +434,12 @@ async fn discovered_by_mdns_and_edited_in_configuration_mode() {
     provider.start();
     net.until_active([0], LIMIT).await;
     manager.until_unready(&[], LIMIT).await;
-    let client = hand.find(Role::LifecycleManager, &group, LIMIT).await;
+    let client = test_peer.find(Role::LifecycleManager, &group, LIMIT).await;
     let state = client.worker_status(ids).await.unwrap().worker_states.remove(0);
     assert_eq!(state.worker.unwrap(), listed[0]);
     assert!(state.initialized && !state.public_key.is_empty() && !state.session_info_json.is_empty());
     manager.stop().await;
     provider.stop().await;
-    hand.close().await;
+    test_peer.close().await;
     net.shutdown().await;
 }

@@ -4,8 +4,9 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, process::ExitStatusExt},
     path::{Path, PathBuf},
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -18,7 +19,7 @@ use tokio::time::{Instant, sleep};
 mod support;
 use support::{
     Net, chain,
-    daemons::{Daemon, Hand, Probe, assign, free_port, provider},
+    daemons::{Daemon, Probe, TestPeer, assign, free_port, provider},
     redis::Redis,
 };
 
@@ -134,8 +135,8 @@ async fn no_secret_is_anywhere_but_where_it_belongs() {
     for daemon in [&mut provider, &mut manager, &mut trader] {
         daemon.start();
     }
-    let hand = Hand::with_key(vec![manager.address()], "default", SHARED_KEY).await;
-    let client = hand.find(Role::LifecycleManager, "default", LIMIT).await;
+    let test_peer = TestPeer::with_key(vec![manager.address()], "default", SHARED_KEY).await;
+    let client = test_peer.find(Role::LifecycleManager, "default", LIMIT).await;
     assign(&net, &client, &[0], &[0]).await;
     net.until_active([0], LIMIT).await;
 
@@ -177,8 +178,76 @@ async fn no_secret_is_anywhere_but_where_it_belongs() {
         search(&secrets, &format!("the log of {}", daemon.name()), daemon.log().as_bytes());
     }
     search_files(&secrets, folder, &secret_folder);
-    hand.close().await;
+    test_peer.close().await;
     net.shutdown().await;
+}
+
+/// Runs a program in a folder with no limit on core files, sends it a signal once it is `up`, and returns how it
+/// ended.
+async fn crash(
+    program: &mut Command,
+    folder: &Path,
+    signal: &str,
+    up: impl AsyncFnOnce(),
+) -> std::process::ExitStatus {
+    let mut child = program.current_dir(folder).stdin(Stdio::null()).spawn().unwrap();
+    up().await;
+    let start = Instant::now();
+    loop {
+        // Rust's handler of SIGSEGV takes the first one, expecting that a real fault comes again.
+        let sent = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        sleep(Duration::from_millis(50)).await;
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        assert!(start.elapsed() < LIMIT, "it lives on after SIG{signal}");
+    }
+}
+
+/// Wherever the system would put a core file: the kernel says in the exit status whether it has written one, to a file
+/// or to a program such as systemd-coredump.
+#[tokio::test]
+async fn a_crash_leaves_no_core_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let unlimited = |words: &[&str]| {
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -c unlimited && exec \"$0\" \"$@\""]).args(words);
+        command
+    };
+    // Another program leaves one here; where it does not, this machine writes none at all.
+    let other = folder.path().join("other");
+    fs::create_dir(&other).unwrap();
+    let mut sleeper = unlimited(&["sleep", "600"]);
+    // Time for the shell to become the other program.
+    let up = async || sleep(Duration::from_millis(500)).await;
+    if !crash(&mut sleeper, &other, "ABRT", up).await.core_dumped() {
+        eprintln!("core files are switched off on this machine: a daemon's cannot be told from it");
+    }
+
+    let identity = Identity::generate().unwrap();
+    identity.store(&folder.path().join("id"), Key::Lifecycle).unwrap();
+    for signal in ["ABRT", "SEGV"] {
+        let cores = folder.path().join(signal);
+        fs::create_dir(&cores).unwrap();
+        let probe = Probe::new();
+        let mut daemon = unlimited(&[env!("CARGO_BIN_EXE_prb"), "lifecycle", "--use-built-in-trader"]);
+        daemon
+            .args(["--chain-endpoint=ws://127.0.0.1:9", "--walkie-disable-mdns-discovery"])
+            .args(["--api-listen=none", "--console-listen=none", "--queue-page-listen=none"])
+            .arg("--walkie-listen-addresses=/ip4/127.0.0.1/tcp/0")
+            .arg(format!("--peer-id-prefix={}", folder.path().join("id").display()))
+            .arg(format!("--local-db-path={}", folder.path().join("db").display()))
+            .arg(format!("--ops-listen={}", probe.address()))
+            .env("PRB_WALKIE_PSK", SHARED_KEY)
+            .stdout(Stdio::null());
+        let status = crash(&mut daemon, &cores, signal, async || probe.until_live(LIMIT).await).await;
+        assert!(status.signal().is_some(), "{status}");
+        assert!(!status.core_dumped(), "SIG{signal}: {status}");
+        let mut left = Vec::new();
+        files_below(&cores, &mut left);
+        assert!(left.is_empty(), "{left:?}");
+    }
 }
 
 /// Every value in it, as a replica would get them.

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 mod support;
 use support::{
     Net, chain,
-    daemons::{Daemon, Hand, assign, manager, provider},
+    daemons::{Daemon, TestPeer, assign, manager, provider},
 };
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -29,7 +29,7 @@ struct Scene {
     net: Net,
     provider: Daemon,
     manager: Daemon,
-    hand: Hand,
+    test_peer: TestPeer,
     client: Client,
 }
 
@@ -45,11 +45,11 @@ impl Scene {
         let mut manager = change(manager);
         provider.start();
         manager.start();
-        let hand = Hand::with_key(vec![manager.address()], "default", KEY).await;
-        let client = hand.find(Role::LifecycleManager, "default", LIMIT).await;
+        let test_peer = TestPeer::with_key(vec![manager.address()], "default", KEY).await;
+        let client = test_peer.find(Role::LifecycleManager, "default", LIMIT).await;
         assign(&net, &client, &[0], &[0]).await;
         net.until_active([0], LIMIT).await;
-        Self { net, provider, manager, hand, client }
+        Self { net, provider, manager, test_peer, client }
     }
 
     /// Waits until the worker has taken blocks that are made from now on.
@@ -69,7 +69,7 @@ impl Scene {
             assert!(!daemon.log().contains("panicked"), "{}", daemon.log_tail());
             daemon.stop().await;
         }
-        self.hand.close().await;
+        self.test_peer.close().await;
         self.net.shutdown().await;
     }
 }
@@ -172,6 +172,7 @@ async fn a_full_disk_refuses_edits_and_stops_no_worker() {
     let net = Net::start(chain(), 1).await;
     let place = net.dir.path().join("disk");
     let disk = Disk::mount(&place, 2048);
+    let blocks = Disk::mount(&net.dir.path().join("dp/db"), 32 * 1024);
     let scene =
         Scene::start(net, |manager| manager.set("PHALA_LOCAL_DB_PATH", place.join("db").display())).await;
     let pid = scene.net.devnet.pools()[0].pid;
@@ -195,6 +196,17 @@ async fn a_full_disk_refuses_edits_and_stops_no_worker() {
     scene.client.create_workers(more(0)).await.unwrap();
     assert_eq!(scene.client.list_workers().await.unwrap().workers.len(), 401);
     scene.goes_on().await;
+
+    // The data provider's disk.
+    blocks.fill();
+    let start = Instant::now();
+    while !scene.provider.unready().unwrap_or_default().contains(&"disk_full".to_owned()) {
+        assert!(start.elapsed() < LIMIT, "{}", scene.provider.log_tail());
+        sleep(Duration::from_millis(100)).await;
+    }
+    blocks.empty();
+    scene.provider.until_unready(&[], LIMIT).await;
+    scene.goes_on().await;
     scene.end().await;
-    drop(disk);
+    drop((disk, blocks));
 }

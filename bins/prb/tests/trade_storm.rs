@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep};
 mod support;
 use support::{
     Net, chain,
-    daemons::{Daemon, Hand, assign, manager, provider},
+    daemons::{Daemon, TestPeer, assign, manager, provider},
     load::Load,
     redis::Redis,
 };
@@ -168,8 +168,8 @@ async fn under_repeated_kills_each_effect_is_on_chain_exactly_once() {
     let mut scene = Scene { traders, manager, provider, redis, had_data: false, story: Vec::new() };
     scene.provider.start();
     scene.manager.start();
-    let hand = Hand::new(vec![scene.manager.address()], "default").await;
-    let client = hand.find(Role::LifecycleManager, "default", LIMIT).await;
+    let test_peer = TestPeer::new(vec![scene.manager.address()], "default").await;
+    let client = test_peer.find(Role::LifecycleManager, "default", LIMIT).await;
     let pools: Vec<_> = (0..POOLS).collect();
     assign(&net, &client, &pools, &(0..workers).collect::<Vec<_>>()).await;
     scene.traders.iter_mut().for_each(Daemon::start);
@@ -205,7 +205,7 @@ async fn under_repeated_kills_each_effect_is_on_chain_exactly_once() {
         trader.stop().await;
     }
     scene.provider.stop().await;
-    hand.close().await;
+    test_peer.close().await;
     drop(scene);
     net.shutdown().await;
 }

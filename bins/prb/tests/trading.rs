@@ -9,7 +9,7 @@ use tokio::time::sleep;
 mod support;
 use support::{
     Net, chain,
-    daemons::{Daemon, Hand, Probe, assign, free_port, manager, provider},
+    daemons::{Daemon, Probe, TestPeer, assign, free_port, manager, provider},
     redis::Redis,
 };
 
@@ -28,8 +28,8 @@ async fn redis_and_the_built_in_trader_work_together() {
         .set("PHALA_WALKIE_BOOT_NODES", provider.address());
     provider.start();
     manager.start();
-    let hand = Hand::new(vec![manager.address()], "default").await;
-    let client = hand.find(Role::LifecycleManager, "default", LIMIT).await;
+    let test_peer = TestPeer::new(vec![manager.address()], "default").await;
+    let client = test_peer.find(Role::LifecycleManager, "default", LIMIT).await;
     assign(&net, &client, &[0], &[0]).await;
     net.until_active([0], LIMIT).await;
     let succeeded = redis.ask("SCARD bq:prbmq__main:succeeded").unwrap();
@@ -59,7 +59,7 @@ async fn redis_and_the_built_in_trader_work_together() {
     manager.until_unready(&[], LIMIT).await;
     manager.stop().await;
     provider.stop().await;
-    hand.close().await;
+    test_peer.close().await;
     net.shutdown().await;
 }
 

@@ -1,10 +1,10 @@
 //! An archive: a folder of files with the complete content of a store, from which another data provider can
 //! start.
 //!
-//! [`export`] writes one from a store and, called again, adds what is new; [`ArchiveHistory`] reads one as a
+//! [`export`] writes an archive from a store and, called again, adds new blocks. [`ArchiveHistory`] reads one as a
 //! [`HistorySource`](super::HistorySource), and [`HttpArchive`] reads one that was copied to an object store or a web
-//! server. Files are written under another name and renamed once they are whole,
-//! and never change after that, so that any tool may copy them, object stores included.
+//! server. Files are written under a temporary name, renamed when they are complete, and never changed afterwards, so
+//! that any tool can copy them.
 //!
 //! # Format, version 1
 //!
@@ -22,18 +22,18 @@
 //! parachain block 1 (32 bytes); number (u32) and hash (32 bytes) of the relay block that workers start after;
 //! number of the file's first block (u32); hash of the head so far (32 bytes).
 //!
-//! A frame: length of its content (u32) and of the content packed (u32); number of its first block (u32); how many
-//! blocks it has (u32); hash of these four and the packed content (32 bytes); the content, packed as one Zstandard
-//! frame. Content has at most 256 MiB and a frame 1,048,576 blocks; a writer starts the next frame after some
-//! 4 MiB. The end is like a frame's first 48 bytes: two zero lengths, the number after the last block, how many
-//! frames there are, and the hash over them: that of the head, and for each frame the hash of what it was before
-//! and the frame's own.
+//! A frame: length of its content (u32) and of the compressed content (u32); number of its first block (u32); number
+//! of blocks (u32); hash of these four and the compressed content (32 bytes); the content, compressed as one Zstandard
+//! frame. Content has at most 256 MiB and a frame at most 1,048,576 blocks; the writer starts the next frame after
+//! about 4 MiB. The end is like the first 48 bytes of a frame: two zero lengths, the number after the last block, the
+//! number of frames, and a running hash: it starts as the hash of the head, and each frame replaces it by the hash of
+//! the previous value and the frame's own hash.
 //!
-//! A list is the number of its items (u32), the end of each item among their bytes (u32 each), and the items. The
-//! content of headers and changes is a list. That of relay frames is pieces, each of three parts with their length
-//! before them (u32): the list of headers, the justification of the last one, the list of proof nodes (nothing
-//! where there are none). That of the genesis is the SCALE encoding of the relay block's `GenesisBlockInfo` and the
-//! genesis state's pairs, each as a byte vector.
+//! A list is the number of items (u32), the end offset of each item within the items' bytes (u32 each), and the items.
+//! The content of headers and changes is a list. The content of relay frames is a sequence of pieces, each of three
+//! parts prefixed with their length (u32): the list of headers, the justification of the last one, and the list of
+//! proof nodes (empty if there are none). The content of the genesis is the SCALE encoding of the relay block's
+//! `GenesisBlockInfo` and of the genesis state's pairs, each as a byte vector.
 
 mod format;
 mod http;

@@ -16,7 +16,7 @@
 //! A cache need not have everything. From one without storage changes only headers are used, and the rest
 //! comes from another source or nodes. The start of the chains is used if the cache has the storage changes
 //! of parachain blocks 0 (the genesis state) and 1. A justified block without a proof of the parachain's head
-//! is useless to workers; that piece is fetched from elsewhere.
+//! is useless to workers; that piece comes from another source.
 
 use std::{
     fmt,

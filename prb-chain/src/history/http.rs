@@ -1,4 +1,4 @@
-//! What sources over HTTP have in common.
+//! Common parts of sources over HTTP.
 
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ pub(super) fn unavailable(what: &str, source: impl std::error::Error + Send + Sy
     Error::Unavailable { what: what.to_owned(), source: Box::new(source) }
 }
 
-/// A server, without anything that is asked of it yet.
+/// A server with its HTTP client.
 pub(super) struct Server {
-    /// Scheme, host and port: what messages may show, as a path or query may hold a key.
+    /// Scheme, host and port, for messages: a path or query may contain a key.
     pub(super) shown: String,
     pub(super) base: Url,
     pub(super) http: Client,
@@ -25,7 +25,7 @@ pub(super) struct Server {
 
 impl Server {
     /// # Errors
-    /// Where the URL is none of HTTP's, or a certificate cannot be read.
+    /// The URL is not an HTTP URL, or a certificate is invalid.
     pub(super) fn new(url: &str, timeout: Duration, root_certificates_pem: &[u8]) -> Result<Self, Error> {
         let base = Url::parse(url).map_err(|e| unavailable("the URL cannot be read", e))?;
         let host = base.host_str().filter(|_| matches!(base.scheme(), "http" | "https"));
@@ -44,7 +44,7 @@ impl Server {
         Ok(Self { shown, base, http })
     }
 
-    /// The URL of a path below the server's.
+    /// Returns the URL of a path below the server's.
     pub(super) fn url(&self, path: &str) -> Url {
         let mut url = self.base.clone();
         let below = self.base.path().trim_end_matches('/');

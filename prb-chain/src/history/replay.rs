@@ -226,6 +226,9 @@ impl Replay {
     ///
     /// # Errors
     /// The store's error; failures of sources are in the outcome.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: verified blocks stay stored, and the next call continues after them.
     pub async fn drain(&mut self) -> Result<ReplayOutcome, store::Error> {
         let mut drained = ReplayOutcome::default();
         loop {
@@ -260,7 +263,7 @@ impl Replay {
         Ok(false)
     }
 
-    /// Whether the source is of the store's chain, as far as it tells.
+    /// Whether the source is of the store's chain, as far as it is known.
     async fn is_ours(&mut self, at: usize, faults: &mut Vec<Fault>) -> bool {
         let Some((start, ours)) = self.store.genesis() else { return false };
         if let Some(is_ours) = self.sources[at].is_ours {
@@ -275,6 +278,7 @@ impl Replay {
                     "it is of chain {other}, but the store is of {identity}: use a separate store for each"
                 ))
             }
+            // A source without a genesis cannot be compared; its blocks are verified anyway.
             Ok(_) => {
                 self.sources[at].is_ours = Some(true);
                 return true;
@@ -292,6 +296,7 @@ impl Replay {
         let asked = &mut self.sources[at];
         let before = asked.aside.get(&part).map(|aside| aside.term);
         let term = before.map_or(first, |term| term.saturating_mul(2)).max(first).min(most);
+        // A doubled term may exceed what an `Instant` can represent.
         let until = Instant::now() + term.min(Duration::from_secs(1 << 30));
         asked.aside.insert(part, Aside { until, term });
         let (source, what) = (asked.source.name().to_owned(), describe(failure));
@@ -363,6 +368,8 @@ impl Replay {
                 head.number
             )));
         }
+        // Only a head that a relay block names proves headers: all of them up to it are needed before any can
+        // be checked.
         let mut headers: Vec<Vec<u8>> = Vec::new();
         while first.0 + (headers.len() as u32) <= head.number.0 {
             let next = ParaNumber(first.0 + headers.len() as u32);

@@ -24,7 +24,7 @@ pub enum ExtrinsicOutcome {
     Failed(DispatchError),
 }
 
-/// Why the events do not tell the outcome.
+/// Why the outcome cannot be determined from the events.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OutcomeError {

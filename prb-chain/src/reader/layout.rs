@@ -95,7 +95,7 @@ impl Layout {
         key == CODE || self.last_upgrade.as_ref().is_ok_and(|item| key == item.prefix())
     }
 
-    /// Returns the storage keys that a subject needs, as far as the values known so far tell.
+    /// Returns the storage keys that a subject needs, as far as they follow from the values known so far.
     pub(super) fn keys(&self, subject: &Subject, cells: &Cells) -> Vec<Vec<u8>> {
         match subject {
             Subject::Chain => [&self.clock, &self.cool_down, &self.benchmark, &self.tokenomics]

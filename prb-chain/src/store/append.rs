@@ -1,5 +1,7 @@
 //! Appends verified blocks.
 
+use std::sync::atomic::Ordering;
+
 use codec::Encode;
 use heed::PutFlags;
 use prb_core::{
@@ -47,7 +49,26 @@ pub struct RelayBatch {
     pub stops: Vec<NewJustifiedBlock>,
 }
 
+/// What is appended, as bits of [`Store::full`].
+const RELAY: u8 = 1;
+const HEADERS: u8 = 2;
+const CHANGES: u8 = 4;
+
 impl Store {
+    /// Whether blocks wait because the disk is full: the last attempt to append them has failed for that reason.
+    pub fn is_disk_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed) != 0
+    }
+
+    fn noting_space<T>(&self, what: u8, result: Result<T, Error>) -> Result<T, Error> {
+        match &result {
+            Ok(_) => self.full.fetch_and(!what, Ordering::Relaxed),
+            Err(Error::DiskFull { .. }) => self.full.fetch_or(what, Ordering::Relaxed),
+            Err(_) => 0,
+        };
+        result
+    }
+
     /// Appends relay blocks.
     ///
     /// Blocks on the disk.
@@ -56,12 +77,12 @@ impl Store {
     /// [`Error::OutOfSequence`] if they do not follow the stored ones, or do not end at a justified one.
     #[doc(hidden)]
     pub fn append_relay(&self, batch: &RelayBatch) -> Result<(), Error> {
-        self.growing(|| self.try_append_relay(batch))
+        self.noting_space(RELAY, self.growing(|| self.try_append_relay(batch)))
     }
 
     fn try_append_relay(&self, batch: &RelayBatch) -> Result<(), Error> {
-        let held = self.hold()?;
-        let mut txn = self.write(&held)?;
+        let guard = self.guard_map()?;
+        let mut txn = self.write(&guard)?;
         let mut state = *self.state();
         let sequence = || Error::OutOfSequence { what: "relay header", number: batch.first.0 };
         let (next, parent) = match (state.tips.relay, self.genesis()) {
@@ -114,13 +135,13 @@ impl Store {
     /// [`Error::OutOfSequence`] if they do not follow the stored ones, or extend beyond what a relay block has proven.
     #[doc(hidden)]
     pub fn append_para_headers(&self, first: ParaNumber, headers: &[Vec<u8>]) -> Result<(), Error> {
-        self.growing(|| self.try_append_para_headers(first, headers))
+        self.noting_space(HEADERS, self.growing(|| self.try_append_para_headers(first, headers)))
     }
 
     fn try_append_para_headers(&self, first: ParaNumber, headers: &[Vec<u8>]) -> Result<(), Error> {
         let Some(last_header) = headers.last() else { return Ok(()) };
-        let held = self.hold()?;
-        let mut txn = self.write(&held)?;
+        let guard = self.guard_map()?;
+        let mut txn = self.write(&guard)?;
         let mut state = *self.state();
         let (next, parent) = match state.tips.para_header {
             Some((tip, hash)) => (tip.next(), Some(hash)),
@@ -148,15 +169,15 @@ impl Store {
     /// [`Error::OutOfSequence`] if they do not follow the stored ones.
     #[doc(hidden)]
     pub fn append_changes(&self, first: ParaNumber, changes: &[Vec<u8>]) -> Result<(), Error> {
-        self.growing(|| self.try_append_changes(first, changes))
+        self.noting_space(CHANGES, self.growing(|| self.try_append_changes(first, changes)))
     }
 
     fn try_append_changes(&self, first: ParaNumber, changes: &[Vec<u8>]) -> Result<(), Error> {
         if changes.is_empty() {
             return Ok(());
         }
-        let held = self.hold()?;
-        let mut txn = self.write(&held)?;
+        let guard = self.guard_map()?;
+        let mut txn = self.write(&guard)?;
         let mut state = *self.state();
         if first != state.tips.changes.next() {
             return Err(Error::OutOfSequence { what: "storage changes of block", number: first.0 });
@@ -209,8 +230,8 @@ impl Store {
     }
 
     fn try_replace_changes(&self, first: ParaNumber, changes: &[Vec<u8>]) -> Result<(), Error> {
-        let held = self.hold()?;
-        let mut txn = self.write(&held)?;
+        let guard = self.guard_map()?;
+        let mut txn = self.write(&guard)?;
         let (table, digests) = (txn.tables.changes, txn.tables.digests);
         for (number, new) in (first.0..).zip(changes) {
             let found = table.get_lower_than_or_equal_to(&txn, &number).map_err(|e| self.error(e))?;
@@ -255,8 +276,8 @@ impl Store {
         let items: Vec<&[u8]> = changes.iter().map(Vec::as_slice).collect();
         let encoded = segment::write(&items);
         self.growing(|| {
-            let held = self.hold()?;
-            let mut txn = self.write(&held)?;
+            let guard = self.guard_map()?;
+            let mut txn = self.write(&guard)?;
             let (table, digests) = (txn.tables.changes, txn.tables.digests);
             table
                 .get(&txn, &first.0)
@@ -271,7 +292,7 @@ impl Store {
     /// Commits and publishes the new state.
     fn finish(&self, mut txn: WriteTxn<'_>, mut state: State) -> Result<(), Error> {
         self.cover(&mut txn, &mut state)?;
-        // The write transaction is held until here, so that states are published in their order.
+        // The write transaction is open until here, so that states are published in their order.
         let mut known = self.state();
         txn.commit().map_err(|e| self.error(e))?;
         *known = state;

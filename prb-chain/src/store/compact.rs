@@ -24,9 +24,9 @@ impl Store {
         let (copy, database) = (self.path.join(COPY), self.path.join("data.mdb"));
         let io = |source| Error::from_io(&self.path, source);
         let before = self.disk_bytes()?;
-        let copied = self.hold().and_then(|held| {
+        let copied = self.guard_map().and_then(|guard| {
             let file =
-                held.env().copy_to_path(&copy, CompactionOption::Enabled).map_err(|e| self.error(e))?;
+                guard.env().copy_to_path(&copy, CompactionOption::Enabled).map_err(|e| self.error(e))?;
             file.sync_all().and_then(|()| file.metadata()).map_err(io)
         });
         let after = match copied {
@@ -40,8 +40,10 @@ impl Store {
         let replace = || -> io::Result<()> {
             fs::set_permissions(&copy, fs::metadata(&database)?.permissions())?;
             fs::rename(&copy, &database)?;
+            // The rename survives a power failure only once the folder is synced.
             File::open(&self.path)?.sync_all()
         };
+        // LMDB has the old file mapped.
         self.close();
         replace().map_err(io)?;
         Ok((before, after))

@@ -15,14 +15,14 @@ use heed::{Env, RoTxn, RwTxn, WithoutTls};
 use super::{Config, Error, Store, Tables, open};
 
 /// How long growing a full map waits for readers to end before the append fails and is retried.
-const TIMEOUT: Duration = Duration::from_secs(5);
+const EXCLUSIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval at which it checks for that.
-const PAUSE: Duration = Duration::from_millis(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 /// How long each new reader waits meanwhile, so that a moment without readers occurs: longer than an ordinary
-/// read takes, and so much shorter than [`TIMEOUT`] that a thread that holds the map already can continue.
-const STEP_ASIDE: Duration = Duration::from_secs(1);
+/// read takes, and so much shorter than [`EXCLUSIVE_TIMEOUT`] that a thread that holds the map already can continue.
+const READER_WAIT: Duration = Duration::from_secs(1);
 /// Largest map: more address space than a process has.
-const MOST: usize = 1 << 46;
+const MAX_MAP_BYTES: usize = 1 << 46;
 
 /// The database's state.
 pub(super) enum Mapped {
@@ -55,9 +55,9 @@ impl Mapped {
 }
 
 /// Keeps the database and its map from being changed.
-pub(super) struct Held<'s>(RwLockReadGuard<'s, Mapped>);
+pub(super) struct MapGuard<'s>(RwLockReadGuard<'s, Mapped>);
 
-impl Held<'_> {
+impl MapGuard<'_> {
     fn opened(&self) -> &Opened {
         match &*self.0 {
             Mapped::Open(opened, _) => opened,
@@ -72,10 +72,10 @@ impl Held<'_> {
 
 /// A read transaction.
 pub(super) struct Txn<'s> {
-    // Dropped before the hold, because the map must not change while it lives.
+    // Declared, and so dropped, before the guard: the map must not change while the transaction is open.
     txn: RoTxn<'static, WithoutTls>,
     pub(super) tables: Tables,
-    _held: Held<'s>,
+    _guard: MapGuard<'s>,
 }
 
 impl Deref for Txn<'_> {
@@ -114,29 +114,29 @@ impl DerefMut for WriteTxn<'_> {
 
 impl Store {
     pub(super) fn read(&self) -> Result<Txn<'_>, Error> {
-        let held = self.hold()?;
-        let Opened { env, tables } = held.opened();
+        let guard = self.guard_map()?;
+        let Opened { env, tables } = guard.opened();
         let txn = env.clone().static_read_txn().map_err(|e| self.error(e))?;
-        Ok(Txn { txn, tables: *tables, _held: held })
+        Ok(Txn { txn, tables: *tables, _guard: guard })
     }
 
     /// Starts a write transaction; waits for the current writer.
-    pub(super) fn write<'h>(&self, held: &'h Held<'_>) -> Result<WriteTxn<'h>, Error> {
-        let Opened { env, tables } = held.opened();
+    pub(super) fn write<'h>(&self, guard: &'h MapGuard<'_>) -> Result<WriteTxn<'h>, Error> {
+        let Opened { env, tables } = guard.opened();
         Ok(WriteTxn { txn: env.write_txn().map_err(|e| self.error(e))?, tables: *tables })
     }
 
-    /// Keeps the map from changing. Several may hold it, also one thread several times: hence a thread that
-    /// changes the map does not queue up for the lock, which would block such a thread behind itself. New holders
-    /// only wait for a bounded time.
-    pub(super) fn hold(&self) -> Result<Held<'_>, Error> {
-        let until = Instant::now() + STEP_ASIDE;
+    /// Returns a guard that keeps the map from changing. There may be several, also of one thread: therefore a thread
+    /// that changes the map does not queue up for the lock, behind which such a thread would block itself. Meanwhile
+    /// new guards only wait for a bounded time.
+    pub(super) fn guard_map(&self) -> Result<MapGuard<'_>, Error> {
+        let until = Instant::now() + READER_WAIT;
         while self.growing.load(Ordering::Relaxed) > 0 && Instant::now() < until {
-            thread::sleep(PAUSE);
+            thread::sleep(POLL_INTERVAL);
         }
-        let held = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        match &*held {
-            Mapped::Open(..) => Ok(Held(held)),
+        let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        match &*guard {
+            Mapped::Open(..) => Ok(MapGuard(guard)),
             Mapped::Closed(_) => Err(Error::Broken { path: self.path.clone() }),
             Mapped::Unmapped => Err(Error::Unmapped { path: self.path.clone() }),
         }
@@ -147,13 +147,15 @@ impl Store {
     pub(super) fn growing<T>(&self, mut work: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
         let mut reopened = false;
         loop {
+            // Read before the work: if another thread changes the map meanwhile, it must not be changed twice.
+            // Not by `guard_map`, which refuses a database that is to be reopened here.
             let (size, generation) = {
-                let held = self.database.read().unwrap_or_else(PoisonError::into_inner);
-                let size = match &*held {
+                let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
+                let size = match &*guard {
                     Mapped::Open(opened, _) => opened.env.info().map_size,
                     Mapped::Closed(_) | Mapped::Unmapped => 0,
                 };
-                (size, held.generation())
+                (size, guard.generation())
             };
             match work() {
                 Err(Error::MapFull { .. }) => self.grow(size)?,
@@ -167,33 +169,33 @@ impl Store {
     }
 
     /// Waits until nobody reads or writes; `None` if that takes too long.
-    fn alone(&self) -> Option<RwLockWriteGuard<'_, Mapped>> {
+    fn exclusive(&self) -> Option<RwLockWriteGuard<'_, Mapped>> {
         self.growing.fetch_add(1, Ordering::Relaxed);
-        let deadline = Instant::now() + TIMEOUT;
-        let alone = loop {
+        let deadline = Instant::now() + EXCLUSIVE_TIMEOUT;
+        let exclusive = loop {
             match self.database.try_write() {
                 Ok(mapped) => break Some(mapped),
                 Err(TryLockError::Poisoned(e)) => break Some(e.into_inner()),
-                Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(PAUSE),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(POLL_INTERVAL),
                 Err(TryLockError::WouldBlock) => break None,
             }
         };
         self.growing.fetch_sub(1, Ordering::Relaxed);
-        alone
+        exclusive
     }
 
     /// Doubles a map of this size, once nobody reads or writes.
     #[allow(unsafe_code)]
     fn grow(&self, size: usize) -> Result<(), Error> {
         let full = |reason| Error::MapFull { path: self.path.clone(), reason };
-        let mut mapped = self.alone().ok_or_else(|| full("readers hold it"))?;
+        let mut mapped = self.exclusive().ok_or_else(|| full("readers guard_map it"))?;
         let Mapped::Open(Opened { env, .. }, _) = &*mapped else { return Ok(()) };
         // Another thread has enlarged it in the meantime.
         if env.info().map_size > size {
             return Ok(());
         }
         let larger = size.saturating_mul(2);
-        if larger > MOST {
+        if larger > MAX_MAP_BYTES {
             return Err(full("a process has no larger address space"));
         }
         // SAFETY: each transaction of this process holds `database` for reading, so that none is active; the lock
@@ -211,7 +213,7 @@ impl Store {
     /// Closes the database after a failure and reopens it: committed data is there.
     fn reopen(&self, generation: u64) -> Result<(), Error> {
         let broken = || Error::Broken { path: self.path.clone() };
-        let mut mapped = self.alone().ok_or_else(broken)?;
+        let mut mapped = self.exclusive().ok_or_else(broken)?;
         // Another thread has done so in the meantime.
         if mapped.generation() != generation {
             return Ok(());
@@ -219,7 +221,7 @@ impl Store {
         if let Mapped::Open(Opened { env, .. }, _) =
             std::mem::replace(&mut *mapped, Mapped::Closed(generation))
         {
-            env.prepare_for_closing().wait_timeout(TIMEOUT);
+            env.prepare_for_closing().wait_timeout(EXCLUSIVE_TIMEOUT);
         }
         let Mapped::Open(opened, _) = Mapped::open(&self.path, self.config)? else { return Err(broken()) };
         *mapped = Mapped::Open(opened, generation + 1);
@@ -234,7 +236,7 @@ impl Store {
         if let Mapped::Open(Opened { env, .. }, _) =
             std::mem::replace(&mut *mapped, Mapped::Closed(generation))
         {
-            env.prepare_for_closing().wait_timeout(TIMEOUT);
+            env.prepare_for_closing().wait_timeout(EXCLUSIVE_TIMEOUT);
         }
     }
 }

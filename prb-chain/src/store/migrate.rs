@@ -19,7 +19,7 @@ const STEPS: [Step; (SCHEMA - OLDEST) as usize] = [Store::add_digests];
 /// Bytes of values read in one transaction.
 const BYTES_PER_TRANSACTION: usize = 64 << 20;
 /// Least time between two log lines.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Carries out part of a step from a row on; returns the row to continue from, or `None` at the end.
 type Step = fn(&Store, u32) -> Result<Option<u32>, Error>;
@@ -51,8 +51,8 @@ impl Store {
 
     /// Returns the store's layout, and the step in progress, if any. A new store gets the current layout.
     fn layout(&self) -> Result<(u32, Option<Unfinished>), Error> {
-        let held = self.hold()?;
-        let mut txn = self.write(&held)?;
+        let guard = self.guard_map()?;
+        let mut txn = self.write(&guard)?;
         let meta = txn.tables.meta;
         let Some(found) = meta.get(&txn, "schema").map_err(|e| self.error(e))? else {
             meta.put(&mut txn, "schema", &SCHEMA.encode()).map_err(|e| self.error(e))?;
@@ -69,13 +69,13 @@ impl Store {
         let path = self.path.display();
         tracing::info!(%path, from, to = from + 1, row, "migrating the store to a newer layout");
         let run = STEPS[(from - OLDEST) as usize];
-        let mut told = Instant::now();
+        let mut logged_at = Instant::now();
         self.growing(|| self.mark(from + 1, Some(Unfinished { from, row })))?;
         while let Some(next) = self.growing(|| run(self, row))? {
             row = next;
             self.growing(|| self.mark(from + 1, Some(Unfinished { from, row })))?;
-            if told.elapsed() > TELL_EVERY {
-                told = Instant::now();
+            if logged_at.elapsed() > LOG_INTERVAL {
+                logged_at = Instant::now();
                 tracing::info!(%path, from, to = from + 1, row, "still migrating the store to a newer layout");
             }
         }
@@ -85,8 +85,8 @@ impl Store {
     }
 
     fn mark(&self, layout: u32, unfinished: Option<Unfinished>) -> Result<(), Error> {
-        let held = self.hold()?;
-        let mut txn = self.write(&held)?;
+        let guard = self.guard_map()?;
+        let mut txn = self.write(&guard)?;
         let meta = txn.tables.meta;
         let put = meta.put(&mut txn, "schema", &layout.encode());
         let marked = put.and_then(|()| match unfinished {
@@ -98,8 +98,8 @@ impl Store {
 
     /// From layout 1 to 2: adds digests of the segments of storage changes.
     fn add_digests(&self, from: u32) -> Result<Option<u32>, Error> {
-        let held = self.hold()?;
-        let mut txn = self.write(&held)?;
+        let guard = self.guard_map()?;
+        let mut txn = self.write(&guard)?;
         let tables = txn.tables;
         let (mut digests, mut bytes, mut next) = (Vec::new(), 0, None);
         for entry in tables.changes.range(&txn, &(from..)).map_err(|e| self.error(e))? {

@@ -14,6 +14,7 @@ const MAX_TABLES: u32 = 16;
 /// Opens the folder's database and its tables, creating missing ones.
 pub(super) fn database(path: &Path, config: Config) -> Result<(Env<WithoutTls>, Tables), Error> {
     let env = open_env(path, config)?;
+    // A killed process leaves its readers in the lock file, and LMDB never reuses pages that a reader may see.
     env.clear_stale_readers().map_err(|e| Error::from_heed(path, e))?;
     let tables = open_tables(&env).map_err(|e| Error::from_heed(path, e))?;
     Ok((env, tables))

@@ -34,8 +34,8 @@ fn heights(store: &Store) -> (Option<u32>, Option<u32>) {
 
 /// Changes the database directly.
 fn tamper(store: &Store, change: impl FnOnce(&mut memory_map::WriteTxn<'_>)) {
-    let held = store.hold().unwrap();
-    let mut txn = store.write(&held).unwrap();
+    let guard = store.guard_map().unwrap();
+    let mut txn = store.write(&guard).unwrap();
     change(&mut txn);
     txn.commit().unwrap();
 }

@@ -4,7 +4,7 @@ use prb_core::primitives::{ParaNumber, RelayNumber};
 
 use super::{Error, Store, memory_map::WriteTxn, segment::Segment, split_alignment};
 
-/// Rows deleted in one transaction.
+/// Rows deleted in one transaction: LMDB keeps the changed pages of a transaction in memory.
 const ROWS: usize = 10_000;
 
 impl Store {
@@ -23,8 +23,8 @@ impl Store {
     /// Drops the last justified block and the headers after the one before it; returns false if it is before
     /// `number`.
     fn drop_last_stop(&self, number: u32) -> Result<bool, Error> {
-        let held = self.hold()?;
-        let mut txn = self.write(&held)?;
+        let guard = self.guard_map()?;
+        let mut txn = self.write(&guard)?;
         let tables = txn.tables;
         let error = |e| self.error(e);
         let Some((last, _)) = tables.relay_headers.last(&txn).map_err(error)? else { return Ok(false) };
@@ -78,8 +78,8 @@ impl Store {
 
     /// Drops the last segments, or the last one's blocks from `number` on.
     fn drop_last_changes(&self, number: u32) -> Result<bool, Error> {
-        let held = self.hold()?;
-        let mut txn = self.write(&held)?;
+        let guard = self.guard_map()?;
+        let mut txn = self.write(&guard)?;
         let tables = txn.tables;
         let error = |e| self.error(e);
         let Some((first, encoded)) = tables.changes.last(&txn).map_err(error)? else { return Ok(false) };
@@ -105,8 +105,8 @@ impl Store {
     }
 
     fn drop_last_headers(&self, number: u32) -> Result<bool, Error> {
-        let held = self.hold()?;
-        let mut txn = self.write(&held)?;
+        let guard = self.guard_map()?;
+        let mut txn = self.write(&guard)?;
         let tables = txn.tables;
         let error = |e| self.error(e);
         let Some((last, _)) = tables.para_headers.last(&txn).map_err(error)? else { return Ok(false) };

@@ -2,7 +2,7 @@
 //!
 //! Headers must hash and chain from the start to the newest, justifications must be signed by the sets that
 //! the headers announce, read proofs must be valid and name the stored parachain headers, and segments of
-//! storage changes must match their digests. (Whether the changes are correct can only be told with the whole
+//! storage changes must match their digests. (Whether the changes are correct can only be report_progress with the whole
 //! state, as workers do.)
 
 use std::fmt;
@@ -23,9 +23,9 @@ use rules::check_justified;
 pub(crate) use rules::check_start;
 
 /// Most faults that are listed; further ones are only counted.
-const MOST_NAMED: usize = 1000;
+const MAX_LISTED: usize = 1000;
 /// Blocks between two progress reports.
-const TELL_EVERY: u32 = 256;
+const PROGRESS_INTERVAL: u32 = 256;
 
 /// A part of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,7 +69,7 @@ impl fmt::Display for Part {
 pub struct Fault {
     /// The part.
     pub part: Part,
-    /// The block; for storage changes that cannot be told apart, the first one of the segment.
+    /// The block; for storage changes that cannot be report_progress apart, the first one of the segment.
     pub number: u32,
     /// What is wrong.
     pub what: String,
@@ -122,7 +122,7 @@ impl Report {
 
     fn fault(&mut self, part: Part, number: u32, what: impl ToString) {
         self.faulty += 1;
-        if self.faults.len() < MOST_NAMED {
+        if self.faults.len() < MAX_LISTED {
             self.faults.push(Fault { part, number, what: what.to_string() });
         }
     }
@@ -230,8 +230,9 @@ impl Check<'_, '_> {
         self.store.error(e)
     }
 
-    fn told(&mut self, part: Part, done: u32, total: u32) -> bool {
-        !done.is_multiple_of(TELL_EVERY) && done != total || (self.tell)(Progress { part, done, total })
+    fn report_progress(&mut self, part: Part, done: u32, total: u32) -> bool {
+        !done.is_multiple_of(PROGRESS_INTERVAL) && done != total
+            || (self.tell)(Progress { part, done, total })
     }
 
     fn genesis(&mut self, start: &Start, genesis: &Genesis) {
@@ -299,7 +300,7 @@ impl Check<'_, '_> {
                     next_stop = stop;
                 }
             }
-            if !self.told(Part::Relay, self.report.relay_headers, total) {
+            if !self.report_progress(Part::Relay, self.report.relay_headers, total) {
                 return Ok(false);
             }
         }
@@ -400,7 +401,7 @@ impl Check<'_, '_> {
                 }
                 named = self.named_from(stop + 1)?;
             }
-            if !self.told(Part::ParaHeaders, self.report.para_headers, total) {
+            if !self.report_progress(Part::ParaHeaders, self.report.para_headers, total) {
                 return Ok(false);
             }
         }

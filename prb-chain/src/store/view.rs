@@ -201,6 +201,7 @@ impl ChainPieces for StoreView<'_> {
             .para_headers
             .range(&self.txn, &(span.first.0..=span.last.0))
             .map_err(|e| self.store.error(e))?;
+        // Two cursors side by side: nothing is collected in memory.
         let (mut headers, mut expected, mut failure) = (headers, span.first.0, None);
         self.sequence_of_changes(span, &mut |changes| match headers.next() {
             Some(Ok((number, header))) if number == expected => {

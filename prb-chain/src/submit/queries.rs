@@ -82,15 +82,15 @@ pub(super) async fn heads(pool: &NodePool) -> Result<Vec<(Arc<Node>, Head)>, Err
             (place, node, head)
         })
         .collect();
-    let (mut told, mut last) = (Vec::new(), None);
+    let (mut answered, mut last) = (Vec::new(), None);
     loop {
-        let next = if told.is_empty() {
+        let next = if answered.is_empty() {
             asked.next().await
         } else {
             tokio::time::timeout(HEAD_TIMEOUT, asked.next()).await.ok().flatten()
         };
         match next {
-            Some((place, node, Ok(head))) => told.push((place, node, head)),
+            Some((place, node, Ok(head))) => answered.push((place, node, head)),
             Some((_, node, Err(e))) => {
                 tracing::debug!(node = %node.name(), error = %e, "node did not return its head");
                 last = Some(e);
@@ -98,11 +98,11 @@ pub(super) async fn heads(pool: &NodePool) -> Result<Vec<(Arc<Node>, Head)>, Err
             None => break,
         }
     }
-    told.sort_by_key(|(place, _, head)| (std::cmp::Reverse(head.header.number), *place));
-    if told.is_empty() {
+    answered.sort_by_key(|(place, _, head)| (std::cmp::Reverse(head.header.number), *place));
+    if answered.is_empty() {
         return Err(last.unwrap_or_else(|| no_node(pool)));
     }
-    Ok(told.into_iter().map(|(_, node, head)| (node, head)).collect())
+    Ok(answered.into_iter().map(|(_, node, head)| (node, head)).collect())
 }
 
 /// Queries the newest finalised state, at the node furthest ahead, or at others equally far if it does not

@@ -72,7 +72,7 @@ pub(super) enum Search {
     Unread { block: u32, error: String },
     /// No block can include it any more.
     Excluded { reason: String },
-    /// One node says so, but others that answer are not as far.
+    /// One node reports this, but others that answer are not as far.
     Disputed { reason: String },
     /// It is in no block before this one.
     NotYet { next_block: u32 },

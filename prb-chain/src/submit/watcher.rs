@@ -203,7 +203,7 @@ impl<'a> Watcher<'a> {
                 // Without a subscription, the transaction is known there, or the node is unreachable.
                 self.sent(watch)
             }
-            // It may be in a block already, which the search will tell.
+            // It may be in a block already; the search will find it.
             Err(refusal) => {
                 tracing::debug!(node = %node.name(), %refusal, "node does not accept the transaction again");
                 Observation::Sent { watched: false }
@@ -287,7 +287,7 @@ impl Inner {
             let (birth, last) = (prepared.birth, prepared.last);
             return Ok(Found::Gone(format!("it expired: blocks {} to {last} do not include it", birth + 1)));
         }
-        // A node behind the last searched block tells nothing about the blocks in between.
+        // A node behind the last searched block does not know the blocks in between.
         if number + 1 < from {
             return Ok(Found::NotYet { cursor: from });
         }

@@ -16,26 +16,26 @@ use prost::Message;
 
 use crate::verify::{self, Checked, Error, grandpa, state};
 
-/// What a batch that holds says of the chain.
+/// What a valid batch shows about the chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Finding {
     /// Its first relay block.
     pub(super) first: u32,
-    /// Its last relay block, which the set has finalised.
+    /// Its last relay block, which is finalised.
     pub(super) last: u32,
-    /// The set in force after it, where it changes the set.
+    /// The set in force after it, if it changes the set.
     pub(super) next: Option<AuthoritySet>,
 }
 
-/// A bounded set of hashes; the oldest makes room.
+/// A bounded set of hashes, of which the oldest are evicted.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct RecentHashes {
     hashes: HashSet<Hash>,
     order: VecDeque<Hash>,
     capacity: usize,
 }
 
-impl Seen {
+impl RecentHashes {
     pub(super) fn new(capacity: usize) -> Self {
         Self { hashes: HashSet::new(), order: VecDeque::new(), capacity }
     }
@@ -65,20 +65,20 @@ impl Seen {
 /// Checks a justification of a header.
 pub(super) type SignatureCheck<'a> = dyn FnMut(&[u8], &Checked) -> Result<(), Error> + 'a;
 
-/// The last relay header of a batch, and what claims to prove it.
+/// The last relay header of a batch with its justification.
 struct End {
     header: Checked,
     justification: Vec<u8>,
-    /// What workers cannot follow in the headers before it, should they be the chain's.
+    /// A change in an earlier header that workers cannot follow.
     obstacle: Option<Error>,
 }
 
 /// Checks a batch against the authority set in force at its first block.
 ///
-/// `is_signed` says whether a justification is known to hold for that block; the signatures are most of the work.
+/// `is_signed` checks a justification: the signatures are most of the work, so its results are cached by the caller.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The fault of the batch.
 pub(super) fn check(
     batch: &HeaderBatch,
     para_id: u32,
@@ -92,7 +92,7 @@ pub(super) fn check(
     if last.number != batch.relay.last.0 {
         return Err(Error::HeaderNumber { expected: batch.relay.last.0, actual: last.number });
     }
-    // Before anything that is the chain's fault: whoever can make up headers can make up such ones, too.
+    // First: without a valid signature, a change that workers cannot follow is not the chain's but an invention.
     is_signed(&justification, &last)?;
     let forced = last.forces_change.then_some(Error::ForcedChange { number: last.number });
     if let Some(obstacle) = obstacle.or(forced) {
@@ -104,8 +104,8 @@ pub(super) fn check(
     Ok(Finding { first, last: last.number, next })
 }
 
-/// Reads SCALE `Vec<HeaderToSync>`: consecutive headers that follow one another, of which the last is justified and
-/// only the last changes the authorities.
+/// Reads SCALE `Vec<HeaderToSync>`: consecutive headers, each the parent of the next, of which the last one is justified and
+/// only the last one may change the authorities.
 fn relay(mut encoded: &[u8], first: u32) -> Result<End, Error> {
     const BAD: Error = Error::Encoding { what: "the relay headers" };
     let input = &mut encoded;
@@ -129,7 +129,7 @@ fn relay(mut encoded: &[u8], first: u32) -> Result<End, Error> {
     Err(BAD)
 }
 
-/// Cuts a header off the input and checks its number, and that it follows the one before it.
+/// Takes a header from the input and checks its number and its parent.
 fn take_header<'a>(
     input: &mut &'a [u8],
     number: u32,
@@ -148,7 +148,7 @@ fn take_header<'a>(
     Ok((header, encoded))
 }
 
-/// Holds the change that old workers read to the one that the last header schedules.
+/// Checks that the change of authorities, which old workers read, is the one that the last header schedules.
 fn set_change(encoded: Option<&[u8]>, next: Option<&AuthoritySet>, state_root: Hash) -> Result<(), Error> {
     let what = "the change of authorities";
     let bad = |reason: &str| Error::Proof { what, reason: reason.into() };
@@ -164,7 +164,7 @@ fn set_change(encoded: Option<&[u8]>, next: Option<&AuthoritySet>, state_root: H
     Ok(())
 }
 
-/// Holds the parachain headers to the head that the last relay block's state names.
+/// Checks that the parachain headers end with the head in the last relay block's state.
 fn para(
     mut encoded: &[u8],
     proof: &[Vec<u8>],
@@ -194,9 +194,9 @@ fn para(
     Ok(())
 }
 
-/// Checks a justification, unless the same one is known to hold.
+/// Checks a justification, unless it is known to be valid.
 pub(super) fn signed(
-    seen: &Mutex<Seen>,
+    seen: &Mutex<RecentHashes>,
     set: &AuthoritySet,
     justification: &[u8],
     header: &Checked,

@@ -1,4 +1,4 @@
-//! The authority sets on disk, so that a restart goes on with what was verified before.
+//! Stores the authority sets, so that a restarted process need not collect them again.
 
 use std::{
     fs::{self, OpenOptions},
@@ -12,7 +12,7 @@ use prb_core::primitives::Hash;
 
 use super::sets::AuthoritySets;
 
-/// What the file begins with.
+/// The first bytes of the file.
 const MAGIC: &[u8; 16] = b"prb-authorities1";
 /// Magic and checksum.
 const HEAD_BYTES: usize = MAGIC.len() + 4;
@@ -20,7 +20,7 @@ const HEAD_BYTES: usize = MAGIC.len() + 4;
 /// The chain whose sets these are: the parachain's id, and the hash of its block 1.
 pub(super) type ChainKey = (u32, Hash);
 
-/// Reads the sets of a chain; `None` where the file is another chain's.
+/// Reads the sets and their chain; `None` if there is no file.
 pub(super) fn read(path: &Path, max_bytes: usize) -> io::Result<Option<(ChainKey, AuthoritySets)>> {
     let bad = || io::Error::new(io::ErrorKind::InvalidData, "it is damaged");
     let file = match fs::File::open(path) {
@@ -28,6 +28,7 @@ pub(super) fn read(path: &Path, max_bytes: usize) -> io::Result<Option<(ChainKey
         file => file?,
     };
     let mut content = Vec::new();
+    // A bound for damaged files: the encoding is smaller than the sets in memory.
     file.take(2 * max_bytes as u64 + 4096).read_to_end(&mut content)?;
     let (head, body) = content.split_at_checked(HEAD_BYTES).ok_or_else(bad)?;
     let sum = head.strip_prefix(MAGIC).ok_or_else(bad)?;
@@ -40,7 +41,7 @@ pub(super) fn read(path: &Path, max_bytes: usize) -> io::Result<Option<(ChainKey
     Ok(Some((key, sets)))
 }
 
-/// Writes the sets; a process that is killed leaves the file as it was.
+/// Replaces the file atomically: a killed process leaves the previous one.
 pub(super) fn write(path: &Path, chain: ChainKey, sets: &[u8]) -> io::Result<()> {
     let body = [&chain.encode()[..], sets].concat();
     let new = path.with_extension("new");

@@ -1,4 +1,4 @@
-//! The authority sets that are known, and for which blocks: learnt from verified batches, bounded in bytes.
+//! The known authority sets with the blocks that they are in force at, taken from verified batches; bounded in bytes.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -8,11 +8,11 @@ use prb_core::wire::AuthoritySet;
 use super::batch::Finding;
 use crate::verify::Start;
 
-/// An authority set and the blocks that it is known to be in force at.
+/// An authority set, in force from its key in the map on.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 struct Entry {
     set: Arc<AuthoritySet>,
-    /// The last block that it is known to have finalised.
+    /// The newest block that it is known to have finalised.
     to: u32,
     /// Whether it ended there.
     ended: bool,
@@ -20,19 +20,19 @@ struct Entry {
     used: u64,
 }
 
-/// What is known of the set in force at a block.
+/// The set in force at a block, as far as it is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum InForce {
     /// It is this one.
     Known(Arc<AuthoritySet>),
-    /// It is this one, unless it was changed at a block that nobody has shown yet.
+    /// It is this one, unless a block in between that was not verified yet changes the set.
     Perhaps(Arc<AuthoritySet>),
     /// It is not known.
     Unknown,
 }
 
-/// Authority sets by the first block that each is in force at. The one that the chain starts with is always there;
-/// of the others, the one that was used least recently makes room.
+/// Authority sets by the first block that each is in force at. The first one is always kept; of the others, the least
+/// recently used ones are evicted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct AuthoritySets {
     start: Start,
@@ -42,7 +42,7 @@ pub(super) struct AuthoritySets {
     clock: u64,
 }
 
-/// Of keys and pointers.
+/// Estimated size of an entry without its authorities: keys, pointers, counters.
 const OVERHEAD_BYTES: usize = 128;
 
 fn size(set: &AuthoritySet) -> usize {
@@ -62,7 +62,7 @@ impl AuthoritySets {
         &self.start
     }
 
-    /// The set in force at a block.
+    /// Returns the set in force at a block.
     pub(super) fn at(&mut self, block: u32) -> InForce {
         self.clock += 1;
         let Some((_, entry)) = self.entries.range_mut(..=block).next_back() else { return InForce::Unknown };
@@ -77,14 +77,14 @@ impl AuthoritySets {
         }
     }
 
-    /// The first block after what is known of the set that might be in force at a block.
+    /// Returns the first block after those verified with the set that may be in force at a block.
     pub(super) fn frontier_below(&self, block: u32) -> Option<u32> {
         let (_, entry) = self.entries.range(..=block).next_back()?;
         (!entry.ended).then_some(entry.to.saturating_add(1)).filter(|next| *next < block)
     }
 
-    /// Takes over what a batch shows that was verified by the set in force at its first block. Says whether a
-    /// change of the set was new.
+    /// Records what a batch shows, which must be verified with the set in force at its first block. Returns whether it
+    /// contains a new change of the set.
     pub(super) fn learn(&mut self, finding: &Finding) -> bool {
         let Some((_, entry)) = self.entries.range_mut(..=finding.first).next_back() else { return false };
         // Another batch may have shown the set's end meanwhile.
@@ -100,11 +100,11 @@ impl AuthoritySets {
         self.bytes += size(next);
         let set = Arc::new(next.clone());
         self.entries.insert(first, Entry { set, to: finding.last, ended: false, used: self.clock });
-        self.make_room(first);
+        self.evict(first);
         true
     }
 
-    fn make_room(&mut self, newest: u32) {
+    fn evict(&mut self, newest: u32) {
         while self.bytes > self.max_bytes {
             let start = self.start.number.saturating_add(1);
             let spare = self.entries.iter().filter(|(first, _)| **first != start && **first != newest);
@@ -131,7 +131,7 @@ impl AuthoritySets {
         }
         let bytes = entries.values().map(|entry| size(&entry.set)).sum();
         let mut sets = Self { start, entries, bytes, max_bytes, clock: 0 };
-        sets.make_room(sets.start.number.saturating_add(1));
+        sets.evict(sets.start.number.saturating_add(1));
         Some(sets)
     }
 
@@ -179,7 +179,7 @@ mod tests {
         assert!(sets.learn(&shown(15, 19, Some(4))));
         assert!(!sets.learn(&shown(10, 19, Some(4))), "it is known already");
         assert_eq!((sets.at(19), sets.at(20), sets.at(21)), (known(3), known(4), perhaps(4)));
-        // Whoever signs at a later block has been in force all the time: ids never come again.
+        // A set that signs a later block has been in force all the time, because set ids are never reused.
         assert!(!sets.learn(&shown(30, 40, None)));
         assert_eq!((sets.at(25), sets.at(41)), (known(4), known(4)));
     }
@@ -195,8 +195,8 @@ mod tests {
         }
         assert_eq!((sets.len(), sets.bytes), (4, sets.max_bytes));
         assert_eq!((sets.at(10), sets.at(970)), (known(3), known(99)));
-        assert_eq!(sets.at(500), InForce::Unknown, "it made room");
-        // A newcomer shows them again from the first on.
+        assert_eq!(sets.at(500), InForce::Unknown, "it was evicted");
+        // A new worker's batches show them again from the first one on.
         assert!(sets.learn(&shown(10, 19, Some(4))));
         assert_eq!(sets.at(20), known(4));
     }

@@ -17,7 +17,7 @@ use prb_core::primitives::{ParaNumber, RelayNumber};
 use tempfile::TempDir;
 
 use super::{
-    ground::{PARA, RELAY, blocks_of, empty, filled, heights, is_part_of, replay},
+    setup::{PARA, RELAY, blocks_of, empty, filled, heights, is_part_of, replay},
     suite,
 };
 

@@ -8,8 +8,8 @@ use prb_devnet::{Config, Devnet};
 use tempfile::TempDir;
 
 use super::{
-    ground::{empty, is_part_of, replay},
     ingest::fetch,
+    setup::{empty, is_part_of, replay},
 };
 
 /// Most round trips for each relay block, with sets as long as Kusama's.

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ground::{Kept, PARA, RELAY, empty, filled, is_part_of, replay},
+    setup::{PARA, RELAY, StoreDir, empty, filled, is_part_of, replay},
     workers,
 };
 
@@ -31,7 +31,7 @@ fn pools(devnet: &Devnet) -> (NodePool, NodePool) {
     (pool("relay", devnet.relay().url()), pool("para", devnet.para().url()))
 }
 
-async fn until(kept: &Kept, relay: u32, para: u32) {
+async fn until(kept: &StoreDir, relay: u32, para: u32) {
     let mut heights = kept.store.heights();
     let there = heights.wait_for(|h| h.relay >= Some(RelayNumber(relay)) && h.para >= Some(ParaNumber(para)));
     if timeout(TIMEOUT, there).await.is_err() {
@@ -44,7 +44,7 @@ async fn until(kept: &Kept, relay: u32, para: u32) {
 pub(crate) async fn fetch(
     devnet: &Devnet,
     sources: Vec<Arc<dyn history::HistorySource>>,
-) -> (Kept, [Snapshot; 2]) {
+) -> (StoreDir, [Snapshot; 2]) {
     let kept = empty();
     let (relay, para) = pools(devnet);
     let config = history::Config::default().with_stalled_after(Duration::from_millis(300));
@@ -59,7 +59,7 @@ pub(crate) async fn fetch(
     (kept, calls)
 }
 
-async fn fetched(devnet: &Devnet, sources: Vec<Arc<dyn history::HistorySource>>) -> Kept {
+async fn fetched(devnet: &Devnet, sources: Vec<Arc<dyn history::HistorySource>>) -> StoreDir {
     fetch(devnet, sources).await.0
 }
 

@@ -3,10 +3,10 @@
 
 mod archive;
 mod cost;
-mod ground;
 mod ingest;
 mod over_http;
 mod replay;
+mod setup;
 mod sources;
 mod suite;
 #[path = "../support/workers.rs"]

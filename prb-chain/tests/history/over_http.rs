@@ -32,7 +32,7 @@ use tempfile::TempDir;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    ground::{PARA, RELAY, blocks_of, empty, filled, heights, is_part_of, replay},
+    setup::{PARA, RELAY, blocks_of, empty, filled, heights, is_part_of, replay},
     suite,
 };
 
@@ -164,9 +164,9 @@ async fn servers_that_do_wrong_are_named() {
     let folder = TempDir::new().unwrap();
     export(&filled().store, folder.path(), Config::default(), &mut |_| true).unwrap();
     let cases = [
-        (Kind::WholeFiles, "the server gives the whole file"),
-        (Kind::OtherBytes, "another part than it is asked for"),
-        (Kind::Endless, "more than it is asked for"),
+        (Kind::WholeFiles, "the server returned the whole file"),
+        (Kind::OtherBytes, "another range than the requested one"),
+        (Kind::Endless, "more than requested"),
         (Kind::Broken, "cannot read genesis.prb"),
     ];
     for (kind, text) in cases {

@@ -10,7 +10,7 @@ use prb_chain::{
 };
 use prb_core::primitives::Hash;
 
-use super::ground::{PARA, RELAY, blocks_of, empty, filled, heights, is_part_of, replay};
+use super::setup::{PARA, RELAY, blocks_of, empty, filled, heights, is_part_of, replay};
 
 /// Asserts that a source with changed blocks is detected.
 async fn found_out(part: Part, text: &str, change: impl FnOnce(&mut Blocks)) {

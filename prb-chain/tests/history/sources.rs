@@ -24,7 +24,7 @@ use prb_core::wire::{AuthoritySet, AuthoritySetChange, BlockHeaderWithChanges, H
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    ground::{PARA, RELAY, blocks_of, empty, filled, heights, is_part_of, replay},
+    setup::{PARA, RELAY, blocks_of, empty, filled, heights, is_part_of, replay},
     suite,
 };
 
@@ -229,7 +229,7 @@ async fn data_provider_passes_the_suite() {
     // A partial store, continued from a provider that was not asked before.
     for (relay, para) in [(20, 5), (30, 12), (10, 1)] {
         let part = filled();
-        part.store.drop_relay_from(super::ground::relay(relay)).unwrap();
+        part.store.drop_relay_from(super::setup::relay(relay)).unwrap();
         part.store.drop_para_from(prb_core::primitives::ParaNumber(para), true).unwrap();
         assert_eq!(replay(&part, vec![Arc::new(provider())]).await.faults, []);
         assert_eq!(heights(&part.store), (RELAY, PARA));

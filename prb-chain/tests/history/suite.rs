@@ -6,7 +6,7 @@ use prb_chain::history::{HistorySource, Next, Piece};
 use prb_chain::internals::history::{Blocks, MemoryHistory};
 use prb_core::{blob::Span, primitives::ParaNumber};
 
-use super::ground::{self, blocks_of, empty, filled, heights, is_part_of, relay, replay};
+use super::setup::{self, blocks_of, empty, filled, heights, is_part_of, relay, replay};
 
 /// Returns the headers of pieces, with the end of each piece.
 fn flat(pieces: &[Piece]) -> Vec<Vec<u8>> {
@@ -51,7 +51,7 @@ pub(crate) async fn holds(source: Arc<dyn HistorySource>, truth: &Blocks) {
     let into = empty();
     let drained = replay(&into, vec![source]).await;
     assert_eq!((drained.stored, drained.faults), (true, vec![]));
-    assert_eq!(heights(&into.store), (ground::RELAY, ground::PARA));
+    assert_eq!(heights(&into.store), (setup::RELAY, setup::PARA));
     is_part_of(&into.store, &filled().store);
 }
 

@@ -158,7 +158,7 @@ pub struct Config {
     /// The operator's namespace: peers of others are ignored. Default: `default`.
     pub bridge_identity: String,
     /// Accepts peers of any namespace. Default: false.
-    pub ignore_bridge_identity: bool, Default: none.
+    pub ignore_bridge_identity: bool, Default: none. Default: none.
     /// Hash of parachain block 1, if it is already known; see
     /// [`Node::set_chain_identity`](super::Node::set_chain_identity).
     pub chain_identity: Option<Hash>,

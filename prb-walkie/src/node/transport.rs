@@ -20,38 +20,34 @@ use libp2p::{
 };
 use socket2::SockRef;
 
+mod mplex;
+#[cfg(test)]
+mod tests;
 mod yamux;
 
+use mplex::Mplex;
 use yamux::Yamux;
 
 /// Timeout of a connection's handshakes.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// An original closes the connection on a frame over 1 MiB; large frames suffer fewer of its delays.
-const MPLEX_FRAME_BYTES: usize = 1024 * 1024;
 /// Most streams of a yamux connection in both directions; one more ends the connection. Each buffers up to
 /// 256 KiB, so a connection buffers up to 32 MiB.
 pub(super) const MAX_STREAMS: usize = 128;
-/// Most streams of an mplex connection in both directions: further ones of the other side are reset, ours
-/// wait. Each buffers a frame of up to 1 MiB before reading stops, so a connection buffers up to 97 MiB.
-const MPLEX_MAX_STREAMS: usize = 96;
-/// Buffered frames of a stream at which reading from its connection stops.
-const MPLEX_WAITING_FRAMES: usize = 1;
 
 pub(super) fn build(key: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, noise::Error> {
-    let mut mplex = libp2p_mplex::Config::new();
-    mplex
-        .set_split_send_size(MPLEX_FRAME_BYTES)
-        .set_max_num_streams(MPLEX_MAX_STREAMS)
-        .set_max_buffer_size(MPLEX_WAITING_FRAMES);
     // V1Lazy saves a round trip for each negotiation, and originals accept it.
     Ok(tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
         .map(|stream, _| QuickAckStream(stream))
         .upgrade(Version::V1Lazy)
         .authenticate(noise::Config::new(key)?)
-        .multiplex(SelectUpgrade::new(Yamux::new(MAX_STREAMS), mplex))
+        .multiplex(multiplexers())
         .timeout(HANDSHAKE_TIMEOUT)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
         .boxed())
+}
+
+fn multiplexers() -> SelectUpgrade<Yamux, Mplex> {
+    SelectUpgrade::new(Yamux::new(MAX_STREAMS), Mplex::new())
 }
 
 /// A TCP stream without delayed acknowledgements.

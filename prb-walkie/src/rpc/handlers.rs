@@ -7,7 +7,7 @@ use futures::{FutureExt, future::BoxFuture};
 use prb_core::text::shorten;
 use prost::Message;
 
-use super::{Call, Caller, MAX_QUOTED_BYTES, Method, ResponseError, envelope};
+use super::{Call, Caller, MAX_QUOTED_BYTES, Method, ResponseError, auth, envelope};
 use crate::proto::Request;
 
 /// Longest nonce that is repeated, in bytes.
@@ -176,10 +176,12 @@ fn unauthorized_text(method: Method, caller: &Caller) -> String {
     let from = caller.ip.map(|ip| format!(" from {}", ip.to_canonical())).unwrap_or_default();
     format!(
         "{} is for authorised peers only, and {}{from} is not one of them. To authorise it, set on this side: \
-         PRB_WALKIE_PSK, the same key as on the other; PRB_WALKIE_WHITELIST, its peer id; or, for a caller with \
-         neither a key nor a permanent id, such as the original's monitor, PRB_WALKIE_MANAGEMENT_NETWORKS, its network",
+         PRB_WALKIE_PSK, the same key as on the other (with clocks that differ by less than {} s); \
+         PRB_WALKIE_WHITELIST, its peer id; or, for a caller with neither a key nor a permanent id, such as the \
+         original's monitor, PRB_WALKIE_MANAGEMENT_NETWORKS, its network",
         method.name(),
-        caller.peer
+        caller.peer,
+        auth::WINDOW.as_secs()
     )
 }
 

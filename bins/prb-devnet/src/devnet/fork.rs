@@ -15,15 +15,15 @@ impl Devnet {
     /// parent without transactions, and returns their number. From a parachain node this looks like a relay chain
     /// that picks another fork.
     ///
-    /// Watchers of the blocks' transactions are told about the retraction; `fate` decides what happens to the
+    /// Watchers of the blocks' transactions are told about the retraction; `outcome` decides what happens to the
     /// transactions then.
     ///
     /// # Errors
     /// [`Error::Runtime`], [`Error::State`].
-    pub fn reorganise_para(&self, fate: Retracted) -> Result<u32, Error> {
+    pub fn reorganise_para(&self, outcome: Retracted) -> Result<u32, Error> {
         let moving = self.0.moving.lock();
         let para = self.para();
-        para.retract(moving.para_included, fate);
+        para.retract(moving.para_included, outcome);
         let mut replaced = 0;
         for slot in &moving.para_parents {
             let inherents = self.para_inherents(*slot)?;

@@ -218,6 +218,7 @@ impl Build<'_> {
     }
 
     fn transaction(&mut self, bytes: &[u8]) -> Result<Applied, Error> {
+        // A transaction that is not included must leave no changes.
         self.overlay.start_transaction();
         let result = self.apply(bytes);
         let storage = |_| Error::State("storage transaction not open".into());

@@ -17,12 +17,12 @@ pub enum Retracted {
 
 impl Node {
     /// Retracts the blocks after `last`; they are still known by their hashes.
-    pub(crate) fn retract(&self, last: u32, fate: Retracted) {
+    pub(crate) fn retract(&self, last: u32, outcome: Retracted) {
         let retracted = self.ledger.write().retract(last);
         let mut pool = self.pool.lock();
         // Newest first, as a node walks back to the fork.
         for block in retracted.iter().rev() {
-            for silent in pool.retracted(block.hash, fate) {
+            for silent in pool.retracted(block.hash, outcome) {
                 self.server.keep_open(silent);
             }
         }

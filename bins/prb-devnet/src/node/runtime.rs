@@ -48,6 +48,7 @@ pub(crate) static PARA: &[Runtime] = &[
     },
     Runtime {
         code: b"prb-devnet-para/1001",
+        // Not V1: pRuntime computes the parachain's state roots with version 0.
         state_version: StateVersion::V0,
         offchain_messages: para::v2::offchain_messages,
         calls: para::v2::calls,

@@ -26,6 +26,7 @@ pub(crate) type State = TrieBackend<StateDb, BlakeTwo256>;
 impl StateDb {
     /// Creates an archive with the empty state.
     pub(crate) fn new() -> Self {
+        // No transaction ever adds the node of the empty trie.
         let (key, value) = (empty_root(), vec![0u8]);
         let nodes = HashMap::from([(prefixed_key::<BlakeTwo256>(&key, hash_db::EMPTY_PREFIX), value)]);
         Self { nodes: Arc::new(RwLock::new(nodes)) }
@@ -40,6 +41,7 @@ impl StateDb {
     pub(crate) fn insert(&self, mut transaction: PrefixedMemoryDB<BlakeTwo256>) {
         let mut nodes = self.nodes.write();
         for (key, (value, references)) in transaction.drain() {
+            // Removals have no positive count. They are ignored, because this is an archive.
             if references > 0 {
                 nodes.insert(key, value);
             }

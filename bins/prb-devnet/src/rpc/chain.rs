@@ -176,6 +176,7 @@ pub(super) async fn follow(
     loop {
         node.faults().until_answering().await;
         let view = View::new(node);
+        // A node with a frozen view announces no newer block.
         let newest = (*numbers.borrow_and_update()).min(view.best());
         for number in next.unwrap_or(newest)..=newest {
             let Some(message) = message(&View::new(node), number) else { continue };

@@ -30,6 +30,7 @@ pub(crate) fn call(core: &Mutex<Verifier>, method: Method, body: Bytes) -> Resul
         Method::SyncHeader => {
             let request: prpc::HeadersToSync = proto(body)?;
             let headers = scale::<Vec<HeaderToSync>>(&request.encoded_headers)?;
+            // Not used, but like pRuntime's it must decode.
             optional::<AuthoritySetChange>(request.encoded_authority_set_change.as_deref())?;
             synced_to(core.lock().sync_relay(headers)?)
         }
@@ -89,6 +90,8 @@ fn init(core: &Mutex<Verifier>, request: prpc::InitRuntimeRequest) -> Result<Vec
 
 fn dispatch(core: &Mutex<Verifier>, request: prpc::Blocks) -> Result<Vec<u8>, Refusal> {
     let blocks = scale::<Vec<BlockHeaderWithChanges>>(&request.encoded_blocks)?;
+    // On a copy and without the lock: meanwhile GetInfo is answered, and other calls are refused as busy, as by
+    // pRuntime.
     let (mut runtime, pause) = {
         let mut core = core.lock();
         (core.begin_dispatch()?, core.options().knobs.dispatch_pause())

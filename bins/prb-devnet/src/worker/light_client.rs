@@ -26,6 +26,7 @@ impl LightClient {
         let proven = match proof.read(&keys::grandpa_authorities()) {
             Ok(Some(proven)) => proven == list,
             _ => {
+                // Older relay chains have the list under a well-known key, after a version byte.
                 let old = proof.read(keys::OLD_GRANDPA_AUTHORITIES)?;
                 old.ok_or("storage value unavailable")?.split_first().is_some_and(|(_, l)| l == list)
             }

@@ -83,11 +83,11 @@ pub(crate) struct Process {
     commands: mpsc::Sender<Command>,
     kicks: AtomicU64,
     restarts: AtomicU64,
-    kept: Mutex<Kept>,
+    persistent: Mutex<Persistent>,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct Persistent {
     life: Arc<Life>,
     checkpoint: Option<Box<Verifier>>,
     restart: Restart,
@@ -129,7 +129,7 @@ impl Process {
             commands: parts.commands,
             kicks: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
-            kept: Mutex::new(Kept { life, checkpoint: None, restart: parts.restart }),
+            persistent: Mutex::new(Persistent { life, checkpoint: None, restart: parts.restart }),
         }
     }
 
@@ -142,7 +142,7 @@ impl Process {
     }
 
     pub(crate) fn life(&self) -> Arc<Life> {
-        self.kept.lock().life.clone()
+        self.persistent.lock().life.clone()
     }
 
     pub(crate) fn kicked(&self) {
@@ -158,7 +158,7 @@ impl Process {
     }
 
     pub(crate) fn set_restart(&self, restart: Restart) {
-        self.kept.lock().restart = restart;
+        self.persistent.lock().restart = restart;
     }
 
     pub(crate) fn record(&self, method: Method, body: &[u8]) {
@@ -169,7 +169,7 @@ impl Process {
 
     pub(crate) fn take_checkpoint(&self, life: &Life) {
         let checkpoint = life.core.lock().restarted();
-        self.kept.lock().checkpoint = Some(Box::new(checkpoint));
+        self.persistent.lock().checkpoint = Some(Box::new(checkpoint));
     }
 
     /// Tells the supervisor. A full queue means that it is about to end the process anyway.
@@ -182,24 +182,24 @@ impl Process {
     }
 
     fn end_life(&self, restart: Restart) {
-        let mut kept = self.kept.lock();
+        let mut persistent = self.persistent.lock();
         let survivor = match restart {
-            Restart::Kept => Some(kept.life.core.lock().restarted()),
-            Restart::Checkpoint => kept.checkpoint.as_deref().map(Verifier::restarted),
+            Restart::Kept => Some(persistent.life.core.lock().restarted()),
+            Restart::Checkpoint => persistent.checkpoint.as_deref().map(Verifier::restarted),
             Restart::Lost => None,
         };
         if survivor.is_none() {
-            kept.checkpoint = None;
+            persistent.checkpoint = None;
             if let Some(recorder) = &self.recorder {
                 recorder.new_life();
             }
         }
-        kept.life = Life::new(survivor.unwrap_or_else(|| Verifier::new(self.options.clone())));
+        persistent.life = Life::new(survivor.unwrap_or_else(|| Verifier::new(self.options.clone())));
         self.restarts.fetch_add(1, Ordering::Relaxed);
     }
 
     fn restart_mode(&self) -> Restart {
-        self.kept.lock().restart
+        self.persistent.lock().restart
     }
 }
 

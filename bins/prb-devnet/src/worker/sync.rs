@@ -75,6 +75,7 @@ impl Synchronizer {
         mut headers: Vec<HeaderToSync>,
         verdicts: &Verdicts,
     ) -> Result<u32, Refusal> {
+        // Like pRuntime: headers that are known already are skipped, not refused.
         headers.retain(|item| item.header.number >= self.next_relay);
         let (Some(first), Some(last)) = (headers.first(), headers.last()) else {
             return Ok(self.next_relay.wrapping_sub(1));
@@ -96,12 +97,14 @@ impl Synchronizer {
     pub(crate) fn sync_para(&mut self, mut headers: Vec<Header>, proof: &[Vec<u8>]) -> Result<u32, Refusal> {
         headers.retain(|header| header.number >= self.next_para);
         let (Some(first), Some(last)) = (headers.first(), headers.last()) else {
+            // Wraps to 4294967295 before the first header, as pRuntime's answer does.
             return Ok(self.next_para.wrapping_sub(1));
         };
         if first.number != self.next_para {
             return Err(Refusal::BlockNumberMismatch);
         }
         let relay_root = self.relay_root.ok_or(Refusal::RelaychainHeaderNotSynced)?;
+        // The order of these checks is pRuntime's: it decides the reason if several fail.
         let proven = Proof::new(relay_root, proof)
             .read(&self.para_head_key)
             .and_then(|value| value.ok_or_else(|| "storage value unavailable".into()))

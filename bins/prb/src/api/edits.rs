@@ -162,6 +162,7 @@ async fn create<K: Kind>(api: &Api, list: Vec<Value>, terms: &Terms) -> Result<E
 
 async fn update<K: Kind>(api: &Api, list: Vec<Value>, terms: &Terms) -> Result<Edited<K::Entry>, Problem> {
     begin(api, list.len())?;
+    // An edit with a condition must be refused after a concurrent edit, not merged with it.
     let expects = matches!(terms.if_match, IfMatch::Version(_))
         || list.iter().any(|item| item.get("version").is_some_and(|version| !version.is_null()));
     let mut merges = 0;

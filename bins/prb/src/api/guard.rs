@@ -70,6 +70,7 @@ impl Gate {
     /// Returns whether the request comes from no page, or from one of the requested host.
     fn is_of_this_host(&self, headers: &HeaderMap) -> bool {
         let mut origins = headers.get_all(header::ORIGIN).iter();
+        // Programs send no such header, and browsers send it with every request that can change something.
         let Some(origin) = origins.next() else { return true };
         let Some(uri) = origin.to_str().ok().and_then(|text| text.parse::<Uri>().ok()) else { return false };
         let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();

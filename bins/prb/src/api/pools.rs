@@ -74,7 +74,7 @@ struct PoolChanges {
 struct PoolChange {
     /// A pool's id, number or name.
     id: Option<String>,
-    /// The version that the change is based on: refused where it is another by now.
+    /// The version that the change is based on; if the entry has another one by now, the edit is refused.
     version: Option<String>,
     set: Option<PoolFields>,
     delete: Option<bool>,

@@ -75,7 +75,7 @@ impl WorkerQuery {
         self.offset > 0 || self.limit.is_some()
     }
 
-    /// Returns whether the query concerns only names and pools, so that no worker's status is needed.
+    /// Returns whether a worker's name and pool match. Needs no status.
     pub(super) fn fits_entry(&self, worker: &Worker) -> bool {
         self.name.as_ref().is_none_or(|pattern| fits(pattern, &worker.name))
             && self.pid.is_none_or(|pid| pid == worker.pid.0)
@@ -107,6 +107,8 @@ pub(super) fn page(offset: usize, limit: Option<usize>) -> Result<(usize, usize)
 
 /// Returns whether a text matches a pattern, in which `*` matches any characters and `?` one character.
 pub(crate) fn fits(pattern: &str, text: &str) -> bool {
+    // A loop that only goes back to the last star: a recursive match would take exponential time for a pattern
+    // with many stars.
     let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
     let (mut p, mut t) = (0, 0);
     // Where to continue after the last star if the rest does not match.

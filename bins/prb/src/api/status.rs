@@ -103,27 +103,27 @@ struct Provider {
     connected: bool,
     last_seen: String,
     round_trip_ms: Option<u64>,
-    /// Where it was heard of, or what it has proved: `discovered`, `trusted_network`, `same_machine`, `boot_node`,
+    /// Its provenance, how it was found or what it has proved: `discovered`, `trusted_network`, `same_machine`, `boot_node`,
     /// `named` or `shared_key`.
     provenance: String,
-    /// Its blob server, where it is used.
+    /// The address of its blob server, if it is used.
     blob_server: Option<String>,
     /// Whether chain data is fetched from it: `ready`, `connecting`, `down`, `aside` or `unused`.
     state: String,
-    /// Why it is not asked.
+    /// Why it is not used, if so.
     reason: Option<String>,
-    /// It knows the original's keys alone.
+    /// Whether it is an original, which is asked with the original's keys.
     original: bool,
-    /// Newest relay block that it can end a batch at.
+    /// The newest relay block that its batches can end at.
     relay: Option<u32>,
-    /// Newest parachain block that it has.
+    /// Its newest parachain block.
     para: Option<u32>,
     latency_ms: Option<u64>,
-    /// Blobs that it has answered, missing ones too.
+    /// Number of answered requests, including those for missing blobs.
     answered: u64,
-    /// Times that it failed.
+    /// Number of failed requests.
     failed: u64,
-    /// Answers that a worker refused.
+    /// Number of its answers that a worker refused.
     refused: u64,
 }
 

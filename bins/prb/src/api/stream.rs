@@ -29,11 +29,11 @@ use super::{Api, problem::Problem, query::WorkerQuery, request::Asked, view::Wor
 /// Streams at once from this machine, with shares for others ([`Limits::of`](listen::Limits::of)).
 pub(super) const MAX_STREAMS: usize = 16;
 /// Interval between two checks for changes.
-const EVERY: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Duration of a stream; shorter than the maximum duration of a connection.
-const LASTS: Duration = Duration::from_secs(50);
+const STREAM_DURATION: Duration = Duration::from_secs(50);
 /// How soon a client opens the next stream.
-const OPEN_AGAIN: Duration = Duration::from_millis(500);
+const RECONNECT_DELAY: Duration = Duration::from_millis(500);
 
 pub(super) fn router() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(workers))
@@ -65,17 +65,17 @@ async fn workers(
         return Err(Problem::bad_request("a stream has no pages: omit offset and limit"));
     }
     let place = api.0.streams.take(listen::peer_of(&extensions)).ok_or_else(|| {
-        let text = "too many streams are open already: close one, or ask for the list again and again";
+        let text = "too many streams are open already: close one, or poll the list instead";
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", text)
     })?;
     Ok(stream(place, api, query))
 }
 
 fn stream(place: Place, api: Api, query: WorkerQuery) -> Response {
-    let mut ticks = interval(EVERY);
+    let mut ticks = interval(CHECK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let start = (place, api, query, ticks, Sent::default());
-    let end = Instant::now() + LASTS;
+    let end = Instant::now() + STREAM_DURATION;
     let events = futures::stream::unfold(start, move |(place, api, query, mut ticks, mut sent)| async move {
         let event = timeout_at(end, next(&mut ticks, &mut sent, &api, &query)).await.ok()??;
         Some((Ok::<_, Infallible>(event), (place, api, query, ticks, sent)))
@@ -90,7 +90,7 @@ async fn next(ticks: &mut Interval, sent: &mut Sent, api: &Api, query: &WorkerQu
         let mut all = api.manager().status(&[]).ok()?;
         all.retain(|one| query.fits_entry(&one.worker) && query.fits_status(one));
         if let Some(changes) = sent.changes(all) {
-            return Event::default().event("workers").retry(OPEN_AGAIN).json_data(&changes).ok();
+            return Event::default().event("workers").retry(RECONNECT_DELAY).json_data(&changes).ok();
         }
     }
 }
@@ -111,6 +111,7 @@ impl Sent {
             let id = status.worker.id;
             let old = before.remove(&id);
             let hash = match &old {
+                // The fleet replaces a status that changes, so the same pointer needs no formatting.
                 Some((old, hash)) if Arc::ptr_eq(old, &status) => *hash,
                 _ => {
                     let shown = json!(WorkerSummary::of(&status));

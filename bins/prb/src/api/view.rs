@@ -64,11 +64,11 @@ pub(super) struct WorkerSummary {
     #[schema(value_type = Option<String>)]
     session: Option<prb_core::chain::SessionState>,
     pruntime_version: Option<String>,
-    /// When its keys last changed, RFC 3339, and the newest parachain block at that time; null where no change was
-    /// seen.
+    /// When its key last changed, RFC 3339, and the newest parachain block at that time; null if no change was
+    /// observed.
     #[schema(value_type = Option<Object>)]
     key_change: Option<Value>,
-    /// The operation on its way to the chain, or `messages`: how far (`preparing`, `submitting`, `queued`), since
+    /// The operation in flight to the chain, or `messages`: its stage (`preparing`, `submitting`, `queued`), since
     /// when, and its job once the queue has it.
     #[schema(value_type = Option<Object>)]
     in_flight: Option<Value>,

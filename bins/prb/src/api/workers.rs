@@ -76,7 +76,7 @@ struct WorkerChanges {
 struct WorkerChange {
     /// A worker's id or name.
     id: Option<String>,
-    /// The version that the change is based on: refused where it is another by now.
+    /// The version that the change is based on; if the entry has another one by now, the edit is refused.
     version: Option<String>,
     set: Option<WorkerFields>,
     delete: Option<bool>,

@@ -50,11 +50,12 @@ pub struct Remote {
 /// Work without a running daemon.
 #[derive(Clone, Debug, Default, Args)]
 pub struct OfflineArgs {
-    /// Work on the inventory of a daemon that is stopped: of a `prb all` where --data (PRB_DATA) names its data folder,
-    /// else of a `prb lifecycle` in --local-db-path (PHALA_LOCAL_DB_PATH). Refused while a daemon has it open.
+    /// Work on the inventory of a stopped daemon: that of a `prb all` if --data (PRB_DATA) names its data folder,
+    /// otherwise that of a `prb lifecycle` in --local-db-path (PHALA_LOCAL_DB_PATH). Refused while a daemon has it
+    /// open.
     #[arg(long, global = true)]
     pub offline: bool,
-    /// With --offline: folder of the identity that seals operators' keys [default: id in --data, else
+    /// With --offline: folder of the identity that seals operators' keys [default: id in --data, otherwise
     /// /var/data/keys/id].
     #[arg(long, env = "PHALA_PEER_ID_PREFIX", value_name = "DIR", global = true)]
     pub peer_id_prefix: Option<PathBuf>,
@@ -80,7 +81,7 @@ pub struct WorkersArgs {
     /// The daemon.
     #[command(flatten)]
     pub remote: Remote,
-    /// Or none.
+    /// Without a daemon.
     #[command(flatten)]
     pub offline: OfflineArgs,
     /// What to do.
@@ -163,10 +164,10 @@ pub enum WorkerAction {
         caution: Caution,
     },
     /// Remove workers from the inventory. This does not stop them on chain.
-    Remove(Told),
-    /// Add the workers of a file, all or none; with --update, change those that are there by name.
+    Remove(CommandArgs),
+    /// Add the workers of a file, all or none; with --update, also change existing ones, found by name.
     Import(ImportArgs),
-    /// Print workers as `import` reads them.
+    /// Print workers in a format that `import` reads.
     Export {
         /// The workers; all by default.
         #[command(flatten)]
@@ -176,23 +177,23 @@ pub enum WorkerAction {
         format: Format,
     },
     /// Start computing; registers workers and adds them to the pool first if needed.
-    Start(Told),
+    Start(CommandArgs),
     /// Stop computing. The stake stays locked during the cool-down.
-    Stop(Told),
+    Stop(CommandArgs),
     /// Reclaim the stake of stopped workers after the cool-down, and leave them stopped.
-    Reclaim(Told),
+    Reclaim(CommandArgs),
     /// Remove stopped workers from their pool on chain.
-    LeavePool(Told),
+    LeavePool(CommandArgs),
     /// Register again with a fresh attestation.
-    RegisterAgain(Told),
+    RegisterAgain(CommandArgs),
     /// Clear recorded failures and observe the workers again.
-    Restart(Told),
+    Restart(CommandArgs),
     /// Make pRuntime exit; its supervisor starts it again.
-    Kick(Told),
+    Kick(CommandArgs),
     /// Make workers write a checkpoint of their state to disk.
-    Checkpoint(Told),
+    Checkpoint(CommandArgs),
     /// Accept the keys that now answer at the workers' endpoints.
-    ConfirmKey(Told),
+    ConfirmKey(CommandArgs),
 }
 
 /// A file of entries.
@@ -200,21 +201,20 @@ pub enum WorkerAction {
 pub struct ImportArgs {
     /// CSV with a line of field names, JSON or YAML; - for standard input.
     pub file: PathBuf,
-    /// Its format, where its name does not say.
+    /// Its format, if its extension is not csv, json, yaml or yml.
     #[arg(long, value_enum)]
     pub format: Option<Format>,
-    /// Change entries that are there already; what the file does not say of them stays. Entries that the file does not
-    /// name stay too.
+    /// Also change existing entries. Fields and entries that the file does not have stay unchanged.
     #[arg(long)]
     pub update: bool,
-    /// How.
+    /// Options.
     #[command(flatten)]
     pub caution: Caution,
 }
 
 /// The workers of a command, and its options.
 #[derive(Clone, Debug, Default, Args)]
-pub struct Told {
+pub struct CommandArgs {
     /// The workers.
     #[command(flatten)]
     pub selection: Selection,
@@ -272,7 +272,7 @@ pub struct PoolsArgs {
     /// The daemon.
     #[command(flatten)]
     pub remote: Remote,
-    /// Or none.
+    /// Without a daemon.
     #[command(flatten)]
     pub offline: OfflineArgs,
     /// What to do.
@@ -322,10 +322,10 @@ pub enum PoolAction {
         #[command(flatten)]
         caution: Caution,
     },
-    /// Add the pools of a file, all or none; with --update, change those that are there by number. A pool's field
-    /// secret is its operator's mnemonic, secret_file a file that has it in its first line.
+    /// Add the pools of a file, all or none; with --update, also change existing ones, found by number. A pool's field
+    /// secret is its operator's mnemonic, secret_file a file whose first line is the mnemonic.
     Import(ImportArgs),
-    /// Print pools as `import` reads them, without their operators' secrets.
+    /// Print pools in a format that `import` reads, without their operators' secrets.
     Export {
         /// The format.
         #[arg(long, value_enum, default_value_t = Format::Csv)]

@@ -22,7 +22,7 @@ use crate::{
     token::TOKEN_FILE,
 };
 
-/// Time limit for the daemon's answers. An import of many pools reads and seals a key for each.
+/// Time limit for the daemon's answers; slightly longer than its own, whose answer says more than a timeout here.
 const TIMEOUT: Duration = Duration::from_secs(65);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Number of entries per request.
@@ -106,7 +106,9 @@ impl Daemon {
         }
         let http = Http::builder()
             .tls_backend_preconfigured(tls()?)
+            // The token must reach no proxy that happens to be configured for other purposes.
             .no_proxy()
+            // A daemon redirects nothing; following a redirect could turn a change into a GET.
             .redirect(redirect::Policy::none())
             .timeout(TIMEOUT)
             .connect_timeout(CONNECT_TIMEOUT)
@@ -154,13 +156,13 @@ impl Daemon {
 }
 
 impl Client {
-    /// Of a running daemon.
+    /// Creates the client of a running daemon.
     pub(super) fn new(remote: &Remote) -> anyhow::Result<Self> {
         Daemon::new(remote).map(Self::Daemon)
     }
 
-    /// Of a running daemon, or of a stopped one's inventory where that is asked for; `adds` where a new inventory may
-    /// be made for it.
+    /// Creates the client of a running daemon, or with `--offline` that of a stopped one's inventory. With `adds`, a
+    /// missing inventory is created.
     pub(super) async fn of(offline: &OfflineArgs, remote: &Remote, adds: bool) -> anyhow::Result<Self> {
         if offline.offline {
             Offline::open(offline, remote, adds).await.map(Self::Offline)
@@ -169,7 +171,7 @@ impl Client {
         }
     }
 
-    /// Refuses a command where no daemon runs that could do it.
+    /// Refuses a command that needs a running daemon.
     pub(super) fn check_running(&self, command: &str) -> anyhow::Result<()> {
         match self {
             Self::Daemon(_) => Ok(()),
@@ -220,7 +222,7 @@ impl Client {
         let body: Value = match (serde_json::from_slice(&bytes), self) {
             (Ok(body), _) => body,
             (Err(_), Self::Daemon(daemon)) if status == StatusCode::OK => {
-                bail!("what answers at {} is not a daemon's API", host_only(daemon.base.as_str()))
+                bail!("the server at {} is not a daemon's API", host_only(daemon.base.as_str()))
             }
             _ => Value::Null,
         };
@@ -277,6 +279,8 @@ fn may_be_read(file: &Path) -> bool {
 }
 
 fn tls() -> anyhow::Result<ClientConfig> {
+    // Both: a minimal container image has no system certificates, and an authority of one's own is only among
+    // those.
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));

@@ -23,14 +23,14 @@ const MAX_FILE_BYTES: u64 = 8 * 1024 * 1024;
 /// The largest file of a secret, in bytes.
 const MAX_SECRET_BYTES: u64 = 4096;
 
-/// What a file has.
+/// The kind of a file's entries.
 pub(super) struct Kind {
-    /// As the API's lists and addresses name them.
+    /// Its name in the API's lists and addresses.
     pub(super) plural: &'static str,
     pub(super) one: &'static str,
-    /// What an entry is known by.
+    /// The field that identifies an entry.
     pub(super) key: &'static str,
-    /// The fields that a file has, in its order.
+    /// The fields of a written file, in order.
     fields: &'static [&'static str],
 }
 
@@ -58,14 +58,14 @@ pub(super) static POOLS: Kind = Kind {
     fields: &["pid", "name", "proxied", "enabled", "sync_only", "after_stop"],
 };
 
-/// An entry of a file, and where it stands there.
+/// An entry of a file, with its position for messages.
 #[derive(PartialEq)]
 pub(super) struct Row {
     pub(super) place: String,
     pub(super) entry: Value,
 }
 
-/// Reads a file's entries. What is in them is for the daemon to check.
+/// Reads a file's entries, whose values the daemon checks.
 fn read(kind: &Kind, file: &Path, format: Option<Format>) -> anyhow::Result<Vec<Row>> {
     let shown = file.display();
     let format = match (format, file.extension().and_then(|end| end.to_str())) {
@@ -92,7 +92,7 @@ fn read(kind: &Kind, file: &Path, format: Option<Format>) -> anyhow::Result<Vec<
     Ok(rows)
 }
 
-/// Puts what stands in the file that `secret_file` names in its place. Relative names start at the list's folder.
+/// Replaces `secret_file` by the contents of the file that it names, relative to the folder of the list.
 fn read_secret(row: &mut Row, folder: &Path) -> anyhow::Result<()> {
     let Some(fields) = row.entry.as_object_mut() else { return Ok(()) };
     let Some(file) = fields.remove("secret_file") else { return Ok(()) };
@@ -127,7 +127,7 @@ fn parse(kind: &Kind, text: &str, format: Format) -> anyhow::Result<Vec<Row>> {
     Ok(list.into_iter().enumerate().map(row).collect())
 }
 
-/// Where the text is no YAML, without quoting it: it may have secrets.
+/// Describes a syntax error by its position. The parser's own message could quote a secret.
 fn not_yaml(error: &serde_saphyr::Error) -> anyhow::Error {
     match error.location() {
         Some(at) => anyhow::anyhow!("it is not YAML: line {}, column {}", at.line(), at.column()),
@@ -176,7 +176,7 @@ fn csv_value(name: &str, cell: &str) -> Value {
     }
 }
 
-/// Adds a file's entries, all or none; with `--update` also changes those that are there.
+/// Adds a file's entries, all or none; with `--update`, also changes existing ones.
 pub(super) async fn run(client: &Client, kind: &Kind, args: ImportArgs, as_json: bool) -> anyhow::Result<()> {
     let ImportArgs { file, format, update, caution } = args;
     let rows = read(kind, &file, format)?;
@@ -189,7 +189,7 @@ pub(super) async fn run(client: &Client, kind: &Kind, args: ImportArgs, as_json:
     wrote(&answer, as_json, caution, &format!("{} {} were added", rows.len(), kind.plural))
 }
 
-/// Sends an edit; a refusal names each row at fault. `row_of` gives the row of an entry by its place in the request.
+/// Sends an edit; a refusal names each faulty row. `row_of` returns the row of an entry by its index in the request.
 pub(super) async fn send<'a>(
     client: &Client,
     method: Method,
@@ -208,7 +208,7 @@ pub(super) async fn send<'a>(
     Ok(answer.body)
 }
 
-/// The refusal with the places of the rows at fault.
+/// Formats a refusal with the positions of the faulty rows.
 fn placed<'a>(refusal: &Refusal, row_of: impl Fn(usize) -> Option<&'a Row>) -> String {
     let lines = refusal.entries().iter().map(|entry| {
         let row = entry["index"].as_u64().and_then(|index| row_of(usize::try_from(index).ok()?));
@@ -218,7 +218,7 @@ fn placed<'a>(refusal: &Refusal, row_of: impl Fn(usize) -> Option<&'a Row>) -> S
     format!("nothing was imported:{}", lines.collect::<String>())
 }
 
-/// Entries as [`read`] reads them.
+/// Formats entries such that [`read`] can read them.
 pub(super) fn write(kind: &Kind, entries: &[Value], format: Format) -> anyhow::Result<String> {
     let fields = |entry: &Value| -> Map<String, Value> {
         let named = kind.fields.iter().map(|name| ((*name).to_owned(), entry[*name].clone()));

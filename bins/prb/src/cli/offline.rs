@@ -1,7 +1,7 @@
 //! [`Offline`]: the management API over the inventory of a stopped daemon, within this process.
 //!
-//! The same handlers as a daemon's, over a manager without a fleet: an edit is checked, versioned and applied as it
-//! would be there. The inventory's lock keeps a daemon and this apart.
+//! Uses a daemon's handlers with a manager without a fleet: edits are checked, versioned and applied like in a
+//! daemon. The inventory's lock excludes a daemon at the same time.
 
 use std::{
     fmt,
@@ -44,15 +44,15 @@ pub(super) struct Offline {
     service: TowerToHyperService<Router>,
 }
 
-/// Where a daemon keeps its pools and workers, and what it seals keys with.
-struct Place {
+/// The folders of a daemon's pools and workers, and of the identity that seals its keys.
+struct DataFolder {
     folder: PathBuf,
     identity: PathBuf,
-    /// What the operator sets to have it there.
+    /// The setting with the folder, for messages.
     setting: &'static str,
 }
 
-impl Place {
+impl DataFolder {
     fn of(args: &OfflineArgs, remote: &Remote) -> Self {
         let identity = args.peer_id_prefix.clone();
         match &remote.data {
@@ -71,15 +71,18 @@ impl Place {
 }
 
 impl Offline {
-    /// Opens the inventory and holds it until dropped. A new one is made only for those who add something.
+    /// Opens the inventory, which stays locked until this is dropped. Only with `adds`, a missing one is created.
     ///
     /// # Errors
-    /// Where there is none, or a daemon has it open.
+    /// There is none, or a daemon has it open.
     pub(super) async fn open(args: &OfflineArgs, remote: &Remote, adds: bool) -> anyhow::Result<Self> {
-        let place = Place::of(args, remote);
-        let inventory: Arc<dyn Inventory> = Arc::new(open(&place, adds).await?);
-        let vault =
-            LazyVault { folder: place.identity, inventory: Arc::clone(&inventory), vault: OnceCell::new() };
+        let location = DataFolder::of(args, remote);
+        let inventory: Arc<dyn Inventory> = Arc::new(open(&location, adds).await?);
+        let vault = LazyVault {
+            folder: location.identity,
+            inventory: Arc::clone(&inventory),
+            vault: OnceCell::new(),
+        };
         let parts =
             manage::Parts { inventory, vault: Arc::new(vault), keys: Arc::new(Sr25519Keys), fleet: None };
         let source = api::Source {
@@ -95,7 +98,7 @@ impl Offline {
         Ok(Self { service: TowerToHyperService::new(api::in_process(source)) })
     }
 
-    /// As a daemon answers over HTTP.
+    /// Answers a request like a daemon over HTTP.
     pub(super) async fn ask(
         &self,
         method: Method,
@@ -116,8 +119,8 @@ impl Offline {
     }
 }
 
-async fn open(place: &Place, adds: bool) -> anyhow::Result<HeedInventory> {
-    let Place { folder, setting, .. } = place;
+async fn open(location: &DataFolder, adds: bool) -> anyhow::Result<HeedInventory> {
+    let DataFolder { folder, setting, .. } = location;
     let shown = folder.display();
     legacy_files::check_inventory(folder, setting)?;
     if !adds && !is_inventory(folder) {
@@ -131,19 +134,20 @@ async fn open(place: &Place, adds: bool) -> anyhow::Result<HeedInventory> {
         tokio::task::spawn_blocking(move || HeedInventory::open(&opening, stored::Config::default())).await?;
     opened.map_err(|error| match error {
         stored::Error::InUse { .. } => anyhow::anyhow!(
-            "the inventory at {shown} is in use: a daemon runs on it, or another command edits it. Leave out --offline \
-             to have the running daemon do it, or stop that first"
+            "the inventory at {shown} is in use by a daemon or by another command: omit --offline to send the request to \
+             the running daemon, or stop it first"
         ),
         error => anyhow::Error::new(error).context(format!("cannot open the inventory at {shown} ({setting})")),
     })
 }
 
-/// Whether somebody has kept pools and workers there.
+/// Whether the folder contains an inventory.
 fn is_inventory(folder: &Path) -> bool {
     folder.join("data.mdb").is_file()
 }
 
-/// Seals with the daemon's identity, which is read, or made, when the first secret is there to be sealed.
+/// Seals with the daemon's identity, which is read, or generated, with the first secret: most edits need none, and
+/// the user of the command may have no access to it.
 struct LazyVault {
     folder: PathBuf,
     inventory: Arc<dyn Inventory>,
@@ -161,7 +165,7 @@ impl LazyVault {
         let made = async {
             let identity = identity_check::of_manager(&self.folder, &*self.inventory).await?;
             let vault = RsaVault::new(&identity);
-            // Not a second identity beside that which sealed the other pools' keys.
+            // All pools must be sealed with one identity: a daemon refuses to start if it cannot open one of them.
             identity_check::check(&*self.inventory, &vault, &self.folder).await?;
             anyhow::Ok(vault)
         };

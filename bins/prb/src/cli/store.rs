@@ -20,9 +20,9 @@ use super::{
 };
 
 /// Interval of progress lines if output is not a terminal.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
 /// Interval of progress lines on a terminal.
-const SHOW_EVERY: Duration = Duration::from_millis(200);
+const REDRAW_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Runs a command.
 pub(super) async fn run(args: StoreArgs) -> anyhow::Result<()> {
@@ -137,6 +137,7 @@ async fn import(path: PathBuf, from: PathBuf, expected: Option<String>) -> anyho
             bail!("the archive has no valid start of the chain: genesis.prb is missing or damaged");
         };
         let identity = genesis.chain_identity.to_string();
+        // Before the first write: a store belongs to one chain for ever.
         if expected.as_ref().is_some_and(|expected| !expected.eq_ignore_ascii_case(&identity)) {
             bail!("the archive is of chain {identity}, which is not the expected one");
         }
@@ -159,6 +160,7 @@ async fn import(path: PathBuf, from: PathBuf, expected: Option<String>) -> anyho
                     let now = *tips.borrow_and_update();
                     let done = now.relay.map_or(0, |(number, _)| number.0) as u64 + u64::from(now.changes.0);
                     let total = end.relay.map_or(0, |n| n.0) as u64 + end.para.map_or(0, |n| n.0) as u64;
+                    // The store may be ahead of the archive.
                     meter.show("blocks of both chains", done, total.max(done));
                 }
             }
@@ -231,18 +233,18 @@ fn size(bytes: u64) -> String {
 
 /// Prints progress, rate and remaining time.
 struct Meter {
-    is_watched: bool,
+    is_terminal: bool,
     what: String,
     start: Instant,
     first: u64,
-    told: Instant,
+    printed_at: Instant,
 }
 
 impl Meter {
     fn new() -> Self {
         let now = Instant::now();
-        let is_watched = std::io::stderr().is_terminal();
-        Self { is_watched, what: String::new(), start: now, first: 0, told: now }
+        let is_terminal = std::io::stderr().is_terminal();
+        Self { is_terminal, what: String::new(), start: now, first: 0, printed_at: now }
     }
 
     fn show(&mut self, what: &str, done: u64, total: u64) {
@@ -251,17 +253,17 @@ impl Meter {
             self.what = what.to_owned();
             (self.start, self.first) = (now, done);
         }
-        let pause = if self.is_watched { SHOW_EVERY } else { TELL_EVERY };
-        if now - self.told < pause {
+        let pause = if self.is_terminal { REDRAW_INTERVAL } else { LINE_INTERVAL };
+        if now - self.printed_at < pause {
             return;
         }
-        self.told = now;
+        self.printed_at = now;
         let line = line(what, done, total, done.saturating_sub(self.first), now - self.start);
-        if self.is_watched { eprint!("\r\u{1b}[K{line}") } else { eprintln!("{line}") }
+        if self.is_terminal { eprint!("\r\u{1b}[K{line}") } else { eprintln!("{line}") }
     }
 
     fn end(&self) {
-        if self.is_watched {
+        if self.is_terminal {
             eprint!("\r\u{1b}[K");
         }
     }

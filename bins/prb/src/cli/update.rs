@@ -1,4 +1,4 @@
-//! `import --update`: what a file changes of the entries that are there, shown before it is done.
+//! `import --update`: computes the differences between a file and the existing entries, shows them, and applies them.
 
 use std::collections::HashMap;
 
@@ -16,20 +16,20 @@ use super::{
     table::{cell, clean, pha},
 };
 
-/// What an import does, entry by entry.
+/// The changes of an import, by entry.
 struct Plan<'a> {
     /// The request's items, with the rows that they come from.
     items: Vec<(Value, &'a Row)>,
-    /// For people, a line for each item.
+    /// A line for each item, for people.
     lines: Vec<String>,
-    /// For programs, the same.
+    /// The same for programs.
     added: Vec<Value>,
     changed: Vec<Value>,
     unchanged: usize,
 }
 
-/// Adds the entries that are not there and changes those that are, as one edit. One that has been changed by somebody
-/// else since it was read here has the whole refused.
+/// Adds new entries and changes existing ones, as one edit. It is refused as a whole if one of them has changed since
+/// it was read.
 pub(super) async fn run(
     client: &Client,
     kind: &Kind,
@@ -78,7 +78,7 @@ impl<'a> Plan<'a> {
             if let Some(named) = &named
                 && let Some(first) = seen.insert(named.clone(), row)
             {
-                // One of them would be lost, or pass unnoticed where it says what is so already.
+                // Only one of them could take effect.
                 let (one, by) = (kind.one, kind.key);
                 ensure!(
                     false,
@@ -104,7 +104,7 @@ impl<'a> Plan<'a> {
 
     fn change(&mut self, kind: &Kind, row: &'a Row, entry: &Value) {
         let Some(fields) = row.entry.as_object() else {
-            // The daemon says what is wrong with it.
+            // The daemon reports what is wrong with it.
             return self.add(kind, row);
         };
         let differs = |(name, value): &(&String, &Value)| !is_same(name, value, &entry[name.as_str()]);
@@ -122,17 +122,17 @@ impl<'a> Plan<'a> {
             row.place,
             line.collect::<Vec<_>>().join(", ")
         ));
-        let told = |(field, value): (&String, &Value)| {
+        let shown = |(field, value): (&String, &Value)| {
             let value = if field == "secret" { &Value::Null } else { value };
             (field.clone(), json!({ "from": entry[field.as_str()], "to": value }))
         };
-        let fields: Map<String, Value> = set.iter().map(told).collect();
+        let fields: Map<String, Value> = set.iter().map(shown).collect();
         self.changed.push(json!({ kind.key: entry[kind.key], "fields": fields }));
         self.items.push((json!({ "id": entry["id"], "version": entry["version"], "set": set }), row));
     }
 }
 
-/// A text or number as text.
+/// Returns a text, or a number as text.
 fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
@@ -141,7 +141,7 @@ fn shown_key(kind: &Kind, entry: &Value) -> String {
     entry.get(kind.key).map_or_else(|| "without a name".to_owned(), |key| clean(&plain(key)))
 }
 
-/// Whether a file's value is what an entry has already.
+/// Whether an entry already has a file's value.
 fn is_same(field: &str, of_file: &Value, of_entry: &Value) -> bool {
     let account = |value: &Value| {
         let address = value.as_str().and_then(|text| AccountId::from_address(text.trim()).ok());
@@ -156,7 +156,7 @@ fn is_same(field: &str, of_file: &Value, of_entry: &Value) -> bool {
     }
 }
 
-/// `stake 1 PHA → 2 PHA`. A secret is never shown.
+/// Formats a difference, such as `stake 1 PHA → 2 PHA`. A secret is never shown.
 fn difference(field: &str, from: &Value, to: &Value) -> String {
     let text = |value: &Value| match field {
         "stake" => format!("{} PHA", pha(value)),

@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use super::{
-    args::{Caution, Selection, Told, WorkerAction, WorkerFields, WorkersArgs},
+    args::{Caution, CommandArgs, Selection, WorkerAction, WorkerFields, WorkersArgs},
     client::{Client, Refusal},
     confirm, import, json, print,
     table::{cell, clean, pairs, pha, table, units},
@@ -39,23 +39,23 @@ pub(super) async fn run(args: WorkersArgs) -> anyhow::Result<()> {
             ensure!(!set.is_empty(), "there is nothing to change: give at least one field");
             edit(&client, &selection, caution, as_json, &json!({ "set": set })).await
         }
-        WorkerAction::Remove(told) => {
-            edit(&client, &told.selection, told.caution, as_json, &json!({ "delete": true })).await
+        WorkerAction::Remove(args) => {
+            edit(&client, &args.selection, args.caution, as_json, &json!({ "delete": true })).await
         }
         WorkerAction::Import(args) => import::run(&client, &import::WORKERS, args, as_json).await,
         WorkerAction::Export { selection, format } => {
             let workers = select(&client, &selection, true, &[]).await?;
             print(&import::write(&import::WORKERS, &workers, format)?)
         }
-        WorkerAction::Start(told) => command(&client, "start", told, as_json).await,
-        WorkerAction::Stop(told) => command(&client, "stop", told, as_json).await,
-        WorkerAction::Reclaim(told) => command(&client, "reclaim", told, as_json).await,
-        WorkerAction::LeavePool(told) => command(&client, "leave-pool", told, as_json).await,
-        WorkerAction::RegisterAgain(told) => command(&client, "register-again", told, as_json).await,
-        WorkerAction::Restart(told) => command(&client, "restart", told, as_json).await,
-        WorkerAction::Kick(told) => command(&client, "kick", told, as_json).await,
-        WorkerAction::Checkpoint(told) => command(&client, "checkpoint", told, as_json).await,
-        WorkerAction::ConfirmKey(told) => command(&client, "confirm-key", told, as_json).await,
+        WorkerAction::Start(args) => command(&client, "start", args, as_json).await,
+        WorkerAction::Stop(args) => command(&client, "stop", args, as_json).await,
+        WorkerAction::Reclaim(args) => command(&client, "reclaim", args, as_json).await,
+        WorkerAction::LeavePool(args) => command(&client, "leave-pool", args, as_json).await,
+        WorkerAction::RegisterAgain(args) => command(&client, "register-again", args, as_json).await,
+        WorkerAction::Restart(args) => command(&client, "restart", args, as_json).await,
+        WorkerAction::Kick(args) => command(&client, "kick", args, as_json).await,
+        WorkerAction::Checkpoint(args) => command(&client, "checkpoint", args, as_json).await,
+        WorkerAction::ConfirmKey(args) => command(&client, "confirm-key", args, as_json).await,
     }
 }
 
@@ -159,9 +159,9 @@ fn named(workers: &[Value]) -> String {
     format!("{} {}{more}", if workers.len() == 1 { "worker" } else { "workers" }, names.join(", "))
 }
 
-async fn command(client: &Client, command: &str, told: Told, as_json: bool) -> anyhow::Result<()> {
+async fn command(client: &Client, command: &str, args: CommandArgs, as_json: bool) -> anyhow::Result<()> {
     client.check_running(command)?;
-    let Told { selection, caution } = told;
+    let CommandArgs { selection, caution } = args;
     let mut body = json!({});
     if !selection.workers.is_empty() {
         body["workers"] = json!(selection.workers);
@@ -181,18 +181,19 @@ async fn command(client: &Client, command: &str, told: Told, as_json: bool) -> a
     };
     // These commands ask for confirmation, as does any command for several workers.
     let severe = matches!(command, "stop" | "reclaim" | "leave-pool" | "kick" | "confirm-key");
+    // Always a dry run first: it resolves patterns, and its answer is what the operator confirms.
     let preview = asks(true).await?;
     let count = preview["workers"].as_array().map_or(0, Vec::len);
     if caution.dry_run {
-        return told_of(&preview, as_json);
+        return print_answer(&preview, as_json);
     }
     if (severe || count > 1) && !caution.yes {
         confirm(caution, &format!("{}Continue?", answers(&preview)))?;
     }
-    told_of(&asks(false).await?, as_json)
+    print_answer(&asks(false).await?, as_json)
 }
 
-fn told_of(answer: &Value, as_json: bool) -> anyhow::Result<()> {
+fn print_answer(answer: &Value, as_json: bool) -> anyhow::Result<()> {
     print(&if as_json { json(answer)? } else { answers(answer) })?;
     if answer["taken"] == 0 {
         bail!("no worker accepts the command");

@@ -44,6 +44,7 @@ pub(super) type Origins = HashMap<String, String>;
 
 /// The variable that names a file with the value of another variable.
 pub(super) fn file_variable(arg: &Arg) -> Option<OsString> {
+    // Only for values that may contain a secret, such as a container's mounted secrets.
     let mut name = arg.get_env().filter(|_| arg.is_hide_env_values_set())?.to_owned();
     name.push("_FILE");
     Some(name)
@@ -63,6 +64,7 @@ pub(super) fn apply(
     if let Some(path) = path.filter(|path| !path.is_empty()) {
         values = of_file(&command, Path::new(&path), daemon)?;
     }
+    // After the file's values, which a variable's file overrides as the variable itself would.
     if let Some(sub) = command.find_subcommand(daemon) {
         values.extend(of_variables(sub)?);
     }

@@ -48,8 +48,8 @@ pub struct LifecycleArgs {
     /// those that know the pre-shared key.
     #[arg(long, env = "PRB_DATA_PROVIDERS", value_delimiter = ',', value_name = "PEERS", value_parser = trusted)]
     pub data_providers: Vec<Trusted>,
-    /// Verify relay and parachain headers of data providers before a worker gets them. Without it, a worker's refusal
-    /// tells a false one.
+    /// Verify relay and parachain headers of data providers before a worker gets them. Without it, a false
+    /// header is only noticed when a worker refuses it.
     #[arg(long, env = "PRB_VERIFY_HEADERS", default_value = "true", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
     pub verify_headers: bool,
     /// Blob requests in flight, to each data provider.
@@ -61,7 +61,7 @@ pub struct LifecycleArgs {
     /// How transactions are sent, by a trader inside this process.
     #[command(flatten)]
     pub sending: SendingArgs,
-    /// Its place among its peers.
+    /// Peer-to-peer settings.
     #[command(flatten)]
     pub walkie: WalkieArgs,
     /// The ops port.

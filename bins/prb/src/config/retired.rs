@@ -40,7 +40,7 @@ mod tests {
     use crate::config::Cli;
 
     #[test]
-    fn retired_variables_are_not_read() {
+    fn retired_variables_are_documented_and_not_read() {
         fn names(command: &clap::Command, found: &mut Vec<String>) {
             let here = command.get_arguments().filter_map(clap::Arg::get_env);
             found.extend(here.filter_map(|name| name.to_str()).map(str::to_owned));
@@ -49,6 +49,13 @@ mod tests {
         let mut read = Vec::new();
         names(&Cli::command(), &mut read);
         assert!(read.len() > 50);
+        let docs = include_str!("../../../../docs/migration.md");
+        for (name, _) in RETIRED {
+            assert!(
+                docs.contains(&format!("`{name}`")),
+                "docs/migration.md does not say why {name} has no effect"
+            );
+        }
         let both: Vec<_> = read.into_iter().filter(|name| is_retired(name)).collect();
         assert!(both.is_empty(), "{both:?}");
     }

@@ -10,7 +10,7 @@ use super::values::yes_no;
 #[command(next_help_heading = "Transactions")]
 pub struct SendingArgs {
     /// Fill nonces that are missing before an operator's transaction with empty batches, which cost fees. Otherwise the
-    /// transaction waits until somebody sends them, or until it expires and is built anew.
+    /// transaction waits until the missing ones appear, or expires and is signed again.
     #[arg(long, env = "PRB_FILL_NONCE_GAPS", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
     pub fill_nonce_gaps: bool,
 }

@@ -82,7 +82,7 @@ impl RedisUrl {
         &self.0
     }
 
-    /// Checked late, so that the error does not quote it.
+    /// Checks the URL. Not done by the parser, whose error would quote a password.
     pub(super) fn check(&self) -> Result<(), &'static str> {
         match Url::parse(&self.0) {
             Ok(url) if matches!(url.scheme(), "redis" | "rediss" | "redis+unix") => Ok(()),

@@ -27,15 +27,15 @@ pub(super) async fn parts(context: &Context) -> Result<Vec<Part>, Error> {
     let (detail, title) = if context.is_of_peer() {
         (fleet.chain_nodes.clone(), "Chain data of the manager")
     } else {
-        (Some(context.console.0.chain_data.as_ref().ok_or_else(none)?.look().await), "Chain data")
+        (Some(context.console.0.chain_data.as_ref().ok_or_else(none)?.detail().await), "Chain data")
     };
-    let untold = html! {
-        p.empty { "This manager is an original or of an older version: it does not tell of its data providers and chain nodes." }
+    let not_reported = html! {
+        p.empty { "This manager is an original or of an older version: it does not report its data providers and chain nodes." }
     };
     Ok(vec![
         Part::new("head", html! { h1 { (title) } (super::overview::heights(&fleet.tip, None)) }),
         super::providers::part(context, fleet.providers.as_deref()),
-        Part::new("nodes", detail.as_ref().map_or_else(|| untold, nodes)),
+        Part::new("nodes", detail.as_ref().map_or_else(|| not_reported, nodes)),
         Part::new("disk", detail.as_ref().map_or_else(|| html! {}, disk)),
     ])
 }

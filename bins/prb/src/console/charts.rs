@@ -55,7 +55,7 @@ pub(super) fn charts(context: &Context, history: &History, span: Span) -> Markup
     let drawn: Vec<_> = CHARTS.iter().filter_map(|chart| draw(chart, history, span, now())).collect();
     html! {
         div.title {
-            h2 { "Lately" }
+            h2 { "Recent values" }
             nav.spans aria-label="Span of the charts" {
                 @for (each, text) in Span::ALL.into_iter().zip(["Last hour", "Last day"]) {
                     a href={ (context.home()) "?span=" (each.name()) } aria-current=[(each == span).then_some("true")] { (text) }

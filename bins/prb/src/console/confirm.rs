@@ -40,6 +40,7 @@ async fn preview(context: &Context, fields: &Fields) -> Result<Markup, Error> {
     let backend = context.fleet()?;
     let command = command_of(&**backend, fields)?;
     let fleet = backend.fleet().await?;
+    // All that match the filter, not only those of one page.
     let ids = if fields.is_on("all") {
         Asked::read(fields).find(&fleet).iter().map(|worker| worker.id()).collect()
     } else {

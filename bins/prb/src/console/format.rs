@@ -126,7 +126,7 @@ pub(super) const fn goal(goal: Goal) -> &'static str {
     }
 }
 
-/// What is on its way to the chain, and since when.
+/// Shows the operation in flight, its stage and the start of the stage.
 pub(super) fn in_flight(of: &InFlight) -> Markup {
     html! { (of.operation) ", " (of.stage.as_str()) " since " (moment(of.since)) }
 }
@@ -138,7 +138,7 @@ pub(super) fn event(kind: &EventKind) -> Markup {
             EventKind::State { before, after, message, .. } => {
                 (badge(*before)) " → " (badge(*after)) " " (message)
             }
-            EventKind::Commanded(command) => { "CommandResult: " b { (command.as_str()) } }
+            EventKind::Commanded(command) => { "Command: " b { (command.as_str()) } }
             EventKind::Edited => "Its entry or its pool's was edited.",
             EventKind::Initialised => "It was initialised.",
             EventKind::LostState => { span.bad { "It answers, but its state is lost." } }
@@ -170,7 +170,8 @@ pub(super) struct Remedy {
 
 /// Returns the cause and the remedy of a reason from the documentation.
 pub(super) fn remedy(reason: &str) -> Option<Remedy> {
-    static CURES: LazyLock<HashMap<&'static str, Remedy>> = LazyLock::new(|| {
+    static REMEDIES: LazyLock<HashMap<&'static str, Remedy>> = LazyLock::new(|| {
+        // From the document itself, so that the pages and the documentation agree.
         let rows = include_str!("../../../../docs/worker-states.md").lines();
         rows.filter_map(|row| {
             let mut cells = row.strip_prefix("| `")?.strip_suffix(" |")?.split(" | ");
@@ -179,7 +180,7 @@ pub(super) fn remedy(reason: &str) -> Option<Remedy> {
         })
         .collect()
     });
-    CURES.get(reason).copied()
+    REMEDIES.get(reason).copied()
 }
 
 /// Renders text with its `code` spans.

@@ -93,12 +93,12 @@ fn after_stop(chosen: Option<AfterExternalStop>, default: &str) -> Markup {
     }
 }
 
-/// Of a manager whose calls have no fields for some settings.
+/// Shows which settings a manager's calls have no fields for.
 fn not_taken(what: &str) -> Markup {
     html! {
         p.notice {
-            "This manager is an original or of an older version: it cannot be told from here " (what)
-            ". That stays as it is."
+            "This manager is an original or of an older version: it cannot be set from here " (what)
+            ". These settings stay as they are."
         }
     }
 }
@@ -121,7 +121,7 @@ fn worker_form(context: &Context, title: &str, worker: Option<&WorkerView>, flee
     let whole = fleet.takes_settings;
     html! {
         div.title { h1 { (title) } }
-        @if !whole { (not_taken("whether a worker is a gatekeeper, which endpoints it announces, and what happens after a stop from elsewhere")) }
+        @if !whole { (not_taken("whether a worker is a gatekeeper, which endpoints it announces, and what happens after an external stop")) }
         form.edit method="post" action={ (list) "/save" } data-act data-then=(back) autocomplete="off" {
             @if let Some(entry) = entry {
                 input type="hidden" name="id" value=(entry.id);
@@ -194,7 +194,7 @@ fn pool_form(context: &Context, title: &str, pool: Option<&PoolView>, fleet: &Fl
     let workers = pool.map_or(0, |pool| fleet.workers.iter().filter(|w| w.entry.pid.0 == pool.pid).count());
     html! {
         div.title { h1 { (title) } }
-        @if !fleet.takes_settings { (not_taken("what happens to a pool's workers after a stop from elsewhere")) }
+        @if !fleet.takes_settings { (not_taken("what happens to a pool's workers after an external stop")) }
         form.edit method="post" action={ (list) "/save" } data-act data-then=(list) autocomplete="off" {
             @if let Some(pool) = pool {
                 input type="hidden" name="id" value=(pool.id);

@@ -20,14 +20,14 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, timeout_at};
 
 use crate::listen::Place;
 
-/// Streams at once from this machine, with shares for others; more ask again and again instead.
+/// Streams at once from this machine, with shares for others; browsers without a stream poll.
 pub const MAX_STREAMS: usize = 32;
 /// Interval between two checks for changes.
-const EVERY: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Duration of a stream; shorter than the maximum duration of a connection. The browser opens the next one.
-const LASTS: Duration = Duration::from_secs(50);
+const STREAM_DURATION: Duration = Duration::from_secs(50);
 /// How soon the browser does so.
-const OPEN_AGAIN: Duration = Duration::from_millis(500);
+const RECONNECT_DELAY: Duration = Duration::from_millis(500);
 
 /// A part of a page.
 #[derive(Debug, Default)]
@@ -138,35 +138,35 @@ fn hash(text: &str) -> u64 {
     hasher.finish()
 }
 
-/// Streams what changes; `look` gives the parts as they are now.
-pub(super) fn stream<F, Fut>(place: Place, look: F) -> Response
+/// Streams what changes; `render` returns the current parts.
+pub(super) fn stream<F, Fut>(place: Place, render: F) -> Response
 where
     F: Fn() -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Vec<Part>> + Send,
 {
-    let mut ticks = tokio::time::interval(EVERY);
+    let mut ticks = tokio::time::interval(CHECK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let start = (place, ticks, Sent::default(), look);
-    let end = Instant::now() + LASTS;
-    let events = futures::stream::unfold(start, move |(place, mut ticks, mut sent, look)| async move {
-        let event = timeout_at(end, next(&mut ticks, &mut sent, &look)).await.ok()?;
-        Some((Ok::<_, Infallible>(event), (place, ticks, sent, look)))
+    let start = (place, ticks, Sent::default(), render);
+    let end = Instant::now() + STREAM_DURATION;
+    let events = futures::stream::unfold(start, move |(place, mut ticks, mut sent, render)| async move {
+        let event = timeout_at(end, next(&mut ticks, &mut sent, &render)).await.ok()?;
+        Some((Ok::<_, Infallible>(event), (place, ticks, sent, render)))
     });
     Sse::new(events).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))).into_response()
 }
 
 /// Waits for a change.
-async fn next<F, Fut>(ticks: &mut Interval, sent: &mut Sent, look: &F) -> Event
+async fn next<F, Fut>(ticks: &mut Interval, sent: &mut Sent, render: &F) -> Event
 where
     F: Fn() -> Fut + Sync,
     Fut: Future<Output = Vec<Part>>,
 {
     loop {
         ticks.tick().await;
-        let patch = sent.patch(&look().await);
+        let patch = sent.patch(&render().await);
         if !patch.parts.is_empty() || !patch.rows.is_empty() {
             // A patch has only strings, which JSON can always represent.
-            return Event::default().retry(OPEN_AGAIN).json_data(&patch).unwrap_or_default();
+            return Event::default().retry(RECONNECT_DELAY).json_data(&patch).unwrap_or_default();
         }
     }
 }

@@ -23,7 +23,7 @@ use super::{
     format,
     view::{FleetView, PoolView, Tip, WorkerView},
 };
-use crate::{entry_version, providers::ProviderTable, trade_queue::Seen};
+use crate::{entry_version, providers::ProviderTable, trade_queue::QueueState};
 
 /// How long a view is shared between requests.
 const MAX_AGE: Duration = Duration::from_millis(900);
@@ -34,7 +34,7 @@ pub struct Local {
     manager: Manager,
     heights: Option<watch::Receiver<Heights>>,
     chain: Option<watch::Receiver<Option<Arc<ChainView>>>>,
-    jobs: Option<watch::Receiver<Seen>>,
+    jobs: Option<watch::Receiver<QueueState>>,
     read_only: Option<String>,
     providers: Option<ProviderTable>,
     last: Mutex<Option<(Instant, Arc<FleetView>)>>,
@@ -67,12 +67,12 @@ impl Local {
 
     /// Adds the jobs of a trade queue.
     #[must_use]
-    pub(crate) fn with_jobs(mut self, jobs: watch::Receiver<Seen>) -> Self {
+    pub(crate) fn with_jobs(mut self, jobs: watch::Receiver<QueueState>) -> Self {
         self.jobs = Some(jobs);
         self
     }
 
-    /// The same, with the data providers that were met.
+    /// Adds the table of data providers.
     #[must_use]
     pub(crate) fn with_providers(mut self, providers: ProviderTable) -> Self {
         self.providers = Some(providers);
@@ -133,6 +133,7 @@ fn pool_view(pool: &Pool, chain: Option<&ChainView>) -> PoolView {
 #[async_trait]
 impl Backend for Local {
     async fn fleet(&self) -> Result<Arc<FleetView>, Error> {
+        // Locked while the view is built, so that concurrent requests build one view.
         let mut last = self.cache();
         if let Some((at, view)) = &*last
             && at.elapsed() < MAX_AGE

@@ -78,6 +78,7 @@ fn bar(counts: &[(State, usize)]) -> Markup {
     let shares = counts.iter().rev().filter(|(_, count)| *count > 0).scan(0, |from, (state, count)| {
         let start = *from * WIDTH / total;
         *from += count;
+        // Not narrower than 4, so that a single worker of a large fleet is visible.
         Some((*state, start, (*from * WIDTH / total).saturating_sub(start).max(4)))
     });
     html! {
@@ -89,18 +90,18 @@ fn bar(counts: &[(State, usize)]) -> Markup {
     }
 }
 
-/// Workers with the same trouble.
+/// Workers with the same problem.
 struct Group<'a> {
     workers: Vec<&'a WorkerView>,
     link: String,
 }
 
-/// Sorted by stake, then by the number of workers.
+/// Shows the workers that need attention by reason, those with the most at stake first.
 fn attention(context: &Context, fleet: &FleetView) -> Part {
     let path = format!("{}/workers", context.base);
     let mut groups = BTreeMap::<&str, Group<'_>>::new();
     for worker in fleet.workers.iter().filter(|worker| worker.needs_attention()) {
-        let name = trouble(worker);
+        let name = problem(worker);
         let asked = Asked {
             attention: true,
             reason: worker.reason.unwrap_or_default().to_owned(),
@@ -145,7 +146,7 @@ fn attention(context: &Context, fleet: &FleetView) -> Part {
 }
 
 /// Returns the reason if known, otherwise what is visible of it.
-fn trouble(worker: &WorkerView) -> &str {
+fn problem(worker: &WorkerView) -> &str {
     match worker.reason {
         Some(reason) => reason,
         None if worker.is_unresponsive() => "unresponsive",
@@ -183,7 +184,7 @@ fn money(context: &Context, fleet: &FleetView) -> Markup {
     };
     let all = sum(|_| true);
     let unresponsive = sum(WorkerView::is_unresponsive);
-    let trouble = sum(WorkerView::needs_attention);
+    let problem = sum(WorkerView::needs_attention);
     let cooling = sum(|w| w.session_state() == Some(SessionState::WorkerCoolingDown));
     let chain: Vec<_> = fleet.pools.iter().filter_map(|pool| pool.on_chain()).collect();
     let minted: Balance = fleet.workers.iter().filter_map(|w| w.session()).map(|s| s.total_reward).sum();
@@ -194,7 +195,7 @@ fn money(context: &Context, fleet: &FleetView) -> Markup {
             @if known || all > 0 {
                 (figure("Locked by sessions", &format::pha(all), false))
                 (figure("of which unresponsive", &format::pha(unresponsive), unresponsive > 0))
-                (figure("of which need attention", &format::pha(trouble), trouble > 0))
+                (figure("of which need attention", &format::pha(problem), problem > 0))
                 (figure("of which cooling down", &format::pha(cooling), false))
             }
             @if !chain.is_empty() {

@@ -95,7 +95,7 @@ impl Peer {
         let client = self.node.client(self.peer);
         let query = wire::StatusQuery { detail: true, ..wire::StatusQuery::default() };
         let (update, pools) =
-            tokio::join!(patient(client.worker_detail(query)), patient(client.list_pools()));
+            tokio::join!(with_timeout(client.worker_detail(query)), with_timeout(client.list_pools()));
         let (update, pools) = (update?, pools?.pools);
         let tip = match &update.detail {
             Some(fleet) => Tip::of(&fleet.heights()),
@@ -134,17 +134,22 @@ impl Peer {
     }
 
     /// Sends a command or its preview to a manager of this implementation.
-    async fn told(&self, ids: &[Uuid], command: Command, dry_run: bool) -> Result<Vec<Preview>, Error> {
+    async fn send_command(
+        &self,
+        ids: &[Uuid],
+        command: Command,
+        dry_run: bool,
+    ) -> Result<Vec<Preview>, Error> {
         let ids = ids.iter().map(Uuid::to_string).collect();
         let request = wire::CommandRequest { ids, command: command.to_string(), dry_run };
         let client = self.node.client(self.peer);
         let call = client.command_workers(request);
-        let told = if dry_run { patient(call).await? } else { change(call).await? };
+        let response = if dry_run { with_timeout(call).await? } else { change(call).await? };
         let answer = |answer: wire::CommandAnswer| {
             let id = answer.uuid.parse().ok()?;
             Some((id, if answer.refused { Err(answer.text) } else { Ok(answer.text) }))
         };
-        Ok(told.answers.into_iter().filter_map(answer).collect())
+        Ok(response.answers.into_iter().filter_map(answer).collect())
     }
 
     fn last(&self) -> std::sync::MutexGuard<'_, Last> {
@@ -186,7 +191,7 @@ impl Peer {
         match edit {
             Edit::PutPool(None, _) | Edit::PutWorker(None, _) => return Ok(()),
             Edit::PutPool(Some(id), _) | Edit::RemovePool(id) => {
-                // With what the original's calls do not tell of it.
+                // The version covers fields that only the detail has.
                 let fleet = self.view().await?;
                 let pool = fleet.pools.iter().find(|pool| pool.id == *id);
                 let pool = pool.ok_or_else(|| Error::not_found("the manager has no such pool"))?;
@@ -203,7 +208,7 @@ impl Peer {
                 // The original's calls lack fields of the entry, so the view is compared.
                 let ids = vec![id.to_string()];
                 let query = wire::StatusQuery { ids, detail: true, ..wire::StatusQuery::default() };
-                let update = patient(self.node.client(self.peer).worker_detail(query)).await?;
+                let update = with_timeout(self.node.client(self.peer).worker_detail(query)).await?;
                 let read = detail::fleet_view(update, &[], Tip::default());
                 let worker = read.fleet.worker(*id);
                 let worker = worker.ok_or_else(|| Error::not_found("the manager has no such worker"))?;
@@ -229,7 +234,7 @@ impl Backend for Peer {
 
     async fn events(&self, id: Uuid) -> Result<Option<Vec<Event>>, Error> {
         let query = wire::StatusQuery { ids: vec![id.to_string()], detail: true, events: true };
-        let update = patient(self.node.client(self.peer).worker_detail(query)).await?;
+        let update = with_timeout(self.node.client(self.peer).worker_detail(query)).await?;
         let worker = update.detail.and_then(|fleet| fleet.workers.into_iter().next());
         Ok(worker.map(|worker| WorkerDetail::from(worker).events))
     }
@@ -240,7 +245,7 @@ impl Backend for Peer {
 
     async fn preview(&self, ids: &[Uuid], command: Command) -> Result<Vec<Preview>, Error> {
         if self.takes_all.load(Relaxed) {
-            return self.told(ids, command, true).await;
+            return self.send_command(ids, command, true).await;
         }
         let fleet = self.fleet().await?;
         let preview = |id: &Uuid| {
@@ -256,7 +261,7 @@ impl Backend for Peer {
 
     async fn command(&self, ids: &[Uuid], command: Command) -> Result<CommandResult, Error> {
         if self.takes_all.load(Relaxed) {
-            let answers = self.told(ids, command, false).await?;
+            let answers = self.send_command(ids, command, false).await?;
             self.forget();
             let refused: Vec<_> = answers.iter().filter_map(|(_, answer)| answer.clone().err()).collect();
             return Ok(CommandResult { taken: answers.len() - refused.len(), refused });
@@ -323,8 +328,8 @@ const fn effect(command: Command) -> &'static str {
     }
 }
 
-/// Fails a call before the request's own time limit.
-pub(super) async fn patient<T>(call: impl Future<Output = Result<T, rpc::Error>>) -> Result<T, Error> {
+/// Limits a call to the rest of the request's time, so that the page is still answered in time.
+pub(super) async fn with_timeout<T>(call: impl Future<Output = Result<T, rpc::Error>>) -> Result<T, Error> {
     let limit = time_left();
     match tokio::time::timeout(limit, call).await {
         Ok(answer) => answer.map_err(refused),
@@ -334,7 +339,7 @@ pub(super) async fn patient<T>(call: impl Future<Output = Result<T, rpc::Error>>
 
 /// The same for a call that makes a change: without an answer, the change may have been made.
 async fn change<T>(call: impl Future<Output = Result<T, rpc::Error>>) -> Result<T, Error> {
-    patient(call).await.map_err(|error| match error.status {
+    with_timeout(call).await.map_err(|error| match error.status {
         StatusCode::GATEWAY_TIMEOUT | StatusCode::BAD_GATEWAY => {
             let text = "the change may have been made nevertheless: check before you repeat it";
             Error::new(error.status, format!("{}; {text}", error.message))

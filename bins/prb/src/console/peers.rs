@@ -7,7 +7,7 @@ use prb_walkie::{
     rpc::calls,
 };
 
-use super::{backend::Error, chain_data, context::Context, format, live::Part, peer::patient};
+use super::{backend::Error, chain_data, context::Context, format, live::Part, peer::with_timeout};
 
 pub(super) fn parts(context: &Context) -> Vec<Part> {
     let Some(node) = &context.console.0.node else { return Vec::new() };
@@ -86,8 +86,8 @@ pub(super) async fn provider(context: &Context, peer: PeerId) -> Result<Vec<Part
     let none = || Error::not_found("there is no such data provider among the peers");
     let node = context.console.0.node.as_ref().ok_or_else(none)?;
     let known = node.peers().borrow().get(&peer).cloned().ok_or_else(none)?;
-    let told = patient(node.client(peer).call(calls::GetFullInfo, Empty::default())).await?;
-    let info = told.info;
+    let report = with_timeout(node.client(peer).call(calls::GetFullInfo, Empty::default())).await?;
+    let info = report.info;
     let status = match info.status() {
         dp::Status::Idle => ("succeeded", "at the tip"),
         dp::Status::Synching => ("waiting", "fetching"),
@@ -105,7 +105,7 @@ pub(super) async fn provider(context: &Context, peer: PeerId) -> Result<Vec<Part
         }
         (heights(&info))
     };
-    let detail = told.detail();
+    let detail = report.detail();
     // As the manager of this process knows it.
     let own = match context.fleet() {
         Ok(fleet) => fleet.fleet().await?.providers.clone(),

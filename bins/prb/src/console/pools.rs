@@ -49,7 +49,7 @@ pub(super) fn parts(context: &Context, fleet: &FleetView) -> Vec<Part> {
 struct Counts {
     all: usize,
     active: usize,
-    trouble: usize,
+    problem: usize,
 }
 
 impl Counts {
@@ -60,7 +60,7 @@ impl Counts {
             let counts = all.entry(worker.entry.pid.0).or_default();
             counts.all += 1;
             counts.active += usize::from(worker.state == State::Active);
-            counts.trouble += usize::from(worker.needs_attention());
+            counts.problem += usize::from(worker.needs_attention());
         }
         all
     }
@@ -90,7 +90,7 @@ fn row(context: &Context, pool: &PoolView, counts: Counts) -> Markup {
             }
             td data-label="Free" { (amount(|chain| chain.free_stake)) }
             td data-label="Releasing" { (amount(|chain| chain.releasing_stake)) }
-            td data-label="Total" { (amount(|chain| chain.total_value)) (trouble(pool)) }
+            td data-label="Total" { (amount(|chain| chain.total_value)) (problem(pool)) }
             td data-label="Workers" { (workers(context, pool, counts)) }
             td.acts { @if editable { a id={ "edit-" (pool.pid) } href={ (context.base) "/pools/" (pool.id) "/edit" } { "Edit…" } } }
         }
@@ -117,7 +117,7 @@ fn owner(pool: &PoolView) -> Markup {
     html! { span.bad[ours.is_some_and(|ours| ours != chain.owner)] { (account(&chain.owner)) } }
 }
 
-fn trouble(pool: &PoolView) -> Markup {
+fn problem(pool: &PoolView) -> Markup {
     html! {
         @match &pool.chain {
             Some(Err(error)) => { br; span.bad { (error) } }
@@ -131,14 +131,14 @@ fn trouble(pool: &PoolView) -> Markup {
     }
 }
 
-fn workers(context: &Context, pool: &PoolView, Counts { all, active, trouble }: Counts) -> Markup {
+fn workers(context: &Context, pool: &PoolView, Counts { all, active, problem }: Counts) -> Markup {
     let path = format!("{}/workers", context.base);
     let asked = Asked { pool: pool.pid.to_string(), ..Asked::default() };
     html! {
         a href=(asked.link(&path)) { (active) " of " (all) " active" }
-        @if trouble > 0 {
+        @if problem > 0 {
             br;
-            a.bad href=(Asked { attention: true, ..asked.clone() }.link(&path)) { "attention: " (trouble) }
+            a.bad href=(Asked { attention: true, ..asked.clone() }.link(&path)) { "attention: " (problem) }
         }
         @if let Some(chain) = pool.on_chain() { br; span.small { (chain.workers.len()) " on chain" } }
     }

@@ -1,18 +1,18 @@
-//! The data providers of a manager: where each was heard of, what it has proved, and what it has served.
+//! The data providers of a manager: their provenance, state and record.
 
 use maud::{Markup, html};
 use prb_walkie::proto::provider_detail::Provider;
 
 use super::{context::Context, format, live::Part};
 
-/// The table. `None` where the manager has none, as it reads the chains itself, or does not tell.
+/// Shows the table. `None` stands for a manager that reads the chains itself, or does not report its providers.
 pub(super) fn part(context: &Context, providers: Option<&[Provider]>) -> Part {
     let Some(providers) = providers else { return Part::new("providers", html! {}) };
     let used = providers.iter().filter(|provider| provider.state == "ready").count();
     let head = html! {
         h2 { "Data providers" }
         @if providers.is_empty() {
-            p.notice.bad { "No data provider has been met: workers wait for chain data." }
+            p.notice.bad { "No data provider has been found: workers wait for chain data." }
         } @else if used == 0 {
             p.notice.bad { "No data provider is in use: workers wait for chain data. The reasons are in the table." }
         }
@@ -20,7 +20,7 @@ pub(super) fn part(context: &Context, providers: Option<&[Provider]>) -> Part {
     table(context, head, providers)
 }
 
-/// Some of them, below a head.
+/// Shows some of them below a heading.
 pub(super) fn table(context: &Context, head: Markup, providers: &[Provider]) -> Part {
     let part = Part::new("providers", head);
     if providers.is_empty() {
@@ -80,17 +80,17 @@ fn state(provider: &Provider) -> (&'static str, String) {
         _ => ("idle", "unknown"),
     };
     let text = match provider.for_ms {
-        // Not to the second: a row that changes all the time is sent all the time.
+        // In steps of ten seconds: a row is sent again whenever its text changes.
         Some(time) => format!("{text} for {} s", time.div_ceil(10_000) * 10),
         None => text.to_owned(),
     };
     (tone, text)
 }
 
-/// Where it was heard of, or what it has proved.
+/// Describes a provenance.
 fn provenance(name: &str) -> &str {
     match name {
-        "discovered" => "It is not: it was found on the network, and anybody could be it",
+        "discovered" => "It is not trusted: it was only discovered on the network",
         "trusted_network" => "Its address is in a trusted network",
         "same_machine" => "It is on the same machine",
         "boot_node" => "It is a boot node",

@@ -9,16 +9,16 @@ use serde_json::Value;
 
 /// The parsed content.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct WorkerReport {
     pub(super) chain: Option<WorkerOnChain>,
     pub(super) info: Option<PhactoryInfo>,
 }
 
 /// Parses `sessionInfoJson`, whose layout is described in `prb_walkie::manage::state`. Missing or malformed
 /// parts are left out.
-pub(super) fn read(text: &str, account: &str) -> Told {
-    let Ok(document) = serde_json::from_str::<Value>(text) else { return Told::default() };
-    Told { chain: session(&document, account), info: document.get("runtimeInfo").and_then(info) }
+pub(super) fn read(text: &str, account: &str) -> WorkerReport {
+    let Ok(document) = serde_json::from_str::<Value>(text) else { return WorkerReport::default() };
+    WorkerReport { chain: session(&document, account), info: document.get("runtimeInfo").and_then(info) }
 }
 
 fn session(document: &Value, account: &str) -> Option<WorkerOnChain> {

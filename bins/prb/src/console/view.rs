@@ -54,9 +54,9 @@ pub struct WorkerView {
     pub failures: Option<u32>,
     /// The last requested checkpoint.
     pub checkpoint: Option<Checkpoint>,
-    /// The last change of its keys that was seen.
+    /// The last observed change of its key.
     pub key_change: Option<KeyChange>,
-    /// The operation, or messages, on the way to the chain.
+    /// The operation, or the messages, in flight to the chain.
     pub in_flight: Option<InFlight>,
 }
 
@@ -214,12 +214,12 @@ pub struct FleetView {
     pub notes: Vec<String>,
     /// The jobs of the trade queue; `None` if there is none or it does not answer.
     pub jobs: Option<Stats>,
-    /// Whether its manager takes what the original's messages have no field for: gatekeeper, endpoints to announce,
-    /// what happens after a stop from elsewhere.
+    /// Whether its manager accepts the settings that the original's messages have no fields for: gatekeeper,
+    /// endpoints to announce, and what to do after an external stop.
     pub takes_settings: bool,
-    /// The data providers that its manager has met; `None` where that has none, or does not tell.
+    /// The data providers known to its manager; `None` if it reads the chains itself, or does not report them.
     pub providers: Option<Vec<Provider>>,
-    /// The chain nodes and the disk of a manager among peers, where it tells of them.
+    /// The chain nodes and the disk of a manager among the peers, if it reports them.
     pub chain_nodes: Option<Detail>,
 }
 

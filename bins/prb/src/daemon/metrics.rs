@@ -68,6 +68,7 @@ impl Gauges {
     pub(super) fn ready(&mut self, reasons: &[Reason]) {
         gauge!(READY).set(f64::from(u8::from(reasons.is_empty())));
         self.reasons.extend(reasons.iter().map(|reason| reason.code));
+        // A code that does not apply any more is set to 0: its series would keep the value 1 otherwise.
         for code in &self.reasons {
             let holds = reasons.iter().any(|reason| reason.code == *code);
             gauge!(UNREADY, "code" => *code).set(f64::from(u8::from(holds)));
@@ -82,6 +83,7 @@ impl Gauges {
             }
             Shown::Everything | Shown::Trader => {}
         }
+        // These have neither a queue nor workers: a 0 would be read as an empty queue.
         if matches!(view.shown, Shown::Provider { .. } | Shown::Monitor { .. }) {
             return;
         }

@@ -17,6 +17,7 @@ pub(super) fn of(store: &Store, port: u16) -> Info {
 }
 
 fn info(genesis: Option<&Genesis>, tips: &Tips, heights: &Heights, port: u16) -> Info {
+    // The original's values for an unknown height.
     let relay = |number: Option<RelayNumber>| number.map_or(-1, |n| signed(n.0));
     let para = |number: Option<ParaNumber>| number.map_or(-1, |n| signed(n.0));
     let mut info = Info {

@@ -101,6 +101,7 @@ impl Rows {
         let unused = self.leave_out(leave_out);
         plan.faults.extend(unused.into_iter().map(|name| format!("--leave-out {name}: no such row")));
         let mut taken = Taken::of(present);
+        // Also those of faulty pools: a worker whose pool is listed is not at fault itself.
         let mut pids: HashSet<u64> = present.pools.iter().map(|pool| pool.pid.0).collect();
         pids.extend(self.pools.iter().filter_map(|pool| pool.pid.as_ref().ok()));
         for row in self.pools {

@@ -30,6 +30,8 @@ pub(super) fn read(database: &Path, identity: &Identity) -> anyhow::Result<Rows>
         "{shown} is not an SQLite database (the first releases of PRB v2 encrypted theirs: start its last release on it \
          once)"
     );
+    // Read-only, because the original program may be started on its database again. Without SQLite's own mutex:
+    // the connection stays on this thread.
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection =
         Connection::open_with_flags(database, flags).with_context(|| format!("cannot open {shown}"))?;

@@ -24,15 +24,15 @@ use prb_walkie::{
 use tokio::{sync::watch, task::JoinSet};
 
 /// Interval between two calls to a provider, and the maximum age of the heights of an original's provider.
-const ASK_EVERY: Duration = Duration::from_secs(3);
+const ASK_INTERVAL: Duration = Duration::from_secs(3);
 /// Timeout of an answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most calls in flight; further peers are asked after the next answer.
-const MAX_QUESTIONS: usize = 64;
+const MAX_CALLS: usize = 64;
 /// How long a provider that neither answers nor is in use stays a candidate.
 const KEEP: Duration = Duration::from_secs(60);
 /// Interval between two log lines about missing or untrusted providers.
-const SAY_EVERY: Duration = Duration::from_secs(60);
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 type Answer = (PeerId, Option<Info>);
 
@@ -40,10 +40,11 @@ type Answer = (PeerId, Option<Info>);
 #[derive(Debug)]
 struct Known {
     candidate: Candidate,
-    heard: Instant,
+    answered_at: Instant,
 }
 
-/// Whether a peer's data is used: it is more than somebody that anybody could be.
+/// Whether a peer's data is used: being discovered is not sufficient, because anybody on the network can announce
+/// itself as a data provider.
 pub(crate) fn is_trusted(peer: &Peer) -> bool {
     peer.provenance > Provenance::Discovered
 }
@@ -52,25 +53,26 @@ pub(crate) fn is_trusted(peer: &Peer) -> bool {
 pub(super) async fn follow(node: Node, found: watch::Sender<Vec<Candidate>>, used: Providers) {
     let mut peers = node.peers();
     let mut known = BTreeMap::<PeerId, Known>::new();
-    let mut questions = Questions::default();
-    let mut ticks = tokio::time::interval(ASK_EVERY);
+    let mut calls = Calls::default();
+    let mut ticks = tokio::time::interval(ASK_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut report = Report::default();
     loop {
         tokio::select! {
-            _ = ticks.tick() => questions.answered.clear(),
+            _ = ticks.tick() => calls.answered.clear(),
             changed = peers.changed() => if changed.is_err() {
                 return;
             },
-            (peer, info) = questions.next() => if let Some(info) = info {
+            (peer, info) = calls.next() => if let Some(info) = info {
                 learn(&mut known, &peers.borrow(), peer, &info);
             },
         }
         let table = Arc::clone(&peers.borrow_and_update());
-        questions.ask(&node, &table);
+        calls.ask(&node, &table);
         forget(&mut known, &table, |id| used.is_in_use(id));
         let candidates: Vec<_> = known.values().map(|known| known.candidate.clone()).collect();
-        report.say(&candidates, &table);
+        report.log(&candidates, &table);
+        // A change wakes the source, which compares its connections with the candidates.
         found.send_if_modified(|old| {
             let changed = *old != candidates;
             if changed {
@@ -83,21 +85,23 @@ pub(super) async fn follow(node: Node, found: watch::Sender<Vec<Candidate>>, use
 
 /// Calls in flight, at most one per peer.
 #[derive(Debug, Default)]
-struct Questions {
+struct Calls {
     tasks: JoinSet<Answer>,
     pending: BTreeSet<PeerId>,
     /// Peers that are not asked again before the next tick.
     answered: BTreeSet<PeerId>,
 }
 
-impl Questions {
+impl Calls {
     fn ask(&mut self, node: &Node, table: &PeerTable) {
         let mut providers: Vec<_> =
             table.usable(Role::DataProviderInt).filter(|peer| is_trusted(peer)).cloned().collect();
+        // While the most calls are in flight, further peers wait: those with the best provenance must not be
+        // among them.
         providers.sort_by_key(|peer| std::cmp::Reverse(peer.provenance));
         for peer in providers {
             let id = peer.peer_id;
-            let is_due = self.pending.len() < MAX_QUESTIONS && !self.answered.contains(&id);
+            let is_due = self.pending.len() < MAX_CALLS && !self.answered.contains(&id);
             if is_due && self.pending.insert(id) {
                 self.tasks.spawn(ask(node.clone(), id));
             }
@@ -123,7 +127,7 @@ impl Questions {
 
 async fn ask(node: Node, peer: PeerId) -> Answer {
     let client = node.client(peer);
-    let answer = tokio::time::timeout(ANSWER_WITHIN, client.data_provider_info()).await;
+    let answer = tokio::time::timeout(ANSWER_TIMEOUT, client.data_provider_info()).await;
     match answer {
         Ok(Ok(info)) => (peer, Some(info)),
         Ok(Err(error)) => {
@@ -138,7 +142,7 @@ fn learn(known: &mut BTreeMap<PeerId, Known>, table: &PeerTable, id: PeerId, inf
     let peer = table.get(&id).filter(|peer| is_trusted(peer));
     let Some(candidate) = peer.and_then(|peer| candidate(peer, info)) else { return };
     let provenance = candidate.provenance;
-    let new = known.insert(id, Known { candidate: candidate.clone(), heard: Instant::now() });
+    let new = known.insert(id, Known { candidate: candidate.clone(), answered_at: Instant::now() });
     if new.is_none_or(|old| old.candidate.address != candidate.address) {
         tracing::info!(peer = %id, address = %candidate.address, provenance = provenance.as_str(), "data provider found");
     }
@@ -146,6 +150,7 @@ fn learn(known: &mut BTreeMap<PeerId, Known>, table: &PeerTable, id: PeerId, inf
 
 fn candidate(peer: &Peer, info: &Info) -> Option<Candidate> {
     let port = u16::try_from(info.blob_server_port).ok().filter(|port| *port != 0)?;
+    // On the wire, -1 stands for an unknown height.
     let height = |number: i32| u32::try_from(number).ok();
     let heights = Heights {
         relay: height(info.parent_processed_height).map(RelayNumber),
@@ -168,8 +173,9 @@ fn candidate(peer: &Peer, info: &Info) -> Option<Candidate> {
 fn forget(known: &mut BTreeMap<PeerId, Known>, table: &PeerTable, is_in_use: impl Fn(&str) -> bool) {
     known.retain(|id, known| {
         let peer = table.get(id);
+        // A peer that has left the table may still serve blobs.
         let ours = peer.is_none_or(|peer| peer.membership == Membership::Accepted);
-        let keep = ours && (known.heard.elapsed() < KEEP || is_in_use(&known.candidate.id));
+        let keep = ours && (known.answered_at.elapsed() < KEEP || is_in_use(&known.candidate.id));
         if !keep {
             tracing::info!(peer = %id, "data provider gone");
         }
@@ -180,13 +186,14 @@ fn forget(known: &mut BTreeMap<PeerId, Known>, table: &PeerTable, is_in_use: imp
 /// Logs at intervals that there is no data provider, or only untrusted ones.
 #[derive(Debug, Default)]
 struct Report {
-    nobody: Option<Instant>,
+    none_found: Option<Instant>,
     untrusted: Option<Instant>,
 }
 
 impl Report {
-    fn say(&mut self, candidates: &[Candidate], table: &PeerTable) {
-        let is_due = |said: Option<Instant>| said.is_none_or(|at| at.elapsed() > SAY_EVERY);
+    /// Logs what is due.
+    fn log(&mut self, candidates: &[Candidate], table: &PeerTable) {
+        let is_due = |logged: Option<Instant>| logged.is_none_or(|at| at.elapsed() > LOG_INTERVAL);
         let untrusted: Vec<_> =
             table.usable(Role::DataProviderInt).filter(|peer| !is_trusted(peer)).cloned().collect();
         if let Some(peer) = untrusted.first()
@@ -203,9 +210,9 @@ impl Report {
             );
         }
         if !candidates.is_empty() {
-            self.nobody = None;
-        } else if untrusted.is_empty() && is_due(self.nobody) {
-            self.nobody = Some(Instant::now());
+            self.none_found = None;
+        } else if untrusted.is_empty() && is_due(self.none_found) {
+            self.none_found = Some(Instant::now());
             tracing::warn!(
                 "no data provider found, so workers wait: check that one is running with this PHALA_BRIDGE_IDENTITY (or \
                  PHALA_PTP_IGNORE_BRIDGE_IDENTITY here), on this network or in PHALA_WALKIE_BOOT_NODES"

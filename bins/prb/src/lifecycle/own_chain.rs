@@ -1,4 +1,5 @@
-//! The chain as seen by the manager's own node, which data providers are checked against and peers are told.
+//! The chain according to the manager's own nodes: data providers are checked against it, and its identity is
+//! announced to peers.
 
 use std::time::{Duration, Instant};
 
@@ -20,9 +21,9 @@ use tokio::sync::watch;
 use crate::daemon::Background;
 
 /// Pause before the chain's identity is requested again.
-const ASK_AGAIN: Duration = Duration::from_secs(2);
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
 /// Interval between two log lines about that.
-const SAY_AGAIN: Duration = Duration::from_secs(60);
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The own chain's identity, for the peer-to-peer node.
 pub(super) struct Identity(watch::Receiver<Option<Hash>>);
@@ -34,6 +35,7 @@ pub(super) fn follow(para: &NodePool, background: &mut Background) -> (OwnChain,
     let asked = para.clone();
     background.spawn(|stop| async move {
         stop.run_until_cancelled(ask_identity(&asked, &identity)).await;
+        // A background task that ends counts as a failure, so this one waits for the shutdown after its work.
         stop.cancelled().await;
         anyhow::anyhow!("stopped")
     });
@@ -57,26 +59,26 @@ impl Identity {
 }
 
 /// Asks until a node returns the chain's identity, the hash of block 1.
-async fn ask_identity(para: &NodePool, told: &watch::Sender<Option<Hash>>) {
-    let mut said = None::<Instant>;
+async fn ask_identity(para: &NodePool, sender: &watch::Sender<Option<Hash>>) {
+    let mut logged_at = None::<Instant>;
     loop {
-        let trouble = match para.chain_identity().await {
+        let error = match para.chain_identity().await {
             Ok(known) => {
                 tracing::info!(chain_identity = %known, "chain identity known");
-                told.send_replace(Some(known));
+                sender.send_replace(Some(known));
                 return;
             }
-            Err(trouble) => trouble,
+            Err(error) => error,
         };
-        if said.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
-            said = Some(Instant::now());
-            tracing::warn!(error = %prb_core::text::describe(&trouble), "peers wait: the parachain's node does not say which chain it is");
+        if logged_at.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
+            logged_at = Some(Instant::now());
+            tracing::warn!(error = %prb_core::text::describe(&error), "peers wait: the parachain's node does not say which chain it is");
         }
-        tokio::time::sleep(ASK_AGAIN).await;
+        tokio::time::sleep(RETRY_PAUSE).await;
     }
 }
 
-async fn follow_heads(para: NodePool, told: watch::Sender<Option<Finalized>>) {
+async fn follow_heads(para: NodePool, sender: watch::Sender<Option<Finalized>>) {
     let mut heads = para.finalized_heads();
     loop {
         let FinalizedHead { number, hash, .. } = heads.next().await;
@@ -87,9 +89,11 @@ async fn follow_heads(para: NodePool, told: watch::Sender<Option<Finalized>>) {
                 None
             }
         };
-        told.send_modify(|finalized| {
+        sender.send_modify(|finalized| {
             let before = finalized.and_then(|finalized| finalized.relay);
             let at = tokio::time::Instant::now();
+            // If the relay parent could not be read, the previous one is kept: relay blocks up to it are final
+            // in any case.
             *finalized = Some(Finalized { para: ParaNumber(number), relay: relay.or(before), at });
         });
     }

@@ -14,7 +14,7 @@ use super::schema::{Field, Kind, Message};
 
 /// The values of one field, in the order of arrival.
 #[derive(Clone, Debug)]
-enum Held {
+enum WireValue {
     Number(u64),
     Bytes(Bytes),
 }
@@ -30,10 +30,10 @@ pub(super) fn to_json(message: &Message, data: Bytes) -> Result<String, String> 
 }
 
 fn write_message(message: &Message, data: Bytes, text: &mut String) -> Result<(), String> {
-    let held = read_fields(message, data)?;
+    let fields = read_fields(message, data)?;
     text.push('{');
     let mut first = true;
-    for (field, values) in message.0.iter().zip(held) {
+    for (field, values) in message.0.iter().zip(fields) {
         if values.is_empty() && !field.always {
             continue;
         }
@@ -49,7 +49,7 @@ fn write_message(message: &Message, data: Bytes, text: &mut String) -> Result<()
     Ok(())
 }
 
-fn write_field(field: &Field, mut values: Vec<Held>, text: &mut String) -> Result<(), String> {
+fn write_field(field: &Field, mut values: Vec<WireValue>, text: &mut String) -> Result<(), String> {
     if field.repeated {
         text.push('[');
         for (index, value) in values.into_iter().enumerate() {
@@ -65,53 +65,54 @@ fn write_field(field: &Field, mut values: Vec<Held>, text: &mut String) -> Resul
         // Repeated occurrences of one message are merged by concatenation.
         Kind::Message(_) => {
             let parts = values.iter().filter_map(|value| match value {
-                Held::Bytes(part) => Some(part.as_ref()),
-                Held::Number(_) => None,
+                WireValue::Bytes(part) => Some(part.as_ref()),
+                WireValue::Number(_) => None,
             });
-            Held::Bytes(parts.collect::<Vec<_>>().concat().into())
+            WireValue::Bytes(parts.collect::<Vec<_>>().concat().into())
         }
-        _ => values.pop().unwrap_or(Held::Number(0)),
+        _ => values.pop().unwrap_or(WireValue::Number(0)),
     };
     write_value(field.kind, value, text)
 }
 
-fn write_value(kind: Kind, value: Held, text: &mut String) -> Result<(), String> {
+fn write_value(kind: Kind, value: WireValue, text: &mut String) -> Result<(), String> {
     use std::fmt::Write as _;
     // Cannot fail: writing to a String is infallible.
     let _ = match (kind, value) {
-        (Kind::Message(message), Held::Bytes(data)) => return write_message(message, data, text),
-        (Kind::Bool, Held::Number(n)) => write!(text, "{}", n != 0),
+        (Kind::Message(message), WireValue::Bytes(data)) => return write_message(message, data, text),
+        (Kind::Bool, WireValue::Number(n)) => write!(text, "{}", n != 0),
         // The low 32 bits, by protobuf's rules.
-        (Kind::Int32, Held::Number(n)) => write!(text, "{}", n as u32 as i32),
-        (Kind::Uint32, Held::Number(n)) => write!(text, "{}", n as u32),
-        (Kind::Uint64, Held::Number(n)) => write!(text, "\"{n}\""),
-        (Kind::Enum(names), Held::Number(n)) => match usize::try_from(n).ok().and_then(|n| names.get(n)) {
+        (Kind::Int32, WireValue::Number(n)) => write!(text, "{}", n as u32 as i32),
+        (Kind::Uint32, WireValue::Number(n)) => write!(text, "{}", n as u32),
+        (Kind::Uint64, WireValue::Number(n)) => write!(text, "\"{n}\""),
+        (Kind::Enum(names), WireValue::Number(n)) => match usize::try_from(n).ok().and_then(|n| names.get(n))
+        {
             Some(name) => write!(text, "\"{name}\""),
             None => write!(text, "{}", n as u32 as i32),
         },
-        (Kind::Text, Held::Bytes(bytes)) => {
+        (Kind::Text, WireValue::Bytes(bytes)) => {
             write!(text, "{}", Value::from(String::from_utf8_lossy(&bytes).into_owned()))
         }
-        (Kind::Bytes, Held::Bytes(bytes)) => write!(text, "\"{}\"", STANDARD.encode(bytes)),
+        (Kind::Bytes, WireValue::Bytes(bytes)) => write!(text, "\"{}\"", STANDARD.encode(bytes)),
         _ => return Err("a field has another type".to_owned()),
     };
     Ok(())
 }
 
 /// Reads the values of each of the message's fields. Fields that are not in the schema are skipped.
-fn read_fields(message: &Message, mut data: Bytes) -> Result<Vec<Vec<Held>>, String> {
-    let mut held = vec![Vec::new(); message.0.len()];
+fn read_fields(message: &Message, mut data: Bytes) -> Result<Vec<Vec<WireValue>>, String> {
+    let mut fields = vec![Vec::new(); message.0.len()];
     while data.has_remaining() {
         let (number, wire) = decode_key(&mut data).map_err(|error| error.to_string())?;
         let place = message.0.iter().position(|field| field.number == number);
         let value = match (place, wire) {
             (Some(_), WireType::Varint) => {
-                Held::Number(decode_varint(&mut data).map_err(|error| error.to_string())?)
+                WireValue::Number(decode_varint(&mut data).map_err(|error| error.to_string())?)
             }
             (Some(_), WireType::LengthDelimited) => {
                 let length = decode_varint(&mut data).map_err(|error| error.to_string())?;
                 let length = usize::try_from(length).ok().filter(|length| *length <= data.remaining());
-                Held::Bytes(data.split_to(length.ok_or("a field is longer than its message")?))
+                WireValue::Bytes(data.split_to(length.ok_or("a field is longer than its message")?))
             }
             _ => {
                 let skipped = skip_field(wire, number, &mut data, DecodeContext::default());
@@ -120,10 +121,10 @@ fn read_fields(message: &Message, mut data: Bytes) -> Result<Vec<Vec<Held>>, Str
             }
         };
         if let Some(place) = place {
-            held[place].push(value);
+            fields[place].push(value);
         }
     }
-    Ok(held)
+    Ok(fields)
 }
 
 /// Converts a message from JSON. Unknown fields are ignored, and `null` counts as absent.

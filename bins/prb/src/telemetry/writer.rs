@@ -18,7 +18,7 @@ use crate::progress::Display;
 const MAX_LINES: usize = 8192;
 const MAX_BYTES: usize = 4 * 1024 * 1024;
 /// How long writing the last lines may take at the end of the process.
-const FLUSH_WITHIN: Duration = Duration::from_millis(300);
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(300);
 
 enum Message {
     Line(Vec<u8>),
@@ -36,7 +36,7 @@ pub(super) struct LineWriter {
 #[derive(Default)]
 struct Shared {
     waiting_bytes: AtomicUsize,
-    /// In all.
+    /// Number of dropped lines since the start.
     dropped: AtomicU64,
 }
 
@@ -49,7 +49,7 @@ impl Drop for Flush {
         let (done, written) = mpsc::sync_channel(1);
         if self.0.try_send(Message::Flush(done)).is_ok() {
             // A blocked reader must not keep the process from ending.
-            let _ = written.recv_timeout(FLUSH_WITHIN);
+            let _ = written.recv_timeout(FLUSH_TIMEOUT);
         }
     }
 }
@@ -92,7 +92,9 @@ fn write_all(mut to: File, display: &Display, lines: &Receiver<Message>, shared:
                 if dropped > reported {
                     let lines = dropped - reported;
                     reported = dropped;
-                    tracing::warn!(lines, "log lines were dropped: whoever reads the log is too slow");
+                    // Goes through the same queue, without blocking; if that is full, the line is counted as
+                    // dropped itself.
+                    tracing::warn!(lines, "log lines were dropped: the reader of the log is too slow");
                 }
             }
             Message::Flush(done) => {
@@ -109,6 +111,8 @@ impl LineWriter {
 
     fn send(&self, line: Vec<u8>) {
         let bytes = line.len();
+        // Added before sending: the thread may have written the line, and subtracted it, before `try_send`
+        // returns.
         let waiting = self.shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
         let sent = if waiting + bytes > MAX_BYTES {
             Err(TrySendError::Full(Message::Line(line)))
@@ -166,7 +170,7 @@ mod tests {
         assert!(lines.shared.dropped.load(Ordering::Relaxed) > 1000);
         let ended = std::time::Instant::now();
         drop(flush);
-        assert!(ended.elapsed() < FLUSH_WITHIN * 3, "the end waits for a reader that stands still");
+        assert!(ended.elapsed() < FLUSH_TIMEOUT * 3, "shutdown waits for a reader that does not read");
         // The reader continues, and so do the lines.
         let mut some = vec![0; 100_000];
         reader.read_exact(&mut some).unwrap();

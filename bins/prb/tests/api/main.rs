@@ -132,6 +132,16 @@ async fn added_worker_starts_computing_and_is_stopped() {
 async fn edits_are_applied_completely_or_refused_with_every_fault() {
     let (net, bridge, api) = started(Config { history: 0, ..chain() }, 0).await;
     let pid = net.devnet.pools()[0].pid;
+    faulty_pools_are_refused(&net, &api).await;
+    faulty_workers_are_refused(&api, pid).await;
+    workers_are_listed_in_pages_and_by_filter(&api).await;
+    items_of_an_edit_are_applied_together(&api).await;
+    pool_in_use_is_only_deleted_by_force(&api, pid).await;
+    oversized_and_malformed_requests_are_refused(&api, pid).await;
+    ended(net, bridge).await;
+}
+
+async fn faulty_pools_are_refused(net: &Net, api: &Client) {
     let bad = json!({ "pools": [
         { "pid": 1, "secret": "no mnemonic at all" }, { "pid": 1, "sync_only": true },
         { "pid": 2, "sync_only": true, "name": "pool-1" }, { "secret": "x" }, { "pid": 3, "color": "red" },
@@ -147,9 +157,11 @@ async fn edits_are_applied_completely_or_refused_with_every_fault() {
     assert_eq!(places, expected, "{refused}");
     assert!(!refused.to_string().contains("no mnemonic at all"), "{refused}");
     assert_eq!(api.get("/pools").await.body["total"], 0);
-    api.post("/pools", json!({ "pools": [pool(&net, 0)] })).await.is(201);
+    api.post("/pools", json!({ "pools": [pool(net, 0)] })).await.is(201);
+}
 
-    // Five of 300 workers are faulty, each for a different reason; the others are valid.
+/// Five of 300 workers are faulty, each for a different reason; the others are valid.
+async fn faulty_workers_are_refused(api: &Client, pid: u64) {
     let mut workers: Vec<Value> = (0..300).map(|n| worker(pid, n)).collect();
     workers[7]["stake"] = json!("1.5");
     workers[50]["endpoint"] = json!("10.0.0.1:8000");
@@ -178,8 +190,9 @@ async fn edits_are_applied_completely_or_refused_with_every_fault() {
     }
     assert_eq!(api.get("/workers").await.body["total"], 0);
     api.post("/workers", json!({ "workers": workers })).await.is(201);
+}
 
-    // Pages, patterns and filters.
+async fn workers_are_listed_in_pages_and_by_filter(api: &Client) {
     let page = api.get("/workers?offset=290&limit=100").await.is(200).body;
     assert_eq!((page["total"].as_u64(), page["workers"].as_array().unwrap().len()), (Some(295), 5));
     assert_eq!(api.get("/workers?name=w1?").await.body["total"], 10);
@@ -187,8 +200,10 @@ async fn edits_are_applied_completely_or_refused_with_every_fault() {
     for bad in ["limit=0", "limit=1001", "state=ACTIVE", "offset=-1", "colour=red"] {
         assert_eq!(api.get(&format!("/workers?{bad}")).await.is(400).code(), "bad-request", "{bad}");
     }
+}
 
-    // Two workers swap their names in one edit; with one more faulty item, nothing changes.
+/// Two workers swap their names in one edit; with one more faulty item, nothing changes.
+async fn items_of_an_edit_are_applied_together(api: &Client) {
     let swap = |more: &[Value]| {
         let mut items = vec![
             json!({ "id": "w1", "set": { "name": "w2" } }),
@@ -209,8 +224,9 @@ async fn edits_are_applied_completely_or_refused_with_every_fault() {
     api.patch("/workers", swap(&[json!({ "id": "w3", "delete": true })])).await.is(200);
     assert_eq!(api.get("/workers/w2").await.body["id"], before);
     api.get("/workers/w3").await.is(404);
+}
 
-    // A pool in use is not deleted, unless forced.
+async fn pool_in_use_is_only_deleted_by_force(api: &Client, pid: u64) {
     let refused = api.delete(&format!("/pools/{pid}")).await.is(409);
     assert_eq!(refused.code(), "in-use");
     api.delete(&format!("/pools/{pid}?force=true")).await.is(200);
@@ -218,8 +234,10 @@ async fn edits_are_applied_completely_or_refused_with_every_fault() {
         api.get("/workers/w1").await.body["reason"] == "pool-not-in-inventory"
     })
     .await;
+}
 
-    // 10,001 entries, eight MiB, no JSON.
+/// 10,001 entries, eight MiB, no JSON.
+async fn oversized_and_malformed_requests_are_refused(api: &Client, pid: u64) {
     let many: Vec<_> = (0..10_001).map(|n| worker(pid, n)).collect();
     assert_eq!(api.post("/workers", json!({ "workers": many })).await.is(413).code(), "too-many");
     let large = json!({ "workers": [{ "name": "x".repeat(9 << 20) }] });
@@ -229,7 +247,6 @@ async fn edits_are_applied_completely_or_refused_with_every_fault() {
     assert!(!cut.body.to_string().contains("bottom"), "{cut:?}");
     assert_eq!(api.send("PUT", "/pools", "", &[]).await.is(405).code(), "method-not-allowed");
     assert_eq!(api.get("/nothing").await.is(404).code(), "not-found");
-    ended(net, bridge).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

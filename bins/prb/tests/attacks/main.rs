@@ -18,7 +18,7 @@ use prb_devnet::Config;
 use prb_walkie::{identity::Identity, node::Multiaddr, proto::Role};
 use support::{
     Net, STAKE, chain,
-    daemons::{Daemon, Hand, assign, free_port, manager, provider},
+    daemons::{Daemon, TestPeer, assign, free_port, manager, provider},
 };
 use tokio::{
     task::JoinSet,
@@ -101,11 +101,11 @@ impl Scene {
             .set("PRB_QUEUE_PAGE_LISTEN", "none");
         provider.start();
         manager.start();
-        let hand = Hand::with_key(vec![manager.address()], "default", KEY).await;
-        let client = hand.find(Role::LifecycleManager, "default", LIMIT).await;
+        let test_peer = TestPeer::with_key(vec![manager.address()], "default", KEY).await;
+        let client = test_peer.find(Role::LifecycleManager, "default", LIMIT).await;
         let all: Vec<_> = (0..workers as usize).collect();
         assign(&net, &client, &[0], &all).await;
-        hand.close().await;
+        test_peer.close().await;
         net.until_active(all, LIMIT).await;
         let local = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
         let blobs = provider.variable("PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT").unwrap().parse().unwrap();

@@ -1,6 +1,8 @@
 //! The command line against running daemons: a `prb lifecycle` that only takes edits, and a `prb all` on a devnet.
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
+use std::path::Path;
+
 use serde_json::Value;
 
 mod offline;
@@ -20,8 +22,17 @@ fn pools_and_workers_are_added_changed_moved_and_removed() {
     shell.run(&["status"]).bad(&["no daemon answers at", "prb lifecycle", "PRB_API_URL"]);
     let mut daemon = editor(dir.path(), port);
     shell.until("it answers", |shell| shell.run(&["status"]).code == Some(0));
+    pools_are_added_and_changed(&shell, dir.path());
+    workers_are_added_and_imported(&shell, dir.path());
+    workers_are_changed_by_pattern_and_pool(&shell);
+    workers_are_exported_and_imported_again(&shell, dir.path());
+    changes_need_the_token(&shell, dir.path(), port);
+    daemon.kill();
+    shell.run(&["worker", "list"]).bad(&["no daemon answers"]);
+}
 
-    // A pool whose mnemonic comes from a pipe or a file; never from an argument.
+/// A pool's mnemonic comes from a pipe or a file, never from an argument.
+fn pools_are_added_and_changed(shell: &Shell, dir: &Path) {
     shell.run(&["pool", "add", "12"]).bad(&["--secret-file", "--secret-stdin"]);
     shell
         .run_with(&["pool", "add", "12", "--secret-stdin"], "four words are few\n")
@@ -29,7 +40,7 @@ fn pools_and_workers_are_added_changed_moved_and_removed() {
     shell.run_with(&["pool", "add", "12", "--secret-stdin", "--dry-run"], MNEMONIC).good();
     assert_eq!(shell.json(&["pool", "list"]), Value::Array(Vec::new()));
     shell.run_with(&["pool", "add", "12", "--name", "twelve", "--secret-stdin"], MNEMONIC).good();
-    let file = dir.path().join("secret");
+    let file = dir.join("secret");
     std::fs::write(&file, format!("{MNEMONIC}//two\n")).unwrap();
     shell.run(&["pool", "add", "13", "--secret-file", file.to_str().unwrap()]).good();
     let before = shell.json(&["pool", "show", "12"]);
@@ -40,8 +51,10 @@ fn pools_and_workers_are_added_changed_moved_and_removed() {
     assert_eq!(after["after_stop"], "reclaim");
     shell.run(&["pool", "set", "12", "--after-stop", "inherit", "--enabled"]).good();
     assert_eq!(shell.json(&["pool", "show", "12"])["after_stop"], Value::Null);
+}
 
-    // One worker, then a file of workers: with bad rows nothing is added and each is reported with its line.
+/// If a file of workers has bad rows, nothing is added and each is reported with its line.
+fn workers_are_added_and_imported(shell: &Shell, dir: &Path) {
     shell
         .run(&[
             "worker",
@@ -57,7 +70,7 @@ fn pools_and_workers_are_added_changed_moved_and_removed() {
         .good();
     assert_eq!(shell.json(&["worker", "show", "w0"])["stake"], "1500000000000");
     shell.run(&["worker", "add", "w1", "--pid", "12"]).bad(&["endpoint is missing", "stake is missing"]);
-    let csv = dir.path().join("workers.csv");
+    let csv = dir.join("workers.csv");
     let head = "name,pid,endpoint,stake,enabled\n";
     let bad =
         "a,12,http://a,1,\nw0,12,http://b,1,\nc,99,http://c,1,\nd,12,not a url,1,\ne,12,http://e,1,perhaps\n";
@@ -79,14 +92,13 @@ fn pools_and_workers_are_added_changed_moved_and_removed() {
     shell.run(&[&import[..], &["--dry-run"]].concat()).good();
     assert!(shell.run(&import).good().contains("60 workers were added"));
     shell.run(&import).bad(&["line 2", "taken"]);
+}
 
-    // By pattern and pool, all or none.
-    let of =
-        |arguments: &[&str]| shell.json(&[&["worker", "list"], arguments].concat()).as_array().unwrap().len();
-    assert_eq!(
-        (of(&["rack-1-*"]), of(&["rack-?-7"]), of(&["--pool", "13"]), of(&["rack-1-*", "--pool", "13"])),
-        (20, 1, 30, 10)
-    );
+/// Edits by pattern and pool apply to all or none.
+fn workers_are_changed_by_pattern_and_pool(shell: &Shell) {
+    assert_eq!(["rack-1-*", "rack-?-7"].map(|name| count(shell, &[name])), [20, 1]);
+    assert_eq!(count(shell, &["--pool", "13"]), 30);
+    assert_eq!(count(shell, &["rack-1-*", "--pool", "13"]), 10);
     shell.run(&["worker", "set", "rack-1-*", "--pool", "13", "--stake", "7", "--gatekeeper"]).good();
     let changed = shell.json(&["worker", "list"]);
     assert_eq!(changed.as_array().unwrap().iter().filter(|worker| worker["stake"] == "7").count(), 10);
@@ -96,17 +108,20 @@ fn pools_and_workers_are_added_changed_moved_and_removed() {
     shell.run(&["worker", "remove", "rack-9-*"]).bad(&["there is no worker"]);
     shell.run(&["pool", "remove", "13"]).bad(&["30 workers belong to"]);
     shell.run(&["worker", "stop", "w0"]).bad(&["no workers run in this process"]);
+}
 
-    // Exported and imported again, in each format.
+/// Every format that is written can be read.
+fn workers_are_exported_and_imported_again(shell: &Shell, dir: &Path) {
+    let listed = shell.json(&["worker", "list"]);
     for (format, end) in [("csv", "csv"), ("json", "json"), ("yaml", "yml")] {
-        let file = dir.path().join(format!("out.{end}"));
+        let file = dir.join(format!("out.{end}"));
         std::fs::write(&file, shell.run(&["worker", "export", "--format", format]).good()).unwrap();
         shell.run(&["worker", "remove", "*", "--dry-run"]).good();
         shell.run(&["worker", "remove", "*"]).good();
-        assert_eq!(of(&[]), 0);
+        assert_eq!(count(shell, &[]), 0);
         shell.run(&["worker", "import", file.to_str().unwrap()]).good();
         let again = shell.json(&["worker", "list"]);
-        for (was, is) in changed.as_array().unwrap().iter().zip(again.as_array().unwrap()) {
+        for (was, is) in listed.as_array().unwrap().iter().zip(again.as_array().unwrap()) {
             for field in ["name", "pid", "endpoint", "stake", "enabled", "gatekeeper"] {
                 assert_eq!(was[field], is[field], "{format}");
             }
@@ -116,19 +131,23 @@ fn pools_and_workers_are_added_changed_moved_and_removed() {
     assert!(table.starts_with("NAME") && table.lines().count() == 21, "{table}");
     shell.run(&["job", "list"]).bad(&["no trade queue"]);
     assert_eq!(shell.json(&["provider", "list"]), Value::Array(Vec::new()));
+}
 
-    // Without the token, reads work, and changes are refused with its location; it is never sent unencrypted.
-    let stranger = Shell::new(port, "PRB_DATA", dir.path());
+/// Without the token, reads work, and changes are refused with its location; it is never sent unencrypted.
+fn changes_need_the_token(shell: &Shell, dir: &Path, port: u16) {
+    let stranger = Shell::new(port, "PRB_DATA", dir);
     stranger.run(&["worker", "list"]).good();
     stranger.run(&["worker", "remove", "*"]).bad(&["token", "db/api-token"]);
     shell.run(&["status", "--api", "http://192.0.2.1:3001"]).bad(&["without encryption", "https"]);
-    let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
-    let token = std::fs::read_to_string(dir.path().join("db/api-token")).unwrap();
+    let log = std::fs::read_to_string(dir.join("log")).unwrap();
+    let token = std::fs::read_to_string(dir.join("db/api-token")).unwrap();
     assert!(!log.contains("bottom drive") && !log.contains(token.trim()), "{log}");
-    daemon.kill();
-    shell.run(&["worker", "list"]).bad(&["no daemon answers"]);
 }
 
+/// Counts the workers of a list.
+fn count(shell: &Shell, arguments: &[&str]) -> usize {
+    shell.json(&[&["worker", "list"], arguments].concat()).as_array().unwrap().len()
+}
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fleet_is_imported_watched_and_stopped() {
     let net = Net::start(chain(), 2).await;

@@ -68,9 +68,7 @@ fn the_inventory_of_a_stopped_daemon_is_edited_and_found_by_the_next() {
     for arguments in
         [&["worker", "list"][..], &["worker", "set", "w1", "--stake", "9"], &["pool", "remove", "11"]]
     {
-        shell
-            .run(&[arguments, &["--offline"]].concat())
-            .bad(&["is in use: a daemon runs on it", "Leave out --offline"]);
+        shell.run(&[arguments, &["--offline"]].concat()).bad(&["is in use by a daemon", "omit --offline"]);
     }
     assert_eq!(entries(&shell.json(&["worker", "list"])), entries(&offline));
     daemon.kill();

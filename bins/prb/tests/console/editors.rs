@@ -113,7 +113,7 @@ async fn a_form_has_what_its_manager_takes() {
     made.change(|fleet| fleet.takes_settings = false);
     for form in &forms {
         let told = page.get(form).await;
-        told.has(&["an original or of an older version: it cannot be told from here"]);
+        told.has(&["an original or of an older version: it cannot be set from here"]);
         told.lacks(&["name=\"after_stop\"", "name=\"gatekeeper\"", "name=\"endpoints\""]);
     }
     let body = "name=a&pid=1&endpoint=http://a&stake=1&enabled=1";

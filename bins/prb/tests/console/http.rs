@@ -321,7 +321,7 @@ async fn recent_measurements_are_drawn() {
         "aria-labelledby=\"chart-lag-title chart-lag-desc\"",
         "<title id=\"chart-lag-title\">Lag</title>",
         "From an hour ago to now: from 1 to 100,000 blocks. Now largest 100,000. Now median 1.",
-        "<h2>Lately</h2>",
+        "<h2>Recent values</h2>",
         "Lowest operator balance",
         "chart-jobs",
         "href=\"/?span=day\"",

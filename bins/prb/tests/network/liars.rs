@@ -21,7 +21,7 @@ use crate::{
     middle::{Middle, Mischief},
     support::{
         Net, chain,
-        daemons::{Daemon, Hand, assign, manager, provider},
+        daemons::{Daemon, TestPeer, assign, manager, provider},
     },
     until,
 };
@@ -32,28 +32,28 @@ const MEMORY: u64 = 256 << 20;
 const LATE: Duration = Duration::from_secs(4);
 
 /// A chain with workers for each scenario, and the honest data provider behind the malicious ones.
-pub(crate) struct Ground {
+pub(crate) struct SharedSetup {
     net: Net,
     behind: Daemon,
     /// What it tells about itself at the tip.
     info: Info,
-    hand: Hand,
+    test_peer: TestPeer,
 }
 
-impl Ground {
+impl SharedSetup {
     pub(crate) async fn start() -> Self {
         let net = Net::start(Config { pools: 3, ..chain() }, 5).await;
         let mut behind = provider(&net, "behind").set("PHALA_BRIDGE_IDENTITY", "behind");
         behind.start();
-        let hand = Hand::new(vec![behind.address()], "default").await;
-        let info = info_at_tip(&hand.find(Role::DataProviderInt, "behind", LIMIT).await).await;
-        Self { net, behind, info, hand }
+        let test_peer = TestPeer::new(vec![behind.address()], "default").await;
+        let info = info_at_tip(&test_peer.find(Role::DataProviderInt, "behind", LIMIT).await).await;
+        Self { net, behind, info, test_peer }
     }
 
     pub(crate) async fn end(mut self) {
         self.net.assert_done_once();
         self.behind.stop().await;
-        self.hand.close().await;
+        self.test_peer.close().await;
         self.net.shutdown().await;
     }
 }
@@ -65,8 +65,8 @@ struct Liar {
 }
 
 impl Liar {
-    async fn start(ground: &Ground, mischief: Mischief) -> Self {
-        let Ground { net, info, .. } = ground;
+    async fn start(setup: &SharedSetup, mischief: Mischief) -> Self {
+        let SharedSetup { net, info, .. } = setup;
         let blobs = SocketAddr::from(([127, 0, 0, 1], info.blob_server_port as u16));
         let middle = Middle::of_blobs(blobs, mischief).await;
         let info = Info { blob_server_port: middle.address.port().into(), ..*info };
@@ -121,22 +121,22 @@ fn refusals(manager: &Daemon) -> Vec<String> {
     failed.map(str::to_owned).collect()
 }
 
-pub(crate) async fn are_suspended_and_workers_get_no_bad_block(ground: Arc<Ground>) {
+pub(crate) async fn are_suspended_and_workers_get_no_bad_block(setup: Arc<SharedSetup>) {
     const WORKERS: [usize; 2] = [0, 1];
-    let net = &ground.net;
+    let net = &setup.net;
     let mut liars = Vec::new();
     for mischief in
         [Mischief::Flip, Mischief::Truncate, Mischief::Delay(LATE), Mischief::OtherKey, Mischief::Huge]
     {
-        liars.push(Liar::start(&ground, mischief).await);
+        liars.push(Liar::start(&setup, mischief).await);
     }
     let mut honest = provider(net, "honest-liars");
-    let forger = Liar::start(&ground, Mischief::None).await;
+    let forger = Liar::start(&setup, Mischief::None).await;
     let boot: Vec<_> =
         liars.iter().chain([&forger]).map(Liar::address).chain([honest.address().to_string()]).collect();
     let mut manager = manager(net, "lm-liars").set("PHALA_WALKIE_BOOT_NODES", boot[..liars.len()].join(","));
     manager.start();
-    let managing = Hand::new(vec![manager.address()], "default").await;
+    let managing = TestPeer::new(vec![manager.address()], "default").await;
     let client = managing.find(Role::LifecycleManager, "default", LIMIT).await;
     assign(net, &client, &[0], &WORKERS).await;
 
@@ -192,13 +192,13 @@ pub(crate) async fn are_suspended_and_workers_get_no_bad_block(ground: Arc<Groun
 }
 
 /// One provider forges relay headers that only the authorities' signatures give away: the manager finds out itself.
-pub(crate) async fn no_worker_is_sent_a_false_header(ground: Arc<Ground>) {
+pub(crate) async fn no_worker_is_sent_a_false_header(setup: Arc<SharedSetup>) {
     const WORKERS: [usize; 2] = [2, 3];
-    let net = &ground.net;
-    let forger = Liar::start(&ground, Mischief::ForgeHeaders).await;
+    let net = &setup.net;
+    let forger = Liar::start(&setup, Mischief::ForgeHeaders).await;
     let mut manager = manager(net, "lm-headers").set("PHALA_WALKIE_BOOT_NODES", forger.address());
     manager.start();
-    let managing = Hand::new(vec![manager.address()], "default").await;
+    let managing = TestPeer::new(vec![manager.address()], "default").await;
     let client = managing.find(Role::LifecycleManager, "default", LIMIT).await;
     assign(net, &client, &[1], &WORKERS).await;
 
@@ -230,8 +230,8 @@ pub(crate) async fn no_worker_is_sent_a_false_header(ground: Arc<Ground>) {
     managing.close().await;
 }
 
-pub(crate) async fn corrupted_connection_is_reestablished(ground: Arc<Ground>) {
-    let net = &ground.net;
+pub(crate) async fn corrupted_connection_is_reestablished(setup: Arc<SharedSetup>) {
+    let net = &setup.net;
     let mut provider = provider(net, "dp-corrupted");
     let port = provider.address().to_string().rsplit('/').next().unwrap().parse().unwrap();
     let middle = Middle::of_bytes(SocketAddr::from(([127, 0, 0, 1], port)), Mischief::Flip).await;
@@ -239,8 +239,8 @@ pub(crate) async fn corrupted_connection_is_reestablished(ground: Arc<Ground>) {
         .set("PHALA_WALKIE_BOOT_NODES", format!("/ip4/127.0.0.1/tcp/{}", middle.address.port()));
     provider.start();
     manager.start();
-    let hand = Hand::new(vec![manager.address()], "default").await;
-    let client = hand.find(Role::LifecycleManager, "default", LIMIT).await;
+    let test_peer = TestPeer::new(vec![manager.address()], "default").await;
+    let client = test_peer.find(Role::LifecycleManager, "default", LIMIT).await;
     assign(net, &client, &[2], &[4]).await;
     let logs = |manager: &Daemon| manager.log_tail();
 
@@ -269,5 +269,5 @@ pub(crate) async fn corrupted_connection_is_reestablished(ground: Arc<Ground>) {
         is_sound(daemon);
         daemon.stop().await;
     }
-    hand.close().await;
+    test_peer.close().await;
 }

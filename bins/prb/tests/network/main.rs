@@ -53,7 +53,7 @@ async fn all_of(scenarios: impl IntoIterator<Item = (&'static str, Scenario)>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn daemons_reconnect_after_outages() {
-    let mut ground = outage::Ground::start().await;
+    let mut setup = outage::SharedSetup::start().await;
     let mut scenarios = Vec::new();
     for (name, way, event) in [
         ("mDNS, the provider is cut off", Way::Mdns, Cut(outage::PROVIDER)),
@@ -62,22 +62,22 @@ async fn daemons_reconnect_after_outages() {
         ("boot node, the provider is cut off", Way::BootNode, Cut(outage::PROVIDER)),
         ("boot node, the manager is cut off", Way::BootNode, Cut(outage::MANAGER)),
     ] {
-        scenarios.extend(ground.pair(way, event).map(|pair| (name, pair)));
+        scenarios.extend(setup.pair(way, event).map(|pair| (name, pair)));
     }
-    let ground = Arc::new(ground);
-    let scenario = |pair: outage::Seat| -> Scenario { Box::pin(pair.lose_each_other(ground.clone())) };
+    let setup = Arc::new(setup);
+    let scenario = |pair: outage::Seat| -> Scenario { Box::pin(pair.lose_each_other(setup.clone())) };
     all_of(scenarios.into_iter().map(|(name, pair)| (name, scenario(pair)))).await;
-    Arc::into_inner(ground).unwrap().end().await;
+    Arc::into_inner(setup).unwrap().end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn malicious_providers_and_corrupted_connections_do_no_harm() {
-    let ground = Arc::new(liars::Ground::start().await);
+    let setup = Arc::new(liars::SharedSetup::start().await);
     let scenarios: [(_, Scenario); 3] = [
-        ("liars", Box::pin(liars::are_suspended_and_workers_get_no_bad_block(ground.clone()))),
-        ("false headers", Box::pin(liars::no_worker_is_sent_a_false_header(ground.clone()))),
-        ("a corrupted connection", Box::pin(liars::corrupted_connection_is_reestablished(ground.clone()))),
+        ("liars", Box::pin(liars::are_suspended_and_workers_get_no_bad_block(setup.clone()))),
+        ("false headers", Box::pin(liars::no_worker_is_sent_a_false_header(setup.clone()))),
+        ("a corrupted connection", Box::pin(liars::corrupted_connection_is_reestablished(setup.clone()))),
     ];
     all_of(scenarios).await;
-    Arc::into_inner(ground).unwrap().end().await;
+    Arc::into_inner(setup).unwrap().end().await;
 }

@@ -13,7 +13,7 @@ use crate::{
     namespaces::{Bridge, Namespace},
     support::{
         Net, chain,
-        daemons::{Daemon, Hand, assign_at, free_port, manager, provider},
+        daemons::{Daemon, TestPeer, assign_at, free_port, manager, provider},
     },
     until,
 };
@@ -47,7 +47,7 @@ pub(crate) enum Event {
 }
 
 /// The chain, the workers and the network of all pairs.
-pub(crate) struct Ground {
+pub(crate) struct SharedSetup {
     net: Net,
     relay: String,
     para: String,
@@ -58,7 +58,7 @@ pub(crate) struct Ground {
     _forwards: Vec<Forward>,
 }
 
-impl Ground {
+impl SharedSetup {
     pub(crate) async fn start() -> Self {
         let config = Config { history: 100, pools: PAIRS as u64, ..chain() };
         let net = Net::start(config, (PAIRS * WORKERS) as u32).await;
@@ -117,9 +117,9 @@ pub(crate) struct Seat {
 
 impl Seat {
     /// Starts the daemons, does to them what is due, and waits until all is well again.
-    pub(crate) async fn lose_each_other(self, ground: Arc<Ground>) {
+    pub(crate) async fn lose_each_other(self, setup: Arc<SharedSetup>) {
         let event = self.event;
-        let mut pair = Pair::start(self, &ground).await;
+        let mut pair = Pair::start(self, &setup).await;
         match event {
             Event::Cut(which) => pair.cut(which).await,
             Event::Move => pair.move_provider().await,
@@ -129,8 +129,8 @@ impl Seat {
     }
 
     /// Returns the address of a daemon; the provider has another one after a move.
-    fn address(&self, ground: &Ground, which: usize) -> Ipv4Addr {
-        address(ground.bridge.as_ref(), (2 + 3 * self.number + which) as u8)
+    fn address(&self, setup: &SharedSetup, which: usize) -> Ipv4Addr {
+        address(setup.bridge.as_ref(), (2 + 3 * self.number + which) as u8)
     }
 
     fn workers(&self) -> Range<usize> {
@@ -138,21 +138,21 @@ impl Seat {
     }
 
     /// Configures a daemon for its place.
-    fn place(&self, ground: &Ground, daemon: Daemon, which: usize) -> Daemon {
+    fn place(&self, setup: &SharedSetup, daemon: Daemon, which: usize) -> Daemon {
         match &self.namespaces {
             // Each has all ports for itself.
             Some(namespaces) => daemon
-                .launched_by(&namespaces[which].launcher(), self.address(ground, which))
+                .launched_by(&namespaces[which].launcher(), self.address(setup, which))
                 .set("PHALA_WALKIE_LISTEN_ADDRESSES", "/ip4/0.0.0.0/tcp/28888,/ip6/::/tcp/28888"),
             None => daemon.set("PHALA_WALKIE_LISTEN_ADDRESSES", format!("/ip4/0.0.0.0/tcp/{}", free_port())),
         }
     }
 
-    fn daemons(&self, ground: &Ground, group: &str) -> [Daemon; 2] {
-        let net = &ground.net;
+    fn daemons(&self, setup: &SharedSetup, group: &str) -> [Daemon; 2] {
+        let net = &setup.net;
         let member = |daemon: Daemon, which| {
-            let daemon = self.place(ground, daemon, which);
-            let daemon = daemon.set("PHALA_CHAIN_ENDPOINT", &ground.para).set("PHALA_BRIDGE_IDENTITY", group);
+            let daemon = self.place(setup, daemon, which);
+            let daemon = daemon.set("PHALA_CHAIN_ENDPOINT", &setup.para).set("PHALA_BRIDGE_IDENTITY", group);
             match self.way {
                 Way::BootNode => daemon,
                 // Discovered by anybody's announcement, and accepted because it knows the key.
@@ -163,30 +163,30 @@ impl Seat {
         };
         let provider = provider(net, &format!("dp{}", self.number));
         let manager = manager(net, &format!("lm{}", self.number));
-        let provider = member(provider, PROVIDER).set("PHALA_PARENT_CHAIN_ENDPOINT", &ground.relay);
+        let provider = member(provider, PROVIDER).set("PHALA_PARENT_CHAIN_ENDPOINT", &setup.relay);
         [provider, member(manager, MANAGER).set("PRB_WALKIE_PSK", KEY)]
     }
 }
 
 struct Pair {
-    ground: Arc<Ground>,
+    setup: Arc<SharedSetup>,
     seat: Seat,
     provider: Daemon,
     manager: Daemon,
-    hand: Hand,
+    test_peer: TestPeer,
 }
 
 impl Pair {
-    async fn start(seat: Seat, ground: &Arc<Ground>) -> Self {
+    async fn start(seat: Seat, setup: &Arc<SharedSetup>) -> Self {
         // Other tests on this network, and other pairs, use other groups.
         let group = format!("network-{}-{}", std::process::id(), seat.number);
-        let [mut provider, mut manager] = seat.daemons(ground, &group);
+        let [mut provider, mut manager] = seat.daemons(setup, &group);
         let mut known = Vec::new();
         if seat.way == Way::BootNode {
             let boot = |daemon: &Daemon, which| {
                 let listen = daemon.variable("PHALA_WALKIE_LISTEN_ADDRESSES").unwrap();
                 let port = listen.split(',').next().unwrap().rsplit('/').next().unwrap();
-                format!("/ip4/{}/tcp/{port}", seat.address(ground, which))
+                format!("/ip4/{}/tcp/{port}", seat.address(setup, which))
             };
             manager.put("PHALA_WALKIE_BOOT_NODES", boot(&provider, PROVIDER));
             known.push(boot(&manager, MANAGER).parse().unwrap());
@@ -196,15 +196,15 @@ impl Pair {
         manager.peer_id(LIMIT).await;
         if let Some(namespaces) = &seat.namespaces {
             for which in [PROVIDER, MANAGER] {
-                namespaces[which].plug(seat.address(ground, which));
+                namespaces[which].plug(seat.address(setup, which));
             }
         }
         provider.start();
-        let hand = Hand::with_key(known, &group, KEY).await;
-        let client = hand.find(Role::LifecycleManager, &group, LIMIT).await;
+        let test_peer = TestPeer::with_key(known, &group, KEY).await;
+        let client = test_peer.find(Role::LifecycleManager, &group, LIMIT).await;
         let workers: Vec<_> = seat.workers().collect();
-        assign_at(&ground.net, &client, &[seat.number], &workers, &ground.endpoints).await;
-        let pair = Self { ground: ground.clone(), seat, provider, manager, hand };
+        assign_at(&setup.net, &client, &[seat.number], &workers, &setup.endpoints).await;
+        let pair = Self { setup: setup.clone(), seat, provider, manager, test_peer };
         pair.until_well().await;
         pair
     }
@@ -216,7 +216,7 @@ impl Pair {
 
     /// Waits until the daemons are connected and the workers compute at the tip.
     async fn until_well(&self) {
-        let net = &self.ground.net;
+        let net = &self.setup.net;
         self.until("they have found each other", || self.manager.usable_peers() == Some(1)).await;
         let tip = net.devnet.para().finalized_number();
         let taken = || self.seat.workers().all(|at| net.workers[at].info().blocknum > tip + 2);
@@ -246,7 +246,7 @@ impl Pair {
         let namespace = &self.seat.namespaces.as_ref().unwrap()[PROVIDER];
         namespace.unplug();
         self.until("the manager has noticed", || self.manager.usable_peers() == Some(0)).await;
-        let new = address(self.ground.bridge.as_ref(), (4 + 3 * self.seat.number) as u8);
+        let new = address(self.setup.bridge.as_ref(), (4 + 3 * self.seat.number) as u8);
         namespace.plug(new);
         self.provider.moved_to(new);
         let found = |line: &str| line.contains("data provider found") && line.contains(&format!("{new}:"));
@@ -256,6 +256,6 @@ impl Pair {
     async fn end(mut self) {
         self.manager.stop().await;
         self.provider.stop().await;
-        self.hand.close().await;
+        self.test_peer.close().await;
     }
 }

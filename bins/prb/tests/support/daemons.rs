@@ -350,11 +350,11 @@ pub async fn assign_at(net: &Net, client: &Client, pools: &[usize], workers: &[u
 }
 
 /// A peer-to-peer client that acts as the operator.
-pub struct Hand {
+pub struct TestPeer {
     node: Node,
 }
 
-impl Hand {
+impl TestPeer {
     /// Creates a client with these boot nodes, in the group of that bridge identity; with mDNS if there are none.
     pub async fn new(boot_nodes: Vec<Multiaddr>, bridge_identity: &str) -> Self {
         Self::start(boot_nodes, bridge_identity, None).await
@@ -380,7 +380,7 @@ impl Hand {
         config.boot_nodes = boot_nodes;
         config.bridge_identity = bridge_identity.to_owned();
         config.ignore_bridge_identity = true;
-        config.hostname = "hand".into();
+        config.hostname = "test_peer".into();
         config.auth.psk = key;
         if !config.mdns {
             config.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::{
-    ground::{self, LIMIT, call, refused},
     js::Peer,
+    setup::{self, LIMIT, call, refused},
     support::{Net, chain, daemons::manager},
 };
 
@@ -32,7 +32,7 @@ async fn originals_are_admitted_by_key_or_whitelist() {
         }
         manager.start();
         manager.until_unready(&[], LIMIT).await;
-        let address = ground::address(&manager).await;
+        let address = setup::address(&manager).await;
         let shows = |key: &str| json!({ "type": "AT_PSK", "authString": key });
         if name == "named" {
             assert_eq!(auth_in_hello(&mut theirs, &address).await, "AS_GRANTED");

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use crate::{
-    ground::{self, LIMIT, until},
     js::Peer,
+    setup::{self, LIMIT, until},
     support::{
         Net, chain,
         daemons::{Daemon, manager, provider},
@@ -71,15 +71,15 @@ async fn discovery_by_mdns() {
     provider.until_unready(&[], LIMIT).await;
     manager.until_unready(&[], LIMIT).await;
     let (dp, lm, chain) =
-        (provider.peer_id(LIMIT).await, manager.peer_id(LIMIT).await, ground::chain_identity(&net));
+        (provider.peer_id(LIMIT).await, manager.peer_id(LIMIT).await, setup::chain_identity(&net));
     let dp = Ours { peer_id: &dp, role: PROVIDER, chain: &chain, group: &group };
     let lm = Ours { peer_id: &lm, role: "WR_LIFECYCLE_MANAGER", ..dp };
-    let member = ground::member(&net, PROVIDER, &group);
+    let member = setup::member(&net, PROVIDER, &group);
 
     // This peer sends Hello but does not answer: it discovers ours, but ours do not accept it.
-    let mut asks = ground::peer(&member, &["--mdns", "--mdns-interval", "2000", "--mdns-silent"]).await;
+    let mut asks = setup::peer(&member, &["--mdns", "--mdns-interval", "2000", "--mdns-silent"]).await;
     // This peer answers but dials nobody: ours discover it.
-    let mut shy = ground::peer(&member, &["--mdns", "--mdns-interval", "3600000", "--shy"]).await;
+    let mut shy = setup::peer(&member, &["--mdns", "--mdns-interval", "3600000", "--shy"]).await;
     for ours in [&dp, &lm] {
         ours.answers(&mut asks).await;
         ours.greets(&mut shy).await;
@@ -107,8 +107,8 @@ async fn discovery_by_mdns() {
 async fn discovery_by_boot_nodes_and_through_a_third_peer() {
     let net = Net::start(chain(), 0).await;
     const GROUP: &str = "js-boot";
-    let member = ground::member(&net, PROVIDER, GROUP);
-    let mut theirs = ground::peer(&member, &[]).await;
+    let member = setup::member(&net, PROVIDER, GROUP);
+    let mut theirs = setup::peer(&member, &[]).await;
     let without_id = theirs.address.split("/p2p/").next().unwrap();
     let mut provider =
         provider(&net, "dp").set("PHALA_BRIDGE_IDENTITY", GROUP).set("PHALA_WALKIE_BOOT_NODES", without_id);
@@ -131,11 +131,11 @@ async fn discovery_by_boot_nodes_and_through_a_third_peer() {
     }
 
     // An original that starts from ours.
-    let chain = ground::chain_identity(&net);
+    let chain = setup::chain_identity(&net);
     let dp = Ours { peer_id: &dp, role: PROVIDER, chain: &chain, group: GROUP };
     let lm = Ours { peer_id: &lm, role: "WR_LIFECYCLE_MANAGER", ..dp };
-    let boot = [ground::address(&provider).await, ground::address(&manager).await];
-    let mut other = ground::peer(&member, &["--boot", &boot[0], "--boot", &boot[1]]).await;
+    let boot = [setup::address(&provider).await, setup::address(&manager).await];
+    let mut other = setup::peer(&member, &["--boot", &boot[0], "--boot", &boot[1]]).await;
     for ours in [&dp, &lm] {
         ours.answers(&mut other).await;
         ours.greets(&mut other).await;

@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::{Value, json};
 
 use crate::{
-    ground::{self, LIMIT, call},
     js::{Peer, Tool},
+    setup::{self, LIMIT, call},
     support::{
         Net, chain,
         daemons::{manager, provider},
@@ -41,7 +41,7 @@ async fn original_can_use_our_identity_file() {
     let greeting = |e: &Value| e["event"] == "request" && e["method"] == "Hello";
     let greeting = there.tool.find("a Hello", greeting).await;
     assert_eq!(greeting["peerId"], manager.peer_id(LIMIT).await);
-    ground::until("it is met", || {
+    setup::until("it is met", || {
         manager.log().lines().any(|line| line.contains("met a peer") && line.contains(&id))
     })
     .await;
@@ -65,7 +65,7 @@ async fn original_identity_file_can_be_used() {
     let mut listed = Value::Null;
     for start in 0..2 {
         manager.start();
-        let address = ground::address(&manager).await;
+        let address = setup::address(&manager).await;
         // It dials by the id, which noise verifies.
         assert!(address.ends_with(&id), "{address}");
         until_reached(&mut theirs, &address).await;

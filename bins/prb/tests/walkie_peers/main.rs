@@ -13,8 +13,8 @@ mod support;
 
 mod admission;
 mod discovery;
-mod ground;
 mod identity;
 mod manager;
 mod original;
 mod provider;
+mod setup;

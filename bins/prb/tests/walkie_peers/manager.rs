@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    ground::{self, LIMIT, call, refused},
     js::Peer,
+    setup::{self, LIMIT, call, refused},
     support::{
         Net, STAKE, chain,
         daemons::{manager, provider},
@@ -76,7 +76,7 @@ async fn monitor_can_use_every_method_of_a_lifecycle_manager() {
     provider.start();
     manager.start();
     manager.until_unready(&[], LIMIT).await;
-    let boot = ground::address(&provider).await;
+    let boot = setup::address(&provider).await;
     let mut monitor = Monitor::find(&boot, &manager.peer_id(LIMIT).await).await;
 
     assert_eq!(monitor.ask("ListPool", json!({})).await, json!({}));
@@ -222,12 +222,12 @@ async fn commands(net: &Net, monitor: &mut Monitor, ids: &[String]) {
     let told: Vec<_> =
         told["workerStates"].as_array().unwrap().iter().map(|s| &s["worker"]["uuid"]).collect();
     assert_eq!(told, ids.iter().collect::<Vec<_>>());
-    ground::until("both are registered anew", || registered() == 4).await;
+    setup::until("both are registered anew", || registered() == 4).await;
     monitor.until_all(2, "S_ACTIVE").await;
 
     let told = monitor.ask("KickWorker", json!({ "ids": [ids[1]] })).await;
     assert_eq!(told["workerStates"][0]["worker"]["uuid"], ids[1]);
-    ground::until("one was kicked", || net.workers[1].kick_count() == 1).await;
+    setup::until("one was kicked", || net.workers[1].kick_count() == 1).await;
     net.until_active(0..2, LIMIT).await;
     monitor.until_all(2, "S_ACTIVE").await;
     assert_eq!((net.workers[0].kick_count(), net.workers[1].restart_count()), (0, 1));

@@ -6,12 +6,12 @@ use prb_core::prpc::Method;
 use prb_walkie::proto::Role;
 
 use crate::{
-    ground::{self, LIMIT, until},
     js::{Peer, Tool},
     provider::info_at_tip,
+    setup::{self, LIMIT, until},
     support::{
         Net, chain,
-        daemons::{Daemon, Hand, assign, manager, provider},
+        daemons::{Daemon, TestPeer, assign, manager, provider},
     },
 };
 
@@ -22,13 +22,13 @@ async fn source(net: &Net) -> (Daemon, String) {
     let mut provider = provider(net, "dp").set("PHALA_BRIDGE_IDENTITY", "js-source");
     provider.start();
     let mut theirs = Peer::start(&["--shy"]).await;
-    let info = info_at_tip(&mut theirs, &ground::address(&provider).await).await;
+    let info = info_at_tip(&mut theirs, &setup::address(&provider).await).await;
     (provider, info["blobServerPort"].to_string())
 }
 
 /// Starts the original's data provider, which copies from that port.
 async fn original(net: &Net, port: &str) -> Peer {
-    let chain = ground::chain_identity(net);
+    let chain = setup::chain_identity(net);
     let mut tool = Tool::start(
         "data-provider.js",
         &[
@@ -57,8 +57,8 @@ async fn workers_sync_from_an_originals_data_provider() {
         .set("PHALA_BRIDGE_IDENTITY", GROUP)
         .set("PHALA_WALKIE_BOOT_NODES", &theirs.address);
     manager.start();
-    let hand = Hand::new(vec![manager.address()], GROUP).await;
-    let client = hand.find(Role::LifecycleManager, GROUP, LIMIT).await;
+    let test_peer = TestPeer::new(vec![manager.address()], GROUP).await;
+    let client = test_peer.find(Role::LifecycleManager, GROUP, LIMIT).await;
     assign(&net, &client, &[0], &[0, 1]).await;
     // From the first block to the tip, including registration and start.
     net.until_active(0..2, LIMIT).await;
@@ -98,7 +98,7 @@ async fn workers_sync_from_an_originals_data_provider() {
     assert!(refused.is_empty(), "a worker refused what it was sent from {peer}, or after it: {refused:?}");
     manager.stop().await;
     source.stop().await;
-    hand.close().await;
+    test_peer.close().await;
     net.shutdown().await;
 }
 

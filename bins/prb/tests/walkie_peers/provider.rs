@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::{
-    ground::{self, LIMIT, base64, call, refused},
     js::{Peer, Tool},
+    setup::{self, LIMIT, base64, call, refused},
     support::{Net, chain, daemons::provider},
 };
 
@@ -27,7 +27,7 @@ async fn peers_can_use_every_method_of_a_data_provider() {
     let net = Net::start(chain(), 0).await;
     let mut provider = provider(&net, "dp");
     provider.start();
-    let address = ground::address(&provider).await;
+    let address = setup::address(&provider).await;
     let (_, id) = address.split_once("/p2p/").unwrap();
     let mut theirs = Peer::start(&["--shy"]).await;
 
@@ -46,7 +46,7 @@ async fn peers_can_use_every_method_of_a_data_provider() {
         json!({ "hostname": "js", "peerId": theirs.peer_id, "role": "WR_CLIENT", "bridgeIdentity": "x" });
     let hello = call(&mut theirs, &address, "Hello", greeting).await;
     assert_eq!((&hello["peerId"], &hello["role"]), (&json!(id), &json!("WR_DATA_PROVIDER_INT")));
-    assert_eq!(hello["chainIdentity"], ground::chain_identity(&net));
+    assert_eq!(hello["chainIdentity"], setup::chain_identity(&net));
 
     blobs_by_three_ways(&net, &mut theirs, &address, &info).await;
     blocks_by_token(&net, &mut theirs, &address).await;
@@ -137,7 +137,7 @@ async fn blocks_by_token(net: &Net, theirs: &mut Peer, address: &str) {
         );
         assert_eq!(base64(&meta["hash"]), node.block_hash(20).unwrap().0, "{kind}");
         let expires: i64 = meta["tokenExpiresAt"].as_str().unwrap().parse().unwrap();
-        assert!(expires > ground::now_ms(), "{kind}");
+        assert!(expires > setup::now_ms(), "{kind}");
         let token = json!({ "token": meta["getToken"] });
         let (refusal, _) = refused(&mut thief, address, "GetBlobWithToken", token.clone()).await;
         assert_eq!(refusal, "UNAUTHORIZED");

@@ -17,7 +17,7 @@ pub(super) const HEAD_LEN: usize = 120;
 pub(super) const FRAME_LEN: usize = 48;
 /// Most bytes of a frame's content.
 pub(super) const MAX_CONTENT: usize = 256 << 20;
-/// Bytes of a frame's content as it is packed: Zstandard adds less to what cannot be made smaller.
+/// Most bytes of a frame's compressed content: Zstandard adds less than this to incompressible data.
 const MAX_PACKED: usize = MAX_CONTENT + MAX_CONTENT / 64;
 /// Blocks of a frame.
 pub(super) const MAX_BLOCKS: u32 = 1 << 20;
@@ -182,13 +182,13 @@ pub(super) fn write_frame(
 pub(super) fn read_frame_head(input: &mut impl Read, left: u64) -> Result<FrameHead, String> {
     let mut head = [0; FRAME_LEN];
     if left < FRAME_LEN as u64 {
-        return Err("it is cut short".into());
+        return Err("it is truncated".into());
     }
     input.read_exact(&mut head).map_err(|e| e.to_string())?;
     let head = FrameHead::decode(&mut &head[..]).map_err(|_| "a frame cannot be read".to_owned())?;
     if !head.is_end() {
         if u64::from(head.packed) > left - FRAME_LEN as u64 {
-            return Err("it is cut short, or a frame's length is damaged".into());
+            return Err("it is truncated, or a frame's length is damaged".into());
         }
         if head.packed as usize > MAX_PACKED
             || head.content as usize > MAX_CONTENT

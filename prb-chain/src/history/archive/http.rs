@@ -1,8 +1,7 @@
 //! An archive behind HTTP: an object store's bucket, or any web server that answers ranges.
 //!
-//! No listing is needed. `genesis.prb` says which block each kind's first file starts with, and the end of each file
-//! which block the next one starts with. Files never change, so that an answer that breaks off goes on where it
-//! ended.
+//! No listing is needed: `genesis.prb` determines which block the first file of each kind starts with, and the end of
+//! each file which block the next one starts with. Files never change, so an incomplete answer can be continued.
 
 use std::{
     collections::BTreeMap,
@@ -29,25 +28,25 @@ use crate::history::{
     memory::from_header,
 };
 
-/// Files of an archive.
+/// Most files of an archive.
 const MAX_FILES: usize = 100_000;
-/// Time between two looks for files that were added.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// Least time between two checks for new files.
+const SCAN_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How an archive is read over HTTP.
+/// Settings for reading an archive over HTTP.
 #[derive(Clone, Debug, PartialEq, Eq, derive_setters::Setters)]
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct HttpConfig {
-    /// How long an answer may take. Default: 60 s.
+    /// Timeout of an answer. Default: 60 s.
     pub timeout: Duration,
-    /// Bytes that are asked for at once; a frame that is larger is asked for whole. Default: 8 MiB.
+    /// Bytes per request; a larger frame is requested as a whole. Default: 8 MiB.
     pub range_bytes: usize,
-    /// How often a question is asked that gets no answer, or one that is cut short. Default: 5.
+    /// Most attempts of a request that gets no answer or an incomplete one. Default: 5.
     pub tries: usize,
-    /// The pause after the first such try; it doubles. Default: 200 ms.
+    /// Pause after the first such attempt; it doubles. Default: 200 ms.
     pub retry_min: Duration,
-    /// Certificates that are trusted besides the usual ones, as PEM. Default: none.
+    /// Additional trusted root certificates, as PEM. Default: none.
     pub root_certificates_pem: Vec<u8>,
 }
 
@@ -65,8 +64,8 @@ impl Default for HttpConfig {
 
 /// An archive at a URL, as a [`HistorySource`].
 ///
-/// The server must answer `GET` with a `Range` (status 206). 404 and 403 are taken for a file that is not there:
-/// object stores answer 403 for one where they may not be listed.
+/// The server must answer `GET` with a `Range` (status 206). 404 and 403 count as a missing file: object stores answer
+/// 403 for a missing file if they may not be listed.
 pub struct HttpArchive {
     name: String,
     remote: Remote,
@@ -80,24 +79,24 @@ impl fmt::Debug for HttpArchive {
     }
 }
 
-/// What is known of the files, and where they were read last.
+/// The known files, and the current position in those being read.
 #[derive(Default)]
 struct Files {
     chain: Option<Chain>,
     /// Number after each file's last block, by kind and first block.
     ends: BTreeMap<(Kind, u32), u32>,
     reading: BTreeMap<Kind, Reading>,
-    looked_at: Option<Instant>,
+    scanned_at: Option<Instant>,
 }
 
 /// A file that is being read.
 struct Reading {
     file: String,
     first: u32,
-    /// Bytes of the file, and how many of them were asked for.
+    /// Length of the file in bytes, and how many of them were requested.
     total: u64,
     fetched: u64,
-    /// What was fetched and is not read yet.
+    /// Fetched bytes that are not decoded yet.
     buffer: BytesMut,
     next: u32,
     frames: u32,
@@ -105,13 +104,13 @@ struct Reading {
     frame: Option<Frame>,
 }
 
-/// Some bytes of a file, and how many it has.
+/// A range of a file, with the file's length.
 struct Part {
     bytes: BytesMut,
     total: u64,
 }
 
-/// Which bytes of a file.
+/// A range of a file, in bytes.
 #[derive(Clone, Copy)]
 enum Range {
     From { start: u64, count: u64 },
@@ -127,7 +126,7 @@ fn of_file(file: &str, reason: impl fmt::Display) -> Error {
     bad(format!("{file}: {reason}"))
 }
 
-/// First and last byte of an answer, and how many the file has.
+/// The first and last byte of an answer, and the length of the file (`Content-Range`).
 fn content_range(answer: &Response) -> Option<(u64, u64, u64)> {
     let text = answer.headers().get(header::CONTENT_RANGE)?.to_str().ok()?;
     let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
@@ -137,7 +136,7 @@ fn content_range(answer: &Response) -> Option<(u64, u64, u64)> {
 }
 
 impl Remote {
-    /// Bytes of a file; none where there is no such file. Asks again, for what is missing, where an answer fails.
+    /// Returns a range of a file; `None` if the file does not exist. After a failure, the missing rest is requested again.
     async fn get(&self, file: &str, range: Range) -> Result<Option<Part>, Error> {
         let pauses = ExponentialBuilder::default().with_min_delay(self.config.retry_min).with_jitter();
         let mut pauses = pauses.with_max_times(self.config.tries.saturating_sub(1)).build();
@@ -154,11 +153,12 @@ impl Remote {
         }
     }
 
-    /// Adds what is missing; false where there is no such file.
+    /// Requests the missing rest; returns false if the file does not exist.
     async fn try_get(&self, file: &str, range: Range, part: &mut Part) -> Result<bool, Error> {
         let failed = |e: reqwest::Error| unavailable(&format!("cannot read {file}"), e.without_url());
         let (start, count) = match range {
             Range::From { start, count } => (Some(start + part.bytes.len() as u64), count),
+            // A range from the end is short, so it is requested as a whole again.
             Range::Last(count) => {
                 part.bytes.clear();
                 (None, count)
@@ -175,9 +175,12 @@ impl Remote {
             StatusCode::PARTIAL_CONTENT => {}
             StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => return Ok(false),
             StatusCode::OK => {
-                return Err(of_file(file, "the server gives the whole file where a part is asked for"));
+                return Err(of_file(
+                    file,
+                    "the server returned the whole file instead of the requested range",
+                ));
             }
-            StatusCode::RANGE_NOT_SATISFIABLE => return Err(of_file(file, "it is cut short")),
+            StatusCode::RANGE_NOT_SATISFIABLE => return Err(of_file(file, "it is truncated")),
             status => {
                 let status = std::io::Error::other(format!("status {status}"));
                 return Err(unavailable(&format!("cannot read {file}"), status));
@@ -187,13 +190,13 @@ impl Remote {
             .filter(|(first, last, total)| {
                 last - first < missing && start.map_or(last + 1 == *total, |start| *first == start)
             })
-            .ok_or_else(|| of_file(file, "the server gives another part than it is asked for"))?;
+            .ok_or_else(|| of_file(file, "the server returned another range than the requested one"))?;
         part.total = total;
         let wanted = missing.min(total - first);
         let before = part.bytes.len() as u64;
         while let Some(chunk) = answer.chunk().await.map_err(failed)? {
             if part.bytes.len() as u64 - before + chunk.len() as u64 > wanted {
-                return Err(of_file(file, "the server gives more than it is asked for"));
+                return Err(of_file(file, "the server returned more than requested"));
             }
             part.bytes.extend_from_slice(&chunk);
         }
@@ -204,21 +207,21 @@ impl Remote {
         Ok(true)
     }
 
-    /// The number after a file's last block; none where there is no such file.
+    /// Returns the number after a file's last block; `None` if the file does not exist.
     async fn end(&self, kind: Kind, first: u32) -> Result<Option<u32>, Error> {
         let file = kind.file_name(first);
         let Some(part) = self.get(&file, Range::Last(FRAME_LEN as u64)).await? else { return Ok(None) };
         let end = format::read_frame_head(&mut &part.bytes[..], part.bytes.len() as u64);
         let end = end.ok().filter(|end| end.is_end() && end.first > first);
-        end.map(|end| Some(end.first)).ok_or_else(|| of_file(&file, "it has no end: it is cut short"))
+        end.map(|end| Some(end.first)).ok_or_else(|| of_file(&file, "it has no end: it is truncated"))
     }
 }
 
 impl Files {
-    /// Looks for the archive, and for files that were added.
-    async fn look(&mut self, remote: &Remote) -> Result<(), Error> {
-        let is_due = |at: Instant| at.elapsed() >= LOOK_EVERY;
-        if !self.looked_at.is_none_or(is_due) {
+    /// Finds the archive's files, including new ones.
+    async fn scan(&mut self, remote: &Remote) -> Result<(), Error> {
+        let is_due = |at: Instant| at.elapsed() >= SCAN_INTERVAL;
+        if !self.scanned_at.is_none_or(is_due) {
             return Ok(());
         }
         let chain = match self.chain {
@@ -245,11 +248,11 @@ impl Files {
                 next = end;
             }
         }
-        self.looked_at = Some(Instant::now());
+        self.scanned_at = Some(Instant::now());
         Ok(())
     }
 
-    /// The number after the last block of a kind; 0 where there is none.
+    /// Returns the number after the last block of a kind; 0 if there is none.
     fn next(&self, kind: Kind) -> u32 {
         self.ends.range((kind, 0)..=(kind, u32::MAX)).map(|(_, next)| *next).max().unwrap_or_default()
     }
@@ -260,15 +263,15 @@ impl Files {
         Extent { relay: last(Kind::Relay).map(RelayNumber), para: para.map(ParaNumber) }
     }
 
-    /// The frame with a block, if there is one.
+    /// Returns the frame with a block, if there is one.
     async fn frame(&mut self, remote: &Remote, kind: Kind, number: u32) -> Result<Option<&Frame>, Error> {
         if self.next(kind) <= number {
-            self.look(remote).await?;
+            self.scan(remote).await?;
         }
         let file = self.ends.range((kind, 0)..=(kind, number)).next_back();
         let Some((&(_, first), _)) = file.filter(|(_, end)| **end > number) else { return Ok(None) };
-        // Taken out: a read that is dropped or fails leaves nothing half read behind.
-        let reading = self.reading.remove(&kind).filter(|reading| reading.goes_on(first, number));
+        // Taken out and put back at the end: a failed or cancelled read must not leave a wrong position behind.
+        let reading = self.reading.remove(&kind).filter(|reading| reading.continues_at(first, number));
         let mut reading = match reading {
             Some(reading) => reading,
             None => {
@@ -284,7 +287,7 @@ impl Files {
 }
 
 impl Reading {
-    /// Reads a file's head; none where there is no such file.
+    /// Reads a file's head; `None` if the file does not exist.
     async fn open(
         remote: &Remote,
         kind: Kind,
@@ -296,7 +299,7 @@ impl Reading {
         let Some(part) = remote.get(&file, Range::From { start: 0, count }).await? else { return Ok(None) };
         let mut buffer = part.bytes;
         let fetched = buffer.len() as u64;
-        let head = buffer.first_chunk::<HEAD_LEN>().ok_or_else(|| of_file(&file, "it is cut short"))?;
+        let head = buffer.first_chunk::<HEAD_LEN>().ok_or_else(|| of_file(&file, "it is truncated"))?;
         let (head, hash) = Head::decode(head).map_err(|reason| of_file(&file, reason))?;
         if chain.is_some_and(|chain| chain != head.chain) {
             return Err(of_file(&file, "it is of another chain than the archive's other files"));
@@ -310,23 +313,23 @@ impl Reading {
         Ok(Some((Self { file, first, total, fetched, buffer, next, frames, hash, frame }, head.chain)))
     }
 
-    /// Whether the block is in this file, and not before what was read last.
-    fn goes_on(&self, first: u32, number: u32) -> bool {
+    /// Whether the block is in this file and not before the last frame read.
+    fn continues_at(&self, first: u32, number: u32) -> bool {
         self.first == first && self.frame.as_ref().map_or(self.next, |frame| frame.first) <= number
     }
 
-    /// Bytes of the file that are not read yet.
+    /// Number of bytes of the file that are not read yet.
     fn left(&self) -> u64 {
         self.total - self.fetched + self.buffer.len() as u64
     }
 
-    /// Takes the file's next bytes.
+    /// Returns the next bytes of the file.
     async fn take(&mut self, remote: &Remote, count: usize) -> Result<Bytes, Error> {
         while self.buffer.len() < count {
             let missing = (count - self.buffer.len()).max(remote.config.range_bytes) as u64;
             let missing = missing.min(self.total - self.fetched);
             if missing == 0 {
-                return Err(of_file(&self.file, "it is cut short"));
+                return Err(of_file(&self.file, "it is truncated"));
             }
             let part = remote.get(&self.file, Range::From { start: self.fetched, count: missing }).await?;
             let part = part.filter(|part| part.total == self.total);
@@ -337,7 +340,7 @@ impl Reading {
         Ok(self.buffer.split_to(count).freeze())
     }
 
-    /// Reads on until the frame with the block.
+    /// Reads forward to the frame with the block.
     async fn seek(&mut self, remote: &Remote, number: u32) -> Result<(), Error> {
         while self.next <= number {
             let at = self.next;
@@ -377,10 +380,10 @@ async fn unpack(head: FrameHead, packed: Bytes) -> Result<Result<Frame, String>,
 }
 
 impl HttpArchive {
-    /// The archive below a URL (`https://archive.s3.example.org/khala`). Asks nothing yet.
+    /// Creates a source for the archive at a URL (`https://archive.s3.example.org/khala`). Sends no request yet.
     ///
     /// # Errors
-    /// Where the URL is none of HTTP's, or a certificate cannot be read.
+    /// The URL is not an HTTP URL, or a certificate is invalid.
     pub fn new(url: &str, config: HttpConfig) -> Result<Self, Error> {
         let server = Server::new(url, config.timeout, &config.root_certificates_pem)?;
         let name = format!("archive {}", server.shown);
@@ -388,7 +391,7 @@ impl HttpArchive {
         Ok(Self { name, remote, files, extent: Mutex::default() })
     }
 
-    /// What a frame with a block gives; nothing where the archive does not have it.
+    /// Reads from the frame with a block; `None` if the archive does not have the block.
     async fn read<T>(
         &self,
         kind: Kind,
@@ -423,7 +426,7 @@ impl HistorySource for HttpArchive {
 
     async fn genesis(&self) -> Result<Option<Genesis>, Error> {
         let mut files = self.files.lock().await;
-        files.look(&self.remote).await?;
+        files.scan(&self.remote).await?;
         let Some(chain) = files.chain else { return Ok(None) };
         drop(files);
         let content = |frame: &Frame| {

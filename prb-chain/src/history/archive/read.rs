@@ -33,7 +33,7 @@ pub(super) struct Archive {
     /// The number after each file's last block, by kind and first block.
     files: BTreeMap<(Kind, u32), u32>,
     open: BTreeMap<Kind, OpenFile>,
-    looked_at: Instant,
+    scanned_at: Instant,
 }
 
 /// A file that is being read.
@@ -67,14 +67,14 @@ impl Archive {
             chain: None,
             files: BTreeMap::new(),
             open: BTreeMap::new(),
-            looked_at: Instant::now(),
+            scanned_at: Instant::now(),
         };
-        archive.look()?;
+        archive.scan()?;
         Ok(archive)
     }
 
-    fn look(&mut self) -> Result<(), Error> {
-        self.looked_at = Instant::now();
+    fn scan(&mut self) -> Result<(), Error> {
+        self.scanned_at = Instant::now();
         let folder = self.folder.clone();
         for (count, entry) in fs::read_dir(&folder).map_err(|e| unavailable(&folder, e))?.enumerate() {
             let path = entry.map_err(|e| unavailable(&folder, e))?.path();
@@ -93,7 +93,7 @@ impl Archive {
         let len = file.metadata().map_err(|e| unavailable(path, e))?.len();
         let mut head = [0; HEAD_LEN];
         if len < HEAD_LEN as u64 {
-            return Err(bad(path, "it is cut short"));
+            return Err(bad(path, "it is truncated"));
         }
         file.read_exact(&mut head).map_err(|e| unavailable(path, e))?;
         let (head, _) = Head::decode(&head).map_err(|reason| bad(path, reason))?;
@@ -152,8 +152,8 @@ impl Archive {
 
     /// Like [`Self::frame`], but scans for new files if the block is not there.
     fn frame_or_look(&mut self, kind: Kind, number: u32) -> Result<Option<&Frame>, Error> {
-        if self.next(kind) <= number && self.looked_at.elapsed() > LOOK_EVERY {
-            self.look()?;
+        if self.next(kind) <= number && self.scanned_at.elapsed() > LOOK_EVERY {
+            self.scan()?;
         }
         self.frame(kind, number)
     }

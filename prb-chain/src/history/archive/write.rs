@@ -78,7 +78,7 @@ pub enum Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// The part that is being written: `genesis`, `relay`, `headers` or `changes`.
+    /// The part being written: `genesis`, `relay`, `headers` or `changes`.
     pub part: &'static str,
     /// Blocks of this kind in the archive so far, including those from earlier exports.
     pub done: u32,
@@ -182,8 +182,8 @@ impl Export<'_> {
 
     /// Writes the blocks from `first` to `last`; returns false if the export was stopped.
     fn blocks(&mut self, kind: Kind, first: u32, last: u32) -> Result<bool, Error> {
-        let (mut next, mut open, mut goes_on) = (first, None, true);
-        while next <= last && goes_on {
+        let (mut next, mut open, mut continues) = (first, None, true);
+        while next <= last && continues {
             let view = self.store.view()?;
             let (count, content) = match kind {
                 Kind::Relay => relay_frame(&view, next, last)?,
@@ -210,10 +210,10 @@ impl Export<'_> {
             } else {
                 open = Some(file);
             }
-            goes_on = (self.tell)(Progress { part: kind.name(), done: next, total: last + 1 });
+            continues = (self.tell)(Progress { part: kind.name(), done: next, total: last + 1 });
         }
         open.map_or(Ok(()), |file| self.close(file))?;
-        Ok(goes_on)
+        Ok(continues)
     }
 
     fn close(&mut self, file: OpenFile) -> Result<(), Error> {
@@ -273,7 +273,7 @@ fn list_frame(view: &StoreView<'_>, kind: Kind, first: u32, last: u32) -> Result
     Ok((items.len() as u32, content))
 }
 
-/// A file that is being written under a temporary name.
+/// A file being written under a temporary name.
 struct OpenFile {
     out: BufWriter<File>,
     path: PathBuf,
@@ -292,6 +292,7 @@ impl OpenFile {
         let file = File::create(&path).map_err(|e| failed(&path, e))?;
         let mut out = BufWriter::new(file);
         out.write_all(&head).map_err(|e| failed(&path, e))?;
+        // The head ends with its own hash.
         let hash = Hash::of(&head[..head.len() - 32]);
         Ok(Self { out, path, name, hash, frames: 0, next: first, bytes: head.len() as u64 })
     }
@@ -310,6 +311,7 @@ impl OpenFile {
     fn close(mut self, folder: &Path) -> Result<u64, Error> {
         let end = FrameHead::end(self.next, self.frames, self.hash).encode();
         let done = self.out.write_all(&end).and_then(|()| self.out.flush());
+        // Before the rename: under its final name a file must be complete, also after a power failure.
         let done = done.and_then(|()| self.out.get_ref().sync_all());
         let done = done.and_then(|()| fs::rename(&self.path, folder.join(&self.name)));
         let done = done.and_then(|()| File::open(folder)?.sync_all());

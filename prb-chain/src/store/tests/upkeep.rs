@@ -130,6 +130,9 @@ fn full_disk_leaves_the_store_unchanged() {
         let full = store.append_changes(ParaNumber(PARA + 1), &more).unwrap_err();
         assert!(matches!(full, Error::DiskFull { .. }) && full.is_retryable(), "{full}");
         assert_eq!(verify(&store), before);
+        assert!(store.is_disk_full());
+        store.append_changes(ParaNumber(PARA + 1), &more[..1]).unwrap();
+        assert!(!store.is_disk_full());
     });
     on_a_disk_of(400, |dir| {
         let before = verify(&open(dir));

@@ -3,7 +3,10 @@
 -- lost its data.
 local key = '@P@prb:account:' .. ARGV[2]
 local holder = call('GET', key)
-if holder and string.match(holder, '^(.*):%d+$') ~= ARGV[1] then return 0 end
+if holder and string.match(holder, '^(.*):%d+$') ~= ARGV[1] then
+    shorten(key, ARGV[3])
+    return 0
+end
 local last = tonumber(call('GET', '@P@prb:accounts') or '0')
 local token = math.max(last + 1, clock[1] * 1000000 + clock[2])
 local text = string.format('%.0f', token)

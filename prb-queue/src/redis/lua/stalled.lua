@@ -2,7 +2,10 @@
 -- in ms. Works in two rounds, an interval apart: the first marks active jobs, the second moves those still
 -- marked.
 promote()
-if not call('SET', STALL_BLOCK, '1', 'PX', ARGV[1], 'NX') then return {} end
+if not call('SET', STALL_BLOCK, '1', 'PX', ARGV[1], 'NX') then
+    shorten(STALL_BLOCK, ARGV[1])
+    return {}
+end
 local moved = {}
 for _, id in ipairs(call('SMEMBERS', STALLING)) do
     if not call('ZSCORE', LEASES, id) and call('LREM', ACTIVE, 0, id) > 0 then

@@ -40,8 +40,24 @@ local function expire()
     for i = #last, 1, -1 do call('LPUSH', WAITING, last[i]) end
 end
 
+-- After the clock was set back, moves all times back with it: leases and delays would last that much longer,
+-- and the jobs of a consumer that has died would not be handed out before the clock has caught up.
+local function follow_clock()
+    local last = tonumber(call('HGET', META, 'clock') or '0')
+    -- Replicas' clocks differ by less than this.
+    if NOW + 1000 < last then
+        for _, key in ipairs({ DELAYED, LEASES, ENDED }) do
+            for _, id in ipairs(call('ZRANGE', key, '0', '-1')) do
+                call('ZINCRBY', key, text(NOW - last), id)
+            end
+        end
+    end
+    call('HSET', META, 'clock', text(NOW))
+end
+
 -- Moves due jobs and expired leases. Answers when the next delay or lease ends, nil if there is none.
 local function promote()
+    follow_clock()
     local at
     for key, move in pairs({ [DELAYED] = promote_delayed, [LEASES] = expire }) do
         local head = call('ZRANGE', key, '0', '0', 'WITHSCORES')

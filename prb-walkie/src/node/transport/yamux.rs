@@ -16,6 +16,10 @@ use libp2p::core::{
 };
 use yamux::{Connection, ConnectionError, DEFAULT_CREDIT, Mode, Stream};
 
+/// Bytes that a stream buffers at most.
+#[cfg(test)]
+pub(super) const INITIAL_WINDOW: usize = DEFAULT_CREDIT as usize;
+
 /// Upgrades a connection to `/yamux/1.0.0`.
 #[derive(Clone, Debug)]
 pub(super) struct Yamux(yamux::Config);

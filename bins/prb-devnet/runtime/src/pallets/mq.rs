@@ -112,6 +112,7 @@ pub mod pallet {
             OffchainIngress::<T>::insert(&message.sender, expected.saturating_add(1));
             Self::deposit_event(Event::MessageDelivered { sender: message.sender.clone(), sequence });
             T::Handler::on_message(&message);
+            // On-chain topics, with a caret, are not for the workers.
             if !message.destination.starts_with(b"^") {
                 OutboundMessages::<T>::append(message);
             }

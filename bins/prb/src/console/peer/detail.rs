@@ -29,7 +29,7 @@ pub(super) fn fleet_view(update: wire::StatusUpdate, pools: &[db::Pool], tip: Ti
     let mut fleet = FleetView { tip, ..FleetView::default() };
     let mut takes_all = false;
     if let Some(mut detail) = update.detail {
-        // An older version tells of neither.
+        // An older version reports neither.
         fleet.chain_nodes = detail.chain_nodes.take();
         fleet.providers = fleet.chain_nodes.is_some().then(|| detail.bounded_providers());
         takes_all = detail.known_commands().count() == Command::ALL.len();
@@ -51,15 +51,17 @@ fn add_worker_details(workers: &mut [WorkerView], details: Vec<wire::Worker>) {
         details.into_iter().filter_map(|detail| Some((id(&detail)?, detail))).collect();
     for worker in workers {
         let Some(detail) = details.remove(&worker.id()) else { continue };
-        let told = WorkerDetail::from(detail);
+        let reported = WorkerDetail::from(detail);
         let entry = Arc::make_mut(&mut worker.entry);
         (entry.gatekeeper, entry.endpoints, entry.after_stop) =
-            (told.gatekeeper, told.endpoints, told.after_stop);
-        (worker.reason, worker.message_at, worker.lag) = (told.reason, Some(told.since), told.lag);
-        (worker.goal, worker.stalled, worker.failures) = (told.goal, Some(told.stalled), Some(told.failures));
-        (worker.checkpoint, worker.info) = (told.checkpoint, told.info.map(Arc::new));
-        worker.chain = told.chain.map(Arc::new);
-        (worker.key_change, worker.in_flight) = (told.key_change, told.in_flight);
+            (reported.gatekeeper, reported.endpoints, reported.after_stop);
+        (worker.reason, worker.message_at, worker.lag) =
+            (reported.reason, Some(reported.since), reported.lag);
+        (worker.goal, worker.stalled, worker.failures) =
+            (reported.goal, Some(reported.stalled), Some(reported.failures));
+        (worker.checkpoint, worker.info) = (reported.checkpoint, reported.info.map(Arc::new));
+        worker.chain = reported.chain.map(Arc::new);
+        (worker.key_change, worker.in_flight) = (reported.key_change, reported.in_flight);
     }
 }
 
@@ -67,9 +69,11 @@ fn add_pool_details(pools: &mut [PoolView], details: Vec<wire::Pool>) {
     let mut details: HashMap<_, _> = details.into_iter().map(|detail| (detail.pid, detail)).collect();
     for pool in pools {
         let Some(detail) = details.remove(&pool.pid) else { continue };
-        let told = PoolDetail::from(detail);
-        pool.version = entry_version::of_bytes(format!("{} {:?}", pool.version, told.after_stop).as_bytes());
-        (pool.after_stop, pool.chain, pool.account) = (Some(told.after_stop), told.chain, told.account);
+        let reported = PoolDetail::from(detail);
+        pool.version =
+            entry_version::of_bytes(format!("{} {:?}", pool.version, reported.after_stop).as_bytes());
+        (pool.after_stop, pool.chain, pool.account) =
+            (Some(reported.after_stop), reported.chain, reported.account);
     }
 }
 
@@ -113,7 +117,7 @@ mod tests {
 
     #[test]
     fn details_are_matched_to_their_workers() {
-        let told = |n: u128| wire::Worker {
+        let reported = |n: u128| wire::Worker {
             uuid: Uuid::from_u128(n).to_string(),
             reason: "unreachable".into(),
             lag: Some(3),
@@ -125,7 +129,7 @@ mod tests {
             wire::PoolOnChain { exists: true, free_stake: "5".into(), ..wire::PoolOnChain::default() };
         let detail = wire::Fleet {
             // A worker that is not in the list, a different order, and a missing worker.
-            workers: vec![told(9), told(1)],
+            workers: vec![reported(9), reported(1)],
             pools: vec![wire::Pool { pid: 7, chain: Some(chain), ..wire::Pool::default() }],
             commands: Command::ALL.map(|command| command.to_string()).into(),
             takes_settings: true,

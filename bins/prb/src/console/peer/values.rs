@@ -28,7 +28,7 @@ pub(super) fn worker_view(state: proto::WorkerState, tip: Option<u32>) -> Option
     let height = |number: i32| u32::try_from(number).ok();
     let para_block = height(state.para_block_dispatched_to);
     let (at, message) = message(&state.last_message);
-    let told = session::read(&state.session_info_json, &state.worker_account_id);
+    let session_info = session::read(&state.session_info_json, &state.worker_account_id);
     let running = wire.enabled && para_block.is_some();
     Some(WorkerView {
         state: state_of(state.status()),
@@ -40,8 +40,8 @@ pub(super) fn worker_view(state: proto::WorkerState, tip: Option<u32>) -> Option
         para_block,
         lag: para_block.zip(tip).filter(|_| running).map(|(block, tip)| tip.saturating_sub(block)),
         key: key(&state.public_key),
-        info: told.info.map(Arc::new),
-        chain: told.chain.map(Arc::new),
+        info: session_info.info.map(Arc::new),
+        chain: session_info.chain.map(Arc::new),
         goal: None,
         stalled: None,
         failures: None,
@@ -143,7 +143,7 @@ pub(super) fn worker_value(value: &WorkerValue) -> db::Worker {
     }
 }
 
-/// What the original has no fields for; `None` where the value says nothing of it.
+/// Returns the settings that the original's messages lack; `None` if the value does not set them.
 fn settings(value: &WorkerValue) -> Option<WorkerSettings> {
     Some(WorkerSettings {
         gatekeeper: value.gatekeeper?,
@@ -152,7 +152,7 @@ fn settings(value: &WorkerValue) -> Option<WorkerSettings> {
     })
 }
 
-/// Empty for the setting of the level above.
+/// Returns a setting's name on the wire; empty to inherit.
 fn setting_name(setting: Option<AfterExternalStop>) -> String {
     setting.map(|setting| setting.to_string()).unwrap_or_default()
 }

@@ -64,6 +64,7 @@ impl QueuePages {
         let answer = with_timeout(admin.list(filter, offset, size)).await?;
         let mut found = Found { total: answer.total, jobs: answer.jobs, page, size, searched: None };
         if offset > 0 && offset >= found.total {
+            // Jobs have ended since the link was made: the last page is shown instead of an empty one.
             found.page = found.pages();
             let answer = with_timeout(admin.list(filter, found.offset(), size)).await?;
             (found.total, found.jobs) = (answer.total, answer.jobs);
@@ -88,7 +89,7 @@ impl QueuePages {
         // The semaphore is never closed.
         let _turn = self.0.search.acquire().await;
         let until = Instant::now() + SEARCH_BUDGET;
-        let mut sieve = JobFilter::new(query, text);
+        let mut filter = JobFilter::new(query, text);
         let (mut offset, mut seen) = (0, HashSet::new());
         loop {
             let Page { total, jobs } =
@@ -98,14 +99,14 @@ impl QueuePages {
                 // New jobs shift jobs that were already seen into the next chunk. Ended jobs are ordered by their end,
                 // not by id.
                 if seen.insert(job.id) {
-                    sieve.look(job);
+                    filter.offer(job);
                 }
             }
             if offset >= total {
-                return Ok(sieve.found(None));
+                return Ok(filter.found(None));
             }
             if offset >= MAX_SEARCHED || Instant::now() >= until {
-                return Ok(sieve.found(Some((offset, total))));
+                return Ok(filter.found(Some((offset, total))));
             }
             // A queue in memory never suspends this task, so other tasks get a chance to run here.
             tokio::task::yield_now().await;
@@ -133,7 +134,7 @@ impl<'a> JobFilter<'a> {
         Self { text, query, page: query.page, size: query.size, total: 0, kept: Vec::new() }
     }
 
-    fn look(&mut self, job: JobRecord) {
+    fn offer(&mut self, job: JobRecord) {
         if !is_about(self.query, &job) || !(self.text.is_empty() || mentions(&job, self.text)) {
             return;
         }

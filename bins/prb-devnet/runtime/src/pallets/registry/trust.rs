@@ -54,6 +54,7 @@ impl<T: Config> Pallet<T> {
                 let attested = read_ias_report(ra_report, signature, raw_signing_cert);
                 (AttestationProvider::Ias, attested.map_err(Error::<T>::from)?)
             }
+            // As on the real chain: the collateral must be fetched before the registration.
             Some(AttestationReport::SgxDcap { collateral: None, .. }) => {
                 return Err(Error::<T>::UnsupportedAttestationType.into());
             }

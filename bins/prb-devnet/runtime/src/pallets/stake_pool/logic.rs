@@ -1,4 +1,6 @@
 //! Implements the calls of `PhalaStakePoolv2`, also for callers within the runtime.
+//!
+//! The order of the checks is the real pallet's: it decides the error if several fail.
 
 use frame_support::{
     ensure,

@@ -18,7 +18,7 @@ pub(crate) const RELAY: u32 = 39;
 pub(crate) const PARA: u32 = 19;
 
 /// A store and its folder.
-pub(crate) struct Kept {
+pub(crate) struct StoreDir {
     pub(crate) store: Arc<Store>,
     _dir: TempDir,
 }
@@ -28,16 +28,16 @@ pub(crate) fn config() -> store::Config {
 }
 
 /// A store with the history.
-pub(crate) fn filled() -> Kept {
+pub(crate) fn filled() -> StoreDir {
     let dir = TempDir::new().unwrap();
     let packed = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/layout-1.mdb.zst")).unwrap();
     fs::write(dir.path().join("data.mdb"), zstd::decode_all(&packed[..]).unwrap()).unwrap();
-    Kept { store: Arc::new(Store::open(dir.path(), config()).unwrap()), _dir: dir }
+    StoreDir { store: Arc::new(Store::open(dir.path(), config()).unwrap()), _dir: dir }
 }
 
-pub(crate) fn empty() -> Kept {
+pub(crate) fn empty() -> StoreDir {
     let dir = TempDir::new().unwrap();
-    Kept { store: Arc::new(Store::open(dir.path(), config()).unwrap()), _dir: dir }
+    StoreDir { store: Arc::new(Store::open(dir.path(), config()).unwrap()), _dir: dir }
 }
 
 pub(crate) fn heights(store: &Store) -> (u32, u32) {
@@ -96,7 +96,7 @@ pub(crate) fn is_part_of(some: &Store, whole: &Store) {
 }
 
 /// Replays everything from the sources.
-pub(crate) async fn replay(into: &Kept, sources: Vec<Arc<dyn HistorySource>>) -> ReplayOutcome {
+pub(crate) async fn replay(into: &StoreDir, sources: Vec<Arc<dyn HistorySource>>) -> ReplayOutcome {
     let mut replay = Replay::new(Arc::clone(&into.store), sources, Config::default());
     if into.store.genesis().is_none() {
         let Some((start, genesis, _)) = replay.start().await else { return ReplayOutcome::default() };

@@ -52,7 +52,7 @@ async fn number(rpc: &RpcClient) -> u32 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn flags_make_the_chains_unkind() {
+async fn flags_inject_faults_into_the_chains() {
     let flags = ["--set-size", "7", "--finality-lag", "5", "--equivocate", "--repeat-ancestry"];
     let more = ["--heads-per-relay-block", "2", "--burst-every", "7", "--burst-bytes", "300000"];
     let (_process, described) = Process::start(&[&flags[..], &more[..]].concat());
