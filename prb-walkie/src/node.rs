@@ -53,6 +53,7 @@ mod trust;
 
 pub use crate::provenance::{Provenance, share_of};
 pub use config::{Config, ConfigError, Limits, parse_addresses};
+pub use ipnet::IpNet;
 pub use libp2p::{Multiaddr, PeerId};
 #[cfg(feature = "fuzzing")]
 pub(crate) use mdns::read_for_fuzzing as read_mdns;

@@ -35,7 +35,9 @@ fn documented() -> Vec<Documented> {
     vec![
         default::<prb_chain::history::Config>("prb-chain/src/history/replay.rs Config"),
         default::<prb_chain::history::archive::Config>("prb-chain/src/history/archive/write.rs Config"),
-        default::<prb_chain::history::archive::HttpConfig>("prb-chain/src/history/archive/http.rs HttpConfig"),
+        default::<prb_chain::history::archive::HttpConfig>(
+            "prb-chain/src/history/archive/http.rs HttpConfig",
+        ),
         default::<prb_chain::history::headers_cache::Config>("prb-chain/src/history/headers_cache.rs Config"),
         default::<prb_chain::ingest::Config>("prb-chain/src/ingest.rs Config"),
         default::<prb_chain::inventory::Config>("prb-chain/src/inventory.rs Config"),
@@ -72,7 +74,9 @@ fn documented_defaults(source: &str, name: &str) -> BTreeMap<String, Option<Stri
             doc.push_str(text);
         } else if let Some(field) = line.strip_prefix("pub ") {
             let stated = doc.split_once("Default: ").map(|(_, rest)| {
-                rest.split_once(". ").map_or_else(|| rest.trim_end_matches('.'), |(stated, _)| stated).to_owned()
+                rest.split_once(". ")
+                    .map_or_else(|| rest.trim_end_matches('.'), |(stated, _)| stated)
+                    .to_owned()
             });
             fields.insert(name_of(field).to_owned(), stated);
             doc.clear();
@@ -242,7 +246,8 @@ fn every_way_to_state_a_default_is_understood() {
         assert!(says(stated, actual), "{stated} {actual}");
         assert!(!says(stated, "7"), "{stated}");
     }
-    for (stated, actual) in [("30 s", "30ms"), ("", "()"), ("none", "Some(1)"), ("1 s to 3 s", "B {a: 1s,b: 2s,}")]
+    for (stated, actual) in
+        [("30 s", "30ms"), ("", "()"), ("none", "Some(1)"), ("1 s to 3 s", "B {a: 1s,b: 2s,}")]
     {
         assert!(!says(stated, actual), "{stated} {actual}");
     }

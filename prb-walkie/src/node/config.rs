@@ -158,9 +158,9 @@ pub struct Config {
     /// The operator's namespace: peers of others are ignored. Default: `default`.
     pub bridge_identity: String,
     /// Accepts peers of any namespace. Default: false.
-    pub ignore_bridge_identity: bool, Default: none. Default: none.
+    pub ignore_bridge_identity: bool,
     /// Hash of parachain block 1, if it is already known; see
-    /// [`Node::set_chain_identity`](super::Node::set_chain_identity).
+    /// [`Node::set_chain_identity`](super::Node::set_chain_identity). Default: none.
     pub chain_identity: Option<Hash>,
     /// Who may call management methods. Default: that of [`auth::Policy`].
     pub auth: auth::Policy,
