@@ -136,6 +136,31 @@ pub enum Error {
         /// The relay block.
         number: u32,
     },
+    /// The relay chain names other blocks of the parachain.
+    #[error(
+        "{relay} does not serve the relay chain of the parachain that {para} serves: in the state of its block \
+         {number}, the head of parachain {para_id} is no block of that node's chain; check the endpoints of both"
+    )]
+    OtherParachain {
+        /// The relay chain's node.
+        relay: Arc<str>,
+        /// The parachain's node.
+        para: Arc<str>,
+        /// The parachain.
+        para_id: u32,
+        /// The relay block.
+        number: u32,
+    },
+    /// Nodes give several starts, each of which is consistent.
+    #[error(
+        "the nodes serve several networks, and nothing tells which is wanted: {starts}; remove the wrong endpoints, \
+         or set the genesis hashes (prb: PRB_CHAIN_GENESIS for the parachain, PRB_PARENT_CHAIN_GENESIS for the \
+         relay chain)"
+    )]
+    StartDisputed {
+        /// Each start and its nodes.
+        starts: String,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -182,6 +207,13 @@ impl Chains {
 }
 
 impl Chains {
+    /// Records those failures that prove a node wrong, whatever other nodes say.
+    fn hold_lies_against(&self, failures: &[Error]) {
+        for failure in failures.iter().filter(|failure| matches!(failure, Error::Wrong { .. })) {
+            self.hold_against("start", failure);
+        }
+    }
+
     /// Records a node's failure so that another node is preferred, if there is one.
     fn hold_against(&self, part: &str, error: &Error) {
         // Both chains may be served by the same host and port.
@@ -202,11 +234,11 @@ impl Chains {
                 self.para.node(node).into_iter().for_each(|node| node.defer(&error.to_string()));
             }
             // Either node may be of another network.
-            Error::OtherRelay { relay, para, .. } => {
+            Error::OtherRelay { relay, para, .. } | Error::OtherParachain { relay, para, .. } => {
                 let nodes = self.relay.node(relay).into_iter().chain(self.para.node(para));
                 nodes.for_each(|node| node.defer(&error.to_string()));
             }
-            Error::Unsupported(_) | Error::Store(_) | Error::Task(_) => {}
+            Error::StartDisputed { .. } | Error::Unsupported(_) | Error::Store(_) | Error::Task(_) => {}
         }
     }
 }

@@ -7,8 +7,13 @@
 //!
 //! A node that was proven to answer wrongly is [demoted](Node::demote): it is asked only if no other is left,
 //! and only for verifiable data ([`NodePool::trusted`] excludes it). What a node does not support is recorded
-//! as a [`MissingCapability`] with the reason. A node must be of the pool's chain: its genesis block and all
-//! [pinned](NodePool::pin) blocks are checked at each connection, and another chain's node is refused.
+//! as a [`MissingCapability`] with the reason.
+//!
+//! A node must be of the pool's chain. Blocks that are known (the [configured genesis](Config::genesis), and those
+//! [pinned](NodePool::pin) from a store) are checked at each connection, and another chain's node is refused. As
+//! long as nothing is known, the nodes' genesis hashes decide together ([`NodePool::settled`]): more than half of
+//! all nodes, or all that answer in time if they agree. If they differ, no node of the pool is trusted until a
+//! block is known: data that is verified may still be requested of each [`Node`].
 //!
 //! Pools run no tasks: connections are made by callers.
 //!
@@ -31,6 +36,7 @@ mod node;
 mod pins;
 mod problems;
 mod refusal;
+mod settle;
 mod standing;
 
 pub(crate) use counters::Counters;
@@ -57,6 +63,9 @@ pub const NO_PARAMS: [(); 0] = [];
 pub struct Config {
     /// WebSocket URLs (`ws://` or `wss://`), in order of preference. Default: none.
     pub endpoints: Vec<String>,
+    /// The chain's genesis hash, if known: nodes with another one are refused from the start.
+    /// Default: none.
+    pub genesis: Option<Hash>,
     /// Timeout of a request. Default: 60 s.
     pub request_timeout: Duration,
     /// Timeout of connecting. Default: 10 s.
@@ -94,6 +103,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             endpoints: Vec::new(),
+            genesis: None,
             request_timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(10),
             max_response_bytes: 256 * 1024 * 1024,
@@ -131,6 +141,18 @@ pub enum Error {
         /// The pool's chain.
         chain: &'static str,
     },
+    /// Nodes of the pool have different genesis blocks, and nothing tells which is the chain's.
+    #[error(
+        "the {chain} nodes serve different chains: {claims}; none is trusted until the wrong endpoints are removed, \
+         or the chain's genesis hash is set (prb: PRB_CHAIN_GENESIS for the parachain, PRB_PARENT_CHAIN_GENESIS \
+         for the relay chain)"
+    )]
+    GenesisDisputed {
+        /// The pool's chain.
+        chain: &'static str,
+        /// Each node and its genesis.
+        claims: String,
+    },
     /// The node answered with an error.
     #[error("{node} refused {method}: {message} ({code}){}", advice(*code, message))]
     Call {
@@ -162,7 +184,7 @@ pub enum Error {
     },
     /// The node serves another chain than the pool's.
     #[error(
-        "{node} serves another chain: its block {number} is {found}, but {witness} says {expected}: check the \
+        "{node} serves another chain: its block {number} is {found}, not {expected} as {witness}: check the \
          endpoints"
     )]
     OtherChain {
@@ -228,6 +250,7 @@ impl Error {
             | Self::BackingOff { .. }
             | Self::OtherChain { .. }
             | Self::NoTrustedNode { .. }
+            | Self::GenesisDisputed { .. }
             | Self::BadAnswer { .. } => true,
             Self::Call { .. } => self.refusal() == Some(Refusal::Limited),
             _ => false,
@@ -254,7 +277,10 @@ impl Error {
             | Self::OtherChain { node, .. }
             | Self::RequestTooLarge { node, .. }
             | Self::BadAnswer { node, .. } => Some(node),
-            Self::BadEndpoint { .. } | Self::NoTrustedNode { .. } | Self::Params { .. } => None,
+            Self::BadEndpoint { .. }
+            | Self::NoTrustedNode { .. }
+            | Self::GenesisDisputed { .. }
+            | Self::Params { .. } => None,
         }
     }
 
@@ -279,6 +305,8 @@ struct Inner {
     nodes: Vec<Arc<Node>>,
     counters: Arc<Counters>,
     pins: Arc<Pins>,
+    /// Held while all nodes are asked for their genesis.
+    genesis: tokio::sync::Mutex<settle::Asking>,
 }
 
 impl fmt::Debug for NodePool {
@@ -302,10 +330,16 @@ impl NodePool {
         }
         crate::metric_help::describe();
         let counters = Arc::new(Counters::new(chain));
-        let pins = Arc::new(Pins::default());
-        let node = |url: &String| Node::new(chain, url, &config, Arc::clone(&counters), Arc::clone(&pins));
-        let nodes = config.endpoints.iter().map(|url| node(url).map(Arc::new)).collect::<Result<_, _>>()?;
-        Ok(Self { inner: Arc::new(Inner { chain, config, nodes, counters, pins }) })
+        let pins = Arc::new(Pins::new(config.endpoints.len()));
+        if let Some(hash) = config.genesis {
+            pins.know(0, hash);
+        }
+        let node = |(place, url): (usize, &String)| {
+            Node::new(chain, (place, url), &config, Arc::clone(&counters), Arc::clone(&pins)).map(Arc::new)
+        };
+        let nodes = config.endpoints.iter().enumerate().map(node).collect::<Result<_, _>>()?;
+        let genesis = tokio::sync::Mutex::default();
+        Ok(Self { inner: Arc::new(Inner { chain, config, nodes, counters, pins, genesis }) })
     }
 
     /// Name of the chain, as given to [`NodePool::new`].
@@ -350,7 +384,12 @@ impl NodePool {
 
     /// The nodes to ask for data that cannot be verified, in order: [`NodePool::candidates`] without those proven
     /// to answer wrongly. May be empty: no answer is better than a false one.
+    ///
+    /// Callers first wait for [`NodePool::settled`]. Empty as long as nodes differ about the genesis.
     pub fn trusted(&self) -> Vec<Arc<Node>> {
+        if self.inner.pins.dispute().is_some() {
+            return Vec::new();
+        }
         let mut nodes = self.candidates();
         nodes.retain(|node| node.is_trusted());
         nodes
@@ -384,6 +423,7 @@ impl NodePool {
         params: impl Serialize,
     ) -> Result<T, Error> {
         let params = raw_params(method, &params)?;
+        self.settled().await?;
         let mut last = None;
         for node in self.trusted() {
             match node.request_raw(method, Some(params.clone())).await.and_then(|raw| node.read(method, &raw))

@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Config, Epoch, Error, Pool, accounts,
-    node::{ChainKind, Node, runtime},
+    node::{ChainFaults, ChainKind, Node, Retracted, runtime},
     worker::{self, WorkerHandle},
 };
 
@@ -64,8 +64,7 @@ struct Inner {
     moving: Mutex<Moving>,
     para_paused: AtomicBool,
     para_held: AtomicBool,
-    offboarded: AtomicBool,
-    finality_lag: AtomicU32,
+    faults: Arc<ChainFaults>,
     burst: Mutex<Burst>,
     upgrade: AtomicBool,
     actions: Mutex<Vec<Action>>,
@@ -82,6 +81,8 @@ struct Moving {
     para_included: u32,
     /// The slots of the parachain blocks after that.
     para_parents: Vec<Slot>,
+    /// Whether the newest relay block names no head of the parachain.
+    is_headless: bool,
 }
 
 /// A parachain block's relay parent, and the number of earlier blocks with the same one.
@@ -89,6 +90,8 @@ struct Moving {
 struct Slot {
     relay_parent: u32,
     place: u32,
+    /// What a fork adds to its time, so that the block is another one, in milliseconds.
+    delay: u32,
 }
 
 /// A relay chain and a parachain that advance together. Cheap to clone.
@@ -123,8 +126,9 @@ impl Devnet {
         let pools = accounts::pools(&config)?;
         let authorities = accounts::authorities(&config);
         let capacity = config.max_pool_transactions;
+        let faults = Arc::new(ChainFaults::new(&config));
         let genesis = para::v1::genesis(para_genesis(&config, &pools)).map_err(Error::Genesis)?;
-        let para = Node::new(ChainKind::Para, genesis, config.para_port, capacity)?;
+        let para = Node::new(ChainKind::Para, genesis, config.para_port, capacity, Arc::clone(&faults))?;
         let head = para.header(0).map(|header| header.encode()).unwrap_or_default();
         let genesis = relay::genesis(relay::Genesis {
             candidates: authorities.iter().map(|(id, _)| id.clone()).collect(),
@@ -134,7 +138,7 @@ impl Devnet {
             heads: vec![(config.para_id, head)],
         })
         .map_err(Error::Genesis)?;
-        let relay = Node::new(ChainKind::Relay, genesis, config.relay_port, capacity)?;
+        let relay = Node::new(ChainKind::Relay, genesis, config.relay_port, capacity, Arc::clone(&faults))?;
         para.set_proof_limit(config.proof_limit);
         let devnet = Self(Arc::new(Inner {
             epoch_ms: epoch_ms(&config),
@@ -145,8 +149,7 @@ impl Devnet {
             moving: Mutex::default(),
             para_paused: AtomicBool::new(false),
             para_held: AtomicBool::new(false),
-            offboarded: AtomicBool::new(false),
-            finality_lag: AtomicU32::new(config.finality_lag),
+            faults,
             burst: Mutex::default(),
             upgrade: AtomicBool::new(false),
             actions: Mutex::default(),
@@ -229,17 +232,20 @@ impl Devnet {
     /// # Errors
     /// [`Error::Runtime`], [`Error::State`].
     pub fn tick(&self) -> Result<TickReport, Error> {
+        if self.0.faults.wants_fork() && self.reorganise_para(Retracted::Pooled)? > 0 {
+            self.0.faults.fork_next(false);
+        }
         // Locked for the whole tick: one at a time.
         let mut moving = self.0.moving.lock();
         let number = self.0.relay.best_number() + 1;
         self.author_relay(&mut moving, number)?;
-        let lag = self.0.finality_lag.load(Ordering::Relaxed);
+        let lag = self.0.faults.finality_lag();
         self.finalize_up_to(&mut moving, (number - 1).saturating_sub(lag))?;
-        let paused = self.0.para_paused.load(Ordering::Relaxed) || self.0.offboarded.load(Ordering::Relaxed);
+        let paused = self.0.para_paused.load(Ordering::Relaxed) || self.0.faults.is_offboarded();
         let mut para = None;
         if number.is_multiple_of(PARA_EVERY) && !paused {
-            for place in 0..self.0.config.heads_per_relay_block.max(1) {
-                let slot = Slot { relay_parent: number, place };
+            for place in 0..self.0.faults.heads_per_relay_block() {
+                let slot = Slot { relay_parent: number, place, delay: 0 };
                 moving.para_parents.push(slot);
                 para = Some(self.author_para(slot)?);
             }
@@ -250,9 +256,12 @@ impl Devnet {
     fn author_relay(&self, moving: &mut Moving, number: u32) -> Result<(), Error> {
         let mut inherents = self.inherents(self.timestamp(number))?;
         let best = self.0.para.best_number();
-        if self.0.offboarded.load(Ordering::Relaxed) {
+        let is_new = best > moving.para_included || moving.is_headless;
+        if self.0.faults.is_offboarded() {
+            moving.is_headless = true;
             put(&mut inherents, paras::INHERENT_IDENTIFIER, &vec![(self.para_id(), Vec::<u8>::new())])?;
-        } else if best > moving.para_included && !self.0.para_held.load(Ordering::Relaxed) {
+        } else if is_new && !self.0.para_held.load(Ordering::Relaxed) {
+            moving.is_headless = false;
             let head = self.0.para.header(best).map(|header| header.encode()).unwrap_or_default();
             put(&mut inherents, paras::INHERENT_IDENTIFIER, &vec![(self.para_id(), head)])?;
             moving.para_included = best;
@@ -269,7 +278,7 @@ impl Devnet {
     }
 
     /// Builds the inherents of the next parachain block with this relay parent.
-    fn para_inherents(&self, Slot { relay_parent, place }: Slot) -> Result<InherentData, Error> {
+    fn para_inherents(&self, Slot { relay_parent, place, delay }: Slot) -> Result<InherentData, Error> {
         let (relay, para) = (&self.0.relay, &self.0.para);
         let unknown = || Error::UnknownBlock(relay_parent.to_string());
         let relay_header = relay.header(relay_parent).ok_or_else(unknown)?;
@@ -292,7 +301,7 @@ impl Devnet {
             code: newest.filter(|_| upgrade),
             actions,
         };
-        let mut inherents = self.inherents(self.timestamp(relay_parent) + u64::from(place))?;
+        let mut inherents = self.inherents(self.timestamp(relay_parent) + u64::from(place + delay))?;
         put(&mut inherents, parachain_system::INHERENT_IDENTIFIER, &data)?;
         Ok(inherents)
     }

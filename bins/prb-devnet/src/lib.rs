@@ -15,10 +15,11 @@
 //! - [`Node`] reads a chain without RPC, stops and starts its RPC, counts calls.
 //! - [`Devnet::act`] carries out external actions in the next parachain block: those of other accounts,
 //!   gatekeepers, governance or a migration (see [`Action`]).
-//! - [`Faults`] makes a node's RPC lie, refuse, hang or forget; a [`Fault`] is one of these as text, for
-//!   flags and for the `devnet_inject` and `devnet_heal` calls of a running node.
+//! - [`Faults`] makes a node's RPC lie, refuse, hang or forget.
 //! - [`Devnet::lag_finality`], [`Devnet::offboard_para`], [`Devnet::burst`], [`Devnet::reorganise_para`] and
 //!   [`Config`] make the chains themselves misbehave.
+//! - A [`Fault`] is one of either kind as text, for flags and for the `devnet_inject` and `devnet_heal` calls of a
+//!   running node.
 //!
 //! The same [`Config`] yields the same chain, byte for byte, until somebody submits a transaction.
 //!

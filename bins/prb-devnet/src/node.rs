@@ -1,6 +1,7 @@
 //! One chain: its blocks, states, transaction pool and RPC server.
 
 mod author;
+mod chain_faults;
 mod fault_text;
 mod faults;
 pub(crate) mod finality;
@@ -24,6 +25,7 @@ use sp_runtime::{
 use sp_state_machine::Backend;
 use tokio::sync::{mpsc, watch};
 
+pub(crate) use self::chain_faults::ChainFaults;
 pub use self::{
     author::ProofLimit,
     fault_text::Fault,
@@ -62,6 +64,7 @@ pub struct Node {
     best: watch::Sender<u32>,
     finalized: watch::Sender<u32>,
     faults: Faults,
+    chain_faults: Arc<ChainFaults>,
     proof_limit: Mutex<Option<ProofLimit>>,
     pub(crate) server: rpc::Server,
 }
@@ -81,6 +84,7 @@ impl Node {
         mut genesis: Storage,
         port: u16,
         pool_capacity: usize,
+        chain_faults: Arc<ChainFaults>,
     ) -> Result<Arc<Self>, Error> {
         let versions = match kind {
             ChainKind::Relay => runtime::RELAY,
@@ -99,6 +103,7 @@ impl Node {
             best: watch::Sender::new(0),
             finalized: watch::Sender::new(0),
             faults: Faults::default(),
+            chain_faults,
             proof_limit: Mutex::default(),
             server: rpc::Server::new(port),
         }))
@@ -120,6 +125,10 @@ impl Node {
     #[must_use]
     pub fn faults(&self) -> &Faults {
         &self.faults
+    }
+
+    pub(crate) fn chain_faults(&self) -> &ChainFaults {
+        &self.chain_faults
     }
 
     /// Returns the number of the newest block.

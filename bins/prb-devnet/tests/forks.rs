@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use codec::Decode;
 use prb_devnet::{Config, Devnet, InvalidTransaction, PoolError, Retracted};
+use prb_devnet_runtime::Header;
 use serde_json::{Value as Json, json};
+use sp_consensus_grandpa::GrandpaJustification;
 use subxt::{
     OnlineClient, SubstrateConfig,
     dynamic::{self, Value},
@@ -152,4 +155,75 @@ async fn requests_of_a_held_method_wait() {
     faults.release("system_health");
     held.await.unwrap();
     rig.devnet.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chains_are_made_to_misbehave_by_calls() {
+    let rig = Rig::new().await;
+    let (relay, para) = (rig.devnet.relay(), rig.devnet.para());
+    // Either node takes them.
+    let inject =
+        async |fault: &str| rig.rpc.request::<()>("devnet_inject", rpc_params![fault]).await.unwrap();
+
+    inject("finality-lag=200").await;
+    let before = relay.finalized_number();
+    rig.ticks(150);
+    assert_eq!((relay.finalized_number(), relay.best_number()), (before, before + 151));
+    inject("finality-lag=0").await;
+    rig.ticks(1);
+    assert_eq!(relay.finalized_number(), before + 151);
+
+    inject("offboard").await;
+    rig.ticks(4);
+    let head_key = head_key_of(rig.devnet.para_id());
+    let head = |number| relay.storage(&head_key, relay.block_hash(number).unwrap()).unwrap();
+    let (gone, best) = (relay.best_number(), para.best_number());
+    assert_eq!(head(gone), None);
+    inject("onboard").await;
+    rig.ticks(6);
+    assert!(head(gone + 1).is_some() && para.finalized_number() > best);
+
+    // The parachain block of an even relay block is not included yet.
+    rig.ticks(relay.best_number() % 2);
+    let retracted = para.block_hash(para.best_number());
+    inject("fork").await;
+    rig.ticks(1);
+    let forked = para.block_hash(para.best_number());
+    assert_ne!(forked, retracted);
+    rig.ticks(1);
+    assert!(
+        forked.is_some() && (0..=para.best_number()).any(|number| para.block_hash(number) == forked),
+        "once"
+    );
+
+    for fault in ["equivocate", "repeat-ancestry", "heads-per-relay-block=3", "burst=300000"] {
+        inject(fault).await;
+    }
+    let best = para.best_number();
+    rig.ticks(6);
+    assert_eq!(para.best_number(), best + 9);
+    let changed = |number| {
+        let changes = para.storage_changes(number).unwrap();
+        changes.main.iter().filter_map(|(_, value)| Some(value.as_ref()?.len())).sum::<usize>()
+    };
+    assert_eq!((best + 1..=best + 9).filter(|number| changed(*number) >= 300_000).count(), 1);
+    let justification = relay.justification(relay.finalized_number()).unwrap();
+    let justification = GrandpaJustification::<Header>::decode(&mut &*justification).unwrap();
+    assert_eq!(justification.commit.precommits.len(), 5, "four votes, and one a second time");
+    assert_eq!(justification.votes_ancestries.len(), 2);
+
+    inject("finality-lag=9").await;
+    inject("offboard").await;
+    let _: () = rig.rpc.request("devnet_heal", rpc_params![]).await.unwrap();
+    rig.ticks(4);
+    assert_eq!(relay.finalized_number() + 1, relay.best_number());
+    assert!(head(relay.best_number()).is_some());
+    rig.devnet.shutdown().await;
+}
+
+/// The key of the parachain's entry in `Paras::Heads`.
+fn head_key_of(para_id: u32) -> Vec<u8> {
+    let id = para_id.to_le_bytes();
+    let hash = |text: &[u8]| sp_io::hashing::twox_128(text).to_vec();
+    [hash(b"Paras"), hash(b"Heads"), sp_io::hashing::twox_64(&id).to_vec(), id.to_vec()].concat()
 }

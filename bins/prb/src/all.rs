@@ -51,8 +51,9 @@ impl Bridge {
     /// [`Failure::Configuration`] before anything was started, [`Failure::Run`] for later failures.
     pub async fn start(args: &AllArgs) -> Result<Self, Failure> {
         let file = args.fleet.as_deref().map(FleetFile::read).transpose().map_err(Failure::Configuration)?;
-        let relay = pool("relay", &args.parent_chain_endpoint).map_err(Failure::Configuration)?;
-        let para = pool("para", &args.chain_endpoint).map_err(Failure::Configuration)?;
+        let relay = pool("relay", &args.parent_chain_endpoint, args.parent_chain_genesis)
+            .map_err(Failure::Configuration)?;
+        let para = pool("para", &args.chain_endpoint, args.chain_genesis).map_err(Failure::Configuration)?;
         let folder = args.peer_id_prefix.clone().unwrap_or_else(|| args.data.join("id"));
         let inventory = inventory::open(&args.data.join("inventory"), "PRB_DATA").await?;
         let identity = match file {

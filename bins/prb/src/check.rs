@@ -124,7 +124,7 @@ async fn lifecycle(args: &LifecycleArgs) -> anyhow::Result<()> {
 }
 
 fn nodes(chain: &'static str, endpoints: &[NodeUrl]) -> anyhow::Result<()> {
-    pool(chain, endpoints).map(drop)
+    pool(chain, endpoints, None).map(drop)
 }
 
 fn workers(args: &WorkerArgs) -> anyhow::Result<()> {

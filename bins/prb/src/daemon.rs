@@ -4,6 +4,7 @@ use std::{io::Write, time::Duration};
 
 use anyhow::Context;
 use prb_chain::rpc::{self, NodePool};
+use prb_core::primitives::Hash;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -158,9 +159,13 @@ fn signals_ended(
     }
 }
 
-/// Creates the node pool of a chain.
-pub(crate) fn pool(chain: &'static str, endpoints: &[NodeUrl]) -> anyhow::Result<NodePool> {
-    NodePool::new(chain, rpc::Config::new(endpoints.iter().cloned()))
+/// Creates the node pool of a chain, whose genesis may be known.
+pub(crate) fn pool(
+    chain: &'static str,
+    endpoints: &[NodeUrl],
+    genesis: Option<Hash>,
+) -> anyhow::Result<NodePool> {
+    NodePool::new(chain, rpc::Config::new(endpoints.iter().cloned()).with_genesis(genesis))
         .with_context(|| format!("the {chain} chain's endpoints"))
 }
 

@@ -168,8 +168,8 @@ fn chains(args: &DataProviderArgs) -> anyhow::Result<Option<Chains>> {
     if args.chain_endpoint.is_empty() {
         return Ok(None);
     }
-    let relay = pool("relay", &args.parent_chain_endpoint)?;
-    Ok(Some(Chains { relay, para: pool("para", &args.chain_endpoint)? }))
+    let relay = pool("relay", &args.parent_chain_endpoint, args.parent_chain_genesis)?;
+    Ok(Some(Chains { relay, para: pool("para", &args.chain_endpoint, args.chain_genesis)? }))
 }
 
 /// The number of connections that the file descriptors allow.

@@ -71,7 +71,7 @@ impl LifecycleManager {
     /// # Errors
     /// See [`Failure`].
     pub async fn start(args: &LifecycleArgs) -> Result<Self, Failure> {
-        let para = pool("para", &args.chain_endpoint).map_err(Failure::Configuration)?;
+        let para = pool("para", &args.chain_endpoint, args.chain_genesis).map_err(Failure::Configuration)?;
         let folder = &args.walkie.peer_id_prefix;
         let inventory = inventory::open(&args.local_db_path, "PHALA_LOCAL_DB_PATH").await?;
         let identity =

@@ -67,7 +67,13 @@ impl NodeWatch {
 
 /// Maps a pool's problem to its readiness code.
 fn code(problem: &str) -> Option<Code> {
-    let codes = [Code::StatesMissing, Code::StorageChangesMissing, Code::OtherChain, Code::NoTrustedNode];
+    let codes = [
+        Code::StatesMissing,
+        Code::StorageChangesMissing,
+        Code::OtherChain,
+        Code::GenesisDisputed,
+        Code::NoTrustedNode,
+    ];
     codes.into_iter().find(|code| code.as_str() == problem)
 }
 

@@ -68,6 +68,8 @@ codes! {
     StorageChangesMissing = "storage_changes_missing",
     /// All nodes serve another chain.
     OtherChain = "other_chain",
+    /// The nodes have different genesis blocks.
+    GenesisDisputed = "genesis_disputed",
     /// All nodes were proven to answer wrongly.
     NoTrustedNode = "no_trusted_node",
     /// The parachain's state has not been read yet.

@@ -39,7 +39,7 @@ impl TraderDaemon {
     /// # Errors
     /// See [`Failure`].
     pub async fn start(args: &TraderArgs) -> Result<Self, Failure> {
-        let para = pool("para", &args.chain_endpoint).map_err(Failure::Configuration)?;
+        let para = pool("para", &args.chain_endpoint, args.chain_genesis).map_err(Failure::Configuration)?;
         let pools = args.trader_pools.as_deref().map(FleetFile::read).transpose();
         let pools = pools.map_err(Failure::Configuration)?;
         let identity = identity_check::of_trader(&args.peer_id_prefix, pools.is_some()).await;

@@ -1,58 +1,66 @@
 //! The start of the chains: the data for `InitRuntime`, and the first authority set.
+//!
+//! With an empty store, no node's word counts alone: all nodes of both chains are asked, and what they say must fit
+//! together (`ingest/start/evidence.rs`). If several starts do, the one that most nodes of both chains agree on is
+//! used, and otherwise none.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use codec::{Decode, Encode};
+use codec::Encode;
+use futures::{StreamExt, stream::FuturesUnordered};
 use prb_core::{
     blob::Genesis,
-    primitives::{Hash, RelayNumber},
-    wire::{GenesisBlockInfo, Header},
+    primitives::{Hash, ParaNumber, RelayNumber},
 };
+use tokio::time::timeout;
 
 use super::{Chains, Error, absent, write, wrong};
 use crate::{
-    rpc::{self, Capability, Node, NodePool, json},
+    rpc::{self, Node, NodePool},
     store,
-    verify::{self, Checked, Start, state},
+    verify::{Start, state},
 };
 
-/// Keys in one page, if the whole state is not available in one answer.
-const PAGE: u32 = 1000;
+mod evidence;
+mod genesis_state;
 
-type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+pub(crate) use evidence::validation_data;
+use evidence::{Outline, Proven};
 
-/// The first fields of `ParachainSystem::ValidationData`.
-#[derive(Decode)]
-struct ValidationData {
-    _parent_head: Vec<u8>,
-    relay_parent_number: u32,
-    relay_parent_storage_root: Hash,
-}
-
-/// Decodes the relay parent's number and state root from a value of `ParachainSystem::ValidationData`.
-pub(crate) fn validation_data(mut value: &[u8]) -> Option<(u32, Hash)> {
-    let data = ValidationData::decode(&mut value).ok()?;
-    Some((data.relay_parent_number, data.relay_parent_storage_root))
-}
-
-/// Whether the nodes, as far as they answer, are of the chains whose start a history source names.
+/// Whether nodes of both chains have the blocks of the start that a history source names. One node that denies
+/// them does not count, if another has them: the start is verified apart from this.
 pub(super) async fn agrees(chains: &Chains, start: &Start, genesis: &Genesis) -> bool {
-    let relay = block_hash(&chains.relay.pick(), start.number).await;
-    let para = block_hash(&chains.para.pick(), 1).await;
-    relay.is_ok_and(|hash| hash == start.hash) && para.is_ok_and(|hash| hash == genesis.chain_identity)
+    one_has(&chains.relay, start.number, start.hash).await
+        && one_has(&chains.para, 1, genesis.chain_identity).await
+}
+
+/// Whether a node of the pool has this block.
+async fn one_has(pool: &NodePool, number: u32, hash: Hash) -> bool {
+    let hashes = gather(pool, |node| async move { block_hash(&node, number).await }).await;
+    hashes.answers.iter().any(|(_, found)| *found == hash)
 }
 
 /// Makes the pools refuse nodes of chains other than the stored ones.
 pub(super) fn pin(chains: &Chains) {
-    if let Some((start, genesis)) = chains.store.genesis() {
-        chains.relay.pin(start.number, start.hash);
-        chains.para.pin(1, genesis.chain_identity);
+    let Some((start, genesis)) = chains.store.genesis() else { return };
+    chains.relay.pin(start.number, start.hash);
+    chains.para.pin(1, genesis.chain_identity);
+    // Transactions are signed for block 0, which block 1 names as its parent.
+    let parent = chains.store.view().ok().and_then(|view| {
+        let first = view.para_header(ParaNumber(1)).ok()??;
+        first.first_chunk::<32>().copied()
+    });
+    if let Some(parent) = parent {
+        chains.para.pin(0, Hash(parent));
     }
 }
 
 /// Finds and stores the start, or checks that the nodes serve the store's chains.
 pub(super) async fn settle(chains: &Chains) -> Result<(), Error> {
-    let settled = try_settle(chains).await;
+    let settled = match chains.store.genesis() {
+        Some((start, genesis)) => confirm(chains, start, genesis).await,
+        None => begin(chains).await,
+    };
     match settled {
         Ok(()) => pin(chains),
         Err(Error::Rpc(rpc::Error::OtherChain { found, expected, .. })) if all_of_other_chain(chains) => {
@@ -70,134 +78,194 @@ fn all_of_other_chain(chains: &Chains) -> bool {
     chains.store.genesis().is_some() && (all(&chains.relay) || all(&chains.para))
 }
 
-async fn try_settle(chains: &Chains) -> Result<(), Error> {
-    let para = chains.para.pick();
-    let identity = block_hash(&para, 1).await?;
-    let known = chains.store.genesis().map(|(start, genesis)| (start.clone(), genesis.clone()));
-    let (start, genesis) = match known {
-        Some((start, genesis)) => {
-            let hash = block_hash(&chains.relay.pick(), start.number).await?;
-            (Start { hash, ..start }, Genesis { chain_identity: identity, ..genesis })
+/// Checks that a node of each chain has the stored start.
+async fn confirm(chains: &Chains, start: &Start, genesis: &Genesis) -> Result<(), Error> {
+    for (pool, number, expected) in
+        [(&chains.para, 1, genesis.chain_identity), (&chains.relay, start.number, start.hash)]
+    {
+        let node = pool.pick();
+        let found = block_hash(&node, number).await?;
+        if found != expected {
+            let (node, witness) = (Arc::clone(node.name()), "in this store".to_owned());
+            // Its connection has passed the same check: several nodes may answer at one address.
+            return Err(rpc::Error::OtherChain { node, number, found, expected, witness }.into());
         }
-        None => discover(chains, &para, identity).await?,
-    };
-    let shown = (genesis.para_id, start.number);
-    write(&chains.store, move |store| store.set_genesis(&start, &genesis)).await?;
-    tracing::info!(chain_identity = %identity, para_id = shown.0, relay_start = shown.1, "chain known");
+    }
+    show(genesis, start);
     Ok(())
 }
 
-async fn discover(chains: &Chains, para: &Node, identity: Hash) -> Result<(Start, Genesis), Error> {
-    let genesis_hash = block_hash(para, 0).await?;
-    let head = header(para, genesis_hash, 0).await?;
-    let id_key = json::HexBytes(state::value_key("ParachainInfo", "ParachainId"));
-    let no_parachain = || Error::NoParachain { node: Arc::clone(para.name()) };
-    // Asked first: a relay chain's whole state would be fetched in vain.
-    let id: Option<json::HexBytes> = para.request("state_getStorage", (&id_key, genesis_hash)).await?;
-    id.ok_or_else(no_parachain)?;
-    let data_key = json::HexBytes(state::value_key("ParachainSystem", "ValidationData"));
-    let data: Option<json::HexBytes> = para.request("state_getStorage", (data_key, identity)).await?;
-    let data = data.and_then(|data| ValidationData::decode(&mut &*data.0).ok());
-    let parent = data.ok_or_else(|| absent(para, "ParachainSystem::ValidationData at block 1"))?;
-    let number = parent.relay_parent_number.saturating_sub(1);
-
-    let state = genesis_state(para, genesis_hash).await?;
-    state::whole_state(head.state_root, &state).map_err(wrong(para))?;
-    let id =
-        state.iter().find(|(key, _)| *key == id_key.0).and_then(|(_, id)| u32::decode(&mut &id[..]).ok());
-    let para_id = id.ok_or_else(no_parachain)?;
-    let (start, info) =
-        relay_start(&chains.relay.pick_for(&[Capability::States]), number, para, &parent).await?;
-    let genesis = Genesis {
-        para_id,
-        relay_number: RelayNumber(number),
-        relay_hash: start.hash,
-        chain_identity: identity,
-        info: info.encode().into(),
-        state: state.encode().into(),
-    };
-    Ok((start, genesis))
+fn show(genesis: &Genesis, start: &Start) {
+    let (chain_identity, para_id, relay_start) = (genesis.chain_identity, genesis.para_id, start.number);
+    tracing::info!(%chain_identity, para_id, relay_start, "chain known");
 }
 
-/// Returns the relay block that workers start after, and its authorities by proof.
-///
-/// Parachain block 1 contains the state root of its relay parent, the block after the start: a relay node
-/// whose block has another one serves another chain, however plausible its start looks.
-async fn relay_start(
-    relay: &Node,
-    number: u32,
-    para: &Node,
-    parent: &ValidationData,
-) -> Result<(Start, GenesisBlockInfo), Error> {
-    let parent_hash = block_hash(relay, parent.relay_parent_number).await?;
-    let checked = header(relay, parent_hash, parent.relay_parent_number).await?;
-    if checked.state_root != parent.relay_parent_storage_root {
-        return Err(Error::OtherRelay {
-            relay: Arc::clone(relay.name()),
-            para: Arc::clone(para.name()),
-            number: parent.relay_parent_number,
-        });
+/// Finds the start, stores it, and pins the chains' first blocks.
+async fn begin(chains: &Chains) -> Result<(), Error> {
+    let outlines = gather(&chains.para, |node| async move { evidence::outline(&node).await }).await;
+    chains.hold_lies_against(&outlines.failures);
+    let mut candidates: Vec<Candidate> = Vec::new();
+    let mut failures = Vec::new();
+    for outline in distinct(&outlines.answers) {
+        let paras: Vec<_> = outlines
+            .answers
+            .iter()
+            .filter(|(_, other)| other == outline)
+            .map(|(node, _)| Arc::clone(node))
+            .collect();
+        let Some(first) = paras.first() else { continue };
+        let found =
+            gather(&chains.relay, |relay| async move { evidence::prove(&relay, first, outline).await });
+        let found = found.await;
+        chains.hold_lies_against(&found.failures);
+        failures.extend(found.failures);
+        for (relay, proven) in found.answers {
+            let same = candidates.iter_mut().find(|one| one.outline == outline && one.proven == proven);
+            match same {
+                Some(one) => one.relays.push(relay),
+                None => {
+                    candidates.push(Candidate { outline, proven, relays: vec![relay], paras: paras.clone() })
+                }
+            }
+        }
     }
-    let hash = block_hash(relay, number).await?;
-    if number < parent.relay_parent_number && checked.encoded.get(..32) != Some(&hash.0[..]) {
-        return Err(wrong(relay)(verify::Error::Parent { number: parent.relay_parent_number }));
+    // What does not fit together says more than what one node did not answer.
+    failures.extend(outlines.failures);
+    let none = || failures.into_iter().next().unwrap_or_else(|| absent(&chains.para.pick(), "block 1"));
+    let chosen =
+        choose(&candidates, chains.relay.nodes().len(), chains.para.nodes().len())?.ok_or_else(none)?;
+    let genesis = chosen.genesis().await?;
+    let (start, block_0) = (chosen.proven.start.clone(), chosen.outline.genesis);
+    show(&genesis, &start);
+    write(&chains.store, move |store| store.set_genesis(&start, &genesis)).await?;
+    chains.para.pin(0, block_0);
+    Ok(())
+}
+
+/// A start of both chains, and the nodes that give it.
+struct Candidate<'a> {
+    outline: &'a Outline,
+    proven: Proven,
+    relays: Vec<Arc<Node>>,
+    paras: Vec<Arc<Node>>,
+}
+
+impl Candidate<'_> {
+    /// Whether more than half of all nodes of both chains give it.
+    fn has_most(&self, relays: usize, paras: usize) -> bool {
+        self.relays.len() * 2 > relays && self.paras.len() * 2 > paras
     }
-    let checked = header(relay, hash, number).await?;
-    let keys: Vec<_> = state::authority_keys().map(json::HexBytes).into();
-    let proof: json::ReadProof = relay.request("state_getReadProof", (keys, hash)).await?;
-    let proof = proof.into_nodes();
-    let set = state::authority_set(checked.state_root, proof.clone()).map_err(wrong(relay))?;
-    let block_header = Header::decode(&mut &*checked.encoded)
-        .map_err(|_| wrong(relay)(verify::Error::HeaderEncoding { number }))?;
-    let info = GenesisBlockInfo { block_header, authority_set: set.clone(), proof };
-    Ok((Start { number, hash, set }, info))
+
+    fn describe(&self) -> String {
+        let names = |nodes: &[Arc<Node>]| {
+            nodes.iter().map(|node| node.name().to_string()).collect::<Vec<_>>().join(", ")
+        };
+        let Outline { para_id, genesis, identity, .. } = self.outline;
+        let Start { number, hash, .. } = &self.proven.start;
+        format!(
+            "parachain {para_id} with genesis {genesis} and block 1 {identity} at {}, on a relay chain with block \
+             {number} {hash} at {}",
+            names(&self.paras),
+            names(&self.relays)
+        )
+    }
+
+    /// Fetches the genesis state from a node that has this chain.
+    async fn genesis(&self) -> Result<Genesis, Error> {
+        let outline = self.outline;
+        let mut last = None;
+        for node in &self.paras {
+            let state = genesis_state::fetch(node, outline.genesis).await;
+            let checked = state.and_then(|state| {
+                state::whole_state(outline.head.state_root, &state).map_err(wrong(node))?;
+                Ok(state)
+            });
+            match checked {
+                Ok(state) => {
+                    return Ok(Genesis {
+                        para_id: outline.para_id,
+                        relay_number: RelayNumber(self.proven.start.number),
+                        relay_hash: self.proven.start.hash,
+                        chain_identity: outline.identity,
+                        info: self.proven.info.encode().into(),
+                        state: state.encode().into(),
+                    });
+                }
+                Err(e) => last = Some(e),
+            }
+        }
+        // There is a node for each outline.
+        Err(last.unwrap_or(Error::StartDisputed { starts: self.describe() }))
+    }
+}
+
+fn distinct(outlines: &[(Arc<Node>, Outline)]) -> Vec<&Outline> {
+    let mut distinct: Vec<&Outline> = Vec::new();
+    for (_, outline) in outlines {
+        if !distinct.contains(&outline) {
+            distinct.push(outline);
+        }
+    }
+    distinct
+}
+
+/// The only start, or the one that most nodes of both chains give.
+fn choose<'a, 'o>(
+    candidates: &'a [Candidate<'o>],
+    relays: usize,
+    paras: usize,
+) -> Result<Option<&'a Candidate<'o>>, Error> {
+    let most = candidates.iter().find(|candidate| candidate.has_most(relays, paras));
+    match (candidates, most) {
+        ([], _) => Ok(None),
+        ([one], _) | (_, Some(one)) => Ok(Some(one)),
+        (several, None) => {
+            let starts = several.iter().map(Candidate::describe).collect::<Vec<_>>().join("; ");
+            Err(Error::StartDisputed { starts })
+        }
+    }
+}
+
+/// What the nodes of a pool answered.
+struct Gathered<T> {
+    answers: Vec<(Arc<Node>, T)>,
+    failures: Vec<Error>,
+}
+
+/// Asks all nodes. Once one has answered, the others are waited for no longer than a connection may take.
+async fn gather<T, F>(pool: &NodePool, ask: impl Fn(Arc<Node>) -> F) -> Gathered<T>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let asked = pool.candidates().into_iter().enumerate();
+    let mut asked: FuturesUnordered<_> = asked
+        .map(|(place, node)| {
+            let answer = ask(Arc::clone(&node));
+            async move { (place, answer.await, node) }
+        })
+        .collect();
+    let (mut answers, mut failures) = (Vec::new(), Vec::new());
+    let mut patience = Duration::MAX;
+    while let Ok(Some((place, answer, node))) = timeout(patience, asked.next()).await {
+        match answer {
+            Ok(answer) => {
+                patience = pool.config().connect_timeout;
+                answers.push((place, node, answer));
+            }
+            Err(e) => failures.push((place, e)),
+        }
+    }
+    drop(asked);
+    // In the order of the nodes, not of the answers.
+    answers.sort_by_key(|(place, ..)| *place);
+    failures.sort_by_key(|(place, _)| *place);
+    Gathered {
+        answers: answers.into_iter().map(|(_, node, answer)| (node, answer)).collect(),
+        failures: failures.into_iter().map(|(_, e)| e).collect(),
+    }
 }
 
 async fn block_hash(node: &Node, number: u32) -> Result<Hash, Error> {
     let hash: Option<Hash> = node.request("chain_getBlockHash", [number]).await?;
     hash.ok_or_else(|| absent(node, format!("block {number}")))
-}
-
-async fn header(node: &Node, hash: Hash, number: u32) -> Result<Checked, Error> {
-    let header: Option<json::Header> = node.request("chain_getHeader", [hash]).await?;
-    let header = header.ok_or_else(|| absent(node, format!("header of block {number}")))?;
-    verify::header(hash, number, header.encode()).map_err(wrong(node))
-}
-
-/// Fetches the complete genesis state by the method that the node supports.
-async fn genesis_state(node: &Node, hash: Hash) -> Result<Pairs, Error> {
-    match node.request_bulk::<Vec<json::StorageChanges>>("pha_getStorageChanges", (hash, hash)).await {
-        Ok(changes) => {
-            let main = changes.into_iter().flat_map(json::StorageChanges::into_main);
-            let pairs: Pairs = main.filter_map(|(key, value)| Some((key, value?))).collect();
-            if !pairs.is_empty() {
-                return Ok(pairs);
-            }
-        }
-        Err(e) if e.is_retryable() => return Err(e.into()),
-        Err(_) => {}
-    }
-    match node.request_bulk::<Vec<(json::HexBytes, json::HexBytes)>>("state_getPairs", ("0x", hash)).await {
-        Ok(pairs) => Ok(pairs.into_iter().map(|(key, value)| (key.0, value.0)).collect()),
-        Err(e) if e.is_retryable() => Err(e.into()),
-        Err(_) => paged_state(node, hash).await,
-    }
-}
-
-async fn paged_state(node: &Node, hash: Hash) -> Result<Pairs, Error> {
-    #[derive(serde::Deserialize)]
-    struct ChangeSet {
-        changes: Vec<(json::HexBytes, Option<json::HexBytes>)>,
-    }
-    let mut pairs = Pairs::new();
-    let mut after: Option<json::HexBytes> = None;
-    loop {
-        let keys: Vec<json::HexBytes> =
-            node.request("state_getKeysPaged", ("0x", PAGE, after.as_ref(), hash)).await?;
-        let Some(last) = keys.last() else { return Ok(pairs) };
-        after = Some(last.clone());
-        let sets: Vec<ChangeSet> = node.request_bulk("state_queryStorageAt", (&keys, hash)).await?;
-        let changes = sets.into_iter().flat_map(|set| set.changes);
-        pairs.extend(changes.filter_map(|(key, value)| Some((key.0, value?.0))));
-    }
 }

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use codec::{Decode, Encode};
 use prb_core::primitives::Hash;
 use serde::Deserialize;
-use tokio::sync::OnceCell;
 
 use super::{Error, Runtime};
 use crate::rpc::{self, Node, json::HexBytes};
@@ -27,7 +26,6 @@ pub(crate) enum FetchError {
 /// The runtimes of one chain, by `spec_version`.
 #[derive(Debug, Default)]
 pub struct Runtimes {
-    genesis: OnceCell<Hash>,
     known: Mutex<Vec<Arc<Runtime>>>,
 }
 
@@ -39,11 +37,6 @@ struct Version {
 }
 
 impl Runtimes {
-    /// Returns the chain's genesis hash.
-    pub(crate) async fn genesis(&self, node: &Node) -> Result<Hash, rpc::Error> {
-        self.genesis.get_or_try_init(|| node.request("chain_getBlockHash", [0_u32])).await.copied()
-    }
-
     /// Returns the runtime in the state of a block (of the best block by default), which executes the block's
     /// children.
     pub(crate) async fn at(&self, node: &Node, block: Option<Hash>) -> Result<Arc<Runtime>, FetchError> {
@@ -54,7 +47,7 @@ impl Runtimes {
         if let Some(known) = self.known(version.spec_version) {
             return Ok(known);
         }
-        let genesis = self.genesis(node).await?;
+        let genesis: Hash = node.request("chain_getBlockHash", [0_u32]).await?;
         let metadata = fetch(node, block).await?;
         let runtime = Runtime::new(genesis, version.spec_version, version.transaction_version, &metadata)?;
         tracing::info!(spec_version = version.spec_version, "read the metadata of a runtime");

@@ -76,6 +76,7 @@ impl RpcClientT for NodePool {
         unsub: &'a str,
     ) -> RawRpcFuture<'a, RawRpcSubscription> {
         Box::pin(async move {
+            self.settled().await?;
             let mut last = None;
             for node in self.trusted() {
                 match node.subscribe(sub, params.clone(), unsub).await {

@@ -127,6 +127,9 @@ impl FinalizedHeads {
     }
 
     async fn step(&mut self) -> Result<Option<FinalizedHead>, Error> {
+        if !self.to_verify {
+            self.pool.settled().await?;
+        }
         self.leave_untrusted();
         if self.progress.elapsed() >= self.pool.config().stall_after {
             self.look_around().await;
@@ -147,7 +150,7 @@ impl FinalizedHeads {
             }
             Event::Poll => {
                 self.poll_at = Instant::now() + self.pool.config().poll_interval;
-                let head = poll(&node).await?;
+                let head = newest(&node).await?;
                 Ok(self.newer(node, &head))
             }
         }
@@ -228,7 +231,9 @@ impl FinalizedHeads {
             let number = head.number();
             let before = self.others.insert(Arc::clone(node.name()), number);
             let is_ahead = last.is_none_or(|last| number > last);
-            if is_ahead || before.is_some_and(|before| number > before) {
+            // One that is back at the last head confirms it.
+            let is_below = last.is_some_and(|last| number < last);
+            if is_ahead || is_below && before.is_some_and(|before| number > before) {
                 moving = Some((node, number, is_ahead));
                 break;
             }
@@ -325,8 +330,25 @@ async fn next_event(source: &mut Source, poll_at: Instant) -> Event {
     }
 }
 
+/// Returns the higher one of two finalised heads that the node announces. Two nodes behind one address may answer in
+/// turn: a single question would always meet the same one of them, if there is an even number of requests each time.
+async fn newest(node: &Node) -> Result<json::Header, Error> {
+    let first: Hash = node.request("chain_getFinalizedHead", NO_PARAMS).await?;
+    let second: Hash = node.request("chain_getFinalizedHead", NO_PARAMS).await?;
+    let head = header(node, second).await?;
+    if first == second {
+        return Ok(head);
+    }
+    let other = header(node, first).await?;
+    Ok(if other.number() > head.number() { other } else { head })
+}
+
 async fn poll(node: &Node) -> Result<json::Header, Error> {
     let hash: Hash = node.request("chain_getFinalizedHead", NO_PARAMS).await?;
+    header(node, hash).await
+}
+
+async fn header(node: &Node, hash: Hash) -> Result<json::Header, Error> {
     // Behind one address, the header may be asked of a node that lags behind the one that announced the hash.
     for _ in 0..ASK_AGAIN {
         if let Some(header) = node.request("chain_getHeader", [hash]).await? {

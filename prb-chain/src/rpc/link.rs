@@ -8,7 +8,7 @@ use std::{
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use jsonrpsee::{
-    core::client::ClientT,
+    core::client::{ClientT, Error as RpcError},
     rpc_params,
     ws_client::{PingConfig, WsClient, WsClientBuilder},
 };
@@ -16,7 +16,7 @@ use metrics::counter;
 use prb_core::primitives::Hash;
 use tokio::time::Instant;
 
-use super::{Config, Error, Node, pins::Witness};
+use super::{Config, Error, Node, settle::log_dispute};
 
 /// Consecutive timeouts after which a connection is closed.
 pub(super) const MAX_TIMEOUTS: u32 = 3;
@@ -141,12 +141,22 @@ impl Node {
     }
 
     /// Checks that the node has the pool's blocks; returns the version of the pins that it was checked against.
+    /// While the chain is not known, the node's genesis counts as a claim (see `rpc/pins.rs`).
     async fn check_chain(&self, client: &WsClient) -> Result<u64, Error> {
+        let mut claimed = None;
+        if self.pins.wants_claims() {
+            claimed = self.hash_for_check(client, 0).await?;
+            if claimed.is_some_and(|hash| self.pins.claim(self.place, self.name(), hash)) {
+                log_dispute(self.chain, &self.pins);
+            }
+        }
         let (version, pins) = self.pins.all();
-        for pin in &pins {
-            let Some(hash) = self.hash_for_check(client, pin.number).await? else { continue };
-            let refers_to_itself = pin.witness == Witness::First(Arc::clone(self.name()));
-            if hash != pin.hash && !refers_to_itself {
+        for pin in pins {
+            let hash = match claimed.filter(|_| pin.number == 0) {
+                Some(hash) => Some(hash),
+                None => self.hash_for_check(client, pin.number).await?,
+            };
+            if let Some(hash) = hash.filter(|hash| *hash != pin.hash) {
                 return Err(Error::OtherChain {
                     node: Arc::clone(self.name()),
                     number: pin.number,
@@ -156,21 +166,18 @@ impl Node {
                 });
             }
         }
-        if pins.iter().all(|pin| pin.number != 0)
-            && let Some(hash) = self.hash_for_check(client, 0).await?
-        {
-            self.pins.first(hash, self.name());
-        }
         Ok(version)
     }
 
     /// Returns `None` if the node does not have the block yet.
     async fn hash_for_check(&self, client: &WsClient, number: u32) -> Result<Option<Hash>, Error> {
-        let asked = client.request::<Option<Hash>, _>("chain_getBlockHash", rpc_params![number]);
+        const METHOD: &str = "chain_getBlockHash";
+        let asked = client.request::<Option<Hash>, _>(METHOD, rpc_params![number]);
         // A node that hangs here is noticed no later than one that cannot be connected.
         let error: Box<dyn StdError + Send + Sync> =
             match tokio::time::timeout(self.config.connect_timeout, asked).await {
                 Ok(Ok(hash)) => return Ok(hash),
+                Ok(Err(RpcError::Call(e))) => return Err(self.call_error(METHOD, &e)),
                 Ok(Err(e)) => Box::new(e),
                 Err(timeout) => Box::new(timeout),
             };

@@ -42,6 +42,8 @@ const ENVELOPE_BYTES: usize = 256;
 pub struct Node {
     pub(super) chain: &'static str,
     name: Arc<str>,
+    /// Its place in the configuration: two URLs may have the same host and port.
+    pub(super) place: usize,
     pub(super) url: String,
     pub(super) config: Config,
     pub(super) counters: Arc<Counters>,
@@ -70,7 +72,7 @@ impl ToRpcParams for Params {
 impl Node {
     pub(super) fn new(
         chain: &'static str,
-        url: &str,
+        (place, url): (usize, &str),
         config: &Config,
         counters: Arc<Counters>,
         pins: Arc<Pins>,
@@ -85,6 +87,7 @@ impl Node {
         Ok(Self {
             chain,
             name: name.into(),
+            place,
             url: url.to_owned(),
             config: config.clone(),
             counters,
@@ -349,7 +352,7 @@ impl Node {
         }
     }
 
-    fn call_error(&self, method: &str, e: &jsonrpsee::types::ErrorObject<'_>) -> Error {
+    pub(super) fn call_error(&self, method: &str, e: &jsonrpsee::types::ErrorObject<'_>) -> Error {
         let message = match e.data() {
             Some(data) => format!("{}: {}", e.message(), data.get()),
             None => e.message().to_owned(),
@@ -407,10 +410,10 @@ mod tests {
     fn what_a_node_answers_is_quoted_to_a_bounded_length() {
         let node = Node::new(
             "relay",
-            "ws://a:1",
+            (0, "ws://a:1"),
             &Config::default(),
             Arc::new(Counters::new("relay")),
-            Arc::default(),
+            Arc::new(Pins::new(1)),
         );
         let node = node.unwrap();
         let long = format!("\"{}\"", "é0".repeat(100_000));
@@ -426,7 +429,8 @@ mod tests {
     #[test]
     fn only_websocket_urls_are_accepted() {
         let node = |url| {
-            Node::new("relay", url, &Config::default(), Arc::new(Counters::new("relay")), Arc::default())
+            let (counters, pins) = (Arc::new(Counters::new("relay")), Arc::new(Pins::new(1)));
+            Node::new("relay", (0, url), &Config::default(), counters, pins)
         };
         for url in ["http://a:1", "ws://", "a:1", ""] {
             assert!(node(url).is_err(), "{url}");

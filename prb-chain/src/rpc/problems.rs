@@ -9,8 +9,8 @@ use super::{Capability, NodePool};
 pub struct Problem {
     /// The pool's chain.
     pub chain: &'static str,
-    /// A stable code: `states_missing`, `storage_changes_missing`, `finality_proofs_missing`, `other_chain` or
-    /// `no_trusted_node`.
+    /// A stable code: `states_missing`, `storage_changes_missing`, `finality_proofs_missing`, `other_chain`,
+    /// `genesis_disputed` or `no_trusted_node`.
     pub code: &'static str,
     /// What happened, on which nodes, and what to do.
     pub message: String,
@@ -20,7 +20,7 @@ pub struct Problem {
 
 impl NodePool {
     /// Returns the problems of the pool as a whole, as far as its nodes have shown: a capability that every node
-    /// lacks, only nodes of another chain, only demoted nodes.
+    /// lacks, different genesis blocks, only nodes of another chain, only demoted nodes.
     ///
     /// Sends no requests. A problem ends once a node has offered what was missing.
     pub fn problems(&self) -> Vec<Problem> {
@@ -56,7 +56,10 @@ impl NodePool {
                 texts.join("; ")
             })
         };
-        if let Some(errors) = errors(|health| health.other_chain) {
+        if let Some(claims) = self.inner.pins.dispute() {
+            let message = super::Error::GenesisDisputed { chain, claims }.to_string();
+            problems.push(Problem { chain, code: "genesis_disputed", message, is_blocking: true });
+        } else if let Some(errors) = errors(|health| health.other_chain) {
             problems.push(Problem { chain, code: "other_chain", message: errors, is_blocking: true });
         } else if let Some(errors) = errors(|health| health.demoted || health.other_chain) {
             let message = format!("every {chain} node answered wrongly: {errors}: add another endpoint");

@@ -1,9 +1,9 @@
 //! Checks everything that is stored, to detect damage by disks, memory or other programs.
 //!
-//! Headers must hash and chain from the start to the newest, justifications must be signed by the sets that
-//! the headers announce, read proofs must be valid and name the stored parachain headers, and segments of
-//! storage changes must match their digests. (Whether the changes are correct can only be report_progress with the whole
-//! state, as workers do.)
+//! Headers must hash and chain from the start to the newest, justifications must be signed by the sets that the
+//! headers announce, read proofs must be valid and name the stored parachain headers, and segments of storage
+//! changes must match their digests. (Whether the changes are correct can only be report_progress with the
+//! whole state, as workers do.)
 
 use std::fmt;
 

@@ -57,6 +57,7 @@ where
     F: FnMut(Arc<Node>) -> Fut,
     Fut: Future<Output = Result<T, Error>>,
 {
+    pool.settled().await?;
     let mut last = None;
     for node in pool.trusted() {
         match ask(Arc::clone(&node)).await {
@@ -73,6 +74,7 @@ where
 /// Returns the nodes that answer with their finalised heads, those furthest ahead first, otherwise in the
 /// pool's order. A node that lags or hangs delays nobody.
 pub(super) async fn heads(pool: &NodePool) -> Result<Vec<(Arc<Node>, Head)>, Error> {
+    pool.settled().await?;
     let mut asked: FuturesUnordered<_> = pool
         .trusted()
         .into_iter()

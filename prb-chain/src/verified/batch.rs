@@ -104,8 +104,8 @@ pub(super) fn check(
     Ok(Finding { first, last: last.number, next })
 }
 
-/// Reads SCALE `Vec<HeaderToSync>`: consecutive headers, each the parent of the next, of which the last one is justified and
-/// only the last one may change the authorities.
+/// Reads SCALE `Vec<HeaderToSync>`: consecutive headers, each the parent of the next, of which the last one is
+/// justified and only the last one may change the authorities.
 fn relay(mut encoded: &[u8], first: u32) -> Result<End, Error> {
     const BAD: Error = Error::Encoding { what: "the relay headers" };
     let input = &mut encoded;

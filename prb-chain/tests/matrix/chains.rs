@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use prb_chain::{rpc::NodePool, source::StoreSource};
 use prb_core::primitives::{ParaNumber, RelayNumber};
-use prb_devnet::{Config, Devnet, JustificationOddities, ProofFault};
+use prb_devnet::{Config, Devnet, Fault, JustificationOddities, ProofFault};
 use tokio::time::timeout;
 
 use crate::{number, rig::Fetching, workers};
@@ -94,7 +94,7 @@ async fn finality_that_lags_by_hundreds_of_blocks_is_caught_up_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn offboarded_parachain_is_served_to_its_last_block() {
+async fn offboarded_parachain_is_served_to_its_last_block_and_beyond_once_it_is_back() {
     let devnet = Devnet::start(config()).await.unwrap();
     let fetching = workers_follow(&devnet).await;
     let last = devnet.para().best_number();
@@ -109,6 +109,29 @@ async fn offboarded_parachain_is_served_to_its_last_block() {
     let lines = fetching.log.lines();
     let told = lines.iter().filter(|line| line.contains("names no head of the parachain"));
     assert_eq!(told.count(), 1, "{lines:?}");
+    devnet.onboard_para();
+    for _ in 0..30 {
+        devnet.tick().unwrap();
+    }
+    assert!(devnet.para().finalized_number() > last);
+    workers_follow_on(&devnet, &fetching).await;
+    fetching.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forks_of_blocks_that_are_not_final_leave_no_trace() {
+    let devnet = Devnet::start(config()).await.unwrap();
+    let fetching = Fetching::start(&[&devnet]);
+    let mut retracted = Vec::new();
+    for _ in 0..20 {
+        devnet.relay().inject(&Fault::Fork);
+        let best = devnet.para().best_number();
+        retracted.push((best, devnet.para().block_hash(best)));
+        devnet.tick().unwrap();
+    }
+    retracted.retain(|(number, hash)| devnet.para().block_hash(*number) != *hash);
+    assert!(retracted.len() > 5, "{retracted:?}");
+    workers_follow_on(&devnet, &fetching).await;
     fetching.stop().await;
 }
 

@@ -19,7 +19,8 @@ const TEXT: u8 = 1;
 const BINARY: u8 = 2;
 const CLOSE: u8 = 8;
 const PING: u8 = 9;
-/// The bit of a message's last frame.
+/// The bit of a compressed message, and that of a message's last frame.
+const COMPRESSED: u8 = 0x40;
 const LAST: u8 = 0x80;
 
 /// What is done to a message.
@@ -57,10 +58,18 @@ pub(crate) enum Mangle {
     OtherType,
     /// A digit of the answer is another one.
     OtherDigit,
+    /// Pings come in its place.
+    OnlyPings,
+    /// It says that it is compressed, which was not agreed on.
+    Compressed,
+    /// Its bytes come one by one, and those after it wait.
+    Dripping,
+    /// The node sends nothing any more, and still reads.
+    HalfClosed,
 }
 
 impl Mangle {
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::CutShort,
         Self::Late,
         Self::OutOfOrder,
@@ -77,6 +86,10 @@ impl Mangle {
         Self::Nested,
         Self::OtherType,
         Self::OtherDigit,
+        Self::OnlyPings,
+        Self::Compressed,
+        Self::Dripping,
+        Self::HalfClosed,
     ];
 }
 
@@ -292,6 +305,32 @@ impl ToClient {
                     payload[*at] = b'0' + (payload[*at] - b'0' + self.random.random_range(1..10)) % 10;
                 }
                 self.text(&payload).await
+            }
+            Mangle::OnlyPings => {
+                for _ in 0..8 {
+                    self.send(LAST | PING, b"").await?;
+                    tokio::time::sleep(HELD / 8).await;
+                }
+                Ok(())
+            }
+            Mangle::Compressed => {
+                let mut noise = payload;
+                self.random.fill(&mut noise[..]);
+                self.send(LAST | COMPRESSED | TEXT, &noise).await
+            }
+            Mangle::Dripping => {
+                self.out.write_all(&header(LAST | TEXT, payload.len() as u64)).await?;
+                let (slow, rest) = payload.split_at(payload.len().min(200));
+                for byte in slow {
+                    self.out.write_all(&[*byte]).await?;
+                    tokio::time::sleep(HELD / 10).await;
+                }
+                self.out.write_all(rest).await
+            }
+            Mangle::HalfClosed => {
+                self.out.shutdown().await?;
+                // The client ends it.
+                std::future::pending().await
             }
             Mangle::BrokenOff | Mangle::Huge | Mangle::Masked | Mangle::Closed => self.end(&payload).await,
         }

@@ -99,3 +99,27 @@ async fn unverifiable_data_is_not_requested_from_a_demoted_node() {
     // Verifiable data may still come from it.
     assert_eq!(pool.candidates().len(), 2);
 }
+
+/// Two nodes behind one address that answer in turn, one of them behind: a head that both have seen stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn head_of_nodes_that_answer_in_turn_is_not_withdrawn() {
+    let [devnet] = devnets::<1>(config()).await;
+    devnet.relay().faults().alternate(Some(4));
+    let newest = devnet.relay().finalized_number();
+    let stalls = Duration::from_millis(60);
+    let config = quick(vec![devnet.relay().url()]).with_stall_after(stalls).with_poll_interval(stalls / 4);
+    let pool = NodePool::new("relay", config).unwrap();
+    let mut heads = pool.finalized_heads();
+    timeout(TIMEOUT, async { while heads.next().await.number < newest {} }).await.expect("the newest head");
+    // Other requests, so that the node in turn changes.
+    let requests = async {
+        for _ in 0..200 {
+            pool.request::<String>("system_chain", NO_PARAMS).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        head = heads.next() => panic!("{head:?} after {newest}"),
+        () = requests => {}
+    }
+}

@@ -55,6 +55,20 @@ async fn hanging_node_costs_one_timeout() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn node_that_throws_states_away_during_the_sync_is_left() {
+    let devnets = devnets::<2>(Config { history: 400, ..config() }).await;
+    let (relay, para) = (relay_pool(&devnets.each_ref()), para_pool(&devnets.each_ref()));
+    let small = |config: ingest::Config| config.with_changes_per_call(3);
+    let fetching = Fetching::with(relay, para, TempDir::new().unwrap(), small);
+    fetching.reaches(50, 10).await;
+    for node in [devnets[0].relay(), devnets[0].para()] {
+        node.faults().keep_states(Some(8));
+    }
+    fetching.has_all_of(&devnets[1]).await;
+    fetching.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn oversized_block_comes_from_another_node_or_as_scale() {
     let large = Config { history: 40, changes_per_block: 10, change_bytes: 4_000, ..config() };
     let devnets = devnets::<2>(large).await;

@@ -5,10 +5,10 @@
 //!
 //! # Bounds
 //!
-//! A worker takes about 1 KB without its events, so 5,000 workers take about 5 MB of the 128 MiB that an
-//! answer may have. Texts are shortened to [`MAX_TEXT_BYTES`], and there are at most [`MAX_NOTES`] notes. Events are only sent for
-//! workers that are named, at most [`MAX_WITH_EVENTS`] of them with [`MAX_EVENTS`] each. Readers enforce the
-//! same bounds.
+//! A worker takes about 1 KB without its events, so 5,000 workers take about 5 MB of the 128 MiB that an answer
+//! may have. Texts are shortened to [`MAX_TEXT_BYTES`], and there are at most [`MAX_NOTES`] notes. Events are
+//! only sent for workers that are named, at most [`MAX_WITH_EVENTS`] of them with [`MAX_EVENTS`] each. Readers
+//! enforce the same bounds.
 
 use std::{
     fmt,

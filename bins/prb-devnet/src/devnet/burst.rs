@@ -29,7 +29,7 @@ pub(super) const fn usual_load(config: &Config) -> Amount {
 impl Devnet {
     /// Makes the second next parachain block change this many bytes of values.
     pub fn burst(&self, bytes: u32) {
-        *self.0.burst.lock() = Burst::Wanted(bytes);
+        self.0.faults.burst(bytes);
     }
 
     /// Returns the change of load that block `number` makes for the block after it.
@@ -38,6 +38,8 @@ impl Devnet {
         let mut burst = self.0.burst.lock();
         if config.burst_every != 0 && (number + 1).is_multiple_of(config.burst_every) {
             *burst = Burst::Wanted(config.burst_bytes);
+        } else if let Some(bytes) = self.0.faults.take_burst() {
+            *burst = Burst::Wanted(bytes);
         }
         let amount = match *burst {
             Burst::None => return None,

@@ -1,7 +1,5 @@
 //! Finalises relay blocks, with a configurable lag.
 
-use std::sync::atomic::Ordering;
-
 use super::{Devnet, Moving};
 use crate::{Error, node::finality};
 
@@ -9,13 +7,18 @@ impl Devnet {
     /// Sets the number of relay blocks by which finality lags, from the next block on. When it decreases, one
     /// round finalises all blocks in between: those that end a set have justifications, others have none.
     pub fn lag_finality(&self, blocks: u32) {
-        self.0.finality_lag.store(blocks, Ordering::Relaxed);
+        self.0.faults.lag_finality(blocks);
     }
 
     /// Offboards the parachain: the next relay block names no head of it, and no further parachain blocks are
-    /// authored.
+    /// authored, until [`Devnet::onboard_para`].
     pub fn offboard_para(&self) {
-        self.0.offboarded.store(true, Ordering::Relaxed);
+        self.0.faults.offboard(true);
+    }
+
+    /// Onboards the parachain again with its newest block as head.
+    pub fn onboard_para(&self) {
+        self.0.faults.offboard(false);
     }
 
     /// Finalises relay blocks up to a number. Each authority set's last block is justified by that set.
@@ -43,7 +46,7 @@ impl Devnet {
         }
         let signers = if is_forced { target.hash() } else { target.parent_hash };
         let set = finality::authority_set(&relay.state_at(signers)?)?;
-        let oddities = self.0.config.justifications;
+        let oddities = self.0.faults.justifications();
         let justification = finality::justify(&self.0.authorities, &set, &target, child.as_ref(), oddities);
         let period = self.0.config.justification_period;
         let keep = period != 0 && number.is_multiple_of(period);

@@ -12,8 +12,8 @@ impl Devnet {
     }
 
     /// Replaces the parachain blocks that no relay block includes yet by others of the same number and relay
-    /// parent without transactions, and returns their number. From a parachain node this looks like a relay chain
-    /// that picks another fork.
+    /// parent, with another time and without transactions, and returns their number. From a parachain node this
+    /// looks like a relay chain that picks another fork.
     ///
     /// Watchers of the blocks' transactions are told about the retraction; `outcome` decides what happens to the
     /// transactions then.
@@ -21,11 +21,12 @@ impl Devnet {
     /// # Errors
     /// [`Error::Runtime`], [`Error::State`].
     pub fn reorganise_para(&self, outcome: Retracted) -> Result<u32, Error> {
-        let moving = self.0.moving.lock();
+        let mut moving = self.0.moving.lock();
         let para = self.para();
         para.retract(moving.para_included, outcome);
         let mut replaced = 0;
-        for slot in &moving.para_parents {
+        for slot in &mut moving.para_parents {
+            slot.delay = 1 - slot.delay;
             let inherents = self.para_inherents(*slot)?;
             para.author_empty(inherents)?;
             replaced += 1;

@@ -34,8 +34,7 @@ impl Devnet {
 
     fn tick_and_fork(&self) -> Result<(), Error> {
         let relay = self.tick()?.relay;
-        let every = self.0.config.fork_every;
-        if every != 0 && relay.is_multiple_of(every) {
+        if self.0.faults.is_fork_due(relay) {
             let blocks = self.reorganise_para(Retracted::Pooled)?;
             tracing::info!(relay, blocks, "parachain blocks were retracted");
         }

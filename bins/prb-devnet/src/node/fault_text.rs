@@ -1,10 +1,10 @@
-//! A node's faults as text, for flags and for the `devnet_inject` call of a running node.
+//! Faults of a node, or of both chains, as text: for flags and for the `devnet_inject` call of a running node.
 
 use std::{str::FromStr, time::Duration};
 
 use super::{Node, ProofFault, TransactionFault};
 
-/// A fault of a node, as `name` or `name=value`.
+/// A fault of a node, or of both chains whichever node it is injected at, as `name` or `name=value`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
@@ -52,6 +52,24 @@ pub enum Fault {
     Transactions(TransactionFault),
     /// The server goes away now, for so long.
     Restart(Duration),
+    /// Of the chains: finality lags by this many relay blocks.
+    FinalityLag(u32),
+    /// Of the chains: the relay chain names no head of the parachain, which stands still.
+    Offboard,
+    /// Of the chains: the parachain has a head again and goes on.
+    Onboard,
+    /// Of the chains: the next parachain blocks that no relay block includes yet are retracted, once.
+    Fork,
+    /// Of the chains: the same at every so many-th relay block.
+    ForkEvery(u32),
+    /// Of the chains: justifications have votes of one authority for two blocks.
+    Equivocate,
+    /// Of the chains: justifications repeat a header of the votes' ancestry.
+    RepeatAncestry,
+    /// Of the chains: number of parachain blocks for each relay parent.
+    HeadsPerRelayBlock(u32),
+    /// Of the chains: the second next parachain block changes this many bytes.
+    Burst(u32),
 }
 
 /// A fault's syntax, meaning and parser.
@@ -157,6 +175,35 @@ const FORMS: &[Form] = &[
         transactions(v).map(Fault::Transactions)
     }),
     form("restart", "MS", "the server goes away for so long, once", |v| millis(v).map(Fault::Restart)),
+    form("finality-lag", "N", "both chains: finality lags by this many relay blocks; 0 catches up", |v| {
+        number(v).map(Fault::FinalityLag)
+    }),
+    form("offboard", "", "both chains: the relay chain names no head of the parachain", |_| {
+        Some(Fault::Offboard)
+    }),
+    form("onboard", "", "both chains: the parachain has a head again and goes on", |_| Some(Fault::Onboard)),
+    form(
+        "fork",
+        "",
+        "both chains: the next parachain blocks are retracted before they are final, once",
+        |_| Some(Fault::Fork),
+    ),
+    form("fork-every", "N", "both chains: the same at every so many-th relay block; 0 ends this", |v| {
+        number(v).map(Fault::ForkEvery)
+    }),
+    form("equivocate", "", "both chains: one authority votes for two blocks", |_| Some(Fault::Equivocate)),
+    form("repeat-ancestry", "", "both chains: justifications repeat a header", |_| {
+        Some(Fault::RepeatAncestry)
+    }),
+    form(
+        "heads-per-relay-block",
+        "N",
+        "both chains: number of parachain blocks for each relay parent",
+        |v| number(v).map(Fault::HeadsPerRelayBlock),
+    ),
+    form("burst", "N", "both chains: the second next parachain block changes this many bytes", |v| {
+        number(v).map(Fault::Burst)
+    }),
 ];
 
 impl Fault {
@@ -199,10 +246,16 @@ impl FromStr for Fault {
 }
 
 impl Node {
+    /// Ends all faults of the node and of the chains, except the limits of its server.
+    pub fn heal(&self) {
+        self.faults().heal();
+        self.chain_faults().heal();
+    }
+
     /// Injects a fault, in addition to the current ones. One [of the server](Fault::is_of_server) takes effect at
     /// its next start.
     pub fn inject(&self, fault: &Fault) {
-        let faults = self.faults();
+        let (faults, chains) = (self.faults(), self.chain_faults());
         let mut limits = self.rpc_limits();
         match fault {
             Fault::BatchCalls(calls) => limits.batch_calls = *calls,
@@ -228,6 +281,15 @@ impl Node {
             Fault::Transactions(fault) => faults.transactions(*fault),
             // Whoever injects it starts the server again.
             Fault::Restart(_) => {}
+            Fault::FinalityLag(blocks) => chains.lag_finality(*blocks),
+            Fault::Offboard => chains.offboard(true),
+            Fault::Onboard => chains.offboard(false),
+            Fault::Fork => chains.fork_next(true),
+            Fault::ForkEvery(blocks) => chains.fork_every(*blocks),
+            Fault::Equivocate => chains.equivocate(),
+            Fault::RepeatAncestry => chains.repeat_ancestry(),
+            Fault::HeadsPerRelayBlock(heads) => chains.set_heads_per_relay_block(*heads),
+            Fault::Burst(bytes) => chains.burst(*bytes),
         }
         self.set_rpc_limits(limits);
     }

@@ -1,5 +1,5 @@
-//! `devnet_*`: faults told to a running node. They are served whatever the faults. Those of its server start it again
-//! once the call is answered.
+//! `devnet_*`: faults of a node or of both chains, told to a running node. They are served whatever the faults.
+//! Those of its server start it again once the call is answered.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub(super) fn register(module: &mut Module) -> Registered {
         Ok::<_, ErrorObjectOwned>(())
     })?;
     module.register_method("devnet_heal", |_, node, _| {
-        node.faults().heal();
+        node.heal();
     })?;
     Ok(())
 }

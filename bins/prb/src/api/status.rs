@@ -103,8 +103,8 @@ struct Provider {
     connected: bool,
     last_seen: String,
     round_trip_ms: Option<u64>,
-    /// Its provenance, how it was found or what it has proved: `discovered`, `trusted_network`, `same_machine`, `boot_node`,
-    /// `named` or `shared_key`.
+    /// Its provenance, how it was found or what it has proved: `discovered`, `trusted_network`, `same_machine`,
+    /// `boot_node`, `named` or `shared_key`.
     provenance: String,
     /// The address of its blob server, if it is used.
     blob_server: Option<String>,

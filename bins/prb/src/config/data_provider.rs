@@ -3,11 +3,12 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use clap::Args;
+use prb_core::primitives::Hash;
 use prb_walkie::blob::server::DEFAULT_PORT;
 
 use super::{
     HistoryArgs, OpsArgs, WalkieArgs,
-    values::{NodeUrl, whole, ws_url},
+    values::{NodeUrl, block_hash, whole, ws_url},
 };
 
 /// The original's default.
@@ -36,6 +37,13 @@ pub struct DataProviderArgs {
         hide_env_values = true
     )]
     pub parent_chain_endpoint: Vec<NodeUrl>,
+    /// Genesis hash of the parachain, as `chain_getBlockHash` of block 0 returns it: nodes with another one are
+    /// refused. Without it, the nodes must agree, or most of them.
+    #[arg(long, env = "PRB_CHAIN_GENESIS", value_name = "HASH", value_parser = block_hash)]
+    pub chain_genesis: Option<Hash>,
+    /// Genesis hash of the relay chain.
+    #[arg(long, env = "PRB_PARENT_CHAIN_GENESIS", value_name = "HASH", value_parser = block_hash)]
+    pub parent_chain_genesis: Option<Hash>,
     /// History sources.
     #[command(flatten)]
     pub history: HistoryArgs,

@@ -10,10 +10,10 @@ use super::values::host_only;
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Chains and blobs")]
 pub struct HistoryArgs {
-    /// Sources of past blocks, separated by commas; they are asked before the nodes, in this order: the folder of an
-    /// archive (written by `prb store export`), archive+http://… or archive+https://… for one in an object store's
-    /// bucket or on a web server, http://… or https://… for a headers cache, tcp://HOST:PORT for another data provider's
-    /// blob server. Their blocks are verified like those of nodes.
+    /// Sources of past blocks, separated by commas; they are asked before the nodes, in this order: the folder
+    /// of an archive (written by `prb store export`), archive+http://… or archive+https://… for one in an
+    /// object store's bucket or on a web server, http://… or https://… for a headers cache, tcp://HOST:PORT for
+    /// another data provider's blob server. Their blocks are verified like those of nodes.
     #[arg(
         long,
         env = "PRB_HISTORY",

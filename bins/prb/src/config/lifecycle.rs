@@ -4,13 +4,13 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args};
 use prb_chain::verified;
-use prb_core::sync::BackoffConfig;
+use prb_core::{primitives::Hash, sync::BackoffConfig};
 use prb_walkie::{blob::remote, node::Trust};
 
 use super::{
     ApiArgs, BlobCacheArgs, OpsArgs, PageArgs, SendingArgs, Trusted, WalkieArgs, WorkerArgs,
     trusted::trusted,
-    values::{NodeUrl, RedisUrl, redis_url, whole, ws_url, yes_no},
+    values::{NodeUrl, RedisUrl, block_hash, redis_url, whole, ws_url, yes_no},
 };
 
 /// Longest pause between two attempts to reach a data provider: a restarted one should be usable before the
@@ -27,6 +27,10 @@ pub struct LifecycleArgs {
     /// Accepted for compatibility with the original; a lifecycle manager does not use relay chain nodes.
     #[arg(long, env = "PHALA_PARENT_CHAIN_ENDPOINT", value_delimiter = ',', value_parser = ws_url, hide_env_values = true)]
     pub parent_chain_endpoint: Vec<NodeUrl>,
+    /// Genesis hash of the parachain, as `chain_getBlockHash` of block 0 returns it: nodes with another one are
+    /// refused. Without it, the nodes must agree, or most of them.
+    #[arg(long, env = "PRB_CHAIN_GENESIS", value_name = "HASH", value_parser = block_hash)]
+    pub chain_genesis: Option<Hash>,
     /// Folder of the pools and workers; created if it does not exist.
     #[arg(long, env = "PHALA_LOCAL_DB_PATH", default_value = "/var/data/local.db", value_name = "DIR")]
     pub local_db_path: PathBuf,

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use prb_core::primitives::Hash;
 
 use super::{
     OpsArgs, PageArgs, SendingArgs,
-    values::{NodeUrl, RedisUrl, redis_url, ws_url},
+    values::{NodeUrl, RedisUrl, block_hash, redis_url, ws_url},
 };
 
 /// `prb trader`.
@@ -19,6 +20,10 @@ pub struct TraderArgs {
     /// Accepted for compatibility with the original; a trader does not use relay chain nodes.
     #[arg(long, env = "PHALA_PARENT_CHAIN_ENDPOINT", value_delimiter = ',', value_parser = ws_url, hide_env_values = true)]
     pub parent_chain_endpoint: Vec<NodeUrl>,
+    /// Genesis hash of the parachain, as `chain_getBlockHash` of block 0 returns it: nodes with another one are
+    /// refused. Without it, the nodes must agree, or most of them.
+    #[arg(long, env = "PRB_CHAIN_GENESIS", value_name = "HASH", value_parser = block_hash)]
+    pub chain_genesis: Option<Hash>,
     /// Folder of the identity keys. A trader needs a copy of the lifecycle manager's key (`prb keys backup`), to
     /// open the secrets that the manager has sealed.
     #[arg(long, env = "PHALA_PEER_ID_PREFIX", default_value = "/var/data/keys/id", value_name = "DIR")]

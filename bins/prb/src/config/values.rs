@@ -2,7 +2,10 @@
 
 use std::{fmt, net::SocketAddr, ops::RangeInclusive, str::FromStr, time::Duration};
 
-use prb_core::inventory::{AfterExternalStop, UnknownAfterExternalStop};
+use prb_core::{
+    inventory::{AfterExternalStop, UnknownAfterExternalStop},
+    primitives::Hash,
+};
 use url::Url;
 
 /// Parses `true` or `false`, in the spellings of the original's variables.
@@ -62,6 +65,12 @@ impl fmt::Debug for NodeUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&host_only(&self.0))
     }
+}
+
+/// Parses a block's hash.
+pub(super) fn block_hash(text: &str) -> Result<Hash, String> {
+    let hash = text.trim().strip_prefix("0x").and_then(|_| text.trim().parse().ok());
+    hash.ok_or_else(|| "must be a block's hash, 0x and 64 hexadecimal digits".into())
 }
 
 pub(super) fn ws_url(text: &str) -> Result<NodeUrl, String> {
@@ -148,6 +157,15 @@ mod tests {
             assert_eq!(yes_no(text), Ok(false), "{text}");
         }
         assert!(yes_no("maybe").is_err() && yes_no("2").is_err());
+    }
+
+    #[test]
+    fn genesis_hash_is_whole() {
+        let digits = "ab".repeat(32);
+        assert_eq!(block_hash(&format!(" 0x{digits} ")), Ok(Hash([0xab; 32])));
+        for bad in [&digits[..], "0xab", "", "0x"] {
+            assert!(block_hash(bad).unwrap_err().contains("64 hexadecimal digits"), "{bad}");
+        }
     }
 
     #[test]

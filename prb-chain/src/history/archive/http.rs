@@ -136,7 +136,8 @@ fn content_range(answer: &Response) -> Option<(u64, u64, u64)> {
 }
 
 impl Remote {
-    /// Returns a range of a file; `None` if the file does not exist. After a failure, the missing rest is requested again.
+    /// Returns a range of a file; `None` if the file does not exist. After a failure, the missing rest is
+    /// requested again.
     async fn get(&self, file: &str, range: Range) -> Result<Option<Part>, Error> {
         let pauses = ExponentialBuilder::default().with_min_delay(self.config.retry_min).with_jitter();
         let mut pauses = pauses.with_max_times(self.config.tries.saturating_sub(1)).build();
