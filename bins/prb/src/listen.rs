@@ -1,7 +1,8 @@
 //! Ports that speak HTTP: opened as the operator says, and served within bounds.
 //!
 //! Connections, requests worked on and streams each have shares by address, with a reserve for this machine
-//! ([`Shares`]). A request's head, its body and its answer each have a time: who sends or reads too slowly is hung up
+//! ([`Shares`]); where all connections are taken, an address that has fewer takes the place of one that has more. A
+//! request's head, its body and its answer each have a time: who sends or reads too slowly is hung up
 //! on.
 
 use std::{
@@ -36,11 +37,13 @@ use tokio::{
 use crate::config::OpsListen;
 
 mod body;
+mod connections;
 mod shares;
 mod writes;
 
 use body::TimedBody;
-pub(crate) use shares::{Limits, Place, Shares};
+use connections::{Connections, OurTurn};
+pub(crate) use shares::{Limits, Place, Shares, is_this_machine};
 use writes::TimedWrites;
 
 /// Connections served at once from this machine; the shares of others follow from it ([`Limits::of`]).
@@ -164,20 +167,22 @@ fn busy() -> Router {
 }
 
 async fn serve_within(listener: TcpListener, router: Router, settings: Settings) {
-    let shares = Shares::new(Limits::of(MAX_CONNECTIONS));
+    let mut open = Connections::new(Shares::new(Limits::of(MAX_CONNECTIONS)));
     let (mut connections, mut short) = (JoinSet::new(), JoinSet::new());
     // The reserve's connections, the oldest first.
     let mut oldest = VecDeque::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => match shares.take(peer.ip()) {
+                Ok((stream, peer)) => match open.admit(peer.ip()) {
                     Some(place) => {
                         let (router, settings) = (router.clone(), settings.clone());
-                        connections.spawn(async move {
-                            connection(stream, peer, router, &settings, settings.times.connection).await;
-                            drop(place);
+                        let our_turn = OurTurn::default();
+                        let turn = our_turn.clone();
+                        let task = connections.spawn(async move {
+                            connection(stream, peer, router, &settings, settings.times.connection, turn).await;
                         });
+                        open.began(place, our_turn, task);
                     }
                     None => {
                         if short.len() >= RESERVED_CONNECTIONS {
@@ -185,14 +190,17 @@ async fn serve_within(listener: TcpListener, router: Router, settings: Settings)
                         }
                         let (router, settings) = (settings.reserve.clone(), settings.clone());
                         oldest.push_back(short.spawn(async move {
-                            connection(stream, peer, router, &settings, settings.times.reserved).await;
+                            let turn = OurTurn::default();
+                            connection(stream, peer, router, &settings, settings.times.reserved, turn).await;
                         }));
                         oldest.retain(|task| !task.is_finished());
                     }
                 },
                 Err(error) => pause(error, settings.name).await,
             },
-            Some(_) = connections.join_next() => {}
+            Some(ended) = connections.join_next_with_id() => {
+                open.ended(ended.map_or_else(|error| error.id(), |(id, ())| id));
+            }
             Some(_) = short.join_next() => {}
         }
     }
@@ -216,12 +224,22 @@ async fn connection(
     router: Router,
     settings: &Settings,
     limit: Duration,
+    our_turn: OurTurn,
 ) {
     let Settings { name, times, .. } = settings;
     let router = TowerToHyperService::new(router);
     let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
-        router.call(request.map(|body| TimedBody::new(body, times.body)))
+        our_turn.set(true);
+        let answered = router.call(request.map(|body| TimedBody::new(body, times.body, our_turn.clone())));
+        let our_turn = our_turn.clone();
+        async move {
+            // Between two requests of a stranger's pipeline everything else has its turn, too.
+            if !is_this_machine(peer.ip()) {
+                tokio::task::yield_now().await;
+            }
+            answered.await.inspect(|_| our_turn.set(false))
+        }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -13,14 +13,15 @@
 use std::{
     fmt,
     net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, OnceLock, PoisonError, RwLock},
-    time::Duration,
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
+    time::{Duration, Instant},
 };
 
 use axum::{
     Json, Router,
+    body::Bytes,
     extract::State,
-    http::{StatusCode, header},
+    http::{Extensions, StatusCode, header},
     response::IntoResponse,
     routing::get,
 };
@@ -37,6 +38,9 @@ use crate::{
 
 /// Interval at which histogram data is cleaned up.
 const UPKEEP: Duration = Duration::from_secs(5);
+
+/// For how long the metrics that another machine has asked for are given to others again.
+const RENDER_PAUSE: Duration = Duration::from_millis(100);
 
 /// Upper bounds of histograms of seconds.
 const SECONDS: [f64; 12] = [0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 150.0];
@@ -99,7 +103,7 @@ impl Ops {
         let address = listener.local_addr()?;
         let metrics = recorder();
         let probe = Arc::new(RwLock::new(None));
-        let shared = Shared { probe: Arc::clone(&probe), metrics };
+        let shared = Shared::new(Arc::clone(&probe), metrics);
         let cancel = CancellationToken::new();
         let mut tasks = JoinSet::new();
         if let Some(metrics) = metrics {
@@ -178,6 +182,13 @@ async fn upkeep(metrics: &PrometheusHandle) {
 struct Shared {
     probe: Arc<RwLock<Option<Probe>>>,
     metrics: Option<&'static PrometheusHandle>,
+    rendered: Arc<Mutex<Option<(Instant, Bytes)>>>,
+}
+
+impl Shared {
+    fn new(probe: Arc<RwLock<Option<Probe>>>, metrics: Option<&'static PrometheusHandle>) -> Self {
+        Self { probe, metrics, rendered: Arc::default() }
+    }
 }
 
 #[derive(Serialize)]
@@ -199,12 +210,24 @@ fn livez() -> Router<Shared> {
     Router::new().route("/livez", get(async || Json(serde_json::json!({ "live": true }))))
 }
 
-async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
+async fn metrics(State(shared): State<Shared>, extensions: Extensions) -> impl IntoResponse {
     match shared.metrics {
         Some(metrics) => {
-            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.render()).into_response()
+            let is_here = listen::is_this_machine(listen::peer_of(&extensions));
+            let text = if is_here { metrics.render().into() } else { rendered(metrics, &shared.rendered) };
+            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
         }
         None => (StatusCode::SERVICE_UNAVAILABLE, "metrics are recorded elsewhere\n").into_response(),
+    }
+}
+
+/// Renders the metrics for another machine, or returns what was rendered a moment ago: strangers could keep all cores
+/// busy with it.
+fn rendered(metrics: &PrometheusHandle, last: &Mutex<Option<(Instant, Bytes)>>) -> Bytes {
+    let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+    match &*last {
+        Some((at, text)) if at.elapsed() < RENDER_PAUSE => text.clone(),
+        _ => last.insert((Instant::now(), metrics.render().into())).1.clone(),
     }
 }
 

@@ -4,7 +4,8 @@
 //! few system calls as possible. Resources of a peer are bounded by [`Config`]: connections, requests in
 //! flight, and bytes of answers for each connection, for each address and in total. At a bound the server
 //! stops reading from that peer until it has taken its answers; a peer that reads more slowly than
-//! [`Config::min_bytes_per_second`] is disconnected.
+//! [`Config::min_bytes_per_second`] is disconnected. Where all connections are taken, a newcomer's address that has
+//! fewer takes the place of one that has more.
 //!
 //! A fleet's essential traffic has bytes that large answers cannot take: heights and other small blobs, and
 //! batches that are reduced if there is no room for the requested size ([`Lookup::smaller`]). So a connection
@@ -36,9 +37,8 @@
 //! Not for: access control. The original's protocol does not identify peers, and blobs are public chain data.
 
 use std::{
-    collections::HashMap,
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -62,6 +62,9 @@ use crate::provenance::share_of;
 
 mod connection;
 mod outbox;
+mod slots;
+
+use slots::{Slot, Slots};
 
 /// The default port of data providers.
 pub const DEFAULT_PORT: u16 = 8012;
@@ -135,8 +138,7 @@ struct Shared {
     /// Bytes of all connections, for large and for small answers.
     budget: Budgets,
     stats: Arc<Stats>,
-    /// Connected addresses: their number of connections, and their bytes.
-    addresses: Mutex<HashMap<IpAddr, (usize, Budgets)>>,
+    slots: Mutex<Slots>,
     warnings: WarningLimit,
 }
 
@@ -277,7 +279,7 @@ impl Server {
             config,
             budget: Budgets::of_all(&config),
             stats: Arc::default(),
-            addresses: Mutex::default(),
+            slots: Mutex::default(),
             warnings: WarningLimit::default(),
         };
         Ok(Self { listener, address, shared: Arc::new(shared) })
@@ -350,7 +352,7 @@ impl Server {
         }
         let (shared, stop) = (self.shared.clone(), stop.clone());
         let serve = async move {
-            let ended = connection::serve(stream, &shared, &slot.bytes, &stop).await;
+            let ended = connection::serve(stream, &shared, &slot, &stop).await;
             // Before the end is counted and logged: whoever sees the end finds the slot free.
             drop(slot);
             metrics::ended(ended.label());
@@ -388,45 +390,6 @@ fn set_up(stream: &TcpStream) -> io::Result<()> {
         // `idle_timeout`.
         TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(20));
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
-}
-
-/// A connection's slot.
-struct Slot {
-    shared: Arc<Shared>,
-    ip: IpAddr,
-    /// The budgets of its address.
-    bytes: Budgets,
-}
-
-impl Slot {
-    fn take(shared: &Arc<Shared>, ip: IpAddr) -> Option<Self> {
-        let mut addresses = shared.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_this = addresses.get(&ip).map_or(0, |(count, _)| *count);
-        let all = shared.stats.connections();
-        if all >= shared.config.max_connections || of_this >= shared.config.max_connections_per_ip {
-            return None;
-        }
-        let (count, bytes) = addresses.entry(ip).or_insert_with(|| (0, Budgets::of_address(&shared.config)));
-        *count += 1;
-        let bytes = bytes.clone();
-        shared.stats.connections.store(all + 1, Ordering::Relaxed);
-        metrics::connections(all + 1);
-        Some(Self { shared: shared.clone(), ip, bytes })
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut addresses = self.shared.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        match addresses.get_mut(&self.ip) {
-            Some((count, _)) if *count > 1 => *count -= 1,
-            _ => drop(addresses.remove(&self.ip)),
-        }
-        // Only changed under the lock, so that the count stays consistent with the map.
-        let all = self.shared.stats.connections().saturating_sub(1);
-        self.shared.stats.connections.store(all, Ordering::Relaxed);
-        metrics::connections(all);
-    }
 }
 
 /// Rate-limits warnings to one a second, because peers can cause them at will.

@@ -1,7 +1,8 @@
-//! Quotas of inbound connections: no machine takes all handshakes, and strangers do not take all connections.
+//! Quotas of inbound connections: no machine takes all handshakes, and strangers do not take all connections. Where they
+//! have theirs, an address that has fewer takes the place of one that has more.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     convert::Infallible,
     net::IpAddr,
     task::{Context, Poll},
@@ -11,8 +12,8 @@ use libp2p::{
     Multiaddr, PeerId,
     core::{Endpoint, transport::PortUse},
     swarm::{
-        ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, ListenFailure, NetworkBehaviour,
-        THandler, THandlerInEvent, THandlerOutEvent, ToSwarm, dummy,
+        CloseConnection, ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, ListenFailure,
+        NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm, dummy,
     },
 };
 
@@ -32,6 +33,10 @@ pub(super) struct Shares {
     trusted: HashSet<PeerId>,
     handshakes: Counts,
     connections: Counts,
+    /// The peers of the strangers' connections; the oldest first.
+    peers: BTreeMap<ConnectionId, PeerId>,
+    /// Connections that are to be closed.
+    displaced: VecDeque<(PeerId, ConnectionId)>,
 }
 
 /// Connections in use, by address.
@@ -83,6 +88,8 @@ impl Shares {
             trusted: named,
             handshakes: Counts::default(),
             connections: Counts::default(),
+            peers: BTreeMap::new(),
+            displaced: VecDeque::new(),
         }
     }
 
@@ -108,11 +115,34 @@ impl Shares {
         {
             return Err(Denied::Address(ip, self.connections_per_address));
         }
-        if self.connections.by_connection.len() >= self.strangers {
+        if self.connections.by_connection.len() >= self.strangers
+            && !self.displace(self.connections.of(address))
+        {
             return Err(Denied::Strangers(self.strangers));
         }
         self.connections.take(id, address);
+        self.peers.insert(id, *peer);
         Ok(())
+    }
+
+    /// Closes the oldest connection of the address with the most, if that has more than `own`: whoever has many
+    /// addresses keeps nobody out.
+    fn displace(&mut self, own: usize) -> bool {
+        let held = |id| self.connections.of(self.connections.by_connection.get(id).copied().flatten());
+        let strangers = self.peers.iter().rev().filter(|(_, peer)| !self.trusted.contains(*peer));
+        let ranked = strangers.map(|(id, peer)| (held(id), *id, *peer));
+        let Some((held, id, peer)) = ranked.max_by_key(|(held, ..)| *held) else { return false };
+        if held <= own {
+            return false;
+        }
+        self.left(id);
+        self.displaced.push_back((peer, id));
+        true
+    }
+
+    fn left(&mut self, id: ConnectionId) {
+        self.connections.release(id);
+        self.peers.remove(&id);
     }
 }
 
@@ -164,7 +194,7 @@ impl NetworkBehaviour for Shares {
             // Not every connection that was counted is established: denied and failed ones end here.
             | FromSwarm::ListenFailure(ListenFailure { connection_id, .. }) => {
                 self.handshakes.release(connection_id);
-                self.connections.release(connection_id);
+                self.left(connection_id);
             }
             _ => {}
         }
@@ -175,6 +205,50 @@ impl NetworkBehaviour for Shares {
     }
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
-        Poll::Pending
+        // The swarm polls its behaviours after each connection that they have admitted.
+        match self.displaced.pop_front() {
+            Some((peer_id, id)) => {
+                Poll::Ready(ToSwarm::CloseConnection { peer_id, connection: CloseConnection::One(id) })
+            }
+            None => Poll::Pending,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn at(host: u8) -> Multiaddr {
+        format!("/ip4/192.0.2.{host}/tcp/1").parse().unwrap()
+    }
+
+    #[test]
+    fn an_address_with_fewer_connections_takes_the_place_of_one_with_more() {
+        let limits = Limits { connections: 16, connections_per_ip: 4, ..Limits::default() };
+        let (friend, mut next) = (PeerId::random(), 0..);
+        let mut shares = Shares::new(&limits, HashSet::from([friend]));
+        let mut admit = |shares: &mut Shares, peer, host| {
+            let id = ConnectionId::new_unchecked(next.next().unwrap());
+            shares.admit(id, &peer, &at(host)).map(|()| id)
+        };
+        // Fourteen may come in, and strangers have three quarters of these.
+        let peers = [PeerId::random(), PeerId::random(), PeerId::random()];
+        let first = admit(&mut shares, peers[0], 0).unwrap();
+        for host in [0, 0, 0, 1, 1, 1, 1, 2, 2, 2] {
+            admit(&mut shares, peers[usize::from(host)], host).unwrap();
+        }
+        assert!(matches!(admit(&mut shares, peers[0], 0), Err(Denied::Address(..))));
+        assert!(shares.displaced.is_empty());
+        admit(&mut shares, PeerId::random(), 3).unwrap();
+        assert_eq!(shares.displaced, [(peers[0], first)], "the oldest of those with the most");
+        for _ in 0..2 {
+            admit(&mut shares, PeerId::random(), 3).unwrap();
+        }
+        assert_eq!(shares.connections.by_connection.len(), shares.strangers);
+        // All have three or two by now.
+        assert!(matches!(admit(&mut shares, PeerId::random(), 3), Err(Denied::Strangers(_))));
+        assert!(admit(&mut shares, friend, 3).is_ok(), "the reserve");
     }
 }

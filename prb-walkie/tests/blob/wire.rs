@@ -265,6 +265,44 @@ async fn connections_beyond_the_limits_are_closed() {
     until("slots becoming free", || server.stats.connections() == 2).await;
 }
 
+/// Connects from 127.0.0.`from` and asks for a small blob; `None` where the server hangs up.
+async fn ask_from(from: u8, server: std::net::SocketAddr) -> Option<TcpStream> {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind((std::net::Ipv4Addr::new(127, 0, 0, from), 0).into()).unwrap();
+    let mut stream = socket.connect(server).await.unwrap();
+    let mut out = Vec::new();
+    frame::put_request([0; 8], "size:5:1", &mut out);
+    stream.write_all(&out).await.ok()?;
+    timeout(LONG, stream.read_exact(&mut [0; 22])).await.unwrap().ok().map(|_| stream)
+}
+
+#[tokio::test]
+async fn an_address_without_connections_takes_the_place_of_an_idle_one_of_an_address_with_many() {
+    let config = server::Config::default().with_max_connections(4).with_max_connections_per_ip(2);
+    let server = Running::start(blobs(), config).await;
+    let mut held = Vec::new();
+    for from in [2, 2, 3, 3] {
+        held.push(ask_from(from, server.address).await.unwrap());
+    }
+    assert!(ask_from(2, server.address).await.is_none(), "its own share is taken");
+    // New connections are spared for a moment.
+    let start = std::time::Instant::now();
+    let newcomer = loop {
+        match ask_from(4, server.address).await {
+            Some(stream) => break stream,
+            None => assert!(start.elapsed() < LONG, "kept out by two addresses"),
+        }
+    };
+    assert_eq!(server.stats.connections(), 4);
+    let mut closed = 0;
+    for stream in &mut held {
+        closed += usize::from(timeout(Duration::from_millis(200), stream.read(&mut [0; 1])).await.is_ok());
+    }
+    assert_eq!(closed, 1);
+    drop((held, newcomer));
+    until("slots becoming free", || server.stats.connections() == 0).await;
+}
+
 #[tokio::test]
 async fn idle_connections_are_closed() {
     let config = server::Config::default().with_idle_timeout(Duration::from_millis(80));

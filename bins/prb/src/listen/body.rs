@@ -11,17 +11,20 @@ use axum::{BoxError, body::Bytes};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Sleep, sleep};
 
+use super::OurTurn;
+
 /// A body that breaks where it is not there whole in time.
 pub(super) struct TimedBody {
     inner: Incoming,
     /// Made with the first look for bytes: until then nobody waits for them.
     deadline: Option<Pin<Box<Sleep>>>,
     within: Duration,
+    our_turn: OurTurn,
 }
 
 impl TimedBody {
-    pub(super) const fn new(inner: Incoming, within: Duration) -> Self {
-        Self { inner, deadline: None, within }
+    pub(super) const fn new(inner: Incoming, within: Duration, our_turn: OurTurn) -> Self {
+        Self { inner, deadline: None, within, our_turn }
     }
 }
 
@@ -33,7 +36,9 @@ impl Body for TimedBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(context) {
+        let polled = Pin::new(&mut self.inner).poll_frame(context);
+        self.our_turn.set(polled.is_ready());
+        if let Poll::Ready(frame) = polled {
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         let within = self.within;

@@ -52,10 +52,13 @@ pub(crate) struct Place {
 /// Returns whose share an address counts against, `None` for this machine. Only the two addresses of `localhost` are
 /// this machine: others of 127.0.0.0/8 may belong to containers or to forwarded connections.
 fn holder(ip: IpAddr) -> Option<IpAddr> {
+    (!is_this_machine(ip)).then(|| share_of(ip))
+}
+
+/// Whether an address is one of `localhost`.
+pub(crate) fn is_this_machine(ip: IpAddr) -> bool {
     let ip = ip.to_canonical();
-    let is_this_machine =
-        ip == IpAddr::from([127, 0, 0, 1]) || ip == IpAddr::from(std::net::Ipv6Addr::LOCALHOST);
-    (!is_this_machine).then(|| share_of(ip))
+    ip == IpAddr::from([127, 0, 0, 1]) || ip == IpAddr::from(std::net::Ipv6Addr::LOCALHOST)
 }
 
 fn lock(held: &Mutex<Held>) -> MutexGuard<'_, Held> {
@@ -86,6 +89,23 @@ impl Shares {
             Some(ip) => *held.by_others.entry(ip).or_default() += 1,
         }
         Some(Place { holder, held: Arc::clone(&self.held) })
+    }
+
+    /// Returns how many slots the share of an address has taken; `None` for this machine.
+    pub(super) fn held_by(&self, ip: IpAddr) -> Option<usize> {
+        holder(ip).map(|holder| self.held_by_holder(holder))
+    }
+
+    /// The same for [`Place::holder`].
+    pub(super) fn held_by_holder(&self, holder: IpAddr) -> usize {
+        lock(&self.held).by_others.get(&holder).copied().unwrap_or(0)
+    }
+}
+
+impl Place {
+    /// Returns whose share it counts against; `None` for this machine.
+    pub(super) const fn holder(&self) -> Option<IpAddr> {
+        self.holder
     }
 }
 

@@ -1,24 +1,31 @@
 //! Strangers attack a data provider and a lifecycle manager while honest workers compute: the workers keep up.
 //!
 //! One attack after another, each for a while, then all at once. `PRB_TEST_WORKERS` (6), `PRB_TEST_STRANGERS` (6, data
-//! providers that lie), `PRB_TEST_ATTACK_SECS` (2, for each attack), `PRB_TEST_BLOCK_MS` (500) and `PRB_TEST_BINARY`
-//! (another build of `prb`) make it another run; docs/CONTRIBUTING.md has the whole one.
+//! providers that lie), `PRB_TEST_ATTACK_SECS` (2, for each attack), `PRB_TEST_BLOCK_MS` (500), `PRB_TEST_ATTACK` (a part of a name:
+//! only these attacks) and `PRB_TEST_BINARY`
+//! (another build of `prb`) make it another run; docs/CONTRIBUTING.md has the whole one. The daemons, the strangers and
+//! the honest users are in network namespaces of one link where the system permits it ([`place`]).
 #![allow(clippy::unwrap_used, missing_docs)]
 
 #[path = "../support/mod.rs"]
 mod support;
 
+mod honest;
 mod http;
 mod peers;
+mod place;
 mod sockets;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
+use honest::{Honest, TOKEN};
+use place::{Place, Port, Sources};
 use prb_devnet::Config;
-use prb_walkie::{identity::Identity, node::Multiaddr, proto::Role};
+use prb_walkie::{identity::Identity, proto::Role};
 use support::{
     Net, STAKE, chain,
     daemons::{Daemon, TestPeer, assign, free_port, manager, provider},
+    forward::Forward,
 };
 use tokio::{
     task::JoinSet,
@@ -31,6 +38,9 @@ const MAX_LAG: u32 = 5;
 const DEAD_LOOKS: u32 = 3;
 /// What a daemon may have of memory at most, whatever is done to it.
 const MEMORY: u64 = 1 << 30;
+/// Where the daemons are on the link.
+const PROVIDER: u8 = 2;
+const MANAGER: u8 = 3;
 const LIMIT: Duration = Duration::from_secs(300);
 /// The key of those who belong together.
 const KEY: &str = "5b0d6f8e2c914a7fb3e1d7c04a96f258";
@@ -39,14 +49,15 @@ fn variable(name: &str, default: u32) -> u32 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-/// Where the daemons are, for those who attack them.
+/// Where the daemons are, for those who attack them, and where these are.
 #[derive(Clone)]
 struct Targets {
-    provider: Multiaddr,
-    manager: Multiaddr,
-    blobs: SocketAddr,
-    /// Ops ports, the API and the console.
-    http: Vec<SocketAddr>,
+    sources: Sources,
+    provider: Port,
+    manager: Port,
+    blobs: Port,
+    /// Ops ports, the API, the console and the queue page.
+    http: Vec<Port>,
     chain_identity: prb_core::primitives::Hash,
     /// Parachain blocks that there are, about.
     tip: u32,
@@ -72,6 +83,9 @@ struct Scene {
     provider: Daemon,
     manager: Daemon,
     targets: Targets,
+    honest: Honest,
+    place: Place,
+    _forwards: [Forward; 2],
 }
 
 impl Scene {
@@ -84,21 +98,26 @@ impl Scene {
             ..chain()
         };
         let identities = identities(variable("PRB_TEST_STRANGERS", 6)).await;
-        let net = Net::start(config, workers).await;
-        let limited = |daemon: Daemon| {
-            daemon.launched_by(&["sh", "-c", "ulimit -n 1024 && exec \"$0\""], [127, 0, 0, 1].into())
+        let place = Place::new();
+        let here = place.address(1);
+        let net = Net::start_at(config, workers, here.into()).await;
+        let (relay_forward, relay) = Forward::url(here, &net.devnet.relay().url()).await;
+        let (para_forward, para) = Forward::url(here, &net.devnet.para().url()).await;
+        let ours = |daemon: Daemon, host| {
+            place
+                .put(daemon, host)
+                .set("PRB_WALKIE_PSK", KEY)
+                .set("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", false)
+                .set("PHALA_CHAIN_ENDPOINT", &para)
         };
-        let mut provider = limited(provider(&net, "dp"))
-            .set("PRB_WALKIE_PSK", KEY)
-            .set("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", false);
-        let (api, console) = (free_port(), free_port());
-        let mut manager = limited(manager(&net, "lm"))
-            .set("PRB_WALKIE_PSK", KEY)
-            .set("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", false)
+        let mut provider = ours(provider(&net, "dp"), PROVIDER).set("PHALA_PARENT_CHAIN_ENDPOINT", relay);
+        let [api, console, queue] = [free_port(), free_port(), free_port()];
+        let mut manager = ours(manager(&net, "lm"), MANAGER)
             .set("PHALA_WALKIE_BOOT_NODES", provider.address())
-            .set("PRB_API_LISTEN", format!("127.0.0.1:{api}"))
-            .set("PRB_CONSOLE_LISTEN", format!("127.0.0.1:{console}"))
-            .set("PRB_QUEUE_PAGE_LISTEN", "none");
+            .set("PRB_API_TOKEN", TOKEN)
+            .set("PRB_API_LISTEN", place.listen(api))
+            .set("PRB_CONSOLE_LISTEN", place.listen(console))
+            .set("PRB_QUEUE_PAGE_LISTEN", place.listen(queue));
         provider.start();
         manager.start();
         let test_peer = TestPeer::with_key(vec![manager.address()], "default", KEY).await;
@@ -107,18 +126,32 @@ impl Scene {
         assign(&net, &client, &[0], &all).await;
         test_peer.close().await;
         net.until_active(all, LIMIT).await;
-        let local = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
         let blobs = provider.variable("PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT").unwrap().parse().unwrap();
+        let ops = |daemon: &Daemon| daemon.ops_address().port();
         let targets = Targets {
-            provider: provider.address(),
-            manager: manager.address(),
-            blobs: local(blobs),
-            http: vec![local(api), local(console), provider.ops_address(), manager.ops_address()],
+            sources: place.sources.clone(),
+            provider: place.port(PROVIDER, provider.walkie_port()),
+            manager: place.port(MANAGER, manager.walkie_port()),
+            blobs: place.port(PROVIDER, blobs),
+            http: [(MANAGER, api), (MANAGER, console), (MANAGER, queue)]
+                .into_iter()
+                .chain([(PROVIDER, ops(&provider)), (MANAGER, ops(&manager))])
+                .map(|(host, port)| place.port(host, port))
+                .collect(),
             chain_identity: prb_core::primitives::Hash(net.devnet.para().block_hash(1).unwrap().0),
             tip: net.devnet.para().finalized_number(),
             identities,
         };
-        Self { net, provider, manager, targets }
+        let at = |host, port| (place.address(host), port).into();
+        let honest = Honest::start(&honest::Ports {
+            from: place.honest(),
+            api: at(MANAGER, api),
+            console: at(MANAGER, console),
+            blobs: at(PROVIDER, blobs),
+            manager: manager.address(),
+        })
+        .await;
+        Self { net, provider, manager, targets, honest, place, _forwards: [relay_forward, para_forward] }
     }
 
     fn lag(&self) -> u32 {
@@ -127,8 +160,16 @@ impl Scene {
         self.net.workers.iter().map(|worker| behind(worker.info().blocknum)).max().unwrap()
     }
 
+    /// Starts attacks with the strangers' sockets.
+    fn started(&self, attacks: &[Attack]) -> Vec<JoinSet<()>> {
+        let strangers = self.place.strangers();
+        let _entered = strangers.enter();
+        attacks.iter().map(|attack| attack(&self.targets)).collect()
+    }
+
     /// Looks at the workers while an attack goes on; gives by how much the worst was behind.
-    async fn suffers(&self, name: &str, mut attack: JoinSet<()>) {
+    async fn suffers(&self, name: &str, attacks: &[Attack]) {
+        let mut running = self.started(attacks);
         let (start, first) = (Instant::now(), self.net.devnet.para().finalized_number());
         let time = Duration::from_secs(u64::from(variable("PRB_TEST_ATTACK_SECS", 2)));
         let (mut worst, mut dead, mut in_a_row) = (0, 0, [0; 2]);
@@ -143,10 +184,13 @@ impl Scene {
             }
             sleep(Duration::from_millis(100)).await;
         }
+        self.honest.are_served(name).await;
         worst = worst.max(self.lag());
         let blocks = self.net.devnet.para().finalized_number() - first;
         let files = [&self.provider, &self.manager].map(Daemon::open_files);
-        attack.shutdown().await;
+        for attack in &mut running {
+            attack.shutdown().await;
+        }
         println!(
             "{name}: {blocks} blocks, the worst worker {worst} behind, {files:?} files open, {dead} dead looks"
         );
@@ -158,26 +202,25 @@ impl Scene {
 async fn workers_keep_up_whatever_strangers_do() {
     prb::descriptors::raise();
     let mut scene = Scene::start().await;
-    let targets = scene.targets.clone();
-    let attacks: [(&str, Attack); 8] = [
+    let attacks: [(&str, Attack); 10] = [
         ("data providers that lie", peers::false_providers),
         ("floods of calls", peers::call_floods),
         ("guesses of the key", peers::key_guesses),
         ("mDNS of nobody", sockets::false_mdns),
         ("slow readers of blobs", sockets::slow_readers),
+        ("blob connections that come and go", sockets::churn),
         ("pipelines that nobody reads", http::unread_pipelines),
         ("requests that never end", http::slow_requests),
+        ("guesses of the token", http::token_guesses),
         ("connections without end", sockets::connections_without_end),
     ];
-    for (name, attack) in attacks {
-        scene.suffers(name, attack(&targets)).await;
+    let wanted = std::env::var("PRB_TEST_ATTACK").unwrap_or_default();
+    for (name, attack) in attacks.iter().filter(|(name, _)| name.contains(&wanted)) {
+        scene.suffers(name, &[*attack]).await;
     }
-    let mut together = JoinSet::new();
-    for (_, attack) in attacks {
-        let mut attack = attack(&targets);
-        together.spawn(async move { while attack.join_next().await.is_some() {} });
+    if wanted.is_empty() {
+        scene.suffers("all of them at once", &attacks.map(|(_, attack)| attack)).await;
     }
-    scene.suffers("all of them at once", together).await;
 
     for daemon in [&scene.provider, &scene.manager] {
         let (peak, log) = (daemon.peak_memory_bytes(), daemon.log());
@@ -189,6 +232,7 @@ async fn workers_keep_up_whatever_strangers_do() {
     assert_eq!(refused, 0, "a worker was sent a false header");
     scene.net.until_active(0..scene.net.workers.len(), LIMIT).await;
     scene.net.assert_done_once();
+    scene.place.end();
     scene.manager.stop().await;
     scene.provider.stop().await;
     scene.net.shutdown().await;

@@ -25,7 +25,7 @@ use prb_walkie::{
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::Targets;
+use crate::{Targets, place::Tunnel};
 
 /// Blocks that a liar claims to be ahead.
 const INVENTED: u32 = 1_000_000;
@@ -62,6 +62,10 @@ impl Lookup for Lies {
     }
 }
 
+fn address(tunnel: &Tunnel) -> Multiaddr {
+    format!("/ip4/127.0.0.1/tcp/{}", tunnel.local.port()).parse().unwrap()
+}
+
 async fn client(boot_node: Multiaddr, change: impl FnOnce(&mut node::Config)) -> Node {
     let identity = tokio::task::spawn_blocking(Identity::generate).await.unwrap().unwrap();
     stranger(identity, Role::Client, vec![boot_node], change).await
@@ -84,12 +88,13 @@ async fn stranger(
 /// Peers of the right chain and group that say to be data providers far ahead.
 pub(crate) fn false_providers(targets: &Targets) -> JoinSet<()> {
     let mut liars = JoinSet::new();
-    for identity in targets.identities.iter().cloned() {
+    for (place, identity) in targets.identities.iter().cloned().enumerate() {
         let targets = targets.clone();
         liars.spawn(async move {
             let height = targets.tip + INVENTED;
             let lies = Arc::new(Lies { identity: targets.chain_identity, height });
-            let any = SocketAddr::from(([127, 0, 0, 1], 0));
+            let ip = targets.sources.v4(place);
+            let any = SocketAddr::from((ip, 0));
             let server = Server::bind(any, lies, server::Config::default()).await.unwrap();
             let number = height.cast_signed();
             let mut info = Info {
@@ -106,16 +111,15 @@ pub(crate) fn false_providers(targets: &Targets) -> JoinSet<()> {
                 ..Info::default()
             };
             info.set_status(Status::Idle);
-            let _node = stranger(
-                identity,
-                Role::DataProviderInt,
-                vec![targets.manager.clone(), targets.provider],
-                |config| {
-                    config.chain_identity = Some(targets.chain_identity);
-                    config.handlers =
-                        Handlers::new().on(calls::GetDataProviderInfo, move |_, _| async move { Ok(info) });
-                },
-            )
+            let manager = targets.sources.tunnel(place, targets.manager).await;
+            let provider = targets.sources.tunnel(place, targets.provider).await;
+            let boot_nodes = vec![address(&manager), address(&provider)];
+            let _node = stranger(identity, Role::DataProviderInt, boot_nodes, |config| {
+                config.listen = vec![format!("/ip4/{ip}/tcp/0").parse().unwrap()];
+                config.chain_identity = Some(targets.chain_identity);
+                config.handlers =
+                    Handlers::new().on(calls::GetDataProviderInfo, move |_, _| async move { Ok(info) });
+            })
             .await;
             server.run(CancellationToken::new()).await;
         });
@@ -126,11 +130,12 @@ pub(crate) fn false_providers(targets: &Targets) -> JoinSet<()> {
 /// Calls of every kind, as many as there is room for and more.
 pub(crate) fn call_floods(targets: &Targets) -> JoinSet<()> {
     let mut floods = JoinSet::new();
-    for target in [targets.provider.clone(), targets.manager.clone()] {
-        for _ in 0..2 {
-            let target = target.clone();
+    for target in [targets.provider, targets.manager] {
+        for number in 0..4 {
+            let sources = targets.sources.clone();
             floods.spawn(async move {
-                let node = client(target, |_| {}).await;
+                let tunnel = sources.tunnel(20 + number, target).await;
+                let node = client(address(&tunnel), |_| {}).await;
                 let mut peers = node.peers();
                 peers.wait_for(|table| table.iter().any(|peer| peer.connected)).await.unwrap();
                 let peer =
@@ -160,11 +165,12 @@ pub(crate) fn call_floods(targets: &Targets) -> JoinSet<()> {
 /// Management calls with other keys.
 pub(crate) fn key_guesses(targets: &Targets) -> JoinSet<()> {
     let mut guesses = JoinSet::new();
-    for number in 0..2 {
-        let target = targets.manager.clone();
+    for number in 0..4 {
+        let Targets { sources, manager, .. } = targets.clone();
         guesses.spawn(async move {
+            let tunnel = sources.tunnel(30 + number, manager).await;
             let key = format!("{number}c3f91e05b7d24a68a0e3d5c7f1b29e46");
-            let node = client(target, |config| config.auth.psk = Some(key.into())).await;
+            let node = client(address(&tunnel), |config| config.auth.psk = Some(key.into())).await;
             let mut peers = node.peers();
             peers.wait_for(|table| table.iter().any(|peer| peer.connected)).await.unwrap();
             let peer = peers.borrow().iter().find(|peer| peer.connected).map(|peer| peer.peer_id).unwrap();

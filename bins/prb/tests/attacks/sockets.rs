@@ -1,29 +1,22 @@
 //! Strangers on the network: mDNS of nobody, slow readers of blobs, connections without end.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    collections::VecDeque,
+    net::{Ipv4Addr, UdpSocket},
     time::Duration,
 };
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpSocket, TcpStream},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::sleep,
 };
 
 use crate::Targets;
 
 const GROUP: (Ipv4Addr, u16) = (Ipv4Addr::new(224, 0, 0, 251), 5353);
 /// Connections of each attacker that takes all it gets.
-const CONNECTIONS: usize = 400;
-
-/// Connects from 127.0.0.x; `None` where there is no socket left, or the other end takes none.
-pub(crate) async fn connect(from: u8, to: SocketAddr) -> Option<TcpStream> {
-    let socket = TcpSocket::new_v4().ok()?;
-    socket.bind(SocketAddr::from(([127, 0, 0, from], 0))).ok()?;
-    timeout(Duration::from_secs(2), socket.connect(to)).await.ok()?.ok()
-}
+const CONNECTIONS: usize = 600;
 
 fn name(packet: &mut Vec<u8>, name: &str) {
     for label in name.split('.') {
@@ -41,9 +34,11 @@ fn record(packet: &mut Vec<u8>, owner: &str, kind: u16, data: &[u8]) {
     packet.extend(data);
 }
 
-/// The answer of an original that is not there, with the longest time to live.
-fn answer(id: &str, port: u16) -> Vec<u8> {
-    let mut packet = vec![0, 0, 0x84, 0, 0, 0, 0, 4, 0, 0, 0, 0];
+/// The answer of an original that is not there, with the longest time to live and further addresses.
+fn answer(id: &str, port: u16, further: u16) -> Vec<u8> {
+    let mut packet = vec![0, 0, 0x84, 0, 0, 0];
+    packet.extend((4 + further).to_be_bytes());
+    packet.extend([0; 4]);
     let full = format!("{id}.ipfs.local");
     let mut target = Vec::new();
     name(&mut target, &full);
@@ -55,19 +50,26 @@ fn answer(id: &str, port: u16) -> Vec<u8> {
     let text = [&[u8::try_from(id.len()).unwrap()], id.as_bytes()].concat();
     record(&mut packet, &full, 16, &text);
     record(&mut packet, "host.local", 1, &[127, 0, 0, 1]);
+    for number in 0..further {
+        let [high, low] = number.to_be_bytes();
+        record(&mut packet, "host.local", 1, &[198, 19, high, low]);
+    }
     packet
 }
 
 /// Tells of a thousand peers a second that do not exist, at ports of this machine.
 pub(crate) fn false_mdns(targets: &Targets) -> JoinSet<()> {
     let mut liars = JoinSet::new();
-    let ports = [targets.blobs.port(), 9, 22];
+    let ports = [8012, 9, 22];
+    let from = targets.sources.v4(0);
     liars.spawn(async move {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let socket = UdpSocket::bind((from, 0)).unwrap();
         let mut sent = 0_usize;
         loop {
+            // Some are as large as a packet may be.
+            let further = if sent % 10 == 9 { 300 } else { 0 };
             let id = prb_walkie::node::PeerId::random().to_base58();
-            if socket.send_to(&answer(&id, ports[sent % 3]), GROUP).is_err() {
+            if socket.send_to(&answer(&id, ports[sent % 3], further), GROUP).is_err() {
                 // A system without multicast on loopback: nobody can be told anything.
                 return;
             }
@@ -81,7 +83,7 @@ pub(crate) fn false_mdns(targets: &Targets) -> JoinSet<()> {
 }
 
 /// A request of the blob wire.
-fn request(id: u64, key: &str) -> Vec<u8> {
+pub(crate) fn request(id: u64, key: &str) -> Vec<u8> {
     let mut frame = vec![u8::try_from(8 + key.len()).unwrap()];
     frame.extend(id.to_be_bytes());
     frame.extend(key.as_bytes());
@@ -91,11 +93,11 @@ fn request(id: u64, key: &str) -> Vec<u8> {
 /// Ask for the largest blobs and take a byte now and then; half of them take none.
 pub(crate) fn slow_readers(targets: &Targets) -> JoinSet<()> {
     let mut readers = JoinSet::new();
-    let (to, tip) = (targets.blobs, targets.tip);
-    for number in 0..64_u8 {
+    for number in 0..128 {
+        let Targets { sources, blobs, tip, .. } = targets.clone();
         readers.spawn(async move {
             loop {
-                let Some(mut stream) = connect(2 + number % 16, to).await else {
+                let Some(mut stream) = sources.connect(number, blobs).await else {
                     sleep(Duration::from_millis(200)).await;
                     continue;
                 };
@@ -119,27 +121,50 @@ pub(crate) fn slow_readers(targets: &Targets) -> JoinSet<()> {
     readers
 }
 
-fn port_of(address: &prb_walkie::node::Multiaddr) -> SocketAddr {
-    let port = address.to_string().rsplit('/').next().unwrap().parse().unwrap();
-    SocketAddr::from(([127, 0, 0, 1], port))
-}
-
-/// Connections that say nothing, to every port, from many addresses, more than there are descriptors.
+/// Connections that say nothing, to every port, from all addresses, more than there are descriptors.
 pub(crate) fn connections_without_end(targets: &Targets) -> JoinSet<()> {
     let mut attackers = JoinSet::new();
-    let ports = [targets.blobs, port_of(&targets.provider), port_of(&targets.manager)];
-    for (place, to) in ports.into_iter().chain(targets.http.iter().copied()).enumerate() {
+    let ports = [targets.blobs, targets.provider, targets.manager];
+    for to in ports.into_iter().chain(targets.http.iter().copied()) {
+        let sources = targets.sources.clone();
         attackers.spawn(async move {
-            let mut held = Vec::new();
-            loop {
-                let from = 20 + u8::try_from(held.len() % 40).unwrap() + u8::try_from(place).unwrap();
-                match connect(from, to).await {
-                    Some(stream) if held.len() < CONNECTIONS => held.push(stream),
-                    Some(stream) => {
-                        held.remove(0);
-                        held.push(stream);
-                    }
+            let mut held = VecDeque::new();
+            for number in 0.. {
+                match sources.connect(number, to).await {
+                    Some(stream) => held.push_back(stream),
                     None => sleep(Duration::from_millis(50)).await,
+                }
+                if held.len() > CONNECTIONS {
+                    held.pop_front();
+                }
+            }
+        });
+    }
+    attackers
+}
+
+/// Blob connections that end at once, with nothing, a frame that is too long, or an answer nobody waits for; and some
+/// that stay, with one small request each.
+pub(crate) fn churn(targets: &Targets) -> JoinSet<()> {
+    let mut attackers = JoinSet::new();
+    for first in 0..16 {
+        let Targets { sources, blobs, tip, .. } = targets.clone();
+        attackers.spawn(async move {
+            let mut held = VecDeque::new();
+            for number in (first..).step_by(16) {
+                let Some(mut stream) = sources.connect(number, blobs).await else {
+                    sleep(Duration::from_millis(50)).await;
+                    continue;
+                };
+                let (head, blocks) =
+                    (vec![0xff, 0xff, 0xff, 0xff, 0x0f], format!("blocks:1:{tip}:100000000"));
+                let bytes = [Vec::new(), head, request(1, &blocks), request(1, "heights:-1:-1:0")];
+                let _ = stream.write_all(&bytes[(number / 16) % 4]).await;
+                if (number / 16) % 4 == 3 {
+                    held.push_back(stream);
+                }
+                if held.len() > CONNECTIONS / 4 {
+                    held.pop_front();
                 }
             }
         });

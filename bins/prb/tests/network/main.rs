@@ -6,10 +6,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod forward;
 mod liars;
 mod middle;
-mod namespaces;
 mod outage;
 
 use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};

@@ -9,11 +9,11 @@ use tokio::time::sleep;
 
 use crate::{
     LIMIT,
-    forward::Forward,
-    namespaces::{Bridge, Namespace},
     support::{
         Net, chain,
         daemons::{Daemon, TestPeer, assign_at, free_port, manager, provider},
+        forward::Forward,
+        namespaces::{Bridge, Namespace, bridge_or_loopback},
     },
     until,
 };
@@ -62,14 +62,7 @@ impl SharedSetup {
     pub(crate) async fn start() -> Self {
         let config = Config { history: 100, pools: PAIRS as u64, ..chain() };
         let net = Net::start(config, (PAIRS * WORKERS) as u32).await;
-        let bridge = match Bridge::new() {
-            Ok(bridge) => Some(bridge),
-            Err(why) => {
-                assert!(std::env::var("PRB_TEST_NAMESPACES").is_err(), "no network namespaces: {why}");
-                eprintln!("no network namespaces, so on loopback addresses: {why}");
-                None
-            }
-        };
+        let bridge = bridge_or_loopback();
         let here = address(bridge.as_ref(), 1);
         let (relay_forward, relay) = Forward::url(here, &net.devnet.relay().url()).await;
         let (para_forward, para) = Forward::url(here, &net.devnet.para().url()).await;

@@ -152,7 +152,11 @@ impl Daemon {
 
     /// Returns its peer-to-peer address.
     pub fn address(&self) -> Multiaddr {
-        format!("/ip4/127.0.0.1/tcp/{}", self.walkie).parse().unwrap()
+        format!("/ip4/{}/tcp/{}", self.ops.ip(), self.walkie).parse().unwrap()
+    }
+
+    pub const fn walkie_port(&self) -> u16 {
+        self.walkie
     }
 
     /// Starts `prb` with variables only.

@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     fmt::Write as _,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -19,12 +20,14 @@ use prb_devnet::{
     Config, Devnet, Pool,
     runtime::{para::Operation, types::WorkerState},
     truth,
-    worker::{self, WorkerHandle},
+    worker::{self, WorkerConfig, WorkerHandle},
 };
 use tempfile::TempDir;
 
 pub mod daemons;
+pub mod forward;
 pub mod load;
+pub mod namespaces;
 pub mod redis;
 
 /// The stake of a worker: 100 PHA.
@@ -59,9 +62,21 @@ impl Net {
         Self::of(devnet, Vec::new(), workers).await
     }
 
+    /// The same with workers that listen at an address.
+    pub async fn start_at(config: Config, workers: u32, ip: IpAddr) -> Self {
+        let devnet = Devnet::start(config).await.unwrap();
+        devnet.spawn_ticker().await;
+        Self::of_at(devnet, Vec::new(), workers, ip).await
+    }
+
     /// Creates it on chains without new blocks.
     pub async fn of(devnet: Devnet, others: Vec<Devnet>, workers: u32) -> Self {
-        let workers = worker::spawn_all("test", workers, 0, None).await.unwrap();
+        Self::of_at(devnet, others, workers, Ipv4Addr::LOCALHOST.into()).await
+    }
+
+    async fn of_at(devnet: Devnet, others: Vec<Devnet>, workers: u32, ip: IpAddr) -> Self {
+        let config = WorkerConfig { listen: SocketAddr::new(ip, 0), ..WorkerConfig::new("test", 0) };
+        let workers = worker::spawn_like(&config, workers, 0).await.unwrap();
         let net = Self { devnet, others, workers, dir: TempDir::new().unwrap() };
         let pools = net.devnet.pools().len();
         let entries = (0..net.workers.len()).map(|worker| Entry {

@@ -19,6 +19,7 @@ use tracing::warn;
 use super::{
     Budgets, Config, Shared,
     outbox::{Answer, Outbox},
+    slots::Slot,
 };
 use crate::blob::{
     Parts,
@@ -45,6 +46,8 @@ pub(super) enum Ended {
     Closed,
     /// The peer sent no requests.
     Idle,
+    /// A connection of an address that had fewer has taken its place.
+    Displaced,
     /// The peer did not take its answers.
     Stalled,
     /// The peer sent an invalid request.
@@ -65,6 +68,7 @@ impl Ended {
         match self {
             Self::Closed => "closed",
             Self::Idle => "idle",
+            Self::Displaced => "displaced",
             Self::Stalled => "stalled",
             Self::Bad(_) => "bad",
             Self::Io(_) => "broken",
@@ -78,6 +82,7 @@ impl fmt::Display for Ended {
         match self {
             Self::Closed => f.write_str("the peer closed it"),
             Self::Idle => f.write_str("no request came in time"),
+            Self::Displaced => f.write_str("an address with fewer connections took its place"),
             Self::Stalled => f.write_str("the peer does not take its answers"),
             Self::Bad(e) => write!(f, "not a request: {e}"),
             Self::Io(e) => e.fmt(f),
@@ -90,7 +95,7 @@ impl fmt::Display for Ended {
 pub(super) async fn serve(
     mut stream: TcpStream,
     shared: &Shared,
-    of_address: &Budgets,
+    slot: &Slot,
     stop: &CancellationToken,
 ) -> Ended {
     let config = shared.config;
@@ -100,7 +105,7 @@ pub(super) async fn serve(
     let allowance = Allowance {
         own: ByteBudget::new(config.session_max_bytes),
         own_small: ByteBudget::new(config.session_max_bytes.min(SESSION_SMALL_BYTES)),
-        of_address,
+        of_address: &slot.bytes,
         of_all: &shared.budget,
     };
     let mut lookups = FuturesUnordered::new();
@@ -122,6 +127,10 @@ pub(super) async fn serve(
         if !reading && lookups.is_empty() && outbox.is_empty() {
             return if until.is_some() { Ended::Stopped } else { Ended::Closed };
         }
+        // First, however much the peer keeps this loop busy.
+        if slot.displaced.is_cancelled() {
+            return Ended::Displaced;
+        }
         // Requests beyond the limit are left in the socket, so that TCP slows the peer down.
         let room = lookups.len() + outbox.len() < config.max_in_flight;
         tokio::select! {
@@ -132,6 +141,7 @@ pub(super) async fn serve(
             request = requests.next(), if reading && room => match request {
                 Ok(Some((id, key))) => {
                     (activity.asked, activity.has_asked) = (Instant::now(), true);
+                    slot.has_asked();
                     lookups.push(answer(shared, &allowance, id, key));
                 }
                 Ok(None) => reading = false,
@@ -147,6 +157,7 @@ pub(super) async fn serve(
                     return ended;
                 }
             }
+            () = slot.displaced.cancelled() => return Ended::Displaced,
             // Only wakes the loop, whose first lines begin the stop.
             () = stop.cancelled(), if until.is_none() => {}
             () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {

@@ -1,5 +1,7 @@
 //! Forwards connections, so that a port of this machine can be reached at another address.
 
+#![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
+
 use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio::{
@@ -9,13 +11,13 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 /// A port at `ip` that forwards to one of 127.0.0.1; open until dropped.
-pub(crate) struct Forward {
-    pub(crate) address: SocketAddr,
+pub struct Forward {
+    pub address: SocketAddr,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Forward {
-    pub(crate) async fn start(ip: Ipv4Addr, to: SocketAddr) -> Self {
+    pub async fn start(ip: Ipv4Addr, to: SocketAddr) -> Self {
         let listener = TcpListener::bind((ip, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let task = tokio::spawn(async move {
@@ -29,7 +31,7 @@ impl Forward {
     }
 
     /// Forwards a URL's port, and returns the new URL.
-    pub(crate) async fn url(ip: Ipv4Addr, url: &str) -> (Self, String) {
+    pub async fn url(ip: Ipv4Addr, url: &str) -> (Self, String) {
         let (scheme, place) = url.split_once("://").unwrap();
         let forward = Self::start(ip, place.trim_end_matches('/').parse().unwrap()).await;
         let url = format!("{scheme}://{}", forward.address);

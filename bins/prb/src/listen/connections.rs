@@ -1,0 +1,93 @@
+//! The connections that a port serves, each with its slot; a newcomer may displace one of an address that has more.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    task::{AbortHandle, Id},
+    time::Instant,
+};
+
+use super::{Place, Shares};
+
+/// How long a connection is never displaced: an honest request has come by then.
+const GRACE: Duration = Duration::from_millis(200);
+/// How long one whose request is being worked on is not displaced.
+const WORK: Duration = Duration::from_secs(5);
+
+/// Whether a connection waits for this daemon, rather than for its client to send or to read.
+#[derive(Clone, Debug, Default)]
+pub(super) struct OurTurn(Arc<AtomicBool>);
+
+impl OurTurn {
+    pub(super) fn set(&self, ours: bool) {
+        self.0.store(ours, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The connections that are served now.
+#[derive(Debug)]
+pub(super) struct Connections {
+    shares: Shares,
+    open: HashMap<Id, Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    place: Place,
+    since: Instant,
+    our_turn: OurTurn,
+    task: AbortHandle,
+}
+
+impl Open {
+    fn can_go(&self, now: Instant) -> bool {
+        let age = now.duration_since(self.since);
+        age >= if self.our_turn.get() { WORK } else { GRACE }
+    }
+}
+
+impl Connections {
+    pub(super) fn new(shares: Shares) -> Self {
+        Self { shares, open: HashMap::new() }
+    }
+
+    /// Takes a slot for a new connection. Where all are taken, the oldest connection is closed of the address with the
+    /// most, if the newcomer's address has fewer: whoever has many addresses has as many slots, but keeps nobody out.
+    pub(super) fn admit(&mut self, ip: IpAddr) -> Option<Place> {
+        if let Some(place) = self.shares.take(ip) {
+            return Some(place);
+        }
+        let own = self.shares.held_by(ip)?;
+        let now = Instant::now();
+        let others = self.open.iter().filter(|(_, open)| open.can_go(now)).filter_map(|(id, open)| {
+            Some((self.shares.held_by_holder(open.place.holder()?), *id, open.since))
+        });
+        let (held, id, _) = others.max_by_key(|(held, _, since)| (*held, now.duration_since(*since)))?;
+        if held <= own {
+            return None;
+        }
+        // Its slot is free as soon as it is removed.
+        self.open.remove(&id)?.task.abort();
+        self.shares.take(ip)
+    }
+
+    pub(super) fn began(&mut self, place: Place, our_turn: OurTurn, task: AbortHandle) {
+        self.open.insert(task.id(), Open { place, since: Instant::now(), our_turn, task });
+    }
+
+    pub(super) fn ended(&mut self, id: Id) {
+        self.open.remove(&id);
+    }
+}
