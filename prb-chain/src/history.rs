@@ -16,7 +16,7 @@
 //! ```
 //! The relay block that workers start after cannot be proven. If there are nodes, they determine it, and
 //! sources of another chain are refused; without nodes the first source determines it, checked as far as possible
-//! (the authorities in [`Start`] by proof, the parachain's genesis state by its root).
+//! (its authorities by proof, the parachain's genesis state by its root).
 
 use std::fmt;
 
@@ -34,9 +34,6 @@ pub(crate) mod memory;
 mod replay;
 
 pub use replay::{Config, Fault, Replay, ReplayOutcome};
-
-#[expect(unused_imports, reason = "for the documentation")]
-use crate::verify::Start;
 
 /// Consecutive relay headers up to a justified one.
 #[derive(Clone, Debug, PartialEq, Eq)]

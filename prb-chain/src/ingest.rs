@@ -1,12 +1,11 @@
 //! Fetches and verifies both chains and stores them.
 //!
 //! Four loops share only the store. The first follows the relay chain's finalised heads, which are the
-//! target; the second fetches relay blocks by finality proof, one authority set at a time
-//! (`ingest/relay.rs`); the third fetches parachain headers up to the head named in the state of a stored
-//! relay block (`ingest/para.rs`); the fourth fetches storage changes of the stored headers. Each continues
-//! where the store ends, waits for the one before it, and backs off when nodes fail. Nothing is stored before
-//! `verify` has accepted it; a node that answered wrongly is demoted, and another one is asked. A fifth
-//! loop rechecks storage changes that a worker could not apply (`ingest/suspects.rs`).
+//! target; the second fetches relay blocks by finality proof, one authority set at a time; the third fetches
+//! parachain headers up to the head named in the state of a stored relay block; the fourth fetches storage
+//! changes of the stored headers. Each continues where the store ends, waits for the one before it, and backs off
+//! when nodes fail. Nothing is stored before it is verified; a node that answered wrongly is demoted, and another
+//! one is asked. A fifth loop rechecks storage changes that a worker could not apply ([`Suspects`]).
 //!
 //! Not for: serving the blocks (see [`crate::source`]).
 
@@ -45,25 +44,27 @@ pub use suspects::Suspects;
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// Headers requested together.
+    /// Headers requested together. Default: 256.
     pub headers_per_batch: u32,
-    /// Most blocks in one request for storage changes.
+    /// Most blocks in one request for storage changes. Default: 100.
     pub changes_per_call: u32,
-    /// Most such requests in flight at one node.
+    /// Most such requests in flight at one node. Default: 2.
     pub changes_in_flight: usize,
     /// Target duration of such a request: a slower node is asked for fewer blocks at once, a faster one for more.
+    /// Default: 2 s.
     pub answer_time: Duration,
     /// Most relay headers held in memory while looking for a justified block, if nodes give no finality proofs.
+    /// Default: 20,000.
     pub max_unproven_headers: u32,
-    /// Longest wait for a batch to fill up while far from the relay chain's newest block.
+    /// Longest wait for a batch to fill up while far from the relay chain's newest block. Default: 1 s.
     pub batch_wait: Duration,
-    /// Shortest pause after a failure.
+    /// Shortest pause after a failure. Default: 200 ms.
     pub retry_min: Duration,
-    /// Longest pause after a failure.
+    /// Longest pause after a failure. Default: 15 s.
     pub retry_max: Duration,
-    /// Least time between two rechecks of a block that workers cannot apply.
+    /// Least time between two rechecks of a block that workers cannot apply. Default: 30 s.
     pub recheck_min: Duration,
-    /// Longest such time: it doubles with each recheck that finds the block correct.
+    /// Longest such time: it doubles with each recheck that finds the block correct. Default: 1 hour.
     pub recheck_max: Duration,
 }
 
@@ -97,11 +98,12 @@ pub enum Error {
     Wrong {
         /// The node.
         node: Arc<str>,
-        /// The failed check.
+        /// The failed check. Its type is private; use it as a `std::error::Error`.
         #[source]
         source: verify::Error,
     },
-    /// The chain itself has something that workers do not support.
+    /// The chain itself has something that workers do not support. The cause's type is private; use it as a
+    /// `std::error::Error`.
     #[error(transparent)]
     Unsupported(verify::Error),
     /// A node lacks the requested data: it may be behind, or have pruned the block.

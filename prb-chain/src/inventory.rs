@@ -53,10 +53,10 @@ const SCHEMA: u32 = 1;
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// Most pools and workers.
+    /// Most pools and workers. Default: those of [`Limits`].
     pub limits: Limits,
     /// The largest size of the database file; at least twice what all entries take. This reserves address space,
-    /// not memory or disk.
+    /// not memory or disk. Default: 256 MiB.
     pub map_bytes: usize,
 }
 

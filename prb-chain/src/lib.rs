@@ -62,6 +62,18 @@
 //!
 //! None.
 //!
+//! # Dependencies
+//!
+//! The minimum Rust version is 1.89, and LMDB needs a C compiler. The examples need:
+//!
+//! ```toml
+//! [dependencies]
+//! prb-chain = "0.1"
+//! prb-core = "0.1"
+//! tokio = { version = "1", features = ["macros", "rt-multi-thread"] }
+//! tokio-util = "0.7"
+//! ```
+//!
 //! # Example
 //!
 //! Follow both chains into a store and serve workers from it:
@@ -87,6 +99,108 @@
 //! task.await??;
 //! # Ok(())
 //! # }
+//! ```
+//!
+//! # A whole bridge
+//!
+//! Ingest, reader, trader and fleet in one process. `with_suspects` makes the ingest fetch blocks again that a worker
+//! cannot apply; the cache lets all workers at one cursor share a batch. The vault is of `prb-walkie` or your own, and
+//! the inventory names pools and workers, with operators' keys that this vault has sealed.
+//!
+//! ```no_run
+//! use std::{path::Path, sync::Arc, time::Duration};
+//! use prb_chain::{ingest, reader, rpc, signer::VaultSigners, source::StoreSource, store, submit};
+//! use prb_core::{
+//!     blob::cache::{self, CachedSource},
+//!     fleet::{self, Fleet},
+//!     inventory::memory::MemoryInventory,
+//!     pruntime::http::{HttpConfig, HttpConnect},
+//!     queue::memory::MemoryQueue,
+//!     trade::{self, Trader, accounts::MemoryAccounts},
+//!     vault::Vault,
+//! };
+//! use tokio_util::sync::CancellationToken;
+//!
+//! async fn bridge(
+//!     data: &Path,
+//!     vault: Arc<dyn Vault>,
+//!     inventory: Arc<MemoryInventory>,
+//!     stop: CancellationToken,
+//! ) -> Result<(), Box<dyn std::error::Error>> {
+//!     let relay = rpc::NodePool::new("relay", rpc::Config::new(["ws://127.0.0.1:9945"]))?;
+//!     let para = rpc::NodePool::new("para", rpc::Config::new(["ws://127.0.0.1:9944"]))?;
+//!     let store = Arc::new(store::Store::open(&data.join("blocks"), store::Config::default())?);
+//!     let ingest = ingest::Ingest::new(relay, para.clone(), Arc::clone(&store), ingest::Config::default());
+//!     let source = Arc::new(StoreSource::new(store).with_suspects(ingest.suspects()));
+//!     let source = Arc::new(CachedSource::new(source, cache::Config::default()));
+//!     let (reader, reading) = reader::Reader::new(para.clone(), reader::Config::default());
+//!     // The tasks have a token of their own, because they end last.
+//!     let chains = CancellationToken::new();
+//!     let ingesting = tokio::spawn(ingest.run(chains.clone()));
+//!     let reading = tokio::spawn(reading.run(chains.clone()));
+//!
+//!     let queue = Arc::new(MemoryQueue::default());
+//!     let submitter = Arc::new(submit::Submitter::new(para, submit::Config::default())?);
+//!     let signers = Arc::new(VaultSigners::new(vault));
+//!     let accounts = Arc::new(MemoryAccounts::default());
+//!     let parts = trade::Parts { queue: queue.clone(), submitter, signers, accounts };
+//!     let trader = Trader::start(trade::Config::default(), parts)?;
+//!     let connect = Arc::new(HttpConnect::new(HttpConfig::default())?);
+//!     let parts = fleet::Parts::new(inventory, source, Arc::new(reader), queue, connect);
+//!     let fleet = Fleet::start(parts, fleet::Config::default());
+//!
+//!     stop.cancelled().await;
+//!     // In this order: no new jobs, then batches in flight, then the chains.
+//!     fleet.stop().await;
+//!     trader.stop(Duration::from_secs(2)).await?;
+//!     chains.cancel();
+//!     reading.await?;
+//!     ingesting.await??;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Foreign crates in this API
+//!
+//! | crate | for |
+//! |---|---|
+//! | `async-trait` 0.1 | implementing [`history::HistorySource`] |
+//! | `secrecy` 0.10 | the secret of [`keys::OperatorKey::from_secret`] |
+//! | `serde` 1, `serde_json` 1 | parameters and answers of [`rpc::NodePool`], `RawValue` |
+//! | `subxt-rpcs` 0.51 | [`rpc::NodePool::rpc_client`] |
+//! | `tokio` 1 | `sync::watch` |
+//! | `tokio-util` 0.7 | the `CancellationToken` that stops a task |
+//!
+//! # Development builds
+//!
+//! Cryptography, tries and codecs without optimisation are at least ten times slower, and Cargo ignores the profiles of
+//! dependencies. Add this to the `Cargo.toml` of your workspace:
+//!
+//! ```toml
+//! [profile.dev.package.blake2]
+//! opt-level = 3
+//! [profile.dev.package.blake2b_simd]
+//! opt-level = 3
+//! [profile.dev.package.curve25519-dalek]
+//! opt-level = 3
+//! [profile.dev.package.ed25519-zebra]
+//! opt-level = 3
+//! [profile.dev.package.finality-grandpa]
+//! opt-level = 3
+//! [profile.dev.package.hash-db]
+//! opt-level = 3
+//! [profile.dev.package.memory-db]
+//! opt-level = 3
+//! [profile.dev.package.parity-scale-codec]
+//! opt-level = 3
+//! [profile.dev.package.schnorrkel]
+//! opt-level = 3
+//! [profile.dev.package.sp-trie]
+//! opt-level = 3
+//! [profile.dev.package.trie-db]
+//! opt-level = 3
+//! [profile.dev.package.twox-hash]
+//! opt-level = 3
 //! ```
 
 // docs.rs shows which feature an item needs.

@@ -54,27 +54,27 @@ pub(crate) mod storage;
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// Most workers followed; further ones are unreadable, in the order of their keys.
+    /// Most workers followed; further ones are unreadable, in the order of their keys. Default: 20,000.
     pub max_workers: usize,
-    /// Most pools followed.
+    /// Most pools followed. Default: 2,000.
     pub max_pools: usize,
-    /// Most accounts followed.
+    /// Most accounts followed. Default: 2,000.
     pub max_accounts: usize,
-    /// Most message senders followed.
+    /// Most message senders followed. Default: 2,000.
     pub max_senders: usize,
-    /// Most workers in cool-down of a pool whose stakes are read; a pool with more is unreadable.
+    /// Most workers in cool-down of a pool whose stakes are read; a pool with more is unreadable. Default: 400.
     pub max_cooling_down: usize,
-    /// Most blocks to catch up by their changes; after a longer gap a snapshot is taken.
+    /// Most blocks to catch up by their changes; after a longer gap a snapshot is taken. Default: 100.
     pub max_gap_blocks: u32,
-    /// Blocks after which a snapshot is taken anyway, jittered by up to a quarter.
+    /// Blocks after which a snapshot is taken anyway, jittered by up to a quarter. Default: 600.
     pub resnapshot_blocks: u32,
-    /// Blocks for which a pool is not asked for changes after all its nodes refused them.
+    /// Blocks for which a pool is not asked for changes after all its nodes refused them. Default: 100.
     pub refused_blocks: u32,
-    /// Keys in one storage query.
+    /// Keys in one storage query. Default: 1,000.
     pub keys_per_call: usize,
-    /// Shortest pause after a failure.
+    /// Shortest pause after a failure. Default: 200 ms.
     pub retry_min: Duration,
-    /// Longest pause after a failure.
+    /// Longest pause after a failure. Default: 10 s.
     pub retry_max: Duration,
 }
 

@@ -17,7 +17,7 @@
 //!
 //! Pools run no tasks: connections are made by callers.
 //!
-//! Not for: verifying answers (`crate::verify`), or deciding what to ask (`crate::ingest`).
+//! Not for: verifying answers, or deciding what to ask (both are [`ingest`](crate::ingest)'s).
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -61,33 +61,34 @@ pub const NO_PARAMS: [(); 0] = [];
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// WebSocket URLs (`ws://` or `wss://`), in order of preference.
+    /// WebSocket URLs (`ws://` or `wss://`), in order of preference. Default: none.
     pub endpoints: Vec<String>,
     /// The chain's genesis hash, if known: nodes with another one are refused from the start.
+    /// Default: none.
     pub genesis: Option<Hash>,
-    /// Timeout of a request.
+    /// Timeout of a request. Default: 60 s.
     pub request_timeout: Duration,
-    /// Timeout of connecting.
+    /// Timeout of connecting. Default: 10 s.
     pub connect_timeout: Duration,
-    /// Largest answer that is accepted, in bytes; a larger one closes its connection.
+    /// Largest answer that is accepted, in bytes; a larger one closes its connection. Default: 256 MiB.
     pub max_response_bytes: u32,
-    /// Largest request that is sent, in bytes. Nodes accept 15 MiB (`--rpc-max-request-size`).
+    /// Largest request that is sent, in bytes. Nodes accept 15 MiB (`--rpc-max-request-size`). Default: 15 MiB.
     pub max_request_bytes: u32,
-    /// Most requests in flight on one connection.
+    /// Most requests in flight on one connection. Default: 256.
     pub max_concurrent_requests: usize,
-    /// Most single requests in flight when many are sent together.
+    /// Most single requests in flight when many are sent together. Default: 64.
     pub pipelined_requests: usize,
-    /// Shortest pause before a lost connection is reopened.
+    /// Shortest pause before a lost connection is reopened. Default: 200 ms.
     pub reconnect_min: Duration,
-    /// Longest such pause.
+    /// Longest such pause. Default: 10 s.
     pub reconnect_max: Duration,
-    /// How long a demoted node is only asked if no other is left; doubles with each demotion.
+    /// How long a demoted node is only asked if no other is left; doubles with each demotion. Default: 5 minutes.
     pub demotion: Duration,
-    /// Longest demotion.
+    /// Longest demotion. Default: 24 hours.
     pub demotion_max: Duration,
-    /// A node without a new finalised block for this long counts as stalled.
+    /// A node without a new finalised block for this long counts as stalled. Default: 60 s.
     pub stall_after: Duration,
-    /// Interval at which the finalised head is polled while the subscription is silent.
+    /// Interval at which the finalised head is polled while the subscription is silent. Default: 6 s.
     pub poll_interval: Duration,
 }
 

@@ -18,11 +18,11 @@
 //! Justified blocks within an authority set are thinned out once the set's last block can be served to
 //! workers: only one in [`Config::keep_stop_every`] stays, because a batch can extend to the set's end.
 //!
-//! A store with an older layout is migrated in place when it is opened (`store/migrate.rs`). Stored data can
+//! A store with an older layout is migrated in place when it is opened. Stored data can
 //! be checked ([`Store::verify`]), dropped from a block on ([`Store::drop_relay_from`],
 //! [`Store::drop_para_from`]) and compacted ([`Store::compact`]).
 //!
-//! Not for: verifying appended data, which is the caller's task (`crate::ingest`).
+//! Not for: verifying appended data, which is the caller's task ([`ingest`](crate::ingest)).
 
 use std::{
     fmt,
@@ -78,11 +78,12 @@ type Numbered = Database<'static, U32<BigEndian>, RawBytes>;
 #[non_exhaustive]
 pub struct Config {
     /// Initial size of the memory map, in bytes: address space, not memory or disk. It doubles whenever it is
-    /// full.
+    /// full. Default: 64 GiB.
     pub map_bytes: usize,
-    /// Most concurrent readers.
+    /// Most concurrent readers. Default: 1,024.
     pub max_readers: u32,
     /// Distance in relay blocks between the justified blocks that are kept within a finished authority set.
+    /// Default: 256.
     pub keep_stop_every: u32,
 }
 
@@ -227,7 +228,15 @@ impl Store {
         self.tips.subscribe()
     }
 
+    /// The identity of the parachain (the hash of its block 1) whose blocks are stored, once it is known.
+    ///
+    /// Its genesis is that of [`StoreSource`](crate::source::StoreSource).
+    pub fn chain_identity(&self) -> Option<Hash> {
+        self.genesis().map(|(_, genesis)| genesis.chain_identity)
+    }
+
     /// The start of the chains, once [`Store::set_genesis`] has stored it.
+    #[doc(hidden)]
     pub fn genesis(&self) -> Option<&(Start, Genesis)> {
         self.genesis.get()
     }

@@ -78,16 +78,17 @@ const SHARED_FOR: Duration = Duration::from_secs(60);
 #[non_exhaustive]
 pub struct Config {
     /// Lifetime of a transaction in blocks, counted from the finalised head: a power of two from 4 to 4,096. If
-    /// finality lags by more than half of it, transactions live longer by the lag.
+    /// finality lags by more than half of it, transactions live longer by the lag. Default: 64.
     pub mortality_blocks: u32,
     /// Interval at which the finalised chain is polled while no subscription reports on a transaction, or while
-    /// an account has transactions pending.
+    /// an account has transactions pending. Default: 6 s.
     pub poll_interval: Duration,
-    /// How long a subscription may be silent before the finalised chain is polled, too.
+    /// How long a subscription may be silent before the finalised chain is polled, too. Default: 60 s.
     pub watch_timeout: Duration,
-    /// How long nodes may be unreachable before a batch that was not sent is returned.
+    /// How long nodes may be unreachable before a batch that was not sent is returned. Default: 60 s.
     pub unavailable_after: Duration,
     /// How long nodes may be unreachable before the outcome of a sent transaction counts as unknown.
+    /// Default: 15 minutes.
     pub unknown_after: Duration,
     /// Share of a block's capacity for normal transactions that one batch may use while other accounts send as
     /// well, in percent, from 1 to 100: with 50, two batches fill a block.
@@ -95,19 +96,19 @@ pub struct Config {
     /// A batch counts with at least this crate's own minimum estimates for its calls (execution time and proof
     /// size, by kind of call), however little the runtime declares: Phala's pallets declare next to nothing. By
     /// those estimates it uses at most this share of Khala's block, 375 ms of execution and 3,932,160 bytes of
-    /// proof, or of a smaller block that the runtime declares.
+    /// proof, or of a smaller block that the runtime declares. Default: 50.
     pub max_block_percent: u8,
     /// The same for an account that is the only active one, as far as this submitter knows. A transaction that
-    /// takes nearly a whole block waits for an empty one.
+    /// takes nearly a whole block waits for an empty one. Default: 85.
     pub lone_block_percent: u8,
-    /// Timeout of the signer, after which it counts as unavailable.
+    /// Timeout of the signer, after which it counts as unavailable. Default: 30 s.
     pub sign_timeout: Duration,
     /// Whether missing nonces before a transaction are filled with empty batches, which cost fees. Otherwise the
-    /// transaction waits until somebody sends them, or until it expires and is built again.
+    /// transaction waits until somebody sends them, or until it expires and is built again. Default: false.
     pub fill_nonce_gaps: bool,
-    /// Address prefix in messages, and in requests to nodes.
+    /// Address prefix in messages, and in requests to nodes. Default: 30.
     pub ss58_prefix: u16,
-    /// Most accounts remembered. An evicted one costs a few requests when it sends again.
+    /// Most accounts remembered. An evicted one costs a few requests when it sends again. Default: 1,000.
     pub max_accounts: usize,
 }
 

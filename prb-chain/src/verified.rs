@@ -79,9 +79,9 @@ const SAVE_INTERVAL: Duration = Duration::from_secs(10);
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// The file with the authority sets; with `None` they are only kept in memory.
+    /// The file with the authority sets; with `None` they are only kept in memory. Default: none.
     pub path: Option<PathBuf>,
-    /// Maximum size of the authority sets in memory, in bytes.
+    /// Maximum size of the authority sets in memory, in bytes. Default: 32 MiB.
     pub max_set_bytes: usize,
 }
 

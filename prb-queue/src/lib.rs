@@ -102,6 +102,26 @@
 //! # Features
 //!
 //! None.
+//!
+//! # Dependencies
+//!
+//! The minimum Rust version is 1.89. The example needs:
+//!
+//! ```toml
+//! [dependencies]
+//! prb-core = { version = "0.1", default-features = false }
+//! prb-queue = "0.1"
+//! tokio = { version = "1", features = ["macros", "rt"] }
+//! ```
+//!
+//! # Foreign crates in this API
+//!
+//! `async-trait` 0.1, to implement [`redis::PoolSigners`]. No type of the Redis client is public. The traits
+//! themselves are of `prb-core`.
+//!
+//! # Development builds
+//!
+//! The queues need no optimised packages; programs that run prb-core's engines beside them do, see its front page.
 
 // docs.rs shows which feature an item needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -28,6 +28,10 @@ pub mod server;
 pub mod tokens;
 
 /// Returns blobs by key. The TCP server, `/blob` and `GetBlobByKey` serve from it.
+///
+/// # Cancel safety
+/// The futures of all methods may be dropped, for example when a peer disconnects; only the answer is lost. Work in
+/// `tokio::task::spawn_blocking` is not cancelled with them, so keep it short.
 #[async_trait]
 pub trait Lookup: Send + Sync + std::fmt::Debug {
     /// Returns the blob of a key, or `None` if there is none, now or ever.

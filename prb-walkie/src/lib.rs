@@ -51,8 +51,9 @@
 //!
 //! Identity files are not encrypted: mode 0600 in a folder of 0700, and never rewritten once they exist.
 //! Secrets are wiped from memory on drop as far as possible (not in the transport's buffers), and no error,
-//! log line or `Debug` output contains them. The RSA implementation is not constant-time;
-//! docs/adr/0001-rsa-identity.md explains why that is acceptable here.
+//! log line or `Debug` output contains them. The RSA implementation is not constant-time
+//! (RUSTSEC-2023-0071). It unwraps only what the operator's own daemons have sealed, with blinding, and no method of
+//! a protocol takes a sealed secret from a peer.
 //!
 //! # Example
 //! A data provider, and a client that asks for its heights:
@@ -97,6 +98,48 @@
 //! - `blob`: blobs by key over TCP ([`blob`]), without libp2p.
 //!
 //! With neither, the crate has [`identity`], [`vault`] and [`proto`].
+//!
+//! # Dependencies
+//!
+//! The minimum Rust version is 1.89. The example needs:
+//!
+//! ```toml
+//! [dependencies]
+//! prb-walkie = "0.1"
+//! tokio = { version = "1", features = ["macros", "rt"] }
+//! ```
+//!
+//! # Foreign crates in this API
+//!
+//! | crate | for |
+//! |---|---|
+//! | `async-trait` 0.1 | implementing [`blob::Lookup`] and [`blob::remote::GenesisCheck`] |
+//! | `bytes` 1 | blobs, and byte fields of messages |
+//! | `ipnet` 2 | networks in [`rpc::auth::Policy`] and [`node::Trust`]; [`node::IpNet`] is re-exported |
+//! | `libp2p` 0.57 | [`node::Multiaddr`] and [`node::PeerId`], which are re-exported |
+//! | `prost` 0.14 | encoding and decoding messages of [`proto`] |
+//! | `secrecy` 0.10 | the pre-shared key in [`rpc::auth::Policy`], secrets of [`vault`] |
+//! | `tokio` 1 | `sync::watch`, `time::Instant` |
+//! | `tokio-util` 0.7 | the `CancellationToken` of [`blob::server::Server::run`] |
+//! | `zeroize` 1 | `Zeroizing` bytes of [`identity::Identity`] |
+//!
+//! # Development builds
+//!
+//! Cryptography without optimisation is at least ten times slower, and Cargo ignores the profiles of dependencies.
+//! Add this to the `Cargo.toml` of your workspace (without `argon2` if you do not use the feature `node`):
+//!
+//! ```toml
+//! [profile.dev.package.argon2]
+//! opt-level = 3
+//! [profile.dev.package.curve25519-dalek]
+//! opt-level = 3
+//! [profile.dev.package.num-bigint-dig]
+//! opt-level = 3
+//! [profile.dev.package.rsa]
+//! opt-level = 3
+//! [profile.dev.package.schnorrkel]
+//! opt-level = 3
+//! ```
 
 // docs.rs shows which feature an item needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -5,7 +5,7 @@
 //! originals, each stream negotiated by `/multistream/1.0.0`. Protocols: `/pb` (see [`crate::rpc`]), `/blob`
 //! (the request is a key, the answer the blob, or empty if there is none), identify, ping, and
 //! `/ipfs/lan/kad/1.0.0` as server. Peers are discovered by boot nodes, by kad from there, and by mDNS in the
-//! originals' format (see `node/mdns.rs`).
+//! originals' format.
 //!
 //! # Peers
 //! Every discovered peer is dialled. The dialler sends `Hello`, and both sides record what they learn. A
@@ -53,6 +53,7 @@ mod trust;
 
 pub use crate::provenance::{Provenance, share_of};
 pub use config::{Config, ConfigError, Limits, parse_addresses};
+pub use ipnet::IpNet;
 pub use libp2p::{Multiaddr, PeerId};
 #[cfg(feature = "fuzzing")]
 pub(crate) use mdns::read_for_fuzzing as read_mdns;

@@ -20,82 +20,86 @@ pub enum Epoch {
 /// for byte, until somebody submits a transaction.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Port of the relay chain's RPC on 127.0.0.1; 0 = any.
+    /// Port of the relay chain's RPC on 127.0.0.1; 0 = any. Default: 0.
     pub relay_port: u16,
-    /// Port of the parachain's RPC on 127.0.0.1; 0 = any.
+    /// Port of the parachain's RPC on 127.0.0.1; 0 = any. Default: 0.
     pub para_port: u16,
-    /// Seed of all keys and of the load.
+    /// Seed of all keys and of the load. Default: 0.
     pub seed: u64,
-    /// The parachain's id.
+    /// The parachain's id. Default: 2004.
     pub para_id: u32,
-    /// Relay blocks authored at the start.
+    /// Relay blocks authored at the start. Default: 0.
     pub history: u32,
-    /// Relay block time, milliseconds; every second relay block has a parachain block.
+    /// Relay block time, milliseconds; every second relay block has a parachain block. Default: 6,000.
     pub block_ms: u64,
-    /// The time of relay block 0.
+    /// The time of relay block 0. Default: `Fixed(1704067200000)`.
     pub epoch: Epoch,
-    /// Length of an authority set in relay blocks; 0 keeps the first set forever.
+    /// Length of an authority set in relay blocks; 0 keeps the first set forever. Default: 50.
     pub set_length: u32,
-    /// Authorities in a set.
+    /// Authorities in a set. Default: 4.
     pub set_size: u32,
     /// Interval at which finalised relay blocks keep their justification, besides set changes; 1 = all, 0 = set
-    /// changes only.
+    /// changes only. Default: 1.
     pub justification_period: u32,
-    /// Load: values written in every parachain block.
+    /// Load: values written in every parachain block. Default: 10.
     pub changes_per_block: u32,
-    /// Load: length of each value, in bytes.
+    /// Load: length of each value, in bytes. Default: 100.
     pub change_bytes: u32,
-    /// Pools, numbered from 1.
+    /// Pools, numbered from 1. Default: 1.
     pub pools: u64,
-    /// Operators that share the pools in turn; 0 for one operator per pool.
+    /// Operators that share the pools in turn; 0 for one operator per pool. Default: 0.
     pub operators: u64,
-    /// Number of pools, counted from the last, that are owned by a proxied account.
+    /// Number of pools, counted from the last, that are owned by a proxied account. Default: 0.
     pub proxied_pools: u64,
-    /// Vaults, numbered after the pools and owned by the first pool's owner.
+    /// Vaults, numbered after the pools and owned by the first pool's owner. Default: 0.
     pub vaults: u64,
-    /// Free stake of each pool.
+    /// Free stake of each pool. Default: 1,000,000 PHA.
     pub free_stake: Balance,
     /// Balance of each operator, and of each account that has one as its proxy, for paying fees.
+    /// Default: 1,000,000 PHA.
     pub operator_balance: Balance,
-    /// Most workers of a pool.
+    /// Most workers of a pool. Default: 200.
     pub max_pool_workers: u32,
     /// Seconds of chain time after which a queued withdrawal lets anybody stop its pool's workers.
+    /// Default: 604,800.
     pub grace_secs: u64,
-    /// Whether workers without an attestation may register.
+    /// Whether workers without an attestation may register. Default: true.
     pub none_attestation: bool,
     /// Whether workers may register by the retired attestation service (with the first version's call).
+    /// Default: false.
     pub ias_attestation: bool,
-    /// Workers of an older version exit.
+    /// Workers of an older version exit. Default: 0.0.0.
     pub minimum_pruntime_version: (u32, u32, u32),
-    /// Duration of a benchmark, in parachain blocks.
+    /// Duration of a benchmark, in parachain blocks. Default: 8.
     pub benchmark_duration: u32,
-    /// Heartbeats and stake limits.
+    /// Heartbeats and stake limits. Default: that of [`Parameters`](computation::Parameters).
     pub computation: computation::Parameters,
-    /// Seconds of chain time between a session's end and the return of its stake.
+    /// Seconds of chain time between a session's end and the return of its stake. Default: 600.
     pub cool_down_secs: u64,
     /// Whether calls declare realistic weights. The real pallets declare none for a bridge's calls except
-    /// restarts and messages.
+    /// restarts and messages. Default: true.
     pub weigh_calls: bool,
-    /// The maximum proof of a parachain block that is backed; `None` for no limit.
+    /// The maximum proof of a parachain block that is backed; `None` for no limit. Default: none.
     pub proof_limit: Option<ProofLimit>,
-    /// Most transactions in a pool.
+    /// Most transactions in a pool. Default: 8,192.
     pub max_pool_transactions: usize,
-    /// The relay block that forces a change of authorities; 0 for none.
+    /// The relay block that forces a change of authorities; 0 for none. Default: 0.
     pub forced_change_at: u32,
     /// Number of relay blocks by which finality lags further than usual, which is one block behind the newest.
+    /// Default: 0.
     pub finality_lag: u32,
-    /// Unusual but valid features of justifications.
+    /// Unusual but valid features of justifications. Default: that of [`JustificationOddities`].
     pub justifications: JustificationOddities,
-    /// Parachain blocks for each relay parent; the relay chain includes them with one head.
+    /// Parachain blocks for each relay parent; the relay chain includes them with one head. Default: 1.
     pub heads_per_relay_block: u32,
-    /// Interval at which a parachain block changes much; 0 for never.
+    /// Interval at which a parachain block changes much; 0 for never. Default: 0.
     pub burst_every: u32,
-    /// Bytes of values changed by such a block.
+    /// Bytes of values changed by such a block. Default: 20,000,000.
     pub burst_bytes: u32,
-    /// Bytes of each of these values.
+    /// Bytes of each of these values. Default: 100,000.
     pub burst_value_bytes: u32,
     /// Interval in ticks of the timer at which parachain blocks that no relay block includes yet are retracted; 0 for
-    /// never.
+    /// never. Default: 0.
     pub fork_every: u32,
 }
 

@@ -48,12 +48,12 @@ const MAX_KEPT_OPEN: usize = 1024;
 /// Limits of a node's server, as set by real nodes' flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RpcLimits {
-    /// Maximum size of an answer (`--rpc-max-response-size`), in bytes.
+    /// Maximum size of an answer (`--rpc-max-response-size`), in bytes. Default: 512 MiB.
     pub answer_bytes: u32,
     /// Maximum number of calls in a batch (`--rpc-max-batch-request-len`); 0 disables batches
-    /// (`--rpc-disable-batch-requests`).
+    /// (`--rpc-disable-batch-requests`). Default: unlimited.
     pub batch_calls: u32,
-    /// Maximum number of connections (`--rpc-max-connections`); further ones get HTTP 429.
+    /// Maximum number of connections (`--rpc-max-connections`); further ones get HTTP 429. Default: 1,024.
     pub connections: u32,
 }
 

@@ -146,22 +146,22 @@ pub struct WorkerConfig {
     pub seed: Vec<u8>,
     /// Number of the worker in its devnet.
     pub index: u32,
-    /// Address to listen on; port 0 selects a free one, once.
+    /// Address to listen on; port 0 selects a free one, once. Default: `127.0.0.1:0`.
     pub listen: SocketAddr,
-    /// Directory for `worker-N.log`, the worker's requests.
+    /// Directory for `worker-N.log`, the worker's requests. Default: none.
     pub record: Option<PathBuf>,
-    /// The state after an exit.
+    /// The state after an exit. Default: `Kept`.
     pub restart: Restart,
-    /// Pause between an exit and the restart.
+    /// Pause between an exit and the restart. Default: 200 ms.
     pub restart_delay: Duration,
-    /// Benchmark iterations per 6 s of chain time.
+    /// Benchmark iterations per 6 s of chain time. Default: 2,000.
     pub score: u64,
     /// Reported as `supported_attestation_methods`: `epid` and `dcap` enable the devnet's own reports; without
-    /// them there is no attestation.
+    /// them there is no attestation. Default: none.
     pub attestation_methods: Vec<String>,
-    /// Returns IAS reports and registration info for the first version's call, like old pRuntimes.
+    /// Returns IAS reports and registration info for the first version's call, like old pRuntimes. Default: false.
     pub first_version: bool,
-    /// pRuntime's version; the worker exits if the chain requires a newer one.
+    /// pRuntime's version; the worker exits if the chain requires a newer one. Default: 2.2.0.
     pub version: (u32, u32, u32),
     /// State shared with the other workers of its chain.
     pub shared: Shared,

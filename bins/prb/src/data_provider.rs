@@ -78,7 +78,7 @@ impl DataProvider {
         let server = blob_server(args, Arc::clone(&blobs)).await.map_err(Failure::Configuration)?;
         let port = server.local_addr().port();
         let store = Arc::clone(&blocks.store);
-        config.chain_identity = store.genesis().map(|(_, genesis)| genesis.chain_identity);
+        config.chain_identity = store.chain_identity();
         config.limits.connections = shares().peers;
         config.blobs = Some(blobs);
         let origin = config.identity.peer_id().to_string();

@@ -51,13 +51,13 @@ const MAX_HEADERS: u32 = 10_000;
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// Timeout of a request.
+    /// Timeout of a request. Default: 60 s.
     pub timeout: Duration,
-    /// Most bytes of an answer.
+    /// Most bytes of an answer. Default: 256 MiB.
     pub max_answer_bytes: usize,
-    /// Parachain headers, or blocks with storage changes, in one request.
+    /// Parachain headers, or blocks with storage changes, in one request. Default: 100.
     pub blocks_per_request: u32,
-    /// Additional trusted root certificates, as PEM.
+    /// Additional trusted root certificates, as PEM. Default: none.
     pub root_certificates_pem: Vec<u8>,
 }
 

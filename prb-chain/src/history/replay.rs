@@ -31,18 +31,18 @@ const PARTS: [Part; 3] = [Part::Relay, Part::ParaHeaders, Part::Changes];
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// Parachain headers, or blocks with storage changes, in one request.
+    /// Parachain headers, or blocks with storage changes, in one request. Default: 512.
     pub blocks_per_call: u32,
-    /// Interval at which sources are checked for new blocks.
+    /// Interval at which sources are checked for new blocks. Default: 6 s.
     pub poll: Duration,
-    /// First pause after an unreachable source; doubles each time.
+    /// First pause after an unreachable source; doubles each time. Default: 2 s.
     pub retry_min: Duration,
-    /// The longest such pause.
+    /// The longest such pause. Default: 5 minutes.
     pub retry_max: Duration,
     /// If there are also nodes: the sources are asked once the stored blocks have stayed the same for this long
-    /// while sources claim to have more.
+    /// while sources claim to have more. Default: 10 s.
     pub stalled_after: Duration,
-    /// First pause after a source was found to be wrong; doubles each time.
+    /// First pause after a source was found to be wrong; doubles each time. Default: 10 minutes.
     pub wrong_for: Duration,
 }
 
@@ -162,8 +162,8 @@ impl Replay {
 
     async fn pass(&mut self) -> Result<ReplayOutcome, store::Error> {
         if self.store.genesis().is_none() {
-            let Some((start, genesis, _)) = self.start().await else { return Ok(ReplayOutcome::default()) };
-            self.settle(start, genesis).await?;
+            let Some((genesis, _)) = self.start().await else { return Ok(ReplayOutcome::default()) };
+            self.settle(genesis).await?;
         }
         let extent = self.extent();
         self.store.set_targets(extent.relay, extent.para);
@@ -185,7 +185,12 @@ impl Replay {
 
     /// Returns the start of the chains from the first source that has it, checked as far as possible, and that
     /// source's name.
-    pub async fn start(&mut self) -> Option<(Start, Genesis, String)> {
+    pub async fn start(&mut self) -> Option<(Genesis, String)> {
+        self.find_start().await.map(|(_, genesis, source)| (genesis, source))
+    }
+
+    /// As [`Replay::start`], with the block that workers start after.
+    pub(crate) async fn find_start(&mut self) -> Option<(Start, Genesis, String)> {
         let mut faults = Vec::new();
         for at in 0..self.sources.len() {
             if self.sources[at].is_aside(Part::Genesis) {
@@ -205,13 +210,18 @@ impl Replay {
         None
     }
 
-    /// Stores the start of the chains.
+    /// Stores the start of the chains, as [`Replay::start`] has returned it. A wrong one is logged and not stored.
     ///
     /// # Errors
     /// The store's error.
-    pub async fn settle(&self, start: Start, genesis: Genesis) -> Result<(), store::Error> {
-        let (identity, para_id, relay_start) = (genesis.chain_identity, genesis.para_id, start.number);
-        let stored = self.with_store(move |store| Ok(store.set_genesis(&start, &genesis)?)).await;
+    pub async fn settle(&self, genesis: Genesis) -> Result<(), store::Error> {
+        let (identity, para_id, relay_start) =
+            (genesis.chain_identity, genesis.para_id, genesis.relay_number.0);
+        let store_it = move |store: &Store| {
+            let start = start_of(&genesis).map_err(Failure::bad)?;
+            Ok(store.set_genesis(&start, &genesis)?)
+        };
+        let stored = self.with_store(store_it).await;
         match stored {
             Err(Failure::Store(e)) => return Err(e),
             Err(e) => tracing::error!(error = %describe(&e), "the start of the chain was not stored"),

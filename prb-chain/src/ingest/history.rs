@@ -14,7 +14,7 @@ const TURN_WITHIN: Duration = Duration::from_secs(5);
 /// states.
 pub(super) async fn settle(chains: &Chains, history: Option<&mut Replay>) -> Result<bool, Error> {
     let Some(history) = history.filter(|_| chains.store.genesis().is_none()) else { return Ok(false) };
-    let Some((found, genesis, source)) = history.start().await else { return Ok(false) };
+    let Some((found, genesis, source)) = history.find_start().await else { return Ok(false) };
     if !start::agrees(chains, &found, &genesis).await {
         tracing::warn!(
             source,
@@ -22,7 +22,7 @@ pub(super) async fn settle(chains: &Chains, history: Option<&mut Replay>) -> Res
         );
         return Ok(false);
     }
-    history.settle(found, genesis).await?;
+    history.settle(genesis).await?;
     start::pin(chains);
     Ok(true)
 }

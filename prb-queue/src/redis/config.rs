@@ -30,36 +30,38 @@ pub struct Config {
     ///
     /// TLS trusts the system's certificates, or those in the file named by the variable `SSL_CERT_FILE`. It uses
     /// the process's default crypto provider; if none is installed, the queue installs ring.
+    /// Default: `redis://127.0.0.1:6379`.
     pub url: String,
-    /// The queue's name: keys start with `bq:NAME:`.
+    /// The queue's name: keys start with `bq:NAME:`. Default: `prbmq__main`.
     pub name: String,
-    /// Most open jobs (not ended), in any state and from any submitter.
+    /// Most open jobs (not ended), in any state and from any submitter. Default: 10,000.
     pub max_jobs: usize,
     /// Most bytes of open jobs in Redis, counted as the length of their JSON, about twice [`Job::size_bytes`].
+    /// Default: 512 MiB.
     ///
     /// [`Job::size_bytes`]: prb_core::queue::Job::size_bytes
     pub max_bytes: usize,
-    /// How long an ended job is kept at most.
+    /// How long an ended job is kept at most. Default: 24 hours.
     pub keep_age: Duration,
-    /// Most ended jobs that are kept.
+    /// Most ended jobs that are kept. Default: 10,000.
     pub keep_jobs: usize,
-    /// Most bytes of ended jobs that are kept, counted as the length of their JSON.
+    /// Most bytes of ended jobs that are kept, counted as the length of their JSON. Default: 256 MiB.
     pub keep_bytes: usize,
     /// How long a worker of the original may be silent before its job counts as stalled; it is handed out again
     /// after at most twice this time. The original's `stallInterval`; all processes on one queue should use the
-    /// same value.
+    /// same value. Default: 5 s.
     pub stall_interval: Duration,
-    /// How often Redis is polled for the outcomes of submitted jobs, in case an event was missed.
+    /// How often Redis is polled for the outcomes of submitted jobs, in case an event was missed. Default: 2 s.
     pub poll_interval: Duration,
-    /// Timeout of a call, including retries after a lost connection.
+    /// Timeout of a call, including retries after a lost connection. Default: 10 s.
     pub call_timeout: Duration,
-    /// How long Redis may be unavailable before outstanding jobs are reported as failed.
+    /// How long Redis may be unavailable before outstanding jobs are reported as failed. Default: 60 s.
     pub outage_limit: Duration,
-    /// Names the signer of jobs that do not carry one.
+    /// Names the signer of jobs that do not carry one. Default: none.
     pub signers: Option<Arc<dyn PoolSigners>>,
     /// The block that an outcome names if the program that ended the job does not report one, as the original's
     /// trader. Submitters wait for an on-chain view at or after that block, so it should be slightly ahead of the
-    /// newest finalised height. Without a hint the block is 0, which any view satisfies.
+    /// newest finalised height. Without a hint the block is 0, which any view satisfies. Default: none.
     pub block_hint: Option<BlockHint>,
 }
 

@@ -47,11 +47,11 @@ const SILENT: &str = "it did not answer in time";
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// Most requests in flight (`PHALA_LIFECYCLE_BLOB_QUEUE_SIZE`); further ones wait.
+    /// Most requests in flight (`PHALA_LIFECYCLE_BLOB_QUEUE_SIZE`); further ones wait. Default: 36.
     pub max_in_flight: usize,
-    /// Timeout of connecting.
+    /// Timeout of connecting. Default: 5 s.
     pub connect_timeout: Duration,
-    /// Backoff between connection attempts.
+    /// Backoff between connection attempts. Default: 100 ms to 3 s.
     pub reconnect: BackoffConfig,
 }
 

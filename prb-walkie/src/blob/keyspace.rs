@@ -32,12 +32,12 @@ const MAX_NAMED: u32 = 100_000;
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// The largest blob, in bytes.
+    /// The largest blob, in bytes. Default: 101 MiB.
     pub max_blob_bytes: usize,
     /// Most parachain blocks in one of the original's range blobs
-    /// (`PHALA_DATA_PROVIDER_BLOB_MAX_PARA_BLOCK_RANGE_COUNT`).
+    /// (`PHALA_DATA_PROVIDER_BLOB_MAX_PARA_BLOCK_RANGE_COUNT`). Default: 15.
     pub max_para_blocks: u32,
-    /// How long an answer about heights may be delayed.
+    /// How long an answer about heights may be delayed. Default: 60 s.
     pub max_wait: Duration,
 }
 

@@ -23,7 +23,7 @@
 //! least the own node's.
 //!
 //! Providers of the original bridge do not know our keys. They are asked with theirs, and the answers are
-//! converted (see `remote/original.rs`). Their heights come from `GetDataProviderInfo`.
+//! converted. Their heights come from `GetDataProviderInfo`.
 //!
 //! Not for: caching. Wrap it in a [`CachedSource`](prb_core::blob::cache::CachedSource), so that equal
 //! cursors share one fetch.
@@ -91,24 +91,24 @@ pub struct Announced {
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// Settings of each provider's connection.
+    /// Settings of each provider's connection. Default: that of [`client::Config`].
     pub client: client::Config,
-    /// How long a provider may be silent while a request is in flight.
+    /// How long a provider may be silent while a request is in flight. Default: 30 s.
     pub request_timeout: Duration,
-    /// How long the best provider may take before the next is asked, too.
+    /// How long the best provider may take before the next is asked, too. Default: 3 s.
     pub hedge_after: Duration,
-    /// How long a provider may delay its heights while they do not grow.
+    /// How long a provider may delay its heights while they do not grow. Default: 25 s.
     pub heights_wait: Duration,
-    /// The largest genesis, in bytes.
+    /// The largest genesis, in bytes. Default: 101 MiB.
     pub max_genesis_bytes: usize,
-    /// Duration of the first suspension.
+    /// Duration of the first suspension. Default: 5 s.
     pub first_suspension: Duration,
-    /// The longest suspension.
+    /// The longest suspension. Default: 10 minutes.
     pub max_suspension: Duration,
-    /// The identity of the chain (the hash of parachain block 1), if it is known beforehand.
+    /// The identity of the chain (the hash of parachain block 1), if it is known beforehand. Default: none.
     pub chain_identity: Option<Hash>,
     /// Most candidates that are followed. Discovered ones share a quarter of the slots, together with those of
-    /// trusted networks a half, together with those of this machine three quarters.
+    /// trusted networks a half, together with those of this machine three quarters. Default: 64.
     pub max_providers: usize,
 }
 

@@ -74,30 +74,32 @@ pub const DEFAULT_PORT: u16 = 8012;
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// Most connections.
+    /// Most connections. Default: 4,096.
     pub max_connections: usize,
-    /// Most connections of one IP address, or of one IPv6 /64 network.
+    /// Most connections of one IP address, or of one IPv6 /64 network. Default: 1,024.
     pub max_connections_per_ip: usize,
-    /// Most unanswered requests of one connection.
+    /// Most unanswered requests of one connection. Default: 128.
     pub max_in_flight: usize,
     /// Most bytes of one connection's answers, reserved or queued
     /// (`PHALA_LIFECYCLE_BLOB_SERVER_SESSION_MAX_MEMORY`, which is in MiB). A single answer may be larger.
+    /// Default: 64 MiB.
     pub session_max_bytes: usize,
-    /// The same for one IP address, or one IPv6 /64 network.
+    /// The same for one IP address, or one IPv6 /64 network. Default: 128 MiB.
     pub max_bytes_per_ip: usize,
-    /// The same for all connections together, without small answers.
+    /// The same for all connections together, without small answers. Default: 512 MiB.
     pub max_bytes: usize,
     /// The same for small answers, which have a budget of their own. One address may use a quarter of it.
+    /// Default: 64 MiB.
     pub small_bytes: usize,
-    /// Least rate at which a peer must take pending bytes, averaged over each `write_timeout`.
+    /// Least rate at which a peer must take pending bytes, averaged over each `write_timeout`. Default: 256 KiB.
     pub min_bytes_per_second: u64,
-    /// How long a peer may be slower than that.
+    /// How long a peer may be slower than that. Default: 10 s.
     pub write_timeout: Duration,
-    /// How long a connection may be without requests.
+    /// How long a connection may be without requests. Default: 15 minutes.
     pub idle_timeout: Duration,
-    /// How long a connection may be without its first request.
+    /// How long a connection may be without its first request. Default: 60 s.
     pub first_request_timeout: Duration,
-    /// How long pending answers may still be written when the server stops.
+    /// How long pending answers may still be written when the server stops. Default: 500 ms.
     pub stop_timeout: Duration,
 }
 

@@ -18,11 +18,11 @@ use uuid::Uuid;
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// How long a token is valid.
+    /// How long a token is valid. Default: 5 minutes.
     pub lifetime: Duration,
-    /// Most tokens of one peer; a new one evicts the peer's oldest.
+    /// Most tokens of one peer; a new one evicts the peer's oldest. Default: 64.
     pub max_per_peer: usize,
-    /// Most tokens of all peers.
+    /// Most tokens of all peers. Default: 4,096.
     pub max_tokens: usize,
 }
 

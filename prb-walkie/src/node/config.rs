@@ -61,52 +61,53 @@ pub enum ConfigError {
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Limits {
-    /// Largest request, sent or received, in bytes, including its envelope.
+    /// Largest request, sent or received, in bytes, including its envelope. Default: 16 MiB.
     pub request_bytes: usize,
-    /// Largest answer, sent or received, in bytes, including its envelope.
+    /// Largest answer, sent or received, in bytes, including its envelope. Default: 128 MiB.
     pub answer_bytes: usize,
     /// Memory for all requests and answers in flight, in bytes, beyond 16 KiB for each. An eighth of it is for
-    /// others' requests.
+    /// others' requests. Default: 512 MiB.
     pub in_flight_bytes: usize,
-    /// Timeout of a call, including dialling; also for answering one.
+    /// Timeout of a call, including dialling; also for answering one. Default: 30 s.
     pub call_timeout: Duration,
     /// Most calls answered concurrently in each class: management, discovery, small blobs, and blobs read from
-    /// the store. Further ones are refused. A quarter of each class is reserved for known peers.
+    /// the store. Further ones are refused. A quarter of each class is reserved for known peers. Default: 192.
     pub calls: usize,
-    /// The same for strangers with one IP address, or in one IPv6 /64 network.
+    /// The same for strangers with one IP address, or in one IPv6 /64 network. Default: 96.
     pub calls_per_ip: usize,
-    /// The same for one peer.
+    /// The same for one peer. Default: 64.
     pub calls_per_peer: usize,
     /// Most concurrent calls to one peer; further ones wait. At most 48, because a connection has 128 streams for
-    /// both sides.
+    /// both sides. Default: 48.
     pub calls_to_peer: usize,
     /// Most connections. An eighth is reserved for connections made by this node, and a quarter of the others for
-    /// known peers.
+    /// known peers. Default: 512.
     pub connections: u32,
     /// Most inbound connections of one IP address, or of one IPv6 /64 network, not counting peers in the
-    /// configuration and those that know the shared key.
+    /// configuration and those that know the shared key. Default: 64.
     pub connections_per_ip: u32,
-    /// Most connections with one peer: originals open one for each call.
+    /// Most connections with one peer: originals open one for each call. Default: 32.
     pub connections_per_peer: u32,
     /// Most inbound connections in handshake, and as many outbound ones. One address may use a quarter of the
     /// first; peers that are neither configured nor know the shared key may use a quarter of the second.
+    /// Default: 128.
     pub handshakes: u32,
-    /// Most peers in the table.
+    /// Most peers in the table. Default: 1,024.
     pub peers: usize,
-    /// Interval of pings.
+    /// Interval of pings. Default: 15 s.
     pub ping_interval: Duration,
-    /// A connection is dropped when two pings in a row take longer.
+    /// A connection is dropped when two pings in a row take longer. Default: 10 s.
     pub ping_timeout: Duration,
     /// Interval at which peers are sent `Hello` again; shorter than `idle_timeout`, so that it keeps them
-    /// connected.
+    /// connected. Default: 60 s.
     pub hello_interval: Duration,
-    /// How long a connection may be without calls.
+    /// How long a connection may be without calls. Default: 150 s.
     pub idle_timeout: Duration,
-    /// Interval of discovery: mDNS queries and kad lookups.
+    /// Interval of discovery: mDNS queries and kad lookups. Default: 20 s.
     pub discovery_interval: Duration,
-    /// How long a disconnected peer is remembered.
+    /// How long a disconnected peer is remembered. Default: 1 hour.
     pub forget_after: Duration,
-    /// Backoff between dials.
+    /// Backoff between dials. Default: 500 ms to 15 s.
     pub redial: BackoffConfig,
 }
 
@@ -144,33 +145,33 @@ impl Default for Limits {
 pub struct Config {
     /// The node's key.
     pub identity: Identity,
-    /// TCP addresses to listen on; port 0 takes any.
+    /// TCP addresses to listen on; port 0 takes any. Default: `/ip4/0.0.0.0/tcp/0` and `/ip6/::/tcp/0`.
     pub listen: Vec<Multiaddr>,
-    /// TCP addresses of boot nodes, with or without `/p2p/ID`.
+    /// TCP addresses of boot nodes, with or without `/p2p/ID`. Default: none.
     pub boot_nodes: Vec<Multiaddr>,
-    /// Whether to discover peers by mDNS.
+    /// Whether to discover peers by mDNS. Default: true.
     pub mdns: bool,
     /// The node's role.
     pub role: Role,
-    /// The machine's name, for display.
+    /// The machine's name, for display. Default: empty.
     pub hostname: String,
-    /// The operator's namespace: peers of others are ignored.
+    /// The operator's namespace: peers of others are ignored. Default: `default`.
     pub bridge_identity: String,
-    /// Accepts peers of any namespace.
+    /// Accepts peers of any namespace. Default: false.
     pub ignore_bridge_identity: bool,
     /// Hash of parachain block 1, if it is already known; see
-    /// [`Node::set_chain_identity`](super::Node::set_chain_identity).
+    /// [`Node::set_chain_identity`](super::Node::set_chain_identity). Default: none.
     pub chain_identity: Option<Hash>,
-    /// Who may call management methods.
+    /// Who may call management methods. Default: that of [`auth::Policy`].
     pub auth: auth::Policy,
     /// Peers trusted with chain data, besides those of this machine, boot nodes and those that know the shared
-    /// key.
+    /// key. Default: that of [`Trust`].
     pub trust: Trust,
-    /// Limits and timeouts.
+    /// Limits and timeouts. Default: those of [`Limits`].
     pub limits: Limits,
-    /// The source of `/blob` and `GetBlobByKey`; without it the node does not offer `/blob`.
+    /// The source of `/blob` and `GetBlobByKey`; without it the node does not offer `/blob`. Default: none.
     pub blobs: Option<Arc<dyn Lookup>>,
-    /// Handlers of other methods. `Hello` and `Auth` are handled by the node itself.
+    /// Handlers of other methods. `Hello` and `Auth` are handled by the node itself. Default: none.
     pub handlers: Handlers,
 }
 

@@ -3,8 +3,7 @@
 //! The original's messages are unchanged. A call that wants details sets a request field numbered from 1000
 //! on, and the answer has them in a field numbered from 1000 on: the original's own numbers end at 12, and
 //! its decoder skips unknown fields. So an original answers as ever, a calling original gets its own fields,
-//! and older and newer versions of this implementation understand what both know. See
-//! `docs/adr/0007-detail-on-the-wire.md`.
+//! and older and newer versions of this implementation understand what both know.
 //!
 //! | call | request | answer |
 //! |---|---|---|

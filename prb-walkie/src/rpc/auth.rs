@@ -22,7 +22,7 @@
 //!
 //! A dishonest called peer could test guesses of the key against the string offline. So the string is only
 //! sent after a management call was refused without it, and only to a peer that has proved that it knows the
-//! key (the exchange within `Hello`, `rpc/key_proof.rs`) or that the configuration names.
+//! key (the exchange within `Hello`) or that the configuration names.
 //!
 //! # Policy
 //!

@@ -132,8 +132,8 @@ async fn import(path: PathBuf, from: PathBuf, expected: Option<String>) -> anyho
     let store = Arc::new(tokio::task::spawn_blocking(move || open(&path)).await??);
     let end = archive.extent();
     let mut replay = Replay::new(Arc::clone(&store), vec![Arc::new(archive)], history::Config::default());
-    if store.genesis().is_none() {
-        let Some((start, genesis, _)) = replay.start().await else {
+    if store.chain_identity().is_none() {
+        let Some((genesis, _)) = replay.start().await else {
             bail!("the archive has no valid start of the chain: genesis.prb is missing or damaged");
         };
         let identity = genesis.chain_identity.to_string();
@@ -143,9 +143,9 @@ async fn import(path: PathBuf, from: PathBuf, expected: Option<String>) -> anyho
         }
         eprintln!(
             "chain {identity}, parachain {}, from relay block {} ({}) on",
-            genesis.para_id, start.number, start.hash
+            genesis.para_id, genesis.relay_number, genesis.relay_hash
         );
-        replay.settle(start, genesis).await?;
+        replay.settle(genesis).await?;
     }
     let start = Instant::now();
     let mut tips = store.tips();

@@ -38,15 +38,15 @@ const SCAN_INTERVAL: Duration = Duration::from_secs(30);
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct HttpConfig {
-    /// Timeout of an answer.
+    /// Timeout of an answer. Default: 60 s.
     pub timeout: Duration,
-    /// Bytes per request; a larger frame is requested as a whole.
+    /// Bytes per request; a larger frame is requested as a whole. Default: 8 MiB.
     pub range_bytes: usize,
-    /// Most attempts of a request that gets no answer or an incomplete one.
+    /// Most attempts of a request that gets no answer or an incomplete one. Default: 5.
     pub tries: usize,
-    /// Pause after the first such attempt; it doubles.
+    /// Pause after the first such attempt; it doubles. Default: 200 ms.
     pub retry_min: Duration,
-    /// Additional trusted root certificates, as PEM.
+    /// Additional trusted root certificates, as PEM. Default: none.
     pub root_certificates_pem: Vec<u8>,
 }
 

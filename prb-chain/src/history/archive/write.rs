@@ -28,9 +28,9 @@ const FRAME_BLOCKS: u32 = 65_536;
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// Zstandard compression level, 1 to 19: higher levels take longer for smaller files.
+    /// Zstandard compression level, 1 to 19: higher levels take longer for smaller files. Default: 3.
     pub level: i32,
-    /// Size in bytes after which the next file is begun.
+    /// Size in bytes after which the next file is begun. Default: 256 MiB.
     pub file_bytes: u64,
 }
 

@@ -49,6 +49,10 @@ pub struct Finalized {
 ///     }
 /// }
 /// ```
+///
+/// # Cancel safety
+/// The future of [`check`](Self::check) is dropped with the call that needs it, for example `BlobSource::genesis`. The
+/// next call checks again, so a check must not leave anything half done.
 #[async_trait]
 pub trait GenesisCheck: Send + Sync + fmt::Debug {
     /// Checks that it belongs to the own chain.
