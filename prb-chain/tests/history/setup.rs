@@ -99,8 +99,8 @@ pub(crate) fn is_part_of(some: &Store, whole: &Store) {
 pub(crate) async fn replay(into: &StoreDir, sources: Vec<Arc<dyn HistorySource>>) -> ReplayOutcome {
     let mut replay = Replay::new(Arc::clone(&into.store), sources, Config::default());
     if into.store.genesis().is_none() {
-        let Some((start, genesis, _)) = replay.start().await else { return ReplayOutcome::default() };
-        replay.settle(start, genesis).await.unwrap();
+        let Some((genesis, _)) = replay.start().await else { return ReplayOutcome::default() };
+        replay.settle(genesis).await.unwrap();
     }
     replay.drain().await.unwrap()
 }
