@@ -21,7 +21,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    fs::{DirBuilder, File, OpenOptions},
+    fs::{DirBuilder, File, OpenOptions, TryLockError},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -123,7 +123,10 @@ impl HeedInventory {
             .mode(0o600)
             .open(path.join("in-use"))
             .map_err(io)?;
-        lock.try_lock().map_err(|_| Error::InUse { path: path.to_owned() })?;
+        lock.try_lock().map_err(|e| match e {
+            TryLockError::WouldBlock => Error::InUse { path: path.to_owned() },
+            TryLockError::Error(source) => Error::Lock { path: path.to_owned(), source },
+        })?;
         let failed = |e| Error::from_heed(path, e);
         let env = open_env(path, config.map_bytes).map_err(failed)?;
         env.clear_stale_readers().map_err(failed)?;

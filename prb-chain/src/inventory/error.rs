@@ -17,6 +17,14 @@ pub enum Error {
         /// The inventory.
         path: PathBuf,
     },
+    /// Its lock file cannot be locked, although nobody holds the lock.
+    #[error("the inventory at {} cannot be locked: it must be on a file system that supports locks", path.display())]
+    Lock {
+        /// The inventory.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
     /// The path is a file, not a folder.
     #[error(
         "{} is a file, perhaps the original bridge's database, which is not read here: move it away, or name \
