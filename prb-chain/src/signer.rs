@@ -57,23 +57,33 @@ impl Signer for OperatorKey {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use prb_core::vault::{self, Sealed, memory::MemoryVault};
+    use prb_core::{
+        conformance::{self, signers::TestSigners},
+        vault::{self, Sealed, memory::MemoryVault},
+    };
 
     use super::*;
+
+    fn verify(account: AccountId, bytes: &[u8], signature: &[u8; SIGNATURE_BYTES]) -> bool {
+        let public = subxt_signer::sr25519::PublicKey(account.0);
+        subxt_signer::sr25519::verify(&subxt_signer::sr25519::Signature(*signature), bytes, &public)
+    }
 
     #[tokio::test]
     async fn sealed_key_signs_only_for_its_account() {
         let vault = Arc::new(MemoryVault::new());
-        let alice = OperatorKey::from_secret(&"//Alice".to_owned().into()).unwrap();
-        let key = vault.seal(&"//Alice".to_owned().into()).await.unwrap();
-        let signers = VaultSigners::new(vault.clone());
+        let account = |secret: &str| OperatorKey::from_secret(&secret.to_owned().into()).unwrap().account();
+        let key = vault.seal(&"//Alice".into()).await.unwrap();
         let of = |operator, key: &Sealed| JobSigner { operator, key: key.clone(), proxied: None };
-        let signer = signers.signer(&of(alice.account(), &key)).await.unwrap();
-        assert_eq!(signer.account(), alice.account());
-        let signature = subxt_signer::sr25519::Signature(signer.sign(b"payload").await.unwrap());
-        let public = subxt_signer::sr25519::PublicKey(alice.account().0);
-        assert!(subxt_signer::sr25519::verify(&signature, b"payload", &public));
+        let bob = of(account("//Bob"), &vault.seal(&"//Bob".into()).await.unwrap());
+        let subject = TestSigners {
+            signers: VaultSigners::new(vault.clone()),
+            known: [of(account("//Alice"), &key), bob],
+            mismatched: Some(of(account("//Bob"), &key)),
+        };
+        conformance::signers::all(&subject, verify).await;
 
+        let signers = subject.signers;
         let other = AccountId([7; 32]);
         let error = signers.signer(&of(other, &key)).await.unwrap_err();
         assert!(matches!(error, Error::BadKey { account, .. } if account == other), "{error}");

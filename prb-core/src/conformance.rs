@@ -7,5 +7,6 @@ pub mod pruntime;
 pub mod queue;
 pub mod range;
 pub mod reader;
+pub mod signers;
 pub mod submitter;
 pub mod vault;
