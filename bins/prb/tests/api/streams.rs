@@ -3,7 +3,7 @@
 use prb_devnet::Config;
 use serde_json::{Value, json};
 
-use super::{chain, ended, started, worker};
+use super::{chain, client, ended, started, worker};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stream_has_all_workers_then_changes() {
