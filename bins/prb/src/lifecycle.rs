@@ -127,7 +127,8 @@ impl LifecycleManager {
             let looking = node.clone();
             background.spawn(|stop| async move {
                 stop.run_until_cancelled(candidates::follow(looking, found, providers)).await;
-                anyhow::anyhow!("the search for data providers has ended")
+                // The search ends only with the node, which may be noticed here first.
+                anyhow::anyhow!("the peer-to-peer node has ended, and with it the search for data providers")
             });
         }
         Ok(Self { node, work, api, console, background })
