@@ -1,5 +1,5 @@
-//! Quotas of inbound connections: no machine takes all handshakes, and strangers do not take all connections. Where they
-//! have theirs, an address that has fewer takes the place of one that has more.
+//! Quotas of inbound connections: no address takes all handshakes, and strangers do not take all connections. If their
+//! share is in use, an address with fewer connections displaces one of an address with more.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -26,7 +26,8 @@ const MAX_TRUSTED: usize = 4096;
 /// Denies inbound connections that exceed a quota.
 #[derive(Debug)]
 pub(super) struct Shares {
-    handshakes_per_address: usize,
+    /// Most handshakes at a time.
+    max_handshakes: usize,
     connections_per_address: usize,
     strangers: usize,
     /// Peers without a quota, which have a reserve: configured ones, and those that know the shared key.
@@ -82,7 +83,7 @@ impl Shares {
     pub(super) fn new(limits: &Limits, named: HashSet<PeerId>) -> Self {
         let incoming = (limits.connections - limits.connections / 8) as usize;
         Self {
-            handshakes_per_address: (limits.handshakes as usize / 4).max(1),
+            max_handshakes: limits.handshakes as usize,
             connections_per_address: limits.connections_per_ip as usize,
             strangers: incoming - incoming / 4,
             trusted: named,
@@ -100,6 +101,21 @@ impl Shares {
         } else if self.trusted.len() < MAX_TRUSTED {
             self.trusted.insert(peer);
         }
+    }
+
+    /// Takes a handshake, of which an address may have a third as many as are free: a quarter of all if it is
+    /// alone, and fewer the more are in use. Silent connections from many addresses thus leave one to an
+    /// address that has none. Pending connections cannot be displaced: libp2p has no call that closes them.
+    fn begin_handshake(&mut self, id: ConnectionId, address: Option<IpAddr>) -> Result<(), Denied> {
+        let free = self.max_handshakes.saturating_sub(self.handshakes.by_connection.len());
+        let own = self.handshakes.of(address);
+        if let Some(ip) = address
+            && own >= (free / 3).max(1)
+        {
+            return Err(Denied::Handshakes(ip, own));
+        }
+        self.handshakes.take(id, address);
+        Ok(())
     }
 
     fn admit(&mut self, id: ConnectionId, peer: &PeerId, remote: &Multiaddr) -> Result<(), Denied> {
@@ -125,8 +141,8 @@ impl Shares {
         Ok(())
     }
 
-    /// Closes the oldest connection of the address with the most, if that has more than `own`: whoever has many
-    /// addresses keeps nobody out.
+    /// Closes the oldest connection of the address with the most, if that has more than `own`. A client with many
+    /// addresses can thus fill the share, but cannot keep others out.
     fn displace(&mut self, own: usize) -> bool {
         let held = |id| self.connections.of(self.connections.by_connection.get(id).copied().flatten());
         let strangers = self.peers.iter().rev().filter(|(_, peer)| !self.trusted.contains(*peer));
@@ -157,13 +173,7 @@ impl NetworkBehaviour for Shares {
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
         let address = ip_of(remote).map(share_of);
-        if let Some(ip) = address
-            && self.handshakes.of(address) >= self.handshakes_per_address
-        {
-            return Err(ConnectionDenied::new(Denied::Handshakes(ip, self.handshakes_per_address)));
-        }
-        self.handshakes.take(id, address);
-        Ok(())
+        self.begin_handshake(id, address).map_err(ConnectionDenied::new)
     }
 
     fn handle_established_inbound_connection(
@@ -222,6 +232,24 @@ mod tests {
 
     fn at(host: u8) -> Multiaddr {
         format!("/ip4/192.0.2.{host}/tcp/1").parse().unwrap()
+    }
+
+    #[test]
+    fn silent_handshakes_of_many_addresses_leave_one_to_others() {
+        let mut shares = Shares::new(&Limits { handshakes: 128, ..Limits::default() }, HashSet::new());
+        let mut next = 0..;
+        let mut begin = |shares: &mut Shares, host: u8| {
+            let id = ConnectionId::new_unchecked(next.next().unwrap());
+            shares.begin_handshake(id, ip_of(&at(host)).map(share_of))
+        };
+        let alone = (0..128).filter(|_| begin(&mut shares, 0).is_ok()).count();
+        assert_eq!(alone, 32, "a quarter of all");
+        for _ in 0..128 {
+            (0..64).for_each(|host| drop(begin(&mut shares, host)));
+        }
+        assert!(matches!(begin(&mut shares, 1), Err(Denied::Handshakes(..))));
+        assert!(shares.handshakes.by_connection.len() < 128);
+        assert!(begin(&mut shares, 64).is_ok(), "an address that has none");
     }
 
     #[test]

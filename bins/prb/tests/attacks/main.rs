@@ -1,10 +1,10 @@
 //! Strangers attack a data provider and a lifecycle manager while honest workers compute: the workers keep up.
 //!
-//! One attack after another, each for a while, then all at once. `PRB_TEST_WORKERS` (6), `PRB_TEST_STRANGERS` (6, data
-//! providers that lie), `PRB_TEST_ATTACK_SECS` (2, for each attack), `PRB_TEST_BLOCK_MS` (500), `PRB_TEST_ATTACK` (a part of a name:
-//! only these attacks) and `PRB_TEST_BINARY`
-//! (another build of `prb`) make it another run; docs/CONTRIBUTING.md has the whole one. The daemons, the strangers and
-//! the honest users are in network namespaces of one link where the system permits it ([`place`]).
+//! One attack after another, each for a while, then all at once. `PRB_TEST_WORKERS` (6), `PRB_TEST_STRANGERS`
+//! (6, data providers that lie), `PRB_TEST_ATTACK_SECS` (2, for each attack), `PRB_TEST_BLOCK_MS` (500),
+//! `PRB_TEST_ATTACK` (a part of a name: only these attacks) and `PRB_TEST_BINARY` (another build of `prb`) make
+//! it another run; docs/CONTRIBUTING.md has the whole one. The daemons, the strangers and the honest users are
+//! in network namespaces of one link where the system permits it ([`place`]).
 #![allow(clippy::unwrap_used, missing_docs)]
 
 #[path = "../support/mod.rs"]

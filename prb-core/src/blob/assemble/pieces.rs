@@ -22,9 +22,9 @@ pub struct BatchEnd<'a> {
     pub next_set: Option<&'a [u8]>,
 }
 
-/// The encoded pieces of a chain at one moment, from which [`headers`](super::headers), [`headers_to`](super::headers_to), [`ranges`](super::ranges) and
-/// [`blocks`](super::blocks)
-/// assemble the answers of a source.
+/// The encoded pieces of a chain at one moment, from which [`headers`](super::headers),
+/// [`headers_to`](super::headers_to), [`ranges`](super::ranges) and [`blocks`](super::blocks) assemble the
+/// answers of a source.
 ///
 /// Spans are iterated from their first block on and without gaps; they end where the view's blocks end. A method
 /// stops when `take` returns false. Over blocks in lists, relay blocks from 1 and parachain blocks from 0:
