@@ -50,6 +50,7 @@ impl Bridge {
     /// # Errors
     /// [`Failure::Configuration`] before anything was started, [`Failure::Run`] for later failures.
     pub async fn start(args: &AllArgs) -> Result<Self, Failure> {
+        // Before the inventory opens: a file with an error leaves everything as it is.
         let file = args.fleet.as_deref().map(FleetFile::read).transpose().map_err(Failure::Configuration)?;
         let relay = pool("relay", &args.parent_chain_endpoint, args.parent_chain_genesis)
             .map_err(Failure::Configuration)?;

@@ -223,6 +223,7 @@ impl Api {
     /// Returns the version of all pools and workers; computed once per revision.
     fn inventory_version(&self) -> String {
         let snapshot = self.snapshot();
+        // Locked while the version is computed, so that concurrent requests for one revision share the work.
         let mut kept = self.0.version.lock().unwrap_or_else(PoisonError::into_inner);
         match &*kept {
             Some((revision, version)) if *revision == snapshot.revision => version.clone(),
@@ -267,6 +268,7 @@ fn handlers(api: Api) -> Router {
             let status = axum::http::StatusCode::METHOD_NOT_ALLOWED;
             Problem::new(status, "method-not-allowed", "this address does not support that method")
         })
+        // Replaces axum's default limit of 2 MB, which an import of ten thousand workers exceeds.
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(api)
 }

@@ -66,6 +66,8 @@ impl Blocks {
             if !history.is_empty() {
                 ingest = ingest.with_history(history, sources::Config::default());
             }
+            // A block that a worker cannot apply is fetched again by the ingest; without nodes there is
+            // nothing to fetch it from.
             source = source.with_suspects(ingest.suspects());
             background.spawn(|stop| async move { ended("the ingest", ingest.run(stop).await) });
         } else {

@@ -75,11 +75,14 @@ impl ChainData {
         let Ok(permit) = Arc::clone(&inner.asking).try_acquire_owned() else { return old };
         let (folder, store) = (inner.folder.clone(), inner.store.clone());
         let asked = tokio::task::spawn_blocking(move || {
+            // Moved here: a query that outlives its timeout keeps the permit, so that a hung disk occupies
+            // one thread only.
             let _permit = permit;
             let system = rustix::fs::statvfs(&folder).ok();
             let system = system.as_ref();
             Disk {
                 store: store.and_then(|store| store.disk_bytes().ok()),
+                // Not `f_bfree`, which includes blocks that only root may use.
                 free: system.map(|system| system.f_bavail.saturating_mul(system.f_frsize)),
                 all: system.map(|system| system.f_blocks.saturating_mul(system.f_frsize)),
             }

@@ -72,6 +72,7 @@ const MODULE: &str = "PHALA_MODULE";
 const ALIASES: [(&str, &str); 1] =
     [("PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT", "PHALA_DATA_PROVIDER_LOCAL_SERVER")];
 /// Variables that are read, but not by an argument.
+// A variable that is missing here is reported as a typing error at each start.
 const OTHERS: [&str; 5] = [MODULE, PSK_VARIABLE, TOKEN_VARIABLE, "PRB_KEYS_PASSPHRASE", ALIASES[0].1];
 
 /// Runtime Bridge for Phala Network: feeds fleets of TEE workers and submits their transactions.
@@ -255,6 +256,7 @@ enum First<'a> {
 
 impl<'a> First<'a> {
     fn of(arguments: &'a [OsString]) -> Self {
+        // Must name every global flag of `Cli` that has a value, or its value is taken for the command.
         const WITH_VALUE: [&str; 3] = ["--node-env", "--log-level", "--config"];
         let mut rest = arguments.iter().skip(1);
         while let Some(argument) = rest.next() {

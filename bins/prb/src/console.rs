@@ -75,6 +75,7 @@ use backend::Backend;
 use history::History;
 
 /// Maximum size of a request body: a command for as many workers as an inventory can have.
+// Ten thousand ids of 36 characters, with separators of three in a form, have 390,000 bytes.
 const MAX_BODY_BYTES: usize = 512 * 1024;
 
 /// Path and title of the page of transactions.
@@ -267,6 +268,7 @@ impl Open {
     /// Those of [`open`]: the operator has to change the configuration.
     pub(crate) async fn start(args: &PageArgs, access: &Access, console: Console) -> Result<Self, Failure> {
         let mut serving = Background::default();
+        // Measurements are for the charts only: without the page, none are taken.
         let sampled = console.clone();
         let site = open(args, access, console).await.map_err(Failure::Configuration)?;
         let address = site.as_ref().map(Site::address);

@@ -36,6 +36,7 @@ const ARENA: &str = "utils/arena is not needed any more: the trade queue's page 
 pub fn arguments(given: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut given: Vec<_> = given.into_iter().collect();
     if given.first().is_some_and(|name| Path::new(name).file_name().is_some_and(|name| name == SHIM)) {
+        // The name stays, because clap skips the first argument.
         given.truncate(1);
     }
     given

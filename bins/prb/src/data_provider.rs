@@ -75,6 +75,8 @@ impl DataProvider {
         let source: Arc<dyn RangeSource> = Arc::clone(&blocks.source) as _;
         let keys = keyspace::Config::default().with_max_para_blocks(args.blob_max_para_block_range_count);
         let blobs: Arc<dyn Lookup> = Arc::new(KeySpace::new(Arc::clone(&source), keys));
+        // Before the node, which tells peers the port: it is only known once it is bound (0 selects a free
+        // one).
         let server = blob_server(args, Arc::clone(&blobs)).await.map_err(Failure::Configuration)?;
         let port = server.local_addr().port();
         let store = Arc::clone(&blocks.store);

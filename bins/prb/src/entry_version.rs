@@ -29,5 +29,7 @@ pub(crate) fn of_all(snapshot: &Snapshot) -> String {
 
 /// The same for bytes.
 pub(crate) fn of_bytes(bytes: &[u8]) -> String {
+    // Without 0x; 80 bits suffice to tell versions apart. A release may change it, because no version is
+    // stored.
     Hash::of(bytes).to_string().chars().skip(2).take(20).collect()
 }

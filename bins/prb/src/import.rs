@@ -42,6 +42,7 @@ async fn import(args: &ImportArgs) -> anyhow::Result<()> {
         ImportFrom::V3(args) => &args.into,
     };
     legacy_files::check_inventory(&into.to, "--to, PHALA_LOCAL_DB_PATH")?;
+    // First: it stays locked, so that no daemon changes what the rows are checked against.
     let there = open(&into.to, into.dry_run).await?;
     let present = there.as_ref().map(|inventory| inventory.snapshots().borrow().clone()).unwrap_or_default();
     let (rows, identity) = match &args.from {
@@ -101,6 +102,7 @@ async fn apply(
 ) -> anyhow::Result<Arc<Snapshot>> {
     let identity = match identity {
         Some(identity) => identity,
+        // Generated only now that nothing can refuse the import any more: a dry run leaves no key behind.
         None => Identity::load_or_generate(&into.peer_id_prefix, Role::Lifecycle).await?,
     };
     let vault = RsaVault::new(&identity);

@@ -146,6 +146,7 @@ fn write(path: &Path, bytes: &[u8], replace: bool) -> anyhow::Result<()> {
     };
     let write = || -> std::io::Result<()> {
         let mut file = NamedTempFile::new_in(folder)?;
+        // Before the first byte is written.
         file.as_file().set_permissions(Permissions::from_mode(0o600))?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;

@@ -190,6 +190,8 @@ async fn work(
         source = Arc::new(VerifiedSource::open(source, args.verified_config()));
     }
     let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(source, args.blob_cache.config()));
+    // Before the queue, which takes from its views the block that the effects of others' jobs are expected
+    // in.
     let chain = Chain::follow(parts.para.clone());
     let sending = args.sending.submit_config();
     let trade_queue = match &args.q_redis_endpoint {
@@ -215,6 +217,7 @@ fn sources(work: Option<&FleetRuntime>, provider_table: &ProviderTable, chain_da
     let (provider_table, chain_data) = (provider_table.clone(), chain_data.clone());
     let sources = Sources {
         providers: Some(Arc::new(move || provider_table.rows())),
+        // May block: peers are answered from a blocking thread.
         chain_nodes: Some(Arc::new(move || chain_data.detail_blocking())),
         ..Sources::default()
     };

@@ -102,6 +102,7 @@ fn make(file: &Path) -> anyhow::Result<SecretString> {
     let folder = file.parent().context("it has no folder")?;
     fs::create_dir_all(folder)?;
     let mut made = NamedTempFile::new_in(folder)?;
+    // Before the token is written.
     made.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
     writeln!(made, "{token}")?;
     made.as_file().sync_all()?;

@@ -142,6 +142,7 @@ fn selected(snapshot: &Snapshot, selection: &Selection) -> Result<Vec<Uuid>, Pro
     {
         return Err(Problem::not_found(format!("there is no pool {pool}")));
     }
+    // Names and patterns may select a worker twice; it must get the command once.
     let mut seen = HashSet::new();
     let mut ids = Vec::new();
     match &selection.workers {

@@ -30,6 +30,7 @@ use super::{
 use crate::entry_version;
 
 /// Maximum number of faulty entries in one answer. With that many, some may be left out.
+// Each fault costs another try of the whole edit, see `all_faults`.
 const MAX_FAULTS: usize = 100;
 /// How many times an unconditional edit is merged again after a concurrent edit.
 const MERGES: usize = 4;
@@ -95,6 +96,8 @@ pub(super) async fn patch<K: Kind>(api: &Api, list: Vec<Value>, terms: &Terms) -
 
 /// Changes or deletes one entry. `If-Match` and the answer's entity tag are of that entry.
 pub(super) async fn one<K: Kind>(api: &Api, mut item: Value, terms: Terms) -> Result<Response, Problem> {
+    // At the address of one entry, the tag is the entry's: it becomes a version of this item, not a condition
+    // on the whole inventory.
     if let IfMatch::Version(version) = terms.if_match {
         item["version"] = Value::from(version);
     }
@@ -143,6 +146,7 @@ async fn create<K: Kind>(api: &Api, list: Vec<Value>, terms: &Terms) -> Result<E
     }
     let items = values.iter().map(|(index, value)| (*index, Operation::Create(value.clone()))).collect();
     if !faults.is_empty() || terms.dry_run {
+        // Also if fields are faulty: one answer is to name every fault.
         faults.extend(all_faults::<K>(api, items).await);
         return dry(api, terms, faults);
     }
@@ -329,6 +333,7 @@ async fn explained<K: Kind>(api: &Api, items: Vec<(usize, Operation<K::Value>)>,
     let of_entries =
         matches!(error, Error::Duplicate { .. } | Error::NotFound { .. } | Error::Invalid { .. });
     if of_entries {
+        // May find none if the inventory has changed since; then the manager's error is all that is known.
         let faults = all_faults::<K>(api, items).await;
         if !faults.is_empty() {
             return Problem::of_entries(faults);
@@ -347,6 +352,7 @@ async fn all_faults<K: Kind>(api: &Api, mut items: Vec<(usize, Operation<K::Valu
     while faults.len() < MAX_FAULTS && !items.is_empty() {
         let tried = K::edit(&copy, items.iter().map(|(_, operation)| operation.item()).collect()).await;
         let Err(error) = tried else { break };
+        // An error about no entry, such as a full inventory, would recur without end.
         let Some(place) = place_of(&error).filter(|place| *place < items.len()) else {
             faults.push(fault(&error));
             break;

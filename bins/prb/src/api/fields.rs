@@ -171,6 +171,7 @@ pub(super) fn read<T: DeserializeOwned>(value: Value) -> Result<T, Vec<Fault>> {
     let Value::Object(fields) = value else {
         return Err(vec![Fault::new("invalid", "it must be an object of fields")]);
     };
+    // One field at a time, because serde stops at the first fault.
     let single = |(name, value): (&String, &Value)| {
         let alone = Map::from_iter([(name.clone(), value.clone())]);
         let error = serde_json::from_value::<T>(Value::Object(alone)).err()?;

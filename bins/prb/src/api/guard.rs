@@ -22,6 +22,8 @@ pub(crate) const MAX_REQUESTS: usize = 16;
 /// Maximum duration of a request. An import of many pools reads and seals a key for each.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Headers that proxies add to forwarded requests.
+// A proxy on this machine connects from loopback, so that the connection's address says nothing about the
+// client.
 const PASSED_ON: [&str; 4] = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip"];
 
 /// Checks requests before they are handled.
@@ -126,6 +128,8 @@ pub(super) async fn enter(State(gate): State<Gate>, request: Request, next: Next
         }
     }
     let headers = response.headers_mut();
+    // A browser must neither take an answer for something other than its declared type, nor show an old one
+    // from its cache.
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response

@@ -151,6 +151,7 @@ async fn change(
     Body(set): Body<Value>,
 ) -> Result<Response, Problem> {
     let id = api.pool(&named)?;
+    // By id: an edit by name could reach another pool if the names are swapped meanwhile.
     edits::one::<Pools>(&api, json!({ "id": id, "set": set }), terms).await
 }
 
@@ -191,6 +192,7 @@ impl Kind for Pools {
     }
 
     fn find<'a>(snapshot: &'a Snapshot, named: &str) -> Option<&'a Arc<Pool>> {
+        // Ids and numbers before names: a pool may be named like another one's number.
         let by_id = named.parse().ok().and_then(|id| Self::by_id(snapshot, id));
         let by_pid = || named.parse().ok().and_then(|pid| snapshot.pool(PoolId(pid)));
         by_id.or_else(by_pid).or_else(|| snapshot.pools.iter().find(|pool| pool.name == named))
@@ -218,6 +220,7 @@ impl Kind for Pools {
     }
 
     fn shown(dry_run: bool, entries: &[Arc<Pool>]) -> EditedPools {
+        // An edit's answer has the entries only; counts and on-chain state are in the list.
         EditedPools { dry_run, pools: entries.iter().map(|pool| PoolEntry::of(pool, 0, None)).collect() }
     }
 

@@ -85,6 +85,7 @@ impl Problem {
 
     /// Creates the problem of a list with faulty entries.
     pub(crate) fn of_entries(mut faults: Vec<Fault>) -> Self {
+        // Faults of fields are found before those of the manager, whatever the order of the entries.
         faults.sort_by_key(|fault| fault.index);
         let status = match &*faults {
             [one] if one.code == "not-found" && one.index.is_none() => StatusCode::NOT_FOUND,
@@ -162,6 +163,7 @@ pub(crate) fn fault(error: &manage::Error) -> Fault {
         Error::Duplicate { field, value, holder, .. } => {
             Fault::new("duplicate", format!("{field} {value:?} is taken by {holder:?}")).of(field_name(field))
         }
+        // The pool of a new worker, not the entry itself: the fault is in its field `pid`.
         Error::NotFound { what: "pool", id, .. } if id.starts_with("with pid") => {
             Fault::new("not-found", format!("there is no pool {id}: add it first")).of("pid")
         }

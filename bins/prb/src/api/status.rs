@@ -133,6 +133,7 @@ async fn status(State(api): State<Api>) -> Result<Json<Status>, Problem> {
     let workers = api.manager().status(&[])?;
     let jobs = match api.queue() {
         Some(queue) => {
+            // A Redis that does not answer must not hold back the rest of the status.
             let stats = tokio::time::timeout(std::time::Duration::from_secs(2), queue.queue.stats()).await;
             stats.ok().and_then(Result::ok).map(|stats| json!(stats))
         }

@@ -316,6 +316,7 @@ pub(super) fn event(event: &Event) -> Value {
         EventKind::Panicked { text } => ("panicked", json!({ "text": text.as_ref() })),
         other => ("other", json!({ "text": format!("{other:?}") })),
     };
+    // After the fields, so that no kind can replace these three.
     let mut shown = fields;
     shown["number"] = json!(event.number);
     shown["at"] = json!(time(event.at));

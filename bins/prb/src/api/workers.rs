@@ -108,6 +108,8 @@ struct Events {
     (status = 200, body = WorkerList), (status = 400, body = Problem)))]
 async fn list(State(api): State<Api>, Asked(query): Asked<WorkerQuery>) -> Result<Response, Problem> {
     let (offset, limit) = query.page()?;
+    // Before the status: if an edit comes in between, the version is older than the entries, and an edit
+    // based on them is refused. The other way round, it would overwrite the edit.
     let version = api.inventory_version();
     let all = api.manager().status(&[])?;
     let fitting: Vec<_> =

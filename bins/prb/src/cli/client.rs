@@ -123,6 +123,7 @@ impl Daemon {
         body: Option<&Value>,
     ) -> anyhow::Result<(StatusCode, HeaderMap, Vec<u8>)> {
         let mut url = self.base.clone();
+        // The API may be below a path of a reverse proxy.
         let base = self.base.path().trim_end_matches('/').to_owned();
         url.set_path(&(base + path_and_query.path()));
         url.set_query(path_and_query.query());
@@ -269,6 +270,8 @@ fn token(remote: &Remote) -> anyhow::Result<Option<SecretString>> {
     if let Some(token) = named.token()? {
         return Ok(Some(token));
     }
+    // A file that this user may not read is passed over: reads on loopback need no token, and the daemon's
+    // refusal names the file.
     let folders = remote.data.iter().chain([&remote.local_db_path]);
     let found = folders.map(|folder| folder.join(TOKEN_FILE)).find(|file| may_be_read(file));
     found.map(|file| first_line(&file, MAX_TOKEN_BYTES)).transpose()

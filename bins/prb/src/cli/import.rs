@@ -88,6 +88,7 @@ fn read(kind: &Kind, file: &Path, format: Option<Format>) -> anyhow::Result<Vec<
     let mut rows = parse(kind, &text, format).with_context(|| format!("in {shown}"))?;
     ensure!(!rows.is_empty(), "{shown} names no {}", kind.one);
     let folder = file.parent().unwrap_or_else(|| Path::new("")).to_owned();
+    // Here and not by the daemon, which may run on another machine or as a user who cannot read the files.
     rows.iter_mut().try_for_each(|row| read_secret(row, &folder))?;
     Ok(rows)
 }
@@ -142,6 +143,7 @@ fn parse_csv(text: &str) -> anyhow::Result<Vec<Row>> {
     for record in reader.records() {
         let record = record?;
         let place = format!("line {}", record.position().map_or(0, |position| line(text, position)));
+        // An empty cell is an absent field: one table can have entries with and without a value.
         let cells = names.iter().zip(record.iter()).filter(|(_, cell)| !cell.is_empty());
         let entry: Map<_, _> = cells.map(|(name, cell)| (name.to_owned(), csv_value(name, cell))).collect();
         rows.push(Row { place, entry: Value::Object(entry) });

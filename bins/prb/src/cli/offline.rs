@@ -88,6 +88,7 @@ impl Offline {
         let source = api::Source {
             daemon: "offline",
             manager: Manager::new(parts),
+            // Only a `prb all` has one; for the inventory of a `prb lifecycle`, PRB_FLEET means nothing.
             fleet_file: args.fleet.clone().filter(|_| remote.data.is_some()),
             queue: None,
             chain: None,

@@ -56,6 +56,7 @@ pub(super) async fn run(args: PoolsArgs) -> anyhow::Result<()> {
             confirm(caution, &format!("Remove pool {} ({})?", cell(&shown["pid"]), cell(&shown["name"])))?;
             let mut query = dry(caution);
             query.push(("force", force.to_string()));
+            // By the id that was confirmed: the name may belong to another pool by now.
             let id = cell(&shown["id"]);
             let answer = client.ask(Method::DELETE, &["pools", &id], &query, None).await?;
             wrote(&answer.body, as_json, caution, &format!("pool {pool} was removed"))

@@ -128,6 +128,7 @@ fn export(store: &Store, to: &std::path::Path, config: archive::Config) -> anyho
 }
 
 async fn import(path: PathBuf, from: PathBuf, expected: Option<String>) -> anyhow::Result<()> {
+    // Before the store, which is created if it is missing: a wrong folder must not leave one behind.
     let archive = tokio::task::spawn_blocking(move || archive::ArchiveHistory::open(&from)).await??;
     let store = Arc::new(tokio::task::spawn_blocking(move || open(&path)).await??);
     let end = archive.extent();

@@ -128,6 +128,7 @@ impl<'a> Plan<'a> {
         };
         let fields: Map<String, Value> = set.iter().map(shown).collect();
         self.changed.push(json!({ kind.key: entry[kind.key], "fields": fields }));
+        // With the version that the printed difference is based on: what is applied is what was confirmed.
         self.items.push((json!({ "id": entry["id"], "version": entry["version"], "set": set }), row));
     }
 }
@@ -148,6 +149,8 @@ fn is_same(field: &str, of_file: &Value, of_entry: &Value) -> bool {
         address.map(|account| account.to_ss58(PHALA_SS58_PREFIX))
     };
     match (field, of_file) {
+        // Addresses are compared as accounts: one account has an address for every network prefix. A secret
+        // always differs, because an entry never shows its own.
         ("proxied", Value::String(text)) if text.trim().is_empty() => of_entry.is_null(),
         ("proxied", Value::String(_)) => account(of_file).is_some() && account(of_file) == account(of_entry),
         // An amount may be written as a number.

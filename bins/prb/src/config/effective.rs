@@ -47,6 +47,7 @@ fn by_variable(arg: &Arg) -> String {
 }
 
 fn value(arg: &Arg, id: &str, matches: &ArgMatches) -> String {
+    // An `Arg` does not tell the type of its value, so the types in use are tried.
     if let Ok(Some(yes)) = matches.try_get_one::<bool>(id) {
         return yes.to_string();
     }

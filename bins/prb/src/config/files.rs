@@ -245,6 +245,8 @@ pub(super) fn without_empty_variables(
         match aliases.iter().find(|(first, _)| *first == name) {
             _ if variable(&name).is_some() => arg,
             Some((_, alias)) if variable(alias).is_some() => arg.env(*alias),
+            // Set but empty: clap would take the empty text as the value, where the original takes its
+            // default.
             _ if std::env::var_os(&name).is_some() => arg.env(Resettable::Reset),
             _ => arg,
         }

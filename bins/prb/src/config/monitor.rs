@@ -53,6 +53,8 @@ impl MonitorArgs {
     /// The peer-to-peer settings, merged with the original's.
     pub fn walkie(&self) -> WalkieArgs {
         let mut walkie = self.walkie.clone();
+        // `Option`, so that a variable of the original that is not set differs from one that is set to the
+        // placeholder.
         if let Some(nodes) = &self.ptp_boot_nodes {
             walkie.walkie_boot_nodes.clone_from(nodes);
         }

@@ -75,6 +75,8 @@ fn content(context: &Context, command: Command, fleet: &FleetView, previews: &[P
         @if !taken.is_empty() {
             form.acts method="post" action={ (context.base) "/workers/command" } data-act data-then=(back) {
                 input type="hidden" name="command" value=(command.as_str());
+                // The previewed workers by id, not the filter: the command is for those that were shown, not
+                // for those that match by then.
                 input type="hidden" name="ids" value=(joined(&taken));
                 button.main #give type="submit" { (button) }
                 a.button href=(back) { "Back" }
@@ -115,6 +117,7 @@ fn groups(previews: &[Preview]) -> Markup {
         *groups.entry(text).or_default() += 1;
     }
     let mut groups: Vec<_> = groups.into_iter().collect();
+    // By text among equals: the order of a map would change with every request.
     groups.sort_by_key(|(text, number)| (usize::MAX - number, *text));
     html! {
         @if previews.len() > 1 {

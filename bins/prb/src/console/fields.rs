@@ -20,6 +20,7 @@ impl Fields {
 
     /// Returns whether a box is checked.
     pub(super) fn is_on(&self, name: &str) -> bool {
+        // A browser sends a box only while it is checked.
         !self.get(name).is_empty()
     }
 
@@ -43,6 +44,7 @@ impl Drop for Fields {
 
 impl std::fmt::Debug for Fields {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Names only: a value may be a secret.
         f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
     }
 }

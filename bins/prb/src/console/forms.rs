@@ -207,6 +207,7 @@ fn pool_form(context: &Context, title: &str, pool: Option<&PoolView>, fleet: &Fl
             label { "Name" input name="name" required maxlength=(MAX_NAME_BYTES) value=[pool.map(|pool| &pool.name)]; }
             label.wide {
                 "Operator's mnemonic or secret URI"
+                // `new-password`: a browser must not fill in a password that it has stored for this address.
                 input name="secret" type="password" autocomplete="new-password" maxlength="4096"
                     placeholder=(if pool.is_some_and(|pool| pool.operator.is_some()) { "(unchanged)" } else { "" });
             }
@@ -238,6 +239,7 @@ pub(super) async fn save_worker(context: Context, headers: HeaderMap, body: Byte
     let done = async {
         let backend = editable(&context)?;
         let id = form_id(&fields)?;
+        // Asked again, and not taken from the form: the manager may have been replaced by an older one since.
         let whole = backend.fleet().await?.takes_settings;
         check_taken(&fields, whole)?;
         let endpoints = fields.get("endpoints").split(',').map(str::trim).filter(|text| !text.is_empty());
@@ -248,6 +250,7 @@ pub(super) async fn save_worker(context: Context, headers: HeaderMap, body: Byte
             .with_stake(format::read_amount(fields.get("stake")).map_err(bad)?.to_string())
             .with_enabled(fields.is_on("enabled"))
             .with_sync_only(fields.is_on("sync_only"))
+            // A missing box means off only if the form had it. `None` keeps the present value.
             .with_gatekeeper(whole.then(|| fields.is_on("gatekeeper")))
             .with_endpoints(whole.then(|| endpoints.map(str::to_owned).collect()))
             .with_after_stop(if whole { Some(setting(&fields)?) } else { None });
@@ -271,6 +274,7 @@ pub(super) async fn save_pool(context: Context, headers: HeaderMap, body: Bytes)
         let value = PoolValue::default()
             .with_pid(pid(&fields)?)
             .with_name(fields.get("name").to_owned())
+            // The form never contains the present secret, so an empty field means that it stays.
             .with_secret((!secret.is_empty()).then(|| SecretString::from(secret)))
             .with_proxied(fields.get("proxied").to_owned())
             .with_enabled(fields.is_on("enabled"))

@@ -172,6 +172,7 @@ impl History {
 
     /// Returns whether it is time for the next sample.
     pub(super) fn is_due(&self, at: u64) -> bool {
+        // The difference in either direction: the clock may have been set back.
         self.inner().blocks.as_ref().is_none_or(|(last, _)| at.abs_diff(*last) >= STEP.as_secs())
     }
 
@@ -188,6 +189,7 @@ impl History {
             inner.rate(at, fleet),
             jobs.map(|jobs| (jobs.waiting + jobs.delayed + jobs.active) as f64),
             balances.min().map(|balance| balance as f64 / PHA),
+            // A fleet without workers has a gap, not a line at zero.
             (!fleet.workers.is_empty()).then_some(active as f64),
         ];
         let point = Point { at, values, count: 1.0 };

@@ -73,6 +73,8 @@ impl Part {
 
     pub(super) fn markup(&self) -> Markup {
         html! {
+            // The script finds what to replace by its id, and keeps checked boxes and the focus by theirs:
+            // ids must be stable and unique on the page.
             section id=(self.id) data-part {
                 (self.before)
                 @if let Some(Table { class, head, rows }) = &self.table {
@@ -89,6 +91,8 @@ impl Part {
         (&self.before.0, &self.after.0).hash(&mut hasher);
         if let Some(table) = &self.table {
             table.head.0.hash(&mut hasher);
+            // Of the rows only the ids, in order: a row that appears, disappears or moves sends the whole
+            // part, one that changes sends itself.
             table.rows.iter().for_each(|(id, _)| id.hash(&mut hasher));
         }
         hasher.finish()
@@ -132,6 +136,8 @@ impl Sent {
     }
 }
 
+// Hashes instead of texts are remembered of what was sent: a page of 500 rows has some hundred kilobytes for
+// every viewer.
 fn hash(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
@@ -146,6 +152,7 @@ where
 {
     let mut ticks = tokio::time::interval(CHECK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The slot is part of the state: it is released when the stream ends or the browser hangs up.
     let start = (place, ticks, Sent::default(), render);
     let end = Instant::now() + STREAM_DURATION;
     let events = futures::stream::unfold(start, move |(place, mut ticks, mut sent, render)| async move {

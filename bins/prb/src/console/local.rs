@@ -164,6 +164,7 @@ impl Backend for Local {
 
     async fn command(&self, ids: &[Uuid], command: Command) -> Result<CommandResult, Error> {
         let done = self.manager.command(ids, command).map_err(refused)?;
+        // The page that follows must show the effect, even if the cached view is recent.
         *self.cache() = None;
         let refused = done.refused.iter().map(|(_, error)| error.to_string()).collect();
         Ok(CommandResult { taken: done.answers.len(), refused })
@@ -180,6 +181,8 @@ impl Backend for Local {
         let manager = match &edit {
             Edit::PutPool(None, _) | Edit::PutWorker(None, _) => self.manager.clone(),
             Edit::PutPool(Some(id), _) => self.if_pool(*id, version, |_, _| true),
+            // The test runs under the lock of the inventory, so no worker can be added to the pool between it
+            // and the removal.
             Edit::RemovePool(id) => self.if_pool(*id, version, |now, pool| workers_of(now, pool.pid) == 0),
             Edit::PutWorker(Some(id), _) | Edit::RemoveWorker(id) => self.if_worker(*id, version),
         };

@@ -106,6 +106,8 @@ impl Peer {
         let view = view.await.map_err(|error| {
             Error::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the workers cannot be read: {error}"))
         })?;
+        // Relaxed, because no other data depends on it. It is false until the first view, which limits the
+        // commands to those of every manager.
         self.takes_all.store(view.takes_all, Relaxed);
         Ok(view.fleet)
     }
@@ -165,6 +167,7 @@ impl Peer {
 
     /// Returns the last view, or a new one if it is too old.
     async fn shared_view(&self) -> Result<Arc<FleetView>, Error> {
+        // Taken before the cache is read: who waited for it finds the view that the other request got.
         let _asking = self.asking.lock().await;
         let changes = {
             let last = self.last();
@@ -179,6 +182,7 @@ impl Peer {
             self.history.record(now, &view, view.jobs.as_ref());
         }
         let mut last = self.last();
+        // A change was made during the request: the view may be from before it and is not shared.
         if last.changes == changes {
             last.view = Some((Instant::now(), Arc::clone(&view)));
         }
@@ -297,6 +301,7 @@ impl Backend for Peer {
                 change(client.update_pools(lm::UpdatePool { items })).await.map(drop)
             }
             Edit::RemovePool(of) => {
+                // The original has no call to remove an entry, but a flag in its update.
                 let pool = Some(db::Pool { deleted: true, ..db::Pool::default() });
                 let items = vec![lm::UpdatePoolItem { id: id(of), pool }];
                 change(client.update_pools(lm::UpdatePool { items })).await.map(drop)

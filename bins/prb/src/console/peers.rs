@@ -30,6 +30,7 @@ pub(super) fn parts(context: &Context) -> Vec<Part> {
         ("others", "Others", others),
     ] {
         if peers.is_empty() {
+            // An empty part stays on the page: the script can only fill an element that exists.
             parts.push(Part::new(id, html! {}));
             continue;
         }

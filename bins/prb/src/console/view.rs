@@ -122,6 +122,7 @@ impl WorkerView {
 
     /// Returns whether it needs attention: something is wrong, or only an operator can continue.
     pub(super) fn needs_attention(&self) -> bool {
+        // Codes of docs/worker-states.md, as texts because a peer reports them as such.
         const BY_HAND: [&str; 9] = [
             "pool-not-in-inventory",
             "fleet-full",

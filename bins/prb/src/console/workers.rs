@@ -49,6 +49,8 @@ pub(super) fn filter(context: &Context, asked: &Asked) -> Markup {
                     @for size in SIZES { option value=(size) selected[asked.size == size] { (size) } }
                 }
             }
+            // A form's query replaces the whole one of the URL, so what it has no visible fields for is
+            // passed on hidden.
             @if !asked.reason.is_empty() { input type="hidden" name="reason" value=(asked.reason); }
             @if !asked.sort.is_empty() { input type="hidden" name="sort" value=(asked.sort); }
             @if asked.descending { input type="hidden" name="order" value="down"; }
@@ -79,6 +81,7 @@ fn bulk(context: &Context, asked: &Asked) -> Markup {
     html! {
         @if !fleet.commands().is_empty() {
             form.bulk #bulk-form method="get" action={ (context.base) "/workers/confirm" } {
+                // For the second button, whose command is for all that match this filter.
                 @for (name, value) in asked.filter_fields() { input type="hidden" name=(name) value=(value); }
                 label {
                     "Command"
@@ -142,6 +145,7 @@ fn row(context: &Context, worker: &WorkerView, columns: &[&Column]) -> Markup {
     let id = worker.id();
     html! {
         tr id=(row_id(worker)) .off[!worker.entry.enabled] {
+            // The form is outside of this part, which is replaced; `form` ties the box to it.
             td.choose { input type="checkbox" form="bulk-form" name="id" value=(id) id={ "choose-" (id) } aria-label={ "Choose " (worker.entry.name) }; }
             td.name { a href={ (context.base) "/workers/" (id) } id={ "open-" (id) } { (worker.entry.name) } }
             @for column in columns {

@@ -27,6 +27,7 @@ pub(super) fn of(
     origin: String,
     port: u16,
 ) -> Handlers {
+    // Shared by both calls: the first gives the token that the second takes.
     let tokens = Arc::new(Tokens::<Wanted>::new(tokens::Config::default()));
     let last_logged = LastLogged::default();
     let (logged_by_want, logged_by_get) = (Arc::clone(&last_logged), last_logged);

@@ -66,6 +66,7 @@ fn differences(old: &Snapshot, pools: Vec<Pool>, workers: Vec<Worker>) -> Vec<Ed
         let saved = renamed
             .and_then(|before| old.saved.get(before))
             .map(|saved| Edit::PutFleetRecord(worker.id, *saved));
+        // In this order: the inventory refuses a record of a worker that it does not have yet.
         edits.push(Edit::PutWorker(worker));
         edits.extend(saved);
     }

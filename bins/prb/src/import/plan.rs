@@ -272,6 +272,7 @@ fn yes_no(yes: bool) -> String {
 fn id(text: &str, faults: &mut Vec<String>) -> Uuid {
     text.parse().unwrap_or_else(|_| {
         faults.push("its id is not a UUID".into());
+        // A placeholder, so that the other checks of the row go on; with a fault nothing is imported.
         Uuid::new_v4()
     })
 }

@@ -50,6 +50,8 @@ fn add_worker_details(workers: &mut [WorkerView], details: Vec<wire::Worker>) {
     let mut details: HashMap<_, _> =
         details.into_iter().filter_map(|detail| Some((id(&detail)?, detail))).collect();
     for worker in workers {
+        // The two messages may be of slightly different lists; a worker without a detail keeps what the
+        // original reports.
         let Some(detail) = details.remove(&worker.id()) else { continue };
         let reported = WorkerDetail::from(detail);
         let entry = Arc::make_mut(&mut worker.entry);
@@ -70,6 +72,7 @@ fn add_pool_details(pools: &mut [PoolView], details: Vec<wire::Pool>) {
     for pool in pools {
         let Some(detail) = details.remove(&pool.pid) else { continue };
         let reported = PoolDetail::from(detail);
+        // The original's message, which the version was computed from, lacks this setting.
         pool.version =
             entry_version::of_bytes(format!("{} {:?}", pool.version, reported.after_stop).as_bytes());
         (pool.after_stop, pool.chain, pool.account) =

@@ -113,6 +113,7 @@ fn pool_version(pool: &db::Pool) -> String {
 }
 
 pub(super) fn pool_value(value: &PoolValue) -> db::Pool {
+    // Without a mnemonic, the original keeps the present operator.
     let owner = value.secret.as_ref().map(|secret| {
         let mut owner = FullAccount::default();
         secret.expose_secret().clone_into(&mut owner.mnemonic);
