@@ -143,7 +143,7 @@ async fn fleet_file(path: &Path) -> anyhow::Result<()> {
             path.display()
         );
     }
-    // Keys are read and checked, but sealed by nothing: a check must not need, or generate, an identity.
+    // Secrets are read and checked, but not sealed: a check must not need or generate an identity.
     let edits = file.edits(&MemoryInventory::default(), &DiscardVault).await;
     edits.map(drop).with_context(|| format!("in the fleet file {}", path.display()))
 }

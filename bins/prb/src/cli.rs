@@ -138,7 +138,7 @@ fn wrote(answer: &Value, as_json: bool, caution: Caution, text: &str) -> anyhow:
 
 /// Asks for confirmation if input is a terminal.
 fn confirm(caution: Caution, question: &str) -> anyhow::Result<()> {
-    // A script has nobody to ask.
+    // Without a terminal there is nobody to ask: scripts run without confirmation.
     if caution.yes || caution.dry_run || !std::io::stdin().is_terminal() {
         return Ok(());
     }

@@ -72,7 +72,7 @@ const MODULE: &str = "PHALA_MODULE";
 const ALIASES: [(&str, &str); 1] =
     [("PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT", "PHALA_DATA_PROVIDER_LOCAL_SERVER")];
 /// Variables that are read, but not by an argument.
-// A variable that is missing here is reported as a typing error at each start.
+/// A variable that is missing here is reported as a typing error at each start.
 const OTHERS: [&str; 5] = [MODULE, PSK_VARIABLE, TOKEN_VARIABLE, "PRB_KEYS_PASSPHRASE", ALIASES[0].1];
 
 /// Runtime Bridge for Phala Network: feeds fleets of TEE workers and submits their transactions.

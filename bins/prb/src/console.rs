@@ -75,7 +75,7 @@ use backend::Backend;
 use history::History;
 
 /// Maximum size of a request body: a command for as many workers as an inventory can have.
-// Ten thousand ids of 36 characters, with separators of three in a form, have 390,000 bytes.
+/// Ten thousand ids of 36 characters, with separators of three in a form, take 390,000 bytes.
 const MAX_BODY_BYTES: usize = 512 * 1024;
 
 /// Path and title of the page of transactions.

@@ -26,7 +26,7 @@ const DISPLAY_INTERVAL: Duration = Duration::from_millis(500);
 /// How long the background tasks may take to end.
 const TASKS_STOP: Duration = Duration::from_millis(1000);
 /// Timeout of an ordered shutdown. What is left of five seconds is for blocking work, see `main.rs`.
-// The limits of its parts add up to more, for the case that only one of them hangs.
+/// The limits of the parts add up to more, so only this one bounds the whole.
 const STOP_WITHIN: Duration = Duration::from_millis(4500);
 
 /// Why a daemon ended.
@@ -101,7 +101,7 @@ pub(crate) async fn run<D: Daemon>(
     let (reload, mut reloads) = mpsc::channel(1);
     let mut signals = JoinSet::new();
     // Before the start, which may take long: a signal must be able to end it.
-    // As a task: a second signal ends the process even while the daemon stops.
+    // As a task of its own: a second signal ends the process even if the shutdown hangs.
     signals.spawn(signals::listen(stop.clone(), Some(reload)));
     // The metrics recorder must be installed before anything counts.
     let mut ops = Ops::open(ops, D::OPS_PORT).await.map_err(Failure::Configuration)?;
@@ -118,7 +118,7 @@ pub(crate) async fn run<D: Daemon>(
     let mut progress = Progress::new(display);
     let mut ticks = tokio::time::interval(DISPLAY_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    // Not biased: none of the branches may keep the others from being polled.
+    // Not biased: with a fixed order, one busy branch could keep the others from being polled.
     let result = loop {
         tokio::select! {
             () = stop.cancelled() => break Ok(()),

@@ -84,7 +84,7 @@ impl FleetRuntime {
         let reader = Arc::clone(&chain.reader);
         let mut fleet =
             fleet::Parts::new(inventory, Arc::clone(&source), reader, trade_queue.queue(), connect);
-        // The chain's clock, not this machine's: collateral must be valid when the chain checks it.
+        // The chain's time, not this machine's: the chain decides by its own whether collateral has expired.
         let views = chain.views();
         if let Some(collateral) = workers.pccs.source(move || chain_time(&views))? {
             fleet = fleet.with_collateral(collateral);

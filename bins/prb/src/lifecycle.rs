@@ -190,8 +190,8 @@ async fn work(
         source = Arc::new(VerifiedSource::open(source, args.verified_config()));
     }
     let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(source, args.blob_cache.config()));
-    // Before the queue, which takes from its views the block that the effects of others' jobs are expected
-    // in.
+    // Before the queue: the block at which effects of an original trader's jobs are expected is taken from
+    // its views.
     let chain = Chain::follow(parts.para.clone());
     let sending = args.sending.submit_config();
     let trade_queue = match &args.q_redis_endpoint {

@@ -97,6 +97,7 @@ struct Settings {
 /// Bytes that a request's head may have.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// The same on ports with pages: the console's URLs name up to 500 workers.
+/// Each takes 40 bytes: `&id=` and 36 characters.
 const MAX_PAGE_HEAD_BYTES: usize = 32 * 1024;
 /// Pause if the system has no more sockets.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -172,6 +173,7 @@ async fn serve_within(listener: TcpListener, router: Router, settings: Settings)
     // The reserve's connections, the oldest first.
     let mut oldest = VecDeque::new();
     loop {
+        // Not biased: a flood of new connections must not keep ended ones from being removed.
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => match open.admit(peer.ip()) {
@@ -182,10 +184,13 @@ async fn serve_within(listener: TcpListener, router: Router, settings: Settings)
                         let task = connections.spawn(async move {
                             connection(stream, peer, router, &settings, settings.times.connection, turn).await;
                         });
+                        // Not too late: ended connections are only handled by this loop.
                         open.began(place, our_turn, task);
                     }
                     None => {
                         if short.len() >= RESERVED_CONNECTIONS {
+                            // The oldest has had the most time. Clients that keep such connections open
+                            // cannot block the reserve.
                             oldest.pop_front().inspect(AbortHandle::abort);
                         }
                         let (router, settings) = (settings.reserve.clone(), settings.clone());
@@ -230,6 +235,7 @@ async fn connection(
     let router = TowerToHyperService::new(router);
     let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
+        // Before the call, which sets it to false when it has to wait for the body.
         our_turn.set(true);
         let answered = router.call(request.map(|body| TimedBody::new(body, times.body, our_turn.clone())));
         let our_turn = our_turn.clone();
@@ -238,11 +244,13 @@ async fn connection(
             if !is_this_machine(peer.ip()) {
                 tokio::task::yield_now().await;
             }
+            // From here on the client has to read.
             answered.await.inspect(|_| our_turn.set(false))
         }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
+        // A connection of the reserve lasts shorter than a head may take.
         .header_read_timeout(times.head.min(limit))
         .max_buf_size(settings.head_bytes)
         .serve_connection(TokioIo::new(TimedWrites::new(stream, times.write)), service);
@@ -250,6 +258,7 @@ async fn connection(
     let served = match timeout(limit, serving.as_mut()).await {
         Ok(served) => served,
         Err(_) => {
+            // An idle connection closes at once; a request that is being answered is the last one.
             serving.as_mut().graceful_shutdown();
             match timeout(limit.max(times.write), serving).await {
                 Ok(served) => served,

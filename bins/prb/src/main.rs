@@ -29,6 +29,7 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { BAD_CONFIGURATION } else { 0 });
         }
     };
+    // Before the log starts, which would mix with the settings on standard output.
     if cli.check {
         return ExitCode::from(check::run(&cli).map_or_else(Failure::report, |()| 0));
     }
@@ -85,6 +86,7 @@ fn start(cli: Cli, display: Display) -> Result<(), Failure> {
         Command::Monitor(args) => runtime.block_on(prb::monitor::run(*args, display)),
         Command::Keys(args) => keys::run(&args),
         Command::Import(args) => runtime.block_on(prb::import::run(&args)),
+        // These two do not come here: `run` has answered them without a log.
         Command::Healthcheck(args) => container::check_health(&args),
         Command::Request(request) => prb::cli::run(request),
     };

@@ -48,6 +48,7 @@ impl Monitor {
     /// See [`Failure`].
     pub async fn start(args: &MonitorArgs) -> Result<Self, Failure> {
         let port = Port { name: "console", variable: "HOST and PORT", default: args.listen() };
+        // First: a port that is taken is reported before an identity is generated or a peer is asked.
         let listener = TcpListener::bind(port.default)
             .await
             .with_context(|| format!("cannot open the console at {} (HOST, PORT); if a manager's console uses the port, move that with PRB_CONSOLE_LISTEN", port.default))
@@ -64,6 +65,8 @@ impl Monitor {
         let address = listener.local_addr().map_err(|error| Failure::Run(error.into()))?;
         let pages = console::router(Console::of_peers(node.clone()))
             .merge(proxy::router(node.clone(), address.ip().is_loopback()));
+        // The original's calls may use any HTTP method, so these handlers decide by the called method what is
+        // a change.
         let rules = Rules { max_body_bytes: MAX_BODY_BYTES, checked_below: Some("/ptp/") };
         let site =
             Site::new(port, listener, &args.pages, &access, rules, pages).map_err(Failure::Configuration)?;

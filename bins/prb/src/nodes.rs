@@ -40,6 +40,7 @@ impl NodeWatch {
     }
 
     fn of(pool: NodePool, code: Code, background: &mut Background) -> Self {
+        // In trouble until a node answers: a daemon must not be ready before.
         let (sender, trouble) = watch::channel(Some("none has answered yet".into()));
         let (chain, watched) = (pool.chain(), pool.clone());
         background.spawn(|stop| async move {
@@ -94,6 +95,7 @@ async fn poll(pool: NodePool, sender: watch::Sender<Option<Arc<str>>>) {
             Err(_) => format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()),
         };
         failures += 1;
+        // After the first reported failure, each further one only replaces the reason.
         if failures >= MAX_FAILURES || sender.borrow().is_some() {
             sender.send_replace(Some(why.into()));
         }

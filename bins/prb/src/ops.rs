@@ -224,6 +224,7 @@ async fn metrics(State(shared): State<Shared>, extensions: Extensions) -> impl I
 /// Renders the metrics for another machine, or returns what was rendered a moment ago: strangers could keep all cores
 /// busy with it.
 fn rendered(metrics: &PrometheusHandle, last: &Mutex<Option<(Instant, Bytes)>>) -> Bytes {
+    // Held while rendering, so that concurrent requests share one.
     let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
     match &*last {
         Some((at, text)) if at.elapsed() < RENDER_PAUSE => text.clone(),
@@ -232,6 +233,7 @@ fn rendered(metrics: &PrometheusHandle, last: &Mutex<Option<(Instant, Bytes)>>) 
 }
 
 async fn readiness(State(shared): State<Shared>) -> (StatusCode, Json<Readiness>) {
+    // Cloned, so that the lock is not held while the probe runs.
     let probe = shared.probe.read().unwrap_or_else(PoisonError::into_inner).clone();
     let reasons = match probe {
         Some(probe) => probe(),

@@ -63,6 +63,7 @@ fn of_used(status: &ProviderStatus, host: String) -> Provider {
         ProviderState::Connecting => ("connecting", String::new(), None),
         ProviderState::Ready => ("ready", String::new(), None),
         ProviderState::Down { reason } => ("down", reason.clone(), None),
+        // This name is in the API and in messages between versions, so it does not follow the type's.
         ProviderState::Suspended { reason, for_ms } => ("aside", reason.clone(), Some(*for_ms)),
     };
     Provider {

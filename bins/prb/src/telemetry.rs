@@ -61,6 +61,7 @@ pub fn init(
     } else {
         logs.json().try_init().map_err(|e| anyhow::anyhow!(e))?;
     }
+    // Into the log: by default, panics are printed to standard error as plain text.
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a part of the program panicked")));
     Ok(flush)
 }

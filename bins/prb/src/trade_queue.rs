@@ -63,6 +63,7 @@ impl TradeQueue {
         sending: submit::Config,
     ) -> anyhow::Result<Self> {
         let queue = MemoryQueue::new(memory::Config::default());
+        // No other process can lease jobs from this queue, so leases within the process suffice.
         let accounts = Arc::new(MemoryAccounts::default());
         let trader = trader(Arc::new(queue.clone()), para, vault, accounts, sending)?;
         Ok(Self::of(queue, Some(trader)))
@@ -86,6 +87,7 @@ impl TradeQueue {
         sending: submit::Config,
     ) -> anyhow::Result<Self> {
         let queue = RedisQueue::start(config)?;
+        // In Redis: another trader may have jobs of the same account (docs/adr/0003-account-leases.md).
         let accounts = Arc::new(queue.accounts());
         let trader = trader(Arc::new(queue.clone()), para, vault, accounts, sending)?;
         Ok(Self { redis: Some(queue.clone()), ..Self::polled(queue.clone(), Some(trader), Some(queue)) })
@@ -177,6 +179,7 @@ impl TradeQueue {
 
     /// Shuts down: no more jobs are leased, and batches end or their jobs are handed back.
     pub(crate) async fn stop(self) {
+        // First: it leases no more jobs, and the queue still takes back those that it has not finished.
         if let Some(trader) = self.trader {
             match trader.stop(TRADER_STOP).await {
                 Ok(report) => tracing::info!(

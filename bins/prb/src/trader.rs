@@ -61,6 +61,7 @@ impl TraderDaemon {
 
 /// The operators of a file's pools, sealed by this process for its own use.
 async fn signers(pools: FleetFile, vault: &dyn Vault) -> anyhow::Result<InventorySigners> {
+    // In memory: the file is the only copy that lasts, and is read again at each start.
     let inventory = Arc::new(MemoryInventory::default());
     let edits = pools.edits(&*inventory, vault).await.context("PRB_TRADER_POOLS")?;
     inventory.apply(edits).await?;

@@ -30,7 +30,7 @@ use super::{
 use crate::entry_version;
 
 /// Maximum number of faulty entries in one answer. With that many, some may be left out.
-// Each fault costs another try of the whole edit, see `all_faults`.
+/// Each fault costs another try of the whole edit, see [`all_faults`].
 const MAX_FAULTS: usize = 100;
 /// How many times an unconditional edit is merged again after a concurrent edit.
 const MERGES: usize = 4;
@@ -146,7 +146,7 @@ async fn create<K: Kind>(api: &Api, list: Vec<Value>, terms: &Terms) -> Result<E
     }
     let items = values.iter().map(|(index, value)| (*index, Operation::Create(value.clone()))).collect();
     if !faults.is_empty() || terms.dry_run {
-        // Also if fields are faulty: one answer is to name every fault.
+        // Even if fields are faulty, so that one answer names every fault.
         faults.extend(all_faults::<K>(api, items).await);
         return dry(api, terms, faults);
     }

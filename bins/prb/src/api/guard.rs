@@ -22,8 +22,8 @@ pub(crate) const MAX_REQUESTS: usize = 16;
 /// Maximum duration of a request. An import of many pools reads and seals a key for each.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Headers that proxies add to forwarded requests.
-// A proxy on this machine connects from loopback, so that the connection's address says nothing about the
-// client.
+/// A proxy on this machine connects from loopback, so that the connection's address says nothing about the
+/// client.
 const PASSED_ON: [&str; 4] = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip"];
 
 /// Checks requests before they are handled.

@@ -85,7 +85,7 @@ impl Problem {
 
     /// Creates the problem of a list with faulty entries.
     pub(crate) fn of_entries(mut faults: Vec<Fault>) -> Self {
-        // Faults of fields are found before those of the manager, whatever the order of the entries.
+        // The manager reports its faults after those of the fields, so they are not in the request's order.
         faults.sort_by_key(|fault| fault.index);
         let status = match &*faults {
             [one] if one.code == "not-found" && one.index.is_none() => StatusCode::NOT_FOUND,

@@ -28,8 +28,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        // A page of another origin can send other types without asking first (CORS), but
-        // not this one.
+        // For other types, browsers do not ask first (CORS) whether a page of another origin may send them.
         let kind = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         if !kind.is_some_and(|kind| kind.trim_start().starts_with("application/json")) {
             let text = "send the body as JSON, with the header Content-Type: application/json";

@@ -74,7 +74,7 @@ async fn workers(
 fn stream(place: Place, api: Api, query: WorkerQuery) -> Response {
     let mut ticks = interval(CHECK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // The slot is part of the state: it is released when the stream ends or its client hangs up.
+    // The slot moves with the stream, and is released when it ends or its client disconnects.
     let start = (place, api, query, ticks, Sent::default());
     let end = Instant::now() + STREAM_DURATION;
     let events = futures::stream::unfold(start, move |(place, api, query, mut ticks, mut sent)| async move {

@@ -169,7 +169,6 @@ fn network(text: &str) -> Result<IpNet, String> {
     if network.prefix_len() == 0 {
         return Err("includes everybody: if that is intended, set PRB_WALKIE_OPEN_MANAGEMENT=true".into());
     }
-    // Without the host's bits: 10.1.2.3/16 means the network, not the address.
     Ok(network.trunc())
 }
 

@@ -136,8 +136,7 @@ impl Sent {
     }
 }
 
-// Hashes instead of texts are remembered of what was sent: a page of 500 rows has some hundred kilobytes for
-// every viewer.
+// Only hashes are remembered of what was sent, not the text of up to 500 rows for every viewer.
 fn hash(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
@@ -152,7 +151,7 @@ where
 {
     let mut ticks = tokio::time::interval(CHECK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // The slot is part of the state: it is released when the stream ends or the browser hangs up.
+    // The slot moves with the stream, and is released when it ends or the browser disconnects.
     let start = (place, ticks, Sent::default(), render);
     let end = Instant::now() + STREAM_DURATION;
     let events = futures::stream::unfold(start, move |(place, mut ticks, mut sent, render)| async move {

@@ -181,8 +181,8 @@ impl Backend for Local {
         let manager = match &edit {
             Edit::PutPool(None, _) | Edit::PutWorker(None, _) => self.manager.clone(),
             Edit::PutPool(Some(id), _) => self.if_pool(*id, version, |_, _| true),
-            // The test runs under the lock of the inventory, so no worker can be added to the pool between it
-            // and the removal.
+            // Other edits wait while the condition is tested, so no worker can be added to the pool before it
+            // is removed.
             Edit::RemovePool(id) => self.if_pool(*id, version, |now, pool| workers_of(now, pool.pid) == 0),
             Edit::PutWorker(Some(id), _) | Edit::RemoveWorker(id) => self.if_worker(*id, version),
         };

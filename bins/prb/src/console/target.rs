@@ -114,7 +114,7 @@ pub(super) async fn page(context: Context, uri: Uri) -> Response {
     };
     let (parts, error) = match target.parts(&context).await {
         Ok(parts) => (parts, None),
-        // Waiting does not help here: the page would ask for ever for something that does not exist.
+        // Without reload: what does not exist will not appear by waiting.
         Err(error) if error.status == StatusCode::NOT_FOUND => return context.failed(&error),
         Err(error) => (Vec::new(), Some(error)),
     };

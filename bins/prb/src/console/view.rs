@@ -122,7 +122,7 @@ impl WorkerView {
 
     /// Returns whether it needs attention: something is wrong, or only an operator can continue.
     pub(super) fn needs_attention(&self) -> bool {
-        // Codes of docs/worker-states.md, as texts because a peer reports them as such.
+        // Codes of docs/worker-states.md. The view has codes only, because it may be of a peer.
         const BY_HAND: [&str; 9] = [
             "pool-not-in-inventory",
             "fleet-full",

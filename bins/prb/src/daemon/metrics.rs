@@ -60,7 +60,7 @@ impl Gauges {
         gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1);
         let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         gauge!(STARTED).set(started.map_or(0.0, |time| time.as_secs_f64()));
-        // From the start, so that a scraper sees a daemon that starts for long.
+        // From the start: otherwise a daemon that takes long to start has no such series.
         gauge!(READY).set(0);
         Self { pools: BTreeMap::new(), reasons: BTreeSet::new() }
     }

@@ -84,7 +84,7 @@ pub(super) fn read(args: &V3Args) -> anyhow::Result<Rows> {
         });
         rows.workers.extend(workers.into_iter().map(|worker| row(worker, pool.pid)));
     }
-    // Left over, these are probably of another installation or for a misspelled pool.
+    // What no pool has taken is a mistake in the files, and would be lost unnoticed.
     for (what, left) in [("an operator", operators.keys().next()), ("a key", keys.keys().next())] {
         if let Some(pid) = left {
             bail!("there is {what} for pool {pid}, which is not in {}", args.pools.display());

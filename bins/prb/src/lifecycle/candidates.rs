@@ -59,8 +59,7 @@ pub(super) async fn follow(node: Node, found: watch::Sender<Vec<Candidate>>, use
     let mut report = Report::default();
     loop {
         tokio::select! {
-            // Once per tick each: without this, a provider would be asked again with every change of the
-            // peers.
+            // Only here do answered providers become due again, not with every change of the peers.
             _ = ticks.tick() => calls.answered.clear(),
             changed = peers.changed() => if changed.is_err() {
                 return;

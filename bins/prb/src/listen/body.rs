@@ -42,6 +42,7 @@ impl Body for TimedBody {
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         let within = self.within;
+        // Never reset: the limit is for the whole body, so single bytes do not extend it.
         let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(within)));
         ready!(deadline.as_mut().poll(context));
         let late = io::Error::new(io::ErrorKind::TimedOut, "the request's body did not come in time");

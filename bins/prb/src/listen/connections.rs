@@ -28,6 +28,7 @@ pub(super) struct OurTurn(Arc<AtomicBool>);
 
 impl OurTurn {
     pub(super) fn set(&self, ours: bool) {
+        // Relaxed: it only helps to choose which connection goes, and no other data depends on it.
         self.0.store(ours, Ordering::Relaxed);
     }
 

@@ -62,6 +62,7 @@ pub(crate) fn is_this_machine(ip: IpAddr) -> bool {
 }
 
 fn lock(held: &Mutex<Held>) -> MutexGuard<'_, Held> {
+    // A poisoned lock is still used: no code that can panic runs between changes of the counts.
     held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -27,6 +27,7 @@ impl TimedWrites {
 
     fn timed<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
+            // Any progress resets it: a large answer over a slow line is not an attack.
             self.stuck = None;
             return written;
         }
@@ -45,6 +46,7 @@ impl AsyncRead for TimedWrites {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // Not timed here: heads and bodies have limits of their own.
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }

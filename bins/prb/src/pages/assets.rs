@@ -41,6 +41,7 @@ impl Asset {
     /// Returns its path, which depends on its content.
     pub(crate) fn path(self) -> String {
         static VERSION: LazyLock<u64> = LazyLock::new(|| {
+            // Its result may differ between releases of Rust: browsers then fetch the files once more.
             let mut hasher = DefaultHasher::new();
             ALL.iter().for_each(|asset| asset.content.hash(&mut hasher));
             hasher.finish()

@@ -48,7 +48,9 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 const HEADERS: [(HeaderName, HeaderValue); 5] = [
     (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
     (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    // Paths contain ids and search texts, which are not for other sites.
     (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    // No other origin may embed an answer, or keep a handle to a window with a page.
     (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin")),
     (HeaderName::from_static("cross-origin-opener-policy"), HeaderValue::from_static("same-origin")),
 ];
@@ -138,6 +140,7 @@ impl Guard {
     /// Returns whether the requested host is a name of this machine. IP addresses cannot be rebound; a foreign
     /// name can resolve to this machine, and its pages could then read this port's content as their own origin.
     pub(crate) fn is_known(&self, headers: &HeaderMap, uri: &Uri) -> bool {
+        // Exactly one: with two, a proxy could check the one and this program the other.
         let mut hosts = headers.get_all(header::HOST).iter();
         let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
         let authority = host.to_str().ok().and_then(|text| text.parse::<Authority>().ok());
@@ -148,6 +151,7 @@ impl Guard {
         let host = authority.host().to_ascii_lowercase();
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         let known = bare.parse::<IpAddr>().is_ok() || host == "localhost" || self.0.names.contains(&host);
+        // In absolute form, the request line names the host, too.
         known && uri.authority().is_none_or(same)
     }
 
@@ -167,6 +171,7 @@ impl Guard {
 /// Checks a request, and refuses it with the reason.
 pub(super) async fn enter(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
     let (method, headers) = (request.method().clone(), request.headers().clone());
+    // For handlers that check the token themselves, and for pages that name where it is.
     request.extensions_mut().insert(guard.clone());
     let answered = async {
         let _slot = guard.0.slots.take(listen::peer_of(request.extensions())).ok_or(Refusal::Busy)?;
@@ -176,6 +181,7 @@ pub(super) async fn enter(State(guard): State<Guard>, mut request: Request, next
     };
     let mut response = answered.await.unwrap_or_else(|refusal| guard.answer(refusal, &method, &headers));
     response.headers_mut().extend(HEADERS);
+    // Except for the assets, which set it themselves: an old state must not come from a cache.
     response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }

@@ -53,6 +53,7 @@ impl Shell<'_> {
                                 a href=(path) aria-current=[(*path == self.here).then_some("page")] { (name) }
                             }
                         }
+                        // Hidden until the script shows it: without the script nothing can be changed.
                         @if self.token.is_some() { button #token.quiet type="button" hidden { "Token" } }
                     }
                     p #offline.notice.bad role="alert" hidden {}
@@ -69,6 +70,7 @@ impl Shell<'_> {
 fn token_dialog(place: &TokenPlace) -> Markup {
     html! {
         dialog #token-dialog aria-labelledby="token-title" {
+            // Closes the dialog without sending anything: the script keeps the token in the tab.
             form method="dialog" {
                 h2 #token-title { "Token" }
                 p #token-why {
@@ -89,6 +91,7 @@ fn token_dialog(place: &TokenPlace) -> Markup {
 
 /// Renders a part that updates: [`Shell::live`] returns it under the same name.
 pub(crate) fn part(name: &str, content: &Markup) -> Markup {
+    // The script replaces the section with the same id.
     html! { section id=(name) data-part { (content) } }
 }
 

@@ -212,6 +212,7 @@ impl QueuePages {
             Err(error) => (None, Some(error)),
         };
         let error = refused.or(stats.err());
+        // After the queries: the new counts, or the last known ones if the queue does not answer.
         let last = *self.0.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let state = query.as_ref().ok().and_then(|query| query.filter.state);
         let head = html! {

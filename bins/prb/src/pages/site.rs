@@ -44,6 +44,7 @@ impl Site {
             .merge(assets::router())
             .fallback(async || layout::nothing_here("There is no such page."))
             .layer(DefaultBodyLimit::max(rules.max_body_bytes))
+            // The last layer runs first, and covers the assets and unknown paths, too.
             .layer(middleware::from_fn_with_state(guard, guard::enter));
         let address = local_address(&listener, port)?;
         Ok(Self { name: port.name, listener, address, router })

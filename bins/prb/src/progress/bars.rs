@@ -26,6 +26,7 @@ pub(super) struct Screen(SyncSender<Draw>);
 impl Screen {
     /// Starts the thread; `None` if that fails.
     pub(super) fn start(multi: MultiProgress) -> Option<Self> {
+        // Small: while the thread is busy, `show` drops views, because an old one is not worth drawing.
         let (draw, drawn) = mpsc::sync_channel(2);
         let thread = std::thread::Builder::new().name("bars".into());
         thread.spawn(move || run(&Bars::new(&multi), &drawn)).ok().map(|_| Self(draw))
@@ -38,6 +39,7 @@ impl Screen {
 
     pub(super) fn finish(&self) {
         let (done, finished) = mpsc::sync_channel(1);
+        // A full queue means that the terminal is paused: there is nothing to wait for.
         if self.0.try_send(Draw::Finish(done)).is_ok() {
             let _ = finished.recv_timeout(FINISH_WITHIN);
         }

@@ -25,6 +25,7 @@ const NUMBERS: [(u8, &str); 6] =
     [(10, "trace"), (20, "debug"), (30, "info"), (40, "warn"), (50, "error"), (60, "error")];
 /// The crates that a bare level applies to; other libraries log warnings and errors unless the filter names
 /// them.
+/// A new crate of the workspace must be added here.
 const OURS: [&str; 5] = ["prb", "prb_chain", "prb_core", "prb_queue", "prb_walkie"];
 /// Description of the allowed values.
 const ALLOWED: &str = "trace, debug, info, warn, error, fatal, bunyan's numbers 10 to 60, or a filter such as \

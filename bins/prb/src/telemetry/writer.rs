@@ -85,6 +85,7 @@ fn write_all(mut to: File, display: &Display, lines: &Receiver<Message>, shared:
     while let Ok(message) = lines.recv() {
         match message {
             Message::Line(line) => {
+                // Relaxed: the lines themselves are handed over by the channel.
                 shared.waiting_bytes.fetch_sub(line.len(), Ordering::Relaxed);
                 // Errors are ignored: a full disk may have space again later, a closed pipe stays closed.
                 let _ = display.suspended(|| to.write_all(&line));

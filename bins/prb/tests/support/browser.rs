@@ -40,6 +40,7 @@ impl Browser {
 
     /// Every call of a page ends within a minute.
     async fn answer(&mut self) -> Result<Value, String> {
+        // Reading from the pipe blocks, and daemons of the test may run in this process.
         let line = tokio::task::block_in_place(|| self.output.next()).expect("the browser ended");
         let mut line: Value = serde_json::from_str(&line.unwrap()).unwrap();
         match line.get_mut("error") {

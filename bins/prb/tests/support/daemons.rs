@@ -30,6 +30,7 @@ pub fn free_port() -> u16 {
     loop {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
+        // The listener closes here, so the system may offer the port to this process again.
         if given.insert(port) {
             return port;
         }
@@ -170,6 +171,7 @@ impl Daemon {
         let words: Vec<_> = self.launcher.iter().map(String::as_str).chain([binary]).collect();
         let child = Command::new(words[0])
             .args(&words[1..])
+            // Variables of the surroundings must not configure it.
             .env_clear()
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())

@@ -122,6 +122,7 @@ impl Load {
         }
         let worker = |index: usize| {
             let place = index % pools.len();
+            // Derived from the number, so that a failure names the same worker in every run.
             let seed = sp_crypto_hashing::blake2_256(&("load", index as u64).encode());
             Arc::new(Worker {
                 pair: sr25519::Pair::from_seed(&seed),
@@ -228,6 +229,8 @@ impl Worker {
     async fn carry_out(&self, step: Step, queue: &RedisQueue, tally: &Tally) -> Result<(), String> {
         let subject = format!("{step:?} of {} in pool {}", hex(&self.pair.public().0), self.pool);
         let mut said = Vec::new();
+        // The chain decides, not the outcome, which a submitter may not receive (Redis is killed in these
+        // tests).
         while !self.is_done(step) {
             if said.len() > MAX_FAILURES as usize {
                 return Err(format!("{subject} does not come about: {said:?}"));

@@ -104,6 +104,7 @@ impl Net {
             .unwrap();
         }
         std::fs::write(self.fleet(), text).unwrap();
+        // The file has mnemonics: a daemon warns of other permissions.
         std::fs::set_permissions(self.fleet(), std::fs::Permissions::from_mode(0o600)).unwrap();
     }
 
@@ -303,6 +304,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        // It may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

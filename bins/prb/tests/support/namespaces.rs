@@ -69,6 +69,7 @@ impl Bridge {
         let ip = IP.into_iter().find(|path| std::path::Path::new(path).exists());
         let ip = ip.ok_or("iproute2 is missing: run scripts/install-node-peer")?;
         let process = std::process::id();
+        // By the process, because test binaries run at the same time; each has four subnets.
         let subnet = ((process % 60) * 4) as u8 + made;
         let mut bridge = Self { ip, name: format!("prb{process}-{made}"), subnet, namespaces: Vec::new() };
         bridge.build()?;
@@ -77,6 +78,7 @@ impl Bridge {
 
     fn build(&mut self) -> Result<(), String> {
         let (name, hub) = (self.name.clone(), self.add_namespace("hub")?);
+        // Without snooping, the bridge sends multicast (mDNS) to every interface.
         self.run(&format!("-n {hub} link add hub type bridge mcast_snooping 0"))?;
         self.run(&format!("-n {hub} link set hub up"))?;
         self.run(&format!("link add {name} type veth peer name here netns {hub}"))?;
@@ -167,6 +169,7 @@ impl Namespace {
             .unwrap();
         let mut input = child.stdin.take().unwrap();
         for address in addresses {
+            // No duplicate address detection, during which an IPv6 address cannot be used.
             let nodad = if address.contains(':') { "nodad" } else { "" };
             writeln!(input, "addr add {address} dev eth0 {nodad}").unwrap();
         }

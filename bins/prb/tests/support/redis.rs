@@ -81,6 +81,7 @@ impl Redis {
         std::fs::create_dir_all(&self.folder).unwrap();
         let start = Instant::now();
         loop {
+            // Started again if it ends at once, for example because its port is still taken.
             let child = self.command().spawn().unwrap_or_else(|e| {
                 panic!("redis-server is missing ({e}); install it: apt-get install -y redis-server")
             });

@@ -50,8 +50,7 @@ fn add_worker_details(workers: &mut [WorkerView], details: Vec<wire::Worker>) {
     let mut details: HashMap<_, _> =
         details.into_iter().filter_map(|detail| Some((id(&detail)?, detail))).collect();
     for worker in workers {
-        // The two messages may be of slightly different lists; a worker without a detail keeps what the
-        // original reports.
+        // An entry without a detail keeps what the original's message says.
         let Some(detail) = details.remove(&worker.id()) else { continue };
         let reported = WorkerDetail::from(detail);
         let entry = Arc::make_mut(&mut worker.entry);

@@ -158,6 +158,7 @@ fn preview(
         } @else {
             form.acts method="post" action={ (base) "/act" } data-act data-then=(back_to) {
                 input type="hidden" name="do" value=(action.name());
+                // By number, not by filter or state: the action is for the jobs that were shown.
                 input type="hidden" name="id" value=(taken.join(","));
                 button.main #give type="submit" { (action.name()) " " (count(taken.len())) }
                 a.button href=(back_to) { "Back" }
@@ -217,8 +218,10 @@ pub(super) async fn act(State(pages): State<QueuePages>, headers: HeaderMap, bod
     }
     let admin = &pages.0.source.admin;
     let mut done = 0;
+    // One after the other, so that an error says how many were done before it.
     for &id in &ids {
         let answer = match action {
+            // Without the viewers' time limit: a change that is given up may take effect nevertheless.
             Action::Retry => admin.retry(id).await,
             Action::Remove => admin.remove(id).await,
         };

@@ -139,6 +139,7 @@ impl<'a> JobFilter<'a> {
             return;
         }
         if self.total < self.page.saturating_mul(self.size) {
+            // A new page begins. If the requested one does not come, the last one is kept.
             if self.total.is_multiple_of(self.size) {
                 self.kept.clear();
             }

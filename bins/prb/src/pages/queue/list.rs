@@ -159,6 +159,8 @@ fn row(base: &str, job: &JobRecord, known: &Directory, can_choose: bool) -> Mark
     html! {
         tr {
             @if can_choose {
+                // The form is outside of this part, which is replaced. The script keeps a checked box by its
+                // id.
                 td.choose { input type="checkbox" form="bulk-form" name="id" value=(job.id) id={ "choose-" (job.id) } aria-label={ "Choose job " (job.id) }; }
             }
             td.job data-label="Job" { a href={ (base) "/jobs/" (job.id) } id={ "job-" (job.id) } { (job.id) } }

@@ -43,6 +43,7 @@ impl Recent {
     }
 
     async fn newest(&self) -> Result<Arc<Vec<JobRecord>>, Error> {
+        // Held during the request, so that concurrent pages share one.
         let mut kept = self.kept.lock().await;
         if let Some((at, jobs)) = &*kept
             && at.elapsed() < MAX_AGE
