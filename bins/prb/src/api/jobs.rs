@@ -89,8 +89,8 @@ async fn retry(State(api): State<Api>, Path(job): Path<String>) -> Result<Json<V
         tracing::info!(job = %id, "job queued again by an operator");
         return Ok(Json(json!({ "id": id, "state": "waiting" })));
     }
-    let detail = with_timeout(admin.job(id)).await?.ok_or_else(|| no_job(&job))?;
     // Read after the refusal: the job may have moved on, and the message is about its state now.
+    let detail = with_timeout(admin.job(id)).await?.ok_or_else(|| no_job(&job))?;
     let state = json!(detail.record.state);
     let text =
         format!("job {id} is {}: only a failed job can be queued again", state.as_str().unwrap_or("there"));
