@@ -8,6 +8,7 @@ use sp_core::{Pair as _, ed25519, sr25519};
 use crate::{Config, Error};
 
 /// Candidates per seat of an authority set.
+// Spare candidates let each set differ from the one before, so a verifier that keeps the old set fails.
 const CANDIDATES_PER_SEAT: u32 = 2;
 /// BIP39 entropy of 12 words.
 const ENTROPY_BYTES: usize = 16;
@@ -50,6 +51,7 @@ pub(crate) fn pools(config: &Config) -> Result<Vec<Pool>, Error> {
 }
 
 fn pool(config: &Config, pid: u64) -> Result<Pool, Error> {
+    // Pools are numbered from 1, and so are operators.
     let operator = if config.operators == 0 { pid } else { (pid - 1) % config.operators + 1 };
     let entropy = derive(config.seed, "operator", operator);
     let mnemonic = bip39::Mnemonic::from_entropy(&entropy[..ENTROPY_BYTES])
