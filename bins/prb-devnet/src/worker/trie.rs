@@ -171,8 +171,8 @@ impl State {
         changes: &StorageChanges,
         expected: Option<H256>,
     ) -> Result<Arc<Self>, H256> {
-        // A transition is keyed by the main root alone, which does not identify the child tries that a state
-        // has loaded.
+        // Transitions are keyed by the main root. That does not tell which child tries a state holds: one that
+        // was loaded has none.
         let plain = self.children.is_empty() && changes.child.is_empty();
         let origin = plain.then(|| (self.root, H256(sp_io::hashing::blake2_256(&changes.encode()))));
         let mut guard = self.tries.inner.lock();
