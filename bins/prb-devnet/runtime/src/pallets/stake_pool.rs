@@ -332,6 +332,7 @@ pub mod pallet {
             Self::stop(&owner, pid, worker)?;
             // Without the cool-down, because the stake only grows and stays locked.
             let released = Self::reclaim(pid, worker, false)?;
+            // After the stop and the reclaim: FRAME rolls back what a failed call has changed.
             ensure!(stake > released, Error::<T>::CannotRestartWithLessStake);
             Self::start(&owner, pid, worker, stake)?;
             Self::deposit_event(Event::WorkingRestarted { pid, worker, amount: stake });
