@@ -426,7 +426,6 @@ impl NodePool {
         method: &str,
         params: impl Serialize,
     ) -> Result<T, Error> {
-        // Encoded once for all nodes.
         let params = raw_params(method, &params)?;
         self.settled().await?;
         let mut last = None;

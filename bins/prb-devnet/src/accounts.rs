@@ -51,7 +51,6 @@ pub(crate) fn pools(config: &Config) -> Result<Vec<Pool>, Error> {
 }
 
 fn pool(config: &Config, pid: u64) -> Result<Pool, Error> {
-    // Pools are numbered from 1, and so are operators.
     let operator = if config.operators == 0 { pid } else { (pid - 1) % config.operators + 1 };
     let entropy = derive(config.seed, "operator", operator);
     let mnemonic = bip39::Mnemonic::from_entropy(&entropy[..ENTROPY_BYTES])

@@ -290,7 +290,6 @@ impl Node {
         let valid = validate(runtime, &state, best.hash, &extrinsic)?;
         let messages = (runtime.offchain_messages)(&extrinsic);
         if self.faults.transaction_fault() == TransactionFault::Swallowed {
-            // For one status; nothing else is sent.
             let (sender, receiver) = mpsc::channel(2);
             let _ = sender.try_send(Status::Ready);
             // The stream must stay open and silent, as of a node that lost the transaction.

@@ -29,7 +29,6 @@ use super::{
 };
 
 /// Size from which an answer is decoded on a blocking thread.
-// Smaller ones decode in less time than a thread switch is worth.
 const LARGE_ANSWER: usize = 256 * 1024;
 /// Maximum size of what is quoted of an answer, in bytes.
 const MAX_CAUSE_BYTES: usize = 1024;

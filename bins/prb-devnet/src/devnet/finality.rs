@@ -53,8 +53,7 @@ impl Devnet {
         let oddities = self.0.faults.justifications();
         let justification = finality::justify(&self.0.authorities, &set, &target, child.as_ref(), oddities);
         let period = self.0.config.justification_period;
-        // Like substrate's `justification_period`: other blocks' justifications are only kept as the newest
-        // one.
+        // Like substrate's justification period: of other blocks only the newest justification is kept.
         let keep = period != 0 && number.is_multiple_of(period);
         relay.justify(number, justification, keep, finality::ends_set(&target));
         // A parachain has no finality of its own: its blocks are final with the relay block that includes their

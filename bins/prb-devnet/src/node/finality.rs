@@ -112,7 +112,7 @@ pub(crate) fn prove(ledger: &Ledger, number: u32, finalized: u32) -> Result<Opti
             "Requested finality proof for descendant of #{number} while we only have finalized #{finalized}."
         )));
     }
-    // A verifier that knows this set only can check the justification of its last block, but none of a later
+    // A verifier that knows only this set can check the justification of its last block, but none of a later
     // set.
     let justified = match ledger.set_end(number).filter(|end| *end <= finalized) {
         Some(end) => ledger.justification(end).map(|justification| (end, justification)),

@@ -332,7 +332,7 @@ async fn stay_down(
             () = cancel.cancelled() => return None,
             () = due => return Some(None),
             command = commands.recv() => match command? {
-                // From a request that was still running when the worker went down.
+                // Queued before the worker went down.
                 Command::Exit(_) => {}
                 Command::GoAway { keep_state, done } => {
                     if !keep_state {

@@ -179,7 +179,7 @@ pub(super) async fn walk(
                 bytes += proof.headers.iter().map(Vec::len).sum::<usize>();
                 (tip, ends_set) = (RelayNumber(last), ends);
                 pieces.push(Piece { number, missing, proof });
-                // Without a known end of the set there is no block to ask for the next proof at.
+                // The next proof is asked for after the end of a set.
                 if !ends_set {
                     break;
                 }

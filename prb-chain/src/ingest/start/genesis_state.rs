@@ -28,8 +28,8 @@ pub(super) async fn fetch(node: &Node, hash: Hash) -> Result<Pairs, Error> {
     }
     match node.request_bulk::<Vec<(json::HexBytes, json::HexBytes)>>("state_getPairs", ("0x", hash)).await {
         Ok(pairs) => Ok(pairs.into_iter().map(|(key, value)| (key.0, value.0)).collect()),
-        // `state_getPairs` is an unsafe method, which public nodes refuse.
         Err(e) if e.is_retryable() => Err(e.into()),
+        // `state_getPairs` is an unsafe method, which public nodes refuse.
         Err(_) => paged_state(node, hash).await,
     }
 }
