@@ -83,6 +83,7 @@ impl NodePool {
         check_relay_start(self, genesis, identity).await?;
         let root = state_root(self).await?;
         let state = genesis.state.clone();
+        // Rebuilds the trie of the whole genesis state.
         let checked = tokio::task::spawn_blocking(move || check_state(root, &state)).await;
         checked.unwrap_or_else(|error| Err(Error::Unavailable(error.to_string())))
     }
@@ -103,6 +104,7 @@ async fn check_relay_start(para: &NodePool, genesis: &Genesis, first: Hash) -> R
     let Some(newest) = newest else { return Ok(()) };
     let verified = value::<bool>(para, pallet, "VerifyRelaychainGenesisBlockHash", newest).await?;
     let allowed = value::<Vec<[u8; 32]>>(para, pallet, list, newest).await?.unwrap_or_default();
+    // A chain without a list (or whose list cannot be read) restricts nothing.
     let is_allowed = allowed.is_empty() || allowed.contains(&genesis.relay_hash.0);
     if verified != Some(false) && !is_allowed {
         let theirs = genesis.relay_hash;

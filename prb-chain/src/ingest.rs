@@ -77,6 +77,7 @@ impl Default for Config {
             changes_in_flight: 2,
             answer_time: Duration::from_secs(2),
             max_unproven_headers: 20_000,
+            // Each transaction of the store ends with a flush, so small batches cost as much as large ones.
             batch_wait: Duration::from_secs(1),
             retry_min: Duration::from_millis(200),
             retry_max: Duration::from_secs(15),
@@ -281,6 +282,8 @@ impl Ingest {
         let Self { chains, config, reported, mut history, .. } = self;
         let mut pause = Pause::new(&config);
         loop {
+            // Before the loops: each of them needs the genesis, and the pools' pins refuse nodes of other
+            // chains.
             match start::settle(&chains).await {
                 Ok(()) => break,
                 Err(e) if !e.is_fatal() && history::settle(&chains, history.as_mut()).await? => {

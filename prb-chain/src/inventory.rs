@@ -129,6 +129,8 @@ impl HeedInventory {
         })?;
         let failed = |e| Error::from_heed(path, e);
         let env = open_env(path, config.map_bytes).map_err(failed)?;
+        // Reader slots are in a file: those of a killed process stay occupied, and keep pages from being
+        // reused.
         env.clear_stale_readers().map_err(failed)?;
         let tables = open_tables(&env).map_err(failed)?;
         // LMDB flushes its files but not the folder entries of new ones.
@@ -177,6 +179,7 @@ impl Shared {
         }
         let next = Arc::new(current.edited(edits.clone(), &self.limits)?);
         self.store(&edits, next.revision).map_err(|e| inventory::Error::Storage(Box::new(e)))?;
+        // Only after the commit: a snapshot never shows what a crash would undo.
         self.snapshot.send_replace(Arc::clone(&next));
         Ok(next)
     }
@@ -283,6 +286,7 @@ fn encode(record: &impl Serialize) -> Result<Vec<u8>, Error> {
 #[allow(unsafe_code)]
 fn open_env(path: &Path, map_bytes: usize) -> heed::Result<Env<WithoutTls>> {
     let mut options = EnvOpenOptions::new().read_txn_without_tls();
+    // Transactions without thread-local storage take a slot each, and the only reader is `load`.
     options.map_size(map_bytes).max_readers(16).max_dbs(4);
     // SAFETY: the files are only changed through LMDB: the lock above excludes other processes, and heed refuses
     // to open them twice within this process.

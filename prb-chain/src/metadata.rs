@@ -91,6 +91,7 @@ impl Runtime {
             return Err(unreadable(format!("it has {} bytes", metadata.len())));
         }
         let metadata = Metadata::decode_from(metadata).map_err(|e| unreadable(e.to_string()))?;
+        // subxt selects a version by block range. Each `Runtime` is one version, so its range is everything.
         let config = SubstrateConfig::builder()
             .set_genesis_hash(genesis.0.into())
             .set_metadata_for_spec_versions([(spec_version, Arc::new(metadata))])
@@ -146,6 +147,7 @@ impl Runtime {
         if !keys.contains(&hashers.len()) || !hashers.iter().all(StorageHasher::ends_with_key) {
             return Err(Error::layout(name(), format!("its keys are {hashers:?}")));
         }
+        // The pallet's part is its storage prefix, which need not be its name.
         let mut prefix = [0; 32];
         prefix[..16].copy_from_slice(&twox_128(storage.prefix().as_bytes()));
         prefix[16..].copy_from_slice(&twox_128(entry.as_bytes()));
@@ -261,6 +263,7 @@ fn hash_key(key: &mut Vec<u8>, hasher: StorageHasher, encoded: &[u8]) {
     match hasher {
         StorageHasher::Twox64Concat => key.extend(twox_64(encoded)),
         StorageHasher::Blake2_128Concat => key.extend(blake2_128(encoded)),
+        // Identity: the key alone.
         _ => {}
     }
     key.extend_from_slice(encoded);

@@ -109,9 +109,13 @@ impl Default for Config {
             max_response_bytes: 256 * 1024 * 1024,
             max_request_bytes: 15 * 1024 * 1024,
             max_concurrent_requests: 256,
+            // Sent one by one: a JSON-RPC batch that a node refuses, or answers with too much, is answered
+            // without ids, which ends the connection with all that is in flight on it.
             pipelined_requests: 64,
             reconnect_min: Duration::from_millis(200),
             reconnect_max: Duration::from_secs(10),
+            // Demoted rather than dropped: a node may be repaired, and its data can still be verified when no
+            // other is left.
             demotion: Duration::from_secs(300),
             demotion_max: Duration::from_secs(24 * 3600),
             // Ten blocks of a relay chain.

@@ -36,6 +36,7 @@ impl Signers for VaultSigners {
         let secret = self.vault.open(&of.key).await.map_err(|source| Error::Vault { account, source })?;
         let bad = |reason: String| Error::BadKey { account, reason };
         let key = OperatorKey::from_secret(&secret).map_err(|e| bad(e.to_string()))?;
+        // A job names the account and the sealed key separately: its sender may have confused them.
         if key.account() != account {
             return Err(bad("it belongs to another account".into()));
         }

@@ -191,6 +191,8 @@ impl Store {
         let store = Self {
             path: path.to_owned(),
             config,
+            // Opened after the lock file is locked: LMDB's own lock does not keep two processes from writing in
+            // turn, and the state kept in memory would be wrong.
             database: RwLock::new(memory_map::Mapped::open(path, config)?),
             growing: AtomicUsize::new(0),
             full: AtomicU8::new(0),
@@ -424,6 +426,7 @@ impl Store {
             let count = segment::Segment::read(encoded).ok_or(Error::Corrupt { what: "segment" })?.count();
             state.tips.changes = ParaNumber(first + count - 1);
         }
+        // Backwards, because the newest rows decide.
         for entry in txn.tables.alignments.rev_iter(&txn).map_err(error)? {
             let (number, encoded) = entry.map_err(error)?;
             let (alignment, _) = split_alignment(encoded)?;

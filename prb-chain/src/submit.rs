@@ -120,6 +120,8 @@ impl Default for Config {
             poll_interval: Duration::from_secs(6),
             watch_timeout: Duration::from_secs(60),
             unavailable_after: Duration::from_secs(60),
+            // Longer than a transaction's lifetime, so that nodes which return in time can still tell its
+            // outcome.
             unknown_after: Duration::from_secs(15 * 60),
             max_block_percent: 50,
             lone_block_percent: 85,
@@ -242,6 +244,7 @@ impl Inner {
     fn remember(&self, account: AccountId, change: impl FnOnce(&mut Account)) {
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         if accounts.len() >= self.config.max_accounts && !accounts.contains_key(&account) {
+            // A settled account loses least: it has nothing pending that a new search could miss.
             let forgotten = accounts.iter().find(|(_, known)| known.settled).map(|(account, _)| *account);
             if let Some(forgotten) = forgotten.or_else(|| accounts.keys().next().copied()) {
                 accounts.remove(&forgotten);
@@ -273,6 +276,8 @@ impl Inner {
             }
             tracing::info!(node = %node.name(), %refusal, "rebuilding the transaction");
             let moved_on = matches!(refusal, refusal::Refusal::MovedOn { .. });
+            // A first transaction that was only too old is rebuilt at once; after that, a node that keeps
+            // refusing sets the pace.
             if rebuilt || !moved_on {
                 tokio::time::sleep(self.config.poll_interval).await;
             }

@@ -166,6 +166,7 @@ impl Known {
             InForce::Unknown => return unknown(),
         };
         let key = Hash::of(&batch.body);
+        // The body alone is not enough: the same headers are false under another set, or from another block on.
         let key = Hash::of(&[&key.0[..], &first.to_le_bytes(), &set.id.to_le_bytes()].concat());
         if lock(&self.batches).contains(&key) {
             return Verdict::Verified;
@@ -210,6 +211,7 @@ impl Known {
             );
         }
         *tracked = Some(Tracked { chain, sets: AuthoritySets::new(start, max_set_bytes), is_new: true });
+        // What the old genesis vouched for may be of another chain.
         lock(&self.batches).clear();
         lock(&self.justifications).clear();
         Ok(())
@@ -223,6 +225,7 @@ impl Known {
     fn unsaved(&self) -> Option<(ChainKey, Vec<u8>)> {
         let mut tracked = lock(&self.tracked);
         let tracked = tracked.as_mut().filter(|tracked| tracked.is_new)?;
+        // Before the file is written, so that a set learned meanwhile marks it outdated again.
         tracked.is_new = false;
         Some((tracked.chain, tracked.sets.encode()))
     }

@@ -126,6 +126,7 @@ impl Checked {
         let header = decode_header(expected, &encoded)?;
         let change = header.scheduled_change();
         let forces_change = forces_change(&header);
+        // Of the received bytes, not of a new encoding: workers get these bytes.
         let hash = Hash::of(&encoded);
         let state_root = header.state_root;
         Ok(Self { number: expected, hash, encoded, state_root, change, forces_change })
@@ -146,6 +147,7 @@ impl Checked {
             Some(ScheduledChange { delay, .. }) if *delay != 0 => {
                 Err(Error::DelayedChange { number: self.number, delay: *delay })
             }
+            // GRANDPA numbers sets without gaps, and signatures cover the number.
             Some(change) => Ok(Some(AuthoritySet { list: change.next_authorities.clone(), id: set.id + 1 })),
         }
     }
@@ -241,6 +243,8 @@ impl FinalityProof {
         if count > Self::MAX_HEADERS {
             return Err(BAD);
         }
+        // Three hashes and the number take at least 97 bytes, so a false count reserves no more than the answer
+        // has.
         let mut headers = Vec::with_capacity(count.min(input.len() / 97));
         for _ in 0..count {
             let start = *input;

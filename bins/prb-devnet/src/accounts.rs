@@ -8,6 +8,7 @@ use sp_core::{Pair as _, ed25519, sr25519};
 use crate::{Config, Error};
 
 /// Candidates per seat of an authority set.
+// Spare candidates let each set differ from the one before, so a verifier that keeps the old set fails.
 const CANDIDATES_PER_SEAT: u32 = 2;
 /// BIP39 entropy of 12 words.
 const ENTROPY_BYTES: usize = 16;

@@ -194,6 +194,7 @@ impl Run {
         let devnet = Devnet::start(self.config()?).await?;
         devnet.pause_para(self.pause_para);
         let workers = devnet.spawn_workers(self.workers, self.worker_base_port, self.record).await?;
+        // Before the ticker, so that the first block after the history already shows them.
         self.faults.start(&devnet).await?;
         devnet.spawn_ticker().await;
         Ok(Running { devnet, workers })

@@ -110,6 +110,7 @@ impl Devnet {
     /// # Errors
     /// [`Error::Genesis`], [`Error::Runtime`], [`Error::Rpc`].
     pub async fn start(config: Config) -> Result<Self, Error> {
+        // Authoring the history is CPU-bound and takes seconds to minutes.
         let devnet = tokio::task::spawn_blocking(move || Self::build(config)).await??;
         for node in [devnet.relay(), devnet.para()] {
             node.start_rpc().await.map_err(Error::Rpc)?;
@@ -122,6 +123,8 @@ impl Devnet {
     /// # Errors
     /// [`Error::Genesis`], [`Error::Runtime`].
     pub fn build(config: Config) -> Result<Self, Error> {
+        // A process-wide default of sp-core: addresses in `describe` and in errors are then those of Phala and
+        // Khala.
         sp_core::crypto::set_default_ss58_version(Ss58AddressFormat::custom(SS58_PREFIX));
         let pools = accounts::pools(&config)?;
         let authorities = accounts::authorities(&config);
@@ -240,6 +243,7 @@ impl Devnet {
         let number = self.0.relay.best_number() + 1;
         self.author_relay(&mut moving, number)?;
         let lag = self.0.faults.finality_lag();
+        // One block behind at least, so that the target has a child, which some votes are for.
         self.finalize_up_to(&mut moving, (number - 1).saturating_sub(lag))?;
         let paused = self.0.para_paused.load(Ordering::Relaxed) || self.0.faults.is_offboarded();
         let mut para = None;
@@ -256,12 +260,15 @@ impl Devnet {
     fn author_relay(&self, moving: &mut Moving, number: u32) -> Result<(), Error> {
         let mut inherents = self.inherents(self.timestamp(number))?;
         let best = self.0.para.best_number();
+        // An onboarded parachain gets its head back even if it has no new block.
         let is_new = best > moving.para_included || moving.is_headless;
         if self.0.faults.is_offboarded() {
             moving.is_headless = true;
             put(&mut inherents, paras::INHERENT_IDENTIFIER, &vec![(self.para_id(), Vec::<u8>::new())])?;
         } else if is_new && !self.0.para_held.load(Ordering::Relaxed) {
             moving.is_headless = false;
+            // Only the newest head: `Paras::Heads` holds one value, and the read proof at this block covers all
+            // before it.
             let head = self.0.para.header(best).map(|header| header.encode()).unwrap_or_default();
             put(&mut inherents, paras::INHERENT_IDENTIFIER, &vec![(self.para_id(), head)])?;
             moving.para_included = best;
@@ -288,6 +295,8 @@ impl Devnet {
         let worker_genesis = (parent == 0).then_some(relay_header.parent_hash);
         let upgrade = self.0.upgrade.swap(false, Ordering::Relaxed);
         let newest = runtime::PARA.last().map(|runtime| runtime.code.to_vec());
+        // Taken before the block is built: an action that the chain refuses is not tried again in every later
+        // block.
         let mut actions = std::mem::take(&mut *self.0.actions.lock());
         actions.extend(self.load_change(parent + 1));
         let data = parachain_system::DevnetInherent {
@@ -308,6 +317,7 @@ impl Devnet {
 
     fn inherents(&self, timestamp: u64) -> Result<InherentData, Error> {
         let mut inherents = InherentData::new();
+        // The identifier of pallet-timestamp's inherent.
         put(&mut inherents, *b"timstap0", &timestamp)?;
         Ok(inherents)
     }
@@ -335,6 +345,7 @@ impl Devnet {
             // Requests to a hanging node would never end.
             node.faults().hang(false);
         }
+        // After the tasks: one that restarts servers could start one again behind this call.
         tokio::join!(self.relay().end_rpc(), self.para().end_rpc());
     }
 }

@@ -36,6 +36,7 @@ fn failed(error: &anyhow::Error) -> ExitCode {
 async fn run(arguments: cli::Run) -> anyhow::Result<()> {
     let mut stop = cli::StopSignal::new()?;
     let running = tokio::select! {
+        // Authoring a long history takes minutes, so a signal must end the start as well.
         running = arguments.start() => running?,
         () = stop.received() => return Ok(()),
     };

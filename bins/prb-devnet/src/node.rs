@@ -91,6 +91,8 @@ impl Node {
             ChainKind::Para => runtime::PARA,
         };
         let first = &versions[0];
+        // No wasm: the value only names which native runtime executes the next block, and changes at an upgrade
+        // as `:code` does.
         genesis.top.insert(runtime::CODE_KEY.to_vec(), first.code.to_vec());
         let state = StateDb::new();
         let block = genesis_block(&state, first, genesis);
@@ -283,6 +285,8 @@ impl Node {
         self.pool.lock().check(hash, best.header.number)?;
         let state = self.state.at(best.header.state_root);
         let runtime = runtime::of_state(self.versions, &state)?;
+        // Without the pool's lock, because executing the runtime takes long. `insert` compares with what has
+        // entered the pool meanwhile.
         let valid = validate(runtime, &state, best.hash, &extrinsic)?;
         let messages = (runtime.offchain_messages)(&extrinsic);
         if self.faults.transaction_fault() == TransactionFault::Swallowed {
@@ -311,6 +315,8 @@ impl Node {
         let answer = self.call("AccountNonceApi_account_nonce", account, at)?;
         let mut nonce = u32::decode(&mut &answer[..]).map_err(|error| Error::State(error.to_string()))?;
         let pool = self.pool.lock();
+        // `CheckNonce` provides the tag (account, nonce). Real nodes count ready transactions of the pool in
+        // the same way.
         while pool.provides(&(account, nonce).encode()) {
             nonce = nonce.saturating_add(1);
         }

@@ -192,6 +192,7 @@ impl Node {
 
     /// Stops the RPC server for good.
     pub(crate) async fn end_rpc(&self) {
+        // First, or a restart that sleeps would start the server again.
         self.server.restarts.lock().abort_all();
         self.stop_rpc().await;
     }
@@ -236,6 +237,8 @@ fn module(node: Arc<Node>) -> Result<Module, RegisterMethodError> {
     system::register(&mut module)?;
     pha::register(&mut module, kind)?;
     devnet::register(&mut module)?;
+    // subxt's default client reads `rpc_methods`, and uses the legacy methods because no `chainHead_v1_*` or
+    // `archive_v1_*` is listed.
     let mut methods: Vec<&'static str> = module.method_names().collect();
     methods.push("rpc_methods");
     methods.sort_unstable();
@@ -251,6 +254,7 @@ fn method<T>(
 where
     T: Serialize + Clone + Send + 'static,
 {
+    // Answers execute the runtime or walk tries, some for seconds.
     module.register_blocking_method(name, move |params, node, extensions| {
         answer(params, &View::of(&node, &extensions))
     })?;

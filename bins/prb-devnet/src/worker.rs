@@ -198,6 +198,8 @@ impl Worker {
     pub async fn spawn(config: WorkerConfig) -> Result<WorkerHandle, Error> {
         let (index, wanted) = (config.index, config.listen);
         let listen = |source| Error::Listen { index, address: wanted, source };
+        // Bound before the task starts: the endpoint is known, and connections queue until the supervisor
+        // accepts them.
         let listener = TcpListener::bind(wanted).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let recorder = config.record.map(|dir| Recorder::open(dir, index)).transpose();

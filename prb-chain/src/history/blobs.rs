@@ -90,6 +90,7 @@ fn piece(body: Bytes) -> Result<(Piece, Vec<Vec<u8>>), Error> {
     if let Some(change) = batch.authority_set_change {
         let change = AuthoritySetChange::decode(&mut &change[..]).map_err(|_| broken(WHAT))?;
         for node in change.authority_proof {
+            // Both proofs start at the same root, so they share nodes.
             if !proof.contains(&node) {
                 proof.push(node);
             }
@@ -132,6 +133,7 @@ impl<S: BlobSource> HistorySource for BlobHistory<S> {
             let kept = self.headers.lock().unwrap_or_else(PoisonError::into_inner);
             let skip = span.first.0.checked_sub(kept.0.0).map_or(usize::MAX, |skip| skip as usize);
             let found: Vec<_> = kept.1.iter().skip(skip).take(most).cloned().collect();
+            // The next headers are usually those that the last relay batch has brought.
             if !found.is_empty() {
                 return Ok(found);
             }

@@ -231,6 +231,7 @@ fn piece(body: &[u8], first: RelayNumber) -> Result<Option<Piece>, Error> {
     };
     let mut proof = para_header.map(|(_, proof)| proof).unwrap_or_default();
     for node in authority_set_change.map(|change| change.authority_proof).unwrap_or_default() {
+        // Both proofs start at the same root, so they share nodes.
         if !proof.contains(&node) {
             proof.push(node);
         }

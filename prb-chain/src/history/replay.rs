@@ -297,6 +297,7 @@ impl Replay {
     fn put_aside(&mut self, at: usize, part: Part, failure: &Failure, faults: &mut Vec<Fault>) {
         let is_reachable = !matches!(failure, Failure::Source(Error::Unavailable { .. }) | Failure::Task(_));
         let first = if is_reachable { self.config.wrong_for } else { self.config.retry_min };
+        // A source that is wrong stays wrong until somebody repairs it; one that is down may be back soon.
         let most = if is_reachable { Duration::MAX } else { self.config.retry_max };
         let asked = &mut self.sources[at];
         let before = asked.aside.get(&part).map(|aside| aside.term);

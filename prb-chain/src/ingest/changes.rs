@@ -25,12 +25,14 @@ use crate::{
 /// Blocks in the first request to a node, which has to execute each of them again.
 const FIRST: u32 = 4;
 /// Most bytes that wait for earlier blocks.
+// The daemon's memory is bounded by this, however far a fast node is ahead of a slow one.
 const BUFFERED_BYTES: usize = 64 * 1024 * 1024;
 /// Capabilities that a node needs.
 const NEEDED: [Capability; 2] = [Capability::StorageChanges, Capability::States];
 /// Most answers that wait for earlier blocks.
 const BUFFERED_ANSWERS: usize = 64;
 /// Bytes after which no further blocks are stored in one transaction.
+// A block may change 20 MB, so a count of blocks would not bound a transaction.
 const STORED_AT_ONCE: usize = 16 * 1024 * 1024;
 
 /// Follows the parachain's storage changes.
@@ -233,10 +235,12 @@ impl<'a> Round<'a> {
         if is_large && is_too_much(&error) {
             self.pace.was_too_much(node, blocks.count());
         }
+        // No fault of the node: it stays in the round, with smaller requests.
         if is_large && is_too_large(&error) {
             return;
         }
         tracing::debug!(node = %node.name(), first = blocks.first, last = blocks.last, error = %error, "node returned no storage changes");
+        // For this round only; the recorded failure decides about the next.
         self.nodes.retain(|busy| !Arc::ptr_eq(&busy.node, node));
         if matches!(&error, Error::Rpc(e) if e.refusal() == Some(Refusal::StatePruned)) {
             node.lacks(Capability::States, &error.to_string());

@@ -60,6 +60,8 @@ pub(super) async fn run(
         }
         drop(turn.take());
         stalled(chains, &history).await;
+        // A write lock that waits keeps new readers out, so without the limit a loop that hangs on a node would
+        // stop all others.
         let wanted = Arc::clone(&chains.turn).write_owned();
         turn = tokio::time::timeout(TURN_WITHIN, wanted).await.ok();
     }

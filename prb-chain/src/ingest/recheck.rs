@@ -69,6 +69,8 @@ async fn recheck_chunk(
     blocks: Span<ParaNumber>,
 ) -> Result<RecheckOutcome, Error> {
     let (mut answers, mut failure) = (Vec::new(), None);
+    // Demoted nodes, too: what they answer is compared by proof where possible, and one of them may be the only
+    // node with the state.
     for node in para.candidates() {
         match changes::fetch_from(&node, store, blocks.first.0, blocks.last.0).await {
             Ok(changes) => answers.push((node, changes)),
@@ -123,6 +125,7 @@ async fn decide(
     .await?;
     let header = Checked::new(number.0, header).map_err(|_| store::Error::Corrupt { what: "header" })?;
     let mut best: Option<(usize, &Vec<u8>)> = None;
+    // The stored changes compete as well: the worker may be broken, not the data.
     for candidate in answers.iter().map(|(_, changes)| &changes[at]).chain([stored]) {
         let Ok(changes) = wire::StorageChanges::decode_all(&mut &**candidate) else { continue };
         for (node, _) in answers {

@@ -291,6 +291,7 @@ async fn proofs_of(node: &Node, para_id: u32, proven: &[Proven]) -> Result<Vec<V
         .filter_map(|piece| piece.headers.last())
         .map(|last| {
             let mut keys = vec![json::HexBytes(state::para_head_key(para_id))];
+            // Old workers need the next authority set by proof; new ones take it from the header.
             if last.change.is_some() {
                 keys.extend(state::authority_keys().map(json::HexBytes));
             }

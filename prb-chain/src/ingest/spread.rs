@@ -66,6 +66,7 @@ pub(super) async fn para_headers(
                 got.insert(from, headers);
                 idle.push_back(node);
             }
+            // The node does not return to `idle`: another one gets its span.
             Err(error) => {
                 open.push((from, to));
                 if let Some(earlier) = failure.replace(error) {

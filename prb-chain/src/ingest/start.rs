@@ -153,6 +153,8 @@ struct Candidate<'a> {
 impl Candidate<'_> {
     /// Whether more than half of all nodes of both chains give it.
     fn has_most(&self, relays: usize, paras: usize) -> bool {
+        // Of all configured nodes, not of those that answered: a minority must not decide while the others are
+        // down.
         self.relays.len() * 2 > relays && self.paras.len() * 2 > paras
     }
 

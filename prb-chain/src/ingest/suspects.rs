@@ -166,6 +166,7 @@ async fn mend_segment(chains: &Chains, number: ParaNumber) -> Result<Option<Span
             }
         };
         let items: Vec<&[u8]> = fetched.iter().map(Vec::as_slice).collect();
+        // Only the bytes that were stored before: any other answer has to win by proof.
         if digest == Some(segment::digest(&segment::write(&items))) {
             write(store, move |store| store.put_segment(blocks.first, &fetched)).await?;
             return Ok(Some(blocks));

@@ -12,6 +12,7 @@ use crate::rpc::{self, Node, json::HexBytes};
 /// Most cached runtimes: the current one, the previous one, and some for reading old blocks.
 const MAX_RUNTIMES: usize = 4;
 /// The newest metadata version that is requested.
+// 14 and 15 were checked against the runtimes of Khala, Kusama and Polkadot; old runtimes offer 14 only.
 const METADATA_VERSION: u32 = 15;
 
 /// Why a runtime is not available.
@@ -47,11 +48,13 @@ impl Runtimes {
         if let Some(known) = self.known(version.spec_version) {
             return Ok(known);
         }
+        // Signed payloads contain the genesis hash, so it belongs to what a runtime is used for.
         let genesis: Hash = node.request("chain_getBlockHash", [0_u32]).await?;
         let metadata = fetch(node, block).await?;
         let runtime = Runtime::new(genesis, version.spec_version, version.transaction_version, &metadata)?;
         tracing::info!(spec_version = version.spec_version, "read the metadata of a runtime");
         let runtime = Arc::new(runtime);
+        // Two callers may have fetched the same version; either copy serves.
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX_RUNTIMES {
             known.remove(0);

@@ -87,6 +87,8 @@ impl Runtime {
         let info = metadata
             .extrinsic_call_info_by_name(pallet, name)
             .map_err(|_| Error::Missing { name: full() })?;
+        // The layout may have changed with an upgrade: a call that no longer fits is refused here, rather than
+        // decoded by the chain as something else.
         fits(&full(), &args, info.args.iter().map(|arg| arg.id), &metadata)?;
         let index = [info.pallet_index, info.call_index];
         Ok(EncodedCall { pallet, name, index, args: RawArgs(args) })

@@ -69,6 +69,7 @@ impl Runtime {
             match (event.pallet_name(), event.event_name()) {
                 ("Utility", "ItemCompleted") => results.push(Ok(())),
                 ("Utility", "ItemFailed") => results.push(Err(self.error_at(fields()?.at("error")))),
+                // `Proxy::proxy` succeeds even if the call that it wraps has failed: only this event tells.
                 ("Proxy", "ProxyExecuted") => {
                     let fields = fields()?;
                     if let Some(error) = err_of(fields.at("result")) {
@@ -88,6 +89,8 @@ impl Runtime {
         }
         match failed {
             Some(error) => Ok(ExtrinsicOutcome::Failed(error)),
+            // Only with the final event and a result for each call: anything else is no batch of ours, or cut
+            // off.
             None if ended && results.len() == calls => Ok(ExtrinsicOutcome::Ran { calls: results, fee }),
             None => Err(OutcomeError::Count { found: results.len(), expected: calls }),
         }

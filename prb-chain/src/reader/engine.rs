@@ -162,6 +162,7 @@ impl Engine {
     /// then.
     async fn step_on_any(&mut self, head: &FinalizedHead) -> Result<(), Error> {
         let mut nodes = vec![Arc::clone(&head.node)];
+        // The announcing node first: it certainly has the block.
         nodes.retain(|node| node.is_trusted());
         nodes.extend(self.pool.trusted().into_iter().filter(|node| !Arc::ptr_eq(node, &head.node)));
         let mut last = Err(rpc::Error::NoTrustedNode { chain: self.pool.chain() }.into());

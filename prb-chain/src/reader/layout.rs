@@ -127,6 +127,7 @@ impl Layout {
         keys.extend(self.free_stake_key(&proxy).ok());
         if let PoolProxy::StakePool(stake_pool) = proxy {
             let cooling = stake_pool.cd_workers.iter().take(self.max_cooling_down);
+            // The chain has no sum of the stakes that cool-downs will release.
             keys.extend(cooling.filter_map(|worker| self.session_stake_key(pool, *worker)));
         }
         keys

@@ -241,6 +241,7 @@ fn bounded<'f, K: Clone + Eq + std::hash::Hash + 'f, T>(
     let beyond = Unreadable::new(format!("the reader follows at most {limit} {what}"));
     let reading = |(place, key): (usize, &K)| match place < limit {
         true => Some((key.clone(), readings.get(key)?.clone())),
+        // Shown as unreadable rather than left out: an absent worker looks like one that was just added.
         false => Some((key.clone(), Err(beyond.clone()))),
     };
     followed.into_iter().enumerate().filter_map(reading).collect()

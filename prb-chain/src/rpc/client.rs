@@ -29,6 +29,7 @@ impl From<Error> for subxt_rpcs::Error {
 }
 
 fn raw_subscription(sub: Subscription<Box<RawValue>>) -> RawRpcSubscription {
+    // Substrate gives subscriptions text ids; subxt only needs them for methods that name a subscription.
     let id = match sub.kind() {
         SubscriptionKind::Subscription(SubscriptionId::Str(id)) => Some(id.clone().into_owned()),
         _ => None,

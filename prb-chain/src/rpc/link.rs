@@ -115,6 +115,7 @@ impl Node {
                 Ok(client)
             }
             Err(e) => {
+                // If the check has failed, there is an open connection, which must not be used.
                 *link.current() = None;
                 self.failed_to_connect(&e, &mut pauses);
                 Err(e)
@@ -130,8 +131,11 @@ impl Node {
             .request_timeout(config.request_timeout)
             .connection_timeout(config.connect_timeout)
             .max_concurrent_requests(config.max_concurrent_requests)
+            // Proxies close idle WebSockets, and a silent subscription does not show that its connection is
+            // dead.
             .enable_ws_ping(PingConfig::new());
         let error: Box<dyn StdError + Send + Sync> =
+            // The client's own limit covers the TCP connection and the handshakes one by one.
             match tokio::time::timeout(config.connect_timeout, builder.build(&self.url)).await {
                 Ok(Ok(client)) => return Ok(Arc::new(client)),
                 Ok(Err(e)) => Box::new(e),
@@ -200,6 +204,7 @@ impl Node {
             error => error.to_string(),
         };
         let mut state = self.state();
+        // The first failure only: attempts follow each other every few seconds for as long as the node is down.
         if state.last_error.is_none() || other_chain && !state.other_chain {
             tracing::warn!(chain = self.chain, node = %self.name(), error = %text, "cannot use node");
         }

@@ -55,6 +55,8 @@ impl<'a> Many<'a> {
             if !self.is_patient || progress.elapsed() >= config.request_timeout {
                 return Err(refusal);
             }
+            // The node has answered this many before it refused, so that is about what its limit allows at
+            // once.
             at_once = at_once.min(answered.max(1));
             tokio::time::sleep(pause).await;
             pause = pause.saturating_mul(2).min(config.reconnect_max.max(Duration::from_millis(1)));
@@ -72,6 +74,7 @@ impl<'a> Many<'a> {
     ) -> Result<Round, Error> {
         let is_limited = &AtomicBool::new(false);
         let asked = open.iter().copied().map(|at| async move {
+            // The node would refuse these as well.
             if is_limited.load(Ordering::Relaxed) {
                 return (at, None);
             }

@@ -33,6 +33,7 @@ const LARGE_ANSWER: usize = 256 * 1024;
 /// Maximum size of what is quoted of an answer, in bytes.
 const MAX_CAUSE_BYTES: usize = 1024;
 /// Retries for data that a node does not have.
+// One address may stand for several nodes, which answer in turn.
 pub(crate) const ASK_AGAIN: usize = 3;
 /// Upper bound of a request's size apart from its parameters.
 const ENVELOPE_BYTES: usize = 256;
@@ -334,6 +335,7 @@ impl Node {
         };
         let node = Arc::clone(&self.name);
         match error {
+            // An error answer is an answer: the node is there.
             RpcError::Call(e) => {
                 self.state().timeouts = 0;
                 let error = self.call_error(method, &e);
@@ -346,6 +348,8 @@ impl Node {
             }
             RpcError::ParseError(e) => Err(self.unreadable(method, &e)),
             e => {
+                // Without a pause: an answer that exceeds the limit closes its connection, and the node is
+                // still there.
                 self.drop_connection(lane, client, &e.to_string(), Duration::ZERO);
                 Err(Error::Disconnected { node, source: Box::new(e) })
             }

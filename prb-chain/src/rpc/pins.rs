@@ -179,6 +179,7 @@ impl Pins {
     pub(super) fn waited(&self) -> bool {
         let mut inner = self.inner();
         let before = inner.verdict;
+        // If nobody has answered yet, the time starts again with the first answer.
         inner.waited |= inner.claims.iter().any(Option::is_some);
         inner.update();
         before != Verdict::Disputed && inner.verdict == Verdict::Disputed

@@ -39,6 +39,7 @@ impl Refusal {
             code::OVERSIZED_RESPONSE => Self::AnswerTooLarge,
             code::OVERSIZED_REQUEST => Self::RequestTooLarge,
             code::SERVER_IS_BUSY | code::RATE_LIMIT | code::TOO_MANY_SUBSCRIPTIONS => Self::Limited,
+            // By text: the code is the method's own (4003 of `state_*`, 10000 of `pha_*`).
             _ if says("state already discarded") || says("state pruned") || says("statedatabase") => {
                 Self::StatePruned
             }

@@ -137,6 +137,7 @@ impl Standing {
         let before = self.lacks.get(&capability);
         let is_new = before.is_none();
         let term = match before {
+            // Requests that were in flight together count once.
             Some(absence) if absence.until > now => absence.term,
             Some(absence) => (absence.term * 2).min(config.demotion_max),
             None => config.demotion,
@@ -157,6 +158,7 @@ impl Standing {
         self.last_error = None;
         self.other_chain = false;
         let now = Instant::now();
+        // Not removed: if it is still missing, the pause goes on doubling, and the log does not repeat it.
         self.lacks.values_mut().for_each(|absence| absence.until = now);
     }
 
@@ -188,6 +190,7 @@ impl Standing {
         let now = Instant::now();
         let lasts = |until: Option<Instant>| u8::from(until.is_some_and(|until| until > now));
         let lacking = u8::from(needed.iter().any(|needed| self.is_lacking(*needed)));
+        // Powers of two, so that each reason outweighs all lesser ones together.
         lasts(self.deferred_until) + 2 * lasts(self.demoted_until) + 4 * lacking + 8 * lasts(self.retry_at)
     }
 

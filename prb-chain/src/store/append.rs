@@ -149,6 +149,7 @@ impl Store {
         };
         let follows = parent.is_none_or(|parent| headers[0].get(..32) == Some(&parent.0[..]));
         let last = ParaNumber(first.0 + (headers.len() - 1) as u32);
+        // Headers beyond could be of a fork: the relay chain has not named them.
         let proven = state.tips.proven.is_some_and(|(number, _)| last <= number);
         if first != next || !follows || !proven {
             return Err(Error::OutOfSequence { what: "parachain header", number: first.0 });
@@ -197,6 +198,8 @@ impl Store {
         let (table, digests) = (txn.tables.changes, txn.tables.digests);
         let mut start = first;
         let mut items: Vec<&[u8]> = Vec::with_capacity(changes.len());
+        // A last segment below the target is rewritten with the new blocks: at the tip blocks come one by one,
+        // and would each take pages of their own.
         let open = match table.last(txn).map_err(|e| self.error(e))? {
             Some((key, encoded)) if encoded.len() < segment::TARGET_BYTES => Some((key, encoded.to_vec())),
             _ => None,
@@ -303,6 +306,7 @@ impl Store {
     /// Advances to the newest justified block whose parachain headers are all stored, thinning out passed sets.
     fn cover(&self, txn: &mut WriteTxn<'_>, state: &mut State) -> Result<(), Error> {
         let from = state.covered.map_or(0, |(number, _)| number.0 + 1);
+        // Collected first: deleting needs the transaction that the iteration borrows.
         let mut ended = Vec::new();
         for entry in txn.tables.alignments.range(txn, &(from..)).map_err(|e| self.error(e))? {
             let (number, encoded) = entry.map_err(|e| self.error(e))?;
@@ -330,6 +334,8 @@ impl Store {
             if split_alignment(encoded).is_ok_and(|(alignment, _)| alignment.ends_set) {
                 break;
             }
+            // A batch can go on to the set's end, so those in between only serve batches that a size limit cuts
+            // short.
             if later - number < self.config.keep_stop_every {
                 drop.push(number);
             } else {

@@ -38,6 +38,7 @@ impl Store {
             }
         };
         let replace = || -> io::Result<()> {
+            // The store's files are private to its user; a new file has the permissions of the umask.
             fs::set_permissions(&copy, fs::metadata(&database)?.permissions())?;
             fs::rename(&copy, &database)?;
             // The rename survives a power failure only once the folder is synced.

@@ -116,6 +116,8 @@ impl Store {
     pub(super) fn read(&self) -> Result<Txn<'_>, Error> {
         let guard = self.guard_map()?;
         let Opened { env, tables } = guard.opened();
+        // Owns its environment, so that it can be kept together with the guard; without thread-local storage,
+        // so that it may move between threads.
         let txn = env.clone().static_read_txn().map_err(|e| self.error(e))?;
         Ok(Txn { txn, tables: *tables, _guard: guard })
     }
@@ -170,6 +172,7 @@ impl Store {
 
     /// Waits until nobody reads or writes; `None` if that takes too long.
     fn exclusive(&self) -> Option<RwLockWriteGuard<'_, Mapped>> {
+        // Before the first attempt, so that new readers already wait.
         self.growing.fetch_add(1, Ordering::Relaxed);
         let deadline = Instant::now() + EXCLUSIVE_TIMEOUT;
         let exclusive = loop {
@@ -194,6 +197,7 @@ impl Store {
         if env.info().map_size > size {
             return Ok(());
         }
+        // Doubling: growing needs a moment without readers, so it should be rare.
         let larger = size.saturating_mul(2);
         if larger > MAX_MAP_BYTES {
             return Err(full("a process has no larger address space"));

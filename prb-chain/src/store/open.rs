@@ -22,6 +22,8 @@ pub(super) fn database(path: &Path, config: Config) -> Result<(Env<WithoutTls>, 
 
 #[allow(unsafe_code)]
 fn open_env(path: &Path, config: Config) -> Result<Env<WithoutTls>, Error> {
+    // With thread-local storage LMDB allows one read transaction for each thread, and only that thread may end
+    // it.
     let mut options = EnvOpenOptions::new().read_txn_without_tls();
     // Twice the size of the existing data.
     let stored = fs::metadata(path.join("data.mdb")).map_or(0, |file| file.len());

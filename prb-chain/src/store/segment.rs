@@ -69,6 +69,7 @@ pub fn digest(encoded: &[u8]) -> [u8; 4] {
 pub fn cut(items: &[&[u8]]) -> Vec<usize> {
     let (mut cuts, mut bytes) = (Vec::new(), 0);
     for (i, item) in items.iter().enumerate() {
+        // A block larger than the target gets a segment of its own.
         if bytes > 0 && bytes + item.len() > TARGET_BYTES {
             cuts.push(i);
             bytes = 0;

@@ -41,6 +41,8 @@ impl Store {
         };
         drop(stops);
         let first = first.map_or(0, |stop| stop + 1);
+        // One justified block for each transaction, from the end: an interruption leaves a store that ends with
+        // one.
         tables.relay_headers.delete_range(&mut txn, &(first..)).map_err(error)?;
         tables.alignments.delete_range(&mut txn, &(first..)).map_err(error)?;
         tables.justifications.delete_range(&mut txn, &(first..)).map_err(error)?;

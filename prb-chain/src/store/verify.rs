@@ -284,6 +284,8 @@ impl Check<'_, '_> {
                         Ok(next) => set = next,
                         Err(e) => {
                             self.report.fault(Part::Relay, number, e);
+                            // With the stored set the check goes on; otherwise each later block would be
+                            // reported for one fault.
                             set = self.stored_set(&stop)?.unwrap_or(set);
                         }
                     }

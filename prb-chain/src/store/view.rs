@@ -99,6 +99,7 @@ impl<'s> StoreView<'s> {
     ) -> Result<(), Error> {
         let table = self.txn.tables.changes;
         let error = |e| self.store.error(e);
+        // A segment's key is its first block, so the one that holds the block starts at or before it.
         let found = table.get_lower_than_or_equal_to(&self.txn, &span.first.0).map_err(error)?;
         let Some((start, _)) = found else { return Ok(()) };
         for entry in table.range(&self.txn, &(start..=span.last.0)).map_err(error)? {

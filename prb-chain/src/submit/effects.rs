@@ -61,6 +61,8 @@ impl Inner {
         let started = tokio::time::Instant::now();
         loop {
             let found = queries::newest(&self.pool, &self.finalised, |node, head| async move {
+                // The code in the parent's state has written this one; a new runtime's layout applies to later
+                // blocks.
                 let runtime = self.runtimes.at(&node, Some(head.header.parent_hash)).await?;
                 let questions = Questions::new(&runtime)?;
                 let keys = calls.iter().flat_map(|call| questions.keys(call)).collect();
@@ -139,6 +141,8 @@ impl Questions {
             Call::RegisterWorker { worker, replaces, .. } => {
                 let found =
                     self.registrations.read::<Registered>(value(self.registrations.key(&worker.0)))?;
+                // A registration is repeated to change the operator or the version: only a newer one than
+                // before counts.
                 found.is_some_and(|found| Some(found.last_updated) != *replaces)
             }
             Call::RegisterWorkerV1 { worker, runtime_info, replaces, .. } => {

@@ -89,6 +89,8 @@ impl Inner {
         let runtime = self.runtimes.at(node, None).await?;
         let next: u64 = node.request("system_accountNextIndex", [self.address(account)]).await?;
         let known = self.account(account);
+        // Somebody else's transaction is pending, perhaps with the same calls: another trader's that has lost
+        // the lease.
         if next > known.next_nonce && !known.busy {
             return Err(Failure::Overtaken);
         }
@@ -197,6 +199,7 @@ async fn cost(node: &Node, extrinsic: &[u8]) -> Result<Option<Cost>, crate::rpc:
             .map(|(time, proof, _, fee)| Cost { weight: [time.0.into(), proof.0.into()], fee })),
         Err(e) if e.is_retryable() => Err(e),
         Err(e) => {
+            // Not every runtime has this API, and the chain itself refuses what cannot be paid or does not fit.
             tracing::debug!(node = %node.name(), error = %e, "cannot query the fee");
             Ok(None)
         }

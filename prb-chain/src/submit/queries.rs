@@ -254,6 +254,7 @@ pub(super) async fn funds(
     // `frozen` includes what is reserved; older runtimes split it by purpose.
     let frozen = part("frozen").or_else(|| part("fee_frozen")).unwrap_or(0);
     let frozen = frozen.saturating_sub(part("reserved").unwrap_or(0));
+    // Fees may not take the account below the existential deposit.
     let deposit: Balance = runtime.constant("Balances", "ExistentialDeposit").unwrap_or(0);
     Ok(Funds { nonce: info.nonce, free, untouchable: frozen.max(deposit) })
 }

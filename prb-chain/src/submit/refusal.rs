@@ -62,7 +62,9 @@ impl Inner {
             node.subscribe("author_submitAndWatchExtrinsic", Some(params), "author_unwatchExtrinsic").await;
         match answer {
             Ok(watch) => Ok(Some(watch)),
+            // The node has it from an earlier attempt or from a peer, and gives no second subscription.
             Err(rpc::Error::Call { code: code::ALREADY_IMPORTED, .. }) => Ok(None),
+            // Not a refusal: the node may have accepted it before the connection was lost.
             Err(e) if e.is_retryable() => {
                 tracing::info!(node = %node.name(), error = %describe(&e), "connection to node lost while a transaction was submitted");
                 Ok(None)

@@ -59,6 +59,7 @@ pub(super) async fn sign(
     let params = DefaultExtrinsicParamsBuilder::<SubstrateConfig>::new()
         .nonce(nonce)
         .tip(0)
+        // Unchecked by subxt, which is offline here: the head's hash was checked when it was fetched.
         .mortal_from_unchecked(u64::from(mortality), u64::from(birth), head.hash.0.into())
         .build();
     let failed = |e: ExtrinsicError| SubmitError::Unsupported { call: outer, reason: e.to_string() };

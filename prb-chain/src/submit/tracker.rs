@@ -200,6 +200,8 @@ fn searched(state: &mut State, search: Search, now: Instant, config: &Config) ->
         Search::Included => return Action::End(End::Included),
         Search::Excluded { reason } => return state.lost(&reason),
         Search::Disputed { reason } => {
+            // The node that is further ahead may be right, and the others may lag; or it may be on a false
+            // chain.
             let since = *state.disputed_since.get_or_insert(now);
             if now.duration_since(since) >= config.watch_timeout {
                 return state.lost(&reason);

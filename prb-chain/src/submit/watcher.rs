@@ -151,6 +151,7 @@ impl<'a> Watcher<'a> {
                 self.outcome.take().unwrap_or_else(|| Err(unread()))
             }
             End::Lost { reason } => {
+                // Whether the nonce was used is not known; the next `settle` reads it again.
                 self.inner.remember(account, |known| known.next_nonce = 0);
                 Err(SubmitError::Lost { reason })
             }
@@ -297,6 +298,8 @@ impl Inner {
             return Ok(Found::Gone("the runtime was upgraded".into()));
         }
         let nonce = queries::funds(node, &runtime, prepared.account, Some(head.hash)).await?.nonce;
+        // Only the finalised nonce counts: the best block's may be retracted, with the transaction that used
+        // it.
         if nonce > prepared.nonce {
             return Ok(Found::Gone("another transaction of the account took its nonce".into()));
         }

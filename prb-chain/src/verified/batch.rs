@@ -175,6 +175,7 @@ fn para(
     const BAD: Error = Error::Encoding { what: "the parachain headers" };
     let what = "the parachain's head";
     let input = &mut encoded;
+    // Batches without parachain headers leave the field empty, which is not a SCALE list.
     let count = if input.is_empty() { 0 } else { Compact::<u32>::decode(input).map_err(|_| BAD)?.0 };
     let (mut parent, mut last) = (None, None);
     let Some(span) = batch.para else {

@@ -49,6 +49,7 @@ pub(super) fn write(path: &Path, chain: ChainKey, sets: &[u8]) -> io::Result<()>
     file.write_all(MAGIC)?;
     file.write_all(&crc32c::crc32c(&body).to_be_bytes())?;
     file.write_all(&body)?;
+    // Before the rename: or after a power failure the new name could point to an empty file.
     file.sync_all()?;
     fs::rename(&new, path)
 }

@@ -107,6 +107,7 @@ impl AuthoritySets {
     fn evict(&mut self, newest: u32) {
         while self.bytes > self.max_bytes {
             let start = self.start.number.saturating_add(1);
+            // The start can only come from the genesis again, and the newest is what the next batch needs.
             let spare = self.entries.iter().filter(|(first, _)| **first != start && **first != newest);
             let Some((first, _)) = spare.min_by_key(|(_, entry)| entry.used) else { return };
             let first = *first;

@@ -45,6 +45,8 @@ pub fn check(justification: &[u8], set: &AuthoritySet, number: u32, hash: Hash) 
         Ok(result) if result.is_valid() => {}
         _ => return Err(bad("it has too few votes of the authority set")),
     }
+    // Votes are routed to the lowest vote, not to the target, as in substrate and pRuntime: their results must
+    // be the same for every justification.
     let base = commit
         .precommits
         .iter()

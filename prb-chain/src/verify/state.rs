@@ -54,6 +54,7 @@ pub fn read(
 /// [`Error::Proof`], [`Error::HeaderEncoding`].
 pub fn para_head(state_root: Hash, proof: Vec<Vec<u8>>, para_id: u32) -> Result<Option<Checked>, Error> {
     let what = "the parachain's head";
+    // `None` is proven as well: an offboarded parachain has no head.
     let values = read(what, state_root, proof, &[para_head_key(para_id)])?;
     let Some(value) = values.into_iter().next().flatten() else { return Ok(None) };
     let bad = || Error::Proof { what, reason: "the value is no header".into() };
@@ -76,6 +77,7 @@ pub fn authority_set(state_root: Hash, proof: Vec<Vec<u8>>) -> Result<AuthorityS
     let id = id.ok_or_else(|| bad("no set id"))?;
     let list = match (new, old) {
         (Some(list), _) => list,
+        // Without the version byte.
         (None, Some(versioned)) => versioned.get(1..).unwrap_or_default().to_vec(),
         (None, None) => return Err(bad("no authorities")),
     };

@@ -99,6 +99,8 @@ pub mod v2 {
         pub enum Runtime {
             System: frame_system = 0,
             Timestamp: pallet_timestamp = 1,
+            // Clients that hard-code indexes instead of reading the metadata again fail here, or call another
+            // pallet.
             Utility: pallet_utility = 4,
             Proxy: pallet_proxy = 7,
             ParachainSystem: pallet_parachain_system = 20,

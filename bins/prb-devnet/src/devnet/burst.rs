@@ -54,6 +54,8 @@ impl Devnet {
                 usual_load(config)
             }
         };
+        // The load pallet reads its settings in `on_initialize`, before inherents and therefore before this
+        // action: the change shows in the next block only.
         let mut key = sp_io::hashing::twox_128(b"Load").to_vec();
         key.extend(sp_io::hashing::twox_128(b"Settings"));
         Some(Action::SetStorage { key, value: Some(amount.encode()) })

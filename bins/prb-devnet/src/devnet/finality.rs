@@ -26,7 +26,9 @@ impl Devnet {
         let relay = &self.0.relay;
         for number in relay.finalized_number() + 1..=last {
             let is_last_of_set = relay.header(number).is_some_and(|header| finality::ends_set(&header));
+            // The block before a forced change is the last that the old set can justify.
             let next_is_forced = relay.header(number + 1).is_some_and(|next| finality::forces_change(&next));
+            // GRANDPA voters finalise the newest block they can, but never past the end of their own set.
             if number == last || is_last_of_set || next_is_forced {
                 self.finalize(moving, number)?;
             }
@@ -44,13 +46,18 @@ impl Devnet {
         if is_forced {
             relay.end_set();
         }
+        // pallet-grandpa writes the next set into the state of the block that announces it, so the signing set
+        // is the one in the parent's state.
         let signers = if is_forced { target.hash() } else { target.parent_hash };
         let set = finality::authority_set(&relay.state_at(signers)?)?;
         let oddities = self.0.faults.justifications();
         let justification = finality::justify(&self.0.authorities, &set, &target, child.as_ref(), oddities);
         let period = self.0.config.justification_period;
+        // Like substrate's justification period: of other blocks only the newest justification is kept.
         let keep = period != 0 && number.is_multiple_of(period);
         relay.justify(number, justification, keep, finality::ends_set(&target));
+        // A parachain has no finality of its own: its blocks are final with the relay block that includes their
+        // head.
         let done = moving.included.iter().take_while(|(included, _)| *included <= number).count();
         if let Some((_, head)) = moving.included.drain(..done).next_back() {
             self.0.para.finalize(head);

@@ -26,6 +26,8 @@ impl Devnet {
         para.retract(moving.para_included, outcome);
         let mut replaced = 0;
         for slot in &mut moving.para_parents {
+            // Toggled, so that a second fork replaces the replacement, too: the same inherents would give the
+            // same block.
             slot.delay = 1 - slot.delay;
             let inherents = self.para_inherents(*slot)?;
             para.author_empty(inherents)?;

@@ -15,7 +15,9 @@ impl Devnet {
         let period = Duration::from_millis(self.0.config.block_ms.max(1));
         self.0.tasks.lock().await.spawn(async move {
             let mut timer = tokio::time::interval(period);
+            // A slow block must not be followed by a burst of blocks that catch up: real chains do not do that.
             timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            // The first tick of an interval completes at once.
             timer.tick().await;
             loop {
                 tokio::select! {
@@ -23,6 +25,7 @@ impl Devnet {
                     _ = timer.tick() => {}
                 }
                 let ticking = devnet.clone();
+                // Executing the runtimes blocks for milliseconds, and the RPC server shares the async threads.
                 match tokio::task::spawn_blocking(move || ticking.tick_and_fork()).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => tracing::error!(%error, "tick failed"),

@@ -41,6 +41,7 @@ impl Node {
         let runtime = runtime::of_state(self.versions, &state)?;
         let candidates = if transactions { self.candidates(runtime, &state, &parent) } else { Vec::new() };
         let limit = *self.proof_limit.lock();
+        // The parent's state selects the runtime: a block that sets a new one is still executed by the old one.
         let mut built = Built::new(runtime, &state, &parent, inherents.clone(), candidates, limit)?;
         let number = built.header.number;
         built.refused.drain(..).for_each(|hash| self.pool.lock().refuse(hash, number));
@@ -50,6 +51,7 @@ impl Node {
             built = Built::new(runtime, &state, &parent, inherents, Vec::new(), None)?;
         }
         let Built { header, body, included, changes, .. } = built;
+        // The state first, then the block: whoever finds the block can read its state.
         self.state.insert(changes.transaction);
         let changes =
             StorageChanges { main: changes.main_storage_changes, child: changes.child_storage_changes };
@@ -59,6 +61,7 @@ impl Node {
         pool.included(&included, number, hash);
         pool.give_up_watching(number.saturating_sub(self.faults.finality_timeout_blocks()));
         drop(pool);
+        // Last: a subscriber that wakes must find the block, and the pool without its transactions.
         self.best.send_replace(number);
         Ok(header)
     }
@@ -72,6 +75,8 @@ impl Node {
         if self.faults.transaction_fault() == TransactionFault::Dropped {
             self.pool.lock().drop_all();
         }
+        // The lock is not held while the runtime validates, so submissions continue; `revalidated` ignores what
+        // has left the pool meanwhile.
         let pending = self.pool.lock().pending();
         let results = pending
             .into_iter()
@@ -100,6 +105,7 @@ impl Node {
     }
 
     fn announce_finalized(&self, number: u32) {
+        // Reads the ledger while the pool is locked: nothing may lock the two in the other order.
         self.pool.lock().finalized(number, |number| self.block_hash(number));
         self.finalized.send_replace(number);
     }
@@ -170,6 +176,8 @@ impl Built {
         let changes = overlay
             .drain_storage_changes(state, runtime.state_version)
             .map_err(|error| Error::State(error.to_string()))?;
+        // The runtime computes the root in its own call; a difference means the declared state version is
+        // wrong.
         if changes.transaction_storage_root != header.state_root {
             return Err(Error::State(format!("state root of block {number} differs")));
         }

@@ -240,6 +240,7 @@ impl FromStr for Fault {
         let form = FORMS.iter().find(|form| form.name == name);
         let form =
             form.ok_or_else(|| format!("{name:?} is not a fault; the faults are\n{}", Self::forms()))?;
+        // A value where none belongs is refused as well: it is probably meant for another fault.
         let fault = (form.read)(value).filter(|_| form.value.is_empty() == value.is_empty());
         fault.ok_or_else(|| format!("{text:?}: write {name}={}", form.value))
     }

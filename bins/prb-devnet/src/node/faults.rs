@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::pool;
 
 /// Blocks after which a node stops watching a transaction that is in a block and not final.
+// As in substrate's transaction pool.
 const FINALITY_TIMEOUT: u32 = 512;
 
 /// What happens to transactions submitted to the node.

@@ -76,9 +76,11 @@ pub(crate) fn justify(
     let sign = |id: &AuthorityId, voted: &Header| {
         let precommit = Precommit { target_hash: voted.hash(), target_number: voted.number };
         let message = Message::Precommit(precommit.clone());
+        // GRANDPA signs SCALE of (message, round, set id), so a justification is bound to its set.
         let signature = pairs.get(id)?.sign(&localized_payload(round, *set_id, &message));
         Some(SignedPrecommit { precommit, signature: AuthoritySignature::from(signature), id: id.clone() })
     };
+    // The next set votes on the child of a set's last block, so the current one stops there.
     let voters_child = child.filter(|_| !ends_set(target));
     let mut ancestry = Vec::new();
     let mut precommits = Vec::with_capacity(list.len());
@@ -92,6 +94,7 @@ pub(crate) fn justify(
         && let (Some((id, _)), Some(child)) = (list.first(), child)
     {
         precommits.extend(sign(id, child));
+        // Votes for a descendant need the headers that lead back to the target, or the commit is invalid.
         ancestry.extend(ancestry.is_empty().then(|| child.clone()));
     }
     if oddities.repeated_header {
@@ -109,6 +112,8 @@ pub(crate) fn prove(ledger: &Ledger, number: u32, finalized: u32) -> Result<Opti
             "Requested finality proof for descendant of #{number} while we only have finalized #{finalized}."
         )));
     }
+    // A verifier that knows only this set can check the justification of its last block, but none of a later
+    // set.
     let justified = match ledger.set_end(number).filter(|end| *end <= finalized) {
         Some(end) => ledger.justification(end).map(|justification| (end, justification)),
         None => newest(ledger, finalized),

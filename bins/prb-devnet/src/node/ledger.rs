@@ -126,6 +126,7 @@ impl Ledger {
 
     /// Returns the last block of a block's set; `None` for the current set.
     pub(crate) fn set_end(&self, number: u32) -> Option<u32> {
+        // A set's last block belongs to that set, hence `<`.
         let index = self.set_ends.partition_point(|end| *end < number);
         self.set_ends.get(index).copied()
     }

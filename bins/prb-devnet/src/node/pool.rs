@@ -14,6 +14,7 @@ use super::fork::Retracted;
 /// Most bytes of all transactions.
 const MAX_BYTES: usize = 20 * 1024 * 1024;
 /// Blocks for which a used or refused transaction is banned.
+// Real pools ban for 30 minutes.
 const BAN_BLOCKS: u32 = 32;
 /// Most banned transactions remembered.
 const MAX_BANNED: usize = 16 * 1024;
@@ -167,11 +168,13 @@ impl Pool {
         let rivals = self.rivals(&valid);
         for rival in &rivals {
             let old = self.entries.get(rival).map_or(0, |entry| entry.valid.priority);
+            // Substrate replaces only for a strictly higher priority.
             if old >= valid.priority {
                 return Err(Error::TooLowPriority { old, new: valid.priority });
             }
         }
         let full = self.entries.len() >= self.capacity || self.bytes + bytes.len() > MAX_BYTES;
+        // A replacement takes the place of what it removes.
         if full && rivals.is_empty() {
             return Err(Error::Full);
         }
@@ -202,6 +205,7 @@ impl Pool {
         let entry = self.entries.remove(hash)?;
         self.bytes -= entry.bytes.len();
         for tag in &entry.valid.provides {
+            // The tag may already belong to the transaction that replaced this one.
             if self.providers.get(tag) == Some(hash) {
                 self.providers.remove(tag);
             }
@@ -257,6 +261,7 @@ impl Pool {
                 }
                 !satisfied
             });
+            // The rest requires what no ready transaction provides.
             if ordered.len() == before {
                 break;
             }
@@ -334,6 +339,8 @@ impl Pool {
             let Some(mut entry) = self.remove(hash, &Status::InBlock(block)) else { continue };
             entry.watchers.retain(|watcher| !watcher.is_closed());
             self.included.push(Included { block: number, block_hash: block, hash: *hash, entry });
+            // As real pools do, so that an included transaction that comes back late by gossip or from a client
+            // is not validated again.
             self.ban(*hash, number);
         }
     }
@@ -347,6 +354,8 @@ impl Pool {
         let mut silent = Vec::new();
         for Included { hash, mut entry, .. } in retracted {
             entry.tell(&Status::Retracted(block));
+            // Inclusion banned it; without this the pool would refuse the same transaction when it is sent
+            // again.
             self.banned.remove(&hash);
             if fate == Retracted::Lost {
                 silent.append(&mut entry.watchers);
@@ -369,6 +378,7 @@ impl Pool {
             self.included.iter_mut().filter(|included| included.block <= last && last > 0)
         {
             entry.tell(&Status::FinalityTimeout(*block_hash));
+            // `finalityTimeout` is a final status: real nodes end the stream.
             entry.watchers.clear();
         }
     }

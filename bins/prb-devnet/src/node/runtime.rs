@@ -31,6 +31,8 @@ pub(crate) struct Runtime {
 /// The relay chain's runtime.
 pub(crate) static RELAY: &[Runtime] = &[Runtime {
     code: b"prb-devnet-relay/1000",
+    // As current relay chains; the version does not matter to workers, which only check proofs against given
+    // roots.
     state_version: StateVersion::V1,
     offchain_messages: |_| Vec::new(),
     calls: |_| 1,
@@ -78,6 +80,8 @@ impl Runtime {
         overlay.enter_runtime().map_err(|_| error("entered twice".into()))?;
         let mut ext = Ext::new(overlay, state, None);
         let result = sp_externalities::set_and_run_with_externalities(&mut ext, || {
+            // A wasm runtime traps on a panic and the node goes on; the native one must not take the process
+            // down.
             catch_unwind(AssertUnwindSafe(|| (self.dispatch)(method, arguments)))
         });
         // Also after a panic: it closes the storage layers that the panic left open.

@@ -71,6 +71,7 @@ async fn watch(pending: PendingSubscriptionSink, node: Arc<Node>, extrinsic: Vec
         Ok(Err(cause)) => return pending.reject(refused(cause)).await,
         Err(cause) => return pending.reject(error(1002, cause.to_string())).await,
     };
+    // Only now: a refused transaction must fail the subscription call itself, as in real nodes.
     let Ok(sink) = pending.accept().await else { return };
     loop {
         let status = tokio::select! {
@@ -78,6 +79,7 @@ async fn watch(pending: PendingSubscriptionSink, node: Arc<Node>, extrinsic: Vec
             status = statuses.recv() => status,
         };
         let Some(status) = status else { return };
+        // A node that hangs sends no notifications either; the middleware only holds requests.
         node.faults().until_answering().await;
         let Ok(message) = serde_json::value::to_raw_value(&status_json(&status)) else { return };
         if sink.send(message).await.is_err() {
@@ -146,6 +148,7 @@ fn payment_call(params: &Params<'_>, view: &View<'_>, name: &str) -> Answer<Vec<
     check(&extrinsic)?;
     let mut data = extrinsic.0;
     let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
+    // `TransactionPaymentApi` takes the length as second argument.
     length.encode_to(&mut data);
     view.call(name, &data, at)
 }

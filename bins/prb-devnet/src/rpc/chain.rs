@@ -178,6 +178,7 @@ pub(super) async fn follow(
         let view = View::new(node);
         // A node with a frozen view announces no newer block.
         let newest = (*numbers.borrow_and_update()).min(view.best());
+        // The watch keeps the newest number only, so blocks between two wake-ups are made up for here.
         for number in next.unwrap_or(newest)..=newest {
             let Some(message) = message(&View::new(node), number) else { continue };
             if sink.send(message).await.is_err() {

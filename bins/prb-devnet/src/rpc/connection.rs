@@ -27,6 +27,7 @@ use super::middleware::Guard;
 use crate::node::Node;
 
 /// Bytes of a frame that is no message's last, and the headers of a text message's first one and of the others.
+// The headers are those of RFC 6455: opcode 1 (text) or 0 (continuation), FIN unset, no mask, 16-bit length.
 const FRAME_BYTES: usize = 0x8000;
 const FIRST: [u8; 4] = [0x01, 126, 0x80, 0];
 const NEXT: [u8; 4] = [0x00, 126, 0x80, 0];
@@ -96,8 +97,10 @@ impl Connection {
     /// Sends one text message that does not end, until the client or the server goes away.
     pub(super) async fn send_without_end(&self) {
         if self.taken.swap(true, Ordering::AcqRel) {
+            // A second call must not write frames into the middle of the first one's.
             return pending().await;
         }
+        // Also when the call is dropped because its connection ended.
         let _over = self.over.clone().drop_guard();
         tokio::select! {
             () = self.stop.clone().shutdown() => {}

@@ -64,6 +64,7 @@ impl<S> Guard<S> {
     /// Waits as the faults demand; returns the answer if it is not the chain's.
     async fn afflict(&self, request: &mut Request<'_>) -> Option<MethodResponse> {
         let (faults, method) = (self.node.faults(), request.method_name().to_owned());
+        // Otherwise a node that hangs or refuses everything could not be healed.
         if method.starts_with(devnet::PREFIX) {
             return None;
         }
@@ -131,6 +132,8 @@ where
         async move {
             node.count_request();
             node.faults().until_answering().await;
+            // Each call of a batch answers for itself; an error for the whole batch would have the id null,
+            // which clients cannot assign.
             let entries = requests.into_iter().map(|entry| admit(&node, entry)).collect();
             inner.batch(Batch::from(entries)).await
         }

@@ -27,10 +27,12 @@ pub(super) fn register(module: &mut Module) -> Registered {
         Ok(json!({ "ss58Format": SS58_PREFIX, "tokenDecimals": 12, "tokenSymbol": "PHA" }))
     })?;
     method(module, "system_health", |_, _| {
+        // Clients take a node without peers for unready only if it should have some.
         Ok(json!({ "peers": 0, "isSyncing": false, "shouldHavePeers": false }))
     })?;
     method(module, "system_syncState", |_, view| {
         let best = view.best();
+        // Original bridges wait until `highestBlock` is present and within 8 of the current block.
         Ok(json!({ "startingBlock": 0, "currentBlock": best, "highestBlock": best }))
     })?;
     method(module, "system_peers", |_, _| Ok(json!([])))?;

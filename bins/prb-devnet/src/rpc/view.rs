@@ -90,6 +90,8 @@ impl<'a> View<'a> {
     /// The header that a node with a false head announces as finalised.
     pub(super) fn false_head(&self) -> Option<Header> {
         let number = self.node.faults().false_head_number()?;
+        // A real header with another number has a hash that no block has, while it still decodes and hashes
+        // consistently.
         let mut header = self.block(self.best())?.header.clone();
         header.number = number;
         Some(header)
@@ -105,6 +107,7 @@ impl<'a> View<'a> {
     /// The header of a branch that only this node treats as canonical.
     pub(super) fn forked(&self) -> Option<Header> {
         let mut header = self.block(self.node.faults().forked_number()?)?.header.clone();
+        // Parent and number stay right, so only the hash shows that this is another branch.
         header.extrinsics_root.0[0] ^= 1;
         Some(header)
     }

@@ -138,6 +138,8 @@ pub(crate) fn from_legacy(name: &str, mut body: &[u8]) -> Result<(Method, Vec<u8
     let bad = |error: codec::Error| Refusal::Decode(format!("{error:?}"));
     match name {
         "sync_combined_headers" => {
+            // The SCALE fields of `SyncCombinedHeadersReq`; `DispatchBlockReq` below has one field, so its
+            // bytes are those of `encoded_blocks`.
             type Request = (Vec<HeaderToSync>, Option<AuthoritySetChange>, Vec<Header>, Vec<Vec<u8>>);
             let (relay, change, para, proof) = Request::decode(&mut body).map_err(bad)?;
             let request = prpc::CombinedHeadersToSync {

@@ -68,6 +68,7 @@ impl Egress {
             return;
         }
         let message = Message { sender: sender.clone(), destination: destination.to_vec(), payload };
+        // The chain's counter may be ahead after a restart without state, and behind while messages wait.
         let sequence = queue.next_sequence.max(first);
         let signature = pair.sign(&(&message, sequence).encode()).0.to_vec();
         queue.next_sequence = sequence + 1;

@@ -137,6 +137,8 @@ impl Calls {
                 | Method::DispatchBlocks
         );
         exclusive.then(|| {
+            // pRuntime handles one sync or dispatch at a time, so a bridge that sends two to a worker is at
+            // fault even if both succeed.
             if in_flight.0.fetch_add(1, Ordering::SeqCst) > 0 {
                 self.overlapping.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(method = method.name(), "two sync or dispatch calls at once");

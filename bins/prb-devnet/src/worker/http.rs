@@ -98,6 +98,7 @@ async fn legacy(
         Ok(payload) => ("ok", payload),
         Err(refusal) => ("error", json!({ "message": refusal.to_string() })),
     };
+    // In the legacy API errors have status 200, and the payload is JSON in a string.
     let answer = json!({ "status": status, "payload": payload.to_string(), "signature": null });
     reply(StatusCode::OK, JSON, answer.to_string().into_bytes())
 }
@@ -119,6 +120,7 @@ impl Context {
         if let Some(text) = process.faults.take_failure(method) {
             return Err(Refusal::App(text));
         }
+        // Read before the call, to see afterwards whether it made a new attestation.
         let attestations = life.core.lock().attestations();
         let forget = method == Method::Stop
             && prpc::StopOptions::decode(body.clone()).is_ok_and(|options| options.remove_checkpoints);
@@ -184,6 +186,7 @@ fn wants_json(parameters: &[(String, String)], headers: &HeaderMap) -> bool {
 async fn read(body: Body, headers: &HeaderMap, limit: usize) -> Result<Bytes, Response> {
     let too_large = || (StatusCode::PAYLOAD_TOO_LARGE, "Payload too large").into_response();
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok());
+    // Refused by its length before the body is read; a chunked body announces none and is counted below.
     if announced.is_some_and(|len: usize| len > limit) {
         return Err(too_large());
     }

@@ -169,6 +169,7 @@ fn encode(fields: Fields, value: &Value, out: &mut Vec<u8>) -> Result<(), &'stat
     for (name, tag, rule, kind) in fields {
         match value.get(name) {
             None | Some(Value::Null) => {}
+            // Bytes are arrays as well, but of one field.
             Some(Value::Array(items)) if *rule == Repeated => {
                 for item in items {
                     encode_one(*tag, *kind, item, out).ok_or(*name)?;
@@ -221,6 +222,7 @@ fn decode(fields: Fields, mut bytes: &[u8]) -> Option<Value> {
                 bytes = rest;
                 (0, data)
             }
+            // Fixed-width wire types: the API has no such fields.
             _ => return None,
         };
         let Some((name, _, rule, kind)) = fields.iter().find(|field| u64::from(field.1) == key >> 3) else {

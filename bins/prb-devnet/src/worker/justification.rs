@@ -42,6 +42,8 @@ impl Verdicts {
         if let Some(verdict) = self.inner.lock().0.get(&key) {
             return *verdict;
         }
+        // Without the lock: a signature check for each authority takes long. Two workers may both verify the
+        // same one.
         let verdict = verify(justification, target, set);
         let (verdicts, order) = &mut *self.inner.lock();
         if verdicts.insert(key, verdict).is_none() {
@@ -66,6 +68,7 @@ fn verify(encoded: &[u8], target: (H256, u32), set: &AuthoritySet) -> Verdict {
     }
     // The same SCALE layout on both sides.
     let authorities = AuthorityList::decode(&mut &*set.list.encode()).map_err(|_| WRONG_COMMIT)?;
+    // The voter set has GRANDPA's threshold: n - floor((n - 1) / 3) of the weight.
     let voters = VoterSet::new(authorities).ok_or(WRONG_COMMIT)?;
     let ancestry = Ancestry::new(&justification.votes_ancestries);
     match validate_commit(commit, &voters, &ancestry) {
@@ -81,6 +84,8 @@ fn check_votes(
     ancestry: &Ancestry,
 ) -> Verdict {
     let votes = &justification.commit.precommits;
+    // As in substrate: the ancestry must lead from every vote to the lowest one and hold nothing else, or a
+    // justification could be padded with headers.
     let lowest = votes.iter().map(|vote| &vote.precommit).min_by_key(|vote| vote.target_number);
     let base = lowest.ok_or(WRONG_COMMIT)?.target_hash;
     let mut used = HashSet::new();
@@ -127,6 +132,7 @@ impl Chain<H256, u32> for Ancestry {
             current = *self.parents.get(&current).ok_or(GrandpaError::NotDescendent)?;
             route.push(current);
         }
+        // finality-grandpa wants the blocks between the two, without the base itself.
         route.pop();
         Ok(route)
     }

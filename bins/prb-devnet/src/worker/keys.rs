@@ -8,6 +8,7 @@ fn item(pallet: &str, item: &str) -> Vec<u8> {
     [twox_128(pallet.as_bytes()), twox_128(item.as_bytes())].concat()
 }
 
+// Like FRAME's `Twox64Concat`: the hash, followed by the key itself.
 fn twox_64_concat(mut prefix: Vec<u8>, key: &impl Encode) -> Vec<u8> {
     let key = key.encode();
     prefix.extend(twox_64(&key));

@@ -50,6 +50,7 @@ impl LightClient {
     ) -> Result<(), Refusal> {
         let failed = |reason: &str| Refusal::HeaderValidateFailed(reason.into());
         let (Some(first), Some(last)) = (headers.first(), headers.last()) else { return Ok(()) };
+        // The batch's number fits, but it may be of another branch.
         if first.header.parent_hash.0 != self.last.0 {
             return Err(failed("invalid ancestry proof"));
         }
@@ -57,11 +58,15 @@ impl LightClient {
         let last_hash = hash(last);
         verdicts.verify(justification, (last_hash, last.number), &self.set).map_err(failed)?;
         let change = last.scheduled_change();
+        // With a delay, the block where the set changes would have no digest of its own. Relay chains announce
+        // changes without one.
         if change.as_ref().is_some_and(|change| change.delay != 0) {
             return Err(failed("unsupported authority set change delay"));
         }
         self.last = last_hash;
         if let Some(change) = change {
+            // Only the last header's change counts: one inside the batch would need another set's signatures,
+            // so a batch crosses at most one set change, at its end.
             let id = self.set.id.wrapping_add(1);
             self.set = Arc::new(AuthoritySet { list: change.next_authorities, id });
         }

@@ -184,6 +184,7 @@ impl Process {
     fn end_life(&self, restart: Restart) {
         let mut persistent = self.persistent.lock();
         let survivor = match restart {
+            // Without the mark of a running dispatch, which ended with the process.
             Restart::Kept => Some(persistent.life.core.lock().restarted()),
             Restart::Checkpoint => persistent.checkpoint.as_deref().map(Verifier::restarted),
             Restart::Lost => None,
@@ -331,6 +332,7 @@ async fn stay_down(
             () = cancel.cancelled() => return None,
             () = due => return Some(None),
             command = commands.recv() => match command? {
+                // Queued before the worker went down.
                 Command::Exit(_) => {}
                 Command::GoAway { keep_state, done } => {
                     if !keep_state {

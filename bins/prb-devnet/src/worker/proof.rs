@@ -13,6 +13,8 @@ impl Proof {
     pub(crate) fn new(root: H256, nodes: &[Vec<u8>]) -> Self {
         let mut db = MemoryDB::default();
         for node in nodes {
+            // Stored under the hash of its content, so an altered node is missing where its parent refers to
+            // it.
             db.insert(EMPTY_PREFIX, node);
         }
         Self { nodes: db, root }

@@ -39,6 +39,8 @@ impl Synchronizer {
         Ok(Self {
             next_relay: genesis.block_header.number.wrapping_add(1),
             light: LightClient::new(genesis)?,
+            // The genesis header, too, comes as a header: the first dispatch checks the genesis state against
+            // its root.
             next_para: 0,
             next_block: 1,
             relay_root: None,
@@ -88,6 +90,8 @@ impl Synchronizer {
             return Err(Refusal::HeaderHashMismatch);
         }
         self.light.advance(&headers, justification, verdicts)?;
+        // Only the last one: earlier headers of the batch have no justification of their own, and pRuntime
+        // keeps one root.
         self.relay_root = Some(H256(last.header.state_root.0));
         self.next_relay = last.header.number.wrapping_add(1);
         Ok(last.header.number)
@@ -115,6 +119,8 @@ impl Synchronizer {
         if !chained(&headers) {
             return Err(Refusal::HeaderHashMismatch);
         }
+        // Used once, so parachain headers are accepted only after a new relay header. After a failure it stays,
+        // for a retry.
         self.relay_root = None;
         self.next_para = last.number.wrapping_add(1);
         self.roots.extend(headers.iter().map(|header| H256(header.state_root.0)));
@@ -155,6 +161,7 @@ impl Synchronizer {
             return Err(Refusal::App("Failed to set synchronizer state".into()));
         }
         self.next_block = number.wrapping_add(1);
+        // Header `number` is wanted again, because its root must confirm the loaded state.
         self.next_para = number;
         self.start_validated = false;
         Ok(())

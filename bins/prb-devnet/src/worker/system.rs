@@ -92,6 +92,7 @@ impl System {
     }
 
     fn on_challenge(&self, number: u32, challenge: &HeartbeatChallenge, egress: &mut Egress) {
+        // Challenges go to all workers, computing or not.
         let Some(session) = &self.session else { return };
         if !challenge.concerns(&self.pair.public()) {
             return;

@@ -24,6 +24,7 @@ use trie_db::{
 
 use super::keys;
 
+// pRuntime computes the parachain's roots with state version 0, whatever the runtime declares.
 type Layout = LayoutV0<Blake2Hasher>;
 
 /// Most bytes of nodes in states that no worker holds any more.
@@ -170,6 +171,8 @@ impl State {
         changes: &StorageChanges,
         expected: Option<H256>,
     ) -> Result<Arc<Self>, H256> {
+        // Transitions are keyed by the main root. That does not tell which child tries a state holds: one that
+        // was loaded has none.
         let plain = self.children.is_empty() && changes.child.is_empty();
         let origin = plain.then(|| (self.root, H256(sp_io::hashing::blake2_256(&changes.encode()))));
         let mut guard = self.tries.inner.lock();
@@ -183,6 +186,7 @@ impl State {
                     return Err(root);
                 }
                 let state = Arc::new(Self::new(&self.tries, root, children, origin));
+                // Only after the root was found right, so that refused changes leave no nodes.
                 inner.adopt(&state, new);
                 state
             }
@@ -266,6 +270,7 @@ impl Inner {
     fn retain(&mut self, root: H256, new: &mut HashMap<H256, DBValue>) {
         let mut queue = vec![root];
         while let Some(hash) = queue.pop() {
+            // A node that is known already holds its children; only new ones count them.
             if let Some(node) = self.nodes.get_mut(&hash) {
                 node.refs += 1;
             } else if let Some(data) = new.remove(&hash) {

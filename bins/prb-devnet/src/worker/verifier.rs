@@ -156,6 +156,7 @@ impl Verifier {
         if !init.is_parachain {
             return Err(Refusal::App("this worker follows parachains only".into()));
         }
+        // Not compared with a root here: the first dispatch does that, once para header 0 is proven.
         let state = self.options.shared.tries().load(init.state);
         let para_id = state.decoded(&keys::para_id()).unwrap_or_default();
         let genesis_hash = init.genesis.block_header.hash();
@@ -176,6 +177,7 @@ impl Verifier {
             pubkey: identity.public(),
             ecdh_pubkey: identity.ecdh,
             genesis_block_hash: genesis_hash,
+            // Cores and feature level.
             features: vec![4, 4],
             operator: init.operator,
             para_id,
@@ -357,6 +359,7 @@ impl Verifier {
         let payload = WorkerEndpointPayload {
             pubkey: identity.public(),
             versioned_endpoints: VersionedWorkerEndpoints::V1(endpoints),
+            // The chain compares it with its own clock, and refuses a time that is not before the block's.
             signing_time: runtime.system.now_ms(),
         }
         .encode();
@@ -381,6 +384,7 @@ impl Runtime {
     pub(crate) fn dispatch(&mut self, mut blocks: Vec<BlockHeaderWithChanges>) -> Result<u32, Refusal> {
         let next = self.sync.next_block();
         blocks.retain(|block| block.block_header.number >= next);
+        // An empty or known batch answers the last dispatched block, as pRuntime does.
         let last = blocks.last().map_or(next.wrapping_sub(1), |block| block.block_header.number);
         for block in &blocks {
             self.state = self.sync.feed(block, &self.state)?;

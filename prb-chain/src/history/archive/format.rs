@@ -97,6 +97,7 @@ impl Head {
         };
         let bad = |_| "its head cannot be read".to_owned();
         let (version, kind, _) = <(u16, u8, u8)>::decode(&mut rest).map_err(bad)?;
+        // Before the hash: a newer version may have a head of another structure.
         if version != VERSION {
             return Err(format!(
                 "it has version {version}, but this program reads version {VERSION}: use a newer program"
@@ -210,6 +211,7 @@ pub(super) const fn packed_len(head: &FrameHead) -> u64 {
 pub(super) fn read_frame(input: &mut impl Read, head: &FrameHead) -> Result<Frame, String> {
     let mut packed = vec![0; head.packed as usize];
     input.read_exact(&mut packed).map_err(|e| e.to_string())?;
+    // Before decompression: a damaged frame never reaches the decoder.
     if head.hash_of(&packed) != head.hash {
         return Err("a frame is damaged: its hash differs".into());
     }

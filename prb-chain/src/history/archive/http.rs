@@ -145,6 +145,7 @@ impl Remote {
         loop {
             let error = match self.try_get(file, range, &mut part).await {
                 Ok(found) => return Ok(found.then_some(part)),
+                // Wrong data stays wrong: only what did not arrive is worth another attempt.
                 Err(e @ Error::Bad(_)) => return Err(e),
                 Err(e) => e,
             };
@@ -333,6 +334,7 @@ impl Reading {
                 return Err(of_file(&self.file, "it is truncated"));
             }
             let part = remote.get(&self.file, Range::From { start: self.fetched, count: missing }).await?;
+            // Files never change, so another length means another file under the same name.
             let part = part.filter(|part| part.total == self.total);
             let part = part.ok_or_else(|| of_file(&self.file, "it has changed while it was read"))?;
             self.fetched += part.bytes.len() as u64;
@@ -429,12 +431,14 @@ impl HistorySource for HttpArchive {
         let mut files = self.files.lock().await;
         files.scan(&self.remote).await?;
         let Some(chain) = files.chain else { return Ok(None) };
+        // `read` takes the same lock.
         drop(files);
         let content = |frame: &Frame| {
             let content = <(Vec<u8>, Vec<u8>)>::decode_all(&mut &frame.content[..]);
             content.map_err(|_| "its content cannot be read".to_owned())
         };
         let Some((info, state)) = self.read(Kind::Genesis, 0, content).await? else { return Ok(None) };
+        // Read once, and its frame holds the whole genesis state.
         self.files.lock().await.reading.remove(&Kind::Genesis);
         Ok(Some(Genesis {
             para_id: chain.para_id,

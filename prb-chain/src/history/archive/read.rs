@@ -138,6 +138,7 @@ impl Archive {
         }
         let Some(open) = self.open.get_mut(&kind) else { return Ok(None) };
         if let Err(e) = open.seek(number) {
+            // The position within the file is not known after a failed read.
             self.open.remove(&kind);
             return Err(e);
         }
@@ -165,6 +166,7 @@ impl Archive {
         let Some(frame) = self.frame(Kind::Genesis, 0)? else { return Ok(None) };
         let content = <(Vec<u8>, Vec<u8>)>::decode_all(&mut &frame.content[..]);
         let (info, state) = content.map_err(|_| bad(&path, "its content cannot be read"))?;
+        // Read once, and its frame holds the whole genesis state.
         self.open.remove(&Kind::Genesis);
         Ok(Some(Genesis {
             para_id: chain.para_id,

@@ -189,6 +189,7 @@ impl Export<'_> {
                 Kind::Relay => relay_frame(&view, next, last)?,
                 kind => list_frame(&view, kind, next, last)?,
             };
+            // Compression takes long, and pages that a view sees cannot be reused meanwhile.
             drop(view);
             if count == 0 {
                 break;

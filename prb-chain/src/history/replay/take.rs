@@ -120,6 +120,8 @@ impl Replay {
                 let number = first.0 + bad as u32;
                 return Err(Failure::bad(format!("its storage changes of block {number} cannot be read")));
             }
+            // Only here do the whole state and its changes meet: later blocks would need the state that is not
+            // kept.
             if first.0 == 1 {
                 check_first_block(store, &changes[0])?;
             }

@@ -13,10 +13,12 @@ use crate::{
 };
 
 /// Number of fetched blocks, newest first, that are checked for a justification.
+// Near the newest block nodes keep more justifications than at old ones, but not for every block.
 const NEWEST: usize = 16;
 /// Nodes store the justification of every block whose number is a multiple of this.
 const PERIOD: u32 = 512;
 /// Headers after which a justified one among them is looked for, instead of fetching the rest of the set.
+// Sets of an era have thousands of blocks, and test networks have one set forever.
 const STRETCH: usize = 4 * PERIOD as usize;
 
 /// Fetches headers in windows until one schedules a change of authorities, or a justified one is found.
@@ -54,6 +56,7 @@ pub(super) async fn find(
         let is_full = headers.len() >= config.max_unproven_headers as usize;
         if is_full || headers.len() - searched >= STRETCH {
             let length = headers.len();
+            // Far from the newest block only multiples of the period can be justified.
             if let Some(proven) = newest(node, headers.clone(), searched, 0, set).await? {
                 return Ok(Some(proven));
             }

@@ -74,10 +74,12 @@ fn judge(tip: RelayNumber, ends_set: bool, proof: Option<&FinalityProof>) -> Res
     let asked = question(tip.0, ends_set);
     let Some(proof) = proof else { return nothing(format!("it has no proof of block {asked}")) };
     let (justified, _) = grandpa::target(&proof.justification)?;
+    // In the current set a node answers its best justification, which may be older than the block.
     if justified <= tip.0 {
         return nothing(format!("asked to prove block {asked}, it proves block {justified}"));
     }
     let last = asked + u32::try_from(proof.headers.len()).unwrap_or(u32::MAX - asked);
+    // Nodes cut off the headers of a long proof, at 100,000.
     if justified > last {
         return nothing(format!("its proof of block {justified} ends with the header of block {last}"));
     }
@@ -177,6 +179,7 @@ pub(super) async fn walk(
                 bytes += proof.headers.iter().map(Vec::len).sum::<usize>();
                 (tip, ends_set) = (RelayNumber(last), ends);
                 pieces.push(Piece { number, missing, proof });
+                // The next proof is asked for after the end of a set.
                 if !ends_set {
                     break;
                 }

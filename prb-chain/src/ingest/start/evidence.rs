@@ -92,7 +92,10 @@ pub(super) async fn prove(relay: &Node, para: &Node, outline: &Outline) -> Resul
     if parent.state_root != root {
         return Err(Error::OtherRelay { relay: name(relay), para: name(para), number: parent_number });
     }
+    // The relay parent's state names the block before it, so the start is proven by the root that block 1
+    // contains.
     let before_key = state::value_key("System", "ParentHash");
+    // At the relay parent of block 1 the relay chain still names the genesis header.
     let keys = [state::para_head_key(outline.para_id), before_key.clone()];
     let proof = proof_of(relay, &keys, parent_hash).await?;
     let head = state::para_head(root, proof.clone(), outline.para_id).map_err(wrong(relay))?;

@@ -18,6 +18,7 @@ pub(super) async fn fetch(node: &Node, hash: Hash) -> Result<Pairs, Error> {
         Ok(changes) => {
             let main = changes.into_iter().flat_map(json::StorageChanges::into_main);
             let pairs: Pairs = main.filter_map(|(key, value)| Some((key, value?))).collect();
+            // Not every node has the genesis as changes of block 0.
             if !pairs.is_empty() {
                 return Ok(pairs);
             }
@@ -28,6 +29,7 @@ pub(super) async fn fetch(node: &Node, hash: Hash) -> Result<Pairs, Error> {
     match node.request_bulk::<Vec<(json::HexBytes, json::HexBytes)>>("state_getPairs", ("0x", hash)).await {
         Ok(pairs) => Ok(pairs.into_iter().map(|(key, value)| (key.0, value.0)).collect()),
         Err(e) if e.is_retryable() => Err(e.into()),
+        // `state_getPairs` is an unsafe method, which public nodes refuse.
         Err(_) => paged_state(node, hash).await,
     }
 }
@@ -42,6 +44,7 @@ async fn paged_state(node: &Node, hash: Hash) -> Result<Pairs, Error> {
     loop {
         let keys: Vec<json::HexBytes> =
             node.request("state_getKeysPaged", ("0x", PAGE, after.as_ref(), hash)).await?;
+        // Up to an empty page: a short one need not be the last.
         let Some(last) = keys.last() else { return Ok(pairs) };
         after = Some(last.clone());
         let sets: Vec<ChangeSet> = node.request_bulk("state_queryStorageAt", (&keys, hash)).await?;

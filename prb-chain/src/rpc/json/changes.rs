@@ -191,6 +191,8 @@ impl<'de> Deserialize<'de> for ScaleChanges {
                         _ => drop(map.next_value::<IgnoredAny>()?),
                     }
                 }
+                // Both are collected first: SCALE wants the main trie before the child tries, and JSON objects
+                // have no order.
                 let main = main.ok_or_else(|| de::Error::missing_field("mainStorageChanges"))?;
                 let child = child.ok_or_else(|| de::Error::missing_field("childStorageChanges"))?;
                 let mut out = Vec::with_capacity(main.bytes.len() + child.bytes.len() + 10);

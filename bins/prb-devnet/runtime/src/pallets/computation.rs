@@ -416,6 +416,7 @@ pub mod pallet {
             let (WorkingReportEvent::Heartbeat { session_id, challenge_time, iterations, .. }
             | WorkingReportEvent::HeartbeatV2 { session_id, challenge_time, iterations, .. }) = report;
             let Some(session) = WorkerBindings::<T>::get(worker) else { return };
+            // A late heartbeat of an earlier session says nothing about this one.
             if SessionIds::<T>::get(&session) == Some(session_id) {
                 Self::on_heartbeat(&session, *worker, challenge_time, iterations);
             }
@@ -426,6 +427,7 @@ pub mod pallet {
             if !info.state.is_computing() {
                 return;
             }
+            // A worker counts iterations from its session's start, not from the last heartbeat.
             let start_ms = info.benchmark.working_start_time.saturating_mul(1000);
             let elapsed_ms = challenge_time.saturating_sub(start_ms);
             info.benchmark.p_instant = registry::score(iterations, elapsed_ms);
@@ -451,9 +453,13 @@ pub mod pallet {
             }
             let rules = TokenomicParameters::<T>::get().unwrap_or_default();
             let parent = frame_system::Pallet::<T>::parent_hash();
+            // From the parent's hash instead of real randomness, so that the same configuration yields the same
+            // chain.
             let seed = sp_io::hashing::blake2_256(&codec::Encode::encode(&(parent, number)));
             let challenge = HeartbeatChallenge {
                 seed: U256::from_big_endian(&seed),
+                // A worker's hash XOR seed is uniform, so one worker in this many is at or below the target in
+                // each block.
                 online_target: U256::MAX / HeartbeatInterval::<T>::get().max(1),
             };
             let window = BlockNumberFor::<T>::from(rules.heartbeat_window);

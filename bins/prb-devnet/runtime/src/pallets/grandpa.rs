@@ -91,6 +91,8 @@ pub mod pallet {
             if !forced && (length.is_zero() || !(number % length).is_zero()) {
                 return;
             }
+            // In the state of this block already, although the old set still justifies it: as in the real
+            // pallet.
             let id = CurrentSetId::<T>::get().saturating_add(1);
             let next_authorities = Self::set(id);
             CurrentSetId::<T>::put(id);
@@ -112,6 +114,7 @@ pub mod pallet {
             let candidates = Candidates::<T>::get();
             let size = SetSize::<T>::get() as usize;
             let first = usize::try_from(id).unwrap_or_default() % candidates.len().max(1);
+            // Each authority with weight 1, as on the real relay chains.
             candidates.iter().cycle().skip(first).take(size).map(|key| (key.clone(), 1)).collect()
         }
     }

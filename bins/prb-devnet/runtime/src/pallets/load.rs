@@ -93,6 +93,7 @@ pub mod pallet {
         fn on_initialize(number: BlockNumberFor<T>) -> Weight {
             let block: u32 = number.unique_saturated_into();
             let Amount { changes_per_block, change_bytes, seed } = Settings::<T>::get();
+            // Rounds bound the state: old values are overwritten instead of accumulating.
             let first = block % super::ROUNDS * changes_per_block;
             for index in first..first.saturating_add(changes_per_block) {
                 Slots::<T>::insert(index, super::value(seed, block, index, change_bytes));

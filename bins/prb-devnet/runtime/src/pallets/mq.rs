@@ -106,6 +106,8 @@ pub mod pallet {
             ensure!(sender.is_offchain(), Error::<T>::BadSender);
             ensure!(!signed_message.message.destination.is_empty(), Error::<T>::BadDestination);
             let expected = OffchainIngress::<T>::get(sender).unwrap_or(0);
+            // Before the signature, as in the real pallet, so that a message with both faults fails with the
+            // same error.
             ensure!(signed_message.sequence == expected, Error::<T>::BadSequence);
             T::Signatures::check_signature(&signed_message)?;
             let SignedMessage { message, sequence, .. } = signed_message;

@@ -89,6 +89,8 @@ pub mod pallet {
                 }
             }
             if let Some(code) = data.code {
+                // At once instead of after the relay chain's go-ahead, which real parachains wait for. The next
+                // block is the first that it executes.
                 frame_system::Pallet::<T>::update_code_in_storage(&code);
             }
             Ok(())

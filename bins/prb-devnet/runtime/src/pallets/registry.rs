@@ -278,6 +278,7 @@ pub mod pallet {
             let (provider, confidence_level) = Self::attest(&hash, Some(&report))?;
             Self::check_genesis_block(pruntime_info.genesis_block_hash)?;
             let para_id = parachain_info::ParachainId::<T>::get().0;
+            // The first version's info names neither the parachain nor a consensus version.
             Self::register(pruntime_info.with(para_id, 0), provider, confidence_level);
             Ok(())
         }
@@ -377,6 +378,8 @@ pub mod pallet {
                 operator: info.operator,
                 attestation_provider,
                 confidence_level,
+                // A registered worker keeps its score until the new benchmark is reported, so its pool can go
+                // on.
                 initial_score: known.and_then(|worker| worker.initial_score),
                 features: info.features,
             };

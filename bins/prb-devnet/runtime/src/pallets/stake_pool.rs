@@ -330,7 +330,9 @@ pub mod pallet {
             let pool = base_pool::Pallet::<T>::stake_pool(pid)?;
             ensure!(pool.basepool.withdraw_queue.is_empty(), Error::<T>::WithdrawQueueNotEmpty);
             Self::stop(&owner, pid, worker)?;
+            // Without the cool-down, because the stake only grows and stays locked.
             let released = Self::reclaim(pid, worker, false)?;
+            // After the stop and the reclaim: FRAME rolls back what a failed call has changed.
             ensure!(stake > released, Error::<T>::CannotRestartWithLessStake);
             Self::start(&owner, pid, worker, stake)?;
             Self::deposit_event(Event::WorkingRestarted { pid, worker, amount: stake });

@@ -281,6 +281,7 @@ pub fn genesis(genesis: super::Genesis) -> Result<Storage, String> {
         GracePeriod::set(&grace_period);
         MaxPoolWorkers::set(&max_pool_workers);
         WeighCalls::set(&weigh_calls);
+        // pallet-proxy has no genesis configuration.
         for (real, delegate) in proxies {
             let proxy =
                 pallet_proxy::ProxyDefinition { delegate, proxy_type: ProxyType::Any, delay: 0 };

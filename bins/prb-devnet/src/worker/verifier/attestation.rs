@@ -46,6 +46,7 @@ impl Registration {
         wrong: Option<AccountId>,
         chain_ms: Option<u64>,
     ) {
+        // The operator is part of the attested registration info.
         let reset = operator.is_some();
         if reset {
             self.info.operator = wrong.or(operator);
@@ -55,6 +56,7 @@ impl Registration {
         if force || reset || self.attestation.as_ref().is_some_and(stale) {
             self.attestation = None;
         }
+        // No time means that no block was dispatched: pRuntime attests only to a state that it has validated.
         if let Some(chain_ms) = chain_ms
             && self.attestation.is_none()
         {

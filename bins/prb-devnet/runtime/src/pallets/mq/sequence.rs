@@ -40,6 +40,7 @@ fn place<T: Config>(call: &Call<T>) -> Result<ValidTransaction, TransactionValid
     if sequence < expected {
         return Err(InvalidTransaction::Stale.into());
     }
+    // With tags the pool holds a later message until the one before it arrives, as it does with nonces.
     let mut valid = ValidTransaction::with_tag_prefix("CheckMqSequence").and_provides((sender, sequence));
     if sequence > expected {
         valid = valid.and_requires((sender, sequence - 1));

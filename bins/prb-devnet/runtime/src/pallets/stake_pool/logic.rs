@@ -84,6 +84,7 @@ impl<T: Config> Pallet<T> {
         let session = |worker: &WorkerPublicKey| session_account(pid, worker);
         let stake = |worker| computation::Stakes::<T>::get(session(worker)).unwrap_or_default();
         let releasing = pool.cd_workers.iter().map(stake).fold(0, u128::saturating_add);
+        // Stored before `stop`, which reads and writes the pool itself.
         base_pool::Pallet::<T>::put(pool.clone());
         let grace = T::GracePeriod::get();
         if !base_pool::Pallet::<T>::has_expired_withdrawal(&pool.basepool, grace, releasing) {
