@@ -131,6 +131,10 @@ impl Fetching {
     async fn stop(self) -> TempDir {
         self.cancel.cancel();
         self.task.await.unwrap().unwrap();
+        // What was written last may still hold the store for a moment, and with it the lock of the folder.
+        let store = Arc::downgrade(&self.store);
+        drop((self.store, self.relay, self.para));
+        until("the store is closed", || store.strong_count() == 0).await;
         self.dir
     }
 }

@@ -8,6 +8,7 @@
 use std::{
     collections::HashSet,
     fmt,
+    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -171,12 +172,15 @@ impl FleetFile {
     /// Names the file, and the line or the entries with an error.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display();
-        let meta = std::fs::metadata(path).with_context(|| format!("cannot read the fleet file {shown}"))?;
-        if meta.len() > MAX_FILE_BYTES {
-            bail!("the fleet file {shown} has {} bytes; at most {MAX_FILE_BYTES} are read", meta.len());
+        let cannot = || format!("cannot read the fleet file {shown}");
+        let opened = std::fs::File::open(path).with_context(cannot)?;
+        let meta = opened.metadata().with_context(cannot)?;
+        let mut text = String::new();
+        // Not by its length: the length of a pipe is unknown, and a file may grow meanwhile.
+        opened.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).with_context(cannot)?;
+        if text.len() as u64 > MAX_FILE_BYTES {
+            bail!("the fleet file {shown} has more than {MAX_FILE_BYTES} bytes");
         }
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read the fleet file {shown}"))?;
         let json = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"));
         let file = Self::parse(&text, json).with_context(|| format!("in the fleet file {shown}"))?;
         if file.pools.iter().any(|pool| pool.entry.operator.is_some()) {

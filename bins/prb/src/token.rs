@@ -56,10 +56,15 @@ impl Access {
         let token = match first_line(&file, MAX_FILE_BYTES) {
             Ok(token) => token,
             Err(error) if is_missing(&error) => {
-                let token =
+                let made =
                     make(&file).with_context(|| format!("cannot create the API's token in {shown}"))?;
-                tracing::info!(file = %shown, "generated a token for changes");
-                token
+                match made {
+                    Some(token) => {
+                        tracing::info!(file = %shown, "generated a token for changes");
+                        token
+                    }
+                    None => first_line(&file, MAX_FILE_BYTES)?,
+                }
             }
             Err(error) => return Err(error),
         };
@@ -96,8 +101,8 @@ fn is_missing(error: &anyhow::Error) -> bool {
 }
 
 /// Generates a token of 244 random bits and creates its file atomically with restricted permissions, so that
-/// no other user can read it at any time.
-fn make(file: &Path) -> anyhow::Result<SecretString> {
+/// no other user can read it at any time. Returns `None` if another process has created it meanwhile.
+fn make(file: &Path) -> anyhow::Result<Option<SecretString>> {
     let token = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
     let folder = file.parent().context("it has no folder")?;
     fs::create_dir_all(folder)?;
@@ -106,15 +111,27 @@ fn make(file: &Path) -> anyhow::Result<SecretString> {
     made.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
     writeln!(made, "{token}")?;
     made.as_file().sync_all()?;
-    // Another process may have created it meanwhile: its token, which may be in use already, is kept.
-    made.persist_noclobber(file).map_err(|error| error.error)?;
-    Ok(token.into())
+    // The token of another process may be in use already, so it is kept.
+    match made.persist_noclobber(file) {
+        Ok(_) => Ok(Some(token.into())),
+        Err(error) if error.error.kind() == ErrorKind::AlreadyExists => Ok(None),
+        Err(error) => Err(error.error.into()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn token_of_another_process_is_kept() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let file = folder.path().join(TOKEN_FILE);
+        fs::write(&file, "of another process").unwrap();
+        assert!(make(&file).unwrap().is_none());
+        assert_eq!(fs::read_to_string(&file).unwrap(), "of another process");
+    }
 
     #[test]
     fn token_is_created_once_with_private_permissions() {

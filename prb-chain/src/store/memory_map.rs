@@ -191,7 +191,7 @@ impl Store {
     #[allow(unsafe_code)]
     fn grow(&self, size: usize) -> Result<(), Error> {
         let full = |reason| Error::MapFull { path: self.path.clone(), reason };
-        let mut mapped = self.exclusive().ok_or_else(|| full("readers guard_map it"))?;
+        let mut mapped = self.exclusive().ok_or_else(|| full("readers hold it"))?;
         let Mapped::Open(Opened { env, .. }, _) = &*mapped else { return Ok(()) };
         // Another thread has enlarged it in the meantime.
         if env.info().map_size > size {

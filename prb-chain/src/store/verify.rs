@@ -2,8 +2,8 @@
 //!
 //! Headers must hash and chain from the start to the newest, justifications must be signed by the sets that the
 //! headers announce, read proofs must be valid and name the stored parachain headers, and segments of storage
-//! changes must match their digests. (Whether the changes are correct can only be report_progress with the
-//! whole state, as workers do.)
+//! changes must match their digests. (Whether the changes are correct can only be found out with the
+//! whole state, which workers have.)
 
 use std::fmt;
 
@@ -69,7 +69,7 @@ impl fmt::Display for Part {
 pub struct Fault {
     /// The part.
     pub part: Part,
-    /// The block; for storage changes that cannot be report_progress apart, the first one of the segment.
+    /// The block; for storage changes whose blocks cannot be told apart, the first one of the segment.
     pub number: u32,
     /// What is wrong.
     pub what: String,

@@ -25,6 +25,8 @@ use crate::{
 /// Time limit for the daemon's answers; slightly longer than its own, whose answer says more than a timeout here.
 const TIMEOUT: Duration = Duration::from_secs(65);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest answer, in bytes: ten thousand workers with their status have some twelve million.
+pub(super) const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
 /// Number of entries per request.
 const PAGE: usize = 1000;
 /// The largest token file, in bytes.
@@ -134,10 +136,17 @@ impl Daemon {
         if let Some(body) = body {
             request = request.json(body);
         }
-        let response = request.send().await.map_err(|error| self.unreachable(error))?;
+        let mut response = request.send().await.map_err(|error| self.unreachable(error))?;
         let (status, headers) = (response.status(), response.headers().clone());
-        let bytes = response.bytes().await.context("the daemon's answer was cut off")?;
-        Ok((status, headers, bytes.to_vec()))
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response.chunk().await.context("the daemon's answer was cut off")? {
+            ensure!(
+                bytes.len() + chunk.len() <= MAX_ANSWER_BYTES,
+                "the daemon's answer has more than {MAX_ANSWER_BYTES} bytes"
+            );
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok((status, headers, bytes))
     }
 
     fn unreachable(&self, error: reqwest::Error) -> anyhow::Error {

@@ -36,9 +36,6 @@ use tokio::sync::OnceCell;
 use super::args::{OfflineArgs, Remote};
 use crate::{api, identity_check, legacy_files};
 
-/// The largest answer, in bytes: ten thousand workers with their status have some twelve million.
-const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
-
 /// The inventory of a stopped daemon.
 pub(super) struct Offline {
     service: TowerToHyperService<Router>,
@@ -116,7 +113,7 @@ impl Offline {
             Err(never) => match never {},
         };
         let (head, body) = response.into_parts();
-        Ok((head.status, head.headers, to_bytes(body, MAX_ANSWER_BYTES).await?.to_vec()))
+        Ok((head.status, head.headers, to_bytes(body, super::client::MAX_ANSWER_BYTES).await?.to_vec()))
     }
 }
 

@@ -132,7 +132,8 @@ fn keys(file: &Path) -> anyhow::Result<HashMap<u64, SecretString>> {
 fn text(file: &Path) -> anyhow::Result<Zeroizing<String>> {
     let shown = file.display();
     let opened = std::fs::File::open(file).with_context(|| format!("cannot open {shown}"))?;
-    let mut text = Zeroizing::new(String::new());
+    // Allocated at full size: a growing buffer would leave copies of keys in freed memory.
+    let mut text = Zeroizing::new(String::with_capacity(MAX_FILE_BYTES as usize + 1));
     opened
         .take(MAX_FILE_BYTES + 1)
         .read_to_string(&mut text)

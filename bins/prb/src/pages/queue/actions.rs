@@ -1,6 +1,6 @@
 //! An operator's actions on jobs: a preview for each job, then, with the token, the change.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use axum::{
     body::Bytes,
@@ -92,7 +92,8 @@ impl Chosen {
         if ids.len() > MAX_CHOSEN {
             return Err(format!("At most {MAX_CHOSEN} jobs can be chosen at once."));
         }
-        ids.dedup();
+        let mut seen = HashSet::new();
+        ids.retain(|id| seen.insert(*id));
         Ok(Self { action, ids })
     }
 }
