@@ -88,15 +88,15 @@ pub struct Config {
     pub max_workers: usize,
     /// Maximum bytes of chain data in flight to all workers together. Default: 512 MiB.
     pub in_flight_bytes: usize,
-    /// Time without progress after which a worker counts as stalled, if there is data for it. Default: 2 min.
+    /// Time without progress after which a worker counts as stalled, if there is data for it. Default: 2 minutes.
     pub stall_after: Duration,
     /// Interval of the check for stalled workers. Default: 10 s.
     pub watchdog_interval: Duration,
     /// How long [`Fleet::stop`] waits for tasks before it abandons them. Default: 5 s.
     pub stop_timeout: Duration,
-    /// Settings that apply to every worker. Default: [`Settings::default`].
+    /// Settings that apply to every worker. Default: those of [`Settings`].
     pub settings: Settings,
-    /// Backoffs, intervals and size limits of every worker's task. Default: [`Tuning::default`].
+    /// Backoffs, intervals and size limits of every worker's task. Default: those of [`Tuning`].
     pub tuning: Tuning,
 }
 

@@ -93,7 +93,7 @@ pub struct Config {
     pub account_ttl: Duration,
     /// Timeout of the submitter for a batch, or for its effects, after which the batch's outcome counts as
     /// unknown. Longer than a transaction can stay valid: it only covers a submitter that hangs.
-    /// Default: 30 min.
+    /// Default: 30 minutes.
     pub submit_timeout: Duration,
     /// Delay before a job's first retry; doubles with each retry. Default: 1 s.
     pub retry_min: Duration,

@@ -91,14 +91,14 @@ impl Default for Settings {
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Tuning {
-    /// Backoff after failures to reach the worker. Default: `first` 1 s, `max` 60 s.
+    /// Backoff after failures to reach the worker. Default: 1 s to 60 s.
     pub connection_backoff: BackoffConfig,
-    /// Backoff and thresholds for failures to sync it. Default: [`HealthConfig::default`].
+    /// Backoff and thresholds for failures to sync it. Default: those of [`HealthConfig`].
     pub sync_health: HealthConfig,
-    /// Backoff after failures on chain: of operations and of message jobs. Default: `first` 6 s, `max` 5 min.
+    /// Backoff after failures on chain: of operations and of message jobs. Default: 6 s to 5 minutes.
     pub chain_backoff: BackoffConfig,
     /// How long to wait for a job's outcome. Longer than a transaction can stay valid and a queue can be: it
-    /// only covers an outcome that was lost. Default: 2 h.
+    /// only covers an outcome that was lost. Default: 2 hours.
     pub job_timeout: Duration,
     /// The largest batch to fetch, in bytes. Default: 8 MiB.
     pub max_batch_bytes: usize,
@@ -112,7 +112,7 @@ pub struct Tuning {
     /// Number of blocks behind the tip beyond which a worker that had caught up counts as synching again.
     /// Default: 64.
     pub behind_after: u32,
-    /// Limits of the sync planner. Default: [`sync::Limits::default`].
+    /// Limits of the sync planner. Default: those of [`sync::Limits`].
     pub limits: sync::Limits,
 }
 

@@ -9,12 +9,18 @@ use std::{collections::BTreeMap, fmt::Debug, fs, path::Path};
 
 use prb_walkie::{identity::Identity, proto::Role};
 
-const CRATES: [&str; 4] = ["prb-chain/src", "prb-queue/src", "prb-walkie/src", "bins/prb-devnet/src"];
+const CRATES: [&str; 5] =
+    ["prb-core/src", "prb-chain/src", "prb-queue/src", "prb-walkie/src", "bins/prb-devnet/src"];
 /// What the names of configurations end with.
 const SUFFIXES: [&str; 5] = ["Config", "Limits", "Settings", "Tuning", "Timings"];
-/// Messages on the wire, whose defaults are those of protobuf.
-const MESSAGES: [&str; 2] =
-    ["prb-walkie/src/proto/detail.rs WorkerSettings", "prb-walkie/src/proto/detail.rs PoolSettings"];
+/// Structures without defaults of their own: messages on the wire, whose defaults are those of protobuf, and parts of
+/// other configurations.
+const WITHOUT_DEFAULTS: [&str; 4] = [
+    "prb-walkie/src/proto/detail.rs WorkerSettings",
+    "prb-walkie/src/proto/detail.rs PoolSettings",
+    "prb-core/src/sync/backoff.rs BackoffConfig",
+    "prb-core/src/sync/transfer_budget.rs TransferLimits",
+];
 
 /// A configuration: its file, its name, its defaults, and the fields that have none because callers set them.
 struct Documented {
@@ -32,7 +38,21 @@ fn documented() -> Vec<Documented> {
     }
     let node = prb_walkie::node::Config::new(Identity::generate().unwrap(), Role::Client);
     let worker = prb_devnet::worker::WorkerConfig::new("", 0);
+    let pccs = prb_core::attestation::pccs::PccsConfig::new([]);
     vec![
+        Documented { required: &["urls"], ..of("prb-core/src/attestation/pccs.rs PccsConfig", &pccs) },
+        default::<prb_core::blob::cache::Config>("prb-core/src/blob/cache.rs Config"),
+        default::<prb_core::chain::memory::Config>("prb-core/src/chain/memory.rs Config"),
+        default::<prb_core::fleet::Config>("prb-core/src/fleet.rs Config"),
+        default::<prb_core::inventory::Limits>("prb-core/src/inventory/edit.rs Limits"),
+        default::<prb_core::pruntime::http::HttpConfig>("prb-core/src/pruntime/http.rs HttpConfig"),
+        default::<prb_core::pruntime::scripted::Timings>("prb-core/src/pruntime/scripted/script.rs Timings"),
+        default::<prb_core::queue::memory::Config>("prb-core/src/queue/memory.rs Config"),
+        default::<prb_core::sync::Limits>("prb-core/src/sync.rs Limits"),
+        default::<prb_core::sync::HealthConfig>("prb-core/src/sync/health/problem.rs HealthConfig"),
+        default::<prb_core::trade::Config>("prb-core/src/trade.rs Config"),
+        default::<prb_core::worker::Settings>("prb-core/src/worker.rs Settings"),
+        default::<prb_core::worker::Tuning>("prb-core/src/worker.rs Tuning"),
         default::<prb_chain::history::Config>("prb-chain/src/history/replay.rs Config"),
         default::<prb_chain::history::archive::Config>("prb-chain/src/history/archive/write.rs Config"),
         default::<prb_chain::history::archive::HttpConfig>(
@@ -108,8 +128,9 @@ fn actual_defaults(debug: &str) -> BTreeMap<String, String> {
 
 /// Returns a number of seconds or bytes, or a plain number: in the docs ("15 minutes") or of `Debug` ("900s").
 fn quantity(text: &str) -> Option<f64> {
-    const UNITS: [(&str, f64); 14] = [
+    const UNITS: [(&str, f64); 15] = [
         ("", 1.0),
+        ("ns", 1e-9),
         ("ms", 1e-3),
         ("s", 1.0),
         ("minute", 60.0),
@@ -132,6 +153,7 @@ fn quantity(text: &str) -> Option<f64> {
 
 /// Returns whether a default in the docs is the value with this `Debug` output.
 fn says(stated: &str, actual: &str) -> bool {
+    let actual = actual.strip_prefix("Some(").and_then(|rest| rest.strip_suffix(",)")).unwrap_or(actual);
     let close = |a: f64, b: f64| (a - b).abs() <= a.abs() * 1e-9;
     let same = |stated: &str, actual: &str| match (quantity(stated), quantity(actual)) {
         (Some(a), Some(b)) => close(a, b),
@@ -148,6 +170,10 @@ fn says(stated: &str, actual: &str) -> bool {
         return actual.split('{').next().map(str::trim) == name.rsplit("::").next();
     }
     match stated {
+        // A link to an enum's variant.
+        _ if stated.starts_with("[`") => {
+            stated.trim_end_matches("`]").rsplit("::").next().is_some_and(|variant| variant == actual)
+        }
         "none" => ["None", "[]", "false", "{}"].contains(&actual),
         "empty" => ["\"\"", "[]", "{}"].contains(&actual),
         "unlimited" => [u32::MAX.to_string(), u64::MAX.to_string()].iter().any(|most| most == actual),
@@ -195,7 +221,7 @@ fn find(folder: &str, found: &mut Vec<String>) {
 fn no_configuration_is_forgotten() {
     let mut found = Vec::new();
     CRATES.iter().for_each(|folder| find(folder, &mut found));
-    found.retain(|place| !MESSAGES.contains(&&place[..]));
+    found.retain(|place| !WITHOUT_DEFAULTS.contains(&&place[..]));
     found.sort();
     let mut known: Vec<_> = documented().into_iter().map(|one| one.place.to_owned()).collect();
     known.sort();
@@ -240,6 +266,9 @@ fn every_way_to_state_a_default_is_understood() {
         ("none", "[]"),
         ("`default`", "\"default\""),
         ("`Kept`", "Kept"),
+        ("[`Mode::Kept`]", "Kept"),
+        ("1,000", "Some(1000,)"),
+        ("0 s", "0ns"),
         ("those of [`Limits`]", "Limits {pools: 1,}"),
         ("500 ms to 15 s", "BackoffConfig {first: 500ms,max: 15s,}"),
         ("2.2.0", "(2,2,0,)"),

@@ -47,7 +47,7 @@ pub struct Config {
     /// Maximum size of the cached bodies, in bytes, of header batches and of block batches each.
     /// Default: 256 MiB.
     pub max_bytes: u64,
-    /// Maximum age of a cached body. Default: 30 min.
+    /// Maximum age of a cached body. Default: 30 minutes.
     pub max_age: Duration,
     /// Minimum interval between evictions of refused data, so that a worker that is itself broken does not
     /// disable the cache for the others. Default: 5 s.

@@ -58,9 +58,9 @@ pub struct Config {
     /// Maximum number of workers in a pool. Default: 200.
     pub max_pool_workers: u32,
     /// Seconds for which a withdrawal must wait before anybody may stop the pool's workers.
-    /// Default: 604,800 (seven days).
+    /// Default: 604,800. That is seven days.
     pub withdrawal_grace_secs: u64,
-    /// Seconds for which a stopped session's stake stays locked. Default: 604,800 (seven days).
+    /// Seconds for which a stopped session's stake stays locked. Default: 604,800. That is seven days.
     pub cool_down_secs: u64,
     /// Seconds of chain time per block. Default: 12.
     pub block_secs: u64,

@@ -11,16 +11,16 @@ use crate::{primitives::ParaNumber, sync::BackoffConfig};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HealthConfig {
-    /// After 'RCU in progress'. Default: `first` 500 ms, `max` 30 s.
+    /// After 'RCU in progress'. Default: 500 ms to 30 s.
     pub busy: BackoffConfig,
-    /// After other failures of the worker. Default: `first` 1 s, `max` 60 s.
+    /// After other failures of the worker. Default: 1 s to 60 s.
     pub failing: BackoffConfig,
     /// After repeated connection failures while the same blocks were dispatched.
-    /// Default: `first` 10 s, `max` 10 min.
+    /// Default: 10 s to 10 minutes.
     pub crashing: BackoffConfig,
-    /// After failures of the source. Default: `first` 1 s, `max` 60 s.
+    /// After failures of the source. Default: 1 s to 60 s.
     pub source: BackoffConfig,
-    /// While the source returns no data although its heights include it. Default: `first` 1 s, `max` 60 s.
+    /// While the source returns no data although its heights include it. Default: 1 s to 60 s.
     pub no_data: BackoffConfig,
     /// The worker's info is requested after every this many consecutive `RCU in progress` answers.
     /// Default: 4.
