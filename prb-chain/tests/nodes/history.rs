@@ -10,7 +10,8 @@ fn asked(devnet: &Devnet) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_fit_nodes_share_the_work() {
-    let devnets = devnets::<3>(Config { history: 400, ..config() }).await;
+    // Headers are fetched as relay blocks name them. Long sets name many at once, enough for a range for each node.
+    let devnets = devnets::<3>(Config { history: 600, set_length: 300, ..config() }).await;
     let fetching = Fetching::start(&devnets.each_ref());
     fetching.has_all_of(&devnets[2]).await;
     assert!(devnets.iter().all(|devnet| asked(devnet) > 1), "{:?}", devnets.each_ref().map(asked));
