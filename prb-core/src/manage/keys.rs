@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use crate::primitives::AccountId;
 
 /// Derives accounts from secrets. The core implements no signature scheme; `prb_chain::keys` implements the
-/// chain's, and [`MemoryKeys`](super::memory::MemoryKeys) is the test double.
+/// chain's, and `memory::MemoryKeys` (feature `testing`) is the test double.
 ///
 /// ```
 /// use prb_core::{manage::{KeyError, OperatorKeys}, primitives::AccountId};
