@@ -209,14 +209,14 @@ impl Chains {
 
 impl Chains {
     /// Records those failures that prove a node wrong, whatever other nodes say.
-    fn hold_lies_against(&self, failures: &[Error]) {
+    fn demote_proven_liars(&self, failures: &[Error]) {
         for failure in failures.iter().filter(|failure| matches!(failure, Error::Wrong { .. })) {
-            self.hold_against("start", failure);
+            self.record_failure("start", failure);
         }
     }
 
     /// Records a node's failure so that another node is preferred, if there is one.
-    fn hold_against(&self, part: &str, error: &Error) {
+    fn record_failure(&self, part: &str, error: &Error) {
         // Both chains may be served by the same host and port.
         let pools = if part == relay::PART { [&self.relay, &self.para] } else { [&self.para, &self.relay] };
         let named = |name: &str| pools.into_iter().find_map(|pool| pool.node(name));
@@ -362,7 +362,7 @@ impl Pause {
             return Err(error);
         }
         counter!("prb_ingest_failures_total", "part" => what).increment(1);
-        chains.hold_against(what, &error);
+        chains.record_failure(what, &error);
         let pause = self.next();
         self.failures = self.failures.saturating_add(1);
         let (text, failures) = (describe(&error), self.failures);

@@ -77,11 +77,13 @@ impl DataProvider {
         let blobs: Arc<dyn Lookup> = Arc::new(KeySpace::new(Arc::clone(&source), keys));
         // Before the node, which tells peers the port: it is only known once it is bound (0 selects a free
         // one).
-        let server = blob_server(args, Arc::clone(&blobs)).await.map_err(Failure::Configuration)?;
+        let shares = shares();
+        let server =
+            blob_server(args, shares.blobs, Arc::clone(&blobs)).await.map_err(Failure::Configuration)?;
         let port = server.local_addr().port();
         let store = Arc::clone(&blocks.store);
         config.chain_identity = store.chain_identity();
-        config.limits.connections = shares().peers;
+        config.limits.connections = shares.peers;
         config.blobs = Some(blobs);
         let origin = config.identity.peer_id().to_string();
         let chain_data = blocks.chain_data(&args.local_db_path);
@@ -174,7 +176,7 @@ fn chains(args: &DataProviderArgs) -> anyhow::Result<Option<Chains>> {
     Ok(Some(Chains { relay, para: pool("para", &args.chain_endpoint, args.chain_genesis)? }))
 }
 
-/// The number of connections that the file descriptors allow.
+/// The number of connections that the file descriptors allow. Warns if it is below the default, so it is called once.
 fn shares() -> Shares {
     let (blobs, peers) = (server::Config::default().max_connections, node::Limits::default().connections);
     let (limit, most) = (descriptors::limit(), Shares { blobs, peers });
@@ -192,13 +194,16 @@ fn shares() -> Shares {
 }
 
 /// Binds the port, on every address of the machine unless one is configured.
-async fn blob_server(args: &DataProviderArgs, blobs: Arc<dyn Lookup>) -> anyhow::Result<Server> {
-    let shares = shares();
+async fn blob_server(
+    args: &DataProviderArgs,
+    connections: usize,
+    blobs: Arc<dyn Lookup>,
+) -> anyhow::Result<Server> {
     // All clients behind a proxy may share one address.
     let config = server::Config::default()
-        .with_max_connections(shares.blobs)
+        .with_max_connections(connections)
         .with_max_connections_per_ip(
-            (shares.blobs / 2).clamp(1, server::Config::default().max_connections_per_ip),
+            (connections / 2).clamp(1, server::Config::default().max_connections_per_ip),
         )
         .with_session_max_bytes(args.blob_server_session_max_memory as usize * MIB);
     let port = args.local_server_port;
@@ -250,7 +255,9 @@ mod tests {
         let line = ["prb", "--local-server-port", "0"].iter().chain(arguments);
         let args = Line::try_parse_from(line)?.args;
         let source = Arc::new(MemorySource::of_empty_blocks(1));
-        let server = blob_server(&args, Arc::new(KeySpace::new(source, keyspace::Config::default()))).await?;
+        let server =
+            blob_server(&args, shares().blobs, Arc::new(KeySpace::new(source, keyspace::Config::default())))
+                .await?;
         Ok(server.local_addr())
     }
 

@@ -172,7 +172,7 @@ impl<'a> Round<'a> {
         }
         if self.next > self.last {
             if let Some(failure) = &self.failure {
-                self.chains.hold_against("storage changes", failure);
+                self.chains.record_failure("storage changes", failure);
             }
             return Ok(());
         }
@@ -246,7 +246,7 @@ impl<'a> Round<'a> {
             node.lacks(Capability::States, &error.to_string());
         }
         if let Some(earlier) = self.failure.replace(error) {
-            self.chains.hold_against("storage changes", &earlier);
+            self.chains.record_failure("storage changes", &earlier);
         }
     }
 

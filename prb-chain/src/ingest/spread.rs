@@ -70,7 +70,7 @@ pub(super) async fn para_headers(
             Err(error) => {
                 open.push((from, to));
                 if let Some(earlier) = failure.replace(error) {
-                    chains.hold_against(part, &earlier);
+                    chains.record_failure(part, &earlier);
                 }
             }
         }
@@ -78,7 +78,7 @@ pub(super) async fn para_headers(
     let count: usize = got.values().map(Vec::len).sum();
     match failure {
         Some(failure) if count < (last - first + 1) as usize => return Err(failure),
-        Some(failure) => chains.hold_against(part, &failure),
+        Some(failure) => chains.record_failure(part, &failure),
         None => {}
     }
     Ok(got.into_values().flatten().collect())

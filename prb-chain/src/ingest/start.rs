@@ -103,7 +103,7 @@ fn show(genesis: &Genesis, start: &Start) {
 /// Finds the start, stores it, and pins the chains' first blocks.
 async fn begin(chains: &Chains) -> Result<(), Error> {
     let outlines = gather(&chains.para, |node| async move { evidence::outline(&node).await }).await;
-    chains.hold_lies_against(&outlines.failures);
+    chains.demote_proven_liars(&outlines.failures);
     let mut candidates: Vec<Candidate> = Vec::new();
     let mut failures = Vec::new();
     for outline in distinct(&outlines.answers) {
@@ -117,7 +117,7 @@ async fn begin(chains: &Chains) -> Result<(), Error> {
         let found =
             gather(&chains.relay, |relay| async move { evidence::prove(&relay, first, outline).await });
         let found = found.await;
-        chains.hold_lies_against(&found.failures);
+        chains.demote_proven_liars(&found.failures);
         failures.extend(found.failures);
         for (relay, proven) in found.answers {
             let same = candidates.iter_mut().find(|one| one.outline == outline && one.proven == proven);

@@ -47,7 +47,7 @@ pub struct FinalizedHeads {
     /// Whether demoted nodes are followed if no other is left.
     to_verify: bool,
     source: Option<Source>,
-    last: Option<Told>,
+    last: Option<Announced>,
     fell: bool,
     /// Heights of other nodes when the followed one was last found without progress.
     others: HashMap<Arc<str>, u32>,
@@ -61,7 +61,7 @@ pub struct FinalizedHeads {
 
 /// The highest head so far, and the node that announced it.
 #[derive(Debug)]
-struct Told {
+struct Announced {
     number: u32,
     node: Arc<Node>,
 }
@@ -108,7 +108,7 @@ impl FinalizedHeads {
             }
             match self.step().await {
                 Ok(Some(head)) => {
-                    self.last = Some(Told { number: head.number, node: Arc::clone(&head.node) });
+                    self.last = Some(Announced { number: head.number, node: Arc::clone(&head.node) });
                     (self.fell, self.others) = (false, HashMap::new());
                     (self.progress, self.stalls) = (Instant::now(), 0);
                     self.pauses = pauses(&self.pool);
@@ -200,7 +200,7 @@ impl FinalizedHeads {
     }
 
     fn forget(&mut self, why: &str) {
-        if let Some(Told { number, node }) = self.last.take() {
+        if let Some(Announced { number, node }) = self.last.take() {
             let chain = self.pool.chain();
             tracing::warn!(chain, node = %node.name(), number, reason = why, "finalised head withdrawn");
             self.fell = true;

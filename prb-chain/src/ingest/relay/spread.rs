@@ -147,7 +147,7 @@ impl<'a> Round<'a> {
         }
         match self.failure.take() {
             Some(failure) if self.has_stored => {
-                self.hold_against(&failure);
+                self.record_failure(&failure);
                 Ok(true)
             }
             Some(failure) => Err(failure),
@@ -317,16 +317,16 @@ impl<'a> Round<'a> {
         self.nodes.retain(|busy| !Arc::ptr_eq(&busy.node, node));
         if matches!(error, Error::Wrong { .. }) {
             // Others should not believe it meanwhile.
-            self.chains.hold_against(relay::PART, &error);
+            self.chains.record_failure(relay::PART, &error);
         }
         if let Some(earlier) = self.failure.replace(error) {
-            self.hold_against(&earlier);
+            self.record_failure(&earlier);
         }
     }
 
-    fn hold_against(&self, failure: &Error) {
+    fn record_failure(&self, failure: &Error) {
         if !matches!(failure, Error::Wrong { .. }) {
-            self.chains.hold_against(relay::PART, failure);
+            self.chains.record_failure(relay::PART, failure);
         }
     }
 
