@@ -126,8 +126,17 @@ impl Drop for Server {
     }
 }
 
+/// Returns a free port that this process does not return again, below those that Linux gives to outgoing
+/// connections: such a connection could take the port before the server starts, or while it is restarted.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let step = (std::process::id() + NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000;
+        let port = 20_000 + step as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn command(dir: &Path, port: u16, persistence: Persistence, arguments: &[&str]) -> Command {

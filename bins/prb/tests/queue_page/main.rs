@@ -5,6 +5,8 @@ mod browser;
 #[path = "../support/browser.rs"]
 mod driver;
 mod http;
+#[path = "../support/ports.rs"]
+mod ports;
 mod process;
 mod redis;
 mod rig;

@@ -1,7 +1,6 @@
 //! The page with a queue in a real Redis, and during its outage.
 
 use std::{
-    net::TcpListener,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -10,7 +9,7 @@ use prb_core::queue::JobQueue;
 use prb_queue::redis::{Config, RedisQueue};
 use tempfile::TempDir;
 
-use crate::rig::*;
+use crate::{ports::free_port, rig::*};
 
 /// A redis-server on its own port; killed when dropped.
 pub struct Server {
@@ -22,7 +21,7 @@ pub struct Server {
 impl Server {
     pub fn start() -> Self {
         let dir = TempDir::new().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         Self { child: spawn(&dir, port), dir, port }
     }
 

@@ -2,12 +2,10 @@
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
 
 use std::{
-    collections::HashSet,
     io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -20,22 +18,8 @@ use prb_walkie::{
 use secrecy::SecretString;
 use serde_json::Value;
 
+pub use super::ports::free_port;
 use super::{Net, Process, STAKE};
-
-/// Returns a free port that this process does not return again.
-pub fn free_port() -> u16 {
-    static GIVEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
-    let mut given = GIVEN.lock().unwrap();
-    let given = given.get_or_insert_default();
-    loop {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        // The listener closes here, so the system may offer the port to this process again.
-        if given.insert(port) {
-            return port;
-        }
-    }
-}
 
 /// The ops port of a process.
 pub struct Probe(SocketAddr);
@@ -87,6 +71,14 @@ pub struct Daemon {
     /// The command prefix that starts it.
     launcher: Vec<String>,
     process: Option<Process>,
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("{} when the test failed:\n{}", self.name, self.log_tail());
+        }
+    }
 }
 
 impl Daemon {

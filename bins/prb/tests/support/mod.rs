@@ -28,6 +28,7 @@ pub mod daemons;
 pub mod forward;
 pub mod load;
 pub mod namespaces;
+pub mod ports;
 pub mod redis;
 
 /// The stake of a worker: 100 PHA.
