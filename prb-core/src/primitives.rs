@@ -186,6 +186,7 @@ impl AccountId {
         }
         let bad = || ParseError::Address { address: shorten(s, 64) };
         let data = bs58::decode(s).into_vec().map_err(|_| bad())?;
+        // One prefix byte and the 32 bytes of the key; a checksum of two bytes follows.
         let (payload, sum) = data.split_at_checked(33).ok_or_else(bad)?;
         let expected = blake2_512(&[b"SS58PRE", payload].concat());
         // 64 and above begin a prefix of two bytes.

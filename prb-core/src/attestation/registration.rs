@@ -125,7 +125,7 @@ pub enum RegistrationError {
     #[error(transparent)]
     Worker(#[from] pruntime::Error),
     /// The worker has not validated its state yet, which it does before it attests.
-    #[error("the worker does not attest yet: it does once it has dispatched a block")]
+    #[error("the worker does not attest before it has dispatched its first block")]
     NotYet,
     /// The worker's answer cannot be decoded.
     #[error("the worker's {what} cannot be decoded ({reason}): check that its version fits this chain")]
@@ -182,32 +182,35 @@ impl fmt::Display for List<'_> {
 ///
 /// An attestation may take longer than the call's timeout. The worker finishes it anyway and caches it for an
 /// hour, but discards it when a refresh is forced or an operator is passed again. So both are sent only once;
-/// after a call that timed out, the next attempt only asks for the cached result.
+/// after a call that timed out, the next attempt only requests the cached result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RegistrationRequest {
     force: bool,
-    under_way: bool,
+    in_flight: bool,
 }
 
 impl RegistrationRequest {
     /// Creates a request; with `refresh_ra` the worker attests again even if its attestation is recent.
     pub const fn new(refresh_ra: bool) -> Self {
-        Self { force: refresh_ra, under_way: false }
+        Self { force: refresh_ra, in_flight: false }
     }
 
-    async fn ask(
+    async fn send(
         &mut self,
         client: &PRuntime,
         operator: AccountId,
     ) -> Result<InitRuntimeResponse, pruntime::Error> {
         let request = GetRuntimeInfoRequest {
-            force_refresh_ra: self.force && !self.under_way,
-            encoded_operator: (!self.under_way).then(|| operator.encode()),
+            force_refresh_ra: self.force && !self.in_flight,
+            encoded_operator: (!self.in_flight).then(|| operator.encode()),
         };
         // Set before the call: the worker attests even if this future is dropped.
-        self.under_way = true;
+        self.in_flight = true;
         let answer = client.runtime_info(&request).await;
-        self.under_way = matches!(answer, Err(pruntime::Error::TimedOut { .. }));
+        // After a timeout the worker is still attesting. Any other error ends the attempt, so that the next one
+        // passes the operator again.
+        self.in_flight = matches!(answer, Err(pruntime::Error::TimedOut { .. }));
+        // A refresh is forced until one has succeeded.
         self.force &= answer.is_err();
         answer
     }
@@ -218,14 +221,14 @@ impl RegistrationRequest {
         client: &PRuntime,
         expected: &Expected,
     ) -> Result<(InitRuntimeResponse, Info), RegistrationError> {
-        let was_told = self.under_way;
-        let answer = self.ask(client, expected.operator).await?;
+        let was_in_flight = self.in_flight;
+        let answer = self.send(client, expected.operator).await?;
         let info = Info::decode(&answer.encoded_runtime_info)?;
-        if !was_told || info.older().operator == Some(expected.operator) {
+        if !was_in_flight || info.older().operator == Some(expected.operator) {
             return Ok((answer, info));
         }
         // The call that timed out never reached the worker.
-        let answer = self.ask(client, expected.operator).await?;
+        let answer = self.send(client, expected.operator).await?;
         let info = Info::decode(&answer.encoded_runtime_info)?;
         Ok((answer, info))
     }
@@ -307,6 +310,7 @@ pub async fn registration(
     collateral: Option<&dyn CollateralSource>,
 ) -> Result<Call, RegistrationError> {
     let (answer, info) = request.answer(client, expected).await?;
+    // Compared first: a worker set up for another chain or operator is reported as such even before it attests.
     let differences = info.differences(expected);
     if !differences.is_empty() {
         return Err(RegistrationError::Differs(differences));
@@ -333,6 +337,7 @@ async fn report(
     encoded: &[u8],
     collateral: Option<&dyn CollateralSource>,
 ) -> Result<Option<AttestationReport>, RegistrationError> {
+    // A worker outside of an enclave returns no report; the chain decides whether it accepts that.
     if encoded.is_empty() {
         return Ok(None);
     }

@@ -173,6 +173,7 @@ impl MemorySource {
         let mut chain = self.chain.write().unwrap_or_else(PoisonError::into_inner);
         change(&mut chain);
         let (relay, para) = chain.heights();
+        // Released before watchers are notified, because they may read at once.
         drop(chain);
         self.heights.send_if_modified(|heights| {
             let before = *heights;
@@ -191,6 +192,7 @@ impl Chain {
             |end: &&EncodedEnd| end.para_head.is_none_or(|head| (head.0 as usize) < self.para.len());
         let end = self.ends.iter().rev().find(covered);
         let carried = end.and_then(|end| end.para_head);
+        // Changes start with block 1, so that their number is that of the newest block.
         let held = ParaNumber(self.changes.len() as u32);
         (end.map(|end| end.number), carried.map(|head| head.min(held)))
     }

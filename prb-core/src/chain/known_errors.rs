@@ -33,7 +33,7 @@ pub struct KnownError {
     pub remedy: &'static str,
 }
 
-/// Stands for every error that is not in [`KNOWN_ERRORS`].
+/// Used for every error that is not in [`KNOWN_ERRORS`].
 const UNKNOWN: KnownError = KnownError {
     name: "unknown",
     class: ErrorClass::TellOperator,

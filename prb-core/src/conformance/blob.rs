@@ -167,7 +167,7 @@ pub trait Backend: Send {
 /// ```
 /// use prb_core::conformance::blob::{self, Backend};
 ///
-/// /// `Own` makes a source and adds the suite's blocks to it.
+/// /// `Own` creates a source and adds the suite's blocks to it.
 /// async fn conforms<Own: Backend>() {
 ///     blob::run::<Own>().await;
 /// }
@@ -221,8 +221,8 @@ async fn grows<B: Backend>(sample: &Sample) {
 
 /// The newest parachain header in the state of any relay block before this one.
 pub(super) fn head_before(sample: &Sample, relay: RelayNumber) -> Option<u32> {
-    let stops = sample.relay.iter().filter(|block| block.header.number < relay.0);
-    stops.filter_map(|block| block.justified.as_ref()?.para_head).next_back().map(|head| head.0)
+    let ends = sample.relay.iter().filter(|block| block.header.number < relay.0);
+    ends.filter_map(|block| block.justified.as_ref()?.para_head).next_back().map(|head| head.0)
 }
 
 async fn check_headers(sample: &Sample, source: &dyn BlobSource, relay: RelayNumber, back: u32) {
@@ -230,12 +230,12 @@ async fn check_headers(sample: &Sample, source: &dyn BlobSource, relay: RelayNum
     let cursor = HeaderCursor { relay, para: ParaNumber(next.saturating_sub(back)) };
     let all = possible_batches(sample, cursor);
     let Some(largest) = all.last() else {
-        assert!(matches!(source.headers(cursor, NO_LIMIT).await, Ok(None)), "no stop after {cursor:?}");
+        assert!(matches!(source.headers(cursor, NO_LIMIT).await, Ok(None)), "no batch end after {cursor:?}");
         return;
     };
     for wanted in [largest, &all[0], &all[all.len() / 2]] {
         let batch = source.headers(cursor, wanted.len()).await.unwrap().unwrap();
-        // Proofs and justifications differ in size, so a later stop may fit although this one does not.
+        // Proofs and justifications differ in size, so a later end may fit although this one does not.
         let fitting = all.iter().rfind(|body| body.len() <= wanted.len()).unwrap();
         assert!(batch.body.len() <= wanted.len(), "the batch at {cursor:?} exceeds the limit");
         assert_eq!(batch.body, *fitting, "the largest batch at {cursor:?} in {} bytes", wanted.len());
@@ -246,7 +246,7 @@ async fn check_headers(sample: &Sample, source: &dyn BlobSource, relay: RelayNum
     assert!(matches!(refused, Err(Error::TooLarge { .. })), "{refused:?}");
 }
 
-/// Builds every valid batch at the cursor, by stop, exhaustively.
+/// Builds every valid batch at the cursor, by its end, exhaustively.
 pub(super) fn possible_batches(sample: &Sample, cursor: HeaderCursor) -> Vec<Vec<u8>> {
     let mut headers = Vec::new();
     let mut bodies = Vec::new();
@@ -362,11 +362,11 @@ async fn headers_wait_for_the_parachain<B: Backend>(sample: &Sample) {
     let mut backend = B::create(sample).await;
     backend.push_relay(&sample.relay).await;
     let blocks = para_blocks(sample);
-    let held = blocks.len() / 2;
-    backend.push_para(&blocks[..held]).await;
+    let stored = blocks.len() / 2;
+    backend.push_para(&blocks[..stored]).await;
     let source = backend.source();
     let Heights { relay, para, .. } = *source.heights().borrow();
-    let last = (held - 1) as u32;
+    let last = (stored - 1) as u32;
     assert!(para.unwrap().0 <= last, "`Heights::para` is beyond the newest stored parachain block, {last}");
     let covered = sample.relay.iter().rfind(|block| {
         block.justified.as_ref().is_some_and(|at| at.para_head.is_some_and(|head| head.0 <= last))
@@ -379,7 +379,7 @@ async fn headers_wait_for_the_parachain<B: Backend>(sample: &Sample) {
     );
     let cursor = HeaderCursor { relay: relay.unwrap().next(), para: para.unwrap().next() };
     assert!(matches!(source.headers(cursor, NO_LIMIT).await, Ok(None)), "the parachain is behind");
-    backend.push_para(&blocks[held..]).await;
+    backend.push_para(&blocks[stored..]).await;
     assert!(
         source.headers(cursor, NO_LIMIT).await.unwrap().is_some(),
         "a batch is available once the parachain's blocks are"

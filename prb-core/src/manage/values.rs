@@ -51,6 +51,7 @@ impl PoolValue {
     pub(super) fn write_to(&self, pool: &mut Pool, entry: &Entry) -> Result<(), Error> {
         pool.pid = self.pid;
         pool.name = self.name.trim().to_owned();
+        // Not an `Option`: a proxy that is left out is removed, as in the original's messages.
         pool.proxied = self.proxied(entry)?;
         (pool.enabled, pool.sync_only) = (self.enabled, self.sync_only);
         if let Some(after_stop) = self.after_stop {

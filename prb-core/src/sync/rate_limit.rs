@@ -22,6 +22,7 @@ impl<K: Eq + Hash> RateLimit<K> {
     /// Whether the subject is admitted now; if so, it is not admitted again before the period ends.
     pub fn admit(&mut self, subject: K) -> bool {
         let now = Instant::now();
+        // Expired subjects are only dropped when room is needed: admitting stays cheap.
         if self.until.len() >= self.capacity {
             self.until.retain(|_, until| *until > now);
         }

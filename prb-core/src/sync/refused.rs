@@ -1,4 +1,4 @@
-//! Classifies a worker's refusals: whether they are about the content that it was sent.
+//! Classifies a worker's refusals: whether they are about the content of the data sent.
 
 use crate::{
     blob::{RefusedData, Span},

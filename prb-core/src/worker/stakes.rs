@@ -86,6 +86,7 @@ impl StakeQueue {
         let mut left = free;
         for waiting in queue.range(..&key).map(|(_, waiting)| waiting) {
             match waiting.need {
+                // A need that exceeds what is left is skipped, as it was for its own worker.
                 Need::Stake(before) => left = left.checked_sub(before).unwrap_or(left),
                 // After a restart, workers report in any order. Without the wait, the first to report would
                 // be served, not the first in the queue.

@@ -61,7 +61,7 @@ impl Finality {
     }
 
     /// Whether a block that is not final includes a transaction of the account.
-    pub(super) fn concerns(&self, account: AccountId) -> bool {
+    pub(super) fn includes(&self, account: AccountId) -> bool {
         self.blocks.iter().any(|block| block.operators.contains(&account))
     }
 }

@@ -245,7 +245,7 @@ async fn worker_that_claims_progress_without_any_is_reported() {
     let expected = Cause::NoProgress { block: ParaNumber(5), count: 5, version: "2.0.1".into() };
     assert_eq!(case.cause(), Some(&expected));
     assert!(expected.is_alert());
-    assert!(case.message().starts_with("pRuntime 2.0.1 accepts what it was sent and stays at block 5"));
+    assert!(case.message().starts_with("pRuntime 2.0.1 accepts the data sent and stays at block 5"));
     // It is shown until the worker shows another position, not until it claims one.
     case.step(&ended(5, 9, advanced(9)));
     assert_eq!(case.cause(), Some(&expected));
