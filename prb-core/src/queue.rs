@@ -71,6 +71,7 @@ pub const MAX_JOB_BYTES: usize = 3 * 1024 * 1024;
 impl Job {
     /// Bytes of its calls and its sealed key, without the fixed part of each.
     pub fn size_bytes(&self) -> usize {
+        // The fixed part is small and bounded by the number of calls.
         self.signer.key.0.len() + self.calls.iter().map(Call::size_bytes).sum::<usize>()
     }
 

@@ -128,6 +128,7 @@ impl MemorySource {
             chain.relay.push(header.encode());
             if let Some(justified) = justified {
                 let set_id = chain.set_id;
+                // The block that changes the set is still justified by the old one.
                 chain.set_id = justified.next_set.as_ref().map_or(set_id, |set| set.id);
                 chain.ends.push(EncodedEnd {
                     number: RelayNumber(next),
@@ -205,6 +206,7 @@ fn take_slices<'a>(
     last: u32,
     take: &mut dyn FnMut(&'a [u8]) -> bool,
 ) {
+    // A span may begin before the first item: what is missing there is left out.
     let from = first.saturating_sub(base) as usize;
     let to = ((last + 1).saturating_sub(base) as usize).min(items.len());
     for item in items.get(from..to).unwrap_or_default() {

@@ -170,6 +170,7 @@ impl SubmitError {
         match self {
             Self::Refused { retryable, .. } => *retryable,
             Self::NotSigned(e) => e.is_retryable(),
+            // All of these may have been sent: the caller reads the effects first.
             Self::Lost { .. } | Self::Unknown { .. } | Self::Unavailable(_) => true,
             _ => false,
         }

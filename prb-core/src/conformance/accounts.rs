@@ -95,6 +95,7 @@ async fn renewals_report_lost_leases<L: AccountLeases>(one: &L, other: &L) {
         one.renew(&[(ALICE, alice), (BOB, bob)], LONG).await.unwrap().is_empty(),
         "current leases are reported as lost"
     );
+    // Longer than the first TTL: only the renewal keeps the lease.
     sleep(2 * SHORT).await;
     assert_eq!(other.acquire(ALICE, LONG).await.unwrap(), None, "it was renewed for longer");
     one.release(&[(BOB, bob)]).await.unwrap();

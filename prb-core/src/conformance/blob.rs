@@ -63,6 +63,7 @@ impl Sample {
             para: vec![header(0, Hash::default(), &mut rng)],
             changes: vec![StorageChanges::default()],
         };
+        // Short, so that a sample contains several sets, and sets with one justification or several.
         let (set_length, spacing) = (rng.random_range(1..20), rng.random_range(1..6));
         let mut parent = Hash::default();
         let mut head = 0;
@@ -176,6 +177,7 @@ pub trait Backend: Send {
 /// # Panics
 /// If the backend violates the seam's contract.
 pub async fn run<B: Backend>() {
+    // Different set lengths and spacings of justifications; few enough to stay fast with a real database.
     for seed in 0..6 {
         grows::<B>(&Sample::generate(seed, 90)).await;
     }
@@ -197,6 +199,7 @@ async fn grows<B: Backend>(sample: &Sample) {
     backend.push_para(&para_blocks(sample)).await;
     let half = sample.relay.len() / 2;
     backend.push_relay(&sample.relay[..half]).await;
+    // Everything so far is known: only the growth that follows may notify.
     heights.mark_unchanged();
     backend.push_relay(&sample.relay[half..]).await;
     assert!(heights.has_changed().unwrap(), "growth is not published");
@@ -209,6 +212,7 @@ async fn grows<B: Backend>(sample: &Sample) {
 
     let source = backend.source();
     for relay in first.0..=first.0 + sample.relay.len() as u32 + 1 {
+        // Cursors behind the proven head as well: a worker that lost parachain headers requests from there.
         for back in [0, 1, 5] {
             check_headers(sample, &*source, RelayNumber(relay), back).await;
         }
@@ -226,6 +230,7 @@ pub(super) fn head_before(sample: &Sample, relay: RelayNumber) -> Option<u32> {
 }
 
 async fn check_headers(sample: &Sample, source: &dyn BlobSource, relay: RelayNumber, back: u32) {
+    // A worker's next parachain header after the batches up to this relay header.
     let next = head_before(sample, relay).map_or(0, |head| head + 1);
     let cursor = HeaderCursor { relay, para: ParaNumber(next.saturating_sub(back)) };
     let all = possible_batches(sample, cursor);
@@ -321,6 +326,7 @@ async fn check_blocks(sample: &Sample, source: &dyn BlobSource) {
                 (from, to),
                 "the blocks of the batch (first, last)"
             );
+            // Encoded from the types, not from stored slices: an independent second implementation.
             let expected: Vec<_> = (from..=to).map(|n| block(sample, n)).collect();
             let body = prpc::Blocks { encoded_blocks: expected.encode().into() }.encode_to_vec();
             assert_eq!(batch.body, body, "the body of blocks {from} to {to}");

@@ -98,6 +98,7 @@ async fn stores_entries(inventory: &impl Inventory) {
 
 async fn replaces_and_removes(inventory: &impl Inventory) {
     apply(inventory, vec![Edit::PutPool(pool(1)), Edit::PutWorker(worker(1))]).await;
+    // Pool 9 does not exist: an inventory does not require a worker's pool.
     let changed = Worker { stake: 5, pid: PoolId(9), enabled: false, ..worker(1) };
     let snapshot = apply(inventory, vec![Edit::PutWorker(changed.clone())]).await;
     assert_eq!(*snapshot.workers[0], changed, "a worker of a known id is replaced");
@@ -155,6 +156,7 @@ async fn stores_fleet_records(inventory: &impl Inventory) {
 
 async fn refuses_to_put_an_entry_twice(inventory: &impl Inventory) {
     let renamed = Worker { name: "renamed".into(), ..worker(1) };
+    // Which of the two wins must not depend on the backend.
     let edits = vec![Edit::PutWorker(worker(1)), Edit::PutWorker(renamed)];
     let error = refused(inventory, edits, "the first of two would be lost").await;
     assert!(matches!(error, Error::PutTwice { what: "worker", .. }), "a worker put twice gave {error:?}");
@@ -177,6 +179,7 @@ async fn refuses_duplicates(inventory: &impl Inventory) {
         matches!(&error, Error::Duplicate { what: "worker name", holder, .. } if *holder == worker(1).name),
         "a name taken gave {error:?}"
     );
+    // All spellings of one endpoint: two entries for one pRuntime would both drive it.
     for endpoint in ["http://10.0.0.1:8001", "http://10.0.0.1:8001/", "HTTP://10.0.0.1:8001"] {
         let there = Worker { endpoint: endpoint.into(), ..worker(2) };
         let error = refused(inventory, vec![Edit::PutWorker(there)], "the endpoint is taken").await;
@@ -268,11 +271,13 @@ async fn publishes_edits(inventory: &impl Inventory) {
     let snapshot = apply(inventory, vec![Edit::PutWorker(worker(1))]).await;
     assert!(feed.changed().await.is_ok(), "the feed has ended");
     assert_eq!(*feed.borrow_and_update(), snapshot, "the feed gives the edited snapshot");
+    // Unknown id: the edit is refused.
     let _ = inventory.apply(vec![Edit::RemoveWorker(Uuid::from_u128(77))]).await;
     assert!(matches!(feed.has_changed(), Ok(false)), "a refused edit was published");
 }
 
 async fn keeps_concurrent_edits(inventory: &impl Inventory) {
+    // A backend that reads, edits and writes without a lock loses some of them.
     let edits = (1..=32).map(|n| inventory.apply(vec![Edit::PutWorker(worker(n))]));
     for result in futures::future::join_all(edits).await {
         assert!(result.is_ok(), "a concurrent edit was refused: {result:?}");

@@ -294,6 +294,7 @@ async fn endpoints_are_signed(test: &TestWorker) {
     let now = info.current_block_time;
     let call = endpoints::announcement(&worker, key, &wanted, now).await.unwrap();
     assert!(matches!(call, Call::UpdateWorkerEndpoint { .. }), "{call:?}");
+    // The chain's time is ahead by exactly the limit, which is exclusive.
     let late = now + endpoints::MAX_SIGNATURE_AGE_MS;
     let late = endpoints::announcement(&worker, key, &wanted, late).await;
     assert!(matches!(late, Err(endpoints::Error::Behind { .. })), "{late:?}");

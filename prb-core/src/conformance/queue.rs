@@ -177,6 +177,7 @@ async fn leases_again_after_expiry(queue: &impl JobQueue) {
     let second = lease(queue, LONG).await;
     assert_eq!((second.id, second.attempt), (first.id, 1), "the job of an expired lease");
     assert_ne!(second.token, first.token, "each hand-out has its own token");
+    // A consumer that was suspended for longer than its lease still acts as if it had the job.
     let late = queue.complete(first.id, first.token, done(1)).await;
     assert_lost(late, first.id, "completing after the job was handed out again");
     let late = queue.fail(first.id, first.token, failure("late"), None).await;
@@ -264,6 +265,7 @@ async fn releases_jobs_in_order(queue: &impl JobQueue) {
         for _ in 0..12 {
             leases.push(pair(&lease(queue, LONG).await));
         }
+        // The order of the call must not matter: jobs return in the order of their ids.
         leases.reverse();
         ok(queue.release(&leases, after).await, "releasing");
         submit(queue, job(100, 0)).await;
@@ -306,6 +308,7 @@ async fn retries_as_requested(queue: &impl JobQueue) {
 async fn ends_a_job_once(queue: &impl JobQueue) {
     submit(queue, job(1, 3)).await;
     let leased = lease(queue, LONG).await;
+    // A neighbouring token is the likeliest mistake of a backend that counts them per job.
     let forged = queue.complete(leased.id, leased.token.wrapping_add(1), done(1)).await;
     assert_lost(forged, leased.id, "another token");
     end(queue, &leased).await;
@@ -340,6 +343,7 @@ async fn loses_no_job_to_a_cancelled_lease(queue: &impl JobQueue) {
 }
 
 async fn continues_without_its_submitter(queue: &impl JobQueue) {
+    // Dropping the handle gives up the outcome, not the job.
     drop(submit(queue, job(1, 0)).await);
     let leased = lease(queue, LONG).await;
     end(queue, &leased).await;
@@ -367,6 +371,7 @@ async fn counts(queue: &impl JobQueue) {
 }
 
 async fn refuses_bad_jobs(queue: &impl JobQueue) {
+    // The call's size is checked as well as their number: below, a single call exceeds it.
     for calls in [0, MAX_CALLS_PER_JOB + 1] {
         let call = job(1, 0).calls.remove(0);
         let result = queue.submit(Job { calls: vec![call; calls], ..job(1, 0) }).await;

@@ -119,6 +119,7 @@ async fn effects<G: TestChain>(
 
 async fn each_call_has_its_outcome_in_order<G: TestChain>(chain: &G) {
     let submitter = chain.submitter();
+    // Refused calls between accepted ones: `force_batch` must not stop at the first failure.
     let (refused, name) = refused_call();
     let calls = vec![chain.call(1), refused.clone(), chain.call(2), refused];
     let (progress, mut reports) = mpsc::channel(8);
@@ -150,6 +151,7 @@ async fn effects_are_reported_before_and_after<G: TestChain>(chain: &G) {
         "effects before anything was sent"
     );
     let outcome = done(chain, &*submitter, 3).await;
+    // A new submitter as well: effects are read from the chain, not from memory.
     for submitter in [submitter, chain.submitter()] {
         let (found, block) = effects(chain, &*submitter, &calls).await;
         assert_eq!(found, [Effect::Missing, Effect::Present], "in the calls' order");
@@ -294,6 +296,7 @@ async fn a_full_progress_channel_loses_no_outcome<G: TestChain>(chain: &G) {
     let submitter = chain.submitter();
     let (progress, reports) = mpsc::channel(1);
     let extrinsic = crate::primitives::Hash([1; 32]);
+    // Fills the channel's only slot.
     progress.try_send(SubmitProgress::Submitted { extrinsic }).unwrap();
     let batch = CallBatch::new(chain.signer(), vec![chain.call(11)]);
     let outcome =

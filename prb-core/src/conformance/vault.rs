@@ -38,6 +38,7 @@ async fn seal(vault: &impl Vault, secret: &str) -> Sealed {
 }
 
 async fn opens_what_it_sealed(vault: &impl Vault) {
+    // Empty and multi-byte texts as well: a vault seals bytes, whatever they mean.
     let longest = "x".repeat(MAX_SECRET_BYTES);
     for secret in ["", "//Alice", "bottom drive obey lake curtain smoke", "Schlüssel – 鍵", &longest] {
         let sealed = seal(vault, secret).await;

@@ -227,6 +227,7 @@ impl<'a> View<'a> {
         let pool = self.snapshot.pool(worker.pid);
         let Some(mut status) = status else { return Arc::new(self.idle(worker)) };
         if status.worker != *worker || status.pool.as_ref() != pool {
+            // Copies the status only if it differs: it is shared with the fleet.
             let edited = Arc::make_mut(&mut status);
             edited.worker = Arc::clone(worker);
             edited.pool = pool.cloned();

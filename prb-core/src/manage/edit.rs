@@ -168,6 +168,7 @@ impl Manager {
         for (index, item) in items.into_iter().enumerate() {
             let (selector, value) = item.into_parts();
             let entry = Entry::new(list, index, value.as_ref().map_or("", |value| &value.name));
+            // Looked up under the edit lock: another edit may rename or remove the entry until then.
             let old = selector.map(|selector| lookup.worker(&entry, &selector)).transpose()?;
             if let Some(old) = old {
                 unique.check(&entry, old.id)?;
@@ -224,6 +225,7 @@ impl Manager {
         if !self.condition.is_met(&before) {
             return Err(Error::Changed);
         }
+        // Cloned, because an error is mapped to the entry that requested the edit.
         let edits = requested.iter().map(|(_, edit)| edit.clone()).collect();
         let applied = self.parts.inventory.apply(edits).await;
         let snapshot = applied.map_err(|error| locate(&before, &requested, error))?;

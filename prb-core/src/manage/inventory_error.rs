@@ -56,6 +56,7 @@ fn other_holder(
 ) -> Option<String> {
     let in_call =
         requested.iter().enumerate().filter(|(at, _)| Some(*at) != at_fault).map(|(_, (_, edit))| edit);
+    // Entries of the call replace those of the snapshot, whose values no longer count.
     let touched: HashSet<Uuid> = requested.iter().map(|(_, edit)| id_of(edit)).collect();
     let pools = before.pools.iter().map(|pool| Edit::PutPool(Pool::clone(pool)));
     let workers = before.workers.iter().map(|worker| Edit::PutWorker(Worker::clone(worker)));

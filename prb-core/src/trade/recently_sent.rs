@@ -58,6 +58,7 @@ pub(super) struct RecentlySent {
 impl RecentlySent {
     pub(super) fn add<'a>(&mut self, calls: impl IntoIterator<Item = &'a Call>) {
         for subject in calls.into_iter().map(subject) {
+            // Keeps its first position: `order` would otherwise grow with every repetition.
             if !self.known.insert(subject) {
                 continue;
             }

@@ -21,6 +21,7 @@ impl Sequences {
             let sender = sender(call);
             let Some(next) = ahead.get(&sender).or_else(|| self.0.get(&sender)) else { return false };
             let follows = signed.sequence == *next;
+            // The batch itself advances the sequence: its later messages follow its earlier ones.
             ahead.insert(sender, signed.sequence.saturating_add(1));
             follows
         })

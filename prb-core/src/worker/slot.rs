@@ -118,6 +118,7 @@ impl Slot {
     /// stop the last one must be the stop. This also bounds the queue by the number of kinds.
     pub(crate) fn command(&self, command: Command) {
         let mut commands = lock(&self.commands);
+        // Also makes a command that is given twice run once.
         commands.retain(|waiting| *waiting != command);
         commands.push(command);
         drop(commands);

@@ -29,6 +29,7 @@ struct Unfinalised {
 impl Finality {
     /// Must be called before each block is produced: the state before the first block is final.
     pub(super) fn begin(&mut self, model: &Model, depth: u32) {
+        // A copy of the whole state: made only if blocks are not final at once.
         if depth > 0 && self.newest.is_none() {
             self.newest = Some(model.clone());
         }

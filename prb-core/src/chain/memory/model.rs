@@ -142,6 +142,7 @@ impl Model {
         ensure(!on_chain, "PhalaMq::BadSender")?;
         let next = self.next_sequence(sender);
         ensure(message.sequence == *next, "PhalaMq::BadSequence")?;
+        // No cryptography here: only the length is checked.
         ensure(message.signature.len() == SIGNATURE_BYTES, "PhalaMq::InvalidSignature")?;
         *next += 1;
         Ok(())
@@ -168,6 +169,7 @@ impl Model {
         ensure(info.pubkey == worker, "PhalaRegistry::InvalidPubKey")?;
         let now = self.now_secs();
         let entry = self.workers.entry(worker).or_default();
+        // The score of an earlier registration stays until the new benchmark ends, as on the chain.
         let initial_score = entry.registration.as_ref().and_then(|r| r.initial_score);
         entry.registration = Some(Registration {
             pubkey: worker,

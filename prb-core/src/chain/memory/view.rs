@@ -14,6 +14,7 @@ impl State {
     pub(super) fn publish_view(&mut self, config: &Config) {
         self.delayed.push_back(view(self.finalised(), &self.followed, config));
         let delay = config.view_delay_blocks as usize;
+        // The first view is never delayed: readers wait for one before they do anything.
         let is_first = self.views.as_ref().is_some_and(|views| views.borrow().is_none());
         if !is_first && self.delayed.len() <= delay {
             return;

@@ -71,6 +71,7 @@ pub(super) async fn shows_a_job<Q: JobQueue + QueueAdmin>(queue: &Q) {
         "attempts and error of a job that succeeded"
     );
     assert!(succeeded.calls[0].contains("PhalaStakePoolv2::add_worker"), "{:?}", succeeded.calls);
+    // `0405` is the sealed key of `job` in hexadecimal.
     assert!(!succeeded.data.to_string().contains("0405"), "the sealed key is shown");
     let failed = shown(queue, 2).await.record;
     assert_eq!(
@@ -159,6 +160,7 @@ pub(super) async fn removes_jobs<Q: JobQueue + QueueAdmin>(queue: &Q) {
     assert!(is_empty(queue).await, "a removed job is counted");
     let lost = queue.complete(held, 1, done(1)).await;
     assert_lost(lost, held, "completing a removed job");
+    // The first two jobs have ended before they were removed.
     for handle in handles.drain(2..) {
         assert!(outcome_of(handle).await.is_err(), "the submitter of a removed job");
     }

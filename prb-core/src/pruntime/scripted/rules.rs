@@ -166,7 +166,7 @@ pub(super) fn load_chain_state(state: &mut WorkerState, body: Bytes) -> Result<(
     }
     state.info.can_load_chain_state = false;
     state.info.blocknum = request.block_number + 1;
-    // The header of the loaded block is synced again: pRuntime verifies the state against it.
+    // As in pRuntime, the header of the loaded block itself is wanted next.
     state.info.para_headernum = request.block_number;
     state.first_block = state.info.blocknum;
     Ok(())
