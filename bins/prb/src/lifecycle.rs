@@ -103,7 +103,8 @@ impl LifecycleManager {
             vault: parts.vault,
             keys: Arc::new(Sr25519Keys),
             fleet: work.as_ref().map(|work| work.fleet().clone()),
-        });
+        })
+        .with_fleet_setting("PHALA_LIFECYCLE_CONFIG_MODE");
         // The node's handlers need the table before the node exists; the node's peers are added to it
         // afterwards.
         let provider_table = ProviderTable::new(providers.clone());

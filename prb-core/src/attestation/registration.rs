@@ -117,6 +117,9 @@ impl fmt::Display for Difference {
     }
 }
 
+/// The remedy of [`RegistrationError::NoCollateralSource`] if the program has passed no source at all.
+const NO_SOURCE_REMEDY: &str = "configure a source of collateral";
+
 /// Why a worker cannot be registered now. Nothing was sent on chain.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -139,14 +142,23 @@ pub enum RegistrationError {
     #[error("the registration differs from the expected one: {}", List(.0))]
     Differs(Vec<Difference>),
     /// The worker attests by DCAP, but no source of collateral is configured.
-    #[error(
-        "the worker attests by DCAP, and the chain accepts its quote only with collateral; set \
-         PRB_PCCS_URLS (--pccs-url) to one or more PCCS URLs"
-    )]
-    NoCollateralSource,
+    #[error("the worker attests by DCAP, and the chain accepts its quote only with collateral; {remedy}")]
+    NoCollateralSource {
+        /// How to configure a source.
+        remedy: String,
+    },
     /// The quote's collateral is not available.
     #[error("the worker's quote has no collateral")]
-    Collateral(#[from] super::Error),
+    Collateral(#[source] super::Error),
+}
+
+impl From<super::Error> for RegistrationError {
+    fn from(error: super::Error) -> Self {
+        match error {
+            super::Error::NotConfigured { remedy } => Self::NoCollateralSource { remedy },
+            error => Self::Collateral(error),
+        }
+    }
 }
 
 impl RegistrationError {
@@ -156,7 +168,7 @@ impl RegistrationError {
             Self::Worker(error) => error.is_retryable(),
             Self::Collateral(error) => error.is_retryable(),
             Self::NotYet => true,
-            Self::Unreadable { .. } | Self::Differs(_) | Self::NoCollateralSource => false,
+            Self::Unreadable { .. } | Self::Differs(_) | Self::NoCollateralSource { .. } => false,
         }
     }
 
@@ -344,7 +356,8 @@ async fn report(
     let report = Option::<AttestationReport>::decode_all(&mut &*encoded)
         .map_err(|error| unreadable("attestation report", error))?;
     let Some(AttestationReport::SgxDcap { quote, collateral: None }) = report else { return Ok(report) };
-    let source = collateral.ok_or(RegistrationError::NoCollateralSource)?;
+    let source = collateral
+        .ok_or_else(|| RegistrationError::NoCollateralSource { remedy: NO_SOURCE_REMEDY.into() })?;
     let collateral = Some(source.collateral(&quote).await?);
     Ok(Some(AttestationReport::SgxDcap { quote, collateral }))
 }

@@ -116,7 +116,7 @@ impl Manager {
     pub fn command(&self, ids: &[Uuid], command: Command) -> Result<CommandResult, Error> {
         let view = View::new(self);
         let named = view.resolve(ids)?;
-        let fleet = self.parts.fleet.as_ref().ok_or(Error::NoFleet)?;
+        let fleet = self.running_fleet()?;
         let (mut answers, mut refused) = (Vec::with_capacity(named.len()), Vec::new());
         for worker in &named {
             match fleet.command(worker.id, command) {
@@ -139,7 +139,7 @@ impl Manager {
     pub fn preview(&self, ids: &[Uuid], command: Command) -> Result<Vec<Preview>, Error> {
         let view = View::new(self);
         let named = view.resolve(ids)?;
-        let fleet = self.parts.fleet.as_ref().ok_or(Error::NoFleet)?;
+        let fleet = self.running_fleet()?;
         let preview = |worker: &Arc<Worker>| {
             let answer = fleet.preview(worker.id, command);
             (worker.id, answer.map_err(|error| view.with_idle_reason(worker, error)))
@@ -153,7 +153,7 @@ impl Manager {
     /// [`Error::NoFleet`], [`Error::NotFound`].
     pub fn events(&self, id: Uuid) -> Result<Vec<Event>, Error> {
         View::new(self).resolve(&[id])?;
-        let fleet = self.parts.fleet.as_ref().ok_or(Error::NoFleet)?;
+        let fleet = self.running_fleet()?;
         // A worker that the fleet has not picked up yet has none.
         Ok(fleet.events(id).unwrap_or_default())
     }

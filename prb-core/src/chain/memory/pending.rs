@@ -42,7 +42,7 @@ impl State {
         let fault = self.faults.get_mut(&account).and_then(VecDeque::pop_front);
         match fault {
             Some(Fault::Unavailable) => {
-                return Err(SubmitError::Unavailable("the node is unreachable".into()));
+                return Err(SubmitError::Unavailable("connection refused".into()));
             }
             Some(Fault::Refused { retryable }) => {
                 return Err(SubmitError::Refused { reason: "injected refusal".into(), retryable });
