@@ -208,11 +208,6 @@ impl ScriptedWorker {
         self.lock().script.restart = restart;
     }
 
-    /// Whether an exit loses the state: [`Restart::Lost`], otherwise [`Restart::Kept`].
-    pub fn set_lose_state_on_kick(&self, lose: bool) {
-        self.set_restart(if lose { Restart::Lost } else { Restart::Kept });
-    }
-
     /// The recorded calls with the sizes of their bodies, oldest first.
     pub fn calls(&self) -> Vec<(Method, usize)> {
         self.lock().record.calls.iter().copied().collect()

@@ -5,7 +5,7 @@
 //! attributed to the worker, and their backoff ends when the source's heights grow. A block at which the
 //! worker's connection breaks repeatedly is isolated by sending fewer blocks, and reported.
 //!
-//! Not for: other calls than sync steps, except for [`Health::failed`], or a worker that does not answer at
+//! Not for: other calls than sync steps, or a worker that does not answer at
 //! all.
 
 use std::{fmt::Write, sync::Arc, time::Duration};
@@ -189,18 +189,6 @@ impl Health {
                 StepAdvice { observe: true }
             }
         }
-    }
-
-    /// Records a failure of another call that the sync needs, such as `InitRuntime`.
-    pub fn failed(&mut self, message: &str, now: Instant) {
-        self.failures = self.failures.saturating_add(1);
-        let due = now + pause(self.config.failing, self.failures);
-        self.set(Cause::Failing, self.failures, message.into(), due);
-    }
-
-    /// Records the success of such a call: ends the backoff. Suspected crash blocks are kept.
-    pub fn recovered(&mut self, now: Instant) {
-        self.recover(now);
     }
 
     /// Discards everything: on an operator's command, or because another worker answers.

@@ -292,8 +292,8 @@ async fn the_block_at_which_a_worker_dies_is_found_and_named() {
     about(pauses[2], 20.0);
     about(pauses[7], 600.0);
     // A restart of another version is sent full batches again.
-    case.health.recovered(case.now);
-    assert_eq!(case.cause(), Some(&found), "to be initialised again does not mend it");
+    case.health.recover(case.now);
+    assert_eq!(case.cause(), Some(&found), "a success elsewhere does not clear the suspicion");
     case.sees(1, "2.1.0");
     assert_eq!(case.health.narrow(blocks(60, 90)), blocks(60, 90));
     case.step(&ended(60, 90, advanced(90)));
