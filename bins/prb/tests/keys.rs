@@ -145,7 +145,7 @@ impl Stopped {
         for pid in [1, 2, 3] {
             let mut pool = Pool::new(uuid::Uuid::from_u128(pid.into()), PoolId(pid), format!("pool {pid}"));
             let key = vault.seal(&format!("secret of {pid}").into()).await.unwrap();
-            pool.operator = (pid < 3).then(|| Operator { account: AccountId([pid as u8; 32]), key });
+            pool.operator = (pid < 3).then_some(Operator { account: AccountId([pid as u8; 32]), key });
             edits.push(Edit::PutPool(pool));
         }
         stopped.inventory().apply(edits).await.unwrap();
