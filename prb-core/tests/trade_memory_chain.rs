@@ -193,7 +193,7 @@ async fn signers_are_checked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn faults_befall_batches_in_order() {
+async fn faults_apply_to_batches_in_order() {
     let alice = signer("//Alice");
     let chain = MemoryChain::default();
     for fault in [

@@ -87,7 +87,7 @@ impl LifecycleManager {
 
     async fn compose(args: &LifecycleArgs, mut config: node::Config, parts: Parts) -> Result<Self, Failure> {
         let access =
-            Access::find_or_make(&args.pages, &args.local_db_path).map_err(Failure::Configuration)?;
+            Access::find_or_create(&args.pages, &args.local_db_path).map_err(Failure::Configuration)?;
         let mut background = Background::default();
         let (found, candidates) = watch::channel(Vec::new());
         let (own, identity) = own_chain::follow(&parts.para, &mut background);
@@ -120,7 +120,7 @@ impl LifecycleManager {
         background.spawn(|stop| async move {
             // A background task that ends counts as a failure, so this one waits for the shutdown after its
             // work.
-            stop.run_until_cancelled(identity.tell(informed)).await;
+            stop.run_until_cancelled(identity.publish_to(informed)).await;
             stop.cancelled().await;
             anyhow::anyhow!("stopped")
         });

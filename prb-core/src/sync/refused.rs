@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn only_words_about_what_was_sent_count() {
+    fn only_errors_about_the_sent_content_count() {
         for text in [
             "MissingJustification",
             "HeaderValidateFailed(error decoding justification for header)",

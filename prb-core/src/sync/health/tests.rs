@@ -258,7 +258,7 @@ async fn worker_that_claims_progress_without_any_is_reported() {
 
 /// A worker that starts from block 1 again whenever it was sent block 77 of `bad` versions.
 #[tokio::test(start_paused = true)]
-async fn the_block_at_which_a_worker_dies_is_found_and_named() {
+async fn the_block_at_which_a_worker_crashes_is_identified() {
     let mut case = Case::new();
     let (mut next, mut deaths, mut pauses) = (1, 0, Vec::new());
     for _ in 0..400 {

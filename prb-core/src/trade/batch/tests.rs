@@ -150,7 +150,7 @@ fn a_batch_is_due_after_lingering_or_at_the_latest() {
 }
 
 #[test]
-fn equal_calls_are_sent_once_and_outcomes_are_told_by_job() {
+fn equal_calls_are_sent_once_and_outcomes_are_returned_by_job() {
     let at = Instant::now();
     // Jobs 0 and 1 of pool 5 ask for the same.
     let mut jobs = vec![queued(5, 2, None, at), queued(5, 1, None, at), queued(6, 1, None, at)];
