@@ -17,7 +17,6 @@ use tokio::time::timeout;
 use super::{Chains, Error, absent, write, wrong};
 use crate::{
     rpc::{self, Node, NodePool},
-    store,
     verify::{Start, state},
 };
 
@@ -61,21 +60,11 @@ pub(super) async fn settle(chains: &Chains) -> Result<(), Error> {
         Some((start, genesis)) => confirm(chains, start, genesis).await,
         None => begin(chains).await,
     };
-    match settled {
-        Ok(()) => pin(chains),
-        Err(Error::Rpc(rpc::Error::OtherChain { found, expected, .. })) if all_of_other_chain(chains) => {
-            let path = chains.store.path().to_owned();
-            return Err(store::Error::OtherChain { path, stored: expected, asked: found }.into());
-        }
-        Err(_) => {}
+    // Nodes of another chain are no reason to end: an address may stand for nodes of two chains, or be corrected.
+    if settled.is_ok() {
+        pin(chains);
     }
     settled
-}
-
-/// Whether one of the pools has only nodes of chains other than the stored one.
-fn all_of_other_chain(chains: &Chains) -> bool {
-    let all = |pool: &NodePool| pool.nodes().iter().all(|node| node.health().other_chain);
-    chains.store.genesis().is_some() && (all(&chains.relay) || all(&chains.para))
 }
 
 /// Checks that a node of each chain has the stored start.

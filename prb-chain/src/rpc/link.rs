@@ -2,7 +2,10 @@
 
 use std::{
     error::Error as StdError,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,10 +16,13 @@ use jsonrpsee::{
     ws_client::{PingConfig, WsClient, WsClientBuilder},
 };
 use metrics::counter;
-use prb_core::primitives::Hash;
+use prb_core::{
+    primitives::Hash,
+    text::{describe, shorten},
+};
 use tokio::time::Instant;
 
-use super::{Config, Error, Node, settle::log_dispute};
+use super::{Config, Error, Node, node::MAX_CAUSE_BYTES, settle::log_dispute};
 
 /// Consecutive timeouts after which a connection is closed.
 pub(super) const MAX_TIMEOUTS: u32 = 3;
@@ -50,6 +56,9 @@ pub(super) struct Link {
     current: Mutex<Option<Open>>,
     /// Held while connecting, so that concurrent callers make one connection.
     connecting: tokio::sync::Mutex<ExponentialBackoff>,
+    /// Consecutive timeouts of its requests.
+    // Of this connection alone: a stuck one must not be kept open by answers on the others.
+    timeouts: AtomicU32,
 }
 
 #[derive(Clone, Debug)]
@@ -61,7 +70,21 @@ struct Open {
 
 impl Link {
     pub(super) fn new(config: &Config) -> Self {
-        Self { current: Mutex::default(), connecting: tokio::sync::Mutex::new(backoff(config)) }
+        Self {
+            current: Mutex::default(),
+            connecting: tokio::sync::Mutex::new(backoff(config)),
+            timeouts: AtomicU32::new(0),
+        }
+    }
+
+    /// Records an answer.
+    pub(super) fn answered(&self) {
+        self.timeouts.store(0, Ordering::Relaxed);
+    }
+
+    /// Records a timeout; returns the number of consecutive ones.
+    pub(super) fn timed_out(&self) -> u32 {
+        self.timeouts.fetch_add(1, Ordering::Relaxed).saturating_add(1)
     }
 
     fn current(&self) -> MutexGuard<'_, Option<Open>> {
@@ -138,7 +161,7 @@ impl Node {
             // The client's own limit covers the TCP connection and the handshakes one by one.
             match tokio::time::timeout(config.connect_timeout, builder.build(&self.url)).await {
                 Ok(Ok(client)) => return Ok(Arc::new(client)),
-                Ok(Err(e)) => Box::new(e),
+                Ok(Err(e)) => cause(&e),
                 Err(timeout) => Box::new(timeout),
             };
         Err(Error::Disconnected { node: Arc::clone(self.name()), source: error })
@@ -182,14 +205,16 @@ impl Node {
             match tokio::time::timeout(self.config.connect_timeout, asked).await {
                 Ok(Ok(hash)) => return Ok(hash),
                 Ok(Err(RpcError::Call(e))) => return Err(self.call_error(METHOD, &e)),
-                Ok(Err(e)) => Box::new(e),
+                Ok(Err(e)) => cause(&e),
                 Err(timeout) => Box::new(timeout),
             };
         Err(Error::Disconnected { node: Arc::clone(self.name()), source: error })
     }
 
     fn connected(&self, lane: Lane, pauses: &mut ExponentialBackoff) {
-        tracing::info!(chain = self.chain, node = %self.name(), lane = lane.as_str(), "connected to node");
+        if self.state().is_loss_logged() {
+            tracing::info!(chain = self.chain, node = %self.name(), lane = lane.as_str(), "connected to node");
+        }
         counter!("prb_rpc_connections_total", "chain" => self.chain, "node" => self.name().to_string())
             .increment(1);
         *pauses = backoff(&self.config);
@@ -219,13 +244,23 @@ impl Node {
         // The connection may have been replaced since; the new one is kept.
         if current.as_ref().is_some_and(|open| Arc::ptr_eq(&open.client, client)) {
             *current = None;
-            tracing::warn!(chain = self.chain, node = %self.name(), lane = lane.as_str(), reason, "connection to node lost");
+            self.links[lane as usize].answered();
             let mut state = self.state();
-            state.timeouts = 0;
+            if state.lost_connection(self.config.demotion) {
+                tracing::warn!(chain = self.chain, node = %self.name(), lane = lane.as_str(), reason, "connection to node lost");
+            } else {
+                tracing::debug!(chain = self.chain, node = %self.name(), lane = lane.as_str(), reason, "connection to node lost");
+            }
             state.last_error = Some(reason.to_owned());
             state.retry_at = (!pause.is_zero()).then(|| Instant::now() + pause);
         }
     }
+}
+
+/// The client's error as text of bounded length.
+// It quotes a message that is no JSON-RPC in full, and the node chooses that message's length.
+pub(super) fn cause(error: &RpcError) -> Box<dyn StdError + Send + Sync> {
+    shorten(&describe(error), MAX_CAUSE_BYTES).into()
 }
 
 fn backoff(config: &Config) -> ExponentialBackoff {

@@ -150,11 +150,9 @@ impl<'a> Watcher<'a> {
                 };
                 self.outcome.take().unwrap_or_else(|| Err(unread()))
             }
-            End::Lost { reason } => {
-                // Whether the nonce was used is not known; the next `settle` reads it again.
-                self.inner.remember(account, |known| known.next_nonce = 0);
-                Err(SubmitError::Lost { reason })
-            }
+            // Whether the nonce was used is not known; the next `settle` reads it. The nonces below it are used:
+            // a node that lags must not make them seem unused.
+            End::Lost { reason } => Err(SubmitError::Lost { reason }),
             End::Unknown { reason } => Err(SubmitError::Unknown { waited: started.elapsed(), reason }),
         }
     }

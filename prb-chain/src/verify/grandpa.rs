@@ -17,6 +17,11 @@ use super::Error;
 type Header = generic::Header<u32, BlakeTwo256>;
 type Justification = GrandpaJustification<Header>;
 
+/// Most votes of one authority in a justification.
+const MAX_VOTES: usize = 2;
+/// Most copies of the headers in a justification, on average: workers accept repeated ones.
+const MAX_COPIES: usize = 2;
+
 /// Returns the block that a justification claims to prove, without any check.
 ///
 /// # Errors
@@ -37,10 +42,19 @@ pub fn check(justification: &[u8], set: &AuthoritySet, number: u32, hash: Hash) 
     if commit.target_number != number || commit.target_hash.0 != hash.0 {
         return Err(bad("it is of another block"));
     }
+    // Two votes of one authority are kept as evidence of an equivocation; more prove nothing. Unlimited ones would
+    // make a block that no worker accepts, because of its size.
+    if commit.precommits.len() > MAX_VOTES * set.list.len() {
+        return Err(bad("it repeats votes"));
+    }
     let voters = set.list.iter().map(|(key, weight)| (AuthorityId::unchecked_from(*key), *weight));
     let voters = VoterSet::new(voters).ok_or_else(|| bad("the authority set is empty"))?;
 
+    let carried = votes_ancestries.len();
     let chain = Ancestry::new(votes_ancestries);
+    if carried > MAX_COPIES * chain.headers.len() {
+        return Err(bad("it repeats headers"));
+    }
     match finality_grandpa::validate_commit(&commit, &voters, &chain) {
         Ok(result) if result.is_valid() => {}
         _ => return Err(bad("it has too few votes of the authority set")),
@@ -86,7 +100,10 @@ pub fn check(justification: &[u8], set: &AuthoritySet, number: u32, hash: Hash) 
 }
 
 fn decode(mut justification: &[u8]) -> Result<Justification, Error> {
-    Justification::decode(&mut justification).map_err(|_| Error::Encoding { what: "the justification" })
+    let bad = || Error::Encoding { what: "the justification" };
+    let decoded = Justification::decode(&mut justification).map_err(|_| bad())?;
+    // Bytes after its end would be stored and sent to workers.
+    if justification.is_empty() { Ok(decoded) } else { Err(bad()) }
 }
 
 /// The headers that a justification carries for votes on descendants of its block.
