@@ -131,3 +131,38 @@ impl Chain<H256, u32> for Ancestry {
         Ok(route)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use codec::Encode;
+    use prb_devnet::{Config, Devnet};
+
+    use super::*;
+    use crate::verify::state;
+
+    #[tokio::test]
+    async fn justification_with_more_than_proves_anything_is_refused() {
+        let devnet = Devnet::start(Config { history: 12, set_length: 0, ..Config::default() }).await.unwrap();
+        let relay = devnet.relay();
+        let is_justified = |number: &u32| relay.justification(*number).is_some();
+        let number = (1..=relay.finalized_number()).rev().find(is_justified).unwrap();
+        let (block, root) = (relay.block_hash(number).unwrap(), relay.header(number).unwrap().state_root);
+        let proof = relay.read_proof(&state::authority_keys(), block).unwrap();
+        let set = state::authority_set(Hash(root.0), proof).unwrap();
+        let check = |justification: &[u8]| check(justification, &set, number, Hash(block.0));
+        let justification = relay.justification(number).unwrap();
+        check(&justification).unwrap();
+
+        let more = [&justification[..], &[0]].concat();
+        assert_eq!(check(&more), Err(Error::Encoding { what: "the justification" }));
+        let repeated = |times: usize| {
+            let mut decoded = decode(&justification).unwrap();
+            let votes = std::mem::take(&mut decoded.commit.precommits);
+            decoded.commit.precommits = std::iter::repeat_n(votes, times).flatten().collect();
+            check(&decoded.encode())
+        };
+        assert_eq!(repeated(2), Ok(()), "as many as equivocations may add");
+        assert_eq!(repeated(3), Err(Error::Justification { number, reason: "it repeats votes" }));
+    }
+}
