@@ -123,7 +123,7 @@ async fn begin(chains: &Chains) -> Result<(), Error> {
     let none = || failures.into_iter().next().unwrap_or_else(|| absent(&chains.para.pick(), "block 1"));
     let chosen =
         choose(&candidates, chains.relay.nodes().len(), chains.para.nodes().len())?.ok_or_else(none)?;
-    let genesis = chosen.genesis().await?;
+    let genesis = chosen.genesis(chains).await?;
     let (start, block_0) = (chosen.proven.start.clone(), chosen.outline.genesis);
     show(&genesis, &start);
     write(&chains.store, move |store| store.set_genesis(&start, &genesis)).await?;
@@ -162,7 +162,7 @@ impl Candidate<'_> {
     }
 
     /// Fetches the genesis state from a node that has this chain.
-    async fn genesis(&self) -> Result<Genesis, Error> {
+    async fn genesis(&self, chains: &Chains) -> Result<Genesis, Error> {
         let outline = self.outline;
         let mut last = None;
         for node in &self.paras {
@@ -182,7 +182,10 @@ impl Candidate<'_> {
                         state: state.encode().into(),
                     });
                 }
-                Err(e) => last = Some(e),
+                Err(e) => {
+                    chains.demote_proven_liars(std::slice::from_ref(&e));
+                    last = Some(e);
+                }
             }
         }
         // There is a node for each outline.

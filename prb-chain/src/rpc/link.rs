@@ -27,6 +27,12 @@ use super::{Config, Error, Node, node::MAX_CAUSE_BYTES, settle::log_dispute};
 /// Consecutive timeouts after which a connection is closed.
 pub(super) const MAX_TIMEOUTS: u32 = 3;
 
+/// Largest message of a subscription, in bytes: headers, and the states of transactions.
+const MAX_MESSAGE_BYTES: u32 = 1024 * 1024;
+/// Messages that wait for a subscriber. If there are more, the subscription ends, and its subject is polled.
+// After a lag of finality, a node announces all blocks that have become final at once.
+const BUFFERED_MESSAGES: usize = 256;
+
 /// The purpose of a connection. An oversized answer closes its connection and leaves the others alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lane {
@@ -123,7 +129,7 @@ impl Node {
         let (client, is_new) = match open {
             // It was checked before the pins changed: only the check is repeated.
             Some(open) => (Ok(open.client), false),
-            None => (self.connect().await, true),
+            None => (self.connect(lane).await, true),
         };
         let checked = match client {
             Ok(client) => self.check_chain(&client).await.map(|version| (client, version)),
@@ -146,10 +152,16 @@ impl Node {
         }
     }
 
-    async fn connect(&self) -> Result<Arc<WsClient>, Error> {
+    async fn connect(&self, lane: Lane) -> Result<Arc<WsClient>, Error> {
         let config = &self.config;
+        let max_response_bytes = match lane {
+            // Messages wait here for a slow subscriber, as many as the buffer holds.
+            Lane::Watch => config.max_response_bytes.min(MAX_MESSAGE_BYTES),
+            Lane::Ask | Lane::Bulk => config.max_response_bytes,
+        };
         let builder = WsClientBuilder::new()
-            .max_response_size(config.max_response_bytes)
+            .max_buffer_capacity_per_subscription(BUFFERED_MESSAGES)
+            .max_response_size(max_response_bytes)
             .max_request_size(config.max_request_bytes)
             .request_timeout(config.request_timeout)
             .connection_timeout(config.connect_timeout)

@@ -47,7 +47,8 @@ enum Failure {
     Overtaken,
 }
 
-/// Nodes behind the furthest one by more blocks are asked after those that have refused a transaction.
+/// Blocks by which a node may be behind what is known to be final, to be asked before those that have refused a
+/// transaction.
 const NEAR: u32 = 2;
 
 impl<E: Into<queries::Error>> From<E> for Failure {
@@ -76,11 +77,13 @@ impl Inner {
                     Vec::new()
                 }
             };
-            let newest = heads.first().map_or(0, |(_, head)| head.header.number);
-            heads.sort_by_key(|(node, head)| {
-                let is_near = newest.saturating_sub(head.header.number) <= NEAR;
-                (!is_near, is_near && refused.contains(node.name()))
-            });
+            if !refused.is_empty() {
+                // Not compared with the furthest head, which may be false.
+                heads.sort_by_cached_key(|(node, head)| {
+                    let number = head.header.number.saturating_add(NEAR);
+                    (self.finalised.above(&self.pool, number).is_some(), refused.contains(node.name()))
+                });
+            }
             for (node, head) in heads {
                 match self.prepare_with(&node, &head, batch).await {
                     Ok(prepared) => return Ok(Some((node, prepared))),

@@ -68,6 +68,44 @@ async fn unreadable_message_is_quoted_to_a_bounded_length() {
     node.request::<String>("system_version", NO_PARAMS).await.expect("a new connection serves");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn large_message_of_a_subscription_is_not_buffered() {
+    let [devnet] = devnets::<1>(config()).await;
+    let script = |message: Message<'_>| match message.answers("chain_finalizedHead") {
+        true => {
+            let mut message = message.json.clone();
+            message["params"]["result"]["more"] = "x".repeat(2 << 20).into();
+            Reply::Text(vec![message.to_string()])
+        }
+        false => Reply::Pass,
+    };
+    let (pool, _proxy) = behind(&devnet, |config| config, script).await;
+    let node = pool.pick();
+    let mut subscription = node.subscribe(SUBSCRIBE, None, UNSUBSCRIBE).await.unwrap();
+    let next = timeout(TIMEOUT, subscription.next()).await.unwrap();
+    assert!(next.is_none(), "2 MiB are delivered");
+    node.request::<String>("system_chain", NO_PARAMS).await.expect("other connections are not affected");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endless_pages_of_the_genesis_state_end() {
+    let [devnet] = devnets::<1>(config()).await;
+    let script = |message: Message<'_>| match message.method {
+        // The state is fetched in pages, and the node repeats the first one.
+        "pha_getStorageChanges" | "state_getPairs" if message.is_request => {
+            message.with_error(-32601, "Method not found")
+        }
+        "state_getKeysPaged" if message.is_request => message.with_result(json!(["0x00", "0x01"])),
+        _ => Reply::Pass,
+    };
+    let proxy = Proxy::start(&devnet.para().url(), script).await;
+    let urls = vec![proxy.url(), devnet.para().url()];
+    let para = NodePool::new("para", quick(urls)).unwrap();
+    let fetching = Fetching::between(relay_pool(&[&devnet]), para, TempDir::new().unwrap());
+    fetching.has_all_of(&devnet).await;
+    assert!(fetching.para.nodes()[0].health().demoted);
+}
+
 /// Counts the subscriptions made in a second, in which the chain advances once.
 async fn subscriptions(
     devnet: &Devnet,

@@ -154,6 +154,18 @@ async fn only_node_that_reports_too_high_nonces_is_used() {
     assert!(pool.nodes()[0].is_trusted(), "there is no other");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn largest_block_number_at_one_node_stops_nothing() {
+    let (net, liar) = (Net::start(Config::default()).await, Net::start(Config::default()).await);
+    liar.devnet.para().faults().false_head(Some(u32::MAX));
+    let pool = pool_of([liar.devnet.para().url(), net.devnet.para().url()]);
+    let submitter = Submitter::new(pool, config()).unwrap();
+    let worker = Worker::new(1);
+    net.done(&submitter, [worker.register(&net)]).await;
+    net.done(&submitter, [worker.bench_report(&net, 0)]).await;
+    assert_eq!((net.transactions(), net.ingress(&worker)), (2, 1));
+}
+
 /// The node takes transactions, forgets them, and reports this status again and again.
 async fn forgotten(status: Value) {
     let script = move |message: Message<'_>| {
