@@ -5,12 +5,23 @@
 #[allow(dead_code, unreachable_pub, reason = "each test program uses a part of the rig")]
 mod rig;
 
-use std::time::Duration;
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use futures::StreamExt;
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt};
 use libp2p::{
     Multiaddr, StreamProtocol, Swarm, Transport,
-    core::upgrade::Version,
+    core::{
+        Endpoint,
+        muxing::{StreamMuxer, StreamMuxerEvent},
+        transport::{DialOpts, PortUse},
+        upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo, Version},
+    },
     identify,
     identity::Keypair,
     kad::{self, store::MemoryStore},
@@ -144,4 +155,130 @@ async fn flood_of_announced_addresses_fills_a_short_list() {
     let (told, longest) = calls_beside(&caller, &node, attack).await;
     assert!((1..=10).contains(&told.len()), "{told:?}");
     assert!(longest < Duration::from_secs(5), "{longest:?}");
+}
+
+/// "Upgrades" to a connection of yamux frames that are written by hand.
+#[derive(Clone)]
+struct Raw;
+
+impl UpgradeInfo for Raw {
+    type Info = &'static str;
+    type InfoIter = std::iter::Once<Self::Info>;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        std::iter::once("/yamux/1.0.0")
+    }
+}
+
+impl<C: Send + 'static> InboundConnectionUpgrade<C> for Raw {
+    type Output = Socket<C>;
+    type Error = Infallible;
+    type Future = Ready<Result<Socket<C>, Infallible>>;
+
+    fn upgrade_inbound(self, socket: C, _: Self::Info) -> Self::Future {
+        ready(Ok(Socket(socket)))
+    }
+}
+
+impl<C: Send + 'static> OutboundConnectionUpgrade<C> for Raw {
+    type Output = Socket<C>;
+    type Error = Infallible;
+    type Future = Ready<Result<Socket<C>, Infallible>>;
+
+    fn upgrade_outbound(self, socket: C, _: Self::Info) -> Self::Future {
+        ready(Ok(Socket(socket)))
+    }
+}
+
+/// The connection, which has no streams of its own.
+struct Socket<C>(C);
+
+impl<C: AsyncRead + AsyncWrite> StreamMuxer for Socket<C> {
+    type Substream = C;
+    type Error = std::io::Error;
+
+    fn poll_inbound(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<C, Self::Error>> {
+        Poll::Pending
+    }
+
+    fn poll_outbound(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<C, Self::Error>> {
+        Poll::Pending
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Pending
+    }
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<StreamMuxerEvent, Self::Error>> {
+        Poll::Pending
+    }
+}
+
+/// Sends frames to the node on a connection of its own until it ends, or the attack does.
+async fn flood(node: Multiaddr, frames: Vec<u8>) {
+    let key = Keypair::generate_ed25519();
+    let mut transport = tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
+        .upgrade(Version::V1)
+        .authenticate(noise::Config::new(&key).unwrap())
+        .multiplex(Raw);
+    let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
+    let mut place = node;
+    place.pop();
+    let (_, Socket(socket)) = transport.dial(place, options).unwrap().await.unwrap();
+    let (mut read, mut write) = socket.split();
+    let send = async {
+        // Stream ids go on; the other frames do not mind.
+        let mut next = 1_u32;
+        loop {
+            let mut frames = frames.clone();
+            for frame in frames.chunks_exact_mut(24).filter(|frame| frame[7] == 1) {
+                frame[4..8].copy_from_slice(&next.to_be_bytes());
+                frame[16..20].copy_from_slice(&next.to_be_bytes());
+                next += 2;
+            }
+            if write.write_all(&frames).await.is_err() || write.flush().await.is_err() {
+                break;
+            }
+        }
+    };
+    let drain = async {
+        let mut buffer = vec![0; 65536];
+        while read.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
+    };
+    tokio::join!(send, drain);
+}
+
+fn frame(tag: u8, flags: u8, stream: u8) -> [u8; 12] {
+    [0, tag, 0, flags, 0, 0, 0, stream, 0, 0, 0, 0]
+}
+
+fn resident_mib() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096 >> 20
+}
+
+/// Streams that are reset at once, pings, and window updates, as fast as they go: calls are answered meanwhile, and
+/// nothing piles up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn floods_of_frames_delay_calls_little() {
+    let node = start(answering(0)).await;
+    let caller = start_knowing(config(1, Role::LifecycleManager), &node).await;
+    until_friends(&caller, &node).await;
+    let before = resident_mib();
+    for frames in [
+        [frame(0, 1, 1), frame(0, 8, 1)].concat(),
+        [frame(2, 1, 0), frame(2, 1, 0)].concat(),
+        [frame(1, 0, 0), frame(1, 0, 0)].concat(),
+    ] {
+        let mut attack = tokio::task::JoinSet::new();
+        for _ in 0..4 {
+            attack.spawn(flood(address(&node), frames.repeat(100)));
+        }
+        let ((), longest) =
+            calls_beside(&caller, &node, tokio::time::sleep(Duration::from_millis(600))).await;
+        assert!(longest < Duration::from_secs(5), "{longest:?}");
+        attack.shutdown().await;
+    }
+    let grown = resident_mib().saturating_sub(before);
+    assert!(grown < 100, "{grown} MiB");
 }

@@ -20,6 +20,7 @@ use libp2p::{
 };
 use socket2::SockRef;
 
+mod frames;
 mod handshakes;
 mod mplex;
 #[cfg(test)]
