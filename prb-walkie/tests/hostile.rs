@@ -157,6 +157,40 @@ async fn flood_of_announced_addresses_fills_a_short_list() {
     assert!(longest < Duration::from_secs(5), "{longest:?}");
 }
 
+/// A peer that connects and disconnects all the time: the table of peers is not made anew each time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flood_of_connections_makes_few_tables() {
+    const ROUNDS: usize = 60;
+    let node = start(answering(0)).await;
+    let caller = start_knowing(config(1, Role::LifecycleManager), &node).await;
+    until_friends(&caller, &node).await;
+    let mut tables = node.peers();
+    tables.borrow_and_update();
+    let (began, mut swarm) = (Instant::now(), announcer());
+    let attack = async {
+        for _ in 0..ROUNDS {
+            swarm.dial(address(&node)).unwrap();
+            while !matches!(swarm.select_next_some().await, SwarmEvent::ConnectionEstablished { .. }) {}
+            swarm.disconnect_peer_id(node.peer_id()).unwrap();
+            while !matches!(swarm.select_next_some().await, SwarmEvent::ConnectionClosed { .. }) {}
+        }
+    };
+    let count = async move {
+        let mut count = 0;
+        while tables.changed().await.is_ok() {
+            count += 1;
+        }
+        count
+    };
+    let counted = tokio::spawn(count);
+    let ((), longest) = calls_beside(&caller, &node, attack).await;
+    assert!(longest < Duration::from_secs(5), "{longest:?}");
+    let most = began.elapsed().as_millis() / 20 + 10;
+    drop(node);
+    let count = timeout(LONG, counted).await.unwrap().unwrap();
+    assert!(count < most, "{count} tables, {most} at most, for {ROUNDS} connections");
+}
+
 /// "Upgrades" to a connection of yamux frames that are written by hand.
 #[derive(Clone)]
 struct Raw;
