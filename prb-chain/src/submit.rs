@@ -172,8 +172,11 @@ struct Account {
     /// Nonces below this are used: that of the last transaction with a known outcome, or those below the
     /// finalised nonce when nothing was pending. Effects of calls were read at this nonce or later.
     next_nonce: u64,
-    /// Others send all the time: it was never seen without pending transactions.
+    /// Others send all the time: it was never seen without pending transactions, and blocks included them.
     busy: bool,
+    /// Nodes reported transactions with nonces up to this one as pending, but no block has included any: they are
+    /// not waited for again.
+    unbelieved: u64,
     /// Number of its batches in flight.
     sending: u32,
     /// When its last batch ended.
@@ -253,8 +256,9 @@ impl Inner {
         change(accounts.entry(account).or_default());
     }
 
-    /// Builds, sends and tracks a batch; rebuilds it if the chain has advanced in between, or if the node's
-    /// refusal is temporary. A refused transaction is in no pool, so another one may be built.
+    /// Builds, sends and tracks a batch; rebuilds it if the chain has advanced in between, for another node if one
+    /// refuses it, and after a pause if all do for a temporary reason. A refused transaction is in no pool, so
+    /// another one may be built.
     async fn send(
         &self,
         batch: &CallBatch,
@@ -262,15 +266,34 @@ impl Inner {
     ) -> Result<BatchOutcome, SubmitError> {
         let started = Instant::now();
         let mut rebuilt = false;
+        // The nodes that refused since the last pause, and the last one's reason.
+        let (mut refused_by, mut last) = (Vec::new(), None);
         loop {
-            let Some((node, prepared)) = self.prepare(batch, started).await? else {
+            let Some((node, prepared)) = self.prepare(batch, started, &refused_by).await? else {
                 self.look_again(batch, started).await?;
                 continue;
             };
-            let refusal = match self.submit_to(&node, &prepared).await {
-                Ok(watch) => return self.follow(&prepared, &batch.signer, watch, progress).await,
-                Err(refusal) => refusal,
+            let is_again = refused_by.contains(node.name());
+            let refusal = match last.take() {
+                // No other node is near enough.
+                Some(refusal) if is_again => refusal,
+                _ => match self.submit_to(&node, &prepared).await {
+                    Ok(watch) => return self.follow(&prepared, &batch.signer, watch, progress).await,
+                    Err(refusal) => refusal,
+                },
             };
+            if let refusal::Refusal::MovedOn { is_signature: true, .. } = &refusal {
+                // It may have been signed with what one node falsely returned as the runtime or the genesis.
+                self.runtimes.forget(&prepared.runtime);
+            }
+            refused_by.push(Arc::clone(node.name()));
+            // One node's refusal, of whatever kind, may be its own fault.
+            if !is_again && self.pool.trusted().iter().any(|other| !refused_by.contains(other.name())) {
+                tracing::info!(node = %node.name(), %refusal, "a node refused the transaction, trying another");
+                last = Some(refusal);
+                continue;
+            }
+            refused_by.clear();
             if !refusal.may_pass() || started.elapsed() >= self.config.unavailable_after {
                 return Err(self.refused(&node, refusal, &prepared).await);
             }

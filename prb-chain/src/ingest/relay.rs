@@ -343,11 +343,11 @@ fn check(
         }
     }
     let mut verified = Verified::default();
-    let heads = check_signed(para_id, &signed);
-    for (Signed { piece, proof, set, next_set }, para_head) in signed.into_iter().zip(heads) {
+    let proofs = check_signed(para_id, &signed);
+    for (Signed { piece, set, next_set, .. }, checked) in signed.into_iter().zip(proofs) {
         let Proven { headers, justification } = piece;
         let number = RelayNumber(headers.last().map_or(0, |last| last.number));
-        let para_head = para_head?;
+        let Proof { para_head, nodes: proof } = checked?;
         let (set_id, next_set) = (set.id, next_set);
         verified.stops.push(NewJustifiedBlock { number, justification, set_id, next_set, para_head, proof });
         verified.headers.extend(headers.into_iter().map(|header| header.encoded));
@@ -356,10 +356,15 @@ fn check(
     failure.map_or(Ok((verified, set)), Err)
 }
 
-type Head = Result<Option<ParaHead>, verify::Error>;
+/// What a justified block's state says of the parachain, and the nodes that prove it.
+#[derive(Default)]
+struct Proof {
+    para_head: Option<ParaHead>,
+    nodes: Vec<Vec<u8>>,
+}
 
 /// Checks each piece, on several threads where there are many signatures.
-fn check_signed(para_id: u32, signed: &[Signed]) -> Vec<Head> {
+fn check_signed(para_id: u32, signed: &[Signed]) -> Vec<Result<Proof, verify::Error>> {
     let signatures: usize = signed.iter().map(|signed| signed.set.list.len()).sum();
     if signatures < FEW_SIGNATURES {
         return signed.iter().map(|signed| check_piece(para_id, signed)).collect();
@@ -377,10 +382,10 @@ fn check_signed(para_id: u32, signed: &[Signed]) -> Vec<Head> {
     })
 }
 
-/// Checks a piece that a set justifies; gives the parachain's head in the state after it.
-fn check_piece(para_id: u32, signed: &Signed) -> Head {
+/// Checks a piece that a set justifies; returns the proof of what the state after it says.
+fn check_piece(para_id: u32, signed: &Signed) -> Result<Proof, verify::Error> {
     let Signed { piece: Proven { headers, justification }, proof, set, next_set } = signed;
-    let Some((last, before)) = headers.split_last() else { return Ok(None) };
+    let Some((last, before)) = headers.split_last() else { return Ok(Proof::default()) };
     if let Some(early) = before.iter().find(|header| header.change.is_some()) {
         let reason = "it is of a block after the end of its set";
         return Err(verify::Error::Justification { number: early.number, reason });
@@ -391,12 +396,18 @@ fn check_piece(para_id: u32, signed: &Signed) -> Head {
         return Err(verify::Error::ForcedChange { number: forced.number });
     }
     justified?;
-    let head = state::para_head(last.state_root, proof.clone(), para_id)?;
+    let mut keys = vec![state::para_head_key(para_id)];
+    if next_set.is_some() {
+        keys.extend(state::authority_keys());
+    }
+    let nodes = state::minimal("the parachain's head", last.state_root, proof.clone(), &keys)?;
+    let head = state::para_head(last.state_root, nodes.clone(), para_id)?;
     if let Some(next) = next_set
-        && state::authority_set(last.state_root, proof.clone())? != *next
+        && state::authority_set(last.state_root, nodes.clone())? != *next
     {
         let reason = "it is another set than the block schedules".into();
         return Err(verify::Error::Proof { what: "the authorities", reason });
     }
-    Ok(head.map(|head| ParaHead { number: head.number.into(), hash: head.hash }))
+    let para_head = head.map(|head| ParaHead { number: head.number.into(), hash: head.hash });
+    Ok(Proof { para_head, nodes })
 }

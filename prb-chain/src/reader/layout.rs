@@ -18,7 +18,7 @@ use super::{
     decode::{AssetAccount, Endpoints, PoolProxy, SessionInfo, Tokenomics, WorkerInfo},
     raw_values::{Cells, Subject},
 };
-use crate::metadata::{Error, Item, Runtime};
+use crate::metadata::{Balances, Error, Item, Runtime};
 
 /// Well-known key of the runtime's code.
 const CODE: &[u8] = b":code";
@@ -234,15 +234,8 @@ impl Layout {
         let mut shown = AccountOnChain::default();
         let info: Option<Value<()>> = read(&self.accounts, &account.0, cells)?;
         if let Some(info) = info {
-            let part = |name: &str| info.at("data")?.at(name)?.as_u128();
-            let Some(free) = part("free") else {
+            let Some(Balances { free, frozen }) = info.at("data").and_then(Balances::read) else {
                 return Err(Unreadable::new("System::Account of the chain's runtime has no `free` balance"));
-            };
-            // `frozen` includes what is reserved. Older runtimes freeze for fees separately, from the free balance
-            // only.
-            let frozen = match part("frozen") {
-                Some(frozen) => frozen.saturating_sub(part("reserved").unwrap_or(0)),
-                None => part("fee_frozen").unwrap_or(0),
             };
             shown.free = free.saturating_sub(frozen);
         }

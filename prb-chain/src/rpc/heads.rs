@@ -70,6 +70,9 @@ struct Announced {
 struct Source {
     node: Arc<Node>,
     subscription: Option<Subscription<Box<RawValue>>>,
+    since: Instant,
+    /// Whether the subscription ended early, and is opened again after the next poll.
+    is_closed: bool,
 }
 
 enum Event {
@@ -142,15 +145,24 @@ impl FinalizedHeads {
         match next_event(source, self.poll_at).await {
             Event::Head(header) => Ok(self.newer(node, &header)),
             Event::Closed => {
-                source.subscription = None;
-                // The poll tells whether the node is still there; if so, subscribe again.
+                // Not opened again at once if it was short: a node that ends each subscription at its first
+                // message would be asked without a pause.
+                let is_early = source.since.elapsed() < self.pool.config().poll_interval;
+                (source.subscription, source.is_closed) = (None, is_early);
+                // Shows whether the node is still there.
                 let head = poll(&node).await?;
-                self.source = None;
+                if !is_early {
+                    self.source = None;
+                }
                 Ok(self.newer(node, &head))
             }
             Event::Poll => {
                 self.poll_at = Instant::now() + self.pool.config().poll_interval;
+                let is_closed = source.is_closed;
                 let head = newest(&node).await?;
+                if is_closed {
+                    self.source = None;
+                }
                 Ok(self.newer(node, &head))
             }
         }
@@ -169,7 +181,8 @@ impl FinalizedHeads {
         };
         self.poll_at = Instant::now() + self.pool.config().poll_interval;
         let head = poll(&node).await?;
-        self.source = Some(Source { node: Arc::clone(&node), subscription });
+        let since = Instant::now();
+        self.source = Some(Source { node: Arc::clone(&node), subscription, since, is_closed: false });
         Ok(self.newer(node, &head))
     }
 

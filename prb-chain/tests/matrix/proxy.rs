@@ -66,10 +66,14 @@ pub(crate) enum Mangle {
     Dripping,
     /// The node sends nothing any more, and still reads.
     HalfClosed,
+    /// It says the same in a form that JSON-RPC or the method does not have, or that no node uses.
+    OtherForm,
+    /// A thousand notifications and pings come before it.
+    Flood,
 }
 
 impl Mangle {
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::CutShort,
         Self::Late,
         Self::OutOfOrder,
@@ -90,6 +94,8 @@ impl Mangle {
         Self::Compressed,
         Self::Dripping,
         Self::HalfClosed,
+        Self::OtherForm,
+        Self::Flood,
     ];
 }
 
@@ -235,6 +241,46 @@ fn answered(payload: &[u8], answer: &str) -> Option<Vec<u8>> {
     Some(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{answer}}}"#).into_bytes())
 }
 
+/// The message in another form.
+fn in_other_form(payload: Vec<u8>, random: &mut StdRng) -> Vec<u8> {
+    const FORMS: [&str; 9] = [
+        "text id",
+        "fraction id",
+        "no version",
+        "in a list",
+        "null error beside",
+        "error beside",
+        "upper case",
+        "no prefix",
+        "odd digits",
+    ];
+    let Ok(text) = String::from_utf8(payload) else { unreachable!("the devnet sends text") };
+    let Ok(message) = serde_json::from_str::<serde_json::Value>(&text) else { return text.into_bytes() };
+    let id = message["id"].to_string();
+    let end = text.trim_end().len() - 1;
+    let beside = |field: &str| format!("{},{field}}}", &text[..end]);
+    match FORMS[random.random_range(0..FORMS.len())] {
+        "text id" => text.replacen(&format!(r#""id":{id}"#), &format!(r#""id":"{id}""#), 1),
+        "fraction id" => text.replacen(&format!(r#""id":{id}"#), &format!(r#""id":{id}.0"#), 1),
+        "no version" => text.replacen(r#""jsonrpc":"2.0","#, "", 1),
+        "in a list" => format!("[{text}]"),
+        "null error beside" => beside(r#""error":null"#),
+        "error beside" => beside(r#""error":{"code":-32000,"message":"and an error"}"#),
+        "upper case" => {
+            let mut text = text;
+            // The digits of the first value, not its prefix.
+            if let Some(at) = text.find(r#""0x"#) {
+                let end = text[at + 3..].find('"').map_or(text.len(), |end| at + 3 + end);
+                text[at + 3..end].make_ascii_uppercase();
+            }
+            text
+        }
+        "no prefix" => text.replacen(r#""0x"#, "\"", 1),
+        _ => text.replacen(r#""0x"#, r#""0x0"#, 1),
+    }
+    .into_bytes()
+}
+
 impl ToClient {
     async fn send(&mut self, first: u8, payload: &[u8]) -> std::io::Result<()> {
         self.out.write_all(&header(first, payload.len() as u64)).await?;
@@ -326,6 +372,19 @@ impl ToClient {
                     tokio::time::sleep(HELD / 10).await;
                 }
                 self.out.write_all(rest).await
+            }
+            Mangle::OtherForm => {
+                let payload = in_other_form(payload, &mut self.random);
+                self.text(&payload).await
+            }
+            Mangle::Flood => {
+                let text =
+                    r#"{"jsonrpc":"2.0","method":"chain_newHead","params":{"subscription":"x","result":[]}}"#;
+                for _ in 0..1_000 {
+                    self.text(text.as_bytes()).await?;
+                    self.send(LAST | PING, b"flood").await?;
+                }
+                self.text(&payload).await
             }
             Mangle::HalfClosed => {
                 self.out.shutdown().await?;

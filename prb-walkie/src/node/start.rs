@@ -102,8 +102,10 @@ async fn stretched(config: &Config) -> Result<Option<Key>, ConfigError> {
 }
 
 fn swarm(key: &Keypair, config: &Config, memory: &Memories) -> Result<Swarm<Behaviour>, ConfigError> {
-    let transport = transport::build(key).map_err(|e| ConfigError::Identity { reason: e.to_string() })?;
-    let behaviour = Behaviour::new(key, config, memory);
+    let handshakes = transport::Handshakes::default();
+    let transport = transport::build(key, handshakes.clone())
+        .map_err(|e| ConfigError::Identity { reason: e.to_string() })?;
+    let behaviour = Behaviour::new(key, config, memory, handshakes);
     let swarm = swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(config.limits.idle_timeout)
         // Saves a round trip per call; originals accept it.
