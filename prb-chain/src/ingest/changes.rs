@@ -157,11 +157,11 @@ impl<'a> Round<'a> {
             if storing.is_empty()
                 && let Some(batch) = self.next_batch()
             {
-                storing.push(keep(store, batch));
+                storing.push(store_batch(store, batch));
             }
             let done = tokio::select! {
                 Some(stored) = storing.next() => stored.map(|bytes| self.held_bytes -= bytes),
-                Some(answer) = requests.next() => self.take(answer),
+                Some(answer) = requests.next() => self.on_answer(answer),
                 else => break,
             };
             if let Err(e) = done {
@@ -208,7 +208,7 @@ impl<'a> Round<'a> {
         Some((Arc::clone(&load.node), blocks))
     }
 
-    fn take(&mut self, answer: Answer) -> Result<(), Error> {
+    fn on_answer(&mut self, answer: Answer) -> Result<(), Error> {
         let Answer { node, blocks, took, result } = answer;
         if let Some(load) = self.nodes.iter_mut().find(|load| Arc::ptr_eq(&load.node, &node)) {
             load.in_flight -= 1;
@@ -266,7 +266,7 @@ impl<'a> Round<'a> {
 }
 
 /// Stores a batch; gives its bytes.
-async fn keep(store: &Arc<Store>, batch: Batch) -> Result<usize, Error> {
+async fn store_batch(store: &Arc<Store>, batch: Batch) -> Result<usize, Error> {
     let Batch { first, changes, bytes } = batch;
     write(store, move |store| store.append_changes(ParaNumber(first), &changes)).await?;
     Ok(bytes)
