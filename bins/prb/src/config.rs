@@ -49,7 +49,7 @@ pub use blob_cache::BlobCacheArgs;
 pub use data_provider::DataProviderArgs;
 pub use history::{HistoryArgs, HistoryPlace};
 pub use import::{ImportArgs, ImportFrom, ImportInto, V2Args, V3Args};
-pub use keys::{BackupArgs, KeyRole, KeysAction, KeysArgs, PassphraseArgs, RestoreArgs};
+pub use keys::{BackupArgs, KeyRole, KeysAction, KeysArgs, PassphraseArgs, RestoreArgs, RotateArgs};
 pub use lifecycle::LifecycleArgs;
 pub use monitor::{MONITOR_PORT, MonitorArgs};
 pub use ops::{HealthArgs, OpsArgs};

@@ -35,6 +35,15 @@ pub enum Error {
         /// The file; untouched.
         path: PathBuf,
     },
+    /// The folder has a database of another kind, such as a data provider's store; it is untouched.
+    #[error(
+        "the database in {} is not an inventory, perhaps it is a data provider's store: give each daemon its own folder",
+        path.display()
+    )]
+    OtherData {
+        /// The folder.
+        path: PathBuf,
+    },
     /// It was written by a version with another layout.
     #[error("the inventory at {} has layout {found}, but this program reads layout {expected}", path.display())]
     Schema {

@@ -33,6 +33,15 @@ pub enum Error {
         /// The system's error.
         source: io::Error,
     },
+    /// The folder has a database of another kind, such as a lifecycle manager's inventory; it is untouched.
+    #[error(
+        "the database in {path} is not a store, perhaps it is a lifecycle manager's inventory: give each daemon its own \
+         folder"
+    )]
+    OtherData {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The store was written by a newer version.
     #[error(
         "the store at {path} has layout {found}, but this program reads layouts up to {expected}: run the newer version, \
@@ -146,6 +155,7 @@ impl Error {
         matches!(
             self,
             Self::OtherChain { .. }
+                | Self::OtherData { .. }
                 | Self::Schema { .. }
                 | Self::Corrupt { .. }
                 | Self::Damaged { .. }
