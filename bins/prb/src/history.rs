@@ -15,28 +15,28 @@ use prb_walkie::{
 };
 use tokio::sync::watch;
 
-use crate::{config::HistoryPlace, daemon::Background};
+use crate::{config::HistoryLocation, daemon::Background};
 
 /// Opens the sources; their tasks run in the background.
 ///
 /// # Errors
 /// A folder is not an archive, a URL is invalid, or a host has no address.
 pub(crate) async fn open(
-    places: &[HistoryPlace],
+    places: &[HistoryLocation],
     background: &mut Background,
 ) -> anyhow::Result<Vec<Arc<dyn HistorySource>>> {
     let mut sources: Vec<Arc<dyn HistorySource>> = Vec::new();
     for place in places {
         sources.push(match place {
-            HistoryPlace::Archive(folder) => {
+            HistoryLocation::Archive(folder) => {
                 let folder = folder.clone();
                 Arc::new(tokio::task::spawn_blocking(move || ArchiveHistory::open(&folder)).await??)
             }
-            HistoryPlace::HttpArchive(url) => Arc::new(HttpArchive::new(url, HttpConfig::default())?),
-            HistoryPlace::HeadersCache(url) => {
+            HistoryLocation::HttpArchive(url) => Arc::new(HttpArchive::new(url, HttpConfig::default())?),
+            HistoryLocation::HeadersCache(url) => {
                 Arc::new(HeadersCache::new(url, headers_cache::Config::default())?)
             }
-            HistoryPlace::Provider(address) => Arc::new(provider(address, background).await?),
+            HistoryLocation::Provider(address) => Arc::new(provider(address, background).await?),
         });
     }
     Ok(sources)

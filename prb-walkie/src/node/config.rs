@@ -1,6 +1,6 @@
 //! A node's configuration, checked before anything is opened.
 
-use std::{collections::HashSet, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{collections::HashSet, io, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use prb_core::{primitives::Hash, sync::BackoffConfig};
@@ -35,12 +35,12 @@ pub enum ConfigError {
     #[error("no address to listen on is given")]
     NoListenAddress,
     /// The node cannot listen on an address.
-    #[error("cannot listen on {address}: {reason}")]
+    #[error("cannot listen on {address}")]
     Listen {
         /// The address.
         address: Multiaddr,
-        /// The reason.
-        reason: String,
+        /// The cause; of kind [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not a TCP address.
+        source: io::Error,
     },
     /// The identity is not usable as a libp2p key.
     #[error("the identity cannot be used: {reason}")]

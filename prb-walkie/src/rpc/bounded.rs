@@ -93,7 +93,7 @@ mod tests {
     }
 
     fn refusal(bytes: Vec<u8>) -> String {
-        decode::<StatusUpdate>(bytes.into()).unwrap_err()
+        decode::<StatusUpdate>(bytes.into()).map(drop).unwrap_err()
     }
 
     #[test]

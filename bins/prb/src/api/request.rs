@@ -10,14 +10,14 @@ use serde::de::DeserializeOwned;
 use super::problem::Problem;
 
 /// A query string.
-pub(super) struct Asked<T>(pub(super) T);
+pub(super) struct QueryString<T>(pub(super) T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryString<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let query = Query::<T>::from_request_parts(parts, state).await;
-        query.map(|Query(asked)| Self(asked)).map_err(|error| Problem::bad_request(error.body_text()))
+        query.map(|Query(query)| Self(query)).map_err(|error| Problem::bad_request(error.body_text()))
     }
 }
 
