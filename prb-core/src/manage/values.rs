@@ -134,11 +134,14 @@ impl WorkerValue {
         // `parse` would accept a leading sign.
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         text.parse().ok().filter(|_| digits).ok_or_else(|| {
-            let reason = format!(
-                "{:?} is not a decimal integer in 10^-12 PHA below 2^128",
-                shorten(text, MAX_SHOWN_BYTES)
-            );
-            entry.invalid("stake", reason)
+            // Anything but an amount may be a secret in the wrong field.
+            let is_amount = text.bytes().all(|b| b.is_ascii_digit() || b"+-.,_ ePHA".contains(&b));
+            let shown = if is_amount {
+                format!("{:?}", shorten(text, MAX_SHOWN_BYTES))
+            } else {
+                "the value (not shown, it may be a secret)".to_owned()
+            };
+            entry.invalid("stake", format!("{shown} is not a decimal integer in 10^-12 PHA below 2^128"))
         })
     }
 }
