@@ -45,6 +45,8 @@ pub use error::Error;
 
 use record::{PoolRecord, WorkerRecord};
 
+use crate::lmdb;
+
 /// The layout version that this code reads and writes.
 const SCHEMA: u32 = 1;
 
@@ -109,7 +111,8 @@ impl HeedInventory {
     ///
     /// # Errors
     /// [`Error::InUse`] if another process has it open, [`Error::NotAFolder`] if the path is the original's
-    /// file, [`Error::Schema`] for another layout version, or an I/O error.
+    /// file, [`Error::OtherData`] for a database of another kind, [`Error::Schema`] for another layout version, or
+    /// an I/O error.
     pub fn open(path: &Path, config: Config) -> Result<Self, Error> {
         let io = |source| Error::Io { path: path.to_owned(), source };
         if path.exists() && !path.is_dir() {
@@ -129,6 +132,9 @@ impl HeedInventory {
         })?;
         let failed = |e| Error::from_heed(path, e);
         let env = open_env(path, config.map_bytes).map_err(failed)?;
+        if lmdb::is_foreign(&env, "relay_headers").map_err(failed)? {
+            return Err(Error::OtherData { path: path.to_owned() });
+        }
         // Reader slots are in a file: those of a killed process stay occupied, and keep pages from being
         // reused.
         env.clear_stale_readers().map_err(failed)?;

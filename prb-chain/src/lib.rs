@@ -211,6 +211,7 @@ pub mod identity;
 pub mod ingest;
 pub mod inventory;
 pub mod keys;
+mod lmdb;
 mod metadata;
 mod metric_help;
 pub mod reader;

@@ -22,6 +22,7 @@ use subxt::{
     metadata::{ArcMetadata, Metadata},
 };
 
+mod balances;
 mod cache;
 mod call;
 mod limits;
@@ -29,6 +30,7 @@ mod outcome;
 #[cfg(test)]
 pub(crate) mod real_runtimes;
 
+pub(crate) use balances::Balances;
 pub(crate) use cache::FetchError;
 pub use cache::Runtimes;
 pub(crate) use limits::BlockLimits;
@@ -109,6 +111,12 @@ impl Runtime {
     /// The runtime's `spec_version`.
     pub fn spec_version(&self) -> u32 {
         self.client.spec_version()
+    }
+
+    /// The `spec_version` in the metadata's `System::Version`, if it has this constant.
+    fn declared_version(&self) -> Option<u32> {
+        let version: Value<()> = self.constant("System", "Version").ok()?;
+        u32::try_from(version.at("spec_version")?.as_u128()?).ok()
     }
 
     pub(crate) const fn client(&self) -> &OfflineClientAtBlock<SubstrateConfig> {
@@ -237,7 +245,7 @@ impl Item {
         rest.get(self.hashers.first()?.len_excluding_key()..)
     }
 
-    /// Decodes a value; `None` stands for the item's default, if it has one.
+    /// Decodes a value; `None` is decoded as the item's default, if it has one.
     ///
     /// # Errors
     /// [`Error::Layout`].

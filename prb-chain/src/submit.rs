@@ -104,7 +104,7 @@ pub struct Config {
     /// Timeout of the signer, after which it counts as unavailable. Default: 30 s.
     pub sign_timeout: Duration,
     /// Whether missing nonces before a transaction are filled with empty batches, which cost fees. Otherwise the
-    /// transaction waits until somebody sends them, or until it expires and is built again. Default: false.
+    /// transaction waits until they are sent by another program, or until it expires and is built again. Default: false.
     pub fill_nonce_gaps: bool,
     /// Address prefix in messages, and in requests to nodes. Default: 30.
     pub ss58_prefix: u16,
@@ -120,8 +120,8 @@ impl Default for Config {
             poll_interval: Duration::from_secs(6),
             watch_timeout: Duration::from_secs(60),
             unavailable_after: Duration::from_secs(60),
-            // Longer than a transaction's lifetime, so that nodes which return in time can still tell its
-            // outcome.
+            // Longer than a transaction's lifetime, so that nodes which return in time can still report
+            // its outcome.
             unknown_after: Duration::from_secs(15 * 60),
             max_block_percent: 50,
             lone_block_percent: 85,
@@ -172,8 +172,11 @@ struct Account {
     /// Nonces below this are used: that of the last transaction with a known outcome, or those below the
     /// finalised nonce when nothing was pending. Effects of calls were read at this nonce or later.
     next_nonce: u64,
-    /// Others send all the time: it was never seen without pending transactions.
+    /// Others send all the time: it was never seen without pending transactions, and blocks included them.
     busy: bool,
+    /// Nodes reported transactions with nonces up to this one as pending, but no block has included any: they are
+    /// not waited for again.
+    unbelieved: u64,
     /// Number of its batches in flight.
     sending: u32,
     /// When its last batch ended.
@@ -253,8 +256,9 @@ impl Inner {
         change(accounts.entry(account).or_default());
     }
 
-    /// Builds, sends and tracks a batch; rebuilds it if the chain has advanced in between, or if the node's
-    /// refusal is temporary. A refused transaction is in no pool, so another one may be built.
+    /// Builds, sends and tracks a batch; rebuilds it if the chain has advanced in between, for another node if one
+    /// refuses it, and after a pause if all do for a temporary reason. A refused transaction is in no pool, so
+    /// another one may be built.
     async fn send(
         &self,
         batch: &CallBatch,
@@ -262,15 +266,34 @@ impl Inner {
     ) -> Result<BatchOutcome, SubmitError> {
         let started = Instant::now();
         let mut rebuilt = false;
+        // The nodes that refused since the last pause, and the last one's reason.
+        let (mut refused_by, mut last) = (Vec::new(), None);
         loop {
-            let Some((node, prepared)) = self.prepare(batch, started).await? else {
-                self.look_again(batch, started).await?;
+            let Some((node, prepared)) = self.prepare(batch, started, &refused_by).await? else {
+                self.settle_again(batch, started).await?;
                 continue;
             };
-            let refusal = match self.submit_to(&node, &prepared).await {
-                Ok(watch) => return self.follow(&prepared, &batch.signer, watch, progress).await,
-                Err(refusal) => refusal,
+            let is_again = refused_by.contains(node.name());
+            let refusal = match last.take() {
+                // No other node is near enough.
+                Some(refusal) if is_again => refusal,
+                _ => match self.submit_to(&node, &prepared).await {
+                    Ok(watch) => return self.follow(&prepared, &batch.signer, watch, progress).await,
+                    Err(refusal) => refusal,
+                },
             };
+            if let refusal::Refusal::MovedOn { is_signature: true, .. } = &refusal {
+                // It may have been signed with what one node falsely returned as the runtime or the genesis.
+                self.runtimes.forget(&prepared.runtime);
+            }
+            refused_by.push(Arc::clone(node.name()));
+            // One node's refusal, of whatever kind, may be its own fault.
+            if !is_again && self.pool.trusted().iter().any(|other| !refused_by.contains(other.name())) {
+                tracing::info!(node = %node.name(), %refusal, "a node refused the transaction, trying another one");
+                last = Some(refusal);
+                continue;
+            }
+            refused_by.clear();
             if !refusal.may_pass() || started.elapsed() >= self.config.unavailable_after {
                 return Err(self.refused(&node, refusal, &prepared).await);
             }
@@ -284,14 +307,14 @@ impl Inner {
             rebuilt = true;
             if !moved_on {
                 // Another transaction of the account may have its nonce.
-                self.look_again(batch, started).await?;
+                self.settle_again(batch, started).await?;
             }
         }
     }
 
     /// Waits until the account has nothing pending. If another transaction of it came first, that may contain the
     /// same calls: another trader's, from before it learned that it has lost the account's lease.
-    async fn look_again(&self, batch: &CallBatch, started: Instant) -> Result<(), SubmitError> {
+    async fn settle_again(&self, batch: &CallBatch, started: Instant) -> Result<(), SubmitError> {
         let account = batch.operator();
         let before = self.account(account).next_nonce;
         self.forget(account);

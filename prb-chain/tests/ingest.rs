@@ -311,7 +311,7 @@ async fn restart_continues_where_the_store_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn store_of_another_chain_is_refused() {
+async fn nodes_of_another_chain_than_the_store_are_refused() {
     let dir = TempDir::new().unwrap();
     let [devnet] = devnets::<1>(config()).await;
     let fetching = Fetching::start(std::slice::from_ref(&devnet), dir.path());
@@ -319,8 +319,20 @@ async fn store_of_another_chain_is_refused() {
     fetching.stop().await;
     let [other] = devnets::<1>(Config { seed: 7, ..config() }).await;
     let fetching = Fetching::start(&[other], dir.path());
-    let ended = timeout(TIMEOUT, fetching.task).await.unwrap().unwrap();
-    assert!(matches!(ended, Err(ingest::Error::Store(store::Error::OtherChain { .. }))), "{ended:?}");
+    let tips = *fetching.store.tips().borrow();
+    let is_refused = || {
+        fetching.para.problems().iter().any(|problem| problem.code == "other_chain" && problem.is_blocking)
+    };
+    let refused = async {
+        while !is_refused() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(TIMEOUT, refused).await.expect("its nodes are refused");
+    // It waits for other endpoints.
+    assert!(!fetching.task.is_finished());
+    assert_eq!(*fetching.store.tips().borrow(), tips);
+    fetching.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,6 +17,7 @@ use heed::{CommitOrAbort, Database, Env, EnvOpenOptions, types::Bytes};
 use prb_chain::{
     inventory::{Config, Error, HeedInventory},
     keys::{OperatorKey, Sr25519Keys},
+    store::{self, Store},
 };
 use prb_core::{
     conformance::{
@@ -60,26 +61,26 @@ fn snapshot(inventory: &HeedInventory) -> Arc<Snapshot> {
 }
 
 #[allow(unsafe_code)]
-fn table_of(path: &Path, table: &str) -> (Env, Database<'static, Bytes, Bytes>) {
+fn table_of(path: &Path, table: Option<&str>) -> (Env, Database<'static, Bytes, Bytes>) {
     // SAFETY: nobody else has the files open.
     let env = unsafe { EnvOpenOptions::new().max_dbs(3).open(path) }.unwrap();
     let txn = env.write_txn().unwrap();
     let opened = env.create_databases_and_commit(txn, |db, txn| {
-        db.create_database(txn, Some(table)).map(CommitOrAbort::<_, ()>::Commit)
+        db.create_database(txn, table).map(CommitOrAbort::<_, ()>::Commit)
     });
     (env, opened.unwrap().unwrap_commit())
 }
 
 /// Returns the table's value of a key.
 fn read(path: &Path, table: &str, key: &[u8]) -> Vec<u8> {
-    let (env, db) = table_of(path, table);
+    let (env, db) = table_of(path, Some(table));
     let txn = env.read_txn().unwrap();
     db.get(&txn, key).unwrap().unwrap().to_vec()
 }
 
 /// Writes bytes as another program might.
 fn write(path: &Path, table: &str, key: &[u8], value: &[u8]) {
-    let (env, db) = table_of(path, table);
+    let (env, db) = table_of(path, Some(table));
     let mut txn = env.write_txn().unwrap();
     db.put(&mut txn, key, value).unwrap();
     txn.commit().unwrap();
@@ -406,4 +407,33 @@ async fn layout_is_as_documented() {
         "enabled": true, "sync_only": false, "gatekeeper": false,
     });
     assert_eq!(json("workers", worker(1).id), expected);
+}
+
+/// Two daemons with the same folder: the later one changes nothing in the other's database.
+#[test]
+fn a_database_of_another_kind_is_left_alone() {
+    let (_parent, path) = folder();
+    drop(open(&path));
+    let refused = Store::open(&path, store::Config::default()).unwrap_err();
+    assert!(matches!(refused, store::Error::OtherData { .. }), "{refused}");
+    drop(open(&path));
+
+    let (_parent, path) = folder();
+    drop(Store::open(&path, store::Config::default()).unwrap());
+    let refused = HeedInventory::open(&path, Config::default()).unwrap_err();
+    assert!(matches!(refused, Error::OtherData { .. }), "{refused}");
+    drop(Store::open(&path, store::Config::default()).unwrap());
+
+    // Somebody else's database without tables.
+    let (_parent, path) = folder();
+    fs::create_dir(&path).unwrap();
+    let (env, rows) = table_of(&path, None);
+    let mut txn = env.write_txn().unwrap();
+    rows.put(&mut txn, b"row", b"value").unwrap();
+    txn.commit().unwrap();
+    drop(env);
+    let refused = HeedInventory::open(&path, Config::default()).unwrap_err();
+    assert!(matches!(refused, Error::OtherData { .. }), "{refused}");
+    let refused = Store::open(&path, store::Config::default()).unwrap_err();
+    assert!(matches!(refused, store::Error::OtherData { .. }), "{refused}");
 }

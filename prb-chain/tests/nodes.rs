@@ -16,12 +16,16 @@ use tempfile::TempDir;
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
+#[path = "nodes/answers.rs"]
+mod answers;
 #[path = "nodes/heads.rs"]
 mod heads;
 #[path = "nodes/history.rs"]
 mod history;
 #[path = "nodes/proofs.rs"]
 mod proofs;
+#[path = "support/answers.rs"]
+mod proxy;
 #[path = "nodes/requests.rs"]
 mod requests;
 #[path = "nodes/start.rs"]

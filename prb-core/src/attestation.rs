@@ -37,6 +37,12 @@ pub enum Error {
         /// Each source, and why it failed.
         attempts: Vec<(String, String)>,
     },
+    /// The program has no source of collateral.
+    #[error("no source of collateral is configured: {remedy}")]
+    NotConfigured {
+        /// How the operator of the program configures one.
+        remedy: String,
+    },
 }
 
 impl Error {
@@ -87,4 +93,33 @@ pub trait CollateralSource: Send + Sync + fmt::Debug {
     /// # Cancel safety
     /// Safe: a dropped future leaves nothing behind.
     async fn collateral(&self, quote: &[u8]) -> Result<Collateral, Error>;
+}
+
+/// A source for programs in which none is configured: every request fails with [`Error::NotConfigured`].
+///
+/// This crate does not know the program's settings, so that the program says itself how to configure a source:
+///
+/// ```
+/// use prb_core::attestation::NoCollateral;
+///
+/// let source = NoCollateral::new("set pccs_urls in the program's configuration");
+/// # let _ = source;
+/// ```
+#[derive(Clone, Debug)]
+pub struct NoCollateral {
+    remedy: String,
+}
+
+impl NoCollateral {
+    /// Creates the source. `remedy` is a clause for operators, as in the example.
+    pub fn new(remedy: impl Into<String>) -> Self {
+        Self { remedy: remedy.into() }
+    }
+}
+
+#[async_trait]
+impl CollateralSource for NoCollateral {
+    async fn collateral(&self, _quote: &[u8]) -> Result<Collateral, Error> {
+        Err(Error::NotConfigured { remedy: self.remedy.clone() })
+    }
 }

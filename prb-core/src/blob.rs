@@ -293,6 +293,7 @@ pub trait BlobSource: Send + Sync + fmt::Debug {
     /// Reports that a worker refused data of this source: a store verifies it again, a remote source suspects
     /// the provider that it came from, a cache evicts it. Returns at once; does nothing by default.
     fn refused(&self, refusal: &RefusedData) {
+        // A source that cannot fetch the data again has no use for the report.
         let _ = refusal;
     }
 }

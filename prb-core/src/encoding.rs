@@ -32,13 +32,13 @@ pub(crate) mod decimal {
     }
 }
 
-/// The same where there may be none.
+/// Optional amounts as decimal strings.
 pub(crate) mod decimal_option {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     use crate::primitives::Balance;
 
-    #[expect(clippy::ref_option, reason = "the signature that serde asks for")]
+    #[expect(clippy::ref_option, reason = "the signature that serde requires")]
     pub(crate) fn serialize<S: Serializer>(amount: &Option<Balance>, to: S) -> Result<S::Ok, S::Error> {
         match amount {
             Some(amount) => to.collect_str(amount),

@@ -298,6 +298,7 @@ impl Fleet {
             return Err(CommandError::NotRunning { name, reason });
         }
         let name = || desired.worker.name.clone();
+        // Before the command is queued: its effect on the status must not be described as the present.
         let answer = preview(command, &slot.status()).map_err(|reason| CommandError::NotNow {
             name: name(),
             command,

@@ -40,9 +40,9 @@
 //! † A double for tests, behind the feature `testing`.
 //!
 //! Every seam is object-safe, has its error type in the same module and shows a minimal implementation in its
-//! documentation. It is implemented for [`Arc`](std::sync::Arc)s of implementations as well, so that a decorator can
-//! wrap one that the program keeps. Seam or method say what dropping a future leaves behind. Traits with `async fn` are
-//! `#[async_trait]`: rustdoc shows what that expands to, the examples show what one writes. Test suites in
+//! documentation. [`Arc`](std::sync::Arc)s of implementations implement it as well, so that a decorator can
+//! wrap one that the program keeps. Each seam, or its methods, documents what dropping a future leaves behind. Traits
+//! with `async fn` use `#[async_trait]`: rustdoc shows the expanded form, the examples what to write. Test suites in
 //! `conformance` (feature `conformance`) check that a backend keeps a seam's contract.
 //!
 //! # Engines
@@ -146,7 +146,7 @@
 //!
 //! # Foreign crates in this API
 //!
-//! Types and traits of these crates appear in signatures. [`reexports`] has the ones of which a program needs the same
+//! Types and traits of these crates appear in signatures. [`reexports`] has those that a program must use in the same
 //! version; a new major version of one of them is a breaking change of this crate.
 //!
 //! | crate | where |

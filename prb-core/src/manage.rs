@@ -93,6 +93,7 @@ pub struct Manager {
     since: SystemTime,
     /// Edits apply to a copy of the inventory that no fleet runs.
     dry_run: bool,
+    fleet_setting: Option<&'static str>,
 }
 
 impl Manager {
@@ -104,7 +105,15 @@ impl Manager {
             condition: condition::Condition::default(),
             since: SystemTime::now(),
             dry_run: false,
+            fleet_setting: None,
         }
+    }
+
+    /// Names the program's setting that decides whether a fleet runs in this process: [`Error::NoFleet`] shows it
+    /// to operators.
+    #[must_use]
+    pub fn with_fleet_setting(self, name: &'static str) -> Self {
+        Self { fleet_setting: Some(name), ..self }
     }
 
     /// Returns a handle whose edits are applied only if `test` holds for the inventory that they would
@@ -135,6 +144,10 @@ impl Manager {
     /// The fleet, if there is one.
     pub fn fleet(&self) -> Option<&Fleet> {
         self.parts.fleet.as_ref()
+    }
+
+    fn running_fleet(&self) -> Result<&Fleet, Error> {
+        self.fleet().ok_or(Error::NoFleet { setting: self.fleet_setting })
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {

@@ -146,6 +146,43 @@ pub const PHA_DECIMALS: u32 = 12;
 /// An amount in the chain's smallest unit (10^-12 PHA).
 pub type Balance = u128;
 
+/// Parses an amount as operators write it: an integer in 10^-12 PHA, or an amount in PHA with that unit and at most 12
+/// decimals.
+///
+/// ```
+/// use prb_core::primitives::parse_amount;
+///
+/// for text in ["1500000000000", "1.5PHA", "1.5 PHA"] {
+///     assert_eq!(parse_amount(text)?, 1_500_000_000_000);
+/// }
+/// assert!(parse_amount("1.5").is_err());
+/// # Ok::<(), prb_core::primitives::ParseError>(())
+/// ```
+///
+/// # Errors
+/// [`ParseError::Amount`] for anything else: signs, separators, other units, more decimals, or amounts from 2^128 on.
+pub fn parse_amount(text: &str) -> Result<Balance, ParseError> {
+    let text = text.trim();
+    let parsed = match text.strip_suffix("PHA") {
+        None => digits(text),
+        Some(number) => {
+            let number = number.trim_end();
+            let (whole, decimals) = number.split_once('.').unwrap_or((number, ""));
+            let width = PHA_DECIMALS as usize;
+            // Padded to whole units: `1.5` becomes `1500000000000`.
+            Some(format!("{whole}{decimals:0<width$}"))
+                .filter(|_| !whole.is_empty() && decimals.len() <= width)
+                .and_then(|units| digits(&units))
+        }
+    };
+    parsed.ok_or_else(|| ParseError::Amount { amount: shorten(text, 64) })
+}
+
+fn digits(text: &str) -> Option<Balance> {
+    // `parse` would accept a leading `+`.
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
 impl AccountId {
     /// The account's address on Phala and Khala, for people: SS58 with their prefix.
     ///
@@ -186,6 +223,7 @@ impl AccountId {
         }
         let bad = || ParseError::Address { address: shorten(s, 64) };
         let data = bs58::decode(s).into_vec().map_err(|_| bad())?;
+        // One prefix byte and the 32 bytes of the key; a checksum of two bytes follows.
         let (payload, sum) = data.split_at_checked(33).ok_or_else(bad)?;
         let expected = blake2_512(&[b"SS58PRE", payload].concat());
         // 64 and above begin a prefix of two bytes.
@@ -219,6 +257,14 @@ pub enum ParseError {
         /// The expected type.
         what: &'static str,
     },
+    /// Not an amount.
+    #[error(
+        "{amount:?} is not an amount: write an integer in 10^-12 PHA, or an amount in PHA such as 1500.25 PHA"
+    )]
+    Amount {
+        /// The text, truncated to 64 characters.
+        amount: String,
+    },
     /// Not an account address.
     #[error("{address:?} is not a valid SS58 address")]
     Address {
@@ -231,6 +277,52 @@ pub enum ParseError {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn amounts_are_parsed_exactly() {
+        for (text, expected) in [
+            ("0", 0),
+            (" 12 ", 12),
+            ("0PHA", 0),
+            ("12PHA", 12_000_000_000_000),
+            ("12 PHA", 12_000_000_000_000),
+            ("\t1.PHA\n", 1_000_000_000_000),
+            ("0.000000000001 PHA", 1),
+            ("007.5PHA", 7_500_000_000_000),
+            ("340282366920938463463374607431768211455", u128::MAX),
+            ("340282366920938463463374607.431768211455 PHA", u128::MAX),
+        ] {
+            assert_eq!(parse_amount(text), Ok(expected), "{text:?}");
+        }
+        for text in [
+            "",
+            " ",
+            "PHA",
+            " PHA",
+            ".5 PHA",
+            "1.5",
+            "-1",
+            "+1",
+            "+1 PHA",
+            "-1PHA",
+            "1e3 PHA",
+            "0x10",
+            "1,000 PHA",
+            "1 000 PHA",
+            "1.2.3 PHA",
+            "1. 5 PHA",
+            "1.1234567890123PHA",
+            "1 pha",
+            "1 PHA PHA",
+            "1 KSM",
+            "١ PHA",
+            "340282366920938463463374607431768211456",
+            "340282366920938463463374607.431768211456 PHA",
+        ] {
+            let amount = text.trim().to_owned();
+            assert_eq!(parse_amount(text), Err(ParseError::Amount { amount }), "{text:?}");
+        }
+    }
 
     /// Alice of every Substrate development chain, in its well-known spellings.
     const ALICE: &str = "0xd43593c715fdd31c61141abd04a99fd6822c8558854ccde39a5684e7a56da27d";

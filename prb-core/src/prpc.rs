@@ -63,6 +63,7 @@ methods!(
 
 impl Method {
     /// pRuntime's maximum size of the request body, in bytes.
+    // A larger body is refused with status 413 by the HTTP server, before pRuntime sees it.
     pub const fn body_limit_bytes(self) -> usize {
         const KIB: usize = 1024;
         const MIB: usize = 1024 * KIB;
@@ -73,6 +74,7 @@ impl Method {
             }
             Self::LoadChainState => 500 * MIB,
             Self::SignEndpointInfo => 32 * KIB,
+            // Requests without chain data have empty or tiny bodies.
             _ => KIB,
         }
     }

@@ -270,6 +270,7 @@ impl PRuntime {
     pub async fn egress_messages(&self) -> Result<wire::EgressMessages, Error> {
         let method = Method::GetEgressMessages;
         let answer: prpc::EgressMessages = self.typed(method, Bytes::new()).await?;
+        // Decoded to the end: remaining bytes mean another version of the layout.
         wire::EgressMessages::decode_all(&mut answer.encoded_messages.as_slice())
             .map_err(|e| Error::BadAnswer { method: method.name(), reason: e.to_string() })
     }

@@ -1,4 +1,4 @@
-//! The seam [`JobQueue`]: carries jobs from those that want calls on chain to the traders that send them.
+//! The seam [`JobQueue`]: carries jobs from lifecycle managers, which need calls on chain, to traders, which send them.
 //!
 //! Deliveries are at-least-once: a job whose consumer vanished is leased again. Operations are
 //! idempotent against the chain's state (see [`ChainSubmitter::effects`](crate::chain::ChainSubmitter)).
@@ -71,6 +71,7 @@ pub const MAX_JOB_BYTES: usize = 3 * 1024 * 1024;
 impl Job {
     /// Bytes of its calls and its sealed key, without the fixed part of each.
     pub fn size_bytes(&self) -> usize {
+        // The fixed part is small and bounded by the number of calls.
         self.signer.key.0.len() + self.calls.iter().map(Call::size_bytes).sum::<usize>()
     }
 
@@ -292,9 +293,9 @@ impl Error {
 /// - Capacity counts open jobs in every state, waiting, delayed and active; ended ones do not count.
 /// - A lease that has expired may still be renewed and ended by its consumer until the job is leased again. A
 ///   backend may also treat it as lost from its expiry on: callers rely on neither.
-/// - Released jobs keep their order ([`release`](Self::release)). Where a job comes after a failure with a delay, or
-///   after its lease expired, is up to the backend: in front of younger jobs, unless it is one that again and again
-///   outlasts its leases because it crashes its consumers.
+/// - Released jobs keep their order ([`release`](Self::release)). The position of a job after a delayed failure or
+///   an expired lease is up to the backend: it should precede younger jobs, unless its leases expire repeatedly
+///   because it crashes its consumers.
 ///
 /// # Example
 ///
@@ -366,9 +367,9 @@ pub trait JobQueue: Send + Sync + fmt::Debug {
     /// [`Error::Closed`], [`Error::Unavailable`].
     ///
     /// # Cancel safety
-    /// Safe: a cancelled call leases nothing. A backend must not take a job in work that goes on when this future is
-    /// dropped: a job leased inside [`spawn_blocking`](tokio::task::spawn_blocking) or a spawned task stays leased
-    /// to nobody until it expires. Such a backend releases the job if nobody receives it.
+    /// Safe: a cancelled call leases nothing. A backend must not lease in work that continues after this future is
+    /// dropped: a job leased inside [`spawn_blocking`](tokio::task::spawn_blocking) or a spawned task would stay leased
+    /// without a consumer until the lease expires. Such a backend releases the job if its caller is gone.
     async fn lease(&self, ttl: Duration) -> Result<Lease, Error>;
 
     /// Renews leases for another `ttl` from now; returns the ids of those that are lost. A `ttl` below one
@@ -378,7 +379,7 @@ pub trait JobQueue: Send + Sync + fmt::Debug {
     /// [`Error::Unavailable`].
     ///
     /// # Cancel safety
-    /// A cancelled call may have renewed some of the leases, and does not tell which are lost: repeat it.
+    /// A cancelled call may have renewed some of the leases, and does not return which are lost: repeat it.
     async fn heartbeat(&self, leases: &[(JobId, u64)], ttl: Duration) -> Result<Vec<JobId>, Error>;
 
     /// Ends leases without ending their jobs: they are available again after `after`, immediately if it is

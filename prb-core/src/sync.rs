@@ -78,12 +78,12 @@ impl Position {
         }
     }
 
-    /// The last relay header that the worker holds.
+    /// The last relay header that the worker has.
     pub const fn relay_synced_to(self) -> Option<RelayNumber> {
         self.relay_header.prev()
     }
 
-    /// The last parachain header that the worker holds.
+    /// The last parachain header that the worker has.
     pub const fn para_synced_to(self) -> Option<ParaNumber> {
         self.para_header.prev()
     }
@@ -158,6 +158,7 @@ pub fn plan(position: Position, heights: &Heights, limits: &Limits) -> Step {
 }
 
 fn blocks_ready(position: Position, heights: &Heights) -> Option<BlockCursor> {
+    // A worker may have headers of blocks that this source does not have yet, for example from another source.
     let to = position.para_synced_to()?.min(heights.para?);
     // Block 0 is the genesis state; a worker that needs it is not initialised.
     let ready = position.block.0 > 0 && position.block <= to;
@@ -171,6 +172,7 @@ fn headers_ready(position: Position, heights: &Heights, limits: &Limits) -> Opti
         return None;
     }
     let waiting = newest.0 - position.relay_header.0 + 1;
+    // A parachain header must not wait: it brings blocks, and with them the worker's heartbeats.
     let para_waits = heights.para.is_some_and(|newest| newest >= position.para_header);
     (para_waits || waiting > limits.idle_relay_headers)
         .then_some(HeaderCursor { relay: position.relay_header, para: position.para_header })

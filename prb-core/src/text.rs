@@ -34,6 +34,7 @@ pub fn shorten(text: &str, max_bytes: usize) -> String {
     }
     let kept = max_bytes.saturating_sub(GAP.len());
     let is_boundary = |at: &usize| text.is_char_boundary(*at);
+    // Cuts between characters: slicing inside of one would panic.
     let head = (0..=kept.div_ceil(2)).rev().find(is_boundary).unwrap_or_default();
     let tail = (text.len() - kept / 2..=text.len()).find(is_boundary).unwrap_or(text.len());
     format!("{}{GAP}{}", &text[..head], &text[tail..])

@@ -18,8 +18,8 @@
 //! Jobs of one operator are sent in the order of their ids. A job that was released to the queue, because its
 //! lane was full or for a retry, holds up the younger ones: none overtakes it.
 //!
-//! Jobs are delivered at least once, and their effects must happen at most once. So a lane asks
-//! [`ChainSubmitter::effects`] which calls have taken effect already, and omits them: before its first batch,
+//! Jobs are delivered at least once, and their effects must happen at most once. So a lane reads
+//! from [`ChainSubmitter::effects`] which calls have taken effect already, and omits them: before its first batch,
 //! before a job that was leased before, before a call with the same subject as one that it sent recently, and
 //! after a transaction whose outcome is unknown.
 //!
@@ -141,6 +141,7 @@ impl Config {
             ("max_lane_jobs", self.max_lane_jobs),
             ("max_lane_bytes", self.max_lane_bytes),
         ];
+        // `linger` and `max_wait` are not in the list: with zero, batches are sent at once.
         let times = [
             ("lane_idle", self.lane_idle),
             ("lease_ttl", self.lease_ttl),
@@ -253,10 +254,11 @@ impl Trader {
     pub fn start(config: Config, parts: Parts) -> Result<Self, Error> {
         config.check()?;
         status::describe_metrics();
-        let (board, status) = status::StatusBoard::new();
+        let (publisher, status) = status::StatusPublisher::new();
         let (stop, stopped) = oneshot::channel();
         let mut dispatcher = JoinSet::new();
-        dispatcher.spawn(dispatch::run(config, parts, board, stopped));
+        // In a set of one, which aborts the dispatcher, and with it the lanes, when the trader is dropped.
+        dispatcher.spawn(dispatch::run(config, parts, publisher, stopped));
         Ok(Self { status, stop: Some(stop), dispatcher })
     }
 
@@ -281,7 +283,7 @@ impl Trader {
     }
 
     /// Stops: leases no more jobs, lets batches in flight end for `within`, and releases the rest. The next
-    /// trader asks for their effects before it sends them again.
+    /// trader reads their effects before it sends them again.
     ///
     /// Returns after `within` plus [`Trader::STOP_GRACE`] at the latest, even if queue, submitter, signers or
     /// account leases do not answer; the report contains what could not be released.

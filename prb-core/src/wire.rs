@@ -240,6 +240,7 @@ pub fn messages_by_sender(messages: EgressMessages) -> BTreeMap<MessageOrigin, V
     }
     for run in by_sender.values_mut() {
         run.sort_by_key(|message| message.sequence);
+        // A worker that answers with a message twice must not make two jobs of it.
         run.dedup_by_key(|message| message.sequence);
     }
     by_sender

@@ -75,7 +75,7 @@ fn block(number: u32) -> BlockCursor {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_who_leave_neither_fail_nor_delay_those_who_wait() {
+async fn departing_waiters_neither_fail_nor_delay_the_others() {
     let (source, cache) = cached();
     let begin = tokio::time::Instant::now();
     // Each in turn is the one who drives the fetch, and leaves.

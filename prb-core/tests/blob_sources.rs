@@ -84,7 +84,7 @@ impl Backend for Cached {
 }
 
 #[tokio::test]
-async fn memory_keeps_the_seam() {
+async fn memory_conforms() {
     blob::run::<Memory>().await;
 }
 
@@ -94,7 +94,7 @@ async fn memory_knows_its_ranges() {
 }
 
 #[tokio::test]
-async fn the_cache_keeps_the_seam() {
+async fn the_cache_conforms() {
     blob::run::<Cached>().await;
 }
 

@@ -396,7 +396,7 @@ async fn busy_worker_is_polled_with_backoff() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn heartbeats_wait_for_no_attestation_and_no_dispatch() {
+async fn heartbeats_do_not_wait_for_attestations_or_dispatches() {
     let rig = computing(1).await;
     let key = rig.key(0);
     rig.workers[0].set_latency(Method::GetRuntimeInfo, Duration::from_secs(600));
@@ -434,7 +434,7 @@ async fn lost_outcome_does_not_block_a_worker_forever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn messages_of_other_senders_are_carried_once_whoever_brings_them() {
+async fn messages_of_other_senders_are_carried_once_by_any_worker() {
     let rig = computing(2).await;
     let gatekeeper = |sequence| SignedMessage {
         message: Message { sender: MessageOrigin::Gatekeeper, destination: vec![1], payload: vec![2] },

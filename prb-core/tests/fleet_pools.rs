@@ -36,7 +36,7 @@ fn computing(rig: &Rig) -> Vec<usize> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn free_stake_goes_to_workers_by_name_and_nobody_pays_for_a_refusal() {
+async fn free_stake_is_assigned_by_name_and_no_refused_call_is_paid() {
     let mut computed = Vec::new();
     for _ in 0..2 {
         let mut rig = Rig::new(9, 20).await;
@@ -95,7 +95,7 @@ async fn raises_wait_for_stake_and_for_withdrawals() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_owner_is_told_of_before_anything_is_sent_and_mends_by_itself() {
+async fn other_owner_is_reported_before_anything_is_sent_and_resolves_by_itself() {
     let mut rig = Rig::new(2, 20).await;
     rig.chain.set_pool_owner(POOL, AccountId([7; 32]));
     rig.run();
@@ -172,7 +172,7 @@ async fn unreadable_worker_state_blocks_no_other_worker() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn restarts_at_any_moment_keep_nobody_from_being_followed() {
+async fn restarts_at_any_moment_do_not_stop_following() {
     let config = chain_memory::Config::default().with_view_delay_blocks(3);
     let mut rig = Rig::with(config, 8, 20).await;
     rig.run();

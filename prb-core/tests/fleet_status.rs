@@ -57,7 +57,7 @@ async fn the_last_change_of_keys_is_known_and_outlives_restarts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_under_way_is_shown_with_its_job() {
+async fn operations_in_flight_are_shown_with_their_jobs() {
     let rig = computing(1).await;
     rig.until_worker(0, "nothing under way", |w| w.in_flight.is_none()).await;
     // The trader hangs with what it is given.

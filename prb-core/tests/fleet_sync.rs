@@ -25,7 +25,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 #[tokio::test(start_paused = true)]
 async fn worker_crashing_at_a_block_is_reported_with_the_block() {
     let mut rig = Rig::new(2, 40).await;
-    rig.workers[0].set_dies_at(Some(30));
+    rig.workers[0].set_crashes_at(Some(30));
     rig.workers[0].set_restart(Restart::Kept);
     rig.run();
     rig.start();
@@ -41,7 +41,7 @@ async fn worker_crashing_at_a_block_is_reported_with_the_block() {
     assert!((10..200).contains(&more), "{more} deaths in five hours");
     rig.until_worker(0, "stalled", |w| w.stalled).await;
     // Another version of pRuntime gets over it.
-    rig.workers[0].set_dies_at(None);
+    rig.workers[0].set_crashes_at(None);
     rig.until_all(State::Active).await;
     assert!(!rig.status(0).stalled);
 }

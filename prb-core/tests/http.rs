@@ -177,7 +177,7 @@ async fn a_call_is_a_post_of_protobuf() {
 }
 
 #[tokio::test]
-async fn errors_are_the_workers_own_words() {
+async fn errors_keep_the_workers_text() {
     let long = error(&"ä".repeat(5000));
     let cases = [
         (400, error("DecodeError(x)"), "DecodeError(x)"),
@@ -268,7 +268,7 @@ async fn closed_port_is_unreachable() {
 }
 
 #[tokio::test]
-async fn a_kick_may_break_the_connection_and_nothing_else() {
+async fn a_kick_may_only_break_the_connection() {
     let config = HttpConfig::default().with_request_timeout(Duration::from_millis(200));
     for (reply, status) in [
         (Reply::Close, None),
@@ -355,7 +355,7 @@ async fn passwords_in_endpoints_are_not_shown() {
 }
 
 #[tokio::test]
-async fn a_path_before_the_methods_is_kept() {
+async fn path_prefixes_are_kept() {
     let mut server = serve(Reply::Answer(200, vec![])).await;
     let client = client(&format!("{}/worker/7/", server.endpoint), config());
     client.call(Method::Echo, Bytes::new()).await.unwrap();

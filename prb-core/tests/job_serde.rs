@@ -98,7 +98,7 @@ fn outcome() -> impl Strategy<Value = JobOutcome> {
     })
 }
 
-fn there_and_back<T: Serialize + DeserializeOwned>(value: &T) -> T {
+fn round_trip<T: Serialize + DeserializeOwned>(value: &T) -> T {
     let text = serde_json::to_string(value).unwrap();
     // Through a tree as well: where a format has no 128-bit integers, they are lost there.
     let tree: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -109,32 +109,32 @@ fn there_and_back<T: Serialize + DeserializeOwned>(value: &T) -> T {
 
 proptest! {
     #[test]
-    fn jobs_come_back_as_they_were(
+    fn jobs_round_trip(
         job in job(), id in any::<u64>(), token in any::<u64>(), attempt in any::<u32>(), retries_left in any::<u32>(),
     ) {
-        prop_assert_eq!(&there_and_back(&job), &job);
+        prop_assert_eq!(&round_trip(&job), &job);
         let lease = Lease { id: JobId(id), token, attempt, retries_left, job };
-        prop_assert_eq!(there_and_back(&lease), lease);
+        prop_assert_eq!(round_trip(&lease), lease);
     }
 
     #[test]
-    fn ends_come_back_as_they_were(outcome in outcome(), message in ".{0,40}", failed in any::<bool>()) {
+    fn ends_round_trip(outcome in outcome(), message in ".{0,40}", failed in any::<bool>()) {
         let fee = outcome.fee;
-        prop_assert_eq!(there_and_back(&outcome), outcome);
+        prop_assert_eq!(round_trip(&outcome), outcome);
         let failure = JobFailure { message: message.clone() };
-        prop_assert_eq!(there_and_back(&failure), failure);
+        prop_assert_eq!(round_trip(&failure), failure);
         let calls = vec![if failed { Err(DispatchError { name: message }) } else { Ok(()) }];
         let batch =
             BatchOutcome { extrinsic: Hash([1; 32]), block: Hash([2; 32]), number: ParaNumber(3), calls, fee };
-        prop_assert_eq!(there_and_back(&batch), batch);
+        prop_assert_eq!(round_trip(&batch), batch);
         let effects = Effects { block: ParaNumber(4), calls: vec![Effect::Missing, Effect::Present] };
-        prop_assert_eq!(there_and_back(&effects), effects);
+        prop_assert_eq!(round_trip(&effects), effects);
     }
 }
 
 /// What a queue on somebody's disk holds: it must be read for ever.
 #[test]
-fn stored_jobs_are_read_for_ever() {
+fn stored_jobs_stay_readable() {
     let worker = format!("0x{}", "07".repeat(32));
     let operator = format!("0x{}", "01".repeat(32));
     let message = format!("02{}08747004ff050000000000000004ff", "07".repeat(32));

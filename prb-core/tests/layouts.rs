@@ -32,12 +32,19 @@ fn tag(field: u8, wire_type: u8) -> Vec<u8> {
 
 #[test]
 fn phactory_info_has_its_numbers() {
+    let (wire, info) = (encoded_phactory_info(), phactory_info());
+    assert_eq!(prpc::PhactoryInfo::decode(wire.as_slice()).unwrap(), info);
+    assert_eq!(info.encode_to_vec(), wire);
+}
+
+/// [`phactory_info`], written field by field.
+fn encoded_phactory_info() -> Vec<u8> {
     let memory = [number(1, 1), number(2, 2), number(3, 3), number(4, 4), number(5, 5)].concat();
     let gatekeeper = [number(1, 2), bytes(2, b"master")].concat();
     let system =
         [number(1, 1), bytes(2, b"pk"), bytes(3, b"ecdh"), bytes(4, &gatekeeper), number(7, 9), number(8, 8)]
             .concat();
-    let wire = [
+    [
         number(1, 1),
         number(2, 1),
         bytes(4, b"genesis"),
@@ -65,9 +72,12 @@ fn phactory_info_has_its_numbers() {
         number(29, 29),
         number(30, 30),
     ]
-    .concat();
+    .concat()
+}
+
+fn phactory_info() -> prpc::PhactoryInfo {
     let gatekeeper = prpc::GatekeeperStatus { role: 2, master_public_key: "master".into() };
-    let info = prpc::PhactoryInfo {
+    prpc::PhactoryInfo {
         initialized: true,
         registered: true,
         genesis_block_hash: Some("genesis".into()),
@@ -108,9 +118,7 @@ fn phactory_info_has_its_numbers() {
         supported_attestation_methods: vec!["epid".into(), "dcap".into()],
         live_sidevm_instances: 29,
         query_timeout: 30,
-    };
-    assert_eq!(prpc::PhactoryInfo::decode(wire.as_slice()).unwrap(), info);
-    assert_eq!(info.encode_to_vec(), wire);
+    }
 }
 
 #[test]

@@ -81,7 +81,7 @@ async fn scripted_worker_crashes_at_a_block_and_restarts() {
     let client = synced(&worker).await;
     client.take_checkpoint().await.unwrap();
     let at = worker.next_block();
-    worker.set_dies_at(Some(at));
+    worker.set_crashes_at(Some(at));
     let (headers, blocks) = batches(6).await;
     for exits in 1..4 {
         client.sync_headers(headers[1].clone()).await.unwrap();
@@ -89,7 +89,7 @@ async fn scripted_worker_crashes_at_a_block_and_restarts() {
         assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
         assert_eq!((worker.exits(), worker.kicks(), worker.next_block()), (exits, 0, at));
     }
-    worker.set_dies_at(None);
+    worker.set_crashes_at(None);
     client.sync_headers(headers[1].clone()).await.unwrap();
     client.dispatch_blocks(blocks[1].clone()).await.unwrap();
     assert!(worker.next_block() > at);

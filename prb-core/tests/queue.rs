@@ -75,7 +75,7 @@ async fn bytes_are_bounded_and_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn closing_tells_submitters_and_consumers() {
+async fn closing_notifies_submitters_and_consumers() {
     let queue = MemoryQueue::default();
     let waiting = tokio::spawn({
         let queue = queue.clone();

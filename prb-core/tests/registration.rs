@@ -11,7 +11,8 @@ use bytes::Bytes;
 use codec::{Decode, DecodeAll, Encode};
 use prb_core::{
     attestation::{
-        self, CollateralSource, Difference, Expected, RegistrationError, RegistrationRequest, registration,
+        self, CollateralSource, Difference, Expected, NoCollateral, RegistrationError, RegistrationRequest,
+        registration,
     },
     chain::{Call, Registration},
     primitives::{AccountId, Hash, WorkerKey},
@@ -221,11 +222,15 @@ async fn bare_quote_is_sent_only_with_collateral() {
     let bare = AttestationReport::SgxDcap { quote: vec![5, 6], collateral: None };
     let answer = answer(&info(), encoded(Some(bare)));
     let error = register(answer.clone()).await.unwrap_err();
-    assert!(matches!(error, RegistrationError::NoCollateralSource) && !error.is_retryable());
-    assert!(error.to_string().contains("PRB_PCCS_URLS"), "{error}");
+    assert!(matches!(error, RegistrationError::NoCollateralSource { .. }) && !error.is_retryable());
+    assert!(error.to_string().ends_with("; configure a source of collateral"), "{error}");
 
     let client = worker(answer).1;
     let mut request = RegistrationRequest::new(false);
+    let none = NoCollateral::new("set X");
+    let error = registration(&client, &expected(), &mut request, None, Some(&none)).await.unwrap_err();
+    assert!(matches!(error, RegistrationError::NoCollateralSource { .. }) && !error.is_retryable());
+    assert!(error.to_string().ends_with("only with collateral; set X"), "{error}");
     let error =
         registration(&client, &expected(), &mut request, None, Some(&Source(false))).await.unwrap_err();
     assert!(matches!(error, RegistrationError::Collateral(_)) && error.is_retryable(), "{error:?}");

@@ -37,7 +37,7 @@ fn any_heights() -> impl Strategy<Value = Heights> {
 
 proptest! {
     #[test]
-    fn only_what_the_worker_can_take_and_the_source_has(at in any_position(), tip in any_heights()) {
+    fn plans_are_bounded_by_the_worker_and_the_source(at in any_position(), tip in any_heights()) {
         match plan(at, &tip, &Limits::default()) {
             Step::Headers(cursor) => {
                 prop_assert_eq!(cursor, HeaderCursor { relay: at.relay_header, para: at.para_header });
@@ -71,7 +71,7 @@ proptest! {
     /// Against a source whose batches end anywhere and whose parachain stands still now and then, any
     /// worker gets to the tip, moves on at every step, and never holds many more headers than blocks.
     #[test]
-    fn any_worker_gets_to_the_tip(
+    fn any_worker_reaches_the_tip(
         steps in proptest::collection::vec((1..9u32, 0..4u32), 1..40),
         cuts in proptest::collection::vec(1..7u32, 64),
     ) {

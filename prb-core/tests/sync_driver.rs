@@ -62,7 +62,7 @@ impl One {
         (self.sizes.headers.bytes(), self.sizes.blocks.bytes())
     }
 
-    fn all_is_free(&self) -> bool {
+    fn all_capacity_is_free(&self) -> bool {
         let budget = self.driver.budget();
         [Lane::Tip, Lane::CatchUp].into_iter().all(|lane| budget.free_bytes(lane) == budget.all_bytes(lane))
     }
@@ -104,7 +104,7 @@ async fn a_worker_is_driven_to_the_tip_in_batches_of_any_size() {
         let largest = worker.calls().iter().map(|(_, size)| *size).max().unwrap();
         assert!(largest <= max_bytes);
         assert_eq!(steps == 2, max_bytes > BatchSize::MIN_BYTES, "{steps} steps");
-        assert!(driver.all_is_free(), "all given back");
+        assert!(driver.all_capacity_is_free(), "all given back");
     }
 }
 
@@ -127,7 +127,7 @@ async fn batches_shrink_when_they_are_too_slow_and_grow_back() {
         grow(&source, 1);
     }
     assert_eq!(driver.batch_bytes(), (1 << 20, 1 << 20));
-    assert!(driver.all_is_free());
+    assert!(driver.all_capacity_is_free());
 }
 
 /// A source that answers as told.
@@ -173,7 +173,7 @@ async fn step_of(odd: Odd) -> (Result<Outcome, Error>, ScriptedWorker) {
     let mut driver = driver(Arc::new(odd), BatchSize::MIN_BYTES);
     let step = Step::Headers(HeaderCursor { relay: RelayNumber(1), para: ParaNumber(0) });
     let done = driver.step(&client, position(1, 0, 1), step).await;
-    assert!(driver.all_is_free());
+    assert!(driver.all_capacity_is_free());
     (done, worker)
 }
 
@@ -236,7 +236,7 @@ impl BlobSource for Hearing {
 }
 
 #[tokio::test]
-async fn the_source_hears_of_what_a_worker_refused_for_its_content() {
+async fn content_that_a_worker_refused_is_reported_to_the_source() {
     let (worker, client) = worker().await;
     let source = Arc::new(Hearing(memory(5), Mutex::default()));
     let mut driver = driver(Arc::clone(&source) as Arc<dyn BlobSource>, 1 << 20);
@@ -338,7 +338,7 @@ async fn missing_data_is_reported_with_the_heights_of_the_plan() {
     source.gate.add_permits(1);
     let stepped = step.await.unwrap();
     assert_eq!(stepped.result.unwrap(), Outcome::NotYet { heights: before });
-    assert_eq!((stepped.sent, one.all_is_free()), (None, true));
+    assert_eq!((stepped.sent, one.all_capacity_is_free()), (None, true));
     assert_ne!(*source.heights().borrow(), before);
 }
 
@@ -372,7 +372,7 @@ async fn fetches_of_catch_up_are_bounded_and_the_tip_does_not_wait_for_them() {
     let asked: Vec<_> = source.asked.lock().unwrap().iter().map(|cursor| cursor.from.0).collect();
     let expected: Vec<_> = (1..=8).chain([49]).chain(9..=30).collect();
     assert_eq!(asked, expected);
-    assert!(one.all_is_free());
+    assert!(one.all_capacity_is_free());
 }
 
 #[tokio::test]
@@ -386,12 +386,12 @@ async fn other_calls_go_on_beside_a_step_and_a_dropped_step_gives_all_back() {
     while worker.count(Method::SyncCombinedHeaders) == 0 {
         tokio::task::yield_now().await;
     }
-    assert!(!one.all_is_free());
+    assert!(!one.all_capacity_is_free());
     client.info().await.unwrap();
     client.egress_messages().await.unwrap();
     step.abort();
     assert!(step.await.unwrap_err().is_cancelled());
-    assert!(one.all_is_free());
+    assert!(one.all_capacity_is_free());
     let stepped = one.driver.step(client, planned, one.sizes).await;
     let sent = blob::Span { first: RelayNumber(1), last: RelayNumber(600) };
     assert_eq!(stepped.sent, Some(SentBatch::Headers(sent)));

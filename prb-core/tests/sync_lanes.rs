@@ -24,7 +24,7 @@ use sync_rig::{Link, Tip, heavy_chain, keep_up};
 
 /// Six newcomers, each of which takes ten minutes for a batch, on a budget of two full batches.
 #[tokio::test(start_paused = true)]
-async fn slow_newcomers_do_not_hold_a_computing_worker_back() {
+async fn slow_new_workers_do_not_delay_a_computing_worker() {
     // Some batches of history for each newcomer.
     let mut rig = Rig::new(1, 600).await;
     let mut config = fleet::Config::default();

@@ -287,7 +287,7 @@ async fn lost_account_lease_ends_a_submission_before_another_trader_sends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_sent_while_leases_cannot_be_had() {
+async fn nothing_is_sent_while_leases_are_unavailable() {
     let rig = Rig::new().await;
     let cut = Cut { accounts: rig.accounts.clone(), cut: Arc::new(AtomicBool::new(true)) };
     let _trader = rig.trader_with("first", Arc::new(cut.clone()));

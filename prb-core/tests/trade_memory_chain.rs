@@ -193,7 +193,7 @@ async fn signers_are_checked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn faults_befall_batches_in_order() {
+async fn faults_apply_to_batches_in_order() {
     let alice = signer("//Alice");
     let chain = MemoryChain::default();
     for fault in [
@@ -205,7 +205,7 @@ async fn faults_befall_batches_in_order() {
     ] {
         chain.inject(alice.operator, fault);
     }
-    for expected in ["no chain node", "refused", "did not make it", "not known", "not known"] {
+    for expected in ["no chain node", "refused", "was not included", "not known", "not known"] {
         let error = send(&chain, alice.clone(), vec![message(0)]).await.unwrap_err();
         assert!(error.to_string().contains(expected) && error.is_retryable(), "{error}");
     }

@@ -229,7 +229,7 @@ fn word(action: Action) -> String {
 }
 
 #[test]
-fn every_situation_has_its_row_and_its_action() {
+fn every_situation_has_its_action() {
     let rows = rows();
     let mut used = vec![0usize; rows.len()];
     let situations = situations();

@@ -1,6 +1,6 @@
 //! Job queues of Phala Runtime Bridge: they carry on-chain operations from lifecycle managers to traders.
 //!
-//! A lifecycle manager submits a job (register this worker, relay these messages) and holds a handle that
+//! A lifecycle manager submits a job (register this worker, relay these messages) and gets a handle that
 //! resolves to the job's outcome. A trader leases jobs, sends them in batches, and completes or fails each
 //! one. The seam between the two is [`prb_core::queue::JobQueue`]; this crate has its backends.
 //!
@@ -16,12 +16,12 @@
 //!
 //! # Guarantees
 //!
-//! - An accepted job is handed out at least once, oldest first, to one consumer at a time.
-//! - A consumer that disappears loses its lease when it expires, and the job is handed out again. The next
+//! - An accepted job is leased at least once, oldest first, to one consumer at a time.
+//! - A consumer that disappears loses its lease when it expires, and the job is leased again. The next
 //!   consumer checks what the first one may have done: operations are idempotent against the chain.
 //! - A job ends exactly once, and its submitter is notified: an outcome with a result for each call, or a
 //!   failure.
-//! - A job that failed with a temporary error is handed out again after a delay, up to its number of retries.
+//! - A job that failed with a temporary error is leased again after a delay, up to its number of retries.
 //! - Everything is bounded. A full queue refuses jobs with an error, and the submitter tries again later.
 //!
 //! A conformance suite, `prb_core::conformance::queue` (feature `conformance` of prb-core), checks these
@@ -54,7 +54,7 @@
 //! # What it is not
 //!
 //! - Not the trade engine: batches, order and retries of transactions are [`prb_core::trade`].
-//! - Not a general job queue, though bee-queue itself is one: jobs are lists of
+//! - Not a general job queue, although bee-queue itself is one: jobs are lists of
 //!   [`Call`](prb_core::chain::Call)s with a signer.
 //!
 //! # Example
@@ -74,7 +74,7 @@
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let queue = MemoryQueue::new(Config::default().with_max_jobs(100));
 //!
-//! // A lifecycle manager wants a worker in its pool.
+//! // A lifecycle manager adds a worker to its pool.
 //! let (pool, worker) = (PoolId(7), WorkerKey([1; 32]));
 //! let operator = AccountId([2; 32]);
 //! let signer = JobSigner { operator, key: Sealed(vec![]), proxied: None };
@@ -116,12 +116,12 @@
 //!
 //! # Foreign crates in this API
 //!
-//! `async-trait` 0.1, to implement [`redis::PoolSigners`]. No type of the Redis client is public. The traits
-//! themselves are of `prb-core`.
+//! `async-trait` 0.1, to implement [`redis::PoolSigners`]. No type of the Redis client is public. The seams'
+//! traits are `prb-core`'s.
 //!
 //! # Development builds
 //!
-//! The queues need no optimised packages; programs that run prb-core's engines beside them do, see its front page.
+//! The queues need no optimised packages. Programs that also run prb-core's engines do: see its front page.
 
 // docs.rs shows which feature an item needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]

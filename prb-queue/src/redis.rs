@@ -6,7 +6,7 @@
 //! `prb:` after the queue's prefix.
 //!
 //! ```text
-//!  submit ───▶ one script: jobs, waiting, books            take ◀── lease
+//!  submit ───▶ one script: jobs, waiting, index            take ◀── lease
 //!  events ◀─── one script: active, jobs, succeeded|failed ◀── finish ◀── complete, fail
 //!  outcomes ─▶ polled every few seconds in case an event was missed
 //! ```
@@ -15,8 +15,8 @@
 //! - A call whose connection was lost is repeated. The server recognises the repetition by the call's number
 //!   or by its effect, so each call takes effect once.
 //! - Lease tokens never repeat, and each job carries a random mark from its submitter. After Redis has lost
-//!   its data or returned to an old snapshot, a consumer cannot end somebody else's lease, and a submitter is
-//!   not given another job's outcome: submitters learn that their job is gone, consumers that their lease is
+//!   its data or returned to an old snapshot, a consumer cannot end another one's lease, and a submitter is
+//!   not given another job's outcome: submitters are notified that their job is gone, consumers that their lease is
 //!   lost.
 //! - While Redis is unavailable, calls fail after [`Config::call_timeout`]; after [`Config::outage_limit`]
 //!   the outstanding jobs are reported as failed.
@@ -55,9 +55,9 @@ use self::{
     connections::Connections,
     consume::{End, Opened},
     error::ConsumerError,
-    finish::Ending,
+    finish::EndRequest,
     lease_table::LeaseTable,
-    leasing::{Want, millis},
+    leasing::{LeaseRequest, millis},
     pending::Pending,
     record::{Event, Record},
     submit::Submission,
@@ -85,11 +85,11 @@ pub use config::{BlockHint, Config, PoolSigners, StartError};
 
 /// Capacity of each task's request channel; further callers wait.
 const REQUEST_CAPACITY: usize = 256;
-/// How long unclaimed jobs may take to be handed back when the queue closes.
-const HAND_BACK: Duration = Duration::from_secs(1);
+/// Maximum time for returning unclaimed jobs to Redis when the queue closes.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Timeout of the readiness check; shorter than a call's, so that a probe reports the cause soon.
-const READY_WITHIN: Duration = Duration::from_secs(2);
-/// Most leases that one script renews. Redis runs nothing else meanwhile, so scripts are kept short.
+const READY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Maximum number of leases that one script renews. Redis runs nothing else meanwhile, so scripts are kept short.
 const MAX_RENEWED: usize = 256;
 
 /// A job queue in Redis. Clones share one queue, which ends with the last clone. [`RedisQueue::shutdown`]
@@ -101,8 +101,8 @@ pub struct RedisQueue(Arc<Inner>);
 struct Inner {
     shared: Arc<Shared>,
     submissions: mpsc::Sender<Submission>,
-    wants: mpsc::Sender<Want>,
-    endings: mpsc::Sender<Ending>,
+    lease_requests: mpsc::Sender<LeaseRequest>,
+    end_requests: mpsc::Sender<EndRequest>,
     /// The supervisor, which owns all other tasks.
     _tasks: JoinSet<()>,
 }
@@ -120,12 +120,12 @@ struct Shared {
     submits: watch::Sender<bool>,
     /// Whether the subscription to job events is established.
     listening: watch::Sender<bool>,
-    /// Notified when a job may fall due earlier than the lease task's timer.
-    sooner: Notify,
+    /// Notified when a job may become due earlier than the lease task's timer.
+    timer_moved: Notify,
     /// The last error while waiting for jobs.
     consumer: watch::Sender<Option<ConsumerError>>,
     /// The last error of the maintenance task.
-    upkeep: watch::Sender<Option<Arc<str>>>,
+    maintenance: watch::Sender<Option<Arc<str>>>,
     /// The connection that blocks while waiting for jobs.
     blocking: Mutex<Option<MultiplexedConnection>>,
     closed: CancellationToken,
@@ -165,26 +165,26 @@ impl RedisQueue {
             seq: AtomicU64::new(1),
             submits: watch::Sender::new(false),
             listening: watch::Sender::new(false),
-            sooner: Notify::new(),
+            timer_moved: Notify::new(),
             consumer: watch::Sender::new(None),
-            upkeep: watch::Sender::new(None),
+            maintenance: watch::Sender::new(None),
             blocking: Mutex::new(None),
             closed: CancellationToken::new(),
             ended: CancellationToken::new(),
         });
         let (submissions, to_submit) = mpsc::channel(REQUEST_CAPACITY);
-        let (wants, to_dispense) = mpsc::channel(REQUEST_CAPACITY);
-        let (endings, to_finish) = mpsc::channel(REQUEST_CAPACITY);
+        let (lease_requests, to_dispense) = mpsc::channel(REQUEST_CAPACITY);
+        let (end_requests, to_finish) = mpsc::channel(REQUEST_CAPACITY);
         let mut tasks = JoinSet::new();
         tasks.spawn(submit::run(shared.clone(), to_submit));
         let lease_task = tasks.spawn(leasing::run(shared.clone(), to_dispense)).id();
         tasks.spawn(finish::run(shared.clone(), to_finish));
         tasks.spawn(events::listen(shared.clone()));
-        tasks.spawn(events::ask(shared.clone()));
+        tasks.spawn(events::poll_outcomes(shared.clone()));
         tasks.spawn(housekeeping::run(shared.clone()));
         let mut supervisor = JoinSet::new();
         supervisor.spawn(supervise(shared.clone(), tasks, lease_task));
-        Ok(Self(Arc::new(Inner { shared, submissions, wants, endings, _tasks: supervisor })))
+        Ok(Self(Arc::new(Inner { shared, submissions, lease_requests, end_requests, _tasks: supervisor })))
     }
 
     /// Checks that Redis is reachable and has a supported version, and that this process can lease jobs and write
@@ -195,11 +195,12 @@ impl RedisQueue {
     pub async fn ready(&self) -> Result<(), Error> {
         let mut pipe = redis::pipe();
         pipe.cmd("INFO").arg("server").cmd("INFO").arg("persistence");
+        // `INFO` needs no permission on the queue's keys, so that a missing permission does not look like a missing server.
         let (info, persistence): (String, String) = self
             .0
             .shared
             .link
-            .query_within(READY_WITHIN, &pipe)
+            .query_within(READY_TIMEOUT, &pipe)
             .await
             .map_err(|e| self.0.shared.link.unavailable(e))?;
         let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default();
@@ -213,7 +214,7 @@ impl RedisQueue {
         }
         let shared = &self.0.shared;
         let consumer = shared.consumer.borrow().as_ref().and_then(|error| error.current(&shared.config));
-        let error = consumer.or_else(|| shared.upkeep.borrow().clone());
+        let error = consumer.or_else(|| shared.maintenance.borrow().clone());
         error.map_or(Ok(()), |text| Err(Error::Unavailable(text.to_string().into())))
     }
 
@@ -222,8 +223,8 @@ impl RedisQueue {
         self.0.shared.ended.cancelled().await;
     }
 
-    /// Closes the queue: it accepts and hands out no more jobs. Outstanding jobs stay in Redis, but submitters of
-    /// this process learn no outcomes any more. Leases that are neither ended nor released expire. Unclaimed jobs
+    /// Closes the queue: it accepts and leases no more jobs. Outstanding jobs stay in Redis, but submitters of
+    /// this process get no outcomes any more. Leases that are neither ended nor released expire. Unclaimed jobs
     /// are handed back in the background, within a second.
     pub fn close(&self) {
         self.0.shared.closed.cancel();
@@ -279,7 +280,7 @@ async fn supervise(shared: Arc<Shared>, mut tasks: JoinSet<()>, lease_task: task
             }
         }
     };
-    let _ = timeout(HAND_BACK, handed_back).await;
+    let _ = timeout(RELEASE_TIMEOUT, handed_back).await;
     tasks.shutdown().await;
 }
 
@@ -295,10 +296,10 @@ const fn progress_code(progress: Progress) -> &'static str {
 /// Returns a job's JSON and its index entry without the size.
 fn encoded(job: &Job, mark: &str) -> Result<(String, String), serde_json::Error> {
     let encoded = job_encoding::encode(job, mark.to_owned())?;
-    let book = format!("{mark}|{}|{}", job.pool, encoded.action);
+    let index_entry = format!("{mark}|{}|{}", job.pool, encoded.action);
     let data: Box<RawValue> = encoded.data;
     let record = Record::new(data, job.retries, now_ms())?;
-    Ok((record.write(&record.tail)?, book))
+    Ok((record.write(&record.tail)?, index_entry))
 }
 
 #[async_trait]
@@ -306,14 +307,14 @@ impl JobQueue for RedisQueue {
     async fn submit(&self, job: Job) -> Result<JobHandle, Error> {
         job.check()?;
         let mark = random_name();
-        let (json, book) = encoded(&job, &mark).map_err(|e| Error::Unavailable(Box::new(e)))?;
+        let (json, index_entry) = encoded(&job, &mark).map_err(|e| Error::Unavailable(Box::new(e)))?;
         let calls = job.calls.len();
         // Its JSON suffices from here on; messages can make a job large, and the wait for Redis can be long.
         drop(job);
         let (submitter, outcome) = oneshot::channel();
         let (added, answer) = oneshot::channel();
         self.unless_closed(async {
-            let submission = Submission { json, book, mark, calls, submitter, added };
+            let submission = Submission { json, index_entry, mark, calls, submitter, added };
             self.0.submissions.send(submission).await.map_err(|_| Error::Closed)?;
             let id = answer.await.map_err(|_| Error::Closed)??;
             Ok(JobHandle::new(id, outcome))
@@ -325,7 +326,7 @@ impl JobQueue for RedisQueue {
         self.unless_closed(async {
             loop {
                 let (grant, granted) = oneshot::channel();
-                self.0.wants.send(Want { ttl, grant }).await.map_err(|_| Error::Closed)?;
+                self.0.lease_requests.send(LeaseRequest { ttl, grant }).await.map_err(|_| Error::Closed)?;
                 let grant = granted.await.map_err(|_| Error::Closed)??;
                 let Some(taken) = grant.taken() else { continue };
                 match self.open(taken).await {
@@ -371,6 +372,7 @@ impl JobQueue for RedisQueue {
         let shared = &self.0.shared;
         // A delay below a millisecond is rounded up; zero would make the job available at once.
         let delay_ms = if after.is_zero() { 0 } else { millis(after) };
+        // By id, so that released jobs return in the order of their submission.
         let mut leases = leases.to_vec();
         leases.sort_unstable();
         // Each chunk is pushed to the front of the waiting list, so the chunk with the oldest jobs goes last.
@@ -385,8 +387,9 @@ impl JobQueue for RedisQueue {
                 shared.leases.remove(*id, *token);
             }
         }
+        // The released jobs may become due before the lease task's timer.
         if delay_ms > 0 {
-            shared.sooner.notify_one();
+            shared.timer_moved.notify_one();
         }
         Ok(())
     }
@@ -437,6 +440,7 @@ impl JobQueue for RedisQueue {
         let counts: Counts =
             self.0.shared.link.query(&pipe).await.map_err(|e| self.0.shared.link.unavailable(e))?;
         let (waiting, active, delayed, succeeded, failed, (trimmed_succeeded, trimmed_failed)) = counts;
+        // Deleted jobs still count: the totals must not fall when retention deletes jobs.
         let succeeded = succeeded + trimmed_succeeded.unwrap_or_default();
         let failed = failed + trimmed_failed.unwrap_or_default();
         Ok(Stats { waiting, delayed, active, succeeded, failed })

@@ -145,12 +145,12 @@ impl TestQueue {
     }
 
     /// Waits until the job index and its sums match the jobs.
-    async fn until_books_are_right(&self) {
-        self.until_books_are_right_within(0).await;
+    async fn until_counters_are_consistent(&self) {
+        self.until_counters_are_consistent_within(0).await;
     }
 
-    /// Like [`Self::until_books_are_right`], with a tolerance of some bytes for the sums.
-    async fn until_books_are_right_within(&self, slack: i64) {
+    /// Like [`Self::until_counters_are_consistent`], with a tolerance of some bytes for the sums.
+    async fn until_counters_are_consistent_within(&self, slack: i64) {
         let until = tokio::time::Instant::now() + LONG;
         let key = |name: &str| format!("bq:{}:{name}", self.config.name);
         loop {
@@ -243,7 +243,7 @@ async fn job_retried_in_dashboard_is_leased_again() {
     outcome_of(failed).await.unwrap_err();
     queue_under_test.arena.press("PATCH", &format!("/job/{id}"), Value::Null).await;
     queue_under_test.assert_counts([3, 1, 1, 0, 1]).await;
-    queue_under_test.until_books_are_right().await;
+    queue_under_test.until_counters_are_consistent().await;
 
     // First the two jobs that were waiting before it, then the retried one, with its history and a used attempt.
     for which in [ALSO_WAITING, WAITING] {
@@ -259,7 +259,7 @@ async fn job_retried_in_dashboard_is_leased_again() {
     assert_eq!(queue_under_test.arena.json(&format!("/{id}?json=true")).await["status"], "succeeded");
     let shown = queue_under_test.queue.job(id).await.unwrap().unwrap();
     assert_eq!(shown.record.state, JobState::Succeeded);
-    queue_under_test.until_books_are_right().await;
+    queue_under_test.until_counters_are_consistent().await;
 
     // A bulk retry.
     let handle = queue_under_test.queue.submit(job(20, 0)).await.unwrap();
@@ -271,7 +271,7 @@ async fn job_retried_in_dashboard_is_leased_again() {
     let leased = lease(&queue_under_test.queue, LONG).await;
     assert_eq!(leased.id, handle.id);
     queue_under_test.queue.complete(leased.id, leased.token, done(10)).await.unwrap();
-    queue_under_test.until_books_are_right().await;
+    queue_under_test.until_counters_are_consistent().await;
 }
 
 #[tokio::test]
@@ -309,7 +309,7 @@ async fn job_removed_in_dashboard_is_gone() {
     queue_under_test.queue.complete(leased.id, leased.token, done(2)).await.unwrap();
     assert_eq!(outcome_of(queue_under_test.handles[ALSO_WAITING].take().unwrap()).await, Ok(done(2)));
     // The size of removed jobs at their end is unknown, so the sums are off by their growth since submission.
-    queue_under_test.until_books_are_right_within(600).await;
+    queue_under_test.until_counters_are_consistent_within(600).await;
 }
 
 /// A job that another program puts on the waiting list again is not trimmed as an ended job, even if the

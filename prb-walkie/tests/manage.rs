@@ -300,7 +300,7 @@ async fn errors_name_kind_entry_and_field() {
             "KickWorker",
             ids(&[&before.workers[0].id.to_string()]).encode_to_vec(),
             server,
-            "PHALA_LIFECYCLE_CONFIG_MODE",
+            "it only manages the inventory",
         ),
         ("CreatePool", vec![0x0a, 0xff], server, "decode"),
     ];

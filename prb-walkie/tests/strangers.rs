@@ -252,6 +252,25 @@ async fn endless_handshakes_block_only_their_own_address() {
     drop(held);
 }
 
+/// Silent connections from more addresses than there are handshakes: one from another address ends the oldest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endless_handshakes_of_many_addresses_make_room() {
+    let mut guarded = managed(0);
+    guarded.limits.handshakes = 16;
+    let guarded = start(guarded).await;
+    let place = guarded.listen_addresses()[0].to_string();
+    let port: u16 = place.rsplit('/').next().unwrap().parse().unwrap();
+    let mut held = Vec::new();
+    for host in 2..60 {
+        held.push(mute(([127, 0, 0, 1], port).into(), &format!("127.0.0.{host}")).await);
+    }
+    let honest = start_knowing(config(1, Role::Trader), &guarded).await;
+    timeout(Duration::from_secs(5), until_friends(&guarded, &honest))
+        .await
+        .expect("a place for the honest one");
+    drop(held);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_identities_do_not_keep_out_a_named_peer() {
     let mut guarded = managed(0);

@@ -51,6 +51,7 @@ pub(crate) fn pools(config: &Config) -> Result<Vec<Pool>, Error> {
 }
 
 fn pool(config: &Config, pid: u64) -> Result<Pool, Error> {
+    // In turn: neighbouring pools have different operators.
     let operator = if config.operators == 0 { pid } else { (pid - 1) % config.operators + 1 };
     let entropy = derive(config.seed, "operator", operator);
     let mnemonic = bip39::Mnemonic::from_entropy(&entropy[..ENTROPY_BYTES])
@@ -59,6 +60,7 @@ fn pool(config: &Config, pid: u64) -> Result<Pool, Error> {
     let (pair, _) =
         sr25519::Pair::from_phrase(&mnemonic, None).map_err(|error| Error::Genesis(format!("{error:?}")))?;
     let operator = AccountId::from(pair.public());
+    // The last ones, so that pool 1 of a small devnet is a plain one.
     let proxied = pid > config.pools.saturating_sub(config.proxied_pools);
     let owner = if proxied { AccountId::new(derive(config.seed, "proxied", pid)) } else { operator.clone() };
     Ok(Pool { pid, mnemonic, operator, owner, proxied, free_stake: config.free_stake })

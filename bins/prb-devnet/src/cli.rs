@@ -89,7 +89,7 @@ pub(crate) struct Run {
     /// Seconds of chain time after which a queued withdrawal lets anybody stop its pool's workers
     #[arg(long, default_value_t = 604_800)]
     grace_period: u64,
-    /// Seed of all keys: the same seed and flags give the same chain
+    /// Seed of all keys: the same seed and flags produce the same chain
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// The parachain's id
@@ -137,7 +137,7 @@ fn version(text: &str) -> Result<(u32, u32, u32), String> {
     let parts: Result<Vec<u32>, _> = text.split('.').map(str::parse).collect();
     match parts.as_deref() {
         Ok([major, minor, patch]) => Ok((*major, *minor, *patch)),
-        _ => Err("give a version as major.minor.patch, for example 2.2.0".into()),
+        _ => Err("must be major.minor.patch, for example 2.2.0".into()),
     }
 }
 

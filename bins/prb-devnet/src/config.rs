@@ -17,7 +17,7 @@ pub enum Epoch {
 }
 
 /// The configuration of a devnet. The same configuration (with [`Epoch::Fixed`]) yields the same chain, byte
-/// for byte, until somebody submits a transaction.
+/// for byte, until a transaction is submitted.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Port of the relay chain's RPC on 127.0.0.1; 0 = any. Default: 0.
@@ -58,7 +58,7 @@ pub struct Config {
     /// Balance of each operator, and of each account that has one as its proxy, for paying fees.
     /// Default: 1,000,000 PHA.
     pub operator_balance: Balance,
-    /// Most workers of a pool. Default: 200.
+    /// Maximum number of workers in a pool. Default: 200.
     pub max_pool_workers: u32,
     /// Seconds of chain time after which a queued withdrawal lets anybody stop its pool's workers.
     /// Default: 604,800.
@@ -81,7 +81,7 @@ pub struct Config {
     pub weigh_calls: bool,
     /// The maximum proof of a parachain block that is backed; `None` for no limit. Default: none.
     pub proof_limit: Option<ProofLimit>,
-    /// Most transactions in a pool. Default: 8,192.
+    /// Maximum number of transactions in a pool. Default: 8,192.
     pub max_pool_transactions: usize,
     /// The relay block that forces a change of authorities; 0 for none. Default: 0.
     pub forced_change_at: u32,
@@ -92,7 +92,7 @@ pub struct Config {
     pub justifications: JustificationOddities,
     /// Parachain blocks for each relay parent; the relay chain includes them with one head. Default: 1.
     pub heads_per_relay_block: u32,
-    /// Interval at which a parachain block changes much; 0 for never. Default: 0.
+    /// Interval at which a parachain block changes many values; 0 for never. Default: 0.
     pub burst_every: u32,
     /// Bytes of values changed by such a block. Default: 20,000,000.
     pub burst_bytes: u32,

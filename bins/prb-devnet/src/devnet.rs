@@ -61,7 +61,7 @@ struct Inner {
     para: Arc<Node>,
     pools: Vec<Pool>,
     authorities: Vec<(AuthorityId, ed25519::Pair)>,
-    moving: Mutex<Moving>,
+    tick_state: Mutex<TickState>,
     para_paused: AtomicBool,
     para_held: AtomicBool,
     faults: Arc<ChainFaults>,
@@ -74,7 +74,7 @@ struct Inner {
 
 /// State shared by ticks.
 #[derive(Default)]
-struct Moving {
+struct TickState {
     /// Parachain heads included by relay blocks that are not final yet.
     included: Vec<(u32, u32)>,
     /// The newest parachain block included by a relay block.
@@ -89,7 +89,7 @@ struct Moving {
 #[derive(Clone, Copy)]
 struct Slot {
     relay_parent: u32,
-    place: u32,
+    index: u32,
     /// What a fork adds to its time, so that the block is another one, in milliseconds.
     delay: u32,
 }
@@ -149,7 +149,7 @@ impl Devnet {
             para,
             pools,
             authorities,
-            moving: Mutex::default(),
+            tick_state: Mutex::default(),
             para_paused: AtomicBool::new(false),
             para_held: AtomicBool::new(false),
             faults,
@@ -239,41 +239,43 @@ impl Devnet {
             self.0.faults.fork_next(false);
         }
         // Locked for the whole tick: one at a time.
-        let mut moving = self.0.moving.lock();
+        let mut tick_state = self.0.tick_state.lock();
         let number = self.0.relay.best_number() + 1;
-        self.author_relay(&mut moving, number)?;
+        self.author_relay(&mut tick_state, number)?;
         let lag = self.0.faults.finality_lag();
         // One block behind at least, so that the target has a child, which some votes are for.
-        self.finalize_up_to(&mut moving, (number - 1).saturating_sub(lag))?;
+        self.finalize_up_to(&mut tick_state, (number - 1).saturating_sub(lag))?;
         let paused = self.0.para_paused.load(Ordering::Relaxed) || self.0.faults.is_offboarded();
         let mut para = None;
         if number.is_multiple_of(PARA_EVERY) && !paused {
-            for place in 0..self.0.faults.heads_per_relay_block() {
-                let slot = Slot { relay_parent: number, place, delay: 0 };
-                moving.para_parents.push(slot);
+            for index in 0..self.0.faults.heads_per_relay_block() {
+                let slot = Slot { relay_parent: number, index, delay: 0 };
+                // Before the block is authored, so that a fork can replace it.
+                tick_state.para_parents.push(slot);
                 para = Some(self.author_para(slot)?);
             }
         }
         Ok(TickReport { relay: number, para })
     }
 
-    fn author_relay(&self, moving: &mut Moving, number: u32) -> Result<(), Error> {
+    fn author_relay(&self, tick_state: &mut TickState, number: u32) -> Result<(), Error> {
         let mut inherents = self.inherents(self.timestamp(number))?;
         let best = self.0.para.best_number();
         // An onboarded parachain gets its head back even if it has no new block.
-        let is_new = best > moving.para_included || moving.is_headless;
+        let is_new = best > tick_state.para_included || tick_state.is_headless;
         if self.0.faults.is_offboarded() {
-            moving.is_headless = true;
+            tick_state.is_headless = true;
             put(&mut inherents, paras::INHERENT_IDENTIFIER, &vec![(self.para_id(), Vec::<u8>::new())])?;
         } else if is_new && !self.0.para_held.load(Ordering::Relaxed) {
-            moving.is_headless = false;
+            tick_state.is_headless = false;
             // Only the newest head: `Paras::Heads` holds one value, and the read proof at this block covers all
             // before it.
             let head = self.0.para.header(best).map(|header| header.encode()).unwrap_or_default();
             put(&mut inherents, paras::INHERENT_IDENTIFIER, &vec![(self.para_id(), head)])?;
-            moving.para_included = best;
-            moving.para_parents.clear();
-            moving.included.push((number, best));
+            tick_state.para_included = best;
+            tick_state.para_parents.clear();
+            // The parachain block becomes final with this relay block.
+            tick_state.included.push((number, best));
         }
         self.0.relay.author(inherents)?;
         Ok(())
@@ -285,7 +287,7 @@ impl Devnet {
     }
 
     /// Builds the inherents of the next parachain block with this relay parent.
-    fn para_inherents(&self, Slot { relay_parent, place, delay }: Slot) -> Result<InherentData, Error> {
+    fn para_inherents(&self, Slot { relay_parent, index, delay }: Slot) -> Result<InherentData, Error> {
         let (relay, para) = (&self.0.relay, &self.0.para);
         let unknown = || Error::UnknownBlock(relay_parent.to_string());
         let relay_header = relay.header(relay_parent).ok_or_else(unknown)?;
@@ -310,7 +312,7 @@ impl Devnet {
             code: newest.filter(|_| upgrade),
             actions,
         };
-        let mut inherents = self.inherents(self.timestamp(relay_parent) + u64::from(place + delay))?;
+        let mut inherents = self.inherents(self.timestamp(relay_parent) + u64::from(index + delay))?;
         put(&mut inherents, parachain_system::INHERENT_IDENTIFIER, &data)?;
         Ok(inherents)
     }

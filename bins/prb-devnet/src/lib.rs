@@ -1,4 +1,5 @@
 //! A relay chain and a parachain in one process, for demonstrations and tests.
+//!
 //! The interfaces that a bridge uses are real: FRAME runtimes executed natively, tries and state roots,
 //! GRANDPA justifications and set changes, `Paras::Heads` with proofs, transactions by tags, and the JSON-RPC
 //! of real clients, over WebSocket and HTTP on one port. Everything runs on 127.0.0.1 and in memory: all
@@ -12,16 +13,16 @@
 //! ```
 //!
 //! - [`Devnet`] builds and drives the two chains; [`Devnet::tick`] makes tests deterministic.
-//! - [`Node`] reads a chain without RPC, stops and starts its RPC, counts calls.
+//! - [`Node`] reads a chain without RPC, stops and starts its RPC, and counts calls.
 //! - [`Devnet::act`] carries out external actions in the next parachain block: those of other accounts,
 //!   gatekeepers, governance or a migration (see [`Action`]).
 //! - [`Faults`] makes a node's RPC lie, refuse, hang or forget.
 //! - [`Devnet::lag_finality`], [`Devnet::offboard_para`], [`Devnet::burst`], [`Devnet::reorganise_para`] and
 //!   [`Config`] make the chains themselves misbehave.
-//! - A [`Fault`] is one of either kind as text, for flags and for the `devnet_inject` and `devnet_heal` calls of a
-//!   running node.
+//! - [`Fault`] parses faults of both kinds from text, for flags and for the `devnet_inject` call of a running node;
+//!   `devnet_heal` ends them.
 //!
-//! The same [`Config`] yields the same chain, byte for byte, until somebody submits a transaction.
+//! The same [`Config`] yields the same chain, byte for byte, until a transaction is submitted.
 //!
 //! ```
 //! # fn main() -> Result<(), prb_devnet::Error> {

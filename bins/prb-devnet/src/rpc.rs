@@ -36,13 +36,13 @@ use crate::node::{Node, Status};
 
 /// Maximum size of a request or answer: whole states must pass.
 const MAX_MESSAGE_BYTES: u32 = 512 * 1024 * 1024;
-/// Most connections.
+/// Maximum number of connections.
 const MAX_CONNECTIONS: u32 = 1024;
-/// Most subscriptions of one connection.
+/// Maximum number of subscriptions of one connection.
 const MAX_SUBSCRIPTIONS: u32 = 1024;
 /// How long a stopping server waits for its connections.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
-/// Most swallowed transactions with a watcher.
+/// Maximum number of swallowed transactions with a watcher.
 const MAX_KEPT_OPEN: usize = 1024;
 
 /// Limits of a node's server, as set by real nodes' flags.
@@ -121,6 +121,7 @@ impl Server {
     pub(crate) fn keep_open(&self, sender: mpsc::Sender<Status>) {
         let mut kept = self.kept_open.lock();
         kept.retain(|sender| !sender.is_closed());
+        // Beyond it the stream ends, which a client takes for a lost transaction as well.
         if kept.len() < MAX_KEPT_OPEN {
             kept.push(sender);
         }
@@ -176,14 +177,14 @@ impl Node {
     }
 
     /// Stops the RPC server and starts it again after a while, in the background.
-    pub(crate) fn restart_rpc(self: &Arc<Self>, away: Duration) {
+    pub(crate) fn restart_rpc(self: &Arc<Self>, downtime: Duration) {
         let node = self.clone();
         let mut restarts = self.server.restarts.lock();
-        // Those that are over.
+        // Drops those that have ended.
         while restarts.try_join_next().is_some() {}
         restarts.spawn(async move {
             node.stop_rpc().await;
-            tokio::time::sleep(away).await;
+            tokio::time::sleep(downtime).await;
             if let Err(error) = node.start_rpc().await {
                 tracing::error!(%error, "cannot start a node's server again");
             }

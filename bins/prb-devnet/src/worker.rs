@@ -4,7 +4,8 @@
 //! justifications against the authority set that it tracks, read proofs against relay state roots, and every
 //! block's storage changes against the parachain header's state root, on its own trie (nodes are shared
 //! between the workers of one process, see [`Shared`]). It registers, runs benchmarks and answers heartbeat
-//! challenges through the message queue in the dispatched blocks.
+//! challenges through the message queue in the dispatched blocks. Its keys survive a loss of state, like those that a real
+//! one seals outside its checkpoint.
 //!
 //! Differences from a real one: there is no enclave. There is no attestation or, if requested and configured,
 //! an IAS report or a DCAP quote that only the devnet's registry accepts (see
@@ -23,7 +24,6 @@
 //! # Ok(())
 //! # }
 //! ```
-//! Survives a loss of state: the worker's keys, which a real one seals outside its checkpoint.
 
 use std::{
     io,
@@ -304,7 +304,7 @@ impl WorkerHandle {
 
     /// The answer of `GetInfo`, without counting, recording or faults.
     pub fn info(&self) -> PhactoryInfo {
-        self.process.life().core.lock().info()
+        self.process.run().core.lock().info()
     }
 
     /// Closes the worker's port and connections, and waits until that is done.
@@ -362,14 +362,14 @@ impl WorkerHandle {
     ///
     /// # Errors
     /// The worker is not initialised.
-    pub fn speak_as(
+    pub fn send_as(
         &self,
         sender: &MessageOrigin,
         pair: &sr25519::Pair,
         destination: &[u8],
         payload: Vec<u8>,
     ) -> Result<(), Refusal> {
-        self.process.life().core.lock().speak_as(sender, pair, destination, payload)
+        self.process.run().core.lock().send_as(sender, pair, destination, payload)
     }
 
     /// Its faults.

@@ -71,7 +71,7 @@ async fn flags_inject_faults_into_the_chains() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn faults_are_told_by_flags_and_while_it_runs() {
+async fn faults_are_set_by_flags_and_at_run_time() {
     let flags =
         ["--para-fault", "refuse=pha_*", "--para-fault", "batch-calls=0", "--relay-fault", "proofs=null"];
     let (_process, described) = Process::start(&flags);
@@ -107,7 +107,7 @@ async fn reconnected(described: &Value, chain: &str) -> RpcClient {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn limits_restarts_and_endless_answers_are_told_while_it_runs() {
+async fn limits_restarts_and_endless_answers_are_set_at_run_time() {
     let (_process, described) = Process::start(&[]);
     let para = client(&described, "para").await;
     let hash: String = para.request("chain_getBlockHash", rpc_params![7]).await.unwrap();

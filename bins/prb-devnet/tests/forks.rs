@@ -34,6 +34,18 @@ impl Rig {
         }
     }
 
+    /// Injects a fault by a call; either node takes it.
+    async fn inject(&self, fault: &str) {
+        self.rpc.request::<()>("devnet_inject", rpc_params![fault]).await.unwrap();
+    }
+
+    /// The parachain's head in the state of a relay block.
+    fn para_head_at(&self, relay_block: u32) -> Option<Vec<u8>> {
+        let relay = self.devnet.relay();
+        let hash = relay.block_hash(relay_block).unwrap();
+        relay.storage(&head_key_of(self.devnet.para_id()), hash).unwrap()
+    }
+
     async fn signed(&self, nonce: u64) -> String {
         let signer =
             Keypair::from_phrase(&Mnemonic::parse(&self.devnet.pools()[0].mnemonic).unwrap(), None).unwrap();
@@ -158,35 +170,30 @@ async fn requests_of_a_held_method_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn chains_are_made_to_misbehave_by_calls() {
+async fn calls_delay_finality_take_the_parachain_off_and_fork_it() {
     let rig = Rig::new().await;
     let (relay, para) = (rig.devnet.relay(), rig.devnet.para());
-    // Either node takes them.
-    let inject =
-        async |fault: &str| rig.rpc.request::<()>("devnet_inject", rpc_params![fault]).await.unwrap();
 
-    inject("finality-lag=200").await;
+    rig.inject("finality-lag=200").await;
     let before = relay.finalized_number();
     rig.ticks(150);
     assert_eq!((relay.finalized_number(), relay.best_number()), (before, before + 151));
-    inject("finality-lag=0").await;
+    rig.inject("finality-lag=0").await;
     rig.ticks(1);
     assert_eq!(relay.finalized_number(), before + 151);
 
-    inject("offboard").await;
+    rig.inject("offboard").await;
     rig.ticks(4);
-    let head_key = head_key_of(rig.devnet.para_id());
-    let head = |number| relay.storage(&head_key, relay.block_hash(number).unwrap()).unwrap();
     let (gone, best) = (relay.best_number(), para.best_number());
-    assert_eq!(head(gone), None);
-    inject("onboard").await;
+    assert_eq!(rig.para_head_at(gone), None);
+    rig.inject("onboard").await;
     rig.ticks(6);
-    assert!(head(gone + 1).is_some() && para.finalized_number() > best);
+    assert!(rig.para_head_at(gone + 1).is_some() && para.finalized_number() > best);
 
     // The parachain block of an even relay block is not included yet.
     rig.ticks(relay.best_number() % 2);
     let retracted = para.block_hash(para.best_number());
-    inject("fork").await;
+    rig.inject("fork").await;
     rig.ticks(1);
     let forked = para.block_hash(para.best_number());
     assert_ne!(forked, retracted);
@@ -195,9 +202,17 @@ async fn chains_are_made_to_misbehave_by_calls() {
         forked.is_some() && (0..=para.best_number()).any(|number| para.block_hash(number) == forked),
         "once"
     );
+    rig.devnet.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_change_blocks_and_justifications_until_the_chains_are_healed() {
+    let rig = Rig::new().await;
+    let (relay, para) = (rig.devnet.relay(), rig.devnet.para());
+    rig.ticks(12);
 
     for fault in ["equivocate", "repeat-ancestry", "heads-per-relay-block=3", "burst=300000"] {
-        inject(fault).await;
+        rig.inject(fault).await;
     }
     let best = para.best_number();
     rig.ticks(6);
@@ -212,12 +227,12 @@ async fn chains_are_made_to_misbehave_by_calls() {
     assert_eq!(justification.commit.precommits.len(), 5, "four votes, and one a second time");
     assert_eq!(justification.votes_ancestries.len(), 2);
 
-    inject("finality-lag=9").await;
-    inject("offboard").await;
+    rig.inject("finality-lag=9").await;
+    rig.inject("offboard").await;
     let _: () = rig.rpc.request("devnet_heal", rpc_params![]).await.unwrap();
     rig.ticks(4);
     assert_eq!(relay.finalized_number() + 1, relay.best_number());
-    assert!(head(relay.best_number()).is_some());
+    assert!(rig.para_head_at(relay.best_number()).is_some());
     rig.devnet.shutdown().await;
 }
 

@@ -256,7 +256,7 @@ async fn transactions_can_be_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fees_are_told() {
+async fn fees_are_reported() {
     let Manual { devnet, client, rpc } = manual().await;
     let extrinsic = signed(&client, &devnet.pools()[0], 0, 0, "x").await;
     let hex = format!("0x{}", hex::encode(extrinsic));

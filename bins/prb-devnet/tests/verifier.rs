@@ -296,7 +296,7 @@ async fn finality_proofs_end_with_the_set_or_at_the_newest_justification() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn relay_blocks_vouch_for_parachain_heads() {
+async fn relay_blocks_include_parachain_heads() {
     let devnet = Devnet::start(Config { history: 30, ..Config::default() }).await.unwrap();
     devnet.pause_para(true);
     ticks(&devnet, 10);

@@ -162,7 +162,7 @@ async fn a_dcap_worker_registers_with_collateral_and_not_without() {
     let dcap = |config: &mut WorkerConfig| config.attestation_methods = vec!["dcap".into()];
     let worker = attesting(config, AttestationProvider::Dcap, dcap).await;
     let error = worker.registration(None).await.unwrap_err();
-    assert!(matches!(error, RegistrationError::NoCollateralSource), "{error:?}");
+    assert!(matches!(error, RegistrationError::NoCollateralSource { .. }), "{error:?}");
 
     // What the chain says to the quote as the worker gives it.
     let answer = worker.client.runtime_info(&Default::default()).await.unwrap();

@@ -81,7 +81,7 @@ impl Bridge {
         let trade_queue =
             TradeQueue::built_in(para.clone(), Arc::clone(&vault), args.sending.submit_config());
         let trade_queue = trade_queue.map_err(Failure::Run)?;
-        let access = Access::find_or_make(&args.pages, &args.data).map_err(Failure::Configuration)?;
+        let access = Access::find_or_create(&args.pages, &args.data).map_err(Failure::Configuration)?;
         let trade_queue = trade_queue.with_page(&args.pages, &access).await?;
         let blocks = Blocks::start(&args.data.join("blocks"), Some(chains), &args.history.history)
             .await

@@ -119,17 +119,17 @@ impl Server {
         };
         let Some(listener) = port.open(args.api_listen).await? else { return Ok(None) };
         let address = listener.local_addr()?;
-        let place = access.place().map(ToString::to_string).unwrap_or_default();
+        let location = access.location().map(ToString::to_string).unwrap_or_default();
         // The API limits its bodies and checks its tokens itself.
         let rules = pages::guard::Rules { max_body_bytes: usize::MAX, checked_below: None };
         let guard = pages::guard::Guard::new(pages.page_hosts.clone(), access.clone(), rules);
         let on_loopback = address.ip().is_loopback();
         if on_loopback {
-            tracing::info!(%address, token = %place, "management API open");
+            tracing::info!(%address, token = %location, "management API open");
         } else {
-            tracing::warn!(%address, token = %place, "management API open in plain HTTP: put a TLS proxy in front of it");
+            tracing::warn!(%address, token = %location, "management API open in plain HTTP: put a TLS proxy in front of it");
         }
-        let router = router(Api::new(source), Gate::new(guard, on_loopback, place));
+        let router = router(Api::new(source), Gate::new(guard, on_loopback, location));
         let mut background = Background::default();
         background.spawn(|stop| async move {
             stop.run_until_cancelled(listen::serve(listener, router, port.name)).await;

@@ -13,7 +13,7 @@ use prb_chain::{
 
 use crate::{
     chain_data::ChainData,
-    config::HistoryPlace,
+    config::HistoryLocation,
     daemon::{Background, ended, stop},
     history,
     nodes::NodeWatch,
@@ -47,7 +47,7 @@ impl Blocks {
     pub(crate) async fn start(
         path: &Path,
         chains: Option<Chains>,
-        history: &[HistoryPlace],
+        history: &[HistoryLocation],
     ) -> anyhow::Result<Self> {
         let opening = path.to_owned();
         let store = tokio::task::spawn_blocking(move || Store::open(&opening, store::Config::default()))

@@ -14,8 +14,8 @@ use serde_json::Value;
 
 use self::{
     args::{
-        Caution, CompletionsArgs, JobsArgs, ManArgs, PoolsArgs, ProviderAction, ProvidersArgs, StatusArgs,
-        StoreArgs, WorkersArgs,
+        ChangeOptions, CompletionsArgs, JobsArgs, ManArgs, PoolsArgs, ProviderAction, ProvidersArgs,
+        StatusArgs, StoreArgs, WorkersArgs,
     },
     client::Client,
 };
@@ -75,7 +75,7 @@ async fn answer(request: Request) -> anyhow::Result<()> {
         Request::Status(args) => {
             let client = Client::new(&args.remote)?;
             let json = args.remote.json;
-            watched(args.watch, async || status::status(&client, json).await).await
+            print_repeatedly(args.watch, async || status::status(&client, json).await).await
         }
         Request::Worker(args) => workers::run(*args).await,
         Request::Pool(args) => pools::run(*args).await,
@@ -83,7 +83,7 @@ async fn answer(request: Request) -> anyhow::Result<()> {
         Request::Provider(ProvidersArgs { action: ProviderAction::List(args) }) => {
             let client = Client::new(&args.remote)?;
             let json = args.remote.json;
-            watched(args.watch, async || status::providers(&client, json).await).await
+            print_repeatedly(args.watch, async || status::providers(&client, json).await).await
         }
         Request::Store(args) => store::run(args).await,
         Request::Completions(args) => pages::completions(args.shell),
@@ -92,7 +92,10 @@ async fn answer(request: Request) -> anyhow::Result<()> {
 }
 
 /// Prints once, or repeatedly until the program is stopped.
-async fn watched(again: bool, mut show: impl AsyncFnMut() -> anyhow::Result<String>) -> anyhow::Result<()> {
+async fn print_repeatedly(
+    again: bool,
+    mut show: impl AsyncFnMut() -> anyhow::Result<String>,
+) -> anyhow::Result<()> {
     loop {
         let text = show().await;
         if !again {
@@ -128,18 +131,18 @@ fn json(value: &Value) -> anyhow::Result<String> {
 }
 
 /// Prints that an edit was made, or would be.
-fn wrote(answer: &Value, as_json: bool, caution: Caution, text: &str) -> anyhow::Result<()> {
+fn print_change(answer: &Value, as_json: bool, options: ChangeOptions, text: &str) -> anyhow::Result<()> {
     if as_json {
         return print(&json(answer)?);
     }
-    let dry = if caution.dry_run { "dry run, nothing was changed: " } else { "" };
+    let dry = if options.dry_run { "dry run, nothing was changed: " } else { "" };
     print(&format!("{dry}{text}\n"))
 }
 
 /// Asks for confirmation if input is a terminal.
-fn confirm(caution: Caution, question: &str) -> anyhow::Result<()> {
+fn confirm(options: ChangeOptions, question: &str) -> anyhow::Result<()> {
     // Without a terminal there is nobody to ask: scripts run without confirmation.
-    if caution.yes || caution.dry_run || !std::io::stdin().is_terminal() {
+    if options.yes || options.dry_run || !std::io::stdin().is_terminal() {
         return Ok(());
     }
     eprint!("{question} [y/N] ");

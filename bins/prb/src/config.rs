@@ -45,9 +45,9 @@ pub use all::AllArgs;
 pub use api::ApiArgs;
 pub use blob_cache::BlobCacheArgs;
 pub use data_provider::DataProviderArgs;
-pub use history::{HistoryArgs, HistoryPlace};
+pub use history::{HistoryArgs, HistoryLocation};
 pub use import::{ImportArgs, ImportFrom, ImportInto, V2Args, V3Args};
-pub use keys::{BackupArgs, KeyRole, KeysAction, KeysArgs, PassphraseArgs, RestoreArgs};
+pub use keys::{BackupArgs, KeyRole, KeysAction, KeysArgs, PassphraseArgs, RestoreArgs, RotateArgs};
 pub use lifecycle::LifecycleArgs;
 pub use monitor::{MONITOR_PORT, MonitorArgs};
 pub use ops::{HealthArgs, OpsArgs};
@@ -148,7 +148,7 @@ impl Cli {
     pub fn read(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, clap::Error> {
         let mut arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
         let mut command =
-            files::without_empty_variables(Self::command(), &ALIASES).map_err(|text| wrong(&text))?;
+            files::without_empty_variables(Self::command(), &ALIASES).map_err(|text| value_error(&text))?;
         if First::of(&arguments) == First::Other
             && let Some(module) = variable(MODULE)
         {
@@ -159,7 +159,8 @@ impl Cli {
         if let First::Command(daemon) = First::of(&arguments)
             && files::DAEMONS.contains(&daemon)
         {
-            (command, origins) = files::apply(command, &arguments, daemon).map_err(|text| wrong(&text))?;
+            (command, origins) =
+                files::apply(command, &arguments, daemon).map_err(|text| value_error(&text))?;
         }
         let read = command
             .try_get_matches_from_mut(&arguments)
@@ -204,11 +205,11 @@ impl Command {
 /// Checks that a data provider has nodes of both chains, or of none and a history source.
 fn check_chains(args: &DataProviderArgs) -> Result<(), clap::Error> {
     match (args.chain_endpoint.is_empty(), args.parent_chain_endpoint.is_empty()) {
-        (true, false) | (false, true) => Err(wrong(
+        (true, false) | (false, true) => Err(value_error(
             "nodes of one chain are not sufficient: set both PHALA_CHAIN_ENDPOINT and PHALA_PARENT_CHAIN_ENDPOINT, \
              or neither if PRB_HISTORY has the whole history",
         )),
-        (true, true) if args.history.history.is_empty() => Err(wrong(
+        (true, true) if args.history.history.is_empty() => Err(value_error(
             "no chain nodes are configured: set PHALA_CHAIN_ENDPOINT and PHALA_PARENT_CHAIN_ENDPOINT (or --chain-endpoint and \
              --parent-chain-endpoint), or PRB_HISTORY if that has the whole history",
         )),
@@ -217,20 +218,20 @@ fn check_chains(args: &DataProviderArgs) -> Result<(), clap::Error> {
 }
 
 fn check_psk(args: &WalkieArgs) -> Result<(), clap::Error> {
-    args.psk().map(drop).map_err(|error| wrong(&format!("{error:#}")))
+    args.psk().map(drop).map_err(|error| value_error(&format!("{error:#}")))
 }
 
 fn check_token(args: &PageArgs) -> Result<(), clap::Error> {
-    args.token().map(drop).map_err(|error| wrong(&format!("{error:#}")))
+    args.token().map(drop).map_err(|error| value_error(&format!("{error:#}")))
 }
 
 fn check_redis(url: &RedisUrl) -> Result<(), clap::Error> {
-    url.check().map_err(|allowed| wrong(&format!("the value of PHALA_Q_REDIS_ENDPOINT {allowed}")))
+    url.check().map_err(|allowed| value_error(&format!("the value of PHALA_Q_REDIS_ENDPOINT {allowed}")))
 }
 
 fn check_queue(args: &LifecycleArgs) -> Result<(), clap::Error> {
     match (&args.q_redis_endpoint, args.use_built_in_trader) {
-        (None, false) if !args.lifecycle_config_mode => Err(wrong(
+        (None, false) if !args.lifecycle_config_mode => Err(value_error(
             "no trade queue is configured: set PHALA_Q_REDIS_ENDPOINT (a Redis URL such as \
              redis://127.0.0.1:6379/0, where a trader works too), or USE_BUILT_IN_TRADER=true",
         )),
@@ -239,7 +240,7 @@ fn check_queue(args: &LifecycleArgs) -> Result<(), clap::Error> {
     }
 }
 
-fn wrong(message: &str) -> clap::Error {
+fn value_error(message: &str) -> clap::Error {
     Cli::command().error(ErrorKind::ValueValidation, message)
 }
 
@@ -299,7 +300,7 @@ fn subcommand_of(module: &OsStr) -> Result<&'static str, clap::Error> {
         Some("trade" | "trader") => Ok("trader"),
         Some("monitor") => Ok("monitor"),
         Some("all") => Ok("all"),
-        _ => Err(wrong(&format!(
+        _ => Err(value_error(&format!(
             "{MODULE} is {}; it must be data_provider, lifecycle, trade, monitor or all",
             redact::shown(&module.to_string_lossy())
         ))),

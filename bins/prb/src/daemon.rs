@@ -1,6 +1,9 @@
 //! The common parts of all daemons: ops port, signals, display, and an ordered shutdown.
 
-use std::{io::Write, time::Duration};
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
 
 use anyhow::Context;
 use prb_chain::rpc::{self, NodePool};
@@ -42,8 +45,8 @@ impl Failure {
     /// code.
     pub fn report(self) -> u8 {
         let (error, code) = match self {
-            Self::Configuration(error) => (error, BAD_CONFIGURATION),
-            Self::Run(error) => (error, 1),
+            Self::Configuration(error) if !is_transient(&error) => (error, BAD_CONFIGURATION),
+            Self::Configuration(error) | Self::Run(error) => (error, 1),
         };
         let text = format!("{error:#}");
         tracing::error!(exit_code = code, error = text, "the program ends");
@@ -58,6 +61,20 @@ impl Failure {
         }
         code
     }
+}
+
+/// Whether an error at the start may be gone at the next one: a port that the predecessor has not closed yet, an
+/// address that the network does not have yet at boot, a disk without room. A supervisor that does not restart after
+/// [`BAD_CONFIGURATION`] would leave the fleet without its daemon.
+fn is_transient(error: &anyhow::Error) -> bool {
+    use io::ErrorKind::*;
+    let kinds = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+    kinds.into_iter().any(|kind| {
+        matches!(
+            kind,
+            AddrInUse | AddrNotAvailable | NetworkDown | OutOfMemory | QuotaExceeded | StorageFull | TimedOut
+        )
+    })
 }
 
 /// A running daemon, as used by [`run`].

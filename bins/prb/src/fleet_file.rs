@@ -22,10 +22,10 @@ use toml::Spanned;
 use uuid::Uuid;
 
 mod edits;
-mod place;
+mod position;
 
 use crate::{input, redact};
-use place::{Place, Placed, Unique};
+use position::{Position, Positioned, Unique};
 
 /// The largest file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
@@ -37,7 +37,7 @@ const NAMESPACE: Uuid = Uuid::from_u128(0x9f1c_6f6e_4d3a_4f0e_8b52_70f6_a1d9_3c1
 /// The file, checked.
 #[derive(Debug, Default)]
 pub struct FleetFile {
-    pools: Vec<Placed<PoolEntry>>,
+    pools: Vec<Positioned<PoolEntry>>,
     workers: Vec<Worker>,
 }
 
@@ -207,21 +207,24 @@ impl FleetFile {
         if json {
             let written: Written<PoolEntry, WorkerEntry> = serde_json::from_str(text)
                 .map_err(|e| anyhow::anyhow!("{}", redact::scrubbed(&e.to_string())))?;
-            return Self::checked(Placed::by_index(written.pools), Placed::by_index(written.workers));
+            return Self::checked(Positioned::by_index(written.pools), Positioned::by_index(written.workers));
         }
         let written: Written<Spanned<PoolEntry>, Spanned<WorkerEntry>> =
             toml::from_str(text).map_err(|e: toml::de::Error| match e.span() {
                 Some(span) => {
-                    anyhow::anyhow!("{}: {}", Place::line(text, span.start), redact::scrubbed(e.message()))
+                    anyhow::anyhow!("{}: {}", Position::line(text, span.start), redact::scrubbed(e.message()))
                 }
                 None => anyhow::anyhow!("{}", redact::scrubbed(e.message())),
             })?;
-        Self::checked(Placed::by_line(text, written.pools), Placed::by_line(text, written.workers))
+        Self::checked(Positioned::by_line(text, written.pools), Positioned::by_line(text, written.workers))
     }
 
-    fn checked(pools: Vec<Placed<PoolEntry>>, workers: Vec<Placed<WorkerEntry>>) -> anyhow::Result<Self> {
+    fn checked(
+        pools: Vec<Positioned<PoolEntry>>,
+        workers: Vec<Positioned<WorkerEntry>>,
+    ) -> anyhow::Result<Self> {
         check_pools(&pools)?;
-        let workers: Vec<Placed<Worker>> =
+        let workers: Vec<Positioned<Worker>> =
             workers.into_iter().map(|worker| worker.map(WorkerEntry::into_worker)).collect();
         check_workers(&workers, &pools)?;
         Ok(Self { pools, workers: workers.into_iter().map(|worker| worker.entry).collect() })
@@ -233,37 +236,39 @@ impl FleetFile {
     }
 }
 
-fn check_pools(pools: &[Placed<PoolEntry>]) -> anyhow::Result<()> {
+fn check_pools(pools: &[Positioned<PoolEntry>]) -> anyhow::Result<()> {
     let (mut pids, mut names) = (Unique::default(), Unique::default());
-    for Placed { place, entry } in pools {
+    for Positioned { position, entry } in pools {
         let pid = entry.pid;
-        if let Some(first) = pids.insert(pid.to_string(), *place) {
-            bail!("pool {pid} is listed twice, at {first} and at {place}: remove one of them");
+        if let Some(first) = pids.insert(pid.to_string(), *position) {
+            bail!("pool {pid} is listed twice, at {first} and at {position}: remove one of them");
         }
-        if let Some(first) = names.insert(entry.name(), *place) {
+        if let Some(first) = names.insert(entry.name(), *position) {
             let name = entry.name();
-            bail!("two pools have the name {name:?}, at {first} and at {place}: rename one of them");
+            bail!("two pools have the name {name:?}, at {first} and at {position}: rename one of them");
         }
     }
     Ok(())
 }
 
-fn check_workers(workers: &[Placed<Worker>], pools: &[Placed<PoolEntry>]) -> anyhow::Result<()> {
+fn check_workers(workers: &[Positioned<Worker>], pools: &[Positioned<PoolEntry>]) -> anyhow::Result<()> {
     let pids: HashSet<PoolId> = pools.iter().map(|pool| PoolId(pool.entry.pid)).collect();
     let (mut names, mut endpoints) = (Unique::default(), Unique::default());
-    for Placed { place, entry: worker } in workers {
+    for Positioned { position, entry: worker } in workers {
         let (name, endpoint, pid) = (&worker.name, &worker.endpoint, worker.pid);
         // Checked first: an endpoint may contain a password, and must not be quoted then.
-        worker.check().with_context(|| format!("the worker at {place}"))?;
+        worker.check().with_context(|| format!("the worker at {position}"))?;
         // Checked before the names: a worker without a name uses its endpoint as one.
-        if let Some(first) = endpoints.insert(prb_core::inventory::normal_endpoint(endpoint), *place) {
-            bail!("two workers have the endpoint {endpoint}, at {first} and at {place}: remove one of them");
+        if let Some(first) = endpoints.insert(prb_core::inventory::normal_endpoint(endpoint), *position) {
+            bail!(
+                "two workers have the endpoint {endpoint}, at {first} and at {position}: remove one of them"
+            );
         }
-        if let Some(first) = names.insert(name.clone(), *place) {
-            bail!("two workers have the name {name:?}, at {first} and at {place}: rename one of them");
+        if let Some(first) = names.insert(name.clone(), *position) {
+            bail!("two workers have the name {name:?}, at {first} and at {position}: rename one of them");
         }
         if !pids.contains(&pid) {
-            bail!("worker {name:?} at {place} belongs to pool {pid}, which the file does not name");
+            bail!("worker {name:?} at {position} belongs to pool {pid}, which the file does not name");
         }
     }
     Ok(())

@@ -82,14 +82,11 @@ impl FleetRuntime {
         descriptors::warn_if_too_few(inventory.snapshots().borrow().workers.len());
         let connect = Arc::new(workers.connect()?);
         let reader = Arc::clone(&chain.reader);
-        let mut fleet =
-            fleet::Parts::new(inventory, Arc::clone(&source), reader, trade_queue.queue(), connect);
+        let fleet = fleet::Parts::new(inventory, Arc::clone(&source), reader, trade_queue.queue(), connect);
         // The chain's time, not this machine's: the chain decides by its own whether collateral has expired.
         let views = chain.views();
-        if let Some(collateral) = workers.pccs.source(move || chain_time(&views))? {
-            fleet = fleet.with_collateral(collateral);
-        }
-        let fleet = Fleet::start(fleet, workers.fleet_config());
+        let collateral = workers.pccs.source(move || chain_time(&views))?;
+        let fleet = Fleet::start(fleet.with_collateral(collateral), workers.fleet_config());
         Ok(Self { source, chain, fleet, trade_queue })
     }
 

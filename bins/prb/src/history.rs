@@ -14,7 +14,7 @@ use prb_walkie::{
 };
 use tokio::{sync::watch, time::sleep};
 
-use crate::{config::HistoryPlace, daemon::Background};
+use crate::{config::HistoryLocation, daemon::Background};
 
 /// Interval at which a data provider's address is looked up.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(60);
@@ -26,21 +26,21 @@ const RESOLVE_RETRY: Duration = Duration::from_secs(5);
 /// # Errors
 /// A folder is not an archive, or a URL is invalid.
 pub(crate) async fn open(
-    places: &[HistoryPlace],
+    places: &[HistoryLocation],
     background: &mut Background,
 ) -> anyhow::Result<Vec<Arc<dyn HistorySource>>> {
     let mut sources: Vec<Arc<dyn HistorySource>> = Vec::new();
     for place in places {
         sources.push(match place {
-            HistoryPlace::Archive(folder) => {
+            HistoryLocation::Archive(folder) => {
                 let folder = folder.clone();
                 Arc::new(tokio::task::spawn_blocking(move || ArchiveHistory::open(&folder)).await??)
             }
-            HistoryPlace::HttpArchive(url) => Arc::new(HttpArchive::new(url, HttpConfig::default())?),
-            HistoryPlace::HeadersCache(url) => {
+            HistoryLocation::HttpArchive(url) => Arc::new(HttpArchive::new(url, HttpConfig::default())?),
+            HistoryLocation::HeadersCache(url) => {
                 Arc::new(HeadersCache::new(url, headers_cache::Config::default())?)
             }
-            HistoryPlace::Provider(address) => Arc::new(provider(address, background)),
+            HistoryLocation::Provider(address) => Arc::new(provider(address, background)),
         });
     }
     Ok(sources)

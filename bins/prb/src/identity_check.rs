@@ -43,7 +43,8 @@ async fn existing(folder: &Path, inventory: &dyn Inventory) -> anyhow::Result<Op
         bail!(
             "the keys of {sealed} pools are sealed, but the identity that opens them is missing: there is no {}. \
              Restore it with `prb keys restore --peer-id-prefix {}`, from a backup or from the folder that \
-             PHALA_PEER_ID_PREFIX named before",
+             PHALA_PEER_ID_PREFIX named before. If it is lost, `prb keys rotate --discard-unopened` makes a new one, \
+             and the operators have to be set again",
             folder.join(Role::Lifecycle.file_name()).display(),
             folder.display()
         );
@@ -111,7 +112,8 @@ pub(crate) async fn check(inventory: &dyn Inventory, vault: &dyn Vault, folder: 
     Err(cause).with_context(|| {
         format!(
             "the identity in {} cannot open the sealed keys of the pools {}: restore the one that sealed them \
-             (`prb keys restore`), or remove the operators of these pools from the inventory and set them again",
+             (`prb keys restore`), or discard these keys with `prb keys rotate --discard-unopened` and set the operators \
+             again",
             folder.display(),
             closed.join(", ")
         )

@@ -1,4 +1,4 @@
-//! `prb keys`: shows peer ids, backs up and restores identities.
+//! `prb keys`: shows peer ids, backs up, restores and rotates identities.
 //!
 //! A backup is the identity file itself, encrypted with a passphrase in the format of age
 //! (<https://age-encryption.org/v1>), so that `age -d` opens it without this program, or unencrypted on
@@ -23,6 +23,8 @@ use crate::{
     input,
 };
 
+mod rotate;
+
 /// The variable that holds a passphrase.
 const PASSPHRASE_VARIABLE: &str = "PRB_KEYS_PASSPHRASE";
 /// The shortest passphrase for a new backup, in bytes.
@@ -38,12 +40,13 @@ const AGE: &[u8] = b"age-encryption.org/v1";
 ///
 /// # Errors
 /// [`Failure::Configuration`] if the folder, a file or the passphrase is not suitable; nothing was changed then.
-pub fn run(args: &KeysArgs) -> Result<(), Failure> {
+pub async fn run(args: &KeysArgs) -> Result<(), Failure> {
     let folder = &args.peer_id_prefix;
     match &args.action {
         KeysAction::Show => show(folder),
         KeysAction::Backup(args) => backup(folder, args),
         KeysAction::Restore(args) => restore(folder, args),
+        KeysAction::Rotate(args) => rotate::rotate(folder, args).await,
     }
     .map_err(Failure::Configuration)
 }

@@ -84,7 +84,7 @@ impl LifecycleManager {
 
     async fn compose(args: &LifecycleArgs, mut config: node::Config, parts: Parts) -> Result<Self, Failure> {
         let access =
-            Access::find_or_make(&args.pages, &args.local_db_path).map_err(Failure::Configuration)?;
+            Access::find_or_create(&args.pages, &args.local_db_path).map_err(Failure::Configuration)?;
         let mut background = Background::default();
         let (found, candidates) = watch::channel(Vec::new());
         let (own, identity) = own_chain::follow(&parts.para, &mut background);
@@ -100,7 +100,8 @@ impl LifecycleManager {
             vault: parts.vault,
             keys: Arc::new(Sr25519Keys),
             fleet: work.as_ref().map(|work| work.fleet().clone()),
-        });
+        })
+        .with_fleet_setting("PHALA_LIFECYCLE_CONFIG_MODE");
         // The node's handlers need the table before the node exists; the node's peers are added to it
         // afterwards.
         let provider_table = ProviderTable::new(providers.clone());
@@ -116,7 +117,7 @@ impl LifecycleManager {
         background.spawn(|stop| async move {
             // A background task that ends counts as a failure, so this one waits for the shutdown after its
             // work.
-            stop.run_until_cancelled(identity.tell(informed)).await;
+            stop.run_until_cancelled(identity.publish_to(informed)).await;
             stop.cancelled().await;
             anyhow::anyhow!("stopped")
         });

@@ -1,7 +1,7 @@
 //! Ports that speak HTTP: opened as the operator says, and served within bounds.
 //!
 //! Connections, requests worked on and streams each have shares by address, with a reserve for this machine
-//! ([`Shares`]); where all connections are taken, an address that has fewer takes the place of one that has more. A
+//! ([`Shares`]); where all connections are taken, an address that has fewer takes the slot of one that has more. A
 //! request's head, its body and its answer each have a time: who sends or reads too slowly is hung up
 //! on.
 
@@ -42,8 +42,8 @@ mod shares;
 mod writes;
 
 use body::TimedBody;
-use connections::{Connections, OurTurn};
-pub(crate) use shares::{Limits, Place, Shares, is_this_machine};
+use connections::{Connections, IsProcessing};
+pub(crate) use shares::{Limits, Shares, Slot, is_this_machine};
 use writes::TimedWrites;
 
 /// Connections served at once from this machine; the shares of others follow from it ([`Limits::of`]).
@@ -149,7 +149,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, name: &'static 
     .await;
 }
 
-/// The same, with places of their own for what the `reserve` answers: it takes those who come while all places are
+/// The same, with slots of their own for what the `reserve` answers: it takes those who come while all slots are
 /// held, for a moment each.
 pub(crate) async fn serve_with(listener: TcpListener, router: Router, name: &'static str, reserve: Router) {
     let times = Times::default();
@@ -177,15 +177,15 @@ async fn serve_within(listener: TcpListener, router: Router, settings: Settings)
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => match open.admit(peer.ip()) {
-                    Some(place) => {
+                    Some(slot) => {
                         let (router, settings) = (router.clone(), settings.clone());
-                        let our_turn = OurTurn::default();
-                        let turn = our_turn.clone();
+                        let is_processing = IsProcessing::default();
+                        let turn = is_processing.clone();
                         let task = connections.spawn(async move {
                             connection(stream, peer, router, &settings, settings.times.connection, turn).await;
                         });
                         // Not too late: ended connections are only handled by this loop.
-                        open.began(place, our_turn, task);
+                        open.opened(slot, is_processing, task);
                     }
                     None => {
                         if short.len() >= RESERVED_CONNECTIONS {
@@ -195,7 +195,7 @@ async fn serve_within(listener: TcpListener, router: Router, settings: Settings)
                         }
                         let (router, settings) = (settings.reserve.clone(), settings.clone());
                         oldest.push_back(short.spawn(async move {
-                            let turn = OurTurn::default();
+                            let turn = IsProcessing::default();
                             connection(stream, peer, router, &settings, settings.times.reserved, turn).await;
                         }));
                         oldest.retain(|task| !task.is_finished());
@@ -229,23 +229,24 @@ async fn connection(
     router: Router,
     settings: &Settings,
     limit: Duration,
-    our_turn: OurTurn,
+    is_processing: IsProcessing,
 ) {
     let Settings { name, times, .. } = settings;
     let router = TowerToHyperService::new(router);
     let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
         // Before the call, which sets it to false when it has to wait for the body.
-        our_turn.set(true);
-        let answered = router.call(request.map(|body| TimedBody::new(body, times.body, our_turn.clone())));
-        let our_turn = our_turn.clone();
+        is_processing.set(true);
+        let answered =
+            router.call(request.map(|body| TimedBody::new(body, times.body, is_processing.clone())));
+        let is_processing = is_processing.clone();
         async move {
             // Between two requests of a stranger's pipeline everything else has its turn, too.
             if !is_this_machine(peer.ip()) {
                 tokio::task::yield_now().await;
             }
             // From here on the client has to read.
-            answered.await.inspect(|_| our_turn.set(false))
+            answered.await.inspect(|_| is_processing.set(false))
         }
     });
     let serving = http1::Builder::new()

@@ -91,7 +91,7 @@ fn start(cli: Cli, display: Display) -> Result<(), Failure> {
         Command::Lifecycle(args) => runtime.block_on(prb::lifecycle::run(*args, display)),
         Command::Trader(args) => runtime.block_on(prb::trader::run(*args, display)),
         Command::Monitor(args) => runtime.block_on(prb::monitor::run(*args, display)),
-        Command::Keys(args) => keys::run(&args),
+        Command::Keys(args) => runtime.block_on(keys::run(&args)),
         Command::Import(args) => runtime.block_on(prb::import::run(&args)),
         // These two do not come here: `run` has answered them without a log.
         Command::Healthcheck(args) => container::check_health(&args),

@@ -109,7 +109,7 @@ impl Ops {
         if let Some(metrics) = metrics {
             let stop = cancel.clone();
             tasks.spawn(async move {
-                stop.run_until_cancelled(upkeep(metrics)).await;
+                stop.run_until_cancelled(run_metrics_upkeep(metrics)).await;
             });
         }
         let stop = cancel.clone();
@@ -170,7 +170,7 @@ fn install() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildError
         .install_recorder()
 }
 
-async fn upkeep(metrics: &PrometheusHandle) {
+async fn run_metrics_upkeep(metrics: &PrometheusHandle) {
     let mut ticks = tokio::time::interval(UPKEEP);
     loop {
         ticks.tick().await;

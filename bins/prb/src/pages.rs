@@ -23,6 +23,6 @@ pub(crate) mod layout;
 pub mod queue;
 mod site;
 
-pub(crate) use guard::{Guard, Rules, TokenPlace, time_left};
+pub(crate) use guard::{Guard, Rules, TokenLocation, time_left};
 pub use guard::{MAX_REQUESTS, REQUEST_TIMEOUT};
 pub use site::Site;

@@ -24,7 +24,7 @@ const MAX_FILE_BYTES: u64 = 4096;
 #[derive(Clone, Debug, Default)]
 pub struct Access {
     token: Option<SecretString>,
-    place: Option<Arc<str>>,
+    location: Option<Arc<str>>,
     is_given: bool,
 }
 
@@ -35,18 +35,18 @@ impl Access {
     /// It is set twice, cannot be read, or is too short.
     pub fn given(args: &PageArgs) -> anyhow::Result<Self> {
         let Some(token) = args.token()? else { return Ok(Self::default()) };
-        let place = match &args.api_token_file {
+        let location = match &args.api_token_file {
             Some(file) => format!("the file {}", file.display()),
             None => format!("the variable {TOKEN_VARIABLE}"),
         };
-        Ok(Self { token: Some(token), place: Some(place.into()), is_given: true })
+        Ok(Self { token: Some(token), location: Some(location.into()), is_given: true })
     }
 
     /// Returns the configured token, or the one in `folder`, which is generated if it does not exist.
     ///
     /// # Errors
     /// Those of [`given`](Self::given), or the file can neither be read nor created.
-    pub fn find_or_make(args: &PageArgs, folder: &Path) -> anyhow::Result<Self> {
+    pub fn find_or_create(args: &PageArgs, folder: &Path) -> anyhow::Result<Self> {
         let given = Self::given(args)?;
         if given.token.is_some() {
             return Ok(given);
@@ -72,17 +72,21 @@ impl Access {
             token.expose_secret().len() >= 16,
             "the token in {shown} has less than 16 bytes: delete the file, and a new one is generated"
         );
-        Ok(Self { token: Some(token), place: Some(format!("the file {shown}").into()), is_given: false })
+        Ok(Self { token: Some(token), location: Some(format!("the file {shown}").into()), is_given: false })
     }
 
     #[cfg(test)]
     pub(crate) fn of_test(token: &str) -> Self {
-        Self { token: Some(token.into()), place: Some("the variable PRB_API_TOKEN".into()), is_given: true }
+        Self {
+            token: Some(token.into()),
+            location: Some("the variable PRB_API_TOKEN".into()),
+            is_given: true,
+        }
     }
 
     /// Describes where the token is stored; `None` if there is no token.
-    pub fn place(&self) -> Option<&Arc<str>> {
-        self.place.as_ref()
+    pub fn location(&self) -> Option<&Arc<str>> {
+        self.location.as_ref()
     }
 
     /// Whether the token is configured.
@@ -138,18 +142,18 @@ mod tests {
         let folder = tempfile::TempDir::new().unwrap();
         let folder = folder.path().join("new");
         let args = PageArgs::default();
-        let made = Access::find_or_make(&args, &folder).unwrap();
-        let (first, place) = (made.token().unwrap(), made.place().unwrap());
+        let made = Access::find_or_create(&args, &folder).unwrap();
+        let (first, location) = (made.token().unwrap(), made.location().unwrap());
         let file = folder.join(TOKEN_FILE);
-        assert!(place.contains(file.to_str().unwrap()) && !place.contains(first.expose_secret()));
+        assert!(location.contains(file.to_str().unwrap()) && !location.contains(first.expose_secret()));
         assert!(!made.is_given() && !format!("{made:?}").contains(first.expose_secret()));
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-        let again = Access::find_or_make(&args, &folder).unwrap();
+        let again = Access::find_or_create(&args, &folder).unwrap();
         assert_eq!(first.expose_secret(), again.token().unwrap().expose_secret());
         assert!(first.expose_secret().len() >= 32);
 
         fs::write(&file, "\n").unwrap();
-        let error = Access::find_or_make(&args, &folder).unwrap_err().to_string();
+        let error = Access::find_or_create(&args, &folder).unwrap_err().to_string();
         assert!(error.contains("16 bytes"), "{error}");
     }
 }

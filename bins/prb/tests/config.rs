@@ -28,9 +28,13 @@ fn shown(args: &[&str], variables: &[(&str, &str)]) -> String {
 
 #[track_caller]
 fn refusal(args: &[&str], variables: &[(&str, &str)]) -> String {
+    failure(args, variables, 2)
+}
+
+fn failure(args: &[&str], variables: &[(&str, &str)], code: i32) -> String {
     let output = prb(args, variables);
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert_eq!(output.status.code(), Some(code), "{error}");
     error
 }
 
@@ -324,9 +328,13 @@ fn check_finds_ports_in_use_and_keys_that_do_not_open() {
         ("monitor", &manager, "PORT", &port),
         ("data-provider", &provider, "PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT", &port),
     ] {
-        let variables = [&variables[..], &[(setting, value)]].concat();
-        let error = refusal(&[daemon, "--check"], &variables);
-        assert!(error.contains(setting) && error.contains("in use"), "{daemon}: {error}");
+        let db = path(&format!("db-{daemon}"));
+        let variables = [&variables[..], &[(setting, value), ("PHALA_LOCAL_DB_PATH", &db)]].concat();
+        // The predecessor may still hold the port: a supervisor is to start the daemon again.
+        for arguments in [&[daemon, "--check"][..], &[daemon]] {
+            let error = failure(arguments, &variables, 1);
+            assert!(error.contains(setting) && error.contains("in use"), "{daemon}: {error}");
+        }
     }
     std::fs::write(path("file"), "").unwrap();
     let below = path("file/db");

@@ -1,15 +1,25 @@
 //! `prb keys` as a process: peer ids are shown, keys never; backups can be restored, and replace nothing
-//! without a flag.
+//! without a flag; a rotated identity opens every operator's secret.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
 
-use prb_walkie::identity::{Identity, Role};
+use prb_chain::inventory::{Config, HeedInventory};
+use prb_core::{
+    inventory::{Edit, Inventory, Operator, Pool},
+    primitives::{AccountId, PoolId},
+    vault::Vault,
+};
+use prb_walkie::{
+    identity::{Identity, Role},
+    vault::RsaVault,
+};
+use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
 const PASSPHRASE: &str = "correct horse battery staple";
@@ -119,4 +129,112 @@ fn files_that_are_no_backup_are_refused() {
         assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
         assert!(!folder.path().join("id").exists());
     }
+}
+
+/// The inventory of a stopped manager, and its identity.
+struct Stopped {
+    folder: TempDir,
+}
+
+impl Stopped {
+    /// Creates one with two pools that have operators, and one without.
+    async fn new() -> Self {
+        let stopped = Self { folder: TempDir::new().unwrap() };
+        let vault = RsaVault::new(&made(&stopped.keys(), Role::Lifecycle));
+        let mut edits = Vec::new();
+        for pid in [1, 2, 3] {
+            let mut pool = Pool::new(uuid::Uuid::from_u128(pid.into()), PoolId(pid), format!("pool {pid}"));
+            let key = vault.seal(&format!("secret of {pid}").into()).await.unwrap();
+            pool.operator = (pid < 3).then_some(Operator { account: AccountId([pid as u8; 32]), key });
+            edits.push(Edit::PutPool(pool));
+        }
+        stopped.inventory().apply(edits).await.unwrap();
+        stopped
+    }
+
+    fn keys(&self) -> PathBuf {
+        self.folder.path().join("id")
+    }
+
+    fn inventory(&self) -> HeedInventory {
+        HeedInventory::open(&self.folder.path().join("db"), Config::default()).unwrap()
+    }
+
+    fn rotate(&self, args: &[&str]) -> Output {
+        let db = self.folder.path().join("db");
+        let args = [&["rotate", "--local-db-path", db.to_str().unwrap()], args].concat();
+        keys(&self.keys(), &args, None)
+    }
+
+    fn peer_id(&self) -> String {
+        Identity::load(&self.keys(), Role::Lifecycle).unwrap().unwrap().peer_id().to_string()
+    }
+
+    /// Returns the operators' secrets by pool, as the identity in the folder opens them.
+    async fn secrets(&self) -> Vec<(u64, Option<String>)> {
+        let vault = Identity::load(&self.keys(), Role::Lifecycle).unwrap().map(|of| RsaVault::new(&of));
+        let snapshot = self.inventory().snapshots().borrow().clone();
+        let mut secrets = Vec::new();
+        for pool in &snapshot.pools {
+            let secret = match (&pool.operator, &vault) {
+                (Some(operator), Some(vault)) => Some(vault.open(&operator.key).await.unwrap()),
+                _ => None,
+            };
+            secrets.push((pool.pid.0, secret.map(|secret| secret.expose_secret().to_owned())));
+        }
+        secrets.sort();
+        secrets
+    }
+}
+
+fn all_secrets() -> Vec<(u64, Option<String>)> {
+    vec![(1, Some("secret of 1".into())), (2, Some("secret of 2".into())), (3, None)]
+}
+
+#[tokio::test]
+async fn a_new_identity_opens_all_secrets() {
+    let stopped = Stopped::new().await;
+    let old = stopped.peer_id();
+    let in_use = stopped.inventory();
+    refused(&stopped.rotate(&[]), "must be stopped");
+    drop(in_use);
+    let said = done(&stopped.rotate(&[]));
+    let new = stopped.peer_id();
+    assert!(old != new && said.contains(&old) && said.contains(&new), "{said}");
+    assert!(!said.contains("secret of"), "{said}");
+    assert_eq!(stopped.secrets().await, all_secrets());
+    let left: Vec<_> =
+        fs::read_dir(stopped.keys()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["LIFECYCLE"]);
+    assert_eq!(fs::metadata(stopped.keys().join("LIFECYCLE")).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+/// Interrupted after the secrets were sealed and before the new identity replaced the old one.
+#[tokio::test]
+async fn an_interrupted_rotation_is_completed() {
+    let stopped = Stopped::new().await;
+    let (file, pending) = (stopped.keys().join("LIFECYCLE"), stopped.keys().join("rotating"));
+    let old = fs::read(&file).unwrap();
+    done(&stopped.rotate(&[]));
+    let new = stopped.peer_id();
+    fs::create_dir(&pending).unwrap();
+    fs::rename(&file, pending.join("LIFECYCLE")).unwrap();
+    fs::write(&file, old).unwrap();
+    done(&stopped.rotate(&[]));
+    assert_eq!(stopped.peer_id(), new);
+    assert_eq!(stopped.secrets().await, all_secrets());
+}
+
+#[tokio::test]
+async fn secrets_of_a_lost_identity_are_discarded_on_request_only() {
+    let stopped = Stopped::new().await;
+    fs::remove_file(stopped.keys().join("LIFECYCLE")).unwrap();
+    refused(
+        &stopped.rotate(&[]),
+        "nothing was changed: the identity does not open the operators' secrets of the pools 1, 2",
+    );
+    assert!(!stopped.keys().join("LIFECYCLE").exists() && !stopped.keys().join("rotating").exists());
+    let said = done(&stopped.rotate(&["--discard-unopened"]));
+    assert!(said.contains("`prb pool set`: 1, 2"), "{said}");
+    assert_eq!(stopped.secrets().await, [(1, None), (2, None), (3, None)]);
 }

@@ -1,4 +1,5 @@
-//! The links of the documentation lead somewhere: relative ones to a file, and to a heading where they name one.
+//! The links of the documentation lead somewhere: relative ones to a file, and to a heading where they name one. The
+//! paths that it names exist.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -97,4 +98,28 @@ fn the_guide_has_every_page() {
         .filter(|page| page.starts_with(&docs) && !page.ends_with("SUMMARY.md") && !listed.contains(page))
         .collect();
     assert!(missing.is_empty(), "{missing:?}");
+}
+
+/// Whether code on a page is a path: `prb-core/src/sync.rs`, but not `/readyz`, `sync::plan` or `a / b`.
+fn is_path(code: &str) -> bool {
+    let named = code.contains('/') || code.ends_with(".rs");
+    named && !code.starts_with('/') && !code.contains("::") && !code.contains(char::is_whitespace)
+}
+
+/// Pages for contributors name files by their path from the root of the repository.
+#[test]
+fn every_path_on_the_pages_for_contributors_exists() {
+    let root = root();
+    for page in ["docs/where-to-change.md", "docs/architecture.md"] {
+        let text = fs::read_to_string(root.join(page)).unwrap();
+        let paths: BTreeSet<_> = Parser::new_ext(&text, Options::ENABLE_TABLES)
+            .filter_map(|event| match event {
+                Event::Code(code) if is_path(&code) => Some(code.into_string()),
+                _ => None,
+            })
+            .collect();
+        assert!(paths.len() > 5, "{page}: {paths:?}");
+        let missing: Vec<_> = paths.iter().filter(|path| !root.join(path).exists()).collect();
+        assert!(missing.is_empty(), "{page} names files that do not exist: {missing:#?}");
+    }
 }

@@ -1,9 +1,9 @@
 //! Fetches justified relay headers, with the parachain head named in the last one's state.
 //!
-//! Finality proofs are tried first (`relay/walk.rs`); far from the target all fit nodes share the way
-//! (`relay/spread.rs`). A node whose proofs do not help, for whatever reason, is
-//! noted to lack them, and gives the justifications that it keeps with blocks instead (`relay/justified.rs`);
-//! where it has none of these either, another node is asked.
+//! Finality proofs are tried first (`relay/walk.rs`); far from the target they are fetched from all fit nodes in
+//! parallel (`relay/spread.rs`). A node whose proofs do not help, for whatever reason, is recorded to lack them, and the
+//! justifications that it stores with blocks are used instead (`relay/justified.rs`). If it has none of these either,
+//! another node is asked.
 
 use prb_core::text::describe;
 use std::sync::Arc;
@@ -37,9 +37,9 @@ pub(super) const PART: &str = "relay";
 const NEAR: u32 = 32;
 /// Threads that check signatures.
 const MAX_THREADS: usize = 8;
-/// Signatures that are not worth a thread.
+/// Number of signatures below which they are checked on one thread.
 const FEW_SIGNATURES: usize = 64;
-/// Attempts without anything new, after which blocks near the target are taken for ones far from it.
+/// Attempts without anything new, after which blocks near the target are fetched like those far from it.
 const NEAR_ATTEMPTS: u32 = 6;
 
 /// Consecutive headers, and the justification of the last one.
@@ -119,6 +119,19 @@ async fn advance(
     {
         return Ok(true);
     }
+    next_batch(chains, config, tip, (set, ends_set), (target, is_far)).await
+}
+
+/// Fetches and stores a batch from one node.
+async fn next_batch(
+    chains: &Chains,
+    config: &Config,
+    tip: Tip,
+    (set, ends_set): (AuthoritySet, bool),
+    (target, is_far): (RelayNumber, bool),
+) -> Result<bool, Error> {
+    let Some((_, genesis)) = chains.store.genesis() else { return Ok(false) };
+    let para_id = genesis.para_id;
     let node = match is_far {
         true => chains.relay.pick_for(&spread::NEEDED),
         false => chains.relay.pick_for(&[Capability::FinalityProofs]),
@@ -213,7 +226,7 @@ fn unreadable(node: &Node, error: rpc::Error) -> Error {
     error.into()
 }
 
-/// What the node's finality proofs give near the target, where there may be none yet.
+/// Fetches what is proven near the target, where there may be no proof yet.
 async fn proofs(node: &Node, tip: Tip, ends_set: bool) -> Result<Vec<Proven>, Error> {
     match walk::by_finality_proofs(node, tip, ends_set).await {
         Ok(Found::Proven(proven)) => Ok(proven),
@@ -284,7 +297,7 @@ async fn batch(
     Ok(RelayBatch { first: tip.number.next(), headers, stops })
 }
 
-/// The read proofs of what is wanted of the states at the justified blocks.
+/// Fetches the read proofs of the required values in the states at the justified blocks.
 async fn proofs_of(node: &Node, para_id: u32, proven: &[Proven]) -> Result<Vec<Vec<Vec<u8>>>, Error> {
     let questions: Vec<_> = proven
         .iter()
@@ -313,7 +326,7 @@ struct Verified {
 /// Headers up to a justified one, its justification, and the proof of what its state says.
 type Unchecked = (Proven, Vec<Vec<u8>>);
 
-/// A piece, and who justifies it and what follows.
+/// A piece, with the set that justifies it and the one that follows.
 struct Signed {
     piece: Proven,
     proof: Vec<Vec<u8>>,
@@ -321,9 +334,9 @@ struct Signed {
     next_set: Option<AuthoritySet>,
 }
 
-/// Checks pieces that follow one another, the first of which `set` justifies. Gives the set of the blocks after them.
+/// Checks consecutive pieces, the first of which `set` justifies. Returns the set of the blocks after them.
 ///
-/// Which set justifies each piece is in the headers before it, so that all signatures can be checked at once.
+/// The headers before a piece announce the set that justifies it, so all signatures can be checked at once.
 fn check(
     para_id: u32,
     mut set: AuthoritySet,
@@ -343,23 +356,28 @@ fn check(
         }
     }
     let mut verified = Verified::default();
-    let heads = check_signed(para_id, &signed);
-    for (Signed { piece, proof, set, next_set }, para_head) in signed.into_iter().zip(heads) {
+    let proofs = check_signed(para_id, &signed);
+    for (Signed { piece, set, next_set, .. }, checked) in signed.into_iter().zip(proofs) {
         let Proven { headers, justification } = piece;
         let number = RelayNumber(headers.last().map_or(0, |last| last.number));
-        let para_head = para_head?;
+        let Proof { para_head, nodes: proof } = checked?;
         let (set_id, next_set) = (set.id, next_set);
         verified.stops.push(NewJustifiedBlock { number, justification, set_id, next_set, para_head, proof });
         verified.headers.extend(headers.into_iter().map(|header| header.encoded));
     }
-    // A justification that does not hold is the node's fault, a change that workers do not take the chain's.
+    // An invalid justification is the node's fault; a change that workers do not support is the chain's.
     failure.map_or(Ok((verified, set)), Err)
 }
 
-type Head = Result<Option<ParaHead>, verify::Error>;
+/// What a justified block's state says of the parachain, and the nodes that prove it.
+#[derive(Default)]
+struct Proof {
+    para_head: Option<ParaHead>,
+    nodes: Vec<Vec<u8>>,
+}
 
-/// Checks each piece, on several threads where there are many signatures.
-fn check_signed(para_id: u32, signed: &[Signed]) -> Vec<Head> {
+/// Checks each piece, on several threads if there are many signatures.
+fn check_signed(para_id: u32, signed: &[Signed]) -> Vec<Result<Proof, verify::Error>> {
     let signatures: usize = signed.iter().map(|signed| signed.set.list.len()).sum();
     if signatures < FEW_SIGNATURES {
         return signed.iter().map(|signed| check_piece(para_id, signed)).collect();
@@ -370,17 +388,17 @@ fn check_signed(para_id: u32, signed: &[Signed]) -> Vec<Head> {
     std::thread::scope(|scope| {
         let shares = signed.chunks(signed.len().div_ceil(threads).max(1));
         let shares: Vec<_> = shares.map(|share| scope.spawn(move || of_share(share))).collect();
-        // A check that breaks has checked nothing.
+        // A check that panicked has checked nothing.
         let checked =
             shares.into_iter().map(|share| share.join().unwrap_or_else(|e| std::panic::resume_unwind(e)));
         checked.flatten().collect()
     })
 }
 
-/// Checks a piece that a set justifies; gives the parachain's head in the state after it.
-fn check_piece(para_id: u32, signed: &Signed) -> Head {
+/// Checks a piece that a set justifies; returns the proof of what the state after it says.
+fn check_piece(para_id: u32, signed: &Signed) -> Result<Proof, verify::Error> {
     let Signed { piece: Proven { headers, justification }, proof, set, next_set } = signed;
-    let Some((last, before)) = headers.split_last() else { return Ok(None) };
+    let Some((last, before)) = headers.split_last() else { return Ok(Proof::default()) };
     if let Some(early) = before.iter().find(|header| header.change.is_some()) {
         let reason = "it is of a block after the end of its set";
         return Err(verify::Error::Justification { number: early.number, reason });
@@ -391,12 +409,18 @@ fn check_piece(para_id: u32, signed: &Signed) -> Head {
         return Err(verify::Error::ForcedChange { number: forced.number });
     }
     justified?;
-    let head = state::para_head(last.state_root, proof.clone(), para_id)?;
+    let mut keys = vec![state::para_head_key(para_id)];
+    if next_set.is_some() {
+        keys.extend(state::authority_keys());
+    }
+    let nodes = state::minimal("the parachain's head", last.state_root, proof.clone(), &keys)?;
+    let head = state::para_head(last.state_root, nodes.clone(), para_id)?;
     if let Some(next) = next_set
-        && state::authority_set(last.state_root, proof.clone())? != *next
+        && state::authority_set(last.state_root, nodes.clone())? != *next
     {
         let reason = "it is another set than the block schedules".into();
         return Err(verify::Error::Proof { what: "the authorities", reason });
     }
-    Ok(head.map(|head| ParaHead { number: head.number.into(), hash: head.hash }))
+    let para_head = head.map(|head| ParaHead { number: head.number.into(), hash: head.hash });
+    Ok(Proof { para_head, nodes })
 }

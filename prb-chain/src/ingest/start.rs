@@ -1,6 +1,6 @@
 //! The start of the chains: the data for `InitRuntime`, and the first authority set.
 //!
-//! With an empty store, no node's word counts alone: all nodes of both chains are asked, and what they say must fit
+//! With an empty store, no single node decides: all nodes of both chains are queried, and their answers must fit
 //! together (`ingest/start/evidence.rs`). If several starts do, the one that most nodes of both chains agree on is
 //! used, and otherwise none.
 
@@ -17,7 +17,6 @@ use tokio::time::timeout;
 use super::{Chains, Error, absent, write, wrong};
 use crate::{
     rpc::{self, Node, NodePool},
-    store,
     verify::{Start, state},
 };
 
@@ -61,21 +60,11 @@ pub(super) async fn settle(chains: &Chains) -> Result<(), Error> {
         Some((start, genesis)) => confirm(chains, start, genesis).await,
         None => begin(chains).await,
     };
-    match settled {
-        Ok(()) => pin(chains),
-        Err(Error::Rpc(rpc::Error::OtherChain { found, expected, .. })) if all_of_other_chain(chains) => {
-            let path = chains.store.path().to_owned();
-            return Err(store::Error::OtherChain { path, stored: expected, asked: found }.into());
-        }
-        Err(_) => {}
+    // Nodes of another chain are no reason to end: nodes of two chains may answer at one address, and a name may be corrected.
+    if settled.is_ok() {
+        pin(chains);
     }
     settled
-}
-
-/// Whether one of the pools has only nodes of chains other than the stored one.
-fn all_of_other_chain(chains: &Chains) -> bool {
-    let all = |pool: &NodePool| pool.nodes().iter().all(|node| node.health().other_chain);
-    chains.store.genesis().is_some() && (all(&chains.relay) || all(&chains.para))
 }
 
 /// Checks that a node of each chain has the stored start.
@@ -134,7 +123,7 @@ async fn begin(chains: &Chains) -> Result<(), Error> {
     let none = || failures.into_iter().next().unwrap_or_else(|| absent(&chains.para.pick(), "block 1"));
     let chosen =
         choose(&candidates, chains.relay.nodes().len(), chains.para.nodes().len())?.ok_or_else(none)?;
-    let genesis = chosen.genesis().await?;
+    let genesis = chosen.genesis(chains).await?;
     let (start, block_0) = (chosen.proven.start.clone(), chosen.outline.genesis);
     show(&genesis, &start);
     write(&chains.store, move |store| store.set_genesis(&start, &genesis)).await?;
@@ -173,7 +162,7 @@ impl Candidate<'_> {
     }
 
     /// Fetches the genesis state from a node that has this chain.
-    async fn genesis(&self) -> Result<Genesis, Error> {
+    async fn genesis(&self, chains: &Chains) -> Result<Genesis, Error> {
         let outline = self.outline;
         let mut last = None;
         for node in &self.paras {
@@ -193,7 +182,10 @@ impl Candidate<'_> {
                         state: state.encode().into(),
                     });
                 }
-                Err(e) => last = Some(e),
+                Err(e) => {
+                    chains.demote_proven_liars(std::slice::from_ref(&e));
+                    last = Some(e);
+                }
             }
         }
         // There is a node for each outline.

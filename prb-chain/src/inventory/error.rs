@@ -17,7 +17,7 @@ pub enum Error {
         /// The inventory.
         path: PathBuf,
     },
-    /// Its lock file cannot be locked, although nobody holds the lock.
+    /// Its lock file cannot be locked, although no process holds the lock.
     #[error("the inventory at {} cannot be locked: it must be on a file system that supports locks", path.display())]
     Lock {
         /// The inventory.
@@ -33,6 +33,15 @@ pub enum Error {
     )]
     NotAFolder {
         /// The file; untouched.
+        path: PathBuf,
+    },
+    /// The folder has a database of another kind, such as a data provider's store; it is untouched.
+    #[error(
+        "the database in {} is not an inventory, perhaps it is a data provider's store: give each daemon its own folder",
+        path.display()
+    )]
+    OtherData {
+        /// The folder.
         path: PathBuf,
     },
     /// It was written by a version with another layout.

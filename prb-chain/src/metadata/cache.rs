@@ -52,6 +52,14 @@ impl Runtimes {
         let genesis: Hash = node.request("chain_getBlockHash", [0_u32]).await?;
         let metadata = fetch(node, block).await?;
         let runtime = Runtime::new(genesis, version.spec_version, version.transaction_version, &metadata)?;
+        // Version and metadata are two requests: the runtime may have been upgraded in between, or two nodes behind
+        // one address may have answered. A wrong pair would be used for as long as the process runs.
+        if let Some(declared) =
+            runtime.declared_version().filter(|declared| *declared != version.spec_version)
+        {
+            let reason = format!("it is of version {declared}, but the runtime of {}", version.spec_version);
+            return Err(Error::Unreadable { reason }.into());
+        }
         tracing::info!(spec_version = version.spec_version, "read the metadata of a runtime");
         let runtime = Arc::new(runtime);
         // Two callers may have fetched the same version; either copy serves.
@@ -61,6 +69,12 @@ impl Runtimes {
         }
         known.push(Arc::clone(&runtime));
         Ok(runtime)
+    }
+
+    /// Removes a runtime, which is then read again.
+    pub(crate) fn forget(&self, runtime: &Arc<Runtime>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|other| !Arc::ptr_eq(other, runtime));
     }
 
     fn known(&self, spec_version: u32) -> Option<Arc<Runtime>> {

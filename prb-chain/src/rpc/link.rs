@@ -2,7 +2,10 @@
 
 use std::{
     error::Error as StdError,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,13 +16,22 @@ use jsonrpsee::{
     ws_client::{PingConfig, WsClient, WsClientBuilder},
 };
 use metrics::counter;
-use prb_core::primitives::Hash;
+use prb_core::{
+    primitives::Hash,
+    text::{describe, shorten},
+};
 use tokio::time::Instant;
 
-use super::{Config, Error, Node, settle::log_dispute};
+use super::{Config, Error, Node, node::MAX_CAUSE_BYTES, settle::log_dispute};
 
 /// Consecutive timeouts after which a connection is closed.
 pub(super) const MAX_TIMEOUTS: u32 = 3;
+
+/// Largest message of a subscription, in bytes: headers, and the states of transactions.
+const MAX_MESSAGE_BYTES: u32 = 1024 * 1024;
+/// Messages that wait for a subscriber. If there are more, the subscription ends, and its subject is polled.
+// After a lag of finality, a node announces all blocks that have become final at once.
+const BUFFERED_MESSAGES: usize = 256;
 
 /// The purpose of a connection. An oversized answer closes its connection and leaves the others alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +48,8 @@ impl Lane {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Watch => "subscriptions",
-            Self::Ask => "questions",
-            Self::Bulk => "large questions",
+            Self::Ask => "queries",
+            Self::Bulk => "bulk queries",
         }
     }
 
@@ -50,6 +62,9 @@ pub(super) struct Link {
     current: Mutex<Option<Open>>,
     /// Held while connecting, so that concurrent callers make one connection.
     connecting: tokio::sync::Mutex<ExponentialBackoff>,
+    /// Consecutive timeouts of its requests.
+    // Of this connection alone: a stuck one must not be kept open by answers on the others.
+    timeouts: AtomicU32,
 }
 
 #[derive(Clone, Debug)]
@@ -61,7 +76,21 @@ struct Open {
 
 impl Link {
     pub(super) fn new(config: &Config) -> Self {
-        Self { current: Mutex::default(), connecting: tokio::sync::Mutex::new(backoff(config)) }
+        Self {
+            current: Mutex::default(),
+            connecting: tokio::sync::Mutex::new(backoff(config)),
+            timeouts: AtomicU32::new(0),
+        }
+    }
+
+    /// Records an answer.
+    pub(super) fn answered(&self) {
+        self.timeouts.store(0, Ordering::Relaxed);
+    }
+
+    /// Records a timeout; returns the number of consecutive ones.
+    pub(super) fn timed_out(&self) -> u32 {
+        self.timeouts.fetch_add(1, Ordering::Relaxed).saturating_add(1)
     }
 
     fn current(&self) -> MutexGuard<'_, Option<Open>> {
@@ -100,7 +129,7 @@ impl Node {
         let (client, is_new) = match open {
             // It was checked before the pins changed: only the check is repeated.
             Some(open) => (Ok(open.client), false),
-            None => (self.connect().await, true),
+            None => (self.connect(lane).await, true),
         };
         let checked = match client {
             Ok(client) => self.check_chain(&client).await.map(|version| (client, version)),
@@ -123,10 +152,16 @@ impl Node {
         }
     }
 
-    async fn connect(&self) -> Result<Arc<WsClient>, Error> {
+    async fn connect(&self, lane: Lane) -> Result<Arc<WsClient>, Error> {
         let config = &self.config;
+        let max_response_bytes = match lane {
+            // Messages wait here for a slow subscriber, as many as the buffer holds.
+            Lane::Watch => config.max_response_bytes.min(MAX_MESSAGE_BYTES),
+            Lane::Ask | Lane::Bulk => config.max_response_bytes,
+        };
         let builder = WsClientBuilder::new()
-            .max_response_size(config.max_response_bytes)
+            .max_buffer_capacity_per_subscription(BUFFERED_MESSAGES)
+            .max_response_size(max_response_bytes)
             .max_request_size(config.max_request_bytes)
             .request_timeout(config.request_timeout)
             .connection_timeout(config.connect_timeout)
@@ -138,7 +173,7 @@ impl Node {
             // The client's own limit covers the TCP connection and the handshakes one by one.
             match tokio::time::timeout(config.connect_timeout, builder.build(&self.url)).await {
                 Ok(Ok(client)) => return Ok(Arc::new(client)),
-                Ok(Err(e)) => Box::new(e),
+                Ok(Err(e)) => cause(&e),
                 Err(timeout) => Box::new(timeout),
             };
         Err(Error::Disconnected { node: Arc::clone(self.name()), source: error })
@@ -182,14 +217,16 @@ impl Node {
             match tokio::time::timeout(self.config.connect_timeout, asked).await {
                 Ok(Ok(hash)) => return Ok(hash),
                 Ok(Err(RpcError::Call(e))) => return Err(self.call_error(METHOD, &e)),
-                Ok(Err(e)) => Box::new(e),
+                Ok(Err(e)) => cause(&e),
                 Err(timeout) => Box::new(timeout),
             };
         Err(Error::Disconnected { node: Arc::clone(self.name()), source: error })
     }
 
     fn connected(&self, lane: Lane, pauses: &mut ExponentialBackoff) {
-        tracing::info!(chain = self.chain, node = %self.name(), lane = lane.as_str(), "connected to node");
+        if self.state().is_loss_logged() {
+            tracing::info!(chain = self.chain, node = %self.name(), lane = lane.as_str(), "connected to node");
+        }
         counter!("prb_rpc_connections_total", "chain" => self.chain, "node" => self.name().to_string())
             .increment(1);
         *pauses = backoff(&self.config);
@@ -219,13 +256,23 @@ impl Node {
         // The connection may have been replaced since; the new one is kept.
         if current.as_ref().is_some_and(|open| Arc::ptr_eq(&open.client, client)) {
             *current = None;
-            tracing::warn!(chain = self.chain, node = %self.name(), lane = lane.as_str(), reason, "connection to node lost");
+            self.links[lane as usize].answered();
             let mut state = self.state();
-            state.timeouts = 0;
+            if state.lost_connection(self.config.demotion) {
+                tracing::warn!(chain = self.chain, node = %self.name(), lane = lane.as_str(), reason, "connection to node lost");
+            } else {
+                tracing::debug!(chain = self.chain, node = %self.name(), lane = lane.as_str(), reason, "connection to node lost");
+            }
             state.last_error = Some(reason.to_owned());
             state.retry_at = (!pause.is_zero()).then(|| Instant::now() + pause);
         }
     }
+}
+
+/// The client's error as text of bounded length.
+// It quotes a message that is no JSON-RPC in full, and the node chooses that message's length.
+pub(super) fn cause(error: &RpcError) -> Box<dyn StdError + Send + Sync> {
+    shorten(&describe(error), MAX_CAUSE_BYTES).into()
 }
 
 fn backoff(config: &Config) -> ExponentialBackoff {

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::{
     Capability, Config, Counters, Error, Health, Refusal,
-    link::{Lane, Link, MAX_TIMEOUTS},
+    link::{Lane, Link, MAX_TIMEOUTS, cause},
     many,
     pins::Pins,
     raw_params,
@@ -31,9 +31,9 @@ use super::{
 /// Size from which an answer is decoded on a blocking thread.
 const LARGE_ANSWER: usize = 256 * 1024;
 /// Maximum size of what is quoted of an answer, in bytes.
-const MAX_CAUSE_BYTES: usize = 1024;
+pub(super) const MAX_CAUSE_BYTES: usize = 1024;
 /// Retries for data that a node does not have.
-// One address may stand for several nodes, which answer in turn.
+// Several nodes may answer in turn at one address, behind a load balancer.
 pub(crate) const ASK_AGAIN: usize = 3;
 /// Upper bound of a request's size apart from its parameters.
 const ENVELOPE_BYTES: usize = 256;
@@ -173,7 +173,7 @@ impl Node {
     /// Sends one request.
     ///
     /// # Errors
-    /// See [`Error`]; [`Error::is_retryable`] tells which are temporary.
+    /// See [`Error`]; [`Error::is_retryable`] is true for temporary ones.
     pub async fn request<T: DeserializeOwned>(
         &self,
         method: &str,
@@ -241,7 +241,7 @@ impl Node {
     }
 
     /// As [`Node::request_many`], for data that a node may not have: null answers are requested again a few
-    /// times, because one address may stand for several nodes, some of which lag.
+    /// times, because several nodes may answer at one address, some of which lag.
     ///
     /// # Errors
     /// As [`Node::request`].
@@ -328,7 +328,7 @@ impl Node {
         histogram!("prb_rpc_request_seconds", "chain" => self.chain).record(start.elapsed().as_secs_f64());
         let error = match outcome {
             Ok(answer) => {
-                self.state().timeouts = 0;
+                self.links[lane as usize].answered();
                 return Ok(answer);
             }
             Err(e) => e,
@@ -337,7 +337,7 @@ impl Node {
         match error {
             // An error answer is an answer: the node is there.
             RpcError::Call(e) => {
-                self.state().timeouts = 0;
+                self.links[lane as usize].answered();
                 let error = self.call_error(method, &e);
                 self.learn(method, &error);
                 Err(error)
@@ -350,8 +350,9 @@ impl Node {
             e => {
                 // Without a pause: an answer that exceeds the limit closes its connection, and the node is
                 // still there.
-                self.drop_connection(lane, client, &e.to_string(), Duration::ZERO);
-                Err(Error::Disconnected { node, source: Box::new(e) })
+                let source = cause(&e);
+                self.drop_connection(lane, client, &source.to_string(), Duration::ZERO);
+                Err(Error::Disconnected { node, source })
             }
         }
     }
@@ -378,15 +379,10 @@ impl Node {
     /// Handles a timeout: a node that hangs is asked last for a while, and gets a new connection after repeated
     /// ones.
     fn timed_out(&self, lane: Lane, client: &Arc<WsClient>) {
-        let timeouts = {
-            let mut state = self.state();
-            state.timeouts += 1;
-            // Longer than the other nodes need for what they are asked while this one is waited for.
-            let least = self.config.reconnect_max.max(2 * self.config.request_timeout);
-            state.defer(least, self.config.demotion, "no answer in time");
-            state.timeouts
-        };
-        if timeouts >= MAX_TIMEOUTS {
+        // Longer than the other nodes need for what they are asked while this one is waited for.
+        let least = self.config.reconnect_max.max(2 * self.config.request_timeout);
+        self.state().defer(least, self.config.demotion, "no answer in time");
+        if self.links[lane as usize].timed_out() >= MAX_TIMEOUTS {
             self.drop_connection(lane, client, "no answers", self.config.reconnect_max);
         }
     }

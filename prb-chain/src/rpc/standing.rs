@@ -95,13 +95,14 @@ struct Absence {
 #[derive(Debug, Default)]
 pub(super) struct Standing {
     pub(super) retry_at: Option<Instant>,
-    pub(super) timeouts: u32,
     pub(super) last_error: Option<String>,
     pub(super) other_chain: bool,
     demoted_until: Option<Instant>,
     demotions: u32,
     deferred_until: Option<Instant>,
     deferrals: u32,
+    lost_at: Option<Instant>,
+    losses: u32,
     lacks: BTreeMap<Capability, Absence>,
 }
 
@@ -131,6 +132,22 @@ impl Standing {
         is_new.then_some(term)
     }
 
+    /// Records a lost connection; returns whether to log it: the first one, and every second, fourth, eighth and so
+    /// on that follow within `most` of one another.
+    // A proxy may close each connection at its first answer, for hours.
+    pub(super) fn lost_connection(&mut self, most: Duration) -> bool {
+        let now = Instant::now();
+        let recent = self.lost_at.is_some_and(|at| now < at + most);
+        self.losses = if recent { self.losses.saturating_add(1) } else { 1 };
+        self.lost_at = Some(now);
+        self.losses.is_power_of_two()
+    }
+
+    /// Whether the last loss of a connection was logged, or there was none.
+    pub(super) const fn is_loss_logged(&self) -> bool {
+        self.losses == 0 || self.losses.is_power_of_two()
+    }
+
     /// Records a missing capability; returns whether this is new.
     pub(super) fn lacks(&mut self, config: &Config, capability: Capability, reason: &str) -> bool {
         let now = Instant::now();
@@ -154,11 +171,10 @@ impl Standing {
     /// The node may have been restarted with other flags.
     pub(super) fn reconnected(&mut self) {
         self.retry_at = None;
-        self.timeouts = 0;
         self.last_error = None;
         self.other_chain = false;
         let now = Instant::now();
-        // Not removed: if it is still missing, the pause goes on doubling, and the log does not repeat it.
+        // Not removed: if it is still missing, the pause keeps doubling, and the log does not repeat it.
         self.lacks.values_mut().for_each(|absence| absence.until = now);
     }
 
@@ -228,6 +244,16 @@ mod tests {
             tokio::time::advance(config.demotion_max).await;
         }
         assert_eq!(standing.demote(&config, "lie"), Some(config.demotion_max));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lost_connections_are_logged_at_growing_intervals() {
+        let (most, mut standing) = (Duration::from_secs(300), Standing::default());
+        let logged: Vec<u32> = (1..=20).filter(|_| standing.lost_connection(most)).collect();
+        assert_eq!(logged, [1, 2, 4, 8, 16]);
+        assert!(!standing.is_loss_logged());
+        tokio::time::advance(most).await;
+        assert!(standing.lost_connection(most) && standing.is_loss_logged(), "it is news after a quiet time");
     }
 
     #[tokio::test(start_paused = true)]

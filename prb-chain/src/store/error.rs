@@ -25,13 +25,22 @@ pub enum Error {
         /// The store.
         path: PathBuf,
     },
-    /// Its lock file cannot be locked, although nobody holds the lock.
+    /// Its lock file cannot be locked, although no process holds the lock.
     #[error("the store at {path} cannot be locked: it must be on a file system that supports locks")]
     Lock {
         /// The store.
         path: PathBuf,
         /// The system's error.
         source: io::Error,
+    },
+    /// The folder has a database of another kind, such as a lifecycle manager's inventory; it is untouched.
+    #[error(
+        "the database in {path} is not a store, perhaps it is a lifecycle manager's inventory: give each daemon its own \
+         folder"
+    )]
+    OtherData {
+        /// The folder.
+        path: PathBuf,
     },
     /// The store was written by a newer version.
     #[error(
@@ -146,6 +155,7 @@ impl Error {
         matches!(
             self,
             Self::OtherChain { .. }
+                | Self::OtherData { .. }
                 | Self::Schema { .. }
                 | Self::Corrupt { .. }
                 | Self::Damaged { .. }

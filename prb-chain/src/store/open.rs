@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 use heed::{CommitOrAbort, Env, EnvOpenOptions, WithoutTls};
 
 use super::{Config, Error, Tables};
+use crate::lmdb;
 
 /// A multiple of every page size.
 const PAGE: usize = 64 * 1024;
@@ -14,9 +15,13 @@ const MAX_TABLES: u32 = 16;
 /// Opens the folder's database and its tables, creating missing ones.
 pub(super) fn database(path: &Path, config: Config) -> Result<(Env<WithoutTls>, Tables), Error> {
     let env = open_env(path, config)?;
+    let failed = |e| Error::from_heed(path, e);
+    if lmdb::is_foreign(&env, "pools").map_err(failed)? {
+        return Err(Error::OtherData { path: path.to_owned() });
+    }
     // A killed process leaves its readers in the lock file, and LMDB never reuses pages that a reader may see.
-    env.clear_stale_readers().map_err(|e| Error::from_heed(path, e))?;
-    let tables = open_tables(&env).map_err(|e| Error::from_heed(path, e))?;
+    env.clear_stale_readers().map_err(failed)?;
+    let tables = open_tables(&env).map_err(failed)?;
     Ok((env, tables))
 }
 

@@ -19,7 +19,7 @@ use crate::{
     rpc::{Node, json::HexBytes},
 };
 
-/// A signed transaction, with what is needed to tell whether a block can still include it.
+/// A signed transaction, with the data that determines whether a block can still include it.
 #[derive(Clone, Debug)]
 pub(super) struct Prepared {
     pub(super) extrinsic: Vec<u8>,
@@ -35,12 +35,21 @@ pub(super) struct Prepared {
     pub(super) calls: usize,
 }
 
-/// Why a batch cannot be sent: because of the batch, the node, or another transaction.
+/// Why a batch cannot be sent.
 enum Failure {
+    /// Because of the batch.
     Batch(SubmitError),
+    /// By what this node says of costs and balances; another one may say otherwise.
+    Cost(SubmitError),
+    /// The node does not answer.
     Node(queries::Error),
+    /// Because of another transaction.
     Overtaken,
 }
+
+/// Blocks by which a node may be behind what is known to be final, to be asked before those that have refused a
+/// transaction.
+const NEAR: u32 = 2;
 
 impl<E: Into<queries::Error>> From<E> for Failure {
     fn from(e: E) -> Self {
@@ -51,28 +60,41 @@ impl<E: Into<queries::Error>> From<E> for Failure {
 impl Inner {
     /// Builds and signs the batch with data from a node, which is returned as well, because nonce and submission
     /// belong together. `None` if the account has another transaction whose outcome this process does not know.
-    /// Nodes may be unreachable for a while since `started`.
+    /// Nodes may be unreachable for a while since `started`; those that `refused` an earlier transaction are
+    /// asked last.
     pub(super) async fn prepare(
         &self,
         batch: &CallBatch,
         started: Instant,
+        refused: &[Arc<str>],
     ) -> Result<Option<(Arc<Node>, Prepared)>, SubmitError> {
         loop {
-            let mut last = None;
-            let heads = match queries::heads(&self.pool).await {
+            let (mut last, mut too_costly) = (None, None);
+            let mut heads = match queries::heads(&self.pool).await {
                 Ok(heads) => heads,
                 Err(e) => {
                     last = Some(e);
                     Vec::new()
                 }
             };
+            if !refused.is_empty() {
+                // Not compared with the furthest head, which may be false.
+                heads.sort_by_cached_key(|(node, head)| {
+                    let number = head.header.number.saturating_add(NEAR);
+                    (self.finalised.above(&self.pool, number).is_some(), refused.contains(node.name()))
+                });
+            }
             for (node, head) in heads {
                 match self.prepare_with(&node, &head, batch).await {
                     Ok(prepared) => return Ok(Some((node, prepared))),
                     Err(Failure::Overtaken) => return Ok(None),
                     Err(Failure::Batch(e)) => return Err(e),
+                    Err(Failure::Cost(e)) => drop(too_costly.get_or_insert(e)),
                     Err(Failure::Node(e)) => last = Some(e),
                 }
+            }
+            if let Some(e) = too_costly {
+                return Err(e);
             }
             if let Some(e) = last
                 && started.elapsed() >= self.config.unavailable_after
@@ -91,11 +113,14 @@ impl Inner {
         let known = self.account(account);
         // Somebody else's transaction is pending, perhaps with the same calls: another trader's that has lost
         // the lease.
-        if next > known.next_nonce && !known.busy {
+        if next > known.next_nonce.max(known.unbelieved) && !known.busy {
             return Err(Failure::Overtaken);
         }
         // A node that lags behind the one that finalised our last transaction would repeat its nonce.
-        let nonce = next.max(known.next_nonce);
+        let nonce = match next > known.unbelieved {
+            true => next.max(known.next_nonce),
+            false => known.next_nonce,
+        };
         // Checked before signing: a signer may be slow or cost money.
         let share = u128::from(self.share(account));
         let limits = runtime.block_limits();
@@ -106,10 +131,10 @@ impl Inner {
         // An oversized request might end the connection instead of being refused.
         budget::check_bytes(&prepared, limits.bytes(share)).map_err(Failure::Batch)?;
         let Some(cost) = cost(node, &prepared.extrinsic).await? else { return Ok(prepared) };
-        budget::check_weight(&prepared, limits.weight(share), cost.weight).map_err(Failure::Batch)?;
+        budget::check_weight(&prepared, limits.weight(share), cost.weight).map_err(Failure::Cost)?;
         match self.shortfall_of(node, &prepared, cost.fee).await? {
             None => Ok(prepared),
-            Some(e) => Err(Failure::Batch(e)),
+            Some(e) => Err(Failure::Cost(e)),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Queries of the finalised chain, asked of one node after the other.
+//! Queries of the finalised chain, with fail-over from node to node.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,11 +9,11 @@ use prb_core::{
     wire::Header,
 };
 use scale_decode::DecodeAsType;
-use scale_value::{At, Value};
+use scale_value::Value;
 use serde::Deserialize;
 
 use crate::{
-    metadata::{self, FetchError, OutcomeError, Runtime},
+    metadata::{self, Balances, FetchError, OutcomeError, Runtime},
     rpc::{
         self, HeadFloor, NO_PARAMS, Node, NodePool,
         json::{self, HexBytes},
@@ -72,7 +72,7 @@ where
 }
 
 /// Returns the nodes that answer with their finalised heads, those furthest ahead first, otherwise in the
-/// pool's order. A node that lags or hangs delays nobody.
+/// pool's order. A node that lags or hangs does not delay the others.
 pub(super) async fn heads(pool: &NodePool) -> Result<Vec<(Arc<Node>, Head)>, Error> {
     pool.settled().await?;
     let mut asked: FuturesUnordered<_> = pool
@@ -245,15 +245,11 @@ pub(super) async fn funds(
     };
     let Some(value) = value else { return Ok(Funds::default()) };
     let Some(info) = item.read::<AccountInfo>(Some(&value.0))? else { return Ok(Funds::default()) };
-    let part = |name: &str| info.data.at(name).and_then(Value::as_u128);
-    let Some(free) = part("free") else {
+    let Some(Balances { free, frozen }) = Balances::read(&info.data) else {
         return Err(
             metadata::Error::Layout { name: item.name().into(), reason: "it has no `free`".into() }.into()
         );
     };
-    // `frozen` includes what is reserved; older runtimes split it by purpose.
-    let frozen = part("frozen").or_else(|| part("fee_frozen")).unwrap_or(0);
-    let frozen = frozen.saturating_sub(part("reserved").unwrap_or(0));
     // Fees may not take the account below the existential deposit.
     let deposit: Balance = runtime.constant("Balances", "ExistentialDeposit").unwrap_or(0);
     Ok(Funds { nonce: info.nonce, free, untouchable: frozen.max(deposit) })

@@ -17,7 +17,7 @@ pub(super) type Watch = Subscription<Box<RawValue>>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
     /// It was built on an outdated state of the chain: another runtime, another nonce.
-    MovedOn { reason: String },
+    MovedOn { reason: String, is_signature: bool },
     /// The operator cannot pay it.
     Payment { reason: String },
     /// It does not fit into a block.
@@ -29,7 +29,7 @@ pub(super) enum Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::MovedOn { reason } => write!(f, "built on an older state of the chain: {reason}"),
+            Self::MovedOn { reason, .. } => write!(f, "built on an older state of the chain: {reason}"),
             Self::Payment { reason } => write!(f, "it cannot be paid for: {reason}"),
             Self::TooLarge { reason } => write!(f, "it does not fit in a block: {reason}"),
             Self::Other { reason, .. } => f.write_str(reason),
@@ -46,6 +46,9 @@ impl Refusal {
 
 /// Codes of Substrate's `author` module.
 mod code {
+    use std::ops::RangeInclusive;
+
+    pub(super) const AUTHOR: RangeInclusive<i32> = 1000..=1999;
     pub(super) const VERIFICATION: i32 = 1002;
     pub(super) const INVALID: i32 = 1010;
     pub(super) const ALREADY_IMPORTED: i32 = 1013;
@@ -54,18 +57,26 @@ mod code {
 
 impl Inner {
     /// Submits a transaction to a node and subscribes to its status. `None` if it may have been submitted without
-    /// a subscription: the node knows it already, or the connection was lost before the answer.
+    /// a subscription: the node knows it already, offers no subscription, or the connection was lost before the
+    /// answer.
     pub(super) async fn submit_to(&self, node: &Node, prepared: &Prepared) -> Result<Option<Watch>, Refusal> {
         let params = to_raw_value(&[HexBytes(prepared.extrinsic.clone())])
             .map_err(|e| Refusal::Other { reason: e.to_string(), retryable: false })?;
-        let answer =
-            node.subscribe("author_submitAndWatchExtrinsic", Some(params), "author_unwatchExtrinsic").await;
+        let watch =
+            node.subscribe("author_submitAndWatchExtrinsic", Some(params.clone()), "author_unwatchExtrinsic");
+        let answer = match watch.await {
+            // The finalised blocks are searched instead.
+            Err(e) if matches!(e.refusal(), Some(rpc::Refusal::NoMethod | rpc::Refusal::Limited)) => {
+                node.request_raw("author_submitExtrinsic", Some(params)).await.map(|_| None)
+            }
+            answer => answer.map(Some),
+        };
         match answer {
-            Ok(watch) => Ok(Some(watch)),
+            Ok(watch) => Ok(watch),
             // The node has it from an earlier attempt or from a peer, and gives no second subscription.
             Err(rpc::Error::Call { code: code::ALREADY_IMPORTED, .. }) => Ok(None),
             // Not a refusal: the node may have accepted it before the connection was lost.
-            Err(e) if e.is_retryable() => {
+            Err(e) if e.is_retryable() && e.refusal().is_none() => {
                 tracing::info!(node = %node.name(), error = %describe(&e), "connection to node lost while a transaction was submitted");
                 Ok(None)
             }
@@ -76,7 +87,7 @@ impl Inner {
     /// Converts the refusal to the caller's error.
     pub(super) async fn refused(&self, node: &Node, refusal: Refusal, prepared: &Prepared) -> SubmitError {
         match refusal {
-            Refusal::MovedOn { reason } => SubmitError::Refused { reason, retryable: true },
+            Refusal::MovedOn { reason, .. } => SubmitError::Refused { reason, retryable: true },
             Refusal::Other { reason, retryable } => SubmitError::Refused { reason, retryable },
             Refusal::TooLarge { reason } => {
                 SubmitError::TooLarge { calls: prepared.calls, fits: prepared.calls / 2, reason }
@@ -96,6 +107,7 @@ fn classify(e: &rpc::Error) -> Refusal {
     let rpc::Error::Call { code, message, .. } = e else {
         return Refusal::Other { reason, retryable: false };
     };
+    let is_of_author = code::AUTHOR.contains(code);
     let message = message.to_ascii_lowercase();
     let says = |words: &str| message.contains(words);
     // The texts are those of Substrate's `InvalidTransaction`.
@@ -107,11 +119,12 @@ fn classify(e: &rpc::Error) -> Refusal {
         || (*code == code::INVALID
             && ["outdated", "bad signature", "ancient birth block"].into_iter().any(says))
     {
-        Refusal::MovedOn { reason }
+        Refusal::MovedOn { reason, is_signature: says("bad signature") }
     } else {
         // 1011 unknown validity, 1012 temporarily banned, 1014 another one with the same nonce, 1016 the pool is
-        // full: all are temporary. Otherwise 1010 is the transaction's own fault.
-        let retryable = (code::INVALID + 1..=code::UNACTIONABLE - 1).contains(code);
+        // full: all are temporary. Otherwise 1010 is the transaction's own fault. Codes of other modules and of the
+        // server say nothing about the transaction.
+        let retryable = !is_of_author || (code::INVALID + 1..=code::UNACTIONABLE - 1).contains(code);
         Refusal::Other { reason, retryable }
     }
 }
@@ -138,9 +151,11 @@ mod tests {
             invalid("Transaction call is not expected"),
             Refusal::Other { retryable: false, .. }
         ));
-        for code in [1011, 1012, 1014, 1016] {
+        for code in [1011, 1012, 1014, 1016, -32601, -32603, -32000] {
             assert!(matches!(refusal(code, "later"), Refusal::Other { retryable: true, .. }), "{code}");
         }
-        assert!(matches!(refusal(-32601, "Method not found"), Refusal::Other { retryable: false, .. }));
+        for code in [1000, 1001, 1010, 1017] {
+            assert!(matches!(refusal(code, "no"), Refusal::Other { retryable: false, .. }), "{code}");
+        }
     }
 }

@@ -13,6 +13,10 @@ mod tests;
 /// The pause before a transaction is sent again doubles up to this multiple of [`Config::poll_interval`].
 const MAX_RESEND_PAUSE: u32 = 16;
 
+/// The finalised chain is searched after this many times [`Config::watch_timeout`], whatever the subscription
+/// reports.
+const MAX_UNSEARCHED: u32 = 3;
+
 /// What is known of a sent transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct State {
@@ -32,9 +36,13 @@ pub(super) struct State {
     disputed_since: Option<Instant>,
     /// When a node last answered.
     heard_at: Instant,
+    /// When the finalised chain was last searched, or the transaction was first sent.
+    searched_at: Instant,
+    /// Until then a reported inclusion in a block is believed without being found.
+    block_until: Instant,
 }
 
-/// Where the transaction is, as far as known.
+/// The last known place of the transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Unknown,
@@ -117,6 +125,8 @@ impl State {
             resends: 0,
             disputed_since: None,
             heard_at: now,
+            searched_at: now,
+            block_until: now,
         }
     }
 
@@ -140,7 +150,9 @@ impl State {
 
     fn listen(&self, now: Instant, config: &Config) -> Action {
         let timeout = if self.watched { config.watch_timeout } else { config.poll_interval };
-        Action::Listen { until: now + timeout }
+        // A node that keeps reporting, and never an end, must not keep the finalised chain from being searched.
+        let latest = self.searched_at + config.watch_timeout.saturating_mul(MAX_UNSEARCHED);
+        Action::Listen { until: (now + timeout).min(latest) }
     }
 
     fn lost(&self, reason: &str) -> Action {
@@ -170,7 +182,10 @@ pub(super) fn decide(
         }
         Observation::Quiet => state.search(None),
         Observation::GapFilled => resend(&mut state, now, config),
-        Observation::Searched(search) => searched(&mut state, search, now, config),
+        Observation::Searched(search) => {
+            state.searched_at = now;
+            searched(&mut state, search, now, config)
+        }
     };
     (state, action)
 }
@@ -181,7 +196,12 @@ fn on_status(state: &mut State, status: Status, now: Instant, config: &Config) -
         Status::Future => state.place = Place::BehindGap,
         // The node puts a retracted transaction back into its pool, or not: then it is sent again.
         Status::Ready | Status::Broadcast(_) | Status::Retracted(_) => state.place = Place::Pool,
-        Status::InBlock(_) => state.place = Place::Block,
+        Status::InBlock(_) => {
+            if state.place != Place::Block {
+                state.block_until = now + config.watch_timeout.saturating_mul(MAX_UNSEARCHED);
+            }
+            state.place = Place::Block;
+        }
         Status::Finalized(block) => {
             state.watched = false;
             return state.search(Some(block));
@@ -228,7 +248,8 @@ fn searched(state: &mut State, search: Search, now: Instant, config: &Config) ->
 
 /// While it is in no block, it is sent again at intervals: its nonce lets it take effect at most once.
 fn send_or_listen(state: &mut State, now: Instant, config: &Config) -> Action {
-    if state.place == Place::Block || state.resend_at > now {
+    // If it stays unfinalised, finality lags, or the node is wrong: to another node it is sent at most in vain.
+    if state.place == Place::Block && now < state.block_until || state.resend_at > now {
         return state.listen(now, config);
     }
     if state.place == Place::BehindGap && config.fill_nonce_gaps {

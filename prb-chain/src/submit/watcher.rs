@@ -150,11 +150,9 @@ impl<'a> Watcher<'a> {
                 };
                 self.outcome.take().unwrap_or_else(|| Err(unread()))
             }
-            End::Lost { reason } => {
-                // Whether the nonce was used is not known; the next `settle` reads it again.
-                self.inner.remember(account, |known| known.next_nonce = 0);
-                Err(SubmitError::Lost { reason })
-            }
+            // Whether the nonce was used is not known; the next `settle` reads it. The nonces below it are used:
+            // a node that lags must not make them seem unused.
+            End::Lost { reason } => Err(SubmitError::Lost { reason }),
             End::Unknown { reason } => Err(SubmitError::Unknown { waited: started.elapsed(), reason }),
         }
     }
@@ -276,20 +274,25 @@ impl Inner {
         let end = number.min(prepared.last);
         let mut cursor = from;
         while cursor <= end {
-            let last = end.min(cursor + (SEARCH_BATCH - 1));
+            let last = end.min(cursor.saturating_add(SEARCH_BATCH - 1));
             for block in queries::blocks_by_number(node, cursor..=last).await? {
                 if let Some(index) = position(&block, prepared.hash) {
                     return Ok(Found::In(block, index));
                 }
             }
-            cursor = last + 1;
+            // A false head may have the largest number.
+            let Some(next) = last.checked_add(1) else { break };
+            cursor = next;
         }
         if number >= prepared.last {
             let (birth, last) = (prepared.birth, prepared.last);
-            return Ok(Found::Gone(format!("it expired: blocks {} to {last} do not include it", birth + 1)));
+            return Ok(Found::Gone(format!(
+                "it expired: blocks {} to {last} do not include it",
+                birth.saturating_add(1)
+            )));
         }
         // A node behind the last searched block does not know the blocks in between.
-        if number + 1 < from {
+        if number.saturating_add(1) < from {
             return Ok(Found::NotYet { cursor: from });
         }
         let runtime = self.runtimes.at(node, Some(head.hash)).await?;

@@ -8,7 +8,7 @@ use prb_core::{
 use sp_core::H256;
 use sp_crypto_hashing::{twox_64, twox_128};
 use sp_runtime::traits::BlakeTwo256;
-use sp_state_machine::read_proof_check;
+use sp_state_machine::{create_proof_check_backend, prove_read_on_trie_backend, read_proof_check};
 use sp_trie::{LayoutV0, LayoutV1, StorageProof, TrieConfiguration};
 
 use super::{Checked, Error};
@@ -46,6 +46,26 @@ pub fn read(
     let mut values = read_proof_check::<BlakeTwo256, _>(H256(state_root.0), proof, keys)
         .map_err(|e| Error::Proof { what, reason: e.to_string() })?;
     Ok(keys.iter().map(|key| values.remove(key).flatten()).collect())
+}
+
+/// Reduces a proof to the nodes that prove the keys, in the order that nodes return them.
+///
+/// A proof is valid with any number of further nodes. They are not kept: workers limit the size of a batch, and
+/// stored blocks are never fetched again.
+///
+/// # Errors
+/// [`Error::Proof`] if the proof is of another state, or does not cover a key.
+pub fn minimal(
+    what: &'static str,
+    state_root: Hash,
+    proof: Vec<Vec<u8>>,
+    keys: &[Vec<u8>],
+) -> Result<Vec<Vec<u8>>, Error> {
+    let failed = |e: Box<dyn sp_state_machine::Error>| Error::Proof { what, reason: e.to_string() };
+    let proof = StorageProof::new(proof);
+    let state = create_proof_check_backend::<BlakeTwo256>(H256(state_root.0), proof).map_err(failed)?;
+    let minimal = prove_read_on_trie_backend(&state, keys).map_err(failed)?;
+    Ok(minimal.into_iter_nodes().collect())
 }
 
 /// Reads the newest parachain header from a relay block's state.

@@ -1,4 +1,4 @@
-//! A WebSocket proxy in front of a node that does to some of the node's messages what no node's fault is a name for.
+//! A WebSocket proxy in front of a node that corrupts some of its messages in ways that no named fault covers.
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::{
@@ -15,6 +15,9 @@ use tokio::{
 const HELD: Duration = Duration::from_millis(30);
 /// Most bytes of a head or of a frame.
 const MOST: usize = 64 << 20;
+/// A notification of an unknown subscription.
+const UNASKED: &str =
+    r#"{"jsonrpc":"2.0","method":"chain_newHead","params":{"subscription":"x","result":[]}}"#;
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;
 const CLOSE: u8 = 8;
@@ -66,10 +69,14 @@ pub(crate) enum Mangle {
     Dripping,
     /// The node sends nothing any more, and still reads.
     HalfClosed,
+    /// It says the same in a form that JSON-RPC or the method does not have, or that no node uses.
+    OtherForm,
+    /// A thousand notifications and pings come before it.
+    Flood,
 }
 
 impl Mangle {
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::CutShort,
         Self::Late,
         Self::OutOfOrder,
@@ -90,6 +97,8 @@ impl Mangle {
         Self::Compressed,
         Self::Dripping,
         Self::HalfClosed,
+        Self::OtherForm,
+        Self::Flood,
     ];
 }
 
@@ -235,6 +244,46 @@ fn answered(payload: &[u8], answer: &str) -> Option<Vec<u8>> {
     Some(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{answer}}}"#).into_bytes())
 }
 
+/// The message in another form.
+fn in_other_form(payload: Vec<u8>, random: &mut StdRng) -> Vec<u8> {
+    const FORMS: [&str; 9] = [
+        "text id",
+        "fraction id",
+        "no version",
+        "in a list",
+        "null error beside",
+        "error beside",
+        "upper case",
+        "no prefix",
+        "odd digits",
+    ];
+    let Ok(text) = String::from_utf8(payload) else { unreachable!("the devnet sends text") };
+    let Ok(message) = serde_json::from_str::<serde_json::Value>(&text) else { return text.into_bytes() };
+    let id = message["id"].to_string();
+    let end = text.trim_end().len() - 1;
+    let beside = |field: &str| format!("{},{field}}}", &text[..end]);
+    match FORMS[random.random_range(0..FORMS.len())] {
+        "text id" => text.replacen(&format!(r#""id":{id}"#), &format!(r#""id":"{id}""#), 1),
+        "fraction id" => text.replacen(&format!(r#""id":{id}"#), &format!(r#""id":{id}.0"#), 1),
+        "no version" => text.replacen(r#""jsonrpc":"2.0","#, "", 1),
+        "in a list" => format!("[{text}]"),
+        "null error beside" => beside(r#""error":null"#),
+        "error beside" => beside(r#""error":{"code":-32000,"message":"and an error"}"#),
+        "upper case" => {
+            let mut text = text;
+            // The digits of the first value, not its prefix.
+            if let Some(at) = text.find(r#""0x"#) {
+                let end = text[at + 3..].find('"').map_or(text.len(), |end| at + 3 + end);
+                text[at + 3..end].make_ascii_uppercase();
+            }
+            text
+        }
+        "no prefix" => text.replacen(r#""0x"#, "\"", 1),
+        _ => text.replacen(r#""0x"#, r#""0x0"#, 1),
+    }
+    .into_bytes()
+}
+
 impl ToClient {
     async fn send(&mut self, first: u8, payload: &[u8]) -> std::io::Result<()> {
         self.out.write_all(&header(first, payload.len() as u64)).await?;
@@ -281,29 +330,11 @@ impl ToClient {
             }
             Mangle::Fragments => self.fragments(&payload).await,
             Mangle::Unasked => {
-                let text =
-                    r#"{"jsonrpc":"2.0","method":"chain_newHead","params":{"subscription":"x","result":[]}}"#;
-                self.text(text.as_bytes()).await?;
+                self.text(UNASKED.as_bytes()).await?;
                 self.text(&payload).await
             }
-            Mangle::Nested => {
-                let lists = "[".repeat(10_000) + &"]".repeat(10_000);
-                self.text(&answered(&payload, &lists).unwrap_or(payload)).await
-            }
-            Mangle::OtherType => {
-                const ANSWERS: [&str; 8] = ["null", "true", "[]", "{}", r#""0x""#, "-1", "1e308", "[[null]]"];
-                let answer = ANSWERS[self.random.random_range(0..ANSWERS.len())];
-                self.text(&answered(&payload, answer).unwrap_or(payload)).await
-            }
-            // A node's word is taken for storage changes; the first answer is what the chain is known by.
-            Mangle::OtherDigit if self.is_first || is_of_changes(&payload) => self.text(&payload).await,
-            Mangle::OtherDigit => {
-                let digits: Vec<usize> =
-                    (0..payload.len()).filter(|at| payload[*at].is_ascii_digit()).collect();
-                let mut payload = payload;
-                if let Some(at) = digits.get(self.random.random_range(0..digits.len().max(1))) {
-                    payload[*at] = b'0' + (payload[*at] - b'0' + self.random.random_range(1..10)) % 10;
-                }
+            Mangle::Nested | Mangle::OtherType | Mangle::OtherDigit | Mangle::OtherForm => {
+                let payload = self.with_other_content(payload);
                 self.text(&payload).await
             }
             Mangle::OnlyPings => {
@@ -327,12 +358,44 @@ impl ToClient {
                 }
                 self.out.write_all(rest).await
             }
+            Mangle::Flood => {
+                for _ in 0..1_000 {
+                    self.text(UNASKED.as_bytes()).await?;
+                    self.send(LAST | PING, b"flood").await?;
+                }
+                self.text(&payload).await
+            }
             Mangle::HalfClosed => {
                 self.out.shutdown().await?;
                 // The client ends it.
                 std::future::pending().await
             }
             Mangle::BrokenOff | Mangle::Huge | Mangle::Masked | Mangle::Closed => self.end(&payload).await,
+        }
+    }
+
+    fn with_other_content(&mut self, mut payload: Vec<u8>) -> Vec<u8> {
+        match self.mangle {
+            Mangle::Nested => {
+                let lists = "[".repeat(10_000) + &"]".repeat(10_000);
+                answered(&payload, &lists).unwrap_or(payload)
+            }
+            Mangle::OtherType => {
+                const ANSWERS: [&str; 8] = ["null", "true", "[]", "{}", r#""0x""#, "-1", "1e308", "[[null]]"];
+                let answer = ANSWERS[self.random.random_range(0..ANSWERS.len())];
+                answered(&payload, answer).unwrap_or(payload)
+            }
+            // Storage changes cannot be verified, and the first answer identifies the chain.
+            Mangle::OtherDigit if self.is_first || is_of_changes(&payload) => payload,
+            Mangle::OtherDigit => {
+                let digits: Vec<usize> =
+                    (0..payload.len()).filter(|at| payload[*at].is_ascii_digit()).collect();
+                if let Some(at) = digits.get(self.random.random_range(0..digits.len().max(1))) {
+                    payload[*at] = b'0' + (payload[*at] - b'0' + self.random.random_range(1..10)) % 10;
+                }
+                payload
+            }
+            _ => in_other_form(payload, &mut self.random),
         }
     }
 

@@ -339,7 +339,7 @@ async fn afflict(net: &Devnet, what: What) {
     };
     let fault: Fault = fault.parse().unwrap();
     node.inject(&fault);
-    if fault.is_of_server() {
+    if fault.is_server_fault() {
         restart(node).await;
     }
 }

@@ -1,6 +1,9 @@
 //! Tests of reader and submitter on the devnet, with a real runtime, transaction pool and events.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod answers;
+#[path = "../support/answers.rs"]
+mod answers_proxy;
 mod conformance;
 mod effects;
 mod fill;

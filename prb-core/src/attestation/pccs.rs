@@ -116,6 +116,7 @@ impl PccsSource {
             .tls_backend_preconfigured(tls::client_config(&config.root_certificates_pem)?)
             // Uses the system's name resolution even if another crate enables reqwest's own resolver.
             .no_hickory_dns()
+            // Enough for a redirect to HTTPS and one to another host.
             .redirect(redirect::Policy::limited(2))
             .connect_timeout(config.timeout)
             .build()
@@ -130,19 +131,20 @@ impl PccsSource {
         self
     }
 
-    async fn ask(&self, url: &str, quote: &[u8]) -> Result<Collateral, String> {
+    async fn fetch_from(&self, url: &str, quote: &[u8]) -> Result<Collateral, String> {
         let client = CollateralClient::<DefaultConfig, _>::new(self.http.clone(), url);
         let fetched = tokio::time::timeout(self.timeout, client.fetch(quote))
             .await
             .map_err(|_| format!("no answer within {:?}", self.timeout))?
             .map_err(|error| format!("{error:#}"))?;
+        // With a clock before 1970 no certificate is valid yet, so that the verification fails.
         let now = (self.clock)().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         // Verified here although the chain verifies it as well: what does not verify would cost the operator
         // a failed registration's fee, and another PCCS may have newer collateral.
         QuoteVerifier::new_prod()
             .verify(quote, &fetched, now)
             .map_err(|error| format!("its collateral does not verify: {error:#}"))?;
-        Ok(Collateral::SgxV30(as_chain_takes_it(fetched)))
+        Ok(Collateral::SgxV30(to_pallet_layout(fetched)))
     }
 }
 
@@ -153,7 +155,7 @@ impl CollateralSource for PccsSource {
             .map_err(|error| Error::Quote { reason: shorten(&format!("{error:#}"), REASON_LIMIT_BYTES) })?;
         let mut attempts = Vec::new();
         for url in &self.urls {
-            match self.ask(url, quote).await {
+            match self.fetch_from(url, quote).await {
                 Ok(collateral) => return Ok(collateral),
                 Err(reason) => {
                     let reason = shorten(&reason, REASON_LIMIT_BYTES);
@@ -196,7 +198,7 @@ fn check_quote(quote: &[u8]) -> anyhow::Result<()> {
 
 /// Converts to the pallet's layout: revocation lists in hexadecimal, and no platform certificates, which it
 /// takes from the quote.
-fn as_chain_takes_it(fetched: QuoteCollateralV3) -> SgxV30QuoteCollateral {
+fn to_pallet_layout(fetched: QuoteCollateralV3) -> SgxV30QuoteCollateral {
     SgxV30QuoteCollateral {
         pck_crl_issuer_chain: fetched.pck_crl_issuer_chain,
         root_ca_crl: hex::encode(fetched.root_ca_crl),
@@ -224,6 +226,7 @@ impl HttpClient for Http {
             .collect();
         let mut body = Vec::new();
         while let Some(chunk) = answer.chunk().await.context("the answer was cut off")? {
+            // Counted while reading: `Content-Length` may be absent or wrong.
             if body.len() + chunk.len() > ANSWER_LIMIT_BYTES {
                 bail!("an answer has more than {ANSWER_LIMIT_BYTES} bytes");
             }

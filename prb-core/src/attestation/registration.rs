@@ -117,6 +117,9 @@ impl fmt::Display for Difference {
     }
 }
 
+/// The remedy of [`RegistrationError::NoCollateralSource`] if the program has passed no source at all.
+const NO_SOURCE_REMEDY: &str = "configure a source of collateral";
+
 /// Why a worker cannot be registered now. Nothing was sent on chain.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -125,7 +128,7 @@ pub enum RegistrationError {
     #[error(transparent)]
     Worker(#[from] pruntime::Error),
     /// The worker has not validated its state yet, which it does before it attests.
-    #[error("the worker does not attest yet: it does once it has dispatched a block")]
+    #[error("the worker does not attest before it has dispatched its first block")]
     NotYet,
     /// The worker's answer cannot be decoded.
     #[error("the worker's {what} cannot be decoded ({reason}): check that its version fits this chain")]
@@ -139,14 +142,23 @@ pub enum RegistrationError {
     #[error("the registration differs from the expected one: {}", List(.0))]
     Differs(Vec<Difference>),
     /// The worker attests by DCAP, but no source of collateral is configured.
-    #[error(
-        "the worker attests by DCAP, and the chain accepts its quote only with collateral; set \
-         PRB_PCCS_URLS (--pccs-url) to one or more PCCS URLs"
-    )]
-    NoCollateralSource,
+    #[error("the worker attests by DCAP, and the chain accepts its quote only with collateral; {remedy}")]
+    NoCollateralSource {
+        /// How to configure a source.
+        remedy: String,
+    },
     /// The quote's collateral is not available.
     #[error("the worker's quote has no collateral")]
-    Collateral(#[from] super::Error),
+    Collateral(#[source] super::Error),
+}
+
+impl From<super::Error> for RegistrationError {
+    fn from(error: super::Error) -> Self {
+        match error {
+            super::Error::NotConfigured { remedy } => Self::NoCollateralSource { remedy },
+            error => Self::Collateral(error),
+        }
+    }
 }
 
 impl RegistrationError {
@@ -156,7 +168,7 @@ impl RegistrationError {
             Self::Worker(error) => error.is_retryable(),
             Self::Collateral(error) => error.is_retryable(),
             Self::NotYet => true,
-            Self::Unreadable { .. } | Self::Differs(_) | Self::NoCollateralSource => false,
+            Self::Unreadable { .. } | Self::Differs(_) | Self::NoCollateralSource { .. } => false,
         }
     }
 
@@ -182,32 +194,35 @@ impl fmt::Display for List<'_> {
 ///
 /// An attestation may take longer than the call's timeout. The worker finishes it anyway and caches it for an
 /// hour, but discards it when a refresh is forced or an operator is passed again. So both are sent only once;
-/// after a call that timed out, the next attempt only asks for the cached result.
+/// after a call that timed out, the next attempt only requests the cached result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RegistrationRequest {
     force: bool,
-    under_way: bool,
+    in_flight: bool,
 }
 
 impl RegistrationRequest {
     /// Creates a request; with `refresh_ra` the worker attests again even if its attestation is recent.
     pub const fn new(refresh_ra: bool) -> Self {
-        Self { force: refresh_ra, under_way: false }
+        Self { force: refresh_ra, in_flight: false }
     }
 
-    async fn ask(
+    async fn send(
         &mut self,
         client: &PRuntime,
         operator: AccountId,
     ) -> Result<InitRuntimeResponse, pruntime::Error> {
         let request = GetRuntimeInfoRequest {
-            force_refresh_ra: self.force && !self.under_way,
-            encoded_operator: (!self.under_way).then(|| operator.encode()),
+            force_refresh_ra: self.force && !self.in_flight,
+            encoded_operator: (!self.in_flight).then(|| operator.encode()),
         };
         // Set before the call: the worker attests even if this future is dropped.
-        self.under_way = true;
+        self.in_flight = true;
         let answer = client.runtime_info(&request).await;
-        self.under_way = matches!(answer, Err(pruntime::Error::TimedOut { .. }));
+        // After a timeout the worker is still attesting. Any other error ends the attempt, so that the next one
+        // passes the operator again.
+        self.in_flight = matches!(answer, Err(pruntime::Error::TimedOut { .. }));
+        // A refresh is forced until one has succeeded.
         self.force &= answer.is_err();
         answer
     }
@@ -218,14 +233,14 @@ impl RegistrationRequest {
         client: &PRuntime,
         expected: &Expected,
     ) -> Result<(InitRuntimeResponse, Info), RegistrationError> {
-        let was_told = self.under_way;
-        let answer = self.ask(client, expected.operator).await?;
+        let was_in_flight = self.in_flight;
+        let answer = self.send(client, expected.operator).await?;
         let info = Info::decode(&answer.encoded_runtime_info)?;
-        if !was_told || info.older().operator == Some(expected.operator) {
+        if !was_in_flight || info.older().operator == Some(expected.operator) {
             return Ok((answer, info));
         }
         // The call that timed out never reached the worker.
-        let answer = self.ask(client, expected.operator).await?;
+        let answer = self.send(client, expected.operator).await?;
         let info = Info::decode(&answer.encoded_runtime_info)?;
         Ok((answer, info))
     }
@@ -307,6 +322,7 @@ pub async fn registration(
     collateral: Option<&dyn CollateralSource>,
 ) -> Result<Call, RegistrationError> {
     let (answer, info) = request.answer(client, expected).await?;
+    // Compared first: a worker set up for another chain or operator is reported as such even before it attests.
     let differences = info.differences(expected);
     if !differences.is_empty() {
         return Err(RegistrationError::Differs(differences));
@@ -333,13 +349,15 @@ async fn report(
     encoded: &[u8],
     collateral: Option<&dyn CollateralSource>,
 ) -> Result<Option<AttestationReport>, RegistrationError> {
+    // A worker outside of an enclave returns no report; the chain decides whether it accepts that.
     if encoded.is_empty() {
         return Ok(None);
     }
     let report = Option::<AttestationReport>::decode_all(&mut &*encoded)
         .map_err(|error| unreadable("attestation report", error))?;
     let Some(AttestationReport::SgxDcap { quote, collateral: None }) = report else { return Ok(report) };
-    let source = collateral.ok_or(RegistrationError::NoCollateralSource)?;
+    let source = collateral
+        .ok_or_else(|| RegistrationError::NoCollateralSource { remedy: NO_SOURCE_REMEDY.into() })?;
     let collateral = Some(source.collateral(&quote).await?);
     Ok(Some(AttestationReport::SgxDcap { quote, collateral }))
 }

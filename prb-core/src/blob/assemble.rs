@@ -36,6 +36,7 @@ impl<'a> Run<'a> {
     /// Adds an item; returns false once the run exceeds its byte limit.
     fn push(&mut self, item: &'a [u8]) -> bool {
         let end = self.bytes(self.items.len()) + item.len();
+        // The item that exceeds the limit is kept: it gives `cut_before` a lower bound of the size.
         self.items.push(item);
         self.ends.push(end);
         end <= self.limit
@@ -92,6 +93,7 @@ pub fn headers_to<V: ChainPieces>(
 /// [`Error::BadCursor`]; [`Error::Storage`] if the pieces cannot be read.
 pub fn ranges<V: ChainPieces>(view: &V, from: RelayNumber) -> Result<Option<Ranges>, Error> {
     let ends = ends_of_set(view, from)?;
+    // Without an earlier batch end, the range starts at the genesis and contains the parachain headers from block 0 on.
     let before = view.batch_end_before(from).map_err(storage)?;
     let first_para = before.and_then(|end| end.para_head).map_or(ParaNumber(0), ParaNumber::next);
     let range = |end: &BatchEnd<'_>| Range {
@@ -151,11 +153,13 @@ fn headers_among<V: ChainPieces>(
     let span = Span { first: cursor.relay, last: last.number };
     view.relay_headers(span, &mut |header| relay.push(header)).map_err(storage)?;
     let mut para = Run::new(max_bytes);
+    // The newest head bounds the parachain headers that any of the ends requires.
     if let Some(head) = ends.iter().rev().find_map(|end| end.para_head).filter(|head| *head >= cursor.para) {
         let span = Span { first: cursor.para, last: head };
         view.para_headers(span, &mut |header| para.push(header)).map_err(storage)?;
     }
 
+    // The longest first: the size grows with the end, so that the first batch that fits is the largest.
     let mut smallest = None;
     for end in ends.iter().rev() {
         let plan = match HeaderPlan::ending_at(cursor, *end, &relay, &para)? {
@@ -211,6 +215,7 @@ impl<'a> HeaderPlan<'a> {
         relay: &'a Run<'a>,
         para: &'a Run<'a>,
     ) -> Result<Planned<'a>, Error> {
+        // Not negative: the batch ends from the cursor on were requested.
         let relay_count = (end.number.0 - cursor.relay.0) as usize + 1;
         let para_count = end.para_head.map_or(0, |head| (head.0 + 1).saturating_sub(cursor.para.0)) as usize;
         if let Some(bytes) = relay.cut_before(relay_count).or_else(|| para.cut_before(para_count)) {
@@ -309,6 +314,7 @@ pub fn blocks<V: ChainPieces>(
             reason: "block 0 is in the genesis state".into(),
         });
     }
+    // The worker must get more headers first.
     if cursor.to < cursor.from {
         return Ok(None);
     }

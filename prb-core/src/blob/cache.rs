@@ -147,6 +147,7 @@ impl<S: BlobSource + ?Sized> CachedSource<S> {
             RefusedData::Blocks { blocks, at, .. } if eviction_limits.blocks.admit(blocks.first) => {
                 let suspect = at.map_or(*blocks, |at| Span { first: at, last: at });
                 let touched = self.blocks.cached.iter().filter(|(_, entry)| entry.overlaps(suspect));
+                // Limited by entry as well: refusals with different first blocks may overlap the same entry.
                 let now = touched.filter(|(key, _)| eviction_limits.entries.admit(**key));
                 now.for_each(|(_, entry)| entry.evict("blocks"));
             }
@@ -237,6 +238,7 @@ impl<B> Entry<B> {
     }
 
     fn evict(&self, kind: &'static str) {
+        // Marked, not removed: by its key, a removal could hit the entry of a newer fetch.
         if !self.evicted.swap(true, Ordering::Relaxed) {
             counter!(EVICTIONS, "kind" => kind).increment(1);
         }
@@ -295,6 +297,8 @@ impl<S: BlobSource + ?Sized + 'static> BlobSource for CachedSource<S> {
     }
 
     async fn headers(&self, cursor: HeaderCursor, max_bytes: usize) -> Result<Option<HeaderBatch>, Error> {
+        // Read before the fetch: compared with a tip that grew during it, a batch that ended at the old tip would
+        // look as if it had been cut by the limit, and would be cached as complete.
         let tip = self.heights.borrow().relay;
         let inner = Arc::clone(&self.inner);
         let fetch = async move {
@@ -309,6 +313,7 @@ impl<S: BlobSource + ?Sized + 'static> BlobSource for CachedSource<S> {
     }
 
     async fn blocks(&self, cursor: BlockCursor, max_bytes: usize) -> Result<Option<BlockBatch>, Error> {
+        // Read before the fetch, as in `headers`.
         let tip = self.heights.borrow().para;
         let inner = Arc::clone(&self.inner);
         let fetch = async move {

@@ -128,6 +128,7 @@ impl MemorySource {
             chain.relay.push(header.encode());
             if let Some(justified) = justified {
                 let set_id = chain.set_id;
+                // The block that changes the set is still justified by the old one.
                 chain.set_id = justified.next_set.as_ref().map_or(set_id, |set| set.id);
                 chain.ends.push(EncodedEnd {
                     number: RelayNumber(next),
@@ -173,6 +174,7 @@ impl MemorySource {
         let mut chain = self.chain.write().unwrap_or_else(PoisonError::into_inner);
         change(&mut chain);
         let (relay, para) = chain.heights();
+        // Released before watchers are notified, because they may read at once.
         drop(chain);
         self.heights.send_if_modified(|heights| {
             let before = *heights;
@@ -191,6 +193,7 @@ impl Chain {
             |end: &&EncodedEnd| end.para_head.is_none_or(|head| (head.0 as usize) < self.para.len());
         let end = self.ends.iter().rev().find(covered);
         let carried = end.and_then(|end| end.para_head);
+        // Changes start with block 1, so that their number is that of the newest block.
         let held = ParaNumber(self.changes.len() as u32);
         (end.map(|end| end.number), carried.map(|head| head.min(held)))
     }
@@ -203,6 +206,7 @@ fn take_slices<'a>(
     last: u32,
     take: &mut dyn FnMut(&'a [u8]) -> bool,
 ) {
+    // A span may begin before the first item: what is missing there is left out.
     let from = first.saturating_sub(base) as usize;
     let to = ((last + 1).saturating_sub(base) as usize).min(items.len());
     for item in items.get(from..to).unwrap_or_default() {

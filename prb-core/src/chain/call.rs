@@ -162,6 +162,7 @@ impl Call {
     /// An upper bound of the encoded size, in bytes.
     pub fn size_bytes(&self) -> usize {
         /// Indices, keys, numbers and length prefixes of any call.
+        // Pallet and call index, pool, worker, stake, and at most four length prefixes: below 80 bytes.
         const FIXED: usize = 128;
         FIXED
             + match self {

@@ -33,7 +33,7 @@ pub struct KnownError {
     pub remedy: &'static str,
 }
 
-/// Stands for every error that is not in [`KNOWN_ERRORS`].
+/// Used for every error that is not in [`KNOWN_ERRORS`].
 const UNKNOWN: KnownError = KnownError {
     name: "unknown",
     class: ErrorClass::TellOperator,
@@ -53,6 +53,7 @@ const UNKNOWN: KnownError = KnownError {
 /// assert_eq!(known_error("Pallet::Novelty").class, ErrorClass::TellOperator);
 /// ```
 pub fn known_error(name: &str) -> &'static KnownError {
+    // Runtime upgrades move errors between pallets, for example from `PhalaStakePool` to `PhalaStakePoolv2`.
     let bare = name.rsplit("::").next().unwrap_or(name);
     KNOWN_ERRORS.iter().find(|known| known.name == bare).unwrap_or(&UNKNOWN)
 }

@@ -191,7 +191,7 @@ impl MemoryChain {
         let (sender, views) = watch::channel(None);
         let model = Model::new(config.clone());
         let mut state = State { model, views: Some(sender), ..State::default() };
-        state.show(&config);
+        state.publish_view(&config);
         Self(Arc::new(Shared { config, state: Mutex::new(state), views, changed: Notify::new() }))
     }
 
@@ -221,7 +221,7 @@ impl MemoryChain {
         let results = finality.advance(model, self.0.config.finality_blocks, operators, results);
         // The view is published first: a submitter that is notified of an outcome finds it there, unless
         // views are delayed.
-        state.show(&self.0.config);
+        state.publish_view(&self.0.config);
         drop(state);
         for (submitter, result) in results {
             // A submitter that was cancelled reads the effects later.
@@ -254,7 +254,7 @@ impl MemoryChain {
     }
 
     /// Waits until no transaction of `account` is pending, then reads the state.
-    async fn when_settled<T>(&self, account: AccountId, look: impl FnOnce(&mut State) -> T + Send) -> T {
+    async fn when_settled<T>(&self, account: AccountId, read: impl FnOnce(&mut State) -> T + Send) -> T {
         loop {
             let changed = self.0.changed.notified();
             tokio::pin!(changed);
@@ -263,9 +263,9 @@ impl MemoryChain {
             {
                 let mut state = self.state();
                 let busy = state.pending.iter().any(|p| p.batch.operator() == account)
-                    || state.finality.concerns(account);
+                    || state.finality.includes(account);
                 if !busy && !state.hung.contains(&account) {
-                    return look(&mut state);
+                    return read(&mut state);
                 }
             }
             changed.await;
@@ -307,18 +307,18 @@ impl ChainSubmitter for MemoryChain {
     }
 
     async fn effects(&self, account: AccountId, calls: &[Call]) -> Result<Effects, SubmitError> {
-        let look = |state: &mut State| {
+        let read = |state: &mut State| {
             let model = state.finalised();
             Effects { block: ParaNumber(model.block), calls: model.effects(calls) }
         };
-        Ok(self.when_settled(account, look).await)
+        Ok(self.when_settled(account, read).await)
     }
 
     /// Nothing to forget: every call checks for pending transactions.
     fn forget(&self, _account: AccountId) {}
 }
 
-/// Has the batch signed, and verifies the signature as a node does.
+/// Signs the batch, and verifies the signature as a node does.
 async fn check_signature(batch: &CallBatch) -> Result<(), SubmitError> {
     let account = batch.operator();
     let payload = format!("{:?} {:?}", batch.proxied, batch.calls).into_bytes();

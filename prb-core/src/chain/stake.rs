@@ -55,6 +55,7 @@ impl StakeRules {
     /// bits: ((re − 1) × c + 1) × (stake + rig_k × score + rig_b). Saturates at `u128::MAX`.
     pub fn initial_value(&self, stake: Balance, score: u32, confidence_level: u8) -> u128 {
         let confidence = match confidence_level {
+            // As in the pallet: 128 is the level of workers without attestation; 5 and all others count as the lowest.
             1 | 2 | 3 | 128 => ONE,
             4 => EIGHT_TENTHS,
             _ => SEVEN_TENTHS,

@@ -69,7 +69,7 @@ pub struct BatchOutcome {
     pub number: ParaNumber,
     /// One result per call, in order.
     pub calls: Vec<Result<(), DispatchError>>,
-    /// What the operator paid for the transaction, where the chain says so.
+    /// What the operator paid for the transaction, if the chain reports it.
     #[serde(default, with = "decimal_option", skip_serializing_if = "Option::is_none")]
     pub fee: Option<Balance>,
 }
@@ -138,7 +138,7 @@ pub enum SubmitError {
         reason: String,
     },
     /// It expired, was usurped or dropped, and no block of its lifetime includes it: it has no effect.
-    #[error("the transaction did not make it into a block: {reason}")]
+    #[error("the transaction was not included in a block: {reason}")]
     Lost {
         /// How it was lost.
         reason: String,
@@ -170,6 +170,7 @@ impl SubmitError {
         match self {
             Self::Refused { retryable, .. } => *retryable,
             Self::NotSigned(e) => e.is_retryable(),
+            // All of these may have been sent: the caller reads the effects first.
             Self::Lost { .. } | Self::Unknown { .. } | Self::Unavailable(_) => true,
             _ => false,
         }
@@ -186,7 +187,7 @@ pub enum Effect {
     /// On chain: sending the call again would fail, or apply it twice.
     Present,
     /// Not on chain, and the chain would refuse it now: an earlier message of its sender is neither on chain nor
-    /// among the calls asked about.
+    /// among the calls of the request.
     OutOfOrder,
 }
 
@@ -199,7 +200,7 @@ pub struct MessageEffects {
 }
 
 impl MessageEffects {
-    /// Returns the effect of the next message asked about. `ingress` is the next sequence that the chain accepts
+    /// Returns the effect of the next message of the request. `ingress` is the next sequence that the chain accepts
     /// from its sender, by `PhalaMq::OffchainIngress`.
     pub fn effect(&mut self, signed: &SignedMessage, ingress: u64) -> Effect {
         let next = self.next.entry(signed.message.sender.clone()).or_insert(ingress);

@@ -194,7 +194,7 @@ pub struct PoolOnChain {
 }
 
 impl PoolOnChain {
-    /// Whether it accepts no further worker, given [`ChainView::max_pool_workers`]; never, without that
+    /// Whether it accepts no further worker, given [`ChainView::max_pool_workers`]; false without that
     /// limit.
     pub fn is_full(&self, max_workers: Option<u32>) -> bool {
         max_workers.is_some_and(|max| self.workers.len() as u64 >= u64::from(max))

@@ -38,25 +38,25 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// If the backend violates the seam's contract.
 pub async fn all<L: AccountLeases>(two: impl AsyncFn() -> (L, L)) {
     let (one, other) = two().await;
-    an_account_is_one_traders(&one, &other).await;
+    an_account_has_one_trader(&one, &other).await;
     let (one, other) = two().await;
-    a_lease_that_is_not_renewed_runs_out(&one, &other).await;
+    leases_expire_unless_renewed(&one, &other).await;
     let (one, other) = two().await;
-    renewals_keep_and_tell_what_is_lost(&one, &other).await;
+    renewals_report_lost_leases(&one, &other).await;
     let (one, other) = two().await;
-    an_old_lease_gives_nothing_back(&one, &other).await;
+    releasing_a_replaced_lease_has_no_effect(&one, &other).await;
 }
 
-async fn an_account_is_one_traders<L: AccountLeases>(one: &L, other: &L) {
+async fn an_account_has_one_trader<L: AccountLeases>(one: &L, other: &L) {
     let token = one.acquire(ALICE, LONG).await.unwrap().unwrap();
     assert_eq!(
         other.acquire(ALICE, LONG).await.unwrap(),
         None,
         "another trader got an account that is leased"
     );
-    assert!(other.acquire(BOB, LONG).await.unwrap().is_some(), "another account is not concerned");
+    assert!(other.acquire(BOB, LONG).await.unwrap().is_some(), "another account is free");
     one.release(&[(ALICE, token)]).await.unwrap();
-    let next = other.acquire(ALICE, LONG).await.unwrap().expect("it was given back");
+    let next = other.acquire(ALICE, LONG).await.unwrap().expect("the account was released");
     assert_ne!(next, token, "each lease has its own token");
     assert_eq!(
         one.acquire(ALICE, LONG).await.unwrap(),
@@ -65,17 +65,17 @@ async fn an_account_is_one_traders<L: AccountLeases>(one: &L, other: &L) {
     );
 }
 
-async fn a_lease_that_is_not_renewed_runs_out<L: AccountLeases>(one: &L, other: &L) {
-    let asked = Instant::now();
+async fn leases_expire_unless_renewed<L: AccountLeases>(one: &L, other: &L) {
+    let began = Instant::now();
     let token = one.acquire(ALICE, SHORT).await.unwrap().unwrap();
     let next = loop {
         if let Some(next) = other.acquire(ALICE, LONG).await.unwrap() {
             break next;
         }
-        assert!(asked.elapsed() < TIMEOUT, "a lease does not run out");
+        assert!(began.elapsed() < TIMEOUT, "a lease does not expire");
         sleep(SHORT / 8).await;
     };
-    assert!(asked.elapsed() >= SHORT, "it ran out after {:?}", asked.elapsed());
+    assert!(began.elapsed() >= SHORT, "it expired after {:?}", began.elapsed());
     assert_ne!(next, token, "each lease has its own token");
     assert_eq!(
         one.renew(&[(ALICE, token)], LONG).await.unwrap(),
@@ -88,13 +88,14 @@ async fn a_lease_that_is_not_renewed_runs_out<L: AccountLeases>(one: &L, other: 
     );
 }
 
-async fn renewals_keep_and_tell_what_is_lost<L: AccountLeases>(one: &L, other: &L) {
+async fn renewals_report_lost_leases<L: AccountLeases>(one: &L, other: &L) {
     let alice = one.acquire(ALICE, SHORT).await.unwrap().unwrap();
     let bob = one.acquire(BOB, LONG).await.unwrap().unwrap();
     assert!(
         one.renew(&[(ALICE, alice), (BOB, bob)], LONG).await.unwrap().is_empty(),
         "current leases are reported as lost"
     );
+    // Longer than the first TTL: only the renewal keeps the lease.
     sleep(2 * SHORT).await;
     assert_eq!(other.acquire(ALICE, LONG).await.unwrap(), None, "it was renewed for longer");
     one.release(&[(BOB, bob)]).await.unwrap();
@@ -106,7 +107,7 @@ async fn renewals_keep_and_tell_what_is_lost<L: AccountLeases>(one: &L, other: &
     assert!(one.renew(&[], LONG).await.unwrap().is_empty(), "renewing nothing loses nothing");
 }
 
-async fn an_old_lease_gives_nothing_back<L: AccountLeases>(one: &L, other: &L) {
+async fn releasing_a_replaced_lease_has_no_effect<L: AccountLeases>(one: &L, other: &L) {
     let old = one.acquire(ALICE, LONG).await.unwrap().unwrap();
     let new = one.acquire(ALICE, LONG).await.unwrap().expect("a trader replaces its own lease");
     assert_ne!(old, new, "the replaced lease and the new one have the same token");

@@ -63,6 +63,7 @@ impl Sample {
             para: vec![header(0, Hash::default(), &mut rng)],
             changes: vec![StorageChanges::default()],
         };
+        // Short, so that a sample contains several sets, and sets with one justification or several.
         let (set_length, spacing) = (rng.random_range(1..20), rng.random_range(1..6));
         let mut parent = Hash::default();
         let mut head = 0;
@@ -167,7 +168,7 @@ pub trait Backend: Send {
 /// ```
 /// use prb_core::conformance::blob::{self, Backend};
 ///
-/// /// `Own` makes a source and adds the suite's blocks to it.
+/// /// `Own` creates a source and adds the suite's blocks to it.
 /// async fn conforms<Own: Backend>() {
 ///     blob::run::<Own>().await;
 /// }
@@ -176,6 +177,7 @@ pub trait Backend: Send {
 /// # Panics
 /// If the backend violates the seam's contract.
 pub async fn run<B: Backend>() {
+    // Different set lengths and spacings of justifications; few enough to stay fast with a real database.
     for seed in 0..6 {
         grows::<B>(&Sample::generate(seed, 90)).await;
     }
@@ -197,6 +199,7 @@ async fn grows<B: Backend>(sample: &Sample) {
     backend.push_para(&para_blocks(sample)).await;
     let half = sample.relay.len() / 2;
     backend.push_relay(&sample.relay[..half]).await;
+    // Everything so far is known: only the growth that follows may notify.
     heights.mark_unchanged();
     backend.push_relay(&sample.relay[half..]).await;
     assert!(heights.has_changed().unwrap(), "growth is not published");
@@ -209,6 +212,7 @@ async fn grows<B: Backend>(sample: &Sample) {
 
     let source = backend.source();
     for relay in first.0..=first.0 + sample.relay.len() as u32 + 1 {
+        // Cursors behind the proven head as well: a worker that lost parachain headers requests from there.
         for back in [0, 1, 5] {
             check_headers(sample, &*source, RelayNumber(relay), back).await;
         }
@@ -221,21 +225,22 @@ async fn grows<B: Backend>(sample: &Sample) {
 
 /// The newest parachain header in the state of any relay block before this one.
 pub(super) fn head_before(sample: &Sample, relay: RelayNumber) -> Option<u32> {
-    let stops = sample.relay.iter().filter(|block| block.header.number < relay.0);
-    stops.filter_map(|block| block.justified.as_ref()?.para_head).next_back().map(|head| head.0)
+    let ends = sample.relay.iter().filter(|block| block.header.number < relay.0);
+    ends.filter_map(|block| block.justified.as_ref()?.para_head).next_back().map(|head| head.0)
 }
 
 async fn check_headers(sample: &Sample, source: &dyn BlobSource, relay: RelayNumber, back: u32) {
+    // A worker's next parachain header after the batches up to this relay header.
     let next = head_before(sample, relay).map_or(0, |head| head + 1);
     let cursor = HeaderCursor { relay, para: ParaNumber(next.saturating_sub(back)) };
     let all = possible_batches(sample, cursor);
     let Some(largest) = all.last() else {
-        assert!(matches!(source.headers(cursor, NO_LIMIT).await, Ok(None)), "no stop after {cursor:?}");
+        assert!(matches!(source.headers(cursor, NO_LIMIT).await, Ok(None)), "no batch end after {cursor:?}");
         return;
     };
     for wanted in [largest, &all[0], &all[all.len() / 2]] {
         let batch = source.headers(cursor, wanted.len()).await.unwrap().unwrap();
-        // Proofs and justifications differ in size, so a later stop may fit although this one does not.
+        // Proofs and justifications differ in size, so a later end may fit although this one does not.
         let fitting = all.iter().rfind(|body| body.len() <= wanted.len()).unwrap();
         assert!(batch.body.len() <= wanted.len(), "the batch at {cursor:?} exceeds the limit");
         assert_eq!(batch.body, *fitting, "the largest batch at {cursor:?} in {} bytes", wanted.len());
@@ -246,7 +251,7 @@ async fn check_headers(sample: &Sample, source: &dyn BlobSource, relay: RelayNum
     assert!(matches!(refused, Err(Error::TooLarge { .. })), "{refused:?}");
 }
 
-/// Builds every valid batch at the cursor, by stop, exhaustively.
+/// Builds every valid batch at the cursor, by its end, exhaustively.
 pub(super) fn possible_batches(sample: &Sample, cursor: HeaderCursor) -> Vec<Vec<u8>> {
     let mut headers = Vec::new();
     let mut bodies = Vec::new();
@@ -321,6 +326,7 @@ async fn check_blocks(sample: &Sample, source: &dyn BlobSource) {
                 (from, to),
                 "the blocks of the batch (first, last)"
             );
+            // Encoded from the types, not from stored slices: an independent second implementation.
             let expected: Vec<_> = (from..=to).map(|n| block(sample, n)).collect();
             let body = prpc::Blocks { encoded_blocks: expected.encode().into() }.encode_to_vec();
             assert_eq!(batch.body, body, "the body of blocks {from} to {to}");
@@ -362,11 +368,11 @@ async fn headers_wait_for_the_parachain<B: Backend>(sample: &Sample) {
     let mut backend = B::create(sample).await;
     backend.push_relay(&sample.relay).await;
     let blocks = para_blocks(sample);
-    let held = blocks.len() / 2;
-    backend.push_para(&blocks[..held]).await;
+    let stored = blocks.len() / 2;
+    backend.push_para(&blocks[..stored]).await;
     let source = backend.source();
     let Heights { relay, para, .. } = *source.heights().borrow();
-    let last = (held - 1) as u32;
+    let last = (stored - 1) as u32;
     assert!(para.unwrap().0 <= last, "`Heights::para` is beyond the newest stored parachain block, {last}");
     let covered = sample.relay.iter().rfind(|block| {
         block.justified.as_ref().is_some_and(|at| at.para_head.is_some_and(|head| head.0 <= last))
@@ -379,7 +385,7 @@ async fn headers_wait_for_the_parachain<B: Backend>(sample: &Sample) {
     );
     let cursor = HeaderCursor { relay: relay.unwrap().next(), para: para.unwrap().next() };
     assert!(matches!(source.headers(cursor, NO_LIMIT).await, Ok(None)), "the parachain is behind");
-    backend.push_para(&blocks[held..]).await;
+    backend.push_para(&blocks[stored..]).await;
     assert!(
         source.headers(cursor, NO_LIMIT).await.unwrap().is_some(),
         "a batch is available once the parachain's blocks are"

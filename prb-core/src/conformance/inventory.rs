@@ -29,18 +29,18 @@ use crate::{
 /// # Panics
 /// If the backend violates the seam's contract.
 pub async fn all<I: Inventory, F: Future<Output = I>>(make: impl Fn(Limits) -> F) {
-    keeps_what_was_put(&make(Limits::default()).await).await;
+    stores_entries(&make(Limits::default()).await).await;
     replaces_and_removes(&make(Limits::default()).await).await;
     applies_all_or_nothing(&make(Limits::default()).await).await;
-    keeps_what_was_saved(&make(Limits::default()).await).await;
+    stores_fleet_records(&make(Limits::default()).await).await;
     refuses_duplicates(&make(Limits::default()).await).await;
     refuses_to_put_an_entry_twice(&make(Limits::default()).await).await;
     lets_workers_swap(&make(Limits::default()).await).await;
-    refuses_what_cannot_be(&make(Limits::default()).await).await;
+    refuses_invalid_values(&make(Limits::default()).await).await;
     refuses_unknown_ids(&make(Limits::default()).await).await;
-    keeps_its_bounds(&make(Limits { pools: 1, workers: 2 }).await).await;
-    tells_of_edits(&make(Limits::default()).await).await;
-    edits_at_once_are_all_kept(&make(Limits::default()).await).await;
+    enforces_its_limits(&make(Limits { pools: 1, workers: 2 }).await).await;
+    publishes_edits(&make(Limits::default()).await).await;
+    keeps_concurrent_edits(&make(Limits::default()).await).await;
 }
 
 /// A pool with that number.
@@ -60,18 +60,18 @@ pub fn worker(n: u16) -> Worker {
 async fn apply(inventory: &impl Inventory, edits: Vec<Edit>) -> Arc<Snapshot> {
     match inventory.apply(edits).await {
         Ok(snapshot) => snapshot,
-        Err(e) => panic!("a proper edit was refused: {e}"),
+        Err(e) => panic!("a valid edit was refused: {e}"),
     }
 }
 
 async fn refused(inventory: &impl Inventory, edits: Vec<Edit>, why: &str) -> Error {
     let before = inventory.snapshots().borrow().clone();
-    let Err(error) = inventory.apply(edits).await else { panic!("taken, though {why}") };
-    assert_eq!(*inventory.snapshots().borrow(), before, "something was applied, though {why}");
+    let Err(error) = inventory.apply(edits).await else { panic!("accepted, although {why}") };
+    assert_eq!(*inventory.snapshots().borrow(), before, "something was applied, although {why}");
     error
 }
 
-async fn keeps_what_was_put(inventory: &impl Inventory) {
+async fn stores_entries(inventory: &impl Inventory) {
     assert_eq!(**inventory.snapshots().borrow(), Snapshot::default(), "a new inventory is not empty");
     let mut proxied = pool(7);
     (proxied.proxied, proxied.operator) = (Some(AccountId([9; 32])), None);
@@ -98,6 +98,7 @@ async fn keeps_what_was_put(inventory: &impl Inventory) {
 
 async fn replaces_and_removes(inventory: &impl Inventory) {
     apply(inventory, vec![Edit::PutPool(pool(1)), Edit::PutWorker(worker(1))]).await;
+    // Pool 9 does not exist: an inventory does not require a worker's pool.
     let changed = Worker { stake: 5, pid: PoolId(9), enabled: false, ..worker(1) };
     let snapshot = apply(inventory, vec![Edit::PutWorker(changed.clone())]).await;
     assert_eq!(*snapshot.workers[0], changed, "a worker of a known id is replaced");
@@ -129,7 +130,7 @@ pub fn saved() -> FleetRecord {
     saved
 }
 
-async fn keeps_what_was_saved(inventory: &impl Inventory) {
+async fn stores_fleet_records(inventory: &impl Inventory) {
     let id = worker(1).id;
     let snapshot = apply(inventory, vec![Edit::PutPool(pool(1)), Edit::PutWorker(worker(1))]).await;
     assert_eq!(snapshot.saved(id), FleetRecord::default(), "a new worker has nothing saved");
@@ -155,6 +156,7 @@ async fn keeps_what_was_saved(inventory: &impl Inventory) {
 
 async fn refuses_to_put_an_entry_twice(inventory: &impl Inventory) {
     let renamed = Worker { name: "renamed".into(), ..worker(1) };
+    // Which of the two wins must not depend on the backend.
     let edits = vec![Edit::PutWorker(worker(1)), Edit::PutWorker(renamed)];
     let error = refused(inventory, edits, "the first of two would be lost").await;
     assert!(matches!(error, Error::PutTwice { what: "worker", .. }), "a worker put twice gave {error:?}");
@@ -177,6 +179,7 @@ async fn refuses_duplicates(inventory: &impl Inventory) {
         matches!(&error, Error::Duplicate { what: "worker name", holder, .. } if *holder == worker(1).name),
         "a name taken gave {error:?}"
     );
+    // All spellings of one endpoint: two entries for one pRuntime would both drive it.
     for endpoint in ["http://10.0.0.1:8001", "http://10.0.0.1:8001/", "HTTP://10.0.0.1:8001"] {
         let there = Worker { endpoint: endpoint.into(), ..worker(2) };
         let error = refused(inventory, vec![Edit::PutWorker(there)], "the endpoint is taken").await;
@@ -197,7 +200,7 @@ async fn lets_workers_swap(inventory: &impl Inventory) {
     assert_eq!(snapshot.workers[0].endpoint, worker(2).endpoint, "endpoints are swapped");
 }
 
-async fn refuses_what_cannot_be(inventory: &impl Inventory) {
+async fn refuses_invalid_values(inventory: &impl Inventory) {
     let long = format!("http://a/{}", "x".repeat(MAX_ENDPOINT_BYTES));
     for endpoint in [
         "",
@@ -211,7 +214,7 @@ async fn refuses_what_cannot_be(inventory: &impl Inventory) {
         &long,
     ] {
         let worker = Worker { endpoint: endpoint.into(), ..worker(1) };
-        let error = refused(inventory, vec![Edit::PutWorker(worker)], "the endpoint is none").await;
+        let error = refused(inventory, vec![Edit::PutWorker(worker)], "the endpoint is invalid").await;
         assert!(matches!(error, Error::Invalid { .. }), "endpoint {endpoint:?} gave {error:?}");
         assert!(!error.to_string().contains("pw"), "a password is shown: {error}");
     }
@@ -226,7 +229,7 @@ async fn refuses_what_cannot_be(inventory: &impl Inventory) {
         &(0..=MAX_ANNOUNCED).map(|n| format!("https://{n}.example.org")).collect::<Vec<_>>(),
     ] {
         let worker = Worker { endpoints: endpoints.to_vec(), ..worker(1) };
-        let error = refused(inventory, vec![Edit::PutWorker(worker)], "the endpoints are none").await;
+        let error = refused(inventory, vec![Edit::PutWorker(worker)], "the endpoints are invalid").await;
         assert!(
             matches!(&error, Error::Invalid { what, .. } if what == "endpoint to announce"),
             "endpoints {endpoints:?} gave {error:?}"
@@ -235,10 +238,10 @@ async fn refuses_what_cannot_be(inventory: &impl Inventory) {
     }
     for name in ["", "  ", "a\nb", &"x".repeat(MAX_NAME_BYTES + 1)] {
         let worker = Worker { name: name.into(), ..worker(1) };
-        let error = refused(inventory, vec![Edit::PutWorker(worker)], "the name is none").await;
+        let error = refused(inventory, vec![Edit::PutWorker(worker)], "the name is invalid").await;
         assert!(matches!(error, Error::Invalid { .. }), "name {name:?} gave {error:?}");
         let pool = Pool { name: name.into(), ..pool(1) };
-        let error = refused(inventory, vec![Edit::PutPool(pool)], "the name is none").await;
+        let error = refused(inventory, vec![Edit::PutPool(pool)], "the name is invalid").await;
         assert!(matches!(error, Error::Invalid { .. }), "pool name {name:?} gave {error:?}");
     }
 }
@@ -252,7 +255,7 @@ async fn refuses_unknown_ids(inventory: &impl Inventory) {
 }
 
 /// With limits of one pool and two workers.
-async fn keeps_its_bounds(inventory: &impl Inventory) {
+async fn enforces_its_limits(inventory: &impl Inventory) {
     apply(inventory, vec![Edit::PutPool(pool(1)), Edit::PutWorker(worker(1)), Edit::PutWorker(worker(2))])
         .await;
     let error = refused(inventory, vec![Edit::PutPool(pool(2))], "it is full").await;
@@ -262,20 +265,22 @@ async fn keeps_its_bounds(inventory: &impl Inventory) {
     apply(inventory, vec![Edit::PutWorker(worker(3)), Edit::RemoveWorker(worker(1).id)]).await;
 }
 
-async fn tells_of_edits(inventory: &impl Inventory) {
+async fn publishes_edits(inventory: &impl Inventory) {
     let mut feed = inventory.snapshots();
     feed.mark_unchanged();
     let snapshot = apply(inventory, vec![Edit::PutWorker(worker(1))]).await;
     assert!(feed.changed().await.is_ok(), "the feed has ended");
     assert_eq!(*feed.borrow_and_update(), snapshot, "the feed gives the edited snapshot");
+    // Unknown id: the edit is refused.
     let _ = inventory.apply(vec![Edit::RemoveWorker(Uuid::from_u128(77))]).await;
     assert!(matches!(feed.has_changed(), Ok(false)), "a refused edit was published");
 }
 
-async fn edits_at_once_are_all_kept(inventory: &impl Inventory) {
+async fn keeps_concurrent_edits(inventory: &impl Inventory) {
+    // A backend that reads, edits and writes without a lock loses some of them.
     let edits = (1..=32).map(|n| inventory.apply(vec![Edit::PutWorker(worker(n))]));
     for result in futures::future::join_all(edits).await {
-        assert!(result.is_ok(), "an edit beside others was refused: {result:?}");
+        assert!(result.is_ok(), "a concurrent edit was refused: {result:?}");
     }
     let snapshot = inventory.snapshots().borrow().clone();
     assert_eq!((snapshot.workers.len(), snapshot.revision), (32, 32), "edits were lost");

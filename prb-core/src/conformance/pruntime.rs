@@ -22,7 +22,7 @@ use crate::{
 const SLOW: Duration = Duration::from_millis(600);
 /// Long enough for a call to have arrived, and much shorter than [`SLOW`].
 const SHORT: Duration = Duration::from_millis(150);
-/// A worker that is not back by then never will be.
+/// A worker that has not returned by then never will.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// The operator set on the workers.
 const OPERATOR: AccountId = AccountId([0x0b; 32]);
@@ -81,7 +81,7 @@ impl TestWorker {
 /// ```
 /// use prb_core::conformance::pruntime::{self, TestWorker};
 ///
-/// /// Starts a worker, and gives it with batches that it takes.
+/// /// Starts a worker, and returns it with batches that it accepts.
 /// async fn conforms(fresh: impl AsyncFn() -> TestWorker) {
 ///     pruntime::all(fresh).await;
 /// }
@@ -92,15 +92,15 @@ impl TestWorker {
 pub async fn all(fresh: impl AsyncFn() -> TestWorker) {
     requests_are_answered_or_refused(&fresh().await).await;
     a_worker_is_initialised_once(&fresh().await).await;
-    numbers_are_taken_in_order(&fresh().await).await;
-    headers_come_first_and_are_justified(&fresh().await).await;
+    blocks_are_accepted_in_order(&fresh().await).await;
+    header_batches_need_headers_and_a_justification(&fresh().await).await;
     registration_names_the_operator_of_the_request(&fresh().await).await;
     a_slow_attestation_is_kept(&fresh().await).await;
     endpoints_are_signed(&fresh().await).await;
-    a_running_dispatch_keeps_others_out(&fresh().await).await;
-    a_dispatch_goes_on_without_its_caller(&fresh().await).await;
-    an_exit_keeps_the_checkpoint_only(&fresh().await).await;
-    a_state_is_loaded_before_anything_else(&fresh().await).await;
+    calls_are_busy_during_a_dispatch(&fresh().await).await;
+    a_dispatch_continues_without_its_caller(&fresh().await).await;
+    an_exit_restores_the_checkpoint(&fresh().await).await;
+    a_state_is_loaded_only_before_the_sync(&fresh().await).await;
 }
 
 fn refused<T: fmt::Debug>(result: Result<T, Error>, status: u16, text: &str) {
@@ -115,8 +115,8 @@ fn refused<T: fmt::Debug>(result: Result<T, Error>, status: u16, text: &str) {
     }
 }
 
-async fn requests_are_answered_or_refused(subject: &TestWorker) {
-    let client = &subject.client;
+async fn requests_are_answered_or_refused(test: &TestWorker) {
+    let client = &test.client;
     let echo = prpc::EchoMessage { echo_msg: Bytes::from_static(b"\0hello\xff") };
     let answer = client.call(Method::Echo, echo.encode_to_vec().into()).await.unwrap();
     assert_eq!(prpc::EchoMessage::decode(answer).unwrap(), echo, "`Echo` returns its request");
@@ -132,8 +132,8 @@ async fn requests_are_answered_or_refused(subject: &TestWorker) {
     assert!(matches!(error, Error::TooLarge { limit_bytes, .. } if limit_bytes == limit), "{error:?}");
 }
 
-async fn a_worker_is_initialised_once(subject: &TestWorker) {
-    let worker = subject.worker();
+async fn a_worker_is_initialised_once(test: &TestWorker) {
+    let worker = test.worker();
     let before = worker.info().await.unwrap();
     assert!(!before.initialized && before.can_load_chain_state && !before.version.is_empty(), "{before:?}");
     assert_eq!(
@@ -141,15 +141,15 @@ async fn a_worker_is_initialised_once(subject: &TestWorker) {
         (None, None),
         "no key and no chain before `InitRuntime`"
     );
-    refused(worker.sync_headers(subject.headers[0].clone()).await, 500, "");
-    refused(worker.dispatch_blocks(subject.blocks[0].clone()).await, 500, "");
+    refused(worker.sync_headers(test.headers[0].clone()).await, 500, "");
+    refused(worker.dispatch_blocks(test.blocks[0].clone()).await, 500, "");
     refused(worker.runtime_info(&prpc::GetRuntimeInfoRequest::default()).await, 500, "");
     assert!(
         worker.egress_messages().await.unwrap().into_iter().all(|(_, messages)| messages.is_empty()),
         "no messages before `InitRuntime`"
     );
 
-    let worker = subject.initialised().await;
+    let worker = test.initialised().await;
     let info = worker.info().await.unwrap();
     assert!(info.initialized && !info.registered, "{info:?}");
     assert_eq!(
@@ -159,14 +159,14 @@ async fn a_worker_is_initialised_once(subject: &TestWorker) {
     );
     info.public_key.unwrap().parse::<WorkerKey>().unwrap();
     info.genesis_block_hash.unwrap().parse::<Hash>().unwrap();
-    refused(worker.init(&subject.init).await, 500, "Runtime already initialized");
+    refused(worker.init(&test.init).await, 500, "Runtime already initialized");
 }
 
-async fn numbers_are_taken_in_order(subject: &TestWorker) {
-    let worker = subject.initialised().await;
-    refused(worker.dispatch_blocks(subject.blocks[0].clone()).await, 500, "NoStateRoot");
-    refused(worker.sync_headers(subject.headers[1].clone()).await, 500, "BlockNumberMismatch");
-    let synced = worker.sync_headers(subject.headers[0].clone()).await.unwrap();
+async fn blocks_are_accepted_in_order(test: &TestWorker) {
+    let worker = test.initialised().await;
+    refused(worker.dispatch_blocks(test.blocks[0].clone()).await, 500, "NoStateRoot");
+    refused(worker.sync_headers(test.headers[1].clone()).await, 500, "BlockNumberMismatch");
+    let synced = worker.sync_headers(test.headers[0].clone()).await.unwrap();
     let info = worker.info().await.unwrap();
     assert_eq!(info.headernum, synced.relaychain_synced_to + 1, "`headernum` is the next relay header");
     assert_eq!(
@@ -174,12 +174,12 @@ async fn numbers_are_taken_in_order(subject: &TestWorker) {
         synced.parachain_synced_to + 1,
         "`para_headernum` is the next parachain header"
     );
-    refused(worker.dispatch_blocks(subject.blocks[1].clone()).await, 500, "BlockNumberMismatch");
-    let dispatched = worker.dispatch_blocks(subject.blocks[0].clone()).await.unwrap();
+    refused(worker.dispatch_blocks(test.blocks[1].clone()).await, 500, "BlockNumberMismatch");
+    let dispatched = worker.dispatch_blocks(test.blocks[0].clone()).await.unwrap();
     let info = worker.info().await.unwrap();
     assert_eq!(info.blocknum, dispatched.synced_to + 1, "`blocknum` is the next block");
     // Blocks whose headers are missing are refused.
-    refused(worker.dispatch_blocks(subject.blocks[1].clone()).await, 500, "NoStateRoot");
+    refused(worker.dispatch_blocks(test.blocks[1].clone()).await, 500, "NoStateRoot");
 
     // Known data is accepted without effect, and so is an empty batch.
     let empty = prpc::CombinedHeadersToSync {
@@ -187,24 +187,24 @@ async fn numbers_are_taken_in_order(subject: &TestWorker) {
         encoded_parachain_headers: vec![0].into(),
         ..Default::default()
     };
-    for headers in [subject.headers[0].clone(), empty.encode_to_vec().into()] {
+    for headers in [test.headers[0].clone(), empty.encode_to_vec().into()] {
         assert_eq!(worker.sync_headers(headers).await.unwrap(), synced, "known headers have no effect");
     }
     let empty = prpc::Blocks { encoded_blocks: vec![0].into() };
-    for blocks in [subject.blocks[0].clone(), empty.encode_to_vec().into()] {
+    for blocks in [test.blocks[0].clone(), empty.encode_to_vec().into()] {
         assert_eq!(worker.dispatch_blocks(blocks).await.unwrap(), dispatched, "known blocks have no effect");
     }
     assert_eq!(worker.info().await.unwrap(), info, "known data changes nothing");
-    for (headers, blocks) in subject.headers.iter().zip(&subject.blocks) {
+    for (headers, blocks) in test.headers.iter().zip(&test.blocks) {
         worker.sync_headers(headers.clone()).await.unwrap();
         worker.dispatch_blocks(blocks.clone()).await.unwrap();
     }
     assert!(worker.info().await.unwrap().blocknum > info.blocknum, "further blocks advance it");
 }
 
-async fn headers_come_first_and_are_justified(subject: &TestWorker) {
-    let worker = subject.initialised().await;
-    let mut request = prpc::CombinedHeadersToSync::decode(subject.headers[0].clone()).unwrap();
+async fn header_batches_need_headers_and_a_justification(test: &TestWorker) {
+    let worker = test.initialised().await;
+    let mut request = prpc::CombinedHeadersToSync::decode(test.headers[0].clone()).unwrap();
     let mut headers = Vec::<HeaderToSync>::decode(&mut &*request.encoded_relaychain_headers).unwrap();
     headers.last_mut().unwrap().justification = None;
     request.encoded_relaychain_headers = headers.encode().into();
@@ -213,7 +213,7 @@ async fn headers_come_first_and_are_justified(subject: &TestWorker) {
     request.encoded_relaychain_headers = vec![0].into();
     refused(worker.sync_headers(request.encode_to_vec().into()).await, 500, "RelaychainHeaderNotSynced");
     assert_eq!(worker.info().await.unwrap().para_headernum, 0, "a refused batch adds no parachain headers");
-    worker.sync_headers(subject.headers[0].clone()).await.unwrap();
+    worker.sync_headers(test.headers[0].clone()).await.unwrap();
 }
 
 async fn expected(worker: &PRuntime, operator: AccountId, para_id: u32) -> Expected {
@@ -223,17 +223,17 @@ async fn expected(worker: &PRuntime, operator: AccountId, para_id: u32) -> Expec
     Expected::new(key, operator, genesis, para_id).with_info(&info)
 }
 
-async fn registration_names_the_operator_of_the_request(subject: &TestWorker) {
-    let worker = subject.initialised().await;
-    let expects = expected(&worker, OPERATOR, subject.para_id).await;
+async fn registration_names_the_operator_of_the_request(test: &TestWorker) {
+    let worker = test.initialised().await;
+    let expects = expected(&worker, OPERATOR, test.para_id).await;
     let mut request = RegistrationRequest::new(false);
     // No attestation before the state is validated.
     let early = registration(&worker, &expects, &mut request, None, None).await;
     assert!(matches!(early, Err(RegistrationError::NotYet)), "{early:?}");
-    worker.sync_headers(subject.headers[0].clone()).await.unwrap();
-    worker.dispatch_blocks(subject.blocks[0].clone()).await.unwrap();
+    worker.sync_headers(test.headers[0].clone()).await.unwrap();
+    worker.dispatch_blocks(test.blocks[0].clone()).await.unwrap();
     for operator in [OPERATOR, OTHER] {
-        let expects = expected(&worker, operator, subject.para_id).await;
+        let expects = expected(&worker, operator, test.para_id).await;
         let call = registration(&worker, &expects, &mut request, None, None).await.unwrap();
         let Call::RegisterWorker { worker: key, runtime_info, attestation, .. } = call else {
             panic!("{call:?}")
@@ -264,18 +264,18 @@ async fn registration_names_the_operator_of_the_request(subject: &TestWorker) {
 }
 
 /// Drops a call that cannot have ended yet.
-async fn give_up<T: fmt::Debug>(call: impl Future<Output = T>) {
+async fn cancel_early<T: fmt::Debug>(call: impl Future<Output = T>) {
     let answer = timeout(SHORT, call).await;
     assert!(answer.is_err(), "{answer:?} came too early");
 }
 
-async fn a_slow_attestation_is_kept(subject: &TestWorker) {
-    let worker = subject.synced().await;
-    let expects = expected(&worker, OPERATOR, subject.para_id).await;
-    (subject.slow_attestation)(SLOW);
+async fn a_slow_attestation_is_kept(test: &TestWorker) {
+    let worker = test.synced().await;
+    let expects = expected(&worker, OPERATOR, test.para_id).await;
+    (test.slow_attestation)(SLOW);
     let began = Instant::now();
     let mut request = RegistrationRequest::new(true);
-    give_up(registration(&worker, &expects, &mut request, None, None)).await;
+    cancel_early(registration(&worker, &expects, &mut request, None, None)).await;
     // The next attempt uses the attestation that the first one started.
     registration(&worker, &expects, &mut request, None, None).await.unwrap();
     assert!(began.elapsed() >= SLOW && began.elapsed() < 2 * SLOW, "{:?}", began.elapsed());
@@ -284,16 +284,17 @@ async fn a_slow_attestation_is_kept(subject: &TestWorker) {
     assert!(began.elapsed() < SLOW, "it attested again");
 }
 
-async fn endpoints_are_signed(subject: &TestWorker) {
-    let worker = subject.worker();
+async fn endpoints_are_signed(test: &TestWorker) {
+    let worker = test.worker();
     let wanted = ["https://worker.example.org".to_owned(), "http://10.0.0.1:8000".to_owned()];
     assert!(worker.sign_endpoints(&wanted).await.is_err(), "it has no key yet");
-    let worker = subject.synced().await;
+    let worker = test.synced().await;
     let info = worker.info().await.unwrap();
     let key = info.public_key.as_deref().unwrap().parse().unwrap();
     let now = info.current_block_time;
     let call = endpoints::announcement(&worker, key, &wanted, now).await.unwrap();
     assert!(matches!(call, Call::UpdateWorkerEndpoint { .. }), "{call:?}");
+    // The chain's time is ahead by exactly the limit, which is exclusive.
     let late = now + endpoints::MAX_SIGNATURE_AGE_MS;
     let late = endpoints::announcement(&worker, key, &wanted, late).await;
     assert!(matches!(late, Err(endpoints::Error::Behind { .. })), "{late:?}");
@@ -301,17 +302,17 @@ async fn endpoints_are_signed(subject: &TestWorker) {
     assert!(matches!(other, Err(endpoints::Error::Answer { .. })), "{other:?}");
 }
 
-async fn a_running_dispatch_keeps_others_out(subject: &TestWorker) {
-    let worker = subject.initialised().await;
-    worker.sync_headers(subject.headers[0].clone()).await.unwrap();
-    (subject.slow_dispatch)(SLOW);
-    let dispatch = worker.dispatch_blocks(subject.blocks[0].clone());
+async fn calls_are_busy_during_a_dispatch(test: &TestWorker) {
+    let worker = test.initialised().await;
+    worker.sync_headers(test.headers[0].clone()).await.unwrap();
+    (test.slow_dispatch)(SLOW);
+    let dispatch = worker.dispatch_blocks(test.blocks[0].clone());
     let meanwhile = async {
         sleep(SHORT).await;
-        let error = worker.sync_headers(subject.headers[1].clone()).await.unwrap_err();
+        let error = worker.sync_headers(test.headers[1].clone()).await.unwrap_err();
         assert!(error.is_busy() && error.is_retryable(), "{error:?}");
         assert!(
-            worker.dispatch_blocks(subject.blocks[0].clone()).await.unwrap_err().is_busy(),
+            worker.dispatch_blocks(test.blocks[0].clone()).await.unwrap_err().is_busy(),
             "a second dispatch meanwhile is refused as busy"
         );
         assert_eq!(worker.info().await.unwrap().blocknum, 1, "the state is the old one meanwhile");
@@ -320,16 +321,16 @@ async fn a_running_dispatch_keeps_others_out(subject: &TestWorker) {
     let (dispatched, ()) = tokio::join!(dispatch, meanwhile);
     let blocknum = worker.info().await.unwrap().blocknum;
     assert_eq!(blocknum, dispatched.unwrap().synced_to + 1, "the dispatch took effect");
-    worker.sync_headers(subject.headers[1].clone()).await.unwrap();
+    worker.sync_headers(test.headers[1].clone()).await.unwrap();
 }
 
-async fn a_dispatch_goes_on_without_its_caller(subject: &TestWorker) {
-    let worker = subject.initialised().await;
-    worker.sync_headers(subject.headers[0].clone()).await.unwrap();
-    (subject.slow_dispatch)(SLOW);
-    give_up(worker.dispatch_blocks(subject.blocks[0].clone())).await;
+async fn a_dispatch_continues_without_its_caller(test: &TestWorker) {
+    let worker = test.initialised().await;
+    worker.sync_headers(test.headers[0].clone()).await.unwrap();
+    (test.slow_dispatch)(SLOW);
+    cancel_early(worker.dispatch_blocks(test.blocks[0].clone())).await;
     assert!(
-        worker.dispatch_blocks(subject.blocks[0].clone()).await.unwrap_err().is_busy(),
+        worker.dispatch_blocks(test.blocks[0].clone()).await.unwrap_err().is_busy(),
         "a second dispatch meanwhile is refused as busy"
     );
     let began = Instant::now();
@@ -339,7 +340,7 @@ async fn a_dispatch_goes_on_without_its_caller(subject: &TestWorker) {
     }
 }
 
-async fn back(worker: &PRuntime) -> prpc::PhactoryInfo {
+async fn wait_until_back(worker: &PRuntime) -> prpc::PhactoryInfo {
     let began = Instant::now();
     loop {
         match worker.info().await {
@@ -350,14 +351,14 @@ async fn back(worker: &PRuntime) -> prpc::PhactoryInfo {
     }
 }
 
-async fn an_exit_keeps_the_checkpoint_only(subject: &TestWorker) {
-    let worker = subject.synced().await;
+async fn an_exit_restores_the_checkpoint(test: &TestWorker) {
+    let worker = test.synced().await;
     let key = worker.info().await.unwrap().public_key;
     worker.kick().await.unwrap();
-    let info = back(&worker).await;
+    let info = wait_until_back(&worker).await;
     assert!(!info.initialized && info.can_load_chain_state, "{info:?}");
 
-    let worker = subject.synced().await;
+    let worker = test.synced().await;
     let kept = worker.info().await.unwrap();
     assert_eq!(kept.public_key, key, "the key outlasts the loss of state");
     assert_eq!(
@@ -365,33 +366,32 @@ async fn an_exit_keeps_the_checkpoint_only(subject: &TestWorker) {
         kept.blocknum,
         "the checkpoint is of the last dispatched block"
     );
-    worker.sync_headers(subject.headers[1].clone()).await.unwrap();
-    worker.dispatch_blocks(subject.blocks[1].clone()).await.unwrap();
+    worker.sync_headers(test.headers[1].clone()).await.unwrap();
+    worker.dispatch_blocks(test.blocks[1].clone()).await.unwrap();
     worker.kick().await.unwrap();
-    let info = back(&worker).await;
+    let info = wait_until_back(&worker).await;
     assert_eq!(
         (info.headernum, info.para_headernum, info.blocknum),
         (kept.headernum, kept.para_headernum, kept.blocknum),
         "the state after an exit is the checkpoint's"
     );
-    worker.sync_headers(subject.headers[1].clone()).await.unwrap();
+    worker.sync_headers(test.headers[1].clone()).await.unwrap();
 
     // A call being answered is aborted when the process exits.
-    (subject.slow_dispatch)(SLOW);
-    let dispatch = worker.dispatch_blocks(subject.blocks[1].clone());
+    (test.slow_dispatch)(SLOW);
+    let dispatch = worker.dispatch_blocks(test.blocks[1].clone());
     let kick = async {
         sleep(SHORT).await;
         worker.kick().await.unwrap();
     };
     let (dispatched, ()) = tokio::join!(dispatch, kick);
     assert!(dispatched.unwrap_err().is_connection(), "a call during the exit ends with its connection");
-    assert_eq!(back(&worker).await.blocknum, kept.blocknum, "the aborted dispatch had no effect");
+    assert_eq!(wait_until_back(&worker).await.blocknum, kept.blocknum, "the aborted dispatch had no effect");
 }
 
-async fn a_state_is_loaded_before_anything_else(subject: &TestWorker) {
-    let worker = subject.synced().await;
-    let state =
-        prpc::ChainState { block_number: 9, encoded_state: subject.init.encoded_genesis_state.clone() };
+async fn a_state_is_loaded_only_before_the_sync(test: &TestWorker) {
+    let worker = test.synced().await;
+    let state = prpc::ChainState { block_number: 9, encoded_state: test.init.encoded_genesis_state.clone() };
     refused(worker.load_chain_state(&state).await, 500, "Can not load chain state");
     assert!(
         !worker.info().await.unwrap().can_load_chain_state,

@@ -77,7 +77,7 @@ fn done(block: u32) -> JobOutcome {
         calls: vec![CallOutcome::Done, CallOutcome::AlreadyDone, CallOutcome::Failed("A::B".into())],
         block: ParaNumber(block),
         extrinsic: Some(Hash([block as u8; 32])),
-        // More than a number of JSON holds.
+        // Above 2^53, the largest integer that every JSON parser keeps.
         fee: Some(Balance::from(u64::MAX) + 1),
     }
 }
@@ -94,7 +94,7 @@ fn ok<T>(result: Result<T, Error>, what: &str) -> T {
 }
 
 async fn submit(queue: &impl JobQueue, job: Job) -> JobHandle {
-    ok(queue.submit(job).await, "a proper job was refused")
+    ok(queue.submit(job).await, "a valid job was refused")
 }
 
 async fn lease(queue: &impl JobQueue, ttl: Duration) -> Lease {
@@ -107,7 +107,7 @@ async fn lease(queue: &impl JobQueue, ttl: Duration) -> Lease {
 async fn outcome_of(handle: JobHandle) -> Result<JobOutcome, JobFailure> {
     match tokio::time::timeout(LONG, handle.outcome()).await {
         Ok(outcome_of) => outcome_of,
-        Err(_) => panic!("the submitter learned nothing within {LONG:?}"),
+        Err(_) => panic!("the submitter got no outcome within {LONG:?}"),
     }
 }
 
@@ -131,16 +131,16 @@ async fn returns_the_outcome(queue: &impl JobQueue) {
     assert_eq!(leased.job, job(1, 0), "the job came out as it went in");
     ok(queue.complete(leased.id, leased.token, done(7)).await, "completing");
     assert_eq!(outcome_of(handle).await, Ok(done(7)), "the outcome came through unchanged");
-    assert!(is_empty(queue).await, "a job that has ended is not held");
+    assert!(is_empty(queue).await, "a job that has ended is not counted");
 }
 
 async fn returns_the_failure(queue: &impl JobQueue) {
-    // Retries left do not matter if the consumer asks for none.
+    // Retries left do not matter if the consumer requests none.
     let handle = submit(queue, job(1, 5)).await;
     let leased = lease(queue, LONG).await;
     ok(queue.fail(leased.id, leased.token, failure("no key"), None).await, "failing");
     assert_eq!(outcome_of(handle).await, Err(failure("no key")), "the failure came through unchanged");
-    assert!(is_empty(queue).await, "a job that has failed is not held");
+    assert!(is_empty(queue).await, "a job that has failed is not counted");
 }
 
 async fn leases_in_order(queue: &impl JobQueue) {
@@ -157,7 +157,7 @@ async fn waits_for_a_job(queue: &impl JobQueue) {
         tokio::task::yield_now().await;
         submit(queue, job(1, 0)).await
     });
-    assert_eq!(leased.job, job(1, 0), "who waits gets the next job");
+    assert_eq!(leased.job, job(1, 0), "a waiting consumer gets the next job");
 }
 
 async fn leases_to_one_consumer(queue: &impl JobQueue) {
@@ -175,8 +175,9 @@ async fn leases_again_after_expiry(queue: &impl JobQueue) {
     let handle = submit(queue, job(1, 0)).await;
     let first = lease(queue, SHORT).await;
     let second = lease(queue, LONG).await;
-    assert_eq!((second.id, second.attempt), (first.id, 1), "the job of a lease that ran out");
+    assert_eq!((second.id, second.attempt), (first.id, 1), "the job of an expired lease");
     assert_ne!(second.token, first.token, "each hand-out has its own token");
+    // A consumer that was suspended for longer than its lease still acts as if it had the job.
     let late = queue.complete(first.id, first.token, done(1)).await;
     assert_lost(late, first.id, "completing after the job was handed out again");
     let late = queue.fail(first.id, first.token, failure("late"), None).await;
@@ -201,9 +202,9 @@ async fn keeps_renewed_leases(queue: &impl JobQueue) {
 async fn expiry_uses_no_retry(queue: &impl JobQueue) {
     let handle = submit(queue, job(1, 1)).await;
     let lost = lease(queue, SHORT).await;
-    assert_eq!(lost.retries_left, 1, "a lease says how many retries are left");
+    assert_eq!(lost.retries_left, 1, "a lease reports the retries left");
     let again = lease(queue, LONG).await;
-    assert_eq!((again.id, again.attempt, again.retries_left), (lost.id, 1, 1), "after a lease that ran out");
+    assert_eq!((again.id, again.attempt, again.retries_left), (lost.id, 1, 1), "after an expired lease");
     ok(queue.fail(again.id, again.token, failure("x"), Some(SHORT)).await, "failing");
     let last = lease(queue, LONG).await;
     assert_eq!((last.id, last.attempt, last.retries_left), (lost.id, 2, 0), "after the only retry");
@@ -229,7 +230,7 @@ async fn releases_jobs(queue: &impl JobQueue) {
     let second = lease(queue, LONG).await;
     assert_eq!((second.id, second.attempt), (first.id, 1), "a job that was released is handed out again");
     assert_eq!(second.retries_left, 1, "releasing uses up no retry");
-    ok(queue.release(&[pair(&first)], LONG).await, "a lost lease is passed over");
+    ok(queue.release(&[pair(&first)], LONG).await, "a lost lease is skipped");
     ok(queue.complete(second.id, second.token, done(1)).await, "completing");
     assert_eq!(outcome_of(handle).await, Ok(done(1)), "an old lease ended the job of another lease");
 }
@@ -264,6 +265,7 @@ async fn releases_jobs_in_order(queue: &impl JobQueue) {
         for _ in 0..12 {
             leases.push(pair(&lease(queue, LONG).await));
         }
+        // The order of the call must not matter: jobs return in the order of their ids.
         leases.reverse();
         ok(queue.release(&leases, after).await, "releasing");
         submit(queue, job(100, 0)).await;
@@ -306,6 +308,7 @@ async fn retries_as_requested(queue: &impl JobQueue) {
 async fn ends_a_job_once(queue: &impl JobQueue) {
     submit(queue, job(1, 3)).await;
     let leased = lease(queue, LONG).await;
+    // A neighbouring token is the likeliest mistake of a backend that counts them per job.
     let forged = queue.complete(leased.id, leased.token.wrapping_add(1), done(1)).await;
     assert_lost(forged, leased.id, "another token");
     end(queue, &leased).await;
@@ -340,6 +343,7 @@ async fn loses_no_job_to_a_cancelled_lease(queue: &impl JobQueue) {
 }
 
 async fn continues_without_its_submitter(queue: &impl JobQueue) {
+    // Dropping the handle gives up the outcome, not the job.
     drop(submit(queue, job(1, 0)).await);
     let leased = lease(queue, LONG).await;
     end(queue, &leased).await;
@@ -367,6 +371,7 @@ async fn counts(queue: &impl JobQueue) {
 }
 
 async fn refuses_bad_jobs(queue: &impl JobQueue) {
+    // The call's size is checked as well as their number: below, a single call exceeds it.
     for calls in [0, MAX_CALLS_PER_JOB + 1] {
         let call = job(1, 0).calls.remove(0);
         let result = queue.submit(Job { calls: vec![call; calls], ..job(1, 0) }).await;
@@ -383,7 +388,7 @@ async fn refuses_bad_jobs(queue: &impl JobQueue) {
     };
     let result = queue.submit(Job { calls: vec![register], ..job(1, 0) }).await;
     assert!(matches!(result, Err(Error::TooLarge { .. })), "a job over the limit gave {result:?}");
-    assert!(is_empty(queue).await, "a refused job is held");
+    assert!(is_empty(queue).await, "a refused job is counted");
 }
 
 /// With a capacity of three.

@@ -94,13 +94,13 @@ async fn check_ranges(sample: &Sample, source: &dyn RangeSource, from: RelayNumb
     let Some(Ranges { longest, .. }) = expected else { return };
     let para = ParaNumber(head_before(sample, from).map_or(0, |head| head + 1));
     let cursor = HeaderCursor { relay: from, para };
-    let stops = sample.relay.iter().filter(|block| {
+    let batch_ends = sample.relay.iter().filter(|block| {
         (from.0..=longest.relay.last.0).contains(&block.header.number) && block.justified.is_some()
     });
     let (mut end, mut last_body) = (from, None);
-    for (stop, body) in stops.zip(possible_batches(sample, cursor)) {
-        let number = RelayNumber(stop.header.number);
-        // From the previous stop on, each end yields the batch up to this stop.
+    for (end_block, body) in batch_ends.zip(possible_batches(sample, cursor)) {
+        let number = RelayNumber(end_block.header.number);
+        // After the previous batch end, each relay block yields the batch up to this end.
         while end <= number {
             let batch = source.headers_to(cursor, end, NO_LIMIT).await.unwrap().unwrap();
             assert_eq!((batch.relay.last, &batch.body[..]), (number, &body[..]), "{cursor:?} to {end}");
@@ -117,8 +117,8 @@ async fn check_ranges(sample: &Sample, source: &dyn RangeSource, from: RelayNumb
 
 /// Ranges end where the parachain's headers end.
 async fn ranges_wait_for_the_parachain<B: RangeBackend>(sample: &Sample) {
-    let held = sample.para.len() / 2;
-    let backend = filled::<B>(sample, held).await;
+    let stored = sample.para.len() / 2;
+    let backend = filled::<B>(sample, stored).await;
     let source = backend.ranges();
     let tip = source.heights().borrow().relay.unwrap();
     for from in sample.genesis_number.next().0..=tip.0 {
@@ -128,7 +128,7 @@ async fn ranges_wait_for_the_parachain<B: RangeBackend>(sample: &Sample) {
             "the longest range from {from} ends after `Heights::relay`"
         );
         assert!(
-            ranges.longest.para.is_none_or(|span| (span.last.0 as usize) < held),
+            ranges.longest.para.is_none_or(|span| (span.last.0 as usize) < stored),
             "the longest range from {from} needs parachain headers that are not stored"
         );
     }

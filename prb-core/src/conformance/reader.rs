@@ -61,12 +61,12 @@ pub trait Controls: Send + Sync + fmt::Debug {
 /// # Panics
 /// If the backend violates the seam's contract.
 pub async fn all<C: Controls>(make: impl AsyncFn() -> C) {
-    what_joins_appears_and_what_leaves_goes(&make().await).await;
-    what_the_chain_does_not_know_shows_empty(&make().await).await;
-    what_cannot_be_read_holds_up_nothing_else(&make().await).await;
-    what_is_beyond_the_bound_shows_as_that(&make().await).await;
-    following_never_waits_and_the_last_set_holds(&make().await).await;
-    sets_replaced_while_views_are_read_leave_nothing_behind(&make().await).await;
+    followed_workers_appear_and_dropped_ones_disappear(&make().await).await;
+    unknown_subjects_are_empty(&make().await).await;
+    unreadable_workers_delay_no_others(&make().await).await;
+    subjects_beyond_the_limit_are_unreadable(&make().await).await;
+    follow_never_blocks_and_the_last_set_wins(&make().await).await;
+    replaced_sets_leave_no_stale_workers(&make().await).await;
     the_channel_closes_with_the_reader(&make().await).await;
 }
 
@@ -109,7 +109,7 @@ impl<'c, C: Controls> Viewer<'c, C> {
             }
             self.block().await;
         }
-        panic!("{what} did not show within {MAX_BLOCKS} blocks: {:?}", self.current());
+        panic!("{what} did not appear within {MAX_BLOCKS} blocks: {:?}", self.current());
     }
 
     /// Produces a block, and gives the reader some time to process it.
@@ -146,7 +146,7 @@ fn is_registered(view: &ChainView, worker: &WorkerKey) -> bool {
     matches!(view.workers.get(worker), Some(Ok(state)) if state.registration.is_some())
 }
 
-async fn what_joins_appears_and_what_leaves_goes<C: Controls>(controls: &C) {
+async fn followed_workers_appear_and_dropped_ones_disappear<C: Controls>(controls: &C) {
     let mut viewer = Viewer::new(controls);
     let [one, two] = [0, 1].map(|n| viewer.worker(n));
     viewer.until("a view", |view| view.workers.is_empty()).await;
@@ -176,7 +176,7 @@ async fn what_joins_appears_and_what_leaves_goes<C: Controls>(controls: &C) {
     viewer.until("a worker that came back", |view| is_registered(view, &one)).await;
 }
 
-async fn what_the_chain_does_not_know_shows_empty<C: Controls>(controls: &C) {
+async fn unknown_subjects_are_empty<C: Controls>(controls: &C) {
     let mut viewer = Viewer::new(controls);
     let (known, unknown) = (viewer.worker(0), WorkerKey([0xfe; 32]));
     let (account, sender) = (AccountId([0xfd; 32]), MessageOrigin::Cluster(Hash([0xfc; 32])));
@@ -205,13 +205,13 @@ async fn what_the_chain_does_not_know_shows_empty<C: Controls>(controls: &C) {
     assert_eq!(view.senders[&sender].as_deref(), Ok(&0), "a sender without messages begins at sequence 0");
 }
 
-async fn what_cannot_be_read_holds_up_nothing_else<C: Controls>(controls: &C) {
+async fn unreadable_workers_delay_no_others<C: Controls>(controls: &C) {
     let mut viewer = Viewer::new(controls);
     let [good, bad, late] = [0, 1, 2].map(|n| viewer.worker(n));
     controls.set_unreadable(bad, true).await;
     viewer.follow(&[good, bad]);
     let view = viewer.until("both workers", |view| shows(view, &[good, bad])).await;
-    assert!(is_registered(&view, &good), "a subject that cannot be read holds up no other");
+    assert!(is_registered(&view, &good), "an unreadable subject delays no other");
     let reason = view.workers[&bad].as_ref().expect_err("its value is unreadable").to_string();
     assert!(!reason.is_empty(), "an unreadable value has a reason");
     // Others join and change meanwhile.
@@ -227,10 +227,10 @@ async fn what_cannot_be_read_holds_up_nothing_else<C: Controls>(controls: &C) {
     assert!(view.workers[&bad].is_err(), "a value that cannot be read is an error");
     controls.set_unreadable(bad, false).await;
     controls.change(bad).await;
-    viewer.until("the worker that heals", |view| is_registered(view, &bad)).await;
+    viewer.until("the worker that is readable again", |view| is_registered(view, &bad)).await;
 }
 
-async fn what_is_beyond_the_bound_shows_as_that<C: Controls>(controls: &C) {
+async fn subjects_beyond_the_limit_are_unreadable<C: Controls>(controls: &C) {
     let mut viewer = Viewer::new(controls);
     let known: Vec<_> = (0..WORKERS).map(|n| viewer.worker(n)).collect();
     let others = [0xf0, 0xf1, 0xf2].map(|n| WorkerKey([n; 32]));
@@ -241,10 +241,10 @@ async fn what_is_beyond_the_bound_shows_as_that<C: Controls>(controls: &C) {
     assert_eq!(refused.len(), all.len() - WORKERS - 1, "number of subjects beyond the reader's limit");
     assert!(refused.iter().all(|why| why.reason.contains(&(WORKERS + 1).to_string())), "{refused:?}");
     viewer.follow(&known);
-    viewer.until("what is within the bound", |view| known.iter().all(|key| is_registered(view, key))).await;
+    viewer.until("what is within the limit", |view| known.iter().all(|key| is_registered(view, key))).await;
 }
 
-async fn following_never_waits_and_the_last_set_holds<C: Controls>(controls: &C) {
+async fn follow_never_blocks_and_the_last_set_wins<C: Controls>(controls: &C) {
     let mut viewer = Viewer::new(controls);
     let [one, two, three] = [0, 1, 2].map(|n| viewer.worker(n));
     // No block is produced, and no call waits.
@@ -262,7 +262,7 @@ async fn following_never_waits_and_the_last_set_holds<C: Controls>(controls: &C)
     }
 }
 
-async fn sets_replaced_while_views_are_read_leave_nothing_behind<C: Controls>(controls: &C) {
+async fn replaced_sets_leave_no_stale_workers<C: Controls>(controls: &C) {
     let mut viewer = Viewer::new(controls);
     let keys: Vec<_> = (0..WORKERS).map(|n| viewer.worker(n)).collect();
     for round in 0..3 * WORKERS {
@@ -277,7 +277,7 @@ async fn sets_replaced_while_views_are_read_leave_nothing_behind<C: Controls>(co
             reading.await;
         }
         let view = viewer.until("the new set", |view| view.workers.contains_key(&new)).await;
-        assert!(shows(&view, &[new]), "what has left still shows: {view:?}");
+        assert!(shows(&view, &[new]), "a worker that left the set is still in the view: {view:?}");
     }
 }
 

@@ -23,7 +23,7 @@ pub struct TestSigners<S> {
     pub mismatched: Option<JobSigner>,
 }
 
-/// Runs all checks. `verify` tells whether a signature over bytes is the account's.
+/// Runs all checks. `verify` returns whether a signature over bytes is the account's.
 ///
 /// ```
 /// use std::sync::Arc;

@@ -65,7 +65,7 @@ pub async fn all<G: TestChain>(chain: &G) {
     outcomes_are_final(chain).await;
     a_cancelled_submission_is_waited_for(chain).await;
     forged_signatures_are_refused(chain).await;
-    a_signer_that_is_away_sends_nothing(chain).await;
+    an_unavailable_signer_sends_nothing(chain).await;
     an_account_that_cannot_pay_is_reported(chain).await;
     a_full_progress_channel_loses_no_outcome(chain).await;
 }
@@ -112,13 +112,14 @@ async fn effects<G: TestChain>(
     submitter: &dyn ChainSubmitter,
     calls: &[Call],
 ) -> (Vec<Effect>, ParaNumber) {
-    let asked = submitter.effects(chain.signer().account(), calls);
-    let found = ticking(chain, "asking for effects", asked).await.unwrap();
+    let reading = submitter.effects(chain.signer().account(), calls);
+    let found = ticking(chain, "reading effects", reading).await.unwrap();
     (found.calls, found.block)
 }
 
 async fn each_call_has_its_outcome_in_order<G: TestChain>(chain: &G) {
     let submitter = chain.submitter();
+    // Refused calls between accepted ones: `force_batch` must not stop at the first failure.
     let (refused, name) = refused_call();
     let calls = vec![chain.call(1), refused.clone(), chain.call(2), refused];
     let (progress, mut reports) = mpsc::channel(8);
@@ -150,10 +151,11 @@ async fn effects_are_reported_before_and_after<G: TestChain>(chain: &G) {
         "effects before anything was sent"
     );
     let outcome = done(chain, &*submitter, 3).await;
+    // A new submitter as well: effects are read from the chain, not from memory.
     for submitter in [submitter, chain.submitter()] {
         let (found, block) = effects(chain, &*submitter, &calls).await;
         assert_eq!(found, [Effect::Missing, Effect::Present], "in the calls' order");
-        assert!(block >= outcome.number, "asked of block {block}, before {}", outcome.number);
+        assert!(block >= outcome.number, "effects read at block {block}, before {}", outcome.number);
     }
     assert_eq!(effects(chain, &*chain.submitter(), &[]).await.0, [], "effects of no calls");
 }
@@ -219,8 +221,8 @@ async fn a_cancelled_submission_is_waited_for<G: TestChain>(chain: &G) {
     let account = chain.signer().account();
     first.forget(account);
     for submitter in [&second, &first] {
-        let asked = timeout(SETTLE, submitter.effects(account, &batch.calls)).await;
-        assert!(asked.is_err(), "effects were returned while a transaction is pending: {asked:?}");
+        let early = timeout(SETTLE, submitter.effects(account, &batch.calls)).await;
+        assert!(early.is_err(), "effects were returned while a transaction is pending: {early:?}");
     }
     assert_eq!(
         effects(chain, &*second, &batch.calls).await.0,
@@ -249,10 +251,10 @@ async fn forged_signatures_are_refused<G: TestChain>(chain: &G) {
 
 /// A signer that is unavailable.
 #[derive(Debug)]
-struct Away(AccountId);
+struct UnavailableSigner(AccountId);
 
 #[async_trait]
-impl Signer for Away {
+impl Signer for UnavailableSigner {
     fn account(&self) -> AccountId {
         self.0
     }
@@ -262,9 +264,9 @@ impl Signer for Away {
     }
 }
 
-async fn a_signer_that_is_away_sends_nothing<G: TestChain>(chain: &G) {
+async fn an_unavailable_signer_sends_nothing<G: TestChain>(chain: &G) {
     let submitter = chain.submitter();
-    let away = Arc::new(Away(chain.signer().account()));
+    let away = Arc::new(UnavailableSigner(chain.signer().account()));
     let error = send(chain, &*submitter, away, vec![chain.call(9)]).await.unwrap_err();
     assert!(matches!(error, SubmitError::NotSigned(_)) && error.is_retryable(), "{error:?}");
     assert_eq!(
@@ -294,6 +296,7 @@ async fn a_full_progress_channel_loses_no_outcome<G: TestChain>(chain: &G) {
     let submitter = chain.submitter();
     let (progress, reports) = mpsc::channel(1);
     let extrinsic = crate::primitives::Hash([1; 32]);
+    // Fills the channel's only slot.
     progress.try_send(SubmitProgress::Submitted { extrinsic }).unwrap();
     let batch = CallBatch::new(chain.signer(), vec![chain.call(11)]);
     let outcome =

@@ -22,12 +22,12 @@ use crate::vault::{Error, MAX_SECRET_BYTES, Sealed, Vault};
 /// If the backend violates the seam's contract.
 pub async fn all<V: Vault, F: Future<Output = V>>(make: impl Fn() -> F) {
     let vault = make().await;
-    gives_back_what_it_sealed(&vault).await;
+    opens_what_it_sealed(&vault).await;
     seals_differ(&vault).await;
     shows_no_secret(&vault).await;
     refuses_what_is_too_large(&vault).await;
     refuses_altered_secrets(&vault).await;
-    refuses_another_vaults(&vault, &make().await).await;
+    refuses_secrets_of_another_vault(&vault, &make().await).await;
 }
 
 async fn seal(vault: &impl Vault, secret: &str) -> Sealed {
@@ -37,7 +37,8 @@ async fn seal(vault: &impl Vault, secret: &str) -> Sealed {
     }
 }
 
-async fn gives_back_what_it_sealed(vault: &impl Vault) {
+async fn opens_what_it_sealed(vault: &impl Vault) {
+    // Empty and multi-byte texts as well: a vault seals bytes, whatever they mean.
     let longest = "x".repeat(MAX_SECRET_BYTES);
     for secret in ["", "//Alice", "bottom drive obey lake curtain smoke", "Schlüssel – 鍵", &longest] {
         let sealed = seal(vault, secret).await;
@@ -59,9 +60,9 @@ async fn shows_no_secret(vault: &impl Vault) {
     let secret = "bottom drive obey lake curtain smoke";
     let sealed = seal(vault, secret).await;
     let window = secret.as_bytes();
-    assert!(!sealed.0.windows(window.len()).any(|w| w == window), "the sealed bytes hold the secret");
+    assert!(!sealed.0.windows(window.len()).any(|w| w == window), "the sealed bytes contain the secret");
     for shown in [format!("{sealed:?}"), format!("{vault:?}")] {
-        assert!(!shown.contains("bottom"), "debug output holds the secret: {shown}");
+        assert!(!shown.contains("bottom"), "debug output contains the secret: {shown}");
     }
 }
 
@@ -100,7 +101,7 @@ async fn refuses_altered_secrets(vault: &impl Vault) {
     );
 }
 
-async fn refuses_another_vaults(vault: &impl Vault, other: &impl Vault) {
+async fn refuses_secrets_of_another_vault(vault: &impl Vault, other: &impl Vault) {
     let sealed = seal(vault, "//Alice").await;
     let result = other.open(&sealed).await;
     assert!(matches!(result, Err(Error::WrongKey)), "another vault gave {result:?}");

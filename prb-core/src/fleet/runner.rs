@@ -54,6 +54,7 @@ impl Runner {
             self.reconcile(&wanted);
             tokio::select! {
                 () = self.cancel.cancelled() => break,
+                // Disabled once the supervisor has ended: its token, the parent of this one, is cancelled then.
                 Ok(()) = assignments.changed() => {}
                 Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
             }

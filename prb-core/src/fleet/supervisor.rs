@@ -101,7 +101,7 @@ impl Supervisor {
                         let snapshot = Arc::clone(&snapshots.borrow_and_update());
                         self.apply(&snapshot);
                     }
-                    // The inventory is closed: no more edits, but the workers go on.
+                    // The inventory is closed: there are no more edits, but the workers continue.
                     Err(_) => edits = false,
                 },
                 _ = watchdog.tick() => watchdog::check(&self.shared, &self.ctx, &self.config),
@@ -179,6 +179,7 @@ impl Supervisor {
         }
         self.assign(&slots);
         let ids: HashSet<Uuid> = slots.iter().map(|slot| slot.id()).collect();
+        // A removed worker must leave the stake queue: its need would be reserved, and lost to the workers behind it.
         for gone in before.slots.iter().filter(|slot| !ids.contains(&slot.id())) {
             self.ctx.stakes.leave(gone.id());
         }
@@ -191,6 +192,7 @@ impl Supervisor {
         let admitted = self.admit(slots);
         let ids: HashSet<Uuid> = admitted.iter().map(|slot| slot.id()).collect();
         self.runner_of.retain(|id, _| ids.contains(id));
+        // A runner stays even if its shard becomes empty, so that the indices of the others do not shift.
         let mut assignments: Vec<Vec<Arc<Slot>>> = vec![Vec::new(); self.shards.len()];
         let capacity = self.config.max_workers_per_runner.max(1);
         // Running workers keep their runner, and count before new ones are placed.
@@ -247,6 +249,7 @@ impl Supervisor {
             let assignment: Assignment = Arc::new(assignment);
             match self.shards.get(index) {
                 Some(shard) => {
+                    // Runners whose shard is the same are not woken.
                     shard.send_if_modified(|known| {
                         let same = known.len() == assignment.len()
                             && known.iter().zip(assignment.iter()).all(|(a, b)| Arc::ptr_eq(a, b));

@@ -115,6 +115,7 @@ impl Snapshot {
                 }
                 Edit::RemoveWorker(id) => {
                     workers.remove(&id).ok_or(Error::Unknown { what: "worker", id })?;
+                    // A later entry with this id must not inherit the record.
                     saved.remove(&id);
                 }
                 Edit::PutFleetRecord(id, state) => {

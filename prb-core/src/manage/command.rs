@@ -18,7 +18,7 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct CommandResult {
-    /// The workers named, in the call's order, without duplicates, with their status before the command takes
+    /// The addressed workers, in the call's order, without duplicates, with their status before the command takes
     /// effect.
     pub workers: Vec<Arc<WorkerStatus>>,
     /// What will happen to each worker that accepted the command, in the same order.
@@ -115,15 +115,16 @@ impl Manager {
     /// accepts it.
     pub fn command(&self, ids: &[Uuid], command: Command) -> Result<CommandResult, Error> {
         let view = View::new(self);
-        let named = view.named(ids)?;
-        let fleet = self.parts.fleet.as_ref().ok_or(Error::NoFleet)?;
+        let named = view.resolve(ids)?;
+        let fleet = self.running_fleet()?;
         let (mut answers, mut refused) = (Vec::with_capacity(named.len()), Vec::new());
         for worker in &named {
             match fleet.command(worker.id, command) {
                 Ok(answer) => answers.push((worker.id, answer)),
-                Err(error) => refused.push((worker.id, view.explained(worker, error))),
+                Err(error) => refused.push((worker.id, view.with_idle_reason(worker, error))),
             }
         }
+        // If some workers accepted the command, the call has had an effect and must not fail.
         if !refused.is_empty() && refused.len() == named.len() {
             return Err(Error::NotCommanded(refused.swap_remove(0).1));
         }
@@ -137,11 +138,11 @@ impl Manager {
     /// [`Error::TooMany`], [`Error::NoFleet`], [`Error::NotFound`].
     pub fn preview(&self, ids: &[Uuid], command: Command) -> Result<Vec<Preview>, Error> {
         let view = View::new(self);
-        let named = view.named(ids)?;
-        let fleet = self.parts.fleet.as_ref().ok_or(Error::NoFleet)?;
+        let named = view.resolve(ids)?;
+        let fleet = self.running_fleet()?;
         let preview = |worker: &Arc<Worker>| {
             let answer = fleet.preview(worker.id, command);
-            (worker.id, answer.map_err(|error| view.explained(worker, error)))
+            (worker.id, answer.map_err(|error| view.with_idle_reason(worker, error)))
         };
         Ok(named.into_iter().map(preview).collect())
     }
@@ -151,8 +152,8 @@ impl Manager {
     /// # Errors
     /// [`Error::NoFleet`], [`Error::NotFound`].
     pub fn events(&self, id: Uuid) -> Result<Vec<Event>, Error> {
-        View::new(self).named(&[id])?;
-        let fleet = self.parts.fleet.as_ref().ok_or(Error::NoFleet)?;
+        View::new(self).resolve(&[id])?;
+        let fleet = self.running_fleet()?;
         // A worker that the fleet has not picked up yet has none.
         Ok(fleet.events(id).unwrap_or_default())
     }
@@ -169,7 +170,7 @@ impl Manager {
         if ids.is_empty() {
             return Ok(view.all());
         }
-        Ok(view.named(ids)?.into_iter().map(|worker| view.status(worker)).collect())
+        Ok(view.resolve(ids)?.into_iter().map(|worker| view.status(worker)).collect())
     }
 }
 
@@ -185,7 +186,7 @@ impl<'a> View<'a> {
     }
 
     /// Resolves ids to workers, without duplicates.
-    fn named(&self, ids: &[Uuid]) -> Result<Vec<&Arc<Worker>>, Error> {
+    fn resolve(&self, ids: &[Uuid]) -> Result<Vec<&Arc<Worker>>, Error> {
         if ids.len() > MAX_ENTRIES {
             return Err(Error::TooMany { count: ids.len(), limit: MAX_ENTRIES });
         }
@@ -208,23 +209,25 @@ impl<'a> View<'a> {
 
     fn all(&self) -> Vec<Arc<WorkerStatus>> {
         let fleet = self.manager.parts.fleet.as_ref().map(|fleet| fleet.status()).unwrap_or_default();
+        // By id, because the fleet's list may be older than the inventory's.
         let mut running: HashMap<Uuid, Arc<WorkerStatus>> =
             fleet.workers.into_iter().map(|status| (status.worker.id, status)).collect();
         let workers = self.snapshot.workers.iter();
-        workers.map(|worker| self.shown(worker, running.remove(&worker.id))).collect()
+        workers.map(|worker| self.merged(worker, running.remove(&worker.id))).collect()
     }
 
     fn status(&self, worker: &Arc<Worker>) -> Arc<WorkerStatus> {
         let fleet = self.manager.parts.fleet.as_ref();
-        self.shown(worker, fleet.and_then(|fleet| fleet.worker(worker.id)))
+        self.merged(worker, fleet.and_then(|fleet| fleet.worker(worker.id)))
     }
 
     /// The fleet's status of a worker, with the inventory's entries, which the fleet may not have picked up
     /// yet.
-    fn shown(&self, worker: &Arc<Worker>, status: Option<Arc<WorkerStatus>>) -> Arc<WorkerStatus> {
+    fn merged(&self, worker: &Arc<Worker>, status: Option<Arc<WorkerStatus>>) -> Arc<WorkerStatus> {
         let pool = self.snapshot.pool(worker.pid);
         let Some(mut status) = status else { return Arc::new(self.idle(worker)) };
         if status.worker != *worker || status.pool.as_ref() != pool {
+            // Copies the status only if it differs: it is shared with the fleet.
             let edited = Arc::make_mut(&mut status);
             edited.worker = Arc::clone(worker);
             edited.pool = pool.cloned();
@@ -248,7 +251,7 @@ impl<'a> View<'a> {
     }
 
     /// A worker of the inventory that is unknown to the fleet has not been picked up yet.
-    fn explained(&self, worker: &Arc<Worker>, error: CommandError) -> CommandError {
+    fn with_idle_reason(&self, worker: &Arc<Worker>, error: CommandError) -> CommandError {
         match error {
             CommandError::Unknown { .. } => CommandError::NotRunning {
                 name: worker.name.clone(),

@@ -16,7 +16,7 @@ impl Condition {
     }
 
     /// Whether an edit may be applied to the snapshot.
-    pub(super) fn holds(&self, snapshot: &Snapshot) -> bool {
+    pub(super) fn is_met(&self, snapshot: &Snapshot) -> bool {
         self.0.as_ref().is_none_or(|test| test(snapshot))
     }
 }

@@ -13,9 +13,9 @@ use crate::{
 
 /// Maps every secret to the same placeholder account.
 #[derive(Clone, Copy, Debug)]
-struct AnyKey;
+struct PlaceholderKeys;
 
-impl OperatorKeys for AnyKey {
+impl OperatorKeys for PlaceholderKeys {
     fn account(&self, _secret: &SecretString) -> Result<AccountId, KeyError> {
         Ok(AccountId::default())
     }
@@ -25,8 +25,8 @@ impl Manager {
     /// A manager of a copy of the inventory, without a fleet. It refuses the edits that this one would refuse,
     /// and its edits change the copy only.
     ///
-    /// Secrets are accepted unread and discarded: checking one takes thousands of hashes, so a caller that wants
-    /// it asks [`OperatorKeys`] itself.
+    /// Secrets are accepted unread and discarded: checking one takes thousands of hashes. A caller that wants
+    /// the check calls [`OperatorKeys`] itself.
     ///
     /// # Errors
     /// [`Error::Storage`], when the entries cannot be copied.
@@ -40,7 +40,7 @@ impl Manager {
         let parts = Parts {
             inventory: Arc::new(inventory),
             vault: Arc::new(DiscardVault),
-            keys: Arc::new(AnyKey),
+            keys: Arc::new(PlaceholderKeys),
             fleet: None,
         };
         Ok(Self { dry_run: true, ..Self::new(parts) })

@@ -101,7 +101,7 @@ impl Manager {
         let snapshot = self.snapshot();
         let lookup = Index::new(&snapshot);
         let mut unique = UniqueIds::default();
-        let mut asked = Vec::with_capacity(drafts.len());
+        let mut requested = Vec::with_capacity(drafts.len());
         for (selector, entry, draft) in drafts {
             let old = selector.map(|selector| lookup.pool(&entry, &selector)).transpose()?;
             if let Some(old) = old {
@@ -112,9 +112,9 @@ impl Manager {
                 (None, Some(old)) => Edit::RemovePool(old.id),
                 (None, None) => continue,
             };
-            asked.push((entry, edit));
+            requested.push((entry, edit));
         }
-        self.commit(asked).await.map(|done| done.pools)
+        self.commit(requested).await.map(|done| done.pools)
     }
 
     /// Adds workers, all or none; returns them in the call's order. Their pools must exist.
@@ -164,10 +164,11 @@ impl Manager {
         let snapshot = self.snapshot();
         let lookup = Index::new(&snapshot);
         let mut unique = UniqueIds::default();
-        let mut asked = Vec::with_capacity(items.len());
+        let mut requested = Vec::with_capacity(items.len());
         for (index, item) in items.into_iter().enumerate() {
             let (selector, value) = item.into_parts();
             let entry = Entry::new(list, index, value.as_ref().map_or("", |value| &value.name));
+            // Looked up under the edit lock: another edit may rename or remove the entry until then.
             let old = selector.map(|selector| lookup.worker(&entry, &selector)).transpose()?;
             if let Some(old) = old {
                 unique.check(&entry, old.id)?;
@@ -182,9 +183,9 @@ impl Manager {
                 (None, Some(old)) => Edit::RemoveWorker(old.id),
                 (None, None) => continue,
             };
-            asked.push((entry, edit));
+            requested.push((entry, edit));
         }
-        self.commit(asked).await.map(|done| done.workers)
+        self.commit(requested).await.map(|done| done.workers)
     }
 
     /// Validates a pool's value, and seals its secret.
@@ -218,21 +219,22 @@ impl Manager {
     }
 
     /// Applies the edits as one transaction; returns the entries that were put.
-    async fn commit(&self, asked: Vec<RequestedEdit>) -> Result<Applied, Error> {
+    async fn commit(&self, requested: Vec<RequestedEdit>) -> Result<Applied, Error> {
         // Read under the lock that the caller holds, so the condition is tested on what the edits apply to.
         let before = self.snapshot();
-        if !self.condition.holds(&before) {
+        if !self.condition.is_met(&before) {
             return Err(Error::Changed);
         }
-        let edits = asked.iter().map(|(_, edit)| edit.clone()).collect();
+        // Cloned, because an error is mapped to the entry that requested the edit.
+        let edits = requested.iter().map(|(_, edit)| edit.clone()).collect();
         let applied = self.parts.inventory.apply(edits).await;
-        let snapshot = applied.map_err(|error| locate(&before, &asked, error))?;
+        let snapshot = applied.map_err(|error| locate(&before, &requested, error))?;
         if !self.dry_run {
-            info!(edits = asked.len(), revision = snapshot.revision, "pools or workers were edited");
+            info!(edits = requested.len(), revision = snapshot.revision, "pools or workers were edited");
         }
         let index = Index::new(&snapshot);
         let mut done = Applied::default();
-        for (_, edit) in asked {
+        for (_, edit) in requested {
             match edit {
                 Edit::PutPool(pool) => done.pools.extend(index.pools.get(&pool.id).copied().cloned()),
                 Edit::PutWorker(worker) => {

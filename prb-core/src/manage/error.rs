@@ -1,5 +1,7 @@
 //! The manager's error type.
 
+use std::fmt;
+
 use super::KeyError;
 use crate::{fleet::CommandError, vault};
 
@@ -80,11 +82,26 @@ pub enum Error {
     #[error("the inventory cannot be stored")]
     Storage(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// There is no fleet to command.
-    #[error("no workers run in this process: it only manages the inventory (PHALA_LIFECYCLE_CONFIG_MODE)")]
-    NoFleet,
+    #[error("no workers run in this process: it only manages the inventory{}", InParentheses(*.setting))]
+    NoFleet {
+        /// The program's setting that decides this, as set by
+        /// [`Manager::with_fleet_setting`](super::Manager::with_fleet_setting).
+        setting: Option<&'static str>,
+    },
     /// No worker accepted the command.
     #[error("no worker was commanded: {0}")]
     NotCommanded(CommandError),
+}
+
+struct InParentheses(Option<&'static str>);
+
+impl fmt::Display for InParentheses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(text) => write!(f, " ({text})"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Error {

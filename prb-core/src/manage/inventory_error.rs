@@ -25,22 +25,23 @@ pub(super) fn map_error(entry: &Entry, error: inventory::Error) -> Error {
 }
 
 /// Maps the inventory's error to the entry at fault, which it looks up.
-pub(super) fn locate(before: &Snapshot, asked: &[RequestedEdit], error: inventory::Error) -> Error {
+pub(super) fn locate(before: &Snapshot, requested: &[RequestedEdit], error: inventory::Error) -> Error {
     let (at_fault, error) = match error {
         inventory::Error::Duplicate { what, value, holder } => {
             // The inventory compares the values after all edits, so it cannot tell which of two is at fault:
             // the later one in the call is named.
-            let at_fault = asked.iter().rposition(|(_, edit)| value_of(edit, what).as_ref() == Some(&value));
-            let holder = other_holder(before, asked, at_fault, what, &value).unwrap_or(holder);
+            let at_fault =
+                requested.iter().rposition(|(_, edit)| value_of(edit, what).as_ref() == Some(&value));
+            let holder = other_holder(before, requested, at_fault, what, &value).unwrap_or(holder);
             (at_fault, inventory::Error::Duplicate { what, value, holder })
         }
         inventory::Error::Unknown { what, id } => {
             let removes = |edit: &Edit| matches!(edit, Edit::RemovePool(gone) | Edit::RemoveWorker(gone) if *gone == id);
-            (asked.iter().position(|(_, edit)| removes(edit)), inventory::Error::Unknown { what, id })
+            (requested.iter().position(|(_, edit)| removes(edit)), inventory::Error::Unknown { what, id })
         }
         error => (None, error),
     };
-    let entry = at_fault.map_or_else(|| Entry::new("call", 0, ""), |at| asked[at].0.clone());
+    let entry = at_fault.map_or_else(|| Entry::new("call", 0, ""), |at| requested[at].0.clone());
     map_error(&entry, error)
 }
 
@@ -48,13 +49,15 @@ pub(super) fn locate(before: &Snapshot, asked: &[RequestedEdit], error: inventor
 /// touch.
 fn other_holder(
     before: &Snapshot,
-    asked: &[RequestedEdit],
+    requested: &[RequestedEdit],
     at_fault: Option<usize>,
     what: &str,
     value: &str,
 ) -> Option<String> {
-    let in_call = asked.iter().enumerate().filter(|(at, _)| Some(*at) != at_fault).map(|(_, (_, edit))| edit);
-    let touched: HashSet<Uuid> = asked.iter().map(|(_, edit)| id_of(edit)).collect();
+    let in_call =
+        requested.iter().enumerate().filter(|(at, _)| Some(*at) != at_fault).map(|(_, (_, edit))| edit);
+    // Entries of the call replace those of the snapshot, whose values no longer count.
+    let touched: HashSet<Uuid> = requested.iter().map(|(_, edit)| id_of(edit)).collect();
     let pools = before.pools.iter().map(|pool| Edit::PutPool(Pool::clone(pool)));
     let workers = before.workers.iter().map(|worker| Edit::PutWorker(Worker::clone(worker)));
     let kept = pools.chain(workers).filter(|edit| !touched.contains(&id_of(edit)));

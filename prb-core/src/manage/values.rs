@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::Error;
 use crate::{
     inventory::{AfterExternalStop, Pool, Worker},
-    primitives::{AccountId, Balance, PoolId},
+    primitives::{AccountId, Balance, ParseError, PoolId, parse_amount},
     text::shorten,
 };
 
@@ -51,6 +51,7 @@ impl PoolValue {
     pub(super) fn write_to(&self, pool: &mut Pool, entry: &Entry) -> Result<(), Error> {
         pool.pid = self.pid;
         pool.name = self.name.trim().to_owned();
+        // Not an `Option`: a proxy that is left out is removed, as in the original's messages.
         pool.proxied = self.proxied(entry)?;
         (pool.enabled, pool.sync_only) = (self.enabled, self.sync_only);
         if let Some(after_stop) = self.after_stop {
@@ -66,9 +67,10 @@ impl PoolValue {
     fn proxied(&self, entry: &Entry) -> Result<Option<AccountId>, Error> {
         match self.proxied.trim() {
             "" => Ok(None),
-            address => AccountId::from_address(address)
-                .map(Some)
-                .map_err(|error| entry.invalid("proxied account", error.to_string())),
+            address => AccountId::from_address(address).map(Some).map_err(|_| {
+                let reason = "it must be an SS58 address; its value is not shown because it may be a secret";
+                entry.invalid("proxied account", reason.to_owned())
+            }),
         }
     }
 }
@@ -88,8 +90,8 @@ pub struct WorkerValue {
     pub name: String,
     /// Its pRuntime's URL.
     pub endpoint: String,
-    /// The stake to compute with: a decimal integer, in 10^-12 PHA, as text because it comes from people. A unit such
-    /// as `PHA` is not accepted here.
+    /// The stake to compute with, as operators write it: an integer in 10^-12 PHA, or an amount such as `1500 PHA` (see
+    /// [`parse_amount`]).
     pub stake: String,
     /// Whether it runs. False in `WorkerValue::default()`, and replaced by every update.
     pub enabled: bool,
@@ -130,18 +132,11 @@ impl WorkerValue {
     }
 
     fn stake(&self, entry: &Entry) -> Result<Balance, Error> {
-        let text = self.stake.trim();
-        // `parse` would accept a leading sign.
-        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-        text.parse().ok().filter(|_| digits).ok_or_else(|| {
-            // Anything but an amount may be a secret in the wrong field.
-            let is_amount = text.bytes().all(|b| b.is_ascii_digit() || b"+-.,_ ePHA".contains(&b));
-            let shown = if is_amount {
-                format!("{:?}", shorten(text, MAX_SHOWN_BYTES))
-            } else {
-                "the value (not shown, it may be a secret)".to_owned()
-            };
-            entry.invalid("stake", format!("{shown} is not a decimal integer in 10^-12 PHA below 2^128"))
+        parse_amount(&self.stake).map_err(|error| {
+            // Anything else may be a secret in the wrong field.
+            let is_amount = self.stake.bytes().all(|b| b.is_ascii_digit() || b"+-.,_ ePHA".contains(&b));
+            let hidden = || ParseError::Amount { amount: "(not shown, it may be a secret)".to_owned() };
+            entry.invalid("stake", if is_amount { error } else { hidden() }.to_string())
         })
     }
 }

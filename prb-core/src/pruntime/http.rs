@@ -105,7 +105,9 @@ impl HttpConnect {
             // Uses the system's name resolution even if another crate enables reqwest's own resolver
             // (features are additive).
             .no_hickory_dns()
+            // Workers are reached directly: a proxy of the environment must not see their traffic.
             .no_proxy()
+            // pRuntime never redirects; whatever else answers at the endpoint must not receive chain data.
             .redirect(redirect::Policy::none())
             .connect_timeout(config.connect_timeout)
             .pool_max_idle_per_host(usize::from(config.keep_alive.is_some()))
@@ -228,6 +230,7 @@ impl HttpClient {
     async fn read(&self, mut answer: Response, limit_bytes: usize) -> Result<(Bytes, bool), Error> {
         let mut body = BytesMut::new();
         while let Some(chunk) = answer.chunk().await.map_err(|e| self.unreachable(e))? {
+            // Counted while reading: `Content-Length` may be absent or wrong.
             let room = limit_bytes - body.len();
             if chunk.len() > room {
                 body.extend_from_slice(&chunk[..room]);
@@ -253,6 +256,7 @@ impl PRuntimeClient for HttpClient {
     }
 
     async fn kick(&self) -> Result<(), Error> {
+        // The exit itself takes no time: a worker that neither answers nor exits hangs.
         let limit = self.config.request_timeout;
         tokio::time::timeout(limit, self.request_exit())
             .await

@@ -35,21 +35,21 @@ pub use state::WorkerState;
 
 /// Number of calls recorded; older ones are dropped.
 const MAX_RECORDED_CALLS: usize = 4096;
-/// A dispatch in progress, whether or not its caller still waits.
+/// A dispatch in progress, even if its caller no longer waits.
 #[derive(Clone, Copy, Debug)]
 struct Dispatching {
     until: Instant,
     /// The next block needed afterwards.
     next_block: u32,
     /// Whether the process exits at its end.
-    dies: bool,
+    crashes: bool,
 }
 
 struct Inner {
     state: WorkerState,
     checkpoint: Option<WorkerState>,
     dispatching: Option<Dispatching>,
-    away_until: Option<Instant>,
+    unreachable_until: Option<Instant>,
     script: Script,
     record: Record,
     /// Incremented at each exit: calls being answered are aborted.
@@ -59,12 +59,12 @@ struct Inner {
 impl Inner {
     /// Applies a dispatch that has ended.
     fn settle(&mut self) {
-        let Some(over) = self.dispatching.take_if(|d| d.until <= Instant::now()) else { return };
-        if over.dies {
+        let Some(ended) = self.dispatching.take_if(|d| d.until <= Instant::now()) else { return };
+        if ended.crashes {
             return self.exit(self.script.restart);
         }
-        let moved = over.next_block > self.state.info.blocknum;
-        self.state.info.blocknum = over.next_block;
+        let moved = ended.next_block > self.state.info.blocknum;
+        self.state.info.blocknum = ended.next_block;
         if let Some(hook) = self.script.after_dispatch.as_mut().filter(|_| moved) {
             hook(&mut self.state);
         }
@@ -72,21 +72,22 @@ impl Inner {
 
     fn exit(&mut self, how: Restart) {
         self.record.exits += 1;
+        // Breaks the connections of calls that are being answered.
         self.exit_signal.send_modify(|exits| *exits += 1);
         self.dispatching = None;
-        self.away_until = Some(Instant::now() + self.script.timings.restart);
+        self.unreachable_until = Some(Instant::now() + self.script.timings.restart);
         self.state = match how {
             Restart::Kept => self.state.clone(),
-            Restart::Checkpoint => self.checkpoint.clone().unwrap_or_else(|| self.state.emptied()),
+            Restart::Checkpoint => self.checkpoint.clone().unwrap_or_else(|| self.state.wiped()),
             Restart::Lost => {
                 self.checkpoint = None;
-                self.state.emptied()
+                self.state.wiped()
             }
         };
     }
 
-    fn is_away(&self) -> bool {
-        self.script.down || self.away_until.is_some_and(|until| until > Instant::now())
+    fn is_unreachable(&self) -> bool {
+        self.script.down || self.unreachable_until.is_some_and(|until| until > Instant::now())
     }
 }
 
@@ -110,7 +111,7 @@ impl ScriptedWorker {
             state: WorkerState::new(),
             checkpoint: None,
             dispatching: None,
-            away_until: None,
+            unreachable_until: None,
             script: Script::default(),
             record: Record::default(),
             exit_signal: watch::Sender::new(0),
@@ -149,7 +150,7 @@ impl ScriptedWorker {
         let mut inner = self.lock();
         inner.checkpoint = None;
         inner.dispatching = None;
-        inner.state = inner.state.emptied();
+        inner.state = inner.state.wiped();
     }
 
     /// Sets a hook that runs after each dispatch that accepted a block, for example to change its on-chain
@@ -169,8 +170,8 @@ impl ScriptedWorker {
     }
 
     /// Makes the process exit whenever it dispatches this block; `None` disables it.
-    pub fn set_dies_at(&self, block: Option<u32>) {
-        self.lock().script.dies_at = block;
+    pub fn set_crashes_at(&self, block: Option<u32>) {
+        self.lock().script.crashes_at = block;
     }
 
     /// If set, sync calls are answered as successful, but change nothing.
@@ -207,11 +208,6 @@ impl ScriptedWorker {
         self.lock().script.restart = restart;
     }
 
-    /// Whether an exit loses the state: [`Restart::Lost`], otherwise [`Restart::Kept`].
-    pub fn set_lose_state_on_kick(&self, lose: bool) {
-        self.set_restart(if lose { Restart::Lost } else { Restart::Kept });
-    }
-
     /// The recorded calls with the sizes of their bodies, oldest first.
     pub fn calls(&self) -> Vec<(Method, usize)> {
         self.lock().record.calls.iter().copied().collect()
@@ -237,9 +233,9 @@ impl ScriptedWorker {
         self.lock().record.overlaps
     }
 
-    fn begin(&self, method: Method, size: usize) -> (Option<Failure>, Option<Duration>) {
+    fn record_call(&self, method: Method, size: usize) -> (Option<Failure>, Option<Duration>) {
         let mut inner = self.lock();
-        let is_away = inner.is_away();
+        let is_unreachable = inner.is_unreachable();
         let Inner { script, record, .. } = &mut *inner;
         if record.calls.len() == MAX_RECORDED_CALLS {
             record.calls.pop_front();
@@ -250,7 +246,7 @@ impl ScriptedWorker {
             record.overlaps += u64::from(record.syncing > 0);
             record.syncing += 1;
         }
-        let failure = if is_away {
+        let failure = if is_unreachable {
             Some(Failure::Unreachable)
         } else {
             let next = script.next.get_mut(&method).and_then(VecDeque::pop_front);
@@ -294,7 +290,7 @@ impl PRuntimeClient for ScriptedWorker {
 
     async fn kick(&self) -> Result<(), Error> {
         let mut inner = self.lock();
-        if inner.is_away() {
+        if inner.is_unreachable() {
             drop(inner);
             return Err(self.unreachable());
         }

@@ -99,7 +99,7 @@ pub struct JobDetail {
     /// A description of each call; empty if they cannot be decoded.
     pub calls: Vec<String>,
     /// Its data in JSON, as stored by the queue, or as made by [`job_data`]; `Null` if it cannot be decoded. The
-    /// text `(sealed)` stands in place of the sealed key.
+    /// text `(sealed)` replaces the sealed key.
     pub data: Value,
 }
 
@@ -233,6 +233,7 @@ pub fn workers(calls: &[Call]) -> Vec<WorkerKey> {
 /// Appends a step to a history, and drops the oldest beyond [`MAX_STEPS`].
 pub fn push_step(history: &mut Vec<Step>, step: Step) {
     if history.len() >= MAX_STEPS {
+        // Makes room for the new step; histories read from a store may be longer than the maximum.
         history.drain(..=history.len() - MAX_STEPS);
     }
     history.push(step);

@@ -147,6 +147,7 @@ impl MemoryQueue {
         state.closed = true;
         let open: Vec<_> = state.jobs.keys().copied().collect();
         for id in open {
+            // Submitters must learn that no outcome will come: they would wait forever.
             state.end(id, Err(JobFailure { message: "the queue was closed before the job ended".into() }));
         }
         drop(state);
@@ -184,6 +185,7 @@ impl State {
 
     /// Makes jobs available whose delay is over or whose lease has expired.
     fn promote(&mut self, now: Instant) {
+        // `set_phase` removes the timer, so that the loop ends.
         while let Some(&(at, id)) = self.timers.first()
             && at <= now
         {
@@ -353,6 +355,7 @@ impl JobQueue for MemoryQueue {
     async fn heartbeat(&self, leases: &[(JobId, u64)], ttl: Duration) -> Result<Vec<JobId>, Error> {
         let mut state = self.state();
         let earliest = state.next_timer();
+        // A lease of zero would have expired before its consumer can use it.
         let until = Instant::now() + ttl.max(MIN_TTL);
         let mut lost = Vec::new();
         for &(id, token) in leases {
@@ -396,6 +399,7 @@ impl JobQueue for MemoryQueue {
     async fn complete(&self, id: JobId, token: u64, outcome: JobOutcome) -> Result<(), Error> {
         let mut state = self.state();
         state.leased(id, token)?;
+        // No consumer is woken: the end of a job makes no other job available.
         state.end(id, Ok(outcome));
         Ok(())
     }
@@ -429,6 +433,7 @@ impl JobQueue for MemoryQueue {
         let earliest = state.next_timer();
         state.promote(Instant::now());
         let delayed = state.jobs.values().filter(|e| matches!(e.phase, Phase::Delayed { .. })).count();
+        // `timers` has one entry for each job that is delayed or active.
         let stats = Stats {
             waiting: state.waiting.len(),
             delayed,
@@ -436,6 +441,7 @@ impl JobQueue for MemoryQueue {
             succeeded: state.succeeded,
             failed: state.failed,
         };
+        // `promote` may have made jobs available for which a consumer waits.
         self.wake(earliest, state);
         Ok(stats)
     }

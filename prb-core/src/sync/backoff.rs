@@ -35,6 +35,7 @@ impl Backoff {
 
     /// Records a failure and returns the wait before the next attempt.
     pub fn fail(&mut self) -> Duration {
+        // Keeps the shift below 32 bits; by then the maximum applies in any case.
         let doublings = self.attempts.min(20);
         self.attempts = self.attempts.saturating_add(1);
         let wait = self.config.first.saturating_mul(1 << doublings).min(self.config.max);

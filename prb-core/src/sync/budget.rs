@@ -75,6 +75,7 @@ impl BatchSize {
     /// Starts at `max_bytes` (rounded down to a power of two) and never exceeds it, unless a single item is
     /// larger.
     pub fn new(max_bytes: usize) -> Self {
+        // At most 1 GiB, far above pRuntime's limits: doubling can then not overflow.
         let max = (1 << max_bytes.max(Self::MIN_BYTES).ilog2()).min(1 << 30);
         Self { now: max, max, successes: 0 }
     }
@@ -110,6 +111,7 @@ impl BatchSize {
         if size_bytes > limit_bytes || size_bytes <= self.now {
             return false;
         }
+        // Above `max` for this one item: the next success lowers it again.
         self.now = size_bytes.next_power_of_two().min(limit_bytes);
         true
     }

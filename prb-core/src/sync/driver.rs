@@ -273,6 +273,7 @@ impl Run {
 
     /// Charges the fetched body to the budget, and only then releases the permit for another fetch.
     async fn charge(&self, permit: FetchPermit, body: &bytes::Bytes) -> InFlight {
+        // In this order, so that fetched bodies which are not charged yet stay bounded by the permits.
         let in_flight = self.driver.budget.charge(self.planned.lane, body).await;
         drop(permit);
         in_flight

@@ -5,7 +5,7 @@
 //! attributed to the worker, and their backoff ends when the source's heights grow. A block at which the
 //! worker's connection breaks repeatedly is isolated by sending fewer blocks, and reported.
 //!
-//! Not for: other calls than sync steps, except for [`Health::failed`], or a worker that does not answer at
+//! Not for: other calls than sync steps, or a worker that does not answer at
 //! all.
 
 use std::{fmt::Write, sync::Arc, time::Duration};
@@ -64,7 +64,7 @@ pub struct Health {
 /// Detects a worker that answers with new positions but still reports the old one in its info.
 #[derive(Debug, Default)]
 struct Stuck {
-    shown: Option<Position>,
+    reported: Option<Position>,
     answered: bool,
     count: u32,
 }
@@ -147,22 +147,23 @@ impl Health {
         // Kept while the position is unchanged: a long dispatch ends only after several observations.
         let advanced = self.may_move_from.is_some_and(|from| is_ahead(position, from));
         self.crashes.passed(position);
-        let unchanged = self.stuck.shown == Some(position);
+        let unchanged = self.stuck.reported == Some(position);
         let answered = std::mem::take(&mut self.stuck.answered);
-        self.stuck.shown = Some(position);
+        self.stuck.reported = Some(position);
         if unchanged && answered {
-            self.no_progress("what it was sent", position, now);
+            self.no_progress("the data sent", position, now);
         } else if !unchanged && self.stuck.count > 0 {
             self.stuck.count = 0;
             self.recover(now);
         } else if advanced {
-            // It was slow, or its answer was lost: what it was sent has taken effect.
+            // It was slow, or its answer was lost: the data sent has taken effect.
             self.recover(now);
         }
     }
 
     /// Applies the result of a step.
     pub fn stepped(&mut self, stepped: &StepResult, now: Instant) -> StepAdvice {
+        // Data arrived: whatever the worker made of it, the source works.
         if stepped.sent.is_some() {
             self.source = None;
             self.source_failures = 0;
@@ -171,6 +172,7 @@ impl Health {
             Ok(Outcome::Advanced { position, bytes }) => {
                 count_bytes(stepped.sent, *bytes);
                 self.stuck.answered = true;
+                // Clears suspected blocks before the new position even if the worker crashes again later.
                 self.crashes.passed(*position);
                 self.recover(now);
                 StepAdvice::default()
@@ -182,23 +184,11 @@ impl Health {
             Err(error) if error.is_source() => self.source_failed(&stepped.planned, error, now),
             Err(Error::Worker(error)) => self.worker_failed(stepped, error, now),
             Err(error) => {
-                self.no_progress(sent_what(stepped.planned.step), stepped.planned.position, now);
+                self.no_progress(sent_kind(stepped.planned.step), stepped.planned.position, now);
                 tracing::debug!(%error, "no progress");
                 StepAdvice { observe: true }
             }
         }
-    }
-
-    /// Records a failure of another call that the sync needs, such as `InitRuntime`.
-    pub fn failed(&mut self, message: &str, now: Instant) {
-        self.failures = self.failures.saturating_add(1);
-        let due = now + pause(self.config.failing, self.failures);
-        self.set(Cause::Failing, self.failures, message.into(), due);
-    }
-
-    /// Records the success of such a call: ends the backoff. Suspected crash blocks are kept.
-    pub fn recovered(&mut self, now: Instant) {
-        self.recover(now);
     }
 
     /// Discards everything: on an operator's command, or because another worker answers.
@@ -214,8 +204,8 @@ impl Health {
         self.worker = None;
         if let Some(cause) = self.crashes.found() {
             self.set_crash(cause, now);
-        } else if let Some(at) = self.stuck.shown.filter(|_| self.stuck.count > 0) {
-            let message = self.stuck_message("what it was sent", at);
+        } else if let Some(at) = self.stuck.reported.filter(|_| self.stuck.count > 0) {
+            let message = self.stuck_message("the data sent", at);
             self.set(self.stuck_cause(at), self.stuck.count, message, now);
         }
     }
@@ -252,7 +242,7 @@ impl Health {
         let kind = kind_of(error);
         count_failure(kind);
         self.failures = self.failures.saturating_add(1);
-        // pRuntime may still apply what it was sent before, without an answer that reaches us.
+        // pRuntime may still apply the data sent before, without an answer that reaches us.
         if matches!(kind, Kind::Busy | Kind::TimedOut | Kind::ConnectionLost) {
             self.may_move_from = Some(stepped.planned.position);
         }
@@ -370,11 +360,11 @@ fn wanted(planned: &PlannedStep) -> String {
     }
 }
 
-const fn sent_what(step: Step) -> &'static str {
+const fn sent_kind(step: Step) -> &'static str {
     match step {
         Step::Headers(_) => "headers",
         Step::Blocks(_) => "blocks",
-        Step::Wait => "what it was sent",
+        Step::Wait => "the data sent",
     }
 }
 

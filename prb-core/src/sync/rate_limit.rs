@@ -22,6 +22,7 @@ impl<K: Eq + Hash> RateLimit<K> {
     /// Whether the subject is admitted now; if so, it is not admitted again before the period ends.
     pub fn admit(&mut self, subject: K) -> bool {
         let now = Instant::now();
+        // Expired subjects are only dropped when room is needed: admitting stays cheap.
         if self.until.len() >= self.capacity {
             self.until.retain(|_, until| *until > now);
         }
@@ -46,7 +47,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn each_subject_is_let_through_once_a_period() {
+    async fn each_subject_is_logged_once_per_period() {
         let mut rate_limit = RateLimit::new(Duration::from_secs(5), 10);
         assert!(rate_limit.admit("a"));
         tokio::time::advance(Duration::from_secs(4)).await;
@@ -58,7 +59,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_flood_of_subjects_takes_no_more_room_than_allowed() {
+    async fn the_number_of_subjects_is_bounded() {
         let mut rate_limit = RateLimit::new(Duration::from_secs(5), 100);
         let admitted = (0..10_000).filter(|n| rate_limit.admit(*n)).count();
         assert_eq!((admitted, rate_limit.until.len()), (100, 100));

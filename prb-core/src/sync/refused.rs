@@ -1,4 +1,4 @@
-//! Classifies a worker's refusals: whether they are about the content that it was sent.
+//! Classifies a worker's refusals: whether they are about the content of the data sent.
 
 use crate::{
     blob::{RefusedData, Span},
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn only_words_about_what_was_sent_count() {
+    fn only_errors_about_the_sent_content_count() {
         for text in [
             "MissingJustification",
             "HeaderValidateFailed(error decoding justification for header)",

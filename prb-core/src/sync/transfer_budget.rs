@@ -5,7 +5,7 @@
 //! permits and bytes, and each gate is first come, first served within its lane: any number of workers in
 //! catch-up cannot starve a worker at the tip.
 //!
-//! Memory: at most [`TransferLimits::max_bytes`] are charged; in addition, each permit stands for one body of
+//! Memory: at most [`TransferLimits::max_bytes`] are charged; in addition, each permit covers one body of
 //! at most one batch that is fetched and not yet charged. A body larger than its lane's whole share is
 //! admitted alone.
 

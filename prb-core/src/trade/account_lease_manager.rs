@@ -17,6 +17,7 @@ use crate::primitives::{AccountId, PHALA_SS58_PREFIX};
 use crate::text::describe;
 
 /// Renewals per TTL.
+// A lease ends locally after three quarters of its TTL: one failed renewal has no effect, two in a row do.
 const RENEWALS: u32 = 4;
 /// How long a trader without any account leaves jobs to others after it found one leased to another trader.
 const STANDBY_PAUSE: Duration = Duration::from_secs(3);
@@ -83,10 +84,10 @@ impl AccountLeaseManager {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The local expiry of a lease requested at `asked`: before the backend's, so that no other trader can
+    /// The local expiry of a lease requested at `requested_at`: before the backend's, so that no other trader can
     /// hold it yet even if the clocks run at slightly different rates.
-    fn end(&self, asked: Instant) -> Instant {
-        asked + self.ttl * 3 / 4
+    fn local_expiry(&self, requested_at: Instant) -> Instant {
+        requested_at + self.ttl * 3 / 4
     }
 
     /// Leases the account, unless another trader holds it.
@@ -99,12 +100,13 @@ impl AccountLeaseManager {
             return Ok(Acquired::Ours { lease, new: false });
         }
         // Before the call: the backend's TTL cannot have begun earlier.
-        let asked = Instant::now();
+        let requested_at = Instant::now();
         let Some(token) = self.leases.acquire(account, self.ttl).await? else {
+            // Without the pause, a standby trader would lease and release the active trader's jobs all the time.
             self.standby_until.send_replace(Instant::now() + STANDBY_PAUSE);
             return Ok(Acquired::HeldByOther);
         };
-        let (until, lease) = watch::channel(self.end(asked));
+        let (until, lease) = watch::channel(self.local_expiry(requested_at));
         self.held().insert(account, HeldLease { token, until });
         Ok(Acquired::Ours { lease: AccountLease(lease), new: true })
     }
@@ -127,7 +129,7 @@ impl AccountLeaseManager {
         if all.is_empty() {
             return;
         }
-        let asked = Instant::now();
+        let requested_at = Instant::now();
         match self.leases.renew(&all, self.ttl).await {
             Ok(lost) => {
                 let mut held = self.held();
@@ -135,7 +137,7 @@ impl AccountLeaseManager {
                     // The map was unlocked during the call, so the lease may have been replaced.
                     let Some(ours) = held.get(&account).filter(|ours| ours.token == token) else { continue };
                     if !lost.contains(&account) {
-                        ours.until.send_replace(self.end(asked));
+                        ours.until.send_replace(self.local_expiry(requested_at));
                         continue;
                     }
                     let account_name = account.to_ss58(PHALA_SS58_PREFIX);
@@ -144,7 +146,7 @@ impl AccountLeaseManager {
                         "the lease of an account was lost: its lane sends nothing more"
                     );
                     // A time in the past: wakes the lane that waits in `AccountLease::lost`.
-                    ours.until.send_replace(asked);
+                    ours.until.send_replace(requested_at);
                     held.remove(&account);
                 }
             }
@@ -171,6 +173,7 @@ impl AccountLeaseManager {
 
     /// Releases all accounts; returns whether the backend accepted that. Nothing may be sent afterwards.
     pub(super) async fn release_all(&self) -> bool {
+        // Drained first: a renewal that runs meanwhile must not revive a lease that is being released.
         let all: Vec<_> = self.held().drain().map(|(account, held)| (account, held.token)).collect();
         self.release(&all).await
     }

@@ -1,7 +1,7 @@
 //! The seam [`AccountLeases`]: exclusive use of an account's nonce by one of several traders.
 //!
 //! A lease assigns an account to one trader for a limited time; the others are warm standbys. If its trader
-//! is gone, the lease expires and another one takes over: it waits for what was sent before, and asks for its
+//! is gone, the lease expires and another one takes over: it waits for what was sent before, and reads its
 //! effects, as after any restart.
 //!
 //! Not for: the jobs' own leases (see [`crate::queue`]), or the nonce itself (see
@@ -70,7 +70,7 @@ pub trait AccountLeases: Send + Sync + fmt::Debug {
     /// [`Error::Unavailable`].
     ///
     /// # Cancel safety
-    /// A cancelled call may have renewed some of the leases, and does not tell which are lost: repeat it.
+    /// A cancelled call may have renewed some of the leases, and does not return which are lost: repeat it.
     async fn renew(&self, leases: &[(AccountId, u64)], ttl: Duration) -> Result<Vec<AccountId>, Error>;
 
     /// Releases accounts. Lost leases are ignored.

@@ -26,16 +26,16 @@ pub(super) struct Queued {
     /// Bytes of its calls.
     pub(super) bytes: usize,
     /// Maximum jobs in a batch with this one; halved each time that such a batch is refused.
-    pub(super) most: usize,
-    /// Some of its calls may have taken effect already: ask the chain first.
-    pub(super) ask: bool,
+    pub(super) max_batch_jobs: usize,
+    /// Some of its calls may have taken effect already: their effects are read first.
+    pub(super) check_effects: bool,
 }
 
 impl Queued {
     pub(super) fn new(lease: Lease, at: Instant) -> Self {
         let bytes = lease.job.calls.iter().map(Call::size_bytes).sum();
-        let ask = lease.attempt > 0;
-        Self { lease, at, bytes, most: usize::MAX, ask }
+        let check_effects = lease.attempt > 0;
+        Self { lease, at, bytes, max_batch_jobs: usize::MAX, check_effects }
     }
 
     pub(super) const fn id(&self) -> JobId {
@@ -43,7 +43,7 @@ impl Queued {
     }
 
     /// Whether both can be in one transaction: they act for the same proxied account.
-    fn acts_like(&self, other: &Self) -> bool {
+    fn has_same_origin(&self, other: &Self) -> bool {
         self.lease.job.signer.proxied == other.lease.job.signer.proxied
     }
 
@@ -70,35 +70,37 @@ pub(super) fn insert(pending: &mut VecDeque<Queued>, job: Queued) -> Option<Queu
 
 /// Selects the positions of the jobs of the next batch, and returns whether nothing more fits. Jobs younger
 /// than `before` wait.
-fn pick(pending: &VecDeque<Queued>, config: &Config, before: Option<JobId>) -> (Vec<usize>, bool) {
+fn select_jobs(pending: &VecDeque<Queued>, config: &Config, before: Option<JobId>) -> (Vec<usize>, bool) {
     let may_go = |job: &Queued| before.is_none_or(|before| job.id() < before);
     let Some(first) = pending.front().filter(|job| may_go(job)) else { return (Vec::new(), false) };
-    let (mut calls, mut bytes, mut most) = (first.calls().len(), first.bytes, first.most);
-    let mut picked = vec![0];
+    let (mut calls, mut bytes, mut max_batch_jobs) = (first.calls().len(), first.bytes, first.max_batch_jobs);
+    let mut selected = vec![0];
     // Senders of jobs that are skipped because they act for another account: their later jobs must wait too.
-    let mut passed = HashSet::new();
+    let mut skipped_senders = HashSet::new();
     for (index, job) in pending.iter().enumerate().skip(1).take_while(|(_, job)| may_go(job)) {
-        if !job.acts_like(first) || (!passed.is_empty() && job.senders().any(|one| passed.contains(&one))) {
-            passed.extend(job.senders());
+        if !job.has_same_origin(first)
+            || (!skipped_senders.is_empty() && job.senders().any(|one| skipped_senders.contains(&one)))
+        {
+            skipped_senders.extend(job.senders());
             continue;
         }
         let (more_calls, more_bytes) = (calls + job.calls().len(), bytes + job.bytes);
-        let fewest = most.min(job.most);
+        let max_jobs = max_batch_jobs.min(job.max_batch_jobs);
         // No job overtakes another one: the first that does not fit closes the batch.
-        if picked.len() >= fewest || more_calls > config.max_calls || more_bytes > config.max_bytes {
-            return (picked, true);
+        if selected.len() >= max_jobs || more_calls > config.max_calls || more_bytes > config.max_bytes {
+            return (selected, true);
         }
-        (calls, bytes, most) = (more_calls, more_bytes, fewest);
-        picked.push(index);
+        (calls, bytes, max_batch_jobs) = (more_calls, more_bytes, max_jobs);
+        selected.push(index);
     }
-    let full = calls >= config.max_calls || bytes >= config.max_bytes || picked.len() >= most;
-    (picked, full)
+    let full = calls >= config.max_calls || bytes >= config.max_bytes || selected.len() >= max_batch_jobs;
+    (selected, full)
 }
 
 /// When the next batch is due; `None` if no job may be sent.
 pub(super) fn due(pending: &VecDeque<Queued>, config: &Config, before: Option<JobId>) -> Option<Instant> {
-    let (picked, full) = pick(pending, config, before);
-    let times = || picked.iter().map(|&index| pending[index].at);
+    let (selected, full) = select_jobs(pending, config, before);
+    let times = || selected.iter().map(|&index| pending[index].at);
     let (first, newest) = (times().min()?, times().max()?);
     if full {
         return Some(first);
@@ -107,26 +109,26 @@ pub(super) fn due(pending: &VecDeque<Queued>, config: &Config, before: Option<Jo
 }
 
 /// The number of selected jobs, from the first on, without a call that has the same subject as an earlier
-/// job's but differs from it, such as a registration with a newer report: that one must wait until the chain
-/// can be asked.
-fn without_variants(pending: &VecDeque<Queued>, picked: &[usize]) -> usize {
+/// job's but differs from it, such as a registration with a newer report: that one must wait until its effects
+/// can be read.
+fn without_variants(pending: &VecDeque<Queued>, selected: &[usize]) -> usize {
     let mut seen = HashMap::new();
-    for (count, &index) in picked.iter().enumerate() {
+    for (count, &index) in selected.iter().enumerate() {
         let calls = pending[index].calls();
         if calls.iter().any(|call| seen.get(&subject(call)).is_some_and(|other| *other != call)) {
             return count;
         }
         seen.extend(calls.iter().map(|call| (subject(call), call)));
     }
-    picked.len()
+    selected.len()
 }
 
 /// Removes the next batch from the lane.
 pub(super) fn take(pending: &mut VecDeque<Queued>, config: &Config, before: Option<JobId>) -> Vec<Queued> {
-    let (mut picked, _) = pick(pending, config, before);
-    picked.truncate(without_variants(pending, &picked));
+    let (mut selected, _) = select_jobs(pending, config, before);
+    selected.truncate(without_variants(pending, &selected));
     // From the back, so that earlier positions stay valid.
-    let mut jobs: Vec<_> = picked.into_iter().rev().filter_map(|index| pending.remove(index)).collect();
+    let mut jobs: Vec<_> = selected.into_iter().rev().filter_map(|index| pending.remove(index)).collect();
     jobs.reverse();
     jobs
 }
@@ -170,11 +172,11 @@ impl PendingBatch {
         Self { jobs, calls, outcomes, indices, seen: ParaNumber(0), sent: Vec::new(), included_in }
     }
 
-    /// Returns its jobs for another attempt. If some calls have outcomes, the chain is asked for their
-    /// effects again.
+    /// Returns its jobs for another attempt. If some calls have outcomes, the chain's effects are
+    /// read again.
     pub(super) fn unsent(self) -> Vec<Queued> {
         let known = self.outcomes.iter().any(Option::is_some);
-        self.jobs.into_iter().map(|job| Queued { ask: job.ask || known, ..job }).collect()
+        self.jobs.into_iter().map(|job| Queued { check_effects: job.check_effects || known, ..job }).collect()
     }
 
     /// All calls, without duplicates.
@@ -231,6 +233,7 @@ impl PendingBatch {
 
     /// Builds the transaction of these calls.
     pub(super) fn transaction(&self, signer: Arc<dyn Signer>, calls: Vec<Call>) -> CallBatch {
+        // The same for all jobs of a batch: see `has_same_origin`.
         let proxied = self.jobs.first().and_then(|job| job.lease.job.signer.proxied);
         CallBatch::new(signer, calls).with_proxied(proxied)
     }
@@ -246,6 +249,7 @@ impl PendingBatch {
             // A fee that is not known makes the sum unknown.
             let fee = parts.iter().map(|&part| sent[part].fee).sum::<Option<Balance>>();
             let sent = parts.last().map(|&last| sent[last]);
+            // Effects that were there before were seen at `seen`, which may be newer than the transaction's block.
             let already = calls.contains(&CallOutcome::AlreadyDone);
             let block = sent.map_or(seen, |sent| if already { seen.max(sent.block) } else { sent.block });
             let fee = fee.filter(|_| sent.is_some());

@@ -67,6 +67,7 @@ impl CallCaps {
         let mut caps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if caps.len() >= MAX_ACCOUNTS
             && !caps.contains_key(&account)
+            // Any other account: an evicted one only has to learn its cap again.
             && let Some(other) = caps.keys().next().copied()
         {
             caps.remove(&other);

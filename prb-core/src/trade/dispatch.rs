@@ -18,7 +18,7 @@ use super::{
     lane::{Context, Lane},
     progress::ProgressReporter,
     released_jobs::{BEHIND_OLDER, ReleasedJobs},
-    status::StatusBoard,
+    status::StatusPublisher,
 };
 use crate::{primitives::AccountId, queue::Lease};
 
@@ -41,7 +41,7 @@ struct Dispatcher {
 pub(super) async fn run(
     config: Config,
     parts: Parts,
-    board: StatusBoard,
+    publisher: StatusPublisher,
     mut stop: oneshot::Receiver<Instant>,
 ) -> Result<StopReport, Error> {
     let Parts { queue, submitter, signers, accounts } = parts;
@@ -59,7 +59,7 @@ pub(super) async fn run(
         released: ReleasedJobs::default(),
         caps: CallCaps::default(),
         progress,
-        board,
+        publisher,
         stopping: CancellationToken::new(),
     });
     let mut dispatcher = Dispatcher { shared, inboxes: HashMap::new(), lanes: JoinSet::new() };
@@ -76,6 +76,7 @@ pub(super) async fn run(
                 Some((lease, permit)) => dispatcher.route(lease, permit),
                 None => break (Instant::now() + CLOSED_GRACE, Ok(())),
             },
+            // Does not end the dispatcher even after a panic: the other operators' lanes continue.
             Some(ended) = dispatcher.lanes.join_next_with_id() => dispatcher.reap(ended),
             Some(ended) = background_tasks.join_next() => {
                 let message = ended.err().map_or_else(|| "a task ended unexpectedly".into(), panic_text);
@@ -84,6 +85,7 @@ pub(super) async fn run(
             }
         }
     };
+    // Lanes first: what they hold until then cannot be released without racing their batches.
     dispatcher.drain(deadline).await;
     let report = release_everything(&leases, &accounts, deadline).await;
     result.map(|()| report)
@@ -209,7 +211,7 @@ impl Dispatcher {
         // A lane that was replaced already has no entry.
         let Some(operator) = of else { return };
         self.inboxes.remove(&operator);
-        self.shared.board.edit(|status| drop(status.lanes.remove(&operator)));
+        self.shared.publisher.edit(|status| drop(status.lanes.remove(&operator)));
         if let Err(e) = ended
             && e.is_panic()
         {
@@ -225,7 +227,7 @@ impl Dispatcher {
 
     /// Lets the lanes finish what they have sent, until the deadline.
     async fn drain(&mut self, deadline: Instant) {
-        self.shared.board.edit(|status| status.stopping = true);
+        self.shared.publisher.edit(|status| status.stopping = true);
         self.shared.stopping.cancel();
         while !self.lanes.is_empty() {
             tokio::select! {
@@ -233,7 +235,7 @@ impl Dispatcher {
                 () = sleep_until(deadline) => {
                     // Aborted tasks end at their next await.
                     self.lanes.shutdown().await;
-                    self.shared.board.edit(|status| status.lanes.clear());
+                    self.shared.publisher.edit(|status| status.lanes.clear());
                 }
             }
         }

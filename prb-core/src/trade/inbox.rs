@@ -57,12 +57,13 @@ impl Inbox {
         let full = state.held_jobs >= config.max_lane_jobs
             || state.held_bytes.saturating_add(bytes) > config.max_lane_bytes;
         if full && state.held_jobs > 0 {
-            // Tells the lane to release jobs that would overtake the refused one (`Lane::release_for_older`).
+            // Makes the lane release jobs that would overtake the refused one (`Lane::release_for_older`).
             state.refused = true;
             drop(state);
             self.changed.notify_one();
             return Err(Box::new(Refusal::Full(lease)));
         }
+        // Counted here, not when the lane takes them: jobs in the inbox occupy memory as well.
         state.held_jobs += 1;
         state.held_bytes += bytes;
         state.jobs.push_back(Arrival { lease, at: Instant::now() });

@@ -126,7 +126,7 @@ impl JobLeases {
     /// Ensures that these leases are held for a whole TTL; returns those that are lost.
     ///
     /// # Errors
-    /// Returns the queue's error if it cannot tell.
+    /// Returns the queue's error if the lost leases are unknown.
     pub(super) async fn renew(&self, leases: &[(JobId, u64)]) -> Result<Vec<JobId>, Error> {
         let lost = self.queue.heartbeat(leases, self.ttl).await?;
         if !lost.is_empty() {
@@ -151,6 +151,7 @@ impl JobLeases {
         for attempt in 0..MAX_END_ATTEMPTS {
             match call().await {
                 Ok(()) => break,
+                // Not a failure of this job: whoever leased it next reads its effects from the chain.
                 Err(Error::LeaseLost { .. }) => {
                     tracing::warn!(job = %lease.id, "the job's lease was lost before its end could be reported");
                     break;
@@ -173,11 +174,11 @@ impl JobLeases {
         if leases.is_empty() {
             return true;
         }
-        let given = self.queue.release(leases, after).await;
-        if let Err(e) = &given {
+        let released = self.queue.release(leases, after).await;
+        if let Err(e) = &released {
             tracing::warn!(error = %describe(&e), jobs = leases.len(), "jobs were not released; their leases expire");
         }
-        given.is_ok()
+        released.is_ok()
     }
 
     /// Releases the jobs received through the channel. Never returns while the channel is open.
@@ -207,7 +208,7 @@ impl JobLeases {
     }
 
     /// Whether this trader holds the job, by any lease.
-    pub(super) fn has(&self, id: JobId) -> bool {
+    pub(super) fn is_held(&self, id: JobId) -> bool {
         self.held().contains_key(&id)
     }
 

@@ -20,7 +20,7 @@ use super::{
     recently_sent::RecentlySent,
     released_jobs::ReleasedJobs,
     sequences::Sequences,
-    status::StatusBoard,
+    status::StatusPublisher,
 };
 use crate::{
     chain::ChainSubmitter,
@@ -44,7 +44,7 @@ pub(super) struct Context {
     pub(super) released: ReleasedJobs,
     pub(super) caps: CallCaps,
     pub(super) progress: Arc<ProgressReporter>,
-    pub(super) board: StatusBoard,
+    pub(super) publisher: StatusPublisher,
     /// No batch is started after cancellation.
     pub(super) stopping: CancellationToken,
 }
@@ -91,7 +91,7 @@ impl Lane {
         }
     }
 
-    /// Runs until it has been idle for long enough, or is told to stop: then unsent jobs stay leased, for the
+    /// Runs until it has been idle for long enough, or is stopped: then unsent jobs stay leased, for the
     /// dispatcher to release.
     pub(super) async fn run(mut self) {
         let shared = self.shared.clone();
@@ -165,14 +165,16 @@ impl Lane {
         }
         // Only now: without the account, jobs stay in the lane, in order.
         let jobs = self.take_batch();
+        // Opening a key may take long, so the leases are renewed after it: they must be current when the batch is sent.
         let Some((jobs, signer)) = self.with_signer(jobs).await else { return };
         let Some(jobs) = self.renew_leases(jobs).await else { return };
         if let Some(work) = self.omit_futile_calls(PendingBatch::new(jobs)).await {
             self.shared.progress.report(Progress::Prepared, work.jobs.iter().map(|job| &job.lease));
             self.submit(work, &signer).await;
         }
+        // Without the account, the lane's phase is `HeldByOther` already.
         if self.account.is_some() {
-            self.shared.board.phase(self.operator, Phase::Collecting);
+            self.shared.publisher.phase(self.operator, Phase::Collecting);
         }
     }
 

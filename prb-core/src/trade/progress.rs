@@ -42,6 +42,7 @@ impl ProgressReporter {
         let Some(kind) = KINDS.iter().position(|kind| *kind == progress) else { return };
         let mut all = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let waiting = &mut all[kind];
+        // Bounded although nobody waits: a queue that hangs must not make the reports pile up.
         let (before, room) = (waiting.len(), MAX_WAITING.saturating_sub(waiting.len()));
         waiting.extend(leases.take(room).map(|lease| (lease.id, lease.token)));
         if waiting.len() > before {

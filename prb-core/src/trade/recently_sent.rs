@@ -15,9 +15,9 @@ use crate::{chain::Call, wire::MessageOrigin};
 const MAX_REMEMBERED: usize = 32_768;
 
 /// A hash of what a call acts on, regardless of its other arguments. Two calls with the same subject must not
-/// be sent without asking the chain in between.
+/// be sent without reading effects in between.
 pub(super) fn subject(call: &Call) -> u64 {
-    // A collision is harmless: the chain is asked once more than necessary.
+    // A collision is harmless: effects are read once more than necessary.
     let mut hasher = DefaultHasher::new();
     call.name().hash(&mut hasher);
     match call {
@@ -52,18 +52,19 @@ pub(super) fn sender(call: &Call) -> u64 {
 #[derive(Debug, Default)]
 pub(super) struct RecentlySent {
     known: HashSet<u64>,
-    line: VecDeque<u64>,
+    order: VecDeque<u64>,
 }
 
 impl RecentlySent {
     pub(super) fn add<'a>(&mut self, calls: impl IntoIterator<Item = &'a Call>) {
         for subject in calls.into_iter().map(subject) {
+            // Keeps its first position: `order` would otherwise grow with every repetition.
             if !self.known.insert(subject) {
                 continue;
             }
-            self.line.push_back(subject);
-            if self.line.len() > MAX_REMEMBERED
-                && let Some(oldest) = self.line.pop_front()
+            self.order.push_back(subject);
+            if self.order.len() > MAX_REMEMBERED
+                && let Some(oldest) = self.order.pop_front()
             {
                 self.known.remove(&oldest);
             }
@@ -92,7 +93,7 @@ mod tests {
         for n in 0..most * 2 {
             recent.add([&call(n), &call(n)]);
             assert!(recent.has_any([&call(n)]) && !recent.has_any([&call(n + 1)]));
-            assert!(recent.line.len() <= MAX_REMEMBERED && recent.known.len() == recent.line.len());
+            assert!(recent.order.len() <= MAX_REMEMBERED && recent.known.len() == recent.order.len());
         }
         assert!(!recent.has_any([&call(most - 1)]));
     }

@@ -20,7 +20,7 @@ const MAX_RELEASED: usize = 100_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ReleasedJob {
     pub(super) id: JobId,
-    /// When the queue hands it out again.
+    /// When the queue offers it again.
     pub(super) due: Instant,
     /// Until when younger jobs wait for it: it may have ended, or another trader may hold it.
     pub(super) until: Instant,
@@ -79,6 +79,7 @@ impl ReleasedJobs {
         let mut forgotten = 0;
         let mut oldest = None;
         let jobs = state.released.get_mut(&operator)?;
+        // Expired entries are dropped here: they are not waited for, and no timer removes them.
         while let Some(first) = jobs.first_entry() {
             let (due, until) = *first.get();
             if until > now {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::recently_sent::sender;
 use crate::{chain::Call, wire::SignedMessage};
 
-/// Maximum number of senders tracked. Beyond it all are dropped, and the chain is asked again.
+/// Maximum number of senders tracked. Beyond it all are dropped, and read from the chain again.
 const MAX_SENDERS: usize = 32_768;
 
 /// By sender, the next sequence that the chain accepts.
@@ -14,31 +14,33 @@ pub(super) struct Sequences(HashMap<u64, u64>);
 
 impl Sequences {
     /// Whether each message among `calls` is the next one that the chain accepts, or follows one of these. If
-    /// not, or if that is unknown, the chain must be asked before the calls are sent.
+    /// not, or if that is unknown, the calls' effects must be read before they are sent.
     pub(super) fn follow_on<'a>(&self, calls: impl IntoIterator<Item = &'a Call>) -> bool {
         let mut ahead = HashMap::new();
         calls.into_iter().filter_map(message).all(|(call, signed)| {
             let sender = sender(call);
             let Some(next) = ahead.get(&sender).or_else(|| self.0.get(&sender)) else { return false };
             let follows = signed.sequence == *next;
+            // The batch itself advances the sequence: its later messages follow its earlier ones.
             ahead.insert(sender, signed.sequence.saturating_add(1));
             follows
         })
     }
 
     /// Records a call that is on chain.
-    pub(super) fn taken(&mut self, call: &Call) {
+    pub(super) fn accepted(&mut self, call: &Call) {
         let Some((call, signed)) = message(call) else { return };
         let sender = sender(call);
         if self.0.len() >= MAX_SENDERS && !self.0.contains_key(&sender) {
             self.0.clear();
         }
         let next = self.0.entry(sender).or_default();
+        // Results may be recorded in any order within a batch: the counter never goes back.
         *next = signed.sequence.saturating_add(1).max(*next);
     }
 
     /// Discards what is known of the sender of a call whose outcome is unknown.
-    pub(super) fn unknown(&mut self, call: &Call) {
+    pub(super) fn forget(&mut self, call: &Call) {
         self.0.remove(&sender(call));
     }
 }
@@ -70,8 +72,8 @@ mod tests {
     fn only_an_unbroken_sequence_follows_on() {
         let mut known = Sequences::default();
         assert!(!known.follow_on(&[message(1, 0)]), "nothing is known of the sender");
-        known.taken(&message(1, 4));
-        known.taken(&message(1, 3));
+        known.accepted(&message(1, 4));
+        known.accepted(&message(1, 3));
         let table: [(&[u64], bool); 6] = [
             (&[5], true),
             (&[5, 6, 7], true),
@@ -86,7 +88,7 @@ mod tests {
         }
         let other = Call::AddWorker { pool: PoolId(1), worker: WorkerKey([1; 32]) };
         assert!(known.follow_on(&[other, message(1, 5)]), "other calls have no sequence");
-        known.unknown(&message(1, 5));
+        known.forget(&message(1, 5));
         assert!(!known.follow_on(&[message(1, 5)]));
     }
 
@@ -95,7 +97,7 @@ mod tests {
         let mut known = Sequences::default();
         let most = u32::try_from(MAX_SENDERS).unwrap_or_default();
         for worker in 0..=most {
-            known.taken(&message(worker, 0));
+            known.accepted(&message(worker, 0));
             assert!(known.0.len() <= MAX_SENDERS && known.follow_on(&[message(worker, 1)]));
         }
         assert!(!known.follow_on(&[message(0, 1)]));

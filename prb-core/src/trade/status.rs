@@ -68,7 +68,7 @@ pub enum Phase {
     Collecting,
     /// Another trader holds the account: its jobs are released.
     HeldByOther,
-    /// Asking the chain which calls have taken effect already.
+    /// Reading from the chain which calls have taken effect already.
     Checking,
     /// Handing its batch to the submitter.
     Sending,
@@ -84,11 +84,11 @@ pub enum Phase {
     },
 }
 
-/// The status board that lanes write to.
+/// Publishes the status; shared by the lanes.
 #[derive(Clone, Debug)]
-pub(super) struct StatusBoard(Arc<watch::Sender<Status>>);
+pub(super) struct StatusPublisher(Arc<watch::Sender<Status>>);
 
-impl StatusBoard {
+impl StatusPublisher {
     pub(super) fn new() -> (Self, watch::Receiver<Status>) {
         let (sender, receiver) = watch::channel(Status::default());
         (Self(Arc::new(sender)), receiver)
@@ -110,6 +110,7 @@ impl StatusBoard {
     pub(super) fn batch(&self, calls: usize, result: &'static str) {
         metrics::counter!(BATCHES, "result" => result).increment(1);
         metrics::histogram!(BATCH_CALLS).record(calls as f64);
+        // The status counts refused and unresolved batches together; the metric separates them.
         self.edit(|status| match result {
             "included" => status.batches += 1,
             _ => status.failed_batches += 1,

@@ -75,21 +75,23 @@ pub(super) fn decide(limits: CallLimits, max_calls: usize, sent: Sent, ending: E
             Verdict { maybe_sent: false, ..verdict(limits.too_large(calls, *fits), fewer) }
         }
         SubmitError::InsufficientFees { .. } if calls > 1 => verdict(limits.unpayable(calls), fewer),
+        // A single call that cannot be paid for: no smaller transaction exists.
         SubmitError::InsufficientFees { .. } if jobs == 1 => verdict(paid, Next::EndUnpayable),
         SubmitError::NotSigned(_) if error.is_retryable() => {
             Verdict { maybe_sent: false, ..verdict(limits, Next::Pause) }
         }
+        // The cap is lowered as well: the transaction may have been too large for the blocks that collators build.
         SubmitError::Lost { .. } | SubmitError::Unknown { .. } => {
             Verdict { unresolved: true, ..verdict(limits.lost(), Next::End { retry: true }) }
         }
-        _ if jobs > 1 && may_be_one_jobs_fault(error) => verdict(paid, Next::Halve),
+        _ if jobs > 1 && may_be_caused_by_one_job(error) => verdict(paid, Next::Halve),
         _ => verdict(paid, Next::End { retry: error.is_retryable() }),
     }
 }
 
 /// Whether the transaction may be accepted without one of its jobs.
-const fn may_be_one_jobs_fault(error: &SubmitError) -> bool {
-    let by_one = matches!(
+const fn may_be_caused_by_one_job(error: &SubmitError) -> bool {
+    let caused_by_call = matches!(
         error,
         SubmitError::Refused { .. }
             | SubmitError::Unsupported { .. }
@@ -98,7 +100,7 @@ const fn may_be_one_jobs_fault(error: &SubmitError) -> bool {
             | SubmitError::BadKey { .. }
             | SubmitError::NotSigned(_)
     );
-    by_one && !error.is_retryable()
+    caused_by_call && !error.is_retryable()
 }
 
 #[cfg(test)]

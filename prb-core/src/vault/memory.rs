@@ -57,6 +57,7 @@ impl Vault for MemoryVault {
         if secret.len() > MAX_SECRET_BYTES {
             return Err(Error::TooLarge { limit_bytes: MAX_SECRET_BYTES });
         }
+        // Random 96-bit nonces are safe for 2^32 messages under one key, far more than a process seals.
         let nonce = Nonce::generate();
         // The version is authenticated, so that it cannot be altered without failing to open.
         let payload = Payload { msg: secret, aad: &[VERSION] };

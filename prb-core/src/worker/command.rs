@@ -110,6 +110,7 @@ pub(crate) fn preview(command: Command, status: &WorkerStatus) -> Result<String,
         Command::Kick => Ok("pRuntime exits; its supervisor starts it again".into()),
         Command::Checkpoint => Ok("pRuntime writes its state to its disk".into()),
         Command::ConfirmKey => confirm_key(status),
+        // The commands above concern the process alone; those below change something on chain.
         _ if on_chain_off(status) => Err("it only syncs: nothing is sent on chain for it".into()),
         Command::Reclaim | Command::LeavePool if status.chain.is_none() => {
             Err("its on-chain state is not known yet: try again in a moment".into())

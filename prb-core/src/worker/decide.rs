@@ -53,6 +53,7 @@ pub fn decide(desired: &Desired, settings: &Settings, observed: &Observed) -> De
     let Some(info) = &observed.info else {
         return unobserved(observed);
     };
+    // Before anything else: data of another chain would be sent to it, or its messages to the wrong chain.
     if let Some(reason) = wrong_chain(info, observed.relay_genesis) {
         return decision(State::Error, observation(observed).unwrap_or(Action::Recheck), reason);
     }
@@ -60,6 +61,7 @@ pub fn decide(desired: &Desired, settings: &Settings, observed: &Observed) -> De
         return uninitialised(observed);
     }
     let assessment = assess(desired, settings, observed, info);
+    // The assessment still counts while the info is outdated: state and message must not flicker.
     let observe = observation(observed);
     let action = observe.unwrap_or_else(|| act(observed, &assessment));
     let sync = step(observed, &assessment);
@@ -149,8 +151,8 @@ fn act(observed: &Observed, assessment: &Assessment) -> Action {
 
 /// Returns the headers or blocks to send now. Independent of operations: neither blocks the other.
 fn step(observed: &Observed, assessment: &Assessment) -> Step {
-    let waits = observed.syncing || observed.stale || !assessment.syncs;
-    if waits || observed.failures.connection.is_some() || !is_due(observed.failures.sync.as_ref()) {
+    let must_wait = observed.syncing || observed.stale || !assessment.syncs;
+    if must_wait || observed.failures.connection.is_some() || !is_due(observed.failures.sync.as_ref()) {
         return Step::Wait;
     }
     observed.step
@@ -172,14 +174,15 @@ fn conclude(assessment: Assessment, action: Action, sync: Step, observed: &Obser
     }
     if let Some(operation) = wanted
         && observed.job.is_none()
-        && let Some((hold, is_error)) = hold_reason(observed, operation)
+        && let Some((why, is_error)) = delay_reason(observed, operation)
     {
-        reason = hold;
-        // A computing worker goes on computing, even if its stake cannot be changed.
+        reason = why;
+        // A computing worker continues to compute, even if its stake cannot be changed.
         if is_error && state != State::Active {
             state = State::Error;
         }
     }
+    // The connection last: while it fails, nothing else is known about the worker.
     for failure in [&failures.sync, &failures.connection].into_iter().flatten() {
         reason = failure.reason.clone();
         if failure.attempts >= FAILURES_BEFORE_ERROR {
@@ -191,7 +194,7 @@ fn conclude(assessment: Assessment, action: Action, sync: Step, observed: &Obser
 }
 
 /// Returns why a wanted operation is not submitted, and whether that is an error.
-fn hold_reason(observed: &Observed, operation: Operation) -> Option<(Reason, bool)> {
+fn delay_reason(observed: &Observed, operation: Operation) -> Option<(Reason, bool)> {
     if let Some(block) = observed.awaiting_block {
         return Some((Reason::AwaitingBlock { block }, false));
     }

@@ -22,7 +22,7 @@ struct InFlight {
     next: u64,
 }
 
-/// The sequences in flight. They are discarded on failure: the chain's counter then says where to resume.
+/// The sequences in flight. They are discarded on failure: the chain's counter then shows where to resume.
 #[derive(Default)]
 pub(super) struct Egress {
     in_flight: VecDeque<InFlight>,
@@ -33,9 +33,9 @@ pub(super) struct Egress {
     draining: bool,
     /// The sequence that the chain expects next, in views from that block on.
     included: Option<(u64, ParaNumber)>,
-    /// After a failure: only a view from this block on says where to resume.
+    /// After a failure: only a view from this block on shows where to resume.
     resume_from: Option<ParaNumber>,
-    /// The worker was asked and had nothing more to submit.
+    /// The worker's messages were fetched, and none is left to submit.
     exhausted: bool,
 }
 
@@ -53,7 +53,7 @@ impl Egress {
             && self.resume_from.is_none_or(|block| view >= block)
     }
 
-    /// Notes that none of the worker's messages can be submitted until it is asked again.
+    /// Notes that none of the worker's messages can be submitted until they are fetched again.
     pub(super) const fn set_exhausted(&mut self) {
         self.exhausted = true;
     }
@@ -88,10 +88,11 @@ impl Egress {
             .take(MAX_CALLS_PER_JOB)
             .take_while(|(i, m)| {
                 bytes += CALL_BYTES + m.message.payload.len() + m.message.destination.len();
+                // The first message is sent whatever its size, or a large one would block its sender forever.
                 m.sequence == next + *i as u64 && (*i == 0 || bytes <= MAX_BYTES)
             })
             .count();
-        // All are selected, or the worker does not hold the next one: fetching them again now would yield
+        // All are selected, or the worker does not have the next one: fetching them again now would yield
         // nothing.
         if run == messages.len() || run == 0 {
             self.exhausted = true;
@@ -141,7 +142,7 @@ impl Egress {
         let error = match result {
             Ok(outcome) => match outcome.calls.iter().find_map(|c| c.error()) {
                 Some(name) => {
-                    // Those before the failed one were accepted: the counter at that block says how many.
+                    // Those before the failed one were accepted: the counter at that block shows how many.
                     self.resume_from = self.resume_from.max(Some(outcome.block));
                     Some(name.to_owned())
                 }
@@ -156,6 +157,7 @@ impl Egress {
                 Some(failure.message.clone())
             }
         };
+        // Jobs behind a failed one fail as well; the sequence resumes from the chain's counter once all have ended.
         self.draining |= error.is_some();
         self.drain();
         error

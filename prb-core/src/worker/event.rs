@@ -24,7 +24,7 @@ pub struct Event {
 }
 
 impl Event {
-    /// An event, for who reads events of a fleet elsewhere.
+    /// Creates an event, for clients that receive those of a fleet elsewhere.
     pub const fn new(number: u64, at: SystemTime, kind: EventKind) -> Self {
         Self { number, at, kind }
     }
@@ -108,6 +108,7 @@ pub(super) struct Events {
 
 impl Events {
     pub(super) fn push(&mut self, kind: EventKind) {
+        // `next` still counts dropped events: readers notice the gap by the numbers.
         if self.kept.len() >= MAX_EVENTS {
             self.kept.pop_front();
         }

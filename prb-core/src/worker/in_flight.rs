@@ -9,7 +9,7 @@ use crate::queue::JobId;
 pub struct InFlight {
     /// The [name](super::Operation::name) of the operation, or [`InFlight::MESSAGES`].
     pub operation: &'static str,
-    /// How far it is.
+    /// Its stage.
     pub stage: Stage,
     /// Since when it is at that stage.
     pub since: SystemTime,
@@ -18,11 +18,11 @@ pub struct InFlight {
 }
 
 impl InFlight {
-    /// Stands in the place of an operation for messages of the worker to the chain.
+    /// The value of [`operation`](Self::operation) for messages of the worker to the chain.
     pub const MESSAGES: &'static str = "messages";
 }
 
-/// How far something is on its way to the chain.
+/// The stage of an operation or message on its way to the chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Stage {
@@ -56,7 +56,7 @@ impl fmt::Display for Stage {
 
 /// The text is not the name of a [`Stage`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no such stage")]
+#[error("must be preparing, submitting or queued")]
 pub struct UnknownStage;
 
 impl FromStr for Stage {

@@ -195,6 +195,7 @@ impl<K: Clone + Eq + std::hash::Hash> Drop for Claim<K> {
     fn drop(&mut self) {
         let mut registry = self.keys.registry();
         let table = (self.table)(&mut registry);
+        // A newer claim of the same worker may have replaced this one.
         if table.get(&self.subject).is_some_and(|holder| holder.generation == self.generation) {
             table.remove(&self.subject);
             drop(registry);

@@ -40,6 +40,7 @@ impl Desired {
     /// The account that must be the worker's operator on chain; `None` without a key to sign with.
     pub fn operator(&self) -> Option<AccountId> {
         let pool = self.pool.as_ref()?;
+        // A proxied account alone does not suffice: somebody must sign for it.
         pool.operator.as_ref()?;
         pool.operator_account()
     }

@@ -116,11 +116,11 @@ reasons! {
         /// Details.
         error: Arc<str>,
     } = "no-progress",
-    /// Its process dies at the same block repeatedly.
+    /// Its process crashes at the same block repeatedly.
     CrashesAtBlock {
         /// The block.
         block: ParaNumber,
-        /// How often it died there.
+        /// How often it crashed there.
         count: u32,
         /// pRuntime's version.
         version: Arc<str>,

@@ -47,6 +47,7 @@ pub(super) fn saved_after(saved: FleetRecord, seen: Observation<'_>) -> FleetRec
         // The last key has stake, or it is unknown: an operator has to decide.
         Some(_) => return saved,
     }
+    // Without an expiry, a start that was lost would make every later start count as this fleet's.
     saved.sent = saved.sent.filter(|sent| seen.block.0 < sent.at.0.saturating_add(SENT_EXPIRY_BLOCKS));
     let sent = saved.sent.map(|sent| sent.operation);
     let starting = sent == Some(PendingOperationKind::Start);

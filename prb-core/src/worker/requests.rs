@@ -67,6 +67,7 @@ pub(super) fn call(operation: Operation, desired: &Desired, worker: WorkerKey) -
 /// Builds a job of the worker's pool; `None` if the pool has no operator.
 fn job(desired: &Desired, calls: Vec<Call>, retries: u32) -> Option<Job> {
     let pool = desired.pool.as_ref()?;
+    // Read when the job is built: an operator that was replaced in the meantime must not sign.
     let operator = pool.operator.as_ref()?;
     let signer = JobSigner { operator: operator.account, key: operator.key.clone(), proxied: pool.proxied };
     Some(Job { pool: pool.pid, signer, calls, retries })

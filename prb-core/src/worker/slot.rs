@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{Command, Desired, Event, EventKind, Reason, State, WorkerStatus, event::Events};
 use crate::{inventory::FleetRecord, sync::Position};
 
-/// One worker's place in the fleet. Outlives the worker's task.
+/// One worker's entry in the fleet. Outlives the worker's task.
 #[derive(Debug)]
 pub(crate) struct Slot {
     id: Uuid,
@@ -90,7 +90,7 @@ impl Slot {
         true
     }
 
-    /// Denies the worker a place because the fleet runs its limit of workers; `None` admits it.
+    /// Keeps the worker idle because the fleet runs its limit of workers; `None` admits it.
     pub(crate) fn set_capacity_limit(&self, limit: Option<usize>) {
         *lock(&self.over_limit) = limit;
     }
@@ -118,6 +118,7 @@ impl Slot {
     /// stop the last one must be the stop. This also bounds the queue by the number of kinds.
     pub(crate) fn command(&self, command: Command) {
         let mut commands = lock(&self.commands);
+        // Also makes a command that is given twice run once.
         commands.retain(|waiting| *waiting != command);
         commands.push(command);
         drop(commands);
@@ -167,6 +168,7 @@ impl Slot {
         if status.message != before.message || status.state != before.state {
             status.message_at = SystemTime::now();
         }
+        // The gauges count workers by label: the old label's must go down for each one that goes up.
         if status.state != before.state || status.reason.code() != before.reason.code() {
             count(&before, -1.0);
             count(status, 1.0);
@@ -177,6 +179,7 @@ impl Slot {
             reason: status.reason.code(),
             message: Arc::clone(&status.message),
         });
+        // A position lost and regained is no progress: see `Published::position`.
         if status.position.is_some() && status.position != published.position {
             status.stalled = false;
             published.position = status.position;

@@ -86,6 +86,7 @@ impl StakeQueue {
         let mut left = free;
         for waiting in queue.range(..&key).map(|(_, waiting)| waiting) {
             match waiting.need {
+                // A need that exceeds what is left is skipped, as it was for its own worker.
                 Need::Stake(before) => left = left.checked_sub(before).unwrap_or(left),
                 // After a restart, workers report in any order. Without the wait, the first to report would
                 // be served, not the first in the queue.
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn stake_goes_by_name_and_passes_over_who_needs_too_much() {
+    async fn stake_is_assigned_by_name_and_skips_needs_that_are_too_large() {
         let queue = queue(4);
         let needs = [50, 80, 40, 30];
         for (n, need) in needs.into_iter().enumerate() {
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_overtakes_one_who_has_not_spoken_yet_for_a_while() {
+    async fn a_worker_that_has_not_reported_is_not_overtaken_for_a_while() {
         let queue = queue(2);
         assert_eq!(queue.request(id(1), Need::Stake(10), Some(10)), Grant::Undecided);
         assert_eq!(

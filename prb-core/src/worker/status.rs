@@ -56,7 +56,7 @@ pub struct WorkerStatus {
     pub failures: u32,
     /// The result of the last commanded checkpoint, once it has ended.
     pub checkpoint: Option<Checkpoint>,
-    /// The operation on its way to the chain; where there is none, the oldest messages that are.
+    /// The operation on its way to the chain; if there is none, the oldest messages that are.
     pub in_flight: Option<InFlight>,
 }
 

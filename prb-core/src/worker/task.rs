@@ -82,8 +82,8 @@ pub(crate) struct Task {
 
     /// The call to the worker in flight, besides syncing.
     call: Option<Call>,
-    kick_asked: bool,
-    checkpoint_asked: bool,
+    kick_requested: bool,
+    checkpoint_requested: bool,
     /// The operation in flight: being prepared, or with the trader.
     operation: Option<Operation>,
     /// The transaction being prepared with data from the worker.
@@ -124,8 +124,8 @@ impl Task {
             relay: Relay::new(tuning.chain_backoff),
             jobs: Jobs::new(Arc::clone(&ctx.queue), tuning.job_timeout),
             call: None,
-            kick_asked: false,
-            checkpoint_asked: false,
+            kick_requested: false,
+            checkpoint_requested: false,
             operation: None,
             preparing: None,
             preparing_since: SystemTime::now(),
@@ -194,7 +194,7 @@ impl Task {
             observed.failures.chain = self.on_chain.failures.failure(now);
             decision = decide(&self.desired, &self.ctx.settings, &observed);
         }
-        self.show(&decision, &observed);
+        self.publish_status(&decision, &observed);
         if decision.action != Action::Recheck && !observed.stale {
             self.connection.stop_rechecking();
         }
@@ -204,7 +204,7 @@ impl Task {
         {
             self.sync.start(client, decision.sync, observed.heights, &self.ctx.tuning);
         }
-        self.show_in_flight();
+        self.publish_in_flight();
     }
 
     fn start(&mut self, action: Action, now: Instant) {
@@ -245,8 +245,8 @@ impl Task {
         self.slot.event(EventKind::Commanded(given));
         self.set_saved(command::saved_after(given, self.saved, &self.slot.status()));
         match given {
-            Command::Kick => self.kick_asked = true,
-            Command::Checkpoint => self.checkpoint_asked = true,
+            Command::Kick => self.kick_requested = true,
+            Command::Checkpoint => self.checkpoint_requested = true,
             Command::RegisterAgain => {
                 self.refresh_ra = true;
                 self.registration = None;
@@ -299,6 +299,7 @@ impl Task {
         self.operation = None;
         self.preparing = None;
         self.relay.reset();
+        // Their effects may be in the next block: nothing is decided on the view of before.
         self.on_chain.awaiting_block = Some(self.on_chain.block.next());
     }
 
@@ -310,6 +311,7 @@ impl Task {
         if saved.goal != self.saved.goal {
             self.slot.event(EventKind::Goal { before: self.saved.goal, after: saved.goal });
         }
+        // The first key of an entry is no change.
         if let (Some(last), Some(now)) = (self.saved.key, saved.key)
             && last != now
         {

@@ -24,7 +24,7 @@ use prb_core::{
     prpc::Method,
     pruntime::{
         Connect, ConnectError, PRuntimeClient,
-        scripted::{Failure, ScriptedWorker},
+        scripted::{Failure, Restart, ScriptedWorker},
     },
     queue::JobQueue,
     worker::{Settings, State},
@@ -341,7 +341,7 @@ async fn commands_reach_one_worker() {
         Err(CommandError::Unknown { id: Uuid::max() })
     );
 
-    rig.workers[0].set_lose_state_on_kick(true);
+    rig.workers[0].set_restart(Restart::Lost);
     rig.fleet().command(rig.ids[0], Command::Kick).unwrap();
     rig.until_worker(0, "kicked", |w| w.state == State::Kicked).await;
     assert_eq!((rig.workers[0].kicks(), rig.workers[1].kicks()), (1, 0));

@@ -13,7 +13,11 @@ async fn inventory_is_served_without_a_fleet() {
         all.iter().all(|s| s.state == State::Idle && s.pool.is_some() && s.message.contains("inventory"))
     );
     assert_eq!(manager.status(&[made[0].id]).unwrap()[0].message_at, all[0].message_at, "it does not tick");
-    assert!(matches!(manager.restart(&[made[0].id]), Err(Error::NoFleet)));
+    let text = |manager: &Manager| manager.restart(&[made[0].id]).unwrap_err().to_string();
+    assert!(matches!(manager.restart(&[made[0].id]), Err(Error::NoFleet { setting: None })));
+    assert!(text(&manager).ends_with("it only manages the inventory"), "{}", text(&manager));
+    let named = manager.clone().with_fleet_setting("RUN_FLEET");
+    assert!(text(&named).ends_with("it only manages the inventory (RUN_FLEET)"), "{}", text(&named));
     assert!(matches!(manager.kick(&[Uuid::nil()]), Err(Error::NotFound { .. })));
 }
 

@@ -152,7 +152,7 @@ async fn operators_beyond_the_lanes_wait_for_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn idle_lanes_go_away_and_come_again() {
+async fn idle_lanes_are_removed_and_created_again() {
     let rig = Rig::new().await;
     let trader = rig.trader(Config::default());
     for n in 0..3 {

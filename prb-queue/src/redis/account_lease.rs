@@ -11,14 +11,14 @@ use redis::RedisError;
 
 use super::{RedisQueue, connections::Connections, leasing::millis, random_name};
 
-/// Most leases that one script renews: Redis runs nothing else meanwhile.
+/// Maximum number of leases that one script renews: Redis runs nothing else meanwhile.
 const MAX_RENEWED: usize = 256;
 
 /// Account leases in the queue's Redis, held by one trader.
 ///
 /// Each account has one key, `prb:account:` and the account's hex digits after the queue's prefix. It holds
 /// the trader's name and the lease token and expires with the lease. All times are the server's. When Redis
-/// loses its data, the leases are lost too: traders learn it at the next renewal, and a token mismatch keeps
+/// loses its data, the leases are lost too: traders notice it at the next renewal, and a token mismatch keeps
 /// them from renewing a key that another trader has created meanwhile.
 #[derive(Clone)]
 pub struct RedisAccounts {
@@ -77,6 +77,7 @@ impl AccountLeases for RedisAccounts {
     }
 
     async fn release(&self, leases: &[(AccountId, u64)]) -> Result<(), Error> {
+        // A TTL of 0 deletes the key, if it still has this trader's token.
         self.set(leases, 0).await.map(drop)
     }
 }

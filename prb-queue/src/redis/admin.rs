@@ -13,9 +13,9 @@ use serde_json::Value;
 
 use super::{RedisQueue, job_encoding, leasing::number, progress_code, record::Record};
 
-/// Most index entries in one request.
+/// Maximum number of index entries in one request.
 const MAX_CHUNK: usize = 1000;
-/// Most jobs on a page.
+/// Maximum number of jobs on a page.
 const MAX_PAGE: usize = 1000;
 
 /// Every list that a job may be in.
@@ -37,8 +37,8 @@ fn state_named(name: &str) -> Option<JobState> {
 }
 
 /// Returns the pool and the action of a job's index entry.
-fn of_book(book: Option<&str>) -> (Option<PoolId>, &str) {
-    let mut parts = book.unwrap_or_default().split('|').skip(1);
+fn parse_index_entry(index_entry: Option<&str>) -> (Option<PoolId>, &str) {
+    let mut parts = index_entry.unwrap_or_default().split('|').skip(1);
     let pool = parts.next().and_then(|pid| pid.parse().ok()).map(PoolId);
     (pool, parts.next().unwrap_or_default())
 }
@@ -71,10 +71,12 @@ impl RedisQueue {
             for (id, _) in ids {
                 pipe.hget(shared.link.key("prb:books"), id.0);
             }
-            let books: Vec<Option<String>> = shared.link.query(&pipe).await?;
-            let of_pool = ids.iter().zip(books);
+            let index_entries: Vec<Option<String>> = shared.link.query(&pipe).await?;
+            let of_pool = ids.iter().zip(index_entries);
             kept.extend(
-                of_pool.filter(|(_, book)| of_book(book.as_deref()).0 == Some(pool)).map(|(job, _)| *job),
+                of_pool
+                    .filter(|(_, index_entry)| parse_index_entry(index_entry.as_deref()).0 == Some(pool))
+                    .map(|(job, _)| *job),
             );
         }
         Ok(kept)
@@ -97,10 +99,11 @@ impl RedisQueue {
         let mut records = Vec::new();
         for ((id, state), answer) in ids.iter().zip(flat.chunks_exact(4)) {
             let answer: Answer = redis::from_redis_value(redis::Value::Array(answer.to_vec()))?;
-            let (Some(json), book, tries, ended) = answer else { continue };
+            let (Some(json), index_entry, tries, ended) = answer else { continue };
+            // Another program may have stored anything under the id: one such job must not hide the others.
             let Ok(record) = Record::read(&json) else { continue };
             let ended_ms = ended.map(|ms| ms as u64);
-            let (pool, action) = of_book(book.as_deref());
+            let (pool, action) = parse_index_entry(index_entry.as_deref());
             let mut shown = self.shown(*id, *state, &record);
             (shown.pool, shown.ended_ms) = (pool.or(shown.pool), ended_ms);
             shown.attempts += tries.unwrap_or_default();
@@ -178,6 +181,7 @@ fn redacted(data: &str) -> Value {
 #[async_trait]
 impl QueueAdmin for RedisQueue {
     async fn list(&self, filter: Filter, offset: usize, limit: usize) -> Result<Page, Error> {
+        // A script blocks the server while it builds the page.
         let limit = limit.min(MAX_PAGE);
         let (total, page) = match filter.pool {
             None => {
@@ -227,7 +231,7 @@ impl QueueAdmin for RedisQueue {
         let there: RedisResult<bool> = self.0.shared.link.run(&script).await;
         // The script publishes no event: bee-queue has none for removals. The poll notifies submitters in
         // this process.
-        self.0.shared.pending.ask_all();
+        self.0.shared.pending.poll_all();
         there.map_err(|e| self.0.shared.link.unavailable(e))
     }
 }

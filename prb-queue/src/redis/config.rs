@@ -34,18 +34,18 @@ pub struct Config {
     pub url: String,
     /// The queue's name: keys start with `bq:NAME:`. Default: `prbmq__main`.
     pub name: String,
-    /// Most open jobs (not ended), in any state and from any submitter. Default: 10,000.
+    /// Maximum number of open jobs (not ended), in any state and from any submitter. Default: 10,000.
     pub max_jobs: usize,
-    /// Most bytes of open jobs in Redis, counted as the length of their JSON, about twice [`Job::size_bytes`].
+    /// Maximum bytes of open jobs in Redis, counted as the length of their JSON, about twice [`Job::size_bytes`].
     /// Default: 512 MiB.
     ///
     /// [`Job::size_bytes`]: prb_core::queue::Job::size_bytes
     pub max_bytes: usize,
     /// How long an ended job is kept at most. Default: 24 hours.
     pub keep_age: Duration,
-    /// Most ended jobs that are kept. Default: 10,000.
+    /// Maximum number of ended jobs that are kept. Default: 10,000.
     pub keep_jobs: usize,
-    /// Most bytes of ended jobs that are kept, counted as the length of their JSON. Default: 256 MiB.
+    /// Maximum bytes of ended jobs that are kept, counted as the length of their JSON. Default: 256 MiB.
     pub keep_bytes: usize,
     /// How long a worker of the original may be silent before its job counts as stalled; it is handed out again
     /// after at most twice this time. The original's `stallInterval`; all processes on one queue should use the
@@ -121,6 +121,7 @@ impl Config {
         if self.max_jobs == 0 || self.max_bytes == 0 {
             return Err(StartError::ZeroSetting { what: "max_jobs or max_bytes" });
         }
+        // Without quotes and backslashes: the name becomes a part of the Lua scripts' string literals.
         if self.name.is_empty() || !self.name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.:".contains(c))
         {
             return Err(StartError::BadName { name: shorten(&self.name, 64) });

@@ -32,7 +32,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause before a call is repeated after its connection was lost; doubles up to [`REPEAT_MAX`].
 const REPEAT_MIN: Duration = Duration::from_millis(20);
 const REPEAT_MAX: Duration = Duration::from_secs(1);
-/// Least time between two warnings about a replaced connection.
+/// Minimum time between two warnings about a replaced connection.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
 /// Keepalive of idle connections, and how long sent data may stay unacknowledged: firewalls and failovers
 /// drop connections silently.
@@ -74,7 +74,7 @@ fn manager(client: &Client, call_timeout: Duration) -> RedisResult<ConnectionMan
     ConnectionManager::new_lazy_with_config(
         client.clone(),
         ConnectionManagerConfig::new()
-            // `settle` retries, under the deadline of the whole call.
+            // `call_until` retries, under the deadline of the whole call.
             .set_number_of_retries(1)
             .set_min_delay(REPEAT_MIN)
             .set_max_delay(REPEAT_MAX)
@@ -168,12 +168,12 @@ impl Connections {
         deadline: Instant,
         script: &scripts::Call<'_>,
     ) -> RedisResult<T> {
-        self.settle(deadline, Call::Script(script)).await
+        self.call_until(deadline, Call::Script(script)).await
     }
 
     /// Runs commands that are read-only or idempotent.
     pub(super) async fn query<T: FromRedisValue>(&self, commands: &Pipeline) -> RedisResult<T> {
-        self.settle(self.deadline(), Call::Commands(commands)).await
+        self.call_until(self.deadline(), Call::Commands(commands)).await
     }
 
     /// Like [`Connections::query`], with a shorter timeout.
@@ -182,10 +182,10 @@ impl Connections {
         limit: Duration,
         commands: &Pipeline,
     ) -> RedisResult<T> {
-        self.settle(Instant::now() + limit.min(self.call_timeout), Call::Commands(commands)).await
+        self.call_until(Instant::now() + limit.min(self.call_timeout), Call::Commands(commands)).await
     }
 
-    async fn settle<T: FromRedisValue>(&self, deadline: Instant, call: Call<'_>) -> RedisResult<T> {
+    async fn call_until<T: FromRedisValue>(&self, deadline: Instant, call: Call<'_>) -> RedisResult<T> {
         let mut pause = REPEAT_MIN;
         loop {
             // The connection manager notices a lost connection only on the next call, and reconnects for the call after
@@ -233,6 +233,7 @@ impl Connections {
 
     /// Opens a dedicated connection for subscriptions.
     pub(super) async fn subscriptions(&self) -> RedisResult<PubSub> {
+        // The client has no timeout of its own for this kind of connection.
         match timeout(CONNECT_TIMEOUT, self.client.get_async_pubsub()).await {
             Ok(result) => result,
             Err(_) => Err(timed_out()),
@@ -275,6 +276,7 @@ impl Call<'_> {
 /// Whether the same call may succeed on another connection, or a little later.
 fn is_transient(error: &RedisError) -> bool {
     // UNBLOCKED ends a blocking command when the server becomes a replica.
+    // BUSY and LOADING end by themselves; TRYAGAIN and MASTERDOWN end with a failover.
     const TRANSIENT: [&str; 5] = ["LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN", "UNBLOCKED"];
     error.is_io_error()
         || error.is_unrecoverable_error()

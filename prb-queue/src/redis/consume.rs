@@ -15,7 +15,7 @@ use tokio::{sync::oneshot, time::timeout};
 
 use super::{
     RedisQueue,
-    finish::{Ending, Kind},
+    finish::{EndRequest, Kind},
     job_encoding,
     lease_table::LeasedJob,
     leasing::{Grant, Taken, millis, number},
@@ -110,9 +110,9 @@ impl RedisQueue {
     /// Ends a lease; returns whether it was still held.
     async fn finish(&self, id: String, leased: &LeasedJob, end: End) -> Result<bool, Error> {
         let (done, answer) = oneshot::channel();
-        let ending = ending(id, leased, end, done).map_err(|e| Error::Unavailable(Box::new(e)))?;
+        let end_request = end_request(id, leased, end, done).map_err(|e| Error::Unavailable(Box::new(e)))?;
         self.unless_closed(async {
-            self.0.endings.send(ending).await.map_err(|_| Error::Closed)?;
+            self.0.end_requests.send(end_request).await.map_err(|_| Error::Closed)?;
             answer.await.map_err(|_| Error::Closed)?
         })
         .await
@@ -120,6 +120,7 @@ impl RedisQueue {
 
     pub(super) async fn end(&self, id: JobId, token: u64, end: End) -> Result<(), Error> {
         let leased = self.0.shared.leases.get(id, token).ok_or(Error::LeaseLost { id })?;
+        // Kept in the table until the answer: a cancelled call can be repeated.
         let was_leased = self.finish(id.to_string(), &leased, end).await?;
         self.0.shared.leases.remove(id, token);
         if was_leased { Ok(()) } else { Err(Error::LeaseLost { id }) }
@@ -143,12 +144,12 @@ pub(super) enum End {
     Failed { message: String, retry_after: Option<Duration> },
 }
 
-fn ending(
+fn end_request(
     id: String,
     leased: &LeasedJob,
     end: End,
     done: oneshot::Sender<Result<bool, Error>>,
-) -> Result<Ending, serde_json::Error> {
+) -> Result<EndRequest, serde_json::Error> {
     let mut tail = leased.record.tail.clone();
     tail.step(Step { state: JobState::Active, at_ms: leased.since_ms, note: None });
     let at_ms = now_ms();
@@ -161,6 +162,7 @@ fn ending(
             (Kind::Succeeded, leased.record.write(&tail)?, event)
         }
         End::Failed { message, retry_after } => {
+            // Checked here as well as in the script, because the JSON and the event name the new state.
             let retry_after = retry_after.filter(|_| tail.retries() > 0);
             tail.fail(&message, retry_after.is_some())?;
             let (state, kind, name) = match retry_after {
@@ -172,7 +174,7 @@ fn ending(
             (kind, leased.record.write(&tail)?, event)
         }
     };
-    Ok(Ending { id, token: leased.token, kind, bytes: leased.bytes, json, event, done })
+    Ok(EndRequest { id, token: leased.token, kind, bytes: leased.bytes, json, event, done })
 }
 
 fn event(

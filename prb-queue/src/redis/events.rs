@@ -10,7 +10,7 @@ use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::{
     Shared,
-    pending::{End, gone},
+    pending::{End, job_gone},
     record::{Event, Record},
 };
 
@@ -23,9 +23,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause before subscribing again; doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// Least time between two log lines about lost connections.
+/// Minimum time between two log lines about lost connections.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
-/// Most jobs whose outcomes one script reads.
+/// Maximum number of jobs whose outcomes one script reads.
 const MAX_POLLED: usize = 256;
 
 /// Registers the help texts of this crate's metrics.
@@ -50,7 +50,7 @@ pub(super) async fn listen(shared: Arc<Shared>) {
             warnings.log(&shared, &end, "the connection to the queue's events was lost, connecting again");
             metrics::counter!(EVENTS_LOST).increment(1);
             // Jobs may have been lost with the server.
-            shared.pending.ask_all();
+            shared.pending.poll_all();
         } else if pause == PAUSE_MIN {
             warnings.log(&shared, &end, "cannot subscribe to the queue's events, trying again");
         }
@@ -93,12 +93,13 @@ async fn receive(shared: &Shared, subscriptions: PubSub) -> String {
     let mut submits = shared.submits.subscribe();
     let mut ping = interval(PING_EVERY);
     ping.reset();
+    // After a failover this connection may still lead to the old server, which publishes no events.
     let mut replaced = pin!(shared.link.replaced());
     loop {
         tokio::select! {
             message = messages.next() => match message {
                 Some(message) if message.get_channel_name() == events => event(shared, message.get_payload_bytes()),
-                Some(_) => shared.sooner.notify_one(),
+                Some(_) => shared.timer_moved.notify_one(),
                 None => return "the server closed it".into(),
             },
             Ok(()) = async { submits.wait_for(|on| *on).await.map(drop) }, if !*shared.listening.borrow() => {
@@ -106,7 +107,7 @@ async fn receive(shared: &Shared, subscriptions: PubSub) -> String {
                     Ok(Ok(())) => {
                         shared.listening.send_replace(true);
                         // Poll what ended before the subscription.
-                        shared.pending.ask_all();
+                        shared.pending.poll_all();
                     }
                     Ok(Err(e)) => return e.to_string(),
                     Err(_) => return "the server does not answer".into(),
@@ -129,31 +130,33 @@ fn event(shared: &Shared, payload: &[u8]) {
     let end = match (&*event.event, mark) {
         ("succeeded", Some(mark)) => match serde_json::from_str(data) {
             Ok(outcome) => End::Known { mark, outcome: Ok(outcome) },
-            Err(_) => End::Ask,
+            Err(_) => End::Poll,
         },
         ("failed", Some(mark)) => match serde_json::from_str(data) {
             Ok(message) => End::Known { mark, outcome: Err(JobFailure { message }) },
-            Err(_) => End::Ask,
+            Err(_) => End::Poll,
         },
         // Without a mark, the event may be about another job of this number, from before Redis lost its data.
-        ("succeeded" | "failed", None) => End::Ask,
+        ("succeeded" | "failed", None) => End::Poll,
         _ => return,
     };
     shared.pending.ended(id, end);
 }
 
 /// Polls outcomes until the task is aborted.
-pub(super) async fn ask(shared: Arc<Shared>) {
-    let mut away_since = None;
+pub(super) async fn poll_outcomes(shared: Arc<Shared>) {
+    let mut unavailable_since = None;
     loop {
         // Events can get lost, so outcomes are polled for as well.
-        let _ = timeout(shared.config.poll_interval, shared.pending.ask.notified()).await;
-        match ask_once(&shared).await {
-            Ok(()) => away_since = None,
+        let _ = timeout(shared.config.poll_interval, shared.pending.poll.notified()).await;
+        match poll_once(&shared).await {
+            Ok(()) => unavailable_since = None,
             Err(e) => {
-                let since = *away_since.get_or_insert_with(Instant::now);
+                let since = *unavailable_since.get_or_insert_with(Instant::now);
+                // Submitters must not wait for ever: they read the effects from the chain and submit again what is
+                // missing.
                 if since.elapsed() >= shared.config.outage_limit {
-                    give_up(&shared, &shared.link.endpoint_error(e).to_string());
+                    fail_outstanding(&shared, &shared.link.endpoint_error(e).to_string());
                 }
                 sleep(PAUSE_MIN).await;
             }
@@ -161,13 +164,13 @@ pub(super) async fn ask(shared: Arc<Shared>) {
     }
 }
 
-fn give_up(shared: &Shared, reason: &str) {
+fn fail_outstanding(shared: &Shared, reason: &str) {
     let secs = shared.config.outage_limit.as_secs_f32();
     let message = format!(
         "the queue has been unavailable for {secs:.0} s ({reason}): check the chain and submit again what is \
          still needed"
     );
-    let count = shared.pending.give_up(&message);
+    let count = shared.pending.fail_outstanding(&message);
     if count > 0 {
         tracing::warn!(
             jobs = count,
@@ -177,8 +180,8 @@ fn give_up(shared: &Shared, reason: &str) {
     }
 }
 
-async fn ask_once(shared: &Shared) -> RedisResult<()> {
-    let jobs = shared.pending.to_ask(shared.config.poll_interval);
+async fn poll_once(shared: &Shared) -> RedisResult<()> {
+    let jobs = shared.pending.to_poll(shared.config.poll_interval);
     for jobs in jobs.chunks(MAX_POLLED) {
         let mut script = shared.link.scripts.outcomes.call();
         for (id, mark) in jobs {
@@ -192,7 +195,7 @@ async fn ask_once(shared: &Shared) -> RedisResult<()> {
                 Some((b'o', _)) | None => continue,
                 Some((b'g', _)) => {
                     metrics::counter!(JOBS_GONE).increment(1);
-                    Some(Err(gone()))
+                    Some(Err(job_gone()))
                 }
                 Some((end, json)) => match Record::read(json) {
                     Ok(record) => record.tail.outcome(*end == b's'),

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Shared, leasing::ahead_of_take};
 
-/// Most jobs, and roughly most bytes, in one script.
+/// Maximum number of jobs, and roughly of bytes, in one script.
 const MAX_BATCH: usize = 128;
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 
@@ -24,7 +24,7 @@ pub(super) enum Kind {
 }
 
 /// A request to end a lease.
-pub(super) struct Ending {
+pub(super) struct EndRequest {
     pub(super) id: String,
     pub(super) token: u64,
     pub(super) kind: Kind,
@@ -37,13 +37,13 @@ pub(super) struct Ending {
 }
 
 /// Runs until the queue is dropped.
-pub(super) async fn run(shared: Arc<Shared>, mut endings: mpsc::Receiver<Ending>) {
-    while let Some(first) = endings.recv().await {
+pub(super) async fn run(shared: Arc<Shared>, mut end_requests: mpsc::Receiver<EndRequest>) {
+    while let Some(first) = end_requests.recv().await {
         let mut bytes = first.json.len();
         let mut batch = vec![first];
         while batch.len() < MAX_BATCH
             && bytes < MAX_BATCH_BYTES
-            && let Ok(next) = endings.try_recv()
+            && let Ok(next) = end_requests.try_recv()
         {
             bytes += next.json.len();
             batch.push(next);
@@ -52,9 +52,9 @@ pub(super) async fn run(shared: Arc<Shared>, mut endings: mpsc::Receiver<Ending>
     }
 }
 
-async fn end(shared: &Shared, batch: Vec<Ending>) {
+async fn end(shared: &Shared, batch: Vec<EndRequest>) {
     let mut script = shared.link.scripts.finish.call();
-    for Ending { id, token, kind, bytes, json, event, .. } in &batch {
+    for EndRequest { id, token, kind, bytes, json, event, .. } in &batch {
         let (kind, delay_ms) = match kind {
             Kind::Succeeded => ("s", 0),
             Kind::Failed => ("f", 0),
@@ -66,31 +66,32 @@ async fn end(shared: &Shared, batch: Vec<Ending>) {
     }
     let deadline = shared.link.deadline();
     // The script is repeatable: a finished job with the same end is answered as before.
+    // Ahead of the next take if possible: see `leasing`.
     let answer: Result<Vec<String>, _> = match ahead_of_take(shared, &script).await {
         Some(words) => Ok(words),
         None => shared.link.run_until(deadline, &script).await,
     };
-    let retried = batch.iter().any(|ending| matches!(ending.kind, Kind::Retried { .. }));
+    let retried = batch.iter().any(|end_request| matches!(end_request.kind, Kind::Retried { .. }));
     match answer {
         Ok(words) => {
             let mut words = words.into_iter();
-            for ending in batch {
+            for end_request in batch {
                 let result = match words.next() {
                     Some(word) => Ok(word == "K"),
                     None => Err(Error::Unavailable("Redis returned too few answers".into())),
                 };
                 // The consumer may have left; the job has ended regardless.
-                let _ = ending.done.send(result);
+                let _ = end_request.done.send(result);
             }
         }
         Err(e) => {
-            for ending in batch {
-                let _ = ending.done.send(Err(shared.link.unavailable(e.clone())));
+            for end_request in batch {
+                let _ = end_request.done.send(Err(shared.link.unavailable(e.clone())));
             }
         }
     }
     // The retry's delay may end before the dispatcher's timer.
     if retried {
-        shared.sooner.notify_one();
+        shared.timer_moved.notify_one();
     }
 }

@@ -9,29 +9,29 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::{Shared, leasing::millis};
 
 /// Renewals per stall interval: the original's own workers make two.
-const KEEPS: u32 = 4;
-/// Most leases, or ids, in one script.
+const RENEWALS: u32 = 4;
+/// Maximum number of leases, or ids, in one script.
 const MAX_CHUNK: usize = 256;
-/// Most jobs that one script deletes, and most scripts in a row.
+/// Maximum number of jobs that one script deletes, and of scripts in a row.
 const TRIM_CHUNK: usize = 128;
 const MAX_TRIMS: usize = 100;
-/// Poll intervals for which every ended job is kept, since its submitter may still ask for it.
+/// Poll intervals for which every ended job is kept, since its submitter may still poll for it.
 const GRACE_POLLS: u32 = 4;
 
 /// Runs until the queue is dropped.
 pub(super) async fn run(shared: Arc<Shared>) {
     let config = &shared.config;
-    let mut ticks = interval((config.stall_interval / KEEPS).max(Duration::from_millis(1)));
+    let mut ticks = interval((config.stall_interval / RENEWALS).max(Duration::from_millis(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut swept = Instant::now();
+    let mut swept_at = Instant::now();
     // Counts that disagree even after a repair are not repaired again until they change.
     let mut settled = None;
-    let (mut leases, mut order) = (Part::new("lease renewal"), Part::new("queue maintenance"));
+    let (mut leases, mut order) = (StepLog::new("lease renewal"), StepLog::new("queue maintenance"));
     loop {
         ticks.tick().await;
-        leases.record(&shared, keep_leases(&shared).await);
-        if swept.elapsed() >= config.stall_interval {
-            swept = Instant::now();
+        leases.record(&shared, mark_leases_alive(&shared).await);
+        if swept_at.elapsed() >= config.stall_interval {
+            swept_at = Instant::now();
             let result = sweep(&shared, &mut settled).await.map(Some);
             // The sweep writes. A server that refuses writes is unusable even if it answers reads, so readiness reports
             // it.
@@ -39,7 +39,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 .as_ref()
                 .err()
                 .map(|error| shared.link.endpoint_error(error.clone()).to_string().into());
-            shared.upkeep.send_replace(error);
+            shared.maintenance.send_replace(error);
             order.record(&shared, result);
         }
     }
@@ -47,17 +47,17 @@ pub(super) async fn run(shared: Arc<Shared>) {
 
 /// Logs failures of one maintenance step: once, and again when the error changes. Each step has its own, so
 /// that a working step does not clear the failure of another.
-struct Part {
+struct StepLog {
     what: &'static str,
     failing: Option<String>,
 }
 
-impl Part {
+impl StepLog {
     const fn new(what: &'static str) -> Self {
         Self { what, failing: None }
     }
 
-    /// Records a result. `None` means that Redis was not asked, which neither sets nor clears a failure.
+    /// Records a result. `None` means that no call was made, which neither sets nor clears a failure.
     fn record(&mut self, shared: &Shared, result: RedisResult<Option<()>>) {
         match result {
             Err(error) => {
@@ -75,7 +75,7 @@ impl Part {
     }
 }
 
-async fn keep_leases(shared: &Shared) -> RedisResult<Option<()>> {
+async fn mark_leases_alive(shared: &Shared) -> RedisResult<Option<()>> {
     let leases = shared.leases.all();
     for leases in leases.chunks(MAX_CHUNK) {
         let mut script = shared.link.scripts.mark_alive.call();
@@ -105,7 +105,7 @@ async fn sweep(shared: &Shared, settled: &mut Option<Counts>) -> RedisResult<()>
     }
     let counts = Counts::read(shared).await?;
     if !counts.agree() && settled.as_ref() != Some(&counts) {
-        account_all(shared).await?;
+        reindex(shared).await?;
         *settled = Some(Counts::read(shared).await?);
     }
     trim(shared).await
@@ -120,6 +120,7 @@ async fn trim(shared: &Shared) -> RedisResult<()> {
     for _ in 0..MAX_TRIMS {
         let mut script = shared.link.scripts.trim.call();
         script.arg(millis(config.keep_age)).arg(config.keep_jobs).arg(config.keep_bytes);
+        // In chunks: deleting thousands of jobs in one script would block the server.
         script.arg(millis(config.poll_interval * GRACE_POLLS)).arg(TRIM_CHUNK);
         let trimmed: usize = shared.link.run(&script).await?;
         if trimmed < TRIM_CHUNK {
@@ -133,7 +134,7 @@ async fn trim(shared: &Shared) -> RedisResult<()> {
 #[derive(Debug, PartialEq, Eq)]
 struct Counts {
     jobs: usize,
-    books: usize,
+    index_entries: usize,
     ended: usize,
     succeeded: usize,
     failed: usize,
@@ -148,18 +149,18 @@ impl Counts {
             .zcard(key("prb:ended"))
             .scard(key("succeeded"))
             .scard(key("failed"));
-        let (jobs, books, ended, succeeded, failed) = shared.link.query(&pipe).await?;
-        Ok(Self { jobs, books, ended, succeeded, failed })
+        let (jobs, index_entries, ended, succeeded, failed) = shared.link.query(&pipe).await?;
+        Ok(Self { jobs, index_entries, ended, succeeded, failed })
     }
 
     /// They disagree if another program added, ended or removed jobs.
     const fn agree(&self) -> bool {
-        self.jobs == self.books && self.ended == self.succeeded + self.failed
+        self.jobs == self.index_entries && self.ended == self.succeeded + self.failed
     }
 }
 
 /// Repairs the index entry of every job that any list names.
-async fn account_all(shared: &Shared) -> RedisResult<()> {
+async fn reindex(shared: &Shared) -> RedisResult<()> {
     let key = |name| shared.link.key(name);
     let mut pipe = redis::pipe();
     pipe.hkeys(key("jobs"))
@@ -168,10 +169,11 @@ async fn account_all(shared: &Shared) -> RedisResult<()> {
         .smembers(key("failed"))
         .zrange(key("prb:ended"), 0, -1);
     let lists: Vec<Vec<String>> = shared.link.query(&pipe).await?;
+    // A job may be named by several lists.
     let ids: HashSet<_> = lists.into_iter().flatten().collect();
     let ids: Vec<_> = ids.into_iter().collect();
     for ids in ids.chunks(MAX_CHUNK) {
-        let mut script = shared.link.scripts.account.call();
+        let mut script = shared.link.scripts.reindex.call();
         script.arg(ids);
         let _: usize = shared.link.run(&script).await?;
     }

@@ -33,12 +33,12 @@ pub(super) struct Data {
     action: String,
     payload: Payload,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    prb: Option<Ours>,
+    prb: Option<Extension>,
 }
 
 /// Extension: what a trader needs that has only Redis and the identity key.
 #[derive(Debug, Serialize, Deserialize)]
-struct Ours {
+struct Extension {
     operator: AccountId,
     key: Sealed,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -115,8 +115,8 @@ pub(super) struct Encoded {
 /// Encodes a job's `data`.
 pub(super) fn encode(job: &Job, mark: String) -> Result<Encoded, serde_json::Error> {
     let JobSigner { operator, key, proxied } = job.signer.clone();
-    let (action, payload) = of_calls(job);
-    let prb = Some(Ours { operator, key, proxied, mark });
+    let (action, payload) = encode_calls(job);
+    let prb = Some(Extension { operator, key, proxied, mark });
     let data = Data { action: action.into(), payload, prb };
     Ok(Encoded { action, data: serde_json::value::to_raw_value(&data)? })
 }
@@ -125,7 +125,7 @@ fn hex_of(bytes: &[u8]) -> Option<String> {
     Some(format!("0x{}", hex::encode(bytes)))
 }
 
-fn of_calls(job: &Job) -> (&'static str, Payload) {
+fn encode_calls(job: &Job) -> (&'static str, Payload) {
     let pid = job.pool.to_string();
     let messages: Option<Vec<_>> = job
         .calls
@@ -140,19 +140,19 @@ fn of_calls(job: &Job) -> (&'static str, Payload) {
     }
     if let [call] = &job.calls[..] {
         // A single call is encoded as the original does, which knows no lists.
-        let (action, payload) = of_call(call, job.pool);
+        let (action, payload) = encode_call(call, job.pool);
         // A payload has room for one pool: a call for another pool than the job's needs the list, which has
         // both.
         if payload.pid == pid {
             return (action, payload);
         }
     }
-    let calls = job.calls.iter().map(|call| of_call(call, job.pool));
+    let calls = job.calls.iter().map(|call| encode_call(call, job.pool));
     let calls = calls.map(|(action, payload)| Item { action: action.into(), payload }).collect();
     (CALLS, Payload { pid, calls: Some(calls), ..Payload::default() })
 }
 
-fn of_call(call: &Call, pool: PoolId) -> (&'static str, Payload) {
+fn encode_call(call: &Call, pool: PoolId) -> (&'static str, Payload) {
     let of = |pool: PoolId, worker: &WorkerKey| Payload {
         pid: pool.to_string(),
         public_key: hex_of(&worker.0),
@@ -208,12 +208,13 @@ pub(super) fn decode(data: &RawValue) -> Result<Decoded, BadData> {
         .map_err(|e| bad(format!("the job's data is not in a known format: {e}")))?;
     let pool = payload.pool()?;
     let calls = payload.calls(&action)?;
+    // `CALLS` says nothing to an operator: the actions of its calls are shown instead.
     let action = match &payload.calls {
         Some(items) if action == CALLS => kinds(items.iter().map(|item| item.action.as_str())),
         _ => action,
     };
     let (signer, mark) = match prb {
-        Some(Ours { operator, key, proxied, mark }) => {
+        Some(Extension { operator, key, proxied, mark }) => {
             (Some(JobSigner { operator, key, proxied }), Some(mark))
         }
         None => (None, None),

@@ -2,11 +2,11 @@
 //!
 //! `BLMOVE waiting waiting RIGHT RIGHT` blocks until there is a job, and moves nothing. The leasing script is
 //! pipelined behind it on the same connection, so a job is leased as soon as it arrives. Neither a lost
-//! connection nor a consumer that leaves loses a job: a script whose answer was lost is sent again and gives
+//! connection nor a consumer that leaves loses a job: a script whose answer was lost is sent again and returns
 //! the same answer. Leased jobs go to the waiting consumers in the order of their requests; jobs that nobody
 //! waits for any more go back to the front of the waiting list.
 //!
-//! A consumer that ends a lease usually asks for the next job at once. If nobody waits at that moment, the
+//! A consumer that ends a lease usually requests the next job at once. If no consumer waits at that moment, the
 //! script that ends the lease is sent over this connection too, ahead of the next take, which saves a round
 //! trip.
 
@@ -28,12 +28,12 @@ use tokio::{
 
 use super::{Shared, error::ConsumerError, scripts::Call};
 
-/// Most jobs that one script takes.
+/// Maximum number of jobs that one script takes.
 const MAX_BATCH: usize = 128;
 /// Duration of one blocking wait, and so the longest delay until an expired lease of another process is
 /// noticed. A dead connection is noticed after this time plus a call's timeout.
 pub(super) const WAIT_SECS: u64 = 2;
-/// Pause after a failure, before Redis is asked again.
+/// Pause after a failure, before the next call.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Timeout of a script that runs ahead of a take, before it is sent again separately; at most half of a
@@ -46,7 +46,7 @@ const LAST_TAKE: Duration = Duration::from_millis(500);
 const MAX_FAILURES: u32 = 3;
 
 /// A consumer that waits for a job.
-pub(super) struct Want {
+pub(super) struct LeaseRequest {
     pub(super) ttl: Duration,
     pub(super) grant: oneshot::Sender<Result<Grant, Error>>,
 }
@@ -88,11 +88,11 @@ impl Drop for Grant {
 }
 
 /// One call of the script `take`. It is repeated with the same number until it is answered, so that no job
-/// stays leased without anybody knowing.
+/// stays leased without a consumer that knows of it.
 struct Take {
     seq: u64,
     /// When a script last checked the timers, in ms of the server's clock.
-    looked_ms: u64,
+    timers_checked_ms: u64,
     /// For each wanted job, the lease's duration in ms and its token.
     leases: Vec<(u64, u64)>,
 }
@@ -104,7 +104,7 @@ type Answer = (u64, i64, Vec<(String, u64, u32, Vec<u8>)>);
 impl Take {
     fn script<'a>(&self, shared: &'a Shared) -> Call<'a> {
         let mut script = shared.link.scripts.take.call();
-        script.arg(self.seq).arg(&shared.caller).arg(self.looked_ms);
+        script.arg(self.seq).arg(&shared.caller).arg(self.timers_checked_ms);
         for (ttl, token) in &self.leases {
             script.arg(ttl).arg(token);
         }
@@ -117,37 +117,39 @@ type Waiting = BoxFuture<'static, (Arc<Take>, RedisResult<Answer>)>;
 
 struct Dispatcher {
     shared: Arc<Shared>,
-    wants: VecDeque<Want>,
+    lease_requests: VecDeque<LeaseRequest>,
     returns: mpsc::Sender<(String, u64)>,
     /// A take whose answer was lost.
-    unsettled: Option<Arc<Take>>,
+    unanswered: Option<Arc<Take>>,
     /// When the next delay or lease ends, as far as known.
     timer: Option<Instant>,
-    looked_ms: u64,
+    timers_checked_ms: u64,
     /// Consecutive failed takes.
     failures: u32,
 }
 
 /// Runs until the queue is dropped or closed. On close, unclaimed jobs are handed back.
-pub(super) async fn run(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Want>) {
+pub(super) async fn run(shared: Arc<Shared>, mut incoming: mpsc::Receiver<LeaseRequest>) {
     let (returns, mut returned) = mpsc::channel(1024);
     let closed = shared.closed.clone();
-    let (wants, unsettled, timer) = Default::default();
-    let mut dispatcher = Dispatcher { shared, wants, returns, unsettled, timer, looked_ms: 0, failures: 0 };
+    let (lease_requests, unanswered, timer) = Default::default();
+    let mut dispatcher =
+        Dispatcher { shared, lease_requests, returns, unanswered, timer, timers_checked_ms: 0, failures: 0 };
     let mut waiting: Option<Waiting> = None;
     // Whether a delay or a lease may have ended.
-    let mut look = true;
+    let mut check_timers = true;
     loop {
         if waiting.is_none() {
-            dispatcher.wants.retain(|want| !want.grant.is_closed());
+            // Not while a take runs: it was made for a number of consumers, and its jobs go to those that still wait.
+            dispatcher.lease_requests.retain(|want| !want.grant.is_closed());
         }
-        if !dispatcher.wants.is_empty() {
-            if (std::mem::take(&mut look) || dispatcher.unsettled.is_some())
-                && let Err(e) = dispatcher.look().await
+        if !dispatcher.lease_requests.is_empty() {
+            if (std::mem::take(&mut check_timers) || dispatcher.unanswered.is_some())
+                && let Err(e) = dispatcher.check_timers().await
             {
-                look = true;
+                check_timers = true;
                 dispatcher.refuse_all(&e).await;
-            } else if waiting.is_none() && !dispatcher.wants.is_empty() {
+            } else if waiting.is_none() && !dispatcher.lease_requests.is_empty() {
                 waiting = Some(dispatcher.take());
             }
         }
@@ -157,8 +159,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Want>)
             want = incoming.recv() => match want {
                 Some(want) => {
                     // All consumers that came in the meantime share the next take.
-                    dispatcher.wants.push_back(want);
-                    dispatcher.wants.extend(std::iter::from_fn(|| incoming.try_recv().ok()));
+                    dispatcher.lease_requests.push_back(want);
+                    dispatcher.lease_requests.extend(std::iter::from_fn(|| incoming.try_recv().ok()));
                 }
                 None => return,
             },
@@ -175,9 +177,9 @@ pub(super) async fn run(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Want>)
             }
             Some(()) = due => {
                 dispatcher.timer = None;
-                look = true;
+                check_timers = true;
             }
-            () = dispatcher.shared.sooner.notified() => look = true,
+            () = dispatcher.shared.timer_moved.notified() => check_timers = true,
         }
     }
     // Unclaimed jobs are handed back, including those that the running take still returns.
@@ -242,7 +244,7 @@ impl Dispatcher {
             }
             Err(e) => {
                 // It may have leased jobs: it is repeated with its number before any new take.
-                self.unsettled = Some(take);
+                self.unanswered = Some(take);
                 self.failures += 1;
                 let error = ConsumerError::new(&self.shared.link.endpoint_error(e.clone()));
                 self.shared.consumer.send_replace(Some(error));
@@ -257,9 +259,10 @@ impl Dispatcher {
     fn take(&self) -> Waiting {
         // Random, so that tokens of earlier processes do not match; shifted, so that counting up cannot overflow.
         let base: u64 = rand::rng().random::<u64>() >> 8;
-        let ttls = self.wants.iter().take(MAX_BATCH).map(|want| millis(want.ttl));
+        let ttls = self.lease_requests.iter().take(MAX_BATCH).map(|want| millis(want.ttl));
         let leases = ttls.zip(base + 1..).collect();
-        let take = Arc::new(Take { seq: self.shared.seq(), looked_ms: self.looked_ms, leases });
+        let take =
+            Arc::new(Take { seq: self.shared.seq(), timers_checked_ms: self.timers_checked_ms, leases });
         let shared = self.shared.clone();
         async move {
             let answer = wait_and_take(&shared, &take).await;
@@ -269,10 +272,10 @@ impl Dispatcher {
     }
 
     /// Moves due jobs to the waiting list, or repeats a take whose answer was lost.
-    async fn look(&mut self) -> RedisResult<()> {
-        if let Some(take) = self.unsettled.clone() {
+    async fn check_timers(&mut self) -> RedisResult<()> {
+        if let Some(take) = self.unanswered.clone() {
             let answer = self.shared.link.run(&take.script(&self.shared)).await?;
-            self.unsettled = None;
+            self.unanswered = None;
             self.settle(&take, answer).await;
         } else {
             let due = self.shared.link.run(&self.shared.link.scripts.promote.call()).await?;
@@ -282,13 +285,13 @@ impl Dispatcher {
     }
 
     /// Hands out the jobs of an answered take; unclaimed ones go back to the front of the waiting list.
-    async fn settle(&mut self, take: &Take, (looked_ms, due, jobs): Answer) {
+    async fn settle(&mut self, take: &Take, (timers_checked_ms, due, jobs): Answer) {
         let timer = instant(due);
         self.timer =
             // Unchanged if this take did not check the timers: its answer then names only the end of the new
             // leases.
-            if looked_ms == take.looked_ms { self.timer.into_iter().chain(timer).min() } else { timer };
-        self.looked_ms = looked_ms;
+            if timers_checked_ms == take.timers_checked_ms { self.timer.into_iter().chain(timer).min() } else { timer };
+        self.timers_checked_ms = timers_checked_ms;
         let ttls: HashMap<_, _> = take.leases.iter().map(|(ttl, token)| (*token, *ttl)).collect();
         let mut unwanted = Vec::new();
         for (id, token, tries, json) in jobs {
@@ -302,7 +305,7 @@ impl Dispatcher {
     /// Hands a job to the first consumer that still waits; returns it if there is none.
     fn give(&mut self, taken: Taken) -> Option<Taken> {
         let mut grant = Grant { taken: Some(taken), returns: self.returns.clone() };
-        while let Some(want) = self.wants.pop_front() {
+        while let Some(want) = self.lease_requests.pop_front() {
             match want.grant.send(Ok(grant)) {
                 Ok(()) => return None,
                 Err(Ok(unwanted)) => grant = unwanted,
@@ -320,19 +323,20 @@ impl Dispatcher {
         let mut script = self.shared.link.scripts.hand_back.call();
         script.arg(0).arg("u");
         let mut jobs: Vec<_> = jobs.iter().collect();
+        // By number, not as text: the script needs the oldest first.
         jobs.sort_by_key(|(id, _)| id.parse::<JobNumber>().ok());
         for (id, token) in jobs {
             script.arg(id).arg(token);
         }
         let result: RedisResult<u64> = self.shared.link.run(&script).await;
         if let Err(error) = result {
-            tracing::warn!(error = %self.shared.link.endpoint_error(error), "jobs were not handed back; their leases run out");
+            tracing::warn!(error = %self.shared.link.endpoint_error(error), "jobs were not returned to the queue; their leases expire");
         }
     }
 
-    /// Reports an error to all waiting consumers. The pause bounds the rate of consumers that ask again at once.
+    /// Reports an error to all waiting consumers. The pause bounds the rate of consumers that retry at once.
     async fn refuse_all(&mut self, error: &RedisError) {
-        for want in self.wants.drain(..) {
+        for want in self.lease_requests.drain(..) {
             let _ = want.grant.send(Err(self.shared.link.unavailable(error.clone())));
         }
         sleep(PAUSE).await;

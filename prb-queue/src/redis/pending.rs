@@ -16,7 +16,7 @@ use super::config::BlockHint;
 
 pub(super) type Outcome = Result<JobOutcome, JobFailure>;
 
-/// Most events that are kept while a submission's answer, which carries the ids, is in flight. The outcomes
+/// Maximum number of events that are kept while a submission's answer, which carries the ids, is in flight. The outcomes
 /// of further ones are polled.
 const MAX_EARLY: usize = 4096;
 
@@ -29,20 +29,20 @@ pub(super) struct Waiting {
     pub(super) since: Instant,
 }
 
-/// What an event says about a job's end.
+/// The content of an event about a job's end.
 #[derive(Debug)]
 pub(super) enum End {
     /// A trader of this crate ended it; the event carries the outcome.
     Known { mark: String, outcome: Outcome },
     /// Another program ended it, or the event cannot be decoded: poll Redis.
-    Ask,
+    Poll,
 }
 
 #[derive(Default)]
 pub(super) struct Pending {
     state: Mutex<State>,
     /// Notified when outcomes should be polled now.
-    pub(super) ask: Notify,
+    pub(super) poll: Notify,
 }
 
 #[derive(Default)]
@@ -50,8 +50,8 @@ struct State {
     open: HashMap<JobId, Waiting>,
     /// Ends of jobs that may be ours, while a submission is in flight.
     early: Option<HashMap<JobId, End>>,
-    ask: Vec<JobId>,
-    ask_all: bool,
+    poll: Vec<JobId>,
+    poll_all: bool,
     closed: Option<String>,
 }
 
@@ -77,7 +77,7 @@ impl Pending {
             }
             // An id repeats only after Redis has lost its data; the earlier job is gone then.
             if let Some(before) = state.open.insert(id, waiting) {
-                notify(before, Err(gone()));
+                notify(before, Err(job_gone()));
             }
             if let Some(end) = early.remove(&id) {
                 self.settle(&mut state, id, end);
@@ -91,10 +91,11 @@ impl Pending {
         if state.open.contains_key(&id) {
             self.settle(&mut state, id, end);
         } else if let Some(early) = &mut state.early {
+            // Events of other processes' jobs are among them: which are ours is only known with the answer.
             if early.len() < MAX_EARLY {
                 early.insert(id, end);
             } else {
-                state.ask_all = true;
+                state.poll_all = true;
             }
         }
     }
@@ -107,25 +108,25 @@ impl Pending {
                 }
             }
             _ => {
-                state.ask.push(id);
-                self.ask.notify_one();
+                state.poll.push(id);
+                self.poll.notify_one();
             }
         }
     }
 
     /// Schedules a poll of all outcomes: events may have been missed.
-    pub(super) fn ask_all(&self) {
-        self.state().ask_all = true;
-        self.ask.notify_one();
+    pub(super) fn poll_all(&self) {
+        self.state().poll_all = true;
+        self.poll.notify_one();
     }
 
     /// Returns the jobs to poll now: those scheduled, and those that have waited for `older_than`.
-    pub(super) fn to_ask(&self, older_than: Duration) -> Vec<(JobId, String)> {
+    pub(super) fn to_poll(&self, older_than: Duration) -> Vec<(JobId, String)> {
         let mut state = self.state();
         // Drop jobs whose submitters no longer wait.
         state.open.retain(|_, waiting| !waiting.submitter.is_closed());
-        let all = std::mem::take(&mut state.ask_all);
-        let named = std::mem::take(&mut state.ask);
+        let all = std::mem::take(&mut state.poll_all);
+        let named = std::mem::take(&mut state.poll);
         let mut jobs: Vec<_> = state
             .open
             .iter()
@@ -165,7 +166,7 @@ impl Pending {
     }
 
     /// Fails all outstanding jobs and returns their number.
-    pub(super) fn give_up(&self, message: &str) -> usize {
+    pub(super) fn fail_outstanding(&self, message: &str) -> usize {
         let open = std::mem::take(&mut self.state().open);
         let count = open.len();
         open.into_values()
@@ -176,14 +177,14 @@ impl Pending {
     /// Fails all outstanding jobs, and all that are submitted from now on.
     pub(super) fn close(&self, message: &str) {
         self.state().closed = Some(message.to_owned());
-        self.give_up(message);
+        self.fail_outstanding(message);
     }
 }
 
 /// The failure of a job that Redis does not know.
-pub(super) fn gone() -> JobFailure {
+pub(super) fn job_gone() -> JobFailure {
     JobFailure {
-        message: "the job is gone from the queue (Redis lost its data, or somebody removed the job): check \
+        message: "the job is gone from the queue (Redis lost its data, or the job was removed): check \
                   the chain and submit again what is still needed"
             .into(),
     }

@@ -9,7 +9,7 @@ use prb_core::queue::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, value::RawValue};
 
-/// Most error texts that a job's JSON keeps, and most characters of each.
+/// Maximum number of error texts that a job's JSON keeps, and of characters in each.
 const MAX_STACKTRACES: usize = 8;
 const MAX_STACKTRACE_CHARS: usize = 4096;
 
@@ -161,6 +161,7 @@ impl Tail {
             traces.insert(0, text.into());
             traces.truncate(MAX_STACKTRACES);
         }
+        // Through a map, so that options of other programs, which this crate does not know, survive.
         let mut options: Map<String, Value> = serde_json::from_str(self.options.get())?;
         options.insert("stacktraces".into(), known.stacktraces.clone());
         self.outcome = None;

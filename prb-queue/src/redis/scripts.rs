@@ -92,7 +92,7 @@ scripts! {
     outcomes: [];
     stalled: ["clock", "timers"];
     trim: ["clock", "usage", "delete_job"];
-    account: ["clock", "delete_job"];
+    reindex: ["clock", "delete_job"];
     list: ["clock"];
     retry: ["usage"];
     remove: ["delete_job"];

@@ -13,7 +13,7 @@ use super::{
     pending::{Outcome, Waiting},
 };
 
-/// Most jobs, and roughly most bytes, in one script.
+/// Maximum number of jobs, and roughly of bytes, in one script.
 const MAX_BATCH: usize = 128;
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 
@@ -21,7 +21,7 @@ const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 pub(super) struct Submission {
     pub(super) json: String,
     /// The job's index entry without the size: mark, pool, action.
-    pub(super) book: String,
+    pub(super) index_entry: String,
     pub(super) mark: String,
     pub(super) calls: usize,
     pub(super) submitter: oneshot::Sender<Outcome>,
@@ -64,8 +64,9 @@ async fn add(shared: &Shared, batch: Vec<Submission>) {
     script.arg(shared.seq()).arg(&shared.caller);
     script.arg(shared.config.max_jobs).arg(shared.config.max_bytes);
     for job in &batch {
-        script.arg(&job.json).arg(&job.book);
+        script.arg(&job.json).arg(&job.index_entry);
     }
+    // Before the script: a fast trader may end a job before this process has its id.
     shared.pending.begin();
     let answer: Result<Vec<String>, _> = shared.link.run(&script).await;
     let mut words = match answer {

@@ -5,11 +5,11 @@
 //! flight, and bytes of answers for each connection, for each address and in total. At a bound the server
 //! stops reading from that peer until it has taken its answers; a peer that reads more slowly than
 //! [`Config::min_bytes_per_second`] is disconnected. Where all connections are taken, a newcomer's address that has
-//! fewer takes the place of one that has more.
+//! fewer takes the place of one that has more; the same holds for bytes, of which every address can have a part that
+//! only depends on how many others there are.
 //!
 //! A fleet's essential traffic has bytes that large answers cannot take: heights and other small blobs, and
-//! batches that are reduced if there is no room for the requested size ([`Lookup::smaller`]). So a connection
-//! that waits for bytes waits for a share of its own.
+//! batches that are reduced if there is no room for the requested size ([`Lookup::smaller`]).
 //!
 //! An answer is assembled whole before it is queued, so that a slow reader occupies memory but never a
 //! transaction of the store.
@@ -47,7 +47,6 @@ use std::{
 };
 
 use ::metrics::{Counter, Gauge};
-use prb_core::sync::ByteBudget;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -62,12 +61,17 @@ use crate::provenance::share_of;
 
 mod connection;
 mod outbox;
+mod shares;
 mod slots;
 
+use shares::SharedBudget;
 use slots::{Slot, Slots};
 
 /// The default port of data providers.
 pub const DEFAULT_PORT: u16 = 8012;
+
+/// How long a peer may leave unread what the system has buffered for it, in multiples of `write_timeout`.
+const BUFFERED_TIMEOUTS: u32 = 3;
 
 /// Limits of a [`Server`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, derive_setters::Setters)]
@@ -84,16 +88,17 @@ pub struct Config {
     /// (`PHALA_LIFECYCLE_BLOB_SERVER_SESSION_MAX_MEMORY`, which is in MiB). A single answer may be larger.
     /// Default: 64 MiB.
     pub session_max_bytes: usize,
-    /// The same for one IP address, or one IPv6 /64 network. Default: 128 MiB.
+    /// The same for one IP address, or one IPv6 /64 network, if it is alone. Default: 128 MiB.
     pub max_bytes_per_ip: usize,
-    /// The same for all connections together, without small answers. Default: 512 MiB.
+    /// The same for all connections together, without small answers. An address may hold a third of what is free;
+    /// beside `n` others it can always have one part in `n + 4`, within seconds. Default: 512 MiB.
     pub max_bytes: usize,
-    /// The same for small answers, which have a budget of their own. One address may use a quarter of it.
-    /// Default: 64 MiB.
+    /// The same for small answers, which have a budget of their own that is shared in the same way. Default: 64 MiB.
     pub small_bytes: usize,
     /// Least rate at which a peer must take pending bytes, averaged over each `write_timeout`. Default: 256 KiB.
     pub min_bytes_per_second: u64,
-    /// How long a peer may be slower than that. Default: 10 s.
+    /// How long a peer may be slower than that. Three times as long it may take nothing at all of what the system has
+    /// buffered for it. Default: 10 s.
     pub write_timeout: Duration,
     /// How long a connection may be without requests. Default: 15 minutes.
     pub idle_timeout: Duration,
@@ -136,7 +141,7 @@ struct Shared {
     lookup: Arc<dyn Lookup>,
     config: Config,
     /// Bytes of all connections, for large and for small answers.
-    budget: Budgets,
+    budgets: Budgets,
     stats: Arc<Stats>,
     slots: Mutex<Slots>,
     warnings: WarningLimit,
@@ -145,28 +150,16 @@ struct Shared {
 /// Byte budgets for large and small answers.
 #[derive(Clone, Debug)]
 struct Budgets {
-    large: ByteBudget,
-    /// Size of the budget for large answers.
-    large_bytes: usize,
-    small: ByteBudget,
+    large: SharedBudget,
+    small: SharedBudget,
 }
 
 impl Budgets {
-    fn of_all(config: &Config) -> Self {
-        Self::new(config.max_bytes, config.small_bytes)
-    }
-
-    fn of_address(config: &Config) -> Self {
-        Self::new(config.max_bytes_per_ip, config.small_bytes / 4)
-    }
-
-    fn new(large_bytes: usize, small_bytes: usize) -> Self {
-        Self { large: ByteBudget::new(large_bytes), large_bytes, small: ByteBudget::new(small_bytes) }
-    }
-
-    /// Whether a large answer fits now; one larger than the whole budget takes all of it.
-    fn has(&self, bytes: usize) -> bool {
-        self.large.free_bytes() >= bytes.min(self.large_bytes)
+    fn new(config: &Config) -> Self {
+        Self {
+            large: SharedBudget::new(config.max_bytes, config.max_bytes_per_ip),
+            small: SharedBudget::new(config.small_bytes, config.small_bytes / 4),
+        }
     }
 }
 
@@ -277,7 +270,7 @@ impl Server {
         let shared = Shared {
             lookup,
             config,
-            budget: Budgets::of_all(&config),
+            budgets: Budgets::new(&config),
             stats: Arc::default(),
             slots: Mutex::default(),
             warnings: WarningLimit::default(),
@@ -346,7 +339,7 @@ impl Server {
             }
             return;
         };
-        if let Err(e) = set_up(&stream) {
+        if let Err(e) = set_up(&stream, &self.shared.config) {
             debug!(%peer, error = %e, "a blob connection ended before it began");
             return;
         }
@@ -383,13 +376,18 @@ fn log_panic(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-fn set_up(stream: &TcpStream) -> io::Result<()> {
+fn set_up(stream: &TcpStream, config: &Config) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let keepalive =
         // A peer that vanished without closing its connection would otherwise keep its slot for
         // `idle_timeout`.
         TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(20));
-    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+    let socket = SockRef::from(stream);
+    // What the system has buffered counts as written, up to some MiB for each connection: a peer that leaves it there
+    // is dropped, too.
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(config.write_timeout * BUFFERED_TIMEOUTS))?;
+    socket.set_tcp_keepalive(&keepalive)
 }
 
 /// Rate-limits warnings to one a second, because peers can cause them at will.

@@ -17,7 +17,7 @@ use super::{
     Config, Limits,
     codec::{Codec, Memories},
     shares::Shares,
-    transport::MAX_STREAMS,
+    transport::{Handshakes, MAX_STREAMS},
 };
 
 const PB: StreamProtocol = StreamProtocol::new("/pb");
@@ -61,7 +61,7 @@ pub(super) struct Behaviour {
 }
 
 impl Behaviour {
-    pub(super) fn new(key: &Keypair, config: &Config, memory: &Memories) -> Self {
+    pub(super) fn new(key: &Keypair, config: &Config, memory: &Memories, handshakes: Handshakes) -> Self {
         let (me, limits) = (key.public().to_peer_id(), &config.limits);
         let identify = identify::Config::new(IDENTIFY_VERSION.to_owned(), key.public())
             .with_agent_version(AGENT.to_owned())
@@ -74,7 +74,7 @@ impl Behaviour {
         let codec = |request_limit| Codec::new(request_limit, limits.answer_bytes, memory.clone());
         Self {
             limits: connection_limits::Behaviour::new(connection_limits(limits)),
-            shares: Shares::new(limits, config.named()),
+            shares: Shares::new(config, handshakes),
             pb: request_response::Behaviour::with_codec(
                 codec(limits.request_bytes),
                 [(PB, support(true))],
@@ -113,7 +113,8 @@ fn connection_limits(limits: &Limits) -> ConnectionLimits {
     // An eighth is reserved for dialling: strangers cannot use up the connections needed to reach peers.
     let incoming = limits.connections - limits.connections / 8;
     ConnectionLimits::default()
-        .with_max_pending_incoming(Some(limits.handshakes))
+        // The shares are stricter; here are also those that have been displaced a moment ago.
+        .with_max_pending_incoming(Some(limits.handshakes.saturating_mul(2)))
         .with_max_pending_outgoing(Some(limits.handshakes))
         .with_max_established_incoming(Some(incoming))
         .with_max_established(Some(limits.connections))

@@ -204,6 +204,8 @@ mod tests {
         let friend = Holder { is_stranger: false, ..stranger(60) };
         let kept: Vec<_> = take(friend).collect();
         assert_eq!(kept.len(), 4, "the reserve");
+        let friends = (0..50).map(|_| Holder { peer: PeerId::random(), ..friend });
+        assert!(friends.filter_map(|friend| take(friend).next()).next().is_none(), "more than there are");
         drop((in_use, more, others, kept));
         assert_eq!(take(one).collect::<Vec<_>>().len(), 4);
     }

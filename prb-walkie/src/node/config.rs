@@ -1,6 +1,6 @@
 //! A node's configuration, checked before anything is opened.
 
-use std::{collections::HashSet, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{collections::HashSet, io, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use prb_core::{primitives::Hash, sync::BackoffConfig};
@@ -35,12 +35,12 @@ pub enum ConfigError {
     #[error("no address to listen on is given")]
     NoListenAddress,
     /// The node cannot listen on an address.
-    #[error("cannot listen on {address}: {reason}")]
+    #[error("cannot listen on {address}")]
     Listen {
         /// The address.
         address: Multiaddr,
-        /// The reason.
-        reason: String,
+        /// The cause; of kind [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not a TCP address.
+        source: io::Error,
     },
     /// The identity is not usable as a libp2p key.
     #[error("the identity cannot be used: {reason}")]
@@ -89,8 +89,10 @@ pub struct Limits {
     /// Most connections with one peer: originals open one for each call. Default: 32.
     pub connections_per_peer: u32,
     /// Most inbound connections in handshake, and as many outbound ones. One address may use a quarter of the
-    /// inbound ones, and less if others use them too; peers that are neither configured nor know the shared key
-    /// may use a quarter of the outbound ones. Default: 128.
+    /// inbound ones, and less if others use them too; one that has none always gets one: if all are in use, it ends the
+    /// oldest of the address with the most. Those of boot nodes, of trusted networks and of trusted peers' addresses
+    /// make room only for each other. Peers that are neither configured nor know the shared key may use a quarter of
+    /// the outbound ones. Default: 128.
     pub handshakes: u32,
     /// Most peers in the table. Default: 1,024.
     pub peers: usize,

@@ -54,6 +54,9 @@ use inbound::Done;
 
 /// Interval at which due dials and greetings are checked.
 const TICK: Duration = Duration::from_millis(250);
+/// Least interval between two versions of the peer table. Each lists all peers, and strangers can cause any number of
+/// changes.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(20);
 /// Time for peers to receive the closing of connections.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a connection stays open after an answer was written: a peer that reads the connection's end
@@ -153,6 +156,7 @@ pub(super) struct Driver {
     met: LogQuota,
     listener_errors: LogQuota,
     next_discovery: Instant,
+    next_table: Instant,
 }
 
 impl Driver {
@@ -206,6 +210,7 @@ impl Driver {
             met: LogQuota::new(),
             listener_errors: LogQuota::new(),
             next_discovery: Instant::now(),
+            next_table: Instant::now(),
         }
     }
 
@@ -225,6 +230,7 @@ impl Driver {
                     if let Ok(resolved) = resolved { self.on_resolved(resolved); }
                 }
                 _ = tick.tick() => self.wake = true,
+                () = tokio::time::sleep_until(self.next_table.into()), if self.peers.dirty => {}
             }
             // After each event, so that the table is published at most once however many peers changed.
             self.settle();
@@ -337,7 +343,10 @@ impl Driver {
             self.greet(now);
             self.discover(now);
         }
-        if std::mem::take(&mut self.peers.dirty) {
+        let now = Instant::now();
+        if self.peers.dirty && now >= self.next_table {
+            self.peers.dirty = false;
+            self.next_table = now + PUBLISH_INTERVAL;
             let table = self.peers.table();
             let connected = table.iter().filter(|peer| peer.connected).count();
             metrics::peers(connected, table.len() - connected);

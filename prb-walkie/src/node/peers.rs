@@ -1,7 +1,7 @@
 //! The driver's record of each peer: addresses, connections, introduction, and when to dial.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -66,6 +66,21 @@ struct Introduction {
     bridge_identity: String,
 }
 
+/// The latest addresses that a peer has announced of itself, at most [`MAX_ADDRESSES`].
+#[derive(Debug, Default)]
+pub(super) struct Routed(VecDeque<Multiaddr>);
+
+impl Routed {
+    /// Adds an address. Returns the one that it replaces, if any; `None` if it is there already.
+    pub(super) fn push(&mut self, address: &Multiaddr) -> Option<Option<Multiaddr>> {
+        if self.0.contains(address) {
+            return None;
+        }
+        self.0.push_back(address.clone());
+        Some(if self.0.len() > MAX_ADDRESSES { self.0.pop_front() } else { None })
+    }
+}
+
 /// A peer, introduced or not.
 #[derive(Debug)]
 pub(super) struct Known {
@@ -73,6 +88,8 @@ pub(super) struct Known {
     addresses: Vec<Multiaddr>,
     /// How many of them, counted from the first, have worked or are configured.
     tried: usize,
+    /// Addresses in Kademlia's routing table.
+    pub(super) routed: Routed,
     pub(super) links: HashMap<ConnectionId, Link>,
     introduction: Option<Introduction>,
     auth: AuthStatus,
@@ -98,6 +115,7 @@ impl Known {
         Self {
             addresses: Vec::new(),
             tried: 0,
+            routed: Routed::default(),
             links: HashMap::new(),
             introduction: None,
             auth: AuthStatus::None,

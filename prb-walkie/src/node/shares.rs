@@ -1,5 +1,5 @@
-//! Quotas of inbound connections: no address takes all handshakes, and strangers do not take all connections. If their
-//! share is in use, an address with fewer connections displaces one of an address with more.
+//! Quotas of inbound connections: no address takes all handshakes, and strangers do not take all connections. If they
+//! are in use, an address with fewer displaces one of an address with more.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -17,7 +17,7 @@ use libp2p::{
     },
 };
 
-use super::{Limits, peers::ip_of};
+use super::{Config, peers::ip_of, transport::Handshakes, trust::Trust};
 use crate::provenance::share_of;
 
 /// Most remembered peers that know the shared key.
@@ -33,11 +33,41 @@ pub(super) struct Shares {
     /// Peers without a quota, which have a reserve: configured ones, and those that know the shared key.
     trusted: HashSet<PeerId>,
     handshakes: Counts,
+    /// The remote addresses of connections in handshake; the oldest first.
+    pending: BTreeMap<ConnectionId, Multiaddr>,
+    in_progress: Handshakes,
+    /// Addresses whose handshakes are not displaced by others.
+    known: KnownAddresses,
     connections: Counts,
     /// The peers of the strangers' connections; the oldest first.
     peers: BTreeMap<ConnectionId, PeerId>,
     /// Connections that are to be closed.
     displaced: VecDeque<(PeerId, ConnectionId)>,
+}
+
+/// Addresses of trusted networks, of boot nodes and of trusted peers that were connected.
+#[derive(Debug)]
+struct KnownAddresses {
+    trust: Trust,
+    addresses: HashSet<IpAddr>,
+}
+
+impl KnownAddresses {
+    fn new(config: &Config) -> Self {
+        let boot = config.boot().into_iter().filter_map(|(address, _)| ip_of(&address));
+        Self { trust: config.trust.clone(), addresses: boot.map(share_of).collect() }
+    }
+
+    fn has(&self, remote: &Multiaddr) -> bool {
+        let ip = ip_of(remote);
+        ip.is_some_and(|ip| self.trust.has_network(ip) || self.addresses.contains(&share_of(ip)))
+    }
+
+    fn learn(&mut self, remote: &Multiaddr) {
+        if self.addresses.len() < MAX_TRUSTED {
+            self.addresses.extend(ip_of(remote).map(share_of));
+        }
+    }
 }
 
 /// Connections in use, by address.
@@ -73,6 +103,8 @@ impl Counts {
 enum Denied {
     #[error("{0} already has {1} connections in handshake")]
     Handshakes(IpAddr, usize),
+    #[error("known addresses already have {0} connections in handshake")]
+    AllHandshakes(usize),
     #[error("{0} already has {1} connections")]
     Address(IpAddr, usize),
     #[error("strangers already have {0} connections")]
@@ -80,14 +112,18 @@ enum Denied {
 }
 
 impl Shares {
-    pub(super) fn new(limits: &Limits, named: HashSet<PeerId>) -> Self {
+    pub(super) fn new(config: &Config, in_progress: Handshakes) -> Self {
+        let limits = &config.limits;
         let incoming = (limits.connections - limits.connections / 8) as usize;
         Self {
             max_handshakes: limits.handshakes as usize,
             connections_per_address: limits.connections_per_ip as usize,
             strangers: incoming - incoming / 4,
-            trusted: named,
+            trusted: config.named(),
             handshakes: Counts::default(),
+            pending: BTreeMap::new(),
+            in_progress,
+            known: KnownAddresses::new(config),
             connections: Counts::default(),
             peers: BTreeMap::new(),
             displaced: VecDeque::new(),
@@ -104,9 +140,10 @@ impl Shares {
     }
 
     /// Takes a handshake, of which an address may have a third as many as are free: a quarter of all if it is
-    /// alone, and fewer the more are in use. Silent connections from many addresses thus leave one to an
-    /// address that has none. Pending connections cannot be displaced: libp2p has no call that closes them.
-    fn begin_handshake(&mut self, id: ConnectionId, address: Option<IpAddr>) -> Result<(), Denied> {
+    /// alone, and fewer the more are in use. An address that has none always gets one: if none is free, it ends the
+    /// oldest one of the address with the most.
+    fn begin_handshake(&mut self, id: ConnectionId, remote: &Multiaddr) -> Result<(), Denied> {
+        let address = ip_of(remote).map(share_of);
         let free = self.max_handshakes.saturating_sub(self.handshakes.by_connection.len());
         let own = self.handshakes.of(address);
         if let Some(ip) = address
@@ -114,15 +151,40 @@ impl Shares {
         {
             return Err(Denied::Handshakes(ip, own));
         }
+        if free == 0 && !self.displace_handshake(remote) {
+            return Err(Denied::AllHandshakes(self.max_handshakes));
+        }
         self.handshakes.take(id, address);
+        self.pending.insert(id, remote.clone());
         Ok(())
+    }
+
+    /// Known addresses come last, and only make room for each other.
+    fn displace_handshake(&mut self, by: &Multiaddr) -> bool {
+        let rank = |remote| (!self.known.has(remote), self.handshakes.of(ip_of(remote).map(share_of)));
+        // Of equal ones, the last: the oldest.
+        let Some((id, remote)) = self.pending.iter().rev().max_by_key(|(_, remote)| rank(remote)) else {
+            return false;
+        };
+        let (id, may) = (*id, self.known.has(by) || !self.known.has(remote));
+        if may && let Some(remote) = self.end_handshake(id) {
+            self.in_progress.end(&remote);
+        }
+        may
+    }
+
+    /// Frees the place of a handshake; returns its remote address.
+    fn end_handshake(&mut self, id: ConnectionId) -> Option<Multiaddr> {
+        self.handshakes.release(id);
+        self.pending.remove(&id)
     }
 
     fn admit(&mut self, id: ConnectionId, peer: &PeerId, remote: &Multiaddr) -> Result<(), Denied> {
         // The handshake is over: from here on it counts as a connection.
-        self.handshakes.release(id);
+        self.end_handshake(id);
         // Not counted: the reserve is what remains after the strangers' connections.
         if self.trusted.contains(peer) {
+            self.known.learn(remote);
             return Ok(());
         }
         let address = ip_of(remote).map(share_of);
@@ -172,8 +234,7 @@ impl NetworkBehaviour for Shares {
         _: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
-        let address = ip_of(remote).map(share_of);
-        self.begin_handshake(id, address).map_err(ConnectionDenied::new)
+        self.begin_handshake(id, remote).map_err(ConnectionDenied::new)
     }
 
     fn handle_established_inbound_connection(
@@ -190,11 +251,14 @@ impl NetworkBehaviour for Shares {
     fn handle_established_outbound_connection(
         &mut self,
         _: ConnectionId,
-        _: PeerId,
-        _: &Multiaddr,
+        peer: PeerId,
+        remote: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
+        if self.trusted.contains(&peer) {
+            self.known.learn(remote);
+        }
         Ok(dummy::ConnectionHandler)
     }
 
@@ -203,7 +267,7 @@ impl NetworkBehaviour for Shares {
             FromSwarm::ConnectionClosed(ConnectionClosed { connection_id, .. })
             // Not every connection that was counted is established: denied and failed ones end here.
             | FromSwarm::ListenFailure(ListenFailure { connection_id, .. }) => {
-                self.handshakes.release(connection_id);
+                self.end_handshake(connection_id);
                 self.left(connection_id);
             }
             _ => {}
@@ -229,18 +293,26 @@ impl NetworkBehaviour for Shares {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::{identity::Identity, node::Limits, proto::Role};
 
     fn at(host: u8) -> Multiaddr {
         format!("/ip4/192.0.2.{host}/tcp/1").parse().unwrap()
     }
 
+    fn shares(limits: Limits, edit: impl FnOnce(&mut Config)) -> Shares {
+        let identity = Identity::from_bytes(include_bytes!("../../tests/data/js-peer-id.bin")).unwrap();
+        let mut config = Config { limits, ..Config::new(identity, Role::Client) };
+        edit(&mut config);
+        Shares::new(&config, Handshakes::default())
+    }
+
     #[test]
     fn silent_handshakes_of_many_addresses_leave_one_to_others() {
-        let mut shares = Shares::new(&Limits { handshakes: 128, ..Limits::default() }, HashSet::new());
+        let mut shares = shares(Limits { handshakes: 128, ..Limits::default() }, |_| ());
         let mut next = 0..;
         let mut begin = |shares: &mut Shares, host: u8| {
             let id = ConnectionId::new_unchecked(next.next().unwrap());
-            shares.begin_handshake(id, ip_of(&at(host)).map(share_of))
+            shares.begin_handshake(id, &at(host)).map(|()| id)
         };
         let alone = (0..128).filter(|_| begin(&mut shares, 0).is_ok()).count();
         assert_eq!(alone, 32, "a quarter of all");
@@ -249,14 +321,41 @@ mod tests {
         }
         assert!(matches!(begin(&mut shares, 1), Err(Denied::Handshakes(..))));
         assert!(shares.handshakes.by_connection.len() < 128);
-        assert!(begin(&mut shares, 64).is_ok(), "an address that has none");
+        // From here on, each of them has one more than those that come, or as many.
+        let first = shares.pending.first_key_value().map(|(id, _)| *id).unwrap();
+        let last = (64..=255).map(|host| begin(&mut shares, host).unwrap()).last().unwrap();
+        assert_eq!((shares.handshakes.by_connection.len(), shares.pending.len()), (128, 128));
+        assert!(!shares.pending.contains_key(&first) && shares.pending.contains_key(&last));
+        assert!(shares.handshakes.by_address.values().all(|count| *count == 1), "those with most went first");
+    }
+
+    #[test]
+    fn handshakes_of_known_addresses_make_room_only_for_each_other() {
+        let limits = Limits { handshakes: 4, ..Limits::default() };
+        let mut shares = shares(limits, |config| {
+            config.boot_nodes = vec![at(1)];
+            config.trust.networks = vec!["192.0.2.2/31".parse().unwrap()];
+        });
+        let friend = PeerId::random();
+        shares.trust(friend, true);
+        shares.admit(ConnectionId::new_unchecked(99), &friend, &at(4)).unwrap();
+        let mut begin = |host: u8| {
+            shares.begin_handshake(ConnectionId::new_unchecked(host.into()), &at(host))?;
+            Ok::<_, Denied>(shares.pending.keys().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        (11..=14).for_each(|host| drop(begin(host).unwrap()));
+        assert_eq!(begin(1).unwrap(), ["1", "12", "13", "14"]);
+        for host in 2..=4 {
+            begin(host).unwrap();
+        }
+        assert!(matches!(begin(15), Err(Denied::AllHandshakes(4))));
     }
 
     #[test]
     fn an_address_with_fewer_connections_takes_the_place_of_one_with_more() {
         let limits = Limits { connections: 16, connections_per_ip: 4, ..Limits::default() };
         let (friend, mut next) = (PeerId::random(), 0..);
-        let mut shares = Shares::new(&limits, HashSet::from([friend]));
+        let mut shares = shares(limits, |config| config.trust.peers = [friend].into());
         let mut admit = |shares: &mut Shares, peer, host| {
             let id = ConnectionId::new_unchecked(next.next().unwrap());
             shares.admit(id, &peer, &at(host)).map(|()| id)

@@ -1,6 +1,10 @@
 //! Starts a node from its configuration.
 
-use std::{collections::HashSet, io::ErrorKind, sync::Arc};
+use std::{
+    collections::HashSet,
+    io::{self, ErrorKind},
+    sync::Arc,
+};
 
 use futures::StreamExt;
 use libp2p::{
@@ -98,8 +102,10 @@ async fn stretched(config: &Config) -> Result<Option<Key>, ConfigError> {
 }
 
 fn swarm(key: &Keypair, config: &Config, memory: &Memories) -> Result<Swarm<Behaviour>, ConfigError> {
-    let transport = transport::build(key).map_err(|e| ConfigError::Identity { reason: e.to_string() })?;
-    let behaviour = Behaviour::new(key, config, memory);
+    let handshakes = transport::Handshakes::default();
+    let transport = transport::build(key, handshakes.clone())
+        .map_err(|e| ConfigError::Identity { reason: e.to_string() })?;
+    let behaviour = Behaviour::new(key, config, memory, handshakes);
     let swarm = swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(config.limits.idle_timeout)
         // Saves a round trip per call; originals accept it.
@@ -111,19 +117,19 @@ fn listen(swarm: &mut Swarm<Behaviour>, addresses: &[Multiaddr]) -> Result<HashS
     let mut listeners = HashSet::new();
     let mut left_out = None;
     for address in addresses {
-        let error = match swarm.listen_on(address.clone()) {
+        let source = match swarm.listen_on(address.clone()) {
             Ok(id) => {
                 listeners.insert(id);
                 continue;
             }
-            Err(e) => e,
+            Err(TransportError::MultiaddrNotSupported(_)) => {
+                io::Error::new(ErrorKind::InvalidInput, "it is not a TCP address")
+            }
+            Err(TransportError::Other(e)) => system_error(e),
         };
-        let reason = match &error {
-            TransportError::MultiaddrNotSupported(_) => "it is not a TCP address".to_owned(),
-            TransportError::Other(e) => e.to_string(),
-        };
-        let refused = ConfigError::Listen { address: address.clone(), reason };
-        if !lacks_ipv6(address, &error) {
+        let is_left_out = lacks_ipv6(address, &source);
+        let refused = ConfigError::Listen { address: address.clone(), source };
+        if !is_left_out {
             return Err(refused);
         }
         warn!(%address, "skipping this address: the system has no IPv6");
@@ -135,11 +141,18 @@ fn listen(swarm: &mut Swarm<Behaviour>, addresses: &[Multiaddr]) -> Result<HashS
     }
 }
 
+/// Returns the system's error inside of an error of libp2p, with its kind. The transports wrap it in types that give
+/// neither its code nor itself as their source, so the code is read from the text.
+fn system_error(error: io::Error) -> io::Error {
+    let text = error.to_string();
+    let code = text.rsplit_once("(os error ").and_then(|(_, code)| code.trim_end_matches(')').parse().ok());
+    code.map_or(error, io::Error::from_raw_os_error)
+}
+
 /// Whether listening failed because the system has no IPv6.
-fn lacks_ipv6(address: &Multiaddr, error: &TransportError<std::io::Error>) -> bool {
+fn lacks_ipv6(address: &Multiaddr, error: &io::Error) -> bool {
     let is_v6 = matches!(address.iter().next(), Some(Protocol::Ip6(_)));
-    let TransportError::Other(error) = error else { return false };
-    // EAFNOSUPPORT has no `ErrorKind`, and libp2p wraps the error so that its code may be lost.
+    // EAFNOSUPPORT has no `ErrorKind`.
     let text = error.to_string();
     is_v6
         && (matches!(error.kind(), ErrorKind::AddrNotAvailable | ErrorKind::Unsupported)

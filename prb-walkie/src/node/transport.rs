@@ -20,11 +20,15 @@ use libp2p::{
 };
 use socket2::SockRef;
 
+mod frames;
+mod handshakes;
 mod mplex;
 #[cfg(test)]
 mod tests;
 mod yamux;
 
+use handshakes::Displaceable;
+pub(super) use handshakes::Handshakes;
 use mplex::Mplex;
 use yamux::Yamux;
 
@@ -34,16 +38,19 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// 256 KiB, so a connection buffers up to 32 MiB.
 pub(super) const MAX_STREAMS: usize = 128;
 
-pub(super) fn build(key: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, noise::Error> {
+pub(super) fn build(
+    key: &Keypair,
+    handshakes: Handshakes,
+) -> Result<Boxed<(PeerId, StreamMuxerBox)>, noise::Error> {
     // V1Lazy saves a round trip for each negotiation, and originals accept it.
-    Ok(tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
+    let transport = tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
         .map(|stream, _| QuickAckStream(stream))
         .upgrade(Version::V1Lazy)
         .authenticate(noise::Config::new(key)?)
         .multiplex(multiplexers())
         .timeout(HANDSHAKE_TIMEOUT)
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
-        .boxed())
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    Ok(Displaceable::new(transport, handshakes).boxed())
 }
 
 fn multiplexers() -> SelectUpgrade<Yamux, Mplex> {

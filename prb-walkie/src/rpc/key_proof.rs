@@ -13,9 +13,11 @@
 //! guess, and a peer answers only a few of them a second. Originals skip the fields.
 
 use std::{
+    collections::HashMap,
     fmt,
+    net::IpAddr,
     sync::{Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -25,7 +27,10 @@ use sha2::Sha256;
 use spake2::{Ed25519Group, Identity, Password, Spake2};
 
 use super::auth::Key;
+use crate::provenance::share_of;
 
+/// How long an address that has had an answer is not new.
+const RECENT: Duration = Duration::from_secs(60);
 /// Domain separation of the code.
 const DOMAIN: &[u8] = b"prb-walkie-key-1";
 /// Exchanges answered a second, and the burst.
@@ -101,24 +106,54 @@ fn code(secret: &[u8], caller: &PeerId, called: &PeerId) -> Hmac<Sha256> {
 }
 
 /// Rate limit of answered exchanges: each costs curve operations, and tests a guess.
+///
+/// Half of them are for addresses that have had none of late, so that a few that ask all the time do not keep the
+/// others' peers unproved.
 #[derive(Debug)]
-pub(crate) struct RateLimit(Mutex<(Instant, f64)>);
+pub(crate) struct RateLimit(Mutex<Recent>);
+
+#[derive(Debug)]
+struct Recent {
+    since: Instant,
+    of_all: f64,
+    of_new: f64,
+    /// When addresses have had an answer; as many as there can be within [`RECENT`].
+    answered: HashMap<Option<IpAddr>, Instant>,
+}
 
 impl Default for RateLimit {
     fn default() -> Self {
-        Self(Mutex::new((Instant::now(), AT_ONCE)))
+        let half = AT_ONCE / 2.0;
+        let recent = Recent { since: Instant::now(), of_all: half, of_new: half, answered: HashMap::new() };
+        Self(Mutex::new(recent))
     }
 }
 
 impl RateLimit {
-    pub(crate) fn ready(&self) -> bool {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (since, left) = *state;
-        let now = Instant::now();
-        let left = (left + now.duration_since(since).as_secs_f64() * PER_SECOND).min(AT_ONCE);
-        let ready = left >= 1.0;
-        *state = (now, if ready { left - 1.0 } else { left });
-        ready
+    /// Whether an exchange with that address may be answered now.
+    pub(crate) fn ready(&self, ip: Option<IpAddr>) -> bool {
+        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.take(ip.map(share_of), Instant::now())
+    }
+}
+
+impl Recent {
+    fn take(&mut self, address: Option<IpAddr>, now: Instant) -> bool {
+        let more = now.duration_since(self.since).as_secs_f64() * PER_SECOND / 2.0;
+        for left in [&mut self.of_all, &mut self.of_new] {
+            *left = (*left + more).min(AT_ONCE / 2.0);
+        }
+        self.since = now;
+        let is_recent = |at: &Instant| now.duration_since(*at) < RECENT;
+        let is_new = !self.answered.get(&address).is_some_and(is_recent);
+        let left = if is_new && self.of_new >= 1.0 { &mut self.of_new } else { &mut self.of_all };
+        if *left < 1.0 {
+            return false;
+        }
+        *left -= 1.0;
+        self.answered.retain(|_, at| is_recent(at));
+        self.answered.insert(address, now);
+        true
     }
 }
 
@@ -151,9 +186,22 @@ mod tests {
     }
 
     #[test]
-    fn exchanges_are_rate_limited() {
-        let exchange_limit = RateLimit::default();
-        let answered = (0..10_000).filter(|_| exchange_limit.ready()).count();
-        assert!((64..200).contains(&answered), "{answered}");
+    fn exchanges_are_rate_limited_and_half_of_them_are_for_new_addresses() {
+        let limit = RateLimit::default();
+        let mut recent = limit.0.into_inner().unwrap();
+        let (began, at) = (recent.since, |host: u8| Some(IpAddr::from([192, 0, 2, host])));
+        let mut answered = 0;
+        for millis in 0..10_000 {
+            let now = began + Duration::from_millis(millis);
+            (1..=4).for_each(|host| answered += u32::from(recent.take(at(host), now)));
+            if millis % 1000 == 999 {
+                assert!(recent.take(at((10 + millis / 1000) as u8), now), "the first of another address");
+            }
+        }
+        assert!((100..200).contains(&answered), "{answered}");
+        let now = began + Duration::from_secs(10);
+        let at_once = (0..10_000_u32).filter(|n| recent.take(Some(n.to_be_bytes().into()), now)).count();
+        assert!(at_once <= 64, "{at_once}");
+        assert!(recent.take(at(1), now + RECENT * 2) && recent.answered.len() == 1);
     }
 }

@@ -158,6 +158,53 @@ async fn exhausted_budget_yields_smaller_batches() {
     drop(slow);
 }
 
+/// Twelve addresses one after the other take all that they can of both budgets, and read nothing: whoever comes then
+/// has its part all the same, and theirs is the only loss.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn newcomer_has_its_part_beside_any_number_of_slow_addresses() {
+    let config = server::Config::default()
+        .with_max_bytes(16 * MIB)
+        .with_max_bytes_per_ip(4 * MIB)
+        .with_small_bytes(4 * MIB)
+        .with_write_timeout(LONG * 10);
+    let server = Running::start(Arc::new(Blobs::default()), config).await;
+    let mut slow = Vec::new();
+    for host in 2..14 {
+        for key in ["size:500000:1", "size:60000:1"] {
+            let mut stream = connect(server.address, &format!("127.0.0.{host}")).await;
+            ask(&mut stream, [key; 64]).await;
+            slow.push(stream);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    until("holding", || server.stats.queued_bytes() > 18 * MIB).await;
+    let mut honest = connect(server.address, "127.0.0.50").await;
+    // One part in sixteen.
+    let keys = ["size:900000:1", "size:60000:1"];
+    let began = Instant::now();
+    for _ in 0..4 {
+        ask(&mut honest, keys).await;
+        let got = [next_len(&mut honest).await, next_len(&mut honest).await];
+        assert!(got == [900_000, 60_000] || got == [60_000, 900_000], "{got:?}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    let left = server.stats.connections();
+    assert!(left > slow.len() / 2, "{left} of {} are left", slow.len());
+}
+
+/// An answer that the system's buffers hold is as good as sent; but not if the peer leaves it there.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answer_left_in_the_buffers_ends_the_connection() {
+    let config = server::Config::default().with_write_timeout(Duration::from_millis(200));
+    let server = Running::start(Arc::new(Blobs::default()), config).await;
+    let mut deaf = connect(server.address, "127.0.0.1").await;
+    ask(&mut deaf, ["size:100000:1"]).await;
+    until("its answer", || server.stats.sent_bytes() >= 100_000).await;
+    assert_eq!(server.stats.queued_bytes(), 0);
+    until("its end", || server.stats.connections() == 0).await;
+}
+
 /// A key space, and blobs of any size.
 #[derive(Debug)]
 struct Both {

@@ -11,7 +11,7 @@ pub struct Genesis {
     pub pools: Vec<(u64, crate::types::AccountId, crate::Balance)>,
     /// The vaults: number, owner.
     pub vaults: Vec<(u64, crate::types::AccountId)>,
-    /// Most workers of a pool.
+    /// Maximum number of workers in a pool.
     pub max_pool_workers: u32,
     /// Seconds after which a queued withdrawal lets anybody stop its pool's workers.
     pub grace_period: u64,

@@ -14,7 +14,7 @@ pub(super) struct FaultFlags {
     /// Fault of the parachain's node, repeatable
     #[arg(long, value_name = "FAULT")]
     para_fault: Vec<Fault>,
-    /// Interval in seconds at which both nodes' servers go away for a second; 0 = never
+    /// Interval in seconds at which both nodes' servers are down for a second; 0 = never
     #[arg(long, default_value_t = 0)]
     restart_every: u64,
     /// Number of authorities in a set
@@ -76,7 +76,7 @@ impl FaultFlags {
     pub(super) async fn start(&self, devnet: &Devnet) -> std::io::Result<()> {
         for (node, faults) in [(devnet.relay(), &self.relay_fault), (devnet.para(), &self.para_fault)] {
             faults.iter().for_each(|fault| node.inject(fault));
-            if faults.iter().any(Fault::is_of_server) {
+            if faults.iter().any(Fault::is_server_fault) {
                 node.stop_rpc().await;
                 node.start_rpc().await?;
             }

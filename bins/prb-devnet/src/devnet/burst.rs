@@ -6,7 +6,7 @@ use prb_devnet_runtime::pallets::{actions::Action, load::pallet::Amount};
 use super::Devnet;
 use crate::Config;
 
-/// Where a burst is.
+/// The stage of a burst.
 #[derive(Debug, Default)]
 pub(super) enum Burst {
     #[default]
@@ -14,7 +14,7 @@ pub(super) enum Burst {
     /// The next block requests this many bytes of changes; the block after it makes them.
     Wanted(u32),
     /// The block that makes them restores the usual load.
-    Asked,
+    Requested,
 }
 
 /// Returns the usual load of a block.
@@ -44,12 +44,12 @@ impl Devnet {
         let amount = match *burst {
             Burst::None => return None,
             Burst::Wanted(bytes) => {
-                *burst = Burst::Asked;
+                *burst = Burst::Requested;
                 let of_value = config.burst_value_bytes.max(1);
                 let changes_per_block = bytes.div_ceil(of_value);
                 Amount { changes_per_block, change_bytes: bytes.min(of_value), seed: config.seed }
             }
-            Burst::Asked => {
+            Burst::Requested => {
                 *burst = Burst::None;
                 usual_load(config)
             }

@@ -1,6 +1,6 @@
 //! Finalises relay blocks, with a configurable lag.
 
-use super::{Devnet, Moving};
+use super::{Devnet, TickState};
 use crate::{Error, node::finality};
 
 impl Devnet {
@@ -22,21 +22,22 @@ impl Devnet {
     }
 
     /// Finalises relay blocks up to a number. Each authority set's last block is justified by that set.
-    pub(super) fn finalize_up_to(&self, moving: &mut Moving, last: u32) -> Result<(), Error> {
+    pub(super) fn finalize_up_to(&self, tick_state: &mut TickState, last: u32) -> Result<(), Error> {
         let relay = &self.0.relay;
         for number in relay.finalized_number() + 1..=last {
+            // The set that signs changes after this block.
             let is_last_of_set = relay.header(number).is_some_and(|header| finality::ends_set(&header));
             // The block before a forced change is the last that the old set can justify.
             let next_is_forced = relay.header(number + 1).is_some_and(|next| finality::forces_change(&next));
             // GRANDPA voters finalise the newest block they can, but never past the end of their own set.
             if number == last || is_last_of_set || next_is_forced {
-                self.finalize(moving, number)?;
+                self.finalize(tick_state, number)?;
             }
         }
         Ok(())
     }
 
-    fn finalize(&self, moving: &mut Moving, number: u32) -> Result<(), Error> {
+    fn finalize(&self, tick_state: &mut TickState, number: u32) -> Result<(), Error> {
         let relay = &self.0.relay;
         let unknown = || Error::UnknownBlock(number.to_string());
         let target = relay.header(number).ok_or_else(unknown)?;
@@ -58,8 +59,8 @@ impl Devnet {
         relay.justify(number, justification, keep, finality::ends_set(&target));
         // A parachain has no finality of its own: its blocks are final with the relay block that includes their
         // head.
-        let done = moving.included.iter().take_while(|(included, _)| *included <= number).count();
-        if let Some((_, head)) = moving.included.drain(..done).next_back() {
+        let done = tick_state.included.iter().take_while(|(included, _)| *included <= number).count();
+        if let Some((_, head)) = tick_state.included.drain(..done).next_back() {
             self.0.para.finalize(head);
         }
         Ok(())

@@ -15,20 +15,21 @@ impl Devnet {
     /// parent, with another time and without transactions, and returns their number. From a parachain node this
     /// looks like a relay chain that picks another fork.
     ///
-    /// Watchers of the blocks' transactions are told about the retraction; `outcome` decides what happens to the
+    /// Watchers of the blocks' transactions are notified of the retraction; `outcome` decides what happens to the
     /// transactions then.
     ///
     /// # Errors
     /// [`Error::Runtime`], [`Error::State`].
     pub fn reorganise_para(&self, outcome: Retracted) -> Result<u32, Error> {
-        let mut moving = self.0.moving.lock();
+        let mut tick_state = self.0.tick_state.lock();
         let para = self.para();
-        para.retract(moving.para_included, outcome);
+        para.retract(tick_state.para_included, outcome);
         let mut replaced = 0;
-        for slot in &mut moving.para_parents {
+        for slot in &mut tick_state.para_parents {
             // Toggled, so that a second fork replaces the replacement, too: the same inherents would give the
             // same block.
             slot.delay = 1 - slot.delay;
+            // Without transactions: those of the retracted block are in the pool again, or lost, as `outcome` says.
             let inherents = self.para_inherents(*slot)?;
             para.author_empty(inherents)?;
             replaced += 1;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::Devnet;
 use crate::{Error, node::Retracted};
 
-/// How long a restarted node is away.
-const AWAY: Duration = Duration::from_secs(1);
+/// How long a restarted node is down.
+const DOWNTIME: Duration = Duration::from_secs(1);
 
 impl Devnet {
     /// Starts a timer that ticks at the block time until the devnet is shut down.
@@ -44,7 +44,7 @@ impl Devnet {
         Ok(())
     }
 
-    /// Starts a timer that makes both nodes' servers go away for a second, until the devnet is shut down.
+    /// Starts a timer that stops both nodes' servers for a second, until the devnet is shut down.
     pub async fn spawn_restarts(&self, period: Duration) {
         let devnet = self.clone();
         self.0.tasks.lock().await.spawn(async move {
@@ -53,7 +53,7 @@ impl Devnet {
                 for node in [devnet.relay(), devnet.para()] {
                     node.stop_rpc().await;
                 }
-                if stop.run_until_cancelled(tokio::time::sleep(AWAY)).await.is_none() {
+                if stop.run_until_cancelled(tokio::time::sleep(DOWNTIME)).await.is_none() {
                     return;
                 }
                 for node in [devnet.relay(), devnet.para()] {

@@ -51,7 +51,7 @@ impl Node {
             built = Built::new(runtime, &state, &parent, inherents, Vec::new(), None)?;
         }
         let Built { header, body, included, changes, .. } = built;
-        // The state first, then the block: whoever finds the block can read its state.
+        // The state first, then the block: a reader that finds the block can read its state.
         self.state.insert(changes.transaction);
         let changes =
             StorageChanges { main: changes.main_storage_changes, child: changes.child_storage_changes };
@@ -59,7 +59,7 @@ impl Node {
         self.ledger.write().push(Block { hash, header: header.clone(), body, changes });
         let mut pool = self.pool.lock();
         pool.included(&included, number, hash);
-        pool.give_up_watching(number.saturating_sub(self.faults.finality_timeout_blocks()));
+        pool.time_out_watchers(number.saturating_sub(self.faults.finality_timeout_blocks()));
         drop(pool);
         // Last: a subscriber that wakes must find the block, and the pool without its transactions.
         self.best.send_replace(number);
@@ -153,6 +153,7 @@ impl Built {
         let number = parent.header.number + 1;
         let header =
             Header::new(number, Default::default(), Default::default(), parent.hash, Default::default());
+        // Its result is the extrinsic inclusion mode, which is `AllExtrinsics` here.
         let _: Vec<u8> = runtime.call(build.overlay, state, "Core_initialize_block", &header.encode())?;
         let mut body = build.inherents(inherents)?;
         let (mut included, mut refused, mut proof_bytes) = (Vec::new(), Vec::new(), 0);
@@ -160,6 +161,7 @@ impl Built {
             if limit.is_some_and(|limit| proof_bytes >= limit.limit_bytes) {
                 break;
             }
+            // A refused transaction is removed from the pool after the block is built.
             match build.transaction(&bytes)? {
                 Applied::Included => {
                     let calls = u64::from((runtime.calls)(&bytes));

@@ -14,7 +14,7 @@ pub(crate) struct ChainFaults {
     equivocate: AtomicBool,
     repeat_ancestry: AtomicBool,
     heads_per_relay_block: AtomicU32,
-    /// Bytes that a parachain block changes soon, once.
+    /// Bytes of a requested burst; 0 for none.
     burst: AtomicU32,
 }
 
@@ -57,7 +57,7 @@ impl ChainFaults {
         every != 0 && relay.is_multiple_of(every)
     }
 
-    /// Wants one fork, as soon as there are blocks to retract.
+    /// Requests one fork, as soon as there are blocks to retract.
     pub(crate) fn fork_next(&self, wanted: bool) {
         self.fork_next.store(wanted, Relaxed);
     }
@@ -93,7 +93,7 @@ impl ChainFaults {
         self.burst.store(bytes, Relaxed);
     }
 
-    /// The bytes of a wanted burst, once.
+    /// Takes the bytes of a requested burst.
     pub(crate) fn take_burst(&self) -> Option<u32> {
         Some(self.burst.swap(0, Relaxed)).filter(|bytes| *bytes > 0)
     }

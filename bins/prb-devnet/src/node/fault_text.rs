@@ -50,17 +50,17 @@ pub enum Fault {
     BadJustification(u32),
     /// What happens to transactions.
     Transactions(TransactionFault),
-    /// The server goes away now, for so long.
+    /// The server is down for this time, starting now.
     Restart(Duration),
     /// Of the chains: finality lags by this many relay blocks.
     FinalityLag(u32),
     /// Of the chains: the relay chain names no head of the parachain, which stands still.
     Offboard,
-    /// Of the chains: the parachain has a head again and goes on.
+    /// Of the chains: the parachain has a head again and continues.
     Onboard,
     /// Of the chains: the next parachain blocks that no relay block includes yet are retracted, once.
     Fork,
-    /// Of the chains: the same at every so many-th relay block.
+    /// Of the chains: the same at every relay block whose number is a multiple of this.
     ForkEvery(u32),
     /// Of the chains: justifications have votes of one authority for two blocks.
     Equivocate,
@@ -73,7 +73,7 @@ pub enum Fault {
 }
 
 /// A fault's syntax, meaning and parser.
-struct Form {
+struct Syntax {
     name: &'static str,
     value: &'static str,
     meaning: &'static str,
@@ -114,94 +114,99 @@ fn method(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-const fn form(
+const fn syntax(
     name: &'static str,
     value: &'static str,
     meaning: &'static str,
     read: fn(&str) -> Option<Fault>,
-) -> Form {
-    Form { name, value, meaning, read }
+) -> Syntax {
+    Syntax { name, value, meaning, read }
 }
 
-const FORMS: &[Form] = &[
-    form("batch-calls", "N", "maximum number of calls in a batch, 0 disables batches", |v| {
+const FAULTS: &[Syntax] = &[
+    syntax("batch-calls", "N", "maximum number of calls in a batch, 0 disables batches", |v| {
         number(v).map(Fault::BatchCalls)
     }),
-    form("answer-bytes", "N", "maximum size of an answer", |v| number(v).map(Fault::AnswerBytes)),
-    form("connections", "N", "maximum number of connections, further ones get HTTP 429", |v| {
+    syntax("answer-bytes", "N", "maximum size of an answer", |v| number(v).map(Fault::AnswerBytes)),
+    syntax("connections", "N", "maximum number of connections, further ones get HTTP 429", |v| {
         number(v).map(Fault::Connections)
     }),
-    form("rate-limit", "N", "maximum number of requests a second on a connection", |v| {
+    syntax("rate-limit", "N", "maximum number of requests a second on a connection", |v| {
         number(v).map(Fault::RateLimit)
     }),
-    form("refuse", "METHOD", "refuses a method; pha_* refuses all with that prefix", |v| {
+    syntax("refuse", "METHOD", "refuses a method; pha_* refuses all with that prefix", |v| {
         method(v).map(Fault::Refuse)
     }),
-    form("hold", "METHOD", "never answers a method", |v| method(v).map(Fault::Hold)),
-    form("oversize", "METHOD:BYTES", "answers a method with this many bytes", |v| {
+    syntax("hold", "METHOD", "never answers a method", |v| method(v).map(Fault::Hold)),
+    syntax("oversize", "METHOD:BYTES", "answers a method with this many bytes", |v| {
         let (name, bytes) = v.split_once(':')?;
         Some(Fault::Oversize(method(name)?, bytes.parse().ok()?))
     }),
-    form("endless", "METHOD", "answers a method without end; with * at its end, all that start so", |v| {
-        method(v).map(Fault::Endless)
-    }),
-    form("hang", "", "answers pings and nothing else", |_| Some(Fault::Hang)),
-    form("slow", "MS", "answers so much later", |v| millis(v).map(Fault::Slow)),
-    form("proofs", "uncovered|null|old|tip-only|truncated:N", "how finality proofs are answered", |v| {
+    syntax(
+        "endless",
+        "METHOD",
+        "answers a method without end; with a trailing *, all methods with that prefix",
+        |v| method(v).map(Fault::Endless),
+    ),
+    syntax("hang", "", "answers pings and nothing else", |_| Some(Fault::Hang)),
+    syntax("slow", "MS", "delays every answer by this time", |v| millis(v).map(Fault::Slow)),
+    syntax("proofs", "uncovered|null|old|tip-only|truncated:N", "how finality proofs are answered", |v| {
         proofs(v).map(Fault::Proofs)
     }),
-    form("keep-states", "N", "keeps the states of only this many of the newest blocks", |v| {
+    syntax("keep-states", "N", "keeps the states of only this many of the newest blocks", |v| {
         number(v).map(Fault::KeepStates)
     }),
-    form("false-head", "N", "announces a finalised head of this number that does not exist", |v| {
+    syntax("false-head", "N", "announces a finalised head of this number that does not exist", |v| {
         number(v).map(Fault::FalseHead)
     }),
-    form("freeze-at", "N", "shows no block after this one", |v| number(v).map(Fault::FreezeAt)),
-    form("stale", "", "shows no block after the currently final one", |_| Some(Fault::Stale)),
-    form("alternate", "N", "answers every other request as a node that lags by this many blocks", |v| {
+    syntax("freeze-at", "N", "shows no block after this one", |v| number(v).map(Fault::FreezeAt)),
+    syntax("stale", "", "shows no block after the currently final one", |_| Some(Fault::Stale)),
+    syntax("alternate", "N", "answers every other request as a node that lags by this many blocks", |v| {
         number(v).map(Fault::Alternate)
     }),
-    form("fork-at", "N", "treats another block of this number as the canonical one", |v| {
+    syntax("fork-at", "N", "treats another block of this number as the canonical one", |v| {
         number(v).map(Fault::ForkAt)
     }),
-    form("bad-header", "N", "shows a wrong state root in this header", |v| number(v).map(Fault::BadHeader)),
-    form("bad-changes", "N", "flips a bit in this block's storage changes", |v| {
+    syntax("bad-header", "N", "shows a wrong state root in this header", |v| number(v).map(Fault::BadHeader)),
+    syntax("bad-changes", "N", "flips a bit in this block's storage changes", |v| {
         number(v).map(Fault::BadChanges)
     }),
-    form("bad-justification", "N", "flips a bit in this block's justification", |v| {
+    syntax("bad-justification", "N", "flips a bit in this block's justification", |v| {
         number(v).map(Fault::BadJustification)
     }),
-    form("transactions", "swallowed|dropped", "what happens to transactions", |v| {
+    syntax("transactions", "swallowed|dropped", "what happens to transactions", |v| {
         transactions(v).map(Fault::Transactions)
     }),
-    form("restart", "MS", "the server goes away for so long, once", |v| millis(v).map(Fault::Restart)),
-    form("finality-lag", "N", "both chains: finality lags by this many relay blocks; 0 catches up", |v| {
+    syntax("restart", "MS", "the server is down for this time, once", |v| millis(v).map(Fault::Restart)),
+    syntax("finality-lag", "N", "both chains: finality lags by this many relay blocks; 0 catches up", |v| {
         number(v).map(Fault::FinalityLag)
     }),
-    form("offboard", "", "both chains: the relay chain names no head of the parachain", |_| {
+    syntax("offboard", "", "both chains: the relay chain names no head of the parachain", |_| {
         Some(Fault::Offboard)
     }),
-    form("onboard", "", "both chains: the parachain has a head again and goes on", |_| Some(Fault::Onboard)),
-    form(
+    syntax("onboard", "", "both chains: the parachain has a head again and continues", |_| {
+        Some(Fault::Onboard)
+    }),
+    syntax(
         "fork",
         "",
         "both chains: the next parachain blocks are retracted before they are final, once",
         |_| Some(Fault::Fork),
     ),
-    form("fork-every", "N", "both chains: the same at every so many-th relay block; 0 ends this", |v| {
+    syntax("fork-every", "N", "both chains: the same at every Nth relay block; 0 ends this", |v| {
         number(v).map(Fault::ForkEvery)
     }),
-    form("equivocate", "", "both chains: one authority votes for two blocks", |_| Some(Fault::Equivocate)),
-    form("repeat-ancestry", "", "both chains: justifications repeat a header", |_| {
+    syntax("equivocate", "", "both chains: one authority votes for two blocks", |_| Some(Fault::Equivocate)),
+    syntax("repeat-ancestry", "", "both chains: justifications repeat a header", |_| {
         Some(Fault::RepeatAncestry)
     }),
-    form(
+    syntax(
         "heads-per-relay-block",
         "N",
         "both chains: number of parachain blocks for each relay parent",
         |v| number(v).map(Fault::HeadsPerRelayBlock),
     ),
-    form("burst", "N", "both chains: the second next parachain block changes this many bytes", |v| {
+    syntax("burst", "N", "both chains: the second next parachain block changes this many bytes", |v| {
         number(v).map(Fault::Burst)
     }),
 ];
@@ -209,24 +214,24 @@ const FORMS: &[Form] = &[
 impl Fault {
     /// Lists every fault with its syntax and meaning, one per line.
     #[must_use]
-    pub fn forms() -> String {
-        let lines = FORMS.iter().map(|form| {
-            let equals = if form.value.is_empty() { "" } else { "=" };
-            format!("{}{equals}{}: {}", form.name, form.value, form.meaning)
+    pub fn list() -> String {
+        let lines = FAULTS.iter().map(|syntax| {
+            let equals = if syntax.value.is_empty() { "" } else { "=" };
+            format!("{}{equals}{}: {}", syntax.name, syntax.value, syntax.meaning)
         });
         lines.collect::<Vec<_>>().join("\n")
     }
 
     /// Whether it only takes effect at the RPC server's next start.
     #[must_use]
-    pub const fn is_of_server(&self) -> bool {
+    pub const fn is_server_fault(&self) -> bool {
         matches!(self, Self::BatchCalls(_) | Self::AnswerBytes(_) | Self::Connections(_) | Self::Restart(_))
     }
 
-    /// How long the server is away before its next start.
-    pub(crate) const fn away(&self) -> Duration {
+    /// How long the server is down before its next start.
+    pub(crate) const fn downtime(&self) -> Duration {
         match self {
-            Self::Restart(away) => *away,
+            Self::Restart(downtime) => *downtime,
             _ => Duration::ZERO,
         }
     }
@@ -237,12 +242,12 @@ impl FromStr for Fault {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, value) = text.split_once('=').unwrap_or((text, ""));
-        let form = FORMS.iter().find(|form| form.name == name);
-        let form =
-            form.ok_or_else(|| format!("{name:?} is not a fault; the faults are\n{}", Self::forms()))?;
+        let syntax = FAULTS.iter().find(|syntax| syntax.name == name);
+        let syntax =
+            syntax.ok_or_else(|| format!("{name:?} is not a fault; the faults are\n{}", Self::list()))?;
         // A value where none belongs is refused as well: it is probably meant for another fault.
-        let fault = (form.read)(value).filter(|_| form.value.is_empty() == value.is_empty());
-        fault.ok_or_else(|| format!("{text:?}: write {name}={}", form.value))
+        let fault = (syntax.read)(value).filter(|_| syntax.value.is_empty() == value.is_empty());
+        fault.ok_or_else(|| format!("{text:?}: write {name}={}", syntax.value))
     }
 }
 
@@ -253,7 +258,7 @@ impl Node {
         self.chain_faults().heal();
     }
 
-    /// Injects a fault, in addition to the current ones. One [of the server](Fault::is_of_server) takes effect at
+    /// Injects a fault, in addition to the current ones. One [of the server](Fault::is_server_fault) takes effect at
     /// its next start.
     pub fn inject(&self, fault: &Fault) {
         let (faults, chains) = (self.faults(), self.chain_faults());
@@ -280,7 +285,7 @@ impl Node {
             Fault::BadChanges(number) => faults.corrupt_storage_changes(*number),
             Fault::BadJustification(number) => faults.corrupt_justification(*number),
             Fault::Transactions(fault) => faults.transactions(*fault),
-            // Whoever injects it starts the server again.
+            // Stopping and starting the server is up to the caller.
             Fault::Restart(_) => {}
             Fault::FinalityLag(blocks) => chains.lag_finality(*blocks),
             Fault::Offboard => chains.offboard(true),
@@ -303,8 +308,8 @@ mod tests {
 
     #[test]
     fn all_forms_are_parsed_and_others_refused() {
-        for form in FORMS {
-            let values = match form.value {
+        for syntax in FAULTS {
+            let values = match syntax.value {
                 "" => vec![""],
                 "N" | "MS" => vec!["=7"],
                 "METHOD" => vec!["=chain_getBlock"],
@@ -314,7 +319,7 @@ mod tests {
             for value in values {
                 let value = value.trim_start_matches('=').replace(":N", ":7");
                 let equals = if value.is_empty() { "" } else { "=" };
-                let text = format!("{}{equals}{value}", form.name);
+                let text = format!("{}{equals}{value}", syntax.name);
                 assert!(text.parse::<Fault>().is_ok(), "{text}");
             }
         }

@@ -66,10 +66,10 @@ struct Inner {
     endless: HashSet<String>,
 }
 
-/// Whether a method is among the names, of which one with `*` at its end is of all that start so.
-fn is_named(names: &HashSet<String>, method: &str) -> bool {
-    let starts_so = |name: &String| name.strip_suffix('*').is_some_and(|start| method.starts_with(start));
-    names.contains(method) || names.iter().any(starts_so)
+/// Whether a method is among the names; a name with a trailing `*` stands for all methods with that prefix.
+fn matches_any(names: &HashSet<String>, method: &str) -> bool {
+    let has_prefix = |name: &String| name.strip_suffix('*').is_some_and(|start| method.starts_with(start));
+    names.contains(method) || names.iter().any(has_prefix)
 }
 
 /// The current faults of a node, which its RPC shows; its chain is not affected.
@@ -144,8 +144,8 @@ impl Faults {
         self.inner.lock().oversize.insert(method.to_owned(), bytes);
     }
 
-    /// Answers a method with a message that does not end, on the connection on which it is asked for; with `*` at its
-    /// end, all whose names start so. Holds on WebSockets.
+    /// Answers a method with a message that does not end, on the connection of the call; with a trailing `*`, all
+    /// methods with that prefix. Only on WebSockets.
     pub fn endless(&self, method: &str) {
         self.inner.lock().endless.insert(method.to_owned());
     }
@@ -183,7 +183,7 @@ impl Faults {
         });
     }
 
-    /// Answers the held requests of a method, and those to come.
+    /// Answers the held requests of a method, and later ones.
     pub fn release(&self, method: &str) {
         self.held.send_modify(|held| {
             held.remove(method);
@@ -214,11 +214,11 @@ impl Faults {
     }
 
     pub(crate) fn is_refused(&self, method: &str) -> bool {
-        is_named(&self.inner.lock().refused, method)
+        matches_any(&self.inner.lock().refused, method)
     }
 
     pub(crate) fn is_endless(&self, method: &str) -> bool {
-        is_named(&self.inner.lock().endless, method)
+        matches_any(&self.inner.lock().endless, method)
     }
 
     pub(crate) fn proof_fault(&self) -> ProofFault {
@@ -235,6 +235,7 @@ impl Faults {
 
     pub(crate) fn has_pruned(&self, number: u32, best: u32) -> bool {
         let inner = self.inner.lock();
+        // As `--state-pruning N`: the newest N blocks keep their states.
         let oldest = inner.kept_states.map_or(0, |kept| best.saturating_add(1).saturating_sub(kept));
         number < inner.pruned_below.max(oldest)
     }

@@ -14,7 +14,7 @@ use sp_core::{H256, Pair as _, ed25519};
 use super::{ledger::Ledger, state};
 use crate::{Error, JustificationOddities};
 
-/// Most headers in a finality proof, as in real nodes.
+/// Maximum number of headers in a finality proof, as in real nodes.
 const MAX_UNKNOWN_HEADERS: usize = 100_000;
 /// Every third authority votes for the child of the justified block.
 const CHILD_VOTER_STRIDE: usize = 3;
@@ -88,6 +88,7 @@ pub(crate) fn justify(
         let votes_child = index % CHILD_VOTER_STRIDE == CHILD_VOTER_STRIDE - 1;
         let voted = voters_child.filter(|_| votes_child);
         ancestry.extend(voted.filter(|_| ancestry.is_empty()).cloned());
+        // All authorities vote, although two thirds of the weight would do: a verifier may count on no fewer.
         precommits.extend(sign(id, voted.unwrap_or(target)));
     }
     if oddities.equivocation

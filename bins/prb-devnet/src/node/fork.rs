@@ -26,6 +26,7 @@ impl Node {
                 self.server.keep_open(silent);
             }
         }
+        // Subscribers see a lower best block until the replacements are authored, as on a real fork.
         self.best.send_replace(last);
     }
 

@@ -82,6 +82,7 @@ impl Ledger {
         let retracted = self.blocks.split_off(last.max(self.finalized) as usize + 1);
         for block in &retracted {
             self.numbers.remove(&block.hash);
+            // Real nodes answer queries by the hash of a retracted block until it is pruned.
             self.stale.insert(block.hash, Arc::clone(block));
         }
         retracted

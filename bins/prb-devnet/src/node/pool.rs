@@ -11,12 +11,12 @@ use tokio::sync::mpsc;
 
 use super::fork::Retracted;
 
-/// Most bytes of all transactions.
+/// Maximum bytes of all transactions.
 const MAX_BYTES: usize = 20 * 1024 * 1024;
 /// Blocks for which a used or refused transaction is banned.
 // Real pools ban for 30 minutes.
 const BAN_BLOCKS: u32 = 32;
-/// Most banned transactions remembered.
+/// Maximum number of banned transactions remembered.
 const MAX_BANNED: usize = 16 * 1024;
 /// Statuses by which a watcher may lag.
 const WATCH_CAPACITY: usize = 16;
@@ -105,7 +105,7 @@ struct Entry {
 }
 
 impl Entry {
-    fn tell(&self, status: &Status) {
+    fn notify(&self, status: &Status) {
         for watcher in &self.watchers {
             // A watcher that does not read loses statuses; the pool is not affected.
             let _ = watcher.try_send(status.clone());
@@ -165,6 +165,7 @@ impl Pool {
         valid: ValidTransaction,
         messages: Vec<(MessageOrigin, u64)>,
     ) -> Result<mpsc::Receiver<Status>, Error> {
+        // Transactions that provide the same tag: the same nonce of an account, or the same message.
         let rivals = self.rivals(&valid);
         for rival in &rivals {
             let old = self.entries.get(rival).map_or(0, |entry| entry.valid.priority);
@@ -192,7 +193,7 @@ impl Pool {
         self.entries.insert(hash, entry);
         self.promote();
         if let Some(entry) = self.entries.get(&hash).filter(|entry| !entry.ready) {
-            entry.tell(&Status::Future);
+            entry.notify(&Status::Future);
         }
         Ok(receiver)
     }
@@ -210,7 +211,7 @@ impl Pool {
                 self.providers.remove(tag);
             }
         }
-        entry.tell(status);
+        entry.notify(status);
         Some(entry)
     }
 
@@ -221,7 +222,7 @@ impl Pool {
         })
     }
 
-    /// Marks transactions that have become ready, and tells their watchers.
+    /// Marks transactions that have become ready, and notifies their watchers.
     fn promote(&mut self) {
         loop {
             let ready: Vec<H256> = self
@@ -236,8 +237,8 @@ impl Pool {
             for hash in ready {
                 if let Some(entry) = self.entries.get_mut(&hash) {
                     entry.ready = true;
-                    entry.tell(&Status::Ready);
-                    entry.tell(&Status::Broadcast);
+                    entry.notify(&Status::Ready);
+                    entry.notify(&Status::Broadcast);
                 }
             }
         }
@@ -291,10 +292,11 @@ impl Pool {
                 Err(_) => self.refuse(hash, best),
             }
         }
+        // Requirements may have changed with the block: readiness is computed from nothing.
         self.promote_silently(&were_ready);
     }
 
-    // Watchers are not told again about transactions that were ready before.
+    // Watchers are not notified again of transactions that were ready before.
     fn promote_silently(&mut self, hashes: &[H256]) {
         let watchers: Vec<_> = hashes
             .iter()
@@ -345,19 +347,19 @@ impl Pool {
         }
     }
 
-    /// Tells the watchers of transactions about the retraction of their block. Returns the watchers that get no
+    /// Notifies the watchers of transactions of the retraction of their block. Returns the watchers that get no
     /// further status.
-    pub(crate) fn retracted(&mut self, block: H256, fate: Retracted) -> Vec<mpsc::Sender<Status>> {
+    pub(crate) fn retracted(&mut self, block: H256, outcome: Retracted) -> Vec<mpsc::Sender<Status>> {
         let (retracted, rest): (Vec<_>, Vec<_>) =
             self.included.drain(..).partition(|included| included.block_hash == block);
         self.included = rest;
         let mut silent = Vec::new();
         for Included { hash, mut entry, .. } in retracted {
-            entry.tell(&Status::Retracted(block));
+            entry.notify(&Status::Retracted(block));
             // Inclusion banned it; without this the pool would refuse the same transaction when it is sent
             // again.
             self.banned.remove(&hash);
-            if fate == Retracted::Lost {
+            if outcome == Retracted::Lost {
                 silent.append(&mut entry.watchers);
                 continue;
             }
@@ -373,24 +375,24 @@ impl Pool {
     }
 
     /// Stops watching transactions in blocks up to `last` that are not final.
-    pub(crate) fn give_up_watching(&mut self, last: u32) {
+    pub(crate) fn time_out_watchers(&mut self, last: u32) {
         for Included { block_hash, entry, .. } in
             self.included.iter_mut().filter(|included| included.block <= last && last > 0)
         {
-            entry.tell(&Status::FinalityTimeout(*block_hash));
+            entry.notify(&Status::FinalityTimeout(*block_hash));
             // `finalityTimeout` is a final status: real nodes end the stream.
             entry.watchers.clear();
         }
     }
 
-    /// Tells watchers about final blocks.
+    /// Notifies watchers of final blocks.
     pub(crate) fn finalized(&mut self, finalized: u32, hash_of: impl Fn(u32) -> Option<H256>) {
         let (done, rest): (Vec<_>, Vec<_>) =
             self.included.drain(..).partition(|included| included.block <= finalized);
         self.included = rest;
         for included in done {
             let Some(hash) = hash_of(included.block) else { continue };
-            included.entry.tell(&Status::Finalized(hash));
+            included.entry.notify(&Status::Finalized(hash));
         }
     }
 

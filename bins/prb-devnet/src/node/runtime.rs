@@ -80,7 +80,7 @@ impl Runtime {
         overlay.enter_runtime().map_err(|_| error("entered twice".into()))?;
         let mut ext = Ext::new(overlay, state, None);
         let result = sp_externalities::set_and_run_with_externalities(&mut ext, || {
-            // A wasm runtime traps on a panic and the node goes on; the native one must not take the process
+            // A wasm runtime traps on a panic and the node continues; the native one must not take the process
             // down.
             catch_unwind(AssertUnwindSafe(|| (self.dispatch)(method, arguments)))
         });
@@ -95,6 +95,7 @@ impl Runtime {
 
     /// Calls a runtime API method on a state and discards changes.
     pub(crate) fn query(&self, state: &State, method: &str, arguments: &[u8]) -> Result<Vec<u8>, Error> {
+        // A fresh overlay that is dropped: queries have no effect on the chain.
         self.call(&mut OverlayedChanges::default(), state, method, arguments)
     }
 

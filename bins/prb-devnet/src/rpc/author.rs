@@ -18,7 +18,7 @@ use crate::{
     node::{Node, PoolError, Status},
 };
 
-/// Most bytes of a transaction.
+/// Maximum size of a transaction, in bytes.
 const MAX_EXTRINSIC_BYTES: usize = 8 * 1024 * 1024;
 /// The peer that transactions are reported to be sent to.
 const PEER: &str = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp";

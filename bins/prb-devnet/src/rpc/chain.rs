@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::{Answer, Module, Registered, aliases, error, method, view::View};
 use crate::node::Node;
 
-/// Most block hashes in one answer.
+/// Maximum number of block hashes in one answer.
 const MAX_HASHES: usize = 100_000;
 
 /// A block number as clients send it.
@@ -75,8 +75,8 @@ fn block_hash(params: Params<'_>, view: &View<'_>) -> Answer<Value> {
 
 fn header(params: Params<'_>, view: &View<'_>) -> Answer<Value> {
     let hash: Option<H256> = params.sequence().optional_next()?;
-    let untrue = [view.false_head(), view.forked()];
-    if let Some(header) = untrue.into_iter().flatten().find(|header| Some(header.hash()) == hash) {
+    let false_headers = [view.false_head(), view.forked()];
+    if let Some(header) = false_headers.into_iter().flatten().find(|header| Some(header.hash()) == hash) {
         return Ok(json!(header));
     }
     let block = match hash {
@@ -180,6 +180,7 @@ pub(super) async fn follow(
         let newest = (*numbers.borrow_and_update()).min(view.best());
         // The watch keeps the newest number only, so blocks between two wake-ups are made up for here.
         for number in next.unwrap_or(newest)..=newest {
+            // A block may have been retracted in the meantime, or its message be the same as the last one.
             let Some(message) = message(&View::new(node), number) else { continue };
             if sink.send(message).await.is_err() {
                 return;

@@ -1,4 +1,4 @@
-//! The server's connections: accepted here, so that one can be made to send without end.
+//! Accepts the server's connections, and can take one over to send a message without end.
 
 use std::{
     future::pending,
@@ -26,13 +26,13 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::middleware::Guard;
 use crate::node::Node;
 
-/// Bytes of a frame that is no message's last, and the headers of a text message's first one and of the others.
+/// Payload bytes of each frame of an endless text message; the headers of its first frame and of all others.
 // The headers are those of RFC 6455: opcode 1 (text) or 0 (continuation), FIN unset, no mask, 16-bit length.
 const FRAME_BYTES: usize = 0x8000;
 const FIRST: [u8; 4] = [0x01, 126, 0x80, 0];
 const NEXT: [u8; 4] = [0x00, 126, 0x80, 0];
 
-/// Serves a node's methods on a listener until the handle says stop.
+/// Serves a node's methods on a listener until the handle is stopped.
 pub(super) fn serve(
     listener: TcpListener,
     node: Arc<Node>,
@@ -48,6 +48,7 @@ pub(super) fn serve(
             let stream = tokio::select! {
                 () = stopped => break,
                 Some(_) = connections.join_next() => continue,
+                // Unlimited here: the service refuses connections over the limit with HTTP 429.
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => stream,
                     Err(error) => {
@@ -71,7 +72,7 @@ pub(super) fn serve(
                 }
             });
         }
-        // Whoever waits for the end may want the port again.
+        // Freed first: the server may be started again on the same port.
         drop(listener);
         // Each ends once its calls are answered.
         while connections.join_next().await.is_some() {}
@@ -83,25 +84,25 @@ pub(super) fn serve(
 pub(super) struct Connection {
     stream: TcpStream,
     stop: StopHandle,
-    /// Set once nothing but the endless message is sent any more.
-    taken: AtomicBool,
-    /// Cancelled when that is over, and the connection with it.
-    over: CancellationToken,
+    /// Set once only the endless message is sent.
+    is_taken_over: AtomicBool,
+    /// Cancelled when that ends, which ends the connection.
+    ended: CancellationToken,
 }
 
 impl Connection {
     fn new(stream: TcpStream, stop: StopHandle) -> Self {
-        Self { stream, stop, taken: AtomicBool::new(false), over: CancellationToken::new() }
+        Self { stream, stop, is_taken_over: AtomicBool::new(false), ended: CancellationToken::new() }
     }
 
     /// Sends one text message that does not end, until the client or the server goes away.
     pub(super) async fn send_without_end(&self) {
-        if self.taken.swap(true, Ordering::AcqRel) {
+        if self.is_taken_over.swap(true, Ordering::AcqRel) {
             // A second call must not write frames into the middle of the first one's.
             return pending().await;
         }
         // Also when the call is dropped because its connection ended.
-        let _over = self.over.clone().drop_guard();
+        let _ended = self.ended.clone().drop_guard();
         tokio::select! {
             () = self.stop.clone().shutdown() => {}
             result = self.send_frames() => {
@@ -133,18 +134,18 @@ impl Connection {
 /// The server's view of a connection.
 struct Io {
     connection: Arc<Connection>,
-    over: Pin<Box<WaitForCancellationFutureOwned>>,
+    ended: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Io {
     fn new(connection: Arc<Connection>) -> Self {
-        let over = Box::pin(connection.over.clone().cancelled_owned());
-        Self { connection, over }
+        let ended = Box::pin(connection.ended.clone().cancelled_owned());
+        Self { connection, ended }
     }
 
-    /// Waits for ever where the endless message has the connection, and fails once it is over.
-    fn poll_taken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        ready!(self.over.as_mut().poll(cx));
+    /// Waits while the endless message occupies the connection, and fails once that has ended.
+    fn poll_taken_over(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        ready!(self.ended.as_mut().poll(cx));
         Poll::Ready(io::ErrorKind::BrokenPipe.into())
     }
 }
@@ -172,8 +173,8 @@ impl AsyncRead for Io {
 
 impl AsyncWrite for Io {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.connection.taken.load(Ordering::Acquire) {
-            return self.poll_taken(cx).map(Err);
+        if self.connection.is_taken_over.load(Ordering::Acquire) {
+            return self.poll_taken_over(cx).map(Err);
         }
         let stream = &self.connection.stream;
         loop {

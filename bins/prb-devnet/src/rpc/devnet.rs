@@ -1,5 +1,5 @@
-//! `devnet_*`: faults of a node or of both chains, told to a running node. They are served whatever the faults.
-//! Those of its server start it again once the call is answered.
+//! `devnet_*`: injects faults into a running node or both chains, and ends them. Served regardless of faults. Faults of
+//! the server restart it once the call is answered.
 
 use std::time::Duration;
 
@@ -17,9 +17,9 @@ pub(super) fn register(module: &mut Module) -> Registered {
         let faults: Result<Vec<Fault>, _> = texts.iter().map(|text| text.parse()).collect();
         let faults = faults.map_err(|reason| error(-32602, reason))?;
         faults.iter().for_each(|fault| node.inject(fault));
-        if faults.iter().any(Fault::is_of_server) {
-            let away = faults.iter().map(Fault::away).max().unwrap_or(Duration::ZERO);
-            node.restart_rpc(away);
+        if faults.iter().any(Fault::is_server_fault) {
+            let downtime = faults.iter().map(Fault::downtime).max().unwrap_or(Duration::ZERO);
+            node.restart_rpc(downtime);
         }
         Ok::<_, ErrorObjectOwned>(())
     })?;

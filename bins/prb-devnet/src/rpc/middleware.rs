@@ -37,20 +37,20 @@ struct Requests {
 }
 
 impl Requests {
-    /// Counts a request; returns whether it is within the limit, and whether it is every other one.
+    /// Counts a request; returns whether it is within the limit, and whether it is an even one, which `alternates` affects.
     ///
     /// The allowance is refilled continuously, as in real nodes.
     fn admit(&mut self, limit: Option<u32>) -> (bool, bool) {
         self.count += 1;
-        let is_other = self.count.is_multiple_of(2);
-        let Some(limit) = limit.map(f64::from) else { return (true, is_other) };
+        let is_second = self.count.is_multiple_of(2);
+        let Some(limit) = limit.map(f64::from) else { return (true, is_second) };
         let now = Instant::now();
         let used = self
             .used
             .map_or(0.0, |(used, at)| (used - limit * now.duration_since(at).as_secs_f64()).max(0.0));
         let is_admitted = used + 1.0 <= limit;
         self.used = Some((if is_admitted { used + 1.0 } else { used }, now));
-        (is_admitted, is_other)
+        (is_admitted, is_second)
     }
 }
 
@@ -61,25 +61,26 @@ impl<S> Guard<S> {
 }
 
 impl<S> Guard<S> {
-    /// Waits as the faults demand; returns the answer if it is not the chain's.
-    async fn afflict(&self, request: &mut Request<'_>) -> Option<MethodResponse> {
+    /// Applies the faults to a request: waits, and returns the answer if it does not come from the chain.
+    async fn apply_faults(&self, request: &mut Request<'_>) -> Option<MethodResponse> {
         let (faults, method) = (self.node.faults(), request.method_name().to_owned());
         // Otherwise a node that hangs or refuses everything could not be healed.
         if method.starts_with(devnet::PREFIX) {
             return None;
         }
+        // A hanging node answers nothing, so this comes before every other fault.
         faults.until_answering().await;
         faults.until_released(&method).await;
         let delay = faults.delay();
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
-        let (is_admitted, is_other) = self.requests.lock().admit(faults.rate_limit());
+        let (is_admitted, is_second) = self.requests.lock().admit(faults.rate_limit());
         if !is_admitted {
             let limited = ErrorObject::owned(RATE_CODE, RATE_TEXT, None::<()>);
             return Some(MethodResponse::error(request.id.clone(), limited));
         }
-        if let Some(behind) = faults.alternates().filter(|_| is_other) {
+        if let Some(behind) = faults.alternates().filter(|_| is_second) {
             request.extensions_mut().insert(Behind(behind));
         }
         if faults.is_endless(&method) {
@@ -120,7 +121,7 @@ where
         async move {
             guard.node.count_request();
             guard.node.count_method(request.method_name());
-            match guard.afflict(&mut request).await {
+            match guard.apply_faults(&mut request).await {
                 Some(answer) => answer,
                 None => guard.inner.call(request).await,
             }
@@ -131,6 +132,7 @@ where
         let Self { inner, node, .. } = self.clone();
         async move {
             node.count_request();
+            // Only this fault applies to whole batches; refusals apply to each call.
             node.faults().until_answering().await;
             // Each call of a batch answers for itself; an error for the whole batch would have the id null,
             // which clients cannot assign.

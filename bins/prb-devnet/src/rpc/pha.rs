@@ -13,7 +13,7 @@ use crate::node::{ChainKind, StorageChanges, StorageCollection};
 const PHA_ERROR: i32 = 10_000;
 /// Code of an unavailable finality proof.
 const PROVE_FINALITY_ERROR: i32 = 4;
-/// Most blocks of one call.
+/// Maximum number of blocks of one call.
 const MAX_BLOCKS: u32 = 10_000;
 
 /// Changed keys with their new values.
@@ -68,7 +68,7 @@ pub(super) fn register(module: &mut Module, kind: ChainKind) -> Registered {
     method(module, "pha_getStorageChangesAt", |params, view| {
         let hash: H256 = params.sequence().next()?;
         let block = view.block_by_hash(hash).ok_or_else(|| no_block(hash))?;
-        view.unpruned(&block)?;
+        view.check_pruned(&block)?;
         Ok(Bytes(view.storage_changes(&block).encode()))
     })?;
     method(module, "pha_getMqNextSequence", next_sequence)

@@ -14,11 +14,11 @@ use super::{
 };
 use crate::node::state;
 
-/// Most keys on a page, as in real nodes.
+/// Maximum number of keys on a page, as in real nodes.
 const MAX_PAGE: u32 = 1000;
-/// Most keys in one request.
+/// Maximum number of keys in one request.
 const MAX_KEYS: usize = 100_000;
-/// Most blocks covered by `state_queryStorage`.
+/// Maximum number of blocks covered by `state_queryStorage`.
 const MAX_QUERY_BLOCKS: u32 = 100_000;
 
 pub(super) fn register(module: &mut Module) -> Registered {

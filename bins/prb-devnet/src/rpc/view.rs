@@ -39,6 +39,7 @@ impl<'a> View<'a> {
     }
 
     fn cap(&self, number: u32) -> u32 {
+        // Both faults may be set: the older view counts.
         let number = number.saturating_sub(self.behind);
         self.node.faults().frozen_at().map_or(number, |frozen| frozen.min(number))
     }
@@ -71,12 +72,12 @@ impl<'a> View<'a> {
     /// Returns the state of the requested block, or of the best one.
     pub(super) fn state(&self, hash: Option<H256>) -> Answer<State> {
         let block = self.block_or_best(hash)?;
-        self.unpruned(&block)?;
+        self.check_pruned(&block)?;
         self.node.state_at(block.hash).map_err(client)
     }
 
     /// Refuses a block whose state is pruned.
-    pub(super) fn unpruned(&self, block: &Block) -> Answer<()> {
+    pub(super) fn check_pruned(&self, block: &Block) -> Answer<()> {
         if self.node.faults().has_pruned(block.header.number, self.best()) {
             let text = format!(
                 "Client error: Api called for an unknown Block: State already discarded for {:?}",
@@ -100,7 +101,7 @@ impl<'a> View<'a> {
     /// Calls the runtime at the requested block, or at the best one.
     pub(super) fn call(&self, name: &str, data: &[u8], hash: Option<H256>) -> Answer<Vec<u8>> {
         let block = self.block_or_best(hash)?;
-        self.unpruned(&block)?;
+        self.check_pruned(&block)?;
         self.node.call(name, data, block.hash).map_err(client)
     }
 
@@ -126,7 +127,7 @@ impl<'a> View<'a> {
             return None;
         }
         let justification = self.node.justification(number)?;
-        Some(vec![(GRANDPA_ENGINE_ID, self.spoil(number, justification))])
+        Some(vec![(GRANDPA_ENGINE_ID, self.corrupt(number, justification))])
     }
 
     pub(super) fn prove_finality(&self, number: u32) -> Result<Option<Vec<u8>>, Error> {
@@ -147,11 +148,11 @@ impl<'a> View<'a> {
             }
         };
         Ok(proof.map(|mut proof| {
-            if let ProofFault::Truncated(most) = fault {
-                proof.unknown_headers.truncate(most);
+            if let ProofFault::Truncated(count) = fault {
+                proof.unknown_headers.truncate(count);
             }
             let justified = self.node.block_number(proof.block).unwrap_or_default();
-            proof.justification = self.spoil(justified, proof.justification);
+            proof.justification = self.corrupt(justified, proof.justification);
             for header in &mut proof.unknown_headers {
                 if self.node.faults().has_corrupt_header(header.number) {
                     header.state_root.0[0] ^= 1;
@@ -163,7 +164,7 @@ impl<'a> View<'a> {
 
     // The last 32 bytes before the ancestry's length are an authority's id, preceded by its signature: a flipped
     // bit in the middle of the bytes always hits a precommit.
-    fn spoil(&self, number: u32, mut justification: Vec<u8>) -> Vec<u8> {
+    fn corrupt(&self, number: u32, mut justification: Vec<u8>) -> Vec<u8> {
         if self.node.faults().has_corrupt_justification(number) {
             let middle = justification.len() / 2;
             if let Some(byte) = justification.get_mut(middle) {

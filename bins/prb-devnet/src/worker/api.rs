@@ -104,6 +104,7 @@ fn dispatch(core: &Mutex<Verifier>, request: prpc::Blocks) -> Result<Vec<u8>, Re
     match &result {
         // The process ends without keeping any of it.
         Err(Refusal::Abort(_)) => core.lock().abandon_dispatch(),
+        // Also after a refusal: the blocks before the refused one stay applied.
         _ => core.lock().end_dispatch(runtime),
     }
     synced_to(result?)

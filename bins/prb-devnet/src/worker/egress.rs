@@ -9,9 +9,9 @@ use codec::Encode;
 use prb_core::wire::{Message, MessageOrigin, SignedMessage};
 use sp_core::{Pair, sr25519};
 
-/// Most queued messages of one sender; beyond that no new ones are made.
+/// Maximum number of queued messages of one sender; beyond that no new ones are made.
 const MAX_PENDING: usize = 16_384;
-/// Most senders of a worker.
+/// Maximum number of senders of a worker.
 const MAX_SENDERS: usize = 64;
 
 /// Signed messages that the chain has not accepted yet, as far as the worker has seen, by sender.
@@ -77,6 +77,7 @@ impl Egress {
 
     /// Drops a sender's messages that the chain has accepted: those below its next sequence.
     pub(crate) fn purge(&mut self, sender: &MessageOrigin, next_wanted: u64) {
+        // The queue stays even if it becomes empty: its next sequence must not be computed again.
         let Some(queue) = self.queues.get_mut(sender) else { return };
         while queue.pending.front().is_some_and(|message| message.sequence < next_wanted) {
             queue.pending.pop_front();

@@ -15,16 +15,16 @@ use prb_core::{primitives::AccountId, prpc::Method};
 /// Faults of one worker, which survive restarts.
 #[derive(Debug, Default)]
 pub struct Faults {
-    plan: Mutex<Plan>,
+    answers: Mutex<AnswerFaults>,
     knobs: Arc<Knobs>,
 }
 
-/// Faults of the worker's own work.
+/// Faults of the work itself, shared with the verifier.
 #[derive(Debug, Default)]
-pub(crate) struct Knobs(Mutex<Inside>);
+pub(crate) struct Knobs(Mutex<KnobState>);
 
 #[derive(Debug, Default)]
-struct Inside {
+struct KnobState {
     operator: Option<AccountId>,
     dispatch_pause: Duration,
 }
@@ -41,7 +41,7 @@ impl Knobs {
 }
 
 #[derive(Debug, Default)]
-struct Plan {
+struct AnswerFaults {
     delay: Duration,
     attestation: Duration,
     failing: HashMap<Method, (u32, String)>,
@@ -50,17 +50,17 @@ struct Plan {
 impl Faults {
     /// Delays every answer.
     pub fn slow(&self, delay: Duration) {
-        self.plan.lock().delay = delay;
+        self.answers.lock().delay = delay;
     }
 
     /// Makes every new attestation take this long. A caller that stops waiting finds it finished later.
-    pub fn slow_attestation(&self, takes: Duration) {
-        self.plan.lock().attestation = takes;
+    pub fn slow_attestation(&self, duration: Duration) {
+        self.answers.lock().attestation = duration;
     }
 
     /// Makes every dispatch take this long; meanwhile other state-changing calls are refused.
-    pub fn slow_dispatch(&self, takes: Duration) {
-        self.knobs.0.lock().dispatch_pause = takes;
+    pub fn slow_dispatch(&self, duration: Duration) {
+        self.knobs.0.lock().dispatch_pause = duration;
     }
 
     /// Registers for this account from the next attestation on, instead of the requested operator.
@@ -70,13 +70,13 @@ impl Faults {
 
     /// Answers the next `times` calls of `method` with status 500 and `text`, without carrying them out.
     pub fn fail_next(&self, method: Method, times: u32, text: impl Into<String>) {
-        self.plan.lock().failing.insert(method, (times, text.into()));
+        self.answers.lock().failing.insert(method, (times, text.into()));
     }
 
     /// Ends all faults.
     pub fn clear(&self) {
-        *self.plan.lock() = Plan::default();
-        *self.knobs.0.lock() = Inside::default();
+        *self.answers.lock() = AnswerFaults::default();
+        *self.knobs.0.lock() = KnobState::default();
     }
 
     pub(crate) fn knobs(&self) -> Arc<Knobs> {
@@ -84,16 +84,16 @@ impl Faults {
     }
 
     pub(crate) fn attestation(&self) -> Duration {
-        self.plan.lock().attestation
+        self.answers.lock().attestation
     }
 
     pub(crate) fn delay(&self) -> Duration {
-        self.plan.lock().delay
+        self.answers.lock().delay
     }
 
     pub(crate) fn take_failure(&self, method: Method) -> Option<String> {
-        let mut plan = self.plan.lock();
-        let (times, text) = plan.failing.get_mut(&method).filter(|(times, _)| *times > 0)?;
+        let mut answers = self.answers.lock();
+        let (times, text) = answers.failing.get_mut(&method).filter(|(times, _)| *times > 0)?;
         *times -= 1;
         Some(text.clone())
     }

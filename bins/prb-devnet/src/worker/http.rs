@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::{
     Refusal, api, json as json_form,
-    process::{Exit, Life, Process},
+    process::{Exit, Process, Run},
 };
 
 const JSON: &str = "application/json";
@@ -29,17 +29,17 @@ const PROTOBUF: &str = "application/octet-stream";
 #[derive(Clone)]
 struct Context {
     process: Arc<Process>,
-    life: Arc<Life>,
+    run: Arc<Run>,
 }
 
 type Parameters = Query<Vec<(String, String)>>;
 
-pub(crate) fn router(process: Arc<Process>, life: Arc<Life>) -> Router {
+pub(crate) fn router(process: Arc<Process>, run: Arc<Run>) -> Router {
     Router::new()
         .route("/prpc/{name}", get(get_info).post(call))
         .route("/bin_api/{name}", post(legacy))
         .route("/kick", post(kick))
-        .with_state(Context { process, life })
+        .with_state(Context { process, run })
 }
 
 async fn get_info(State(context): State<Context>, Path(name): Path<String>) -> Response {
@@ -110,9 +110,10 @@ async fn kick(State(context): State<Context>) -> Response {
 
 impl Context {
     async fn carry_out(&self, method: Method, body: Bytes) -> Result<Vec<u8>, Refusal> {
-        let Self { process, life } = self.clone();
+        let Self { process, run } = self.clone();
         process.calls.count(method);
-        let running = process.calls.start(&life.in_flight, method);
+        // Counted from the arrival: a delayed answer keeps its call in flight.
+        let running = process.calls.start(&run.in_flight, method);
         let delay = process.faults.delay();
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
@@ -121,16 +122,16 @@ impl Context {
             return Err(Refusal::App(text));
         }
         // Read before the call, to see afterwards whether it made a new attestation.
-        let attestations = life.core.lock().attestations();
-        let forget = method == Method::Stop
+        let attestations = run.core.lock().attestations();
+        let remove_checkpoints = method == Method::Stop
             && prpc::StopOptions::decode(body.clone()).is_ok_and(|options| options.remove_checkpoints);
         let work = move || {
             // Held until the work is done, even if the caller has disconnected.
             let _running = running;
             process.record(method, &body);
-            let result = api::call(&life.core, method, body.clone());
+            let result = api::call(&run.core, method, body.clone());
             if let (Ok(_), Method::TakeCheckpoint) = (&result, method) {
-                process.take_checkpoint(&life);
+                process.take_checkpoint(&run);
             }
             result
         };
@@ -147,7 +148,7 @@ impl Context {
                 tracing::warn!(worker = self.process.index(), reason, "the worker aborts");
                 self.exit(Exit::Abort).await
             }
-            (Ok(_), Method::Stop) => self.exit(Exit::Stop { forget }).await,
+            (Ok(_), Method::Stop) => self.exit(Exit::Stop { forget: remove_checkpoints }).await,
             (result, _) => result,
         }
     }
@@ -155,8 +156,8 @@ impl Context {
     /// Waits until the attestation is finished: as long as a new one takes, counted from its beginning.
     async fn attest(&self, attestations_before: u64) {
         let until = {
-            let mut until = self.life.attesting_until.lock();
-            if self.life.core.lock().attestations() > attestations_before {
+            let mut until = self.run.attesting_until.lock();
+            if self.run.core.lock().attestations() > attestations_before {
                 *until = Some(Instant::now() + self.process.faults.attestation());
             }
             *until
@@ -166,7 +167,7 @@ impl Context {
         }
     }
 
-    /// Ends the process: the supervisor drops this request as well, so that nobody gets an answer.
+    /// Ends the process: the supervisor drops this request as well, so that its caller gets no answer.
     async fn exit<T>(&self, exit: Exit) -> T {
         self.process.exit(exit).await;
         std::future::pending().await
@@ -178,9 +179,9 @@ fn method(name: &str) -> Option<Method> {
 }
 
 fn wants_json(parameters: &[(String, String)], headers: &HeaderMap) -> bool {
-    let asked = parameters.iter().any(|(name, value)| name == "json" && value == "true");
+    let requested = parameters.iter().any(|(name, value)| name == "json" && value == "true");
     let sent = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    asked || sent.is_some_and(|kind| kind.starts_with(JSON))
+    requested || sent.is_some_and(|kind| kind.starts_with(JSON))
 }
 
 async fn read(body: Body, headers: &HeaderMap, limit: usize) -> Result<Bytes, Response> {

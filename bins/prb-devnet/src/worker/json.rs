@@ -225,6 +225,7 @@ fn decode(fields: Fields, mut bytes: &[u8]) -> Option<Value> {
             // Fixed-width wire types: the API has no such fields.
             _ => return None,
         };
+        // Unknown fields are skipped, as protobuf requires.
         let Some((name, _, rule, kind)) = fields.iter().find(|field| u64::from(field.1) == key >> 3) else {
             continue;
         };

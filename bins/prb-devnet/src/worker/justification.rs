@@ -46,6 +46,7 @@ impl Verdicts {
         // same one.
         let verdict = verify(justification, target, set);
         let (verdicts, order) = &mut *self.inner.lock();
+        // Two workers may have computed the same verdict: it has one place in the order of eviction.
         if verdicts.insert(key, verdict).is_none() {
             order.push_back(key);
         }

@@ -63,6 +63,7 @@ impl LightClient {
         if change.as_ref().is_some_and(|change| change.delay != 0) {
             return Err(failed("unsupported authority set change delay"));
         }
+        // Nothing is stored before all checks have passed: a refused batch leaves the client as it was.
         self.last = last_hash;
         if let Some(change) = change {
             // Only the last header's change counts: one inside the batch would need another set's signatures,

@@ -34,7 +34,7 @@ use super::{
     verifier::{Options, Verifier},
 };
 
-/// Most concurrent connections of one worker; further ones wait in the listener's queue.
+/// Maximum number of concurrent connections of one worker; further ones wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 256;
 /// How long, and at which interval, the worker tries to bind its port again.
 const REBIND_LIMIT: Duration = Duration::from_secs(10);
@@ -63,7 +63,7 @@ pub(crate) enum Command {
 
 /// The time between a start and an exit.
 #[derive(Debug)]
-pub(crate) struct Life {
+pub(crate) struct Run {
     pub(crate) core: Mutex<Verifier>,
     pub(crate) in_flight: InFlight,
     /// When the last attestation is finished.
@@ -88,12 +88,12 @@ pub(crate) struct Process {
 
 #[derive(Debug)]
 struct Persistent {
-    life: Arc<Life>,
+    run: Arc<Run>,
     checkpoint: Option<Box<Verifier>>,
     restart: Restart,
 }
 
-impl Life {
+impl Run {
     fn new(core: Verifier) -> Arc<Self> {
         Arc::new(Self {
             core: Mutex::new(core),
@@ -117,7 +117,7 @@ pub(crate) struct Parts {
 
 impl Process {
     pub(crate) fn new(parts: Parts) -> Self {
-        let life = Life::new(Verifier::new(parts.options.clone()));
+        let run = Run::new(Verifier::new(parts.options.clone()));
         Self {
             faults: parts.faults,
             calls: Calls::default(),
@@ -129,7 +129,7 @@ impl Process {
             commands: parts.commands,
             kicks: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
-            persistent: Mutex::new(Persistent { life, checkpoint: None, restart: parts.restart }),
+            persistent: Mutex::new(Persistent { run, checkpoint: None, restart: parts.restart }),
         }
     }
 
@@ -141,8 +141,8 @@ impl Process {
         &self.options
     }
 
-    pub(crate) fn life(&self) -> Arc<Life> {
-        self.persistent.lock().life.clone()
+    pub(crate) fn run(&self) -> Arc<Run> {
+        self.persistent.lock().run.clone()
     }
 
     pub(crate) fn kicked(&self) {
@@ -167,12 +167,12 @@ impl Process {
         }
     }
 
-    pub(crate) fn take_checkpoint(&self, life: &Life) {
-        let checkpoint = life.core.lock().restarted();
+    pub(crate) fn take_checkpoint(&self, run: &Run) {
+        let checkpoint = run.core.lock().restarted();
         self.persistent.lock().checkpoint = Some(Box::new(checkpoint));
     }
 
-    /// Tells the supervisor. A full queue means that it is about to end the process anyway.
+    /// Notifies the supervisor. If its queue is full, it is about to end the process anyway.
     pub(crate) async fn exit(&self, exit: Exit) {
         let _ = self.commands.try_send(Command::Exit(exit));
     }
@@ -181,21 +181,21 @@ impl Process {
         let _ = self.commands.send(command).await;
     }
 
-    fn end_life(&self, restart: Restart) {
+    fn end_run(&self, restart: Restart) {
         let mut persistent = self.persistent.lock();
-        let survivor = match restart {
+        let restored = match restart {
             // Without the mark of a running dispatch, which ended with the process.
-            Restart::Kept => Some(persistent.life.core.lock().restarted()),
+            Restart::Kept => Some(persistent.run.core.lock().restarted()),
             Restart::Checkpoint => persistent.checkpoint.as_deref().map(Verifier::restarted),
             Restart::Lost => None,
         };
-        if survivor.is_none() {
+        if restored.is_none() {
             persistent.checkpoint = None;
             if let Some(recorder) = &self.recorder {
-                recorder.new_life();
+                recorder.start_next_file();
             }
         }
-        persistent.life = Life::new(survivor.unwrap_or_else(|| Verifier::new(self.options.clone())));
+        persistent.run = Run::new(restored.unwrap_or_else(|| Verifier::new(self.options.clone())));
         self.restarts.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -206,7 +206,7 @@ impl Process {
 
 enum Down {
     Until(Instant),
-    Away,
+    Offline,
 }
 
 /// Serves, and restarts after exits, until cancelled.
@@ -217,7 +217,7 @@ pub(crate) async fn supervise(
     cancel: CancellationToken,
 ) {
     let mut listener = Some(listener);
-    let mut back: Option<oneshot::Sender<io::Result<()>>> = None;
+    let mut started: Option<oneshot::Sender<io::Result<()>>> = None;
     loop {
         let bound = match listener.take() {
             Some(listener) => Ok(listener),
@@ -230,16 +230,17 @@ pub(crate) async fn supervise(
                 (None, Err(error))
             }
         };
-        if let Some(back) = back.take() {
-            let _ = back.send(report);
+        if let Some(started) = started.take() {
+            let _ = started.send(report);
         }
+        // Without its port the worker stays down and tries again, like a process that its supervisor restarts.
         let down = match bound {
             Some(bound) => serve(&process, bound, &mut commands, &cancel).await,
             None => Some(Down::Until(Instant::now() + process.restart_delay)),
         };
         let Some(down) = down else { return };
         match stay_down(&process, down, &mut commands, &cancel).await {
-            Some(waiting) => back = waiting,
+            Some(waiting) => started = waiting,
             None => return,
         }
     }
@@ -252,7 +253,7 @@ async fn serve(
     commands: &mut mpsc::Receiver<Command>,
     cancel: &CancellationToken,
 ) -> Option<Down> {
-    let router = http::router(process.clone(), process.life());
+    let router = http::router(process.clone(), process.run());
     let mut connections = JoinSet::new();
     let down = loop {
         tokio::select! {
@@ -261,15 +262,15 @@ async fn serve(
                 Command::Exit(exit) => {
                     tracing::info!(worker = process.index, ?exit, "the worker exits");
                     let forget = matches!(exit, Exit::Stop { forget: true });
-                    process.end_life(if forget { Restart::Lost } else { process.restart_mode() });
+                    process.end_run(if forget { Restart::Lost } else { process.restart_mode() });
                     break Some(Down::Until(Instant::now() + process.restart_delay));
                 }
                 Command::GoAway { keep_state, done } => {
                     drop(listener);
                     connections.shutdown().await;
-                    process.end_life(if keep_state { Restart::Kept } else { Restart::Lost });
+                    process.end_run(if keep_state { Restart::Kept } else { Restart::Lost });
                     let _ = done.send(());
-                    return Some(Down::Away);
+                    return Some(Down::Offline);
                 }
                 Command::ComeBack { done } => {
                     let _ = done.send(Ok(()));
@@ -313,7 +314,7 @@ fn single_slashes(uri: &mut Uri) {
     }
 }
 
-/// Waits until the worker shall serve again. The inner option is the waiter for that; `None` if cancelled.
+/// Waits until the worker should serve again. The inner option is the waiter for that; `None` if cancelled.
 #[allow(clippy::option_option)]
 async fn stay_down(
     process: &Process,
@@ -325,7 +326,7 @@ async fn stay_down(
         let due = async {
             match down {
                 Down::Until(due) => tokio::time::sleep_until(due).await,
-                Down::Away => std::future::pending().await,
+                Down::Offline => std::future::pending().await,
             }
         };
         tokio::select! {
@@ -336,10 +337,10 @@ async fn stay_down(
                 Command::Exit(_) => {}
                 Command::GoAway { keep_state, done } => {
                     if !keep_state {
-                        process.end_life(Restart::Lost);
+                        process.end_run(Restart::Lost);
                     }
                     let _ = done.send(());
-                    down = Down::Away;
+                    down = Down::Offline;
                 }
                 Command::ComeBack { done } => return Some(Some(done)),
             },

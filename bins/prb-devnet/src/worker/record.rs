@@ -41,20 +41,20 @@ impl Recorder {
     }
 
     /// Starts the next file.
-    pub(crate) fn new_life(&self) {
+    pub(crate) fn start_next_file(&self) {
         let mut file = self.file.lock();
-        let life = file.0 + 1;
-        match append(&self.dir, self.index, life) {
-            Ok(next) => *file = (life, next),
+        let number = file.0 + 1;
+        match append(&self.dir, self.index, number) {
+            Ok(next) => *file = (number, next),
             Err(error) => tracing::error!(worker = self.index, %error, "cannot create a new record file"),
         }
     }
 }
 
-fn append(dir: &std::path::Path, index: u32, life: u32) -> io::Result<File> {
-    let name = match life {
+fn append(dir: &std::path::Path, index: u32, number: u32) -> io::Result<File> {
+    let name = match number {
         1 => format!("worker-{index}.log"),
-        _ => format!("worker-{index}.{life}.log"),
+        _ => format!("worker-{index}.{number}.log"),
     };
     OpenOptions::new().create(true).append(true).open(dir.join(name))
 }

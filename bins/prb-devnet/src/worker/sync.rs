@@ -128,7 +128,7 @@ impl Synchronizer {
     }
 
     /// Verifies one block and returns the state after it.
-    pub(crate) fn feed(
+    pub(crate) fn apply_block(
         &mut self,
         block: &BlockHeaderWithChanges,
         state: &Arc<State>,
@@ -156,7 +156,7 @@ impl Synchronizer {
     }
 
     /// `LoadChainState`: continues from the state of block `number`.
-    pub(crate) fn assume_at(&mut self, number: u32) -> Result<(), Refusal> {
+    pub(crate) fn continue_from(&mut self, number: u32) -> Result<(), Refusal> {
         if self.next_block > 1 || self.next_para > 0 {
             return Err(Refusal::App("Failed to set synchronizer state".into()));
         }

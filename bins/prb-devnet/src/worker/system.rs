@@ -109,8 +109,8 @@ impl System {
     }
 
     fn report_benchmark(&mut self, number: u32, egress: &mut Egress) {
-        let over = |bench: &mut Benchmark| number.saturating_sub(bench.start_block) >= bench.duration;
-        let Some(bench) = self.benchmark.take_if(over) else { return };
+        let has_ended = |bench: &mut Benchmark| number.saturating_sub(bench.start_block) >= bench.duration;
+        let Some(bench) = self.benchmark.take_if(has_ended) else { return };
         let iterations = self.iterations_since(bench.start_ms);
         let report = RegistryEvent::BenchReport { start_time: bench.start_ms, iterations };
         egress.push(&self.pair, REGISTRY_EVENT_TOPIC, &report);

@@ -27,9 +27,9 @@ use super::keys;
 // pRuntime computes the parachain's roots with state version 0, whatever the runtime declares.
 type Layout = LayoutV0<Blake2Hasher>;
 
-/// Most bytes of nodes in states that no worker holds any more.
+/// Maximum bytes of nodes in states that no worker uses any more.
 const RECENT_BYTES: usize = 256 << 20;
-/// Most states kept for workers that lag behind the first one.
+/// Maximum number of states kept for workers that lag behind the first one.
 const RECENT_STATES: usize = 4096;
 const CHILD_PREFIX: &[u8] = b":child_storage:default:";
 const NULL_NODE: &[u8] = &[0];
@@ -108,18 +108,18 @@ impl Tries {
 
     /// Releases the oldest states kept for lagging workers, while there are too many.
     fn forget_old(&self) {
-        let mut gone = Vec::new();
+        let mut dropped = Vec::new();
         let mut inner = self.inner.lock();
         while inner.recent.len() > RECENT_STATES || (inner.bytes > RECENT_BYTES && !inner.recent.is_empty()) {
-            gone.extend(inner.recent.pop_front());
+            dropped.extend(inner.recent.pop_front());
             // Nodes are freed by the drop below, outside of the lock: do it in batches rather than for each excess
             // state.
-            if gone.len() >= 16 {
+            if dropped.len() >= 16 {
                 break;
             }
         }
         drop(inner);
-        drop(gone);
+        drop(dropped);
     }
 }
 
@@ -173,8 +173,10 @@ impl State {
     ) -> Result<Arc<Self>, H256> {
         // Transitions are keyed by the main root. That does not tell which child tries a state holds: one that
         // was loaded has none.
-        let plain = self.children.is_empty() && changes.child.is_empty();
-        let origin = plain.then(|| (self.root, H256(sp_io::hashing::blake2_256(&changes.encode()))));
+        let has_no_children = self.children.is_empty() && changes.child.is_empty();
+        let origin =
+            has_no_children.then(|| (self.root, H256(sp_io::hashing::blake2_256(&changes.encode()))));
+        // Held during the computation: fifty workers at the same block would otherwise all compute it.
         let mut guard = self.tries.inner.lock();
         let inner = &mut *guard;
         let known = origin.and_then(|origin| inner.transitions.get(&origin)).and_then(Weak::upgrade);
@@ -263,6 +265,7 @@ impl Inner {
         }
         if let Some(origin) = state.origin {
             self.transitions.insert(origin, Arc::downgrade(state));
+            // Keeps the state for workers that are behind: without it, each would compute the transition again.
             self.recent.push_back(state.clone());
         }
     }
@@ -270,7 +273,7 @@ impl Inner {
     fn retain(&mut self, root: H256, new: &mut HashMap<H256, DBValue>) {
         let mut queue = vec![root];
         while let Some(hash) = queue.pop() {
-            // A node that is known already holds its children; only new ones count them.
+            // A known node counts its children already; only new ones add to the count.
             if let Some(node) = self.nodes.get_mut(&hash) {
                 node.refs += 1;
             } else if let Some(data) = new.remove(&hash) {

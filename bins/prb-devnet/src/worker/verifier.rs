@@ -126,8 +126,8 @@ impl Verifier {
         self.runtime.as_ref().map_or(0, |runtime| runtime.registration.attestations)
     }
 
-    /// Makes a message of another sender: gatekeeper, cluster or contract.
-    pub(crate) fn speak_as(
+    /// Queues a message of another sender: gatekeeper, cluster or contract.
+    pub(crate) fn send_as(
         &mut self,
         sender: &MessageOrigin,
         pair: &sp_core::sr25519::Pair,
@@ -140,7 +140,7 @@ impl Verifier {
         Ok(())
     }
 
-    fn idle(&self) -> Result<(), Refusal> {
+    fn check_not_busy(&self) -> Result<(), Refusal> {
         if self.dispatching { Err(Refusal::busy()) } else { Ok(()) }
     }
 
@@ -149,7 +149,7 @@ impl Verifier {
     }
 
     pub(crate) fn init(&mut self, init: Init) -> Result<prpc::InitRuntimeResponse, Refusal> {
-        self.idle()?;
+        self.check_not_busy()?;
         if self.runtime.is_some() {
             return Err(Refusal::App("Runtime already initialized".into()));
         }
@@ -206,14 +206,14 @@ impl Verifier {
 
     /// `SyncHeader`; even a refused one ends the window for `LoadChainState`.
     pub(crate) fn sync_relay(&mut self, headers: Vec<HeaderToSync>) -> Result<u32, Refusal> {
-        self.idle()?;
+        self.check_not_busy()?;
         self.can_load_chain_state = false;
         let shared = self.options.shared.clone();
         self.runtime()?.sync.sync_relay(headers, shared.verdicts())
     }
 
     pub(crate) fn sync_para(&mut self, headers: Vec<Header>, proof: &[Vec<u8>]) -> Result<u32, Refusal> {
-        self.idle()?;
+        self.check_not_busy()?;
         self.runtime()?.sync.sync_para(headers, proof)
     }
 
@@ -236,7 +236,7 @@ impl Verifier {
     /// Returns a copy of the runtime to dispatch blocks on; other state-changing calls are refused until
     /// [`Self::end_dispatch`].
     pub(crate) fn begin_dispatch(&mut self) -> Result<Runtime, Refusal> {
-        self.idle()?;
+        self.check_not_busy()?;
         let copy = self.runtime()?.clone();
         self.dispatching = true;
         Ok(copy)
@@ -246,6 +246,7 @@ impl Verifier {
     pub(crate) fn end_dispatch(&mut self, mut runtime: Runtime) {
         self.dispatching = false;
         if let Some(current) = self.runtime.take() {
+            // Both may have changed while the copy was dispatching: these calls do not wait for a dispatch.
             runtime.registration = current.registration;
             runtime.egress.adopt_others(current.egress);
             runtime.purge();
@@ -268,7 +269,7 @@ impl Verifier {
     }
 
     pub(crate) fn load_chain_state(&mut self, block: u32, pairs: Pairs) -> Result<(), Refusal> {
-        self.idle()?;
+        self.check_not_busy()?;
         let refuse = |text: String| Err(Refusal::App(text));
         if !self.can_load_chain_state {
             return refuse("Can not load chain state".into());
@@ -290,8 +291,9 @@ impl Verifier {
                 "Failed to load state: the worker is already registered at block {block}"
             ));
         }
-        runtime.sync.assume_at(block)?;
+        runtime.sync.continue_from(block)?;
         runtime.state = state;
+        // `GetInfo` reports the block that the state was loaded at.
         runtime.genesis_block = block;
         self.can_load_chain_state = false;
         Ok(())
@@ -322,14 +324,14 @@ impl Verifier {
         kind: Vec<u8>,
         endpoint: String,
     ) -> Result<prpc::GetEndpointResponse, Refusal> {
-        self.idle()?;
+        self.check_not_busy()?;
         self.endpoints.insert(kind, endpoint);
         self.sign_own_endpoints()
     }
 
     /// `RefreshEndpointSigningTime`.
     pub(crate) fn refresh_endpoints(&mut self) -> Result<prpc::GetEndpointResponse, Refusal> {
-        self.idle()?;
+        self.check_not_busy()?;
         self.sign_own_endpoints()
     }
 
@@ -383,11 +385,12 @@ impl Runtime {
     /// `DispatchBlocks`: blocks before a refused one stay applied.
     pub(crate) fn dispatch(&mut self, mut blocks: Vec<BlockHeaderWithChanges>) -> Result<u32, Refusal> {
         let next = self.sync.next_block();
+        // Known blocks are skipped, not refused.
         blocks.retain(|block| block.block_header.number >= next);
         // An empty or known batch answers the last dispatched block, as pRuntime does.
         let last = blocks.last().map_or(next.wrapping_sub(1), |block| block.block_header.number);
         for block in &blocks {
-            self.state = self.sync.feed(block, &self.state)?;
+            self.state = self.sync.apply_block(block, &self.state)?;
             self.purge();
             self.check_version()?;
             let facts = self.state.facts();
@@ -406,12 +409,12 @@ impl Runtime {
 
     /// Exits if the worker is older than the chain allows.
     fn check_version(&self) -> Result<(), Refusal> {
-        let least: (u32, u32, u32) =
+        let minimum: (u32, u32, u32) =
             self.state.decoded(&keys::minimum_pruntime_version()).unwrap_or_default();
-        if self.version >= least {
+        if self.version >= minimum {
             return Ok(());
         }
         let version = self.version;
-        Err(Refusal::Abort(format!("version {version:?} is older than the chain's minimum of {least:?}")))
+        Err(Refusal::Abort(format!("version {version:?} is older than the chain's minimum of {minimum:?}")))
     }
 }

@@ -21,7 +21,7 @@ use super::{
     Api,
     problem::{Problem, command_code},
     query::named,
-    request::{Asked, Body},
+    request::{Body, QueryString},
     workers::no_worker,
 };
 
@@ -88,7 +88,7 @@ struct Answer {
 async fn command(
     State(api): State<Api>,
     Path(name): Path<String>,
-    Asked(query): Asked<CommandQuery>,
+    QueryString(query): QueryString<CommandQuery>,
     Body(selection): Body<Selection>,
 ) -> Result<(StatusCode, Json<CommandResult>), Problem> {
     let Some(command) = Command::ALL.into_iter().find(|command| command.as_str() == name) else {
@@ -100,7 +100,7 @@ async fn command(
     let ids = selected(&snapshot, &selection)?;
     let previews = match query.dry_run {
         true => api.manager().preview(&ids, command)?,
-        false => given(&api, &ids, command)?,
+        false => give_command(&api, &ids, command)?,
     };
     let taken = previews.iter().filter(|(_, answer)| answer.is_ok()).count();
     if !query.dry_run {
@@ -114,7 +114,7 @@ async fn command(
 }
 
 /// Gives the command, and returns answers and refusals in the order of the ids.
-fn given(api: &Api, ids: &[Uuid], command: Command) -> Result<Vec<Preview>, Problem> {
+fn give_command(api: &Api, ids: &[Uuid], command: Command) -> Result<Vec<Preview>, Problem> {
     match api.manager().command(ids, command) {
         Ok(done) => {
             let answers = done.answers.into_iter().map(|(id, answer)| (id, Ok(answer)));

@@ -25,7 +25,7 @@ use super::{
     fields::read,
     problem::{Fault, Problem, fault},
     query::EditQuery,
-    request::{Asked, IfMatch, etag},
+    request::{IfMatch, QueryString, etag},
 };
 use crate::entry_version;
 
@@ -48,9 +48,9 @@ pub(super) trait Kind: Sized + Send + Sync + 'static {
     type Value: Clone + Send + Sync;
     type Entry: Send + Sync;
     /// The body of an edit's answer.
-    type Shown: Serialize;
+    type Response: Serialize;
 
-    fn whole(fields: Self::Fields, old: Option<&Self::Entry>) -> Result<Self::Value, Vec<Fault>>;
+    fn complete(fields: Self::Fields, old: Option<&Self::Entry>) -> Result<Self::Value, Vec<Fault>>;
     fn name(value: &Self::Value) -> &str;
     fn find<'a>(snapshot: &'a Snapshot, named: &str) -> Option<&'a Arc<Self::Entry>>;
     fn by_id(snapshot: &Snapshot, id: Uuid) -> Option<&Arc<Self::Entry>>;
@@ -59,9 +59,9 @@ pub(super) trait Kind: Sized + Send + Sync + 'static {
     /// Returns a fault that the manager's dry run cannot find: an invalid secret.
     fn secret_fault(value: &Self::Value, keys: &dyn OperatorKeys) -> Option<Fault>;
     /// Builds the answer of an edit.
-    fn shown(dry_run: bool, entries: &[Arc<Self::Entry>]) -> Self::Shown;
+    fn shown(dry_run: bool, entries: &[Arc<Self::Entry>]) -> Self::Response;
     /// Returns why an entry must not be deleted, if so.
-    fn keeps(snapshot: &Snapshot, entry: &Self::Entry) -> Option<Fault>;
+    fn removal_fault(snapshot: &Snapshot, entry: &Self::Entry) -> Option<Fault>;
     async fn edit(
         manager: &Manager,
         items: Vec<ManagerItem<Self::Value>>,
@@ -69,43 +69,55 @@ pub(super) trait Kind: Sized + Send + Sync + 'static {
 }
 
 /// The conditions of an edit: its query and `If-Match`.
-pub(super) struct Terms {
+pub(super) struct EditConditions {
     if_match: IfMatch,
     dry_run: bool,
     /// Whether entries may be deleted although others need them.
     force: bool,
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Terms {
+impl<S: Send + Sync> FromRequestParts<S> for EditConditions {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let Asked(EditQuery { dry_run, force }) = Asked::from_request_parts(parts, state).await?;
+        let QueryString(EditQuery { dry_run, force }) = QueryString::from_request_parts(parts, state).await?;
         Ok(Self { if_match: IfMatch::read(&parts.headers)?, dry_run, force })
     }
 }
 
 /// Adds entries, all or none.
-pub(super) async fn post<K: Kind>(api: &Api, list: Vec<Value>, terms: &Terms) -> Result<Response, Problem> {
+pub(super) async fn post<K: Kind>(
+    api: &Api,
+    list: Vec<Value>,
+    terms: &EditConditions,
+) -> Result<Response, Problem> {
     let edited = create::<K>(api, list, terms).await?;
     let status = if terms.dry_run { StatusCode::OK } else { StatusCode::CREATED };
     Ok((status, answer::<K>(&edited, terms)).into_response())
 }
 
 /// Adds, changes and deletes entries, all or none.
-pub(super) async fn patch<K: Kind>(api: &Api, list: Vec<Value>, terms: &Terms) -> Result<Response, Problem> {
+pub(super) async fn patch<K: Kind>(
+    api: &Api,
+    list: Vec<Value>,
+    terms: &EditConditions,
+) -> Result<Response, Problem> {
     let edited = update::<K>(api, list, terms).await?;
     Ok(answer::<K>(&edited, terms).into_response())
 }
 
 /// Changes or deletes one entry. `If-Match` and the answer's entity tag are of that entry.
-pub(super) async fn one<K: Kind>(api: &Api, mut item: Value, terms: Terms) -> Result<Response, Problem> {
+pub(super) async fn one<K: Kind>(
+    api: &Api,
+    mut item: Value,
+    terms: EditConditions,
+) -> Result<Response, Problem> {
     // At the address of one entry, the tag is the entry's: it becomes a version of this item, not a condition
     // on the whole inventory.
     if let IfMatch::Version(version) = terms.if_match {
         item["version"] = Value::from(version);
     }
-    let terms = Terms { if_match: IfMatch::Any, ..terms };
+    let terms = EditConditions { if_match: IfMatch::Any, ..terms };
     let edited = update::<K>(api, vec![item], &terms).await?;
     let body = Json(K::shown(terms.dry_run, &edited.entries));
     Ok(match edited.entries.first() {
@@ -114,7 +126,7 @@ pub(super) async fn one<K: Kind>(api: &Api, mut item: Value, terms: Terms) -> Re
     })
 }
 
-fn answer<K: Kind>(edited: &Edited<K::Entry>, terms: &Terms) -> impl IntoResponse + use<K> {
+fn answer<K: Kind>(edited: &Edited<K::Entry>, terms: &EditConditions) -> impl IntoResponse + use<K> {
     (etag(&edited.inventory), Json(K::shown(terms.dry_run, &edited.entries)))
 }
 
@@ -137,13 +149,17 @@ struct Edited<E> {
     inventory: String,
 }
 
-async fn create<K: Kind>(api: &Api, list: Vec<Value>, terms: &Terms) -> Result<Edited<K::Entry>, Problem> {
+async fn create<K: Kind>(
+    api: &Api,
+    list: Vec<Value>,
+    terms: &EditConditions,
+) -> Result<Edited<K::Entry>, Problem> {
     begin(api, list.len())?;
     let mut values = Vec::with_capacity(list.len());
     let mut faults = Vec::new();
     for (index, value) in list.into_iter().enumerate() {
         let name = value.get("name").and_then(Value::as_str).map(str::to_owned);
-        match read::<K::Fields>(value).and_then(|fields| K::whole(fields, None)) {
+        match read::<K::Fields>(value).and_then(|fields| K::complete(fields, None)) {
             Ok(value) => values.push((index, value)),
             Err(of_one) => faults.extend(of_one.into_iter().map(|fault| fault.at(index, name.as_deref()))),
         }
@@ -168,7 +184,11 @@ async fn create<K: Kind>(api: &Api, list: Vec<Value>, terms: &Terms) -> Result<E
     }
 }
 
-async fn update<K: Kind>(api: &Api, list: Vec<Value>, terms: &Terms) -> Result<Edited<K::Entry>, Problem> {
+async fn update<K: Kind>(
+    api: &Api,
+    list: Vec<Value>,
+    terms: &EditConditions,
+) -> Result<Edited<K::Entry>, Problem> {
     begin(api, list.len())?;
     // An edit with a condition must be refused after a concurrent edit, not merged with it.
     let expects = matches!(terms.if_match, IfMatch::Version(_))
@@ -186,7 +206,7 @@ async fn update<K: Kind>(api: &Api, list: Vec<Value>, terms: &Terms) -> Result<E
 async fn update_once<K: Kind>(
     api: &Api,
     list: Vec<Value>,
-    terms: &Terms,
+    terms: &EditConditions,
 ) -> Result<Edited<K::Entry>, Problem> {
     let snapshot = api.snapshot();
     let force = terms.force;
@@ -217,7 +237,7 @@ async fn update_once<K: Kind>(
         let same = |(id, version, goes): &(Uuid, String, bool)| {
             K::by_id(now, *id).is_some_and(|entry| {
                 // Entries that need this one may have been added since the snapshot.
-                let may_go = !goes || force || K::keeps(now, entry).is_none();
+                let may_go = !goes || force || K::removal_fault(now, entry).is_none();
                 K::version(entry) == *version && may_go
             })
         };
@@ -248,7 +268,7 @@ fn read_item<K: Kind>(snapshot: &Snapshot, item: Value, force: bool) -> Read<K::
             return Err(shape());
         }
         let name = fields.get("name").and_then(Value::as_str).map(str::to_owned);
-        let value = read::<K::Fields>(fields).and_then(|fields| K::whole(fields, None));
+        let value = read::<K::Fields>(fields).and_then(|fields| K::complete(fields, None));
         return value.map(|value| (None, Operation::Create(value))).map_err(|faults| (name, faults));
     }
     let named = match id {
@@ -268,12 +288,12 @@ fn read_item<K: Kind>(snapshot: &Snapshot, item: Value, force: bool) -> Read<K::
     }
     let id = K::id(entry);
     match (set, delete) {
-        (None, true) => match K::keeps(snapshot, entry).filter(|_| !force) {
+        (None, true) => match K::removal_fault(snapshot, entry).filter(|_| !force) {
             Some(fault) => Err((Some(named), vec![fault])),
             None => Ok((Some((id, current)), Operation::Delete(id))),
         },
         (Some(set), false) => {
-            let value = read::<K::Fields>(set).and_then(|fields| K::whole(fields, Some(entry)));
+            let value = read::<K::Fields>(set).and_then(|fields| K::complete(fields, Some(entry)));
             let value = value.map_err(|faults| (Some(named), faults))?;
             Ok((Some((id, current)), Operation::Put(id, value)))
         }
@@ -322,7 +342,7 @@ fn begin(api: &Api, count: usize) -> Result<(), Problem> {
     }
 }
 
-fn dry<E>(api: &Api, terms: &Terms, faults: Vec<Fault>) -> Result<Edited<E>, Problem> {
+fn dry<E>(api: &Api, terms: &EditConditions, faults: Vec<Fault>) -> Result<Edited<E>, Problem> {
     if matches!(&terms.if_match, IfMatch::Version(version) if *version != api.inventory_version()) {
         return Err(Problem::changed());
     }

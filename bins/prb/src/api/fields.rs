@@ -30,7 +30,8 @@ pub(super) struct WorkerFields {
     /// Its pRuntime's URL; unique.
     #[schema(example = "http://10.0.0.11:8000")]
     endpoint: Option<String>,
-    /// The stake for computing, in 10^-12 PHA: a decimal string, or an integer if it is exact.
+    /// The stake for computing, in 10^-12 PHA: a decimal string, or an integer if it is exact; or a string with an
+    /// amount and its unit, such as `1500.5 PHA`.
     #[schema(value_type = Option<String>, example = "30000000000000000")]
     stake: Option<Amount>,
     /// Whether it runs (default: true).
@@ -141,7 +142,7 @@ impl<'de> Deserialize<'de> for Amount {
         impl Visitor<'_> for Text {
             type Value = Amount;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a decimal string of 10^-12 PHA")
+                f.write_str("a decimal string of 10^-12 PHA, or an amount such as 1500 PHA")
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Amount, E> {
                 Ok(Amount(text.to_owned()))

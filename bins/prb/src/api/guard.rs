@@ -81,13 +81,13 @@ impl Gate {
     }
 
     fn is_local(&self, headers: &HeaderMap) -> bool {
-        self.0.on_loopback && asks_this_machine(headers)
+        self.0.on_loopback && is_for_this_machine(headers)
     }
 }
 
 /// Returns whether a request asks for a loopback name of this machine and has no header of a forwarding
 /// proxy.
-pub(crate) fn asks_this_machine(headers: &HeaderMap) -> bool {
+pub(crate) fn is_for_this_machine(headers: &HeaderMap) -> bool {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let name = host.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_ascii_lowercase));
     let name = name.unwrap_or_default();

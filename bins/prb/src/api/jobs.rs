@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Api, problem::Problem, query::page, request::Asked};
+use super::{Api, problem::Problem, query::page, request::QueryString};
 
 /// Time limit for the queue's answers.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,7 +58,10 @@ struct JobList {
 /// Lists jobs, newest first.
 #[utoipa::path(get, path = "/jobs", tag = "jobs", params(JobQuery), responses((status = 200, body = JobList),
     (status = 404, description = "this daemon has no queue", body = Problem), (status = 503, body = Problem)))]
-async fn list(State(api): State<Api>, Asked(query): Asked<JobQuery>) -> Result<Json<JobList>, Problem> {
+async fn list(
+    State(api): State<Api>,
+    QueryString(query): QueryString<JobQuery>,
+) -> Result<Json<JobList>, Problem> {
     let (offset, limit) = page(query.offset, query.limit)?;
     let filter = Filter::default().with_state(query.state).with_pool(query.pool.map(PoolId));
     let page = with_timeout(admin(&api)?.list(filter, offset, limit)).await?;

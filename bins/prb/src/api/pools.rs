@@ -21,11 +21,11 @@ use uuid::Uuid;
 
 use super::{
     Api,
-    edits::{self, Kind, Terms},
+    edits::{self, EditConditions, Kind},
     fields::PoolFields,
     problem::{Fault, Problem},
     query::{EditQuery, PoolQuery},
-    request::{Asked, Body, etag},
+    request::{Body, QueryString, etag},
     view::{self, PoolEntry},
 };
 use crate::entry_version;
@@ -87,7 +87,10 @@ struct PoolChange {
 /// The entity tag is that of all pools and workers: an edit of several entries can be made conditional on it.
 #[utoipa::path(get, path = "/pools", tag = "pools", params(PoolQuery), responses(
     (status = 200, body = PoolList), (status = 400, body = Problem)))]
-async fn list(State(api): State<Api>, Asked(query): Asked<PoolQuery>) -> Result<Response, Problem> {
+async fn list(
+    State(api): State<Api>,
+    QueryString(query): QueryString<PoolQuery>,
+) -> Result<Response, Problem> {
     let (offset, limit) = query.page()?;
     let (snapshot, chain) = (api.snapshot(), api.chain());
     let counts = view::worker_counts(&snapshot);
@@ -109,7 +112,7 @@ async fn list(State(api): State<Api>, Asked(query): Asked<PoolQuery>) -> Result<
     security(("token" = [])))]
 async fn create(
     State(api): State<Api>,
-    terms: Terms,
+    terms: EditConditions,
     Body(body): Body<NewPools>,
 ) -> Result<Response, Problem> {
     edits::post::<Pools>(&api, body.pools, &terms).await
@@ -122,7 +125,7 @@ async fn create(
     security(("token" = [])))]
 async fn edit(
     State(api): State<Api>,
-    terms: Terms,
+    terms: EditConditions,
     Body(body): Body<PoolChanges>,
 ) -> Result<Response, Problem> {
     edits::patch::<Pools>(&api, body.items, &terms).await
@@ -147,7 +150,7 @@ async fn show(State(api): State<Api>, Path(named): Path<String>) -> Result<Respo
 async fn change(
     State(api): State<Api>,
     Path(named): Path<String>,
-    terms: Terms,
+    terms: EditConditions,
     Body(set): Body<Value>,
 ) -> Result<Response, Problem> {
     let id = api.pool(&named)?;
@@ -162,7 +165,7 @@ async fn change(
 async fn delete(
     State(api): State<Api>,
     Path(named): Path<String>,
-    terms: Terms,
+    terms: EditConditions,
 ) -> Result<Response, Problem> {
     let id = api.pool(&named)?;
     edits::one::<Pools>(&api, json!({ "id": id, "delete": true }), terms).await
@@ -181,9 +184,9 @@ impl Kind for Pools {
     type Fields = PoolFields;
     type Value = PoolValue;
     type Entry = Pool;
-    type Shown = EditedPools;
+    type Response = EditedPools;
 
-    fn whole(fields: PoolFields, old: Option<&Pool>) -> Result<PoolValue, Vec<Fault>> {
+    fn complete(fields: PoolFields, old: Option<&Pool>) -> Result<PoolValue, Vec<Fault>> {
         fields.over(old)
     }
 
@@ -224,7 +227,7 @@ impl Kind for Pools {
         EditedPools { dry_run, pools: entries.iter().map(|pool| PoolEntry::of(pool, 0, None)).collect() }
     }
 
-    fn keeps(snapshot: &Snapshot, entry: &Pool) -> Option<Fault> {
+    fn removal_fault(snapshot: &Snapshot, entry: &Pool) -> Option<Fault> {
         let workers = snapshot.workers.iter().filter(|worker| worker.pid == entry.pid).count();
         let text = || {
             let name = &entry.name;

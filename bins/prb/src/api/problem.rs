@@ -125,7 +125,7 @@ impl From<manage::Error> for Problem {
         match error {
             Error::Changed => Self::changed(),
             Error::TooMany { .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-many", error.to_string()),
-            Error::NoFleet => Self::new(StatusCode::CONFLICT, "no-fleet", error.to_string()),
+            Error::NoFleet { .. } => Self::new(StatusCode::CONFLICT, "no-fleet", error.to_string()),
             Error::NotCommanded(cause) => {
                 Self::new(StatusCode::CONFLICT, command_code(&cause), cause.to_string())
             }

@@ -11,15 +11,15 @@ use super::problem::Problem;
 use crate::redact;
 
 /// A query string.
-pub(super) struct Asked<T>(pub(super) T);
+pub(super) struct QueryString<T>(pub(super) T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryString<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let query = Query::<T>::from_request_parts(parts, state).await;
         query
-            .map(|Query(asked)| Self(asked))
+            .map(|Query(query)| Self(query))
             .map_err(|error| Problem::bad_request(redact::scrubbed(&error.body_text())))
     }
 }

@@ -40,7 +40,7 @@ struct Status {
     pools: usize,
     workers: WorkerCounts,
     /// Up to 20 workers that are in `S_ERROR` or stalled.
-    troubled: Vec<Trouble>,
+    workers_with_problems: Vec<Trouble>,
     /// The newest blocks of both chains: available here, and known to the nodes.
     #[schema(value_type = Object)]
     heights: Value,
@@ -147,7 +147,7 @@ async fn status(State(api): State<Api>) -> Result<Json<Status>, Problem> {
         editable: api.fleet_file().is_none(),
         pools: api.snapshot().pools.len(),
         workers: counts(&workers),
-        troubled: troubled(&workers),
+        workers_with_problems: workers_with_problems(&workers),
         heights: json!({
             "relay": heights.relay,
             "para": heights.para,
@@ -178,8 +178,9 @@ fn counts(workers: &[Arc<WorkerStatus>]) -> WorkerCounts {
     }
 }
 
-fn troubled(workers: &[Arc<WorkerStatus>]) -> Vec<Trouble> {
-    let troubled = workers.iter().filter(|worker| worker.state == WorkerState::Error || worker.stalled);
+fn workers_with_problems(workers: &[Arc<WorkerStatus>]) -> Vec<Trouble> {
+    let workers_with_problems =
+        workers.iter().filter(|worker| worker.state == WorkerState::Error || worker.stalled);
     let shown = |worker: &Arc<WorkerStatus>| Trouble {
         name: worker.worker.name.clone(),
         state: worker.state.as_str(),
@@ -187,7 +188,7 @@ fn troubled(workers: &[Arc<WorkerStatus>]) -> Vec<Trouble> {
         message: worker.message.to_string(),
         stalled: worker.stalled,
     };
-    troubled.take(MAX_TROUBLED).map(shown).collect()
+    workers_with_problems.take(MAX_TROUBLED).map(shown).collect()
 }
 
 /// Lists the discovered data providers. Empty if this daemon reads the chains itself.

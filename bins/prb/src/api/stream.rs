@@ -22,9 +22,9 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout_at};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
-use crate::listen::{self, Place};
+use crate::listen::{self, Slot};
 
-use super::{Api, problem::Problem, query::WorkerQuery, request::Asked, view::WorkerSummary};
+use super::{Api, problem::Problem, query::WorkerQuery, request::QueryString, view::WorkerSummary};
 
 /// Streams at once from this machine, with shares for others ([`Limits::of`](listen::Limits::of)).
 pub(super) const MAX_STREAMS: usize = 16;
@@ -51,7 +51,7 @@ pub(super) fn router() -> OpenApiRouter<Api> {
     (status = 503, description = "too many streams", body = Problem)))]
 async fn workers(
     State(api): State<Api>,
-    Asked(query): Asked<WorkerQuery>,
+    QueryString(query): QueryString<WorkerQuery>,
     headers: HeaderMap,
     extensions: Extensions,
 ) -> Result<Response, Problem> {
@@ -64,22 +64,22 @@ async fn workers(
     if query.is_paged() {
         return Err(Problem::bad_request("a stream has no pages: omit offset and limit"));
     }
-    let place = api.0.streams.take(listen::peer_of(&extensions)).ok_or_else(|| {
+    let slot = api.0.streams.take(listen::peer_of(&extensions)).ok_or_else(|| {
         let text = "too many streams are open already: close one, or poll the list instead";
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", text)
     })?;
-    Ok(stream(place, api, query))
+    Ok(stream(slot, api, query))
 }
 
-fn stream(place: Place, api: Api, query: WorkerQuery) -> Response {
+fn stream(slot: Slot, api: Api, query: WorkerQuery) -> Response {
     let mut ticks = interval(CHECK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The slot moves with the stream, and is released when it ends or its client disconnects.
-    let start = (place, api, query, ticks, Sent::default());
+    let start = (slot, api, query, ticks, Sent::default());
     let end = Instant::now() + STREAM_DURATION;
-    let events = futures::stream::unfold(start, move |(place, api, query, mut ticks, mut sent)| async move {
+    let events = futures::stream::unfold(start, move |(slot, api, query, mut ticks, mut sent)| async move {
         let event = timeout_at(end, next(&mut ticks, &mut sent, &api, &query)).await.ok()??;
-        Some((Ok::<_, Infallible>(event), (place, api, query, ticks, sent)))
+        Some((Ok::<_, Infallible>(event), (slot, api, query, ticks, sent)))
     });
     Sse::new(events).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))).into_response()
 }

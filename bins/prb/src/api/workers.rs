@@ -20,11 +20,11 @@ use uuid::Uuid;
 
 use super::{
     Api,
-    edits::{self, Kind, Terms},
+    edits::{self, EditConditions, Kind},
     fields::WorkerFields,
     problem::{Fault, Problem},
     query::{EditQuery, WorkerQuery},
-    request::{Asked, Body, etag},
+    request::{Body, QueryString, etag},
     view::{self, WorkerDetail, WorkerEntry, WorkerSummary},
 };
 use crate::entry_version;
@@ -106,7 +106,10 @@ struct Events {
 /// The entity tag is that of all pools and workers: an edit of several entries can be made conditional on it.
 #[utoipa::path(get, path = "/workers", tag = "workers", params(WorkerQuery), responses(
     (status = 200, body = WorkerList), (status = 400, body = Problem)))]
-async fn list(State(api): State<Api>, Asked(query): Asked<WorkerQuery>) -> Result<Response, Problem> {
+async fn list(
+    State(api): State<Api>,
+    QueryString(query): QueryString<WorkerQuery>,
+) -> Result<Response, Problem> {
     let (offset, limit) = query.page()?;
     // Before the status: if an edit comes in between, the version is older than the entries, and an edit
     // based on them is refused. The other way round, it would overwrite the edit.
@@ -127,7 +130,7 @@ async fn list(State(api): State<Api>, Asked(query): Asked<WorkerQuery>) -> Resul
     security(("token" = [])))]
 async fn create(
     State(api): State<Api>,
-    terms: Terms,
+    terms: EditConditions,
     Body(body): Body<NewWorkers>,
 ) -> Result<Response, Problem> {
     edits::post::<Workers>(&api, body.workers, &terms).await
@@ -140,7 +143,7 @@ async fn create(
     security(("token" = [])))]
 async fn edit(
     State(api): State<Api>,
-    terms: Terms,
+    terms: EditConditions,
     Body(body): Body<WorkerChanges>,
 ) -> Result<Response, Problem> {
     edits::patch::<Workers>(&api, body.items, &terms).await
@@ -164,7 +167,7 @@ async fn show(State(api): State<Api>, Path(named): Path<String>) -> Result<Respo
 async fn change(
     State(api): State<Api>,
     Path(named): Path<String>,
-    terms: Terms,
+    terms: EditConditions,
     Body(set): Body<Value>,
 ) -> Result<Response, Problem> {
     let id = api.worker(&named)?;
@@ -178,7 +181,7 @@ async fn change(
 async fn delete(
     State(api): State<Api>,
     Path(named): Path<String>,
-    terms: Terms,
+    terms: EditConditions,
 ) -> Result<Response, Problem> {
     let id = api.worker(&named)?;
     edits::one::<Workers>(&api, json!({ "id": id, "delete": true }), terms).await
@@ -190,7 +193,7 @@ async fn delete(
 async fn events(
     State(api): State<Api>,
     Path(named): Path<String>,
-    Asked(query): Asked<EventQuery>,
+    QueryString(query): QueryString<EventQuery>,
 ) -> Result<Json<Events>, Problem> {
     let events = api.manager().events(api.worker(&named)?)?;
     let wanted = events.iter().filter(|event| query.after.is_none_or(|after| event.number > after));
@@ -210,9 +213,9 @@ impl Kind for Workers {
     type Fields = WorkerFields;
     type Value = WorkerValue;
     type Entry = Worker;
-    type Shown = EditedWorkers;
+    type Response = EditedWorkers;
 
-    fn whole(fields: WorkerFields, old: Option<&Worker>) -> Result<WorkerValue, Vec<Fault>> {
+    fn complete(fields: WorkerFields, old: Option<&Worker>) -> Result<WorkerValue, Vec<Fault>> {
         fields.over(old)
     }
 
@@ -245,7 +248,7 @@ impl Kind for Workers {
         EditedWorkers { dry_run, workers: entries.iter().map(|worker| WorkerEntry::of(worker)).collect() }
     }
 
-    fn keeps(_: &Snapshot, _: &Worker) -> Option<Fault> {
+    fn removal_fault(_: &Snapshot, _: &Worker) -> Option<Fault> {
         None
     }
 

@@ -102,7 +102,7 @@ pub struct Selection {
 
 /// Options of changes.
 #[derive(Clone, Copy, Debug, Default, Args)]
-pub struct Caution {
+pub struct ChangeOptions {
     /// Show what would happen, and change nothing.
     #[arg(long)]
     pub dry_run: bool,
@@ -146,7 +146,7 @@ pub enum WorkerAction {
         fields: WorkerFields,
         /// Options.
         #[command(flatten)]
-        caution: Caution,
+        options: ChangeOptions,
     },
     /// Change workers' fields.
     Set {
@@ -161,7 +161,7 @@ pub enum WorkerAction {
         fields: WorkerFields,
         /// Options.
         #[command(flatten)]
-        caution: Caution,
+        options: ChangeOptions,
     },
     /// Remove workers from the inventory. This does not stop them on chain.
     Remove(CommandArgs),
@@ -209,7 +209,7 @@ pub struct ImportArgs {
     pub update: bool,
     /// Options.
     #[command(flatten)]
-    pub caution: Caution,
+    pub options: ChangeOptions,
 }
 
 /// The workers of a command, and its options.
@@ -220,7 +220,7 @@ pub struct CommandArgs {
     pub selection: Selection,
     /// Options.
     #[command(flatten)]
-    pub caution: Caution,
+    pub options: ChangeOptions,
 }
 
 /// A worker's fields; absent ones keep their value or get their default.
@@ -303,7 +303,7 @@ pub enum PoolAction {
         fields: PoolFields,
         /// Options.
         #[command(flatten)]
-        caution: Caution,
+        options: ChangeOptions,
     },
     /// Change a pool's fields.
     Set {
@@ -320,7 +320,7 @@ pub enum PoolAction {
         fields: PoolFields,
         /// Options.
         #[command(flatten)]
-        caution: Caution,
+        options: ChangeOptions,
     },
     /// Add the pools of a file, all or none; with --update, also change existing ones, found by number. A pool's field
     /// secret is its operator's mnemonic, secret_file a file whose first line is the mnemonic.
@@ -340,7 +340,7 @@ pub enum PoolAction {
         force: bool,
         /// Options.
         #[command(flatten)]
-        caution: Caution,
+        options: ChangeOptions,
     },
 }
 

@@ -11,10 +11,11 @@ use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
 
 use super::{
-    args::{Caution, Format, ImportArgs},
+    args::{ChangeOptions, Format, ImportArgs},
     client::{Client, Refusal, fault},
+    print_change,
     table::units,
-    update, wrote,
+    update,
 };
 use crate::config::first_line;
 
@@ -180,15 +181,15 @@ fn csv_value(name: &str, cell: &str) -> Value {
 
 /// Adds a file's entries, all or none; with `--update`, also changes existing ones.
 pub(super) async fn run(client: &Client, kind: &Kind, args: ImportArgs, as_json: bool) -> anyhow::Result<()> {
-    let ImportArgs { file, format, update, caution } = args;
+    let ImportArgs { file, format, update, options } = args;
     let rows = read(kind, &file, format)?;
     if update {
-        return update::run(client, kind, &rows, caution, as_json).await;
+        return update::run(client, kind, &rows, options, as_json).await;
     }
     let entries: Vec<&Value> = rows.iter().map(|row| &row.entry).collect();
     let body = json!({ kind.plural: entries });
-    let answer = send(client, Method::POST, kind, caution, &body, |index| rows.get(index)).await?;
-    wrote(&answer, as_json, caution, &format!("{} {} were added", rows.len(), kind.plural))
+    let answer = send(client, Method::POST, kind, options, &body, |index| rows.get(index)).await?;
+    print_change(&answer, as_json, options, &format!("{} {} were added", rows.len(), kind.plural))
 }
 
 /// Sends an edit; a refusal names each faulty row. `row_of` returns the row of an entry by its index in the request.
@@ -196,11 +197,11 @@ pub(super) async fn send<'a>(
     client: &Client,
     method: Method,
     kind: &Kind,
-    caution: Caution,
+    options: ChangeOptions,
     body: &Value,
     row_of: impl Fn(usize) -> Option<&'a Row>,
 ) -> anyhow::Result<Value> {
-    let query = [("dry_run", caution.dry_run.to_string())];
+    let query = [("dry_run", options.dry_run.to_string())];
     let answer = client.ask(method, &[kind.plural], &query, Some(body)).await;
     let answer = answer.map_err(|error| match error.downcast::<Refusal>() {
         Ok(refusal) if !refusal.entries().is_empty() => anyhow::anyhow!("{}", placed(&refusal, row_of)),

@@ -6,9 +6,8 @@ use serde_json::{Value, json};
 use super::{
     args::{JobAction, JobsArgs},
     client::Client,
-    json, print,
+    json, print, print_repeatedly,
     table::{cell, clean, pairs, table},
-    watched,
 };
 
 pub(super) async fn run(args: JobsArgs) -> anyhow::Result<()> {
@@ -19,7 +18,7 @@ pub(super) async fn run(args: JobsArgs) -> anyhow::Result<()> {
             let mut query = vec![("limit", limit.to_string())];
             query.extend(state.map(|state| ("state", state)));
             query.extend(pool.map(|pool| ("pool", pool.to_string())));
-            watched(watch, async || list(&client, &query, as_json).await).await
+            print_repeatedly(watch, async || list(&client, &query, as_json).await).await
         }
         JobAction::Show { job } => {
             let shown = client.get(&["jobs", &job.to_string()], &[]).await?;

@@ -9,11 +9,10 @@ use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use super::{
-    args::{Caution, PoolAction, PoolFields, PoolsArgs},
+    args::{ChangeOptions, PoolAction, PoolFields, PoolsArgs},
     client::Client,
-    confirm, import, json, print,
+    confirm, import, json, print, print_change, print_repeatedly,
     table::{cell, pairs, pha, table},
-    watched, wrote,
 };
 use crate::config::first_line;
 
@@ -25,47 +24,47 @@ pub(super) async fn run(args: PoolsArgs) -> anyhow::Result<()> {
     let client = Client::of(&args.offline, &args.remote, adds).await?;
     let as_json = args.remote.json;
     match args.action {
-        PoolAction::List { watch } => watched(watch, async || list(&client, as_json).await).await,
+        PoolAction::List { watch } => print_repeatedly(watch, async || list(&client, as_json).await).await,
         PoolAction::Show { pool } => {
             let shown = client.get(&["pools", &pool], &[]).await?;
             print(&if as_json { json(&shown)? } else { one(&shown) })
         }
-        PoolAction::Add { pid, fields, caution } => {
+        PoolAction::Add { pid, fields, options } => {
             let ask = fields.sync_only != Some(true);
             let mut entry = read(&fields, ask)?;
             entry.insert("pid".into(), json!(pid));
             let body = json!({ "pools": [entry] });
-            let answer = client.ask(Method::POST, &["pools"], &dry(caution), Some(&body)).await?;
-            wrote(&answer.body, as_json, caution, &format!("pool {pid} was added"))
+            let answer = client.ask(Method::POST, &["pools"], &dry(options), Some(&body)).await?;
+            print_change(&answer.body, as_json, options, &format!("pool {pid} was added"))
         }
-        PoolAction::Set { pool, pid, secret, fields, caution } => {
+        PoolAction::Set { pool, pid, secret, fields, options } => {
             let mut set = read(&fields, secret)?;
             set.extend(pid.map(|pid| ("pid".to_owned(), json!(pid))));
             ensure!(!set.is_empty(), "there is nothing to change: give at least one field");
             let answer = client
-                .ask(Method::PATCH, &["pools", &pool], &dry(caution), Some(&Value::Object(set)))
+                .ask(Method::PATCH, &["pools", &pool], &dry(options), Some(&Value::Object(set)))
                 .await?;
-            wrote(&answer.body, as_json, caution, &format!("pool {pool} was changed"))
+            print_change(&answer.body, as_json, options, &format!("pool {pool} was changed"))
         }
         PoolAction::Import(args) => import::run(&client, &import::POOLS, args, as_json).await,
         PoolAction::Export { format } => {
             print(&import::write(&import::POOLS, &client.list("pools", &[]).await?, format)?)
         }
-        PoolAction::Remove { pool, force, caution } => {
+        PoolAction::Remove { pool, force, options } => {
             let shown = client.get(&["pools", &pool], &[]).await?;
-            confirm(caution, &format!("Remove pool {} ({})?", cell(&shown["pid"]), cell(&shown["name"])))?;
-            let mut query = dry(caution);
+            confirm(options, &format!("Remove pool {} ({})?", cell(&shown["pid"]), cell(&shown["name"])))?;
+            let mut query = dry(options);
             query.push(("force", force.to_string()));
             // By the id that was confirmed: the name may belong to another pool by now.
             let id = cell(&shown["id"]);
             let answer = client.ask(Method::DELETE, &["pools", &id], &query, None).await?;
-            wrote(&answer.body, as_json, caution, &format!("pool {pool} was removed"))
+            print_change(&answer.body, as_json, options, &format!("pool {pool} was removed"))
         }
     }
 }
 
-fn dry(caution: Caution) -> Vec<(&'static str, String)> {
-    vec![("dry_run", caution.dry_run.to_string())]
+fn dry(options: ChangeOptions) -> Vec<(&'static str, String)> {
+    vec![("dry_run", options.dry_run.to_string())]
 }
 
 fn read(fields: &PoolFields, ask: bool) -> anyhow::Result<Map<String, Value>> {

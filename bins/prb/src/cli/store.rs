@@ -15,7 +15,7 @@ use prb_chain::{
 use prb_core::primitives::{ParaNumber, RelayNumber};
 
 use super::{
-    args::{Caution, StoreAction, StoreArgs},
+    args::{ChangeOptions, StoreAction, StoreArgs},
     confirm, print,
 };
 
@@ -50,8 +50,8 @@ fn on_store(path: PathBuf, action: StoreAction) -> anyhow::Result<()> {
             let (before, after) = store.compact()?;
             print(&format!("compacted from {} to {}\n", size(before), size(after)))
         }
-        StoreAction::Drop { relay_from, para_from, headers, caution } => {
-            cut(&store, relay_from, para_from, headers, caution)
+        StoreAction::Drop { relay_from, para_from, headers, options } => {
+            cut(&store, relay_from, para_from, headers, options)
         }
         StoreAction::Import { .. } => Ok(()),
     }
@@ -192,7 +192,7 @@ fn cut(
     relay: Option<u32>,
     para: Option<u32>,
     headers: bool,
-    caution: Caution,
+    options: ChangeOptions,
 ) -> anyhow::Result<()> {
     let tips = *store.tips().borrow();
     let mut what = Vec::new();
@@ -206,10 +206,10 @@ fn cut(
         what.push("their headers".into());
     }
     let what = what.join(", ");
-    if caution.dry_run {
+    if options.dry_run {
         return print(&format!("would drop {what}\n"));
     }
-    confirm(caution, &format!("Drop {what}?"))?;
+    confirm(options, &format!("Drop {what}?"))?;
     if let Some(number) = para {
         store.drop_para_from(ParaNumber(number), headers).context("not all of it was dropped")?;
     }

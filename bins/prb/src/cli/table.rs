@@ -1,5 +1,6 @@
 //! Formats tables and values for terminals.
 
+use prb_core::primitives::parse_amount;
 use serde_json::Value;
 
 /// Maximum width of a cell, in characters.
@@ -73,17 +74,7 @@ pub(crate) fn pha(value: &Value) -> String {
 /// Converts an amount to 10^-12 PHA: digits are in that unit already, `30000PHA` and `0.5 PHA` are
 /// converted. Other texts stay unchanged, and the daemon rejects them.
 pub(super) fn units(text: &str) -> String {
-    let Some(number) = text.trim().strip_suffix("PHA") else { return text.trim().to_owned() };
-    let (whole, fraction) = number.trim().split_once('.').unwrap_or((number.trim(), ""));
-    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    if whole.is_empty() || !digits(whole) || !digits(fraction) || fraction.len() > DECIMALS {
-        return text.trim().to_owned();
-    }
-    let all = format!("{whole}{fraction:0<DECIMALS$}");
-    match all.trim_start_matches('0') {
-        "" => "0".into(),
-        digits => digits.to_owned(),
-    }
+    parse_amount(text).map_or_else(|_| text.trim().to_owned(), |units| units.to_string())
 }
 
 #[cfg(test)]

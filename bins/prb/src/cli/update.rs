@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use super::{
-    args::Caution,
+    args::ChangeOptions,
     client::Client,
     confirm,
     import::{Kind, Row, send},
@@ -34,7 +34,7 @@ pub(super) async fn run(
     client: &Client,
     kind: &Kind,
     rows: &[Row],
-    caution: Caution,
+    options: ChangeOptions,
     as_json: bool,
 ) -> anyhow::Result<()> {
     let listed = client.list(kind.plural, &[]).await?;
@@ -44,19 +44,19 @@ pub(super) async fn run(
             print(&plan.lines.iter().map(|line| format!("{line}\n")).collect::<String>())?;
         }
         if !plan.changed.is_empty() {
-            confirm(caution, &format!("Change {} {}?", plan.changed.len(), kind.plural))?;
+            confirm(options, &format!("Change {} {}?", plan.changed.len(), kind.plural))?;
         }
         let items: Vec<&Value> = plan.items.iter().map(|(item, _)| item).collect();
         let row_of = |index: usize| plan.items.get(index).map(|(_, row)| *row);
-        send(client, Method::PATCH, kind, caution, &json!({ "items": items }), row_of).await?;
+        send(client, Method::PATCH, kind, options, &json!({ "items": items }), row_of).await?;
     }
     let Plan { added, changed, unchanged, .. } = plan;
     if as_json {
         let done =
-            json!({ "dry_run": caution.dry_run, "added": added, "changed": changed, "unchanged": unchanged });
+            json!({ "dry_run": options.dry_run, "added": added, "changed": changed, "unchanged": unchanged });
         return print(&json(&done)?);
     }
-    let dry = if caution.dry_run { "dry run, nothing was changed: " } else { "" };
+    let dry = if options.dry_run { "dry run, nothing was changed: " } else { "" };
     print(&format!("{dry}{} added, {} changed, {unchanged} as they were\n", added.len(), changed.len()))
 }
 

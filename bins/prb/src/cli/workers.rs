@@ -5,11 +5,10 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use super::{
-    args::{Caution, CommandArgs, Selection, WorkerAction, WorkerFields, WorkersArgs},
+    args::{ChangeOptions, CommandArgs, Selection, WorkerAction, WorkerFields, WorkersArgs},
     client::{Client, Refusal},
-    confirm, import, json, print,
+    confirm, import, json, print, print_change, print_repeatedly,
     table::{cell, clean, pairs, pha, table, units},
-    watched, wrote,
 };
 
 pub(super) async fn run(args: WorkersArgs) -> anyhow::Result<()> {
@@ -21,26 +20,26 @@ pub(super) async fn run(args: WorkersArgs) -> anyhow::Result<()> {
             let mut query = Vec::new();
             query.extend(state.map(|state| ("state", state)));
             query.extend(reason.map(|reason| ("reason", reason)));
-            watched(watch, async || list(&client, &selection, &query, as_json).await).await
+            print_repeatedly(watch, async || list(&client, &selection, &query, as_json).await).await
         }
         WorkerAction::Show { worker, watch } => {
-            watched(watch, async || show(&client, &worker, as_json).await).await
+            print_repeatedly(watch, async || show(&client, &worker, as_json).await).await
         }
-        WorkerAction::Add { name, fields, caution } => {
+        WorkerAction::Add { name, fields, options } => {
             let mut entry = read(&fields);
             entry.insert("name".into(), json!(name));
             let body = json!({ "workers": [entry] });
-            let answer = client.ask(Method::POST, &["workers"], &dry(caution), Some(&body)).await?;
-            wrote(&answer.body, as_json, caution, &format!("worker {name} was added"))
+            let answer = client.ask(Method::POST, &["workers"], &dry(options), Some(&body)).await?;
+            print_change(&answer.body, as_json, options, &format!("worker {name} was added"))
         }
-        WorkerAction::Set { selection, rename, fields, caution } => {
+        WorkerAction::Set { selection, rename, fields, options } => {
             let mut set = read(&fields);
             set.extend(rename.map(|name| ("name".to_owned(), json!(name))));
             ensure!(!set.is_empty(), "there is nothing to change: give at least one field");
-            edit(&client, &selection, caution, as_json, &json!({ "set": set })).await
+            edit(&client, &selection, options, as_json, &json!({ "set": set })).await
         }
         WorkerAction::Remove(args) => {
-            edit(&client, &args.selection, args.caution, as_json, &json!({ "delete": true })).await
+            edit(&client, &args.selection, args.options, as_json, &json!({ "delete": true })).await
         }
         WorkerAction::Import(args) => import::run(&client, &import::WORKERS, args, as_json).await,
         WorkerAction::Export { selection, format } => {
@@ -59,8 +58,8 @@ pub(super) async fn run(args: WorkersArgs) -> anyhow::Result<()> {
     }
 }
 
-fn dry(caution: Caution) -> Vec<(&'static str, String)> {
-    vec![("dry_run", caution.dry_run.to_string())]
+fn dry(options: ChangeOptions) -> Vec<(&'static str, String)> {
+    vec![("dry_run", options.dry_run.to_string())]
 }
 
 fn read(fields: &WorkerFields) -> Map<String, Value> {
@@ -128,7 +127,7 @@ fn of_pool(selection: &Selection) -> String {
 async fn edit(
     client: &Client,
     selection: &Selection,
-    caution: Caution,
+    options: ChangeOptions,
     as_json: bool,
     change: &Value,
 ) -> anyhow::Result<()> {
@@ -137,7 +136,7 @@ async fn edit(
     let removes = change["delete"] == true;
     if removes || workers.len() > 1 {
         let verb = if removes { "Remove" } else { "Change" };
-        confirm(caution, &format!("{verb} {}?", named(&workers)))?;
+        confirm(options, &format!("{verb} {}?", named(&workers)))?;
     }
     let item = |worker: &Value| {
         let mut item = change.clone();
@@ -145,9 +144,9 @@ async fn edit(
         item
     };
     let body = json!({ "items": workers.iter().map(item).collect::<Vec<_>>() });
-    let answer = client.ask(Method::PATCH, &["workers"], &dry(caution), Some(&body)).await?;
+    let answer = client.ask(Method::PATCH, &["workers"], &dry(options), Some(&body)).await?;
     let verb = if removes { "removed" } else { "changed" };
-    wrote(&answer.body, as_json, caution, &format!("{} {verb}", named(&workers)))
+    print_change(&answer.body, as_json, options, &format!("{} {verb}", named(&workers)))
 }
 
 /// Formats names, such as `workers a, b, c and 12 more`.
@@ -161,7 +160,7 @@ fn named(workers: &[Value]) -> String {
 
 async fn command(client: &Client, command: &str, args: CommandArgs, as_json: bool) -> anyhow::Result<()> {
     client.check_running(command)?;
-    let CommandArgs { selection, caution } = args;
+    let CommandArgs { selection, options } = args;
     let mut body = json!({});
     if !selection.workers.is_empty() {
         body["workers"] = json!(selection.workers);
@@ -184,11 +183,11 @@ async fn command(client: &Client, command: &str, args: CommandArgs, as_json: boo
     // Always a dry run first: it resolves patterns, and its answer is what the operator confirms.
     let preview = asks(true).await?;
     let count = preview["workers"].as_array().map_or(0, Vec::len);
-    if caution.dry_run {
+    if options.dry_run {
         return print_answer(&preview, as_json);
     }
-    if (severe || count > 1) && !caution.yes {
-        confirm(caution, &format!("{}Continue?", answers(&preview)))?;
+    if (severe || count > 1) && !options.yes {
+        confirm(options, &format!("{}Continue?", answers(&preview)))?;
     }
     print_answer(&asks(false).await?, as_json)
 }

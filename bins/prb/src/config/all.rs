@@ -14,10 +14,12 @@ use super::{
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Chains and files")]
 pub struct AllArgs {
-    /// WebSocket endpoints of the parachain's nodes, separated by commas; the first that works is used.
+    /// WebSocket endpoints of the parachain's nodes, separated by commas. All are used: the best one for each request,
+    /// and all of them for the history.
     #[arg(long, env = "PHALA_CHAIN_ENDPOINT", value_delimiter = ',', required = true, value_parser = ws_url, hide_env_values = true)]
     pub chain_endpoint: Vec<NodeUrl>,
-    /// WebSocket endpoints of the relay chain's nodes, separated by commas; the first that works is used.
+    /// WebSocket endpoints of the relay chain's nodes, separated by commas. All are used: the best one for each request,
+    /// and all of them for the history.
     #[arg(
         long,
         env = "PHALA_PARENT_CHAIN_ENDPOINT",

@@ -18,8 +18,9 @@ const BLOB_MAX_RANGE_COUNT: u32 = 60;
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Chains and blobs")]
 pub struct DataProviderArgs {
-    /// WebSocket endpoints of the parachain's nodes, separated by commas; the first that works is used. Without
-    /// nodes of either chain, only the blocks of --history are served, which suffices for a chain that has ended.
+    /// WebSocket endpoints of the parachain's nodes, separated by commas. All are used: the best one for each request,
+    /// and all of them for the history. Without nodes of either chain, only the blocks of --history are served, which
+    /// suffices for a chain that has ended.
     #[arg(
         long,
         env = "PHALA_CHAIN_ENDPOINT",
@@ -28,7 +29,8 @@ pub struct DataProviderArgs {
         hide_env_values = true
     )]
     pub chain_endpoint: Vec<NodeUrl>,
-    /// WebSocket endpoints of the relay chain's nodes, separated by commas; the first that works is used.
+    /// WebSocket endpoints of the relay chain's nodes, separated by commas. All are used: the best one for each request,
+    /// and all of them for the history.
     #[arg(
         long,
         env = "PHALA_PARENT_CHAIN_ENDPOINT",
@@ -58,7 +60,7 @@ pub struct DataProviderArgs {
     /// be called PHALA_DATA_PROVIDER_LOCAL_SERVER.
     #[arg(long, env = "PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT", default_value_t = DEFAULT_PORT, value_parser = whole(0u16..=u16::MAX))]
     pub local_server_port: u16,
-    /// Accepted for compatibility with the original, without effect: ranges are not stored here but cut on
+    /// Accepted for compatibility with the original, without effect: ranges are not stored but assembled on
     /// request, and end at the next justified header or with the authority set. A value other than the default
     /// causes a warning.
     #[arg(long, env = "PHALA_DATA_PROVIDER_BLOB_MAX_RANGE_COUNT", default_value_t = BLOB_MAX_RANGE_COUNT, value_parser = whole(1u32..=100_000))]

@@ -18,16 +18,16 @@ pub struct HistoryArgs {
         long,
         env = "PRB_HISTORY",
         value_delimiter = ',',
-        value_parser = history_place,
+        value_parser = history_location,
         value_name = "PLACE",
         hide_env_values = true
     )]
-    pub history: Vec<HistoryPlace>,
+    pub history: Vec<HistoryLocation>,
 }
 
 /// A history source. A URL may contain a key, so `Debug` shows the host only.
 #[derive(Clone, PartialEq, Eq)]
-pub enum HistoryPlace {
+pub enum HistoryLocation {
     /// A folder with an archive.
     Archive(PathBuf),
     /// The URL of an archive.
@@ -38,7 +38,7 @@ pub enum HistoryPlace {
     Provider(String),
 }
 
-impl fmt::Debug for HistoryPlace {
+impl fmt::Debug for HistoryLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Archive(folder) => write!(f, "{}", folder.display()),
@@ -49,18 +49,18 @@ impl fmt::Debug for HistoryPlace {
     }
 }
 
-fn history_place(text: &str) -> Result<HistoryPlace, String> {
+fn history_location(text: &str) -> Result<HistoryLocation, String> {
     let text = text.trim();
     match text.split_once("://") {
-        None if !text.is_empty() => Ok(HistoryPlace::Archive(text.into())),
+        None if !text.is_empty() => Ok(HistoryLocation::Archive(text.into())),
         Some(("archive+http" | "archive+https", host)) if !host.is_empty() => {
-            Ok(HistoryPlace::HttpArchive(text.trim_start_matches("archive+").to_owned()))
+            Ok(HistoryLocation::HttpArchive(text.trim_start_matches("archive+").to_owned()))
         }
-        Some(("http" | "https", host)) if !host.is_empty() => Ok(HistoryPlace::HeadersCache(text.to_owned())),
+        Some(("http" | "https", host)) if !host.is_empty() => Ok(HistoryLocation::HeadersCache(text.to_owned())),
         Some(("tcp", address))
             if address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) =>
         {
-            Ok(HistoryPlace::Provider(address.to_owned()))
+            Ok(HistoryLocation::Provider(address.to_owned()))
         }
         _ => Err(
             "must be the folder of an archive, archive+http://… or archive+https://… of one on a server, http://… or \
@@ -77,18 +77,18 @@ mod tests {
 
     #[test]
     fn sources_are_distinguished() {
-        assert_eq!(history_place("/srv/archive"), Ok(HistoryPlace::Archive("/srv/archive".into())));
-        assert_eq!(history_place("tcp://a:8012"), Ok(HistoryPlace::Provider("a:8012".into())));
-        let cache = history_place(" https://a.example:444/key/abc").unwrap();
-        assert_eq!(cache, HistoryPlace::HeadersCache("https://a.example:444/key/abc".into()));
+        assert_eq!(history_location("/srv/archive"), Ok(HistoryLocation::Archive("/srv/archive".into())));
+        assert_eq!(history_location("tcp://a:8012"), Ok(HistoryLocation::Provider("a:8012".into())));
+        let cache = history_location(" https://a.example:444/key/abc").unwrap();
+        assert_eq!(cache, HistoryLocation::HeadersCache("https://a.example:444/key/abc".into()));
         assert_eq!(format!("{cache:?}"), "https://a.example:444");
-        let archive = history_place("archive+https://bucket.example/key/abc").unwrap();
-        assert_eq!(archive, HistoryPlace::HttpArchive("https://bucket.example/key/abc".into()));
+        let archive = history_location("archive+https://bucket.example/key/abc").unwrap();
+        assert_eq!(archive, HistoryLocation::HttpArchive("https://bucket.example/key/abc".into()));
         assert_eq!(format!("{archive:?}"), "archive+https://bucket.example");
         for bad in
             ["", "archive+https://", "archive+ftp://a", "tcp://a", "tcp://a:99999", "ws://a:1", "http://"]
         {
-            assert!(history_place(bad).is_err(), "{bad}");
+            assert!(history_location(bad).is_err(), "{bad}");
         }
     }
 }

@@ -41,7 +41,7 @@ pub struct V3Args {
     /// Output of `get-all-pool-operators` (JSON): operators' accounts, and the accounts whose proxies they are.
     #[arg(long, value_name = "FILE")]
     pub operators: Option<PathBuf>,
-    /// Operators' keys, which are in no output: a TOML file with a line for each pool, such as 12 = "its
+    /// Operators' keys, which that program does not print: a TOML file with a line for each pool, such as 12 = "its
     /// mnemonic". A pool without a line is imported without its key.
     #[arg(long, value_name = "FILE")]
     pub keys: Option<PathBuf>,

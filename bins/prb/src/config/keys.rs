@@ -31,6 +31,9 @@ pub enum KeysAction {
     Backup(BackupArgs),
     /// Restore an identity from a backup into the folder, if there is none yet.
     Restore(RestoreArgs),
+    /// Replace a lifecycle manager's identity by a new one, for instance if somebody else may have seen it, and seal
+    /// the operators' secrets in its inventory with the new one. The daemon must be stopped.
+    Rotate(RotateArgs),
 }
 
 /// The role of an identity.
@@ -90,6 +93,18 @@ pub struct RestoreArgs {
     /// The passphrase, if the backup has one.
     #[command(flatten)]
     pub passphrase: PassphraseArgs,
+}
+
+/// `prb keys rotate`.
+#[derive(Clone, Debug, Args)]
+pub struct RotateArgs {
+    /// Folder of the manager's pools and workers; of a `prb all`, the folder `inventory` in its data folder.
+    #[arg(long, env = "PHALA_LOCAL_DB_PATH", default_value = "/var/data/local.db", value_name = "DIR")]
+    pub local_db_path: PathBuf,
+    /// Discard the operators' secrets that the identity does not open, or all if it is lost. The pools stay, without an
+    /// operator.
+    #[arg(long)]
+    pub discard_unopened: bool,
 }
 
 /// The source of a passphrase: the file, otherwise the variable PRB_KEYS_PASSPHRASE, otherwise the terminal.

@@ -20,8 +20,8 @@ pub struct MonitorArgs {
     /// Port of the console and of the JSON proxy.
     #[arg(long, env = "PORT", default_value_t = MONITOR_PORT)]
     pub port: u16,
-    /// IP address to listen on. Everybody who can reach it can read the console; from other machines, changes
-    /// need the token.
+    /// IP address to listen on. Everybody who can reach it can read the console. Changes need the token; programs on
+    /// this machine need it for the JSON proxy only if PRB_API_TOKEN or PRB_API_TOKEN_FILE is set.
     #[arg(long, env = "HOST", default_value = "127.0.0.1", value_name = "IP", value_parser = ip)]
     pub host: IpAddr,
     /// Addresses of boot nodes, separated by commas, under the original's name; takes precedence over

@@ -7,12 +7,15 @@ use std::{
 
 use clap::Args;
 use prb_core::attestation::{
-    CollateralSource,
+    CollateralSource, NoCollateral,
     pccs::{ConfigError, PccsConfig, PccsSource, check_url},
 };
 
 use super::values::millis;
 use crate::redact;
+
+/// What an operator does if a worker needs collateral and no PCCS is set.
+const REMEDY: &str = "set PRB_PCCS_URLS (--pccs-url) to one or more PCCS URLs";
 
 /// Attestation of workers.
 #[derive(Clone, Debug, Args)]
@@ -38,21 +41,21 @@ pub struct PccsArgs {
 }
 
 impl PccsArgs {
-    /// Creates the source of collateral; `None` if no PCCS is set. `clock` is the chain's: the chain checks by
-    /// its own time whether collateral has expired.
+    /// Creates the source of collateral; without a PCCS, one whose errors name the settings. `clock` is the chain's:
+    /// the chain checks by its own time whether collateral has expired.
     ///
     /// # Errors
     /// The HTTP client cannot be created.
     pub fn source(
         &self,
         clock: impl Fn() -> SystemTime + Send + Sync + 'static,
-    ) -> Result<Option<Arc<dyn CollateralSource>>, ConfigError> {
+    ) -> Result<Arc<dyn CollateralSource>, ConfigError> {
         if self.pccs_url.is_empty() {
-            return Ok(None);
+            return Ok(Arc::new(NoCollateral::new(REMEDY)));
         }
         let mut config = PccsConfig::new(self.pccs_url.iter().cloned());
         config.timeout = self.pccs_timeout;
-        Ok(Some(Arc::new(PccsSource::new(config)?.with_clock(clock))))
+        Ok(Arc::new(PccsSource::new(config)?.with_clock(clock)))
     }
 }
 
@@ -73,10 +76,11 @@ mod tests {
         Cli::try_parse_from([&["prb"], args].concat()).map(|cli| cli.pccs)
     }
 
-    #[test]
-    fn pccs_urls_are_a_list_and_are_checked() {
+    #[tokio::test]
+    async fn pccs_urls_are_a_list_and_are_checked() {
         let none = read(&[]).unwrap();
-        assert!(none.source(SystemTime::now).unwrap().is_none());
+        let error = none.source(SystemTime::now).unwrap().collateral(&[]).await.unwrap_err();
+        assert!(error.to_string().contains("set PRB_PCCS_URLS (--pccs-url)"), "{error}");
         assert_eq!(none.pccs_timeout, prb_core::attestation::pccs::TIMEOUT);
         assert_eq!(none.attestation_timeout, prb_core::pruntime::http::ATTESTATION_TIMEOUT);
 
@@ -84,7 +88,8 @@ mod tests {
             .unwrap();
         assert_eq!(two.pccs_url, ["https://a.example", "http://b.example:8081"]);
         assert_eq!(two.pccs_timeout, Duration::from_millis(5));
-        assert!(two.source(SystemTime::now).unwrap().is_some());
+        let error = two.source(SystemTime::now).unwrap().collateral(&[]).await.unwrap_err();
+        assert!(error.to_string().contains("quote cannot be read"), "{error}");
 
         let error = read(&["--pccs-url", "pccs.example"]).unwrap_err().to_string();
         assert!(error.contains("https://pccs.example.org"), "{error}");

@@ -14,7 +14,8 @@ use super::{
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Chain and trade queue")]
 pub struct TraderArgs {
-    /// WebSocket endpoints of the parachain's nodes, separated by commas; the first that works is used.
+    /// WebSocket endpoints of the parachain's nodes, separated by commas. The best one is used for each request, and the
+    /// others if it fails.
     #[arg(long, env = "PHALA_CHAIN_ENDPOINT", value_delimiter = ',', required = true, value_parser = ws_url, hide_env_values = true)]
     pub chain_endpoint: Vec<NodeUrl>,
     /// Accepted for compatibility with the original; a trader does not use relay chain nodes.

@@ -55,7 +55,8 @@ pub struct WalkieArgs {
     /// Disable discovery by mDNS.
     #[arg(long, env = "PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
     pub walkie_disable_mdns_discovery: bool,
-    /// Name of the group of daemons that belong together; peers with another name are ignored.
+    /// Name of the group of daemons that belong together: lifecycle managers ignore data providers with another name.
+    /// A monitor shows all.
     #[arg(long, env = "PHALA_BRIDGE_IDENTITY", default_value = "default", value_name = "NAME")]
     pub bridge_identity: String,
     /// File whose first line is the key shared by the daemons that may manage this one and whose data is used: at

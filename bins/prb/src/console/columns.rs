@@ -98,7 +98,7 @@ pub(super) static COLUMNS: &[Column] = &[
     }),
     column!("reason", "Reason", NOWHERE, w, by w.reason, html! { (w.reason.unwrap_or("–")) }),
     column!("since", "Since (UTC)", MAIN, w, by w.message_at, html! {
-        @match w.message_at { Some(at) => (format::moment(at)), None => "–" }
+        @match w.message_at { Some(at) => (format::timestamp(at)), None => "–" }
     }),
     column!("session", "On chain", STATES, w, by w.session_state().map(format::session), html! {
         @match w.session_state() {
@@ -108,7 +108,7 @@ pub(super) static COLUMNS: &[Column] = &[
     }),
     column!("goal", "Goal", CHAIN, w, by w.goal.map(format::goal), html! { (w.goal.map_or("–", format::goal)) }),
     column!("flight", "In flight", MAIN, w, by w.in_flight.map(|of| Reverse(of.since)), html! {
-        @match &w.in_flight { Some(of) => { (of.operation) ", " (of.stage.as_str()) br; (format::moment(of.since)) }, None => "–" }
+        @match &w.in_flight { Some(of) => { (of.operation) ", " (of.stage.as_str()) br; (format::timestamp(of.since)) }, None => "–" }
     }),
     column!("block", "Para block", MAIN, w, by w.para_block, html! { (format::number(w.para_block)) }),
     column!("header", "Para header", NOWHERE, w, by w.para_header, html! { (format::number(w.para_header)) }),
@@ -134,10 +134,10 @@ pub(super) static COLUMNS: &[Column] = &[
         @match w.session() { Some(session) => (format::amount(session.total_reward)), None => "–" }
     }),
     column!("heartbeat", "Last challenge (UTC)", CHAIN, w, by w.session().map(|s| s.challenge_time_last), html! {
-        @match w.session() { Some(session) => (format::moment_secs(session.challenge_time_last)), None => "–" }
+        @match w.session() { Some(session) => (format::timestamp_secs(session.challenge_time_last)), None => "–" }
     }),
     column!("keychange", "Last key change (UTC)", RUNTIME, w, by w.key_change.map(|change| change.at_ms), html! {
-        @match w.key_change { Some(change) => (format::moment(change.at())), None => "–" }
+        @match w.key_change { Some(change) => (format::timestamp(change.at())), None => "–" }
     }),
     column!("version", "Version", RUNTIME, w, by w.info.as_ref().map(|i| i.version.clone()), html! {
         @match &w.info { Some(info) => (info.version), None => "–" }

@@ -17,7 +17,7 @@ use super::{
     context::Context,
     fields::Fields,
     format,
-    list::Asked,
+    list::ListQuery,
     view::FleetView,
 };
 use crate::pages::layout;
@@ -42,7 +42,7 @@ async fn preview(context: &Context, fields: &Fields) -> Result<Markup, Error> {
     let fleet = backend.fleet().await?;
     // All that match the filter, not only those of one page.
     let ids = if fields.is_on("all") {
-        Asked::read(fields).find(&fleet).iter().map(|worker| worker.id()).collect()
+        ListQuery::read(fields).find(&fleet).iter().map(|worker| worker.id()).collect()
     } else {
         fields.ids("id").map_err(|text| Error::new(StatusCode::BAD_REQUEST, text))?
     };
@@ -137,13 +137,13 @@ fn joined(ids: &[Uuid]) -> String {
 /// Gives a command.
 pub(super) async fn command(context: Context, headers: HeaderMap, body: Bytes) -> Response {
     let fields = Fields::read(&body);
-    match give(&context, &fields).await {
-        Ok(text) => layout::said(&headers, StatusCode::OK, &text),
-        Err(error) => layout::said(&headers, error.status, &format::sentence(&error.message)),
+    match give_command(&context, &fields).await {
+        Ok(text) => layout::message_response(&headers, StatusCode::OK, &text),
+        Err(error) => layout::message_response(&headers, error.status, &format::sentence(&error.message)),
     }
 }
 
-async fn give(context: &Context, fields: &Fields) -> Result<String, Error> {
+async fn give_command(context: &Context, fields: &Fields) -> Result<String, Error> {
     let backend = context.fleet()?;
     let command = command_of(&**backend, fields)?;
     let ids = fields.ids("ids").map_err(|text| Error::new(StatusCode::BAD_REQUEST, text))?;

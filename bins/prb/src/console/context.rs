@@ -16,7 +16,7 @@ use super::{
     history::History,
     live::Part,
 };
-use crate::pages::{TokenPlace, layout::Shell};
+use crate::pages::{TokenLocation, layout::Shell};
 
 /// The subject of a request.
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ pub(super) struct Context {
     pub(super) base: String,
     backend: Option<Arc<dyn Backend>>,
     history: Option<Arc<History>>,
-    token: TokenPlace,
+    token: TokenLocation,
 }
 
 impl FromRequestParts<Console> for Context {
@@ -43,7 +43,7 @@ impl FromRequestParts<Console> for Context {
             }
             _ => (String::new(), inner.fleet.clone(), Some(Arc::clone(&inner.history))),
         };
-        let Ok(token) = TokenPlace::from_request_parts(parts, console).await;
+        let Ok(token) = TokenLocation::from_request_parts(parts, console).await;
         Ok(Self { console: console.clone(), base, backend, history, token })
     }
 }
@@ -83,7 +83,7 @@ impl Context {
         let here = format!("{}{here}", self.base);
         let here = if here.is_empty() { "/" } else { &here };
         Shell { title, entries: &entries, here, live, is_stream: live.is_some(), token: Some(&self.token) }
-            .around(content)
+            .wrap(content)
     }
 
     /// Renders an error page.

@@ -46,7 +46,7 @@ pub(super) fn read_amount(text: &str) -> Result<Balance, String> {
 }
 
 /// Formats a time in UTC, to the second.
-pub(super) fn moment(at: SystemTime) -> Markup {
+pub(super) fn timestamp(at: SystemTime) -> Markup {
     match Timestamp::try_from(at) {
         Ok(at) => {
             let text = at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
@@ -57,9 +57,9 @@ pub(super) fn moment(at: SystemTime) -> Markup {
 }
 
 /// Formats seconds since the Unix epoch; 0 means none.
-pub(super) fn moment_secs(secs: u64) -> Markup {
+pub(super) fn timestamp_secs(secs: u64) -> Markup {
     match SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(secs)) {
-        Some(at) if secs > 0 => moment(at),
+        Some(at) if secs > 0 => timestamp(at),
         _ => html! { "–" },
     }
 }
@@ -88,7 +88,7 @@ pub(super) fn fixed(bits: u128) -> String {
 }
 
 /// Returns a state's CSS class.
-pub(super) const fn tone(state: State) -> &'static str {
+pub(super) const fn css_class(state: State) -> &'static str {
     match state {
         State::Active => "succeeded",
         State::Error => "failed",
@@ -100,7 +100,7 @@ pub(super) const fn tone(state: State) -> &'static str {
 
 /// Shows a worker's state as a coloured word.
 pub(super) fn badge(state: State) -> Markup {
-    html! { span class={ "state " (tone(state)) } { (state.as_str()) } }
+    html! { span class={ "state " (css_class(state)) } { (state.as_str()) } }
 }
 
 /// Returns a session's state as text.
@@ -128,7 +128,7 @@ pub(super) const fn goal(goal: Goal) -> &'static str {
 
 /// Shows the operation in flight, its stage and the start of the stage.
 pub(super) fn in_flight(of: &InFlight) -> Markup {
-    html! { (of.operation) ", " (of.stage.as_str()) " since " (moment(of.since)) }
+    html! { (of.operation) ", " (of.stage.as_str()) " since " (timestamp(of.since)) }
 }
 
 /// Describes an event in a sentence.
@@ -228,9 +228,9 @@ mod tests {
     fn numbers_of_the_chain_are_readable() {
         assert_eq!(fixed((1234 << 64) | (1 << 63)), "1,234.5000");
         assert_eq!(
-            moment_secs(1_700_000_000).into_string(),
+            timestamp_secs(1_700_000_000).into_string(),
             r#"<time datetime="2023-11-14T22:13:20Z">2023-11-14 22:13:20</time>"#
         );
-        assert_eq!(moment_secs(0).into_string(), "–");
+        assert_eq!(timestamp_secs(0).into_string(), "–");
     }
 }

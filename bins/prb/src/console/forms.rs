@@ -94,7 +94,7 @@ fn after_stop(chosen: Option<AfterExternalStop>, default: &str) -> Markup {
 }
 
 /// Shows which settings a manager's calls have no fields for.
-fn not_taken(what: &str) -> Markup {
+fn unsupported_notice(what: &str) -> Markup {
     html! {
         p.notice {
             "This manager is an original or of an older version: it cannot be set from here " (what)
@@ -121,7 +121,7 @@ fn worker_form(context: &Context, title: &str, worker: Option<&WorkerView>, flee
     let whole = fleet.takes_settings;
     html! {
         div.title { h1 { (title) } }
-        @if !whole { (not_taken("whether a worker is a gatekeeper, which endpoints it announces, and what happens after an external stop")) }
+        @if !whole { (unsupported_notice("whether a worker is a gatekeeper, which endpoints it announces, and what happens after an external stop")) }
         form.edit method="post" action={ (list) "/save" } data-act data-then=(back) autocomplete="off" {
             @if let Some(entry) = entry {
                 input type="hidden" name="id" value=(entry.id);
@@ -194,7 +194,7 @@ fn pool_form(context: &Context, title: &str, pool: Option<&PoolView>, fleet: &Fl
     let workers = pool.map_or(0, |pool| fleet.workers.iter().filter(|w| w.entry.pid.0 == pool.pid).count());
     html! {
         div.title { h1 { (title) } }
-        @if !fleet.takes_settings { (not_taken("what happens to a pool's workers after an external stop")) }
+        @if !fleet.takes_settings { (unsupported_notice("what happens to a pool's workers after an external stop")) }
         form.edit method="post" action={ (list) "/save" } data-act data-then=(list) autocomplete="off" {
             @if let Some(pool) = pool {
                 input type="hidden" name="id" value=(pool.id);
@@ -336,7 +336,7 @@ fn bad(text: String) -> Error {
 
 fn answer(headers: &HeaderMap, done: Result<String, Error>) -> Response {
     match done {
-        Ok(text) => layout::said(headers, StatusCode::OK, &text),
-        Err(error) => layout::said(headers, error.status, &format::sentence(&error.message)),
+        Ok(text) => layout::message_response(headers, StatusCode::OK, &text),
+        Err(error) => layout::message_response(headers, error.status, &format::sentence(&error.message)),
     }
 }

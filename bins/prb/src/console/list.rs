@@ -20,7 +20,7 @@ pub(super) const MAX_TEXT: usize = 200;
 
 /// The parsed query.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Asked {
+pub(super) struct ListQuery {
     pub(super) state: Option<State>,
     pub(super) reason: String,
     pub(super) pool: String,
@@ -35,7 +35,7 @@ pub(super) struct Asked {
     pub(super) size: usize,
 }
 
-impl Asked {
+impl ListQuery {
     pub(super) fn read(fields: &Fields) -> Self {
         let size = fields.get("size").parse().ok().filter(|size| SIZES.contains(size)).unwrap_or(SIZE);
         Self {
@@ -93,19 +93,18 @@ impl Asked {
         }
     }
 
-    fn lets_through(&self, worker: &WorkerView, text: &str) -> bool {
+    fn matches(&self, worker: &WorkerView, text: &str) -> bool {
         self.state.is_none_or(|state| worker.state == state)
             && (self.reason.is_empty() || worker.reason == Some(&*self.reason))
             && (self.pool.is_empty() || self.pool == worker.entry.pid.to_string())
             && (!self.attention || worker.needs_attention())
-            && (text.is_empty() || holds(worker, text))
+            && (text.is_empty() || contains_text(worker, text))
     }
 
     /// Returns the workers that match, in the requested order.
     pub(super) fn find<'a>(&self, fleet: &'a FleetView) -> Vec<&'a WorkerView> {
         let text = self.text.to_lowercase();
-        let mut found: Vec<_> =
-            fleet.workers.iter().filter(|worker| self.lets_through(worker, &text)).collect();
+        let mut found: Vec<_> = fleet.workers.iter().filter(|worker| self.matches(worker, &text)).collect();
         let column = COLUMNS.iter().find(|column| column.name == self.sort);
         // They are sorted by name already; a stable sort keeps that order among equals.
         match column.and_then(|column| column.order) {
@@ -118,7 +117,7 @@ impl Asked {
 }
 
 /// Returns whether a lower-case text occurs in the shown fields of a worker.
-fn holds(worker: &WorkerView, text: &str) -> bool {
+fn contains_text(worker: &WorkerView, text: &str) -> bool {
     let entry = &worker.entry;
     let has = |value: &str| has(value, text);
     // Ids and keys are formatted only if the text could occur in them.
@@ -155,10 +154,10 @@ pub(super) struct Page<'a> {
 }
 
 impl<'a> Page<'a> {
-    pub(super) fn of(found: &'a [&'a WorkerView], asked: &Asked) -> Self {
-        let size = asked.size.max(1);
+    pub(super) fn of(found: &'a [&'a WorkerView], query: &ListQuery) -> Self {
+        let size = query.size.max(1);
         let of = found.len().div_ceil(size).max(1);
-        let number = asked.page.clamp(1, of);
+        let number = query.page.clamp(1, of);
         let first = (number - 1) * size;
         let workers = &found[first..found.len().min(first + size)];
         Self { workers, total: found.len(), number, of, first }

@@ -18,7 +18,7 @@ use maud::{Markup, html};
 use serde::Serialize;
 use tokio::time::{Instant, Interval, MissedTickBehavior, timeout_at};
 
-use crate::listen::Place;
+use crate::listen::Slot;
 
 /// Streams at once from this machine, with shares for others; browsers without a stream poll.
 pub const MAX_STREAMS: usize = 32;
@@ -86,7 +86,7 @@ impl Part {
     }
 
     /// Hashes the part's content without its rows.
-    fn outline(&self) -> u64 {
+    fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         (&self.before.0, &self.after.0).hash(&mut hasher);
         if let Some(table) = &self.table {
@@ -109,7 +109,7 @@ struct Patch {
 /// The state last sent to a browser.
 #[derive(Debug, Default)]
 struct Sent {
-    outlines: HashMap<&'static str, u64>,
+    fingerprints: HashMap<&'static str, u64>,
     rows: HashMap<String, u64>,
 }
 
@@ -119,14 +119,14 @@ impl Sent {
         let mut patch = Patch::default();
         let before = std::mem::take(&mut self.rows);
         for part in parts {
-            let outline = part.outline();
-            let whole = self.outlines.insert(part.id, outline) != Some(outline);
-            if whole {
+            let fingerprint = part.fingerprint();
+            let is_changed = self.fingerprints.insert(part.id, fingerprint) != Some(fingerprint);
+            if is_changed {
                 patch.parts.push((part.id, part.markup().into_string()));
             }
             for (id, row) in part.table.iter().flat_map(|table| &table.rows) {
                 let hash = hash(&row.0);
-                if !whole && before.get(id) != Some(&hash) {
+                if !is_changed && before.get(id) != Some(&hash) {
                     patch.rows.push((id.clone(), row.0.clone()));
                 }
                 self.rows.insert(id.clone(), hash);
@@ -144,7 +144,7 @@ fn hash(text: &str) -> u64 {
 }
 
 /// Streams what changes; `render` returns the current parts.
-pub(super) fn stream<F, Fut>(place: Place, render: F) -> Response
+pub(super) fn stream<F, Fut>(slot: Slot, render: F) -> Response
 where
     F: Fn() -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Vec<Part>> + Send,
@@ -152,11 +152,11 @@ where
     let mut ticks = tokio::time::interval(CHECK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The slot moves with the stream, and is released when it ends or the browser disconnects.
-    let start = (place, ticks, Sent::default(), render);
+    let start = (slot, ticks, Sent::default(), render);
     let end = Instant::now() + STREAM_DURATION;
-    let events = futures::stream::unfold(start, move |(place, mut ticks, mut sent, render)| async move {
+    let events = futures::stream::unfold(start, move |(slot, mut ticks, mut sent, render)| async move {
         let event = timeout_at(end, next(&mut ticks, &mut sent, &render)).await.ok()?;
-        Some((Ok::<_, Infallible>(event), (place, ticks, sent, render)))
+        Some((Ok::<_, Infallible>(event), (slot, ticks, sent, render)))
     });
     Sse::new(events).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))).into_response()
 }
@@ -196,7 +196,7 @@ mod tests {
         let row = sent.patch(&[part(&[("a", "1"), ("b", "2")], "x")]);
         assert_eq!(row.rows, [("b".to_owned(), r#"<tr id="b"><td>2</td></tr>"#.to_owned())]);
         assert!(row.parts.is_empty());
-        // Another order, or another outline: the whole part is sent.
+        // Another order, or another fingerprint: the whole part is sent.
         for changed in [part(&[("b", "2"), ("a", "1")], "x"), part(&[("b", "2"), ("a", "1")], "y")] {
             let patch = sent.patch(&[changed]);
             assert_eq!((patch.parts.len(), patch.rows.len()), (1, 0));

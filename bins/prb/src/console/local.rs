@@ -148,7 +148,7 @@ impl Backend for Local {
     async fn events(&self, id: Uuid) -> Result<Option<Vec<Event>>, Error> {
         match self.manager.events(id) {
             Ok(events) => Ok(Some(events)),
-            Err(manage::Error::NoFleet) => Ok(None),
+            Err(manage::Error::NoFleet { .. }) => Ok(None),
             Err(error) => Err(refused(error)),
         }
     }
@@ -249,7 +249,7 @@ fn workers_of(now: &Snapshot, pid: PoolId) -> usize {
 fn refused(error: manage::Error) -> Error {
     let status = match &error {
         manage::Error::NotFound { .. } => StatusCode::NOT_FOUND,
-        manage::Error::Duplicate { .. } | manage::Error::NotCommanded(_) | manage::Error::NoFleet => {
+        manage::Error::Duplicate { .. } | manage::Error::NotCommanded(_) | manage::Error::NoFleet { .. } => {
             StatusCode::CONFLICT
         }
         error if error.is_callers() => StatusCode::BAD_REQUEST,

@@ -11,7 +11,7 @@ use super::{
     context::Context,
     format,
     history::Span,
-    list::Asked,
+    list::ListQuery,
     live::Part,
     view::{FleetView, Tip, WorkerView},
 };
@@ -60,8 +60,8 @@ fn states(context: &Context, fleet: &FleetView) -> Markup {
             (bar(&counts))
             div.counts {
                 @for (state, count) in counts.into_iter().rev().filter(|(_, count)| *count > 0) {
-                    @let asked = Asked { state: Some(state), ..Asked::default() };
-                    a class={ "count " (format::tone(state)) } id={ "count-" (state.as_str()) } href=(asked.link(&path)) {
+                    @let query = ListQuery { state: Some(state), ..ListQuery::default() };
+                    a class={ "count " (format::css_class(state)) } id={ "count-" (state.as_str()) } href=(query.link(&path)) {
                         b { (format::grouped(count as u64)) }
                         span { (state.as_str()) }
                     }
@@ -84,7 +84,7 @@ fn bar(counts: &[(State, usize)]) -> Markup {
     html! {
         svg.bar viewBox="0 0 1000 12" preserveAspectRatio="none" aria-hidden="true" {
             @for (state, start, width) in shares {
-                rect class=(format::tone(state)) x=(start) y="0" width=(width) height="12" {}
+                rect class=(format::css_class(state)) x=(start) y="0" width=(width) height="12" {}
             }
         }
     }
@@ -102,14 +102,14 @@ fn attention(context: &Context, fleet: &FleetView) -> Part {
     let mut groups = BTreeMap::<&str, Group<'_>>::new();
     for worker in fleet.workers.iter().filter(|worker| worker.needs_attention()) {
         let name = problem(worker);
-        let asked = Asked {
+        let query = ListQuery {
             attention: true,
             reason: worker.reason.unwrap_or_default().to_owned(),
             state: worker.reason.is_none().then_some(worker.state),
-            ..Asked::default()
+            ..ListQuery::default()
         };
         let group =
-            groups.entry(name).or_insert_with(|| Group { workers: Vec::new(), link: asked.link(&path) });
+            groups.entry(name).or_insert_with(|| Group { workers: Vec::new(), link: query.link(&path) });
         group.workers.push(worker);
     }
     let locked = |group: &Group<'_>| group.workers.iter().map(|worker| worker.at_stake()).sum::<Balance>();
@@ -124,7 +124,7 @@ fn attention(context: &Context, fleet: &FleetView) -> Part {
             p.calm { "Nothing. Waiting workers continue by themselves." }
         } @else {
             p.small {
-                a #all-trouble href=(Asked { attention: true, ..Asked::default() }.link(&path)) {
+                a #all-trouble href=(ListQuery { attention: true, ..ListQuery::default() }.link(&path)) {
                     (format::count(total, "worker"))
                 }
                 ", by reason; those with the most at stake first."

@@ -119,11 +119,11 @@ impl Peer {
         let providers = table.iter().filter(|peer| {
             peer.role == Role::DataProviderInt && peer.connected && peer.chain_identity == chain
         });
-        let asked = providers.map(|peer| {
+        let query = providers.map(|peer| {
             let client = self.node.client(peer.peer_id);
             async move { tokio::time::timeout(time_left(), client.data_provider_info()).await.ok()?.ok() }
         });
-        let infos: Vec<_> = futures::future::join_all(asked).await.into_iter().flatten().collect();
+        let infos: Vec<_> = futures::future::join_all(query).await.into_iter().flatten().collect();
         let newest = |field: fn(&proto::data_provider::Info) -> i32| {
             infos.iter().filter_map(|info| u32::try_from(field(info)).ok()).max()
         };
@@ -232,7 +232,7 @@ impl Backend for Peer {
         // Concurrent requests are answered first.
         match tokio::time::timeout(limit, self.shared_view()).await {
             Ok(view) => view,
-            Err(_) => Err(late(limit)),
+            Err(_) => Err(timed_out(limit)),
         }
     }
 
@@ -338,7 +338,7 @@ pub(super) async fn with_timeout<T>(call: impl Future<Output = Result<T, rpc::Er
     let limit = time_left();
     match tokio::time::timeout(limit, call).await {
         Ok(answer) => answer.map_err(refused),
-        Err(_) => Err(late(limit)),
+        Err(_) => Err(timed_out(limit)),
     }
 }
 
@@ -353,7 +353,7 @@ async fn change<T>(call: impl Future<Output = Result<T, rpc::Error>>) -> Result<
     })
 }
 
-fn late(limit: Duration) -> Error {
+fn timed_out(limit: Duration) -> Error {
     let text = format!("the peer has not answered within {:.1} s", limit.as_secs_f64());
     Error::new(StatusCode::GATEWAY_TIMEOUT, text)
 }

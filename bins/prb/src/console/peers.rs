@@ -62,7 +62,7 @@ fn row(context: &Context, peer: &Peer) -> Markup {
             td data-label="Address" { @match &peer.address { Some(address) => { code { (address) } }, None => "–" } }
             td data-label="Group" { (peer.bridge_identity) }
             td data-label="Chain" { (chain(peer)) }
-            td data-label="Connected" { @if peer.connected { "yes" } @else { "no, last seen " (format::moment(peer.last_seen)) } }
+            td data-label="Connected" { @if peer.connected { "yes" } @else { "no, last seen " (format::timestamp(peer.last_seen)) } }
             td data-label="Round trip" {
                 @match peer.round_trip { Some(time) => { (time.as_millis()) "\u{a0}ms" }, None => "–" }
             }

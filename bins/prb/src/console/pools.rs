@@ -11,7 +11,7 @@ use prb_core::{
 use super::{
     context::Context,
     format,
-    list::Asked,
+    list::ListQuery,
     live::Part,
     view::{FleetView, PoolView},
 };
@@ -133,12 +133,12 @@ fn problem(pool: &PoolView) -> Markup {
 
 fn workers(context: &Context, pool: &PoolView, Counts { all, active, problem }: Counts) -> Markup {
     let path = format!("{}/workers", context.base);
-    let asked = Asked { pool: pool.pid.to_string(), ..Asked::default() };
+    let query = ListQuery { pool: pool.pid.to_string(), ..ListQuery::default() };
     html! {
-        a href=(asked.link(&path)) { (active) " of " (all) " active" }
+        a href=(query.link(&path)) { (active) " of " (all) " active" }
         @if problem > 0 {
             br;
-            a.bad href=(Asked { attention: true, ..asked.clone() }.link(&path)) { "attention: " (problem) }
+            a.bad href=(ListQuery { attention: true, ..query.clone() }.link(&path)) { "attention: " (problem) }
         }
         @if let Some(chain) = pool.on_chain() { br; span.small { (chain.workers.len()) " on chain" } }
     }

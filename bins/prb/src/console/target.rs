@@ -14,7 +14,7 @@ use super::{
     context::{Context, notice, status},
     fields::Fields,
     history::Span,
-    list::Asked,
+    list::ListQuery,
     live::{self, Part},
     overview, peers, pools, worker, workers,
 };
@@ -24,7 +24,7 @@ use crate::{listen, pages::layout};
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Target {
     Overview(Span),
-    Workers(Box<Asked>),
+    Workers(Box<ListQuery>),
     Worker(Uuid),
     Pools,
     Peers,
@@ -41,7 +41,9 @@ impl Target {
                 Self::Overview(Span::named(Fields::read(query.as_bytes()).get("span")))
             }
             (None, _) | (Some("peers"), None) => Self::Peers,
-            (Some("workers"), None) => Self::Workers(Box::new(Asked::read(&Fields::read(query.as_bytes())))),
+            (Some("workers"), None) => {
+                Self::Workers(Box::new(ListQuery::read(&Fields::read(query.as_bytes()))))
+            }
             (Some("workers"), Some(id)) => Self::Worker(id.parse().ok()?),
             (Some("pools"), None) => Self::Pools,
             (Some("chain-data"), None) => Self::ChainData,
@@ -82,9 +84,9 @@ impl Target {
                 let fleet = context.fleet()?.fleet().await?;
                 Ok(overview::parts(context, &fleet, *span))
             }
-            Self::Workers(asked) => {
+            Self::Workers(query) => {
                 let fleet = context.fleet()?.fleet().await?;
-                Ok(workers::parts(context, &fleet, asked))
+                Ok(workers::parts(context, &fleet, query))
             }
             Self::Worker(id) => worker::parts(context, *id).await,
             Self::Pools => {
@@ -100,7 +102,7 @@ impl Target {
     /// Returns the part of the page that does not update.
     fn head(&self, context: &Context) -> Markup {
         match self {
-            Self::Workers(asked) => workers::filter(context, asked),
+            Self::Workers(query) => workers::filter(context, query),
             _ => html! {},
         }
     }
@@ -110,7 +112,7 @@ impl Target {
 pub(super) async fn page(context: Context, uri: Uri) -> Response {
     let query = uri.query().unwrap_or_default();
     let Some(target) = Target::read(&context, uri.path(), query) else {
-        return layout::nothing_here("There is no such page.");
+        return layout::not_found_page("There is no such page.");
     };
     let (parts, error) = match target.parts(&context).await {
         Ok(parts) => (parts, None),

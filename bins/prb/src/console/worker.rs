@@ -63,14 +63,14 @@ fn state(context: &Context, worker: &WorkerView) -> Markup {
                 @let remedy = format::remedy(reason);
                 dl.facts {
                     (fact("Reason", &html! { (reason) }))
-                    @if let Some(at) = worker.message_at { (fact("Since (UTC)", &format::moment(at))) }
+                    @if let Some(at) = worker.message_at { (fact("Since (UTC)", &format::timestamp(at))) }
                     @if let Some(remedy) = remedy {
                         div.wide { dt { "Cause" } dd { (format::marked(remedy.cause)) } }
                         div.wide { dt { "What to do" } dd { (format::marked(remedy.remedy)) } }
                     }
                 }
             } @else if let Some(at) = worker.message_at {
-                p.small { "Since " (format::moment(at)) " UTC." }
+                p.small { "Since " (format::timestamp(at)) " UTC." }
             }
             @if worker.stalled == Some(true) { p.bad { "It has made no progress for a long time although more blocks are available." } }
         }
@@ -130,7 +130,7 @@ fn progress(context: &Context, worker: &WorkerView, fleet: &FleetView) -> Markup
                         Ok(block) => { "block " (format::grouped(block.0.into())) }
                         Err(error) => { span.bad { (error) } }
                     }
-                    ", " (format::moment(checkpoint.at))
+                    ", " (format::timestamp(checkpoint.at))
                 }))
             }
         }
@@ -161,10 +161,10 @@ fn on_chain(chain: &WorkerOnChain, worker: &WorkerView) -> Markup {
                 (fact("P initial", &html! { (format::grouped(session.p_init.into())) }))
                 (fact("Minted", &html! { (format::pha(session.total_reward)) }))
                 (fact("Iterations", &html! { (format::grouped(session.iterations)) }))
-                (fact("Computing since (UTC)", &format::moment_secs(session.working_start_time)))
-                (fact("Last challenge (UTC)", &format::moment_secs(session.challenge_time_last)))
+                (fact("Computing since (UTC)", &format::timestamp_secs(session.working_start_time)))
+                (fact("Last challenge (UTC)", &format::timestamp_secs(session.challenge_time_last)))
                 @if session.cool_down_start > 0 {
-                    (fact("Cool-down since (UTC)", &format::moment_secs(session.cool_down_start)))
+                    (fact("Cool-down since (UTC)", &format::timestamp_secs(session.cool_down_start)))
                 }
                 div.wide { dt { "Session account" } dd { (account(&session.account)) } }
             } @else {
@@ -181,7 +181,7 @@ fn registration(chain: &WorkerOnChain) -> Markup {
         @if let Some(pool) = chain.pool { (fact("Pool on chain", &html! { (pool) })) }
         (fact("Confidence level", &html! { (registration.confidence_level) }))
         (fact("Initial score", &html! { (format::number(registration.initial_score)) }))
-        (fact("Registered (UTC)", &format::moment_secs(registration.last_updated)))
+        (fact("Registered (UTC)", &format::timestamp_secs(registration.last_updated)))
         (fact("Attested by", &html! { @match registration.attestation_provider { Some(by) => (format!("{by:?}")), None => "none" } }))
         (fact("Features", &html! { (registration.features.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")) }))
         (fact("Next message", &html! { (format::grouped(chain.ingress_sequence)) }))
@@ -221,7 +221,7 @@ fn machine(info: &PhactoryInfo, worker: &WorkerView) -> Markup {
             @if let Some(key) = worker.key { div.wide { dt { "Public key" } dd { code { (key) } } } }
             @if let Some(change) = worker.key_change {
                 (fact("Last key change (UTC)", &html! {
-                    (format::moment(change.at()))
+                    (format::timestamp(change.at()))
                     @if let Some(block) = change.block { ", after block " (format::grouped(block.0.into())) }
                 }))
             }
@@ -267,7 +267,7 @@ fn timeline(events: Option<Vec<Event>>) -> Part {
         let id = format!("event-{}", event.number);
         let row = html! {
             tr id=(id) {
-                td data-label="At" { (format::moment(event.at)) }
+                td data-label="At" { (format::timestamp(event.at)) }
                 td.result { (format::event(&event.kind)) }
             }
         };

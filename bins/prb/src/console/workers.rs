@@ -7,13 +7,13 @@ use super::{
     columns::{COLUMNS, Column, Set},
     context::Context,
     format,
-    list::{Asked, MAX_TEXT, Page, SIZES},
+    list::{ListQuery, MAX_TEXT, Page, SIZES},
     live::Part,
     view::{FleetView, WorkerView},
 };
 
 /// Shows the filter. It is not among the parts that update, so that input is not lost.
-pub(super) fn filter(context: &Context, asked: &Asked) -> Markup {
+pub(super) fn filter(context: &Context, query: &ListQuery) -> Markup {
     let path = format!("{}/workers", context.base);
     let editable = context.fleet().is_ok_and(|fleet| fleet.read_only().is_none());
     html! {
@@ -27,62 +27,62 @@ pub(super) fn filter(context: &Context, asked: &Asked) -> Markup {
                 select name="state" {
                     option value="" { "all" }
                     @for state in State::ALL.map(State::as_str) {
-                        option value=(state) selected[asked.state.is_some_and(|asked| asked.as_str() == state)] { (state) }
+                        option value=(state) selected[query.state.is_some_and(|query| query.as_str() == state)] { (state) }
                     }
                 }
             }
-            label { "Pool" input.short name="pool" inputmode="numeric" maxlength="20" placeholder="all" value=(asked.pool); }
+            label { "Pool" input.short name="pool" inputmode="numeric" maxlength="20" placeholder="all" value=(query.pool); }
             label.wide {
                 "Name, message, reason, endpoint, key or id"
-                input name="text" type="search" maxlength=(MAX_TEXT) value=(asked.text);
+                input name="text" type="search" maxlength=(MAX_TEXT) value=(query.text);
             }
-            label.check { input type="checkbox" name="attention" value="1" checked[asked.attention]; "Needs attention" }
+            label.check { input type="checkbox" name="attention" value="1" checked[query.attention]; "Needs attention" }
             label {
                 "Columns"
                 select name="columns" {
-                    @for (set, title) in Set::ALL { option value=(set.name()) selected[asked.set == set] { (title) } }
+                    @for (set, title) in Set::ALL { option value=(set.name()) selected[query.set == set] { (title) } }
                 }
             }
             label {
                 "Rows"
                 select name="size" {
-                    @for size in SIZES { option value=(size) selected[asked.size == size] { (size) } }
+                    @for size in SIZES { option value=(size) selected[query.size == size] { (size) } }
                 }
             }
             // A form's query replaces the whole one of the URL, so what it has no visible fields for is
             // passed on hidden.
-            @if !asked.reason.is_empty() { input type="hidden" name="reason" value=(asked.reason); }
-            @if !asked.sort.is_empty() { input type="hidden" name="sort" value=(asked.sort); }
-            @if asked.descending { input type="hidden" name="order" value="down"; }
+            @if !query.reason.is_empty() { input type="hidden" name="reason" value=(query.reason); }
+            @if !query.sort.is_empty() { input type="hidden" name="sort" value=(query.sort); }
+            @if query.descending { input type="hidden" name="order" value="down"; }
             button type="submit" { "Show" }
             a.quiet href=(path) { "Show all" }
         }
     }
 }
 
-pub(super) fn parts(context: &Context, fleet: &FleetView, asked: &Asked) -> Vec<Part> {
-    let found = asked.find(fleet);
-    let page = Page::of(&found, asked);
-    let columns: Vec<_> = COLUMNS.iter().filter(|column| column.is_in(asked.set)).collect();
+pub(super) fn parts(context: &Context, fleet: &FleetView, query: &ListQuery) -> Vec<Part> {
+    let found = query.find(fleet);
+    let page = Page::of(&found, query);
+    let columns: Vec<_> = COLUMNS.iter().filter(|column| column.is_in(query.set)).collect();
     let rows = page.workers.iter().map(|worker| (row_id(worker), row(context, worker, &columns)));
-    let list = Part::new("list", extent(&page, asked));
+    let list = Part::new("list", page_range(&page, query));
     let list = if page.workers.is_empty() {
         list
     } else {
-        list.with_table("workers", head(context, asked, &columns), rows.collect())
+        list.with_table("workers", head(context, query, &columns), rows.collect())
     };
-    vec![Part::new("bulk", bulk(context, asked)), list.with_after(pager(context, asked, &page))]
+    vec![Part::new("bulk", bulk(context, query)), list.with_after(pager(context, query, &page))]
 }
 
 /// Shows the commands for the chosen workers. The content changes with the filter only, so that a selection
 /// is kept.
-fn bulk(context: &Context, asked: &Asked) -> Markup {
+fn bulk(context: &Context, query: &ListQuery) -> Markup {
     let Ok(fleet) = context.fleet() else { return html! {} };
     html! {
         @if !fleet.commands().is_empty() {
             form.bulk #bulk-form method="get" action={ (context.base) "/workers/confirm" } {
                 // For the second button, whose command is for all that match this filter.
-                @for (name, value) in asked.filter_fields() { input type="hidden" name=(name) value=(value); }
+                @for (name, value) in query.filter_fields() { input type="hidden" name=(name) value=(value); }
                 label {
                     "Command"
                     select #bulk-command name="command" {
@@ -96,7 +96,7 @@ fn bulk(context: &Context, asked: &Asked) -> Markup {
     }
 }
 
-fn extent(page: &Page<'_>, asked: &Asked) -> Markup {
+fn page_range(page: &Page<'_>, query: &ListQuery) -> Markup {
     html! {
         p.extent {
             @if page.workers.is_empty() {
@@ -104,28 +104,33 @@ fn extent(page: &Page<'_>, asked: &Asked) -> Markup {
             } @else {
                 b { (format::grouped(page.first as u64 + 1)) "–" (format::grouped((page.first + page.workers.len()) as u64)) }
                 " of " b { (format::grouped(page.total as u64)) }
-                @if !asked.reason.is_empty() { ", reason " b { (asked.reason) } }
+                @if !query.reason.is_empty() { ", reason " b { (query.reason) } }
             }
         }
     }
 }
 
-fn head(context: &Context, asked: &Asked, columns: &[&Column]) -> Markup {
+fn head(context: &Context, query: &ListQuery, columns: &[&Column]) -> Markup {
     let path = format!("{}/workers", context.base);
     let link = |sort: &str| {
-        let is_this = asked.sort == sort;
-        Asked { sort: sort.to_owned(), descending: is_this && !asked.descending, page: 1, ..asked.clone() }
-            .link(&path)
+        let is_this = query.sort == sort;
+        ListQuery {
+            sort: sort.to_owned(),
+            descending: is_this && !query.descending,
+            page: 1,
+            ..query.clone()
+        }
+        .link(&path)
     };
     let sorted = |sort: &str| {
-        (asked.sort == sort).then_some(if asked.descending { "descending" } else { "ascending" })
+        (query.sort == sort).then_some(if query.descending { "descending" } else { "ascending" })
     };
     html! {
         thead {
             tr {
                 th.choose scope="col" { input #choose-all type="checkbox" aria-label="Choose all on this page" data-choose="id"; }
-                th scope="col" aria-sort=[asked.sort.is_empty().then_some("ascending")] {
-                    a href=(Asked { sort: String::new(), descending: false, page: 1, ..asked.clone() }.link(&path)) { "Name" }
+                th scope="col" aria-sort=[query.sort.is_empty().then_some("ascending")] {
+                    a href=(ListQuery { sort: String::new(), descending: false, page: 1, ..query.clone() }.link(&path)) { "Name" }
                 }
                 @for column in columns {
                     th scope="col" aria-sort=[sorted(column.name)] {
@@ -156,9 +161,9 @@ fn row(context: &Context, worker: &WorkerView, columns: &[&Column]) -> Markup {
     }
 }
 
-fn pager(context: &Context, asked: &Asked, page: &Page<'_>) -> Markup {
+fn pager(context: &Context, query: &ListQuery, page: &Page<'_>) -> Markup {
     let path = format!("{}/workers", context.base);
-    let to = |page: usize| Asked { page, ..asked.clone() }.link(&path);
+    let to = |page: usize| ListQuery { page, ..query.clone() }.link(&path);
     let (number, of) = (page.number, page.of);
     let entries = [
         ("first", "« First", 1, number > 1),

@@ -36,10 +36,14 @@ const GAUGES: [(&str, &str); 11] = [
     (UNREADY, "1 if the daemon is not ready for the reason with that code, otherwise 0"),
     (HEIGHT, "Newest block by chain (relay, para) and kind (held: can be served; target: finalised)"),
     (JOBS, "Jobs of the trade queue that are not ended, by state"),
-    (PEERS, "Connected peers of this chain and bridge identity; of a lifecycle manager, its data providers"),
+    (
+        PEERS,
+        "Connected peers of this chain and bridge identity; of a lifecycle manager, its data providers; of a monitor, \
+         all peers",
+    ),
     (UNRESPONSIVE, "Computing workers whose heartbeats the chain misses"),
     (TROUBLE, "Workers in S_ERROR, stalled or unresponsive"),
-    (LAG, "Finalised parachain blocks that the slowest worker of the pool has not dispatched"),
+    (LAG, "Finalised parachain blocks that the slowest worker of the pool has not executed yet"),
     (BALANCE, "PHA that the account of an operator can pay fees from"),
 ];
 

@@ -33,10 +33,10 @@ impl FleetFile {
         let known: HashMap<Uuid, &Arc<Pool>> = before.pools.iter().map(|pool| (pool.id, pool)).collect();
         let mut pools = Vec::with_capacity(self.pools.len());
         for placed in self.pools {
-            let (pid, place) = (placed.entry.pid, placed.place);
+            let (pid, position) = (placed.entry.pid, placed.position);
             let known = known.get(&placed.entry.id()).and_then(|pool| pool.operator.as_ref());
             let pool = placed.entry.into_pool(known, vault).await;
-            pools.push(pool.with_context(|| format!("pool {pid} at {place}"))?);
+            pools.push(pool.with_context(|| format!("pool {pid} at {position}"))?);
         }
         // Read again: the fleet may have saved state while keys were being sealed.
         let now = Arc::clone(&snapshots.borrow());

@@ -67,9 +67,9 @@ pub(super) struct Plan {
 
 /// Values in use, each with its owner.
 #[derive(Default)]
-struct Taken(HashMap<(&'static str, String), String>);
+struct UsedValues(HashMap<(&'static str, String), String>);
 
-impl Taken {
+impl UsedValues {
     /// Claims a value for a row; returns a message if it is in use.
     fn take(&mut self, what: &'static str, value: String, row: &str) -> Option<String> {
         let holder = self.0.insert((what, value), row.to_owned())?;
@@ -100,7 +100,7 @@ impl Rows {
         let mut plan = Plan::default();
         let unused = self.leave_out(leave_out);
         plan.faults.extend(unused.into_iter().map(|name| format!("--leave-out {name}: no such row")));
-        let mut taken = Taken::of(present);
+        let mut taken = UsedValues::of(present);
         // Also those of faulty pools: a worker whose pool is listed is not at fault itself.
         let mut pids: HashSet<u64> = present.pools.iter().map(|pool| pool.pid.0).collect();
         pids.extend(self.pools.iter().filter_map(|pool| pool.pid.as_ref().ok()));
@@ -155,7 +155,7 @@ impl Rows {
 }
 
 impl Plan {
-    fn pool(&mut self, row: PoolRow, taken: &mut Taken) {
+    fn pool(&mut self, row: PoolRow, taken: &mut UsedValues) {
         let mut faults = Vec::new();
         let (shown_pid, pid) = match &row.pid {
             Ok(pid) => (pid.to_string(), *pid),
@@ -195,7 +195,7 @@ impl Plan {
         self.pools.push(CheckedPool { pool, key });
     }
 
-    fn worker(&mut self, row: WorkerRow, pids: &HashSet<u64>, taken: &mut Taken) {
+    fn worker(&mut self, row: WorkerRow, pids: &HashSet<u64>, taken: &mut UsedValues) {
         let mut faults = Vec::new();
         let pid = match &row.pid {
             Ok(pid) if pids.contains(pid) => *pid,

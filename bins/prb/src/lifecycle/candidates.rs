@@ -65,11 +65,11 @@ pub(super) async fn follow(node: Node, found: watch::Sender<Vec<Candidate>>, use
                 return;
             },
             (peer, info) = calls.next() => if let Some(info) = info {
-                learn(&mut known, &peers.borrow(), peer, &info);
+                record_info(&mut known, &peers.borrow(), peer, &info);
             },
         }
         let table = Arc::clone(&peers.borrow_and_update());
-        calls.ask(&node, &table);
+        calls.query(&node, &table);
         forget(&mut known, &table, |id| used.is_in_use(id));
         let candidates: Vec<_> = known.values().map(|known| known.candidate.clone()).collect();
         report.log(&candidates, &table);
@@ -89,12 +89,12 @@ pub(super) async fn follow(node: Node, found: watch::Sender<Vec<Candidate>>, use
 struct Calls {
     tasks: JoinSet<Answer>,
     pending: BTreeSet<PeerId>,
-    /// Peers that are not asked again before the next tick.
+    /// Peers that are not queried again before the next tick.
     answered: BTreeSet<PeerId>,
 }
 
 impl Calls {
-    fn ask(&mut self, node: &Node, table: &PeerTable) {
+    fn query(&mut self, node: &Node, table: &PeerTable) {
         let mut providers: Vec<_> =
             table.usable(Role::DataProviderInt).filter(|peer| is_trusted(peer)).cloned().collect();
         // While the most calls are in flight, further peers wait: those with the best provenance must not be
@@ -104,7 +104,7 @@ impl Calls {
             let id = peer.peer_id;
             let is_due = self.pending.len() < MAX_CALLS && !self.answered.contains(&id);
             if is_due && self.pending.insert(id) {
-                self.tasks.spawn(ask(node.clone(), id));
+                self.tasks.spawn(query(node.clone(), id));
             }
         }
     }
@@ -118,7 +118,7 @@ impl Calls {
                     self.answered.insert(peer);
                     return (peer, info);
                 }
-                // A call's task panicked: its peer is unknown, so all may be asked again.
+                // A call's task panicked: its peer is unknown, so all may be queried again.
                 Some(Err(_)) => self.pending.clear(),
                 None => return std::future::pending().await,
             }
@@ -126,7 +126,7 @@ impl Calls {
     }
 }
 
-async fn ask(node: Node, peer: PeerId) -> Answer {
+async fn query(node: Node, peer: PeerId) -> Answer {
     let client = node.client(peer);
     let answer = tokio::time::timeout(ANSWER_TIMEOUT, client.data_provider_info()).await;
     match answer {
@@ -139,7 +139,7 @@ async fn ask(node: Node, peer: PeerId) -> Answer {
     }
 }
 
-fn learn(known: &mut BTreeMap<PeerId, Known>, table: &PeerTable, id: PeerId, info: &Info) {
+fn record_info(known: &mut BTreeMap<PeerId, Known>, table: &PeerTable, id: PeerId, info: &Info) {
     let peer = table.get(&id).filter(|peer| is_trusted(peer));
     let Some(candidate) = peer.and_then(|peer| candidate(peer, info)) else { return };
     let provenance = candidate.provenance;

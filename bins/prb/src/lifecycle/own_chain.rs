@@ -34,7 +34,7 @@ pub(super) fn follow(para: &NodePool, background: &mut Background) -> (OwnChain,
     let (head, finalized) = watch::channel(None);
     let asked = para.clone();
     background.spawn(|stop| async move {
-        stop.run_until_cancelled(ask_identity(&asked, &identity)).await;
+        stop.run_until_cancelled(fetch_identity(&asked, &identity)).await;
         // A background task that ends counts as a failure, so this one waits for the shutdown after its work.
         stop.cancelled().await;
         anyhow::anyhow!("stopped")
@@ -49,8 +49,8 @@ pub(super) fn follow(para: &NodePool, background: &mut Background) -> (OwnChain,
 }
 
 impl Identity {
-    /// Tells peers the chain's identity as soon as it is known.
-    pub(super) async fn tell(mut self, node: Node) {
+    /// Publishes the chain's identity to peers as soon as it is known.
+    pub(super) async fn publish_to(mut self, node: Node) {
         let known = self.0.wait_for(Option::is_some).await.ok().and_then(|known| *known);
         if let Some(identity) = known {
             node.set_chain_identity(identity).await;
@@ -58,8 +58,8 @@ impl Identity {
     }
 }
 
-/// Asks until a node returns the chain's identity, the hash of block 1.
-async fn ask_identity(para: &NodePool, sender: &watch::Sender<Option<Hash>>) {
+/// Retries until a node returns the chain's identity, the hash of block 1.
+async fn fetch_identity(para: &NodePool, sender: &watch::Sender<Option<Hash>>) {
     let mut logged_at = None::<Instant>;
     loop {
         let error = match para.chain_identity().await {

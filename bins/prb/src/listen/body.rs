@@ -1,4 +1,4 @@
-//! Request bodies that must have come in time: a client that sends a byte now and then holds a place for no longer.
+//! Request bodies that must have come in time: a client that sends a byte now and then holds a slot for no longer.
 
 use std::{
     io,
@@ -11,7 +11,7 @@ use axum::{BoxError, body::Bytes};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Sleep, sleep};
 
-use super::OurTurn;
+use super::IsProcessing;
 
 /// A body that breaks where it is not there whole in time.
 pub(super) struct TimedBody {
@@ -19,12 +19,12 @@ pub(super) struct TimedBody {
     /// Made with the first look for bytes: until then nobody waits for them.
     deadline: Option<Pin<Box<Sleep>>>,
     within: Duration,
-    our_turn: OurTurn,
+    is_processing: IsProcessing,
 }
 
 impl TimedBody {
-    pub(super) const fn new(inner: Incoming, within: Duration, our_turn: OurTurn) -> Self {
-        Self { inner, deadline: None, within, our_turn }
+    pub(super) const fn new(inner: Incoming, within: Duration, is_processing: IsProcessing) -> Self {
+        Self { inner, deadline: None, within, is_processing }
     }
 }
 
@@ -37,7 +37,7 @@ impl Body for TimedBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let polled = Pin::new(&mut self.inner).poll_frame(context);
-        self.our_turn.set(polled.is_ready());
+        self.is_processing.set(polled.is_ready());
         if let Poll::Ready(frame) = polled {
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }

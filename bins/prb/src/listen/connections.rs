@@ -15,7 +15,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Place, Shares};
+use super::{Shares, Slot};
 
 /// Minimum age of a connection that may be displaced: an honest client has sent its request by then.
 const GRACE: Duration = Duration::from_millis(200);
@@ -24,9 +24,9 @@ const WORK: Duration = Duration::from_secs(5);
 
 /// Whether a connection waits for this daemon, rather than for its client to send or to read.
 #[derive(Clone, Debug, Default)]
-pub(super) struct OurTurn(Arc<AtomicBool>);
+pub(super) struct IsProcessing(Arc<AtomicBool>);
 
-impl OurTurn {
+impl IsProcessing {
     pub(super) fn set(&self, ours: bool) {
         // Relaxed: it only helps to choose which connection goes, and no other data depends on it.
         self.0.store(ours, Ordering::Relaxed);
@@ -46,16 +46,16 @@ pub(super) struct Connections {
 
 #[derive(Debug)]
 struct Open {
-    place: Place,
+    slot: Slot,
     since: Instant,
-    our_turn: OurTurn,
+    is_processing: IsProcessing,
     task: AbortHandle,
 }
 
 impl Open {
-    fn can_go(&self, now: Instant) -> bool {
+    fn can_be_displaced(&self, now: Instant) -> bool {
         let age = now.duration_since(self.since);
-        age >= if self.our_turn.get() { WORK } else { GRACE }
+        age >= if self.is_processing.get() { WORK } else { GRACE }
     }
 }
 
@@ -67,15 +67,16 @@ impl Connections {
     /// Takes a slot for a new connection. If all slots are taken, closes the oldest connection of the address that has
     /// the most, provided that the newcomer's address has fewer. A client with many addresses can thus fill the port,
     /// but cannot keep others out.
-    pub(super) fn admit(&mut self, ip: IpAddr) -> Option<Place> {
-        if let Some(place) = self.shares.take(ip) {
-            return Some(place);
+    pub(super) fn admit(&mut self, ip: IpAddr) -> Option<Slot> {
+        if let Some(slot) = self.shares.take(ip) {
+            return Some(slot);
         }
         let own = self.shares.held_by(ip)?;
         let now = Instant::now();
-        let others = self.open.iter().filter(|(_, open)| open.can_go(now)).filter_map(|(id, open)| {
-            Some((self.shares.held_by_holder(open.place.holder()?), *id, open.since))
-        });
+        let others =
+            self.open.iter().filter(|(_, open)| open.can_be_displaced(now)).filter_map(|(id, open)| {
+                Some((self.shares.held_by_holder(open.slot.holder()?), *id, open.since))
+            });
         let (held, id, _) = others.max_by_key(|(held, _, since)| (*held, now.duration_since(*since)))?;
         if held <= own {
             return None;
@@ -85,8 +86,8 @@ impl Connections {
         self.shares.take(ip)
     }
 
-    pub(super) fn began(&mut self, place: Place, our_turn: OurTurn, task: AbortHandle) {
-        self.open.insert(task.id(), Open { place, since: Instant::now(), our_turn, task });
+    pub(super) fn opened(&mut self, slot: Slot, is_processing: IsProcessing, task: AbortHandle) {
+        self.open.insert(task.id(), Open { slot, since: Instant::now(), is_processing, task });
     }
 
     pub(super) fn ended(&mut self, id: Id) {

@@ -44,7 +44,7 @@ struct Held {
 
 /// A slot, released when dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Slot {
     holder: Option<IpAddr>,
     held: Arc<Mutex<Held>>,
 }
@@ -72,7 +72,7 @@ impl Shares {
     }
 
     /// Takes a slot if the address's share has one left.
-    pub(crate) fn take(&self, ip: IpAddr) -> Option<Place> {
+    pub(crate) fn take(&self, ip: IpAddr) -> Option<Slot> {
         let Limits { total, per_address, reserve } = self.limits;
         let holder = holder(ip);
         let mut held = lock(&self.held);
@@ -89,7 +89,7 @@ impl Shares {
             None => held.by_this_machine += 1,
             Some(ip) => *held.by_others.entry(ip).or_default() += 1,
         }
-        Some(Place { holder, held: Arc::clone(&self.held) })
+        Some(Slot { holder, held: Arc::clone(&self.held) })
     }
 
     /// Returns how many slots the share of an address has taken; `None` for this machine.
@@ -97,20 +97,20 @@ impl Shares {
         holder(ip).map(|holder| self.held_by_holder(holder))
     }
 
-    /// The same for [`Place::holder`].
+    /// The same for [`Slot::holder`].
     pub(super) fn held_by_holder(&self, holder: IpAddr) -> usize {
         lock(&self.held).by_others.get(&holder).copied().unwrap_or(0)
     }
 }
 
-impl Place {
+impl Slot {
     /// Returns whose share it counts against; `None` for this machine.
     pub(super) const fn holder(&self) -> Option<IpAddr> {
         self.holder
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         let mut held = lock(&self.held);
         held.total -= 1;
@@ -134,7 +134,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn fill(shares: &Shares, ip: IpAddr) -> Vec<Place> {
+    fn fill(shares: &Shares, ip: IpAddr) -> Vec<Slot> {
         std::iter::from_fn(|| shares.take(ip)).collect()
     }
 
@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(fill(&shares, ip("127.0.0.1")).len(), 4);
         drop(all);
         let local = fill(&shares, ip("::1"));
-        assert_eq!(local.len(), 12, "a proxy here leaves others their places");
+        assert_eq!(local.len(), 12, "a proxy here leaves others their slots");
         assert_eq!(fill(&shares, ip("10.0.0.1")).len(), 4);
         drop(local);
         assert_eq!(shares.held.lock().unwrap().total, 0);

@@ -61,7 +61,7 @@ async fn hold(from: u8, count: usize, to: SocketAddr) -> Vec<AbortOnDropHandle<(
     let mut held = Vec::new();
     for _ in 0..count {
         let mut stream = connect(from, to).await;
-        // It has its place once it is answered.
+        // It has its slot once it is answered.
         stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
         let mut answer = [0; 12];
         stream.read_exact(&mut answer).await.unwrap();
@@ -81,7 +81,7 @@ async fn hold(from: u8, count: usize, to: SocketAddr) -> Vec<AbortOnDropHandle<(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_address_takes_the_places_of_others_and_this_machine_has_a_reserve() {
+async fn no_address_takes_the_slots_of_others_and_this_machine_has_a_reserve() {
     let port = open().await;
     let share = MAX_CONNECTIONS / 4;
     let mut held = hold(2, share, port.address).await;
@@ -93,7 +93,7 @@ async fn no_address_takes_the_places_of_others_and_this_machine_has_a_reserve() 
     assert_eq!(ask(2, port.address).await, 503, "others have no more together, and it has its share");
     let start = Instant::now();
     for from in 6..9 {
-        // One that has none takes the place of one that has many, once that is old enough.
+        // One that has none takes the slot of one that has many, once that is old enough.
         while ask(from, port.address).await != 200 {
             assert!(start.elapsed() < LIMIT, "an address without connections is kept out");
         }
@@ -102,12 +102,12 @@ async fn no_address_takes_the_places_of_others_and_this_machine_has_a_reserve() 
     drop(held);
     let start = Instant::now();
     while ask(2, port.address).await != 200 {
-        assert!(start.elapsed() < LIMIT, "places are given back");
+        assert!(start.elapsed() < LIMIT, "slots are given back");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn those_who_send_slowly_are_hung_up_on() {
+async fn slow_senders_are_disconnected() {
     let port = open().await;
     let body = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n";
     for (what, first, fine) in

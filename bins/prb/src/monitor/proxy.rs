@@ -42,7 +42,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroize;
 
 use super::{json, schema};
-use crate::{api::guard::asks_this_machine, pages::Guard};
+use crate::{api::guard::is_for_this_machine, pages::Guard};
 
 /// Timeout of a peer's answer, slightly shorter than the port's for a request.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -160,7 +160,7 @@ impl Proxy {
         if self.local && !guard.is_token_given() {
             let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
             let from_page = headers.contains_key(header::ORIGIN) || site.is_some_and(|site| site != b"none");
-            return if from_page || !asks_this_machine(headers) {
+            return if from_page || !is_for_this_machine(headers) {
                 Err(Failure::unauthorized(
                     StatusCode::FORBIDDEN,
                     "without a token, only local programs may make changes: set PRB_API_TOKEN",

@@ -69,14 +69,14 @@ struct Inner {
 
 /// Where the token is, as text for refusals; `None` if there is no token.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct TokenPlace(pub(crate) Option<Arc<str>>);
+pub(crate) struct TokenLocation(pub(crate) Option<Arc<str>>);
 
-impl<S: Sync> FromRequestParts<S> for TokenPlace {
+impl<S: Sync> FromRequestParts<S> for TokenLocation {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         let guard = parts.extensions.get::<Guard>();
-        Ok(Self(guard.and_then(|guard| guard.0.access.place().cloned())))
+        Ok(Self(guard.and_then(|guard| guard.0.access.location().cloned())))
     }
 }
 
@@ -203,9 +203,10 @@ impl Guard {
                  PRB_API_TOKEN_FILE) to at least 16 characters and start the daemon again.",
             ),
             Refusal::BadToken => {
-                let place = self.0.access.place().map(AsRef::as_ref).unwrap_or_default();
-                let text =
-                    format!("Changes need the token that is in {place}. The token that was sent is wrong.");
+                let location = self.0.access.location().map(AsRef::as_ref).unwrap_or_default();
+                let text = format!(
+                    "Changes need the token that is in {location}. The token that was sent is wrong."
+                );
                 return (StatusCode::UNAUTHORIZED, text);
             }
             Refusal::Late if reads(method) => (StatusCode::GATEWAY_TIMEOUT, "No answer came in time."),
@@ -219,7 +220,7 @@ impl Guard {
 
     fn answer(&self, refusal: Refusal, method: &Method, headers: &HeaderMap) -> Response {
         let (status, text) = self.words(refusal, method);
-        let mut response = layout::said(headers, status, &text).into_response();
+        let mut response = layout::message_response(headers, status, &text).into_response();
         match refusal {
             Refusal::BadToken => {
                 response

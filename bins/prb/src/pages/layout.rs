@@ -8,7 +8,7 @@ use axum::{
 use maud::{DOCTYPE, Markup, html};
 
 use super::{
-    TokenPlace,
+    TokenLocation,
     assets::{ICON, SCRIPT, STYLE},
 };
 
@@ -26,12 +26,12 @@ pub(crate) struct Shell<'a> {
     /// Whether `live` can also stream changes.
     pub(crate) is_stream: bool,
     /// Where the token for changes is; `None` on pages without changes.
-    pub(crate) token: Option<&'a TokenPlace>,
+    pub(crate) token: Option<&'a TokenLocation>,
 }
 
 impl Shell<'_> {
     /// Renders the whole page.
-    pub(crate) fn around(&self, content: &Markup) -> Markup {
+    pub(crate) fn wrap(&self, content: &Markup) -> Markup {
         let home = self.entries.first().map_or("/", |(path, _)| path);
         html! {
             (DOCTYPE)
@@ -59,7 +59,7 @@ impl Shell<'_> {
                     p #offline.notice.bad role="alert" hidden {}
                     main data-live=[self.live] data-stream[self.is_stream] { (content) }
                     p #said role="status" aria-live="polite" hidden {}
-                    @if let Some(place) = self.token { (token_dialog(place)) }
+                    @if let Some(token) = self.token { (token_dialog(token)) }
                     noscript { p.notice { "Without JavaScript this page does not update and cannot change anything." } }
                 }
             }
@@ -67,15 +67,15 @@ impl Shell<'_> {
     }
 }
 
-fn token_dialog(place: &TokenPlace) -> Markup {
+fn token_dialog(token: &TokenLocation) -> Markup {
     html! {
         dialog #token-dialog aria-labelledby="token-title" {
             // Closes the dialog without sending anything: the script keeps the token in the tab.
             form method="dialog" {
                 h2 #token-title { "Token" }
                 p #token-why {
-                    @match &place.0 {
-                        Some(place) => { "Changes need the token that is in " (place) ". It is kept until this tab is closed." }
+                    @match &token.0 {
+                        Some(location) => { "Changes need the token that is in " (location) ". It is kept until this tab is closed." }
                         None => { "No token is configured (PRB_API_TOKEN): nothing can be changed here." }
                     }
                 }
@@ -96,7 +96,7 @@ pub(crate) fn part(name: &str, content: &Markup) -> Markup {
 }
 
 /// Answers with a sentence: as a page for browsers, as JSON for scripts.
-pub(crate) fn said(headers: &HeaderMap, status: StatusCode, text: &str) -> Response {
+pub(crate) fn message_response(headers: &HeaderMap, status: StatusCode, text: &str) -> Response {
     let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     if accepted.is_some_and(|accepted| accepted.contains("text/html")) {
         (status, message(text)).into_response()
@@ -106,13 +106,13 @@ pub(crate) fn said(headers: &HeaderMap, status: StatusCode, text: &str) -> Respo
 }
 
 /// Renders the page of an unknown path.
-pub(crate) fn nothing_here(text: &str) -> Response {
+pub(crate) fn not_found_page(text: &str) -> Response {
     (StatusCode::NOT_FOUND, message(text)).into_response()
 }
 
 fn message(text: &str) -> Markup {
     let shell = Shell { title: "Message", entries: &[], here: "", live: None, is_stream: false, token: None };
-    shell.around(&html! {
+    shell.wrap(&html! {
         p.notice { (text) }
         p { a href="/" { "Back" } }
     })

@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 
 use self::query::{JobQuery, QueryParams};
 use super::{
-    Rules, Site, TokenPlace,
+    Rules, Site, TokenLocation,
     guard::SMALL_BODY_BYTES,
     layout::{self, part},
 };
@@ -72,7 +72,7 @@ pub async fn open(args: &PageArgs, access: &Access, source: Source) -> anyhow::R
     };
     match port.open(args.queue_page_listen).await? {
         Some(listener) => {
-            Site::new(port, listener, args, access, RULES, router(PageHost::alone(), source)).map(Some)
+            Site::new(port, listener, args, access, RULES, router(PageHost::standalone(), source)).map(Some)
         }
         None => Ok(None),
     }
@@ -114,7 +114,7 @@ pub(crate) fn router(host: PageHost, source: Source) -> Router {
 
 async fn list_page(
     State(pages): State<QueuePages>,
-    place: TokenPlace,
+    token: TokenLocation,
     Query(asked): Query<QueryParams>,
 ) -> Response {
     let host = &pages.0.host;
@@ -129,7 +129,7 @@ async fn list_page(
             p.empty { "The jobs are shown as soon as the queue answers." }
         })))
     };
-    let page = host.page(&place, host.title, Some(&live), &content);
+    let page = host.page(&token, host.title, Some(&live), &content);
     (if there { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, page).into_response()
 }
 
@@ -138,11 +138,11 @@ async fn list_parts(State(pages): State<QueuePages>, Query(asked): Query<QueryPa
     html! { (parts.head) (parts.body.unwrap_or_default()) }
 }
 
-async fn job_page(State(pages): State<QueuePages>, place: TokenPlace, Path(id): Path<String>) -> Response {
-    let Some(id) = query::number(&id) else { return layout::nothing_here("A job has a number.") };
+async fn job_page(State(pages): State<QueuePages>, token: TokenLocation, Path(id): Path<String>) -> Response {
+    let Some(id) = query::number(&id) else { return layout::not_found_page("A job has a number.") };
     let host = &pages.0.host;
     let (title, live) = (format!("Job {id}"), format!("{}/live/jobs/{id}", host.base));
-    let page = |content: &Markup| host.page(&place, &title, Some(&live), content);
+    let page = |content: &Markup| host.page(&token, &title, Some(&live), content);
     match pages.job(id).await {
         Ok(Some(detail)) => {
             let known = host.directory().await;
@@ -154,7 +154,7 @@ async fn job_page(State(pages): State<QueuePages>, place: TokenPlace, Path(id): 
             page(&content).into_response()
         }
         Ok(None) => {
-            let content = html! { (notice(None)) (part("job", &job::gone(id))) };
+            let content = html! { (notice(None)) (part("job", &job::unknown_job(id))) };
             (StatusCode::NOT_FOUND, page(&content)).into_response()
         }
         Err(error) => {
@@ -175,7 +175,7 @@ async fn job_parts(State(pages): State<QueuePages>, Path(id): Path<String>) -> R
             let known = host.directory().await;
             html! { (notice(None)) (part("job", &job::state(host, &detail.record, &known))) }
         }
-        Ok(None) => html! { (notice(None)) (part("job", &job::gone(id))) },
+        Ok(None) => html! { (notice(None)) (part("job", &job::unknown_job(id))) },
         // The rest of the page keeps its content.
         Err(error) => notice(Some(&error)),
     }

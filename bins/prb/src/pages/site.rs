@@ -42,7 +42,7 @@ impl Site {
         let guard = Guard::new(args.page_hosts.clone(), access.clone(), rules);
         let router = pages
             .merge(assets::router())
-            .fallback(async || layout::nothing_here("There is no such page."))
+            .fallback(async || layout::not_found_page("There is no such page."))
             .layer(DefaultBodyLimit::max(rules.max_body_bytes))
             // The last layer runs first, and covers the assets and unknown paths, too.
             .layer(middleware::from_fn_with_state(guard, guard::enter));

@@ -27,6 +27,9 @@ const NUMBERS: [(u8, &str); 6] =
 /// them.
 /// A new crate of the workspace must be added here.
 const OURS: [&str; 5] = ["prb", "prb_chain", "prb_core", "prb_queue", "prb_walkie"];
+/// Libraries that log a line for each stream or frame of any stranger, with the level that they are limited to.
+const FLOODED: &str = "yamux=off,multistream_select=error,libp2p_identify=error,libp2p_kad=error,\
+                       libp2p_request_response=error,libp2p_mplex=error";
 /// Description of the allowed values.
 const ALLOWED: &str = "trace, debug, info, warn, error, fatal, bunyan's numbers 10 to 60, or a filter such as \
                        info,prb_core=debug,hyper=trace";
@@ -60,11 +63,14 @@ impl LogLevel {
 
 /// Expands a bare level: applies it to our crates, and at least warnings to libraries.
 fn expand(level: &str) -> String {
-    if matches!(level, "off" | "error" | "warn") {
-        return level.to_owned();
+    match level {
+        "off" => level.to_owned(),
+        "error" | "warn" => format!("{level},{FLOODED}"),
+        _ => {
+            let ours = OURS.map(|name| format!(",{name}={level}")).concat();
+            format!("warn{ours},{FLOODED}")
+        }
     }
-    let ours = OURS.map(|name| format!(",{name}={level}")).concat();
-    format!("warn{ours}")
 }
 
 /// Parses a level or a filter.
@@ -167,6 +173,10 @@ mod tests {
             "{read}"
         );
         assert!(log_level("prb_core[{worker}]=debug").is_ok());
+        // Unless the filter names them.
+        assert!(read.contains(",yamux=off,"), "{read}");
+        assert!(log_level("warn,yamux=debug").unwrap().directives().ends_with(",yamux=debug"));
+        assert!(log_level("error").unwrap().directives().contains(",yamux=off,"));
         for bad in ["", ",", "loud", "info,loud", "hyper", "hyper=loud", "35", "info,prb core=debug"] {
             assert!(log_level(bad).is_err(), "{bad}");
         }

@@ -111,6 +111,9 @@ pub(super) async fn prove(relay: &Node, para: &Node, outline: &Outline) -> Resul
     }
     let checked = header(relay, hash, number).await?;
     let proof = proof_of(relay, &state::authority_keys(), hash).await?;
+    // All workers are initialised with it.
+    let proof = state::minimal("the authorities", checked.state_root, proof, &state::authority_keys())
+        .map_err(wrong(relay))?;
     let set = state::authority_set(checked.state_root, proof.clone()).map_err(wrong(relay))?;
     let block_header = Header::decode(&mut &*checked.encoded)
         .map_err(|_| wrong(relay)(verify::Error::HeaderEncoding { number }))?;

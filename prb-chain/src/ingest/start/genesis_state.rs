@@ -3,10 +3,13 @@
 use prb_core::primitives::Hash;
 
 use crate::{
-    ingest::Error,
+    ingest::{Error, wrong},
     rpc::{Node, json},
+    verify,
 };
 
+/// Largest state that is accepted, in bytes.
+const MAX_BYTES: usize = 256 * 1024 * 1024;
 /// Keys in one page, if the whole state is not available in one answer.
 const PAGE: u32 = 1000;
 
@@ -34,6 +37,10 @@ pub(super) async fn fetch(node: &Node, hash: Hash) -> Result<Pairs, Error> {
     }
 }
 
+fn bad(node: &Node, reason: &str) -> Error {
+    wrong(node)(verify::Error::Proof { what: "the genesis state", reason: reason.into() })
+}
+
 async fn paged_state(node: &Node, hash: Hash) -> Result<Pairs, Error> {
     #[derive(serde::Deserialize)]
     struct ChangeSet {
@@ -41,14 +48,25 @@ async fn paged_state(node: &Node, hash: Hash) -> Result<Pairs, Error> {
     }
     let mut pairs = Pairs::new();
     let mut after: Option<json::HexBytes> = None;
+    let mut bytes = 0;
     loop {
         let keys: Vec<json::HexBytes> =
             node.request("state_getKeysPaged", ("0x", PAGE, after.as_ref(), hash)).await?;
         // Up to an empty page: a short one need not be the last.
         let Some(last) = keys.last() else { return Ok(pairs) };
+        // Otherwise a node that repeats a page would be asked forever.
+        if after.as_ref().is_some_and(|after| last.0 <= after.0) {
+            return Err(bad(node, "its keys are not in order"));
+        }
         after = Some(last.clone());
         let sets: Vec<ChangeSet> = node.request_bulk("state_queryStorageAt", (&keys, hash)).await?;
         let changes = sets.into_iter().flat_map(|set| set.changes);
-        pairs.extend(changes.filter_map(|(key, value)| Some((key.0, value?.0))));
+        let page = changes.filter_map(|(key, value)| Some((key.0, value?.0)));
+        let before = pairs.len();
+        pairs.extend(page);
+        bytes += pairs[before..].iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+        if bytes > MAX_BYTES {
+            return Err(bad(node, "it is too large"));
+        }
     }
 }

@@ -146,6 +146,46 @@ async fn long_outage_leaves_the_outcome_unknown_and_any_answer_restarts_the_limi
 }
 
 #[tokio::test(start_paused = true)]
+async fn node_that_keeps_reporting_does_not_prevent_searches() {
+    let start = Instant::now();
+    let (mut state, mut now) = (watched(start), start);
+    let until = loop {
+        let status = Observation::Status(Status::Broadcast(vec![]));
+        let (next, action) = decide(state, status, now, &config());
+        state = next;
+        let Action::Listen { until } = action else { panic!("{action:?}") };
+        if until <= now {
+            break until;
+        }
+        now += Duration::from_secs(5);
+        assert!(now < start + Duration::from_secs(60), "it is never searched for");
+    };
+    assert_eq!(until, start + config().watch_timeout * 3);
+    let (state, action) = decide(state, Observation::Quiet, now, &config());
+    assert_eq!(action, Action::Search { from: 5, first: None });
+    let (state, _) = decide(state, not_yet(), now, &config());
+    let status = Observation::Status(Status::Ready);
+    let (_, action) = decide(state, status, now, &config());
+    assert_eq!(action, Action::Listen { until: now + config().watch_timeout });
+}
+
+#[tokio::test(start_paused = true)]
+async fn reported_block_that_is_not_found_does_not_prevent_sending_for_long() {
+    let start = Instant::now();
+    let after = |secs| start + Duration::from_secs(secs);
+    let mut state = reported(start, Status::InBlock(HASH));
+    for secs in [10, 20, 29] {
+        let action;
+        (state, action) = decide(state, not_yet(), after(secs), &config());
+        assert!(matches!(action, Action::Listen { .. }), "{action:?}");
+        // Again and again the same.
+        (state, _) = decide(state, Observation::Status(Status::InBlock(HASH)), after(secs), &config());
+    }
+    let (_, action) = decide(state, not_yet(), after(30), &config());
+    assert_eq!(action, Action::Resend { attempt: 0 });
+}
+
+#[tokio::test(start_paused = true)]
 async fn search_continues_where_the_last_one_ended() {
     let start = Instant::now();
     let (state, _) = decide(watched(start), not_yet(), start, &config());

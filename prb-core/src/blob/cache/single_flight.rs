@@ -14,15 +14,15 @@ use futures::{
     future::{BoxFuture, Shared},
 };
 
-type Known<K, V> = Mutex<HashMap<K, Weak<Fetch<K, V>>>>;
+type InFlight<K, V> = Mutex<HashMap<K, Weak<Fetch<K, V>>>>;
 
 /// The fetches in flight: at most one per caller.
-pub(super) struct SingleFlight<K: Hash + Eq, V: Clone>(Arc<Known<K, V>>);
+pub(super) struct SingleFlight<K: Hash + Eq, V: Clone>(Arc<InFlight<K, V>>);
 
 struct Fetch<K: Hash + Eq, V: Clone> {
     key: K,
     answer: Shared<BoxFuture<'static, V>>,
-    known: Arc<Known<K, V>>,
+    in_flight: Arc<InFlight<K, V>>,
 }
 
 impl<K: Hash + Eq + Clone, V: Clone> SingleFlight<K, V> {
@@ -43,8 +43,8 @@ impl<K: Hash + Eq + Clone, V: Clone> SingleFlight<K, V> {
         // Declared before the guard so that it is dropped after it: dropping the last `Arc` takes the same
         // lock.
         let ended;
-        let mut known = lock(&self.0);
-        if let Some(flight) = known.get(&key).and_then(Weak::upgrade) {
+        let mut in_flight = lock(&self.0);
+        if let Some(flight) = in_flight.get(&key).and_then(Weak::upgrade) {
             // A completed answer belongs to the callers that waited for it, not to later ones.
             if flight.answer.peek().is_none() {
                 return (flight, false);
@@ -53,22 +53,22 @@ impl<K: Hash + Eq + Clone, V: Clone> SingleFlight<K, V> {
             debug_assert!(ended.answer.peek().is_some());
         }
         let answer = fetch.boxed().shared();
-        let flight = Arc::new(Fetch { key: key.clone(), answer, known: Arc::clone(&self.0) });
-        known.insert(key, Arc::downgrade(&flight));
+        let flight = Arc::new(Fetch { key: key.clone(), answer, in_flight: Arc::clone(&self.0) });
+        in_flight.insert(key, Arc::downgrade(&flight));
         (flight, true)
     }
 }
 
 impl<K: Hash + Eq, V: Clone> Drop for Fetch<K, V> {
     fn drop(&mut self) {
-        let mut known = lock(&self.known);
+        let mut in_flight = lock(&self.in_flight);
         // A new fetch may have taken its place.
-        if known.get(&self.key).is_some_and(|flight| flight.strong_count() == 0) {
-            known.remove(&self.key);
+        if in_flight.get(&self.key).is_some_and(|flight| flight.strong_count() == 0) {
+            in_flight.remove(&self.key);
         }
     }
 }
 
-fn lock<K: Hash + Eq, V: Clone>(known: &Known<K, V>) -> MutexGuard<'_, HashMap<K, Weak<Fetch<K, V>>>> {
-    known.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<K: Hash + Eq, V: Clone>(in_flight: &InFlight<K, V>) -> MutexGuard<'_, HashMap<K, Weak<Fetch<K, V>>>> {
+    in_flight.lock().unwrap_or_else(PoisonError::into_inner)
 }

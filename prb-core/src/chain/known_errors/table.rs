@@ -6,7 +6,7 @@ use super::{
 };
 
 /// A row: the error's name, its class, the cause and, below, the remedy.
-macro_rules! refusals {
+macro_rules! known_errors {
     ($($name:ident $class:ident $cause:literal $remedy:literal;)*) => {
         /// All known errors, by name without the pallet: errors move between pallets with runtime upgrades.
         pub const KNOWN_ERRORS: &[KnownError] = &[
@@ -15,7 +15,7 @@ macro_rules! refusals {
     };
 }
 
-refusals! {
+known_errors! {
     // Registration.
     WorkerNotRegistered AwaitState
         "the chain does not know the worker"

@@ -29,6 +29,7 @@ struct Unfinalised {
 impl Finality {
     /// Must be called before each block is produced: the state before the first block is final.
     pub(super) fn begin(&mut self, model: &Model, depth: u32) {
+        // A copy of the whole state: made only if blocks are not final at once.
         if depth > 0 && self.newest.is_none() {
             self.newest = Some(model.clone());
         }
@@ -61,7 +62,7 @@ impl Finality {
     }
 
     /// Whether a block that is not final includes a transaction of the account.
-    pub(super) fn concerns(&self, account: AccountId) -> bool {
+    pub(super) fn includes(&self, account: AccountId) -> bool {
         self.blocks.iter().any(|block| block.operators.contains(&account))
     }
 }

@@ -70,6 +70,7 @@ impl Model {
     /// Starts the next block: benchmarks that end at it set their scores.
     pub(super) fn begin_block(&mut self) {
         self.block += 1;
+        // Those after this block stay; the rest are due.
         let later = self.benchmarks.split_off(&(self.block + 1));
         for worker in std::mem::replace(&mut self.benchmarks, later).into_values().flatten() {
             if let (Some(score), Some(registration)) =
@@ -84,6 +85,7 @@ impl Model {
     /// account.
     pub(super) fn execute(&mut self, batch: &CallBatch) -> Result<Vec<Dispatch>, DispatchError> {
         let (operator, fee) = (batch.operator(), self.fee(batch));
+        // The fee is charged even if the calls fail, as on the chain.
         if let Some(funds) = self.funds.get_mut(&operator) {
             *funds = funds.saturating_sub(fee);
         }
@@ -140,6 +142,7 @@ impl Model {
         ensure(!on_chain, "PhalaMq::BadSender")?;
         let next = self.next_sequence(sender);
         ensure(message.sequence == *next, "PhalaMq::BadSequence")?;
+        // No cryptography here: only the length is checked.
         ensure(message.signature.len() == SIGNATURE_BYTES, "PhalaMq::InvalidSignature")?;
         *next += 1;
         Ok(())
@@ -166,6 +169,7 @@ impl Model {
         ensure(info.pubkey == worker, "PhalaRegistry::InvalidPubKey")?;
         let now = self.now_secs();
         let entry = self.workers.entry(worker).or_default();
+        // The score of an earlier registration stays until the new benchmark ends, as on the chain.
         let initial_score = entry.registration.as_ref().and_then(|r| r.initial_score);
         entry.registration = Some(Registration {
             pubkey: worker,

@@ -41,7 +41,9 @@ impl State {
         let unknown = |reason: &str| SubmitError::Unknown { waited: Duration::ZERO, reason: reason.into() };
         let fault = self.faults.get_mut(&account).and_then(VecDeque::pop_front);
         match fault {
-            Some(Fault::Unavailable) => return Err(SubmitError::Unavailable("the node is away".into())),
+            Some(Fault::Unavailable) => {
+                return Err(SubmitError::Unavailable("connection refused".into()));
+            }
             Some(Fault::Refused { retryable }) => {
                 return Err(SubmitError::Refused { reason: "injected refusal".into(), retryable });
             }
@@ -65,6 +67,7 @@ impl State {
         self.transactions += 1;
         let extrinsic = Hash::of(&(account, self.transactions).encode());
         let (submitter, result) = oneshot::channel();
+        // Here only `UnknownIncluded` is left: the transaction is included, but its submitter gets no result.
         let known = fault.is_none();
         self.pending.push_back(Pending {
             batch: batch.clone(),

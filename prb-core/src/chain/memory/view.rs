@@ -11,9 +11,10 @@ use crate::{
 
 impl State {
     /// Publishes the view of the newest final block, or of an older one if views are delayed.
-    pub(super) fn show(&mut self, config: &Config) {
+    pub(super) fn publish_view(&mut self, config: &Config) {
         self.delayed.push_back(view(self.finalised(), &self.followed, config));
         let delay = config.view_delay_blocks as usize;
+        // The first view is never delayed: readers wait for one before they do anything.
         let is_first = self.views.as_ref().is_some_and(|views| views.borrow().is_none());
         if !is_first && self.delayed.len() <= delay {
             return;

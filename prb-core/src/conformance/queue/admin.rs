@@ -21,7 +21,7 @@ async fn one_in_each_state<Q: JobQueue + QueueAdmin>(queue: &Q) -> Vec<JobHandle
     let leased = lease(queue, LONG).await;
     ok(queue.fail(leased.id, leased.token, failure("later"), Some(LONG)).await, "failing");
     let leased = lease(queue, LONG).await;
-    ok(queue.progress(&[(leased.id, leased.token)], Progress::Sent).await, "telling of progress");
+    ok(queue.progress(&[(leased.id, leased.token)], Progress::Sent).await, "reporting progress");
     handles
 }
 
@@ -71,6 +71,7 @@ pub(super) async fn shows_a_job<Q: JobQueue + QueueAdmin>(queue: &Q) {
         "attempts and error of a job that succeeded"
     );
     assert!(succeeded.calls[0].contains("PhalaStakePoolv2::add_worker"), "{:?}", succeeded.calls);
+    // `0405` is the sealed key of `job` in hexadecimal.
     assert!(!succeeded.data.to_string().contains("0405"), "the sealed key is shown");
     let failed = shown(queue, 2).await.record;
     assert_eq!(
@@ -96,7 +97,7 @@ pub(super) async fn shows_a_job<Q: JobQueue + QueueAdmin>(queue: &Q) {
         (JobState::Active, Some(PoolId(2)), 1),
         "state, pool and attempts of a leased job"
     );
-    assert!(active.progress.is_some(), "a leased job shows what `JobQueue::progress` was told");
+    assert!(active.progress.is_some(), "a leased job shows its reported progress");
     assert_eq!(shown(queue, 5).await.record.attempts, 0, "a job that was never leased has no attempts");
     assert_eq!(ok(queue.job(JobId(7)).await, "showing"), None, "an unknown job is shown");
 }
@@ -112,7 +113,7 @@ pub(super) async fn shows_a_mixed_job<Q: JobQueue + QueueAdmin>(queue: &Q) {
     let JobDetail { record, calls, data } = shown(queue, 1).await;
     assert_eq!(record.workers, [key(0xa1), key(0xa2)], "each worker once");
     let page = ok(queue.list(Filter::default(), 0, 1).await, "listing");
-    assert_eq!(page.jobs, std::slice::from_ref(&record), "the list knows no less");
+    assert_eq!(page.jobs, std::slice::from_ref(&record), "the list has the same record");
     let action = record.action.to_lowercase();
     assert!(action.contains("add_worker ×2, ") && action.contains("start_computing"), "{action}");
     assert_eq!(calls.len(), 3, "one description per call");
@@ -156,9 +157,10 @@ pub(super) async fn removes_jobs<Q: JobQueue + QueueAdmin>(queue: &Q) {
         assert!(!ok(queue.remove(JobId(id)).await, "removing"), "job {id} was there again");
     }
     assert_eq!(listed(queue, Filter::default(), 0, 100).await, (0, vec![]), "removed jobs are listed");
-    assert!(is_empty(queue).await, "a removed job is held");
+    assert!(is_empty(queue).await, "a removed job is counted");
     let lost = queue.complete(held, 1, done(1)).await;
     assert_lost(lost, held, "completing a removed job");
+    // The first two jobs have ended before they were removed.
     for handle in handles.drain(2..) {
         assert!(outcome_of(handle).await.is_err(), "the submitter of a removed job");
     }

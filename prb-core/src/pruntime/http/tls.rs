@@ -21,6 +21,7 @@ use super::BuildError;
 pub fn client_config(extra_pem: &[u8]) -> Result<ClientConfig, BuildError> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let system = rustls_native_certs::load_native_certs();
+    // Certificates that cannot be parsed are skipped: system stores contain some with outdated encodings.
     roots.add_parsable_certificates(system.certs);
     for certificate in CertificateDer::pem_slice_iter(extra_pem) {
         let certificate = certificate.map_err(|e| BuildError::Certificates(e.to_string()))?;

@@ -69,7 +69,7 @@ impl Identity {
     pub(super) fn attest(
         state: &mut WorkerState,
         body: Bytes,
-        takes: Duration,
+        duration: Duration,
     ) -> Result<Option<Instant>, Refusal> {
         let request: prpc::GetRuntimeInfoRequest = rules::decode(body)?;
         if !state.info.initialized {
@@ -86,7 +86,8 @@ impl Identity {
         }
         // pRuntime validates its state by dispatching a block, and does not attest before.
         if state.info.blocknum > state.first_block {
-            state.attested_at.get_or_insert(now + takes);
+            // An attestation in progress continues; a finished one is returned at once.
+            state.attested_at.get_or_insert(now + duration);
         }
         Ok(state.attested_at)
     }

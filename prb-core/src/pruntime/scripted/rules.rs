@@ -43,7 +43,7 @@ fn items<T: Decode>(encoded: &Bytes) -> Result<Vec<T>, Refusal> {
     if encoded.is_empty() { Ok(Vec::new()) } else { scale(encoded) }
 }
 
-/// Number and hash of the initial relay block; an empty genesis stands for block 0 of no chain.
+/// Number and hash of the initial relay block; an empty genesis yields block 0 and an empty hash.
 pub(super) fn genesis_block(encoded: &Bytes) -> Result<(u32, Hash), Refusal> {
     if encoded.is_empty() {
         return Ok((0, Hash::default()));
@@ -140,6 +140,7 @@ fn dispatch_into(state: &WorkerState, body: Bytes, next: &mut u32) -> Result<(),
     if !state.info.initialized {
         return Err(uninitialized());
     }
+    // Blocks that were dispatched before are skipped.
     for number in blocks.iter().map(|b| b.block_header.number).filter(|n| *n >= state.info.blocknum) {
         if number != *next {
             return Err(refusal(500, "BlockNumberMismatch"));
@@ -165,6 +166,7 @@ pub(super) fn load_chain_state(state: &mut WorkerState, body: Bytes) -> Result<(
     }
     state.info.can_load_chain_state = false;
     state.info.blocknum = request.block_number + 1;
+    // As in pRuntime, the header of the loaded block itself is wanted next.
     state.info.para_headernum = request.block_number;
     state.first_block = state.info.blocknum;
     Ok(())

@@ -93,7 +93,7 @@ pub(super) struct Script {
     pub(super) timings: Timings,
     pub(super) down: bool,
     pub(super) restart: Restart,
-    pub(super) dies_at: Option<u32>,
+    pub(super) crashes_at: Option<u32>,
     pub(super) stuck: bool,
     pub(super) after_dispatch: Option<AfterDispatch>,
     pub(super) alter_registration: Option<AlterRegistration>,

@@ -19,7 +19,7 @@ use crate::{
 
 impl ScriptedWorker {
     pub(super) async fn serve(&self, method: Method, body: Bytes) -> Result<Bytes, Error> {
-        let (failure, latency) = self.begin(method, body.len());
+        let (failure, latency) = self.record_call(method, body.len());
         let _syncing = is_sync(method).then(|| Syncing(self));
         if let Some(latency) = latency {
             sleep(latency).await;
@@ -44,7 +44,7 @@ impl ScriptedWorker {
         let done = match method {
             Method::DispatchBlocks => self.dispatch(body).await,
             Method::GetRuntimeInfo => self.runtime_info(body).await,
-            _ => self.at_once(method, body),
+            _ => self.answer_immediately(method, body),
         };
         done.map(Bytes::from).map_err(|(status, message)| Error::Refused {
             method: method.name(),
@@ -54,7 +54,7 @@ impl ScriptedWorker {
     }
 
     /// Answers calls that take no time.
-    fn at_once(&self, method: Method, body: Bytes) -> Result<Vec<u8>, Refusal> {
+    fn answer_immediately(&self, method: Method, body: Bytes) -> Result<Vec<u8>, Refusal> {
         let mut inner = self.lock();
         if inner.dispatching.is_some() && changes_state(method) {
             return Err(busy());
@@ -91,7 +91,7 @@ impl ScriptedWorker {
 
     /// Answers once the blocks are dispatched. They are dispatched even if no caller waits.
     async fn dispatch(&self, body: Bytes) -> Result<Vec<u8>, Refusal> {
-        let (until, dies, result) = {
+        let (until, crashes, result) = {
             let mut inner = self.lock();
             if inner.dispatching.is_some() {
                 return Err(busy());
@@ -99,20 +99,21 @@ impl ScriptedWorker {
             let until = Instant::now() + inner.script.timings.dispatch(body.len());
             let before = inner.state.info.blocknum;
             let (next_block, result) = rules::dispatch(&inner.state, body);
-            let dies = inner.script.dies_at.is_some_and(|at| (before..next_block).contains(&at));
+            let crashes = inner.script.crashes_at.is_some_and(|at| (before..next_block).contains(&at));
+            // A stuck worker still answers as if it had dispatched nothing new.
             let next_block = if inner.script.stuck { before } else { next_block };
-            if next_block > before || dies {
-                inner.dispatching = Some(Dispatching { until, next_block, dies });
+            if next_block > before || crashes {
+                inner.dispatching = Some(Dispatching { until, next_block, crashes });
             }
             let to = prpc::SyncedTo { synced_to: next_block.wrapping_sub(1) };
-            (until, dies, result.map(|()| to.encode_to_vec()))
+            (until, crashes, result.map(|()| to.encode_to_vec()))
         };
         if until > Instant::now() {
             sleep_until(until).await;
         }
         // Taking the lock applies a dispatch that is due (see `Inner::settle`).
         drop(self.lock());
-        if dies {
+        if crashes {
             // Pending until the exit breaks the connection (see `exit_signal`).
             std::future::pending::<()>().await;
         }
@@ -122,8 +123,8 @@ impl ScriptedWorker {
     async fn runtime_info(&self, body: Bytes) -> Result<Vec<u8>, Refusal> {
         let finished = {
             let mut inner = self.lock();
-            let takes = inner.script.timings.attestation;
-            Identity::attest(&mut inner.state, body, takes)?
+            let duration = inner.script.timings.attestation;
+            Identity::attest(&mut inner.state, body, duration)?
         };
         if let Some(finished) = finished {
             sleep_until(finished).await;

@@ -15,7 +15,7 @@ pub struct WorkerState {
     pub info: prpc::PhactoryInfo,
     /// Its operator, as set by `InitRuntime` or `GetRuntimeInfo`.
     pub operator: Option<AccountId>,
-    /// Messages for the chain, of every sender that the worker speaks for.
+    /// Messages for the chain, of every sender that the worker sends for.
     pub egress: Vec<SignedMessage>,
     /// The parachain's id.
     pub para_id: u32,
@@ -50,7 +50,7 @@ impl WorkerState {
     }
 
     /// The state of the same machine and program with an empty disk.
-    pub(super) fn emptied(&self) -> Self {
+    pub(super) fn wiped(&self) -> Self {
         let mut empty = Self::new();
         empty.info.version.clone_from(&self.info.version);
         empty.info.supported_attestation_methods.clone_from(&self.info.supported_attestation_methods);
@@ -62,7 +62,7 @@ impl WorkerState {
         self.push_message_of(MessageOrigin::Worker(key), sequence, payload);
     }
 
-    /// Adds a message of any sender to the egress queue: a worker may speak for gatekeepers, a cluster or a
+    /// Adds a message of any sender to the egress queue: a worker may send for gatekeepers, a cluster or a
     /// contract.
     pub fn push_message_of(&mut self, sender: MessageOrigin, sequence: u64, payload: &[u8]) {
         let destination = b"phala/mining/report".to_vec();
@@ -81,8 +81,8 @@ impl WorkerState {
         self.drop_messages(|other| other == sender, sequence);
     }
 
-    fn drop_messages(&mut self, concerned: impl Fn(&MessageOrigin) -> bool, sequence: u64) {
-        self.egress.retain(|m| m.sequence >= sequence || !concerned(&m.message.sender));
+    fn drop_messages(&mut self, matches: impl Fn(&MessageOrigin) -> bool, sequence: u64) {
+        self.egress.retain(|m| m.sequence >= sequence || !matches(&m.message.sender));
         self.info.pending_messages = self.egress.len() as u64;
     }
 

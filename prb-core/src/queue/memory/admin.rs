@@ -110,6 +110,7 @@ impl QueueAdmin for MemoryQueue {
             .map(|(id, .., job_ref)| (id, job_ref))
             .collect();
         jobs.sort_unstable_by_key(|(id, _)| std::cmp::Reverse(*id));
+        // Records are built for the page alone: a queue may have ten thousand jobs.
         let total = jobs.len();
         let jobs =
             jobs.into_iter().skip(offset).take(limit).map(|(id, job_ref)| job_ref.record(id)).collect();
@@ -137,6 +138,7 @@ impl QueueAdmin for MemoryQueue {
         };
         state.ended_bytes -= size_bytes;
         log.step(JobState::Waiting, None);
+        // The submitter has received the failure already.
         let (submitter, retries_left, phase) = (None, 0, Phase::Waiting);
         state.add(id, Entry { job, submitter, size_bytes, token: 0, attempts, retries_left, phase, log });
         drop(state);

@@ -36,6 +36,7 @@ impl CrashTracker {
         if let Some(suspect) = self.suspect.as_mut().filter(|suspect| suspect.version == *version)
             && let Some(common) = overlap(suspect.blocks, blocks)
         {
+            // The cause is in both batches: each further crash narrows the suspected range.
             suspect.blocks = common;
             suspect.count = suspect.count.saturating_add(1);
             return suspect.count;

@@ -49,7 +49,7 @@ pub enum Cause {
     Busy,
     /// The worker refuses, times out, or breaks the connection.
     Failing,
-    /// The worker accepts what it is sent without advancing.
+    /// The worker accepts data without advancing.
     NoProgress {
         /// The block at which it stays: the next one that it needs.
         block: ParaNumber,

@@ -245,7 +245,7 @@ async fn worker_that_claims_progress_without_any_is_reported() {
     let expected = Cause::NoProgress { block: ParaNumber(5), count: 5, version: "2.0.1".into() };
     assert_eq!(case.cause(), Some(&expected));
     assert!(expected.is_alert());
-    assert!(case.message().starts_with("pRuntime 2.0.1 accepts what it was sent and stays at block 5"));
+    assert!(case.message().starts_with("pRuntime 2.0.1 accepts the data sent and stays at block 5"));
     // It is shown until the worker shows another position, not until it claims one.
     case.step(&ended(5, 9, advanced(9)));
     assert_eq!(case.cause(), Some(&expected));
@@ -258,7 +258,7 @@ async fn worker_that_claims_progress_without_any_is_reported() {
 
 /// A worker that starts from block 1 again whenever it was sent block 77 of `bad` versions.
 #[tokio::test(start_paused = true)]
-async fn the_block_at_which_a_worker_dies_is_found_and_named() {
+async fn the_block_at_which_a_worker_crashes_is_identified() {
     let mut case = Case::new();
     let (mut next, mut deaths, mut pauses) = (1, 0, Vec::new());
     for _ in 0..400 {
@@ -292,8 +292,8 @@ async fn the_block_at_which_a_worker_dies_is_found_and_named() {
     about(pauses[2], 20.0);
     about(pauses[7], 600.0);
     // A restart of another version is sent full batches again.
-    case.health.recovered(case.now);
-    assert_eq!(case.cause(), Some(&found), "to be initialised again does not mend it");
+    case.health.recover(case.now);
+    assert_eq!(case.cause(), Some(&found), "a success elsewhere does not clear the suspicion");
     case.sees(1, "2.1.0");
     assert_eq!(case.health.narrow(blocks(60, 90)), blocks(60, 90));
     case.step(&ended(60, 90, advanced(90)));

@@ -107,7 +107,7 @@ async fn lanes_are_first_in_first_out() {
 }
 
 #[tokio::test]
-async fn the_place_in_line_of_a_body_outlives_those_who_leave() {
+async fn the_position_of_a_body_outlives_departing_waiters() {
     let budget = budget();
     let (first, shared, later) = (body(10), body(12), body(12));
     let sending = budget.charge(Lane::CatchUp, &first).await;

@@ -60,6 +60,7 @@ impl AccountLeases for MemoryAccounts {
     async fn acquire(&self, account: AccountId, ttl: Duration) -> Result<Option<u64>, Error> {
         let mut table = self.table();
         let now = Instant::now();
+        // Drops the leases of traders that are gone; nothing else bounds the table.
         table.leases.retain(|_, lease| lease.until > now);
         if table.leases.get(&account).is_some_and(|lease| lease.trader != self.trader) {
             return Ok(None);

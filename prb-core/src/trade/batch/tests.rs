@@ -117,15 +117,15 @@ fn bytes_bound_a_batch_but_not_a_job() {
 #[test]
 fn suspected_job_is_batched_with_a_limited_number_of_others() {
     let mut pending = line(&[(1, None); 7]);
-    pending[1].most = 1;
-    pending.range_mut(3..5).for_each(|job| job.most = 2);
+    pending[1].max_batch_jobs = 1;
+    pending.range_mut(3..5).for_each(|job| job.max_batch_jobs = 2);
     let config = Config::default();
     let batches: [&[u64]; 4] = [&[0], &[1], &[2, 3], &[4, 5]];
     for expected in batches {
-        assert!(pick(&pending, &config, None).1, "nothing more fits");
+        assert!(select_jobs(&pending, &config, None).1, "nothing more fits");
         assert_eq!(numbers(&take(&mut pending, &config, None)), expected);
     }
-    assert!(!pick(&pending, &config, None).1);
+    assert!(!select_jobs(&pending, &config, None).1);
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn a_batch_is_due_after_lingering_or_at_the_latest() {
 }
 
 #[test]
-fn equal_calls_are_sent_once_and_outcomes_are_told_by_job() {
+fn equal_calls_are_sent_once_and_outcomes_are_returned_by_job() {
     let at = Instant::now();
     // Jobs 0 and 1 of pool 5 ask for the same.
     let mut jobs = vec![queued(5, 2, None, at), queued(5, 1, None, at), queued(6, 1, None, at)];
@@ -216,8 +216,8 @@ proptest! {
         max_calls in 1usize..120,
     ) {
         let mut pending = line(&jobs.iter().map(|(c, p, _)| (*c, *p)).collect::<Vec<_>>());
-        for (job, (_, _, most)) in pending.iter_mut().zip(&jobs) {
-            job.most = *most;
+        for (job, (_, _, max_batch_jobs)) in pending.iter_mut().zip(&jobs) {
+            job.max_batch_jobs = *max_batch_jobs;
         }
         let config = Config { max_calls, ..Config::default() };
         let mut taken: Vec<Queued> = Vec::new();
@@ -226,8 +226,8 @@ proptest! {
             let calls: usize = batch.iter().map(|job| job.calls().len()).sum();
             prop_assert!(!batch.is_empty());
             prop_assert!(batch.len() == 1 || calls <= max_calls);
-            prop_assert!(batch.iter().all(|job| job.acts_like(&batch[0])));
-            prop_assert!(batch.iter().all(|job| batch.len() <= job.most));
+            prop_assert!(batch.iter().all(|job| job.has_same_origin(&batch[0])));
+            prop_assert!(batch.iter().all(|job| batch.len() <= job.max_batch_jobs));
             taken.extend(batch);
         }
         prop_assert_eq!(taken.len(), jobs.len());

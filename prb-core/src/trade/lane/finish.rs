@@ -33,8 +33,9 @@ impl Lane {
     /// Returns the jobs to the lane, to be sent in halves until the one that causes the failure is isolated.
     pub(super) fn halve(&mut self, work: PendingBatch, error: &SubmitError) {
         self.note_failure(&work, error);
-        let most = work.jobs.len().div_ceil(2);
-        let jobs = work.unsent().into_iter().map(|job| Queued { most, ..job }).collect();
+        // Bisection: the limit stays with these jobs until they are sent, while other jobs form batches of any size.
+        let max_batch_jobs = work.jobs.len().div_ceil(2);
+        let jobs = work.unsent().into_iter().map(|job| Queued { max_batch_jobs, ..job }).collect();
         self.put_back(jobs);
     }
 
@@ -44,7 +45,7 @@ impl Lane {
             operator = %self.operator.to_ss58(PHALA_SS58_PREFIX), jobs = work.jobs.len(), error = message,
             "a batch failed"
         );
-        self.shared.board.lane(self.operator, |lane| lane.last_error = Some(message.clone()));
+        self.shared.publisher.lane(self.operator, |lane| lane.last_error = Some(message.clone()));
         message
     }
 
@@ -56,11 +57,11 @@ impl Lane {
     async fn report_outcomes(&self, work: PendingBatch, message: &str, retry_after: Option<Duration>) {
         let finished = work.finish();
         if let Some(retry_after) = retry_after {
-            let comes_again = |(job, outcome): &(Queued, Option<JobOutcome>)| {
+            let retried = |(job, outcome): &(Queued, Option<JobOutcome>)| {
                 (outcome.is_none() && job.lease.retries_left > 0).then_some(job.id())
             };
             let due = Instant::now() + retry_after;
-            let ids = finished.iter().filter_map(comes_again);
+            let ids = finished.iter().filter_map(retried);
             // Before the queue takes them back: no younger job may be sent while they wait there.
             self.shared.released.track(self.operator, ids, due, due + self.shared.config.lease_ttl);
         }
@@ -74,19 +75,20 @@ impl Lane {
     }
 
     async fn complete(&self, job: &Queued, outcome: JobOutcome) {
-        self.shared.board.completed(&outcome.calls);
+        self.shared.publisher.completed(&outcome.calls);
         self.shared.leases.complete(&job.lease, outcome).await;
         self.inbox.release(job.lease.job.size_bytes());
     }
 
     pub(super) async fn fail(&self, job: &Queued, message: &str, retry_after: Option<Duration>) {
         let account = self.operator.to_ss58(PHALA_SS58_PREFIX);
+        // A queue's failures are text: the operator is named once, so that its owner finds the account.
         let message = if message.contains(&account) {
             message.to_owned()
         } else {
             format!("operator {account}: {message}")
         };
-        self.shared.board.edit(|status| status.jobs_failed += 1);
+        self.shared.publisher.edit(|status| status.jobs_failed += 1);
         self.shared.leases.fail(&job.lease, JobFailure { message }, retry_after).await;
         self.inbox.release(job.lease.job.size_bytes());
     }

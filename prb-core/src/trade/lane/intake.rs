@@ -39,7 +39,7 @@ impl Lane {
             }
         }
         let jobs = self.inbox.held_jobs();
-        self.shared.board.lane(self.operator, |lane| lane.jobs = jobs);
+        self.shared.publisher.lane(self.operator, |lane| lane.jobs = jobs);
     }
 
     /// Acquires the account's lease, or releases the lane's jobs if another trader holds it.
@@ -56,7 +56,7 @@ impl Lane {
                 true
             }
             Ok(Acquired::HeldByOther) => {
-                shared.board.phase(self.operator, Phase::HeldByOther);
+                shared.publisher.phase(self.operator, Phase::HeldByOther);
                 let jobs = self.pending.drain(..).collect();
                 self.yield_jobs(jobs).await;
                 false
@@ -134,7 +134,7 @@ impl Lane {
         let until = now + self.shared.config.lease_ttl;
         released.track(self.operator, lost.iter().copied(), now, until);
         // The dispatcher may have leased one in the meantime: it is here, so nothing must wait for it.
-        for &id in lost.iter().filter(|id| self.shared.leases.has(**id)) {
+        for &id in lost.iter().filter(|id| self.shared.leases.is_held(**id)) {
             released.returned(self.operator, id);
         }
     }
@@ -152,6 +152,7 @@ impl Lane {
                 }
                 Err(e) if e.is_retryable() => {
                     good.push(job);
+                    // All of them wait, so that none overtakes the job whose signer is unavailable.
                     good.extend(jobs);
                     self.pause_for_signer(good, &describe(&e));
                     return None;
@@ -166,8 +167,8 @@ impl Lane {
         if let Some(signer) = self.signers.get(&of.key.0) {
             return Ok(signer.clone());
         }
-        let asked = timeout(SIGNER_TIMEOUT, self.shared.signers.signer(of)).await;
-        let signer = asked.unwrap_or_else(|elapsed| {
+        let result = timeout(SIGNER_TIMEOUT, self.shared.signers.signer(of)).await;
+        let signer = result.unwrap_or_else(|elapsed| {
             Err(signer::Error::Unavailable { account: of.operator, source: Box::new(elapsed) })
         })?;
         if signer.account() != of.operator {
@@ -175,6 +176,7 @@ impl Lane {
             return Err(signer::Error::BadKey { account: of.operator, reason });
         }
         if self.signers.len() >= MAX_SIGNERS {
+            // All at once, without tracking their use: signers are opened again on demand.
             self.signers.clear();
         }
         self.signers.insert(of.key.0.clone(), signer.clone());
@@ -192,7 +194,7 @@ impl Lane {
             error = message,
             "no signature is available; jobs wait"
         );
-        self.shared.board.lane(self.operator, |lane| lane.last_error = Some(message.to_owned()));
+        self.shared.publisher.lane(self.operator, |lane| lane.last_error = Some(message.to_owned()));
         self.paused_until = Some(Instant::now() + pause);
         self.put_back(jobs);
     }

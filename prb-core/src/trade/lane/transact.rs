@@ -1,4 +1,4 @@
-//! Sends a lane's batch: asks for effects, submits, and applies the verdict.
+//! Sends a lane's batch: reads effects, submits, and applies the verdict.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,21 +27,22 @@ const BAD_SEQUENCE: &str = "PhalaMq::BadSequence";
 
 impl Lane {
     /// Omits calls that have taken effect already, and messages that the chain would refuse because an earlier
-    /// one is missing. Asks the chain if something may have been sent before, or if it is not known that the
+    /// one is missing. Reads effects if something may have been sent before, or if it is not known that the
     /// messages follow on those that the chain has. `None` if the batch does not continue.
     pub(super) async fn omit_futile_calls(&mut self, mut work: PendingBatch) -> Option<PendingBatch> {
         let shared = self.shared.clone();
-        let may_be_done = |job: &Queued| job.ask || self.recently_sent.has_any(&job.lease.job.calls);
+        let may_be_done =
+            |job: &Queued| job.check_effects || self.recently_sent.has_any(&job.lease.job.calls);
         let follow_on = self.sequences.follow_on(work.calls());
         if !self.unresolved && follow_on && !work.jobs.iter().any(may_be_done) {
             return Some(work);
         }
-        let asked = tokio::select! {
+        let checked = tokio::select! {
             biased;
             () = shared.stopping.cancelled() => None,
-            result = self.ask_open(&mut work) => Some(result),
+            result = self.read_open_effects(&mut work) => Some(result),
         };
-        match asked {
+        match checked {
             Some(Ok(())) => {
                 self.unresolved = false;
                 Some(work)
@@ -58,14 +59,14 @@ impl Lane {
     }
 
     /// Reads the effects of the calls without an outcome.
-    async fn ask_open(&mut self, work: &mut PendingBatch) -> Result<(), SubmitError> {
+    async fn read_open_effects(&mut self, work: &mut PendingBatch) -> Result<(), SubmitError> {
         let open = work.select(|outcome| outcome.is_none());
-        self.ask(work, open).await
+        self.read_effects(work, open).await
     }
 
     /// Reads the effects of these calls. Records those that are present, and messages that cannot be accepted yet:
     /// their submitter reads the chain's sequence and resumes from there.
-    async fn ask(
+    async fn read_effects(
         &mut self,
         work: &mut PendingBatch,
         (indices, calls): (Vec<usize>, Vec<Call>),
@@ -73,15 +74,15 @@ impl Lane {
         if calls.is_empty() {
             return Ok(());
         }
-        self.shared.board.phase(self.operator, Phase::Checking);
-        let asked = self.shared.submitter.effects(self.operator, &calls);
-        let found = self.within_limit(asked).await?;
+        self.shared.publisher.phase(self.operator, Phase::Checking);
+        let reading = self.shared.submitter.effects(self.operator, &calls);
+        let found = self.within_limit(reading).await?;
         let of = |wanted| {
             let found = indices.iter().zip(&found.calls);
             found.filter_map(|(index, effect)| (*effect == wanted).then_some(*index)).collect::<Vec<_>>()
         };
         let present = of(Effect::Present);
-        present.iter().for_each(|index| self.sequences.taken(&work.calls()[*index]));
+        present.iter().for_each(|index| self.sequences.accepted(&work.calls()[*index]));
         let out_of_order = of(Effect::OutOfOrder);
         work.already_done(present, found.block);
         work.not_sent(out_of_order, BAD_SEQUENCE, found.block);
@@ -122,7 +123,7 @@ impl Lane {
                 Some(Err(error)) => Ending::Failed(error),
             };
             let verdict = verdict::decide(self.limits, self.shared.config.max_calls, sent, ending);
-            self.note(&batch, verdict);
+            self.apply_limits(&batch, verdict);
             match result {
                 Some(Ok(outcome)) => self.record(&mut work, outcome, indices),
                 Some(Err(error)) => match verdict.next {
@@ -130,17 +131,17 @@ impl Lane {
                     next => return self.after_failure(work, sent, next, &error).await,
                 },
                 None => {
-                    self.shared.board.phase(self.operator, Phase::HeldByOther);
+                    self.shared.publisher.phase(self.operator, Phase::HeldByOther);
                     return self.yield_jobs(work.jobs).await;
                 }
             }
         }
     }
 
-    fn note(&mut self, batch: &CallBatch, verdict: Verdict) {
+    fn apply_limits(&mut self, batch: &CallBatch, verdict: Verdict) {
         if verdict.maybe_sent {
             self.recently_sent.add(&batch.calls);
-            batch.calls.iter().for_each(|call| self.sequences.unknown(call));
+            batch.calls.iter().for_each(|call| self.sequences.forget(call));
         }
         self.unresolved |= verdict.unresolved;
         if verdict.next != Next::Pause {
@@ -166,18 +167,20 @@ impl Lane {
                 self.put_back(work.unsent());
                 let jobs = self.take_batch();
                 let calls = jobs.iter().map(|job| job.lease.job.calls.len()).sum();
-                self.shared.board.batch(calls, "refused");
+                self.shared.publisher.batch(calls, "refused");
                 self.end_failed(PendingBatch::new(jobs), error, false).await;
             }
             Next::Halve => {
-                self.shared.board.batch(sent.calls, "refused");
+                self.shared.publisher.batch(sent.calls, "refused");
                 self.halve(work, error);
             }
             Next::End { retry } => {
-                self.shared.board.batch(sent.calls, if self.unresolved { "unresolved" } else { "refused" });
+                self.shared
+                    .publisher
+                    .batch(sent.calls, if self.unresolved { "unresolved" } else { "refused" });
                 // Calls that took effect nevertheless end as done, not as failed.
                 if self.unresolved {
-                    self.unresolved = self.ask_open(&mut work).await.is_err();
+                    self.unresolved = self.read_open_effects(&mut work).await.is_err();
                 }
                 self.end_failed(work, error, retry).await;
             }
@@ -187,11 +190,12 @@ impl Lane {
     }
 
     fn record(&mut self, work: &mut PendingBatch, outcome: BatchOutcome, indices: Vec<usize>) {
-        self.shared.board.batch(indices.len(), "included");
-        self.shared.board.lane(self.operator, |lane| lane.last_error = None);
+        self.shared.publisher.batch(indices.len(), "included");
+        self.shared.publisher.lane(self.operator, |lane| lane.last_error = None);
+        // A refused message leaves the chain's sequence where it was.
         for (index, result) in indices.iter().zip(&outcome.calls) {
             if result.is_ok() {
-                self.sequences.taken(&work.calls()[*index]);
+                self.sequences.accepted(&work.calls()[*index]);
             }
         }
         let results = outcome.calls.into_iter().map(|result| match result {
@@ -203,10 +207,10 @@ impl Lane {
     }
 
     async fn end(&mut self, mut work: PendingBatch) {
-        // A call also fails if another party has achieved its effect in the meantime. Those that were not sent were
-        // asked for before.
+        // A call also fails if another party has achieved its effect in the meantime. The effects of those that
+        // were not sent have been read before.
         let failed = work.failed();
-        if let Err(e) = self.ask(&mut work, failed).await {
+        if let Err(e) = self.read_effects(&mut work, failed).await {
             tracing::warn!(operator = %self.operator.address(), error = %describe(&e), "the effects of failed calls could not be read");
         }
         self.finish(work).await;
@@ -218,7 +222,7 @@ impl Lane {
         batch: &CallBatch,
         work: &PendingBatch,
     ) -> Option<Result<BatchOutcome, SubmitError>> {
-        self.shared.board.phase(self.operator, Phase::Sending);
+        self.shared.publisher.phase(self.operator, Phase::Sending);
         let account = self.account.clone()?;
         let result = self.submit_and_watch(batch, work, account).await?;
         Some(result.and_then(|outcome| matching(outcome, batch.calls.len())))
@@ -250,7 +254,7 @@ impl Lane {
                         }
                         SubmitProgress::InBlock { block } => Phase::InBlock { block },
                     };
-                    self.shared.board.phase(self.operator, phase);
+                    self.shared.publisher.phase(self.operator, phase);
                 }
             }
         }

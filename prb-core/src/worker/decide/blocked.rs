@@ -24,6 +24,7 @@ pub(super) fn reason(
     {
         return Some(Reason::OperatorCannotPay { operator, balance: payer.free });
     }
+    // Without views of pools (a reader need not provide them), the chain itself decides.
     let pool = match &observed.pool {
         None => return None,
         Some(Err(problem)) => {
@@ -44,14 +45,14 @@ pub(super) fn reason(
     match operation {
         Operation::AddToPool => pool_full(desired, observed, pool),
         Operation::Start(stake) => withdrawals(desired, observed, pool, false)
-            .or_else(|| lacks_stake(desired, observed, stake))
+            .or_else(|| stake_shortage(desired, observed, stake))
             .or_else(|| out_of_bounds(observed, registration, stake)),
         Operation::RaiseStake(stake) => {
             // The pallet frees the session's stake before it locks the new one: only the difference must be
             // free in the pool.
             let has = session.and_then(|s| s.stake).unwrap_or(0);
             withdrawals(desired, observed, pool, true)
-                .or_else(|| lacks_stake(desired, observed, stake.saturating_sub(has)))
+                .or_else(|| stake_shortage(desired, observed, stake.saturating_sub(has)))
                 .or_else(|| out_of_bounds(observed, registration, stake))
         }
         _ => None,
@@ -74,7 +75,7 @@ fn withdrawals(desired: &Desired, observed: &Observed, pool: &PoolOnChain, raise
     (raises || forced).then_some(Reason::WithdrawalsQueued { pool: desired.worker.pid, forced })
 }
 
-fn lacks_stake(desired: &Desired, observed: &Observed, needed: Balance) -> Option<Reason> {
+fn stake_shortage(desired: &Desired, observed: &Observed, needed: Balance) -> Option<Reason> {
     match observed.grant {
         Grant::Granted => None,
         Grant::Undecided => Some(Reason::AwaitingTurn { pool: desired.worker.pid }),
@@ -85,6 +86,7 @@ fn lacks_stake(desired: &Desired, observed: &Observed, needed: Balance) -> Optio
 }
 
 fn out_of_bounds(observed: &Observed, registration: &Registration, stake: Balance) -> Option<Reason> {
+    // Not every runtime has these rules.
     let (rules, score) = (observed.rules.stake?, registration.initial_score?);
     let min = rules.min_stake(score);
     if stake < min {

@@ -22,6 +22,7 @@ pub(super) fn assess(
         duplicate.syncs = false;
         return duplicate;
     }
+    // Before the on-chain state is examined: without operations, none of it matters.
     if settings.sync_only || desired.sync_only() {
         return Assessment::new(State::Synched, Reason::SyncOnly).without_relay();
     }
@@ -90,7 +91,7 @@ impl Candidate<'_> {
                 .without_relay();
         };
         if let Some(reason) = self.outdated(registration) {
-            // Registering again does not end a session, so the worker goes on computing.
+            // Registering again does not end a session, so the worker continues to compute.
             let computing = session.is_some_and(|s| s.state.is_computing());
             let state = if computing { State::Active } else { State::PreActive };
             return Assessment::new(state, reason).wants(Operation::Register);
@@ -100,7 +101,7 @@ impl Candidate<'_> {
             None if self.desired.worker.gatekeeper => self.gatekeeper(),
             None => return self.starting(session, registration),
         };
-        if assessment.wanted.is_none() && self.announces() {
+        if assessment.wanted.is_none() && self.must_announce() {
             let state = assessment.state;
             return Assessment::new(state, Reason::AnnouncingEndpoints).wants(Operation::AnnounceEndpoints);
         }
@@ -139,7 +140,7 @@ impl Candidate<'_> {
         Assessment::new(state, Reason::Gatekeeper { active })
     }
 
-    fn announces(&self) -> bool {
+    fn must_announce(&self) -> bool {
         let wanted = &self.desired.worker.endpoints;
         // If the announced endpoints cannot be read, they cannot be compared: announcing repeatedly would
         // cost fees.
@@ -147,7 +148,7 @@ impl Candidate<'_> {
         readable && !wanted.is_empty() && *wanted != self.chain.endpoints
     }
 
-    /// Assesses a worker that shall compute and does not yet.
+    /// Assesses a worker that should compute and does not yet.
     fn starting(&self, session: Option<&Session>, registration: &Registration) -> Assessment {
         if let Some(waits) = self.unscored(registration) {
             return waits;
@@ -175,7 +176,7 @@ impl Candidate<'_> {
                 let state = match reason {
                     // Not an error: workers before it are served first.
                     Reason::AwaitingTurn { .. } => assessment.state,
-                    // A computing worker goes on computing with its current stake.
+                    // A computing worker continues with its current stake.
                     _ if assessment.state == State::Active => State::Active,
                     _ => State::Error,
                 };
@@ -187,6 +188,7 @@ impl Candidate<'_> {
     /// Assesses a worker without a sufficient score; `None` if its score suffices.
     fn unscored(&self, registration: &Registration) -> Option<Assessment> {
         let (settings, score) = (self.settings, registration.initial_score.unwrap_or(0));
+        // A score of 0 counts as none, whatever the setting.
         let min = if settings.enforce_min_bench_score { settings.min_bench_score.max(1) } else { 1 };
         if score >= min {
             return None;
@@ -196,6 +198,7 @@ impl Candidate<'_> {
             _ => Reason::ScoreTooLow { score, min },
         };
         let waits = Assessment::new(State::PreActive, reason);
+        // Each registration starts a new benchmark and costs a fee: not before the last one has ended.
         let again = settings.enforce_min_bench_score && !self.observed.benchmark_running;
         Some(if again { waits.wants(Operation::Register) } else { waits })
     }

@@ -11,6 +11,7 @@ impl fmt::Display for Pha {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: u32 = 4;
         let unit = 10u128.pow(PHA_DECIMALS);
+        // Truncated, not rounded: an amount must not look sufficient if it is not.
         let (whole, part) = (self.0 / unit, self.0 % unit / 10u128.pow(PHA_DECIMALS - SHOWN));
         let digits = whole.to_string();
         for (i, digit) in digits.char_indices() {

@@ -69,8 +69,8 @@ impl Reason {
         match self {
             Self::Busy { count } => write!(
                 f,
-                "Worker has answered that it is busy {count} times in a row; it is asked less often. Check that no \
-                 other manager syncs it"
+                "Worker has answered that it is busy {count} times in a row; it is polled less often. Check that \
+                 no other manager syncs it"
             ),
             Self::CrashesAtBlock { block, count, version } => write!(
                 f,

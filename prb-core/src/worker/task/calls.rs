@@ -66,8 +66,8 @@ impl Task {
             return;
         }
         // A checkpoint waits for the batch in flight: pRuntime holds its lock while it processes one.
-        if self.checkpoint_asked && !self.sync.is_running() {
-            self.checkpoint_asked = false;
+        if self.checkpoint_requested && !self.sync.is_running() {
+            self.checkpoint_requested = false;
             let client = self.connection.client();
             self.call(true, async move {
                 Answer::Checkpoint(match client {
@@ -75,8 +75,8 @@ impl Task {
                     Err(text) => Err(no_client(text)),
                 })
             });
-        } else if self.kick_asked && !self.checkpoint_asked {
-            self.kick_asked = false;
+        } else if self.kick_requested && !self.checkpoint_requested {
+            self.kick_requested = false;
             // A batch in flight is dropped, not awaited: a kick is the remedy for a worker that hangs.
             self.sync.cancel();
             let client = self.connection.client();
@@ -91,7 +91,7 @@ impl Task {
 
     /// Whether a checkpoint is being taken, or waits for the batch in flight.
     pub(super) fn takes_checkpoint(&self) -> bool {
-        self.checkpoint_asked || self.must_finish_call()
+        self.checkpoint_requested || self.must_finish_call()
     }
 
     pub(super) fn get_info(&mut self) {
@@ -124,6 +124,7 @@ impl Task {
     }
 
     pub(super) fn fetch_messages(&mut self) {
+        // Without a client there are no messages; the failure to connect is shown already.
         let Ok(client) = self.connection.client() else { return };
         self.call(false, async move { Answer::Messages(client.egress_messages().await) });
     }
@@ -141,6 +142,7 @@ impl Task {
 
     fn info_received(&mut self, info: PhactoryInfo) {
         let worker = Arc::clone(&self.desired.worker);
+        // A supervisor restarted it on an empty disk: it is initialised and synced from the start again.
         if self.connection.is_initialised() && !info.initialized {
             warn!(worker = %worker.name, "worker has lost its state");
             self.slot.event(EventKind::LostState);
@@ -150,14 +152,14 @@ impl Task {
         if self.identity.update(&info) {
             self.key_changed();
         }
-        self.note_keys(&info);
+        self.record_keys(&info);
         self.connection.info_received(info);
         self.identity.claim(&self.ctx.keys, &worker, self.saved.key);
         self.relay.request_fetch();
     }
 
     /// Records the keys that answer.
-    fn note_keys(&mut self, info: &PhactoryInfo) {
+    fn record_keys(&mut self, info: &PhactoryInfo) {
         let Some(key) = self.identity.key() else { return };
         let ecdh = info.ecdh_public_key.as_deref().and_then(|key| key.parse().ok());
         let block = self.on_chain.block;

@@ -112,8 +112,8 @@ impl Connection {
 
     /// When the passing of time alone changes something.
     pub(super) fn wakes_at(&self, now: Instant, tuning: &Tuning, caught_up: bool) -> Option<Instant> {
-        let ask_again = self.info.is_some().then(|| self.expires_at(tuning, caught_up));
-        [ask_again, self.recheck_at, self.failures.wakes_at(now)]
+        let expires = self.info.is_some().then(|| self.expires_at(tuning, caught_up));
+        [expires, self.recheck_at, self.failures.wakes_at(now)]
             .into_iter()
             .flatten()
             .filter(|at| *at > now)

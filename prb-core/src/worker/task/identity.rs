@@ -67,6 +67,7 @@ impl Identity {
                 self.holder = None;
             }
             Err(holder) => {
+                // Once, not at each attempt: the claim is repeated with every answer and view.
                 if self.holder.is_none() {
                     warn!(worker = %worker.name, %holder, %key, "two workers have the same public key");
                 }

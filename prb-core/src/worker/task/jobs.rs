@@ -44,7 +44,7 @@ pub(super) struct Jobs {
     queue: Arc<dyn JobQueue>,
     timeout_after: Duration,
     set: JoinSet<JobEvent>,
-    /// What `set` waits for, oldest first. As many as senders may have jobs, and one operation.
+    /// The jobs that `set` waits for, oldest first: at most one operation, and what all senders may have in flight.
     pending: Vec<Pending>,
 }
 
@@ -107,7 +107,7 @@ impl Jobs {
         event
     }
 
-    /// The operation being submitted or awaited; where there is none, the oldest messages.
+    /// The operation being submitted or awaited; if there is none, the oldest messages.
     pub(super) fn in_flight(&self) -> Option<InFlight> {
         let operation = |pending: &&Pending| matches!(pending.ticket, Ticket::Operation(_));
         let pending = self.pending.iter().find(operation).or_else(|| self.pending.first())?;

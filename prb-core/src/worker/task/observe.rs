@@ -141,6 +141,7 @@ impl Task {
     fn grant(&self, observed: &Observed) -> Grant {
         let unreachable = self.connection.failures.attempts() >= FAILURES_BEFORE_ERROR;
         let waits_for_chain = observed.caught_up && observed.chain.is_none() && observed.key_holder.is_none();
+        // `Unknown` makes workers behind it wait for a while; an unreachable worker must not block them.
         let need = match stake_needed(&self.desired, observed) {
             Some(stake) => Need::Stake(stake),
             None if (observed.info.is_none() && !unreachable) || waits_for_chain => Need::Unknown,
@@ -169,7 +170,8 @@ impl Task {
         true
     }
 
-    pub(super) fn show(&self, decision: &Decision, observed: &Observed) {
+    pub(super) fn publish_status(&self, decision: &Decision, observed: &Observed) {
+        // Most iterations change nothing: watchers of the fleet are only woken by a difference.
         let before = self.slot.status();
         let checkpoint = self.must_finish_call() && !self.connection.kicked;
         let (reason, message) = if checkpoint {

@@ -118,8 +118,9 @@ impl OnChain {
 
     pub(super) fn is_benchmark_running(&self) -> bool {
         /// Blocks for the report to reach the chain, and for the score to come back.
-        const ON_THE_WAY: u32 = 20;
-        let wait = self.rules.benchmark_blocks.saturating_mul(2).saturating_add(ON_THE_WAY);
+        const TRANSIT_BLOCKS: u32 = 20;
+        // Twice the nominal duration, as a margin for slow workers.
+        let wait = self.rules.benchmark_blocks.saturating_mul(2).saturating_add(TRANSIT_BLOCKS);
         self.benchmark_since.is_none_or(|since| self.block.0 < since.0.saturating_add(wait))
     }
 

@@ -71,6 +71,7 @@ impl Task {
         let genesis = self.genesis.borrow().clone();
         let info = self.connection.info.clone();
         let collateral = self.ctx.collateral.clone();
+        // Read before the worker attests: a registration that arrives meanwhile then shows as this one's effect.
         let replaces = match &self.on_chain.worker {
             Some(Ok(chain)) => chain.registration.as_ref().map(|registration| registration.last_updated),
             _ => None,
@@ -118,7 +119,7 @@ impl Task {
         }
     }
 
-    /// The operation on its way to the chain; where there is none, the oldest messages that are.
+    /// The operation on its way to the chain; if there is none, the oldest messages that are.
     fn in_flight(&self) -> Option<InFlight> {
         match self.operation {
             Some(operation) if self.preparing.is_some() => Some(InFlight {
@@ -132,7 +133,7 @@ impl Task {
     }
 
     /// Publishes what is in flight. Apart from the rest of the status: it also changes after a decision.
-    pub(super) fn show_in_flight(&self) {
+    pub(super) fn publish_in_flight(&self) {
         let in_flight = self.in_flight();
         if self.slot.status().in_flight != in_flight {
             self.slot.update(|status| status.in_flight = in_flight);

@@ -112,8 +112,8 @@ impl Relay {
         self.fetching.reset();
         let own = MessageOrigin::Worker(key);
         let mut by_sender = messages_by_sender(messages);
-        // Senders without messages are visited too: they become exhausted, so that the worker is not asked
-        // for them again and again.
+        // Senders without messages are visited too: they become exhausted, so that they are not fetched
+        // again and again.
         by_sender.entry(own.clone()).or_default();
         for sender in self.senders.keys() {
             by_sender.entry(sender.clone()).or_default();
@@ -127,6 +127,8 @@ impl Relay {
             }
             let backoff = self.backoff;
             let sender = self.senders.entry(origin.clone()).or_insert_with(|| Sender::new(backoff));
+            // The counter of a shared sender is only valid while this worker has the claim: otherwise another one
+            // submits.
             let next = if origin == own {
                 Some(on_chain.ingress_sequence)
             } else if sender.refused_until.is_some_and(|until| now < until) {

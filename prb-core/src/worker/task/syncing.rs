@@ -75,6 +75,7 @@ impl Syncing {
     /// Returns the next step.
     pub(super) fn next_step(&self, heights: &Heights, tuning: &Tuning) -> Step {
         let step = plan(self.position, heights, &tuning.limits);
+        // The source had no data although its heights include it: asking again only helps once they change.
         if self.empty == Some((step, *heights)) { Step::Wait } else { step }
     }
 

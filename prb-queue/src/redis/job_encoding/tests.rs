@@ -79,7 +79,7 @@ fn data(job: &Job) -> Value {
 }
 
 #[test]
-fn every_job_comes_out_as_it_went_in() {
+fn every_job_round_trips() {
     let each = every_call().into_iter().map(|call| vec![call]);
     let elsewhere = Call::AddWorker { pool: PoolId(8), worker: WORKER };
     let messages = vec![Call::SyncOffchainMessage(message(1)), Call::SyncOffchainMessage(message(2))];

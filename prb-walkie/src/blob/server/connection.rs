@@ -17,8 +17,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{
-    Budgets, Config, Shared,
+    Config, Shared,
     outbox::{Answer, Outbox},
+    shares::{Holder, Lease, SharedBudget},
     slots::Slot,
 };
 use crate::blob::{
@@ -46,7 +47,7 @@ pub(super) enum Ended {
     Closed,
     /// The peer sent no requests.
     Idle,
-    /// A connection of an address that had fewer has taken its place.
+    /// An address that has fewer connections, or holds fewer bytes, has taken its place.
     Displaced,
     /// The peer did not take its answers.
     Stalled,
@@ -82,7 +83,7 @@ impl fmt::Display for Ended {
         match self {
             Self::Closed => f.write_str("the peer closed it"),
             Self::Idle => f.write_str("no request came in time"),
-            Self::Displaced => f.write_str("an address with fewer connections took its place"),
+            Self::Displaced => f.write_str("an address that had less took its place"),
             Self::Stalled => f.write_str("the peer does not take its answers"),
             Self::Bad(e) => write!(f, "not a request: {e}"),
             Self::Io(e) => e.fmt(f),
@@ -105,8 +106,7 @@ pub(super) async fn serve(
     let allowance = Allowance {
         own: ByteBudget::new(config.session_max_bytes),
         own_small: ByteBudget::new(config.session_max_bytes.min(SESSION_SMALL_BYTES)),
-        of_address: &slot.bytes,
-        of_all: &shared.budget,
+        holder: &slot.holder,
     };
     let mut lookups = FuturesUnordered::new();
     let mut activity = Activity::new();
@@ -128,7 +128,7 @@ pub(super) async fn serve(
             return if until.is_some() { Ended::Stopped } else { Ended::Closed };
         }
         // First, however much the peer keeps this loop busy.
-        if slot.displaced.is_cancelled() {
+        if slot.holder.displaced.is_cancelled() {
             return Ended::Displaced;
         }
         // Requests beyond the limit are left in the socket, so that TCP slows the peer down.
@@ -157,7 +157,7 @@ pub(super) async fn serve(
                     return ended;
                 }
             }
-            () = slot.displaced.cancelled() => return Ended::Displaced,
+            () = slot.holder.displaced.cancelled() => return Ended::Displaced,
             // Only wakes the loop, whose first lines begin the stop.
             () = stop.cancelled(), if until.is_none() => {}
             () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
@@ -211,38 +211,46 @@ impl Activity {
     }
 }
 
-/// The byte budgets that a connection's answers draw from.
+/// The byte budgets of a connection, and its part in those of all.
 struct Allowance<'s> {
     own: ByteBudget,
     own_small: ByteBudget,
-    of_address: &'s Budgets,
-    of_all: &'s Budgets,
+    holder: &'s Holder,
+}
+
+/// Bytes held by an answer: of its connection's budget, and of the shared one.
+pub(super) struct Held(ByteLease, Option<Lease>);
+
+impl Held {
+    fn shrink(&mut self, bytes: usize) {
+        self.0.shrink(bytes);
+        if let Some(lease) = &mut self.1 {
+            lease.shrink(bytes);
+        }
+    }
 }
 
 impl Allowance<'_> {
-    /// Waits for bytes of the connection's budget, then of its address's, then of the total: while waiting it
-    /// holds only bytes that no stranger competes for.
-    async fn large(&self, bytes: usize) -> [ByteLease; 3] {
-        let own = self.own.hold(bytes).await;
-        let of_address = self.of_address.large.hold(bytes).await;
-        [own, of_address, self.of_all.large.hold(bytes).await]
+    /// Waits for bytes of the connection's budget, then of the shared one: while waiting it holds only bytes that no
+    /// stranger competes for.
+    async fn large(&self, shared: &Shared, bytes: usize) -> Held {
+        self.hold(&self.own, &shared.budgets.large, bytes).await
     }
 
     /// The same for small answers.
-    async fn small(&self, bytes: usize) -> [ByteLease; 3] {
-        let own = self.own_small.hold(bytes).await;
-        let of_address = self.of_address.small.hold(bytes).await;
-        [own, of_address, self.of_all.small.hold(bytes).await]
+    async fn small(&self, shared: &Shared, bytes: usize) -> Held {
+        self.hold(&self.own_small, &shared.budgets.small, bytes).await
     }
 
-    /// Whether a large answer fits now.
-    fn has(&self, bytes: usize) -> bool {
-        self.of_address.has(bytes) && self.of_all.has(bytes)
+    async fn hold(&self, own: &ByteBudget, all: &SharedBudget, bytes: usize) -> Held {
+        let own = own.hold(bytes).await;
+        let lease = if bytes == 0 { None } else { Some(all.hold(self.holder, bytes).await) };
+        Held(own, lease)
     }
 }
 
 /// An answer in parts, and its reserved bytes.
-type Found = (Option<Parts>, [ByteLease; 3]);
+type Found = (Option<Parts>, Held);
 
 /// Reserves bytes, assembles the answer, and keeps only the bytes that it takes.
 async fn answer(shared: &Shared, allowance: &Allowance<'_>, id: Id, key: String) -> Answer {
@@ -250,11 +258,11 @@ async fn answer(shared: &Shared, allowance: &Allowance<'_>, id: Id, key: String)
     let (parts, mut held) = match smaller(shared, allowance, &key, bound).await {
         Some(found) => found,
         None if bound <= SMALL_BYTES => {
-            let held = allowance.small(bound).await;
+            let held = allowance.small(shared, bound).await;
             (looked_up(shared, &key, shared.lookup.parts(&key).await), held)
         }
         None => {
-            let held = allowance.large(bound).await;
+            let held = allowance.large(shared, bound).await;
             (looked_up(shared, &key, shared.lookup.parts(&key).await), held)
         }
     };
@@ -264,17 +272,25 @@ async fn answer(shared: &Shared, allowance: &Allowance<'_>, id: Id, key: String)
         None => AnswerHead::missing(id),
     };
     let Parts { head, body } = parts.unwrap_or_default();
-    held.iter_mut().for_each(|held| held.shrink(head.len() + body.len()));
+    held.shrink(head.len() + body.len());
     Answer::new(frame, head, body, held, &shared.stats)
 }
 
-/// Returns a reduced batch if there is no room for the requested one.
+/// Returns a reduced batch if there is no room for the requested one: as large as there is room for, or one that its
+/// address can have in the budget for small answers whatever others do.
 async fn smaller(shared: &Shared, allowance: &Allowance<'_>, key: &str, bound: usize) -> Option<Found> {
-    if bound <= SMALLER_BYTES || allowance.has(bound) {
+    let (ip, budgets) = (allowance.holder.ip, &shared.budgets);
+    let room = budgets.large.room(ip);
+    if bound <= SMALL_BYTES || bound <= room {
         return None;
     }
-    let held = allowance.small(SMALLER_BYTES).await;
-    let parts = looked_up(shared, key, shared.lookup.smaller(key, SMALLER_BYTES).await)?;
+    let (size, held) = if room >= SMALLER_BYTES {
+        (room, allowance.large(shared, room).await)
+    } else {
+        let size = budgets.small.fair_part(ip).clamp(SMALL_BYTES, SMALLER_BYTES).min(bound);
+        (size, allowance.small(shared, size).await)
+    };
+    let parts = looked_up(shared, key, shared.lookup.smaller(key, size).await)?;
     Some((Some(parts), held))
 }
 

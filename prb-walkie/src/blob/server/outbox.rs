@@ -7,10 +7,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use prb_core::sync::ByteLease;
 use tokio::net::tcp::WriteHalf;
 
-use super::Stats;
+use super::{Stats, connection::Held};
 use crate::blob::frame::AnswerHead;
 
 /// Most slices in one vectored write.
@@ -28,13 +27,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    pub(super) fn new(
-        frame: AnswerHead,
-        head: Bytes,
-        body: Bytes,
-        held: [ByteLease; 3],
-        stats: &Arc<Stats>,
-    ) -> Self {
+    pub(super) fn new(frame: AnswerHead, head: Bytes, body: Bytes, held: Held, stats: &Arc<Stats>) -> Self {
         let bytes = head.len() + body.len();
         stats.queue(bytes);
         Self { frame, head, body, _queued: Queued { bytes, stats: stats.clone(), _held: held } }
@@ -53,7 +46,7 @@ impl Answer {
 struct Queued {
     bytes: usize,
     stats: Arc<Stats>,
-    _held: [ByteLease; 3],
+    _held: Held,
 }
 
 impl Drop for Queued {

@@ -13,7 +13,7 @@ use std::{
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Budgets, Shared, metrics};
+use super::{Shared, metrics, shares::Holder};
 
 /// How long a connection is never displaced: an honest one has sent a request by then.
 const GRACE: Duration = Duration::from_secs(1);
@@ -24,8 +24,8 @@ pub(super) struct Slots {
     began: Instant,
     made: u64,
     open: HashMap<u64, Open>,
-    /// Connected addresses: their number of connections, and their bytes.
-    addresses: HashMap<IpAddr, (usize, Budgets)>,
+    /// Connected addresses: their number of connections.
+    addresses: HashMap<IpAddr, usize>,
 }
 
 #[derive(Debug)]
@@ -45,13 +45,13 @@ impl Default for Slots {
 
 impl Slots {
     fn held_by(&self, ip: IpAddr) -> usize {
-        self.addresses.get(&ip).map_or(0, |(count, _)| *count)
+        self.addresses.get(&ip).copied().unwrap_or(0)
     }
 
     fn remove(&mut self, id: u64) -> Option<Open> {
         let open = self.open.remove(&id)?;
         match self.addresses.get_mut(&open.ip) {
-            Some((count, _)) if *count > 1 => *count -= 1,
+            Some(count) if *count > 1 => *count -= 1,
             _ => drop(self.addresses.remove(&open.ip)),
         }
         Some(open)
@@ -79,10 +79,8 @@ pub(super) struct Slot {
     id: u64,
     began: Instant,
     asked: Arc<AtomicU64>,
-    /// Cancelled when another connection has taken the slot.
-    pub(super) displaced: CancellationToken,
-    /// The budgets of its address.
-    pub(super) bytes: Budgets,
+    /// Its address, and what is cancelled when another address takes the slot or its bytes.
+    pub(super) holder: Holder,
 }
 
 fn lock(shared: &Shared) -> MutexGuard<'_, Slots> {
@@ -115,12 +113,10 @@ impl Slot {
         };
         let displaced = open.displaced.clone();
         slots.open.insert(id, open);
-        let of_address = || (0, Budgets::of_address(&shared.config));
-        let (held, bytes) = slots.addresses.entry(ip).or_insert_with(of_address);
-        *held += 1;
-        let bytes = bytes.clone();
+        *slots.addresses.entry(ip).or_default() += 1;
         count(shared, &slots);
-        Some(Self { shared: Arc::clone(shared), id, began, asked, displaced, bytes })
+        let holder = Holder { ip, displaced };
+        Some(Self { shared: Arc::clone(shared), id, began, asked, holder })
     }
 
     /// Records that a request has come.

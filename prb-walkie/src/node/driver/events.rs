@@ -193,12 +193,23 @@ impl Driver {
         for address in info.listen_addrs {
             let (address, _) = split_peer_id(&address);
             if is_dialable(&address) {
+                self.peers.found(peer, address.clone(), false);
                 // Kademlia would ask peers that do not speak its protocol, in vain.
                 if speaks_kad {
-                    self.swarm.behaviour_mut().kad.add_address(&peer, address.clone());
+                    self.route_to(&peer, address);
                 }
-                self.peers.found(peer, address, false);
             }
+        }
+    }
+
+    /// Adds an address to the routing table, which itself keeps any number of them for a peer.
+    fn route_to(&mut self, peer: &PeerId, address: Multiaddr) {
+        let Some(known) = self.peers.get_mut(peer) else { return };
+        let Some(former) = known.routed.push(&address) else { return };
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        kad.add_address(peer, address);
+        if let Some(former) = former {
+            kad.remove_address(peer, &former);
         }
     }
 

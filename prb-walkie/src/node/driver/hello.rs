@@ -61,7 +61,8 @@ impl Own {
 
     /// Builds the answer to a `Hello`.
     fn answer(&self, me: &PeerId, caller: Caller, said: &SystemInfo) -> SystemInfo {
-        let key = self.key.as_ref().filter(|_| !said.key_exchange.is_empty() && self.exchange_limit.ready());
+        let may = self.key.is_some() && !said.key_exchange.is_empty() && self.exchange_limit.ready(caller.ip);
+        let key = self.key.as_ref().filter(|_| may);
         let shown = key.and_then(|key| key_proof::answer(key, me, &caller.peer, &said.key_exchange));
         let (key_exchange, key_proof) = shown.unwrap_or_default();
         SystemInfo { auth: caller.auth_status.into(), key_exchange, key_proof, ..self.info() }

@@ -194,3 +194,93 @@ async fn yamux_connection_ends_with_too_many_streams() {
     assert!(accepted.len() <= MAX_STREAMS, "{} streams", accepted.len());
     assert_eq!(write(&mut streams[0], 1).await, 0, "the connection goes on");
 }
+
+/// A stranger's end of a yamux connection, for frames of its own making.
+struct Frames {
+    socket: Pipe,
+    end: JoinSet<()>,
+    accepted: UnboundedReceiver<SubstreamBox>,
+}
+
+const SYN: u16 = 1;
+
+impl Frames {
+    async fn start() -> Self {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let own = Yamux::new(MAX_STREAMS).upgrade_inbound(near.compat(), "/yamux/1.0.0").await.unwrap();
+        let (mut end, (opened, accepted)) = (JoinSet::new(), unbounded_channel());
+        end.spawn(drive(StreamMuxerBox::new(own), 0, opened));
+        Self { socket: far.compat(), end, accepted }
+    }
+
+    /// Sends frames of a tag, with flags, of streams, and with bodies of that length; returns how many were taken.
+    async fn send(&mut self, streams: impl IntoIterator<Item = u32>, tag: u8, flags: u16, len: u32) -> usize {
+        let mut taken = 0;
+        for stream in streams {
+            let mut frame = vec![0, tag];
+            frame
+                .extend(flags.to_be_bytes().into_iter().chain(stream.to_be_bytes()).chain(len.to_be_bytes()));
+            frame.resize(frame.len() + if tag == 0 { len as usize } else { 0 }, 0);
+            let sent = self.socket.write_all(&frame);
+            if !matches!(timeout(BLOCKED, sent).await, Ok(Ok(()))) {
+                break;
+            }
+            taken += 1;
+        }
+        taken
+    }
+}
+
+/// The odd numbers, which are a client's streams.
+fn ids(count: u32) -> impl Iterator<Item = u32> + Clone {
+    (0..count).map(|n| 2 * n + 1)
+}
+
+#[tokio::test(start_paused = true)]
+async fn unread_frames_of_a_byte_are_bounded() {
+    let mut stranger = Frames::start().await;
+    let streams = ids(100);
+    assert_eq!(stranger.send(streams.clone(), 0, SYN, 0).await, 100);
+    let tiny = stranger.send(streams.clone().cycle().take(100_000), 0, 0, 1).await;
+    assert!((16_000..25_000).contains(&tiny), "{tiny} of 100,000");
+    assert!(stranger.end.join_next().await.is_some(), "the connection goes on");
+    // Peers at work send some, too.
+    let mut peer = Frames::start().await;
+    assert_eq!(peer.send(streams.clone(), 0, SYN, 0).await, 100);
+    for _ in 0..10 {
+        assert_eq!(peer.send(streams.clone().cycle().take(8_000), 0, 0, 1).await, 8_000);
+        assert_eq!(peer.send(streams.clone().cycle().take(1_000), 0, 0, 256).await, 1_000);
+    }
+    assert!(peer.end.try_join_next().is_none());
+    assert_eq!(peer.accepted.len(), 100);
+}
+
+/// A peer that takes no notice of `GoAway`.
+#[tokio::test(start_paused = true)]
+async fn connection_ends_with_the_first_stream_too_many() {
+    let mut stranger = Frames::start().await;
+    let opened = stranger.send(ids(100_000), 0, SYN, 0).await;
+    assert!(opened < 10_000, "{opened}");
+    assert!(stranger.end.join_next().await.is_some(), "the connection goes on");
+    assert!(stranger.accepted.len() <= MAX_STREAMS);
+}
+
+/// Streams that are reset at once, pings, and window updates: nothing is kept of them, and the connection works.
+#[tokio::test(start_paused = true)]
+async fn resets_pings_and_window_updates_leave_nothing() {
+    const RST: u16 = 8;
+    let mut stranger = Frames::start().await;
+    for stream in ids(20_000) {
+        assert_eq!(stranger.send([stream], 0, SYN, 0).await + stranger.send([stream], 0, RST, 0).await, 2);
+        // Dropped as soon as it has been accepted, as by a failed negotiation.
+        while stranger.accepted.try_recv().is_ok() {}
+    }
+    let _ = timeout(BLOCKED, std::future::pending::<()>()).await;
+    while stranger.accepted.try_recv().is_ok() {}
+    assert!(stranger.end.try_join_next().is_none(), "within the bound");
+    assert_eq!(stranger.send(std::iter::repeat_n(0, 1000), 2, SYN, 7).await, 1000);
+    assert_eq!(stranger.send(std::iter::repeat_n(1, 1000), 1, 0, 7).await, 1000);
+    assert_eq!(stranger.send([100_001], 0, SYN, 1).await, 1);
+    let _ = timeout(BLOCKED, std::future::pending::<()>()).await;
+    assert_eq!(stranger.accepted.len(), 1);
+}

@@ -1,4 +1,4 @@
-//! yamux with a small window for a whole connection; libp2p's wrapper leaves it at 1 GiB.
+//! yamux with a small window for a whole connection, which libp2p's wrapper leaves at 1 GiB.
 
 use std::{
     collections::VecDeque,
@@ -15,6 +15,8 @@ use libp2p::core::{
     upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo},
 };
 use yamux::{Connection, ConnectionError, DEFAULT_CREDIT, Mode, Stream};
+
+use super::frames::Metered;
 
 /// Bytes that a stream buffers at most.
 #[cfg(test)]
@@ -50,7 +52,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> InboundConnectionUpgrade<C> for Yamux {
     type Future = Ready<Result<Self::Output, Self::Error>>;
 
     fn upgrade_inbound(self, socket: C, _: Self::Info) -> Self::Future {
-        ready(Ok(Muxer::new(Connection::new(socket, self.0, Mode::Server))))
+        ready(Ok(Muxer::new(Connection::new(Metered::new(socket), self.0, Mode::Server))))
     }
 }
 
@@ -60,13 +62,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin> OutboundConnectionUpgrade<C> for Yamux {
     type Future = Ready<Result<Self::Output, Self::Error>>;
 
     fn upgrade_outbound(self, socket: C, _: Self::Info) -> Self::Future {
-        ready(Ok(Muxer::new(Connection::new(socket, self.0, Mode::Client))))
+        ready(Ok(Muxer::new(Connection::new(Metered::new(socket), self.0, Mode::Client))))
     }
 }
 
 /// A connection's streams.
 pub(super) struct Muxer<C> {
-    connection: Connection<C>,
+    connection: Connection<Metered<C>>,
     /// Inbound streams that arrived while the connection was polled for another purpose; bounded by the number of
     /// streams.
     opened: VecDeque<Stream>,
@@ -74,7 +76,7 @@ pub(super) struct Muxer<C> {
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> Muxer<C> {
-    const fn new(connection: Connection<C>) -> Self {
+    const fn new(connection: Connection<Metered<C>>) -> Self {
         Self { connection, opened: VecDeque::new(), acceptor: None }
     }
 

@@ -31,7 +31,7 @@ pub mod pallet {
         #[pallet::constant]
         type GracePeriod: Get<u64>;
 
-        /// Most workers of a pool.
+        /// Maximum number of workers in a pool.
         #[pallet::constant]
         type MaxPoolWorkers: Get<u32>;
     }

@@ -128,11 +128,11 @@ fn messages_of_other_senders_are_queued_until_accepted() {
     worker.sync_para(chain.para_headers(0..=3), &chain.proof(2)).unwrap();
     worker.dispatch(chain.blocks(1..=1)).unwrap();
     for payload in [b"one".to_vec(), b"two".to_vec()] {
-        worker.speak_as(&MessageOrigin::Gatekeeper, &pair, b"topic", payload).unwrap();
+        worker.send_as(&MessageOrigin::Gatekeeper, &pair, b"topic", payload).unwrap();
     }
     // A message made during a dispatch is not lost with the state that the dispatch replaces.
     let mut copy = worker.begin_dispatch().unwrap();
-    worker.speak_as(&cluster, &pair, b"topic", b"three".to_vec()).unwrap();
+    worker.send_as(&cluster, &pair, b"topic", b"three".to_vec()).unwrap();
     copy.dispatch(chain.blocks(2..=2)).unwrap();
     worker.end_dispatch(copy);
     let waiting = |worker: &Verifier| -> Vec<(MessageOrigin, Vec<u64>)> {

@@ -35,7 +35,7 @@ pub(super) fn allowed(
 }
 
 impl Registration {
-    /// Makes a new attestation if asked to, if an operator is given, and after an hour; never before the initial
+    /// Makes a new attestation if forced, if an operator is passed, and after an hour; never before the initial
     /// state has been validated. `chain_ms` is the chain's time.
     ///
     /// A worker with the operator fault registers for `wrong` instead.
@@ -47,6 +47,7 @@ impl Registration {
         chain_ms: Option<u64>,
     ) {
         // The operator is part of the attested registration info.
+        // Even if it is the same one, as in pRuntime.
         let reset = operator.is_some();
         if reset {
             self.info.operator = wrong.or(operator);

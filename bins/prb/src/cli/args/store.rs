@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::Caution;
+use super::ChangeOptions;
 
 /// `prb store`.
 #[derive(Clone, Debug, Args)]
@@ -68,6 +68,6 @@ pub enum StoreAction {
         headers: bool,
         /// Options.
         #[command(flatten)]
-        caution: Caution,
+        options: ChangeOptions,
     },
 }

@@ -17,7 +17,7 @@ use prb_core::queue::{
 use url::form_urlencoded;
 
 use super::{QueuePages, format, host, query::number, with_timeout};
-use crate::pages::{TokenPlace, layout};
+use crate::pages::{TokenLocation, layout};
 
 /// Maximum number of jobs per action: one page of the list.
 pub(super) const MAX_CHOSEN: usize = 200;
@@ -101,7 +101,7 @@ impl Chosen {
 /// Shows what an action would do to the chosen jobs.
 pub(super) async fn confirm(
     State(pages): State<QueuePages>,
-    place: TokenPlace,
+    token: TokenLocation,
     RawQuery(query): RawQuery,
 ) -> Response {
     let host = &pages.0.host;
@@ -109,7 +109,7 @@ pub(super) async fn confirm(
         Ok(chosen) => chosen,
         Err(text) => {
             let content = html! { p.notice.bad role="alert" { (text) } (back(host.home())) };
-            return (StatusCode::BAD_REQUEST, host.page(&place, "Message", None, &content)).into_response();
+            return (StatusCode::BAD_REQUEST, host.page(&token, "Message", None, &content)).into_response();
         }
     };
     let title = format!("{}: what will happen", chosen.action.name());
@@ -117,11 +117,11 @@ pub(super) async fn confirm(
         Ok(jobs) => {
             let known = host.directory().await;
             let content = preview(host, &chosen, &jobs, &known);
-            host.page(&place, &title, None, &content).into_response()
+            host.page(&token, &title, None, &content).into_response()
         }
         Err(error) => {
             let content = html! { (super::notice(Some(&error))) (back(host.home())) };
-            (StatusCode::SERVICE_UNAVAILABLE, host.page(&place, &title, None, &content)).into_response()
+            (StatusCode::SERVICE_UNAVAILABLE, host.page(&token, &title, None, &content)).into_response()
         }
     }
 }
@@ -209,11 +209,11 @@ fn count(number: usize) -> String {
 pub(super) async fn act(State(pages): State<QueuePages>, headers: HeaderMap, body: Bytes) -> Response {
     let Chosen { action, ids } = match Chosen::read(&body) {
         Ok(chosen) => chosen,
-        Err(text) => return layout::said(&headers, StatusCode::BAD_REQUEST, &text),
+        Err(text) => return layout::message_response(&headers, StatusCode::BAD_REQUEST, &text),
     };
     if let [id] = ids[..] {
         return match action {
-            Action::Retry => put_again(&pages, id, &headers).await,
+            Action::Retry => retry_job(&pages, id, &headers).await,
             Action::Remove => forget(&pages, id, &headers).await,
         };
     }
@@ -231,7 +231,7 @@ pub(super) async fn act(State(pages): State<QueuePages>, headers: HeaderMap, bod
             Err(error) => {
                 let text =
                     format!("{} done, then the queue refuses: {}.", count(done), format::chain(&error));
-                return layout::said(&headers, StatusCode::SERVICE_UNAVAILABLE, &text);
+                return layout::message_response(&headers, StatusCode::SERVICE_UNAVAILABLE, &text);
             }
         }
     }
@@ -244,7 +244,7 @@ pub(super) async fn act(State(pages): State<QueuePages>, headers: HeaderMap, bod
     if done < ids.len() {
         text.push_str(&format!(" {} left out: gone, or not failed.", count(ids.len() - done)));
     }
-    layout::said(&headers, StatusCode::OK, &text)
+    layout::message_response(&headers, StatusCode::OK, &text)
 }
 
 /// Queues a job again.
@@ -254,7 +254,7 @@ pub(super) async fn retry(
     headers: HeaderMap,
 ) -> Response {
     match number(&id) {
-        Some(id) => put_again(&pages, id, &headers).await,
+        Some(id) => retry_job(&pages, id, &headers).await,
         None => no_such_job(&headers),
     }
 }
@@ -271,17 +271,17 @@ pub(super) async fn remove(
     }
 }
 
-async fn put_again(pages: &QueuePages, id: JobId, headers: &HeaderMap) -> Response {
+async fn retry_job(pages: &QueuePages, id: JobId, headers: &HeaderMap) -> Response {
     match pages.0.source.admin.retry(id).await {
         Ok(true) => {
             tracing::info!(job = %id, "job queued again by an operator");
-            layout::said(headers, StatusCode::OK, &format!("Job {id} is queued again."))
+            layout::message_response(headers, StatusCode::OK, &format!("Job {id} is queued again."))
         }
         Ok(false) => match pages.job(id).await {
             Ok(Some(JobDetail { record, .. })) => {
                 let state = format::state(record.state);
                 let text = format!("Job {id} is {state}: only a failed job can be queued again.");
-                layout::said(headers, StatusCode::CONFLICT, &text)
+                layout::message_response(headers, StatusCode::CONFLICT, &text)
             }
             Ok(None) => no_such_job(headers),
             Err(error) => refused(headers, &error),
@@ -294,7 +294,7 @@ async fn forget(pages: &QueuePages, id: JobId, headers: &HeaderMap) -> Response 
     match pages.0.source.admin.remove(id).await {
         Ok(true) => {
             tracing::info!(job = %id, "job removed by an operator");
-            layout::said(headers, StatusCode::OK, &format!("Job {id} is removed."))
+            layout::message_response(headers, StatusCode::OK, &format!("Job {id} is removed."))
         }
         Ok(false) => no_such_job(headers),
         Err(error) => refused(headers, &error),
@@ -302,12 +302,12 @@ async fn forget(pages: &QueuePages, id: JobId, headers: &HeaderMap) -> Response 
 }
 
 fn no_such_job(headers: &HeaderMap) -> Response {
-    layout::said(headers, StatusCode::NOT_FOUND, "There is no job with that number.")
+    layout::message_response(headers, StatusCode::NOT_FOUND, "There is no job with that number.")
 }
 
 fn refused(headers: &HeaderMap, error: &Error) -> Response {
     let text = format!("The queue refuses: {}.", format::chain(error));
-    layout::said(headers, StatusCode::SERVICE_UNAVAILABLE, &text)
+    layout::message_response(headers, StatusCode::SERVICE_UNAVAILABLE, &text)
 }
 
 impl QueuePages {

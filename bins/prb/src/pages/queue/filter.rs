@@ -74,7 +74,7 @@ impl QueuePages {
 
     async fn one(&self, query: &JobQuery, id: JobId) -> Result<Found, Error> {
         let job = self.job(id).await?.map(|detail| detail.record);
-        let job = job.filter(|record| lets_through(query.filter, record) && is_about(query, record));
+        let job = job.filter(|record| matches(query.filter, record) && is_about(query, record));
         Ok(Found {
             total: job.iter().len(),
             jobs: job.into_iter().collect(),
@@ -135,7 +135,7 @@ impl<'a> JobFilter<'a> {
     }
 
     fn offer(&mut self, job: JobRecord) {
-        if !is_about(self.query, &job) || !(self.text.is_empty() || mentions(&job, self.text)) {
+        if !is_about(self.query, &job) || !(self.text.is_empty() || contains_text(&job, self.text)) {
             return;
         }
         if self.total < self.page.saturating_mul(self.size) {
@@ -156,13 +156,13 @@ impl<'a> JobFilter<'a> {
     }
 }
 
-fn lets_through(filter: Filter, record: &JobRecord) -> bool {
+fn matches(filter: Filter, record: &JobRecord) -> bool {
     filter.state.is_none_or(|state| state == record.state)
         && filter.pool.is_none_or(|pool| Some(pool) == record.pool)
 }
 
 /// Returns whether an action, a worker's key, an error or a transaction contains the lower-case text.
-fn mentions(record: &JobRecord, text: &str) -> bool {
+fn contains_text(record: &JobRecord, text: &str) -> bool {
     let has = |field: &str| field.to_lowercase().contains(text);
     let outcome = record.outcome.as_ref();
     has(&record.action)

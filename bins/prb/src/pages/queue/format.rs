@@ -69,7 +69,7 @@ pub(crate) fn progress(word: &str) -> &str {
 }
 
 /// Formats a time in UTC, to the second.
-pub(crate) fn moment(ms: u64) -> Markup {
+pub(crate) fn timestamp(ms: u64) -> Markup {
     match i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()) {
         Some(at) => {
             let text = format!("{at:.3}");
@@ -146,9 +146,9 @@ mod tests {
 
     #[test]
     fn times_and_numbers_are_formatted() {
-        let text = moment(1_700_000_000_123).into_string();
+        let text = timestamp(1_700_000_000_123).into_string();
         assert_eq!(text, r#"<time datetime="2023-11-14T22:13:20.123Z">2023-11-14 22:13:20</time>"#);
-        assert_eq!(moment(u64::MAX).into_string(), "–");
+        assert_eq!(timestamp(u64::MAX).into_string(), "–");
         let spans = [0, 999, 1_234, 61_000, 3_660_000].map(|ms| span(ms).replace('\u{a0}', " "));
         assert_eq!(spans, ["0 ms", "999 ms", "1.2 s", "1 min 1 s", "1 h 1 min"]);
         assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);

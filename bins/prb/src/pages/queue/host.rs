@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use maud::{Markup, html};
 use prb_core::{inventory::Worker, primitives::WorkerKey};
 
-use super::super::{TokenPlace, layout::Shell};
+use super::super::{TokenLocation, layout::Shell};
 
 /// Looks up the workers of jobs.
 #[async_trait]
@@ -39,7 +39,7 @@ impl fmt::Debug for PageHost {
 
 impl PageHost {
     /// Creates the host for a port of their own.
-    pub(super) fn alone() -> Self {
+    pub(super) fn standalone() -> Self {
         let title = "Trade queue";
         Self { base: "", title, entries: vec![("/".to_owned(), title)], workers: None }
     }
@@ -52,14 +52,14 @@ impl PageHost {
     /// Renders a page with this content.
     pub(super) fn page(
         &self,
-        place: &TokenPlace,
+        token: &TokenLocation,
         title: &str,
         live: Option<&str>,
         content: &Markup,
     ) -> Markup {
         let entries: Vec<_> = self.entries.iter().map(|(path, name)| (path.as_str(), *name)).collect();
         let here = self.home();
-        Shell { title, entries: &entries, here, live, is_stream: false, token: Some(place) }.around(content)
+        Shell { title, entries: &entries, here, live, is_stream: false, token: Some(token) }.wrap(content)
     }
 
     /// Returns the workers by their keys; empty if they are not known.

@@ -39,10 +39,10 @@ pub(super) fn state(host: &PageHost, record: &JobRecord, known: &Directory) -> M
             (fact("Pool", &html! { @if let Some(pool) = record.pool { (pool) } @else { "–" } }))
             (fact("Worker", &host::workers(&record.workers, known)))
             (fact("Action", &format::action(&record.action)))
-            (fact("Created (UTC)", &format::moment(record.created_ms)))
+            (fact("Created (UTC)", &format::timestamp(record.created_ms)))
             @if let Some(ended) = record.ended_ms {
                 (fact("Ended (UTC)", &html! {
-                    (format::moment(ended)) ", after " (format::span(ended.saturating_sub(record.created_ms)))
+                    (format::timestamp(ended)) ", after " (format::span(ended.saturating_sub(record.created_ms)))
                 }))
             }
             (fact("Delivered", &html! { (record.attempts) @if record.attempts == 1 { " time" } @else { " times" } }))
@@ -67,7 +67,7 @@ pub(super) fn state(host: &PageHost, record: &JobRecord, known: &Directory) -> M
             pre.bad { (error) }
         }
         h2 { "Result for its submitter" }
-        (learns(record))
+        (outcome(record))
         h2 { "History" }
         (history(&record.history))
     }
@@ -77,7 +77,7 @@ fn fact(name: &str, value: &Markup) -> Markup {
     html! { div { dt { (name) } dd { (value) } } }
 }
 
-fn learns(record: &JobRecord) -> Markup {
+fn outcome(record: &JobRecord) -> Markup {
     match (record.state, &record.outcome) {
         (_, Some(outcome)) => results(outcome),
         (JobState::Succeeded, None) => html! {
@@ -106,7 +106,7 @@ fn history(steps: &[Step]) -> Markup {
             tbody {
                 @for (step, before) in steps.iter().zip(before) {
                     tr {
-                        td data-label="At" { (format::moment(step.at_ms)) }
+                        td data-label="At" { (format::timestamp(step.at_ms)) }
                         td data-label="After" {
                             @match before {
                                 Some(before) => (format::span(step.at_ms.saturating_sub(before.at_ms))),
@@ -156,7 +156,7 @@ fn shown(data: &Value) -> Markup {
 }
 
 /// Shows that the job does not exist.
-pub(super) fn gone(id: JobId) -> Markup {
+pub(super) fn unknown_job(id: JobId) -> Markup {
     html! {
         h1 { "Job " (id) }
         p.empty { "The queue has no job with that number." }

@@ -41,7 +41,7 @@ pub(super) fn counts(
             }
         }
         @if stale && let Some((_, at)) = last {
-            p.small { "Counted at " (format::moment(at)) " UTC." }
+            p.small { "Counted at " (format::timestamp(at)) " UTC." }
         }
     }
 }
@@ -94,7 +94,7 @@ pub(super) fn jobs(
         Err(refusal) => return html! { p.empty role="alert" { (refusal) } },
     };
     html! {
-        (extent(found))
+        (page_range(found))
         @if !found.jobs.is_empty() {
             (table(host.base, &found.jobs, known, true))
         }
@@ -134,7 +134,7 @@ pub(super) fn bulk(host: &PageHost) -> Markup {
     }
 }
 
-fn extent(found: &Found) -> Markup {
+fn page_range(found: &Found) -> Markup {
     let total = format::grouped(found.total as u64);
     let first = found.offset() + 1;
     html! {
@@ -168,7 +168,7 @@ fn row(base: &str, job: &JobRecord, known: &Directory, can_choose: bool) -> Mark
             td data-label="Pool" { @if let Some(pool) = job.pool { (pool) } @else { "–" } }
             td.of-worker data-label="Worker" { (host::workers(&job.workers, known)) }
             td.action data-label="Action" { (format::action(&job.action)) }
-            td.created data-label="Created" { (format::moment(job.created_ms)) }
+            td.created data-label="Created" { (format::timestamp(job.created_ms)) }
             td.took data-label="Took" { (took.as_deref().unwrap_or("–")) }
             td data-label="Tries" { (job.attempts) }
             td.result.none[result.is_none()] data-label="Result" { (result.unwrap_or_else(|| html! { "–" })) }

@@ -28,6 +28,7 @@ impl PoolState {
             *open -= paid;
             self.free_stake -= paid;
         }
+        // Paid withdrawals leave the queue: while one waits, no stake can be raised.
         self.withdrawals.retain(|(_, open)| *open > 0);
     }
 

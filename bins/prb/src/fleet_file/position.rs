@@ -6,14 +6,14 @@ use toml::Spanned;
 
 /// The position of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Position {
     /// The line, counted from 1.
     Line(usize),
     /// The index in its list, counted from 1, because the JSON parser provides no lines.
     Entry(usize),
 }
 
-impl Place {
+impl Position {
     /// Returns the line of a byte in the text.
     pub(super) fn line(text: &str, byte: usize) -> Self {
         let before = &text.as_bytes()[..byte.min(text.len())];
@@ -21,7 +21,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Line(line) => write!(f, "line {line}"),
@@ -32,37 +32,37 @@ impl fmt::Display for Place {
 
 /// An entry with its position.
 #[derive(Debug)]
-pub(super) struct Placed<T> {
-    pub(super) place: Place,
+pub(super) struct Positioned<T> {
+    pub(super) position: Position,
     pub(super) entry: T,
 }
 
-impl<T> Placed<T> {
+impl<T> Positioned<T> {
     pub(super) fn by_index(entries: Vec<T>) -> Vec<Self> {
-        let place = |(index, entry)| Self { place: Place::Entry(index + 1), entry };
-        entries.into_iter().enumerate().map(place).collect()
+        let position = |(index, entry)| Self { position: Position::Entry(index + 1), entry };
+        entries.into_iter().enumerate().map(position).collect()
     }
 
     pub(super) fn by_line(text: &str, entries: Vec<Spanned<T>>) -> Vec<Self> {
-        let place = |entry: Spanned<T>| Self {
-            place: Place::line(text, entry.span().start),
+        let position = |entry: Spanned<T>| Self {
+            position: Position::line(text, entry.span().start),
             entry: entry.into_inner(),
         };
-        entries.into_iter().map(place).collect()
+        entries.into_iter().map(position).collect()
     }
 
-    pub(super) fn map<U>(self, change: impl FnOnce(T) -> U) -> Placed<U> {
-        Placed { place: self.place, entry: change(self.entry) }
+    pub(super) fn map<U>(self, change: impl FnOnce(T) -> U) -> Positioned<U> {
+        Positioned { position: self.position, entry: change(self.entry) }
     }
 }
 
 /// Values seen so far, to detect duplicates.
 #[derive(Debug, Default)]
-pub(super) struct Unique(HashMap<String, Place>);
+pub(super) struct Unique(HashMap<String, Position>);
 
 impl Unique {
     /// Adds a value; returns the position of the earlier one if it is a duplicate.
-    pub(super) fn insert(&mut self, value: String, place: Place) -> Option<Place> {
-        self.0.insert(value, place)
+    pub(super) fn insert(&mut self, value: String, position: Position) -> Option<Position> {
+        self.0.insert(value, position)
     }
 }
