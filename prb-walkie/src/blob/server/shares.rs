@@ -339,13 +339,16 @@ mod tests {
             let began = Instant::now();
             let gets = budget.hold(&newcomer, fair);
             tokio::pin!(gets);
-            let lease = loop {
-                tokio::select! {
-                    biased;
-                    lease = &mut gets => break lease,
-                    _ = held.next(), if !held.is_empty() => {}
+            let granted = async {
+                loop {
+                    tokio::select! {
+                        biased;
+                        lease = &mut gets => break lease,
+                        _ = held.next(), if !held.is_empty() => {}
+                    }
                 }
             };
+            let lease = timeout(PATIENCE * 3, granted).await.unwrap();
             assert!(began.elapsed() <= PATIENCE * 2, "{others}: {:?}", began.elapsed());
             assert!(held.len() >= usize::from(others), "{others}: {} of twice that are left", held.len());
             drop(lease);
@@ -357,7 +360,7 @@ mod tests {
         let budget = SharedBudget::new(MAX, MAX);
         let (fair, quick, newcomer) = (holder(1), holder(2), holder(3));
         let _fair = budget.hold(&fair, MAX / 16).await;
-        let some = || taken(&budget, &quick, 1024).into_iter().take(100).collect::<Vec<_>>();
+        let some = || taken(&budget, &quick, 1024).into_iter().take(200).collect::<Vec<_>>();
         let mut more = some();
         let gets = budget.hold(&newcomer, MAX / 8 * 7);
         tokio::pin!(gets);
