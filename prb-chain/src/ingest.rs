@@ -356,6 +356,18 @@ impl Pause {
         self.pauses.next().unwrap_or(self.max)
     }
 
+    /// Counts a failure; returns whether to log it.
+    // A failure that lasts for hours is logged at growing intervals; the metric counts each.
+    fn is_news(&mut self, error: &Error, text: &str) -> bool {
+        self.failures = self.failures.saturating_add(1);
+        // A node in backoff has failed before, and its message has another time in it each time.
+        let is_other = self.shown != text && !matches!(error, Error::Rpc(rpc::Error::BackingOff { .. }));
+        if is_other {
+            text.clone_into(&mut self.shown);
+        }
+        is_other || self.failures.is_power_of_two()
+    }
+
     /// Logs a failure and waits, or returns it if waiting cannot help.
     async fn after(&mut self, chains: &Chains, what: &'static str, error: Error) -> Result<(), Error> {
         if error.is_fatal() {
@@ -364,10 +376,10 @@ impl Pause {
         counter!("prb_ingest_failures_total", "part" => what).increment(1);
         chains.record_failure(what, &error);
         let pause = self.next();
-        self.failures = self.failures.saturating_add(1);
-        let (text, failures) = (describe(&error), self.failures);
-        // A failure that lasts for hours is logged at growing intervals; the metric counts each.
-        if self.shown != text || failures.is_power_of_two() {
+        let text = describe(&error);
+        let is_news = self.is_news(&error, &text);
+        let failures = self.failures;
+        if is_news {
             tracing::warn!(
                 part = what,
                 retry_in_seconds = pause.as_secs_f64(),
@@ -375,7 +387,6 @@ impl Pause {
                 error = text,
                 "the ingest failed, retrying"
             );
-            self.shown = text;
         } else {
             tracing::debug!(
                 part = what,
@@ -409,4 +420,30 @@ async fn write<T: Send + 'static>(
 ) -> Result<T, Error> {
     let store = Arc::clone(store);
     Ok(tokio::task::spawn_blocking(move || work(&store)).await??)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lasting_failure_is_logged_at_growing_intervals() {
+        let mut pause = Pause::new(&Config::default());
+        let mut logged = Vec::new();
+        for attempt in 1..=20 {
+            let node = Arc::from("n:1");
+            // Every other attempt comes before the node is tried again.
+            let error = match attempt % 2 {
+                1 => rpc::Error::Timeout { node, method: "chain_getHeader".into() },
+                _ => rpc::Error::BackingOff { node, retry_after: Duration::from_millis(attempt) },
+            };
+            let error = Error::from(error);
+            if pause.is_news(&error, &describe(&error)) {
+                logged.push(attempt);
+            }
+        }
+        assert_eq!(logged, [1, 2, 4, 8, 16]);
+        let other = Error::from(rpc::Error::NoTrustedNode { chain: "relay" });
+        assert!(pause.is_news(&other, &describe(&other)));
+    }
 }

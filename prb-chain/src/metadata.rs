@@ -245,7 +245,7 @@ impl Item {
         rest.get(self.hashers.first()?.len_excluding_key()..)
     }
 
-    /// Decodes a value; `None` stands for the item's default, if it has one.
+    /// Decodes a value; `None` is decoded as the item's default, if it has one.
     ///
     /// # Errors
     /// [`Error::Layout`].

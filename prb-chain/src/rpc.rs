@@ -310,7 +310,7 @@ struct Inner {
     counters: Arc<Counters>,
     pins: Arc<Pins>,
     /// Held while all nodes are asked for their genesis.
-    genesis: tokio::sync::Mutex<settle::Asking>,
+    genesis: tokio::sync::Mutex<settle::QueryTimes>,
 }
 
 impl fmt::Debug for NodePool {
@@ -336,7 +336,7 @@ impl NodePool {
         let counters = Arc::new(Counters::new(chain));
         let pins = Arc::new(Pins::new(config.endpoints.len()));
         if let Some(hash) = config.genesis {
-            pins.know(0, hash);
+            pins.pin(0, hash);
         }
         let node = |(place, url): (usize, &String)| {
             Node::new(chain, (place, url), &config, Arc::clone(&counters), Arc::clone(&pins)).map(Arc::new)
@@ -375,7 +375,7 @@ impl NodePool {
     /// Pins a block: from now on a node that has another block of that number is refused as another chain's,
     /// including connected nodes.
     pub fn pin(&self, number: u32, hash: Hash) {
-        self.inner.pins.know(number, hash);
+        self.inner.pins.pin(number, hash);
     }
 
     /// The nodes in the order to ask them for verifiable data: fit ones, then deferred, then demoted ones, then

@@ -16,7 +16,7 @@ use crate::keys::OperatorKey;
 /// afterwards.
 ///
 /// The vault is `prb_walkie::vault::RsaVault`, or [`MemoryVault`](prb_core::vault::memory::MemoryVault) for a program
-/// that seals its operators' keys anew at each start.
+/// that seals its operators' keys again at each start.
 #[derive(Clone, Debug)]
 pub struct VaultSigners {
     vault: Arc<dyn Vault>,

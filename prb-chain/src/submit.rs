@@ -104,7 +104,7 @@ pub struct Config {
     /// Timeout of the signer, after which it counts as unavailable. Default: 30 s.
     pub sign_timeout: Duration,
     /// Whether missing nonces before a transaction are filled with empty batches, which cost fees. Otherwise the
-    /// transaction waits until somebody sends them, or until it expires and is built again. Default: false.
+    /// transaction waits until they are sent by another program, or until it expires and is built again. Default: false.
     pub fill_nonce_gaps: bool,
     /// Address prefix in messages, and in requests to nodes. Default: 30.
     pub ss58_prefix: u16,
@@ -120,8 +120,8 @@ impl Default for Config {
             poll_interval: Duration::from_secs(6),
             watch_timeout: Duration::from_secs(60),
             unavailable_after: Duration::from_secs(60),
-            // Longer than a transaction's lifetime, so that nodes which return in time can still tell its
-            // outcome.
+            // Longer than a transaction's lifetime, so that nodes which return in time can still report
+            // its outcome.
             unknown_after: Duration::from_secs(15 * 60),
             max_block_percent: 50,
             lone_block_percent: 85,
@@ -270,7 +270,7 @@ impl Inner {
         let (mut refused_by, mut last) = (Vec::new(), None);
         loop {
             let Some((node, prepared)) = self.prepare(batch, started, &refused_by).await? else {
-                self.look_again(batch, started).await?;
+                self.settle_again(batch, started).await?;
                 continue;
             };
             let is_again = refused_by.contains(node.name());
@@ -289,7 +289,7 @@ impl Inner {
             refused_by.push(Arc::clone(node.name()));
             // One node's refusal, of whatever kind, may be its own fault.
             if !is_again && self.pool.trusted().iter().any(|other| !refused_by.contains(other.name())) {
-                tracing::info!(node = %node.name(), %refusal, "a node refused the transaction, trying another");
+                tracing::info!(node = %node.name(), %refusal, "a node refused the transaction, trying another one");
                 last = Some(refusal);
                 continue;
             }
@@ -307,14 +307,14 @@ impl Inner {
             rebuilt = true;
             if !moved_on {
                 // Another transaction of the account may have its nonce.
-                self.look_again(batch, started).await?;
+                self.settle_again(batch, started).await?;
             }
         }
     }
 
     /// Waits until the account has nothing pending. If another transaction of it came first, that may contain the
     /// same calls: another trader's, from before it learned that it has lost the account's lease.
-    async fn look_again(&self, batch: &CallBatch, started: Instant) -> Result<(), SubmitError> {
+    async fn settle_again(&self, batch: &CallBatch, started: Instant) -> Result<(), SubmitError> {
         let account = batch.operator();
         let before = self.account(account).next_nonce;
         self.forget(account);

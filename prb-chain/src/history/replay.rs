@@ -199,7 +199,7 @@ impl Replay {
             };
             match found {
                 Ok((start, genesis)) => return Some((start, genesis, source.name().to_owned())),
-                Err(e) => self.put_aside(at, Part::Genesis, &e.into(), &mut faults),
+                Err(e) => self.suspend(at, Part::Genesis, &e.into(), &mut faults),
             }
         }
         None
@@ -262,7 +262,7 @@ impl Replay {
                 }
                 Ok(false) => {}
                 Err(Failure::Store(e)) => return Err(e),
-                Err(e) => self.put_aside(at, part, &e, faults),
+                Err(e) => self.suspend(at, part, &e, faults),
             }
         }
         Ok(false)
@@ -290,14 +290,14 @@ impl Replay {
             }
             Err(e) => e.into(),
         };
-        PARTS.into_iter().for_each(|part| self.put_aside(at, part, &failure, faults));
+        PARTS.into_iter().for_each(|part| self.suspend(at, part, &failure, faults));
         false
     }
 
-    fn put_aside(&mut self, at: usize, part: Part, failure: &Failure, faults: &mut Vec<Fault>) {
+    fn suspend(&mut self, at: usize, part: Part, failure: &Failure, faults: &mut Vec<Fault>) {
         let is_reachable = !matches!(failure, Failure::Source(Error::Unavailable { .. }) | Failure::Task(_));
         let first = if is_reachable { self.config.wrong_for } else { self.config.retry_min };
-        // A source that is wrong stays wrong until somebody repairs it; one that is down may be back soon.
+        // A wrong source stays wrong until its operator repairs it; one that is down may be back soon.
         let most = if is_reachable { Duration::MAX } else { self.config.retry_max };
         let asked = &mut self.sources[at];
         let before = asked.aside.get(&part).map(|aside| aside.term);

@@ -102,10 +102,10 @@ struct Batch {
     bytes: usize,
 }
 
-/// A node at work, and how many questions it has unanswered.
-struct Busy {
+/// A node, and the number of its requests in flight.
+struct NodeLoad {
     node: Arc<Node>,
-    asked: usize,
+    in_flight: usize,
 }
 
 /// The work from one block to another.
@@ -113,7 +113,7 @@ struct Round<'a> {
     chains: &'a Chains,
     config: &'a Config,
     pace: &'a mut Pace,
-    nodes: Vec<Busy>,
+    nodes: Vec<NodeLoad>,
     /// First block that was not requested yet.
     cursor: u32,
     last: u32,
@@ -121,7 +121,7 @@ struct Round<'a> {
     again: VecDeque<Blocks>,
     /// First block that is neither stored nor being stored.
     next: u32,
-    /// What is there and not being stored yet.
+    /// Answers that are not being stored yet.
     early: BTreeMap<u32, Vec<Vec<u8>>>,
     /// Bytes of it, and of what is being stored.
     held_bytes: usize,
@@ -130,7 +130,7 @@ struct Round<'a> {
 
 impl<'a> Round<'a> {
     fn new(chains: &'a Chains, config: &'a Config, pace: &'a mut Pace, first: u32, last: u32) -> Self {
-        let nodes = fit(chains).into_iter().map(|node| Busy { node, asked: 0 }).collect();
+        let nodes = fit(chains).into_iter().map(|node| NodeLoad { node, in_flight: 0 }).collect();
         Self {
             chains,
             config,
@@ -149,19 +149,19 @@ impl<'a> Round<'a> {
     async fn run(mut self) -> Result<(), Error> {
         let store = &self.chains.store;
         // At most one is being stored: what comes meanwhile is stored together.
-        let (mut asked, mut storing) = (FuturesUnordered::new(), FuturesUnordered::new());
+        let (mut requests, mut storing) = (FuturesUnordered::new(), FuturesUnordered::new());
         loop {
             while let Some((node, blocks)) = self.assign() {
-                asked.push(ask(node, store, blocks));
+                requests.push(ask(node, store, blocks));
             }
             if storing.is_empty()
                 && let Some(batch) = self.next_batch()
             {
-                storing.push(keep(store, batch));
+                storing.push(store_batch(store, batch));
             }
             let done = tokio::select! {
                 Some(stored) = storing.next() => stored.map(|bytes| self.held_bytes -= bytes),
-                Some(answer) = asked.next() => self.take(answer),
+                Some(answer) = requests.next() => self.on_answer(answer),
                 else => break,
             };
             if let Err(e) = done {
@@ -183,8 +183,9 @@ impl<'a> Round<'a> {
     /// Returns the next request, for the node with the fewest in flight.
     fn assign(&mut self) -> Option<(Arc<Node>, Blocks)> {
         let most = self.config.changes_in_flight.max(1);
-        let busy = self.nodes.iter_mut().filter(|busy| busy.asked < most).min_by_key(|busy| busy.asked)?;
-        let size = self.pace.of(&busy.node);
+        let load =
+            self.nodes.iter_mut().filter(|load| load.in_flight < most).min_by_key(|load| load.in_flight)?;
+        let size = self.pace.of(&load.node);
         let blocks = match self.again.pop_front() {
             Some(blocks) if blocks.count() > size => {
                 let last = blocks.first + size - 1;
@@ -203,14 +204,14 @@ impl<'a> Round<'a> {
                 Blocks { first, last }
             }
         };
-        busy.asked += 1;
-        Some((Arc::clone(&busy.node), blocks))
+        load.in_flight += 1;
+        Some((Arc::clone(&load.node), blocks))
     }
 
-    fn take(&mut self, answer: Answer) -> Result<(), Error> {
+    fn on_answer(&mut self, answer: Answer) -> Result<(), Error> {
         let Answer { node, blocks, took, result } = answer;
-        if let Some(busy) = self.nodes.iter_mut().find(|busy| Arc::ptr_eq(&busy.node, &node)) {
-            busy.asked -= 1;
+        if let Some(load) = self.nodes.iter_mut().find(|load| Arc::ptr_eq(&load.node, &node)) {
+            load.in_flight -= 1;
         }
         match result {
             Ok(changes) => {
@@ -241,7 +242,7 @@ impl<'a> Round<'a> {
         }
         tracing::debug!(node = %node.name(), first = blocks.first, last = blocks.last, error = %error, "node returned no storage changes");
         // For this round only; the recorded failure decides about the next.
-        self.nodes.retain(|busy| !Arc::ptr_eq(&busy.node, node));
+        self.nodes.retain(|load| !Arc::ptr_eq(&load.node, node));
         if matches!(&error, Error::Rpc(e) if e.refusal() == Some(Refusal::StatePruned)) {
             node.lacks(Capability::States, &error.to_string());
         }
@@ -265,7 +266,7 @@ impl<'a> Round<'a> {
 }
 
 /// Stores a batch; gives its bytes.
-async fn keep(store: &Arc<Store>, batch: Batch) -> Result<usize, Error> {
+async fn store_batch(store: &Arc<Store>, batch: Batch) -> Result<usize, Error> {
     let Batch { first, changes, bytes } = batch;
     write(store, move |store| store.append_changes(ParaNumber(first), &changes)).await?;
     Ok(bytes)

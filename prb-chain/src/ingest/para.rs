@@ -62,11 +62,11 @@ enum Step {
     Few,
 }
 
-/// Where the headers end that are stored or being stored.
+/// The last header that is stored or being stored.
 type Tip = Option<(ParaNumber, Hash)>;
 
-/// Stores headers up to heads that relay blocks vouch for, the next ones being fetched meanwhile; `in_full` leaves few
-/// headers for later while there are more to come.
+/// Stores headers up to heads that relay blocks prove, and fetches the next ones meanwhile. With `in_full`, a few
+/// headers wait for more of them.
 async fn advance(
     chains: &Chains,
     config: &Config,
@@ -98,14 +98,14 @@ async fn advance(
     }
 }
 
-/// Headers in sequence, whose last one a relay block vouches for.
+/// Consecutive headers, the last of which a relay block proves.
 struct Headers {
     first: ParaNumber,
     last: (ParaNumber, Hash),
     encoded: Vec<Vec<u8>>,
 }
 
-/// Fetches the headers after the tip, up to the next head; or tells why there are none.
+/// Fetches the headers after the tip, up to the next head, or returns why there are none.
 async fn next_headers(
     chains: &Chains,
     config: &Config,

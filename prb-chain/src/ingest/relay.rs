@@ -1,9 +1,9 @@
 //! Fetches justified relay headers, with the parachain head named in the last one's state.
 //!
-//! Finality proofs are tried first (`relay/walk.rs`); far from the target all fit nodes share the way
-//! (`relay/spread.rs`). A node whose proofs do not help, for whatever reason, is
-//! noted to lack them, and gives the justifications that it keeps with blocks instead (`relay/justified.rs`);
-//! where it has none of these either, another node is asked.
+//! Finality proofs are tried first (`relay/walk.rs`); far from the target they are fetched from all fit nodes in
+//! parallel (`relay/spread.rs`). A node whose proofs do not help, for whatever reason, is recorded to lack them, and the
+//! justifications that it stores with blocks are used instead (`relay/justified.rs`). If it has none of these either,
+//! another node is asked.
 
 use prb_core::text::describe;
 use std::sync::Arc;
@@ -37,9 +37,9 @@ pub(super) const PART: &str = "relay";
 const NEAR: u32 = 32;
 /// Threads that check signatures.
 const MAX_THREADS: usize = 8;
-/// Signatures that are not worth a thread.
+/// Number of signatures below which they are checked on one thread.
 const FEW_SIGNATURES: usize = 64;
-/// Attempts without anything new, after which blocks near the target are taken for ones far from it.
+/// Attempts without anything new, after which blocks near the target are fetched like those far from it.
 const NEAR_ATTEMPTS: u32 = 6;
 
 /// Consecutive headers, and the justification of the last one.
@@ -119,6 +119,19 @@ async fn advance(
     {
         return Ok(true);
     }
+    next_batch(chains, config, tip, (set, ends_set), (target, is_far)).await
+}
+
+/// Fetches and stores a batch from one node.
+async fn next_batch(
+    chains: &Chains,
+    config: &Config,
+    tip: Tip,
+    (set, ends_set): (AuthoritySet, bool),
+    (target, is_far): (RelayNumber, bool),
+) -> Result<bool, Error> {
+    let Some((_, genesis)) = chains.store.genesis() else { return Ok(false) };
+    let para_id = genesis.para_id;
     let node = match is_far {
         true => chains.relay.pick_for(&spread::NEEDED),
         false => chains.relay.pick_for(&[Capability::FinalityProofs]),
@@ -213,7 +226,7 @@ fn unreadable(node: &Node, error: rpc::Error) -> Error {
     error.into()
 }
 
-/// What the node's finality proofs give near the target, where there may be none yet.
+/// Fetches what is proven near the target, where there may be no proof yet.
 async fn proofs(node: &Node, tip: Tip, ends_set: bool) -> Result<Vec<Proven>, Error> {
     match walk::by_finality_proofs(node, tip, ends_set).await {
         Ok(Found::Proven(proven)) => Ok(proven),
@@ -284,7 +297,7 @@ async fn batch(
     Ok(RelayBatch { first: tip.number.next(), headers, stops })
 }
 
-/// The read proofs of what is wanted of the states at the justified blocks.
+/// Fetches the read proofs of the required values in the states at the justified blocks.
 async fn proofs_of(node: &Node, para_id: u32, proven: &[Proven]) -> Result<Vec<Vec<Vec<u8>>>, Error> {
     let questions: Vec<_> = proven
         .iter()
@@ -313,7 +326,7 @@ struct Verified {
 /// Headers up to a justified one, its justification, and the proof of what its state says.
 type Unchecked = (Proven, Vec<Vec<u8>>);
 
-/// A piece, and who justifies it and what follows.
+/// A piece, with the set that justifies it and the one that follows.
 struct Signed {
     piece: Proven,
     proof: Vec<Vec<u8>>,
@@ -321,9 +334,9 @@ struct Signed {
     next_set: Option<AuthoritySet>,
 }
 
-/// Checks pieces that follow one another, the first of which `set` justifies. Gives the set of the blocks after them.
+/// Checks consecutive pieces, the first of which `set` justifies. Returns the set of the blocks after them.
 ///
-/// Which set justifies each piece is in the headers before it, so that all signatures can be checked at once.
+/// The headers before a piece announce the set that justifies it, so all signatures can be checked at once.
 fn check(
     para_id: u32,
     mut set: AuthoritySet,
@@ -352,7 +365,7 @@ fn check(
         verified.stops.push(NewJustifiedBlock { number, justification, set_id, next_set, para_head, proof });
         verified.headers.extend(headers.into_iter().map(|header| header.encoded));
     }
-    // A justification that does not hold is the node's fault, a change that workers do not take the chain's.
+    // An invalid justification is the node's fault; a change that workers do not support is the chain's.
     failure.map_or(Ok((verified, set)), Err)
 }
 
@@ -363,7 +376,7 @@ struct Proof {
     nodes: Vec<Vec<u8>>,
 }
 
-/// Checks each piece, on several threads where there are many signatures.
+/// Checks each piece, on several threads if there are many signatures.
 fn check_signed(para_id: u32, signed: &[Signed]) -> Vec<Result<Proof, verify::Error>> {
     let signatures: usize = signed.iter().map(|signed| signed.set.list.len()).sum();
     if signatures < FEW_SIGNATURES {
@@ -375,7 +388,7 @@ fn check_signed(para_id: u32, signed: &[Signed]) -> Vec<Result<Proof, verify::Er
     std::thread::scope(|scope| {
         let shares = signed.chunks(signed.len().div_ceil(threads).max(1));
         let shares: Vec<_> = shares.map(|share| scope.spawn(move || of_share(share))).collect();
-        // A check that breaks has checked nothing.
+        // A check that panicked has checked nothing.
         let checked =
             shares.into_iter().map(|share| share.join().unwrap_or_else(|e| std::panic::resume_unwind(e)));
         checked.flatten().collect()

@@ -19,6 +19,22 @@ fn fit(pool: &NodePool) -> Vec<Arc<Node>> {
     nodes
 }
 
+/// Takes the next span of at most `size` blocks: of those in `open`, or else from `next` on.
+fn next_span(open: &mut Vec<(u32, u32)>, next: &mut u32, last: u32, size: u32) -> (u32, u32) {
+    match open.pop() {
+        Some((from, to)) if to - from >= size => {
+            open.push((from + size, to));
+            (from, from + size - 1)
+        }
+        Some(span) => span,
+        None => {
+            let from = *next;
+            *next = last.min(from.saturating_add(size - 1)) + 1;
+            (from, *next - 1)
+        }
+    }
+}
+
 /// Fetches encoded headers of the parachain's blocks from `first` to `last`. They may be of several branches,
 /// because nodes are asked by number. Headers that one node lacks are fetched from another, and failures are
 /// recorded.
@@ -30,7 +46,7 @@ pub(super) async fn para_headers(
     part: &'static str,
 ) -> Result<Vec<Vec<u8>>, Error> {
     let fit = fit(&chains.para);
-    // Twice each: while a node gives headers it is asked for the hashes of those that follow.
+    // Twice each: while a node returns headers, the hashes of the next ones are requested.
     let mut idle: VecDeque<Arc<Node>> = fit.iter().chain(&fit).cloned().collect();
     let (mut open, mut next) = (Vec::<(u32, u32)>::new(), first);
     let mut got = BTreeMap::<u32, Vec<Vec<u8>>>::new();
@@ -41,18 +57,7 @@ pub(super) async fn para_headers(
             && let Some(node) = idle.pop_front()
         {
             let size = pace.of(&node);
-            let (from, to) = match open.pop() {
-                Some((from, to)) if to - from >= size => {
-                    open.push((from + size, to));
-                    (from, from + size - 1)
-                }
-                Some(span) => span,
-                None => {
-                    let from = next;
-                    next = last.min(from.saturating_add(size - 1)) + 1;
-                    (from, next - 1)
-                }
-            };
+            let (from, to) = next_span(&mut open, &mut next, last, size);
             asked.push(async move {
                 let start = Instant::now();
                 let headers = window(&node, from, to).await;

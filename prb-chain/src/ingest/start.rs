@@ -1,6 +1,6 @@
 //! The start of the chains: the data for `InitRuntime`, and the first authority set.
 //!
-//! With an empty store, no node's word counts alone: all nodes of both chains are asked, and what they say must fit
+//! With an empty store, no single node decides: all nodes of both chains are queried, and their answers must fit
 //! together (`ingest/start/evidence.rs`). If several starts do, the one that most nodes of both chains agree on is
 //! used, and otherwise none.
 
@@ -60,7 +60,7 @@ pub(super) async fn settle(chains: &Chains) -> Result<(), Error> {
         Some((start, genesis)) => confirm(chains, start, genesis).await,
         None => begin(chains).await,
     };
-    // Nodes of another chain are no reason to end: an address may stand for nodes of two chains, or be corrected.
+    // Nodes of another chain are no reason to end: nodes of two chains may answer at one address, and a name may be corrected.
     if settled.is_ok() {
         pin(chains);
     }

@@ -73,23 +73,23 @@ pub(super) async fn run(
     config: &Config,
     mut suspects: mpsc::Receiver<Suspect>,
 ) -> Result<(), Error> {
-    let mut looks = Looks::new(config);
+    let mut schedule = RecheckSchedule::new(config);
     while let Some(suspect) = suspects.recv().await {
-        if !looks.is_due(suspect) {
+        if !schedule.is_due(suspect) {
             continue;
         }
         let number = match suspect {
             Suspect::Changes(number) if number <= chains.store.tips().borrow().changes => number,
             Suspect::Changes(_) => continue,
             Suspect::Headers(cursor) => {
-                let outcome = look_at_headers(chains, cursor).await;
-                looks.looked(suspect, outcome != "failed");
+                let outcome = recheck_headers(chains, cursor).await;
+                schedule.record(suspect, outcome != "failed");
                 counter!("prb_ingest_rechecks_total", "outcome" => outcome).increment(1);
                 continue;
             }
         };
-        let found = look(chains, number).await;
-        looks.looked(suspect, matches!(found, Ok(Found::Right)));
+        let found = recheck_block(chains, number).await;
+        schedule.record(suspect, matches!(found, Ok(Found::Right)));
         let outcome = match found {
             Ok(Found::Wrong { replaced, last }) => {
                 tracing::warn!(block = number.0, replaced, %last, "wrong storage changes have been replaced");
@@ -122,8 +122,8 @@ enum Found {
 
 /// Rechecks a block and, if it was wrong, the blocks after it: the same node may have given wrong changes of
 /// those, too.
-async fn look(chains: &Chains, number: ParaNumber) -> Result<Found, Error> {
-    if let Some(blocks) = mend_segment(chains, number).await? {
+async fn recheck_block(chains: &Chains, number: ParaNumber) -> Result<Found, Error> {
+    if let Some(blocks) = repair_segment(chains, number).await? {
         return Ok(Found::Wrong {
             replaced: (blocks.last.0 - blocks.first.0) as usize + 1,
             last: blocks.last,
@@ -151,7 +151,7 @@ async fn look(chains: &Chains, number: ParaNumber) -> Result<Found, Error> {
 
 /// Fetches the segment with a block's storage changes again if the disk has changed it; returns its blocks in
 /// that case.
-async fn mend_segment(chains: &Chains, number: ParaNumber) -> Result<Option<Span<ParaNumber>>, Error> {
+async fn repair_segment(chains: &Chains, number: ParaNumber) -> Result<Option<Span<ParaNumber>>, Error> {
     let store = &chains.store;
     let Some(fault) = write(store, move |store| store.verify_segment(number)).await? else { return Ok(None) };
     let path = store.path().display().to_string();
@@ -192,7 +192,7 @@ async fn fetch(chains: &Chains, node: &Node, blocks: Span<ParaNumber>) -> Result
 }
 
 /// Checks the headers that a worker refused again, as stored on the disk.
-async fn look_at_headers(chains: &Chains, cursor: HeaderCursor) -> &'static str {
+async fn recheck_headers(chains: &Chains, cursor: HeaderCursor) -> &'static str {
     let path = chains.store.path().display();
     match write(&chains.store, move |store| store.verify_headers(cursor)).await {
         Ok(report) if report.faulty == 0 => {
@@ -220,19 +220,19 @@ async fn look_at_headers(chains: &Chains, cursor: HeaderCursor) -> &'static str 
 }
 
 /// When blocks were rechecked, and when they may be again.
-struct Looks {
+struct RecheckSchedule {
     min: Duration,
     max: Duration,
-    blocks: HashMap<Suspect, Look>,
+    blocks: HashMap<Suspect, Recheck>,
 }
 
 /// The last recheck of a block.
-struct Look {
+struct Recheck {
     again_at: Instant,
     wait: Duration,
 }
 
-impl Looks {
+impl RecheckSchedule {
     fn new(config: &Config) -> Self {
         Self { min: config.recheck_min, max: config.recheck_max, blocks: HashMap::new() }
     }
@@ -241,19 +241,19 @@ impl Looks {
     fn is_due(&mut self, suspect: Suspect) -> bool {
         let now = Instant::now();
         if self.blocks.len() >= REMEMBERED {
-            self.blocks.retain(|_, look| look.again_at > now);
+            self.blocks.retain(|_, recheck| recheck.again_at > now);
         }
         match self.blocks.get(&suspect) {
-            Some(look) => look.again_at <= now,
+            Some(recheck) => recheck.again_at <= now,
             None => self.blocks.len() < REMEMBERED,
         }
     }
 
     /// Records a recheck; each that finds the block correct doubles the time to the next.
-    fn looked(&mut self, suspect: Suspect, right: bool) {
-        let before = self.blocks.get(&suspect).map(|look| look.wait);
+    fn record(&mut self, suspect: Suspect, right: bool) {
+        let before = self.blocks.get(&suspect).map(|recheck| recheck.wait);
         let wait = before.filter(|_| right).map_or(self.min, |wait| (wait * 2).min(self.max));
-        self.blocks.insert(suspect, Look { again_at: Instant::now() + wait, wait });
+        self.blocks.insert(suspect, Recheck { again_at: Instant::now() + wait, wait });
     }
 }
 
@@ -261,20 +261,20 @@ impl Looks {
 mod tests {
     use super::*;
 
-    fn looks(min: u64, max: u64) -> Looks {
+    fn schedule(min: u64, max: u64) -> RecheckSchedule {
         let (recheck_min, recheck_max) = (Duration::from_secs(min), Duration::from_secs(max));
-        Looks::new(&Config { recheck_min, recheck_max, ..Config::default() })
+        RecheckSchedule::new(&Config { recheck_min, recheck_max, ..Config::default() })
     }
 
     #[tokio::test(start_paused = true)]
     async fn correct_block_is_rechecked_with_growing_pauses() {
-        let (mut looks, block) = (looks(10, 100), Suspect::Changes(ParaNumber(7)));
+        let (mut schedule, block) = (schedule(10, 100), Suspect::Changes(ParaNumber(7)));
         let mut count = 0;
         // A broken worker reports it every second for an hour.
         for _ in 0..3600 {
-            if looks.is_due(block) {
+            if schedule.is_due(block) {
                 count += 1;
-                looks.looked(block, true);
+                schedule.record(block, true);
             }
             tokio::time::advance(Duration::from_secs(1)).await;
         }
@@ -284,29 +284,29 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn repaired_block_is_rechecked_soon() {
-        let (mut looks, block) = (looks(10, 100), Suspect::Changes(ParaNumber(7)));
+        let (mut schedule, block) = (schedule(10, 100), Suspect::Changes(ParaNumber(7)));
         for _ in 0..5 {
-            looks.looked(block, true);
+            schedule.record(block, true);
         }
-        looks.looked(block, false);
-        assert!(!looks.is_due(block));
+        schedule.record(block, false);
+        assert!(!schedule.is_due(block));
         tokio::time::advance(Duration::from_secs(10)).await;
-        assert!(looks.is_due(block));
+        assert!(schedule.is_due(block));
     }
 
     #[tokio::test(start_paused = true)]
     async fn remembered_blocks_are_bounded_and_expire() {
-        let mut looks = looks(10, 100);
+        let mut schedule = schedule(10, 100);
         let mut admitted = 0;
         for block in (0..10 * REMEMBERED as u32).map(|n| Suspect::Changes(ParaNumber(n))) {
-            if looks.is_due(block) {
-                looks.looked(block, true);
+            if schedule.is_due(block) {
+                schedule.record(block, true);
                 admitted += 1;
             }
         }
-        assert_eq!((admitted, looks.blocks.len()), (REMEMBERED, REMEMBERED));
+        assert_eq!((admitted, schedule.blocks.len()), (REMEMBERED, REMEMBERED));
         tokio::time::advance(Duration::from_secs(10)).await;
-        assert!(looks.is_due(Suspect::Changes(ParaNumber(u32::MAX))));
+        assert!(schedule.is_due(Suspect::Changes(ParaNumber(u32::MAX))));
     }
 
     #[tokio::test]

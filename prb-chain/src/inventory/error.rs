@@ -17,7 +17,7 @@ pub enum Error {
         /// The inventory.
         path: PathBuf,
     },
-    /// Its lock file cannot be locked, although nobody holds the lock.
+    /// Its lock file cannot be locked, although no process holds the lock.
     #[error("the inventory at {} cannot be locked: it must be on a file system that supports locks", path.display())]
     Lock {
         /// The inventory.

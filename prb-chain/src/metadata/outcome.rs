@@ -69,7 +69,7 @@ impl Runtime {
             match (event.pallet_name(), event.event_name()) {
                 ("Utility", "ItemCompleted") => results.push(Ok(())),
                 ("Utility", "ItemFailed") => results.push(Err(self.error_at(fields()?.at("error")))),
-                // `Proxy::proxy` succeeds even if the call that it wraps has failed: only this event tells.
+                // `Proxy::proxy` succeeds even if the call that it wraps has failed: only this event shows it.
                 ("Proxy", "ProxyExecuted") => {
                     let fields = fields()?;
                     if let Some(error) = err_of(fields.at("result")) {

@@ -43,7 +43,7 @@ pub(super) struct Engine {
     refused_until: u32,
 }
 
-/// Why a step failed; it is retried.
+/// SnapshotReason a step failed; it is retried.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]
@@ -63,18 +63,19 @@ impl From<metadata::FetchError> for Error {
     }
 }
 
-/// Why a snapshot is taken.
+/// SnapshotReason a snapshot is taken.
 #[derive(Clone, Copy, Debug)]
-enum Why {
+enum SnapshotReason {
     First,
     Gap,
     Due,
     RuntimeUpgrade,
     Refused,
-    Doubt,
+    /// The node did not return the changes, or not all.
+    MissingChanges,
 }
 
-impl Why {
+impl SnapshotReason {
     /// The metric's label.
     const fn as_str(self) -> &'static str {
         match self {
@@ -83,7 +84,7 @@ impl Why {
             Self::Due => "Due",
             Self::RuntimeUpgrade => "RuntimeUpgrade",
             Self::Refused => "Refused",
-            Self::Doubt => "Doubt",
+            Self::MissingChanges => "Doubt",
         }
     }
 }
@@ -225,16 +226,16 @@ impl Engine {
         let Some(state) = &self.state else {
             // A lagging node must not turn the view back.
             let behind = self.shown.as_ref().is_some_and(|(block, _)| head < *block);
-            return if behind { Plan::Nothing } else { Plan::Snapshot(Why::First) };
+            return if behind { Plan::Nothing } else { Plan::Snapshot(SnapshotReason::First) };
         };
         if head <= state.block {
             Plan::Nothing
         } else if head - state.block > self.config.max_gap_blocks {
-            Plan::Snapshot(Why::Gap)
+            Plan::Snapshot(SnapshotReason::Gap)
         } else if head >= self.snapshot_at {
-            Plan::Snapshot(Why::Due)
+            Plan::Snapshot(SnapshotReason::Due)
         } else if head < self.refused_until {
-            Plan::Snapshot(Why::Refused)
+            Plan::Snapshot(SnapshotReason::Refused)
         } else {
             Plan::Changes { from: state.block + 1 }
         }
@@ -245,7 +246,7 @@ impl Engine {
         node: &Node,
         head: &FinalizedHead,
         followed: &Arc<Followed>,
-        why: Why,
+        why: SnapshotReason,
     ) -> Result<(), Error> {
         tracing::debug!(
             block = head.number,
@@ -287,17 +288,17 @@ impl Engine {
             Err(e) if e.is_refused_method() => {
                 tracing::warn!(node = %node.name(), error = %describe(&e), "node does not support storage changes, reading everything again at each block");
                 self.refused_until = head.number.saturating_add(self.config.refused_blocks);
-                return self.snapshot(node, head, followed, Why::Refused).await;
+                return self.snapshot(node, head, followed, SnapshotReason::Refused).await;
             }
             Err(e) if e.is_retryable() => return Err(e.into()),
             Err(e) => {
                 // For example, the node may have pruned the state; asking again would not help.
                 tracing::info!(node = %node.name(), error = %describe(&e), "node did not return the changes since block {from}");
-                return self.snapshot(node, head, followed, Why::Doubt).await;
+                return self.snapshot(node, head, followed, SnapshotReason::MissingChanges).await;
             }
         };
         if changes.len() != (head.number - from + 1) as usize {
-            return self.snapshot(node, head, followed, Why::Doubt).await;
+            return self.snapshot(node, head, followed, SnapshotReason::MissingChanges).await;
         }
         let Some(state) = &mut self.state else { return Ok(()) };
         let changes: Vec<_> = changes.into_iter().flat_map(json::StorageChanges::into_main).collect();
@@ -306,7 +307,7 @@ impl Engine {
         if runtime_changed {
             // Discarded first: values in the old layout must not stay if the snapshot fails.
             self.state = None;
-            return self.snapshot(node, head, followed, Why::RuntimeUpgrade).await;
+            return self.snapshot(node, head, followed, SnapshotReason::RuntimeUpgrade).await;
         }
         Ok(())
     }
@@ -323,7 +324,7 @@ impl Engine {
 
 enum Plan {
     Nothing,
-    Snapshot(Why),
+    Snapshot(SnapshotReason),
     Changes { from: u32 },
 }
 

@@ -1,4 +1,4 @@
-//! Where the chain stores what the reader shows: storage items, the keys of a subject, and decoding.
+//! The storage items that the reader shows: their keys for each subject, and their decoding.
 //!
 //! An item that the runtime lacks, or has in an unknown layout, makes unreadable what needs it, and nothing
 //! else.
@@ -152,12 +152,12 @@ impl Layout {
 
     pub(super) fn chain(&self, cells: &Cells) -> ChainValues {
         let mut unreadable = Vec::new();
-        let time_ms = noted(read(&self.clock, &[], cells), &mut unreadable);
-        let cool_down_period_secs = noted(read(&self.cool_down, &[], cells), &mut unreadable);
-        let benchmark_blocks = noted(read(&self.benchmark, &[], cells), &mut unreadable);
-        let max_pool_workers = noted(constant(&self.max_pool_workers), &mut unreadable);
-        let withdrawal_grace_secs = noted(constant(&self.withdrawal_grace), &mut unreadable);
-        let rules: Option<Tokenomics> = noted(read(&self.tokenomics, &[], cells), &mut unreadable);
+        let time_ms = or_unreadable(read(&self.clock, &[], cells), &mut unreadable);
+        let cool_down_period_secs = or_unreadable(read(&self.cool_down, &[], cells), &mut unreadable);
+        let benchmark_blocks = or_unreadable(read(&self.benchmark, &[], cells), &mut unreadable);
+        let max_pool_workers = or_unreadable(constant(&self.max_pool_workers), &mut unreadable);
+        let withdrawal_grace_secs = or_unreadable(constant(&self.withdrawal_grace), &mut unreadable);
+        let rules: Option<Tokenomics> = or_unreadable(read(&self.tokenomics, &[], cells), &mut unreadable);
         ChainValues {
             time_ms: time_ms.unwrap_or(0),
             cool_down_period_secs: cool_down_period_secs.unwrap_or(0),
@@ -280,7 +280,7 @@ fn constant<T: Copy>(constant: &Result<T, Error>) -> Result<Option<T>, Unreadabl
 }
 
 /// Returns the value; a failure is recorded in `unreadable`.
-fn noted<T>(read: Result<Option<T>, Unreadable>, unreadable: &mut Vec<Unreadable>) -> Option<T> {
+fn or_unreadable<T>(read: Result<Option<T>, Unreadable>, unreadable: &mut Vec<Unreadable>) -> Option<T> {
     read.unwrap_or_else(|why| {
         unreadable.push(why);
         None

@@ -28,7 +28,7 @@ pub struct FinalizedHead {
     /// The node that announced it.
     pub node: Arc<Node>,
     /// Whether it may be lower than the previous one, because the node that announced that one is no longer
-    /// trusted, or nobody else knows such a block.
+    /// trusted, or no other node has such a block.
     pub fell: bool,
 }
 
@@ -40,7 +40,7 @@ pub struct FinalizedHead {
 ///
 /// A head is only one node's claim. Other nodes' heads must be above it, until the node that announced it is
 /// no longer trusted (proven wrong, or of another chain) or has announced nothing new for `stall_after`: then
-/// heads continue at any height, which [`FinalizedHead::fell`] tells.
+/// heads continue at any height, which [`FinalizedHead::fell`] marks.
 #[derive(Debug)]
 pub struct FinalizedHeads {
     pool: NodePool,
@@ -135,7 +135,7 @@ impl FinalizedHeads {
         }
         self.leave_untrusted();
         if self.progress.elapsed() >= self.pool.config().stall_after {
-            self.look_around().await;
+            self.find_moving_node().await;
         }
         let Some(source) = &mut self.source else {
             let node = self.candidates().into_iter().next();
@@ -207,7 +207,7 @@ impl FinalizedHeads {
         if self.source.as_ref().is_some_and(|source| !source.node.is_trusted()) {
             self.source = None;
         }
-        if self.last.as_ref().is_some_and(|told| !told.node.is_trusted()) {
+        if self.last.as_ref().is_some_and(|last| !last.node.is_trusted()) {
             self.forget("its node is no longer trusted");
         }
     }
@@ -232,12 +232,12 @@ impl FinalizedHeads {
     /// Handles a lack of progress: looks for a node that progresses. Switches to a node that is ahead, or that
     /// moved since the last check while the followed one did not; forgets a head that its node does not follow
     /// up.
-    async fn look_around(&mut self) {
+    async fn find_moving_node(&mut self) {
         self.progress = Instant::now();
         let current = self.source.as_ref().map(|source| Arc::clone(&source.node));
         let is_current =
             |node: &Arc<Node>| current.as_ref().is_some_and(|current| Arc::ptr_eq(current, node));
-        let last = self.last.as_ref().map(|told| told.number);
+        let last = self.last.as_ref().map(|last| last.number);
         let mut moving = None;
         for node in self.candidates() {
             let Ok(head) = poll(&node).await else { continue };
@@ -253,14 +253,14 @@ impl FinalizedHeads {
         }
         let Some((node, number, is_ahead)) = moving else {
             self.stalls = self.stalls.saturating_add(1);
-            // A chain that stands still for hours is logged at growing intervals.
+            // A chain without finality for hours is logged at growing intervals.
             if self.stalls.is_power_of_two() {
                 tracing::warn!(chain = self.pool.chain(), last, "no new finalised block for a while");
             }
             // Nothing moves, and the node that announced the last head cannot be asked any more.
-            let teller = self.last.as_ref().map(|told| Arc::clone(&told.node));
-            if let Some(teller) = teller.filter(|teller| !is_current(teller))
-                && let Err(error) = poll(&teller).await
+            let announcer = self.last.as_ref().map(|last| Arc::clone(&last.node));
+            if let Some(announcer) = announcer.filter(|announcer| !is_current(announcer))
+                && let Err(error) = poll(&announcer).await
                 // A node that limits the rate of requests is still there.
                 && error.refusal() != Some(Refusal::Limited)
             {
@@ -344,7 +344,7 @@ async fn next_event(source: &mut Source, poll_at: Instant) -> Event {
 }
 
 /// Returns the higher one of two finalised heads that the node announces. Two nodes behind one address may answer in
-/// turn: a single question would always meet the same one of them, if there is an even number of requests each time.
+/// turn: with an even number of requests each time, a single request would always reach the same one.
 async fn newest(node: &Node) -> Result<json::Header, Error> {
     let first: Hash = node.request("chain_getFinalizedHead", NO_PARAMS).await?;
     let second: Hash = node.request("chain_getFinalizedHead", NO_PARAMS).await?;
@@ -362,7 +362,7 @@ async fn poll(node: &Node) -> Result<json::Header, Error> {
 }
 
 async fn header(node: &Node, hash: Hash) -> Result<json::Header, Error> {
-    // Behind one address, the header may be asked of a node that lags behind the one that announced the hash.
+    // Behind one address, this request may reach a node that lags behind the one that announced the hash.
     for _ in 0..ASK_AGAIN {
         if let Some(header) = node.request("chain_getHeader", [hash]).await? {
             return Ok(header);
@@ -397,7 +397,7 @@ mod tests {
         floor.raise(Some(&b), 90);
         assert_eq!((floor.above(&pool, 99), floor.above(&pool, 100)), (Some(100), None));
 
-        // It stands while nobody asks, and is only doubted once it is in the way.
+        // It is kept as long as no lower head is used, and its time limit starts with the first one.
         tokio::time::advance(stall_after / 2).await;
         assert_eq!(floor.above(&pool, 99), Some(100));
         floor.raise(Some(&a), 100);

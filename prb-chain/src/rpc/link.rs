@@ -48,8 +48,8 @@ impl Lane {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Watch => "subscriptions",
-            Self::Ask => "questions",
-            Self::Bulk => "large questions",
+            Self::Ask => "queries",
+            Self::Bulk => "bulk queries",
         }
     }
 

@@ -33,7 +33,7 @@ const LARGE_ANSWER: usize = 256 * 1024;
 /// Maximum size of what is quoted of an answer, in bytes.
 pub(super) const MAX_CAUSE_BYTES: usize = 1024;
 /// Retries for data that a node does not have.
-// One address may stand for several nodes, which answer in turn.
+// Several nodes may answer in turn at one address, behind a load balancer.
 pub(crate) const ASK_AGAIN: usize = 3;
 /// Upper bound of a request's size apart from its parameters.
 const ENVELOPE_BYTES: usize = 256;
@@ -173,7 +173,7 @@ impl Node {
     /// Sends one request.
     ///
     /// # Errors
-    /// See [`Error`]; [`Error::is_retryable`] tells which are temporary.
+    /// See [`Error`]; [`Error::is_retryable`] is true for temporary ones.
     pub async fn request<T: DeserializeOwned>(
         &self,
         method: &str,
@@ -241,7 +241,7 @@ impl Node {
     }
 
     /// As [`Node::request_many`], for data that a node may not have: null answers are requested again a few
-    /// times, because one address may stand for several nodes, some of which lag.
+    /// times, because several nodes may answer at one address, some of which lag.
     ///
     /// # Errors
     /// As [`Node::request`].

@@ -145,14 +145,14 @@ impl Pins {
     }
 
     /// Pins a block with certainty. It outweighs all claims, and connections are checked again.
-    pub(super) fn know(&self, number: u32, hash: Hash) {
+    pub(super) fn pin(&self, number: u32, hash: Hash) {
         let mut inner = self.inner();
         if inner.known.insert(number, hash) != Some(hash) {
             inner.version += 1;
         }
     }
 
-    /// Whether nodes are asked for their genesis.
+    /// Whether the nodes' genesis blocks are needed to identify the chain.
     pub(super) fn wants_claims(&self) -> bool {
         self.inner().known.is_empty()
     }
@@ -179,7 +179,7 @@ impl Pins {
     pub(super) fn waited(&self) -> bool {
         let mut inner = self.inner();
         let before = inner.verdict;
-        // If nobody has answered yet, the time starts again with the first answer.
+        // If no node has answered yet, the time starts again with the first answer.
         inner.waited |= inner.claims.iter().any(Option::is_some);
         inner.update();
         before != Verdict::Disputed && inner.verdict == Verdict::Disputed
@@ -258,11 +258,11 @@ mod tests {
         claim(&pins, 0, A);
         assert!(claim(&pins, 1, B) && pins.all().1.is_empty(), "no node is refused before it is decided");
         let version = pins.version();
-        pins.know(1, Hash([3; 32]));
+        pins.pin(1, Hash([3; 32]));
         assert!(pins.version() > version && pins.is_settled() && pins.dispute().is_none());
         assert_eq!(pins.all().1.iter().map(|pin| pin.number).collect::<Vec<_>>(), [1]);
         let version = pins.version();
-        pins.know(1, Hash([3; 32]));
+        pins.pin(1, Hash([3; 32]));
         assert_eq!(pins.version(), version, "nothing new, nothing to check again");
         assert!(!pins.wants_claims() && !claim(&pins, 0, A));
     }

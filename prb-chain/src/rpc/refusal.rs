@@ -13,7 +13,7 @@ mod code {
     pub(super) const RATE_LIMIT: i32 = -32999;
 }
 
-/// Why a node refuses a call, as far as its code and text tell.
+/// The reason of a node's refusal, by its code and text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refusal {

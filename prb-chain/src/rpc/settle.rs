@@ -16,7 +16,7 @@ pub(super) fn log_dispute(chain: &'static str, pins: &Pins) {
 
 /// When nodes were asked for their genesis.
 #[derive(Debug, Default)]
-pub(super) struct Asking {
+pub(super) struct QueryTimes {
     /// When the first round began. Nodes that do not answer soon after are not waited for.
     since: Option<Instant>,
     /// The earliest time of the next round in a dispute.
@@ -42,16 +42,16 @@ impl NodePool {
         if pins.is_settled() {
             return Ok(());
         }
-        let mut asking = self.inner.genesis.lock().await;
+        let mut asked = self.inner.genesis.lock().await;
         let now = Instant::now();
         let dispute = |claims| Error::GenesisDisputed { chain: self.chain(), claims };
         if let Some(claims) = pins.dispute()
-            && asking.again_at.is_some_and(|at| now < at)
+            && asked.again_at.is_some_and(|at| now < at)
         {
             return Err(dispute(claims));
         }
         // In a dispute all have had their time; now they may correct themselves.
-        let since = if pins.dispute().is_some() { now } else { *asking.since.get_or_insert(now) };
+        let since = if pins.dispute().is_some() { now } else { *asked.since.get_or_insert(now) };
         let deadline = (since + self.config().connect_timeout).max(now + self.config().reconnect_min);
         let last = self.ask_all_until(deadline).await;
         if !pins.is_settled() && pins.waited() {
@@ -60,12 +60,12 @@ impl NodePool {
         match pins.dispute() {
             _ if pins.is_settled() => Ok(()),
             Some(claims) => {
-                asking.again_at = Some(Instant::now() + self.config().reconnect_max);
+                asked.again_at = Some(Instant::now() + self.config().reconnect_max);
                 Err(dispute(claims))
             }
             // Nobody has answered: all have their time again.
             None => {
-                asking.since = None;
+                asked.since = None;
                 Err(last.unwrap_or(Error::NoTrustedNode { chain: self.chain() }))
             }
         }

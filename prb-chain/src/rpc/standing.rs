@@ -174,7 +174,7 @@ impl Standing {
         self.last_error = None;
         self.other_chain = false;
         let now = Instant::now();
-        // Not removed: if it is still missing, the pause goes on doubling, and the log does not repeat it.
+        // Not removed: if it is still missing, the pause keeps doubling, and the log does not repeat it.
         self.lacks.values_mut().for_each(|absence| absence.until = now);
     }
 

@@ -25,7 +25,7 @@ pub enum Error {
         /// The store.
         path: PathBuf,
     },
-    /// Its lock file cannot be locked, although nobody holds the lock.
+    /// Its lock file cannot be locked, although no process holds the lock.
     #[error("the store at {path} cannot be locked: it must be on a file system that supports locks")]
     Lock {
         /// The store.

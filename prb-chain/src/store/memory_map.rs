@@ -170,7 +170,7 @@ impl Store {
         }
     }
 
-    /// Waits until nobody reads or writes; `None` if that takes too long.
+    /// Waits until there are no reads or writes; `None` if that takes too long.
     fn exclusive(&self) -> Option<RwLockWriteGuard<'_, Mapped>> {
         // Before the first attempt, so that new readers already wait.
         self.growing.fetch_add(1, Ordering::Relaxed);
@@ -187,7 +187,7 @@ impl Store {
         exclusive
     }
 
-    /// Doubles a map of this size, once nobody reads or writes.
+    /// Doubles a map of this size, once there are no reads or writes.
     #[allow(unsafe_code)]
     fn grow(&self, size: usize) -> Result<(), Error> {
         let full = |reason| Error::MapFull { path: self.path.clone(), reason };

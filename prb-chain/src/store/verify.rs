@@ -69,7 +69,7 @@ impl fmt::Display for Part {
 pub struct Fault {
     /// The part.
     pub part: Part,
-    /// The block; for storage changes whose blocks cannot be told apart, the first one of the segment.
+    /// The block; for storage changes that cannot be attributed to a block, the first one of the segment.
     pub number: u32,
     /// What is wrong.
     pub what: String,
@@ -211,7 +211,7 @@ struct Check<'s, 't> {
     tell: &'t mut dyn FnMut(Progress) -> bool,
 }
 
-/// Where a check of relay headers starts: after a known header, signed by a known set.
+/// The start of a check of relay headers: after a known header, signed by a known set.
 struct From {
     parent: Hash,
     first: u32,
@@ -284,7 +284,7 @@ impl Check<'_, '_> {
                         Ok(next) => set = next,
                         Err(e) => {
                             self.report.fault(Part::Relay, number, e);
-                            // With the stored set the check goes on; otherwise each later block would be
+                            // With the stored set the check continues; otherwise each later block would be
                             // reported for one fault.
                             set = self.stored_set(&stop)?.unwrap_or(set);
                         }

@@ -114,8 +114,8 @@ impl Inner {
         let address = self.address(account);
         let nodes = self.pool.trusted();
         let answers = join_all(nodes.iter().map(|node| async {
-            let question = node.request::<u64>("system_accountNextIndex", [&address]);
-            tokio::time::timeout(NONCE_TIMEOUT, question).await
+            let answer = node.request::<u64>("system_accountNextIndex", [&address]);
+            tokio::time::timeout(NONCE_TIMEOUT, answer).await
         }))
         .await;
         let answered = nodes.iter().zip(answers);

@@ -30,7 +30,7 @@ pub(super) fn session_account(pool: PoolId, worker: &WorkerKey) -> AccountId {
 }
 
 /// The storage items that show calls' effects.
-struct Questions {
+struct EffectItems {
     ingress: Item,
     registrations: Item,
     endpoints: Item,
@@ -64,11 +64,11 @@ impl Inner {
                 // The code in the parent's state has written this one; a new runtime's layout applies to later
                 // blocks.
                 let runtime = self.runtimes.at(&node, Some(head.header.parent_hash)).await?;
-                let questions = Questions::new(&runtime)?;
-                let keys = calls.iter().flat_map(|call| questions.keys(call)).collect();
+                let items = EffectItems::new(&runtime)?;
+                let keys = calls.iter().flat_map(|call| items.keys(call)).collect();
                 let values = storage::query(&node, keys, head.hash, KEYS_PER_CALL).await?;
                 let mut messages = MessageEffects::default();
-                let effects = calls.iter().map(|call| questions.effect(call, &values, &mut messages));
+                let effects = calls.iter().map(|call| items.effect(call, &values, &mut messages));
                 let calls = effects.collect::<Result<_, _>>()?;
                 Ok(Effects { block: ParaNumber(head.header.number), calls })
             })
@@ -84,7 +84,7 @@ impl Inner {
     }
 }
 
-impl Questions {
+impl EffectItems {
     fn new(runtime: &Runtime) -> Result<Self, metadata::Error> {
         Ok(Self {
             ingress: runtime.item("PhalaMq", "OffchainIngress")?,

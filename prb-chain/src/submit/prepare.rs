@@ -19,7 +19,7 @@ use crate::{
     rpc::{Node, json::HexBytes},
 };
 
-/// A signed transaction, with what is needed to tell whether a block can still include it.
+/// A signed transaction, with the data that determines whether a block can still include it.
 #[derive(Clone, Debug)]
 pub(super) struct Prepared {
     pub(super) extrinsic: Vec<u8>,

@@ -1,4 +1,4 @@
-//! Queries of the finalised chain, asked of one node after the other.
+//! Queries of the finalised chain, with fail-over from node to node.
 
 use std::{sync::Arc, time::Duration};
 
@@ -72,7 +72,7 @@ where
 }
 
 /// Returns the nodes that answer with their finalised heads, those furthest ahead first, otherwise in the
-/// pool's order. A node that lags or hangs delays nobody.
+/// pool's order. A node that lags or hangs does not delay the others.
 pub(super) async fn heads(pool: &NodePool) -> Result<Vec<(Arc<Node>, Head)>, Error> {
     pool.settled().await?;
     let mut asked: FuturesUnordered<_> = pool

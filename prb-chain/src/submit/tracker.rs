@@ -42,7 +42,7 @@ pub(super) struct State {
     block_until: Instant,
 }
 
-/// Where the transaction is, as far as known.
+/// The last known place of the transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Unknown,

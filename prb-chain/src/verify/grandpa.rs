@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use codec::Decode;
 use finality_grandpa::{Chain, Error as GrandpaError, voter_set::VoterSet};
 use prb_core::{primitives::Hash, wire::AuthoritySet};
-use sp_consensus_grandpa::{AuthorityId, GrandpaJustification, check_message_signature_with_buffer};
+use sp_consensus_grandpa::{
+    AuthorityId, AuthoritySignature, GrandpaJustification, check_message_signature_with_buffer,
+};
 use sp_core::{H256, crypto::UncheckedFrom};
 use sp_runtime::{
     generic,
@@ -69,34 +71,47 @@ pub fn check(justification: &[u8], set: &AuthoritySet, number: u32, hash: Hash) 
         .map(|precommit| precommit.target_hash)
         .ok_or_else(|| bad("it has no votes"))?;
 
+    let visited = check_votes(&commit.precommits, (round, set.id), base, &chain).map_err(bad)?;
+    // pRuntime refuses headers that no vote needs.
+    if visited.len() != chain.headers.len() || !visited.iter().all(|hash| chain.headers.contains_key(hash)) {
+        return Err(bad("it carries headers that no vote needs"));
+    }
+    Ok(())
+}
+
+type Votes = [finality_grandpa::SignedPrecommit<H256, u32, AuthoritySignature, AuthorityId>];
+
+/// Checks the votes' signatures, and that each is for `base` or a descendant. Returns the blocks between.
+fn check_votes(
+    votes: &Votes,
+    (round, set_id): (u64, u64),
+    base: H256,
+    chain: &Ancestry,
+) -> Result<BTreeSet<H256>, &'static str> {
     let (mut buffer, mut visited) = (Vec::new(), BTreeSet::new());
-    for signed in &commit.precommits {
+    for signed in votes {
         let message = finality_grandpa::Message::Precommit(signed.precommit.clone());
         let signature = check_message_signature_with_buffer(
             &message,
             &signed.id,
             &signed.signature,
             round,
-            set.id,
+            set_id,
             &mut buffer,
         );
         if !signature.is_valid() {
-            return Err(bad("a vote's signature is wrong"));
+            return Err("a vote's signature is wrong");
         }
         if signed.precommit.target_hash != base {
             let route = chain
                 .ancestry(base, signed.precommit.target_hash)
-                .map_err(|_| bad("a vote is for no descendant of the block"))?;
+                .map_err(|_| "a vote is for no descendant of the block")?;
             // The route does not include its target.
             visited.insert(signed.precommit.target_hash);
             visited.extend(route);
         }
     }
-    // pRuntime refuses headers that no vote needs.
-    if visited.len() != chain.headers.len() || !visited.iter().all(|hash| chain.headers.contains_key(hash)) {
-        return Err(bad("it carries headers that no vote needs"));
-    }
-    Ok(())
+    Ok(visited)
 }
 
 fn decode(mut justification: &[u8]) -> Result<Justification, Error> {

@@ -1,4 +1,4 @@
-//! A WebSocket proxy in front of a node that does to some of the node's messages what no node's fault is a name for.
+//! A WebSocket proxy in front of a node that corrupts some of its messages in ways that no named fault covers.
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::{
@@ -15,6 +15,9 @@ use tokio::{
 const HELD: Duration = Duration::from_millis(30);
 /// Most bytes of a head or of a frame.
 const MOST: usize = 64 << 20;
+/// A notification of an unknown subscription.
+const UNASKED: &str =
+    r#"{"jsonrpc":"2.0","method":"chain_newHead","params":{"subscription":"x","result":[]}}"#;
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;
 const CLOSE: u8 = 8;
@@ -327,29 +330,11 @@ impl ToClient {
             }
             Mangle::Fragments => self.fragments(&payload).await,
             Mangle::Unasked => {
-                let text =
-                    r#"{"jsonrpc":"2.0","method":"chain_newHead","params":{"subscription":"x","result":[]}}"#;
-                self.text(text.as_bytes()).await?;
+                self.text(UNASKED.as_bytes()).await?;
                 self.text(&payload).await
             }
-            Mangle::Nested => {
-                let lists = "[".repeat(10_000) + &"]".repeat(10_000);
-                self.text(&answered(&payload, &lists).unwrap_or(payload)).await
-            }
-            Mangle::OtherType => {
-                const ANSWERS: [&str; 8] = ["null", "true", "[]", "{}", r#""0x""#, "-1", "1e308", "[[null]]"];
-                let answer = ANSWERS[self.random.random_range(0..ANSWERS.len())];
-                self.text(&answered(&payload, answer).unwrap_or(payload)).await
-            }
-            // A node's word is taken for storage changes; the first answer is what the chain is known by.
-            Mangle::OtherDigit if self.is_first || is_of_changes(&payload) => self.text(&payload).await,
-            Mangle::OtherDigit => {
-                let digits: Vec<usize> =
-                    (0..payload.len()).filter(|at| payload[*at].is_ascii_digit()).collect();
-                let mut payload = payload;
-                if let Some(at) = digits.get(self.random.random_range(0..digits.len().max(1))) {
-                    payload[*at] = b'0' + (payload[*at] - b'0' + self.random.random_range(1..10)) % 10;
-                }
+            Mangle::Nested | Mangle::OtherType | Mangle::OtherDigit | Mangle::OtherForm => {
+                let payload = self.with_other_content(payload);
                 self.text(&payload).await
             }
             Mangle::OnlyPings => {
@@ -373,15 +358,9 @@ impl ToClient {
                 }
                 self.out.write_all(rest).await
             }
-            Mangle::OtherForm => {
-                let payload = in_other_form(payload, &mut self.random);
-                self.text(&payload).await
-            }
             Mangle::Flood => {
-                let text =
-                    r#"{"jsonrpc":"2.0","method":"chain_newHead","params":{"subscription":"x","result":[]}}"#;
                 for _ in 0..1_000 {
-                    self.text(text.as_bytes()).await?;
+                    self.text(UNASKED.as_bytes()).await?;
                     self.send(LAST | PING, b"flood").await?;
                 }
                 self.text(&payload).await
@@ -392,6 +371,31 @@ impl ToClient {
                 std::future::pending().await
             }
             Mangle::BrokenOff | Mangle::Huge | Mangle::Masked | Mangle::Closed => self.end(&payload).await,
+        }
+    }
+
+    fn with_other_content(&mut self, mut payload: Vec<u8>) -> Vec<u8> {
+        match self.mangle {
+            Mangle::Nested => {
+                let lists = "[".repeat(10_000) + &"]".repeat(10_000);
+                answered(&payload, &lists).unwrap_or(payload)
+            }
+            Mangle::OtherType => {
+                const ANSWERS: [&str; 8] = ["null", "true", "[]", "{}", r#""0x""#, "-1", "1e308", "[[null]]"];
+                let answer = ANSWERS[self.random.random_range(0..ANSWERS.len())];
+                answered(&payload, answer).unwrap_or(payload)
+            }
+            // Storage changes cannot be verified, and the first answer identifies the chain.
+            Mangle::OtherDigit if self.is_first || is_of_changes(&payload) => payload,
+            Mangle::OtherDigit => {
+                let digits: Vec<usize> =
+                    (0..payload.len()).filter(|at| payload[*at].is_ascii_digit()).collect();
+                if let Some(at) = digits.get(self.random.random_range(0..digits.len().max(1))) {
+                    payload[*at] = b'0' + (payload[*at] - b'0' + self.random.random_range(1..10)) % 10;
+                }
+                payload
+            }
+            _ => in_other_form(payload, &mut self.random),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use prb_chain::submit::Submitter;
 use prb_core::chain::{ChainSubmitter, SubmitError};
 use prb_devnet::{Config, TransactionFault};
 use tokio::sync::mpsc;
@@ -12,24 +13,17 @@ use crate::{
     troubles::{SUBMIT, asked, in_block, submitter},
 };
 
-/// Sends a transaction behind a nonce whose transaction was dropped, and checks the result.
-async fn behind_a_gap(fill_nonce_gaps: bool) {
-    let net = Net::start(Config::default()).await;
-    // Others are waited for during eight blocks, so blocks come slowly while ours is in flight.
-    let brief = config()
-        .with_mortality_blocks(8)
-        .with_unavailable_after(Duration::from_secs(50))
-        .with_fill_nonce_gaps(fill_nonce_gaps);
-    let (worker, submitter) = (Worker::new(1), submitter(&net, brief));
-    let (para, faults) = (net.devnet.para(), net.devnet.para().faults());
-    let batch = net.batch([worker.register(&net)]);
+/// Registers a worker while another program uses the account all the time, from before ours checks, so that waiting
+/// does not help.
+async fn register_while_busy(net: &Net, worker: &Worker, submitter: &Submitter) {
+    let para = net.devnet.para();
+    let batch = net.batch([worker.register(net)]);
     let operator = batch.operator();
-    // Another program uses the account all the time, from before ours checks, so that waiting does not help.
-    para.submit(remark(&net, 0, 0).await).unwrap();
+    para.submit(remark(net, 0, 0).await).unwrap();
     let busy = async {
         loop {
             let nonce = para.next_nonce(&operator.0).unwrap();
-            let remark = remark(&net, nonce.into(), 0).await;
+            let remark = remark(net, nonce.into(), 0).await;
             // Ours may have been sent in the meantime.
             if para.next_nonce(&operator.0).unwrap() == nonce {
                 para.submit(remark).unwrap();
@@ -52,6 +46,20 @@ async fn behind_a_gap(fill_nonce_gaps: bool) {
         tokio::select! { outcome = registered => outcome, () = busy => unreachable!() }
     });
     assert_eq!(outcome.await.calls, [Ok(())]);
+}
+
+/// Sends a transaction behind a nonce whose transaction was dropped, and checks the result.
+async fn behind_a_gap(fill_nonce_gaps: bool) {
+    let net = Net::start(Config::default()).await;
+    // Others are waited for during eight blocks, so blocks come slowly while ours is in flight.
+    let brief = config()
+        .with_mortality_blocks(8)
+        .with_unavailable_after(Duration::from_secs(50))
+        .with_fill_nonce_gaps(fill_nonce_gaps);
+    let (worker, submitter) = (Worker::new(1), submitter(&net, brief));
+    let (para, faults) = (net.devnet.para(), net.devnet.para().faults());
+    let operator = net.batch([]).operator();
+    register_while_busy(&net, &worker, &submitter).await;
     net.finalise(para.best_number() + 2);
     let before = net.transactions();
     // Its transaction is counted when ours gets its nonce, and dropped before ours is sent.

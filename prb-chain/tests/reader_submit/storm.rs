@@ -58,11 +58,7 @@ pub(crate) fn occurrences(net: &Net, call: &Call) -> usize {
     blocks.map(|bytes| bytes.windows(wanted.len()).filter(|window| **window == wanted).count()).sum()
 }
 
-async fn storm(seed: u64) {
-    let net = Net::start(Config { pools: 2, ..Config::default() }).await;
-    let workers = Worker::several(WORKERS);
-    net.done(&net.submitter(), workers.iter().map(|worker| worker.register(&net))).await;
-    let (queue, vault) = (MemoryQueue::default(), Arc::new(MemoryVault::new()));
+fn trader(net: &Net, queue: &MemoryQueue, vault: &Arc<MemoryVault>) -> Trader {
     let brisk = config().with_mortality_blocks(64);
     let submitter = Arc::new(Submitter::new(net.pool.clone(), brisk).unwrap());
     let ms = Duration::from_millis;
@@ -71,10 +67,21 @@ async fn storm(seed: u64) {
         .with_max_wait(ms(100))
         .with_retry_min(ms(20))
         .with_retry_max(ms(200));
-    let (signers, accounts) =
-        (Arc::new(VaultSigners::new(vault.clone())), Arc::new(MemoryAccounts::default()));
+    let (signers, accounts) = (
+        Arc::new(VaultSigners::new(Arc::clone(vault) as Arc<dyn prb_core::vault::Vault>)),
+        Arc::new(MemoryAccounts::default()),
+    );
     let parts = Parts { queue: Arc::new(queue.clone()), submitter, signers, accounts };
-    let trader = Trader::start(engine, parts).unwrap();
+    Trader::start(engine, parts).unwrap()
+}
+
+async fn storm(seed: u64) {
+    let net = Net::start(Config { pools: 2, ..Config::default() }).await;
+    let workers = Worker::several(WORKERS);
+    net.done(&net.submitter(), workers.iter().map(|worker| worker.register(&net))).await;
+    let (queue, vault) = (MemoryQueue::default(), Arc::new(MemoryVault::new()));
+    let trader = trader(&net, &queue, &vault);
+    let ms = Duration::from_millis;
     let mut keys = Vec::new();
     for pool in 0..2 {
         keys.push(net.job_signer(pool, &*vault).await);

@@ -1,4 +1,4 @@
-//! Relay blocks from one node: from somewhere in the chain up to the end of an authority set.
+//! Fetches relay blocks from one node, from any block up to the end of an authority set.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,36 +11,36 @@ use super::{
 };
 use crate::{ingest::Error, rpc::Node};
 
-/// Blocks to ask a node for.
+/// Blocks to request of one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Span {
-    /// The block that is before the wanted ones, or whose set's last block is.
+    /// The block before the requested ones, or a block in the set before them; see [`Starts`].
     pub(super) from: u32,
     pub(super) starts: Starts,
-    /// A block up to which, at least.
+    /// The last requested block; the answer may reach further.
     pub(super) to: u32,
 }
 
-/// What is known of the block that a span starts from.
+/// Where a span starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Starts {
-    /// The wanted blocks follow it; it may be its set's last one.
+    /// After `from`, which may be the last block of its set.
     After { ends_set: bool },
-    /// The wanted blocks follow the last one of its set: somebody else is asked for those up to there.
+    /// After the last block of the set that `from` belongs to: the blocks up to there are part of another span.
     AfterItsSet,
 }
 
-/// Blocks in sequence, each piece with what proves the parachain's head at its end. Of their own they are linked by
-/// their hashes, and nothing else is checked.
+/// Consecutive blocks, in pieces with the read proof at each one's end. They are linked by their hashes; nothing else
+/// has been checked.
 pub(super) struct Segment {
     /// Number of the first block.
     pub(super) first: u32,
-    /// Hash of the block before it, as the first header says.
+    /// Hash of the block before it, according to the first header.
     pub(super) parent: Hash,
     pub(super) pieces: Vec<(Proven, Vec<Vec<u8>>)>,
     /// The last block.
     pub(super) last: Tip,
-    /// Whether it ends its set: else it is the newest one that is justified.
+    /// Whether it ends its set; otherwise it is the newest justified block.
     pub(super) ends_set: bool,
 }
 
@@ -53,37 +53,42 @@ impl Segment {
         self.pieces.iter().map(of).sum()
     }
 
-    /// Blocks of the longest piece: about an authority set.
+    /// Number of blocks in the longest piece, which is about an authority set.
     pub(super) fn longest(&self) -> usize {
         self.pieces.iter().map(|(piece, _)| piece.headers.len()).max().unwrap_or_default()
     }
 }
 
-/// What a node gives for a span.
-pub(super) enum Given {
+/// A node's answer for a span.
+pub(super) enum Outcome {
     Blocks(Segment),
-    /// Nothing, and why.
+    /// It has nothing, with the reason.
     Nothing(String),
-    /// Whoever is asked for the blocks before has these too.
+    /// The span is part of the one before it.
     Covered,
 }
 
-async fn ask(node: &Node, para_id: u32, proves_state_of: Option<Hash>, span: Span) -> Result<Given, Error> {
+async fn fetch(
+    node: &Node,
+    para_id: u32,
+    proves_state_of: Option<Hash>,
+    span: Span,
+) -> Result<Outcome, Error> {
     if let Some(block) = proves_state_of {
         prove_state(node, block, para_id).await?;
     }
     let (from, ends_set) = match span.starts {
         Starts::After { ends_set } => (span.from, ends_set),
         Starts::AfterItsSet => match walk::set_end(node, span.from).await? {
-            SetEnd::At(end) if end >= span.to => return Ok(Given::Covered),
+            SetEnd::At(end) if end >= span.to => return Ok(Outcome::Covered),
             SetEnd::At(end) => (end, true),
-            SetEnd::Open => return Ok(Given::Covered),
-            SetEnd::Nothing(reason) => return Ok(Given::Nothing(reason)),
+            SetEnd::Open => return Ok(Outcome::Covered),
+            SetEnd::Nothing(reason) => return Ok(Outcome::Nothing(reason)),
         },
     };
     let Walked { pieces, ends_set, reason } = walk::walk(node, RelayNumber(from), ends_set, span.to).await?;
     if pieces.is_empty() {
-        return Ok(Given::Nothing(reason.unwrap_or_default()));
+        return Ok(Outcome::Nothing(reason.unwrap_or_default()));
     }
     let proven = walk::complete(node, None, pieces).await?;
     let proofs = proofs_of(node, para_id, &proven).await?;
@@ -91,10 +96,10 @@ async fn ask(node: &Node, para_id: u32, proves_state_of: Option<Hash>, span: Spa
         (Some(first), Some(last)) => (first.headers.first().cloned(), last.headers.last()),
         _ => (None, None),
     };
-    let (Some(first), Some(last)) = (first, last) else { return Ok(Given::Nothing(String::new())) };
+    let (Some(first), Some(last)) = (first, last) else { return Ok(Outcome::Nothing(String::new())) };
     let last = Tip { number: RelayNumber(last.number), hash: last.hash };
     let (first, parent) = (first.number, first.parent());
-    Ok(Given::Blocks(Segment {
+    Ok(Outcome::Blocks(Segment {
         first,
         parent,
         pieces: proven.into_iter().zip(proofs).collect(),
@@ -103,15 +108,15 @@ async fn ask(node: &Node, para_id: u32, proves_state_of: Option<Hash>, span: Spa
     }))
 }
 
-/// What became of a question.
+/// A span's outcome.
 pub(super) struct Answer {
     pub(super) node: Arc<Node>,
     pub(super) span: Span,
     pub(super) took: Duration,
-    pub(super) result: Result<Given, Error>,
+    pub(super) result: Result<Outcome, Error>,
 }
 
-/// Asks a node for a span, and before that, where a block is given, whether it has that block's state.
+/// Fetches a span from a node; first checks that the node has the state of the block `proves_state_of`, if given.
 pub(super) async fn answer(
     node: Arc<Node>,
     para_id: u32,
@@ -119,6 +124,6 @@ pub(super) async fn answer(
     span: Span,
 ) -> Answer {
     let start = Instant::now();
-    let result = ask(&node, para_id, proves_state_of, span).await;
+    let result = fetch(&node, para_id, proves_state_of, span).await;
     Answer { node, span, took: start.elapsed(), result }
 }

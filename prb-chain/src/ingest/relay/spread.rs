@@ -1,9 +1,9 @@
-//! The way to a far target, spread over all fit nodes: each is asked for a span of blocks, as large as it answers in
-//! reasonable time; what comes is checked and stored in order.
+//! Distributes the blocks up to a distant target over all fit nodes: each gets a span of blocks, as large as it answers
+//! in reasonable time. The answers are checked and stored in order.
 //!
-//! A finality proof reaches the end of an authority set, wherever in the set it is asked for. So one node is asked for
-//! the sets from the tip on, up to the set of some block, and another for the sets after that block's. The two
-//! overlap in nothing but that set's proof.
+//! A finality proof reaches the end of an authority set, whichever of the set's blocks is requested. So one node gets
+//! the sets from the tip up to the set of some block, and another one the sets after it. Only that set's proof is
+//! requested twice.
 
 use prb_core::text::describe;
 use std::{
@@ -16,7 +16,7 @@ use prb_core::{primitives::RelayNumber, wire::AuthoritySet};
 
 use super::{
     Tip,
-    segment::{self, Answer, Given, Segment, Span, Starts},
+    segment::{self, Answer, Outcome, Segment, Span, Starts},
 };
 use crate::{
     ingest::{Chains, Error, pace::Pace, relay, write, wrong},
@@ -29,26 +29,27 @@ use crate::{
 pub(super) const FIRST: u32 = 64;
 /// Most blocks in one span.
 pub(super) const MOST: u32 = 32_768;
-/// Sets in a span, at least and at most, where several nodes share the way: a set is asked for twice between two spans.
+/// Fewest and most sets in a span, if there are several nodes.
+// Between two spans one set is requested twice, so spans are not too short.
 const SETS: [u32; 2] = [4, 14];
-/// Spans that one node may have unanswered.
+/// Most spans in flight at one node.
 const IN_FLIGHT: usize = 2;
-/// Bytes that may wait for blocks before them.
+/// Most bytes that wait for earlier blocks.
 const BUFFERED_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes after which no further blocks are checked and stored together.
 const STORED_AT_ONCE: usize = 16 * 1024 * 1024;
-/// What a node must offer.
+/// Capabilities that a node needs.
 pub(super) const NEEDED: [Capability; 2] = [Capability::States, Capability::FinalityProofs];
 
-/// A node at work, and how many spans it has unanswered.
-struct Busy {
+/// A node, and the number of its spans in flight.
+struct NodeLoad {
     node: Arc<Node>,
-    asked: usize,
-    /// Whether it was asked for an old state.
+    in_flight: usize,
+    /// Whether an old state was requested of it.
     is_probed: bool,
 }
 
-/// Where the checked blocks end.
+/// The last checked block.
 #[derive(Clone)]
 struct End {
     tip: Tip,
@@ -57,32 +58,32 @@ struct End {
     set: AuthoritySet,
 }
 
-/// What checking and storing came to.
+/// The result of checking and storing segments.
 struct Stored {
     end: End,
     bytes: usize,
     gone: Option<RelayNumber>,
-    /// The segment that did not pass, whose blocks are wanted again.
+    /// The node, last block and fault of the segment that did not pass.
     refused: Option<(Arc<Node>, u32, verify::Error)>,
 }
 
-/// The way to a target.
+/// The work up to a target.
 pub(super) struct Round<'a> {
     chains: &'a Chains,
     pace: &'a mut Pace,
     para_id: u32,
-    nodes: Vec<Busy>,
+    nodes: Vec<NodeLoad>,
     end: End,
-    /// Where the next span starts that nobody was asked for.
+    /// Where the next span starts that was not requested yet.
     cursor: (u32, Starts),
     until: u32,
-    /// Blocks of a set, about; 0 as long as that is not known.
+    /// Approximate number of blocks in a set; 0 if not known yet.
     set_blocks: u32,
-    /// Spans that a node failed to give.
-    again: VecDeque<Span>,
-    /// Spans of which a node said that there is nothing.
-    doubts: Vec<(Span, Arc<Node>, String)>,
-    /// What came and is not checked, by its first block.
+    /// Spans that a node failed to return.
+    retries: VecDeque<Span>,
+    /// Spans that a node has no proof of, with its reason.
+    denials: Vec<(Span, Arc<Node>, String)>,
+    /// Answers that are not checked yet, by their first block.
     ready: BTreeMap<u32, (Arc<Node>, Segment)>,
     held_bytes: usize,
     has_stored: bool,
@@ -90,7 +91,7 @@ pub(super) struct Round<'a> {
 }
 
 impl<'a> Round<'a> {
-    /// None where no node is fit.
+    /// Returns `None` if no node is fit.
     pub(super) fn new(
         chains: &'a Chains,
         pace: &'a mut Pace,
@@ -104,7 +105,8 @@ impl<'a> Round<'a> {
             let best = chains.relay.pick_for(&NEEDED);
             nodes.extend(best.offers(Capability::FinalityProofs).then_some(best));
         }
-        let nodes: Vec<_> = nodes.into_iter().map(|node| Busy { node, asked: 0, is_probed: false }).collect();
+        let nodes: Vec<_> =
+            nodes.into_iter().map(|node| NodeLoad { node, in_flight: 0, is_probed: false }).collect();
         let cursor = (tip.number.0, Starts::After { ends_set });
         (!nodes.is_empty()).then(|| Self {
             chains,
@@ -115,8 +117,8 @@ impl<'a> Round<'a> {
             cursor,
             until,
             set_blocks: 0,
-            again: VecDeque::new(),
-            doubts: Vec::new(),
+            retries: VecDeque::new(),
+            denials: Vec::new(),
             ready: BTreeMap::new(),
             held_bytes: 0,
             has_stored: false,
@@ -124,24 +126,29 @@ impl<'a> Round<'a> {
         })
     }
 
-    /// Whether anything was stored.
+    /// Fetches and stores the blocks; returns whether anything was stored.
     pub(super) async fn run(mut self) -> Result<bool, Error> {
-        let (mut asked, mut storing) = (FuturesUnordered::new(), FuturesUnordered::new());
+        let (mut requests, mut storing) = (FuturesUnordered::new(), FuturesUnordered::new());
         loop {
-            self.fill_gap(asked.is_empty() && storing.is_empty());
-            while let Some((node, probe, span)) = self.assign(asked.is_empty() && storing.is_empty()) {
+            self.fill_gap(requests.is_empty() && storing.is_empty());
+            while let Some((node, probe, span)) = self.assign(requests.is_empty() && storing.is_empty()) {
                 let state_of = probe.then_some(self.end.tip.hash);
-                asked.push(segment::answer(node, self.para_id, state_of, span));
+                requests.push(segment::answer(node, self.para_id, state_of, span));
             }
             if storing.is_empty() {
                 let segments = self.next_segments();
                 if !segments.is_empty() {
-                    storing.push(keep(&self.chains.store, self.para_id, self.end.clone(), segments));
+                    storing.push(store_segments(
+                        &self.chains.store,
+                        self.para_id,
+                        self.end.clone(),
+                        segments,
+                    ));
                 }
             }
             tokio::select! {
-                Some(stored) = storing.next() => self.stored(stored?),
-                Some(answer) = asked.next() => self.take(answer),
+                Some(stored) = storing.next() => self.on_stored(stored?),
+                Some(answer) = requests.next() => self.on_answer(answer),
                 else => break,
             }
         }
@@ -155,43 +162,45 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// The next span, for the node with the fewest unanswered ones of those that may have it.
+    /// Returns the next request: for the node with the fewest in flight, whether to request an old state first, and
+    /// the span.
     fn assign(&mut self, is_idle: bool) -> Option<(Arc<Node>, bool, Span)> {
-        self.again.retain(|span| span.from < self.until);
-        // One span after the other: the next one starts where the one before ends.
+        self.retries.retain(|span| span.from < self.until);
+        // One after the other: only the end of one span tells where the next one starts.
         let is_in_line = self.nodes.len() == 1 || self.set_blocks == 0;
         let most = if is_in_line { 1 } else { IN_FLIGHT };
-        let mut free: Vec<usize> = (0..self.nodes.len()).filter(|at| self.nodes[*at].asked < most).collect();
-        free.sort_by_key(|at| self.nodes[*at].asked);
-        let again = free.iter().find_map(|at| Some((*at, self.take_again(&self.nodes[*at].node)?)));
+        let mut free: Vec<usize> =
+            (0..self.nodes.len()).filter(|at| self.nodes[*at].in_flight < most).collect();
+        free.sort_by_key(|at| self.nodes[*at].in_flight);
+        let again = free.iter().find_map(|at| Some((*at, self.retry_for(&self.nodes[*at].node)?)));
         let (at, span) = match again {
-            Some((at, place)) => (at, self.again.remove(place)?),
+            Some((at, place)) => (at, self.retries.remove(place)?),
             None => {
                 let at = *free.first()?;
                 (at, self.next_span(at, is_in_line, is_idle)?)
             }
         };
-        let busy = &mut self.nodes[at];
-        busy.asked += 1;
-        let probe = !std::mem::replace(&mut busy.is_probed, true);
-        Some((Arc::clone(&busy.node), probe, span))
+        let load = &mut self.nodes[at];
+        load.in_flight += 1;
+        let probe = !std::mem::replace(&mut load.is_probed, true);
+        Some((Arc::clone(&load.node), probe, span))
     }
 
-    /// The place of the first span, of those to ask for again, that the node has not said to have nothing of.
-    fn take_again(&self, node: &Arc<Node>) -> Option<usize> {
-        self.again.iter().position(|span| !self.doubts_of(*span).any(|by| Arc::ptr_eq(by, node)))
+    /// Returns the index of the first span to retry that this node has not denied.
+    fn retry_for(&self, node: &Arc<Node>) -> Option<usize> {
+        self.retries.iter().position(|span| !self.denials_of(*span).any(|by| Arc::ptr_eq(by, node)))
     }
 
-    fn doubts_of(&self, span: Span) -> impl Iterator<Item = &Arc<Node>> {
-        self.doubts.iter().filter(move |(of, ..)| *of == span).map(|(_, by, _)| by)
+    fn denials_of(&self, span: Span) -> impl Iterator<Item = &Arc<Node>> {
+        self.denials.iter().filter(move |(of, ..)| *of == span).map(|(_, by, _)| by)
     }
 
-    /// The next span that nobody was asked for.
+    /// Returns the next span that was not requested yet.
     fn next_span(&mut self, at: usize, is_in_line: bool, is_idle: bool) -> Option<Span> {
         let (from, starts) = self.cursor;
         let is_full = self.held_bytes >= BUFFERED_BYTES;
         let waits = match starts {
-            Starts::After { .. } => self.nodes.iter().any(|busy| busy.asked > 0),
+            Starts::After { .. } => self.nodes.iter().any(|load| load.in_flight > 0),
             Starts::AfterItsSet => !is_idle,
         };
         if from >= self.until || is_full || is_in_line && waits {
@@ -199,7 +208,7 @@ impl<'a> Round<'a> {
         }
         let size = match (self.pace.of(&self.nodes[at].node), self.nodes.len()) {
             (size, 1) => size,
-            // One set, to know how long they are.
+            // A single set first, which shows how long sets are.
             _ if is_in_line => 1,
             (size, _) => {
                 let [least, most] = SETS.map(|sets| sets.saturating_mul(self.set_blocks));
@@ -207,22 +216,22 @@ impl<'a> Round<'a> {
             }
         };
         let to = from.saturating_add(size);
-        // No span for a rest that is not worth it.
+        // A short rest is not worth a span of its own.
         let to = if to.saturating_add(self.set_blocks) >= self.until { self.until } else { to };
         self.cursor = (to, Starts::AfterItsSet);
         Some(Span { from, starts, to })
     }
 
-    /// Where nodes do not agree on where sets end, blocks are missing between what they gave.
+    /// Requests the blocks between two answers: nodes may disagree on where a set ends.
     fn fill_gap(&mut self, is_idle: bool) {
         let tip = self.end.tip.number.0;
         while let Some(entry) = self.ready.first_entry().filter(|entry| *entry.key() <= tip) {
             self.held_bytes -= entry.remove().1.bytes();
         }
         let Some(first) = self.ready.keys().next().copied() else { return };
-        if is_idle && self.again.is_empty() && first > tip + 1 {
+        if is_idle && self.retries.is_empty() && first > tip + 1 {
             let starts = Starts::After { ends_set: self.end.ends_set };
-            self.again.push_back(Span { from: tip, starts, to: first - 1 });
+            self.retries.push_back(Span { from: tip, starts, to: first - 1 });
         }
     }
 
@@ -239,35 +248,35 @@ impl<'a> Round<'a> {
         segments
     }
 
-    fn take(&mut self, answer: Answer) {
+    fn on_answer(&mut self, answer: Answer) {
         let Answer { node, span, took, result } = answer;
-        if let Some(busy) = self.nodes.iter_mut().find(|busy| Arc::ptr_eq(&busy.node, &node)) {
-            busy.asked -= 1;
+        if let Some(load) = self.nodes.iter_mut().find(|load| Arc::ptr_eq(&load.node, &node)) {
+            load.in_flight -= 1;
         }
         match result {
-            Ok(Given::Blocks(segment)) => {
+            Ok(Outcome::Blocks(segment)) => {
                 NEEDED.into_iter().for_each(|capability| node.has_offered(capability));
                 let blocks = segment.last.number.0 + 1 - segment.first;
                 self.pace.answered(&node, blocks, took);
-                self.resolve_doubts(span);
-                self.go_on(span, &segment);
+                self.resolve_denials(span);
+                self.advance_cursor(span, &segment);
                 self.held_bytes += segment.bytes();
                 self.ready.insert(segment.first, (node, segment));
             }
-            Ok(Given::Covered) => {}
-            Ok(Given::Nothing(reason)) => self.nothing(node, span, reason),
+            Ok(Outcome::Covered) => {}
+            Ok(Outcome::Nothing(reason)) => self.on_nothing(node, span, reason),
             Err(e) => {
                 if let Error::Rpc(rpc::Error::Timeout { .. }) = &e {
                     node.lacks(Capability::FinalityProofs, &e.to_string());
                 }
-                self.again.push_front(span);
+                self.retries.push_front(span);
                 self.drop_node(&node, e);
             }
         }
     }
 
-    /// Where the next span starts, and what is missing of this one.
-    fn go_on(&mut self, span: Span, segment: &Segment) {
+    /// Determines where the next span starts, and requests what is missing of this one.
+    fn advance_cursor(&mut self, span: Span, segment: &Segment) {
         let (reached, starts) = (segment.last.number.0, Starts::After { ends_set: segment.ends_set });
         self.set_blocks = self.set_blocks.max(segment.longest() as u32);
         if !segment.ends_set {
@@ -275,48 +284,49 @@ impl<'a> Round<'a> {
             self.until = self.until.min(reached);
             return;
         }
-        // Nobody was asked for what follows on this span: it is known now where that starts.
+        // What follows this span was not requested yet, and it is known now where that starts.
         if self.cursor == (span.to, Starts::AfterItsSet) && reached <= self.until {
             self.cursor = (reached, starts);
         } else if reached < span.to {
-            self.again.push_front(Span { from: reached, starts, to: span.to });
+            self.retries.push_front(Span { from: reached, starts, to: span.to });
         }
     }
 
-    /// A node has no proof for a span. Of blocks in the middle it may be right: the target may be a false one.
-    fn nothing(&mut self, node: Arc<Node>, span: Span, reason: String) {
+    /// Handles the answer that there is no proof of a span. It may be true of blocks beyond the tip, if the target is
+    /// false.
+    fn on_nothing(&mut self, node: Arc<Node>, span: Span, reason: String) {
         if span.starts != Starts::AfterItsSet {
-            self.again.push_front(span);
+            self.retries.push_front(span);
             node.lacks(Capability::FinalityProofs, &reason);
-            self.nodes.retain(|busy| !Arc::ptr_eq(&busy.node, &node));
+            self.nodes.retain(|load| !Arc::ptr_eq(&load.node, &node));
             return;
         }
-        self.doubts.push((span, node, reason));
-        let is_doubted = |busy: &Busy| self.doubts_of(span).any(|by| Arc::ptr_eq(by, &busy.node));
-        if self.nodes.iter().all(is_doubted) {
+        self.denials.push((span, node, reason));
+        let is_denied = |load: &NodeLoad| self.denials_of(span).any(|by| Arc::ptr_eq(by, &load.node));
+        if self.nodes.iter().all(is_denied) {
             self.until = self.until.min(span.from);
         } else {
-            self.again.push_front(span);
+            self.retries.push_front(span);
         }
     }
 
-    /// Somebody has what others said there is nothing of.
-    fn resolve_doubts(&mut self, given: Span) {
+    /// Handles a span that one node has and others denied.
+    fn resolve_denials(&mut self, given: Span) {
         let (resolved, rest): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.doubts).into_iter().partition(|(span, ..)| *span == given);
-        self.doubts = rest;
+            std::mem::take(&mut self.denials).into_iter().partition(|(span, ..)| *span == given);
+        self.denials = rest;
         for (_, node, reason) in resolved {
             node.lacks(Capability::FinalityProofs, &reason);
-            self.nodes.retain(|busy| !Arc::ptr_eq(&busy.node, &node));
+            self.nodes.retain(|load| !Arc::ptr_eq(&load.node, &node));
         }
     }
 
-    /// Asks a node for nothing more, and keeps why.
+    /// Removes a node from this round, and keeps the reason.
     fn drop_node(&mut self, node: &Arc<Node>, error: Error) {
         tracing::debug!(node = %node.name(), %error, "node gives no relay blocks");
-        self.nodes.retain(|busy| !Arc::ptr_eq(&busy.node, node));
+        self.nodes.retain(|load| !Arc::ptr_eq(&load.node, node));
         if matches!(error, Error::Wrong { .. }) {
-            // Others should not believe it meanwhile.
+            // At once: other parts must not believe it until the round ends.
             self.chains.record_failure(relay::PART, &error);
         }
         if let Some(earlier) = self.failure.replace(error) {
@@ -330,7 +340,7 @@ impl<'a> Round<'a> {
         }
     }
 
-    fn stored(&mut self, stored: Stored) {
+    fn on_stored(&mut self, stored: Stored) {
         let Stored { end, bytes, gone, refused } = stored;
         self.has_stored |= end.tip.number > self.end.tip.number;
         self.held_bytes = self.held_bytes.saturating_sub(bytes);
@@ -338,10 +348,10 @@ impl<'a> Round<'a> {
         relay::notice_missing_head(&self.chains.store, self.para_id, gone);
         let Some((node, last, error)) = refused else { return };
         let starts = Starts::After { ends_set: self.end.ends_set };
-        self.again.push_front(Span { from: self.end.tip.number.0, starts, to: last });
+        self.retries.push_front(Span { from: self.end.tip.number.0, starts, to: last });
         let error = wrong(&node)(error);
         if matches!(error, Error::Wrong { .. }) {
-            // Where no other node is left, its blocks' justifications may be right.
+            // If no other node is left, its blocks' justifications may be valid.
             let reason = format!("a finality proof was wrong: {}", describe(&error));
             node.lacks(Capability::FinalityProofs, &reason);
         }
@@ -350,7 +360,7 @@ impl<'a> Round<'a> {
 }
 
 /// Checks segments in sequence and stores those that pass, up to the first that does not.
-async fn keep(
+async fn store_segments(
     store: &Arc<Store>,
     para_id: u32,
     end: End,

@@ -21,12 +21,12 @@ pub(super) enum Found {
     Nothing(String),
 }
 
-/// Where a block's authority set ends, as a node tells it.
+/// The end of a block's authority set, according to a node.
 pub(super) enum SetEnd {
     At(u32),
     /// It has not ended.
     Open,
-    /// The node does not tell, and why.
+    /// The node has no answer, with the reason.
     Nothing(String),
 }
 
@@ -35,11 +35,11 @@ pub(super) struct Walked {
     pub(super) pieces: Vec<Piece>,
     /// Whether the last one ends a set.
     pub(super) ends_set: bool,
-    /// Why there are no more, where the node has no more.
+    /// Why there are no more, if the node has no more.
     pub(super) reason: Option<String>,
 }
 
-/// An answer to `grandpa_proveFinality`: without the header of the block that was asked for.
+/// An answer to `grandpa_proveFinality`, which omits the header of the requested block.
 pub(super) struct Piece {
     /// Number of the first header that is wanted.
     number: u32,
@@ -50,7 +50,7 @@ pub(super) struct Piece {
 
 /// What an answer proves.
 #[derive(Debug, PartialEq, Eq)]
-enum Worth {
+enum Evaluated {
     /// It reaches a justified block beyond the tip.
     Reaches {
         last: u32,
@@ -64,21 +64,27 @@ enum Worth {
 
 /// The block to request a proof of: the tip, or the block after it if the tip ends its set. For the last
 /// block of a set, a node returns that block's own justification.
-const fn question(tip: u32, ends_set: bool) -> u32 {
+const fn requested_block(tip: u32, ends_set: bool) -> u32 {
     if ends_set { tip + 1 } else { tip }
 }
 
-/// Judges an answer to that question, without its signatures.
-fn judge(tip: RelayNumber, ends_set: bool, proof: Option<&FinalityProof>) -> Result<Worth, verify::Error> {
-    let nothing = |text: String| Ok(Worth::Nothing(text));
-    let asked = question(tip.0, ends_set);
-    let Some(proof) = proof else { return nothing(format!("it has no proof of block {asked}")) };
+/// Evaluates an answer to that request, without its signatures.
+fn evaluate(
+    tip: RelayNumber,
+    ends_set: bool,
+    proof: Option<&FinalityProof>,
+) -> Result<Evaluated, verify::Error> {
+    let nothing = |text: String| Ok(Evaluated::Nothing(text));
+    let requested = requested_block(tip.0, ends_set);
+    let Some(proof) = proof else { return nothing(format!("it has no proof of block {requested}")) };
     let (justified, _) = grandpa::target(&proof.justification)?;
     // In the current set a node answers its best justification, which may be older than the block.
     if justified <= tip.0 {
-        return nothing(format!("asked to prove block {asked}, it proves block {justified}"));
+        return nothing(format!(
+            "asked for a proof of block {requested}, it returned one of block {justified}"
+        ));
     }
-    let last = asked + u32::try_from(proof.headers.len()).unwrap_or(u32::MAX - asked);
+    let last = requested + u32::try_from(proof.headers.len()).unwrap_or(u32::MAX - requested);
     // Nodes cut off the headers of a long proof, at 100,000.
     if justified > last {
         return nothing(format!("its proof of block {justified} ends with the header of block {last}"));
@@ -90,10 +96,10 @@ fn judge(tip: RelayNumber, ends_set: bool, proof: Option<&FinalityProof>) -> Res
     };
     let ends_set = match proof.headers.last() {
         Some(header) => Checked::new(last, header.clone())?.change.is_some(),
-        // Its header, which tells whether it ends the set, has not been fetched yet.
+        // Its header, which shows whether it ends the set, has not been fetched yet.
         None => false,
     };
-    Ok(Worth::Reaches { last, missing, ends_set })
+    Ok(Evaluated::Reaches { last, missing, ends_set })
 }
 
 /// Fetches headers by finality proof. One proof covers the headers up to the end of a set, or to the newest
@@ -161,9 +167,9 @@ pub(super) async fn walk(
 ) -> Result<Walked, Error> {
     let (mut pieces, mut bytes) = (Vec::new(), 0);
     while tip.0 < to && pieces.len() < SETS_PER_ROUND && bytes < ROUND_BYTES {
-        let proof = match prove(node, question(tip.0, ends_set)).await {
+        let proof = match prove(node, requested_block(tip.0, ends_set)).await {
             Ok(proof) => proof,
-            // What is proven already is used; the next round meets the failure again.
+            // What is proven already is used; the next round fails again if the node does.
             Err(_) if !pieces.is_empty() => break,
             // Whatever the reason of the refusal (not covered, too large, no such method), the node gives no proof.
             Err(Error::Rpc(e @ rpc::Error::Call { .. })) if !e.is_retryable() => {
@@ -171,15 +177,15 @@ pub(super) async fn walk(
             }
             Err(e) => return Err(e),
         };
-        match judge(tip, ends_set, proof.as_ref()).map_err(wrong(node))? {
-            Worth::Nothing(reason) => return Ok(Walked { pieces, ends_set, reason: Some(reason) }),
-            Worth::Reaches { last, missing, ends_set: ends } => {
+        match evaluate(tip, ends_set, proof.as_ref()).map_err(wrong(node))? {
+            Evaluated::Nothing(reason) => return Ok(Walked { pieces, ends_set, reason: Some(reason) }),
+            Evaluated::Reaches { last, missing, ends_set: ends } => {
                 let Some(proof) = proof else { break };
                 let number = tip.next().0;
                 bytes += proof.headers.iter().map(Vec::len).sum::<usize>();
                 (tip, ends_set) = (RelayNumber(last), ends);
                 pieces.push(Piece { number, missing, proof });
-                // The next proof is asked for after the end of a set.
+                // The next proof is requested for the block after the end of a set.
                 if !ends_set {
                     break;
                 }
@@ -189,7 +195,7 @@ pub(super) async fn walk(
     Ok(Walked { pieces, ends_set, reason: None })
 }
 
-/// Asks where a block's set ends.
+/// Finds the end of a block's set.
 pub(super) async fn set_end(node: &Node, number: u32) -> Result<SetEnd, Error> {
     let proof = match prove(node, number).await {
         Ok(proof) => proof,
@@ -204,10 +210,10 @@ pub(super) async fn set_end(node: &Node, number: u32) -> Result<SetEnd, Error> {
     {
         return Ok(SetEnd::At(number));
     }
-    Ok(match judge(RelayNumber(number), false, proof.as_ref()).map_err(wrong(node))? {
-        Worth::Reaches { last, ends_set: true, .. } => SetEnd::At(last),
-        Worth::Reaches { .. } => SetEnd::Open,
-        Worth::Nothing(reason) => SetEnd::Nothing(reason),
+    Ok(match evaluate(RelayNumber(number), false, proof.as_ref()).map_err(wrong(node))? {
+        Evaluated::Reaches { last, ends_set: true, .. } => SetEnd::At(last),
+        Evaluated::Reaches { .. } => SetEnd::Open,
+        Evaluated::Nothing(reason) => SetEnd::Nothing(reason),
     })
 }
 

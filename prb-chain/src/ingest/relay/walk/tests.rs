@@ -49,14 +49,14 @@ fn proof(justified: u32, headers: Vec<Vec<u8>>) -> FinalityProof {
     FinalityProof { block: Hash([9; 32]), justification: justification(justified), headers }
 }
 
-fn judged(tip_ends_set: bool, proof: &FinalityProof) -> Worth {
-    judge(tip(), tip_ends_set, Some(proof)).unwrap()
+fn evaluated(tip_ends_set: bool, proof: &FinalityProof) -> Evaluated {
+    evaluate(tip(), tip_ends_set, Some(proof)).unwrap()
 }
 
 #[test]
 fn question_names_a_block_of_the_wanted_set() {
-    assert_eq!(question(TIP, false), TIP);
-    assert_eq!(question(TIP, true), TIP + 1);
+    assert_eq!(requested_block(TIP, false), TIP);
+    assert_eq!(requested_block(TIP, true), TIP + 1);
 }
 
 #[test]
@@ -71,8 +71,8 @@ fn proofs_beyond_the_tip_are_accepted() {
     for (tip_ends_set, first, last, ends_set, missing) in cases {
         let proof = proof(last, headers(first, last, ends_set));
         assert_eq!(
-            judged(tip_ends_set, &proof),
-            Worth::Reaches { last, missing, ends_set },
+            evaluated(tip_ends_set, &proof),
+            Evaluated::Reaches { last, missing, ends_set },
             "{first} to {last}"
         );
     }
@@ -92,11 +92,11 @@ fn useless_proofs_are_distinguished_from_wrong_ones() {
         (false, &cut),
         (true, &tip_only),
     ] {
-        let worth = judged(tip_ends_set, proof);
-        assert!(matches!(worth, Worth::Nothing(_)), "{worth:?}");
+        let worth = evaluated(tip_ends_set, proof);
+        assert!(matches!(worth, Evaluated::Nothing(_)), "{worth:?}");
     }
-    assert!(matches!(judge(tip(), false, None), Ok(Worth::Nothing(_))));
+    assert!(matches!(evaluate(tip(), false, None), Ok(Evaluated::Nothing(_))));
     // An honest node never returns an undecodable justification.
     let garbled = FinalityProof { justification: vec![1, 2, 3], ..old };
-    judge(tip(), false, Some(&garbled)).unwrap_err();
+    evaluate(tip(), false, Some(&garbled)).unwrap_err();
 }
