@@ -45,6 +45,7 @@ mod metrics;
 mod outbound;
 mod outbound_limits;
 mod peers;
+mod routing;
 mod shares;
 mod start;
 mod table;

@@ -16,6 +16,7 @@ use std::{
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt};
 use libp2p::{
     Multiaddr, StreamProtocol, Swarm, Transport,
+    connection_limits::{self, ConnectionLimits},
     core::{
         Endpoint,
         muxing::{StreamMuxer, StreamMuxerEvent},
@@ -68,6 +69,7 @@ async fn calls_beside<T>(caller: &Node, node: &Node, attack: impl Future<Output 
 /// A peer that announces whatever it likes.
 #[derive(NetworkBehaviour)]
 struct Announcer {
+    limits: connection_limits::Behaviour,
     identify: identify::Behaviour,
     kad: kad::Behaviour<MemoryStore>,
 }
@@ -80,15 +82,17 @@ fn announcer() -> Swarm<Announcer> {
         .authenticate(noise::Config::new(&key).unwrap())
         .multiplex(libp2p_mplex::Config::new())
         .boxed();
-    let kad_config = kad::Config::new(StreamProtocol::new("/ipfs/lan/kad/1.0.0"));
+    let mut kad_config = kad::Config::new(StreamProtocol::new("/ipfs/lan/kad/1.0.0"));
+    kad_config.set_periodic_bootstrap_interval(None);
     let mut kad = kad::Behaviour::with_config(id, MemoryStore::new(id), kad_config);
     kad.set_mode(Some(kad::Mode::Server));
+    let limits = connection_limits::Behaviour::new(ConnectionLimits::default());
     let identify = identify::Behaviour::new(
         identify::Config::new("ipfs/0.1.0".to_owned(), key.public())
             .with_agent_version("\u{1b}[2J\n".repeat(50)),
     );
     let config = libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(LONG);
-    Swarm::new(transport, Announcer { identify, kad }, id, config)
+    Swarm::new(transport, Announcer { limits, identify, kad }, id, config)
 }
 
 /// Connects, and waits until it is identified.
@@ -155,6 +159,51 @@ async fn flood_of_announced_addresses_fills_a_short_list() {
     let (told, longest) = calls_beside(&caller, &node, attack).await;
     assert!((1..=10).contains(&told.len()), "{told:?}");
     assert!(longest < Duration::from_secs(5), "{longest:?}");
+}
+
+/// A peer that says of another that it is at hundreds of ports of a third machine: this node tries few of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn false_addresses_of_others_are_not_all_dialled() {
+    const PORTS: usize = 200;
+    let node = start(answering(0)).await;
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let (mut third, mut swarm) = (tokio::task::JoinSet::new(), announcer());
+    swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
+    while !matches!(swarm.select_next_some().await, SwarmEvent::NewListenAddr { .. }) {}
+    let fake = PeerId::random();
+    for _ in 0..PORTS {
+        let listener = tokio::net::TcpListener::bind("127.0.0.77:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let place = format!("/ip4/127.0.0.77/tcp/{port}").parse().unwrap();
+        swarm.behaviour_mut().kad.add_address(&fake, place);
+        let tell = tell.clone();
+        third.spawn(async move {
+            while listener.accept().await.is_ok() {
+                tell.send(port).unwrap();
+            }
+        });
+    }
+    swarm.dial(address(&node)).unwrap();
+    // It tells of them, but does not go there itself.
+    *swarm.behaviour_mut().limits.limits_mut() =
+        ConnectionLimits::default().with_max_pending_outgoing(Some(0));
+    // The node asks for others at each discovery; by the third time it has tried what it was told before.
+    let asked = async {
+        let mut questions = 0;
+        while questions < 3 {
+            if let SwarmEvent::Behaviour(AnnouncerEvent::Kad(kad::Event::InboundRequest { .. })) =
+                swarm.select_next_some().await
+            {
+                questions += 1;
+            }
+        }
+    };
+    timeout(LONG, asked).await.expect("questions");
+    let mut dialled = std::collections::HashSet::new();
+    while let Ok(port) = told.try_recv() {
+        dialled.insert(port);
+    }
+    assert!((1..=16).contains(&dialled.len()), "{} of {PORTS} ports", dialled.len());
 }
 
 /// A peer that connects and disconnects all the time: the table of peers is not made anew each time.

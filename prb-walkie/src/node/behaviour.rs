@@ -16,6 +16,7 @@ use libp2p::{
 use super::{
     Config, Limits,
     codec::{Codec, Memories},
+    routing::Routing,
     shares::Shares,
     transport::{Handshakes, MAX_STREAMS},
 };
@@ -57,7 +58,7 @@ pub(super) struct Behaviour {
     pub(super) blob: request_response::Behaviour<Codec>,
     ping: ping::Behaviour,
     identify: identify::Behaviour,
-    pub(super) kad: kad::Behaviour<MemoryStore>,
+    pub(super) kad: Routing,
 }
 
 impl Behaviour {
@@ -94,7 +95,7 @@ impl Behaviour {
     }
 }
 
-fn kad(me: PeerId, limits: &Limits) -> kad::Behaviour<MemoryStore> {
+fn kad(me: PeerId, limits: &Limits) -> Routing {
     let mut config = kad::Config::new(KAD);
     // Only the routing table is used; records are not stored.
     config
@@ -106,7 +107,7 @@ fn kad(me: PeerId, limits: &Limits) -> kad::Behaviour<MemoryStore> {
     let mut kad = kad::Behaviour::with_config(me, MemoryStore::new(me), config);
     // As originals: peers in client mode are in nobody's routing table, so others would not find them.
     kad.set_mode(Some(kad::Mode::Server));
-    kad
+    Routing(kad)
 }
 
 fn connection_limits(limits: &Limits) -> ConnectionLimits {

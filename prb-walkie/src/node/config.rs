@@ -96,9 +96,10 @@ pub struct Limits {
     pub handshakes: u32,
     /// Most peers in the table. Default: 1,024.
     pub peers: usize,
-    /// Interval of pings. Default: 15 s.
+    /// Interval of pings. Default: 10 s.
     pub ping_interval: Duration,
-    /// A connection is dropped when two pings in a row take longer. Default: 10 s.
+    /// A connection is dropped when two pings in a row take longer; on Linux also when sent bytes have not been
+    /// acknowledged for 20 s, so that a peer that is cut off is noticed within 30 s. Default: 10 s.
     pub ping_timeout: Duration,
     /// Interval at which peers are sent `Hello` again; shorter than `idle_timeout`, so that it keeps them
     /// connected. Default: 60 s.
@@ -129,7 +130,7 @@ impl Default for Limits {
             connections_per_peer: 32,
             handshakes: 128,
             peers: 1024,
-            ping_interval: Duration::from_secs(15),
+            ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(10),
             hello_interval: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(150),

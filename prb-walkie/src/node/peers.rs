@@ -14,7 +14,7 @@ use super::{Limits, Membership, Peer, PeerTable, Provenance, Trust};
 use crate::proto::{AuthStatus, Role, SystemInfo};
 
 /// Most addresses kept for each peer.
-const MAX_ADDRESSES: usize = 8;
+pub(super) const MAX_ADDRESSES: usize = 8;
 /// Consecutive failed dials after which only addresses that have worked before are kept.
 const MAX_FAILURES: u32 = 5;
 /// Longest name or identity kept from a peer's introduction.

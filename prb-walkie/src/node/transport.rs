@@ -34,6 +34,10 @@ use yamux::Yamux;
 
 /// Timeout of a connection's handshakes.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long sent bytes may be unacknowledged. The peer's system acknowledges, however slow the peer is; so this is the
+/// network, or the machine. Pings alone take up to 40 s to notice it: the first one that fails is forgiven.
+#[cfg(target_os = "linux")]
+const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(20);
 /// Most streams of a yamux connection in both directions; one more ends the connection. Each buffers up to
 /// 256 KiB, so a connection buffers up to 32 MiB.
 pub(super) const MAX_STREAMS: usize = 128;
@@ -44,7 +48,10 @@ pub(super) fn build(
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, noise::Error> {
     // V1Lazy saves a round trip for each negotiation, and originals accept it.
     let transport = tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
-        .map(|stream, _| QuickAckStream(stream))
+        .map(|stream, _| {
+            end_when_unacknowledged(&stream);
+            QuickAckStream(stream)
+        })
         .upgrade(Version::V1Lazy)
         .authenticate(noise::Config::new(key)?)
         .multiplex(multiplexers())
@@ -55,6 +62,15 @@ pub(super) fn build(
 
 fn multiplexers() -> SelectUpgrade<Yamux, Mplex> {
     SelectUpgrade::new(Yamux::new(MAX_STREAMS), Mplex::new())
+}
+
+/// Ends a connection early whose other end is gone without a word.
+fn end_when_unacknowledged(stream: &tcp::tokio::TcpStream) {
+    #[cfg(target_os = "linux")]
+    // Best effort: without it, only the pings notice.
+    let _ = SockRef::from(&stream.0).set_tcp_user_timeout(Some(UNACKNOWLEDGED_TIMEOUT));
+    #[cfg(not(target_os = "linux"))]
+    let _ = stream;
 }
 
 /// A TCP stream without delayed acknowledgements.

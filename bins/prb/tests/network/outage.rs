@@ -18,7 +18,7 @@ use crate::{
     until,
 };
 
-/// A ping is sent every 15 s and times out after 10 s.
+/// Connections end within 30 s of the cut.
 const AWAY: Duration = Duration::from_secs(30);
 const KEY: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f0";
 /// Pairs of daemons, each with a pool.

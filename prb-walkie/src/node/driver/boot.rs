@@ -177,7 +177,7 @@ impl Driver {
         }
         self.next_discovery = now + self.limits.discovery_interval;
         let me = self.shared.peer_id;
-        let kad = &mut self.swarm.behaviour_mut().kad;
+        let kad = &mut self.swarm.behaviour_mut().kad.0;
         // One query at a time suffices.
         if kad.iter_queries().next().is_none() {
             kad.get_closest_peers(me);

@@ -206,7 +206,7 @@ impl Driver {
     fn route_to(&mut self, peer: &PeerId, address: Multiaddr) {
         let Some(known) = self.peers.get_mut(peer) else { return };
         let Some(former) = known.routed.push(&address) else { return };
-        let kad = &mut self.swarm.behaviour_mut().kad;
+        let kad = &mut self.swarm.behaviour_mut().kad.0;
         kad.add_address(peer, address);
         if let Some(former) = former {
             kad.remove_address(peer, &former);

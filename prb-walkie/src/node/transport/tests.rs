@@ -284,3 +284,13 @@ async fn resets_pings_and_window_updates_leave_nothing() {
     let _ = timeout(BLOCKED, std::future::pending::<()>()).await;
     assert_eq!(stranger.accepted.len(), 1);
 }
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn connections_end_when_nothing_is_acknowledged() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let stream = tcp::tokio::TcpStream(stream);
+    end_when_unacknowledged(&stream);
+    assert_eq!(SockRef::from(&stream.0).tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED_TIMEOUT));
+}
