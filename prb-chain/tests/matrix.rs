@@ -5,7 +5,7 @@
 //! `PRB_TEST_PAIRS` sets the number of pairs, or `all`; `PRB_TEST_DRAWN` the number of random cases, and
 //! `PRB_TEST_SEED` the first one's seed. `PRB_TEST_FAULT` selects the cases with this text in their names.
 //! `PRB_TEST_BURST` sets the size of a block with many small changes, in bytes.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::time::Duration;
 

@@ -10,6 +10,8 @@ use tokio::time::timeout;
 use crate::{number, rig::Fetching, workers};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than anything takes on a busy machine: a test that hangs says where.
+const HUNG: Duration = Duration::from_secs(240);
 
 fn config() -> Config {
     Config { history: 60, set_length: 20, ..Config::default() }
@@ -26,11 +28,11 @@ async fn workers_follow_on(devnet: &Devnet, fetching: &Fetching) {
     fetching.has_all_of(devnet).await;
     let source = StoreSource::new(Arc::clone(&fetching.store));
     let (worker, api) = workers::start(&source).await;
-    workers::feed(&source, &api, || workers::ENOUGH).await;
+    timeout(HUNG, workers::feed(&source, &api, || workers::ENOUGH)).await.expect("the worker is fed");
     let info = api.info().await.unwrap();
     assert_eq!(info.headernum, devnet.relay().finalized_number() + 1);
     assert_eq!(info.blocknum, devnet.para().finalized_number() + 1);
-    worker.shutdown().await;
+    timeout(HUNG, worker.shutdown()).await.expect("the worker stops");
 }
 
 #[tokio::test(flavor = "multi_thread")]
