@@ -13,6 +13,9 @@ use crate::primitives::{AccountId, Hash, WorkerKey};
 /// Consensus engine id of GRANDPA in digests and justifications.
 pub const GRANDPA_ENGINE_ID: [u8; 4] = *b"FRNK";
 
+/// Substrate's sr25519 signing context.
+pub(crate) const SIGNING_CONTEXT: &[u8] = b"substrate";
+
 /// A block header of either chain (Substrate's generic header with 32-bit numbers and blake2-256).
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Header {
@@ -204,6 +207,22 @@ pub struct SignedMessage {
     pub sequence: u64,
     /// 64 bytes of sr25519 over the encoded message and sequence.
     pub signature: Vec<u8>,
+}
+
+impl SignedMessage {
+    /// Whether its sender has signed it; `None` if only the chain knows the sender's key.
+    ///
+    /// A message with a wrong signature costs a fee and has no effect.
+    pub fn is_signed(&self) -> Option<bool> {
+        let MessageOrigin::Worker(key) = &self.message.sender else { return None };
+        let signed = || {
+            let key = schnorrkel::PublicKey::from_bytes(&key.0).ok()?;
+            let signature = schnorrkel::Signature::from_bytes(&self.signature).ok()?;
+            let bytes = (&self.message, self.sequence).encode();
+            key.verify_simple(SIGNING_CONTEXT, &bytes, &signature).ok()
+        };
+        Some(signed().is_some())
+    }
 }
 
 /// The answer of `GetEgressMessages`: messages for the chain, by sender.

@@ -212,6 +212,12 @@ async fn answers_and_requests_have_a_size_limit() {
     let error = client.call(Method::Echo, Bytes::new()).await.unwrap_err();
     assert!(matches!(error, Error::BadAnswer { .. }), "{error:?}");
     server.requests.recv().await.unwrap();
+    for (method, limit) in [(Method::GetInfo, "1048576"), (Method::GetEgressMessages, "16777216")] {
+        let client = self::client(&server.endpoint, self::config());
+        let error = client.call(method, Bytes::new()).await.unwrap_err();
+        assert!(error.to_string().contains(limit), "{error}");
+        server.requests.recv().await.unwrap();
+    }
 
     let large = Bytes::from(vec![0; 1025]);
     let error = client.call(Method::GetInfo, large).await.unwrap_err();

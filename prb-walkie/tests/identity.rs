@@ -129,6 +129,11 @@ async fn invalid_file_is_refused_and_kept() {
     fs::create_dir(&file).unwrap();
     let error = Identity::load_or_generate(folder.path(), Role::Trade).await.unwrap_err();
     assert!(matches!(error, Error::Io { .. }), "{error:?}");
+    // Opening a pipe would wait for a writer.
+    fs::remove_dir(&file).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+    let error = Identity::load_or_generate(folder.path(), Role::Trade).await.unwrap_err();
+    assert!(std::error::Error::source(&error).unwrap().to_string().contains("regular file"), "{error:?}");
 }
 
 /// Fields 1, 2 and 3 of the file, without their tags.

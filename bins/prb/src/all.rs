@@ -51,7 +51,7 @@ impl Bridge {
     /// [`Failure::Configuration`] before anything was started, [`Failure::Run`] for later failures.
     pub async fn start(args: &AllArgs) -> Result<Self, Failure> {
         // Before the inventory opens: a file with an error leaves everything as it is.
-        let file = args.fleet.as_deref().map(FleetFile::read).transpose().map_err(Failure::Configuration)?;
+        let file = FleetFile::read_optional(args.fleet.as_deref()).await.map_err(Failure::Configuration)?;
         let relay = pool("relay", &args.parent_chain_endpoint, args.parent_chain_genesis)
             .map_err(Failure::Configuration)?;
         let para = pool("para", &args.chain_endpoint, args.chain_genesis).map_err(Failure::Configuration)?;
@@ -173,22 +173,17 @@ impl Bridge {
             .fleet_file
             .as_deref()
             .context("there is no fleet file (PRB_FLEET): nothing to read again")?;
-        let file = FleetFile::read(file)?;
+        let file = FleetFile::read(file).await?;
         apply(file, &*self.inventory, &*self.vault).await
     }
 
     /// Shuts down in order: first the API and the console (no more changes), then workers (no new jobs), then the
-    /// trader (batches end or their jobs are handed back), then the chain readers. Takes less than five seconds.
+    /// trader (batches end or their jobs are handed back), then the chain reader. Takes less than five seconds.
     pub async fn stop(self) {
         // 1. No more edits and commands.
-        if let Some(api) = self.api {
-            api.stop().await;
-        }
-        self.console.stop().await;
-        // 2. Workers, trader, chain reader: see there.
-        self.work.stop().await;
-        // 3. No more fetching; the store closes.
-        self.blocks.stop().await;
+        tokio::join!(api::stop(self.api), self.console.stop());
+        // 2. Workers, trader, chain reader: see there. Meanwhile, fetching ends; the store closes with its last user.
+        tokio::join!(self.work.stop(), self.blocks.stop());
     }
 }
 

@@ -46,7 +46,7 @@ use uuid::Uuid;
 use self::{guard::Gate, problem::Problem};
 use crate::{
     config::{ApiArgs, PageArgs},
-    daemon::Background,
+    daemon::{Background, stop},
     entry_version,
     listen::{self, Limits, Port, Shares},
     pages,
@@ -141,10 +141,12 @@ impl Server {
     pub(crate) const fn address(&self) -> SocketAddr {
         self.address
     }
+}
 
-    /// Closes the port. Requests in progress get no answer; their edits are applied completely or not at all.
-    pub(crate) async fn stop(self) {
-        self.background.stop().await;
+/// Closes an open port. Requests in progress get no answer; their edits are applied completely or not at all.
+pub(crate) async fn stop(server: Option<Server>) {
+    if let Some(server) = server {
+        server.background.stop(stop::HELPERS).await;
     }
 }
 

@@ -14,7 +14,7 @@ use prb_chain::{
 use crate::{
     chain_data::ChainData,
     config::HistoryLocation,
-    daemon::{Background, ended},
+    daemon::{Background, ended, stop},
     history,
     nodes::NodeWatch,
     ops::Reason,
@@ -118,6 +118,6 @@ impl Blocks {
 
     /// Stops fetching. Verified blocks are stored; the store closes with its last user.
     pub(crate) async fn stop(self) {
-        self.ingest.stop().await;
+        self.ingest.stop(stop::INGEST).await;
     }
 }

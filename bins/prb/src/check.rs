@@ -135,7 +135,7 @@ fn workers(args: &WorkerArgs) -> anyhow::Result<()> {
 
 /// Reads the file and everything that it refers to: variables with secrets, keys, addresses.
 async fn fleet_file(path: &Path) -> anyhow::Result<()> {
-    let file = FleetFile::read(path)?;
+    let file = FleetFile::read(path).await?;
     if file.is_empty() {
         let _ = writeln!(
             std::io::stderr(),

@@ -5,13 +5,10 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
-use anyhow::{Context, bail};
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
-use secrecy::SecretString;
-use zeroize::Zeroizing;
 
 use files::Origins;
 
@@ -36,6 +33,7 @@ mod pages;
 mod pccs;
 mod refusal;
 mod retired;
+mod secret;
 mod sending;
 mod trader;
 mod trusted;
@@ -56,6 +54,8 @@ pub use ops::{HealthArgs, OpsArgs};
 pub use pages::{PageArgs, TOKEN_VARIABLE};
 pub use pccs::PccsArgs;
 pub use retired::retired_variables;
+pub use secret::ReadOnce;
+pub(crate) use secret::first_line;
 pub use sending::SendingArgs;
 pub use trader::TraderArgs;
 pub use trusted::Trusted;
@@ -110,6 +110,9 @@ pub struct Cli {
     /// The effective settings, as TOML.
     #[arg(skip)]
     pub effective: String,
+    /// Flags with a password or key in their value, which every user of the machine can read.
+    #[arg(skip)]
+    pub exposed: Vec<String>,
 }
 
 /// The daemons and other commands.
@@ -165,6 +168,7 @@ impl Cli {
         let (mut cli, matches) =
             read.map_err(|error| refusal::explained(error, &command, &arguments, &origins))?;
         cli.effective = effective::toml(&command, &matches, &origins);
+        cli.exposed = effective::exposed(&command, &matches);
         // Not by clap's parsers, whose errors quote the value.
         cli.command.check()?;
         Ok(cli)
@@ -322,20 +326,6 @@ pub fn unknown_variables() -> Vec<String> {
     unknown
 }
 
-/// Reads the first line of a file with a secret.
-pub(crate) fn first_line(path: &Path, max_bytes: u64) -> anyhow::Result<SecretString> {
-    use std::io::Read;
-    let shown = redact::shown_path(path);
-    let file = std::fs::File::open(path).with_context(|| format!("cannot open {shown}"))?;
-    // Allocated at full size: a growing buffer would leave copies of the secret in freed memory.
-    let mut text = Zeroizing::new(String::with_capacity(max_bytes as usize + 1));
-    file.take(max_bytes + 1).read_to_string(&mut text).with_context(|| format!("cannot read {shown}"))?;
-    if text.len() as u64 > max_bytes {
-        bail!("{shown} has more than {max_bytes} bytes");
-    }
-    Ok(SecretString::from(text.lines().next().unwrap_or_default()))
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -353,6 +343,18 @@ mod tests {
 
     const ENDPOINTS: [&str; 4] =
         ["--chain-endpoint", "ws://a:1,ws://b:2", "--parent-chain-endpoint", "wss://r"];
+
+    #[test]
+    fn flags_with_secrets_are_found() {
+        let exposed = |endpoint: &str| {
+            let args = ["prb", "lifecycle", "--use-built-in-trader", "--chain-endpoint", endpoint];
+            Cli::read(args).unwrap().exposed
+        };
+        for open in ["ws://a:1,ws://u:hunter2@b:2", "ws://hunter2@a", "wss://a/rpc?key=hunter2"] {
+            assert_eq!(exposed(open), ["--chain-endpoint"], "{open}");
+        }
+        assert!(exposed("ws://a:1,ws://b:2/rpc").is_empty());
+    }
 
     #[test]
     fn lists_and_defaults() {

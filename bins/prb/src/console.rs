@@ -34,7 +34,7 @@ use tokio::time::{MissedTickBehavior, timeout};
 use crate::{
     chain_data::ChainData,
     config::{MONITOR_PORT, PageArgs},
-    daemon::{Background, Failure},
+    daemon::{Background, Failure, stop},
     listen::{Limits, Port, Shares},
     pages::{
         self, Rules, Site,
@@ -297,7 +297,7 @@ impl Open {
 
     /// Stops serving.
     pub(crate) async fn stop(self) {
-        self.serving.stop().await;
+        self.serving.stop(stop::HELPERS).await;
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod metrics;
+pub(crate) mod stop;
 #[cfg(test)]
 mod tests;
 
@@ -26,11 +27,6 @@ use metrics::Gauges;
 
 /// Interval at which the display and the gauges are updated.
 const DISPLAY_INTERVAL: Duration = Duration::from_millis(500);
-/// How long the background tasks may take to end.
-const TASKS_STOP: Duration = Duration::from_millis(1000);
-/// Timeout of an ordered shutdown. What is left of five seconds is for blocking work, see `main.rs`.
-/// The limits of the parts add up to more, so only this one bounds the whole.
-const STOP_WITHIN: Duration = Duration::from_millis(4500);
 
 /// Why a daemon ended.
 #[derive(Debug)]
@@ -95,7 +91,7 @@ pub(crate) trait Daemon {
     /// Waits for an essential part to end. Cancel safe.
     fn ended(&mut self) -> impl Future<Output = anyhow::Error>;
 
-    /// Reads its files again, at SIGHUP.
+    /// Reads its files again, at SIGHUP. Cancel safe.
     fn reload(&self) -> impl Future<Output = ()> {
         async { tracing::info!("SIGHUP received: there is no file to reload") }
     }
@@ -142,7 +138,10 @@ pub(crate) async fn run<D: Daemon>(
             error = daemon.ended() => break Err(Failure::Run(error)),
             error = ops_ended(&mut ops) => break Err(Failure::Run(error)),
             Some(ended) = signals.join_next() => break Err(Failure::Run(signals_ended(ended))),
-            Some(()) = reloads.recv() => daemon.reload().await,
+            // Reading the file may take long, and must not keep the daemon from ending.
+            Some(()) = reloads.recv() => {
+                stop.run_until_cancelled(daemon.reload()).await;
+            }
             _ = ticks.tick() => {
                 let view = daemon.view().await;
                 gauges.set(&view);
@@ -152,7 +151,7 @@ pub(crate) async fn run<D: Daemon>(
         }
     };
     progress.finish();
-    if tokio::time::timeout(STOP_WITHIN, daemon.stop()).await.is_err() {
+    if tokio::time::timeout(stop::WHOLE, daemon.stop()).await.is_err() {
         tracing::warn!("the shutdown took too long and is aborted; stored data is complete");
     }
     if let Some(ops) = ops {
@@ -223,10 +222,10 @@ impl Background {
     }
 
     /// Cancels the tasks, and aborts those that take too long.
-    pub(crate) async fn stop(mut self) {
+    pub(crate) async fn stop(mut self, within: Duration) {
         self.cancel.cancel();
         let drain = async { while self.tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(TASKS_STOP, drain).await.is_err() {
+        if tokio::time::timeout(within, drain).await.is_err() {
             tracing::warn!("background tasks did not end in time and are aborted; stored data is complete");
         }
     }

@@ -6,7 +6,6 @@ use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
-    time::Duration,
 };
 
 use anyhow::Context;
@@ -25,7 +24,7 @@ use prb_walkie::{
 use crate::{
     blocks::{Blocks, Chains},
     config::DataProviderArgs,
-    daemon::{self, Background, Daemon, Failure, pool},
+    daemon::{self, Background, Daemon, Failure, pool, stop},
     descriptors::{self, Shares},
     fleet_runtime, legacy_files,
     ops::Probe,
@@ -36,8 +35,6 @@ use crate::{
 mod handlers;
 mod info;
 
-/// How long calls in flight may take to end.
-const NODE_STOP: Duration = Duration::from_millis(500);
 const MIB: usize = 1024 * 1024;
 
 /// A running data provider.
@@ -125,11 +122,9 @@ impl DataProvider {
     /// fetching; the store closes with its last user. Takes less than five seconds.
     pub async fn stop(self) {
         // 1. Calls in flight are answered, new ones refused.
-        if !self.node.stop(NODE_STOP).await {
-            tracing::warn!("some calls of peers were not answered in time");
-        }
+        peers::stop(&self.node).await;
         // 2. Pending blobs are sent.
-        self.serving.stop().await;
+        self.serving.stop(stop::BLOBS).await;
         // 3. Verified blocks are stored, no more are fetched.
         self.blocks.stop().await;
     }

@@ -8,7 +8,6 @@
 use std::{
     collections::HashSet,
     fmt,
-    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -25,7 +24,7 @@ use uuid::Uuid;
 mod edits;
 mod position;
 
-use crate::redact;
+use crate::{input, redact};
 use position::{Position, Positioned, Unique};
 
 /// The largest file that is read, in bytes.
@@ -170,21 +169,32 @@ impl FleetFile {
     ///
     /// # Errors
     /// Names the file, and the line or the entries with an error.
-    pub fn read(path: &Path) -> anyhow::Result<Self> {
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn read(path: &Path) -> anyhow::Result<Self> {
+        let path = path.to_owned();
+        // A pipe may block for a while, and a signal must be able to end the daemon meanwhile.
+        tokio::task::spawn_blocking(move || Self::read_blocking(&path)).await?
+    }
+
+    /// Reads and checks the file, if there is one.
+    pub(crate) async fn read_optional(path: Option<&Path>) -> anyhow::Result<Option<Self>> {
+        match path {
+            Some(path) => Self::read(path).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn read_blocking(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display();
         let cannot = || format!("cannot read the fleet file {shown}");
-        let opened = std::fs::File::open(path).with_context(cannot)?;
-        let meta = opened.metadata().with_context(cannot)?;
-        let mut text = String::new();
-        // Not by its length: the length of a pipe is unknown, and a file may grow meanwhile.
-        opened.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).with_context(cannot)?;
-        if text.len() as u64 > MAX_FILE_BYTES {
-            bail!("the fleet file {shown} has more than {MAX_FILE_BYTES} bytes");
-        }
+        let input = input::read(path, MAX_FILE_BYTES).with_context(cannot)?;
+        let text = input.text().with_context(cannot)?;
         let json = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"));
-        let file = Self::parse(&text, json).with_context(|| format!("in the fleet file {shown}"))?;
+        let file = Self::parse(text, json).with_context(|| format!("in the fleet file {shown}"))?;
         if file.pools.iter().any(|pool| pool.entry.operator.is_some()) {
-            warn_if_open(path, &meta);
+            warn_if_open(path, &input.meta);
         }
         Ok(file)
     }

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use crate::{
     config::WorkerArgs,
-    daemon::Background,
+    daemon::{Background, stop},
     descriptors,
     nodes::NodeWatch,
     ops::Reason,
@@ -148,7 +148,7 @@ impl FleetRuntime {
         // 2. Batches in flight end or their jobs are handed back.
         self.trade_queue.stop().await;
         // 3. The chain reader ends.
-        self.chain.reading.stop().await;
+        self.chain.reading.stop(stop::HELPERS).await;
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::{
     fs::{self, Permissions},
-    io::{IsTerminal, Read, Write},
+    io::{IsTerminal, Write},
     os::unix::fs::PermissionsExt,
     path::Path,
 };
@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 use crate::{
     config::{BackupArgs, KeysAction, KeysArgs, PassphraseArgs, RestoreArgs, first_line},
     daemon::Failure,
+    input,
 };
 
 mod rotate;
@@ -31,7 +32,7 @@ const MIN_PASSPHRASE_BYTES: usize = 12;
 /// The largest passphrase file, in bytes.
 const MAX_PASSPHRASE_BYTES: u64 = 4096;
 /// The largest backup that is accepted, in bytes: an identity has under 3 KiB, and age adds little.
-const MAX_BACKUP_BYTES: usize = 64 * 1024;
+const MAX_BACKUP_BYTES: u64 = 64 * 1024;
 /// The first bytes of an age file.
 const AGE: &[u8] = b"age-encryption.org/v1";
 
@@ -126,18 +127,8 @@ fn say(line: &str) -> anyhow::Result<()> {
 }
 
 fn read(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
-    let shown = path.display();
-    let file = fs::File::open(path).with_context(|| format!("cannot open {shown}"))?;
-    // Allocated at full size: a growing buffer would leave copies of the secret in freed memory.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_BACKUP_BYTES + 1));
-    file.take(MAX_BACKUP_BYTES as u64 + 1)
-        .read_to_end(&mut bytes)
-        .with_context(|| format!("cannot read {shown}"))?;
-    ensure!(
-        bytes.len() <= MAX_BACKUP_BYTES,
-        "{shown} has more than {MAX_BACKUP_BYTES} bytes, so it is not a backup"
-    );
-    Ok(bytes)
+    let input = input::read(path, MAX_BACKUP_BYTES);
+    input.map(|input| input.bytes).with_context(|| format!("cannot read a backup from {}", path.display()))
 }
 
 /// Writes a temporary file in the same folder and renames it, so that there is never a part of a backup.

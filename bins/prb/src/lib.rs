@@ -19,6 +19,7 @@ mod fleet_runtime;
 mod history;
 mod identity_check;
 pub mod import;
+mod input;
 mod inventory;
 pub mod keys;
 mod legacy_files;

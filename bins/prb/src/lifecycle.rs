@@ -2,7 +2,7 @@
 //!
 //! Composition only. [`LifecycleManager::stop`] defines the order of the shutdown.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use prb_chain::{keys::Sr25519Keys, rpc::NodePool, verified::VerifiedSource};
 use prb_core::{
@@ -26,7 +26,7 @@ use crate::{
     chain_data::ChainData,
     config::LifecycleArgs,
     console::{self, Console, Local},
-    daemon::{self, Background, Daemon, Failure, pool},
+    daemon::{self, Background, Daemon, Failure, pool, stop},
     fleet_runtime::{self, Chain, FleetRuntime},
     identity_check, inventory,
     ops::Probe,
@@ -43,9 +43,6 @@ mod candidates;
 mod own_chain;
 
 pub(crate) use candidates::is_trusted;
-
-/// How long calls in flight may take to be answered.
-const NODE_STOP: Duration = Duration::from_millis(300);
 
 /// A running lifecycle manager.
 #[derive(Debug)]
@@ -159,19 +156,13 @@ impl LifecycleManager {
     /// user. Takes less than five seconds.
     pub async fn stop(self) {
         // 1. Calls in flight are answered, new ones refused; no more edits and commands.
-        if let Some(api) = self.api {
-            api.stop().await;
-        }
-        self.console.stop().await;
-        if !self.node.stop(NODE_STOP).await {
-            tracing::warn!("some calls of peers were not answered in time");
-        }
+        tokio::join!(api::stop(self.api), self.console.stop(), peers::stop(&self.node));
         // 2. Workers, trader, chain reader: see there.
         if let Some(work) = self.work {
             work.stop().await;
         }
         // 3. Discovery of data providers ends; the inventory closes.
-        self.background.stop().await;
+        self.background.stop(stop::HELPERS).await;
     }
 }
 

@@ -68,6 +68,13 @@ fn start(cli: Cli, display: Display) -> Result<(), Failure> {
     core_dumps::disable();
     // Before the daemons derive the limits of their connections from it.
     descriptors::raise();
+    for flag in &cli.exposed {
+        tracing::warn!(
+            flag,
+            "every user of this machine can read this flag's value, which contains a password or an access key: use its \
+             variable, or a file named by that variable with _FILE at its end"
+        );
+    }
     for name in config::unknown_variables() {
         tracing::warn!(variable = name, "this variable looks like a setting, but is not one");
     }

@@ -3,7 +3,7 @@
 //!
 //! Composition only. `Daemon::stop` defines the order of the shutdown.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context;
 use prb_walkie::{identity, node::Node, proto::Role};
@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use crate::{
     config::MonitorArgs,
     console::{self, Console},
-    daemon::{self, Background, Daemon, Failure},
+    daemon::{self, Background, Daemon, Failure, stop},
     fleet_runtime,
     listen::Port,
     ops::{Probe, Reason},
@@ -30,8 +30,6 @@ mod schema;
 
 /// The largest request: an import of many workers.
 const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
-/// How long calls in flight may take to be answered.
-const NODE_STOP: Duration = Duration::from_millis(300);
 
 /// A running monitor.
 #[derive(Debug)]
@@ -114,9 +112,9 @@ impl Daemon for Monitor {
 
     async fn stop(self) {
         // 1. No more requests.
-        self.background.stop().await;
+        self.background.stop(stop::HELPERS).await;
         // 2. Disconnect from peers.
-        self.node.stop(NODE_STOP).await;
+        peers::stop(&self.node).await;
     }
 }
 

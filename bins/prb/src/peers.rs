@@ -8,7 +8,11 @@ use prb_walkie::{
     rpc::auth::Policy,
 };
 
-use crate::{config::WalkieArgs, daemon::Failure, descriptors};
+use crate::{
+    config::WalkieArgs,
+    daemon::{Failure, stop},
+    descriptors,
+};
 
 /// Reads the daemon's identity, or generates it at the first start.
 pub(crate) async fn identity(folder: &std::path::Path, role: identity::Role) -> anyhow::Result<Identity> {
@@ -35,6 +39,14 @@ pub(crate) fn config(args: &WalkieArgs, identity: Identity, role: Role) -> anyho
         .with_hostname(gethostname::gethostname().to_string_lossy().into_owned())
         .with_bridge_identity(args.bridge_identity.clone())
         .with_auth(auth))
+}
+
+/// Stops the node: calls in flight are answered, new ones refused.
+pub(crate) async fn stop(node: &node::Node) {
+    let stopped = tokio::time::timeout(stop::CALLS + stop::CONNECTIONS, node.stop(stop::CALLS)).await;
+    if stopped != Ok(true) {
+        tracing::warn!("some calls of peers were not answered in time");
+    }
 }
 
 /// Starts the node. Its errors, mostly about addresses, are configuration errors.

@@ -1,5 +1,5 @@
 //! Signals: the first SIGINT or SIGTERM shuts down in order, a second one ends the process at once; SIGHUP
-//! reloads files.
+//! reloads files; SIGUSR1 and SIGUSR2 are ignored.
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -20,10 +20,13 @@ pub async fn listen(
     reload: Option<mpsc::Sender<()>>,
 ) -> std::io::Result<std::convert::Infallible> {
     use tokio::signal::unix::{SignalKind, signal};
-    // All three at once: without a handler, each of these signals would end the process.
+    // All at once: without a handler, each of these signals would end the process.
     let mut int = signal(SignalKind::interrupt())?;
     let mut term = signal(SignalKind::terminate())?;
     let mut hup = signal(SignalKind::hangup())?;
+    // Tools that rotate logs send these; the original did not end from the first.
+    let mut user1 = signal(SignalKind::user_defined1())?;
+    let mut user2 = signal(SignalKind::user_defined2())?;
     loop {
         tokio::select! {
             _ = int.recv() => {}
@@ -33,6 +36,14 @@ pub async fn listen(
                     // If the channel is full, a reload is pending anyway.
                     let _ = reload.try_send(());
                 }
+                continue;
+            }
+            _ = user1.recv() => {
+                tracing::info!("SIGUSR1 is ignored");
+                continue;
+            }
+            _ = user2.recv() => {
+                tracing::info!("SIGUSR2 is ignored");
                 continue;
             }
         }

@@ -25,15 +25,13 @@ use tokio::{sync::watch, time::MissedTickBehavior};
 
 use crate::{
     config::{PageArgs, RedisUrl},
-    daemon::{Background, Failure},
+    daemon::{Background, Failure, stop},
     ops::Reason,
     pages,
     readiness::Code,
     token::Access,
 };
 
-/// How long a trader may take to finish its batches at the end.
-const TRADER_STOP: Duration = Duration::from_millis(1500);
 /// Interval at which the queue is polled.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Parachain blocks by which another trader's node may be ahead of ours: the effects of its jobs are expected
@@ -181,7 +179,7 @@ impl TradeQueue {
     pub(crate) async fn stop(self) {
         // First: it leases no more jobs, and the queue still takes back those that it has not finished.
         if let Some(trader) = self.trader {
-            match trader.stop(TRADER_STOP).await {
+            match trader.stop(stop::TRADER).await {
                 Ok(report) => tracing::info!(
                     jobs_released = report.jobs_released,
                     jobs_left = report.jobs_left,
@@ -191,11 +189,14 @@ impl TradeQueue {
                 Err(error) => tracing::warn!(error = %prb_core::text::describe(&error), "the trader broke"),
             }
         }
-        self.background.stop().await;
         // After the trader, which hands its jobs back over this connection.
-        if let Some(queue) = self.redis {
-            queue.shutdown().await;
-        }
+        let redis = async {
+            if let Some(queue) = &self.redis {
+                // In the background it goes on.
+                let _ = tokio::time::timeout(stop::QUEUE, queue.shutdown()).await;
+            }
+        };
+        tokio::join!(self.background.stop(stop::HELPERS), redis);
     }
 }
 

@@ -14,7 +14,7 @@ use prb_walkie::vault::RsaVault;
 
 use crate::{
     config::TraderArgs,
-    daemon::{self, Background, Daemon, Failure, pool},
+    daemon::{self, Background, Daemon, Failure, pool, stop},
     fleet_file::FleetFile,
     identity_check,
     nodes::NodeWatch,
@@ -40,7 +40,7 @@ impl TraderDaemon {
     /// See [`Failure`].
     pub async fn start(args: &TraderArgs) -> Result<Self, Failure> {
         let para = pool("para", &args.chain_endpoint, args.chain_genesis).map_err(Failure::Configuration)?;
-        let pools = args.trader_pools.as_deref().map(FleetFile::read).transpose();
+        let pools = FleetFile::read_optional(args.trader_pools.as_deref()).await;
         let pools = pools.map_err(Failure::Configuration)?;
         let identity = identity_check::of_trader(&args.peer_id_prefix, pools.is_some()).await;
         let vault: Arc<dyn Vault> = Arc::new(RsaVault::new(&identity.map_err(Failure::Configuration)?));
@@ -89,7 +89,7 @@ impl Daemon for TraderDaemon {
 
     async fn stop(self) {
         self.trade_queue.stop().await;
-        self.background.stop().await;
+        self.background.stop(stop::HELPERS).await;
     }
 }
 

@@ -3,7 +3,8 @@
 
 use std::{
     fs,
-    process::{Command, Output, Stdio},
+    io::{BufRead, BufReader, Read},
+    process::{Child, Command, Output, Stdio},
 };
 
 use tempfile::TempDir;
@@ -173,4 +174,49 @@ fn secrets_are_read_from_files_named_by_variables() {
     shown(&["all"], &all);
     folder.put("mnemonic", "hunter2 is no mnemonic\n");
     assert!(refusal(&["all", "--check"], &all).contains("pool 1 at line 1"));
+}
+
+/// Starts `prb` with a pipe that has no writer yet in place of a file.
+fn with_pipe(folder: &Folder, args: &[&str]) -> (Child, String) {
+    let pipe = folder.0.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let pipe = pipe.display().to_string();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_prb"));
+    command.env_clear().args(args).arg(&pipe).stdin(Stdio::null());
+    (command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap(), pipe)
+}
+
+fn until_explained(output: impl Read, pipe: &str) {
+    let mut lines = BufReader::new(output).lines();
+    assert!(lines.any(|line| line.is_ok_and(|line| line.contains("waiting for") && line.contains(pipe))));
+}
+
+#[test]
+fn configuration_from_a_pipe_is_waited_for() {
+    let folder = Folder::new();
+    let (mut prb, pipe) = with_pipe(&folder, &["lifecycle", "--check", "--config"]);
+    until_explained(prb.stderr.take().unwrap(), &pipe);
+    let id = folder.0.path().join("id");
+    let own = format!("local_db_path = {:?}\npeer_id_prefix = {id:?}\n", folder.0.path().join("db"));
+    fs::write(&pipe, format!("{own}chain_endpoint = \"ws://a\"\nuse-built-in-trader = true\n")).unwrap();
+    let output = prb.wait_with_output().unwrap();
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(shown.contains(&format!("use_built_in_trader = true  # {pipe} line 4")), "{shown}");
+}
+
+#[test]
+fn daemon_that_waits_for_a_fleet_file_can_be_stopped() {
+    let folder = Folder::new();
+    let data = folder.0.path().join("data").display().to_string();
+    let args = ["all", "--chain-endpoint", "ws://127.0.0.1:9", "--parent-chain-endpoint", "ws://127.0.0.1:9"];
+    let more = ["--ops-listen", "none", "--data", &data, "--fleet"];
+    let (mut prb, pipe) = with_pipe(&folder, &[&args[..], &more].concat());
+    until_explained(prb.stdout.as_mut().unwrap(), &pipe);
+    // As a tool that rotates logs does; this one ends nothing.
+    for signal in ["-USR1", "-USR2", "-TERM"] {
+        assert!(Command::new("kill").args([signal, &prb.id().to_string()]).status().unwrap().success());
+    }
+    let code = prb.wait().unwrap().code();
+    // Not only once the wait for the pipe has ended.
+    assert_eq!(code, Some(0));
 }

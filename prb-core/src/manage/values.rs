@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::Error;
 use crate::{
     inventory::{AfterExternalStop, Pool, Worker},
-    primitives::{AccountId, Balance, PoolId, parse_amount},
+    primitives::{AccountId, Balance, ParseError, PoolId, parse_amount},
     text::shorten,
 };
 
@@ -67,9 +67,10 @@ impl PoolValue {
     fn proxied(&self, entry: &Entry) -> Result<Option<AccountId>, Error> {
         match self.proxied.trim() {
             "" => Ok(None),
-            address => AccountId::from_address(address)
-                .map(Some)
-                .map_err(|error| entry.invalid("proxied account", error.to_string())),
+            address => AccountId::from_address(address).map(Some).map_err(|_| {
+                let reason = "it must be an SS58 address; its value is not shown because it may be a secret";
+                entry.invalid("proxied account", reason.to_owned())
+            }),
         }
     }
 }
@@ -131,7 +132,12 @@ impl WorkerValue {
     }
 
     fn stake(&self, entry: &Entry) -> Result<Balance, Error> {
-        parse_amount(&self.stake).map_err(|error| entry.invalid("stake", error.to_string()))
+        parse_amount(&self.stake).map_err(|error| {
+            // Anything else may be a secret in the wrong field.
+            let is_amount = self.stake.bytes().all(|b| b.is_ascii_digit() || b"+-.,_ ePHA".contains(&b));
+            let hidden = || ParseError::Amount { amount: "(not shown, it may be a secret)".to_owned() };
+            entry.invalid("stake", if is_amount { error } else { hidden() }.to_string())
+        })
     }
 }
 

@@ -8,14 +8,12 @@ use super::PRuntime;
 use crate::{
     chain::{Call, WorkerOnChain},
     primitives::WorkerKey,
-    wire::{VersionedWorkerEndpoints, WorkerEndpointPayload},
+    wire::{SIGNING_CONTEXT, VersionedWorkerEndpoints, WorkerEndpointPayload},
 };
 
 /// Maximum difference between the time of the signature and the chain's time, in milliseconds, that the chain
 /// accepts.
 pub const MAX_SIGNATURE_AGE_MS: u64 = 4 * 60 * 60 * 1000;
-/// Substrate's sr25519 signing context.
-const SIGNING_CONTEXT: &[u8] = b"substrate";
 
 /// Why endpoints cannot be announced. Nothing was sent on chain.
 #[derive(Debug, thiserror::Error)]

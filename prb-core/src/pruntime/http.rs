@@ -29,6 +29,8 @@ pub const ATTESTATION_TIMEOUT: Duration = Duration::from_secs(150);
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Default of [`HttpConfig::answer_limit_bytes`].
 pub const ANSWER_LIMIT_BYTES: usize = 16 * 1024 * 1024;
+/// Maximum size of an answer without messages for the chain, in bytes.
+const SMALL_ANSWER_LIMIT_BYTES: usize = 1024 * 1024;
 /// The name of a kick in errors.
 const KICK: &str = "kick";
 /// Maximum length of an error text, in bytes; longer ones are shortened.
@@ -51,7 +53,8 @@ pub struct HttpConfig {
     pub connect_timeout: Duration,
     /// How long an idle connection is kept; `None` opens one per call. Default: none.
     pub keep_alive: Option<Duration>,
-    /// Maximum size of an answer, in bytes. Default: 16 MiB.
+    /// Maximum size of an answer, in bytes; at most 1 MiB of it for answers other than messages for the chain.
+    /// Default: 16 MiB.
     pub answer_limit_bytes: usize,
     /// PEM certificates trusted for HTTPS endpoints in addition to the well-known ones: for workers behind
     /// the operator's own certificate authority. Default: none.
@@ -193,7 +196,7 @@ impl HttpClient {
         if answer.status() != StatusCode::OK {
             return Err(self.refusal(method.name(), answer).await);
         }
-        let limit_bytes = self.config.answer_limit_bytes;
+        let limit_bytes = answer_limit_bytes(method).min(self.config.answer_limit_bytes);
         match self.read(answer, limit_bytes).await? {
             (body, true) => Ok(body),
             (_, false) => Err(Error::BadAnswer {
@@ -258,6 +261,15 @@ impl PRuntimeClient for HttpClient {
         tokio::time::timeout(limit, self.request_exit())
             .await
             .unwrap_or(Err(Error::TimedOut { method: KICK, limit }))
+    }
+}
+
+/// The messages for the chain may be many. Every other answer has a few KiB, or some tens with an attestation: a worker
+/// that sends more must not take the memory of all.
+const fn answer_limit_bytes(method: Method) -> usize {
+    match method {
+        Method::GetEgressMessages => usize::MAX,
+        _ => SMALL_ANSWER_LIMIT_BYTES,
     }
 }
 

@@ -22,7 +22,8 @@ use crate::{
 const BATCH_WINDOW: Duration = Duration::from_millis(20);
 
 /// The fleet's public keys and message senders. Each belongs to the worker that claimed it first, for as long
-/// as that worker answers with it.
+/// as that worker answers with it; a key that is recorded for a worker's entry belongs to that one, whichever
+/// other worker has claimed it before: anybody can answer with the key of another.
 #[derive(Debug)]
 pub(crate) struct Keys {
     chain: Arc<dyn ChainReader>,
@@ -44,6 +45,8 @@ struct Holder {
     name: Arc<str>,
     /// Distinguishes a claim from an older one of the same worker that is dropped later.
     generation: u64,
+    /// Whether the key was recorded for the worker's entry when it was claimed.
+    recorded: bool,
 }
 
 /// What one worker needs followed besides the key that it holds.
@@ -66,14 +69,16 @@ impl Keys {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Claims a key for a worker and has it followed. Returns the holder's name if another worker holds it.
+    /// Claims a key for a worker and has it followed; `recorded` if it is the last known one of the worker's entry.
+    /// Returns the holder's name if another worker holds it.
     pub(crate) fn claim(
         self: &Arc<Self>,
         key: WorkerKey,
         id: Uuid,
         name: &str,
+        recorded: bool,
     ) -> Result<Claim<WorkerKey>, Arc<str>> {
-        self.claim_in(|registry| &mut registry.keys, key, id, name)
+        self.claim_in(|registry| &mut registry.keys, key, (id, name), recorded)
     }
 
     /// Claims the messages of a sender that several workers relay for, such as a gatekeeper.
@@ -83,24 +88,26 @@ impl Keys {
         id: Uuid,
         name: &str,
     ) -> Result<Claim<MessageOrigin>, Arc<str>> {
-        self.claim_in(|registry| &mut registry.senders, sender, id, name)
+        self.claim_in(|registry| &mut registry.senders, sender, (id, name), false)
     }
 
     fn claim_in<K: Clone + Eq + std::hash::Hash>(
         self: &Arc<Self>,
         table: fn(&mut Registry) -> &mut HashMap<K, Holder>,
         subject: K,
-        id: Uuid,
-        name: &str,
+        (id, name): (Uuid, &str),
+        recorded: bool,
     ) -> Result<Claim<K>, Arc<str>> {
         let mut registry = self.registry();
         match table(&mut registry).get(&subject) {
-            Some(holder) if holder.id != id => return Err(Arc::clone(&holder.name)),
+            Some(holder) if holder.id != id && (holder.recorded || !recorded) => {
+                return Err(Arc::clone(&holder.name));
+            }
             _ => {}
         }
         registry.generation += 1;
         let generation = registry.generation;
-        table(&mut registry).insert(subject.clone(), Holder { id, name: name.into(), generation });
+        table(&mut registry).insert(subject.clone(), Holder { id, name: name.into(), generation, recorded });
         drop(registry);
         self.changed.notify_one();
         Ok(Claim { keys: Arc::clone(self), table, subject, generation })
@@ -174,6 +181,14 @@ impl<K: Clone + Eq + std::hash::Hash> Claim<K> {
     pub(crate) const fn subject(&self) -> &K {
         &self.subject
     }
+
+    /// Whether it still holds: another worker may have the better claim.
+    pub(crate) fn holds(&self) -> bool {
+        let mut registry = self.keys.registry();
+        (self.table)(&mut registry)
+            .get(&self.subject)
+            .is_some_and(|holder| holder.generation == self.generation)
+    }
 }
 
 impl<K: Clone + Eq + std::hash::Hash> Drop for Claim<K> {
@@ -191,6 +206,7 @@ impl<K: Clone + Eq + std::hash::Hash> Drop for Claim<K> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::chain::memory::MemoryChain;
 
@@ -198,14 +214,28 @@ mod tests {
     async fn a_claim_that_is_dropped_late_takes_no_newer_one_with_it() {
         let keys = Arc::new(Keys::new(Arc::new(MemoryChain::default())));
         let (key, one, other) = (WorkerKey([1; 32]), Uuid::from_u128(1), Uuid::from_u128(2));
-        let first = keys.claim(key, one, "one").ok();
-        let second = keys.claim(key, one, "one").ok();
+        let first = keys.claim(key, one, "one", false).ok();
+        let second = keys.claim(key, one, "one", false).ok();
         assert!(first.is_some() && second.is_some(), "a worker may claim its key again");
         drop(first);
-        assert_eq!(keys.claim(key, other, "other").err().as_deref(), Some("one"));
+        assert_eq!(keys.claim(key, other, "other", false).err().as_deref(), Some("one"));
         assert_eq!(keys.other_holder(key, other).as_deref(), Some("one"));
         assert_eq!(keys.other_holder(key, one), None);
         drop(second);
-        assert!(keys.claim(key, other, "other").is_ok());
+        assert!(keys.claim(key, other, "other", false).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_recorded_key_cannot_be_taken_by_who_answers_first() {
+        let keys = Arc::new(Keys::new(Arc::new(MemoryChain::default())));
+        let (key, owner, thief) = (WorkerKey([1; 32]), Uuid::from_u128(1), Uuid::from_u128(2));
+        let stolen = keys.claim(key, thief, "thief", false).unwrap();
+        let recovered = keys.claim(key, owner, "owner", true).unwrap();
+        assert!(recovered.holds() && !stolen.holds());
+        drop(stolen);
+        for recorded in [false, true] {
+            assert_eq!(keys.claim(key, thief, "thief", recorded).err().as_deref(), Some("owner"));
+        }
+        assert!(recovered.holds());
     }
 }

@@ -32,6 +32,7 @@ use prb_core::{
 use tokio::sync::watch;
 use uuid::Uuid;
 
+mod hostile;
 mod reports;
 
 #[path = "../fleet_rig/rig.rs"]

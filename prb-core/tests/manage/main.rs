@@ -170,6 +170,7 @@ async fn invalid_pool_is_refused_with_entry_and_field() {
         ("operator's secret", pool(2).with_secret(Some("hunter?".into()))),
         ("operator's secret", pool(2).with_secret(Some(long.into()))),
         ("proxied account", pool(2).with_proxied("4fake".into())),
+        ("proxied account", pool(2).with_proxied("hunter of a mnemonic".into())),
         ("pool name", pool(2).with_name(" ".into())),
         ("pool name", pool(2).with_name("x".repeat(257))),
     ];
@@ -192,15 +193,16 @@ async fn invalid_worker_is_refused_with_entry_and_field() {
         ("worker name", worker(2).with_name(String::new())),
         ("endpoint to announce", worker(2).with_endpoints(Some(vec!["https://a".into(), "a".into()]))),
     ];
-    for stake in
-        ["", " ", "+1", "1.5", "0x10", "1,000 PHA", "12 pha", "340282366920938463463374607431768211456"]
-    {
+    let stakes =
+        ["", " ", "+1", "1.5", "0x10", "1,000 PHA", "12 pha", "340282366920938463463374607431768211456"];
+    for stake in stakes.into_iter().chain(["hunter of a mnemonic"]) {
         cases.push(("stake", worker(2).with_stake(stake.into())));
     }
     for (wanted, value) in cases {
         let error = manager.create_workers(vec![worker(1), value]).await.unwrap_err();
         let Error::Invalid { entry, field, .. } = &error else { panic!("{error:?}") };
         assert!(entry.starts_with("workers[1]"), "{entry}");
+        assert!(!error.to_string().contains("hunter"), "{error}");
         assert_eq!(field, wanted, "{error}");
     }
     let error = manager.create_workers(vec![worker(1).with_pid(PoolId(2))]).await.unwrap_err();
@@ -409,7 +411,7 @@ async fn sealed_keys_are_not_shown() {
     assert!(!shown.contains(&hex::encode(sealed)) && !shown.contains(&format!("{sealed:?}")), "{shown}");
 }
 
-/// Two editors who have read the same: whoever comes second is told, and the first one's edit stays.
+/// Two editors who have read the same: the second edit is refused, and the first one stays.
 #[tokio::test(start_paused = true)]
 async fn second_of_two_conditional_edits_is_refused() {
     let Setup { manager, .. } = setup();

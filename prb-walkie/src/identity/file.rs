@@ -35,6 +35,10 @@ fn failed<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Err
 }
 
 pub(super) fn load(path: &Path) -> Result<Option<Identity>, Error> {
+    // Opening a pipe would wait for a writer.
+    if fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
+        return Err(failed("read", path)(io::Error::other("it is not a regular file")));
+    }
     let file = match File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),

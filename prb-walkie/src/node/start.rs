@@ -1,9 +1,10 @@
 //! Starts a node from its configuration.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     io::{self, ErrorKind},
     sync::Arc,
+    time::Duration,
 };
 
 use futures::StreamExt;
@@ -28,6 +29,9 @@ use crate::rpc::auth::Key;
 const COMMANDS: usize = 256;
 /// Capacity of the channel for peers found by mDNS.
 const FOUND: usize = 64;
+/// How long a start waits for the addresses of its listeners. One at `0.0.0.0` or `::` has none as long as no interface
+/// has an address of that family, as in containers with IPv6 disabled.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) async fn start(config: Config) -> Result<Node, ConfigError> {
     config.check()?;
@@ -36,7 +40,7 @@ pub(super) async fn start(config: Config) -> Result<Node, ConfigError> {
     let me = key.public().to_peer_id();
     let memories = Memories::new(config.limits.in_flight_bytes);
     let mut swarm = swarm(&key, &config, &memories)?;
-    let listeners = listen(&mut swarm, &config.listen)?;
+    let mut listeners = listen(&mut swarm, &config.listen)?;
 
     let (commands, inbox) = mpsc::channel(COMMANDS);
     let (found_sender, found) = mpsc::channel(FOUND);
@@ -62,7 +66,14 @@ pub(super) async fn start(config: Config) -> Result<Node, ConfigError> {
     });
     let channels = driver::Channels { inbox, found, listen: listen_sender, peers: peers_sender };
     let mut driver = driver::Driver::new(swarm, config, Arc::clone(&shared), memories, channels);
-    until_listening(&mut driver, listeners).await;
+    let listening = until_listening(&mut driver, &mut listeners);
+    if tokio::time::timeout(LISTEN_TIMEOUT, listening).await.is_err() {
+        let waiting: Vec<_> = listeners.into_values().collect();
+        warn!(
+            addresses = listed(&waiting),
+            "no interface has an address for these yet: peers reach them once one has"
+        );
+    }
     info!(peer_id = %me, addresses = listed(&shared.listen.borrow()), "listening for peers");
     let stop = cancel.clone();
     // One task for both: if either fails, the driver's channels close, which is how a daemon notices.
@@ -113,13 +124,16 @@ fn swarm(key: &Keypair, config: &Config, memory: &Memories) -> Result<Swarm<Beha
     Ok(Swarm::new(transport, behaviour, key.public().to_peer_id(), swarm))
 }
 
-fn listen(swarm: &mut Swarm<Behaviour>, addresses: &[Multiaddr]) -> Result<HashSet<ListenerId>, ConfigError> {
-    let mut listeners = HashSet::new();
+fn listen(
+    swarm: &mut Swarm<Behaviour>,
+    addresses: &[Multiaddr],
+) -> Result<HashMap<ListenerId, Multiaddr>, ConfigError> {
+    let mut listeners = HashMap::new();
     let mut left_out = None;
     for address in addresses {
         let source = match swarm.listen_on(address.clone()) {
             Ok(id) => {
-                listeners.insert(id);
+                listeners.insert(id, address.clone());
                 continue;
             }
             Err(TransportError::MultiaddrNotSupported(_)) => {
@@ -159,8 +173,8 @@ fn lacks_ipv6(address: &Multiaddr, error: &io::Error) -> bool {
             || text.contains("not supported by protocol"))
 }
 
-/// Runs the driver until every listener has an address.
-async fn until_listening(driver: &mut driver::Driver, mut waiting: HashSet<ListenerId>) {
+/// Runs the driver until every listener has an address. Cancel safe.
+async fn until_listening(driver: &mut driver::Driver, waiting: &mut HashMap<ListenerId, Multiaddr>) {
     while !waiting.is_empty() {
         let event = driver.swarm.select_next_some().await;
         match &event {

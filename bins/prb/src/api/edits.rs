@@ -1,7 +1,7 @@
 //! All-or-nothing edits of pools and workers, by the same rules.
 //!
 //! The manager reports only the first faulty entry. To report all of them, the edit is tried on a copy of the
-//! inventory without that entry, until no fault is left.
+//! inventory without that entry, until no fault is left; where many are faulty, in parts.
 
 use std::sync::Arc;
 
@@ -30,8 +30,12 @@ use super::{
 use crate::entry_version;
 
 /// Maximum number of faulty entries in one answer. With that many, some may be left out.
-/// Each fault costs another try of the whole edit, see [`all_faults`].
 const MAX_FAULTS: usize = 100;
+/// Faults after which the rest is tried in halves: each fault costs another try, and a hundred of ten thousand entries
+/// would be a million entries tried.
+const TRIES_OF_THE_WHOLE: usize = 8;
+/// The least entries of which halves are tried. A try also costs something for each entry of the inventory.
+const MIN_PART: usize = 256;
 /// How many times an unconditional edit is merged again after a concurrent edit.
 const MERGES: usize = 4;
 
@@ -369,19 +373,35 @@ async fn all_faults<K: Kind>(api: &Api, mut items: Vec<(usize, Operation<K::Valu
         Ok(copy) => copy,
         Err(error) => return vec![fault(&error)],
     };
-    while faults.len() < MAX_FAULTS && !items.is_empty() {
-        let tried = K::edit(&copy, items.iter().map(|(_, operation)| operation.item()).collect()).await;
-        let Err(error) = tried else { break };
+    let mut parts = vec![items];
+    while let Some(mut part) = parts.pop()
+        && faults.len() < MAX_FAULTS
+    {
+        let Err(error) = tried::<K>(&copy, &part).await else { continue };
         // An error about no entry, such as a full inventory, would recur without end.
-        let Some(place) = place_of(&error).filter(|place| *place < items.len()) else {
+        let Some(place) = place_of(&error).filter(|place| *place < part.len()) else {
             faults.push(fault(&error));
-            break;
+            return faults;
         };
-        let (index, operation) = items.remove(place);
-        let name = operation.value().map(|value| K::name(value).to_owned());
-        faults.push(fault(&error).at(index, name.as_deref()));
+        faults.push(fault_of::<K>(&error, &part.remove(place)));
+        // Where an entry needs one of the other half, such as a name that becomes free, it is named as faulty, too.
+        if faults.len() >= TRIES_OF_THE_WHOLE && part.len() > MIN_PART {
+            let second = part.split_off(part.len() / 2);
+            parts.push(second);
+        }
+        // The first half is tried first: of two entries with one name, the second is at fault.
+        parts.push(part);
     }
     faults
+}
+
+/// Tries an edit on a copy of the inventory, which has its effects if it succeeds.
+async fn tried<K: Kind>(copy: &Manager, items: &[(usize, Operation<K::Value>)]) -> Result<(), Error> {
+    K::edit(copy, items.iter().map(|(_, operation)| operation.item()).collect()).await.map(drop)
+}
+
+fn fault_of<K: Kind>(error: &Error, (index, operation): &(usize, Operation<K::Value>)) -> Fault {
+    fault(error).at(*index, operation.value().map(K::name))
 }
 
 /// Removes the entries whose secret is not valid.

@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::problem::Fault;
+use crate::redact;
 
 /// A worker's fields. A new worker needs `name`, `pid`, `endpoint` and `stake`; in a change, absent
 /// fields keep their value.
@@ -176,7 +177,9 @@ pub(super) fn read<T: DeserializeOwned>(value: Value) -> Result<T, Vec<Fault>> {
     let single = |(name, value): (&String, &Value)| {
         let alone = Map::from_iter([(name.clone(), value.clone())]);
         let error = serde_json::from_value::<T>(Value::Object(alone)).err()?;
-        Some(Fault::new("invalid", unquoted(&error.to_string(), name)).of(name))
+        let fault = Fault::new("invalid", unquoted(&error.to_string(), name));
+        // A name that no field has may be a secret, too.
+        Some(if redact::is_harmless(name) { fault.of(name) } else { fault })
     };
     let faults: Vec<Fault> = fields.iter().filter_map(single).collect();
     if !faults.is_empty() {
@@ -189,7 +192,7 @@ pub(super) fn read<T: DeserializeOwned>(value: Value) -> Result<T, Vec<Fault>> {
 /// Returns serde's message about a field, without the value.
 fn unquoted(message: &str, field: &str) -> String {
     if message.starts_with("unknown field") {
-        return message.to_owned();
+        return redact::scrubbed(message);
     }
     match message.rsplit_once("expected ") {
         Some((_, expected)) => format!("{field} must be {expected}"),
@@ -216,6 +219,10 @@ mod tests {
         fields.sort();
         assert_eq!(fields, ["after_stop", "mnemonic", "name", "pid"]);
         assert!(faults.iter().all(|fault| !fault.message.contains(secret)), "{faults:?}");
+        let Err(faults) = read::<PoolFields>(json!({ secret: 1, "nam": "x" })) else { panic!("taken") };
+        let [first, second] = &faults[..] else { panic!("{faults:?}") };
+        assert!(first.field.is_none() && !first.message.contains(secret), "{first:?}");
+        assert!(second.message.contains("`nam`") && second.message.contains("`name`"), "{second:?}");
     }
 
     #[test]

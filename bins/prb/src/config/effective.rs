@@ -3,6 +3,7 @@
 use std::{fmt::Write as _, time::Duration};
 
 use clap::{Arg, ArgMatches, parser::ValueSource};
+use url::Url;
 
 use super::{
     PSK_VARIABLE, TOKEN_VARIABLE,
@@ -36,6 +37,23 @@ pub(super) fn toml(command: &clap::Command, matches: &ArgMatches, origins: &Orig
         }
     }
     text
+}
+
+/// Returns the flags whose values contain a user, a password or a query, which may be an access key.
+pub(super) fn exposed(command: &clap::Command, matches: &ArgMatches) -> Vec<String> {
+    let Some((name, matches)) = matches.subcommand() else { return Vec::new() };
+    let Some(command) = command.find_subcommand(name) else { return Vec::new() };
+    let is_secret = |value: &std::ffi::OsStr| {
+        let url = Url::parse(&value.to_string_lossy());
+        url.is_ok_and(|url| !url.username().is_empty() || url.password().is_some() || url.query().is_some())
+    };
+    let exposed = command.get_arguments().filter(|arg| {
+        let id = arg.get_id().as_str();
+        arg.is_hide_env_values_set()
+            && matches.value_source(id) == Some(ValueSource::CommandLine)
+            && matches.get_raw(id).into_iter().flatten().any(is_secret)
+    });
+    exposed.filter_map(|arg| Some(format!("--{}", arg.get_long()?))).collect()
 }
 
 fn variable(arg: &Arg) -> Option<String> {

@@ -11,7 +11,6 @@
 use std::{
     collections::HashMap,
     ffi::{OsStr, OsString},
-    io::Read,
     path::Path,
 };
 
@@ -22,9 +21,9 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use crate::redact;
+use crate::{input, redact};
 
-use super::variable;
+use super::{secret::first_line, variable};
 
 /// The variable with the file's path.
 const CONFIG_VARIABLE: &str = "PRB_CONFIG";
@@ -103,7 +102,7 @@ fn of_variables(command: &Command) -> Result<Values, String> {
         if variable(&*name).is_some() {
             return Err(format!("both {name} and {file_name} are set; set one"));
         }
-        let line = super::first_line(Path::new(&file), MAX_SECRET_FILE_BYTES)
+        let line = first_line(Path::new(&file), MAX_SECRET_FILE_BYTES)
             .map_err(|error| format!("{file_name}: {error:#}"))?;
         values.insert(arg.get_id().to_string(), (line.expose_secret().to_owned(), file_name));
     }
@@ -112,18 +111,10 @@ fn of_variables(command: &Command) -> Result<Values, String> {
 
 fn of_file(command: &Command, path: &Path, daemon: &str) -> Result<Values, String> {
     let shown = redact::shown_path(path);
-    let text = read(path).map_err(|error| format!("cannot read the configuration file {shown}: {error}"))?;
-    values(command, &text, daemon, &shown)
+    let cannot = |error| format!("cannot read the configuration file {shown}: {error}");
+    let input = input::read(path, MAX_FILE_BYTES).map_err(cannot)?;
+    values(command, input.text().map_err(cannot)?, daemon, &shown)
         .map_err(|error| format!("in the configuration file {shown}: {error}"))
-}
-
-fn read(path: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
-    std::fs::File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > MAX_FILE_BYTES {
-        return Err(std::io::Error::other(format!("it has more than {MAX_FILE_BYTES} bytes")));
-    }
-    Ok(text)
 }
 
 /// Returns the daemon's values, by argument, with their positions. Every key of the file is checked,

@@ -8,7 +8,10 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::redact;
 
-use super::values::{OpsListen, ops_listen};
+use super::{
+    secret::{ReadOnce, first_line},
+    values::{OpsListen, ops_listen},
+};
 
 /// The variable that holds the token. It is never a flag, because every user can read arguments.
 pub const TOKEN_VARIABLE: &str = "PRB_API_TOKEN";
@@ -39,6 +42,9 @@ pub struct PageArgs {
     /// generate one in the file api-token of their folder.
     #[arg(long, env = "PRB_API_TOKEN_FILE", value_name = "FILE")]
     pub api_token_file: Option<PathBuf>,
+    /// The token once it was read: the file may be a pipe, which can be read once.
+    #[arg(skip)]
+    pub token: ReadOnce,
 }
 
 impl PageArgs {
@@ -47,6 +53,10 @@ impl PageArgs {
     /// # Errors
     /// It is set twice, cannot be read, or is too short.
     pub fn token(&self) -> anyhow::Result<Option<SecretString>> {
+        self.token.get_or_read(|| self.read_token())
+    }
+
+    fn read_token(&self) -> anyhow::Result<Option<SecretString>> {
         let variable = std::env::var_os(TOKEN_VARIABLE).filter(|value| !value.is_empty());
         let (token, place) = match (variable, &self.api_token_file) {
             (None, None) => return Ok(None),
@@ -56,7 +66,7 @@ impl PageArgs {
                     value.into_string().map_err(|_| anyhow::anyhow!("{TOKEN_VARIABLE} is not UTF-8"))?;
                 (SecretString::from(text), TOKEN_VARIABLE.to_owned())
             }
-            (None, Some(file)) => (super::first_line(file, MAX_TOKEN_FILE_BYTES)?, redact::shown_path(file)),
+            (None, Some(file)) => (first_line(file, MAX_TOKEN_FILE_BYTES)?, redact::shown_path(file)),
         };
         check_token(&token).with_context(|| format!("the token in {place}"))?;
         Ok(Some(token))

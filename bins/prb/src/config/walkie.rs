@@ -11,7 +11,10 @@ use secrecy::SecretString;
 
 use crate::redact;
 
-use super::values::yes_no;
+use super::{
+    secret::{ReadOnce, first_line},
+    values::yes_no,
+};
 
 /// The variable that holds the pre-shared key. It is never a flag, because every user can read arguments.
 pub const PSK_VARIABLE: &str = "PRB_WALKIE_PSK";
@@ -75,6 +78,9 @@ pub struct WalkieArgs {
     /// may.
     #[arg(long, env = "PRB_WALKIE_OPEN_MANAGEMENT", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
     pub walkie_open_management: bool,
+    /// The pre-shared key once it was read: the file may be a pipe, which can be read once.
+    #[arg(skip)]
+    pub psk: ReadOnce,
 }
 
 /// A peer id in base58.
@@ -105,6 +111,10 @@ impl WalkieArgs {
     /// # Errors
     /// It is set twice, cannot be read, or is too weak.
     pub fn psk(&self) -> anyhow::Result<Option<SecretString>> {
+        self.psk.get_or_read(|| self.read_psk())
+    }
+
+    fn read_psk(&self) -> anyhow::Result<Option<SecretString>> {
         let variable = std::env::var_os(PSK_VARIABLE).filter(|value| !value.is_empty());
         let (key, place) = match (variable, &self.walkie_psk_file) {
             (None, None) => return Ok(None),
@@ -113,7 +123,7 @@ impl WalkieArgs {
                 let text = value.into_string().map_err(|_| anyhow::anyhow!("{PSK_VARIABLE} is not UTF-8"))?;
                 (SecretString::from(text), PSK_VARIABLE.to_owned())
             }
-            (None, Some(file)) => (super::first_line(file, MAX_PSK_FILE_BYTES)?, redact::shown_path(file)),
+            (None, Some(file)) => (first_line(file, MAX_PSK_FILE_BYTES)?, redact::shown_path(file)),
         };
         check_psk(&key).with_context(|| format!("the pre-shared key in {place}"))?;
         Ok(Some(key))

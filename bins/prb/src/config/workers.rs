@@ -14,11 +14,7 @@ use super::{
     pccs::PccsArgs,
     values::{after_stop, millis, whole, yes_no},
 };
-use crate::pruntime_limit::Limited;
-
-/// How long workers' tasks may take to end: the first part of a daemon's shutdown, which takes at most five
-/// seconds.
-const STOP_TIMEOUT: Duration = Duration::from_millis(1500);
+use crate::{daemon::stop, pruntime_limit::Limited};
 
 /// Settings of the workers.
 #[derive(Clone, Debug, Args)]
@@ -90,7 +86,7 @@ impl WorkerArgs {
         let defaults = fleet::Config::default();
         defaults
             .with_max_workers_per_runner(self.runner_max_worker_number as usize)
-            .with_stop_timeout(STOP_TIMEOUT)
+            .with_stop_timeout(stop::WORKERS)
             .with_settings(
                 Settings::default()
                     .with_sync_only(self.sync_only)

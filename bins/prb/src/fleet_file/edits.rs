@@ -81,7 +81,11 @@ impl PoolEntry {
             (None, None, None) => None,
             (Some(secret), None, None) => Some(secret),
             (None, Some(name), None) => Some(from_environment(&name)?),
-            (None, None, Some(file)) => Some(first_line(&file, MAX_SECRET_BYTES as u64)?),
+            (None, None, Some(file)) => {
+                // May block for a while if the file is a pipe.
+                let read = move || first_line(&file, MAX_SECRET_BYTES as u64);
+                Some(tokio::task::spawn_blocking(read).await??)
+            }
             _ => bail!("it has more than one of operator, operator_env and operator_file; set only one"),
         };
         let mut pool = Pool::new(id, PoolId(self.pid), name);

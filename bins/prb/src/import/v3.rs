@@ -4,15 +4,15 @@
 //! enabled, sync_only, gatekeeper}]}]`. `get-all-pool-operators`: `[{pid, operator_account_id,
 //! proxied_account_id}]`. Neither contains keys.
 
-use std::{collections::HashMap, io::Read, path::Path};
+use std::{collections::HashMap, path::Path};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use secrecy::SecretString;
 use serde::{Deserialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
 use super::plan::{PoolRow, Rows, WorkerRow};
-use crate::{config::V3Args, redact};
+use crate::{config::V3Args, input, redact};
 
 /// The largest file, in bytes.
 const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
@@ -130,14 +130,7 @@ fn keys(file: &Path) -> anyhow::Result<HashMap<u64, SecretString>> {
 }
 
 fn text(file: &Path) -> anyhow::Result<Zeroizing<String>> {
-    let shown = file.display();
-    let opened = std::fs::File::open(file).with_context(|| format!("cannot open {shown}"))?;
-    // Allocated at full size: a growing buffer would leave copies of keys in freed memory.
-    let mut text = Zeroizing::new(String::with_capacity(MAX_FILE_BYTES as usize + 1));
-    opened
-        .take(MAX_FILE_BYTES + 1)
-        .read_to_string(&mut text)
-        .with_context(|| format!("cannot read {shown}"))?;
-    ensure!(text.len() as u64 <= MAX_FILE_BYTES, "{shown} has more than {MAX_FILE_BYTES} bytes");
-    Ok(text)
+    let cannot = || format!("cannot read {}", file.display());
+    let input = input::read(file, MAX_FILE_BYTES).with_context(cannot)?;
+    Ok(Zeroizing::new(input.text().with_context(cannot)?.to_owned()))
 }

@@ -80,15 +80,21 @@ pub(super) fn start(to: File, display: Display) -> io::Result<(LineWriter, Flush
     Ok((LineWriter { messages, shared }, flush))
 }
 
-fn write_all(mut to: File, display: &Display, lines: &Receiver<Message>, shared: &Shared) {
+fn write_all(to: File, display: &Display, lines: &Receiver<Message>, shared: &Shared) {
     let mut reported = 0;
+    let mut output = Output { to, cut: false, lost: 0 };
     while let Ok(message) = lines.recv() {
         match message {
             Message::Line(line) => {
                 // Relaxed: the lines themselves are handed over by the channel.
                 shared.waiting_bytes.fetch_sub(line.len(), Ordering::Relaxed);
-                // Errors are ignored: a full disk may have space again later, a closed pipe stays closed.
-                let _ = display.suspended(|| to.write_all(&line));
+                let lost = display.suspended(|| output.write(&line));
+                if lost > 0 {
+                    tracing::warn!(
+                        lines = lost,
+                        "log lines were lost: they could not be written, such as to a full disk"
+                    );
+                }
                 let dropped = shared.dropped.load(Ordering::Relaxed);
                 if dropped > reported {
                     let lines = dropped - reported;
@@ -102,6 +108,41 @@ fn write_all(mut to: File, display: &Display, lines: &Receiver<Message>, shared:
                 let _ = done.try_send(());
             }
         }
+    }
+}
+
+/// Where lines go.
+struct Output<W> {
+    to: W,
+    /// Whether the last thing written is only the beginning of a line.
+    cut: bool,
+    /// Number of lines since the last one that was written.
+    lost: u64,
+}
+
+impl<W: Write> Output<W> {
+    /// Writes a line; returns the number of lines that were lost before it. Errors are ignored: a full disk may have
+    /// space again later, a closed pipe stays closed.
+    fn write(&mut self, line: &[u8]) -> u64 {
+        // Otherwise the rest of a line that was cut off and this one would look like one line.
+        if std::mem::take(&mut self.cut) && self.to.write_all(b"\n").is_err() {
+            self.cut = true;
+            self.lost += 1;
+            return 0;
+        }
+        let mut rest = line;
+        while !rest.is_empty() {
+            match self.to.write(rest) {
+                Ok(written @ 1..) => rest = &rest[written..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                _ => {
+                    self.cut = rest.len() < line.len();
+                    self.lost += 1;
+                    return 0;
+                }
+            }
+        }
+        std::mem::take(&mut self.lost)
     }
 }
 
@@ -158,6 +199,45 @@ mod tests {
     use std::io::Read;
 
     use super::*;
+
+    /// A disk with some space.
+    #[derive(Default)]
+    struct Disk {
+        written: Vec<u8>,
+        space: usize,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let fits = bytes.len().min(self.space);
+            if fits == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.space -= fits;
+            self.written.extend_from_slice(&bytes[..fits]);
+            Ok(fits)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn line_after_a_full_disk_begins_on_a_line_of_its_own() {
+        let mut output = Output { to: Disk { space: 14, ..Disk::default() }, cut: false, lost: 0 };
+        let lost: Vec<_> =
+            ["first\n", "second\n", "third\n"].map(|line| output.write(line.as_bytes())).into();
+        output.to.space = 100;
+        assert_eq!((lost, output.write(b"fourth\n"), output.write(b"fifth\n")), (vec![0, 0, 0], 1, 0));
+        assert_eq!(String::from_utf8(output.to.written).unwrap(), "first\nsecond\nt\nfourth\nfifth\n");
+        // With no space for a single byte of the line, nothing is cut.
+        let mut output = Output { to: Disk::default(), cut: false, lost: 0 };
+        output.write(b"first\n");
+        output.to.space = 100;
+        assert_eq!(output.write(b"second\n"), 1);
+        assert_eq!(output.to.written, b"second\n");
+    }
 
     #[test]
     fn logging_never_blocks_and_its_queue_is_bounded() {

@@ -34,6 +34,16 @@ async fn ten_thousand_edits_in_one_call_are_whole_or_nothing() {
         [(&none, &json!("full")), (&json!(17), &json!("invalid")), (&json!(4_711), &json!("changed"))];
     assert_eq!(faults, expected, "{}", refused["message"]);
     assert_eq!(stakes().await, (10_000, ["\"1\"".to_owned()].into()), "nothing was changed");
+    // More faults than are found one after the other: each is named, and no other.
+    let at_fault: Vec<usize> = (0..20).map(|n| 500 * n + 3).collect();
+    let mut many: Vec<Value> = (0..10_000).map(|n| item(n, "8")).collect();
+    for n in &at_fault {
+        many[*n]["set"]["endpoint"] = json!(format!("http://127.0.0.1:{n}"));
+    }
+    let refused = api.patch("/workers", json!({ "items": many })).await.is(409).body;
+    let named: Vec<_> =
+        refused["entries"].as_array().unwrap().iter().map(|fault| fault["index"].as_u64().unwrap()).collect();
+    assert!(named.iter().eq(at_fault.iter().map(|n| *n as u64).collect::<Vec<_>>().iter()), "{named:?}");
     // In place of one that goes, another may come.
     items[17] = item(17, "7");
     items[4_711] = json!({ "id": "w4711", "delete": true });

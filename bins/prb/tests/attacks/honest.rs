@@ -33,6 +33,7 @@ pub(crate) struct Ports {
     pub(crate) from: Ipv4Addr,
     pub(crate) api: SocketAddr,
     pub(crate) console: SocketAddr,
+    pub(crate) monitor: SocketAddr,
     pub(crate) blobs: SocketAddr,
     pub(crate) manager: Multiaddr,
 }
@@ -65,10 +66,14 @@ impl Honest {
         let identities = [identity().await, identity().await];
         let [stays, comes] = identities;
         let node = node(stays, &ports.manager).await;
-        let asks: [(&str, Question); 5] = [
+        let asks: [(&str, Question); 6] = [
             ("the operator's console", {
                 let ports = ports.clone();
                 Box::new(move || Box::pin(get(ports.from, ports.console, "/")))
+            }),
+            ("the monitor's console", {
+                let ports = ports.clone();
+                Box::new(move || Box::pin(get(ports.from, ports.monitor, "/")))
             }),
             ("the operator's API", {
                 let ports = ports.clone();

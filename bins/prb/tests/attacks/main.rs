@@ -1,4 +1,5 @@
-//! Strangers attack a data provider and a lifecycle manager while honest workers compute: the workers keep up.
+//! Strangers attack a data provider, a lifecycle manager and a monitor while honest workers compute, next to hostile
+//! ones: the honest workers keep up.
 //!
 //! One attack after another, each for a while, then all at once. `PRB_TEST_WORKERS` (6), `PRB_TEST_STRANGERS`
 //! (6, data providers that lie), `PRB_TEST_ATTACK_SECS` (2, for each attack), `PRB_TEST_BLOCK_MS` (500),
@@ -15,6 +16,7 @@ mod http;
 mod peers;
 mod place;
 mod sockets;
+mod workers;
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,6 +33,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
 };
+use workers::HostileWorkers;
 
 /// Parachain blocks that a worker may be behind.
 const MAX_LAG: u32 = 5;
@@ -41,6 +44,7 @@ const MEMORY: u64 = 1 << 30;
 /// Where the daemons are on the link.
 const PROVIDER: u8 = 2;
 const MANAGER: u8 = 3;
+const MONITOR: u8 = 4;
 const LIMIT: Duration = Duration::from_secs(300);
 /// The key of those who belong together.
 const KEY: &str = "5b0d6f8e2c914a7fb3e1d7c04a96f258";
@@ -82,6 +86,8 @@ struct Scene {
     net: Net,
     provider: Daemon,
     manager: Daemon,
+    monitor: Daemon,
+    hostile_workers: HostileWorkers,
     targets: Targets,
     honest: Honest,
     place: Place,
@@ -111,21 +117,29 @@ impl Scene {
                 .set("PHALA_CHAIN_ENDPOINT", &para)
         };
         let mut provider = ours(provider(&net, "dp"), PROVIDER).set("PHALA_PARENT_CHAIN_ENDPOINT", relay);
-        let [api, console, queue] = [free_port(), free_port(), free_port()];
+        let [api, console, queue, peers] = [(); 4].map(|()| free_port());
         let mut manager = ours(manager(&net, "lm"), MANAGER)
             .set("PHALA_WALKIE_BOOT_NODES", provider.address())
             .set("PRB_API_TOKEN", TOKEN)
             .set("PRB_API_LISTEN", place.listen(api))
             .set("PRB_CONSOLE_LISTEN", place.listen(console))
             .set("PRB_QUEUE_PAGE_LISTEN", place.listen(queue));
+        let mut monitor = place
+            .put(Daemon::new(net.dir.path(), "monitor", "mo"), MONITOR)
+            .set("PRB_WALKIE_PSK", KEY)
+            .set("PTP_BOOT_NODES", manager.address())
+            .set("PRB_CONSOLE_LISTEN", place.listen(peers));
         provider.start();
         manager.start();
+        monitor.start();
         let test_peer = TestPeer::with_key(vec![manager.address()], "default", KEY).await;
         let client = test_peer.find(Role::LifecycleManager, "default", LIMIT).await;
         let all: Vec<_> = (0..workers as usize).collect();
         assign(&net, &client, &[0], &all).await;
-        test_peer.close().await;
         net.until_active(all, LIMIT).await;
+        let hostile_workers = HostileWorkers::start(here.into()).await;
+        hostile_workers.join(&client, net.devnet.pools()[0].pid).await;
+        test_peer.close().await;
         let blobs = provider.variable("PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT").unwrap().parse().unwrap();
         let ops = |daemon: &Daemon| daemon.ops_address().port();
         let targets = Targets {
@@ -133,9 +147,9 @@ impl Scene {
             provider: place.port(PROVIDER, provider.walkie_port()),
             manager: place.port(MANAGER, manager.walkie_port()),
             blobs: place.port(PROVIDER, blobs),
-            http: [(MANAGER, api), (MANAGER, console), (MANAGER, queue)]
+            http: [(MANAGER, api), (MANAGER, console), (MANAGER, queue), (MONITOR, peers)]
                 .into_iter()
-                .chain([(PROVIDER, ops(&provider)), (MANAGER, ops(&manager))])
+                .chain([(PROVIDER, ops(&provider)), (MANAGER, ops(&manager)), (MONITOR, ops(&monitor))])
                 .map(|(host, port)| place.port(host, port))
                 .collect(),
             chain_identity: prb_core::primitives::Hash(net.devnet.para().block_hash(1).unwrap().0),
@@ -147,11 +161,17 @@ impl Scene {
             from: place.honest(),
             api: at(MANAGER, api),
             console: at(MANAGER, console),
+            monitor: at(MONITOR, peers),
             blobs: at(PROVIDER, blobs),
             manager: manager.address(),
         })
         .await;
-        Self { net, provider, manager, targets, honest, place, _forwards: [relay_forward, para_forward] }
+        let _forwards = [relay_forward, para_forward];
+        Self { net, provider, manager, monitor, hostile_workers, targets, honest, place, _forwards }
+    }
+
+    const fn daemons(&self) -> [&Daemon; 3] {
+        [&self.provider, &self.manager, &self.monitor]
     }
 
     fn lag(&self) -> u32 {
@@ -172,10 +192,10 @@ impl Scene {
         let mut running = self.started(attacks);
         let (start, first) = (Instant::now(), self.net.devnet.para().finalized_number());
         let time = Duration::from_secs(u64::from(variable("PRB_TEST_ATTACK_SECS", 2)));
-        let (mut worst, mut dead, mut in_a_row) = (0, 0, [0; 2]);
+        let (mut worst, mut dead, mut in_a_row) = (0, 0, [0; 3]);
         while start.elapsed() < time {
             worst = worst.max(self.lag());
-            for (daemon, in_a_row) in [&self.provider, &self.manager].into_iter().zip(&mut in_a_row) {
+            for (daemon, in_a_row) in self.daemons().into_iter().zip(&mut in_a_row) {
                 let answer = tokio::task::block_in_place(|| daemon.ops("/livez"));
                 let is_dead = answer.is_none_or(|(status, _)| status != 200);
                 dead += u32::from(is_dead);
@@ -187,7 +207,7 @@ impl Scene {
         self.honest.are_served(name).await;
         worst = worst.max(self.lag());
         let blocks = self.net.devnet.para().finalized_number() - first;
-        let files = [&self.provider, &self.manager].map(Daemon::open_files);
+        let files = self.daemons().map(Daemon::open_files);
         for attack in &mut running {
             attack.shutdown().await;
         }
@@ -222,7 +242,7 @@ async fn workers_keep_up_whatever_strangers_do() {
         scene.suffers("all of them at once", &attacks.map(|(_, attack)| attack)).await;
     }
 
-    for daemon in [&scene.provider, &scene.manager] {
+    for daemon in scene.daemons() {
         let (peak, log) = (daemon.peak_memory_bytes(), daemon.log());
         println!("{}: {} MiB at most, {} lines of log", daemon.name(), peak >> 20, log.lines().count());
         assert!(peak < MEMORY, "{}: {} MiB", daemon.name(), peak >> 20);
@@ -232,7 +252,9 @@ async fn workers_keep_up_whatever_strangers_do() {
     assert_eq!(refused, 0, "a worker was sent a false header");
     scene.net.until_active(0..scene.net.workers.len(), LIMIT).await;
     scene.net.assert_done_once();
+    scene.hostile_workers.had_no_success();
     scene.place.end();
+    scene.monitor.stop().await;
     scene.manager.stop().await;
     scene.provider.stop().await;
     scene.net.shutdown().await;

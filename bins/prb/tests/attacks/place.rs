@@ -92,8 +92,8 @@ pub(crate) struct Tunnel {
 
 /// The link and who is on it.
 pub(crate) struct Place {
-    /// Of the provider and of the manager.
-    daemons: Option<[Namespace; 2]>,
+    /// Of the provider, of the manager and of the monitor.
+    daemons: Option<[Namespace; 3]>,
     strangers: Option<Runtime>,
     pub(crate) sources: Sources,
     // Dropped last.
@@ -107,7 +107,7 @@ impl Place {
             let sources = Sources { v4, v6: Arc::new([]) };
             return Self { daemons: None, strangers: None, sources, bridge: None };
         };
-        let daemons = ["dp", "lm"].map(|short| bridge.namespace(short));
+        let daemons = ["dp", "lm", "mo"].map(|short| bridge.namespace(short));
         for (namespace, host) in daemons.iter().zip(2..) {
             namespace.plug(bridge.address(host));
             if has_ipv6() {
@@ -137,7 +137,8 @@ impl Place {
         self.strangers.as_ref().map_or_else(Handle::current, |runtime| runtime.handle().clone())
     }
 
-    /// Returns the address of the honest users and workers, of the provider (2) or of the manager (3).
+    /// Returns the address of the honest users and workers, of the provider (2), of the manager (3)
+    /// or of the monitor (4).
     pub(crate) fn address(&self, host: u8) -> Ipv4Addr {
         self.bridge.as_ref().map_or(Ipv4Addr::LOCALHOST, |bridge| bridge.address(host))
     }

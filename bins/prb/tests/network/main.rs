@@ -10,9 +10,10 @@ mod liars;
 mod middle;
 mod outage;
 
-use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::HashMap, net::Ipv4Addr, pin::Pin, sync::Arc, time::Duration};
 
 use outage::{Event::*, Way};
+use support::{daemons::Daemon, namespaces::bridge_or_loopback};
 use tokio::{task::JoinSet, time::Instant};
 
 /// Time limit that is long enough on a loaded machine.
@@ -25,6 +26,25 @@ async fn until(what: &str, mut is: impl FnMut() -> bool, otherwise: impl Fn() ->
         assert!(start.elapsed() < LIMIT, "not within {LIMIT:?}: {what}\n{}", otherwise());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// As on a machine that starts before its network, or in a container with IPv6 disabled, where a listener at every
+/// address has none.
+#[tokio::test(flavor = "multi_thread")]
+async fn daemon_starts_without_a_network() {
+    let folder = tempfile::tempdir().unwrap();
+    let bridge = bridge_or_loopback();
+    let alone = bridge.map(|mut bridge| (bridge.namespace("alone"), bridge));
+    let mut monitor = Daemon::new(folder.path(), "monitor", "mo");
+    if let Some((namespace, _)) = &alone {
+        monitor = monitor.launched_by(&namespace.launcher(), Ipv4Addr::LOCALHOST);
+    }
+    let mut monitor =
+        monitor.set("PORT", 0).set("PHALA_WALKIE_LISTEN_ADDRESSES", "/ip4/0.0.0.0/tcp/0,/ip6/::/tcp/0");
+    monitor.start();
+    let is_open = || monitor.log().contains("console open");
+    until("the console is open", is_open, || monitor.log_tail()).await;
+    monitor.stop().await;
 }
 
 type Scenario = Pin<Box<dyn Future<Output = ()> + Send>>;

@@ -15,8 +15,8 @@ use crate::{
     primitives::{Hash, WorkerKey},
     prpc,
     wire::{
-        AttestationProvider, AttestationReport, VersionedWorkerEndpoints, WorkerEndpointPayload,
-        WorkerRegistrationInfoV2,
+        AttestationProvider, AttestationReport, EgressMessages, MessageOrigin, SIGNING_CONTEXT,
+        SignedMessage, VersionedWorkerEndpoints, WorkerEndpointPayload, WorkerRegistrationInfoV2,
     },
 };
 
@@ -123,11 +123,26 @@ impl Identity {
             versioned_endpoints: VersionedWorkerEndpoints::V1(endpoints),
             signing_time: state.info.current_block_time,
         };
-        let signature = self.0.sign_simple(b"substrate", &payload.signed_bytes());
+        let signature = self.0.sign_simple(SIGNING_CONTEXT, &payload.signed_bytes());
         Ok(prpc::GetEndpointResponse {
             encoded_endpoint_payload: Some(payload.encode()),
             signature: Some(signature.to_bytes().to_vec()),
         })
+    }
+}
+
+impl Identity {
+    /// The messages by sender; the worker signs its own.
+    pub(super) fn egress(&self, state: &WorkerState) -> EgressMessages {
+        let mut groups = state.egress();
+        let own = MessageOrigin::Worker(self.key());
+        let unsigned =
+            |message: &&mut SignedMessage| message.message.sender == own && message.signature == [0; 64];
+        for message in groups.iter_mut().flat_map(|(_, group)| group).filter(unsigned) {
+            let bytes = (&message.message, message.sequence).encode();
+            message.signature = self.0.sign_simple(SIGNING_CONTEXT, &bytes).to_bytes().to_vec();
+        }
+        groups
     }
 }
 

@@ -75,7 +75,8 @@ impl ScriptedWorker {
             Method::SyncCombinedHeaders => Ok(rules::sync_combined(target, body)?.encode_to_vec()),
             Method::LoadChainState => rules::load_chain_state(state, body).map(|()| Vec::new()),
             Method::GetEgressMessages => {
-                Ok(prpc::EgressMessages { encoded_messages: state.egress().encode() }.encode_to_vec())
+                Ok(prpc::EgressMessages { encoded_messages: self.identity.egress(state).encode() }
+                    .encode_to_vec())
             }
             Method::SignEndpointInfo => Ok(self.identity.sign_endpoints(state, body)?.encode_to_vec()),
             Method::TakeCheckpoint => {

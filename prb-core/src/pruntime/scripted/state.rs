@@ -57,7 +57,7 @@ impl WorkerState {
         empty
     }
 
-    /// Adds a message of the worker itself to the egress queue.
+    /// Adds a message of the worker itself to the egress queue; it is signed when it is fetched.
     pub fn push_message(&mut self, key: WorkerKey, sequence: u64, payload: &[u8]) {
         self.push_message_of(MessageOrigin::Worker(key), sequence, payload);
     }

@@ -154,7 +154,7 @@ impl Task {
         }
         self.record_keys(&info);
         self.connection.info_received(info);
-        self.identity.claim(&self.ctx.keys, &worker);
+        self.identity.claim(&self.ctx.keys, &worker, self.saved.key);
         self.relay.request_fetch();
     }
 

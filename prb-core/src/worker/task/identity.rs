@@ -51,10 +51,17 @@ impl Identity {
         self.key
     }
 
-    /// Claims the key, unless this entry already holds it.
-    pub(super) fn claim(&mut self, keys: &Arc<Keys>, worker: &inventory::Worker) {
+    /// Claims the key, unless this entry already holds it. `recorded` is the entry's last known key.
+    pub(super) fn claim(
+        &mut self,
+        keys: &Arc<Keys>,
+        worker: &inventory::Worker,
+        recorded: Option<WorkerKey>,
+    ) {
+        // The worker for which the key is recorded has taken it over.
+        self.claim.take_if(|claim| !claim.holds());
         let (Some(key), None) = (self.key, &self.claim) else { return };
-        match keys.claim(key, worker.id, &worker.name) {
+        match keys.claim(key, worker.id, &worker.name, recorded == Some(key)) {
             Ok(claim) => {
                 self.claim = Some(claim);
                 self.holder = None;

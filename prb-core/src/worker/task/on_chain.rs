@@ -30,7 +30,7 @@ pub(super) struct OnChain {
 
 /// A refused operation is retried after this long even if nothing has changed: its cause may be one that
 /// views do not show, such as the list of accepted pRuntime versions.
-const RETRY_REFUSED_AFTER: Duration = Duration::from_secs(6 * 3600);
+pub(super) const RETRY_REFUSED_AFTER: Duration = Duration::from_secs(6 * 3600);
 /// The same for refusals that only time resolves. Much longer than the chain's clock may be off.
 const RETRY_TIMED_AFTER: Duration = Duration::from_secs(600);
 

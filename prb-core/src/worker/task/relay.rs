@@ -6,9 +6,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::failures::FailureTracker;
+use super::{failures::FailureTracker, on_chain::RETRY_REFUSED_AFTER};
 use crate::{
-    chain::{ChainView, WorkerOnChain},
+    chain::{ChainView, ErrorClass, WorkerOnChain, known_error},
     inventory,
     primitives::{ParaNumber, WorkerKey},
     queue::{JobFailure, JobOutcome},
@@ -19,6 +19,9 @@ use crate::{
 
 /// Maximum number of senders per worker; messages of further ones are not relayed.
 const MAX_SENDERS: usize = 64;
+/// Consecutive refusals after which a worker's messages of other senders, such as gatekeepers, are no longer relayed
+/// for [`RETRY_REFUSED_AFTER`]. Only the chain can check their signatures, for a fee.
+const REFUSALS: u32 = 3;
 
 /// Messages in flight, by sender.
 pub(super) struct Relay {
@@ -35,6 +38,8 @@ struct Sender {
     /// For senders that several workers relay for, such as gatekeepers: the exclusive right to relay their
     /// messages.
     claim: Option<Claim<MessageOrigin>>,
+    /// Until when this worker's messages of such a sender are not relayed, because the chain has refused them.
+    refused_until: Option<Instant>,
 }
 
 impl Relay {
@@ -126,6 +131,8 @@ impl Relay {
             // submits.
             let next = if origin == own {
                 Some(on_chain.ingress_sequence)
+            } else if sender.refused_until.is_some_and(|until| now < until) {
+                None
             } else {
                 sender.claim(&origin, keys, worker);
                 sender.claim.as_ref().and_then(|_| Some(**view.senders.get(&origin)?.as_ref().ok()?))
@@ -135,7 +142,15 @@ impl Relay {
                 sender.egress.set_exhausted();
                 continue;
             };
-            let run = sender.egress.select(next, view.block, messages);
+            let mut run = sender.egress.select(next, view.block, messages);
+            if let Some(forged) = run.iter().position(|message| message.is_signed() == Some(false)) {
+                let error = format!(
+                    "the signature of its message {} is not valid: check what answers at the worker's endpoint",
+                    run[forged].sequence
+                );
+                sender.failed(&origin, &error, &worker.name);
+                run.truncate(forged);
+            }
             if let Some(last) = run.last() {
                 self.tickets += 1;
                 sender.egress.submitting(self.tickets, last.sequence + 1);
@@ -171,14 +186,27 @@ impl Relay {
         let Some(sender) = self.senders.get_mut(origin) else { return };
         match sender.egress.ended(ticket, result, view) {
             None => sender.failures.reset(),
-            Some(error) => sender.failed(origin, &error, worker),
+            Some(error) => {
+                sender.failed(origin, &error, worker);
+                let refused = result.is_ok() && !matches!(known_error(&error).class, ErrorClass::Retry);
+                if refused && sender.failures.attempts() >= REFUSALS && sender.claim.is_some() {
+                    sender.refused_until = Some(Instant::now() + RETRY_REFUSED_AFTER);
+                    // Another worker may hold messages that the chain accepts.
+                    sender.claim = None;
+                }
+            }
         }
     }
 }
 
 impl Sender {
     fn new(backoff: BackoffConfig) -> Self {
-        Self { egress: Egress::default(), failures: FailureTracker::new(backoff), claim: None }
+        Self {
+            egress: Egress::default(),
+            failures: FailureTracker::new(backoff),
+            claim: None,
+            refused_until: None,
+        }
     }
 
     fn claim(&mut self, origin: &MessageOrigin, keys: &Arc<Keys>, worker: &inventory::Worker) {

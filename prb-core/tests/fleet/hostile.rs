@@ -1,0 +1,70 @@
+//! Workers that somebody else runs, and that lie: they cost no fees and disturb no other worker.
+
+use prb_core::wire::{Message, MessageOrigin, SignedMessage};
+
+use super::*;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+async fn computing(workers: usize) -> Rig {
+    let mut rig = Rig::new(workers, 10).await;
+    rig.run();
+    rig.start();
+    rig.until_all(State::Active).await;
+    rig
+}
+
+fn forged(sender: MessageOrigin, sequence: u64, signature_bytes: usize) -> SignedMessage {
+    let message = Message { sender, destination: vec![1], payload: vec![2] };
+    SignedMessage { message, sequence, signature: vec![1; signature_bytes] }
+}
+
+/// The outcomes of a sender's messages on chain.
+fn carried(rig: &Rig, sender: &MessageOrigin) -> Vec<bool> {
+    let events = rig.chain.events().into_iter();
+    let of_sender = events.filter_map(|event| match event.call {
+        Call::SyncOffchainMessage(message) if message.message.sender == *sender => Some(event.result.is_ok()),
+        _ => None,
+    });
+    of_sender.collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_with_wrong_signatures_are_not_paid_for() {
+    let rig = computing(2).await;
+    let [liar, honest] = [0, 1].map(|index| MessageOrigin::Worker(rig.key(index)));
+    rig.workers[0].edit(|state| {
+        state.egress.push(forged(liar.clone(), 0, 64));
+        // In the name of a worker that has messages itself, and of senders whose keys only the chain knows.
+        state.egress.push(forged(honest.clone(), 0, 64));
+        state.egress.extend((0..3).map(|n| forged(MessageOrigin::Gatekeeper, n, 63)));
+        state.info.pending_messages = state.egress.len() as u64;
+    });
+    rig.until_worker(0, "the forgery", |worker| worker.message.contains("signature of its message 0")).await;
+    rig.workers[1].edit(|state| state.push_message(rig.key(1), 0, b"heartbeat"));
+    tokio::time::sleep(HOUR).await;
+    assert_eq!((carried(&rig, &liar), carried(&rig, &honest)), (vec![], vec![true]));
+    let of_gatekeepers = carried(&rig, &MessageOrigin::Gatekeeper);
+    assert!(of_gatekeepers.len() <= 9, "sent again and again: {of_gatekeepers:?}");
+    // Nor does it keep others from carrying the right ones.
+    rig.workers[1].edit(|state| state.push_message_of(MessageOrigin::Gatekeeper, 0, b"of a gatekeeper"));
+    rig.until("the gatekeepers' message", |_| carried(&rig, &MessageOrigin::Gatekeeper).contains(&true))
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_answers_with_the_key_of_another_takes_nothing_from_it() {
+    let rig = computing(2).await;
+    let (key, victim) = (rig.key(0), MessageOrigin::Worker(rig.key(0)));
+    // Before and while the victim cannot be reached.
+    rig.workers[1].edit(|state| state.info.public_key = Some(hex::encode(key.0)));
+    rig.workers[0].set_down(true);
+    rig.until_worker(0, "unreachable", |worker| worker.failures > 0).await;
+    tokio::time::sleep(BLOCK * 5).await;
+    rig.workers[0].set_down(false);
+    rig.workers[0].edit(|state| state.push_message(key, 0, b"heartbeat"));
+    rig.until_worker(0, "computing", |worker| &*worker.message == "Computing").await;
+    rig.until("its heartbeat", |_| !carried(&rig, &victim).is_empty()).await;
+    assert_eq!(carried(&rig, &victim), [true]);
+    assert_eq!(rig.status(0).state, State::Active);
+}
