@@ -240,16 +240,16 @@ async fn flood_of_connections_makes_few_tables() {
     assert!(count < most, "{count} tables, {most} at most, for {ROUNDS} connections");
 }
 
-/// "Upgrades" to a connection of yamux frames that are written by hand.
+/// "Upgrades" to a connection of a multiplexer's frames that are written by hand.
 #[derive(Clone)]
-struct Raw;
+struct Raw(&'static str);
 
 impl UpgradeInfo for Raw {
     type Info = &'static str;
     type InfoIter = std::iter::Once<Self::Info>;
 
     fn protocol_info(&self) -> Self::InfoIter {
-        std::iter::once("/yamux/1.0.0")
+        std::iter::once(self.0)
     }
 }
 
@@ -297,28 +297,24 @@ impl<C: AsyncRead + AsyncWrite> StreamMuxer for Socket<C> {
     }
 }
 
+/// What a flood consists of: a multiplexer and its frames, by the number of the round.
+type Flood = (&'static str, fn(u32) -> Vec<u8>);
+
 /// Sends frames to the node on a connection of its own until it ends, or the attack does.
-async fn flood(node: Multiaddr, frames: Vec<u8>) {
+async fn flood(node: Multiaddr, (multiplexer, frames): Flood) {
     let key = Keypair::generate_ed25519();
     let mut transport = tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
         .upgrade(Version::V1)
         .authenticate(noise::Config::new(&key).unwrap())
-        .multiplex(Raw);
+        .multiplex(Raw(multiplexer));
     let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
     let mut place = node;
     place.pop();
     let (_, Socket(socket)) = transport.dial(place, options).unwrap().await.unwrap();
     let (mut read, mut write) = socket.split();
     let send = async {
-        // Stream ids go on; the other frames do not mind.
-        let mut next = 1_u32;
-        loop {
-            let mut frames = frames.clone();
-            for frame in frames.chunks_exact_mut(24).filter(|frame| frame[7] == 1) {
-                frame[4..8].copy_from_slice(&next.to_be_bytes());
-                frame[16..20].copy_from_slice(&next.to_be_bytes());
-                next += 2;
-            }
+        for start in (0..).step_by(100) {
+            let frames: Vec<u8> = (start..start + 100).flat_map(frames).collect();
             if write.write_all(&frames).await.is_err() || write.flush().await.is_err() {
                 break;
             }
@@ -331,34 +327,52 @@ async fn flood(node: Multiaddr, frames: Vec<u8>) {
     tokio::join!(send, drain);
 }
 
-fn frame(tag: u8, flags: u8, stream: u8) -> [u8; 12] {
-    [0, tag, 0, flags, 0, 0, 0, stream, 0, 0, 0, 0]
+/// A frame of yamux without a body.
+fn yamux(tag: u8, flags: u8, stream: u32) -> Vec<u8> {
+    [&[0, tag, 0, flags][..], &stream.to_be_bytes(), &[0; 4]].concat()
 }
+
+/// A frame of mplex without a body.
+fn mplex(flag: u32, stream: u32) -> Vec<u8> {
+    let mut header = stream << 3 | flag;
+    let mut bytes = Vec::new();
+    while header >= 0x80 {
+        bytes.push(header as u8 | 0x80);
+        header >>= 7;
+    }
+    bytes.extend([header as u8, 0]);
+    bytes
+}
+
+/// Streams that are opened, or also reset at once; pings, and window updates.
+const FLOODS: [Flood; 6] = [
+    ("/yamux/1.0.0", |n| yamux(0, 1, 2 * n + 1)),
+    ("/yamux/1.0.0", |n| [yamux(0, 1, 2 * n + 1), yamux(0, 8, 2 * n + 1)].concat()),
+    ("/yamux/1.0.0", |_| yamux(2, 1, 0)),
+    ("/yamux/1.0.0", |_| yamux(1, 0, 1)),
+    ("/mplex/6.7.0", |n| mplex(0, n)),
+    ("/mplex/6.7.0", |n| [mplex(0, n), mplex(6, n)].concat()),
+];
 
 fn resident_mib() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096 / (1 << 20)
 }
 
-/// Streams that are reset at once, pings, and window updates, as fast as they go: calls are answered meanwhile, and
-/// nothing piles up.
+/// Frames of every kind, as fast as they go: calls are answered meanwhile, and nothing piles up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn floods_of_frames_delay_calls_little() {
     let node = start(answering(0)).await;
     let caller = start_knowing(config(1, Role::LifecycleManager), &node).await;
     until_friends(&caller, &node).await;
     let before = resident_mib();
-    for frames in [
-        [frame(0, 1, 1), frame(0, 8, 1)].concat(),
-        [frame(2, 1, 0), frame(2, 1, 0)].concat(),
-        [frame(1, 0, 0), frame(1, 0, 0)].concat(),
-    ] {
+    for kind in FLOODS {
         let mut attack = tokio::task::JoinSet::new();
         for _ in 0..4 {
-            attack.spawn(flood(address(&node), frames.repeat(100)));
+            attack.spawn(flood(address(&node), kind));
         }
-        let ((), longest) =
-            calls_beside(&caller, &node, tokio::time::sleep(Duration::from_millis(600))).await;
+        let a_while = tokio::time::sleep(Duration::from_millis(400));
+        let ((), longest) = calls_beside(&caller, &node, a_while).await;
         assert!(longest < Duration::from_secs(5), "{longest:?}");
         attack.shutdown().await;
     }
