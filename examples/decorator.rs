@@ -56,6 +56,7 @@ impl<S: ChainSubmitter> ChainSubmitter for StakeLimit<S> {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let (queue, vault) = (Arc::new(MemoryQueue::default()), Arc::new(MemoryVault::new()));
+    // Whatever takes a submitter takes the decorated one.
     let submitter = StakeLimit { inner: MemoryChain::new(Config::default()), limit: 50_000_000_000_000_000 };
     let key = vault.seal(&"operator".into()).await?;
     let signer = JobSigner { operator: MemoryChain::account_of("operator"), key, proxied: None };
@@ -63,6 +64,7 @@ async fn main() -> anyhow::Result<()> {
     let parts = trade::Parts { queue: queue.clone(), submitter: Arc::new(submitter), signers, accounts };
     let trader = Trader::start(trade::Config::default(), parts)?;
 
+    // 500,000 PHA: one zero more than the limit.
     let (pool, worker, stake) = (PoolId(1), WorkerKey([7; 32]), 500_000_000_000_000_000);
     let calls = vec![Call::StartComputing { pool, worker, stake }];
     let job = queue.submit(Job { pool, signer, calls, retries: 3 }).await?;

@@ -61,7 +61,7 @@ struct Demo {
 /// Maximum lag of a worker that counts as at the tip, in blocks.
 const AT_TIP: u32 = 2;
 /// Interval of progress checks.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// The stake of each worker: 100 PHA.
 const STAKE: u128 = 100_000_000_000_000;
 
@@ -72,8 +72,7 @@ fn main() -> ExitCode {
         let _flush = telemetry::init(Some(&demo.log_level), true, telemetry::Stream::Daemon, &display)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let active = runtime.block_on(demo.run(&display))?;
-        // Bounded: a blocking task, such as a name resolution, cannot be cancelled and must not delay the
-        // exit.
+        // Bounded: a blocking task, such as a name resolution, cannot be cancelled and must not delay the exit.
         runtime.shutdown_timeout(Duration::from_millis(500));
         Ok(active)
     };
@@ -96,6 +95,7 @@ impl Demo {
             devnet = Devnet::start(self.devnet()) => devnet.context("cannot start the devnet")?,
             () = stop.cancelled() => return Ok(true),
         };
+        // From here on blocks are produced at the configured pace.
         devnet.spawn_ticker().await;
         let workers = worker::spawn_all(self.seed.to_string(), self.workers, 0, None).await?;
         let temporary = tempfile::tempdir()?;
@@ -113,6 +113,7 @@ impl Demo {
         println!("relay chain   {}   parachain {}", devnet.relay().url(), devnet.para().url());
         println!("{} workers from {} on; Ctrl-C ends the demo", self.workers, workers[0].endpoint());
         let active = self.watch(&devnet, &workers, bridge, display, &stop).await;
+        // The bridge has stopped: only now may what it depends on end.
         for worker in workers {
             worker.shutdown().await;
         }
@@ -144,13 +145,13 @@ impl Demo {
         let start = Instant::now();
         let limit = Duration::from_secs(self.timeout);
         let mut progress = Progress::new(display);
-        let mut look = tokio::time::interval(LOOK_EVERY);
+        let mut checks = tokio::time::interval(CHECK_INTERVAL);
         let mut announced = false;
         let result = loop {
             tokio::select! {
                 () = stop.cancelled() => break Ok(true),
                 error = bridge.ended() => break Err(error),
-                _ = look.tick() => {}
+                _ = checks.tick() => {}
             }
             let view = bridge.view().await;
             progress.show(bridge.view().await);
@@ -163,6 +164,7 @@ impl Demo {
                 );
                 display.print(&line);
             }
+            // Without `--until-active` the demo runs until a signal.
             if self.until_active && announced {
                 break Ok(true);
             }
@@ -193,6 +195,7 @@ fn all_active(
     for worker in workers {
         let truth = truth::worker(devnet.para(), worker.public_key().0)?;
         let next_block = worker.info().blocknum;
+        // "Idle" is the chain's name for a worker that computes and has no challenge to answer.
         if truth.session != Some(WorkerState::WorkerIdle) || next_block + AT_TIP <= tip {
             return Ok(false);
         }
@@ -215,6 +218,7 @@ fn write_fleet(data: &Path, devnet: &Devnet, workers: &[WorkerHandle]) -> anyhow
     for pool in devnet.pools() {
         writeln!(file, "[[pools]]\npid = {}\noperator = \"{}\"\n", pool.pid, pool.mnemonic)?;
     }
+    // The workers are distributed evenly over the pools.
     for (worker, pool) in workers.iter().zip(devnet.pools().iter().cycle()) {
         writeln!(
             file,

@@ -43,11 +43,13 @@ async fn main() -> anyhow::Result<()> {
     let trader = Trader::start(trade::Config::default(), parts)?;
     let parts = fleet::Parts::new(inventory, source, chain.clone(), queue, connect);
     let fleet = Fleet::start(parts, fleet::Config::default());
+    // The worker is initialised, synced, registered and started; the in-memory chain produces a block when told to.
     while fleet.status().count(State::Active) == 0 {
         tokio::time::sleep(Duration::from_millis(100)).await;
         let status = &fleet.status().workers[..];
         println!("block {}: {:?}", chain.produce_block(), status.first().map(|w| w.message.clone()));
     }
+    // The fleet first: it submits no more jobs, and the trader finishes those in flight.
     fleet.stop().await;
     trader.stop(Duration::from_secs(1)).await?;
     Ok(())

@@ -56,9 +56,9 @@ async fn main() -> anyhow::Result<()> {
     // The service: nothing else sees the key.
     let key = OperatorKey::from_secret(&std::env::var("OPERATOR").context("OPERATOR is not set")?.into())?;
     let operator = key.account();
-    let (requests, mut asked) = mpsc::channel::<(Vec<u8>, oneshot::Sender<Signature>)>(8);
+    let (requests, mut incoming) = mpsc::channel::<(Vec<u8>, oneshot::Sender<Signature>)>(8);
     let service = tokio::spawn(async move {
-        while let Some((payload, answer)) = asked.recv().await {
+        while let Some((payload, answer)) = incoming.recv().await {
             // The receiver is gone if the caller gave up.
             let _ = key.sign(&payload).await.map(|signature| answer.send(signature));
         }

@@ -22,11 +22,13 @@ async fn main() -> anyhow::Result<()> {
     println!("{} discovers peers for 5 s", node.peer_id());
     tokio::time::sleep(Duration::from_secs(5)).await;
 
+    // The peers that were found and have proven their identities.
     let table = node.peers().borrow().clone();
     for peer in table.iter() {
         let address = peer.address.as_ref().map(ToString::to_string).unwrap_or_default();
         println!("{:?} {} of {:?} at {address}", peer.role, peer.hostname, peer.bridge_identity);
         if peer.role == Role::DataProviderInt {
+            // Over the connection that the node has or makes; the call has a timeout.
             match node.client(peer.peer_id).data_provider_info().await {
                 Ok(info) => println!(
                     "  relay chain {} of {}, parachain {} of {}, blobs at port {}",

@@ -32,6 +32,7 @@ impl JustifiedBlock {
     }
 }
 
+/// The items of `span`, where the first item is that of block `base`; fewer at the end of the chain.
 fn run<T>(items: &[T], base: u32, span: RangeInclusive<u32>) -> &[T] {
     let from = span.start().saturating_sub(base) as usize;
     let end = ((span.end() + 1).saturating_sub(base) as usize).min(items.len());

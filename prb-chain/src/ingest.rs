@@ -224,6 +224,7 @@ impl Chains {
             Error::Wrong { node, source } => {
                 named(node).into_iter().for_each(|node| node.demote(&source.to_string()));
             }
+            // Not demoted: a node may be behind, or have pruned what was asked for.
             Error::Absent { node, what } => {
                 named(node).into_iter().for_each(|node| node.defer(&format!("has no {what}")));
             }
@@ -294,9 +295,12 @@ impl Ingest {
                 Err(e) => pause.after(&chains, "start", e).await?,
             }
         }
+        // The loops hold this lock for reading while they fetch, so none starts before the sources are
+        // drained.
         // History sources come first.
         let turn = Arc::clone(&chains.turn).write_owned().await;
         let (target, targets) = watch::channel(None);
+        // Joined, not spawned: a loop that ends in an error ends the others, and dropping this cancels all.
         tokio::try_join!(
             watch_heads(&chains, target),
             relay::run(&chains, &config, targets),

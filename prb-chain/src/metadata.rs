@@ -89,6 +89,7 @@ impl Runtime {
         metadata: &[u8],
     ) -> Result<Self, Error> {
         let unreadable = |reason: String| Error::Unreadable { reason };
+        // Before decoding, which needs several times as much memory.
         if metadata.len() > MAX_METADATA_BYTES {
             return Err(unreadable(format!("it has {} bytes", metadata.len())));
         }

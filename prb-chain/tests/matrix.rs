@@ -2,44 +2,44 @@
 //! everything is stored within the time limit, nothing wrong is stored, and the log names the fault without
 //! repeating itself endlessly.
 //!
-//! `PRB_TEST_PAIRS` says how many pairs are run, or `all`. `PRB_TEST_DRAWN` says how many cases are drawn at random,
-//! `PRB_TEST_SEED` the first one's seed. `PRB_TEST_FAULT` runs those cases alone that have this in their names.
-//! `PRB_TEST_BURST` says how many bytes a block changes that has many small changes.
+//! `PRB_TEST_PAIRS` sets the number of pairs, or `all`; `PRB_TEST_DRAWN` the number of random cases, and
+//! `PRB_TEST_SEED` the first one's seed. `PRB_TEST_FAULT` selects the cases with this text in their names.
+//! `PRB_TEST_BURST` sets the size of a block with many small changes, in bytes.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 
 #[path = "matrix/chains.rs"]
 mod chains;
+#[path = "matrix/faults.rs"]
+mod faults;
 #[path = "matrix/log.rs"]
 mod log;
 #[path = "matrix/proxy.rs"]
 mod proxy;
 #[path = "matrix/rig.rs"]
 mod rig;
-#[path = "matrix/troubles.rs"]
-mod troubles;
 #[path = "support/workers.rs"]
 mod workers;
 
-use proxy::Mangle;
+use faults::{ALL, Alone, corrupted, drawn};
+use proxy::Corruption;
 use rand::{SeedableRng, rngs::StdRng};
 use rig::{Case, run_all};
-use troubles::{ALL, Alone, drawn, mangled};
 
 /// Pairs in a default run.
 const PAIRS: usize = 24;
-/// Cases that are drawn in a usual run.
+/// Random cases in a default run.
 const DRAWN: u64 = 16;
 
 #[test]
 fn every_fault_beside_a_good_node() {
-    run_all(ALL.iter().map(|trouble| Case::beside_a_good_node(&[trouble])).collect());
+    run_all(ALL.iter().map(|fault| Case::beside_a_good_node(&[fault])).collect());
 }
 
 #[test]
 fn every_fault_of_the_only_node() {
-    let alone = ALL.iter().filter(|trouble| trouble.alone != Alone::Never);
+    let alone = ALL.iter().filter(|fault| fault.alone != Alone::Never);
     run_all(alone.map(Case::of_the_only_node).collect());
 }
 
@@ -70,23 +70,24 @@ fn number(name: &str, usually: u64) -> u64 {
 fn faults_drawn_at_random_beside_a_good_node() {
     let first = number("PRB_TEST_SEED", 1);
     let cases = (first..first + number("PRB_TEST_DRAWN", DRAWN)).map(|seed| {
-        let troubles = drawn(&mut StdRng::seed_from_u64(seed));
-        Case::beside_a_good_node(&troubles).with_seed(seed)
+        let faults = drawn(&mut StdRng::seed_from_u64(seed));
+        Case::beside_a_good_node(&faults).with_seed(seed)
     });
     run_all(cases.collect());
 }
 
 #[test]
-fn messages_mangled_in_every_way_beside_a_good_node() {
+fn messages_corrupted_in_every_way_beside_a_good_node() {
     let seed = number("PRB_TEST_SEED", 1);
-    let cases = Mangle::ALL.map(|mangle| Case::beside_a_good_node(&[mangled(mangle)]).with_seed(seed));
+    let cases =
+        Corruption::ALL.map(|corrupt| Case::beside_a_good_node(&[corrupted(corrupt)]).with_seed(seed));
     run_all(cases.into());
 }
 
 #[test]
-fn messages_of_the_only_node_mangled_in_every_way() {
+fn messages_of_the_only_node_corrupted_in_every_way() {
     let seed = number("PRB_TEST_SEED", 1);
-    run_all(Mangle::ALL.map(|mangle| Case::of_the_only_node(mangled(mangle)).with_seed(seed)).into());
+    run_all(Corruption::ALL.map(|corrupt| Case::of_the_only_node(corrupted(corrupt)).with_seed(seed)).into());
 }
 
 /// How long an answer is waited for; the bounds of docs/nodes.md shrink with it.

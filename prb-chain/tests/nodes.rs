@@ -1,4 +1,4 @@
-//! Tests of imperfect nodes: limited, pruned, hanging, of another chain, or announcing heads that nobody else
+//! Tests of imperfect nodes: limited, pruned, hanging, of another chain, or announcing heads that no other node
 //! has. With such a node alone, and with a good one beside it, nothing is lost and nothing waits forever.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

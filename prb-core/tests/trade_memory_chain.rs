@@ -209,7 +209,7 @@ async fn faults_apply_to_batches_in_order() {
         let error = send(&chain, alice.clone(), vec![message(0)]).await.unwrap_err();
         assert!(error.to_string().contains(expected) && error.is_retryable(), "{error}");
     }
-    // The last one is on its way: whoever asks for effects waits for it.
+    // The last one is on its way: a query of effects waits for it.
     let sent = [message(0)];
     let effects = chain.effects(alice.operator, &sent);
     tokio::pin!(effects);

@@ -27,6 +27,7 @@ use std::net::IpAddr;
 use libp2p::PeerId;
 
 pub mod auth;
+mod bounded;
 pub mod calls;
 mod client;
 pub(crate) mod envelope;

@@ -134,10 +134,13 @@ async fn without_key_and_whitelist_same_machine_is_authorised() {
     // Also over one of the machine's own addresses, if it has one besides loopback.
     let own = get_if_addrs().unwrap().into_iter().find(|i| !i.is_loopback() && i.ip().is_ipv4());
     if let Some(own) = own {
-        let mut wide = managed(2);
-        wide.listen = vec![format!("/ip4/{}/tcp/0", own.ip()).parse().unwrap()];
+        let (mut wide, mut caller) = (managed(2), config(3, Role::Trader));
+        // Both, because either may connect to the other.
+        for config in [&mut wide, &mut caller] {
+            config.listen = vec![format!("/ip4/{}/tcp/0", own.ip()).parse().unwrap()];
+        }
         let wide = start(wide).await;
-        let caller = start_knowing(config(3, Role::Trader), &wide).await;
+        let caller = start_knowing(caller, &wide).await;
         until_friends(&wide, &caller).await;
         let seen = wide.peers().borrow().get(&caller.peer_id()).unwrap().ip;
         assert_eq!(seen, Some(own.ip()));

@@ -337,7 +337,7 @@ fn frame(tag: u8, flags: u8, stream: u8) -> [u8; 12] {
 
 fn resident_mib() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096 >> 20
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096 / (1 << 20)
 }
 
 /// Streams that are reset at once, pings, and window updates, as fast as they go: calls are answered meanwhile, and

@@ -151,6 +151,7 @@ impl Run {
     fn config(&self) -> anyhow::Result<Config> {
         let epoch = match self.epoch.as_str() {
             "now" => Epoch::HistoryEndsNow,
+            // Fixed by default, so that the same flags produce the same chain.
             text => Epoch::Fixed(text.parse()?),
         };
         Ok(self.faults.config(Config {

@@ -202,6 +202,7 @@ impl Worker {
         // accepts them.
         let listener = TcpListener::bind(wanted).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
+        // Opened here: a folder that cannot be written is an error of the start, not of a request.
         let recorder = config.record.map(|dir| Recorder::open(dir, index)).transpose();
         let (commands, received) = mpsc::channel(COMMANDS);
         let faults = Faults::default();
@@ -254,6 +255,7 @@ pub async fn spawn_like(
 ) -> Result<Vec<WorkerHandle>, Error> {
     let mut workers = Vec::new();
     for index in 0..count {
+        // Port 0 stays 0: the system selects a free port for each worker.
         let offset = if base_port == 0 { 0 } else { index };
         let port = u16::try_from(u32::from(base_port) + offset).map_err(|_| Error::Port { index })?;
         let mut config = WorkerConfig { index, ..config.clone() };
@@ -271,6 +273,7 @@ pub struct DevnetCollateral;
 impl CollateralSource for DevnetCollateral {
     async fn collateral(&self, quote: &[u8]) -> Result<Collateral, attestation::Error> {
         let collateral = report::collateral();
+        // The same check as on the chain, so that a wrong quote is refused before a call is paid for.
         report::read_quote(quote, &collateral)
             .map_err(|refused| attestation::Error::Quote { reason: format!("{refused:?}") })?;
         Collateral::decode(&mut &*collateral.encode())
@@ -314,6 +317,7 @@ impl WorkerHandle {
     pub async fn go_away(&self, keep_state: bool) {
         let (done, gone) = oneshot::channel();
         self.process.command(Command::GoAway { keep_state, done }).await;
+        // An error means that the supervisor has ended, and with it the port and all connections.
         let _ = gone.await;
     }
 
@@ -380,6 +384,7 @@ impl WorkerHandle {
     /// Ends the worker and waits until its port is free.
     pub async fn shutdown(self) {
         let Self { cancel, task, .. } = self;
+        // Ends the supervisor, which closes the port and all connections.
         drop(cancel);
         if let Err(error) = task.await {
             tracing::error!(%error, "a worker's supervisor failed");

@@ -90,6 +90,7 @@ codes! {
 pub(crate) fn provider(heights: &Heights) -> Option<Reason> {
     match (heights.relay, heights.relay_target, heights.para, heights.para_target) {
         (Some(relay), Some(relay_target), para, para_target) => {
+            // Without a known target the parachain counts as not behind.
             let para_behind = para_target.map_or(0, |t| t.0).saturating_sub(para.map_or(0, |p| p.0));
             let relay_behind = relay_target.0.saturating_sub(relay.0);
             (relay_behind.max(para_behind) > AT_TIP).then(|| {
@@ -109,6 +110,7 @@ impl Growth {
     /// Records the current height; returns a reason if it has been the same for too long.
     pub(crate) fn check(&self, chain: &str, height: Option<u32>) -> Option<Reason> {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // An unknown height has its own reason: it is not a chain that stalls.
         let (Some(height), now) = (height, Instant::now()) else { return None };
         match *seen {
             Some((last, since)) if last == height => {
@@ -151,6 +153,7 @@ pub(crate) fn workers(fleet: &FleetStatus) -> Vec<Reason> {
     let running: Vec<_> = fleet.workers.iter().filter(|w| w.runner.is_some()).collect();
     let majority = |fits: &dyn Fn(&WorkerStatus) -> bool| {
         let named: Vec<_> = running.iter().filter(|w| fits(w)).map(|w| &***w).collect();
+        // A minority with problems is not a reason: restarting the daemon would not help them, and would stop the others.
         (named.len() * 2 > running.len()).then_some(named)
     };
     let mut reasons = Vec::new();
@@ -181,6 +184,7 @@ fn without_data(worker: &WorkerStatus) -> bool {
 fn causes(workers: &[&WorkerStatus]) -> String {
     let mut counts = BTreeMap::<&str, usize>::new();
     for worker in workers {
+        // First: the session loses value, whatever else the worker reports.
         let cause = if worker.is_unresponsive() { "unresponsive" } else { worker.reason.code() };
         *counts.entry(cause).or_default() += 1;
     }

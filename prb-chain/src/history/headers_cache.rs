@@ -91,6 +91,7 @@ impl fmt::Debug for HeadersCache {
 struct State {
     genesis: Vec<u32>,
     recent_imported: Counters,
+    // Kept as it is: this is the wire format.
     /// The cache's own spelling.
     higest: Counters,
 }
@@ -136,6 +137,7 @@ impl HeadersCache {
         }
         let mut body = Vec::new();
         while let Some(chunk) = answer.chunk().await.map_err(failed)? {
+            // Not by `Content-Length`, which may be missing or false.
             if body.len() + chunk.len() > self.config.max_answer_bytes {
                 let most = self.config.max_answer_bytes;
                 return Err(bad(format!("its answer to {path} has more than {most} bytes")));
@@ -185,6 +187,7 @@ impl HeadersCache {
 fn blocks(body: &[u8], first: ParaNumber, count: u32) -> Result<Vec<Vec<u8>>, Error> {
     let broken = || bad(format!("its storage changes from block {first} on cannot be read"));
     let input = &mut &*body;
+    // The count is not used to allocate: it is the server's claim.
     if Compact::<u32>::decode(input).map_err(|_| broken())?.0 != count {
         return Err(broken());
     }
@@ -219,6 +222,7 @@ fn piece(body: &[u8], first: RelayNumber) -> Result<Option<Piece>, Error> {
         }
         headers.push(info.header.encode());
         last = Some(info);
+        // A piece ends at its first justification; the rest is requested again with the next one.
         if last.as_ref().is_some_and(|info| info.justification.is_some()) {
             break;
         }
@@ -270,6 +274,7 @@ impl HistorySource for HeadersCache {
             }
         });
         let (parent, _) = data.ok_or_else(|| bad("its block 1 has no ParachainSystem::ValidationData"))?;
+        // Workers start before the relay parent of block 1, whose own header they then receive.
         let number = parent.saturating_sub(1);
         if !known.is_empty() && !known.contains(&number) {
             return Err(bad(format!(
@@ -282,6 +287,7 @@ impl HistorySource for HeadersCache {
         Ok(Some(Genesis {
             para_id,
             relay_number: RelayNumber(number),
+            // Nothing of this is trusted: it is compared with the nodes, or with the blocks that follow.
             relay_hash: decoded.block_header.hash(),
             chain_identity: Hash::of(&header),
             info: info.into(),

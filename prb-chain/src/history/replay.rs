@@ -251,6 +251,7 @@ impl Replay {
     /// Stores the next blocks of a part, from the first source that has them.
     async fn advance(&mut self, part: Part, faults: &mut Vec<Fault>) -> Result<bool, store::Error> {
         for at in 0..self.sources.len() {
+            // In the configured order each time, by which operators choose the preferred source.
             if self.sources[at].is_aside(part) || !self.is_ours(at, faults).await {
                 continue;
             }
@@ -261,6 +262,7 @@ impl Replay {
                     return Ok(true);
                 }
                 Ok(false) => {}
+                // A store that fails is no source's fault, and no other source can help.
                 Err(Failure::Store(e)) => return Err(e),
                 Err(e) => self.suspend(at, part, &e, faults),
             }
@@ -296,6 +298,7 @@ impl Replay {
 
     fn suspend(&mut self, at: usize, part: Part, failure: &Failure, faults: &mut Vec<Fault>) {
         let is_reachable = !matches!(failure, Failure::Source(Error::Unavailable { .. }) | Failure::Task(_));
+        // Its other parts are still used: one damaged file leaves the rest of an archive valid.
         let first = if is_reachable { self.config.wrong_for } else { self.config.retry_min };
         // A wrong source stays wrong until its operator repairs it; one that is down may be back soon.
         let most = if is_reachable { Duration::MAX } else { self.config.retry_max };
@@ -313,6 +316,7 @@ impl Replay {
             retry_in_seconds = term.as_secs(),
             "history source failed: {what}"
         );
+        // Sources are asked until all blocks are stored, so their faults could grow without bound.
         if faults.len() < MAX_FAULTS {
             faults.push(Fault { source, part, what });
         }

@@ -12,7 +12,7 @@ use std::{
 
 use codec::DecodeAll;
 use futures::{StreamExt, stream::FuturesUnordered};
-use prb_core::{primitives::ParaNumber, wire};
+use prb_core::{primitives::ParaNumber, prpc::Method, wire};
 use tokio::time::Instant;
 
 use super::{Chains, Config, Error, Pause, absent, pace::Pace, write, wrong};
@@ -34,6 +34,9 @@ const BUFFERED_ANSWERS: usize = 64;
 /// Bytes after which no further blocks are stored in one transaction.
 // A block may change 20 MB, so a count of blocks would not bound a transaction.
 const STORED_AT_ONCE: usize = 16 * 1024 * 1024;
+
+/// Largest storage changes of a block, in bytes: with its header they fit into a request to a worker.
+const MAX_BLOCK_BYTES: usize = Method::DispatchBlocks.body_limit_bytes() - 64 * 1024;
 
 /// Follows the parachain's storage changes.
 pub(super) async fn run(chains: &Chains, config: &Config) -> Result<(), Error> {
@@ -323,12 +326,49 @@ pub(super) async fn fetch_from(
             // Decoded here, because a worker that cannot decode them does not say which block they belong to.
             wire::StorageChanges::decode_all(&mut &*scale.0)
                 .map_err(|_| wrong(node)(verify::Error::Encoding { what: "storage changes" }))?;
-            return Ok(vec![scale.0]);
+            let changes = vec![scale.0];
+            return within(node, first, changes, MAX_BLOCK_BYTES);
         }
         Err(e) => return Err(e.into()),
     };
     if changes.len() != (last - first + 1) as usize {
         return Err(absent(node, format!("storage changes of blocks {first} to {last}")));
     }
-    Ok(changes.into_iter().map(|changes| changes.0).collect())
+    within(node, first, changes.into_iter().map(|changes| changes.0).collect(), MAX_BLOCK_BYTES)
+}
+
+/// Refuses a block's changes that no request to a worker can hold.
+// They are not proven before a worker applies them, and a worker that is never sent them never reports them.
+fn within(node: &Node, first: u32, changes: Vec<Vec<u8>>, most: usize) -> Result<Vec<Vec<u8>>, Error> {
+    match (first..).zip(&changes).find(|(_, changes)| changes.len() > most) {
+        None => Ok(changes),
+        Some((number, changes)) => {
+            let bytes = changes.len();
+            let what = format!(
+                "storage changes of block {number} that workers accept: it returned {bytes} bytes, and a request to \
+                 a worker may have {most}"
+            );
+            Err(absent(node, what))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rpc::{Config, NodePool};
+
+    #[test]
+    fn changes_that_no_worker_accepts_are_requested_from_another_node() -> Result<(), rpc::Error> {
+        let node = NodePool::new("para", Config::new(["ws://n:1"]))?.pick();
+        let changes = |lengths: [usize; 2]| lengths.map(|bytes| vec![0; bytes]).to_vec();
+        assert!(within(&node, 7, changes([10, 9]), 10).is_ok());
+        match within(&node, 7, changes([10, 11]), 10) {
+            Err(Error::Absent { node, what }) => {
+                assert!(&*node == "n:1" && what.contains("block 8") && what.contains("11 bytes"), "{what}");
+            }
+            other => panic!("{other:?}"),
+        }
+        Ok(())
+    }
 }

@@ -69,6 +69,7 @@ pub(super) async fn run(
         let turn = chains.turn.read().await;
         let advanced = advance(chains, config, &mut pace, target, in_vain >= NEAR_ATTEMPTS).await;
         drop(turn);
+        // The lock is released first: history sources may append while this loop waits.
         match advanced {
             Ok(true) => {
                 in_vain = 0;
@@ -113,6 +114,7 @@ async fn advance(
     let ends_set = ends_set || stored.is_none() && start_ends_set(genesis);
     let is_far = overdue || target.0 - tip.number.0 > NEAR;
     let para_id = genesis.para_id;
+    // Near the target one request is enough, and several nodes would only repeat it.
     if is_far
         && let Some(round) = spread::Round::new(chains, pace, para_id, (tip, ends_set, set.clone()), target.0)
         && round.run().await?
@@ -142,6 +144,7 @@ async fn next_batch(
     } else if node.offers(Capability::FinalityProofs) {
         proven = proofs(&node, tip, ends_set).await?;
     }
+    // Decides whom a wrong answer is attributed to: the proofs or the stored justifications.
     let by_proof = !proven.is_empty();
     if !node.offers(Capability::FinalityProofs) {
         proven.extend(justified::find(&node, config, tip, target, &set).await?);
@@ -172,6 +175,7 @@ async fn next_batch(
 /// Stores verified blocks. Returns the first block whose state no longer names a head of the parachain, if
 /// any.
 pub(crate) fn append(store: &Store, batch: &RelayBatch) -> Result<Option<RelayNumber>, store::Error> {
+    // Read before the blocks are appended, or every batch would report the same missing head.
     let named_head = store.tip_names_head()?;
     store.append_relay(batch)?;
     let gone = batch.stops.iter().find(|stop| stop.para_head.is_none()).map(|stop| stop.number);
@@ -403,6 +407,7 @@ fn check_piece(para_id: u32, signed: &Signed) -> Result<Proof, verify::Error> {
         let reason = "it is of a block after the end of its set";
         return Err(verify::Error::Justification { number: early.number, reason });
     }
+    // The expensive check comes after those that cost nothing.
     let justified = grandpa::check(justification, set, last.number, last.hash);
     if let (Err(_), Some(forced)) = (&justified, headers.iter().find(|header| header.forces_change)) {
         // Signed by a set that no header before it announces.

@@ -62,6 +62,7 @@ impl Suspects {
 
     fn send(&self, suspect: Suspect) {
         // If the queue is full, drop it: a worker that is right reports it again.
+        // Never waits: the caller is a worker's sync loop.
         let outcome = if self.0.try_send(suspect).is_ok() { "taken" } else { "full" };
         counter!("prb_ingest_suspects_total", "outcome" => outcome).increment(1);
     }
@@ -75,6 +76,7 @@ pub(super) async fn run(
 ) -> Result<(), Error> {
     let mut schedule = RecheckSchedule::new(config);
     while let Some(suspect) = suspects.recv().await {
+        // A thousand workers may report the same block within a second.
         if !schedule.is_due(suspect) {
             continue;
         }

@@ -21,6 +21,7 @@ pub(super) struct WorkerInfo {
     features: Vec<u32>,
 }
 
+// A new variant makes the value unreadable, which is shown; a wrong guess would not be.
 #[derive(Debug, DecodeAsType)]
 enum AttestationProvider {
     Root,
@@ -163,6 +164,7 @@ impl BasePool {
     /// Withdrawals, oldest first, whatever order the runtime keeps them in.
     pub(super) fn withdrawals(&self) -> Vec<Withdrawal> {
         let mut times: Vec<_> = self.withdraw_queue.iter().map(|waiting| waiting.start_time).collect();
+        // The grace period of the oldest one decides whether the pool is locked.
         times.sort_unstable();
         times.into_iter().map(|start_time| Withdrawal { start_time }).collect()
     }

@@ -113,7 +113,9 @@ impl Layout {
     fn worker_keys(&self, worker: WorkerKey, cells: &Cells) -> Vec<Vec<u8>> {
         let items = [&self.registrations, &self.bindings, &self.assignments, &self.endpoints];
         let mut keys: Vec<_> = items.into_iter().filter_map(|item| keyed(item, &worker.0)).collect();
+        // The next sequence that the chain accepts: gaps in a worker's messages show here.
         keys.extend(keyed(&self.ingress, &MessageOrigin::Worker(worker).encode()));
+        // The session's key contains the account that the binding names, so it is known only afterwards.
         if let Ok(Some(session)) = self.binding(worker, cells) {
             keys.extend(keyed(&self.sessions, &session.0));
             keys.extend(keyed(&self.stakes, &session.0));
@@ -123,6 +125,7 @@ impl Layout {
 
     fn pool_keys(&self, pool: PoolId, cells: &Cells) -> Vec<Vec<u8>> {
         let mut keys: Vec<_> = keyed(&self.pools, &pool.0.encode()).into_iter().collect();
+        // The pool's account and its cooling workers are part of the pool's own value.
         let Ok(Some(proxy)) = self.pool_proxy(pool, cells) else { return keys };
         keys.extend(self.free_stake_key(&proxy).ok());
         if let PoolProxy::StakePool(stake_pool) = proxy {
@@ -159,6 +162,7 @@ impl Layout {
         let withdrawal_grace_secs = or_unreadable(constant(&self.withdrawal_grace), &mut unreadable);
         let rules: Option<Tokenomics> = or_unreadable(read(&self.tokenomics, &[], cells), &mut unreadable);
         ChainValues {
+            // Zero is never taken for a value: `unreadable` says that it could not be read.
             time_ms: time_ms.unwrap_or(0),
             cool_down_period_secs: cool_down_period_secs.unwrap_or(0),
             benchmark_blocks: benchmark_blocks.unwrap_or(0),
@@ -217,6 +221,7 @@ impl Layout {
 
     fn releasing(&self, pool: PoolId, cooling: &[WorkerKey], cells: &Cells) -> Result<Balance, Unreadable> {
         let (count, limit) = (cooling.len(), self.max_cooling_down);
+        // A partial sum would be shown as if it were the whole.
         if count > limit {
             let reason = format!(
                 "{count} workers of pool {pool} are cooling down, but the reader follows at most {limit}"

@@ -146,6 +146,7 @@ impl<'de> Deserialize<'de> for Justification {
             }
 
             fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Justification, A::Error> {
+                // The hint is the node's claim.
                 let mut bytes = Vec::with_capacity(seq.size_hint().unwrap_or(0).min(1 << 16));
                 while let Some(byte) = seq.next_element()? {
                     bytes.push(byte);

@@ -94,6 +94,8 @@ impl<'a> Many<'a> {
                     round.refused.push(at);
                     round.refusal = Some(e);
                 }
+                // Requests in flight are dropped with the stream; their answers are discarded by the
+                // client.
                 Some(Err(e)) => return Err(e),
                 None => round.refused.push(at),
             }

@@ -196,6 +196,7 @@ impl Node {
         let params = Some(raw_params(method, &params)?);
         self.counters.record(method, 1);
         let raw = self.ask(Lane::Bulk, method, params).await?;
+        // A thread switch costs more than decoding a short answer.
         if raw.get().len() < LARGE_ANSWER {
             return self.read(method, &raw);
         }
@@ -369,6 +370,7 @@ impl Node {
     /// Records what a refusal says about the node.
     fn learn(&self, method: &str, error: &Error) {
         let capability = match (error.refusal(), method) {
+            // Other methods have no substitute, so nothing is learned from their refusal.
             (Some(Refusal::NoMethod), "pha_getStorageChanges") => Capability::StorageChanges,
             (Some(Refusal::NoMethod), "grandpa_proveFinality") => Capability::FinalityProofs,
             _ => return,

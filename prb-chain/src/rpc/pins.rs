@@ -58,6 +58,7 @@ fn decide(claims: &[Option<Hash>], waited: bool) -> Verdict {
     let made = || claims.iter().flatten();
     let Some(first) = made().next() else { return Verdict::Open };
     let count = |hash: &Hash| made().filter(|other| *other == hash).count();
+    // Of all configured nodes: of those that answer first, one liar could be the majority.
     if let Some(hash) = made().find(|hash| count(hash) * 2 > claims.len()) {
         return Verdict::Agreed { hash: *hash, firm: true };
     }
@@ -100,6 +101,7 @@ impl Inner {
         // Connections that were made before may be to nodes that are now refused.
         let is_other = chosen(verdict) != chosen(self.verdict);
         let is_disputed = claims.iter().flatten().any(|hash| Some(*hash) != chosen(verdict));
+        // Checking all connections again costs a request for each, so only if a node may now be refused.
         self.version += u64::from(is_other && is_disputed);
         self.verdict = verdict;
     }
@@ -163,6 +165,7 @@ impl Pins {
         let mut inner = self.inner();
         let before = inner.verdict;
         let Some(claim) = inner.claims.get_mut(place) else { return false };
+        // Otherwise a node could change sides whenever that turns the vote.
         let is_bound = match before {
             Verdict::Agreed { firm, .. } => firm || claim.is_some(),
             Verdict::Open | Verdict::Disputed => false,

@@ -110,6 +110,7 @@ impl Standing {
     /// Defers the node; the time doubles if it happens again soon.
     pub(super) fn defer(&mut self, least: Duration, most: Duration, reason: &str) {
         let now = Instant::now();
+        // A node that fails once a day starts with the shortest pause each time.
         let recent = self.deferred_until.is_some_and(|until| now < until + most);
         self.deferrals = if recent { self.deferrals.saturating_add(1) } else { 0 };
         let pause = least.saturating_mul(1 << self.deferrals.min(16)).min(most.max(least));

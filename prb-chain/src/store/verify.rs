@@ -140,6 +140,7 @@ impl Store {
         let mut check = Check { store: self, txn: self.read()?, report: Report::default(), tell };
         if let Some((start, genesis)) = self.genesis() {
             check.genesis(start, genesis);
+            // Each check needs what the one before has shown, so the first that is stopped ends all.
             let from = From { parent: start.hash, first: start.first().0, set: start.set.clone() };
             let _ = check.relay(from, u32::MAX, genesis.para_id)?
                 && check.is_justified_at_end()?
@@ -164,6 +165,7 @@ impl Store {
         let tables = check.txn.tables;
         let before =
             tables.alignments.get_lower_than(&check.txn, &cursor.relay.0).map_err(|e| self.error(e))?;
+        // A stored justified block before the cursor is where the worker's own set comes from.
         if let Some((number, encoded)) = before {
             let stop = check.stop(number, encoded)?;
             let header = tables.relay_headers.get(&check.txn, &number).map_err(|e| self.error(e))?;
@@ -174,6 +176,7 @@ impl Store {
         let mut last = u32::MAX;
         for entry in tables.alignments.range(&check.txn, &(cursor.relay.0..)).map_err(|e| self.error(e))? {
             let (number, encoded) = entry.map_err(|e| self.error(e))?;
+            // A worker never gets a batch beyond the end of a set.
             if split_alignment(encoded).is_ok_and(|(alignment, _)| alignment.ends_set) {
                 last = number;
                 break;
@@ -231,6 +234,7 @@ impl Check<'_, '_> {
     }
 
     fn report_progress(&mut self, part: Part, done: u32, total: u32) -> bool {
+        // A report for each of millions of headers would slow the check down.
         !done.is_multiple_of(PROGRESS_INTERVAL) && done != total
             || (self.tell)(Progress { part, done, total })
     }
@@ -258,9 +262,11 @@ impl Check<'_, '_> {
             row = number + 1;
             self.report.relay_headers += 1;
             if number != expected {
+                // One fault for the whole gap, not one for each missing header.
                 let gap = format!("the headers from {expected} on are missing");
                 self.report.fault(Part::Relay, expected, gap);
             } else if header.get(..32) != Some(&parent.0[..]) {
+                // Attributed to the parent: its bytes do not have the hash that this header names.
                 let what = verify::Error::Parent { number };
                 self.report.fault(Part::Relay, number.saturating_sub(1).max(first), what);
             }
@@ -292,6 +298,7 @@ impl Check<'_, '_> {
                     next_stop = self.stop_from(number + 1)?;
                 }
                 (Ok(header), stop) => {
+                    // The next set is proven by this block's justification only.
                     if header.change.is_some() {
                         self.report.fault(
                             Part::Relay,
@@ -314,6 +321,7 @@ impl Check<'_, '_> {
         let header =
             tables.relay_headers.last(&self.txn).map_err(|e| self.error(e))?.map(|(number, _)| number);
         let stop = tables.alignments.last(&self.txn).map_err(|e| self.error(e))?.map(|(number, _)| number);
+        // A batch ends with a justified block, so headers after the last one have lost it.
         if header != stop {
             self.report.fault(Part::Relay, header.unwrap_or_default(), "the newest header is not justified");
         }
@@ -334,6 +342,7 @@ impl Check<'_, '_> {
                 Ok(stop) => return Ok(Some(stop)),
                 Err(e) => {
                     self.report.fault(Part::Relay, number, e);
+                    // An undecodable row is reported once, and the check continues after it.
                     from = number + 1;
                 }
             }
@@ -357,6 +366,7 @@ impl Check<'_, '_> {
     }
 
     fn stored_set(&self, stop: &Stop) -> Result<Option<AuthoritySet>, Error> {
+        // After the last block of a set, the next one signs.
         let id = stop.alignment.set_id + u64::from(stop.alignment.ends_set);
         let found = self.txn.tables.sets.get(&self.txn, &id).map_err(|e| self.error(e))?;
         Ok(found.and_then(|encoded| decode(encoded, "authority set").ok()))
@@ -379,6 +389,7 @@ impl Check<'_, '_> {
             self.report.para_headers += 1;
             if number != expected {
                 self.report.fault(Part::ParaHeaders, expected, "it and those after it are missing");
+            // Block 0 has no parent to compare with.
             } else if number > 0 && header.get(..32) != Some(&parent.0[..]) {
                 self.report.fault(Part::ParaHeaders, number - 1, verify::Error::Parent { number });
             }
@@ -396,6 +407,7 @@ impl Check<'_, '_> {
                 }
                 Ok(_) => {}
             }
+            // Several relay blocks may name the same head, and some heads are named by none.
             while let Some((stop, head, hash)) = named.filter(|(_, head, _)| *head <= number) {
                 if head == number && hash != parent {
                     let what = format!("relay block {stop} names another one");
@@ -448,6 +460,7 @@ impl Check<'_, '_> {
         let digest = self.txn.tables.digests.get(&self.txn, &first).map_err(|e| self.error(e))?;
         let is_whole = digest == Some(&segment::digest(encoded)[..]);
         let items = segment::Segment::read(encoded);
+        // An unreadable segment counts as one block, so that the next row is found.
         let count = items.map_or(1, |items| items.count());
         if !is_whole {
             let what = match digest {

@@ -57,6 +57,7 @@ impl Inner {
                 }
                 Err(_) => {}
             }
+            // Pools report changes of single transactions only, so the nonces are polled.
             tokio::time::sleep(self.config.poll_interval).await;
         }
     }
@@ -96,6 +97,8 @@ impl Inner {
             Ok((head.header.number, queries::funds(&node, &runtime, account, Some(head.hash)).await?))
         })
         .await?;
+        // After the finalised nonce: in the other order, a block between the two could hide a pending
+        // transaction.
         let by_node = self.next_nonces(account).await;
         let Some(next) = by_node.iter().map(|(_, next)| *next).max() else {
             return Err(queries::Error::Wrong { node: "every node".into(), reason: "no next nonce".into() });

@@ -157,6 +157,7 @@ impl EffectItems {
                 found.as_ref() == Some(&payload.versioned_endpoints)
             }
             Call::AddWorker { pool, worker } => pool_of(worker)? == Some(pool.0),
+            // A worker that was moved to another pool was removed from this one.
             Call::RemoveWorker { pool, worker } => pool_of(worker)? != Some(pool.0),
             Call::StartComputing { pool, worker, .. } => {
                 session(*pool, worker)?.is_some_and(|s| s.is(&computing))

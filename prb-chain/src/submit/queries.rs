@@ -59,6 +59,7 @@ where
 {
     pool.settled().await?;
     let mut last = None;
+    // One after the other: asking all at once would multiply the load, and the first one usually answers.
     for node in pool.trusted() {
         match ask(Arc::clone(&node)).await {
             Ok(answer) => return Ok(answer),
@@ -86,6 +87,7 @@ pub(super) async fn heads(pool: &NodePool) -> Result<Vec<(Arc<Node>, Head)>, Err
         .collect();
     let (mut answered, mut last) = (Vec::new(), None);
     loop {
+        // The first answer is waited for without a limit: each request has its own time-out.
         let next = if answered.is_empty() {
             asked.next().await
         } else {
@@ -117,6 +119,7 @@ where
     let mut last = None;
     for (node, head) in heads(pool).await? {
         let number = head.header.number;
+        // An older state may lack our own transaction, and its calls would be sent again.
         if let Some(least) = floor.above(pool, number) {
             let reason = format!("its newest final block is {number}, but {least} was already final");
             last.get_or_insert(Error::wrong(&node, reason));
@@ -200,6 +203,7 @@ pub(super) async fn blocks_by_number(
     numbers: impl IntoIterator<Item = u32>,
 ) -> Result<Vec<Block>, Error> {
     let calls: Vec<_> = numbers.into_iter().map(|n| [n]).collect();
+    // Two rounds: nodes return blocks by hash only.
     let hashes: Vec<Option<Hash>> = node.request_many("chain_getBlockHash", &calls).await?;
     let hashes: Option<Vec<Hash>> = hashes.into_iter().collect();
     let hashes = hashes.ok_or_else(|| Error::wrong(node, "it does not have a finalised block"))?;
@@ -208,6 +212,7 @@ pub(super) async fn blocks_by_number(
 
 fn checked(node: &Node, hash: Hash, header: &json::Header) -> Result<Header, Error> {
     let bytes = header.encode();
+    // The hash is the only thing that ties this header to the head that the node announced.
     if Hash::of(&bytes) != hash {
         return Err(Error::wrong(node, format!("the header of {hash} has a different hash")));
     }
@@ -243,6 +248,7 @@ pub(super) async fn funds(
         Some(hash) => node.request("state_getStorage", (key, hash)).await?,
         None => node.request("state_getStorage", [key]).await?,
     };
+    // An account that never received anything does not exist, and has nonce 0.
     let Some(value) = value else { return Ok(Funds::default()) };
     let Some(info) = item.read::<AccountInfo>(Some(&value.0))? else { return Ok(Funds::default()) };
     let Some(Balances { free, frozen }) = Balances::read(&info.data) else {

@@ -55,6 +55,7 @@ pub(super) async fn sign(
     };
     let whole = runtime.batch(&calls, batch.proxied).map_err(|e| unsupported(outer, &e))?;
     let payload = StaticPayload::new(whole.pallet, whole.name, whole.args);
+    // The hash of this block is part of the signature, so a fork cannot replay the transaction.
     let birth = head.header.number;
     let params = DefaultExtrinsicParamsBuilder::<SubstrateConfig>::new()
         .nonce(nonce)

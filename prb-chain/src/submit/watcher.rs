@@ -190,6 +190,7 @@ impl<'a> Watcher<'a> {
     /// silent.
     async fn resend(&mut self, attempt: usize) -> Observation {
         let nodes = self.inner.pool.trusted();
+        // The node that watches it has it already.
         let place = attempt + usize::from(self.watch.is_some());
         let Some(node) = nodes.get(place % nodes.len().max(1)) else {
             return Observation::Sent { watched: false };

@@ -54,7 +54,7 @@ async fn several_parachain_blocks_per_relay_parent_are_accepted() {
     workers_follow(&devnet).await.stop().await;
 }
 
-/// Blocks with so many bytes of changes, in values of some bytes each, go all the way to a worker.
+/// Blocks with so many bytes of changes, in values of some bytes each, reach a worker.
 async fn a_block_that_changes(burst_bytes: u32, burst_value_bytes: u32) {
     let config = Config { burst_every: 11, burst_bytes, burst_value_bytes, ..config() };
     let devnet = Devnet::start(config).await.unwrap();

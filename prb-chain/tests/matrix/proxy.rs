@@ -11,9 +11,9 @@ use tokio::{
     time::{Duration, timeout},
 };
 
-/// How long a message waits for a later one to go first.
+/// How long a message is held back for a later one to overtake it.
 const HELD: Duration = Duration::from_millis(30);
-/// Most bytes of a head or of a frame.
+/// Largest handshake or frame, in bytes.
 const MOST: usize = 64 << 20;
 /// A notification of an unknown subscription.
 const UNASKED: &str =
@@ -26,34 +26,34 @@ const PING: u8 = 9;
 const COMPRESSED: u8 = 0x40;
 const LAST: u8 = 0x80;
 
-/// What is done to a message.
+/// A corruption of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mangle {
+pub(crate) enum Corruption {
     /// Half of its text is missing.
     CutShort,
-    /// It comes later, and those after it with it.
+    /// It is delayed, and later ones with it.
     Late,
     /// It comes after the next one.
     OutOfOrder,
     /// It comes twice.
     Twice,
-    /// It answers a question that was not asked.
+    /// It answers a request that was not made.
     OtherId,
     /// The connection ends in the middle of it.
     BrokenOff,
     /// It is a binary one.
     Binary,
-    /// It says that it has a terabyte.
+    /// Its header announces a terabyte.
     Huge,
-    /// It is no text.
+    /// It consists of random bytes.
     Noise,
-    /// It comes in fragments, with pings between them.
+    /// It is sent in fragments, with pings between them.
     Fragments,
     /// It is masked, as only a client's may be.
     Masked,
     /// The connection is closed in its place.
     Closed,
-    /// One that was not subscribed to comes before it.
+    /// A notification of an unknown subscription precedes it.
     Unasked,
     /// The answer is a list in a list, and so on, ten thousand deep.
     Nested,
@@ -63,19 +63,19 @@ pub(crate) enum Mangle {
     OtherDigit,
     /// Pings come in its place.
     OnlyPings,
-    /// It says that it is compressed, which was not agreed on.
+    /// It is marked as compressed, which was not negotiated.
     Compressed,
     /// Its bytes come one by one, and those after it wait.
     Dripping,
-    /// The node sends nothing any more, and still reads.
+    /// The node stops sending, and still reads.
     HalfClosed,
-    /// It says the same in a form that JSON-RPC or the method does not have, or that no node uses.
+    /// It has the same content in a form that is not JSON-RPC's or the method's, or that no node uses.
     OtherForm,
-    /// A thousand notifications and pings come before it.
+    /// A thousand notifications and pings precede it.
     Flood,
 }
 
-impl Mangle {
+impl Corruption {
     pub(crate) const ALL: [Self; 22] = [
         Self::CutShort,
         Self::Late,
@@ -110,8 +110,8 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// In front of the node at `url`; about one message of `one_in` is mangled.
-    pub(crate) async fn start(url: &str, mangle: Mangle, one_in: u32, seed: u64) -> Self {
+    /// In front of the node at `url`; about one message of `one_in` is corrupted.
+    pub(crate) async fn start(url: &str, corrupt: Corruption, one_in: u32, seed: u64) -> Self {
         let node = url.trim_start_matches("ws://").to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("ws://{}", listener.local_addr().unwrap());
@@ -123,7 +123,7 @@ impl Proxy {
                 connections.spawn(async move {
                     let Ok(node) = TcpStream::connect(node).await else { return };
                     // Either end may go away at any time.
-                    let _ = serve(client, node, mangle, one_in, random).await;
+                    let _ = serve(client, node, corrupt, one_in, random).await;
                 });
             }
         });
@@ -138,7 +138,7 @@ impl Proxy {
 async fn serve(
     client: TcpStream,
     node: TcpStream,
-    mangle: Mangle,
+    corrupt: Corruption,
     one_in: u32,
     random: StdRng,
 ) -> std::io::Result<()> {
@@ -146,16 +146,16 @@ async fn serve(
     node.set_nodelay(true)?;
     let ((from_client, to_client), (from_node, mut to_node)) = (client.into_split(), node.into_split());
     let (mut from_client, mut from_node) = (BufReader::new(from_client), BufReader::new(from_node));
-    let mut to_client = ToClient { out: to_client, mangle, one_in, random, held: None, is_first: true };
+    let mut to_client = ToClient { out: to_client, corrupt, one_in, random, held: None, is_first: true };
     to_node.write_all(&head(&mut from_client).await?).await?;
     to_client.out.write_all(&head(&mut from_node).await?).await?;
     tokio::select! {
         copied = tokio::io::copy_buf(&mut from_client, &mut to_node) => copied.map(drop),
-        told = tell(from_node, &mut to_client) => told,
+        passed = pass_on(from_node, &mut to_client) => passed,
     }
 }
 
-/// What comes before the first frame.
+/// Reads the handshake.
 async fn head(from: &mut BufReader<OwnedReadHalf>) -> std::io::Result<Vec<u8>> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") && head.len() < MOST {
@@ -165,7 +165,7 @@ async fn head(from: &mut BufReader<OwnedReadHalf>) -> std::io::Result<Vec<u8>> {
 }
 
 /// Passes the node's messages on.
-async fn tell(mut node: BufReader<OwnedReadHalf>, client: &mut ToClient) -> std::io::Result<()> {
+async fn pass_on(mut node: BufReader<OwnedReadHalf>, client: &mut ToClient) -> std::io::Result<()> {
     let mut next = std::pin::pin!(frame(&mut node));
     loop {
         let wait = if client.held.is_some() { HELD } else { Duration::MAX };
@@ -175,9 +175,9 @@ async fn tell(mut node: BufReader<OwnedReadHalf>, client: &mut ToClient) -> std:
             continue;
         };
         let (node, (first, payload)) = read?;
-        let is_mangled = first & 0x0f == TEXT && client.random.random_ratio(1, client.one_in);
-        if is_mangled {
-            client.mangle(payload).await?;
+        let is_corrupted = first & 0x0f == TEXT && client.random.random_ratio(1, client.one_in);
+        if is_corrupted {
+            client.corrupt(payload).await?;
         } else {
             client.send(first, &payload).await?;
             client.release().await?;
@@ -207,7 +207,7 @@ async fn frame(
 
 struct ToClient {
     out: OwnedWriteHalf,
-    mangle: Mangle,
+    corrupt: Corruption,
     one_in: u32,
     random: StdRng,
     held: Option<Vec<u8>>,
@@ -236,7 +236,7 @@ fn header(first: u8, bytes: u64) -> Vec<u8> {
     header
 }
 
-/// The message with another answer in it; none where it is no answer.
+/// Returns the message with another answer in it; `None` if it is no answer.
 fn answered(payload: &[u8], answer: &str) -> Option<Vec<u8>> {
     let message: serde_json::Value = serde_json::from_slice(payload).ok()?;
     message.get("result")?;
@@ -294,7 +294,7 @@ impl ToClient {
         self.send(LAST | TEXT, payload).await
     }
 
-    /// Sends what waited for another message.
+    /// Sends the message that was held back.
     async fn release(&mut self) -> std::io::Result<()> {
         match self.held.take() {
             Some(held) => self.text(&held).await,
@@ -302,54 +302,54 @@ impl ToClient {
         }
     }
 
-    async fn mangle(&mut self, payload: Vec<u8>) -> std::io::Result<()> {
-        match self.mangle {
-            Mangle::CutShort => self.text(&payload[..payload.len() / 2]).await,
-            Mangle::Late => {
+    async fn corrupt(&mut self, payload: Vec<u8>) -> std::io::Result<()> {
+        match self.corrupt {
+            Corruption::CutShort => self.text(&payload[..payload.len() / 2]).await,
+            Corruption::Late => {
                 tokio::time::sleep(Duration::from_millis(self.random.random_range(1..100))).await;
                 self.text(&payload).await
             }
-            Mangle::OutOfOrder => {
+            Corruption::OutOfOrder => {
                 self.release().await?;
                 self.held = Some(payload);
                 Ok(())
             }
-            Mangle::Twice => {
+            Corruption::Twice => {
                 self.text(&payload).await?;
                 self.text(&payload).await
             }
-            Mangle::OtherId => {
+            Corruption::OtherId => {
                 let text = String::from_utf8_lossy(&payload).replacen(r#""id":"#, r#""id":9"#, 1);
                 self.text(text.as_bytes()).await
             }
-            Mangle::Binary => self.send(LAST | BINARY, &payload).await,
-            Mangle::Noise => {
+            Corruption::Binary => self.send(LAST | BINARY, &payload).await,
+            Corruption::Noise => {
                 let mut noise = payload;
                 self.random.fill(&mut noise[..]);
                 self.text(&noise).await
             }
-            Mangle::Fragments => self.fragments(&payload).await,
-            Mangle::Unasked => {
+            Corruption::Fragments => self.fragments(&payload).await,
+            Corruption::Unasked => {
                 self.text(UNASKED.as_bytes()).await?;
                 self.text(&payload).await
             }
-            Mangle::Nested | Mangle::OtherType | Mangle::OtherDigit | Mangle::OtherForm => {
+            Corruption::Nested | Corruption::OtherType | Corruption::OtherDigit | Corruption::OtherForm => {
                 let payload = self.with_other_content(payload);
                 self.text(&payload).await
             }
-            Mangle::OnlyPings => {
+            Corruption::OnlyPings => {
                 for _ in 0..8 {
                     self.send(LAST | PING, b"").await?;
                     tokio::time::sleep(HELD / 8).await;
                 }
                 Ok(())
             }
-            Mangle::Compressed => {
+            Corruption::Compressed => {
                 let mut noise = payload;
                 self.random.fill(&mut noise[..]);
                 self.send(LAST | COMPRESSED | TEXT, &noise).await
             }
-            Mangle::Dripping => {
+            Corruption::Dripping => {
                 self.out.write_all(&header(LAST | TEXT, payload.len() as u64)).await?;
                 let (slow, rest) = payload.split_at(payload.len().min(200));
                 for byte in slow {
@@ -358,36 +358,38 @@ impl ToClient {
                 }
                 self.out.write_all(rest).await
             }
-            Mangle::Flood => {
+            Corruption::Flood => {
                 for _ in 0..1_000 {
                     self.text(UNASKED.as_bytes()).await?;
                     self.send(LAST | PING, b"flood").await?;
                 }
                 self.text(&payload).await
             }
-            Mangle::HalfClosed => {
+            Corruption::HalfClosed => {
                 self.out.shutdown().await?;
                 // The client ends it.
                 std::future::pending().await
             }
-            Mangle::BrokenOff | Mangle::Huge | Mangle::Masked | Mangle::Closed => self.end(&payload).await,
+            Corruption::BrokenOff | Corruption::Huge | Corruption::Masked | Corruption::Closed => {
+                self.end(&payload).await
+            }
         }
     }
 
     fn with_other_content(&mut self, mut payload: Vec<u8>) -> Vec<u8> {
-        match self.mangle {
-            Mangle::Nested => {
+        match self.corrupt {
+            Corruption::Nested => {
                 let lists = "[".repeat(10_000) + &"]".repeat(10_000);
                 answered(&payload, &lists).unwrap_or(payload)
             }
-            Mangle::OtherType => {
+            Corruption::OtherType => {
                 const ANSWERS: [&str; 8] = ["null", "true", "[]", "{}", r#""0x""#, "-1", "1e308", "[[null]]"];
                 let answer = ANSWERS[self.random.random_range(0..ANSWERS.len())];
                 answered(&payload, answer).unwrap_or(payload)
             }
             // Storage changes cannot be verified, and the first answer identifies the chain.
-            Mangle::OtherDigit if self.is_first || is_of_changes(&payload) => payload,
-            Mangle::OtherDigit => {
+            Corruption::OtherDigit if self.is_first || is_of_changes(&payload) => payload,
+            Corruption::OtherDigit => {
                 let digits: Vec<usize> =
                     (0..payload.len()).filter(|at| payload[*at].is_ascii_digit()).collect();
                 if let Some(at) = digits.get(self.random.random_range(0..digits.len().max(1))) {
@@ -408,23 +410,23 @@ impl ToClient {
         self.send(LAST, &payload[2 * third..]).await
     }
 
-    /// Sends what no connection goes on after.
+    /// Sends something that ends the connection.
     async fn end(&mut self, payload: &[u8]) -> std::io::Result<()> {
-        match self.mangle {
-            Mangle::Huge => {
+        match self.corrupt {
+            Corruption::Huge => {
                 self.out.write_all(&header(LAST | TEXT, 1 << 40)).await?;
                 self.out.write_all(payload).await?;
                 // The client ends it.
                 std::future::pending().await
             }
-            Mangle::Masked => {
+            Corruption::Masked => {
                 let mut header = header(LAST | TEXT, payload.len() as u64);
                 header[1] |= 0x80;
                 header.extend([0; 4]);
                 self.out.write_all(&header).await?;
                 return self.out.write_all(payload).await;
             }
-            Mangle::Closed => self.send(LAST | CLOSE, &1001u16.to_be_bytes()).await?,
+            Corruption::Closed => self.send(LAST | CLOSE, &1001u16.to_be_bytes()).await?,
             _ => {
                 self.out.write_all(&header(LAST | TEXT, payload.len() as u64)).await?;
                 self.out.write_all(&payload[..payload.len() / 2]).await?;

@@ -21,58 +21,58 @@ use tracing::instrument::WithSubscriber;
 
 use crate::{
     ANSWER, BOUND,
+    faults::{Alone, NodeFault, What},
     log::Log,
-    proxy::{Mangle, Proxy},
-    troubles::{Alone, Trouble, What},
+    proxy::{Corruption, Proxy},
 };
 
 /// Concurrent cases: they mostly wait.
 const AT_ONCE: usize = 4;
 /// Most lines with one text, however long a case takes: retries are logged at growing intervals.
 const MOST_LINES: usize = 25;
-/// One message of so many is mangled, with a good node beside and without.
-const MANGLED: u32 = 4;
-const MANGLED_ALONE: u32 = 30;
+/// One of this many messages is corrupted, with a good node beside it and without.
+const CORRUPTED: u32 = 4;
+const CORRUPTED_ALONE: u32 = 30;
 /// Relay blocks made in one go while the ingest runs.
 const LIVE: u32 = 8;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Case {
-    troubles: Vec<&'static Trouble>,
+    faults: Vec<&'static NodeFault>,
     has_good_node: bool,
     /// Of what is done to messages.
     seed: u64,
 }
 
 impl Case {
-    pub(crate) fn beside_a_good_node(troubles: &[&'static Trouble]) -> Self {
-        Self { troubles: troubles.to_vec(), has_good_node: true, seed: 0 }
+    pub(crate) fn beside_a_good_node(faults: &[&'static NodeFault]) -> Self {
+        Self { faults: faults.to_vec(), has_good_node: true, seed: 0 }
     }
 
-    pub(crate) fn of_the_only_node(trouble: &'static Trouble) -> Self {
-        Self { troubles: vec![trouble], has_good_node: false, seed: 0 }
+    pub(crate) fn of_the_only_node(fault: &'static NodeFault) -> Self {
+        Self { faults: vec![fault], has_good_node: false, seed: 0 }
     }
 
     pub(crate) fn with_seed(self, seed: u64) -> Self {
         Self { seed, ..self }
     }
 
-    fn mangle(&self) -> Option<Mangle> {
-        self.troubles.iter().find_map(|trouble| match trouble.what {
-            What::Mangled(mangle) => Some(mangle),
+    fn corrupt(&self) -> Option<Corruption> {
+        self.faults.iter().find_map(|fault| match fault.what {
+            What::Corrupted(corrupt) => Some(corrupt),
             _ => None,
         })
     }
 
     fn has(&self, what: What) -> bool {
-        self.troubles.iter().any(|trouble| trouble.what == what)
+        self.faults.iter().any(|fault| fault.what == what)
     }
 }
 
 /// Runs the cases, each in a runtime of its own; fails with all that went wrong.
 pub(crate) fn run_all(mut cases: Vec<Case>) {
     if let Ok(only) = std::env::var("PRB_TEST_FAULT") {
-        cases.retain(|case| format!("{:?}", case.troubles).contains(&only));
+        cases.retain(|case| format!("{:?}", case.faults).contains(&only));
     }
     let queue = Mutex::new(VecDeque::from(cases));
     let (failures, slowest) = (Mutex::new(Vec::new()), Mutex::new(BTreeMap::new()));
@@ -80,7 +80,7 @@ pub(crate) fn run_all(mut cases: Vec<Case>) {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 while let Some(case) = { queue.lock().unwrap().pop_front() } {
-                    let whats: Vec<_> = case.troubles.iter().map(|trouble| trouble.what).collect();
+                    let whats: Vec<_> = case.faults.iter().map(|fault| fault.what).collect();
                     let start = Instant::now();
                     let outcome = run(&case);
                     slowest.lock().unwrap().insert(start.elapsed(), format!("{whats:?}"));
@@ -111,9 +111,9 @@ fn run(case: &Case) -> Result<(), String> {
         .unwrap();
     let _default = tracing::dispatcher::set_default(&dispatch);
     let outcome = runtime.block_on(async {
-        let scene = Scene::set(case, log.clone()).await;
-        let outcome = scene.play(case).await;
-        scene.end().await;
+        let rig = Rig::set(case, log.clone()).await;
+        let outcome = rig.play(case).await;
+        rig.end().await;
         outcome
     });
     runtime.shutdown_background();
@@ -125,11 +125,11 @@ fn run(case: &Case) -> Result<(), String> {
 
 /// Checks that the log names the fault, and not too often.
 fn judge(case: &Case, lines: &[String]) -> Result<(), String> {
-    if let ([trouble], false) = (&case.troubles[..], case.has_good_node)
-        && !(trouble.log.is_empty()
-            || trouble.log.split('|').any(|text| lines.iter().any(|line| line.contains(text))))
+    if let ([fault], false) = (&case.faults[..], case.has_good_node)
+        && !(fault.log.is_empty()
+            || fault.log.split('|').any(|text| lines.iter().any(|line| line.contains(text))))
     {
-        return Err(format!("no line says {:?}", trouble.log));
+        return Err(format!("no line says {:?}", fault.log));
     }
     let mut counts = BTreeMap::<String, usize>::new();
     for line in lines {
@@ -230,14 +230,14 @@ impl Fetching {
     }
 }
 
-struct Scene {
+struct Rig {
     bad: Devnet,
     good: Option<Devnet>,
     fetching: Fetching,
     _proxies: Option<[Proxy; 2]>,
 }
 
-impl Scene {
+impl Rig {
     async fn set(case: &Case, log: Log) -> Self {
         let config = Config { history: 60, set_length: 20, ..Config::default() };
         let other = Config { seed: 7, ..config.clone() };
@@ -247,14 +247,14 @@ impl Scene {
             true => Some(Devnet::start(config).await.unwrap()),
             false => None,
         };
-        for trouble in &case.troubles {
-            afflict(&bad, trouble.what).await;
+        for fault in &case.faults {
+            inject(&bad, fault.what).await;
         }
-        let one_in = if case.has_good_node { MANGLED } else { MANGLED_ALONE };
-        let proxies = match case.mangle() {
-            Some(mangle) => Some([
-                Proxy::start(&bad.relay().url(), mangle, one_in, case.seed).await,
-                Proxy::start(&bad.para().url(), mangle, one_in, case.seed + 1).await,
+        let one_in = if case.has_good_node { CORRUPTED } else { CORRUPTED_ALONE };
+        let proxies = match case.corrupt() {
+            Some(corrupt) => Some([
+                Proxy::start(&bad.relay().url(), corrupt, one_in, case.seed).await,
+                Proxy::start(&bad.para().url(), corrupt, one_in, case.seed + 1).await,
             ]),
             None => None,
         };
@@ -278,14 +278,14 @@ impl Scene {
 
     async fn play(&self, case: &Case) -> Result<(), String> {
         let truth = self.good.as_ref().unwrap_or(&self.bad);
-        let waits = self.good.is_none() && case.troubles.iter().any(|trouble| trouble.alone == Alone::Waits);
+        let waits = self.good.is_none() && case.faults.iter().any(|fault| fault.alone == Alone::Waits);
         if waits {
             // Time for the fault to show and to be reported.
             for _ in 0..LIVE {
                 self.bad.tick().map_err(|e| e.to_string())?;
             }
             if timeout(ANSWER * 8, self.fetching.reaches(truth)).await.is_ok() {
-                return Err("it goes on with the fault".into());
+                return Err("it continues with the fault".into());
             }
             self.heal().await;
         }
@@ -331,11 +331,11 @@ async fn restart(node: &Arc<Node>) {
     node.start_rpc().await.unwrap();
 }
 
-async fn afflict(net: &Devnet, what: What) {
+async fn inject(net: &Devnet, what: What) {
     let (node, fault) = match what {
         What::Relay(fault) => (net.relay(), fault),
         What::Para(fault) => (net.para(), fault),
-        What::OtherGenesis | What::Mangled(_) | What::Restarts => return,
+        What::OtherGenesis | What::Corrupted(_) | What::Restarts => return,
     };
     let fault: Fault = fault.parse().unwrap();
     node.inject(&fault);

@@ -126,7 +126,7 @@ async fn start_is_taken_where_both_chains_fit_together() {
         let (_, genesis) = fetching.store.genesis().unwrap();
         assert_eq!(genesis.para_id, devnet.para_id());
         let refused = |pool: &NodePool| pool.nodes().iter().filter(|node| node.health().other_chain).count();
-        // None, if nobody has asked it since.
+        // `None` if it was not asked since.
         assert!(refused(&fetching.relay) <= 1 && refused(&fetching.para) <= 1);
         for (pool, nets) in [(&fetching.relay, relay), (&fetching.para, para)] {
             for (node, net) in pool.nodes().iter().zip(nets) {

@@ -119,7 +119,7 @@ async fn connection_loss_before_finality_keeps_the_outcome() {
         until(&mut progress, |p| matches!(p, SubmitProgress::Submitted { .. })).await;
         net.devnet.para().stop_rpc().await;
         let gone_at = net.devnet.para().finalized_number();
-        // It is included and finalised while nobody can see it.
+        // It is included and finalised while the node is unreachable.
         let mut finalised = net.devnet.para().subscribe_finalized();
         finalised.wait_for(|n| *n >= gone_at + 4).await.unwrap();
         net.devnet.para().start_rpc().await.unwrap();

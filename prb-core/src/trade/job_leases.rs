@@ -151,7 +151,7 @@ impl JobLeases {
         for attempt in 0..MAX_END_ATTEMPTS {
             match call().await {
                 Ok(()) => break,
-                // Not a failure of this job: whoever leased it next reads its effects from the chain.
+                // Not a failure of this job: its next consumer reads its effects from the chain.
                 Err(Error::LeaseLost { .. }) => {
                     tracing::warn!(job = %lease.id, "the job's lease was lost before its end could be reported");
                     break;

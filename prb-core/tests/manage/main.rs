@@ -411,7 +411,7 @@ async fn sealed_keys_are_not_shown() {
     assert!(!shown.contains(&hex::encode(sealed)) && !shown.contains(&format!("{sealed:?}")), "{shown}");
 }
 
-/// Two editors who have read the same: whoever comes second is told, and the first one's edit stays.
+/// Two editors who have read the same: the second edit is refused, and the first one stays.
 #[tokio::test(start_paused = true)]
 async fn second_of_two_conditional_edits_is_refused() {
     let Setup { manager, .. } = setup();

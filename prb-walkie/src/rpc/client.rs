@@ -4,7 +4,7 @@ use bytes::Bytes;
 use libp2p::PeerId;
 use prost::Message;
 
-use super::{Call, Error, calls};
+use super::{Call, Error, bounded, calls};
 use crate::{
     node::Node,
     proto::{Empty, WorkerStateUpdate, data_provider as dp, detail, lifecycle as lm},
@@ -91,8 +91,7 @@ impl Client {
     pub async fn call<C: Call>(&self, _call: C, request: C::Request) -> Result<C::Response, Error> {
         let data = Bytes::from(request.encode_to_vec());
         let answer = self.node.call(self.peer, C::METHOD, data).await?;
-        let malformed = |e: prost::DecodeError| Error::Malformed { peer: self.peer, reason: e.to_string() };
-        C::Response::decode(answer).map_err(malformed)
+        bounded::decode(answer).map_err(|reason| Error::Malformed { peer: self.peer, reason })
     }
 
     /// Fetches a blob by its key with the call `GetBlobByKey`; `None` if the peer does not have it.

@@ -25,8 +25,12 @@ const MIB: usize = 1 << 20;
 
 /// Connects from a given local address, with small buffers.
 async fn connect(to: SocketAddr, from: &str) -> TcpStream {
+    connect_with(16 * 1024, to, from).await
+}
+
+async fn connect_with(buffer_bytes: u32, to: SocketAddr, from: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(16 * 1024).unwrap();
+    socket.set_recv_buffer_size(buffer_bytes).unwrap();
     socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
     socket.connect(to).await.unwrap()
 }
@@ -63,19 +67,21 @@ async fn reader_below_the_least_rate_is_dropped() {
         .with_write_timeout(Duration::from_millis(400))
         .with_min_bytes_per_second(MIB as u64);
     let server = Running::start(Arc::new(Blobs::default()), config).await;
-    let mut slow = connect(server.address, "127.0.0.1").await;
+    // So that its system takes bytes all the time.
+    let mut slow = connect_with(256 * 1024, server.address, "127.0.0.1").await;
     // More than the system's buffers hold.
     const ANSWER: usize = 32_000_000;
     ask(&mut slow, [&*format!("size:{ANSWER}:1")]).await;
     until("its answer", || server.stats.queued_bytes() >= ANSWER).await;
-    let mut got = 0;
-    let mut buffer = vec![0; 16 * 1024];
+    let (mut got, began) = (0, Instant::now());
+    let mut buffer = vec![0; 32 * 1024];
     loop {
+        assert!(began.elapsed() < LONG / 2, "it is served all along");
         match timeout(LONG, slow.read(&mut buffer)).await.unwrap() {
             Ok(0) | Err(_) => break,
             Ok(n) => got += n,
         }
-        // About 160 KiB a second; once the server has closed, what the system buffered is read out.
+        // About 320 KiB a second; once the server has closed, what the system buffered is read out.
         if server.stats.queued_bytes() > 0 {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

@@ -132,9 +132,11 @@ fn query_storage(params: Params<'_>, view: &View<'_>) -> Answer<Vec<Value>> {
         (params.next()?, params.next()?, params.optional_next()?);
     let first = view.block_by_hash(from).ok_or_else(|| unknown(from))?.header.number;
     let last = view.block_or_best(to)?.header.number;
+    // A reversed range, or one that is too long to answer.
     if last < first || last - first > MAX_QUERY_BLOCKS {
         return Err(error(4001, "Cannot resolve a block range"));
     }
+    // The first block lists all keys, later ones those whose values differ.
     let mut seen: BTreeMap<&Bytes, Option<Vec<u8>>> = BTreeMap::new();
     let mut sets = Vec::new();
     for number in first..=last {

@@ -168,6 +168,7 @@ pub(crate) fn response(method: Method, body: &[u8]) -> Vec<u8> {
 fn encode(fields: Fields, value: &Value, out: &mut Vec<u8>) -> Result<(), &'static str> {
     for (name, tag, rule, kind) in fields {
         match value.get(name) {
+            // An absent field is not written: protobuf decodes it as the default.
             None | Some(Value::Null) => {}
             // Bytes are arrays as well, but of one field.
             Some(Value::Array(items)) if *rule == Repeated => {
@@ -210,6 +211,7 @@ fn encode_one(tag: u32, kind: Kind, value: &Value, out: &mut Vec<u8>) -> Option<
 }
 
 fn decode(fields: Fields, mut bytes: &[u8]) -> Option<Value> {
+    // All fields, because JSON answers show the default ones that the wire leaves out.
     let mut object: Map<String, Value> =
         fields.iter().map(|(name, _, rule, kind)| ((*name).into(), absent(*rule, *kind))).collect();
     while !bytes.is_empty() {
@@ -232,6 +234,7 @@ fn decode(fields: Fields, mut bytes: &[u8]) -> Option<Value> {
         let value = match kind {
             Bool => Value::Bool(number != 0),
             Number => number.into(),
+            // Only the answers of this program are converted, and their text is valid.
             Text => String::from_utf8_lossy(data).into(),
             Bytes => data.to_vec().into(),
             Message(fields) => decode(fields, data)?,

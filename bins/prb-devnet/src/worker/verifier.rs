@@ -114,6 +114,7 @@ impl Verifier {
 
     /// The same worker after a restart that kept its state.
     pub(crate) fn restarted(&self) -> Self {
+        // A dispatch ends with the process, and its blocks are not in the kept state.
         Self { dispatching: false, ..self.clone() }
     }
 
@@ -135,6 +136,7 @@ impl Verifier {
         payload: Vec<u8>,
     ) -> Result<(), Refusal> {
         let runtime = self.runtime()?;
+        // Messages continue the sequence that the chain expects next of this sender.
         let next = runtime.state.decoded(&keys::offchain_ingress(sender)).unwrap_or_default();
         runtime.egress.push_as(sender, next, pair, destination, payload);
         Ok(())
@@ -161,6 +163,7 @@ impl Verifier {
         let para_id = state.decoded(&keys::para_id()).unwrap_or_default();
         let genesis_hash = init.genesis.block_header.hash();
         let genesis_block = init.genesis.block_header.number;
+        // A key given by the caller is known outside the enclave: such a worker cannot be attested.
         let dev_mode = init.debug_key.is_some();
         let identity = match init.debug_key {
             Some(seed) => {
@@ -237,6 +240,7 @@ impl Verifier {
     /// [`Self::end_dispatch`].
     pub(crate) fn begin_dispatch(&mut self) -> Result<Runtime, Refusal> {
         self.check_not_busy()?;
+        // The lock is not held for the dispatch: `GetInfo` and the like are answered meanwhile.
         let copy = self.runtime()?.clone();
         self.dispatching = true;
         Ok(copy)
@@ -312,6 +316,7 @@ impl Verifier {
         refresh: bool,
         operator: Option<AccountId>,
     ) -> Result<prpc::InitRuntimeResponse, Refusal> {
+        // The fault: the registration names another operator than was asked for.
         let wrong = self.options.knobs.operator();
         let runtime = self.runtime()?;
         let (validated, chain_ms) = (runtime.sync.start_validated(), runtime.system.now_ms());

@@ -35,7 +35,7 @@ pub(super) async fn worker_page(context: Context, params: RawPathParams) -> Resp
         let fleet = editable(&context)?.fleet().await?;
         let worker = match id_of(&params)? {
             None => None,
-            Some(id) => Some(fleet.worker(id).ok_or_else(|| gone("worker"))?),
+            Some(id) => Some(fleet.worker(id).ok_or_else(|| no_such("worker"))?),
         };
         let title = if worker.is_some() { "Edit a worker" } else { "Add a worker" };
         Ok(context.page(title, "/workers", None, &worker_form(&context, title, worker, &fleet)))
@@ -49,7 +49,7 @@ pub(super) async fn pool_page(context: Context, params: RawPathParams) -> Respon
         let fleet = editable(&context)?.fleet().await?;
         let pool = match id_of(&params)? {
             None => None,
-            Some(id) => Some(fleet.pools.iter().find(|pool| pool.id == id).ok_or_else(|| gone("pool"))?),
+            Some(id) => Some(fleet.pools.iter().find(|pool| pool.id == id).ok_or_else(|| no_such("pool"))?),
         };
         let title = if pool.is_some() { "Edit a pool" } else { "Add a pool" };
         Ok(context.page(title, "/pools", None, &pool_form(&context, title, pool, &fleet)))
@@ -68,10 +68,11 @@ fn editable(context: &Context) -> Result<&Arc<dyn Backend>, Error> {
 
 fn id_of(params: &RawPathParams) -> Result<Option<Uuid>, Error> {
     let text = params.iter().find(|(name, _)| *name == "id").map(|(_, text)| text);
-    text.map(|text| text.parse().map_err(|_| gone("entry"))).transpose()
+    text.map(|text| text.parse().map_err(|_| no_such("entry"))).transpose()
 }
 
-fn gone(what: &str) -> Error {
+/// The entry may have been removed since the page was loaded.
+fn no_such(what: &str) -> Error {
     Error::not_found(format!("there is no such {what}"))
 }
 
@@ -104,9 +105,10 @@ fn unsupported_notice(what: &str) -> Markup {
 }
 
 /// Refuses fields that the form of this manager does not have.
-fn check_taken(fields: &Fields, whole: bool) -> Result<(), Error> {
+fn check_taken(fields: &Fields, takes_settings: bool) -> Result<(), Error> {
+    // The form of a newer manager may be open while an older one takes its place; nothing is dropped silently.
     let settings = ["gatekeeper", "endpoints", "after_stop"];
-    match settings.into_iter().find(|name| !whole && !fields.get(name).trim().is_empty()) {
+    match settings.into_iter().find(|name| !takes_settings && !fields.get(name).trim().is_empty()) {
         Some(name) => Err(Error::conflict(format!(
             "this manager is an original or of an older version and does not take {name}: nothing was changed"
         ))),
@@ -118,10 +120,10 @@ fn worker_form(context: &Context, title: &str, worker: Option<&WorkerView>, flee
     let entry = worker.map(|worker| &*worker.entry);
     let list = format!("{}/workers", context.base);
     let back = entry.map_or_else(|| list.clone(), |entry| format!("{list}/{}", entry.id));
-    let whole = fleet.takes_settings;
+    let takes_settings = fleet.takes_settings;
     html! {
         div.title { h1 { (title) } }
-        @if !whole { (unsupported_notice("whether a worker is a gatekeeper, which endpoints it announces, and what happens after an external stop")) }
+        @if !takes_settings { (unsupported_notice("whether a worker is a gatekeeper, which endpoints it announces, and what happens after an external stop")) }
         form.edit method="post" action={ (list) "/save" } data-act data-then=(back) autocomplete="off" {
             @if let Some(entry) = entry {
                 input type="hidden" name="id" value=(entry.id);
@@ -147,8 +149,8 @@ fn worker_form(context: &Context, title: &str, worker: Option<&WorkerView>, flee
                 "Stake in PHA"
                 input name="stake" required inputmode="decimal" pattern="[0-9]+(\\.[0-9]{0,12})?" placeholder="15000" value=[entry.map(|entry| format::plain_amount(entry.stake))];
             }
-            @if whole { (after_stop(entry.and_then(|entry| entry.after_stop), "as set for its pool")) }
-            @if whole {
+            @if takes_settings { (after_stop(entry.and_then(|entry| entry.after_stop), "as set for its pool")) }
+            @if takes_settings {
                 label.wide {
                     "Endpoints to announce on chain, separated by commas"
                     input name="endpoints" placeholder="https://worker.example.org" value=[entry.map(|entry| entry.endpoints.join(", "))];
@@ -157,12 +159,13 @@ fn worker_form(context: &Context, title: &str, worker: Option<&WorkerView>, flee
             div.checks {
                 (check("enabled", "Enabled", entry.is_none_or(|entry| entry.enabled)))
                 (check("sync_only", "Sync only (send nothing on chain)", entry.is_some_and(|entry| entry.sync_only)))
-                @if whole { (check("gatekeeper", "Gatekeeper", entry.is_some_and(|entry| entry.gatekeeper))) }
+                @if takes_settings { (check("gatekeeper", "Gatekeeper", entry.is_some_and(|entry| entry.gatekeeper))) }
             }
             p.error role="alert" data-error hidden {}
             p.buttons { a.button href=(back) { "Back" } button.main #save type="submit" { "Save" } }
         }
         @if let Some(entry) = entry {
+            // A computing worker gets a warning: its session would go on without it.
             @let text = removal_text(worker.is_some_and(WorkerView::is_computing));
             (removal(&format!("{list}/remove"), &list, entry.id, &entry_version::of_worker(entry), &entry.name, text))
         }
@@ -224,6 +227,7 @@ fn pool_form(context: &Context, title: &str, pool: Option<&PoolView>, fleet: &Fl
             p.buttons { a.button href=(list) { "Back" } button.main #save type="submit" { "Save" } }
         }
         @if let Some(pool) = pool {
+            // The manager refuses to remove it: the workers would have no pool.
             @if workers > 0 {
                 p.small { "It has " (format::count(workers, "worker")) " here: remove them, or move them to another pool, before you remove it." }
             } @else {
@@ -240,8 +244,8 @@ pub(super) async fn save_worker(context: Context, headers: HeaderMap, body: Byte
         let backend = editable(&context)?;
         let id = form_id(&fields)?;
         // Asked again, and not taken from the form: the manager may have been replaced by an older one since.
-        let whole = backend.fleet().await?.takes_settings;
-        check_taken(&fields, whole)?;
+        let takes_settings = backend.fleet().await?.takes_settings;
+        check_taken(&fields, takes_settings)?;
         let endpoints = fields.get("endpoints").split(',').map(str::trim).filter(|text| !text.is_empty());
         let value = WorkerValue::default()
             .with_pid(pid(&fields)?)
@@ -251,9 +255,9 @@ pub(super) async fn save_worker(context: Context, headers: HeaderMap, body: Byte
             .with_enabled(fields.is_on("enabled"))
             .with_sync_only(fields.is_on("sync_only"))
             // A missing box means off only if the form had it. `None` keeps the present value.
-            .with_gatekeeper(whole.then(|| fields.is_on("gatekeeper")))
-            .with_endpoints(whole.then(|| endpoints.map(str::to_owned).collect()))
-            .with_after_stop(if whole { Some(setting(&fields)?) } else { None });
+            .with_gatekeeper(takes_settings.then(|| fields.is_on("gatekeeper")))
+            .with_endpoints(takes_settings.then(|| endpoints.map(str::to_owned).collect()))
+            .with_after_stop(if takes_settings { Some(setting(&fields)?) } else { None });
         let name = value.name.clone();
         backend.edit(Edit::PutWorker(id, value), fields.get("version")).await?;
         tracing::info!(worker = name, "worker saved by an operator");
@@ -268,8 +272,8 @@ pub(super) async fn save_pool(context: Context, headers: HeaderMap, body: Bytes)
     let done = async {
         let backend = editable(&context)?;
         let id = form_id(&fields)?;
-        let whole = backend.fleet().await?.takes_settings;
-        check_taken(&fields, whole)?;
+        let takes_settings = backend.fleet().await?.takes_settings;
+        check_taken(&fields, takes_settings)?;
         let secret = fields.get("secret");
         let value = PoolValue::default()
             .with_pid(pid(&fields)?)
@@ -279,7 +283,7 @@ pub(super) async fn save_pool(context: Context, headers: HeaderMap, body: Bytes)
             .with_proxied(fields.get("proxied").to_owned())
             .with_enabled(fields.is_on("enabled"))
             .with_sync_only(fields.is_on("sync_only"))
-            .with_after_stop(if whole { Some(setting(&fields)?) } else { None });
+            .with_after_stop(if takes_settings { Some(setting(&fields)?) } else { None });
         let name = value.name.clone();
         backend.edit(Edit::PutPool(id, value), fields.get("version")).await?;
         tracing::info!(pool = name, "pool saved by an operator");
@@ -304,7 +308,7 @@ async fn remove(
     what: &str,
     edit: fn(Uuid) -> Edit,
 ) -> Result<String, Error> {
-    let id = form_id(fields)?.ok_or_else(|| gone(what))?;
+    let id = form_id(fields)?.ok_or_else(|| no_such(what))?;
     context.fleet()?.edit(edit(id), fields.get("version")).await?;
     tracing::info!(%id, "{what} removed by an operator");
     Ok(format!("The {what} is removed."))
@@ -313,11 +317,12 @@ async fn remove(
 fn form_id(fields: &Fields) -> Result<Option<Uuid>, Error> {
     match fields.get("id") {
         "" => Ok(None),
-        text => text.parse().map(Some).map_err(|_| gone("entry")),
+        text => text.parse().map(Some).map_err(|_| no_such("entry")),
     }
 }
 
 fn pid(fields: &Fields) -> Result<PoolId, Error> {
+    // `parse` alone accepts a leading plus sign.
     let digits = fields.get("pid").bytes().all(|byte| byte.is_ascii_digit());
     let pid = fields.get("pid").parse().ok().filter(|_| digits);
     pid.map(PoolId).ok_or_else(|| bad("The pool's number must be a whole number.".to_owned()))

@@ -75,6 +75,7 @@ fn states(context: &Context, fleet: &FleetView) -> Markup {
 fn bar(counts: &[(State, usize)]) -> Markup {
     const WIDTH: usize = 1000;
     let total: usize = counts.iter().map(|(_, count)| count).sum();
+    // Widths from running totals, so that rounding errors do not add up.
     let shares = counts.iter().rev().filter(|(_, count)| *count > 0).scan(0, |from, (state, count)| {
         let start = *from * WIDTH / total;
         *from += count;
@@ -114,6 +115,7 @@ fn attention(context: &Context, fleet: &FleetView) -> Part {
     }
     let locked = |group: &Group<'_>| group.workers.iter().map(|worker| worker.at_stake()).sum::<Balance>();
     let mut groups: Vec<_> = groups.into_iter().map(|(name, group)| (name, locked(&group), group)).collect();
+    // The most at stake first, then the most workers: what costs the most stands on top.
     groups.sort_by(|(_, a_stake, a), (_, b_stake, b)| {
         (b_stake, b.workers.len()).cmp(&(a_stake, a.workers.len()))
     });
@@ -188,6 +190,7 @@ fn money(context: &Context, fleet: &FleetView) -> Markup {
     let cooling = sum(|w| w.session_state() == Some(SessionState::WorkerCoolingDown));
     let chain: Vec<_> = fleet.pools.iter().filter_map(|pool| pool.on_chain()).collect();
     let minted: Balance = fleet.workers.iter().filter_map(|w| w.session()).map(|s| s.total_reward).sum();
+    // A manager of an older version reports no stakes: zeros would be wrong then.
     let known = fleet.workers.iter().any(|w| w.session().is_some_and(|s| s.stake.is_some()));
     html! {
         h2 { "Money" }
@@ -213,6 +216,7 @@ fn figure(name: &str, value: &str, bad: bool) -> Markup {
 }
 
 fn progress(fleet: &FleetView) -> Markup {
+    // Workers whose lag is unknown are in no group.
     let lags: Vec<_> = fleet.workers.iter().filter_map(|worker| worker.lag).collect();
     let mut from = 0;
     let buckets = LAGS.map(|(to, name)| {

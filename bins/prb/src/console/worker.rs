@@ -25,6 +25,7 @@ pub(super) async fn parts(context: &Context, id: Uuid) -> Result<Vec<Part>, Erro
     let backend = context.fleet()?;
     let fleet = backend.fleet().await?;
     let worker = fleet.worker(id).ok_or_else(|| Error::not_found("there is no such worker"))?;
+    // At the same time: either may be slow.
     let (events, jobs) = tokio::join!(backend.events(id), jobs(context, worker));
     let events = events?;
     Ok(vec![
@@ -84,6 +85,7 @@ fn fact(name: &str, value: &Markup) -> Markup {
 fn commands(context: &Context, worker: &WorkerView) -> Markup {
     let Ok(fleet) = context.fleet() else { return html! {} };
     let fits = |command: &Command| {
+        // Confirming a key makes sense only while one waits for it.
         *command != Command::ConfirmKey || worker.reason.is_some_and(|r| r.starts_with("key-changed"))
     };
     html! {
@@ -100,6 +102,7 @@ fn commands(context: &Context, worker: &WorkerView) -> Markup {
 
 /// A job's number, with a link where its page is here.
 fn job_link(context: &Context, job: JobId) -> Markup {
+    // Another manager's jobs are in its own queue, which has no page here.
     let here = context.console.0.queue.is_some() && !context.is_of_peer();
     html! {
         @if here { a href={ (TRANSACTIONS_PATH) "/jobs/" (job) } { "job " (job) } } @else { "job " (job) }

@@ -132,6 +132,7 @@ fn content_range(answer: &Response) -> Option<(u64, u64, u64)> {
     let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
     let (first, last, total) = (first.parse().ok()?, last.parse().ok()?, total.parse().ok()?);
+    // Servers and proxies exist that return nonsense here; later arithmetic relies on the order.
     (first <= last && last < total).then_some((first, last, total))
 }
 
@@ -175,7 +176,9 @@ impl Remote {
         let mut answer = request.send().await.map_err(failed)?;
         match answer.status() {
             StatusCode::PARTIAL_CONTENT => {}
+            // Object stores answer 403 for a missing file if the caller may not list the bucket.
             StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => return Ok(false),
+            // A server without ranges would send gigabytes for each request.
             StatusCode::OK => {
                 return Err(of_file(
                     file,
@@ -197,11 +200,13 @@ impl Remote {
         let wanted = missing.min(total - first);
         let before = part.bytes.len() as u64;
         while let Some(chunk) = answer.chunk().await.map_err(failed)? {
+            // Checked before the bytes are kept: the server chooses how much it sends.
             if part.bytes.len() as u64 - before + chunk.len() as u64 > wanted {
                 return Err(of_file(file, "the server returned more than requested"));
             }
             part.bytes.extend_from_slice(&chunk);
         }
+        // What has arrived is kept in `part`, and the next attempt requests the rest.
         if part.bytes.len() as u64 - before < wanted {
             let short = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
             return Err(unavailable(&format!("cannot read {file}"), short));
@@ -213,6 +218,7 @@ impl Remote {
     async fn end(&self, kind: Kind, first: u32) -> Result<Option<u32>, Error> {
         let file = kind.file_name(first);
         let Some(part) = self.get(&file, Range::Last(FRAME_LEN as u64)).await? else { return Ok(None) };
+        // The number of the next file is at the end of this one: a plain web server has no listing.
         let end = format::read_frame_head(&mut &part.bytes[..], part.bytes.len() as u64);
         let end = end.ok().filter(|end| end.is_end() && end.first > first);
         end.map(|end| Some(end.first)).ok_or_else(|| of_file(&file, "it has no end: it is truncated"))
@@ -223,6 +229,7 @@ impl Files {
     /// Finds the archive's files, including new ones.
     async fn scan(&mut self, remote: &Remote) -> Result<(), Error> {
         let is_due = |at: Instant| at.elapsed() >= SCAN_INTERVAL;
+        // Reads beyond the end come often at the tip, and each scan is a request for each kind.
         if !self.scanned_at.is_none_or(is_due) {
             return Ok(());
         }
@@ -243,6 +250,7 @@ impl Files {
             [(Kind::Relay, chain.relay_number.saturating_add(1)), (Kind::Headers, 0), (Kind::Changes, 1)];
         for (kind, first) in firsts {
             let mut next = self.next(kind).max(first);
+            // A server could name files without end.
             while self.ends.len() < MAX_FILES
                 && let Some(end) = remote.end(kind, next).await?
             {
@@ -303,6 +311,7 @@ impl Reading {
         let fetched = buffer.len() as u64;
         let head = buffer.first_chunk::<HEAD_LEN>().ok_or_else(|| of_file(&file, "it is truncated"))?;
         let (head, hash) = Head::decode(head).map_err(|reason| of_file(&file, reason))?;
+        // Files of two archives in one folder would otherwise be noticed only in the middle of the import.
         if chain.is_some_and(|chain| chain != head.chain) {
             return Err(of_file(&file, "it is of another chain than the archive's other files"));
         }
@@ -358,6 +367,7 @@ impl Reading {
             let frame = unpack(head, packed).await?.map_err(|reason| failed(&self.file, reason))?;
             self.next = next;
             self.frames += 1;
+            // The end of the file has the hash of all frames, so that an exchanged frame is noticed.
             self.hash = format::chained(self.hash, frame.hash);
             self.frame = Some(frame);
             if self.left() == FRAME_LEN as u64 {
@@ -390,6 +400,7 @@ impl HttpArchive {
     pub fn new(url: &str, config: HttpConfig) -> Result<Self, Error> {
         let server = Server::new(url, config.timeout, &config.root_certificates_pem)?;
         let name = format!("archive {}", server.shown);
+        // An async lock: it is held across requests, so that one file is read by one caller at a time.
         let (remote, files) = (Remote { server, config }, tokio::sync::Mutex::default());
         Ok(Self { name, remote, files, extent: Mutex::default() })
     }

@@ -90,6 +90,7 @@ async fn fetch(
     if pieces.is_empty() {
         return Ok(Outcome::Nothing(reason.unwrap_or_default()));
     }
+    // Without the parent: it belongs to a span that another node may still be fetching.
     let proven = walk::complete(node, None, pieces).await?;
     let proofs = proofs_of(node, para_id, &proven).await?;
     let (first, last) = match (proven.first(), proven.last()) {

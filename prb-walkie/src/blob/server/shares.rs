@@ -359,18 +359,20 @@ mod tests {
     async fn quick_readers_and_fair_holders_are_not_displaced() {
         let budget = SharedBudget::new(MAX, MAX);
         let (fair, quick, newcomer) = (holder(1), holder(2), holder(3));
-        let _fair = budget.hold(&fair, MAX / 16).await;
+        let at_ease = budget.hold(&fair, MAX / 16).await;
         let some = || taken(&budget, &quick, 1024).into_iter().take(200).collect::<Vec<_>>();
         let mut more = some();
-        let gets = budget.hold(&newcomer, MAX / 8 * 7);
+        let gets = budget.hold(&newcomer, MAX);
         tokio::pin!(gets);
         // It takes its answers, and asks for others.
         for _ in 0..20 {
             assert!(timeout(PATIENCE / 4, &mut gets).await.is_err());
-            drop(std::mem::replace(&mut more, some()));
+            more.clear();
+            more = some();
+            assert_eq!(more.len(), 200);
         }
         assert!(!fair.displaced.is_cancelled() && !quick.displaced.is_cancelled());
-        drop(more);
+        drop((more, at_ease));
         // An answer larger than its part, once there is room.
         timeout(PATIENCE * 2, gets).await.unwrap();
     }

@@ -88,8 +88,11 @@ pub(super) fn handlers(
     let handlers = handlers
         .on(calls::Hello, move |caller, info| {
             let answer = hello.answer(&me, caller, &info);
-            // If the channel is full, the introduction is lost: the peer repeats it.
-            let _ = sender.try_send((caller.peer, info));
+            // A request may have many MiB, and its memory is free for others from here on.
+            if info.encoded_len() <= ANSWER_BYTES {
+                // If the channel is full, the introduction is lost: the peer repeats it.
+                let _ = sender.try_send((caller.peer, info));
+            }
             async move { Ok(answer) }
         })
         .on(calls::Auth, move |caller, request| {

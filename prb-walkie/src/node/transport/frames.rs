@@ -102,7 +102,7 @@ impl Tiny {
     fn add(&mut self, len: usize) {
         match len {
             0 => {}
-            ..TINY_BYTES => self.count += 1,
+            1..TINY_BYTES => self.count += 1,
             more => self.count = self.count.saturating_sub(more / TINY_BYTES),
         }
     }

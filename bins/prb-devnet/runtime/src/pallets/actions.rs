@@ -158,6 +158,7 @@ pub fn apply<T: stake_pool::Config>(action: Action) -> DispatchResult {
     match action {
         Action::Call { who, pid, call } => return call_pool::<T>(who, pid, call),
         Action::Contribute { pid, who, amount } => {
+            // Minted, so that a test needs no account that has the amount.
             wrapped_balances::Pallet::<T>::mint(&who, amount);
             return stake_pool::Pallet::<T>::add_stake(pid, &who, amount, None);
         }

@@ -169,6 +169,7 @@ pub mod pallet {
         pub fn create_vault(pid: u64, owner: &AccountId) {
             let vault = Vault {
                 basepool: Self::base(pid, owner),
+                // A price of 1, in fixed point with 64 fractional bits.
                 last_share_price_checkpoint: 1 << 64,
                 commission: None,
                 owner_shares: 0,
@@ -204,6 +205,7 @@ pub mod pallet {
         pub fn contribute(pool: &mut BasePool, user: &AccountId, amount: u128) -> DispatchResult {
             wrapped_balances::Pallet::<T>::transfer(user, &pool.pool_account_id, amount)?;
             Shares::<T>::mutate(pool.pid, user, |shares| *shares = shares.saturating_add(amount));
+            // A share is always worth one unit: the devnet pays no rewards.
             pool.total_shares = pool.total_shares.saturating_add(amount);
             pool.total_value = pool.total_value.saturating_add(amount);
             Self::process_withdrawals(pool);
@@ -261,6 +263,7 @@ pub mod pallet {
                 pool.total_shares = pool.total_shares.saturating_sub(amount);
                 pool.total_value = pool.total_value.saturating_sub(amount);
                 Self::deposit_event(Event::Withdrawal { pid: pool.pid, user, amount, shares: amount });
+                // The free stake is used up: the rest stays first in the queue.
                 if amount < wanted {
                     return WithdrawingShares::<T>::insert(pool.cid, nft_id, wanted - amount);
                 }
@@ -274,6 +277,7 @@ pub mod pallet {
         #[must_use]
         pub fn has_expired_withdrawal(pool: &BasePool, grace_period: u64, releasing: u128) -> bool {
             let now = pallet_timestamp::Now::<T>::get() / 1000;
+            // Older withdrawals are paid first, so the first that the rest does not cover decides.
             let mut budget = Self::free_stake(pool).saturating_add(releasing);
             for request in &pool.withdraw_queue {
                 match budget.checked_sub(WithdrawingShares::<T>::get(pool.cid, request.nft_id)) {

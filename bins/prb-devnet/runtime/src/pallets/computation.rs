@@ -352,6 +352,7 @@ pub mod pallet {
             Stakes::<T>::insert(session, stake);
             Unanswered::<T>::remove(session);
             OnlineWorkers::<T>::mutate(|count| *count = count.saturating_add(1));
+            // The worker repeats it in heartbeats: those of an earlier session do not count.
             let session_id = NextSessionId::<T>::mutate(|next| {
                 let id = *next;
                 *next = next.wrapping_add(1);
@@ -375,6 +376,7 @@ pub mod pallet {
             info.state = WorkerState::WorkerCoolingDown;
             info.cool_down_start = Self::now_secs();
             Sessions::<T>::insert(session, info);
+            // Without an id the session is neither challenged nor credited with late heartbeats.
             Unanswered::<T>::remove(session);
             SessionIds::<T>::remove(session);
             OnlineWorkers::<T>::mutate(|count| *count = count.saturating_sub(1));
@@ -398,6 +400,7 @@ pub mod pallet {
             info.cool_down_start = 0;
             Sessions::<T>::insert(session, info);
             let stake = Stakes::<T>::take(session).unwrap_or_default();
+            // The devnet slashes nothing.
             Self::deposit_event(Event::WorkerReclaimed {
                 session: session.clone(),
                 original_stake: stake,
@@ -453,13 +456,11 @@ pub mod pallet {
             }
             let rules = TokenomicParameters::<T>::get().unwrap_or_default();
             let parent = frame_system::Pallet::<T>::parent_hash();
-            // From the parent's hash instead of real randomness, so that the same configuration yields the same
-            // chain.
+            // Not random, so that the same configuration yields the same chain.
             let seed = sp_io::hashing::blake2_256(&codec::Encode::encode(&(parent, number)));
             let challenge = HeartbeatChallenge {
                 seed: U256::from_big_endian(&seed),
-                // A worker's hash XOR seed is uniform, so one worker in this many is at or below the target in
-                // each block.
+                // A worker's hash XOR the seed is uniform: in each block one worker in this many is challenged.
                 online_target: U256::MAX / HeartbeatInterval::<T>::get().max(1),
             };
             let window = BlockNumberFor::<T>::from(rules.heartbeat_window);
@@ -483,6 +484,7 @@ pub mod pallet {
             if info.state != WorkerState::WorkerIdle {
                 return;
             }
+            // It keeps its stake and its id: the next heartbeat ends this.
             info.state = WorkerState::WorkerUnresponsive;
             Sessions::<T>::insert(session, info);
             registry::Pallet::<T>::push_worker_event(worker, WorkerEvent::EnterUnresponsive);

@@ -132,6 +132,7 @@ pub mod pallet {
         fn build(&self) {
             BenchmarkDuration::<T>::put(self.benchmark_duration);
             NoneAttestationEnabled::<T>::put(self.none_attestation_enabled);
+            // Absent by default: the state is then that of a chain without the setting.
             if self.ias_attestation_enabled {
                 IasAttestationEnabled::<T>::put(true);
             }
@@ -297,6 +298,7 @@ pub mod pallet {
             let para_id = parachain_info::ParachainId::<T>::get().0;
             ensure!(pruntime_info.para_id == para_id, Error::<T>::ParachainIdMismatch);
             Self::check_genesis_block(pruntime_info.genesis_block_hash)?;
+            // A worker of an older version would read some events differently.
             let version = PRuntimeConsensusVersion::<T>::get();
             let known = pruntime_info.max_consensus_version >= version;
             ensure!(known, Error::<T>::InvalidConsensusVersion);
@@ -317,6 +319,7 @@ pub mod pallet {
             ensure!(Workers::<T>::contains_key(pubkey), Error::<T>::InvalidInput);
             let signature = sr25519::Signature::try_from(signature.as_slice())
                 .map_err(|()| Error::<T>::MalformedSignature)?;
+            // The prefix keeps the signature from being valid for any other content.
             let mut content = ENDPOINT_CONTENT_TYPE.to_vec();
             endpoint_payload.encode_to(&mut content);
             ensure!(
@@ -325,6 +328,7 @@ pub mod pallet {
             );
             let now = pallet_timestamp::Now::<T>::get();
             let signed = endpoint_payload.signing_time;
+            // An announcement cannot be replayed long after it was made.
             ensure!(
                 signed < now && now - signed <= ENDPOINT_VALIDITY_MS,
                 Error::<T>::InvalidEndpointSigningTime
@@ -378,8 +382,7 @@ pub mod pallet {
                 operator: info.operator,
                 attestation_provider,
                 confidence_level,
-                // A registered worker keeps its score until the new benchmark is reported, so its pool can go
-                // on.
+                // A registered worker keeps its score until the new benchmark is reported, so its pool can go on.
                 initial_score: known.and_then(|worker| worker.initial_score),
                 features: info.features,
             };

@@ -150,6 +150,7 @@ impl InstanceFilter<RuntimeCall> for ProxyType {
     fn filter(&self, call: &RuntimeCall) -> bool {
         match self {
             Self::Any => true,
+            // As on the real chain, a batch passes here and each of its calls is filtered on its own.
             Self::NonTransfer => !matches!(call, RuntimeCall::Balances(_)),
             Self::StakePoolManager => matches!(
                 call,

@@ -235,6 +235,7 @@ pub(super) async fn act(State(pages): State<QueuePages>, headers: HeaderMap, bod
             }
         }
     }
+    // The log is the record of what operators did; the page shows no history of it.
     tracing::info!(action = action.name(), jobs = ids.len(), done, "jobs changed by an operator");
     let what = match action {
         Action::Retry => "queued again",
@@ -277,6 +278,7 @@ async fn retry_job(pages: &QueuePages, id: JobId, headers: &HeaderMap) -> Respon
             tracing::info!(job = %id, "job queued again by an operator");
             layout::message_response(headers, StatusCode::OK, &format!("Job {id} is queued again."))
         }
+        // Read only now: the state could change between a check and the retry.
         Ok(false) => match pages.job(id).await {
             Ok(Some(JobDetail { record, .. })) => {
                 let state = format::state(record.state);

@@ -2,20 +2,20 @@
 
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 
-use crate::proxy::Mangle;
+use crate::proxy::Corruption;
 
-/// What is wrong with the first node.
+/// A fault of the first node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum What {
     /// A fault of the relay chain's node.
     Relay(&'static str),
     /// A fault of the parachain's node.
     Para(&'static str),
-    /// It is of another chain.
+    /// It serves another chain.
     OtherGenesis,
-    /// Something is done to some of its messages.
-    Mangled(Mangle),
-    /// It goes away and comes back in the middle.
+    /// Some of its messages are corrupted.
+    Corrupted(Corruption),
+    /// It restarts in the middle.
     Restarts,
 }
 
@@ -23,7 +23,7 @@ pub(crate) enum What {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Alone {
     /// The ingest continues.
-    GoesOn,
+    Continues,
     /// The ingest continues once the fault is gone.
     Waits,
     /// The ingest can never continue.
@@ -31,14 +31,14 @@ pub(crate) enum Alone {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Trouble {
+pub(crate) struct NodeFault {
     pub(crate) what: What,
     pub(crate) alone: Alone,
     /// The expected log if the node is the only one, or one of several texts; empty if the fault has no effect.
     pub(crate) log: &'static str,
 }
 
-impl Trouble {
+impl NodeFault {
     /// Whether two faults cannot be combined.
     pub(crate) fn excludes(&self, other: &Self) -> bool {
         let kind = |text: &'static str| text.split('=').next().unwrap_or(text);
@@ -46,76 +46,76 @@ impl Trouble {
             (What::Relay(one), What::Relay(other)) | (What::Para(one), What::Para(other)) => {
                 kind(one) == kind(other)
             }
-            (What::Mangled(_), What::Mangled(_)) => true,
+            (What::Corrupted(_), What::Corrupted(_)) => true,
             (one, other) => one == other,
         }
     }
 }
 
-const fn relay(fault: &'static str, alone: Alone, log: &'static str) -> Trouble {
-    Trouble { what: What::Relay(fault), alone, log }
+const fn relay(fault: &'static str, alone: Alone, log: &'static str) -> NodeFault {
+    NodeFault { what: What::Relay(fault), alone, log }
 }
 
-const fn para(fault: &'static str, alone: Alone, log: &'static str) -> Trouble {
-    Trouble { what: What::Para(fault), alone, log }
+const fn para(fault: &'static str, alone: Alone, log: &'static str) -> NodeFault {
+    NodeFault { what: What::Para(fault), alone, log }
 }
 
-use Alone::{GoesOn, Never, Waits};
+use Alone::{Continues, Never, Waits};
 
-pub(crate) const ALL: &[Trouble] = &[
-    relay("batch-calls=0", GoesOn, ""),
-    relay("batch-calls=2", GoesOn, ""),
-    relay("answer-bytes=4500", GoesOn, "--rpc-max-response-size"),
+pub(crate) const ALL: &[NodeFault] = &[
+    relay("batch-calls=0", Continues, ""),
+    relay("batch-calls=2", Continues, ""),
+    relay("answer-bytes=4500", Continues, "--rpc-max-response-size"),
     relay("connections=0", Waits, "429"),
-    relay("rate-limit=10", GoesOn, "--rpc-rate-limit"),
-    relay("proofs=uncovered", GoesOn, "not covered by authority set changes"),
-    relay("proofs=null", GoesOn, "it has no proof of block"),
-    relay("proofs=old", GoesOn, "asked for a proof of block"),
-    relay("proofs=tip-only", GoesOn, "it has no proof of block"),
-    relay("proofs=truncated:3", GoesOn, "ends with the header of block"),
-    relay("refuse=grandpa_proveFinality", GoesOn, "history comes by blocks' justifications"),
+    relay("rate-limit=10", Continues, "--rpc-rate-limit"),
+    relay("proofs=uncovered", Continues, "not covered by authority set changes"),
+    relay("proofs=null", Continues, "it has no proof of block"),
+    relay("proofs=old", Continues, "asked for a proof of block"),
+    relay("proofs=tip-only", Continues, "it has no proof of block"),
+    relay("proofs=truncated:3", Continues, "ends with the header of block"),
+    relay("refuse=grandpa_proveFinality", Continues, "history comes by blocks' justifications"),
     relay("keep-states=8", Waits, "--state-pruning archive"),
-    relay("false-head=28000000", GoesOn, ""),
-    relay("false-head=4294967295", GoesOn, ""),
+    relay("false-head=28000000", Continues, ""),
+    relay("false-head=4294967295", Continues, ""),
     relay("stale", Waits, "no new finalised block"),
-    relay("alternate=4", GoesOn, ""),
+    relay("alternate=4", Continues, ""),
     relay("hang", Waits, "Request timeout"),
     relay("hold=chain_getHeader", Waits, "did not answer chain_getHeader in time"),
-    relay("slow=50", GoesOn, ""),
+    relay("slow=50", Continues, ""),
     relay("bad-header=13", Waits, "node answered wrongly, demoted"),
     relay("bad-justification=40", Waits, "node answered wrongly, demoted"),
     relay("oversize=state_getReadProof:100000", Waits, "undecodable answer"),
     relay("endless=grandpa_proveFinality", Waits, "connection to node lost"),
-    para("batch-calls=0", GoesOn, ""),
-    para("answer-bytes=8000", GoesOn, ""),
+    para("batch-calls=0", Continues, ""),
+    para("answer-bytes=8000", Continues, ""),
     para("connections=0", Waits, "429"),
-    para("rate-limit=10", GoesOn, "--rpc-rate-limit"),
+    para("rate-limit=10", Continues, "--rpc-rate-limit"),
     para("refuse=pha_*", Waits, "add a node that offers pha_getStorageChanges"),
     para("keep-states=8", Waits, "--state-pruning archive"),
-    para("false-head=28000000", GoesOn, ""),
-    para("false-head=4294967295", GoesOn, ""),
+    para("false-head=28000000", Continues, ""),
+    para("false-head=4294967295", Continues, ""),
     para("stale", Waits, "no new finalised block"),
-    para("alternate=4", GoesOn, ""),
-    para("fork-at=20", GoesOn, ""),
+    para("alternate=4", Continues, ""),
+    para("fork-at=20", Continues, ""),
     para("hang", Waits, "Request timeout"),
     para("hold=pha_getStorageChanges", Waits, "did not answer pha_getStorageChanges in time"),
-    para("slow=50", GoesOn, ""),
+    para("slow=50", Continues, ""),
     para("bad-header=13", Waits, "node answered wrongly, demoted"),
     para("oversize=pha_getStorageChanges:100000", Waits, "undecodable answer"),
     para("oversize=pha_getStorageChanges:2200000", Waits, "connection to node lost|did not answer"),
     para("endless=pha_*", Waits, "connection to node lost"),
     para("endless=chain_getHeader", Waits, "connection to node lost"),
-    Trouble { what: What::OtherGenesis, alone: Never, log: "serves another chain" },
-    Trouble { what: What::Restarts, alone: GoesOn, log: "cannot use node|connection to node lost" },
+    NodeFault { what: What::OtherGenesis, alone: Never, log: "serves another chain" },
+    NodeFault { what: What::Restarts, alone: Continues, log: "cannot use node|connection to node lost" },
 ];
 
-/// A node whose messages are mangled now and then: with time, all goes on.
-pub(crate) fn mangled(mangle: Mangle) -> &'static Trouble {
-    Box::leak(Box::new(Trouble { what: What::Mangled(mangle), alone: GoesOn, log: "" }))
+/// A node that sends a corrupted message now and then: the ingest continues with time.
+pub(crate) fn corrupted(corrupt: Corruption) -> &'static NodeFault {
+    Box::leak(Box::new(NodeFault { what: What::Corrupted(corrupt), alone: Continues, log: "" }))
 }
 
-/// A fault with a value drawn at random, or some messages mangled.
-fn draw(random: &mut StdRng) -> Trouble {
+/// A fault with a random value, or corrupted messages.
+fn draw(random: &mut StdRng) -> NodeFault {
     const BOTH: [&str; 9] = [
         "answer-bytes=",
         "rate-limit=",
@@ -155,16 +155,16 @@ fn draw(random: &mut StdRng) -> Trouble {
         12 if is_relay => format!("proofs=truncated:{}", random.random_range(0..20)),
         13 if is_relay => format!("bad-justification={}", random.random_range(2..60)),
         _ => {
-            let mangle = *Mangle::ALL.choose(random).unwrap();
-            return Trouble { what: What::Mangled(mangle), alone: GoesOn, log: "" };
+            let corrupt = *Corruption::ALL.choose(random).unwrap();
+            return NodeFault { what: What::Corrupted(corrupt), alone: Continues, log: "" };
         }
     };
     if is_relay { relay(fault.leak(), Never, "") } else { para(fault.leak(), Never, "") }
 }
 
-/// Two to four that go together.
-pub(crate) fn drawn(random: &mut StdRng) -> Vec<&'static Trouble> {
-    let mut drawn: Vec<&'static Trouble> = Vec::new();
+/// Two to four faults that can be combined.
+pub(crate) fn drawn(random: &mut StdRng) -> Vec<&'static NodeFault> {
+    let mut drawn: Vec<&'static NodeFault> = Vec::new();
     let wanted = random.random_range(2..5);
     while drawn.len() < wanted {
         let one = draw(random);
