@@ -40,7 +40,7 @@ struct Status {
     pools: usize,
     workers: WorkerCounts,
     /// Up to 20 workers that are in `S_ERROR` or stalled.
-    workers_with_problems: Vec<Trouble>,
+    troubled: Vec<TroubledWorker>,
     /// The newest blocks of both chains: available here, and known to the nodes.
     #[schema(value_type = Object)]
     heights: Value,
@@ -71,7 +71,7 @@ struct WorkerCounts {
 
 /// A worker that needs attention.
 #[derive(Serialize, ToSchema)]
-struct Trouble {
+struct TroubledWorker {
     name: String,
     #[schema(value_type = String)]
     state: &'static str,
@@ -147,7 +147,7 @@ async fn status(State(api): State<Api>) -> Result<Json<Status>, Problem> {
         editable: api.fleet_file().is_none(),
         pools: api.snapshot().pools.len(),
         workers: counts(&workers),
-        workers_with_problems: workers_with_problems(&workers),
+        troubled: troubled(&workers),
         heights: json!({
             "relay": heights.relay,
             "para": heights.para,
@@ -178,17 +178,16 @@ fn counts(workers: &[Arc<WorkerStatus>]) -> WorkerCounts {
     }
 }
 
-fn workers_with_problems(workers: &[Arc<WorkerStatus>]) -> Vec<Trouble> {
-    let workers_with_problems =
-        workers.iter().filter(|worker| worker.state == WorkerState::Error || worker.stalled);
-    let shown = |worker: &Arc<WorkerStatus>| Trouble {
+fn troubled(workers: &[Arc<WorkerStatus>]) -> Vec<TroubledWorker> {
+    let troubled = workers.iter().filter(|worker| worker.state == WorkerState::Error || worker.stalled);
+    let shown = |worker: &Arc<WorkerStatus>| TroubledWorker {
         name: worker.worker.name.clone(),
         state: worker.state.as_str(),
         reason: worker.reason.code(),
         message: worker.message.to_string(),
         stalled: worker.stalled,
     };
-    workers_with_problems.take(MAX_TROUBLED).map(shown).collect()
+    troubled.take(MAX_TROUBLED).map(shown).collect()
 }
 
 /// Lists the discovered data providers. Empty if this daemon reads the chains itself.

@@ -3,6 +3,7 @@
 
 use std::{
     os::unix::fs::PermissionsExt,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -409,6 +410,7 @@ async fn entries_of_a_fleet_file_are_read_only() {
 async fn openapi_document_has_every_route_and_scheme() {
     let (net, bridge, api) = started(Config { history: 0, ..chain() }, 0).await;
     let document = api.get("/openapi.json").await.is(200).body;
+    is_documented(&document);
     let paths = document["paths"].as_object().unwrap();
     let mut routes = 0;
     for (path, methods) in paths {
@@ -450,4 +452,18 @@ async fn openapi_document_has_every_route_and_scheme() {
         assert!(document["components"]["schemas"][name].is_object(), "{name}");
     }
     ended(net, bridge).await;
+}
+
+/// Compares the document with docs/openapi.json, so that no field that clients read is renamed by the way; writes it
+/// instead if `PRB_UPDATE_OPENAPI` is set.
+fn is_documented(document: &Value) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/openapi.json");
+    if std::env::var_os("PRB_UPDATE_OPENAPI").is_some() {
+        std::fs::write(&path, format!("{document:#}\n")).unwrap();
+    }
+    let recorded: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let (served, recorded) = (format!("{document:#}"), format!("{recorded:#}"));
+    let differs = served.lines().zip(recorded.lines()).find(|(served, recorded)| served != recorded);
+    assert_eq!(differs, None, "(served, docs/openapi.json); PRB_UPDATE_OPENAPI=1 writes the file");
+    assert_eq!(served.len(), recorded.len());
 }

@@ -180,6 +180,13 @@ async fn a_fleet_is_imported_watched_and_stopped() {
             let list = shell.json(&["worker", "list"]);
             list.as_array().unwrap().iter().all(|worker| worker["session"] == "WorkerCoolingDown")
         });
+        let dead = serde_json::json!({ "name": "w9", "pid": pool.pid, "endpoint": "http://127.0.0.1:1", "stake": "1PHA" });
+        let text = serde_json::json!({ "workers": [dead] }).to_string();
+        shell.run_with(&["worker", "import", "-", "--format", "json"], &text).good();
+        shell.until("the unreachable one is shown", |shell| {
+            let status = shell.run(&["status"]).good();
+            status.split_once("IN TROUBLE").is_some_and(|(_, rows)| rows.contains("w9") && rows.contains("S_ERROR"))
+        });
         shell.run(&["worker", "checkpoint", "w0", "nobody"]).bad(&["there is no worker \"nobody\""]);
     })
     .await
