@@ -2,7 +2,7 @@
 //!
 //! Provides what a fleet of TEE workers needs of the relay chain and the parachain, over the JSON-RPC of ordinary
 //! nodes: blocks that are verified before they are stored and stored once, batches that workers accept unchanged,
-//! the workers' on-chain state at a constant number of calls per block, and transactions that are watched until they
+//! the workers' on-chain state at one call per block, and transactions that are watched until they
 //! are finalised. It implements the seams of [`prb_core`] and knows neither peers nor queues.
 //!
 //! ```text
@@ -29,7 +29,8 @@
 //! - [`source`]: the store as a [`BlobSource`](prb_core::blob::BlobSource): batches are concatenations of
 //!   stored slices, assembled when asked for.
 //! - [`verified`]: a decorator over a `BlobSource`: header batches are verified once, before workers get them.
-//! - [`reader`]: a [`ChainReader`](prb_core::chain::ChainReader): one snapshot, then one request per block.
+//! - [`reader`]: a [`ChainReader`](prb_core::chain::ChainReader): snapshots, and one request per block
+//!   between them.
 //! - [`submit`]: a [`ChainSubmitter`](prb_core::chain::ChainSubmitter): signs, sends and watches; it asks the chain
 //!   when the watch is lost. Calls, events and errors are looked up in the metadata by name, so that runtime
 //!   upgrades need no new release.

@@ -5,8 +5,8 @@
 //! fails over to the next; [`NodePool::pick`] returns one [`Node`] for callers that need the same node for
 //! several calls (a nonce and the submission that uses it).
 //!
-//! A node that was proven to answer wrongly is [demoted](Node::demote): it is asked only if no other is left,
-//! and only for verifiable data ([`NodePool::trusted`] excludes it). What a node does not support is recorded
+//! A node that was proven to answer wrongly is [demoted](Node::demote): it is asked after all
+//! others that can answer, and only for verifiable data ([`NodePool::trusted`] excludes it). What a node does not support is recorded
 //! as a [`MissingCapability`] with the reason.
 //!
 //! A node must be of the pool's chain. Blocks that are known (the [configured genesis](Config::genesis), and those
@@ -82,7 +82,7 @@ pub struct Config {
     pub reconnect_min: Duration,
     /// Longest such pause. Default: 10 s.
     pub reconnect_max: Duration,
-    /// How long a demoted node is only asked if no other is left; doubles with each demotion. Default: 5 minutes.
+    /// How long a demoted node is asked after fit and deferred ones; doubles with each demotion. Default: 5 minutes.
     pub demotion: Duration,
     /// Longest demotion. Default: 24 hours.
     pub demotion_max: Duration,

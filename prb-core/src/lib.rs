@@ -136,7 +136,7 @@
 //! # Features
 //!
 //! - `http` (default): `pruntime::http`, the workers' API over HTTP.
-//! - `pccs`: `attestation::pccs`, collateral of DCAP quotes from PCCSs.
+//! - `pccs`: `attestation::pccs`, collateral of DCAP quotes from PCCSs; includes `http`.
 //! - `testing`: doubles of the seams, for tests: `blob::memory`, `chain::memory`, `manage::memory`,
 //!   `pruntime::scripted`, `signer::memory`.
 //! - `conformance`: the seams' suites, for backends' tests; includes `testing`.

@@ -100,7 +100,8 @@ pub struct Tuning {
     /// How long to wait for a job's outcome. Longer than a transaction can stay valid and a queue can be: it
     /// only covers an outcome that was lost. Default: 2 hours.
     pub job_timeout: Duration,
-    /// The largest batch to fetch, in bytes. Default: 8 MiB.
+    /// Size of the first batch, and of the largest one except for a single item that is larger, in bytes.
+    /// Default: 8 MiB.
     pub max_batch_bytes: usize,
     /// Interval of `GetInfo` calls while a worker catches up. At the tip it is called after each dispatch.
     /// Default: 10 s.

@@ -3,7 +3,8 @@
 //! A fleet is run by several daemons: data providers that hold the chains' data, lifecycle managers that feed
 //! it to workers, traders, and monitors. They discover each other, check that they belong together, and call
 //! each other with *Walkie*, the original bridge's protocol. It is compatible on the wire, so that daemons
-//! of the original and of this implementation work together (extensions use field numbers from 1000 on).
+//! of the original and of this implementation work together (extensions use field numbers from 1000 on, and 15 and
+//! 16 of `Hello` and of errors).
 //!
 //! ```text
 //!   identity ──▶ node ──────────── libp2p: TCP, noise, mplex or yamux ──────────▶ other peers
@@ -89,7 +90,8 @@
 //!
 //! # Metrics
 //! `prb_walkie_calls_total`, `prb_walkie_call_seconds`, `prb_walkie_refused_total`, `prb_walkie_peers`,
-//! `prb_walkie_connections`, `prb_walkie_dials_total`; a starting node registers their descriptions.
+//! `prb_walkie_connections`, `prb_walkie_dials_total`; a starting node registers their descriptions. The
+//! blob client and server record `prb_blob_…` (docs/metrics.md).
 //!
 //! # Features
 //!

@@ -50,8 +50,8 @@ pub enum Request {
     Job(JobsArgs),
     /// List the data providers that a running daemon has discovered.
     Provider(ProvidersArgs),
-    /// Check, export, import, compact and truncate the block store of a data provider or `prb all` that is
-    /// stopped.
+    /// Check, export, import and compact the block store of a data provider or `prb all` that is stopped, or drop its
+    /// newest blocks.
     Store(StoreArgs),
     /// Print completions for a shell.
     Completions(CompletionsArgs),

@@ -128,7 +128,7 @@ pub enum Command {
     Trader(Box<TraderArgs>),
     /// Show discovered data providers and lifecycle managers, and manage their workers in a browser.
     Monitor(Box<MonitorArgs>),
-    /// Show the peer ids of identity keys, back up keys, restore them.
+    /// Show the peer ids of identity keys; back up, restore and rotate keys.
     Keys(KeysArgs),
     /// Import pools and workers of the original bridge (PRB v2) or of Phala's worker manager (PRB v3).
     Import(ImportArgs),

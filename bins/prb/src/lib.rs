@@ -1,4 +1,10 @@
 //! The daemons of Phala Runtime Bridge as a library, used by the `prb` binary and the demo.
+//!
+//! - daemons: [`all`], [`data_provider`], [`lifecycle`], [`trader`], [`monitor`]; their common parts: [`daemon`],
+//!   [`ops`], [`readiness`], [`telemetry`], [`signals`];
+//! - settings: [`config`], [`check`], [`fleet_file`];
+//! - for operators: [`api`] (JSON), [`console`] and [`pages`] (HTML), [`cli`] (commands over the API), [`import`];
+//! - identities and tokens: [`keys`], [`token`].
 
 pub mod all;
 pub mod api;

@@ -109,8 +109,8 @@ impl Node {
         self.state().health(Arc::clone(&self.name), connected)
     }
 
-    /// Records a proven wrong answer. For a while, which doubles each time, the node is asked only if no other is
-    /// left, and only for verifiable data.
+    /// Records a proven wrong answer. For a while, which doubles each time, the node is asked after
+    /// others that can answer, and only for verifiable data.
     pub fn demote(&self, reason: &str) {
         counter!("prb_rpc_node_demotions_total", "chain" => self.chain, "node" => self.name.to_string())
             .increment(1);

@@ -69,7 +69,7 @@ pub struct Health {
     pub name: Arc<str>,
     /// Whether a connection is open.
     pub connected: bool,
-    /// Whether it is demoted for a wrong answer: it is asked last, and only for verifiable data.
+    /// Whether it is demoted for a wrong answer: it is asked after fit and deferred nodes, and only for verifiable data.
     pub demoted: bool,
     /// Whether other nodes are preferred for a while, because it is slow, behind, or lacks requested data.
     pub deferred: bool,
@@ -201,8 +201,8 @@ impl Standing {
         self.lacks.iter().map(lack).collect()
     }
 
-    /// The node's rank, lower is better: fit, deferred, demoted, recently failed; a node without a needed
-    /// capability comes after demoted ones.
+    /// The node's rank, lower is better: fit, deferred, demoted, lacking a needed capability, recently
+    /// failed.
     pub(super) fn rank(&self, needed: &[Capability]) -> u8 {
         let now = Instant::now();
         let lasts = |until: Option<Instant>| u8::from(until.is_some_and(|until| until > now));

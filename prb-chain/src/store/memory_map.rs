@@ -14,14 +14,14 @@ use heed::{Env, RoTxn, RwTxn, WithoutTls};
 
 use super::{Config, Error, Store, Tables, open};
 
-/// How long growing a full map waits for readers to end before the append fails and is retried.
+/// How long growing, reopening and closing wait for readers to end; an append then fails and is retried.
 const EXCLUSIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Interval at which it checks for that.
+/// Interval of these checks.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 /// How long each new reader waits meanwhile, so that a moment without readers occurs: longer than an ordinary
 /// read takes, and so much shorter than [`EXCLUSIVE_TIMEOUT`] that a thread that holds the map already can continue.
 const READER_WAIT: Duration = Duration::from_secs(1);
-/// Largest map: more address space than a process has.
+/// Largest map, in bytes: half of a process's address space on x86-64.
 const MAX_MAP_BYTES: usize = 1 << 46;
 
 /// The database's state.
@@ -200,7 +200,7 @@ impl Store {
         // Doubling: growing needs a moment without readers, so it should be rare.
         let larger = size.saturating_mul(2);
         if larger > MAX_MAP_BYTES {
-            return Err(full("a process has no larger address space"));
+            return Err(full("it has reached the largest map"));
         }
         // SAFETY: each transaction of this process holds `database` for reading, so that none is active; the lock
         // file excludes other processes.

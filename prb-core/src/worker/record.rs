@@ -6,7 +6,7 @@ use crate::{
     primitives::{Balance, ParaNumber, PoolId, WorkerKey},
 };
 
-/// Parachain blocks (a day at six seconds each) after which a submitted start or stop without an effect
+/// Parachain blocks (two days at twelve seconds each) after which a submitted start or stop without an effect
 /// counts as lost. A start or stop observed later is treated as external.
 const SENT_EXPIRY_BLOCKS: u32 = 14_400;
 

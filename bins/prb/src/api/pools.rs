@@ -161,7 +161,7 @@ async fn change(
 /// Deletes a pool. Refused while workers belong to it, unless `force` is given.
 #[utoipa::path(delete, path = "/pools/{pool}", tag = "pools", params(("pool" = String, Path), EditQuery),
     responses((status = 200, body = EditedPools), (status = 401, body = Problem), (status = 404, body = Problem),
-    (status = 412, body = Problem)), security(("token" = [])))]
+    (status = 409, body = Problem), (status = 412, body = Problem)), security(("token" = [])))]
 async fn delete(
     State(api): State<Api>,
     Path(named): Path<String>,
