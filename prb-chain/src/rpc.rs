@@ -5,9 +5,9 @@
 //! fails over to the next; [`NodePool::pick`] returns one [`Node`] for callers that need the same node for
 //! several calls (a nonce and the submission that uses it).
 //!
-//! A node that was proven to answer wrongly is [demoted](Node::demote): it is asked after all
-//! others that can answer, and only for verifiable data ([`NodePool::trusted`] excludes it). What a node does not support is recorded
-//! as a [`MissingCapability`] with the reason.
+//! A node that was proven to answer wrongly is [demoted](Node::demote): it is asked after all others that can
+//! answer, and only for verifiable data ([`NodePool::trusted`] excludes it). What a node does not support is
+//! recorded as a [`MissingCapability`] with the reason.
 //!
 //! A node must be of the pool's chain. Blocks that are known (the [configured genesis](Config::genesis), and those
 //! [pinned](NodePool::pin) from a store) are checked at each connection, and another chain's node is refused. As
