@@ -2,7 +2,11 @@
 //! blocks.
 #![allow(clippy::unwrap_used)]
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use tempfile::TempDir;
 
@@ -24,7 +28,20 @@ fn layout_1() -> TempDir {
 }
 
 fn open(dir: &TempDir) -> Store {
-    Store::open(dir.path(), Config { map_bytes: 1 << 26, ..Config::default() }).unwrap()
+    try_open(dir).unwrap()
+}
+
+fn try_open(dir: &TempDir) -> Result<Store, Error> {
+    let start = Instant::now();
+    loop {
+        match Store::open(dir.path(), Config { map_bytes: 1 << 26, ..Config::default() }) {
+            // A child process started by another test holds this one's locks between fork and exec, so retry.
+            Err(Error::InUse { .. }) if start.elapsed() < Duration::from_secs(5) => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            opened => return opened,
+        }
+    }
 }
 
 fn heights(store: &Store) -> (Option<u32>, Option<u32>) {

@@ -43,7 +43,7 @@ fn store_of_a_newer_layout_is_not_changed() {
         meta.put(txn, "schema", &(super::super::migrate::SCHEMA + 1).encode()).unwrap();
     });
     drop(store);
-    let refused = Store::open(dir.path(), Config::default()).unwrap_err();
+    let refused = try_open(&dir).unwrap_err();
     assert!(matches!(refused, Error::Schema { found, expected, .. } if found == expected + 1));
     assert!(refused.to_string().contains("run the newer version"), "{refused}");
 }
