@@ -217,7 +217,7 @@ impl Worker {
                 attestation_methods: config.attestation_methods,
                 first_version: config.first_version,
                 version: config.version,
-                knobs: faults.knobs(),
+                work_faults: faults.work_faults(),
                 shared: config.shared,
             }),
             faults,

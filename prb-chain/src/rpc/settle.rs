@@ -42,16 +42,16 @@ impl NodePool {
         if pins.is_settled() {
             return Ok(());
         }
-        let mut asked = self.inner.genesis.lock().await;
+        let mut times = self.inner.genesis.lock().await;
         let now = Instant::now();
         let dispute = |claims| Error::GenesisDisputed { chain: self.chain(), claims };
         if let Some(claims) = pins.dispute()
-            && asked.again_at.is_some_and(|at| now < at)
+            && times.again_at.is_some_and(|at| now < at)
         {
             return Err(dispute(claims));
         }
         // In a dispute all have had their time; now they may correct themselves.
-        let since = if pins.dispute().is_some() { now } else { *asked.since.get_or_insert(now) };
+        let since = if pins.dispute().is_some() { now } else { *times.since.get_or_insert(now) };
         let deadline = (since + self.config().connect_timeout).max(now + self.config().reconnect_min);
         let last = self.ask_all_until(deadline).await;
         if !pins.is_settled() && pins.waited() {
@@ -60,26 +60,26 @@ impl NodePool {
         match pins.dispute() {
             _ if pins.is_settled() => Ok(()),
             Some(claims) => {
-                asked.again_at = Some(Instant::now() + self.config().reconnect_max);
+                times.again_at = Some(Instant::now() + self.config().reconnect_max);
                 Err(dispute(claims))
             }
             // Nobody has answered: all have their time again.
             None => {
-                asked.since = None;
+                times.since = None;
                 Err(last.unwrap_or(Error::NoTrustedNode { chain: self.chain() }))
             }
         }
     }
 
-    /// Connects to all nodes, which makes each state its genesis. Ends early once that decides.
+    /// Connects to all nodes; each reports its genesis as it connects. Ends early once that decides.
     async fn ask_all_until(&self, deadline: Instant) -> Option<Error> {
         let ask = |node: &Arc<super::Node>| {
             let node = Arc::clone(node);
             async move { node.client(Lane::Ask).await.map(drop) }
         };
-        let mut asked: FuturesUnordered<_> = self.nodes().iter().map(ask).collect();
+        let mut answers: FuturesUnordered<_> = self.nodes().iter().map(ask).collect();
         let mut last = None;
-        while let Ok(Some(answer)) = timeout_at(deadline, asked.next()).await {
+        while let Ok(Some(answer)) = timeout_at(deadline, answers.next()).await {
             last = answer.err().or(last);
             if self.inner.pins.is_settled() {
                 break;

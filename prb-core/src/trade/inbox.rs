@@ -10,6 +10,7 @@ use tokio::{sync::Notify, time::Instant};
 use super::Config;
 use crate::queue::Lease;
 
+/// Jobs handed to a lane, and how full the lane is.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     state: Mutex<State>,
@@ -38,7 +39,7 @@ pub(super) struct Arrival {
 pub(super) enum Refusal {
     /// It holds its maximum.
     Full(Lease),
-    /// It has ended, with nothing left.
+    /// The lane has ended; a new one must be started.
     Closed(Lease),
 }
 

@@ -94,7 +94,7 @@ fn dispatch(core: &Mutex<Verifier>, request: prpc::Blocks) -> Result<Vec<u8>, Re
     // pRuntime.
     let (mut runtime, pause) = {
         let mut core = core.lock();
-        (core.begin_dispatch()?, core.options().knobs.dispatch_pause())
+        (core.begin_dispatch()?, core.options().work_faults.dispatch_pause())
     };
     if !pause.is_zero() {
         // Runs on a blocking thread.

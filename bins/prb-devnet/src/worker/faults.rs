@@ -16,20 +16,20 @@ use prb_core::{primitives::AccountId, prpc::Method};
 #[derive(Debug, Default)]
 pub struct Faults {
     answers: Mutex<AnswerFaults>,
-    knobs: Arc<Knobs>,
+    work_faults: Arc<WorkFaults>,
 }
 
-/// Faults of the work itself, shared with the verifier.
+/// Faults of what the worker computes, as opposed to its HTTP answers; shared with the verifier.
 #[derive(Debug, Default)]
-pub(crate) struct Knobs(Mutex<KnobState>);
+pub(crate) struct WorkFaults(Mutex<WorkFaultState>);
 
 #[derive(Debug, Default)]
-struct KnobState {
+struct WorkFaultState {
     operator: Option<AccountId>,
     dispatch_pause: Duration,
 }
 
-impl Knobs {
+impl WorkFaults {
     /// The operator that the worker registers for instead of the requested one.
     pub(crate) fn operator(&self) -> Option<AccountId> {
         self.0.lock().operator
@@ -60,12 +60,12 @@ impl Faults {
 
     /// Makes every dispatch take this long; meanwhile other state-changing calls are refused.
     pub fn slow_dispatch(&self, duration: Duration) {
-        self.knobs.0.lock().dispatch_pause = duration;
+        self.work_faults.0.lock().dispatch_pause = duration;
     }
 
     /// Registers for this account from the next attestation on, instead of the requested operator.
     pub fn wrong_operator(&self, operator: Option<AccountId>) {
-        self.knobs.0.lock().operator = operator;
+        self.work_faults.0.lock().operator = operator;
     }
 
     /// Answers the next `times` calls of `method` with status 500 and `text`, without carrying them out.
@@ -76,11 +76,11 @@ impl Faults {
     /// Ends all faults.
     pub fn clear(&self) {
         *self.answers.lock() = AnswerFaults::default();
-        *self.knobs.0.lock() = KnobState::default();
+        *self.work_faults.0.lock() = WorkFaultState::default();
     }
 
-    pub(crate) fn knobs(&self) -> Arc<Knobs> {
-        Arc::clone(&self.knobs)
+    pub(crate) fn work_faults(&self) -> Arc<WorkFaults> {
+        Arc::clone(&self.work_faults)
     }
 
     pub(crate) fn attestation(&self) -> Duration {

@@ -27,7 +27,7 @@ fn options() -> Options {
         attestation_methods: vec!["epid".into(), "dcap".into()],
         first_version: false,
         version: (2, 2, 0),
-        knobs: Arc::default(),
+        work_faults: Arc::default(),
         shared: Shared::default(),
     }
 }

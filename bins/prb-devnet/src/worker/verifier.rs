@@ -15,7 +15,7 @@ use sp_core::Pair;
 use sp_io::hashing::blake2_256;
 
 use super::{
-    Refusal, Shared, egress::Egress, faults::Knobs, identity::Identity, keys, sync::Synchronizer,
+    Refusal, Shared, egress::Egress, faults::WorkFaults, identity::Identity, keys, sync::Synchronizer,
     system::System, trie::State,
 };
 
@@ -41,7 +41,7 @@ pub(crate) struct Options {
     /// Whether to return IAS reports and registration info for the first version's call.
     pub(crate) first_version: bool,
     pub(crate) version: (u32, u32, u32),
-    pub(crate) knobs: Arc<Knobs>,
+    pub(crate) work_faults: Arc<WorkFaults>,
     pub(crate) shared: Shared,
 }
 
@@ -317,7 +317,7 @@ impl Verifier {
         operator: Option<AccountId>,
     ) -> Result<prpc::InitRuntimeResponse, Refusal> {
         // The fault: the registration names another operator than was asked for.
-        let wrong = self.options.knobs.operator();
+        let wrong = self.options.work_faults.operator();
         let runtime = self.runtime()?;
         let (validated, chain_ms) = (runtime.sync.start_validated(), runtime.system.now_ms());
         runtime.registration.refreshed(refresh, operator, wrong, validated.then_some(chain_ms));

@@ -89,45 +89,45 @@ impl<S: Send + Sync> FromRequestParts<S> for EditConditions {
 pub(super) async fn post<K: Kind>(
     api: &Api,
     list: Vec<Value>,
-    terms: &EditConditions,
+    conditions: &EditConditions,
 ) -> Result<Response, Problem> {
-    let edited = create::<K>(api, list, terms).await?;
-    let status = if terms.dry_run { StatusCode::OK } else { StatusCode::CREATED };
-    Ok((status, answer::<K>(&edited, terms)).into_response())
+    let edited = create::<K>(api, list, conditions).await?;
+    let status = if conditions.dry_run { StatusCode::OK } else { StatusCode::CREATED };
+    Ok((status, answer::<K>(&edited, conditions)).into_response())
 }
 
 /// Adds, changes and deletes entries, all or none.
 pub(super) async fn patch<K: Kind>(
     api: &Api,
     list: Vec<Value>,
-    terms: &EditConditions,
+    conditions: &EditConditions,
 ) -> Result<Response, Problem> {
-    let edited = update::<K>(api, list, terms).await?;
-    Ok(answer::<K>(&edited, terms).into_response())
+    let edited = update::<K>(api, list, conditions).await?;
+    Ok(answer::<K>(&edited, conditions).into_response())
 }
 
 /// Changes or deletes one entry. `If-Match` and the answer's entity tag are of that entry.
 pub(super) async fn one<K: Kind>(
     api: &Api,
     mut item: Value,
-    terms: EditConditions,
+    conditions: EditConditions,
 ) -> Result<Response, Problem> {
     // At the address of one entry, the tag is the entry's: it becomes a version of this item, not a condition
     // on the whole inventory.
-    if let IfMatch::Version(version) = terms.if_match {
+    if let IfMatch::Version(version) = conditions.if_match {
         item["version"] = Value::from(version);
     }
-    let terms = EditConditions { if_match: IfMatch::Any, ..terms };
-    let edited = update::<K>(api, vec![item], &terms).await?;
-    let body = Json(K::shown(terms.dry_run, &edited.entries));
+    let conditions = EditConditions { if_match: IfMatch::Any, ..conditions };
+    let edited = update::<K>(api, vec![item], &conditions).await?;
+    let body = Json(K::shown(conditions.dry_run, &edited.entries));
     Ok(match edited.entries.first() {
         Some(entry) => (etag(&K::version(entry)), body).into_response(),
         None => body.into_response(),
     })
 }
 
-fn answer<K: Kind>(edited: &Edited<K::Entry>, terms: &EditConditions) -> impl IntoResponse + use<K> {
-    (etag(&edited.inventory), Json(K::shown(terms.dry_run, &edited.entries)))
+fn answer<K: Kind>(edited: &Edited<K::Entry>, conditions: &EditConditions) -> impl IntoResponse + use<K> {
+    (etag(&edited.inventory), Json(K::shown(conditions.dry_run, &edited.entries)))
 }
 
 /// One change, in the form that requests have it.
@@ -152,7 +152,7 @@ struct Edited<E> {
 async fn create<K: Kind>(
     api: &Api,
     list: Vec<Value>,
-    terms: &EditConditions,
+    conditions: &EditConditions,
 ) -> Result<Edited<K::Entry>, Problem> {
     begin(api, list.len())?;
     let mut values = Vec::with_capacity(list.len());
@@ -165,12 +165,12 @@ async fn create<K: Kind>(
         }
     }
     let items = values.iter().map(|(index, value)| (*index, Operation::Create(value.clone()))).collect();
-    if !faults.is_empty() || terms.dry_run {
+    if !faults.is_empty() || conditions.dry_run {
         // Even if fields are faulty, so that one answer names every fault.
         faults.extend(all_faults::<K>(api, items).await);
-        return dry(api, terms, faults);
+        return dry(api, conditions, faults);
     }
-    let manager = match &terms.if_match {
+    let manager = match &conditions.if_match {
         IfMatch::Version(version) => {
             let version = version.clone();
             api.manager().with_condition(move |now| entry_version::of_all(now) == version)
@@ -187,16 +187,16 @@ async fn create<K: Kind>(
 async fn update<K: Kind>(
     api: &Api,
     list: Vec<Value>,
-    terms: &EditConditions,
+    conditions: &EditConditions,
 ) -> Result<Edited<K::Entry>, Problem> {
     begin(api, list.len())?;
     // An edit with a condition must be refused after a concurrent edit, not merged with it.
-    let expects = matches!(terms.if_match, IfMatch::Version(_))
+    let expects = matches!(conditions.if_match, IfMatch::Version(_))
         || list.iter().any(|item| item.get("version").is_some_and(|version| !version.is_null()));
     let mut merges = 0;
     loop {
         merges += 1;
-        match update_once::<K>(api, list.clone(), terms).await {
+        match update_once::<K>(api, list.clone(), conditions).await {
             Err(problem) if problem.is_change() && !expects && merges < MERGES => {}
             done => return done,
         }
@@ -206,13 +206,13 @@ async fn update<K: Kind>(
 async fn update_once<K: Kind>(
     api: &Api,
     list: Vec<Value>,
-    terms: &EditConditions,
+    conditions: &EditConditions,
 ) -> Result<Edited<K::Entry>, Problem> {
     let snapshot = api.snapshot();
-    let force = terms.force;
+    let force = conditions.force;
     let (mut operations, mut seen, mut faults) = (Vec::with_capacity(list.len()), Vec::new(), Vec::new());
     for (index, item) in list.into_iter().enumerate() {
-        match read_item::<K>(&snapshot, item, terms.force) {
+        match read_item::<K>(&snapshot, item, conditions.force) {
             Ok((base, operation)) => {
                 seen.extend(
                     base.map(|(id, version)| (id, version, matches!(operation, Operation::Delete(_)))),
@@ -224,12 +224,12 @@ async fn update_once<K: Kind>(
             }
         }
     }
-    if !faults.is_empty() || terms.dry_run {
+    if !faults.is_empty() || conditions.dry_run {
         faults.extend(all_faults::<K>(api, operations).await);
-        return dry(api, terms, faults);
+        return dry(api, conditions, faults);
     }
     // Values were merged with this version, so it must be unchanged, even for an unconditional edit.
-    let whole = match &terms.if_match {
+    let whole = match &conditions.if_match {
         IfMatch::Version(version) => Some(version.clone()),
         IfMatch::Any => None,
     };
@@ -342,8 +342,8 @@ fn begin(api: &Api, count: usize) -> Result<(), Problem> {
     }
 }
 
-fn dry<E>(api: &Api, terms: &EditConditions, faults: Vec<Fault>) -> Result<Edited<E>, Problem> {
-    if matches!(&terms.if_match, IfMatch::Version(version) if *version != api.inventory_version()) {
+fn dry<E>(api: &Api, conditions: &EditConditions, faults: Vec<Fault>) -> Result<Edited<E>, Problem> {
+    if matches!(&conditions.if_match, IfMatch::Version(version) if *version != api.inventory_version()) {
         return Err(Problem::changed());
     }
     if faults.is_empty() {

@@ -112,10 +112,10 @@ async fn list(
     security(("token" = [])))]
 async fn create(
     State(api): State<Api>,
-    terms: EditConditions,
+    conditions: EditConditions,
     Body(body): Body<NewPools>,
 ) -> Result<Response, Problem> {
-    edits::post::<Pools>(&api, body.pools, &terms).await
+    edits::post::<Pools>(&api, body.pools, &conditions).await
 }
 
 /// Adds, changes and deletes pools, all or none.
@@ -125,10 +125,10 @@ async fn create(
     security(("token" = [])))]
 async fn edit(
     State(api): State<Api>,
-    terms: EditConditions,
+    conditions: EditConditions,
     Body(body): Body<PoolChanges>,
 ) -> Result<Response, Problem> {
-    edits::patch::<Pools>(&api, body.items, &terms).await
+    edits::patch::<Pools>(&api, body.items, &conditions).await
 }
 
 /// Shows a pool, by its id, number or name.
@@ -150,12 +150,12 @@ async fn show(State(api): State<Api>, Path(named): Path<String>) -> Result<Respo
 async fn change(
     State(api): State<Api>,
     Path(named): Path<String>,
-    terms: EditConditions,
+    conditions: EditConditions,
     Body(set): Body<Value>,
 ) -> Result<Response, Problem> {
     let id = api.pool(&named)?;
     // By id: an edit by name could reach another pool if the names are swapped meanwhile.
-    edits::one::<Pools>(&api, json!({ "id": id, "set": set }), terms).await
+    edits::one::<Pools>(&api, json!({ "id": id, "set": set }), conditions).await
 }
 
 /// Deletes a pool. Refused while workers belong to it, unless `force` is given.
@@ -165,10 +165,10 @@ async fn change(
 async fn delete(
     State(api): State<Api>,
     Path(named): Path<String>,
-    terms: EditConditions,
+    conditions: EditConditions,
 ) -> Result<Response, Problem> {
     let id = api.pool(&named)?;
-    edits::one::<Pools>(&api, json!({ "id": id, "delete": true }), terms).await
+    edits::one::<Pools>(&api, json!({ "id": id, "delete": true }), conditions).await
 }
 
 pub(super) fn no_pool(named: &str) -> Problem {

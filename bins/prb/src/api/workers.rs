@@ -130,10 +130,10 @@ async fn list(
     security(("token" = [])))]
 async fn create(
     State(api): State<Api>,
-    terms: EditConditions,
+    conditions: EditConditions,
     Body(body): Body<NewWorkers>,
 ) -> Result<Response, Problem> {
-    edits::post::<Workers>(&api, body.workers, &terms).await
+    edits::post::<Workers>(&api, body.workers, &conditions).await
 }
 
 /// Adds, changes and deletes workers, all or none.
@@ -143,10 +143,10 @@ async fn create(
     security(("token" = [])))]
 async fn edit(
     State(api): State<Api>,
-    terms: EditConditions,
+    conditions: EditConditions,
     Body(body): Body<WorkerChanges>,
 ) -> Result<Response, Problem> {
-    edits::patch::<Workers>(&api, body.items, &terms).await
+    edits::patch::<Workers>(&api, body.items, &conditions).await
 }
 
 /// Shows all known details of a worker, by its id or name.
@@ -167,11 +167,11 @@ async fn show(State(api): State<Api>, Path(named): Path<String>) -> Result<Respo
 async fn change(
     State(api): State<Api>,
     Path(named): Path<String>,
-    terms: EditConditions,
+    conditions: EditConditions,
     Body(set): Body<Value>,
 ) -> Result<Response, Problem> {
     let id = api.worker(&named)?;
-    edits::one::<Workers>(&api, json!({ "id": id, "set": set }), terms).await
+    edits::one::<Workers>(&api, json!({ "id": id, "set": set }), conditions).await
 }
 
 /// Deletes a worker. This does not stop it on chain: stop it first, and reclaim its stake.
@@ -181,10 +181,10 @@ async fn change(
 async fn delete(
     State(api): State<Api>,
     Path(named): Path<String>,
-    terms: EditConditions,
+    conditions: EditConditions,
 ) -> Result<Response, Problem> {
     let id = api.worker(&named)?;
-    edits::one::<Workers>(&api, json!({ "id": id, "delete": true }), terms).await
+    edits::one::<Workers>(&api, json!({ "id": id, "delete": true }), conditions).await
 }
 
 /// Shows a worker's events since the daemon started.

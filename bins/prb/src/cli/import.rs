@@ -28,7 +28,7 @@ const MAX_SECRET_BYTES: u64 = 4096;
 pub(super) struct Kind {
     /// Its name in the API's lists and addresses.
     pub(super) plural: &'static str,
-    pub(super) one: &'static str,
+    pub(super) singular: &'static str,
     /// The field that identifies an entry.
     pub(super) key: &'static str,
     /// The fields of a written file, in order.
@@ -37,7 +37,7 @@ pub(super) struct Kind {
 
 pub(super) static WORKERS: Kind = Kind {
     plural: "workers",
-    one: "worker",
+    singular: "worker",
     key: "name",
     fields: &[
         "name",
@@ -54,7 +54,7 @@ pub(super) static WORKERS: Kind = Kind {
 
 pub(super) static POOLS: Kind = Kind {
     plural: "pools",
-    one: "pool",
+    singular: "pool",
     key: "pid",
     fields: &["pid", "name", "proxied", "enabled", "sync_only", "after_stop"],
 };
@@ -62,7 +62,7 @@ pub(super) static POOLS: Kind = Kind {
 /// An entry of a file, with its position for messages.
 #[derive(PartialEq)]
 pub(super) struct Row {
-    pub(super) place: String,
+    pub(super) position: String,
     pub(super) entry: Value,
 }
 
@@ -87,7 +87,7 @@ fn read(kind: &Kind, file: &Path, format: Option<Format>) -> anyhow::Result<Vec<
         .with_context(|| format!("cannot read {shown}"))?;
     ensure!(text.len() as u64 <= MAX_FILE_BYTES, "{shown} has more than {MAX_FILE_BYTES} bytes");
     let mut rows = parse(kind, &text, format).with_context(|| format!("in {shown}"))?;
-    ensure!(!rows.is_empty(), "{shown} names no {}", kind.one);
+    ensure!(!rows.is_empty(), "{shown} names no {}", kind.singular);
     let folder = file.parent().unwrap_or_else(|| Path::new("")).to_owned();
     // Here and not by the daemon, which may run on another machine or as a user who cannot read the files.
     rows.iter_mut().try_for_each(|row| read_secret(row, &folder))?;
@@ -98,10 +98,12 @@ fn read(kind: &Kind, file: &Path, format: Option<Format>) -> anyhow::Result<Vec<
 fn read_secret(row: &mut Row, folder: &Path) -> anyhow::Result<()> {
     let Some(fields) = row.entry.as_object_mut() else { return Ok(()) };
     let Some(file) = fields.remove("secret_file") else { return Ok(()) };
-    let file =
-        file.as_str().map(PathBuf::from).with_context(|| format!("{}: secret_file is no text", row.place))?;
-    ensure!(!fields.contains_key("secret"), "{}: it has a secret and a secret_file", row.place);
-    let secret = first_line(&folder.join(file), MAX_SECRET_BYTES).with_context(|| row.place.clone())?;
+    let file = file
+        .as_str()
+        .map(PathBuf::from)
+        .with_context(|| format!("{}: secret_file is no text", row.position))?;
+    ensure!(!fields.contains_key("secret"), "{}: it has a secret and a secret_file", row.position);
+    let secret = first_line(&folder.join(file), MAX_SECRET_BYTES).with_context(|| row.position.clone())?;
     fields.insert("secret".into(), json!(secret.expose_secret()));
     Ok(())
 }
@@ -110,7 +112,7 @@ fn parse(kind: &Kind, text: &str, format: Format) -> anyhow::Result<Vec<Row>> {
     let value: Value = match format {
         Format::Csv => return parse_csv(text),
         Format::Json => serde_json::from_str(text)?,
-        Format::Yaml => serde_saphyr::from_str(text).map_err(|error| not_yaml(&error))?,
+        Format::Yaml => serde_saphyr::from_str(text).map_err(|error| yaml_error(&error))?,
     };
     let list = match value {
         Value::Array(list) => list,
@@ -124,13 +126,13 @@ fn parse(kind: &Kind, text: &str, format: Format) -> anyhow::Result<Vec<Row>> {
         if let Some(Value::String(stake)) = entry.get_mut("stake") {
             *stake = units(stake);
         }
-        Row { place: format!("{} {}", kind.one, index + 1), entry }
+        Row { position: format!("{} {}", kind.singular, index + 1), entry }
     };
     Ok(list.into_iter().enumerate().map(row).collect())
 }
 
 /// Describes a syntax error by its position. The parser's own message could quote a secret.
-fn not_yaml(error: &serde_saphyr::Error) -> anyhow::Error {
+fn yaml_error(error: &serde_saphyr::Error) -> anyhow::Error {
     match error.location() {
         Some(at) => anyhow::anyhow!("it is not YAML: line {}, column {}", at.line(), at.column()),
         None => anyhow::anyhow!("it is not YAML"),
@@ -147,7 +149,7 @@ fn parse_csv(text: &str) -> anyhow::Result<Vec<Row>> {
         // An empty cell is an absent field: one table can have entries with and without a value.
         let cells = names.iter().zip(record.iter()).filter(|(_, cell)| !cell.is_empty());
         let entry: Map<_, _> = cells.map(|(name, cell)| (name.to_owned(), csv_value(name, cell))).collect();
-        rows.push(Row { place, entry: Value::Object(entry) });
+        rows.push(Row { position: place, entry: Value::Object(entry) });
     }
     Ok(rows)
 }
@@ -204,7 +206,9 @@ pub(super) async fn send<'a>(
     let query = [("dry_run", options.dry_run.to_string())];
     let answer = client.ask(method, &[kind.plural], &query, Some(body)).await;
     let answer = answer.map_err(|error| match error.downcast::<Refusal>() {
-        Ok(refusal) if !refusal.entries().is_empty() => anyhow::anyhow!("{}", placed(&refusal, row_of)),
+        Ok(refusal) if !refusal.entries().is_empty() => {
+            anyhow::anyhow!("{}", refusal_with_positions(&refusal, row_of))
+        }
         Ok(refusal) => refusal.into(),
         Err(error) => error,
     })?;
@@ -212,10 +216,10 @@ pub(super) async fn send<'a>(
 }
 
 /// Formats a refusal with the positions of the faulty rows.
-fn placed<'a>(refusal: &Refusal, row_of: impl Fn(usize) -> Option<&'a Row>) -> String {
+fn refusal_with_positions<'a>(refusal: &Refusal, row_of: impl Fn(usize) -> Option<&'a Row>) -> String {
     let lines = refusal.entries().iter().map(|entry| {
         let row = entry["index"].as_u64().and_then(|index| row_of(usize::try_from(index).ok()?));
-        let place = row.map_or_else(String::new, |row| format!("{}: ", row.place));
+        let place = row.map_or_else(String::new, |row| format!("{}: ", row.position));
         format!("\n  {place}{}", fault(entry))
     });
     format!("nothing was imported:{}", lines.collect::<String>())
@@ -292,7 +296,7 @@ mod tests {
     fn rows_know_their_lines_and_unreadable_cells_stay() {
         let rows =
             parse(&WORKERS, "name,pid,stake,enabled\n\nw1, 7 ,1.5PHA,maybe\nw2,x,,\n", Format::Csv).unwrap();
-        assert_eq!(rows[0].place, "line 3");
+        assert_eq!(rows[0].position, "line 3");
         assert_eq!(
             rows[0].entry,
             json!({ "name": "w1", "pid": 7, "stake": "1500000000000", "enabled": "maybe" })

@@ -79,12 +79,12 @@ impl<'a> Plan<'a> {
                 && let Some(first) = seen.insert(named.clone(), row)
             {
                 // Only one of them could take effect.
-                let (one, by) = (kind.one, kind.key);
+                let (one, by) = (kind.singular, kind.key);
                 ensure!(
                     false,
                     "nothing was imported: {} and {} name the same {one} ({by} {named})",
-                    first.place,
-                    row.place
+                    first.position,
+                    row.position
                 );
             }
             match named.and_then(|named| known.get(&named)) {
@@ -97,7 +97,7 @@ impl<'a> Plan<'a> {
 
     fn add(&mut self, kind: &Kind, row: &'a Row) {
         let name = shown_key(kind, &row.entry);
-        self.lines.push(format!("+ {} {name} ({})", kind.one, row.place));
+        self.lines.push(format!("+ {} {name} ({})", kind.singular, row.position));
         self.added.push(json!(name));
         self.items.push((json!({ "add": row.entry }), row));
     }
@@ -118,8 +118,8 @@ impl<'a> Plan<'a> {
         let line = set.iter().map(|(field, value)| difference(field, &entry[field.as_str()], value));
         self.lines.push(format!(
             "~ {} {name} ({}): {}",
-            kind.one,
-            row.place,
+            kind.singular,
+            row.position,
             line.collect::<Vec<_>>().join(", ")
         ));
         let shown = |(field, value): (&String, &Value)| {
@@ -181,7 +181,7 @@ mod tests {
 
     fn rows(entries: &[Value]) -> Vec<Row> {
         let row =
-            |(n, entry): (usize, &Value)| Row { place: format!("line {}", n + 2), entry: entry.clone() };
+            |(n, entry): (usize, &Value)| Row { position: format!("line {}", n + 2), entry: entry.clone() };
         entries.iter().enumerate().map(row).collect()
     }
 
@@ -198,7 +198,8 @@ mod tests {
             json!({ "stake": "1" }),
         ]);
         let plan = Plan::new(&WORKERS, &rows, &listed).unwrap();
-        let items: Vec<_> = plan.items.iter().map(|(item, row)| (item.clone(), row.place.as_str())).collect();
+        let items: Vec<_> =
+            plan.items.iter().map(|(item, row)| (item.clone(), row.position.as_str())).collect();
         assert_eq!(
             items,
             [

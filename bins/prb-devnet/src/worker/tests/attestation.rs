@@ -96,8 +96,11 @@ fn provider_is_decoded_like_a_real_worker() {
 fn worker_can_register_for_another_operator() {
     let options = options();
     let faults = crate::worker::Faults::default();
-    let mut worker =
-        lived_with(Options { knobs: faults.knobs(), ..options }, |init| init, vec![block(1, 0, &[])]);
+    let mut worker = lived_with(
+        Options { work_faults: faults.work_faults(), ..options },
+        |init| init,
+        vec![block(1, 0, &[])],
+    );
     let (told, wrong) = ([1; 32].into(), prb_core::primitives::AccountId([2; 32]));
     let mut operator = || {
         let answer = worker.runtime_info(false, Some(told)).unwrap();
