@@ -34,7 +34,7 @@ pub mod tokens;
 /// `tokio::task::spawn_blocking` is not cancelled with them, so keep it short.
 #[async_trait]
 pub trait Lookup: Send + Sync + std::fmt::Debug {
-    /// Returns the blob of a key, or `None` if there is none.
+    /// Returns the blob of a key, or `None` if there is none, now or ever.
     ///
     /// # Errors
     /// The source cannot be read. Peers are told that the blob is missing.

@@ -271,7 +271,7 @@ impl Shared {
 
     /// Connects and exchanges frames until the connection is lost; returns why.
     async fn connect_once(&self) -> Error {
-        let lost = |reason: String| self.disconnected(reason);
+        let lost = |reason: String| self.lost(reason);
         let connect = async {
             let stream = TcpStream::connect(self.address).await?;
             // Requests are small: Nagle's algorithm would hold each back until the previous one is
@@ -299,7 +299,7 @@ impl Shared {
 
     /// Fails all requests in flight and has the connection made again.
     fn give_up(&self) {
-        let error = self.disconnected(SILENT);
+        let error = self.lost(SILENT);
         self.link.send_replace(Link::Down { reason: SILENT.into() });
         self.pending.fail(&error);
         self.reset.notify_one();
@@ -313,11 +313,11 @@ impl Shared {
         self.started + Duration::from_millis(self.last_read_ms.load(Ordering::Relaxed))
     }
 
-    fn bad_bytes(&self, reason: impl std::fmt::Display) -> Error {
+    fn bad(&self, reason: impl std::fmt::Display) -> Error {
         Error::BadBytes { provider: self.provider.clone(), reason: reason.to_string().into() }
     }
 
-    fn disconnected(&self, reason: impl std::fmt::Display) -> Error {
+    fn lost(&self, reason: impl std::fmt::Display) -> Error {
         Error::Disconnected { provider: self.provider.clone(), reason: reason.to_string().into() }
     }
 }

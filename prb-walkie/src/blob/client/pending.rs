@@ -120,7 +120,7 @@ impl Pending {
     }
 
     /// Returns the bytes to write and replaces them with the buffer `empty`.
-    pub(super) fn take_unwritten(&self, empty: Vec<u8>) -> Vec<u8> {
+    pub(super) fn written(&self, empty: Vec<u8>) -> Vec<u8> {
         std::mem::replace(&mut self.state().out, empty)
     }
 }
