@@ -81,13 +81,12 @@ async fn oversized_requests_are_refused_and_the_connection_survives() {
     assert_eq!(dp::Blob::decode(fits.data).unwrap().data.len(), 99_000);
     let error = answer_to(&raw, &server, request(100_001)).await.error.unwrap();
     assert_eq!(error.message, "the request has more than 100000 bytes");
-    assert_eq!(*raw.closed.lock().unwrap(), 0);
-    // An endless request is cut off; its answer may be lost with the rest of the stream. In few runs its sender's
-    // connection stalls, ends by a time-out, and is made again; nobody else is affected.
+    // An endless request is cut off; its answer may be lost with the rest of the stream.
     if let Ok(answer) = raw.ask(server.peer_id(), request(5 << 20)).await {
         assert!(answer.is_empty() || Response::decode(answer.as_slice()).unwrap().has_error);
     }
     assert!(!answer_to(&raw, &server, request(10)).await.has_error);
+    assert_eq!(*raw.closed.lock().unwrap(), 0);
 
     // Our own callers do not send it at all.
     let mut caller = config(2, Role::Trader);

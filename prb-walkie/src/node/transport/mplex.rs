@@ -138,6 +138,22 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Stream<C> {
     }
 }
 
+impl<C: AsyncRead + AsyncWrite + Unpin> Drop for Stream<C> {
+    /// Takes what is buffered: `libp2p_mplex` would wait for ever for the reader of a stream that was dropped with a full
+    /// buffer, as after a request that is too large, and read nothing more from the connection.
+    fn drop(&mut self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        let (mut taken, mut buffer) = (0, [0; 4096]);
+        // The frame that is being read, and those that wait.
+        while taken < (WAITING_FRAMES + 1) * FRAME_BYTES {
+            match Pin::new(&mut self.stream).poll_read(&mut cx, &mut buffer) {
+                Poll::Ready(Ok(count)) if count > 0 => taken += count,
+                _ => break,
+            }
+        }
+    }
+}
+
 impl<C: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<C> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let Self { stream, reading } = self.get_mut();
