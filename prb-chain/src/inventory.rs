@@ -8,6 +8,7 @@
 //! | `pools` | the id's 16 bytes | JSON object |
 //! | `workers` | the id's 16 bytes | JSON object |
 //! | `saved` | a worker's 16 bytes | JSON object |
+//! | `removed` | the id's 16 bytes | JSON object |
 //!
 //! Records are JSON objects, so that fields can be added: a missing field has its default, an unknown one is
 //! kept until the record is written again. Operators' keys are stored as sealed by the vault, so that the
@@ -33,7 +34,9 @@ use heed::{
     CommitOrAbort, Database, Env, EnvOpenOptions, RoTxn, RwTxn, WithoutTls,
     types::{Bytes, Str},
 };
-use prb_core::inventory::{self, Edit, FleetRecord, Inventory, Limits, Pool, Snapshot, Worker};
+use prb_core::inventory::{
+    self, Edit, FleetRecord, Inventory, Limits, Pool, RemovedWorker, Snapshot, Worker,
+};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -76,6 +79,7 @@ struct Tables {
     pools: Records,
     workers: Records,
     saved: Records,
+    removed: Records,
 }
 
 struct Shared {
@@ -184,37 +188,63 @@ impl Shared {
             return Ok(current);
         }
         let next = Arc::new(current.edited(edits.clone(), &self.limits)?);
-        self.store(&edits, next.revision).map_err(|e| inventory::Error::Storage(Box::new(e)))?;
+        self.store(&edits, &current, &next).map_err(|e| inventory::Error::Storage(Box::new(e)))?;
         // Only after the commit: a snapshot never shows what a crash would undo.
         self.snapshot.send_replace(Arc::clone(&next));
+        for (worker, goal) in next.resumed(&current) {
+            tracing::warn!(
+                worker = worker.name,
+                %goal,
+                "a worker that was removed or renamed is back and keeps its goal: start it if it should compute"
+            );
+        }
         Ok(next)
     }
 
     /// Writes the edits as one flushed transaction.
-    fn store(&self, edits: &[Edit], revision: u64) -> Result<(), Error> {
+    fn store(&self, edits: &[Edit], before: &Snapshot, after: &Snapshot) -> Result<(), Error> {
         let mut txn = self.write()?;
         for edit in edits {
             self.store_one(&mut txn, edit)?;
         }
-        let stored = self.tables.meta.put(&mut txn, "revision", &revision.encode());
+        // Not by edit: removing and adding workers moves records from one table to the other.
+        let Tables { saved, removed, .. } = self.tables;
+        self.store_differences(&mut txn, saved, (&before.saved, &after.saved), encode)?;
+        self.store_differences(&mut txn, removed, (&before.removed, &after.removed), |w| encode(&**w))?;
+        let stored = self.tables.meta.put(&mut txn, "revision", &after.revision.encode());
         stored.and_then(|()| txn.commit()).map_err(|e| self.error(e))
     }
 
     fn store_one(&self, txn: &mut RwTxn<'_>, edit: &Edit) -> Result<(), Error> {
-        let Tables { pools, workers, saved, .. } = self.tables;
+        let Tables { pools, workers, .. } = self.tables;
         let stored = match edit {
             Edit::PutPool(pool) => pools.put(txn, pool.id.as_bytes(), &encode(&PoolRecord::from(pool))?),
             Edit::PutWorker(worker) => {
                 workers.put(txn, worker.id.as_bytes(), &encode(&WorkerRecord::from(worker))?)
             }
             Edit::RemovePool(id) => pools.delete(txn, id.as_bytes()).map(drop),
-            Edit::RemoveWorker(id) => {
-                workers.delete(txn, id.as_bytes()).and_then(|_| saved.delete(txn, id.as_bytes())).map(drop)
-            }
-            Edit::PutFleetRecord(id, state) => saved.put(txn, id.as_bytes(), &encode(state)?),
+            Edit::RemoveWorker(id) => workers.delete(txn, id.as_bytes()).map(drop),
+            // See `store_differences`.
+            Edit::PutFleetRecord(..) => Ok(()),
             other => return Err(Error::UnknownEdit { edit: format!("{other:?}") }),
         };
         stored.map_err(|e| self.error(e))
+    }
+
+    fn store_differences<R: PartialEq>(
+        &self,
+        txn: &mut RwTxn<'_>,
+        table: Records,
+        (before, after): (&HashMap<Uuid, R>, &HashMap<Uuid, R>),
+        encode: impl Fn(&R) -> Result<Vec<u8>, Error>,
+    ) -> Result<(), Error> {
+        for id in before.keys().filter(|id| !after.contains_key(*id)) {
+            table.delete(txn, id.as_bytes()).map_err(|e| self.error(e))?;
+        }
+        for (id, record) in after.iter().filter(|(id, record)| before.get(*id) != Some(*record)) {
+            table.put(txn, id.as_bytes(), &encode(record)?).map_err(|e| self.error(e))?;
+        }
+        Ok(())
     }
 
     fn check_schema(&self) -> Result<(), Error> {
@@ -252,7 +282,11 @@ impl Shared {
         self.each(&txn, self.tables.saved, "saved state of worker", |id, state: FleetRecord| {
             saved.insert(id, state);
         })?;
-        Ok(Snapshot { revision, pools, workers, saved })
+        let mut removed = HashMap::new();
+        self.each(&txn, self.tables.removed, "removed worker", |id, worker: RemovedWorker| {
+            removed.insert(id, Arc::new(worker));
+        })?;
+        Ok(Snapshot { revision, pools, workers, saved, removed })
     }
 
     fn each<R: DeserializeOwned>(
@@ -293,7 +327,7 @@ fn encode(record: &impl Serialize) -> Result<Vec<u8>, Error> {
 fn open_env(path: &Path, map_bytes: usize) -> heed::Result<Env<WithoutTls>> {
     let mut options = EnvOpenOptions::new().read_txn_without_tls();
     // Transactions without thread-local storage take a slot each, and the only reader is `load`.
-    options.map_size(map_bytes).max_readers(16).max_dbs(4);
+    options.map_size(map_bytes).max_readers(16).max_dbs(5);
     // SAFETY: the files are only changed through LMDB: the lock above excludes other processes, and heed refuses
     // to open them twice within this process.
     unsafe { options.open(path) }
@@ -306,8 +340,9 @@ fn open_tables(env: &Env<WithoutTls>) -> heed::Result<Tables> {
         let pools = db.create_database(txn, Some("pools"))?;
         let workers = db.create_database(txn, Some("workers"))?;
         let saved = db.create_database(txn, Some("saved"))?;
-        Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit((meta, pools, workers, saved)))
+        let removed = db.create_database(txn, Some("removed"))?;
+        Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit((meta, pools, workers, saved, removed)))
     })?;
-    let (meta, pools, workers, saved) = opened.unwrap_commit();
-    Ok(Tables { meta, pools, workers, saved })
+    let (meta, pools, workers, saved, removed) = opened.unwrap_commit();
+    Ok(Tables { meta, pools, workers, saved, removed })
 }

@@ -40,6 +40,14 @@ pub enum Error {
     /// Only white space or a password: Substrate would derive a publicly known development key from it.
     #[error("the secret is empty")]
     Empty,
+    /// It begins with `/`: Substrate would derive a key from its published development phrase, so that everybody
+    /// could sign with it.
+    #[error(
+        "the secret begins with '/' and has no phrase: if it is the path of a file, set it as operator_file (fleet file), \
+         secret_file (list of pools) or --secret-file (command line); if it is a development key, write the whole phrase \
+         before the path"
+    )]
+    WithoutPhrase,
     /// Neither a phrase nor hexadecimal digits, followed by an optional path and password.
     #[error("the secret is neither a mnemonic nor a secret URI")]
     Format,
@@ -64,10 +72,12 @@ pub enum Error {
 }
 
 impl OperatorKey {
-    /// Parses a BIP-39 mnemonic or a secret URI (`phrase/soft//hard///password`, `0x` and 64 digits, or a
-    /// development key such as `//Alice`); an expanded secret key in 128 hexadecimal digits without `0x`, which
+    /// Parses a BIP-39 mnemonic or a secret URI (`phrase/soft//hard///password`, or `0x` and 64 digits); an expanded secret key in 128 hexadecimal digits without `0x`, which
     /// Phala's worker manager (PRB v3) calls `SecretKey`; or the JSON of a polkadot.js account without a
     /// password, as stored by PRB v2.
+    ///
+    /// A path without a phrase, such as `//Alice`, is refused: it derives a publicly known key, and it may be the path of
+    /// the file that holds the secret.
     ///
     /// # Errors
     /// See [`Error`].
@@ -75,6 +85,9 @@ impl OperatorKey {
         let text = secret.expose_secret().trim();
         if text.is_empty() || text.starts_with("///") {
             return Err(Error::Empty);
+        }
+        if text.starts_with('/') {
+            return Err(Error::WithoutPhrase);
         }
         if text.starts_with('{') {
             return Ok(Self { pair: Pair::Expanded(keystore::read(text)?) });
@@ -142,7 +155,6 @@ mod tests {
     #[test]
     fn phrases_and_uris_derive_the_known_accounts() {
         let alice = AccountId::from_address(ALICE).unwrap();
-        assert_eq!(account("//Alice").unwrap(), alice);
         assert_eq!(account(&format!("  {PHRASE}//Alice\n")).unwrap(), alice);
         // The well-known mini secret of `//Alice`.
         let seed = "0xe5be9a5092b81bca64be81d212e7f2f9eba183bb7a90954f7b76361f6edb5c0a";
@@ -203,6 +215,17 @@ mod tests {
     }
 
     #[test]
+    fn path_without_a_phrase_is_not_a_secret() {
+        for path in ["/run/secrets/pool-12", " /x\n", "//Alice", "//home//operator", "/"] {
+            let error = account(path).unwrap_err();
+            assert_eq!(error, Error::WithoutPhrase, "{path}");
+            let text = error.to_string();
+            assert!(["operator_file", "--secret-file"].iter().all(|word| text.contains(word)), "{text}");
+            assert!(!text.contains("pool-12") && !text.contains("Alice"), "{text}");
+        }
+    }
+
+    #[test]
     fn errors_do_not_repeat_the_secret() {
         for secret in [
             "hunter2secret drive obey lake curtain smoke basket hold race lonely fit walk",
@@ -219,7 +242,7 @@ mod tests {
 
     #[test]
     fn debug_output_shows_only_the_account() {
-        let key = OperatorKey::from_secret(&"//Alice".to_owned().into()).unwrap();
+        let key = OperatorKey::from_secret(&PHRASE.to_owned().into()).unwrap();
         assert_eq!(format!("{key:?}"), format!("OperatorKey {{ account: {}, .. }}", key.account()));
     }
 }

@@ -73,14 +73,16 @@ mod tests {
     #[tokio::test]
     async fn sealed_key_signs_only_for_its_account() {
         let vault = Arc::new(MemoryVault::new());
+        const PHRASE: &str = "bottom drive obey lake curtain smoke basket hold race lonely fit walk";
+        let (alice, other) = (format!("{PHRASE}//Alice"), format!("{PHRASE}//Bob"));
         let account = |secret: &str| OperatorKey::from_secret(&secret.to_owned().into()).unwrap().account();
-        let key = vault.seal(&"//Alice".into()).await.unwrap();
+        let key = vault.seal(&alice.clone().into()).await.unwrap();
         let of = |operator, key: &Sealed| JobSigner { operator, key: key.clone(), proxied: None };
-        let bob = of(account("//Bob"), &vault.seal(&"//Bob".into()).await.unwrap());
+        let bob = of(account(&other), &vault.seal(&other.clone().into()).await.unwrap());
         let subject = TestSigners {
             signers: VaultSigners::new(vault.clone()),
-            known: [of(account("//Alice"), &key), bob],
-            mismatched: Some(of(account("//Bob"), &key)),
+            known: [of(account(&alice), &key), bob],
+            mismatched: Some(of(account(&other), &key)),
         };
         conformance::signers::all(&subject, verify).await;
 

@@ -63,7 +63,7 @@ fn snapshot(inventory: &HeedInventory) -> Arc<Snapshot> {
 #[allow(unsafe_code)]
 fn table_of(path: &Path, table: Option<&str>) -> (Env, Database<'static, Bytes, Bytes>) {
     // SAFETY: nobody else has the files open.
-    let env = unsafe { EnvOpenOptions::new().max_dbs(3).open(path) }.unwrap();
+    let env = unsafe { EnvOpenOptions::new().max_dbs(5).open(path) }.unwrap();
     let txn = env.write_txn().unwrap();
     let opened = env.create_databases_and_commit(txn, |db, txn| {
         db.create_database(txn, table).map(CommitOrAbort::<_, ()>::Commit)
@@ -118,16 +118,24 @@ async fn entries_survive_a_restart() {
             Edit::PutWorker(changed),
             Edit::PutFleetRecord(worker(2).id, conformance::inventory::saved()),
         ];
-        inventory.apply(edits).await.unwrap()
+        inventory.apply(edits).await.unwrap();
+        let stopped = Edit::PutFleetRecord(worker(4).id, conformance::inventory::saved());
+        inventory.apply(vec![Edit::PutWorker(worker(4)), stopped]).await.unwrap();
+        inventory.apply(vec![Edit::RemoveWorker(worker(4).id)]).await.unwrap()
     };
-    assert_eq!((before.revision, before.pools.len(), before.workers.len()), (3, 2, 2));
+    assert_eq!((before.revision, before.pools.len(), before.workers.len()), (5, 2, 2));
+    assert_eq!((before.saved.len(), before.removed.len()), (1, 1));
     let inventory = open(&path);
     assert_eq!(snapshot(&inventory), before);
     assert_eq!(
         inventory.apply(vec![Edit::RemovePool(pool(1).id)]).await.unwrap().revision,
-        4,
+        6,
         "it counts on"
     );
+    let back = inventory.apply(vec![Edit::PutWorker(worker(4))]).await.unwrap();
+    assert_eq!((back.saved(worker(4).id), back.removed.len()), (conformance::inventory::saved(), 0));
+    drop(inventory);
+    assert_eq!(snapshot(&open(&path)), back);
 }
 
 #[tokio::test]
@@ -248,6 +256,7 @@ async fn damaged_record_is_reported() {
         ("pools", id.as_bytes().as_slice(), "pool"),
         ("workers", b"no id", "worker"),
         ("saved", id.as_bytes(), "saved state of worker"),
+        ("removed", id.as_bytes(), "removed worker"),
     ] {
         write(&path, table, key, br#"{"pid":"hunter2","goal":"hunter2"}"#);
         let error = HeedInventory::open(&path, Config::default()).unwrap_err();

@@ -15,10 +15,16 @@ use crate::{
 };
 
 mod edit;
+pub(crate) mod endpoint;
 pub mod memory;
+mod name;
+mod removed;
 mod seen_keys;
 
-pub use edit::{Limits, MAX_ANNOUNCED, MAX_ENDPOINT_BYTES, MAX_NAME_BYTES, normal_endpoint};
+pub use edit::{Limits, MAX_ANNOUNCED, MAX_ENDPOINT_BYTES, MAX_NAME_BYTES};
+pub use endpoint::normal_endpoint;
+pub use name::{clean_name, shown_name};
+pub use removed::RemovedWorker;
 pub use seen_keys::{KeyChange, SeenKeys};
 
 /// A pool's operator.
@@ -211,6 +217,26 @@ pub enum Goal {
     LeavePool,
 }
 
+impl Goal {
+    /// The goal's name, as stored.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Compute => "compute",
+            Self::Stop => "stop",
+            Self::StayStopped => "stay-stopped",
+            Self::Reclaim => "reclaim",
+            Self::StartAgain => "start-again",
+            Self::LeavePool => "leave-pool",
+        }
+    }
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// The persisted record of a worker. Written by the fleet, not by operators.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -270,6 +296,8 @@ pub struct Snapshot {
     pub workers: Vec<Arc<Worker>>,
     /// The persisted records of workers, by id; a worker without one has [`FleetRecord::default`].
     pub saved: HashMap<Uuid, FleetRecord>,
+    /// What is kept of removed workers, by id: one that is added again goes on with its goal.
+    pub removed: HashMap<Uuid, Arc<RemovedWorker>>,
 }
 
 impl Snapshot {
@@ -294,7 +322,7 @@ pub enum Edit {
     RemovePool(Uuid),
     /// Adds or replaces the worker with that id.
     PutWorker(Worker),
-    /// Removes a worker and its persisted record.
+    /// Removes a worker. Its persisted record is kept aside ([`Snapshot::removed`]).
     RemoveWorker(Uuid),
     /// Replaces the persisted record of a worker. [`Edit::PutWorker`] does not change it.
     PutFleetRecord(Uuid, FleetRecord),

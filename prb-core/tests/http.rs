@@ -331,9 +331,18 @@ async fn connections_are_kept_only_where_so_configured() {
 #[test]
 fn endpoints_are_http_or_https_urls() {
     let connect = HttpConnect::new(HttpConfig::default()).unwrap();
-    for bad in ["", "10.0.0.1:8000", "ftp://10.0.0.1", "http://", "http://a/?json=true", "http://a/#b"] {
+    for bad in [
+        "",
+        "10.0.0.1:8000",
+        "ftp://10.0.0.1",
+        "http://",
+        "http://a/?key=hunter2",
+        "http://a/#b",
+        "http://a:0",
+    ] {
         let error = connect.connect(bad).unwrap_err();
         assert!(matches!(error, ConnectError::Endpoint { .. }) && !error.is_retryable(), "{bad}: {error:?}");
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
     }
     for good in [" http://10.0.0.1:8000/ ", "https://worker.example.org/some/path//"] {
         assert!(connect.connect(good).is_ok(), "{good}");

@@ -38,7 +38,7 @@ async fn refuses_what_the_inventory_would() {
     let manager = manager();
     manager.create_pools(vec![pool(1, "one")]).await.unwrap();
     manager.create_workers(vec![worker("a", 1)]).await.unwrap();
-    let dry = manager.dry_run().await.unwrap();
+    let dry = manager.dry_run();
 
     let refused = dry.create_pools(vec![pool(2, "two"), pool(1, "again")]).await;
     assert!(matches!(refused, Err(Error::Duplicate { .. })), "{refused:?}");
@@ -53,7 +53,7 @@ async fn leaves_nothing_behind() {
     let manager = manager();
     manager.create_pools(vec![pool(1, "one")]).await.unwrap();
     let before = manager.snapshots().borrow().clone();
-    let dry = manager.dry_run().await.unwrap();
+    let dry = manager.dry_run();
 
     let created = dry.create_pools(vec![pool(2, "two")]).await.unwrap().remove(0);
     assert!(created.operator.as_ref().unwrap().key.0.is_empty(), "a dry run keeps a secret");

@@ -236,13 +236,9 @@ pub async fn run(args: AllArgs, display: Display) -> Result<(), Failure> {
 
 /// Makes the inventory match the file. The fleet's saved state of workers is kept.
 async fn apply(file: FleetFile, inventory: &dyn Inventory, vault: &dyn Vault) -> anyhow::Result<()> {
+    file.check_removal(inventory.snapshots().borrow().workers.len())?;
     if file.is_empty() {
-        let workers = inventory.snapshots().borrow().workers.len();
-        tracing::warn!(
-            removed = workers,
-            "the fleet file names no pools and no workers: nothing runs, and the saved state of the removed \
-             workers is deleted"
-        );
+        tracing::warn!("the fleet file names no pools and no workers: nothing runs");
     }
     let edits = file.edits(inventory, vault).await?;
     inventory.apply(edits).await?;

@@ -37,6 +37,7 @@ const NAMESPACE: Uuid = Uuid::from_u128(0x9f1c_6f6e_4d3a_4f0e_8b52_70f6_a1d9_3c1
 /// The file, checked.
 #[derive(Debug, Default)]
 pub struct FleetFile {
+    remove_all: bool,
     pools: Vec<Positioned<PoolEntry>>,
     workers: Vec<Worker>,
 }
@@ -45,6 +46,9 @@ pub struct FleetFile {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, bound(deserialize = "P: Deserialize<'de>, W: Deserialize<'de>"))]
 struct Written<P, W> {
+    /// Confirms that the file names no workers on purpose.
+    #[serde(default)]
+    remove_all: bool,
     #[serde(default = "Vec::new")]
     pools: Vec<P>,
     #[serde(default = "Vec::new")]
@@ -207,7 +211,8 @@ impl FleetFile {
         if json {
             let written: Written<PoolEntry, WorkerEntry> = serde_json::from_str(text)
                 .map_err(|e| anyhow::anyhow!("{}", redact::scrubbed(&e.to_string())))?;
-            return Self::checked(Positioned::by_index(written.pools), Positioned::by_index(written.workers));
+            let workers = Positioned::by_index(written.workers);
+            return Self::checked(written.remove_all, Positioned::by_index(written.pools), workers);
         }
         let written: Written<Spanned<PoolEntry>, Spanned<WorkerEntry>> =
             toml::from_str(text).map_err(|e: toml::de::Error| match e.span() {
@@ -216,10 +221,12 @@ impl FleetFile {
                 }
                 None => anyhow::anyhow!("{}", redact::scrubbed(e.message())),
             })?;
-        Self::checked(Positioned::by_line(text, written.pools), Positioned::by_line(text, written.workers))
+        let workers = Positioned::by_line(text, written.workers);
+        Self::checked(written.remove_all, Positioned::by_line(text, written.pools), workers)
     }
 
     fn checked(
+        remove_all: bool,
         pools: Vec<Positioned<PoolEntry>>,
         workers: Vec<Positioned<WorkerEntry>>,
     ) -> anyhow::Result<Self> {
@@ -227,12 +234,34 @@ impl FleetFile {
         let workers: Vec<Positioned<Worker>> =
             workers.into_iter().map(|worker| worker.map(WorkerEntry::into_worker)).collect();
         check_workers(&workers, &pools)?;
-        Ok(Self { pools, workers: workers.into_iter().map(|worker| worker.entry).collect() })
+        if remove_all && !workers.is_empty() {
+            bail!(
+                "it names {} workers, but remove_all is set, which is for a file without workers: delete that line",
+                workers.len()
+            );
+        }
+        Ok(Self { remove_all, pools, workers: workers.into_iter().map(|worker| worker.entry).collect() })
     }
 
     /// Whether it has neither pools nor workers, as a truncated or wrong file.
     pub const fn is_empty(&self) -> bool {
         self.pools.is_empty() && self.workers.is_empty()
+    }
+
+    /// Refuses a file that would remove all `known` workers, unless it has `remove_all = true`: it may be truncated, or
+    /// half written.
+    ///
+    /// # Errors
+    /// It names no workers, although some are known.
+    pub(crate) fn check_removal(&self, known: usize) -> anyhow::Result<()> {
+        if self.remove_all || known == 0 || !self.workers.is_empty() {
+            return Ok(());
+        }
+        let named = if self.pools.is_empty() { "nothing" } else { "no workers" };
+        bail!(
+            "the fleet file names {named}, but {known} workers are known: nothing is changed, because the file may be \
+             truncated; to remove all workers, add the line `remove_all = true` at its top"
+        )
     }
 }
 

@@ -166,14 +166,21 @@ fn secrets_are_read_from_files_named_by_variables() {
     let error = refusal(&["lifecycle"], &[files[0], ("PHALA_CHAIN_ENDPOINT_FILE", &bad)]);
     assert!(error.contains("the value comes from PHALA_CHAIN_ENDPOINT_FILE"), "{error}");
 
-    let mnemonic = folder.put("mnemonic", "//Alice\n");
+    let mnemonic =
+        folder.put("mnemonic", "bottom drive obey lake curtain smoke basket hold race lonely fit walk\n");
     let fleet = folder.put("fleet.toml", &format!("[[pools]]\npid = 1\noperator_file = \"{mnemonic}\"\n"));
     let nodes =
         [("PHALA_CHAIN_ENDPOINT", "ws://a"), ("PHALA_PARENT_CHAIN_ENDPOINT", "ws://r"), ("PRB_DATA", "/d")];
     let all = [&nodes[..], &[("PRB_FLEET", &*fleet)]].concat();
     shown(&["all"], &all);
-    folder.put("mnemonic", "hunter2 is no mnemonic\n");
-    assert!(refusal(&["all", "--check"], &all).contains("pool 1 at line 1"));
+    for (secret, words) in
+        [("hunter2 is no mnemonic\n", "mnemonic is not valid"), ("/run/hunter2\n", "operator_file")]
+    {
+        folder.put("mnemonic", secret);
+        let error = refusal(&["all", "--check"], &all);
+        assert!(error.contains("pool 1 at line 1") && error.contains(words), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
 }
 
 /// Starts `prb` with a pipe that has no writer yet in place of a file.

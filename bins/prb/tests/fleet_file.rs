@@ -1,16 +1,11 @@
 //! The fleet file: its fields, rejected content with positions, and what restarts and edits preserve.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::{
-    io::{BufRead, BufReader},
-    path::Path,
-    process::{Command, Stdio},
-    sync::Arc,
-};
+use std::{path::Path, sync::Arc};
 
 use clap::Parser;
 use prb::{
-    all::Bridge,
+    all::{Bridge, Failure},
     config::{self, Cli},
     fleet_file::FleetFile,
 };
@@ -22,7 +17,8 @@ use prb_core::{
 };
 use secrecy::ExposeSecret;
 
-const POOL: &str = "[[pools]]\npid = 1\noperator = \"//One\"\n";
+const PHRASE: &str = "bottom drive obey lake curtain smoke basket hold race lonely fit walk";
+const POOL: &str = "[[pools]]\npid = 1\noperator = \"bottom drive obey lake curtain smoke basket hold race lonely fit walk//One\"\n";
 
 fn worker(name: &str, endpoint: &str) -> String {
     format!("[[workers]]\nname = \"{name}\"\npid = 1\nendpoint = \"{endpoint}\"\nstake = 5\n")
@@ -56,7 +52,7 @@ async fn every_field_is_read_from_both_formats() {
     let toml = r#"
         [[pools]]
         pid = 1
-        operator = "//One"
+        operator = "bottom drive obey lake curtain smoke basket hold race lonely fit walk//One"
         after_stop = "reclaim"
         [[pools]]
         pid = 2
@@ -76,7 +72,8 @@ async fn every_field_is_read_from_both_formats() {
         stake = 7
         enabled = false
     "#;
-    let json = r#"{"pools": [{"pid": 1, "operator": "//One", "after_stop": "reclaim"},
+    let json = r#"{"pools": [{"pid": 1, "after_stop": "reclaim",
+            "operator": "bottom drive obey lake curtain smoke basket hold race lonely fit walk//One"},
             {"pid": 2, "name": "two", "sync_only": true}],
         "workers": [{"name": "a", "pid": 1, "endpoint": "https://a:8000", "stake": "30000000000000000",
             "gatekeeper": true, "endpoints": ["https://a.example.org", "http://a.example.net:8080"],
@@ -93,7 +90,7 @@ async fn every_field_is_read_from_both_formats() {
         );
         assert_eq!((two.name.as_str(), two.after_stop, two.sync_only), ("two", None, true));
         let sealed = &one.operator.as_ref().unwrap().key;
-        assert_eq!(vault.open(sealed).await.unwrap().expose_secret(), "//One");
+        assert_eq!(vault.open(sealed).await.unwrap().expose_secret(), format!("{PHRASE}//One"));
         let [a, b] = &snapshot.workers[..] else { panic!("{snapshot:?}") };
         assert_eq!(
             (a.gatekeeper, a.after_stop, a.stake),
@@ -159,6 +156,9 @@ fn file_without_entries_is_recognised() {
     assert!(FleetFile::parse("# nothing yet\n", false).unwrap().is_empty());
     assert!(FleetFile::parse("{}", true).unwrap().is_empty());
     assert!(!FleetFile::parse(POOL, false).unwrap().is_empty());
+    assert!(FleetFile::parse("remove_all = true", false).unwrap().is_empty());
+    let error = refusal(&format!("remove_all = true\n{POOL}{}", worker("a", "http://a")), false);
+    assert!(error.contains("delete that line"), "{error}");
 }
 
 #[tokio::test]
@@ -174,7 +174,7 @@ async fn unchanged_file_changes_nothing() {
     let other = MemoryVault::new();
     assert_eq!(apply(&text.replace("//One", "//Two"), &inventory, &other).await, 1);
     let operator = snapshot(&inventory).pools[0].operator.clone().unwrap();
-    assert_eq!(other.open(&operator.key).await.unwrap().expose_secret(), "//Two");
+    assert_eq!(other.open(&operator.key).await.unwrap().expose_secret(), format!("{PHRASE}//Two"));
 }
 
 #[tokio::test]
@@ -198,12 +198,51 @@ async fn fleet_records_follow_the_name_or_the_endpoint() {
 
     apply(&(POOL.to_owned() + &worker("b", "http://b:1")), &inventory, &vault).await;
     assert!(snapshot(&inventory).saved.is_empty());
+    let renamed = POOL.to_owned() + &worker("d", "http://a:2");
+    apply(&renamed, &inventory, &vault).await;
+    assert_eq!(saved("d").goal, Goal::StayStopped, "renamed in two steps");
     apply(&text, &inventory, &vault).await;
-    assert_eq!(saved("a"), FleetRecord::default(), "it had left the file");
+    assert_eq!(saved("b"), FleetRecord::default());
+}
+
+/// Commented out for a while, or rendered in two steps.
+#[tokio::test]
+async fn entry_that_goes_and_comes_back_keeps_its_record() {
+    let (inventory, vault) = (MemoryInventory::default(), MemoryVault::new());
+    let (a, b) = (worker("a", "http://a:1"), worker("b", "http://b:1"));
+    let whole = POOL.to_owned() + &a + &b;
+    apply(&whole, &inventory, &vault).await;
+    let id = snapshot(&inventory).workers[0].id;
+    for goal in [Goal::StayStopped, Goal::Reclaim, Goal::LeavePool] {
+        let mut record = stopped();
+        record.goal = goal;
+        inventory.apply(vec![Edit::PutFleetRecord(id, record)]).await.unwrap();
+        apply(&(POOL.to_owned() + &b), &inventory, &vault).await;
+        assert!(!snapshot(&inventory).saved.contains_key(&id));
+        apply(&whole, &inventory, &vault).await;
+        assert_eq!(snapshot(&inventory).saved(id), record, "{goal:?}");
+    }
+    // Renamed and renamed back.
+    let renamed = whole.replace("\"a\"", "\"c\"");
+    apply(&renamed, &inventory, &vault).await;
+    apply(&whole, &inventory, &vault).await;
+    assert_eq!(snapshot(&inventory).saved(id).goal, Goal::LeavePool);
+    assert!(snapshot(&inventory).removed.is_empty());
 }
 
 /// Starts a daemon whose nodes and workers do not answer.
 async fn bridge(folder: &Path) -> Bridge {
+    start(folder).await.unwrap()
+}
+
+fn refusal_of(failure: Failure) -> String {
+    match failure {
+        Failure::Configuration(error) => format!("{error:#}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn start(folder: &Path) -> Result<Bridge, Failure> {
     let (data, fleet) = (folder.join("data"), folder.join("fleet.toml"));
     let cli = Cli::try_parse_from([
         "prb",
@@ -217,33 +256,7 @@ async fn bridge(folder: &Path) -> Bridge {
         fleet.to_str().unwrap(),
     ]);
     let config::Command::All(args) = cli.unwrap().command else { unreachable!() };
-    Bridge::start(&args).await.unwrap()
-}
-
-/// A truncated or wrong file stops a whole fleet, so the log must report it.
-#[test]
-fn empty_file_is_reported_in_the_log() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("fleet.toml");
-    std::fs::write(&file, "").unwrap();
-    let mut prb = Command::new(env!("CARGO_BIN_EXE_prb"))
-        .args(["all", "--ops-listen=none", "--queue-page-listen=none", "--data"])
-        .arg(folder.path().join("data"))
-        .arg("--fleet")
-        .arg(&file)
-        .args(["--parent-chain-endpoint=ws://127.0.0.1:1", "--chain-endpoint=ws://127.0.0.1:1"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let log = BufReader::new(prb.stdout.take().unwrap()).lines();
-    // This line comes after the fleet file was applied, so that a missing warning fails the test at once.
-    let mut start = log.map(Result::unwrap).take_while(|line| !line.contains("cannot connect to node"));
-    let warned = start.any(|line| line.contains("WARN") && line.contains("names no pools and no workers"));
-    prb.kill().unwrap();
-    prb.wait().unwrap();
-    assert!(warned);
+    Bridge::start(&args).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -271,14 +284,54 @@ async fn prb_all_keeps_keys_and_goals_over_a_restart() {
     let after = snapshot(&open());
     assert_eq!((after.workers.len(), after.workers[0].id, after.workers[0].stake), (1, id, 6));
     assert_eq!(after.saved(id), stopped(), "a restart and a new stake changed what was kept");
-    assert_eq!(after.saved.len(), 1, "of a worker that has left the file nothing is kept");
+    assert_eq!((after.saved.len(), after.removed.len()), (1, 1), "the worker that has left the file");
     assert_eq!(after.pools[0].operator.as_ref().unwrap().key, key);
+
+    // Truncated: it would remove the worker and, once it is whole again, start it.
+    let fleet = folder.path().join("fleet.toml");
+    for (text, named) in [("", "names nothing"), (POOL, "names no workers")] {
+        std::fs::write(&fleet, text).unwrap();
+        let refused = refusal_of(start(folder.path()).await.unwrap_err());
+        assert!(refused.contains(named) && refused.contains("remove_all = true"), "{refused}");
+        assert_eq!(snapshot(&open()), after);
+    }
+    file(&[a]);
+    let running = bridge(folder.path()).await;
+    let before = running.manager().snapshots().borrow().clone();
+    std::fs::write(&fleet, "").unwrap();
+    assert!(running.reload().await.unwrap_err().to_string().contains("1 workers are known"));
+    assert_eq!(running.manager().snapshots().borrow().clone(), before);
+    std::fs::write(&fleet, "remove_all = true\n").unwrap();
+    running.reload().await.unwrap();
+    assert!(running.manager().snapshots().borrow().clone().workers.is_empty());
+    running.stop().await;
+}
+
+/// Substrate would derive a key from its published development phrase.
+#[tokio::test]
+async fn path_in_place_of_the_secret_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secret");
+    std::fs::write(&file, "/run/secrets/pool-12\n").unwrap();
+    for line in [
+        "operator = \"/run/secrets/pool-12\"".to_owned(),
+        "operator = \"//pool-12\"".to_owned(),
+        // Holds a path, too.
+        "operator_env = \"CARGO_MANIFEST_DIR\"".to_owned(),
+        format!("operator_file = {file:?}"),
+    ] {
+        let (inventory, vault) = (MemoryInventory::default(), MemoryVault::new());
+        let file = FleetFile::parse(&format!("[[pools]]\npid = 1\n{line}\n"), false).unwrap();
+        let refused = format!("{:#}", file.edits(&inventory, &vault).await.unwrap_err());
+        assert!(refused.contains("line 1") && refused.contains("operator_file"), "{line}: {refused}");
+        assert!(!refused.contains("pool-12") && !refused.contains(env!("CARGO_MANIFEST_DIR")), "{refused}");
+    }
 }
 
 /// Wherever in the file it is.
 #[tokio::test]
 async fn no_refusal_quotes_a_secret() {
-    const SECRET: &str = "bottom drive obey lake curtain smoke basket hold race lonely fit walk";
+    const SECRET: &str = PHRASE;
     let pool = |line: &str| format!("[[pools]]\npid = 1\n{line}\n");
     let of_worker = |line: &str| format!("[[pools]]\npid = 1\n[[workers]]\n{line}\n");
     let texts = [

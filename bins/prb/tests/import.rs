@@ -272,9 +272,12 @@ fn v3_output_is_imported_and_keys_must_match_their_accounts() {
     let operators = format!("--operators={operators}");
     let keys = |text: &str| format!("--keys={}", write("keys.toml", text));
 
-    let wrong = keys("7 = \"//Bob\"\n");
+    let wrong = keys(&format!("7 = \"{SECRET}//Bob\"\n"));
     let text = assert_code(&original.import(&["import", "v3", &pools, &operators, &wrong]), 2);
     assert!(text.contains("pool 7") && text.contains("key belongs to"), "{text}");
+    let path = keys("7 = \"/run/secrets/pool-7\"\n");
+    let text = assert_code(&original.import(&["import", "v3", &pools, &operators, &path]), 2);
+    assert!(text.contains("begins with '/'") && !text.contains("/run/secrets"), "{text}");
     let broken = keys("7 = hunter2 hunter2\n");
     let text = assert_code(&original.import(&["import", "v3", &pools, &broken]), 2);
     assert!(text.contains("line 1"), "{text}");

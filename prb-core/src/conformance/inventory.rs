@@ -33,6 +33,8 @@ pub async fn all<I: Inventory, F: Future<Output = I>>(make: impl Fn(Limits) -> F
     replaces_and_removes(&make(Limits::default()).await).await;
     applies_all_or_nothing(&make(Limits::default()).await).await;
     stores_fleet_records(&make(Limits::default()).await).await;
+    resumes_removed_workers(&make(Limits::default()).await).await;
+    forgets_the_oldest_removed_worker(&make(Limits { pools: 1, workers: 2 }).await).await;
     refuses_duplicates(&make(Limits::default()).await).await;
     refuses_to_put_an_entry_twice(&make(Limits::default()).await).await;
     lets_workers_swap(&make(Limits::default()).await).await;
@@ -146,12 +148,65 @@ async fn stores_fleet_records(inventory: &impl Inventory) {
     assert_eq!(snapshot.saved(id), saved(), "an edit of the pool changes what was saved");
 
     let snapshot = apply(inventory, vec![Edit::RemoveWorker(id)]).await;
-    assert!(snapshot.saved.is_empty(), "a removed worker's state is kept");
+    assert!(snapshot.saved.is_empty(), "a removed worker has a record");
     let error = refused(inventory, vec![Edit::PutFleetRecord(id, saved())], "there is no such worker").await;
     assert!(matches!(error, Error::Unknown { what: "worker", .. }), "an unknown worker gave {error:?}");
     let snapshot =
         apply(inventory, vec![Edit::PutWorker(worker(1)), Edit::PutFleetRecord(id, saved())]).await;
     assert_eq!(snapshot.saved(id), saved(), "a worker and its state do not go into one transaction");
+}
+
+async fn resumes_removed_workers(inventory: &impl Inventory) {
+    let put = |worker: &Worker| Edit::PutWorker(worker.clone());
+    let (id, kept) = (worker(1).id, saved());
+    apply(inventory, vec![put(&worker(1)), put(&worker(2)), Edit::PutFleetRecord(id, kept)]).await;
+    let snapshot = apply(inventory, vec![Edit::RemoveWorker(id), Edit::RemoveWorker(worker(2).id)]).await;
+    assert_eq!(snapshot.removed.len(), 1, "a removed worker is kept only if it has a record");
+    let before = snapshot;
+    let snapshot = apply(inventory, vec![put(&worker(1)), put(&worker(2))]).await;
+    assert_eq!(snapshot.saved(id), kept, "a worker that is back starts without its record");
+    assert_eq!(snapshot.saved(worker(2).id), FleetRecord::default(), "a worker has another one's record");
+    assert!(snapshot.removed.is_empty(), "a worker that is present is kept as a removed one");
+    let resumed = snapshot.resumed(&before);
+    assert_eq!(
+        resumed.iter().map(|(worker, goal)| (worker.id, *goal)).collect::<Vec<_>>(),
+        [(id, kept.goal)]
+    );
+
+    // Another entry of the same name, or with the same machine, goes on with the goal. Whoever adds it confirms the key.
+    let (other, goal) = (Uuid::from_u128(50), FleetRecord { goal: kept.goal, ..FleetRecord::default() });
+    let named = Worker { id: other, endpoint: "http://new".into(), ..worker(1) };
+    let renamed =
+        Worker { id: other, name: "new".into(), endpoint: "HTTP://10.0.0.1:8001/".into(), ..worker(1) };
+    for back in [named, renamed] {
+        apply(inventory, vec![Edit::RemoveWorker(id)]).await;
+        let snapshot = apply(inventory, vec![put(&back)]).await;
+        assert_eq!(snapshot.saved(other), goal, "{back:?} does not keep the goal");
+        apply(inventory, vec![Edit::RemoveWorker(other), put(&worker(1)), Edit::PutFleetRecord(id, kept)])
+            .await;
+    }
+    apply(inventory, vec![Edit::RemoveWorker(id)]).await;
+    let elsewhere = Worker { id: other, pid: PoolId(9), name: "new".into(), ..worker(3) };
+    let snapshot = apply(inventory, vec![put(&elsewhere)]).await;
+    assert_eq!(snapshot.saved(other), FleetRecord::default(), "an unrelated worker has a removed one's goal");
+    // A record of the same transaction is newer.
+    let edits = vec![put(&worker(1)), Edit::PutFleetRecord(id, FleetRecord::default())];
+    assert_eq!(
+        apply(inventory, edits).await.saved(id),
+        FleetRecord::default(),
+        "a record put is overwritten"
+    );
+}
+
+/// With a limit of two workers.
+async fn forgets_the_oldest_removed_worker(inventory: &impl Inventory) {
+    for n in 1..=3 {
+        let edits = vec![Edit::PutWorker(worker(n)), Edit::PutFleetRecord(worker(n).id, saved())];
+        apply(inventory, edits).await;
+        apply(inventory, vec![Edit::RemoveWorker(worker(n).id)]).await;
+    }
+    let removed = inventory.snapshots().borrow().removed.clone();
+    assert!(removed.len() == 2 && !removed.contains_key(&worker(1).id), "not the last two: {removed:?}");
 }
 
 async fn refuses_to_put_an_entry_twice(inventory: &impl Inventory) {
@@ -180,7 +235,12 @@ async fn refuses_duplicates(inventory: &impl Inventory) {
         "a name taken gave {error:?}"
     );
     // All spellings of one endpoint: two entries for one pRuntime would both drive it.
-    for endpoint in ["http://10.0.0.1:8001", "http://10.0.0.1:8001/", "HTTP://10.0.0.1:8001"] {
+    for endpoint in [
+        "http://10.0.0.1:8001",
+        "http://10.0.0.1:8001/",
+        "HTTP://10.0.0.1:8001",
+        "http://[::ffff:10.0.0.1]:8001",
+    ] {
         let there = Worker { endpoint: endpoint.into(), ..worker(2) };
         let error = refused(inventory, vec![Edit::PutWorker(there)], "the endpoint is taken").await;
         assert!(
@@ -211,6 +271,11 @@ async fn refuses_invalid_values(inventory: &impl Inventory) {
         "http://",
         "http://a:99999",
         "http://u:pw@a",
+        "http://a/?key=pw",
+        "http://a#pw",
+        "http://a:0",
+        "http://0.0.0.0:8000",
+        "http://a\t:1",
         &long,
     ] {
         let worker = Worker { endpoint: endpoint.into(), ..worker(1) };
@@ -223,6 +288,7 @@ async fn refuses_invalid_values(inventory: &impl Inventory) {
         &["worker.example.org".to_owned()][..],
         &["https://a".into(), "ftp://a".into()],
         &["https://u:pw@a".into()],
+        &["https://a:0".into()],
         &[String::new()],
         std::slice::from_ref(&long),
         &twice,
@@ -236,10 +302,12 @@ async fn refuses_invalid_values(inventory: &impl Inventory) {
         );
         assert!(!error.to_string().contains("pw"), "a password is shown: {error}");
     }
-    for name in ["", "  ", "a\nb", &"x".repeat(MAX_NAME_BYTES + 1)] {
+    let mnemonic = "bottom drive obey lake curtain smoke basket hold race lonely fit walk";
+    for name in ["", "  ", "a\nb", "a ", "a\u{200b}", "e\u{301}", mnemonic, &"x".repeat(MAX_NAME_BYTES + 1)] {
         let worker = Worker { name: name.into(), ..worker(1) };
         let error = refused(inventory, vec![Edit::PutWorker(worker)], "the name is invalid").await;
         assert!(matches!(error, Error::Invalid { .. }), "name {name:?} gave {error:?}");
+        assert!(!error.to_string().contains("lonely"), "a mnemonic is shown: {error}");
         let pool = Pool { name: name.into(), ..pool(1) };
         let error = refused(inventory, vec![Edit::PutPool(pool)], "the name is invalid").await;
         assert!(matches!(error, Error::Invalid { .. }), "pool name {name:?} gave {error:?}");

@@ -5,10 +5,14 @@ use std::{
     sync::Arc,
 };
 
-use url::Url;
 use uuid::Uuid;
 
-use super::{Edit, Error, Pool, Snapshot, Worker};
+use super::{
+    Edit, Error, FleetRecord, Pool, Snapshot, Worker, endpoint,
+    endpoint::normal_endpoint,
+    name::{self, clean_name},
+    removed::{RemovedWorker, resume},
+};
 
 /// Limits of an inventory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, derive_setters::Setters)]
@@ -63,8 +67,13 @@ impl Worker {
     /// [`Error::Invalid`].
     pub fn check(&self) -> Result<(), Error> {
         check_name("worker name", &self.name)?;
-        endpoint_url(ENDPOINT, &self.endpoint)?;
+        check_endpoint(ENDPOINT, &self.endpoint)?;
         self.check_announced()
+    }
+
+    /// Whether the values that [`Self::check`] looks at are equal.
+    fn has_values_of(&self, other: &Self) -> bool {
+        (&self.name, &self.endpoint, &self.endpoints) == (&other.name, &other.endpoint, &other.endpoints)
     }
 
     fn check_announced(&self) -> Result<(), Error> {
@@ -74,7 +83,7 @@ impl Worker {
         }
         let mut seen = HashSet::with_capacity(self.endpoints.len());
         for endpoint in &self.endpoints {
-            endpoint_url(ANNOUNCED, endpoint)?;
+            check_endpoint(ANNOUNCED, endpoint)?;
             if !seen.insert(normal_endpoint(endpoint)) {
                 return Err(bad(format!("{endpoint:?} is listed twice")));
             }
@@ -88,6 +97,9 @@ impl Snapshot {
     /// Names, endpoints and pool numbers are compared after the last edit, so that two workers can swap
     /// theirs.
     ///
+    /// A worker that is added under the id of a [removed](Snapshot::removed) one goes on with its record; one that is
+    /// added to the same pool under its name or with its endpoint goes on with its goal.
+    ///
     /// Two edits must not put the same id: the first would be lost silently.
     ///
     /// # Errors
@@ -97,11 +109,16 @@ impl Snapshot {
         let mut workers: BTreeMap<Uuid, Arc<Worker>> =
             self.workers.iter().map(|w| (w.id, w.clone())).collect();
         let mut saved = self.saved.clone();
+        let mut removed = self.removed.clone();
+        let revision = self.revision + 1;
         let mut put = UniqueIds::default();
         for edit in edits {
             match edit {
                 Edit::PutPool(pool) => {
-                    pool.check()?;
+                    // A name that an earlier version accepted must not keep the pool from being edited.
+                    if pools.get(&pool.id).is_none_or(|known| known.name != pool.name) {
+                        pool.check()?;
+                    }
                     put.check("pool", pool.id)?;
                     pools.insert(pool.id, Arc::new(pool));
                 }
@@ -109,14 +126,18 @@ impl Snapshot {
                     pools.remove(&id).ok_or(Error::Unknown { what: "pool", id })?;
                 }
                 Edit::PutWorker(worker) => {
-                    worker.check()?;
+                    if workers.get(&worker.id).is_none_or(|known| !known.has_values_of(&worker)) {
+                        worker.check()?;
+                    }
                     put.check("worker", worker.id)?;
                     workers.insert(worker.id, Arc::new(worker));
                 }
                 Edit::RemoveWorker(id) => {
-                    workers.remove(&id).ok_or(Error::Unknown { what: "worker", id })?;
-                    // A later entry with this id must not inherit the record.
-                    saved.remove(&id);
+                    let worker = workers.remove(&id).ok_or(Error::Unknown { what: "worker", id })?;
+                    if let Some(record) = saved.remove(&id).filter(|record| *record != FleetRecord::default())
+                    {
+                        removed.insert(id, Arc::new(RemovedWorker::new(&worker, record, revision)));
+                    }
                 }
                 Edit::PutFleetRecord(id, state) => {
                     if !workers.contains_key(&id) {
@@ -130,15 +151,18 @@ impl Snapshot {
         check_bound("pool", pools.len(), limits.pools)?;
         check_bound("worker", workers.len(), limits.workers)?;
         check_unique("pid", pools.values().map(|p| (p.pid.to_string(), &p.name)))?;
-        check_unique("pool name", pools.values().map(|p| (p.name.clone(), &p.name)))?;
-        check_unique("worker name", workers.values().map(|w| (w.name.clone(), &w.name)))?;
+        check_unique("pool name", pools.values().map(|p| (clean_name(&p.name), &p.name)))?;
+        check_unique("worker name", workers.values().map(|w| (clean_name(&w.name), &w.name)))?;
         // Normalised, because two entries with one pRuntime would both drive it.
         check_unique(ENDPOINT, workers.values().map(|w| (normal_endpoint(&w.endpoint), &w.name)))?;
+        let known: HashSet<Uuid> = self.workers.iter().map(|worker| worker.id).collect();
+        let added = workers.keys().filter(|id| !known.contains(*id)).copied().collect();
+        resume(&mut removed, &mut saved, &workers, &added, limits.workers);
         let mut pools: Vec<_> = pools.into_values().collect();
         pools.sort_by_key(|p| p.pid);
         let mut workers: Vec<_> = workers.into_values().collect();
         workers.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Self { revision: self.revision + 1, pools, workers, saved })
+        Ok(Self { revision, pools, workers, saved, removed })
     }
 }
 
@@ -157,41 +181,20 @@ fn check_bound(what: &'static str, count: usize, limit: usize) -> Result<(), Err
 }
 
 fn check_name(what: &str, name: &str) -> Result<(), Error> {
-    let reason = if name.trim().is_empty() {
-        "it is empty".into()
-    } else if name.len() > MAX_NAME_BYTES {
-        format!("it has {} bytes, more than {MAX_NAME_BYTES}", name.len())
-    } else if name.chars().any(char::is_control) {
-        "it has control characters".into()
-    } else {
-        return Ok(());
-    };
-    Err(Error::Invalid { what: what.into(), reason })
+    match name::fault(name) {
+        Some(reason) => Err(Error::Invalid { what: what.into(), reason }),
+        None => Ok(()),
+    }
 }
 
-fn endpoint_url(what: &str, endpoint: &str) -> Result<Url, Error> {
+fn check_endpoint(what: &str, endpoint: &str) -> Result<(), Error> {
     let bad = |reason: String| Error::Invalid { what: what.into(), reason };
-    if endpoint.len() > MAX_ENDPOINT_BYTES {
-        return Err(bad(format!("it has {} bytes, more than {MAX_ENDPOINT_BYTES}", endpoint.len())));
-    }
-    let url = Url::parse(endpoint)
-        .map_err(|e| bad(format!("it is not a URL such as http://10.0.0.2:8000 ({e})")))?;
+    let url = endpoint::parse(endpoint).map_err(bad)?;
     if !url.username().is_empty() || url.password().is_some() {
         // The URL is not shown: it contains a password.
         return Err(bad("it has a user name or password, which would end up in logs".into()));
     }
-    if !matches!(url.scheme(), "http" | "https") {
-        // Only the scheme is quoted: what follows it may contain a secret, such as an API key.
-        return Err(bad(format!("its scheme is {:?}, not http or https", url.scheme())));
-    }
-    Ok(url)
-}
-
-/// Normalises a URL so that all spellings of an endpoint compare equal: case of the host, default port,
-/// trailing slash. Text that is not a URL is returned unchanged.
-pub fn normal_endpoint(endpoint: &str) -> String {
-    endpoint_url(ENDPOINT, endpoint)
-        .map_or_else(|_| endpoint.into(), |url| url.as_str().trim_end_matches('/').to_owned())
+    Ok(())
 }
 
 fn check_unique<'a>(

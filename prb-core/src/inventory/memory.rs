@@ -18,7 +18,12 @@ pub struct MemoryInventory {
 impl MemoryInventory {
     /// An empty inventory.
     pub fn new(limits: Limits) -> Self {
-        Self { snapshot: Arc::new(watch::Sender::new(Arc::default())), limits }
+        Self::from_snapshot(Arc::default(), limits)
+    }
+
+    /// An inventory with the entries of `snapshot`, which are not checked.
+    pub fn from_snapshot(snapshot: Arc<Snapshot>, limits: Limits) -> Self {
+        Self { snapshot: Arc::new(watch::Sender::new(snapshot)), limits }
     }
 }
 

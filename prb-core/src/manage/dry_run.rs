@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use secrecy::SecretString;
 
-use super::{Error, KeyError, Manager, OperatorKeys, Parts};
+use super::{KeyError, Manager, OperatorKeys, Parts};
 use crate::{
-    inventory::{Edit, Inventory, memory::MemoryInventory},
+    inventory::{Limits, memory::MemoryInventory},
     primitives::AccountId,
     vault::DiscardVault,
 };
@@ -27,22 +27,15 @@ impl Manager {
     ///
     /// Secrets are accepted unread and discarded: checking one takes thousands of hashes. A caller that wants
     /// the check calls [`OperatorKeys`] itself.
-    ///
-    /// # Errors
-    /// [`Error::Storage`], when the entries cannot be copied.
-    pub async fn dry_run(&self) -> Result<Self, Error> {
-        let snapshot = self.snapshot();
-        let inventory = MemoryInventory::default();
-        let pools = snapshot.pools.iter().map(|pool| Edit::PutPool(pool.as_ref().clone()));
-        let workers = snapshot.workers.iter().map(|worker| Edit::PutWorker(worker.as_ref().clone()));
-        let copied = inventory.apply(pools.chain(workers).collect()).await;
-        copied.map_err(|error| Error::Storage(Box::new(error)))?;
+    pub fn dry_run(&self) -> Self {
+        // Not put one by one: an earlier version may have accepted entries that are refused now.
+        let inventory = MemoryInventory::from_snapshot(self.snapshot(), Limits::default());
         let parts = Parts {
             inventory: Arc::new(inventory),
             vault: Arc::new(DiscardVault),
             keys: Arc::new(PlaceholderKeys),
             fleet: None,
         };
-        Ok(Self { dry_run: true, ..Self::new(parts) })
+        Self { dry_run: true, ..Self::new(parts) }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use uuid::Uuid;
 
 use super::{Error, edit::RequestedEdit, values::Entry};
-use crate::inventory::{self, Edit, Pool, Snapshot, Worker, normal_endpoint};
+use crate::inventory::{self, Edit, Pool, Snapshot, Worker, clean_name, normal_endpoint};
 
 /// Maps the inventory's error to the given entry.
 pub(super) fn map_error(entry: &Entry, error: inventory::Error) -> Error {
@@ -73,8 +73,8 @@ fn other_holder(
 fn value_of(edit: &Edit, what: &str) -> Option<String> {
     match (edit, what) {
         (Edit::PutPool(pool), "pid") => Some(pool.pid.to_string()),
-        (Edit::PutPool(pool), "pool name") => Some(pool.name.clone()),
-        (Edit::PutWorker(worker), "worker name") => Some(worker.name.clone()),
+        (Edit::PutPool(pool), "pool name") => Some(clean_name(&pool.name)),
+        (Edit::PutWorker(worker), "worker name") => Some(clean_name(&worker.name)),
         (Edit::PutWorker(worker), "worker endpoint") => Some(normal_endpoint(&worker.endpoint)),
         _ => None,
     }

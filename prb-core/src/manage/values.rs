@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::Error;
 use crate::{
-    inventory::{AfterExternalStop, Pool, Worker},
+    inventory::{AfterExternalStop, Pool, Worker, clean_name, shown_name},
     primitives::{AccountId, Balance, ParseError, PoolId, parse_amount},
     text::shorten,
 };
@@ -50,7 +50,7 @@ impl PoolValue {
     /// Writes the value to a pool, except for the operator.
     pub(super) fn write_to(&self, pool: &mut Pool, entry: &Entry) -> Result<(), Error> {
         pool.pid = self.pid;
-        pool.name = self.name.trim().to_owned();
+        pool.name = clean_name(&self.name);
         // Not an `Option`: a proxy that is left out is removed, as in the original's messages.
         pool.proxied = self.proxied(entry)?;
         (pool.enabled, pool.sync_only) = (self.enabled, self.sync_only);
@@ -115,7 +115,7 @@ impl WorkerValue {
     /// Writes the value to a worker.
     pub(super) fn write_to(&self, worker: &mut Worker, entry: &Entry) -> Result<(), Error> {
         worker.pid = self.pid;
-        worker.name = self.name.trim().to_owned();
+        worker.name = clean_name(&self.name);
         worker.endpoint = self.endpoint.trim().to_owned();
         worker.stake = self.stake(entry)?;
         (worker.enabled, worker.sync_only) = (self.enabled, self.sync_only);
@@ -156,7 +156,7 @@ impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Id(id) => id.fmt(f),
-            Self::Name(name) => write!(f, "{:?}", shorten(name, MAX_SHOWN_BYTES)),
+            Self::Name(name) => write!(f, "{:?}", shorten(&shown_name(name), MAX_SHOWN_BYTES)),
             Self::Pid(pid) => write!(f, "with pid {pid}"),
         }
     }
@@ -205,7 +205,7 @@ impl Entry {
     pub(super) fn new(list: &str, index: usize, name: &str) -> Self {
         match name.trim() {
             "" => Self(format!("{list}[{index}]")),
-            name => Self(format!("{list}[{index}] {:?}", shorten(name, MAX_SHOWN_BYTES))),
+            name => Self(format!("{list}[{index}] {:?}", shorten(&shown_name(name), MAX_SHOWN_BYTES))),
         }
     }
 

@@ -9,10 +9,11 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use prost::Message;
-use reqwest::{Client, Response, StatusCode, Url, redirect};
+use reqwest::{Client, Response, StatusCode, redirect};
 
 use super::{Connect, ConnectError, Error, PRuntimeClient};
 use crate::{
+    inventory::endpoint,
     prpc::{Method, ServerError},
     text::shorten,
 };
@@ -124,15 +125,8 @@ impl HttpConnect {
     /// [`ConnectError::Endpoint`] if `endpoint` is not an `http` or `https` URL.
     pub fn client(&self, endpoint: &str) -> Result<HttpClient, ConnectError> {
         let text = endpoint.trim();
-        let bad = |reason: String| ConnectError::endpoint(&without_password(text), reason);
-        let url = Url::parse(text)
-            .map_err(|e| bad(format!("it is not a URL ({e}): write it as http://10.0.0.1:8000")))?;
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err(bad("its scheme must be http or https".to_owned()));
-        }
-        if url.query().is_some() || url.fragment().is_some() {
-            return Err(bad("it must end with its path: remove the query or fragment".to_owned()));
-        }
+        let url = endpoint::parse(text)
+            .map_err(|reason| ConnectError::endpoint(&endpoint::origin(text), reason))?;
         Ok(HttpClient {
             http: self.http.clone(),
             config: Arc::clone(&self.config),

@@ -369,10 +369,7 @@ async fn explained<K: Kind>(api: &Api, items: Vec<(usize, Operation<K::Value>)>,
 /// Finds every faulty entry that fails on its own, not because of the others.
 async fn all_faults<K: Kind>(api: &Api, mut items: Vec<(usize, Operation<K::Value>)>) -> Vec<Fault> {
     let mut faults = secret_faults::<K>(api, &mut items).await;
-    let copy = match api.manager().dry_run().await {
-        Ok(copy) => copy,
-        Err(error) => return vec![fault(&error)],
-    };
+    let copy = api.manager().dry_run();
     let mut parts = vec![items];
     while let Some(mut part) = parts.pop()
         && faults.len() < MAX_FAULTS

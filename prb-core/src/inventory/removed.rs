@@ -1,0 +1,131 @@
+//! [`RemovedWorker`]: what is kept of a worker that was removed, in case it is added again.
+//!
+//! An entry may leave and come back without anybody's intention: it is commented out for a while, or a template is
+//! rendered in two steps. Without its record, a worker that was stopped on purpose would be staked for again.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{FleetRecord, Goal, Snapshot, Worker, normal_endpoint};
+use crate::primitives::PoolId;
+
+/// What is kept of a worker that was removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct RemovedWorker {
+    /// The pool that it belonged to.
+    pub pid: PoolId,
+    /// Its name.
+    pub name: String,
+    /// Its pRuntime's URL.
+    pub endpoint: String,
+    /// The revision of the inventory in which it was removed.
+    pub revision: u64,
+    /// Its persisted record.
+    pub record: FleetRecord,
+}
+
+impl RemovedWorker {
+    pub(super) fn new(worker: &Worker, record: FleetRecord, revision: u64) -> Self {
+        Self {
+            pid: worker.pid,
+            name: worker.name.clone(),
+            endpoint: worker.endpoint.clone(),
+            revision,
+            record,
+        }
+    }
+}
+
+/// Removed workers, by id.
+pub(super) type Removed = HashMap<Uuid, Arc<RemovedWorker>>;
+
+/// Gives added workers the records of the removed ones that they replace, and forgets what is no longer needed: the
+/// removed workers whose entry or machine is present, and the oldest ones above `limit`.
+pub(super) fn resume(
+    removed: &mut Removed,
+    saved: &mut HashMap<Uuid, FleetRecord>,
+    workers: &BTreeMap<Uuid, Arc<Worker>>,
+    added: &HashSet<Uuid>,
+    limit: usize,
+) {
+    if removed.is_empty() {
+        return;
+    }
+    let index = Index::new(removed);
+    let mut used = HashSet::new();
+    for worker in added.iter().filter_map(|id| workers.get(id)) {
+        let Some(id) = index.find(removed, worker) else { continue };
+        used.insert(id);
+        let record = removed[&id].record;
+        let record = if id == worker.id {
+            record
+        } else {
+            // Another entry: whoever added it confirms the key that answers there.
+            FleetRecord { goal: record.goal, ..FleetRecord::default() }
+        };
+        // A record that was put with the worker is newer.
+        saved.entry(worker.id).or_insert(record);
+    }
+    let endpoints: HashSet<String> = workers.values().map(|w| normal_endpoint(&w.endpoint)).collect();
+    removed.retain(|id, worker| {
+        !used.contains(id)
+            && !workers.contains_key(id)
+            && !endpoints.contains(&normal_endpoint(&worker.endpoint))
+    });
+    if removed.len() > limit {
+        let mut by_age: Vec<(u64, Uuid)> = removed.iter().map(|(id, w)| (w.revision, *id)).collect();
+        by_age.sort_unstable();
+        for (_, id) in &by_age[..by_age.len() - limit] {
+            removed.remove(id);
+        }
+    }
+}
+
+/// Removed workers by name and by endpoint, within their pool; of two, the one that was removed last.
+struct Index(HashMap<(PoolId, String), Uuid>);
+
+impl Index {
+    fn new(removed: &Removed) -> Self {
+        let mut by_age: Vec<_> = removed.iter().collect();
+        by_age.sort_unstable_by_key(|(id, worker)| (worker.revision, **id));
+        let keys = by_age.into_iter().flat_map(|(id, worker)| {
+            [name_key(worker.pid, &worker.name), endpoint_key(worker.pid, &worker.endpoint)]
+                .map(|key| (key, *id))
+        });
+        Self(keys.collect())
+    }
+
+    fn find(&self, removed: &Removed, worker: &Worker) -> Option<Uuid> {
+        if removed.contains_key(&worker.id) {
+            return Some(worker.id);
+        }
+        let by_name = self.0.get(&name_key(worker.pid, &worker.name));
+        by_name.or_else(|| self.0.get(&endpoint_key(worker.pid, &worker.endpoint))).copied()
+    }
+}
+
+fn name_key(pid: PoolId, name: &str) -> (PoolId, String) {
+    (pid, format!("name {name}"))
+}
+
+fn endpoint_key(pid: PoolId, endpoint: &str) -> (PoolId, String) {
+    (pid, format!("endpoint {}", normal_endpoint(endpoint)))
+}
+
+impl Snapshot {
+    /// The workers that this snapshot has and `before` has not, and that do not start by themselves: each goes on with
+    /// the goal of a removed or renamed entry. For a message to operators, who may expect a new worker to start.
+    pub fn resumed(&self, before: &Self) -> Vec<(Arc<Worker>, Goal)> {
+        let known: HashSet<Uuid> = before.workers.iter().map(|worker| worker.id).collect();
+        let new = self.workers.iter().filter(|worker| !known.contains(&worker.id));
+        new.map(|worker| (Arc::clone(worker), self.saved(worker.id).goal))
+            .filter(|(_, goal)| *goal != Goal::Compute)
+            .collect()
+    }
+}
