@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use prb_core::{
-    inventory::{AfterExternalStop, Worker},
+    inventory::{AfterExternalStop, Worker, clean_name, shown_name},
     primitives::{Balance, PoolId},
 };
 use secrecy::SecretString;
@@ -84,7 +84,7 @@ struct PoolEntry {
 
 impl PoolEntry {
     fn name(&self) -> String {
-        self.name.clone().unwrap_or_else(|| format!("pool-{}", self.pid))
+        self.name.as_deref().map_or_else(|| format!("pool-{}", self.pid), clean_name)
     }
 
     fn id(&self) -> Uuid {
@@ -129,11 +129,13 @@ struct WorkerEntry {
 
 impl WorkerEntry {
     fn into_worker(self) -> Worker {
-        let name = self.name.unwrap_or_else(|| self.endpoint.clone());
+        let endpoint = self.endpoint.trim().to_owned();
+        let name = self.name.map_or_else(|| endpoint.clone(), |name| clean_name(&name));
         let id = Uuid::new_v5(&NAMESPACE, format!("worker:{name}").as_bytes());
-        let mut worker = Worker::new(id, PoolId(self.pid), name, self.endpoint, self.stake);
+        let mut worker = Worker::new(id, PoolId(self.pid), name, endpoint, self.stake);
         (worker.enabled, worker.sync_only) = (self.enabled, self.sync_only);
-        (worker.gatekeeper, worker.endpoints) = (self.gatekeeper, self.endpoints);
+        worker.gatekeeper = self.gatekeeper;
+        worker.endpoints = self.endpoints.iter().map(|url| url.trim().to_owned()).collect();
         worker.after_stop = self.after_stop;
         worker
     }
@@ -274,6 +276,7 @@ fn check_pools(pools: &[Positioned<PoolEntry>]) -> anyhow::Result<()> {
         }
         if let Some(first) = names.insert(entry.name(), *position) {
             let name = entry.name();
+            let name = shown_name(&name);
             bail!("two pools have the name {name:?}, at {first} and at {position}: rename one of them");
         }
     }
@@ -284,7 +287,7 @@ fn check_workers(workers: &[Positioned<Worker>], pools: &[Positioned<PoolEntry>]
     let pids: HashSet<PoolId> = pools.iter().map(|pool| PoolId(pool.entry.pid)).collect();
     let (mut names, mut endpoints) = (Unique::default(), Unique::default());
     for Positioned { position, entry: worker } in workers {
-        let (name, endpoint, pid) = (&worker.name, &worker.endpoint, worker.pid);
+        let (name, endpoint, pid) = (shown_name(&worker.name), &worker.endpoint, worker.pid);
         // Checked first: an endpoint may contain a password, and must not be quoted then.
         worker.check().with_context(|| format!("the worker at {position}"))?;
         // Checked before the names: a worker without a name uses its endpoint as one.
@@ -293,7 +296,7 @@ fn check_workers(workers: &[Positioned<Worker>], pools: &[Positioned<PoolEntry>]
                 "two workers have the endpoint {endpoint}, at {first} and at {position}: remove one of them"
             );
         }
-        if let Some(first) = names.insert(name.clone(), *position) {
+        if let Some(first) = names.insert(worker.name.clone(), *position) {
             bail!("two workers have the name {name:?}, at {first} and at {position}: rename one of them");
         }
         if !pids.contains(&pid) {

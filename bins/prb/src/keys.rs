@@ -12,7 +12,10 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use prb_walkie::identity::{Identity, Role};
+use prb_walkie::{
+    identity::{Identity, Role},
+    rpc::auth,
+};
 use secrecy::{ExposeSecret, SecretString};
 use tempfile::NamedTempFile;
 use zeroize::Zeroizing;
@@ -29,6 +32,8 @@ mod rotate;
 const PASSPHRASE_VARIABLE: &str = "PRB_KEYS_PASSPHRASE";
 /// The shortest passphrase for a new backup, in bytes.
 const MIN_PASSPHRASE_BYTES: usize = 12;
+/// New passphrases that take fewer guesses, as a power of ten, are refused.
+const MIN_GUESSES_LOG10: f64 = 12.0;
 /// The largest passphrase file, in bytes.
 const MAX_PASSPHRASE_BYTES: u64 = 4096;
 /// The largest backup that is accepted, in bytes: an identity has under 3 KiB, and age adds little.
@@ -158,6 +163,10 @@ fn encrypted(bytes: &[u8], from: &PassphraseArgs) -> anyhow::Result<Zeroizing<Ve
         length >= MIN_PASSPHRASE_BYTES,
         "the passphrase has {length} bytes; it must have at least {MIN_PASSPHRASE_BYTES}"
     );
+    // Whoever finds the backup can try guesses at will; each one takes about a second.
+    if let Some(problem) = auth::guessable(passphrase.expose_secret(), MIN_GUESSES_LOG10) {
+        bail!("the passphrase {problem}; use six random words, or the output of: openssl rand -base64 24");
+    }
     let recipient = age::scrypt::Recipient::new(passphrase);
     let sealed = age::encrypt(&recipient, bytes).context("cannot encrypt the backup")?;
     Ok(Zeroizing::new(sealed))

@@ -75,6 +75,7 @@ fn an_encrypted_backup_restores_with_its_passphrase_only() {
     let to = ["backup", "--to", path];
     refused(&keys(folder.path(), &to, None), "PRB_KEYS_PASSPHRASE");
     refused(&keys(folder.path(), &to, Some("short")), "at least 12");
+    refused(&keys(folder.path(), &to, Some("aaaaaaaaaaaa")), "follows a pattern");
     assert!(!file.exists());
     done(&keys(folder.path(), &to, Some(PASSPHRASE)));
     let backup = fs::read(&file).unwrap();
@@ -93,6 +94,19 @@ fn an_encrypted_backup_restores_with_its_passphrase_only() {
     assert_eq!(fs::metadata(new.join("LIFECYCLE")).unwrap().permissions().mode() & 0o777, 0o600);
     let again = done(&keys(&new, &from, Some(PASSPHRASE)));
     assert!(again.contains("already"), "{again}");
+}
+
+/// As made by versions that took any passphrase of 12 bytes.
+#[test]
+fn backup_with_a_weak_passphrase_is_restored() {
+    let folder = TempDir::new().unwrap();
+    let identity = Identity::generate().unwrap();
+    let recipient = age::scrypt::Recipient::new("aaaaaaaaaaaa".to_owned().into());
+    let file = folder.path().join("lifecycle.age");
+    fs::write(&file, age::encrypt(&recipient, &identity.to_bytes().unwrap()).unwrap()).unwrap();
+    let from = ["restore", "--from", file.to_str().unwrap()];
+    let said = done(&keys(&folder.path().join("id"), &from, Some("aaaaaaaaaaaa")));
+    assert!(said.contains(&identity.peer_id().to_string()), "{said}");
 }
 
 #[test]

@@ -134,7 +134,7 @@ impl WorkerValue {
     fn stake(&self, entry: &Entry) -> Result<Balance, Error> {
         parse_amount(&self.stake).map_err(|error| {
             // Anything else may be a secret in the wrong field.
-            let is_amount = self.stake.bytes().all(|b| b.is_ascii_digit() || b"+-.,_ ePHA".contains(&b));
+            let is_amount = self.stake.bytes().all(|b| b.is_ascii_digit() || b"+-.,_ ePHApha".contains(&b));
             let hidden = || ParseError::Amount { amount: "(not shown, it may be a secret)".to_owned() };
             entry.invalid("stake", if is_amount { error } else { hidden() }.to_string())
         })

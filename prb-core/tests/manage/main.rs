@@ -8,7 +8,7 @@ use prb_core::{
     chain::memory::MemoryChain,
     fleet::CommandError,
     inventory::{
-        self, AfterExternalStop, Edit, FleetRecord, Goal, Inventory, Pool, Snapshot, Worker,
+        self, AfterExternalStop, Edit, FleetRecord, Goal, Inventory, Pool, Snapshot, Worker, clean_name,
         memory::MemoryInventory,
     },
     manage::{
@@ -385,7 +385,7 @@ proptest! {
             let value = PoolValue::default().with_pid(PoolId(pid)).with_name(name.clone()).with_proxied(address.clone()).with_secret(None).with_sync_only(true).with_enabled(false).with_after_stop(None);
             let pools = manager.create_pools(vec![value]).await;
             match pools {
-                Ok(pools) => assert_eq!((pools[0].pid.0, pools[0].name.as_str()), (pid, name.trim())),
+                Ok(pools) => assert_eq!((pools[0].pid.0, pools[0].name.as_str()), (pid, &*clean_name(&name))),
                 Err(error) => assert!(matches!(error, Error::Invalid { .. }) && manager.pools().is_empty()),
             }
             let snapshot = manager.snapshots();

@@ -48,8 +48,9 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use hmac::{Hmac, KeyInit, Mac};
 use ipnet::IpNet;
 use libp2p::PeerId;
+use md5::Md5;
 use secrecy::{ExposeSecret, SecretString};
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 
 use zeroize::Zeroizing;
 
@@ -76,6 +77,46 @@ const STRETCH_KIB: u32 = 64 * 1024;
 const STRETCH_PASSES: u32 = 3;
 /// Keys that take fewer guesses, as a power of ten, are refused: about 50 bits.
 const MIN_GUESSES_LOG10: f64 = 15.0;
+
+/// The passwords whose digests are refused as keys.
+const COMMON_PASSWORDS: [&str; 36] = [
+    "",
+    "password",
+    "Password",
+    "password1",
+    "password123",
+    "passw0rd",
+    "123456",
+    "1234567",
+    "12345678",
+    "123456789",
+    "1234567890",
+    "12345",
+    "1234",
+    "123123",
+    "111111",
+    "000000",
+    "qwerty",
+    "qwerty123",
+    "abc123",
+    "admin",
+    "root",
+    "test",
+    "secret",
+    "letmein",
+    "welcome",
+    "iloveyou",
+    "monkey",
+    "dragon",
+    "changeme",
+    "default",
+    "guest",
+    "user",
+    "hello",
+    "phala",
+    "prb",
+    "key",
+];
 
 /// Who may call management methods.
 #[derive(Clone, Debug, Default, derive_setters::Setters)]
@@ -109,9 +150,29 @@ pub fn weakness(key: &SecretString) -> Option<String> {
     if text.len() < MIN_KEY_BYTES {
         return Some(format!("has {} bytes and must have at least {MIN_KEY_BYTES}: {REMEDY}", text.len()));
     }
-    let guesses = zxcvbn::zxcvbn(text, &[]).guesses_log10();
-    (guesses < MIN_GUESSES_LOG10).then(|| {
-        format!("can be found within about 10^{guesses:.0} guesses because it follows a pattern: {REMEDY}")
+    guessable(text, MIN_GUESSES_LOG10).map(|problem| format!("{problem}: {REMEDY}"))
+}
+
+/// Why a secret can be found within 10^`min_log10` guesses, as the end of a sentence; `None` if it cannot.
+pub fn guessable(secret: &str, min_log10: f64) -> Option<String> {
+    if is_digest_of_common_password(secret) {
+        return Some("is the digest of a common password, which attackers try first".into());
+    }
+    let guesses = zxcvbn::zxcvbn(secret, &[]).guesses_log10();
+    (guesses < min_log10)
+        .then(|| format!("can be found within about 10^{guesses:.0} guesses because it follows a pattern"))
+}
+
+/// The estimator takes digests for random digits.
+fn is_digest_of_common_password(text: &str) -> bool {
+    let digits = text.trim().to_ascii_lowercase();
+    COMMON_PASSWORDS.iter().any(|password| {
+        // As written by `echo`, too.
+        [(*password).to_owned(), format!("{password}\n")].iter().any(|password| match digits.len() {
+            32 => hex::encode(Md5::digest(password)) == digits,
+            64 => hex::encode(Sha256::digest(password)) == digits,
+            _ => false,
+        })
     })
 }
 

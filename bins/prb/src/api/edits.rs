@@ -13,7 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use prb_core::{
-    inventory::Snapshot,
+    inventory::{Snapshot, shown_name},
     manage::{Change, Error, Item as ManagerItem, MAX_ENTRIES, Manager, OperatorKeys, Selector},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -278,12 +278,13 @@ fn read_item<K: Kind>(snapshot: &Snapshot, item: Value, force: bool) -> Read<K::
         _ => return Err(invalid("the id must be an id, a name or a pool's number".into())),
     };
     let Some(entry) = K::find(snapshot, &named) else {
-        let text = format!("there is no {} {named:?}", K::NAME);
+        let text = format!("there is no {} {:?}", K::NAME, shown_name(&named));
         return Err((Some(named), vec![Fault::new("not-found", text).of("id")]));
     };
     let current = K::version(entry);
     if version.is_some_and(|version| version != current) {
-        let text = format!("{} {named:?} has changed since it was read: read it again", K::NAME);
+        let text =
+            format!("{} {:?} has changed since it was read: read it again", K::NAME, shown_name(&named));
         return Err((Some(named), vec![Fault::new("changed", text).of("version")]));
     }
     let id = K::id(entry);

@@ -5,7 +5,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use prb_core::{fleet::CommandError, manage, queue};
+use prb_core::{fleet::CommandError, inventory::shown_name, manage, queue};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -55,7 +55,7 @@ impl Fault {
 
     pub(crate) fn at(mut self, index: usize, name: Option<&str>) -> Self {
         self.index = Some(index);
-        self.name = name.map(str::to_owned).or(self.name);
+        self.name = name.map(|name| shown_name(name).into_owned()).or(self.name);
         self
     }
 }

@@ -1,6 +1,8 @@
 //! Files of workers and of pools: CSV, JSON and YAML.
 
 use std::{
+    borrow::Cow,
+    collections::HashSet,
     io::Read,
     path::{Path, PathBuf},
 };
@@ -17,7 +19,7 @@ use super::{
     table::units,
     update,
 };
-use crate::config::first_line;
+use crate::{config::first_line, redact};
 
 /// The largest file, in bytes.
 const MAX_FILE_BYTES: u64 = 8 * 1024 * 1024;
@@ -142,6 +144,10 @@ fn yaml_error(error: &serde_saphyr::Error) -> anyhow::Error {
 fn parse_csv(text: &str) -> anyhow::Result<Vec<Row>> {
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
     let names = reader.headers()?.clone();
+    let mut seen = HashSet::new();
+    if let Some(twice) = names.iter().find(|name| !seen.insert(*name)) {
+        bail!("line 1 has two columns named {}: remove one of them", redact::shown(twice));
+    }
     let mut rows = Vec::new();
     for record in reader.records() {
         let record = record?;
@@ -177,8 +183,26 @@ fn csv_value(name: &str, cell: &str) -> Value {
         // An empty cell leaves the field as it is; these clear it.
         "after_stop" if cell == "inherit" => Value::Null,
         "proxied" if cell == "none" => Value::Null,
-        _ => json!(cell),
+        _ => json!(unguarded(cell)),
     }
+}
+
+/// Characters with which a cell begins that spreadsheet programs evaluate as a formula.
+const FORMULA_STARTS: [char; 4] = ['=', '+', '-', '@'];
+
+/// Returns a text for a cell: with an apostrophe before it if a spreadsheet program would evaluate it, or if
+/// [`unguarded`] would remove one.
+fn guarded(text: &str) -> Cow<'_, str> {
+    if is_guarded_or_formula(text) { Cow::Owned(format!("'{text}")) } else { Cow::Borrowed(text) }
+}
+
+/// Reverses [`guarded`].
+fn unguarded(cell: &str) -> &str {
+    cell.strip_prefix('\'').filter(|text| is_guarded_or_formula(text)).unwrap_or(cell)
+}
+
+fn is_guarded_or_formula(text: &str) -> bool {
+    text.trim_start_matches('\'').starts_with(FORMULA_STARTS)
 }
 
 /// Adds a file's entries, all or none; with `--update`, also changes existing ones.
@@ -258,7 +282,7 @@ pub(super) fn write(kind: &Kind, entries: &[Value], format: Format) -> anyhow::R
 fn csv_cell(value: Option<&Value>) -> String {
     match value {
         None | Some(Value::Null) => String::new(),
-        Some(Value::String(text)) => text.clone(),
+        Some(Value::String(text)) => guarded(text).into_owned(),
         Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
         Some(other) => other.to_string(),
     }
@@ -289,6 +313,26 @@ mod tests {
                 assert_eq!(row.entry, expected, "{format:?}\n{text}");
             }
             assert_eq!(rows.len(), 2);
+        }
+    }
+
+    /// A name must not run as a formula in a spreadsheet, and come back as it was.
+    #[test]
+    fn formulas_are_guarded_in_exports() {
+        for name in ["=cmd|' /C calc'!A0", "+1", "-rack", "@x", "'=x", "''-y", "'quoted'", "a=b", "'"] {
+            let text = write(&WORKERS, &[json!({ "name": name, "stake": "1" })], Format::Csv).unwrap();
+            let cell = text.lines().nth(1).unwrap().trim_start_matches('"');
+            assert!(!cell.starts_with(FORMULA_STARTS), "{cell}");
+            assert_eq!(parse(&WORKERS, &text, Format::Csv).unwrap()[0].entry["name"], name);
+        }
+    }
+
+    #[test]
+    fn column_that_is_there_twice_is_refused() {
+        for (heading, shown) in [("name,pid,stake,stake", "'stake'"), ("name, pid,pid ", "'pid'")] {
+            let error =
+                parse(&WORKERS, &format!("{heading}\na,1,5,6\n"), Format::Csv).err().unwrap().to_string();
+            assert!(error.contains("line 1") && error.contains(shown), "{error}");
         }
     }
 

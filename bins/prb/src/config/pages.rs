@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use prb_walkie::rpc::auth;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::redact;
@@ -17,6 +18,8 @@ use super::{
 pub const TOKEN_VARIABLE: &str = "PRB_API_TOKEN";
 /// The shortest token, in bytes: a shorter one can be guessed.
 const MIN_TOKEN_BYTES: usize = 16;
+/// Tokens that take fewer guesses, as a power of ten, are refused. Each guess is a request.
+const MIN_GUESSES_LOG10: f64 = 12.0;
 /// The largest token file, in bytes.
 const MAX_TOKEN_FILE_BYTES: u64 = 4096;
 
@@ -83,6 +86,9 @@ fn check_token(token: &SecretString) -> anyhow::Result<()> {
     if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         bail!("has characters that cannot be sent in a header; use visible ASCII characters");
     }
+    if let Some(problem) = auth::guessable(text, MIN_GUESSES_LOG10) {
+        bail!("{problem}; take one from a random generator, such as the output of: openssl rand -hex 32");
+    }
     Ok(())
 }
 
@@ -111,7 +117,11 @@ mod tests {
         assert!(error.contains("7 bytes") && !error.contains("hunter2"), "{error}");
         let error = check_token(&"sixteen bytes, or".into()).unwrap_err().to_string();
         assert!(error.contains("header") && !error.contains("sixteen"), "{error}");
-        assert!(check_token(&"x".repeat(16).into()).is_ok());
+        for pattern in ["aaaaaaaaaaaaaaaa", "tokentokentokentoken", "0123456789abcdef"] {
+            let error = check_token(&pattern.into()).unwrap_err().to_string();
+            assert!(error.contains("pattern") && !error.contains(pattern), "{error}");
+        }
+        assert!(check_token(&"b39aa1c7f2ed4f7b".into()).is_ok());
     }
 
     #[test]

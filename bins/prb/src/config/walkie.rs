@@ -237,6 +237,16 @@ mod tests {
             let error = check_psk(&pattern.clone().into()).unwrap_err().to_string();
             assert!(error.contains("openssl rand -hex 32") && !error.contains(&pattern), "{error}");
         }
+        // MD5 of "password", of nothing and of "123456\n", and SHA-256 of "password".
+        for digest in [
+            "5f4dcc3b5aa765d61d8327deb882cf99",
+            "D41D8CD98F00B204E9800998ECF8427E",
+            "f447b20a7fcbf53a5d5be013ea0b15af",
+            "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8",
+        ] {
+            let error = check_psk(&digest.into()).unwrap_err().to_string();
+            assert!(error.contains("common password") && !error.contains(digest), "{error}");
+        }
         assert!(check_psk(&"b39aa1c7f2ed4f7b8e02d5d1c4a6309f".into()).is_ok());
     }
 }

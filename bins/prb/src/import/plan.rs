@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use prb_chain::keys::OperatorKey;
 use prb_core::{
-    inventory::{self, Limits, Pool, Snapshot, Worker, normal_endpoint},
+    inventory::{self, Limits, Pool, Snapshot, Worker, clean_name, normal_endpoint, shown_name},
     primitives::{AccountId, PoolId},
 };
 use secrecy::SecretString;
@@ -81,12 +81,12 @@ impl UsedValues {
         for pool in &present.pools {
             let holder = format!("pool {} in the inventory", pool.pid);
             taken.take("number", pool.pid.to_string(), &holder);
-            taken.take("pool name", pool.name.clone(), &holder);
+            taken.take("pool name", clean_name(&pool.name), &holder);
             taken.take("id", pool.id.to_string(), &holder);
         }
         for worker in &present.workers {
-            let holder = format!("worker {:?} in the inventory", worker.name);
-            taken.take("worker name", worker.name.clone(), &holder);
+            let holder = format!("worker {:?} in the inventory", shown_name(&worker.name));
+            taken.take("worker name", clean_name(&worker.name), &holder);
             taken.take("endpoint", normal_endpoint(&worker.endpoint), &holder);
             taken.take("id", worker.id.to_string(), &holder);
         }
@@ -98,8 +98,11 @@ impl Rows {
     /// Checks every row against the others and against the inventory.
     pub(super) fn checked(mut self, present: &Snapshot, leave_out: &[String]) -> Plan {
         let mut plan = Plan::default();
+        self.pools.iter_mut().for_each(|row| row.name = clean_name(&row.name));
+        self.workers.iter_mut().for_each(|row| row.name = clean_name(&row.name));
         let unused = self.leave_out(leave_out);
-        plan.faults.extend(unused.into_iter().map(|name| format!("--leave-out {name}: no such row")));
+        plan.faults
+            .extend(unused.into_iter().map(|name| format!("--leave-out {}: no such row", shown_name(&name))));
         let mut taken = UsedValues::of(present);
         // Also those of faulty pools: a worker whose pool is listed is not at fault itself.
         let mut pids: HashSet<u64> = present.pools.iter().map(|pool| pool.pid.0).collect();
@@ -127,7 +130,7 @@ impl Rows {
     fn leave_out(&mut self, names: &[String]) -> Vec<String> {
         let mut used = HashSet::new();
         let mut out = |names_of_row: &[&str]| {
-            let found = names.iter().find(|name| names_of_row.contains(&name.as_str()));
+            let found = names.iter().find(|name| names_of_row.contains(&clean_name(name).as_str()));
             found.is_some_and(|name| {
                 used.insert(name.clone());
                 true
@@ -184,7 +187,7 @@ impl Plan {
         };
         self.pool_table.push(vec![
             shown_pid,
-            row.name,
+            shown_name(&row.name).into_owned(),
             operator,
             pool.proxied.map_or_else(|| "-".into(), |account| account.to_string()),
             yes_no(row.enabled),
@@ -208,7 +211,7 @@ impl Plan {
                 0
             }
         };
-        let label = format!("worker {:?} (id {})", row.name, redact::shown(&row.id));
+        let label = format!("worker {:?} (id {})", shown_name(&row.name), redact::shown(&row.id));
         let id = id(&row.id, &mut faults);
         let stake = row.stake.trim().parse().unwrap_or_else(|_| {
             let shown = redact::shown(row.stake.trim());
@@ -224,7 +227,7 @@ impl Plan {
         faults.extend(taken.take("worker name", row.name.clone(), &label));
         faults.extend(taken.take("endpoint", normal_endpoint(&worker.endpoint), &label));
         self.worker_table.push(vec![
-            row.name,
+            shown_name(&row.name).into_owned(),
             row.pid.as_ref().map_or_else(|_| "?".into(), u64::to_string),
             endpoint.to_owned(),
             table::pha(&json!(stake.to_string())),
