@@ -1,12 +1,12 @@
 //! Commands that come while what was sent before them is on its way. On parts in memory, in virtual time.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use prb_core::{
     chain::{Call, memory as chain_memory},
     fleet::Command,
-    inventory::Goal,
+    inventory::{Edit, Goal, Inventory, Snapshot},
     worker::{State, WorkerStatus},
 };
 
@@ -76,6 +76,34 @@ async fn stop_included_during_an_outage_counts_as_own() {
     rig.workers[0].set_down(false);
     rig.until_all(State::Active).await;
     assert_eq!((starts(&rig), rig.status(0).saved.goal), (2, Goal::Compute));
+}
+
+/// As when the entry is commented out for a while, or the fleet file is truncated.
+#[tokio::test(start_paused = true)]
+async fn removed_worker_that_is_back_keeps_its_goal() {
+    let rig = computing().await;
+    let entry = rig.inventory.snapshots().borrow().workers[0].as_ref().clone();
+    let gone_and_back = async || {
+        rig.inventory.apply(vec![Edit::RemoveWorker(entry.id)]).await.unwrap();
+        rig.until("no worker", |s| s.workers.is_empty()).await;
+        tokio::time::sleep(BLOCK * 5).await;
+        rig.inventory.apply(vec![Edit::PutWorker(entry.clone())]).await.unwrap();
+        rig.until("the worker", |s| !s.workers.is_empty()).await;
+    };
+    tell(&rig, Command::Stop);
+    until_reason(&rig, "cooled-down").await;
+    gone_and_back().await;
+    until_reason(&rig, "cooled-down").await;
+    tell(&rig, Command::Reclaim);
+    let is_saved = |s: &Arc<Snapshot>| s.saved(entry.id).goal == Goal::Reclaim;
+    rig.inventory.snapshots().wait_for(is_saved).await.unwrap();
+    // The reclaim goes on, too.
+    gone_and_back().await;
+    until_reason(&rig, "stopped").await;
+    gone_and_back().await;
+    tokio::time::sleep(HOUR).await;
+    until_reason(&rig, "stopped").await;
+    assert_eq!((starts(&rig), rig.status(0).saved.goal), (1, Goal::StayStopped));
 }
 
 #[tokio::test(start_paused = true)]

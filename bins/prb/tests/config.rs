@@ -240,17 +240,17 @@ fn rejected_page_token_is_not_quoted() {
     assert!(with("PRB_API_TOKEN_FILE", "/nowhere/token").contains("/nowhere/token"));
     assert!(with("PRB_QUEUE_PAGE_LISTEN", "4567").contains("127.0.0.1:4567"));
     assert!(with("PRB_PAGE_HOSTS", "http://x").contains("host"));
-    let both = [("PRB_API_TOKEN", "0123456789abcdef"), ("PRB_API_TOKEN_FILE", "/f")];
+    let both = [("PRB_API_TOKEN", "b39aa1c7f2ed4f7b"), ("PRB_API_TOKEN_FILE", "/f")];
     assert!(refusal(&[], &[&trader[..], &both].concat()).contains("set one"));
     let text = shown(
         &["lifecycle"],
         &[
             ("USE_BUILT_IN_TRADER", "1"),
-            ("PRB_API_TOKEN", "0123456789abcdef"),
+            ("PRB_API_TOKEN", "b39aa1c7f2ed4f7b"),
             ("PRB_PAGE_HOSTS", "Q.example"),
         ],
     );
-    assert!(text.contains("\"Q.example\"") && !text.contains("0123456789abcdef"), "{text}");
+    assert!(text.contains("\"Q.example\"") && !text.contains("b39aa1c7f2ed4f7b"), "{text}");
 }
 
 /// Returns a data provider's log before it fails to store its identity.

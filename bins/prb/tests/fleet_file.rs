@@ -112,6 +112,8 @@ fn conflicting_entries_are_refused_with_both_positions() {
         (vec![a.clone(), b.clone(), worker("a", "http://c:1")], ["name \"a\"", "line 4 and at line 14"]),
         (vec![a.clone(), b, worker("c", "HTTP://B:1/")], ["endpoint HTTP://B:1/", "line 9 and at line 14"]),
         (vec![unnamed.clone(), unnamed], ["endpoint http://a:1/", "line 4 and at line 8"]),
+        (vec![a.clone(), worker(" a\u{a0}", "http://c:1")], ["name \"a\"", "line 4 and at line 9"]),
+        (vec![a.clone(), worker("c", "http://a.:1")], ["endpoint http://a.:1", "line 4 and at line 9"]),
         (vec![a, POOL.to_owned()], ["pool 1 is listed twice", "line 1 and at line 9"]),
         (
             vec!["[[pools]]\npid = 2\nname = \"pool-1\"\nsync_only = true\n".to_owned()],
@@ -345,6 +347,10 @@ async fn no_refusal_quotes_a_secret() {
         format!("[[pools]]\npid = \"{SECRET}\"\n"),
         of_worker(&format!("pid = 1\nendpoint = \"http://w\"\nstake = \"{SECRET}\"")),
         of_worker(&format!("pid = 1\nendpoint = \"{SECRET}\"\nstake = 5")),
+        of_worker("pid = 1\nendpoint = \"http://w/?key=lonely\"\nstake = 5"),
+        pool(&format!("name = \"{SECRET}\"")),
+        pool(&format!("name = \"{SECRET}\"\n[[pools]]\npid = 2\nname = \" {SECRET}\"")),
+        POOL.to_owned() + &worker(SECRET, "http://a"),
         format!("{{\"pools\":[{{\"pid\":\"{SECRET}\"}}]}}"),
         format!("{{\"pools\":[{{\"pid\":1,\"operator_env\":[\"{SECRET}\"]}}]}}"),
     ];

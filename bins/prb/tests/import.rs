@@ -21,7 +21,8 @@ use prb_walkie::{
 use rusqlite::{Connection, params};
 use tempfile::TempDir;
 
-/// `//Alice`, as polkadot.js expands it.
+const MNEMONIC: &str = "bottom drive obey lake curtain smoke basket hold race lonely fit walk";
+/// `//Alice` of that mnemonic, as polkadot.js expands it.
 const SECRET: &str = "98319d4ff8a9508c4bb0cf0b5a78d760a0b2082c02775e6e82370816fedfff48\
                       925a225d97aa00682d6a59b95b18780c10d7032336e88f3442b42361f4a66011";
 const ALICE: &str = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY";
@@ -206,7 +207,9 @@ fn every_bad_row_is_reported_and_nothing_is_imported() {
     original.worker(&id(20), "w-2", "http://10.0.0.2:8000", "some hunter2 words", true, Some(POOL));
     original.worker(&id(21), "w-3", "http://10.0.0.3:8000", "1", true, None);
     original.worker(&id(22), "w-4", "http://10.0.0.4:8000/", "1", true, Some(POOL));
-    original.worker(&id(23), "w-5", "http://10.0.0.4:8000", "1", true, Some(POOL));
+    original.worker(&id(23), " w-5 ", "http://10.0.0.4:8000", "1", true, Some(POOL));
+    original.worker(&id(24), MNEMONIC, "http://10.0.0.6:8000/?key=hunter2", "1", true, Some(POOL));
+    original.worker(&id(25), "w-5", "http://10.0.0.7:8000", "1", true, Some(POOL));
     let text = assert_code(&original.v2(&[]), 2);
     for fault in [
         "its number is also that of pool 1",
@@ -218,13 +221,17 @@ fn every_bad_row_is_reported_and_nothing_is_imported() {
         "its stake (not shown, it may be a secret) is not an integer number",
         "belongs to no pool",
         "its endpoint is also that of worker \"w-4\"",
+        "its worker name is also that of worker \"w-5\"",
+        "looks like a mnemonic",
     ] {
         assert!(text.contains(fault), "{fault} in\n{text}");
     }
+    assert!(!text.contains("hunter2") && !text.contains("lonely"), "{text}");
     let snapshot = original.imported().0;
     assert!(snapshot.pools.is_empty() && snapshot.workers.is_empty());
 
-    let left = ["7a2fa8a2-54b0-4d18-8a53-8f1b3a5d9a02", "3", "w-1", "w-2", "w-3", "w-4"];
+    let (secret, twice) = (id(24), id(25));
+    let left = ["7a2fa8a2-54b0-4d18-8a53-8f1b3a5d9a02", "3", "w-1", "w-2", "w-3", "w-4", &secret, &twice];
     let args: Vec<&str> = left.iter().flat_map(|name| ["--leave-out", name]).collect();
     assert_code(&original.v2(&args), 0);
     assert_eq!(original.imported().0.workers[0].name, "w-5");
@@ -272,7 +279,7 @@ fn v3_output_is_imported_and_keys_must_match_their_accounts() {
     let operators = format!("--operators={operators}");
     let keys = |text: &str| format!("--keys={}", write("keys.toml", text));
 
-    let wrong = keys(&format!("7 = \"{SECRET}//Bob\"\n"));
+    let wrong = keys(&format!("7 = \"{MNEMONIC}//Bob\"\n"));
     let text = assert_code(&original.import(&["import", "v3", &pools, &operators, &wrong]), 2);
     assert!(text.contains("pool 7") && text.contains("key belongs to"), "{text}");
     let path = keys("7 = \"/run/secrets/pool-7\"\n");

@@ -147,6 +147,8 @@ async fn faulty_pools_are_refused(net: &Net, api: &Client) {
     let bad = json!({ "pools": [
         { "pid": 1, "secret": "no mnemonic at all" }, { "pid": 1, "sync_only": true },
         { "pid": 2, "sync_only": true, "name": "pool-1" }, { "secret": "x" }, { "pid": 3, "color": "red" },
+        { "pid": 4, "sync_only": true, "name": format!("{} ", net.devnet.pools()[0].mnemonic) },
+        { "pid": 5, "secret": "/run/secrets/pool-5" },
     ] });
     let refused = api.post("/pools", bad).await.is(422).body;
     let places: Vec<_> = refused["entries"]
@@ -155,9 +157,12 @@ async fn faulty_pools_are_refused(net: &Net, api: &Client) {
         .iter()
         .map(|e| (e["index"].clone(), e["field"].clone()))
         .collect();
-    let expected = [(0, "secret"), (2, "name"), (3, "pid"), (4, "color")].map(|(i, f)| (json!(i), json!(f)));
+    let expected = [(0, "secret"), (2, "name"), (3, "pid"), (4, "color"), (5, "name"), (6, "secret")];
+    let expected = expected.map(|(i, f)| (json!(i), json!(f)));
     assert_eq!(places, expected, "{refused}");
-    assert!(!refused.to_string().contains("no mnemonic at all"), "{refused}");
+    for secret in ["no mnemonic at all", &net.devnet.pools()[0].mnemonic, "/run/secrets"] {
+        assert!(!refused.to_string().contains(secret), "{refused}");
+    }
     assert_eq!(api.get("/pools").await.body["total"], 0);
     api.post("/pools", json!({ "pools": [pool(net, 0)] })).await.is(201);
 }
