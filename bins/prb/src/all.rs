@@ -236,7 +236,7 @@ pub async fn run(args: AllArgs, display: Display) -> Result<(), Failure> {
 
 /// Makes the inventory match the file. The fleet's saved state of workers is kept.
 async fn apply(file: FleetFile, inventory: &dyn Inventory, vault: &dyn Vault) -> anyhow::Result<()> {
-    file.check_removal(inventory.snapshots().borrow().workers.len())?;
+    file.removal().check(inventory.snapshots().borrow().workers.len())?;
     if file.is_empty() {
         tracing::warn!("the fleet file names no pools and no workers: nothing runs");
     }

@@ -11,7 +11,7 @@ use crate::{
     config::{AllArgs, Cli, Command, LifecycleArgs, NodeUrl, OpsListen, WorkerArgs},
     daemon::{Daemon, Failure, pool},
     data_provider::DataProvider,
-    fleet_file::FleetFile,
+    fleet_file::{FleetFile, Removal},
     identity_check, legacy_files,
     lifecycle::LifecycleManager,
     monitor::Monitor,
@@ -86,10 +86,7 @@ async fn all(args: &AllArgs) -> anyhow::Result<()> {
     workers(&args.workers)?;
     let inventory = args.data.join("inventory");
     let keys = match &args.fleet {
-        Some(path) => {
-            fleet_file(path).await?;
-            Keys::InFile
-        }
+        Some(path) => Keys::InFile(fleet_file(path).await?),
         None => Keys::SealedBy(&folder),
     };
     legacy_files::check_inventory(&inventory, "PRB_DATA")?;
@@ -134,8 +131,9 @@ fn workers(args: &WorkerArgs) -> anyhow::Result<()> {
 }
 
 /// Reads the file and everything that it refers to: variables with secrets, keys, addresses.
-async fn fleet_file(path: &Path) -> anyhow::Result<()> {
+async fn fleet_file(path: &Path) -> anyhow::Result<Removal> {
     let file = FleetFile::read(path).await?;
+    let removal = file.removal();
     if file.is_empty() {
         let _ = writeln!(
             std::io::stderr(),
@@ -145,5 +143,5 @@ async fn fleet_file(path: &Path) -> anyhow::Result<()> {
     }
     // Secrets are read and checked, but not sealed: a check must not need or generate an identity.
     let edits = file.edits(&MemoryInventory::default(), &DiscardVault).await;
-    edits.map(drop).with_context(|| format!("in the fleet file {}", path.display()))
+    edits.map(|_| removal).with_context(|| format!("in the fleet file {}", path.display()))
 }

@@ -250,16 +250,36 @@ impl FleetFile {
         self.pools.is_empty() && self.workers.is_empty()
     }
 
+    /// What it says about removing workers.
+    pub(crate) const fn removal(&self) -> Removal {
+        Removal {
+            intended: self.remove_all,
+            pools: !self.pools.is_empty(),
+            workers: !self.workers.is_empty(),
+        }
+    }
+}
+
+/// What a file says about removing workers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Removal {
+    /// Whether it confirms that it names no workers on purpose.
+    intended: bool,
+    pools: bool,
+    workers: bool,
+}
+
+impl Removal {
     /// Refuses a file that would remove all `known` workers, unless it has `remove_all = true`: it may be truncated, or
     /// half written.
     ///
     /// # Errors
     /// It names no workers, although some are known.
-    pub(crate) fn check_removal(&self, known: usize) -> anyhow::Result<()> {
-        if self.remove_all || known == 0 || !self.workers.is_empty() {
+    pub(crate) fn check(self, known: usize) -> anyhow::Result<()> {
+        if self.intended || self.workers || known == 0 {
             return Ok(());
         }
-        let named = if self.pools.is_empty() { "nothing" } else { "no workers" };
+        let named = if self.pools { "no workers" } else { "nothing" };
         bail!(
             "the fleet file names {named}, but {known} workers are known: nothing is changed, because the file may be \
              truncated; to remove all workers, add the line `remove_all = true` at its top"

@@ -244,19 +244,19 @@ fn refusal_of(failure: Failure) -> String {
     }
 }
 
+fn args(folder: &Path) -> [String; 6] {
+    [
+        "all".into(),
+        "--parent-chain-endpoint=ws://127.0.0.1:1".into(),
+        "--chain-endpoint=ws://127.0.0.1:1".into(),
+        "--queue-page-listen=none".into(),
+        format!("--data={}", folder.join("data").display()),
+        format!("--fleet={}", folder.join("fleet.toml").display()),
+    ]
+}
+
 async fn start(folder: &Path) -> Result<Bridge, Failure> {
-    let (data, fleet) = (folder.join("data"), folder.join("fleet.toml"));
-    let cli = Cli::try_parse_from([
-        "prb",
-        "all",
-        "--parent-chain-endpoint=ws://127.0.0.1:1",
-        "--chain-endpoint=ws://127.0.0.1:1",
-        "--queue-page-listen=none",
-        "--data",
-        data.to_str().unwrap(),
-        "--fleet",
-        fleet.to_str().unwrap(),
-    ]);
+    let cli = Cli::try_parse_from(["prb".to_owned()].into_iter().chain(args(folder)));
     let config::Command::All(args) = cli.unwrap().command else { unreachable!() };
     Bridge::start(&args).await
 }
@@ -296,6 +296,13 @@ async fn prb_all_keeps_keys_and_goals_over_a_restart() {
         let refused = refusal_of(start(folder.path()).await.unwrap_err());
         assert!(refused.contains(named) && refused.contains("remove_all = true"), "{refused}");
         assert_eq!(snapshot(&open()), after);
+        let check = std::process::Command::new(env!("CARGO_BIN_EXE_prb"))
+            .args(args(folder.path()))
+            .arg("--check")
+            .output();
+        let check = check.unwrap();
+        let told = String::from_utf8_lossy(&check.stderr);
+        assert!(check.status.code() == Some(2) && told.contains("remove_all = true"), "{told}");
     }
     file(&[a]);
     let running = bridge(folder.path()).await;

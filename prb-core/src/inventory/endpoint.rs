@@ -72,6 +72,7 @@ fn ip(host: &Host<&str>) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

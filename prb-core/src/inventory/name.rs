@@ -1,14 +1,14 @@
 //! Rules for the names of pools and workers.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::RangeInclusive};
 
 use unicode_normalization::UnicodeNormalization;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
 use super::MAX_NAME_BYTES;
 
-/// Numbers of words of BIP-39 mnemonics.
-const MNEMONIC_WORDS: [usize; 5] = [12, 15, 18, 21, 24];
+/// Numbers of words of BIP-39 mnemonics, and those between: a word may be missing or mistyped.
+const MNEMONIC_WORDS: RangeInclusive<usize> = 12..=24;
 
 /// Returns a name as it is stored: without white space around it, in Unicode's composed form (NFC), in which two names
 /// that look the same compare equal. Every source of names applies it.
@@ -111,7 +111,7 @@ mod tests {
             assert!(!shown_name(secret).contains(secret.trim()));
         }
         let key = "e5".repeat(32);
-        for name in [&key, "eleven words are not enough to be one of those phrases", "rack 1"] {
+        for name in [&key, "eleven words are not enough for them being one of those phrases", "rack 1"] {
             assert_eq!((fault(name), &*shown_name(name)), (None, name));
         }
     }

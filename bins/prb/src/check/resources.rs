@@ -10,9 +10,10 @@ use std::{
 use anyhow::{Context, bail};
 use multiaddr::{Multiaddr, Protocol};
 use prb_chain::inventory::{self, HeedInventory};
+use prb_core::inventory::Inventory;
 use tokio::net::TcpSocket;
 
-use crate::{config::OpsListen, container, identity_check, redact};
+use crate::{config::OpsListen, container, fleet_file::Removal, identity_check, redact};
 
 /// Whose keys an inventory has.
 #[derive(Clone, Copy)]
@@ -20,7 +21,7 @@ pub(super) enum Keys<'a> {
     /// The identity in this folder seals them.
     SealedBy(&'a Path),
     /// A fleet file has them, so that they are sealed again at each start.
-    InFile,
+    InFile(Removal),
 }
 
 /// The ports and folders of a daemon.
@@ -92,7 +93,9 @@ impl Resources {
             (Ok(inventory), Keys::SealedBy(folder)) => {
                 identity_check::check_manager(folder, &inventory).await
             }
-            (Ok(_), Keys::InFile) => Ok(()),
+            (Ok(inventory), Keys::InFile(removal)) => {
+                removal.check(inventory.snapshots().borrow().workers.len())
+            }
         }
     }
 
