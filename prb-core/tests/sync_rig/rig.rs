@@ -21,7 +21,7 @@ use prb_core::{
     wire::{Header, StorageChanges},
 };
 
-/// Within so many blocks a worker uses the tip's share.
+/// A worker at most this many blocks behind the tip uses the tip's share of the budget.
 pub const TIP_WITHIN: u32 = 64;
 
 fn header(number: u32) -> Header {
