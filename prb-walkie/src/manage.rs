@@ -234,7 +234,7 @@ fn refused(error: manage::Error) -> ResponseError {
         _ => ErrorKind::Server,
     };
     let message = describe(&error);
-    if !error.is_callers() {
+    if !error.is_caller_fault() {
         error!(error = message, "a management call failed");
     }
     ResponseError::new(kind, message)

@@ -32,6 +32,7 @@ pub fn encode_worker(status: &WorkerStatus, events: &[Event]) -> wire::Worker {
         gatekeeper: entry.gatekeeper,
         endpoints: entry.endpoints.clone(),
         after_stop: entry.after_stop.map(|setting| setting.to_string()).unwrap_or_default(),
+        // The newest ones, still in their order.
         events: events.iter().rev().take(MAX_EVENTS).rev().map(event::encode).collect(),
         key_change: status.key_change().map(encode_key_change),
         in_flight: status.in_flight.as_ref().map(encode_in_flight),
