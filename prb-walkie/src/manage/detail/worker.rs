@@ -93,7 +93,7 @@ pub struct WorkerDetail {
     pub info: Option<PhactoryInfo>,
     /// Whether it is a gatekeeper.
     pub gatekeeper: bool,
-    /// The URLs that its entry has it announce.
+    /// The URLs that it announces on chain, by its entry.
     pub endpoints: Vec<String>,
     /// Its entry's behaviour after an external stop.
     pub after_stop: Option<AfterExternalStop>,
@@ -101,7 +101,7 @@ pub struct WorkerDetail {
     pub events: Vec<Event>,
     /// The last change of its keys that was seen.
     pub key_change: Option<KeyChange>,
-    /// The operation on its way to the chain.
+    /// The operation that is being submitted.
     pub in_flight: Option<InFlight>,
 }
 
