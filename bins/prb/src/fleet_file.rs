@@ -216,6 +216,7 @@ impl FleetFile {
             let workers = Positioned::by_index(written.workers);
             return Self::checked(written.remove_all, Positioned::by_index(written.pools), workers);
         }
+        // The entries with their positions: what is wrong with two of them together is only found afterwards.
         let written: Written<Spanned<PoolEntry>, Spanned<WorkerEntry>> =
             toml::from_str(text).map_err(|e: toml::de::Error| match e.span() {
                 Some(span) => {
