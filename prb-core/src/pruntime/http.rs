@@ -9,7 +9,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use prost::Message;
-use reqwest::{Client, Response, StatusCode, redirect};
+use reqwest::{Client, Response, StatusCode, Url, redirect};
 
 use super::{Connect, ConnectError, Error, PRuntimeClient};
 use crate::{
@@ -125,14 +125,21 @@ impl HttpConnect {
     /// [`ConnectError::Endpoint`] if `endpoint` is not an `http` or `https` URL.
     pub fn client(&self, endpoint: &str) -> Result<HttpClient, ConnectError> {
         let text = endpoint.trim();
-        let url = endpoint::parse(text)
-            .map_err(|reason| ConnectError::endpoint(&endpoint::origin(text), reason))?;
+        let url = endpoint::parse(text).map_err(|reason| ConnectError::endpoint(&origin(text), reason))?;
         Ok(HttpClient {
             http: self.http.clone(),
             config: Arc::clone(&self.config),
             shown: without_password(text.trim_end_matches('/')),
             endpoint: url.as_str().trim_end_matches('/').to_owned(),
         })
+    }
+}
+
+/// Returns scheme, host and port of an endpoint, which identify it in a message and cannot be secrets.
+fn origin(endpoint: &str) -> String {
+    match Url::parse(endpoint) {
+        Ok(url) if url.has_host() => url.origin().ascii_serialization(),
+        _ => "(not shown, it may be a secret)".into(),
     }
 }
 
