@@ -88,7 +88,7 @@ impl Connections {
         let bad_url = |e: RedisError| StartError::BadUrl {
             url: without_password(&config.url),
             // The error's details may contain the URL.
-            reason: format!("{:?}", e.kind()),
+            reason: e.category().to_owned(),
         };
         if config.url.starts_with("rediss://") {
             // The client uses the process's default crypto provider; if the program has installed none, install ring.

@@ -170,7 +170,7 @@ fn conclude(pool: &Pool, suspect: &Provider, question: Question, same: Option<(b
         }
         None if pool.is_sole_claimant(suspect, question) => {
             let reason =
-                format!("a worker refused its answer to {question:?}, and nobody else claims to have that");
+                format!("a worker refused its answer to {question}, and nobody else claims to have that");
             pool.suspend(suspect, reason, true);
             pool.suspects.clear(question, &suspect.id);
         }
