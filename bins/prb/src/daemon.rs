@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Context;
 use prb_chain::rpc::{self, NodePool};
-use prb_core::primitives::Hash;
+use prb_core::{primitives::Hash, text::describe};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -50,7 +50,8 @@ impl Failure {
 
     fn text(&self) -> String {
         let (Self::Configuration(error) | Self::Run(error)) = self;
-        format!("{error:#}")
+        // Unlike `{:#}`, it does not repeat a cause that an error's own text ends with.
+        describe(&**error)
     }
 
     /// Reports the failure in a daemon's log. Not for commands, whose log is on the stream of [`Failure::report`].

@@ -240,7 +240,9 @@ pub(super) fn list(content: &[u8], count: u32, most_each: usize) -> Result<Vec<&
 pub fn read_archive(bytes: &[u8]) {
     if let Some((head, mut rest)) = bytes.split_first_chunk::<HEAD_LEN>() {
         let _ = Head::decode(head);
-        while let Ok(head) = read_frame_head(&mut rest, rest.len() as u64) {
+        loop {
+            let left = rest.len() as u64;
+            let Ok(head) = read_frame_head(&mut rest, left) else { break };
             if head.is_end() || read_frame(&mut rest, &head).is_err() {
                 break;
             }
