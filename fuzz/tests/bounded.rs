@@ -243,7 +243,7 @@ fn answers_of_workers() {
         max_consensus_version: 1,
     };
     // `Some`, a DCAP report with a short quote, and no collateral.
-    let report = [&[1, 1][..], &b"quote".to_vec().encode(), &[0]].concat();
+    let report = [&[1, 1][..], &Encode::encode(&b"quote".to_vec()), &[0]].concat();
     let attestation = prpc::Attestation { version: 2, encoded_report: report, ..Default::default() };
     let registration = prpc::InitRuntimeResponse {
         encoded_runtime_info: info.encode(),

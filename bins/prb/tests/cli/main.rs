@@ -224,7 +224,9 @@ fn help_is_wrapped() {
     for command in all.map(Some).into_iter().chain([None]) {
         let arguments: Vec<_> = command.into_iter().chain(["--help"]).collect();
         let help = shell.run(&arguments).good();
-        let longest = help.lines().map(|line| line.chars().count()).max().unwrap();
+        // clap does not wrap the usage.
+        let lines = help.lines().filter(|line| !line.starts_with("Usage:"));
+        let longest = lines.map(|line| line.chars().count()).max().unwrap();
         assert!(longest <= 100, "{command:?}: {longest} columns in\n{help}");
     }
 }
