@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use redis::IntoConnectionInfo;
 use prb_core::{
     primitives::{ParaNumber, PoolId},
     queue::JobSigner,
@@ -170,6 +171,46 @@ pub(super) fn without_password(url: &str) -> String {
     }
 }
 
+/// Checks a server's URL as [`RedisQueue::start`](super::RedisQueue::start) does, without connecting to it.
+///
+/// # Errors
+/// Says what is wrong, without quoting the URL, which may contain a password.
+pub fn check_url(url: &str) -> Result<(), &'static str> {
+    let parsed = redis::parse_redis_url(url).ok_or(NOT_REDIS)?;
+    let is_socket = parsed.scheme().contains("unix");
+    // The client takes `a,redis:` of a list for the server's name.
+    if url.contains(char::is_whitespace) || url.contains(char::is_control) {
+        return Err("it has a space or a control character inside");
+    }
+    if !is_socket && parsed.host_str().is_none_or(|host| host.is_empty() || host.contains(',')) {
+        return Err("it does not name one server; lists of servers and clusters are not supported");
+    }
+    if parsed.port() == Some(0) {
+        return Err("it has port 0, on which no server can be reached");
+    }
+    if parsed.fragment().is_some_and(|text| is_socket || !parsed.scheme().ends_with('s') || text != "insecure") {
+        return Err("it has a #, which must be written as %23 in a password");
+    }
+    let info = parsed.into_connection_info().map_err(|error| {
+        // Only known reasons: others might quote the URL.
+        let text = error.to_string();
+        let known = [
+            ("database number", "its path is not a database number"),
+            ("Missing hostname", "it names no server"),
+            ("Missing path", "it names no socket"),
+            ("wildcard", "its server is every address of a machine (0.0.0.0 or ::), to which nothing can connect"),
+            ("protocol", "its protocol is neither resp2 nor resp3"),
+        ];
+        known.iter().find(|(part, _)| text.contains(part)).map_or(NOT_REDIS, |(_, reason)| reason)
+    })?;
+    match info.redis_settings().db() {
+        0.. => Ok(()),
+        _ => Err("its database number is negative"),
+    }
+}
+
+const NOT_REDIS: &str = "it cannot be read";
+
 /// An error in the configuration of a [`RedisQueue`](super::RedisQueue).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -192,7 +233,7 @@ pub enum StartError {
         /// The URL without its password.
         url: String,
         /// The reason.
-        reason: String,
+        reason: &'static str,
     },
 }
 
