@@ -226,12 +226,17 @@ impl Store {
             Err(error) => return Err(failed(error)),
             Ok(lock) if lock.metadata().is_ok_and(|meta| meta.is_dir()) => {
                 drop(lock);
-                return Err(failed(io::Error::other("in-use, which must be a file, is a folder")));
+                return Err(failed(io::Error::new(
+                    io::ErrorKind::IsADirectory,
+                    "in-use, which must be a file, is a folder",
+                )));
             }
             Ok(lock) => match lock.try_lock() {
                 Ok(()) => Some(lock),
                 Err(TryLockError::WouldBlock) => return Err(Error::InUse { path: path.to_owned() }),
-                Err(TryLockError::Error(source)) => return Err(Error::Lock { path: path.to_owned(), source }),
+                Err(TryLockError::Error(source)) => {
+                    return Err(Error::Lock { path: path.to_owned(), source });
+                }
             },
         };
         open::examine(path)

@@ -50,7 +50,10 @@ pub(crate) fn unusable(location: Location<'_>, error: store::Error) -> Failure {
     };
     let failure = if lasts { Failure::Configuration } else { Failure::Run };
     let Location { path, setting } = location;
-    failure(anyhow::Error::new(error).context(format!("cannot open the block store {} ({setting})", path.display())))
+    failure(
+        anyhow::Error::new(error)
+            .context(format!("cannot open the block store {} ({setting})", path.display())),
+    )
 }
 
 /// A store that is being filled, and its readers.
@@ -74,13 +77,15 @@ impl Blocks {
         chains: Option<Chains>,
         history: &[HistoryLocation],
     ) -> Result<Self, Failure> {
-        let opening = location.path.to_owned();
-        let opened = tokio::task::spawn_blocking(move || Store::open(&opening, store::Config::default())).await;
-        let opened = opened.map_err(|error| Failure::Run(error.into()))?;
-        let store = Arc::new(opened.map_err(|error| unusable(location, error))?);
+        // First: a source that cannot be used must not leave a new store behind.
         let mut background = Background::default();
         let history = history::open(history, Some(&mut background)).await;
         let history = history.context("PRB_HISTORY").map_err(Failure::Configuration)?;
+        let opening = location.path.to_owned();
+        let opened =
+            tokio::task::spawn_blocking(move || Store::open(&opening, store::Config::default())).await;
+        let opened = opened.map_err(|error| Failure::Run(error.into()))?;
+        let store = Arc::new(opened.map_err(|error| unusable(location, error))?);
         let mut source = StoreSource::new(Arc::clone(&store));
         let (mut pools, mut nodes) = (Vec::new(), Vec::new());
         if let Some(Chains { relay, para }) = chains {

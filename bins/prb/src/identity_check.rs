@@ -39,11 +39,7 @@ pub(crate) async fn check_manager(folder: &Path, inventory: &dyn Inventory) -> a
 /// # Errors
 /// The inventory has sealed keys but there is no identity: a new one could open none of them, and would be in
 /// the way of restoring the old one.
-async fn existing(
-    folder: &Path,
-    inventory: &dyn Inventory,
-    read: Read,
-) -> anyhow::Result<Option<Identity>> {
+async fn existing(folder: &Path, inventory: &dyn Inventory, read: Read) -> anyhow::Result<Option<Identity>> {
     let identity = blocking(read, folder, Role::Lifecycle).await?;
     let sealed = inventory.snapshots().borrow().pools.iter().filter(|pool| pool.operator.is_some()).count();
     if sealed > 0 && identity.is_none() {

@@ -62,7 +62,8 @@ pub(crate) fn scrubbed(message: &str) -> String {
 /// Rewrites `invalid type: map, expected a sequence` as `expected a list, found a table`.
 fn in_plain_words(message: &str) -> Option<String> {
     let start = ["invalid type: ", "invalid value: "].iter().find_map(|start| message.split_once(start));
-    let (before, (found, rest)) = start.and_then(|(before, rest)| Some((before, rest.split_once(", expected ")?)))?;
+    let (before, (found, rest)) =
+        start.and_then(|(before, rest)| Some((before, rest.split_once(", expected ")?)))?;
     let end = rest.find(" at line ").unwrap_or(rest.len());
     let found = match found.split_once(' ').unwrap_or((found, "")) {
         ("map", _) => "a table".to_owned(),
@@ -140,9 +141,13 @@ mod tests {
         for path in ["/etc/prb.toml", "./prb.toml", "Cargo.toml"] {
             assert_eq!(shown_path(path.as_ref()), path);
         }
-        for secret in
-            ["hunter2", "/x drive obey lake", "wss://node.example/key", "/hunter2abcDEF+qrs=", "/5f4dcc3b5aa765d61d8327deb882cf99"]
-        {
+        for secret in [
+            "hunter2",
+            "/x drive obey lake",
+            "wss://node.example/key",
+            "/hunter2abcDEF+qrs=",
+            "/5f4dcc3b5aa765d61d8327deb882cf99",
+        ] {
             assert!(!shown_path(secret.as_ref()).contains(secret));
         }
     }
@@ -152,10 +157,19 @@ mod tests {
         let message = "invalid type: string \"drive \\\"obey\\\" lake\", expected u64";
         assert_eq!(scrubbed(message), format!("expected a whole number, found the text {HIDDEN}"));
         for (message, plain) in [
-            ("x: invalid type: map, expected a sequence at line 1 column 2", "x: expected a list, found a table at line 1 column 2"),
-            ("invalid value: integer `70000` as i128, expected u16", "expected a whole number, found the number `70000`"),
+            (
+                "x: invalid type: map, expected a sequence at line 1 column 2",
+                "x: expected a list, found a table at line 1 column 2",
+            ),
+            (
+                "invalid value: integer `70000` as i128, expected u16",
+                "expected a whole number, found the number `70000`",
+            ),
             ("invalid type: boolean `true`, expected a string", "expected text, found `true`"),
-            ("Failed to deserialize query string: limit: invalid digit found in string", "limit: must be a whole number"),
+            (
+                "Failed to deserialize query string: limit: invalid digit found in string",
+                "limit: must be a whole number",
+            ),
         ] {
             assert_eq!(scrubbed(message), plain);
         }

@@ -167,6 +167,7 @@ mod tests {
         let made = Access::find_or_create(&args, &folder).unwrap();
         let (first, location) = (made.token().unwrap(), made.location().unwrap());
         let file = folder.join(TOKEN_FILE);
+        assert!(location.contains("file /"), "an absolute path: {location}");
         assert!(location.contains(file.to_str().unwrap()) && !location.contains(first.expose_secret()));
         assert!(!made.is_given() && !format!("{made:?}").contains(first.expose_secret()));
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
@@ -174,7 +175,13 @@ mod tests {
         assert_eq!(first.expose_secret(), again.token().unwrap().expose_secret());
         assert!(first.expose_secret().len() >= 32);
 
+        assert!(
+            Access::check(&args, &folder).unwrap() && !Access::check(&args, &folder.join("new")).unwrap()
+        );
+        assert!(!folder.join("new").exists());
+
         fs::write(&file, "\n").unwrap();
+        assert!(Access::check(&args, &folder).is_err());
         let error = Access::find_or_create(&args, &folder).unwrap_err().to_string();
         assert!(error.contains("16 bytes"), "{error}");
     }

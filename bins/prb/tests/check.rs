@@ -296,7 +296,10 @@ fn numbers_and_names_are_within_bounds() {
 fn keys_in_two_spellings_are_refused() {
     let rig = Rig::new();
     for (text, words) in [
-        ("chain-endpoint = \"ws://x\"\nchain_endpoint = \"ws://y\"\n", &["line 1", "line 2", "chain_endpoint"][..]),
+        (
+            "chain-endpoint = \"ws://x\"\nchain_endpoint = \"ws://y\"\n",
+            &["line 1", "line 2", "chain_endpoint"][..],
+        ),
         ("[all]\nmin-bench-score = 1\n\nmin_bench_score = 2\n", &["line 2", "line 4"]),
         ("[data_provider]\n[data-provider]\n", &["line 1", "line 2", "data-provider"]),
         ("[trade]\n[trader]\n", &["line 1", "line 2"]),
@@ -310,9 +313,11 @@ fn keys_in_two_spellings_are_refused() {
 fn files_of_secrets_are_read_as_they_are_meant() {
     let rig = Rig::new();
     let key = "b39aa1c7f2ed4f7b8e02d5d1c4a6309f";
-    for (variable, daemon) in
-        [("PRB_WALKIE_PSK_FILE", "lifecycle"), ("PRB_API_TOKEN_FILE", "trader"), ("PRB_WALKIE_PSK_FILE", "monitor")]
-    {
+    for (variable, daemon) in [
+        ("PRB_WALKIE_PSK_FILE", "lifecycle"),
+        ("PRB_API_TOKEN_FILE", "trader"),
+        ("PRB_WALKIE_PSK_FILE", "monitor"),
+    ] {
         rig.refused(daemon, &[(variable, "nowhere")], &[variable]);
         rig.refused(daemon, &[(variable, &rig.put("weak", "short"))], &[variable]);
         rig.refused(daemon, &[(variable, "/hunter2abcdEFGH0123+qrs=")], &[variable]);
@@ -327,7 +332,10 @@ fn files_of_secrets_are_read_as_they_are_meant() {
     assert!(said.contains("[\"ws://a:1\", \"ws://b:2\", \"ws://c:3\"]"), "{said}");
 
     let to = rig.text("backup");
-    let both = [("PRB_KEYS_PASSPHRASE", "correct horse battery"), ("PRB_KEYS_PASSPHRASE_FILE", &rig.put("pass", key))];
+    let both = [
+        ("PRB_KEYS_PASSPHRASE", "correct horse battery"),
+        ("PRB_KEYS_PASSPHRASE_FILE", &rig.put("pass", key)),
+    ];
     let backup = rig.run(&["keys", "backup", "--to", &to], &both);
     let error = String::from_utf8_lossy(&backup.stderr).into_owned();
     assert_eq!(backup.status.code(), Some(2), "{error}");
@@ -336,7 +344,11 @@ fn files_of_secrets_are_read_as_they_are_meant() {
     assert!(String::from_utf8_lossy(&lost.stderr).contains("PRB_KEYS_PASSPHRASE_FILE"), "{lost:?}");
 
     let fleet = rig.put("fleet/f.toml", "[[pools]]\npid = 1\noperator_file = \"lost\"\n");
-    rig.refused("all", &[("PRB_FLEET", &fleet)], &["pool 1", "operator_file", &rig.0.path().display().to_string()]);
+    rig.refused(
+        "all",
+        &[("PRB_FLEET", &fleet)],
+        &["pool 1", "operator_file", &rig.0.path().display().to_string()],
+    );
 }
 
 #[test]
@@ -356,13 +368,9 @@ fn a_check_says_what_a_start_warns_of_and_changes_nothing() {
     let output = rig.run(&["all", "--check", "--chain-endpoint", "ws://u:hunter2@127.0.0.1:9"], &changes);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(0), "{said}");
-    for words in [
-        "PHALA_CHAIN_ENDPOINT_FIL",
-        "PHALA_ENABLE_PARA_BATCH_SYNC",
-        "--chain-endpoint",
-        "fleet.toml",
-        "644",
-    ] {
+    for words in
+        ["PHALA_CHAIN_ENDPOINT_FIL", "PHALA_ENABLE_PARA_BATCH_SYNC", "--chain-endpoint", "fleet.toml", "644"]
+    {
         assert!(said.contains(words), "{words} in {said}");
     }
     assert!(said.lines().all(|line| line.starts_with("prb: ")) && !said.contains("hunter2"), "{said}");
@@ -411,10 +419,9 @@ fn only_daemons_are_checked() {
 #[test]
 fn closed_and_full_outputs_are_no_failure() {
     let rig = Rig::new();
-    for (words, variables) in [
-        (&[][..], &[("PHALA_MODULE", "utils/arena")][..]),
-        (&["healthcheck"], &[("PRB_OPS_LISTEN", "none")]),
-    ] {
+    for (words, variables) in
+        [(&[][..], &[("PHALA_MODULE", "utils/arena")][..]), (&["healthcheck"], &[("PRB_OPS_LISTEN", "none")])]
+    {
         let full = fs::File::options().write(true).open("/dev/full").unwrap();
         let mut prb = Command::new(env!("CARGO_BIN_EXE_prb"));
         prb.env_clear().args(words).envs(variables.iter().copied()).stdin(Stdio::null());

@@ -3,12 +3,12 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use redis::IntoConnectionInfo;
 use prb_core::{
     primitives::{ParaNumber, PoolId},
     queue::JobSigner,
     text::shorten,
 };
+use redis::IntoConnectionInfo;
 
 /// Names a pool's signer, for jobs that do not carry it: those of the original's lifecycle managers.
 #[async_trait]
@@ -188,7 +188,10 @@ pub fn check_url(url: &str) -> Result<(), &'static str> {
     if parsed.port() == Some(0) {
         return Err("it has port 0, on which no server can be reached");
     }
-    if parsed.fragment().is_some_and(|text| is_socket || !parsed.scheme().ends_with('s') || text != "insecure") {
+    if parsed
+        .fragment()
+        .is_some_and(|text| is_socket || !parsed.scheme().ends_with('s') || text != "insecure")
+    {
         return Err("it has a #, which must be written as %23 in a password");
     }
     let info = parsed.into_connection_info().map_err(|error| {
@@ -198,7 +201,10 @@ pub fn check_url(url: &str) -> Result<(), &'static str> {
             ("database number", "its path is not a database number"),
             ("Missing hostname", "it names no server"),
             ("Missing path", "it names no socket"),
-            ("wildcard", "its server is every address of a machine (0.0.0.0 or ::), to which nothing can connect"),
+            (
+                "wildcard",
+                "its server is every address of a machine (0.0.0.0 or ::), to which nothing can connect",
+            ),
             ("protocol", "its protocol is neither resp2 nor resp3"),
         ];
         known.iter().find(|(part, _)| text.contains(part)).map_or(NOT_REDIS, |(_, reason)| reason)
@@ -235,6 +241,34 @@ pub enum StartError {
         /// The reason.
         reason: &'static str,
     },
+}
+
+#[cfg(test)]
+mod url_tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_checked_as_by_the_client_without_quotes() {
+        for url in [
+            "redis://",
+            "redis://h/x",
+            "redis://h/-1",
+            "redis://a,redis://b",
+            "redis://h:0",
+            "redis://hunter2#@h",
+            "rediss://h#hunter2",
+            "redis+unix://",
+            "redis://0.0.0.0",
+            "redis://h h",
+            "http://hunter2",
+        ] {
+            let refused = check_url(url);
+            assert!(refused.is_err_and(|reason| !reason.contains("hunter2")), "{url}");
+        }
+        for url in ["redis://h", "rediss://u:p@h:1/3#insecure", "redis+unix:///run/redis?db=1"] {
+            assert_eq!(check_url(url), Ok(()), "{url}");
+        }
+    }
 }
 
 #[cfg(test)]

@@ -91,3 +91,30 @@ impl IfMatch {
 pub(super) fn etag(version: &str) -> [(header::HeaderName, String); 1] {
     [(header::ETAG, format!("\"{version}\""))]
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    struct Entry {
+        pid: u64,
+    }
+
+    #[tokio::test]
+    async fn refusals_name_the_missing_field_and_quote_nothing() {
+        for (body, words) in [
+            ("{}", "the body lacks the field pid (line 1, column 2)"),
+            (r#"{"pid": "hunter2"}"#, "does not have the required fields (line 1"),
+            ("{", "is not JSON"),
+        ] {
+            let request = Request::post("/").header("content-type", "application/json").body(body.into());
+            let refused = Body::<Entry>::from_request(request.unwrap(), &()).await.map(|body| body.0.pid);
+            let text = format!("{:?}", refused.unwrap_err());
+            assert!(text.contains(words) && !text.contains("hunter2"), "{text}");
+        }
+    }
+}

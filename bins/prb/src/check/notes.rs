@@ -25,7 +25,8 @@ struct Warnings;
 
 impl<S: Subscriber> Layer<S> for Warnings {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        if *event.metadata().level() <= Level::WARN && event.metadata().target().starts_with("prb") {
+        // Errors end the check, which reports them.
+        if *event.metadata().level() == Level::WARN && event.metadata().target().starts_with("prb") {
             let mut line = Line::default();
             event.record(&mut line);
             let fields = if line.fields.is_empty() { String::new() } else { format!(" ({})", line.fields) };

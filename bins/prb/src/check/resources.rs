@@ -100,9 +100,8 @@ impl Resources {
                 self.in_use = true;
                 Ok(())
             }
-            (Err(error), _) => {
-                Err(error).with_context(|| format!("cannot open the inventory {} ({setting})", path.display()))
-            }
+            (Err(error), _) => Err(error)
+                .with_context(|| format!("cannot open the inventory {} ({setting})", path.display())),
             (Ok(inventory), Keys::SealedBy(folder)) => {
                 identity_check::check_manager(folder, &inventory).await
             }
@@ -199,7 +198,11 @@ fn check_folder(path: &Path) -> anyhow::Result<()> {
     let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
     if let Err(error) = rustix::fs::access(existing, access) {
         let user = rustix::process::getuid().as_raw();
-        bail!("the user with id {user} cannot write to {}: {}", redact::shown_path(existing), io::Error::from(error));
+        bail!(
+            "the user with id {user} cannot write to {}: {}",
+            redact::shown_path(existing),
+            io::Error::from(error)
+        );
     }
     Ok(())
 }

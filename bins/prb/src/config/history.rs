@@ -96,9 +96,17 @@ mod tests {
         let archive = history_location("archive+https://bucket.example/key/abc").unwrap();
         assert_eq!(archive, HistoryLocation::HttpArchive("https://bucket.example/key/abc".into()));
         assert_eq!(format!("{archive:?}"), "archive+https://bucket.example");
-        for bad in
-            ["", "archive+https://", "archive+ftp://a", "tcp://a", "tcp://a:99999", "tcp://a:0", "tcp://:1", "ws://a:1", "http://"]
-        {
+        for bad in [
+            "",
+            "archive+https://",
+            "archive+ftp://a",
+            "tcp://a",
+            "tcp://a:99999",
+            "tcp://a:0",
+            "tcp://:1",
+            "ws://a:1",
+            "http://",
+        ] {
             assert!(history_location(bad).is_err(), "{bad}");
         }
     }

@@ -41,7 +41,8 @@ fn hide_secrets(error: &mut clap::Error) {
     let is_flag = error.kind() != ErrorKind::UnknownArgument;
     for kind in [ContextKind::InvalidValue, ContextKind::InvalidSubcommand, ContextKind::InvalidArg] {
         // Without a subcommand, this is the name of the command that needs one.
-        let is_command = kind == ContextKind::InvalidSubcommand && error.kind() == ErrorKind::MissingSubcommand;
+        let is_command =
+            kind == ContextKind::InvalidSubcommand && error.kind() == ErrorKind::MissingSubcommand;
         if kind == ContextKind::InvalidArg && is_flag || is_command {
             continue;
         }

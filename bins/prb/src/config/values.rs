@@ -114,9 +114,11 @@ pub(super) fn server_url(text: &str, schemes: &[&str], allowed: &str) -> Result<
     });
     let Some(url) = url else { return Err(allowed.to_owned()) };
     if has_late_at(text) {
-        return Err("has an @ after its host: write /, ?, # and @ in a user name, password or path as %2F, %3F, %23 \
+        return Err(
+            "has an @ after its host: write /, ?, # and @ in a user name, password or path as %2F, %3F, %23 \
                     and %40"
-            .into());
+                .into(),
+        );
     }
     if url.fragment().is_some() {
         return Err("has a # and text after it, which no server gets: remove it".into());
@@ -167,7 +169,9 @@ impl RedisUrl {
             return Err(ALLOWED.into());
         };
         if url.scheme() != "redis+unix" && has_late_at(&self.0) {
-            return Err(format!("has an @ after its host: write / ? and # in a password as %2F, %3F and %23; it {ALLOWED}"));
+            return Err(format!(
+                "has an @ after its host: write / ? and # in a password as %2F, %3F and %23; it {ALLOWED}"
+            ));
         }
         redis::check_url(&self.0).map_err(|reason| format!("{ALLOWED}: {reason}"))
     }

@@ -106,8 +106,10 @@ impl PoolEntry {
 
 /// What a relative path is relative to. Not the fleet file's folder, which may be a pipe's.
 fn working_folder() -> String {
-    std::env::current_dir()
-        .map_or_else(|_| String::new(), |folder| format!(", relative to the working directory {}", folder.display()))
+    std::env::current_dir().map_or_else(
+        |_| String::new(),
+        |folder| format!(", relative to the working directory {}", folder.display()),
+    )
 }
 
 /// Reads the secret from a variable. A secret given in place of the variable's name is not shown.
