@@ -82,9 +82,11 @@ impl Blocks {
         let history = history::open(history, Some(&mut background)).await;
         let history = history.context("PRB_HISTORY").map_err(Failure::Configuration)?;
         let opening = location.path.to_owned();
+        // May migrate an older layout, which takes long for a large store.
         let opened =
             tokio::task::spawn_blocking(move || Store::open(&opening, store::Config::default())).await;
         let opened = opened.map_err(|error| Failure::Run(error.into()))?;
+        // Shared with readers, so it closes with the last of them.
         let store = Arc::new(opened.map_err(|error| unusable(location, error))?);
         let mut source = StoreSource::new(Arc::clone(&store));
         let (mut pools, mut nodes) = (Vec::new(), Vec::new());

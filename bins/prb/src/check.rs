@@ -99,6 +99,7 @@ async fn lifecycle(args: &LifecycleArgs, mut resources: Resources) -> Result<(),
 }
 
 async fn trader(args: &TraderArgs, resources: Resources) -> anyhow::Result<()> {
+    args.warn_of_no_effect();
     pool("para", &args.chain_endpoint, args.chain_genesis)?;
     identity_check::check_trader(&args.peer_id_prefix, args.trader_pools.is_some())?;
     if let Some(file) = &args.trader_pools {
@@ -108,6 +109,7 @@ async fn trader(args: &TraderArgs, resources: Resources) -> anyhow::Result<()> {
 }
 
 async fn monitor(args: &MonitorArgs, mut resources: Resources) -> anyhow::Result<()> {
+    args.warn_of_no_effect();
     let folder = args.walkie().peer_id_prefix;
     resources.check_identity(&folder, Role::Monitor)?;
     resources.check_token(&args.pages, &folder, "PHALA_PEER_ID_PREFIX")?;

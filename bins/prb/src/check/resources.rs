@@ -150,6 +150,7 @@ impl Resources {
                     continue;
                 }
             }
+            // Asked once, and only if a port is in use.
             running = running || self.is_live().await;
             if !running {
                 return Err(error).with_context(cannot);

@@ -23,6 +23,7 @@ pub(super) async fn run(args: PoolsArgs) -> anyhow::Result<()> {
     let adds = matches!(args.action, PoolAction::Add { .. } | PoolAction::Import(_));
     // Before an inventory is opened, which adding creates: without a secret, nothing is.
     let added = match &args.action {
+        // A pool that only syncs needs no operator.
         PoolAction::Add { fields, .. } => Some(read(fields, fields.sync_only != Some(true))?),
         _ => None,
     };

@@ -113,6 +113,7 @@ fn keys(file: &Path) -> anyhow::Result<HashMap<u64, SecretString>> {
     let shown = file.display();
     let text = text(file)?;
     let line = |byte: usize| text.as_bytes()[..byte].iter().filter(|byte| **byte == b'\n').count() + 1;
+    // Not the parser's message, which quotes the line with the secret.
     let table = DeTable::parse(&text).map_err(|error| {
         let line = error.span().map_or(1, |span| line(span.start));
         anyhow::anyhow!(
