@@ -18,7 +18,7 @@ use libp2p::{
 };
 
 use super::{Config, peers::ip_of, transport::Handshakes, trust::Trust};
-use crate::provenance::share_of;
+use crate::provenance::{network_of, share_of};
 
 /// Most remembered peers that know the shared key.
 const MAX_TRUSTED: usize = 4096;
@@ -55,17 +55,17 @@ struct KnownAddresses {
 impl KnownAddresses {
     fn new(config: &Config) -> Self {
         let boot = config.boot().into_iter().filter_map(|(address, _)| ip_of(&address));
-        Self { trust: config.trust.clone(), addresses: boot.map(share_of).collect() }
+        Self { trust: config.trust.clone(), addresses: boot.map(network_of).collect() }
     }
 
     fn has(&self, remote: &Multiaddr) -> bool {
         let ip = ip_of(remote);
-        ip.is_some_and(|ip| self.trust.has_network(ip) || self.addresses.contains(&share_of(ip)))
+        ip.is_some_and(|ip| self.trust.has_network(ip) || self.addresses.contains(&network_of(ip)))
     }
 
     fn learn(&mut self, remote: &Multiaddr) {
         if self.addresses.len() < MAX_TRUSTED {
-            self.addresses.extend(ip_of(remote).map(share_of));
+            self.addresses.extend(ip_of(remote).map(network_of));
         }
     }
 }
