@@ -1,10 +1,6 @@
 //! The connections that a port serves, each with its slot; a newcomer may displace one of an address that has more.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    time::Duration,
-};
+use std::{collections::HashMap, net::IpAddr, time::Duration};
 
 use tokio::{
     task::{AbortHandle, Id},

@@ -31,7 +31,11 @@ pub(super) struct Reserve {
 impl Reserve {
     /// Serves a connection. If there are too many, the oldest one that waits for a request ends, or the oldest of all: it
     /// has had the most time. Clients that keep such connections open cannot block the reserve.
-    pub(super) fn spawn(&mut self, activity: Activity, connection: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawn(
+        &mut self,
+        activity: Activity,
+        connection: impl Future<Output = ()> + Send + 'static,
+    ) {
         self.open.retain(|(_, task)| !task.is_finished());
         if self.open.len() >= MAX_CONNECTIONS {
             let oldest = self.open.iter().position(|(activity, _)| activity.is(Phase::Receiving));
@@ -59,7 +63,10 @@ pub(super) fn plain_requests(router: &Router) -> Router {
 
 async fn answer(State(slots): State<Shares>, request: Request, next: Next) -> Response {
     let is_stream = |headers: &HeaderMap, name| {
-        headers.get(name).and_then(|kind| kind.to_str().ok()).is_some_and(|kind| kind.contains("event-stream"))
+        headers
+            .get(name)
+            .and_then(|kind| kind.to_str().ok())
+            .is_some_and(|kind| kind.contains("event-stream"))
     };
     if is_stream(request.headers(), header::ACCEPT) {
         return busy();
