@@ -351,6 +351,38 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_is_no_handshake_any_more() {
+        let mut shares = shares(Limits { handshakes: 3, ..Limits::default() }, |_| ());
+        for number in 0..10 {
+            let id = ConnectionId::new_unchecked(number);
+            shares.begin_handshake(id, &at(1)).unwrap();
+            shares.admit(id, &PeerId::random(), &at(1)).unwrap();
+        }
+        assert!(shares.pending.is_empty() && shares.handshakes.by_address.is_empty());
+        assert_eq!(shares.connections.by_connection.len(), 10);
+    }
+
+    /// With 65,536 networks of /64, one owner would otherwise have the fewest connections at each of them.
+    #[test]
+    fn a_site_of_ipv6_displaces_nobody() {
+        let limits = Limits { connections: 64, connections_per_ip: 16, ..Limits::default() };
+        let mut shares = shares(limits, |_| ());
+        let mut next = 0..;
+        let mut admit = |shares: &mut Shares, remote: Multiaddr| {
+            let id = ConnectionId::new_unchecked(next.next().unwrap());
+            shares.admit(id, &PeerId::random(), &remote).map(|()| id)
+        };
+        let of_site = |subnet: u16| format!("/ip6/2001:db8:1:{subnet:x}::1/tcp/1").parse().unwrap();
+        let first: Vec<_> = (0..4).map(|host| admit(&mut shares, at(host)).unwrap()).collect();
+        (0..1000).for_each(|subnet| drop(admit(&mut shares, of_site(subnet))));
+        // Newcomers displace it.
+        let later: Vec<_> = (4..12).map(|host| admit(&mut shares, at(host)).unwrap()).collect();
+        (1000..2000).for_each(|subnet| drop(admit(&mut shares, of_site(subnet))));
+        let held = &shares.connections.by_connection;
+        assert!(held.len() == shares.strangers && first.iter().chain(&later).all(|id| held.contains_key(id)));
+    }
+
+    #[test]
     fn an_address_with_fewer_connections_takes_the_place_of_one_with_more() {
         let limits = Limits { connections: 16, connections_per_ip: 4, ..Limits::default() };
         let (friend, mut next) = (PeerId::random(), 0..);

@@ -1,6 +1,8 @@
 //! Ports over real sockets; addresses of 127.0.0.0/8 stand for other machines.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::sync::Arc;
+
 use axum::{
     body::{Body, Bytes},
     http::StatusCode,
@@ -10,6 +12,7 @@ use axum::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpSocket,
+    sync::Semaphore,
     time::Instant,
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -224,4 +227,21 @@ async fn a_few_plain_requests_beyond_the_share_are_answered() {
     let mut stream = connect(2, port.address).await;
     stream.write_all(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     assert_eq!(status(&mut stream).await, 503);
+    // Not more than two at a time.
+    let begun = Arc::new(Semaphore::new(0));
+    let tells = begun.clone();
+    let endless = async move || -> &'static str {
+        tells.add_permits(1);
+        std::future::pending().await
+    };
+    let router = Router::new().route("/", get(endless));
+    let port =
+        open_with(Router::new().route("/", get(async || "here")), reserve::plain_requests(&router)).await;
+    let _held = hold(2, MAX_CONNECTIONS / 4, port.address).await;
+    let mut slow = [connect(2, port.address).await, connect(2, port.address).await];
+    for stream in &mut slow {
+        stream.write_all(ASK.as_bytes()).await.unwrap();
+        begun.acquire().await.unwrap().forget();
+    }
+    assert_eq!(ask(2, port.address).await, 503);
 }
