@@ -182,8 +182,8 @@ impl<K: Clone + Eq + std::hash::Hash> Claim<K> {
         &self.subject
     }
 
-    /// Whether it still holds: another worker may have the better claim.
-    pub(crate) fn holds(&self) -> bool {
+    /// Whether it is still valid: another worker may have the better claim.
+    pub(crate) fn is_current(&self) -> bool {
         let mut registry = self.keys.registry();
         (self.table)(&mut registry)
             .get(&self.subject)
@@ -231,11 +231,11 @@ mod tests {
         let (key, owner, thief) = (WorkerKey([1; 32]), Uuid::from_u128(1), Uuid::from_u128(2));
         let stolen = keys.claim(key, thief, "thief", false).unwrap();
         let recovered = keys.claim(key, owner, "owner", true).unwrap();
-        assert!(recovered.holds() && !stolen.holds());
+        assert!(recovered.is_current() && !stolen.is_current());
         drop(stolen);
         for recorded in [false, true] {
             assert_eq!(keys.claim(key, thief, "thief", recorded).err().as_deref(), Some("owner"));
         }
-        assert!(recovered.holds());
+        assert!(recovered.is_current());
     }
 }

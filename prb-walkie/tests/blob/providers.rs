@@ -30,7 +30,7 @@ use tokio::{
 
 use crate::{
     lookups::{LONG, Running, source_of, until},
-    proxy::{Mischief, Proxy},
+    proxy::{Proxy, Tampering},
     rig::{LIMIT, Remote, blocks, candidate, config, keys_of, provider, start_of, twisted},
 };
 
@@ -141,7 +141,7 @@ async fn stalling_providers_under_new_names_are_asked_after_one_that_serves() {
     let memory = source_of(&sample);
     let honest = provider(memory.clone()).await;
     // Further away than those that stall.
-    let good = Proxy::start(honest.address, Mischief::Delay(Duration::from_millis(20))).await;
+    let good = Proxy::start(honest.address, Tampering::Delay(Duration::from_millis(20))).await;
     let stalls = Running::start(Arc::new(Stalls(keys_of(memory.clone()))), server::Config::default()).await;
     let good = found("zz", good.address, Provenance::SameMachine);
     let hedge = Duration::from_millis(500);

@@ -59,7 +59,7 @@ impl Identity {
         recorded: Option<WorkerKey>,
     ) {
         // The worker for which the key is recorded has taken it over.
-        self.claim.take_if(|claim| !claim.holds());
+        self.claim.take_if(|claim| !claim.is_current());
         let (Some(key), None) = (self.key, &self.claim) else { return };
         match keys.claim(key, worker.id, &worker.name, recorded == Some(key)) {
             Ok(claim) => {

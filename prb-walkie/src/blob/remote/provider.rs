@@ -133,6 +133,7 @@ impl Provider {
         let mut state = self.state();
         state.kind = kind;
         state.heights = heights;
+        // A lost connection does not make it a provider of an unknown chain.
         state.identity = identity.or(state.identity);
     }
 
@@ -175,6 +176,7 @@ impl Provider {
             state.strikes = 0;
         }
         let wait =
+            // Bounded, because a longer shift would overflow.
             config.first_suspension.saturating_mul(1 << state.strikes.min(20)).min(config.max_suspension);
         let again = state.suspension.as_ref().is_some_and(|suspension| suspension.until > now);
         // If several requests fail for one reason, only the first counts.
@@ -245,6 +247,7 @@ impl Provider {
         let (before, now) = (state.batch_latency.map_or(took, |(latency, _)| latency), Instant::now());
         match outcome {
             Outcome::Given => {
+                // A moving average: one slow answer says little.
                 state.batch_latency = Some((average(before, took), now));
                 state.gave_batch = Some(now);
             }
