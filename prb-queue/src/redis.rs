@@ -81,7 +81,7 @@ mod scripts;
 mod submit;
 
 pub use account_lease::RedisAccounts;
-pub use config::{BlockHint, Config, PoolSigners, StartError};
+pub use config::{BlockHint, Config, PoolSigners, StartError, check_url};
 #[doc(hidden)]
 pub use job_encoding::{read_job, write_job};
 
