@@ -17,7 +17,7 @@ use prb_walkie::{identity::Role, vault::RsaVault};
 pub use crate::daemon::Failure;
 use crate::{
     api,
-    blocks::{Blocks, Chains},
+    blocks::{Blocks, Chains, Location},
     config::AllArgs,
     console::{self, Console, Local},
     daemon::{self, Daemon, pool},
@@ -80,12 +80,12 @@ impl Bridge {
         let para = chains.para.clone();
         let trade_queue =
             TradeQueue::built_in(para.clone(), Arc::clone(&vault), args.sending.submit_config());
-        let trade_queue = trade_queue.map_err(Failure::Run)?;
+        let trade_queue = trade_queue.map_err(Failure::Configuration)?;
         let access = Access::find_or_create(&args.pages, &args.data).map_err(Failure::Configuration)?;
         let trade_queue = trade_queue.with_page(&args.pages, &access).await?;
-        let blocks = Blocks::start(&args.data.join("blocks"), Some(chains), &args.history.history)
-            .await
-            .map_err(Failure::Run)?;
+        let path = args.data.join("blocks");
+        let location = Location { path: &path, setting: "PRB_DATA" };
+        let blocks = Blocks::start(location, Some(chains), &args.history.history).await?;
         let stored = Arc::clone(&blocks.source);
         let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(stored, args.blob_cache.config()));
         let chain = Chain::follow(para);

@@ -247,7 +247,7 @@ fn refusal_of(failure: Failure) -> String {
 fn args(folder: &Path) -> [String; 6] {
     [
         "all".into(),
-        "--parent-chain-endpoint=ws://127.0.0.1:1".into(),
+        "--parent-chain-endpoint=ws://127.0.0.1:2".into(),
         "--chain-endpoint=ws://127.0.0.1:1".into(),
         "--queue-page-listen=none".into(),
         format!("--data={}", folder.join("data").display()),

@@ -54,6 +54,18 @@ pub enum Error {
         /// The layout version that this code reads.
         expected: u32,
     },
+    /// LMDB found its file damaged.
+    #[error(
+        "the inventory at {} is damaged: check the disk, move the folder away, and restore it from a backup or add \
+         its pools and workers again",
+        path.display()
+    )]
+    Damaged {
+        /// The inventory.
+        path: PathBuf,
+        /// LMDB's error.
+        source: Box<heed::Error>,
+    },
     /// A record that cannot be read.
     #[error("in the inventory at {}, the {what} {id} cannot be read", path.display())]
     Corrupt {
@@ -118,6 +130,13 @@ impl Error {
                 Self::DiskFull { path }
             }
             heed::Error::Mdb(MdbError::Other(n)) if DISK_FULL.contains(&n) => Self::DiskFull { path },
+            heed::Error::Mdb(
+                MdbError::Corrupted
+                | MdbError::PageNotFound
+                | MdbError::Invalid
+                | MdbError::VersionMismatch
+                | MdbError::Incompatible,
+            ) => Self::Damaged { path, source: Box::new(e) },
             heed::Error::Io(source) => Self::Io { path, source },
             e => Self::Database { path, source: Box::new(e) },
         }

@@ -234,6 +234,40 @@ async fn frame_length_of_4_gib_ends_the_connection() {
     }
 }
 
+/// Counts the lookups that are under way; they never end.
+#[derive(Debug, Default)]
+struct Counts(std::sync::atomic::AtomicUsize);
+
+#[async_trait]
+impl Lookup for Counts {
+    async fn get(&self, _: &str) -> Result<Option<Bytes>, prb_core::blob::Error> {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        std::future::pending().await
+    }
+
+    fn bound_bytes(&self, _: &str) -> usize {
+        100
+    }
+}
+
+#[tokio::test]
+async fn requests_in_flight_of_a_connection_are_limited() {
+    let counts = Arc::new(Counts::default());
+    let server = Running::start(counts.clone(), server::Config::default().with_max_in_flight(4)).await;
+    let mut out = Vec::new();
+    (0..20).for_each(|_| frame::put_request([0; 8], "x", &mut out));
+    let mut first = TcpStream::connect(server.address).await.unwrap();
+    first.write_all(&out).await.unwrap();
+    let begun = || counts.0.load(std::sync::atomic::Ordering::SeqCst);
+    until("the first requests", || begun() >= 4).await;
+    // Time enough for the others, too: another connection is served meanwhile.
+    let mut other = TcpStream::connect(server.address).await.unwrap();
+    other.write_all(&out).await.unwrap();
+    until("the other's", || begun() >= 8).await;
+    tokio::task::yield_now().await;
+    assert_eq!(begun(), 8);
+}
+
 #[tokio::test]
 async fn connections_beyond_the_limits_are_closed() {
     let config = server::Config::default().with_max_connections(20).with_max_connections_per_ip(12);
@@ -280,8 +314,10 @@ async fn ask_from(from: u8, server: std::net::SocketAddr) -> Option<TcpStream> {
 async fn an_address_without_connections_takes_the_place_of_an_idle_one_of_an_address_with_many() {
     let config = server::Config::default().with_max_connections(4).with_max_connections_per_ip(2);
     let server = Running::start(blobs(), config).await;
-    let mut held = Vec::new();
+    let equal = Running::start(blobs(), config.with_max_connections_per_ip(3)).await;
+    let (mut held, mut equally_held) = (Vec::new(), Vec::new());
     for from in [2, 2, 3, 3] {
+        equally_held.push(ask_from(from, equal.address).await.unwrap());
         held.push(ask_from(from, server.address).await.unwrap());
     }
     assert!(ask_from(2, server.address).await.is_none(), "its own share is taken");
@@ -293,13 +329,14 @@ async fn an_address_without_connections_takes_the_place_of_an_idle_one_of_an_add
             None => assert!(start.elapsed() < LONG, "kept out by two addresses"),
         }
     };
+    assert!(ask_from(2, equal.address).await.is_none(), "nobody has more than it");
     assert_eq!(server.stats.connections(), 4);
     let mut closed = 0;
     for stream in &mut held {
         closed += usize::from(timeout(Duration::from_millis(200), stream.read(&mut [0; 1])).await.is_ok());
     }
     assert_eq!(closed, 1);
-    drop((held, newcomer));
+    drop((held, equally_held, newcomer));
     until("slots becoming free", || server.stats.connections() == 0).await;
 }
 
