@@ -40,6 +40,7 @@ fn run<T>(items: &[T], base: u32, span: RangeInclusive<u32>) -> &[T] {
 }
 
 type Take<'t, T> = &'t mut dyn FnMut(T) -> bool;
+type Taken = Result<(), Infallible>;
 
 impl ChainPieces for Chain {
     type Error = Infallible;
@@ -47,7 +48,7 @@ impl ChainPieces for Chain {
     fn first_relay(&self) -> RelayNumber {
         RelayNumber(self.first_relay)
     }
-    fn batch_ends<'a>(&'a self, from: RelayNumber, take: Take<'_, BatchEnd<'a>>) -> Result<(), Infallible> {
+    fn batch_ends<'a>(&'a self, from: RelayNumber, take: Take<'_, BatchEnd<'a>>) -> Taken {
         let _ = self
             .justified
             .iter()
@@ -58,15 +59,11 @@ impl ChainPieces for Chain {
     fn batch_end_before<'a>(&'a self, number: RelayNumber) -> Result<Option<BatchEnd<'a>>, Infallible> {
         Ok(self.justified.iter().rfind(|block| block.number < number.0).map(JustifiedBlock::as_batch_end))
     }
-    fn relay_headers<'a>(
-        &'a self,
-        of: Span<RelayNumber>,
-        take: Take<'_, &'a [u8]>,
-    ) -> Result<(), Infallible> {
+    fn relay_headers<'a>(&'a self, of: Span<RelayNumber>, take: Take<'_, &'a [u8]>) -> Taken {
         let _ = run(&self.relay, self.first_relay, of.first.0..=of.last.0).iter().all(|header| take(header));
         Ok(())
     }
-    fn para_headers<'a>(&'a self, of: Span<ParaNumber>, take: Take<'_, &'a [u8]>) -> Result<(), Infallible> {
+    fn para_headers<'a>(&'a self, of: Span<ParaNumber>, take: Take<'_, &'a [u8]>) -> Taken {
         let _ = run(&self.para, 0, of.first.0..=of.last.0).iter().all(|(header, _)| take(header));
         Ok(())
     }
@@ -74,9 +71,9 @@ impl ChainPieces for Chain {
         &'a self,
         of: Span<ParaNumber>,
         take: &mut dyn FnMut(&'a [u8], &'a [u8]) -> bool,
-    ) -> Result<(), Infallible> {
-        let _ =
-            run(&self.para, 0, of.first.0..=of.last.0).iter().all(|(header, changes)| take(header, changes));
+    ) -> Taken {
+        let blocks = run(&self.para, 0, of.first.0..=of.last.0);
+        let _ = blocks.iter().all(|(header, changes)| take(header, changes));
         Ok(())
     }
 }

@@ -46,6 +46,28 @@ async fn devnet() -> Devnet {
     devnet
 }
 
+/// `cargo demo` is a tool, and no example to read.
+#[test]
+fn examples_fit_on_a_page() {
+    fn look(folder: &std::path::Path, long: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let is_left_out = ["tests", "demo.rs"].iter().any(|name| path.ends_with(name));
+            if path.is_dir() && !is_left_out {
+                look(&path, long);
+            } else if path.extension().is_some_and(|end| end == "rs") && !is_left_out {
+                let lines = std::fs::read_to_string(&path).unwrap().lines().count();
+                if lines >= 80 {
+                    long.push(format!("{} has {lines} lines", path.display()));
+                }
+            }
+        }
+    }
+    let mut long = Vec::new();
+    look(std::path::Path::new(env!("CARGO_MANIFEST_DIR")), &mut long);
+    assert_eq!(long, [""; 0]);
+}
+
 #[tokio::test]
 async fn embed() {
     let text = run(env!("CARGO_BIN_EXE_embed"), &NO_ARGS, &[]).await;

@@ -7,6 +7,7 @@ use codec::Decode;
 use prb_core::{
     blob::Genesis,
     primitives::{Hash, RelayNumber},
+    text::describe,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -79,13 +80,13 @@ impl NodePool {
             return Err(Error::Wrong(format!("its genesis is of the chain {theirs}, not of {identity}")));
         }
         verify::genesis(genesis)
-            .map_err(|error| Error::Wrong(format!("its genesis does not verify: {error}")))?;
+            .map_err(|error| Error::Wrong(format!("its genesis does not verify: {}", describe(&error))))?;
         check_relay_start(self, genesis, identity).await?;
         let root = state_root(self).await?;
         let state = genesis.state.clone();
         // Rebuilds the trie of the whole genesis state.
         let checked = tokio::task::spawn_blocking(move || check_state(root, &state)).await;
-        checked.unwrap_or_else(|error| Err(Error::Unavailable(error.to_string())))
+        checked.unwrap_or_else(|error| Err(Error::Unavailable(describe(&error))))
     }
 }
 
@@ -119,14 +120,14 @@ async fn state_root(para: &NodePool) -> Result<Hash, Error> {
     let hash = block_hash(para, 0).await?;
     let header: Option<json::Header> = request(para, "chain_getHeader", [hash]).await?;
     let header = header.ok_or_else(|| Error::Unavailable("the node has no header of block 0".into()))?;
-    let checked = verify::header(hash, 0, header.encode()).map_err(|e| Error::Unavailable(e.to_string()))?;
+    let checked = verify::header(hash, 0, header.encode()).map_err(|e| Error::Unavailable(describe(&e)))?;
     Ok(checked.state_root)
 }
 
 fn check_state(root: Hash, mut state: &[u8]) -> Result<(), Error> {
     let pairs = Vec::<(Vec<u8>, Vec<u8>)>::decode(&mut state)
         .map_err(|e| Error::Wrong(format!("its genesis state cannot be decoded: {e}")))?;
-    state::whole_state(root, &pairs).map_err(|e| Error::Wrong(e.to_string()))
+    state::whole_state(root, &pairs).map_err(|e| Error::Wrong(describe(&e)))
 }
 
 async fn block_hash(para: &NodePool, number: u32) -> Result<Hash, Error> {
@@ -146,5 +147,5 @@ async fn request<T: DeserializeOwned>(
     method: &'static str,
     params: impl Serialize + Send,
 ) -> Result<T, Error> {
-    para.request(method, params).await.map_err(|e: rpc::Error| Error::Unavailable(e.to_string()))
+    para.request(method, params).await.map_err(|e: rpc::Error| Error::Unavailable(describe(&e)))
 }

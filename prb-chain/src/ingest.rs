@@ -9,12 +9,14 @@
 //!
 //! Not for: serving the blocks (see [`crate::source`]).
 
-use prb_core::text::describe;
 use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use metrics::counter;
-use prb_core::primitives::{ParaNumber, RelayNumber};
+use prb_core::{
+    primitives::{ParaNumber, RelayNumber},
+    text::{describe, seconds},
+};
 use tokio::sync::{RwLock, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -222,7 +224,7 @@ impl Chains {
         let named = |name: &str| pools.into_iter().find_map(|pool| pool.node(name));
         match error {
             Error::Wrong { node, source } => {
-                named(node).into_iter().for_each(|node| node.demote(&source.to_string()));
+                named(node).into_iter().for_each(|node| node.demote(&describe(source)));
             }
             // Not demoted: a node may be behind, or have pruned what was asked for.
             Error::Absent { node, what } => {
@@ -230,15 +232,15 @@ impl Chains {
             }
             Error::Rpc(e) => {
                 let node = e.node().and_then(|name| named(name));
-                node.into_iter().for_each(|node| node.defer(&e.to_string()));
+                node.into_iter().for_each(|node| node.defer(&describe(e)));
             }
             Error::NoParachain { node } => {
-                self.para.node(node).into_iter().for_each(|node| node.defer(&error.to_string()));
+                self.para.node(node).into_iter().for_each(|node| node.defer(&describe(error)));
             }
             // Either node may be of another network.
             Error::OtherRelay { relay, para, .. } | Error::OtherParachain { relay, para, .. } => {
                 let nodes = self.relay.node(relay).into_iter().chain(self.para.node(para));
-                nodes.for_each(|node| node.defer(&error.to_string()));
+                nodes.for_each(|node| node.defer(&describe(error)));
             }
             Error::StartDisputed { .. } | Error::Unsupported(_) | Error::Store(_) | Error::Task(_) => {}
         }
@@ -386,7 +388,7 @@ impl Pause {
         if is_news {
             tracing::warn!(
                 part = what,
-                retry_in_seconds = pause.as_secs_f64(),
+                retry_in_seconds = seconds(pause),
                 failures,
                 error = text,
                 "the ingest failed, retrying"
@@ -394,7 +396,7 @@ impl Pause {
         } else {
             tracing::debug!(
                 part = what,
-                retry_in_seconds = pause.as_secs_f64(),
+                retry_in_seconds = seconds(pause),
                 failures,
                 error = text,
                 "the ingest failed, retrying"
@@ -439,7 +441,11 @@ mod tests {
             // Every other attempt comes before the node is tried again.
             let error = match attempt % 2 {
                 1 => rpc::Error::Timeout { node, method: "chain_getHeader".into() },
-                _ => rpc::Error::BackingOff { node, retry_after: Duration::from_millis(attempt) },
+                _ => rpc::Error::BackingOff {
+                    node,
+                    cause: "refused".into(),
+                    retry_after: Duration::from_millis(attempt),
+                },
             };
             let error = Error::from(error);
             if pause.is_news(&error, &describe(&error)) {

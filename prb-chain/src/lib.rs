@@ -228,7 +228,7 @@ mod verify;
 #[doc(hidden)]
 pub mod internals {
     pub mod history {
-        pub use crate::history::memory::*;
+        pub use crate::history::{archive::read_archive, memory::*};
     }
     pub mod ingest {
         pub use crate::ingest::recheck::*;

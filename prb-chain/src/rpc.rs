@@ -12,7 +12,8 @@
 //! A node must be of the pool's chain. Blocks that are known (the [configured genesis](Config::genesis), and those
 //! [pinned](NodePool::pin) from a store) are checked at each connection, and another chain's node is refused. As
 //! long as nothing is known, the nodes' genesis hashes decide together ([`NodePool::settled`]): more than half of
-//! all nodes, or all that answer in time if they agree. If they differ, no node of the pool is trusted until a
+//! all nodes, or all that answer in time if they agree. Votes count endpoints: one endpoint cannot be listed twice, but
+//! a node that is reached under two names has two votes. If they differ, no node of the pool is trusted until a
 //! block is known: data that is verified may still be requested of each [`Node`].
 //!
 //! Pools run no tasks: connections are made by callers.
@@ -21,12 +22,13 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use prb_core::primitives::Hash;
+use prb_core::{primitives::Hash, text::duration};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::{RawValue, to_raw_value};
 
 mod client;
 pub(crate) mod counters;
+mod endpoint;
 pub(crate) mod heads;
 #[doc(hidden)]
 pub mod json;
@@ -61,7 +63,7 @@ pub const NO_PARAMS: [(); 0] = [];
 #[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct Config {
-    /// WebSocket URLs (`ws://` or `wss://`), in order of preference. Default: none.
+    /// WebSocket URLs (`ws://` or `wss://`), in order of preference, each once. Default: none.
     pub endpoints: Vec<String>,
     /// The chain's genesis hash, if known: nodes with another one are refused from the start.
     /// Default: none.
@@ -216,10 +218,12 @@ pub enum Error {
         max_bytes: u32,
     },
     /// The node's last connection failed recently.
-    #[error("{node} is not connected, next try in {retry_after:?}")]
+    #[error("{node} is not connected ({cause}), next try in {}", duration(*retry_after))]
     BackingOff {
         /// The node.
         node: Arc<str>,
+        /// Why the last attempt failed, or the connection was closed.
+        cause: Arc<str>,
         /// Time until it is tried again.
         retry_after: Duration,
     },
@@ -327,11 +331,13 @@ impl NodePool {
     /// connection yet.
     ///
     /// # Errors
-    /// [`Error::BadEndpoint`] for an empty list, or a URL that is not a WebSocket's.
+    /// [`Error::BadEndpoint`] for an empty list, a URL that is not a WebSocket's, or one that is listed twice: also in
+    /// another spelling (case of scheme and host, default port, trailing slash, credentials).
     pub fn new(chain: &'static str, config: Config) -> Result<Self, Error> {
         if config.endpoints.is_empty() {
             return Err(Error::BadEndpoint { endpoint: String::new(), reason: "no endpoint is configured" });
         }
+        endpoint::check(&config.endpoints)?;
         crate::metric_help::describe();
         let counters = Arc::new(Counters::new(chain));
         let pins = Arc::new(Pins::new(config.endpoints.len()));
@@ -339,9 +345,9 @@ impl NodePool {
             pins.pin(0, hash);
         }
         let node = |(place, url): (usize, &String)| {
-            Node::new(chain, (place, url), &config, Arc::clone(&counters), Arc::clone(&pins)).map(Arc::new)
+            Arc::new(Node::new(chain, (place, url), &config, Arc::clone(&counters), Arc::clone(&pins)))
         };
-        let nodes = config.endpoints.iter().enumerate().map(node).collect::<Result<_, _>>()?;
+        let nodes = config.endpoints.iter().enumerate().map(node).collect();
         let genesis = tokio::sync::Mutex::default();
         Ok(Self { inner: Arc::new(Inner { chain, config, nodes, counters, pins, genesis }) })
     }

@@ -290,7 +290,7 @@ impl<S: BlobSource + ?Sized> VerifiedSource<S> {
                 tracing::debug!(%error, "the genesis cannot be read again");
                 return Ok(());
             }
-            Err(error) => return Err(format!("the chain's start is not known: {error}")),
+            Err(error) => return Err(format!("the chain's start is not known: {}", describe(&error))),
         };
         followed.map_err(|error| format!("the genesis does not verify: {error}"))
     }

@@ -14,7 +14,7 @@ use prost::Message;
 
 use crate::{
     prpc::{self, Method},
-    text::shorten,
+    text::{duration, shorten},
     wire,
 };
 
@@ -38,7 +38,7 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The call timed out.
-    #[error("{method} took longer than {limit:?}")]
+    #[error("{method} took longer than {}", duration(*limit))]
     TimedOut {
         /// The method called.
         method: &'static str,

@@ -1,6 +1,6 @@
-//! Formatting of errors with their causes, and of text from outside.
+//! Formatting of errors with their causes, of durations, and of text from outside.
 
-use std::{error::Error, fmt::Write};
+use std::{error::Error, fmt::Write, time::Duration};
 
 /// Formats an error and its causes in one line, as log fields and messages for operators have it.
 pub fn describe(error: &dyn Error) -> String {
@@ -16,6 +16,47 @@ pub fn describe(error: &dyn Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// Formats a duration for messages, rounded to its two largest units.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use prb_core::text::duration;
+///
+/// assert_eq!(duration(Duration::from_micros(721_401)), "721 ms");
+/// assert_eq!(duration(Duration::from_millis(2_042)), "2 s");
+/// assert_eq!(duration(Duration::from_millis(2_742)), "2.7 s");
+/// assert_eq!(duration(Duration::from_secs(305)), "5 min 5 s");
+/// assert_eq!(duration(Duration::from_secs(7_200)), "2 h");
+/// ```
+pub fn duration(duration: Duration) -> String {
+    let two = |large: u64, name: &str, small: u64, part: &str| match small {
+        0 => format!("{large} {name}"),
+        _ => format!("{large} {name} {small} {part}"),
+    };
+    let ms = duration.as_millis();
+    match (ms, duration.as_secs()) {
+        (0, _) if !duration.is_zero() => "less than 1 ms".to_owned(),
+        (0..1_000, _) => format!("{ms} ms"),
+        (1_000..9_950, _) => match (ms + 50) / 100 {
+            tenths if tenths % 10 == 0 => format!("{} s", tenths / 10),
+            tenths => format!("{}.{} s", tenths / 10, tenths % 10),
+        },
+        (_, _) if ms < 59_500 => format!("{} s", (ms + 500) / 1_000),
+        (_, secs) if secs < 3_600 => {
+            let secs = (duration + Duration::from_millis(500)).as_secs();
+            two(secs / 60, "min", secs % 60, "s")
+        }
+        (_, secs) if secs < 48 * 3_600 => two(secs / 3_600, "h", secs % 3_600 / 60, "min"),
+        (_, secs) => two(secs / 86_400, "d", secs % 86_400 / 3_600, "h"),
+    }
+}
+
+/// A duration in seconds for the fields of logs, to the millisecond: 2.786, not 2.7865200039999998.
+pub fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1_000.0).round() / 1_000.0
 }
 
 /// Shortens a text to at most `max_bytes` (at least 3): its beginning and its end, with `…` in place of the middle.
@@ -38,4 +79,34 @@ pub fn shorten(text: &str, max_bytes: usize) -> String {
     let head = (0..=kept.div_ceil(2)).rev().find(is_boundary).unwrap_or_default();
     let tail = (text.len() - kept / 2..=text.len()).find(is_boundary).unwrap_or(text.len());
     format!("{}{GAP}{}", &text[..head], &text[tail..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_at_most_two_units() {
+        let ms = Duration::from_millis;
+        for (value, shown) in [
+            (Duration::ZERO, "0 ms"),
+            (Duration::from_nanos(1), "less than 1 ms"),
+            (ms(999), "999 ms"),
+            (ms(1_000), "1 s"),
+            (ms(1_049), "1 s"),
+            (ms(1_050), "1.1 s"),
+            (ms(9_949), "9.9 s"),
+            (ms(9_950), "10 s"),
+            (ms(59_499), "59 s"),
+            (ms(59_500), "1 min"),
+            (ms(60_000), "1 min"),
+            (ms(90_700), "1 min 31 s"),
+            (ms(3_600_000), "1 h"),
+            (ms(3_900_000), "1 h 5 min"),
+            (ms(172_800_000), "2 d"),
+            (Duration::MAX, "213503982334601 d 7 h"),
+        ] {
+            assert_eq!(duration(value), shown, "{value:?}");
+        }
+    }
 }

@@ -38,7 +38,7 @@ use tokio::{
 };
 
 use self::accounts::AccountLeases;
-use crate::{chain::ChainSubmitter, queue::JobQueue, signer::Signers};
+use crate::{chain::ChainSubmitter, queue::JobQueue, signer::Signers, text::duration};
 
 mod account_lease_manager;
 pub mod accounts;
@@ -205,7 +205,7 @@ pub enum Error {
         what: &'static str,
     },
     /// The setting exceeds [`Config::MAX_WAIT`].
-    #[error("the trade engine's max_wait must be at most {:?}, not {wait:?}", Config::MAX_WAIT)]
+    #[error("the trade engine's max_wait must be at most {}, not {}", duration(Config::MAX_WAIT), duration(*wait))]
     LongWait {
         /// The configured value.
         wait: Duration,

@@ -130,6 +130,12 @@ pub mod redis;
 
 pub use prb_core::queue::memory;
 
+/// For the fuzz targets only: no part of the public interface.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::redis::{read_job, write_job};
+}
+
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -82,6 +82,8 @@ mod submit;
 
 pub use account_lease::RedisAccounts;
 pub use config::{BlockHint, Config, PoolSigners, StartError, check_url};
+#[doc(hidden)]
+pub use job_encoding::{read_job, write_job};
 
 /// Capacity of each task's request channel; further callers wait.
 const REQUEST_CAPACITY: usize = 256;

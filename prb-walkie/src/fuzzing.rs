@@ -1,4 +1,4 @@
-//! Entry points for the fuzz targets (`prb-walkie/fuzz`); built only with the feature `fuzzing`.
+//! Entry points for the fuzz targets (`fuzz`); built only with the feature `fuzzing`.
 
 use bytes::Bytes;
 

@@ -94,7 +94,7 @@ pub struct Cli {
     pub node_env: String,
     /// Log level (trace, debug, info, warn, error, fatal, or bunyan's numbers 10 to 60), or a filter such as
     /// info,prb_core=debug. A level applies to the daemon itself; libraries log warnings and errors unless the
-    /// filter names them.
+    /// filter names them. A filter without a level adds to info.
     #[arg(long, env = "PHALA_LOGGER_LEVEL", global = true, value_parser = log_level)]
     pub log_level: Option<LogLevel>,
     /// Configuration file of the daemons (TOML): one line for each setting, with the name of its flag, at the top

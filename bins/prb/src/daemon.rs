@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Context;
 use prb_chain::rpc::{self, NodePool};
-use prb_core::primitives::Hash;
+use prb_core::{primitives::Hash, text::describe};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -41,15 +41,29 @@ pub enum Failure {
 const STDERR_TIMEOUT: Duration = Duration::from_millis(300);
 
 impl Failure {
-    /// Reports the failure on standard error, for the shell and the operator, and in the log; returns the exit
-    /// code.
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Configuration(error) if !is_transient(error) => BAD_CONFIGURATION,
+            Self::Configuration(_) | Self::Run(_) => 1,
+        }
+    }
+
+    fn text(&self) -> String {
+        let (Self::Configuration(error) | Self::Run(error)) = self;
+        // Unlike `{:#}`, it does not repeat a cause that an error's own text ends with.
+        describe(&**error)
+    }
+
+    /// Reports the failure in a daemon's log. Not for commands, whose log is on the stream of [`Failure::report`].
+    #[must_use]
+    pub fn logged(self) -> Self {
+        tracing::error!(exit_code = self.exit_code(), error = self.text(), "the program ends");
+        self
+    }
+
+    /// Reports the failure on standard error, for the shell and the operator; returns the exit code.
     pub fn report(self) -> u8 {
-        let (error, code) = match self {
-            Self::Configuration(error) if !is_transient(&error) => (error, BAD_CONFIGURATION),
-            Self::Configuration(error) | Self::Run(error) => (error, 1),
-        };
-        let text = format!("{error:#}");
-        tracing::error!(exit_code = code, error = text, "the program ends");
+        let (text, code) = (self.text(), self.exit_code());
         // On a thread of its own: a pipe that nobody reads must not keep the process from ending.
         let (done, written) = std::sync::mpsc::sync_channel(1);
         let write = move || {

@@ -67,7 +67,11 @@ fn run(cli: Cli, dumpable: &[Errno]) -> u8 {
         }
         Err(error) => Err(Failure::Run(anyhow::anyhow!("cannot start the log: {error:#}"))),
     };
-    result.map_or_else(|failure| failure.report(), |()| 0)
+    let report = |failure: Failure| match stream {
+        Stream::Daemon => failure.logged().report(),
+        Stream::Command => failure.report(),
+    };
+    result.map_or_else(report, |()| 0)
 }
 
 fn start(cli: Cli, display: Display) -> Result<(), Failure> {

@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use prb_chain::rpc::NodePool;
+use prb_core::text::duration;
 use serde_json::Value;
 use tokio::{
     sync::watch,
@@ -92,7 +93,7 @@ async fn poll(pool: NodePool, sender: watch::Sender<Option<Arc<str>>>) {
                 continue;
             }
             Ok(Err(error)) => format!("{:#}", anyhow::Error::new(error)),
-            Err(_) => format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()),
+            Err(_) => format!("no answer within {}", duration(ANSWER_TIMEOUT)),
         };
         failures += 1;
         // After the first reported failure, each further one only replaces the reason.

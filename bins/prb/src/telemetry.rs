@@ -1,4 +1,4 @@
-//! Logs: JSON lines on standard output, or text in development and on a terminal.
+//! Logs: JSON lines on standard output, or text in development, on a terminal, and of commands.
 //!
 //! A thread writes the lines, so that logging never blocks. Lines that exceed its queue are dropped and
 //! counted; a full disk or a closed pipe only loses lines.
@@ -21,7 +21,7 @@ use writer::{Line, LineWriter};
 pub enum Stream {
     /// A daemon's log, on standard output.
     Daemon,
-    /// A command's log, on standard error, because its result is on standard output.
+    /// A command's log, on standard error, because its result is on standard output: text, like its error.
     Command,
 }
 
@@ -56,7 +56,7 @@ pub fn init(
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines);
     // By default, write errors would be printed to standard error, which panics if that fails, too.
     let logs = logs.log_internal_errors(false);
-    if development || beside_bars {
+    if development || beside_bars || stream == Stream::Command {
         logs.with_ansi(beside_bars).try_init().map_err(|e| anyhow::anyhow!(e))?;
     } else {
         logs.json().try_init().map_err(|e| anyhow::anyhow!(e))?;

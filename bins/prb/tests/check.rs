@@ -326,6 +326,10 @@ fn files_of_secrets_are_read_as_they_are_meant() {
         rig.refused(daemon, &[(variable, &file)], &["15 bytes"]);
         rig.accepted(daemon, &[(variable, &rig.put("key", key))]);
     }
+    let json = rig.put("fleet.json", "\u{feff}{\"pools\": [], \"workers\": []}");
+    rig.accepted("all", &[("PRB_FLEET", &json)]);
+    let json = rig.put("fleet.json", "{\"pools\": {}}");
+    rig.refused("all", &[("PRB_FLEET", &json)], &["expected a list, found a table"]);
     // Each line of a list is an item.
     let nodes = rig.put("nodes", "ws://a:1\n\n ws://b:2 ,ws://c:3\r\n");
     let said = rig.accepted("all", &[(PARA.0, ""), ("PHALA_CHAIN_ENDPOINT_FILE", &nodes)]);

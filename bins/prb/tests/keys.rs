@@ -45,6 +45,8 @@ fn refused(output: &Output, says: &str) {
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{error}");
     assert!(error.contains(says), "{error}");
+    // Once, and as text.
+    assert!(error.starts_with("prb: ") && error.lines().count() == 1, "{error}");
 }
 
 fn made(folder: &Path, role: Role) -> Identity {

@@ -1,5 +1,5 @@
 //! Lines of the log are for people and for programs: no field and no message of any crate shows a value in Rust's
-//! `Debug`; a failure says what it is about and its cause, with the causes of that, in fields.
+//! `Debug`, and neither does an error a duration or a kind; a failure says what it is about and its cause, with the causes of that, in fields.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{fs, path::Path};
@@ -89,11 +89,56 @@ fn faults(level: &str, arguments: &str) -> Vec<&'static str> {
     faults
 }
 
+/// What texts of errors are made with.
+const TEXTS: [&str; 5] = ["#[error(", "format!(", "bail!(", "anyhow!(", "ensure!("];
+/// Parts of the names of durations and of kinds, whose `Debug` is no word of the language (`721.40098ms`, `NotFound`).
+/// Names of people and texts from outside are quoted with it.
+const NO_QUOTES: [&str; 13] = [
+    "timeout",
+    "limit",
+    "wait",
+    "elapsed",
+    "pause",
+    "within",
+    "retry_after",
+    "duration",
+    "kind",
+    "age",
+    "period",
+    "took",
+    "state",
+];
+
+/// Whether a text of an error shows a duration or a kind with `Debug`. `rest` is what follows the text: the fields
+/// of an error.
+fn shows_debug_of_value(arguments: &str, rest: &str) -> bool {
+    let is_one = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        let is_duration = || {
+            let fields = rest.split("#[error(").next().unwrap_or_default();
+            fields.contains(&format!("{name}: Duration"))
+                || fields.contains(&format!("{name}: std::time::Duration"))
+        };
+        NO_QUOTES.iter().any(|part| name.split('_').any(|word| word == *part) || name == *part)
+            || is_duration()
+    };
+    let named = arguments.match_indices(":?}").any(|(end, _)| {
+        let name = arguments[..end].rsplit('{').next().unwrap_or_default();
+        !name.is_empty() && is_one(name)
+    });
+    let values = arguments.rsplit_once('"').map_or("", |(_, values)| values);
+    let words =
+        || values.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| !word.is_empty());
+    named || arguments.contains("{:?}") && words().any(is_one)
+}
+
 /// What a look at the sources has found.
 #[derive(Default)]
 struct Found {
     lines: usize,
+    texts: usize,
     debug: Vec<String>,
+    texts_with_debug: Vec<String>,
     faults: Vec<String>,
 }
 
@@ -105,6 +150,20 @@ fn look(path: &Path, found: &mut Found) {
             continue;
         }
         let text = fs::read_to_string(&path).unwrap();
+        for start in TEXTS {
+            for (at, _) in text.match_indices(start) {
+                let rest = &text[at + start.len()..];
+                let arguments = arguments(rest);
+                found.texts += 1;
+                if shows_debug_of_value(
+                    arguments,
+                    if start == "#[error(" { &rest[arguments.len()..] } else { "" },
+                ) {
+                    let line = text[..at].matches('\n').count() + 1;
+                    found.texts_with_debug.push(format!("{}:{line}: {arguments}", path.display()));
+                }
+            }
+        }
         for level in LEVELS {
             for (at, _) in text.match_indices(level) {
                 let arguments = arguments(&text[at + level.len()..]);
@@ -133,6 +192,29 @@ fn no_line_of_the_log_shows_debug() {
     let found = look_at_all();
     assert!(found.lines > 100, "{} lines were found: they look otherwise now", found.lines);
     assert!(found.debug.is_empty(), "use Display (%), a number or a name:\n{}", found.debug.join("\n"));
+}
+
+#[test]
+fn no_error_shows_durations_and_kinds_with_debug() {
+    let found = look_at_all();
+    assert!(found.texts > 500, "{} texts were found: they look otherwise now", found.texts);
+    let bad = found.texts_with_debug;
+    assert!(bad.is_empty(), "use prb_core::text::duration, or words:\n{}", bad.join("\n"));
+    for (arguments, rest) in [
+        ("\"no answer within {timeout:?}\"", ""),
+        ("\"no answer within {TIMEOUT:?}\"", ""),
+        ("\"next try in {retry_after:?}\"", ""),
+        ("\"no answer within {:?}\", self.timeout", ""),
+        ("\"{:?}\", e.kind()", ""),
+        ("\"{message} ({kind:?})\"", ""),
+        ("\"after {since:?}\"", ")]\n Late { since: Duration }"),
+    ] {
+        assert!(shows_debug_of_value(arguments, rest), "{arguments}");
+    }
+    for arguments in ["\"{name:?} is taken by {holder:?}\"", "\"{:?} is no name\", name", "\"{limit} bytes\""]
+    {
+        assert!(!shows_debug_of_value(arguments, ")]\n Taken { name: String }"), "{arguments}");
+    }
 }
 
 #[test]

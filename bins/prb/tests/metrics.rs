@@ -140,12 +140,9 @@ async fn daemons_export_and_describe_all_documented_metrics() {
     assign(&net, &client, &[0], &[0]).await;
     net.until_active([0], LIMIT).await;
     manager.until_unready(&[], LIMIT).await;
-    let mut shown = check(&provider);
-    shown.extend(check(&manager));
-    // Metrics used by alerts exist from the start, not only after an event.
-    for name in ["prb_ready", "prb_pool_lag_blocks", "prb_operator_balance_pha", "prb_workers_unresponsive"] {
-        assert!(shown.contains(name), "{name}");
-    }
+    check(&provider);
+    check(&manager);
+    alerts_have_their_metrics_from_the_start(&[&provider, &manager]);
     let ready = manager.ops("/metrics").unwrap().1;
     assert!(ready.contains("\nprb_ready 1\n"), "{ready}");
     drop(redis);
@@ -160,6 +157,98 @@ async fn daemons_export_and_describe_all_documented_metrics() {
     provider.stop().await;
     test_peer.close().await;
     net.shutdown().await;
+}
+
+/// Counters that no event has increased exist as well: `increase` does not see the first event otherwise.
+fn alerts_have_their_metrics_from_the_start(daemons: &[&Daemon]) {
+    let texts: Vec<_> = daemons.iter().map(|daemon| daemon.ops("/metrics").unwrap().1).collect();
+    let samples: Vec<&str> = texts.iter().flat_map(|text| text.lines()).collect();
+    for (alert, expr) in alerts() {
+        let mut metrics = Vec::new();
+        selectors(&expr, &mut metrics);
+        for selected in metrics.iter().filter(|selected| selected.name != "up") {
+            let fits = |line: &&&str| {
+                line.strip_prefix(&*selected.name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+                    && selected
+                        .labels
+                        .iter()
+                        .all(|(name, value)| name == "job" || line.contains(&format!("{name}=\"{value}\"")))
+            };
+            let sample = samples.iter().find(fits);
+            assert!(sample.is_some(), "{alert}: {} {:?} does not exist", selected.name, selected.labels);
+        }
+    }
+    for (name, what) in [("prb_worker_panics_total", ""), ("prb_rpc_node_demotions_total", "relay")] {
+        let of = |line: &&&str| line.starts_with(name) && line.contains(what);
+        let sample = samples.iter().find(of).unwrap_or_else(|| panic!("{name} {what} does not exist"));
+        assert!(sample.ends_with(" 0"), "{sample}");
+    }
+    // Accounts have the form that operators know.
+    let balance = samples.iter().find(|line| line.starts_with("prb_operator_balance_pha{")).unwrap();
+    assert!(!balance.contains("0x"), "{balance}");
+}
+
+/// Parses the expressions of docs/alerts.yml.
+fn alerts() -> Vec<(String, Expr)> {
+    let file: Value = serde_saphyr::from_str(include_str!("../../../docs/alerts.yml")).unwrap();
+    let rules =
+        file["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap());
+    let parsed = rules.map(|rule| {
+        let name = rule["alert"].as_str().unwrap().to_owned();
+        let expr = parser::parse(rule["expr"].as_str().unwrap()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        (name, expr)
+    });
+    parsed.collect()
+}
+
+#[test]
+fn functions_of_alerts_fit_the_metrics() {
+    let documented = documented();
+    let wrong = |expr: &Expr| {
+        let mut calls = Vec::new();
+        functions(expr, &mut calls);
+        calls.retain(|(function, metric)| {
+            let kind = documented.get(metric).map(|row| row.kind.as_str());
+            match function.as_str() {
+                "increase" | "rate" | "irate" => kind != Some("counter"),
+                "delta" | "idelta" | "deriv" | "predict_linear" => kind != Some("gauge"),
+                _ => false,
+            }
+        });
+        calls
+    };
+    for (name, expr) in alerts() {
+        assert_eq!(wrong(&expr), [], "{name}");
+    }
+    for bad in [
+        "increase(prb_jobs[5m]) > 0",
+        "1 < sum(rate(prb_jobs[5m]))",
+        "delta(prb_worker_panics_total[1h]) > 0",
+    ] {
+        assert_eq!(wrong(&parser::parse(bad).unwrap()).len(), 1, "{bad}");
+    }
+}
+
+/// Collects the functions over ranges of an expression, with the metric that they are of.
+fn functions(expr: &Expr, found: &mut Vec<(String, String)>) {
+    match expr {
+        Expr::Call(call) => {
+            for argument in &call.args.args {
+                if let Expr::MatrixSelector(selector) = &**argument {
+                    found.push((call.func.name.to_owned(), selector.vs.name.clone().unwrap()));
+                }
+                functions(argument, found);
+            }
+        }
+        Expr::Aggregate(aggregate) => functions(&aggregate.expr, found),
+        Expr::Unary(unary) => functions(&unary.expr, found),
+        Expr::Paren(paren) => functions(&paren.expr, found),
+        Expr::Binary(binary) => {
+            functions(&binary.lhs, found);
+            functions(&binary.rhs, found);
+        }
+        _ => {}
+    }
 }
 
 #[test]
@@ -186,12 +275,12 @@ fn alert_rules_parse_and_use_existing_metrics() {
             let mut metrics = Vec::new();
             selectors(&expr, &mut metrics);
             assert!(!metrics.is_empty(), "{name}");
-            for (metric, labels) in metrics {
+            for Selected { name: metric, labels } in metrics {
                 if metric == "up" {
                     continue;
                 }
                 let row = documented.get(&metric).unwrap_or_else(|| panic!("{name}: there is no {metric}"));
-                for label in labels.iter().filter(|label| *label != "job") {
+                for label in labels.keys().filter(|label| *label != "job") {
                     assert!(row.labels.contains(label), "{name}: {metric} has no label {label}");
                 }
             }
@@ -200,11 +289,18 @@ fn alert_rules_parse_and_use_existing_metrics() {
     assert!(names.len() > 10);
 }
 
+/// A metric in an expression, and the labels that it must have.
+struct Selected {
+    name: String,
+    labels: BTreeMap<String, String>,
+}
+
 /// Collects the metrics that an expression selects, with their label matchers.
-fn selectors(expr: &Expr, found: &mut Vec<(String, Vec<String>)>) {
+fn selectors(expr: &Expr, found: &mut Vec<Selected>) {
     let mut add = |selector: &parser::VectorSelector| {
-        let labels = selector.matchers.matchers.iter().map(|matcher| matcher.name.clone()).collect();
-        found.push((selector.name.clone().unwrap(), labels));
+        let matchers = selector.matchers.matchers.iter();
+        let labels = matchers.map(|matcher| (matcher.name.clone(), matcher.value.clone())).collect();
+        found.push(Selected { name: selector.name.clone().unwrap(), labels });
     };
     match expr {
         Expr::VectorSelector(selector) => add(selector),

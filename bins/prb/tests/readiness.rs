@@ -47,6 +47,7 @@ async fn readiness_follows_outages_of_nodes_and_providers() {
     net.devnet.para().stop_rpc().await;
     provider.until_unready(&["no_relay_node", "no_para_node"], LIMIT).await;
     manager.until_unready(&["no_para_node"], LIMIT).await;
+    causes_are_told(&provider, &manager).await;
     provider.kill();
     manager.until_unready(&["no_data_provider", "no_para_node"], LIMIT).await;
     net.devnet.relay().start_rpc().await.unwrap();
@@ -57,6 +58,29 @@ async fn readiness_follows_outages_of_nodes_and_providers() {
     manager.stop().await;
     provider.stop().await;
     net.shutdown().await;
+}
+
+/// For as long as nodes are away, each answer has the cause, also between two attempts to connect.
+async fn causes_are_told(provider: &Daemon, manager: &Daemon) {
+    let mut waits = 0;
+    let start = Instant::now();
+    while waits < 3 {
+        assert!(start.elapsed() < LIMIT, "no node was in backoff");
+        for daemon in [provider, manager] {
+            let told: serde_json::Value = serde_json::from_str(&daemon.ops("/readyz").unwrap().1).unwrap();
+            let reasons = told["reasons"].as_array().unwrap().iter();
+            for reason in reasons.filter(|reason| reason["code"].as_str().unwrap().ends_with("_node")) {
+                let message = reason["message"].as_str().unwrap();
+                assert!(message.to_lowercase().contains("refused"), "{message}");
+                waits += usize::from(message.contains("next try in"));
+            }
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    let log = provider.log() + &manager.log();
+    for line in log.lines().filter(|line| line.contains("next try in")) {
+        assert!(line.to_lowercase().contains("refused"), "{line}");
+    }
 }
 
 /// A trader on an available chain.

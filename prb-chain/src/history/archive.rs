@@ -40,6 +40,8 @@ mod http;
 mod read;
 mod write;
 
+#[doc(hidden)]
+pub use format::read_archive;
 pub use http::{HttpArchive, HttpConfig};
 pub use read::ArchiveHistory;
 pub use write::{Config, Error, Exported, Progress, export};

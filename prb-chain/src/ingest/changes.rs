@@ -12,7 +12,7 @@ use std::{
 
 use codec::DecodeAll;
 use futures::{StreamExt, stream::FuturesUnordered};
-use prb_core::{primitives::ParaNumber, prpc::Method, wire};
+use prb_core::{primitives::ParaNumber, prpc::Method, text::describe, wire};
 use tokio::time::Instant;
 
 use super::{Chains, Config, Error, Pause, absent, pace::Pace, write, wrong};
@@ -247,7 +247,7 @@ impl<'a> Round<'a> {
         // For this round only; the recorded failure decides about the next.
         self.nodes.retain(|load| !Arc::ptr_eq(&load.node, node));
         if matches!(&error, Error::Rpc(e) if e.refusal() == Some(Refusal::StatePruned)) {
-            node.lacks(Capability::States, &error.to_string());
+            node.lacks(Capability::States, &describe(&error));
         }
         if let Some(earlier) = self.failure.replace(error) {
             self.chains.record_failure("storage changes", &earlier);

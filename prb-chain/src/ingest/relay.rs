@@ -225,7 +225,7 @@ async fn prove_state(node: &Node, at: Hash, para_id: u32) -> Result<(), Error> {
 /// Records that a node has pruned the required state.
 fn unreadable(node: &Node, error: rpc::Error) -> Error {
     if error.refusal() == Some(Refusal::StatePruned) {
-        node.lacks(Capability::States, &error.to_string());
+        node.lacks(Capability::States, &describe(&error));
     }
     error.into()
 }
@@ -240,7 +240,7 @@ async fn proofs(node: &Node, tip: Tip, ends_set: bool) -> Result<Vec<Proven>, Er
         }
         Err(e) => {
             if let Error::Rpc(rpc::Error::Timeout { .. }) = &e {
-                node.lacks(Capability::FinalityProofs, &e.to_string());
+                node.lacks(Capability::FinalityProofs, &describe(&e));
             }
             Err(e)
         }

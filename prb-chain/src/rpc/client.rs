@@ -7,6 +7,7 @@ use jsonrpsee::{
     core::client::{Subscription, SubscriptionKind},
     types::SubscriptionId,
 };
+use prb_core::text::describe;
 use serde_json::value::RawValue;
 use subxt_rpcs::{
     UserError,
@@ -21,7 +22,7 @@ impl From<Error> for subxt_rpcs::Error {
             Error::Call { code, message, .. } => Self::User(UserError { code, message, data: None }),
             // The next request reopens the connection, which is what this variant promises.
             Error::Disconnected { .. } | Error::BackingOff { .. } => {
-                Self::DisconnectedWillReconnect(e.to_string())
+                Self::DisconnectedWillReconnect(describe(&e))
             }
             e => Self::Client(Box::new(e)),
         }

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use super::{Config, Error, Node, node::MAX_CAUSE_BYTES, settle::log_dispute};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use jsonrpsee::{
     core::client::{ClientT, Error as RpcError},
@@ -20,9 +21,6 @@ use prb_core::{
     primitives::Hash,
     text::{describe, shorten},
 };
-use tokio::time::Instant;
-
-use super::{Config, Error, Node, node::MAX_CAUSE_BYTES, settle::log_dispute};
 
 /// Consecutive timeouts after which a connection is closed.
 pub(super) const MAX_TIMEOUTS: u32 = 3;
@@ -120,11 +118,8 @@ impl Node {
         if let Some(open) = open.clone().filter(checked) {
             return Ok(open.client);
         }
-        let retry_at = self.state().retry_at;
-        if let Some(wait) = retry_at.and_then(|at| at.checked_duration_since(Instant::now()))
-            && !wait.is_zero()
-        {
-            return Err(Error::BackingOff { node: Arc::clone(self.name()), retry_after: wait });
+        if let Some((retry_after, cause)) = self.state().backing_off() {
+            return Err(Error::BackingOff { node: Arc::clone(self.name()), cause, retry_after });
         }
         let (client, is_new) = match open {
             // It was checked before the pins changed: only the check is repeated.
@@ -238,7 +233,7 @@ impl Node {
         let other_chain = matches!(error, Error::OtherChain { .. });
         let text = match error {
             Error::Disconnected { source, .. } => source.to_string(),
-            error => error.to_string(),
+            error => describe(error),
         };
         let mut state = self.state();
         // The first failure only: attempts follow each other every few seconds for as long as the node is down.
@@ -246,7 +241,7 @@ impl Node {
             tracing::warn!(chain = self.chain, node = %self.name(), error = %text, "cannot use node");
         }
         state.other_chain = other_chain;
-        state.retry_at = Some(Instant::now() + pause);
+        state.back_off(pause, &text);
         state.last_error = Some(text);
     }
 
@@ -264,7 +259,7 @@ impl Node {
                 tracing::debug!(chain = self.chain, node = %self.name(), lane = lane.as_str(), reason, "connection to node lost");
             }
             state.last_error = Some(reason.to_owned());
-            state.retry_at = (!pause.is_zero()).then(|| Instant::now() + pause);
+            state.back_off(pause, reason);
         }
     }
 }

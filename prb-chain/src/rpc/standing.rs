@@ -94,7 +94,9 @@ struct Absence {
 /// A node's record.
 #[derive(Debug, Default)]
 pub(super) struct Standing {
-    pub(super) retry_at: Option<Instant>,
+    /// Until when it is not connected again, and why.
+    // Apart from the last error, which may be about an answer.
+    backoff: Option<(Instant, Arc<str>)>,
     pub(super) last_error: Option<String>,
     pub(super) other_chain: bool,
     demoted_until: Option<Instant>,
@@ -131,6 +133,18 @@ impl Standing {
         self.demoted_until = Some(now + term);
         self.last_error = Some(reason.to_owned());
         is_new.then_some(term)
+    }
+
+    /// Records that no connection is made for this long, and why.
+    pub(super) fn back_off(&mut self, pause: Duration, cause: &str) {
+        self.backoff = (!pause.is_zero()).then(|| (Instant::now() + pause, cause.into()));
+    }
+
+    /// Returns the time until the next connection, and why there is none.
+    pub(super) fn backing_off(&self) -> Option<(Duration, Arc<str>)> {
+        let (until, cause) = self.backoff.as_ref()?;
+        let wait = until.checked_duration_since(Instant::now()).filter(|wait| !wait.is_zero())?;
+        Some((wait, Arc::clone(cause)))
     }
 
     /// Records a lost connection; returns whether to log it: the first one, and every second, fourth, eighth and so
@@ -171,7 +185,7 @@ impl Standing {
 
     /// The node may have been restarted with other flags.
     pub(super) fn reconnected(&mut self) {
-        self.retry_at = None;
+        self.backoff = None;
         self.last_error = None;
         self.other_chain = false;
         let now = Instant::now();
@@ -208,17 +222,19 @@ impl Standing {
         let lasts = |until: Option<Instant>| u8::from(until.is_some_and(|until| until > now));
         let lacking = u8::from(needed.iter().any(|needed| self.is_lacking(*needed)));
         // Powers of two, so that each reason outweighs all lesser ones together.
-        lasts(self.deferred_until) + 2 * lasts(self.demoted_until) + 4 * lacking + 8 * lasts(self.retry_at)
+        lasts(self.deferred_until)
+            + 2 * lasts(self.demoted_until)
+            + 4 * lacking
+            + 8 * u8::from(self.backing_off().is_some())
     }
 
     pub(super) fn health(&self, name: Arc<str>, connected: bool) -> Health {
-        let now = Instant::now();
         Health {
             name,
             connected,
             demoted: self.is_demoted(),
             deferred: self.is_deferred(),
-            backing_off: self.retry_at.is_some_and(|at| at > now),
+            backing_off: self.backing_off().is_some(),
             other_chain: self.other_chain,
             lacks: self.all_lacks(),
             last_error: self.last_error.clone(),

@@ -1,19 +1,59 @@
 //! Opens the database.
 
-use std::{fs, path::Path};
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    path::Path,
+};
 
 use heed::{
     CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, WithoutTls,
     types::{Bytes, Str},
 };
 
-use super::{Config, Error, Tables, decode, migrate};
+use super::{Config, Error, Store, Tables, decode, migrate};
 use crate::lmdb;
 
 /// A multiple of every page size.
 const PAGE: usize = 64 * 1024;
 /// Includes spare tables for later layouts.
 const MAX_TABLES: u32 = 16;
+
+impl Store {
+    /// Checks whether [`open`](Self::open) can use the folder, without creating or changing anything in it.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open); [`Error::InUse`] while a process has the store open.
+    pub fn check(path: &Path) -> Result<(), Error> {
+        let failed = |source| Error::Io { path: path.to_owned(), source };
+        if !path.exists() {
+            return Ok(());
+        }
+        if !path.is_dir() {
+            return Err(failed(io::ErrorKind::NotADirectory.into()));
+        }
+        // Held to the end, so that no daemon opens the store meanwhile.
+        let _lock = match File::open(path.join("in-use")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(failed(error)),
+            Ok(lock) if lock.metadata().is_ok_and(|meta| meta.is_dir()) => {
+                drop(lock);
+                return Err(failed(io::Error::new(
+                    io::ErrorKind::IsADirectory,
+                    "in-use, which must be a file, is a folder",
+                )));
+            }
+            Ok(lock) => match lock.try_lock() {
+                Ok(()) => Some(lock),
+                Err(TryLockError::WouldBlock) => return Err(Error::InUse { path: path.to_owned() }),
+                Err(TryLockError::Error(source)) => {
+                    return Err(Error::Lock { path: path.to_owned(), source });
+                }
+            },
+        };
+        examine(path)
+    }
+}
 
 /// The table of names and values.
 type Meta<'env> = Database<'env, Str, Bytes>;
@@ -33,7 +73,7 @@ pub(super) fn database(path: &Path, config: Config) -> Result<(Env<WithoutTls>, 
 
 /// Reads what decides whether a database can be used, without writing to its folder.
 #[allow(unsafe_code)]
-pub(super) fn examine(path: &Path) -> Result<(), Error> {
+fn examine(path: &Path) -> Result<(), Error> {
     let file = path.join("data.mdb");
     // LMDB creates what is missing or empty.
     if fs::metadata(&file).map_or(true, |meta| meta.is_file() && meta.len() == 0) {
@@ -91,4 +131,37 @@ fn open_tables(env: &Env<WithoutTls>) -> heed::Result<Tables> {
     let (meta, sets, numbered) = opened.unwrap_commit();
     let [relay_headers, justifications, alignments, para_headers, changes, digests] = numbered;
     Ok(Tables { meta, relay_headers, justifications, alignments, sets, para_headers, changes, digests })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::inventory::{self, HeedInventory};
+
+    #[test]
+    fn check_finds_what_opening_would_and_writes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("store"), folder.path().join("inventory"));
+        assert!(Store::check(&path).is_ok() && !path.exists());
+        let store = Store::open(&path, Config::default()).unwrap();
+        assert!(matches!(Store::check(&path), Err(Error::InUse { .. })));
+        drop(store);
+        let entries = |path: &Path| {
+            let mut names: Vec<_> = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
+            names.sort();
+            names.into_iter().map(|path| (fs::read(&path).unwrap(), path)).collect::<Vec<_>>()
+        };
+        let before = entries(&path);
+        Store::check(&path).unwrap();
+        assert!(entries(&path) == before, "it has written to {}", path.display());
+        Store::open(&path, Config::default()).unwrap();
+
+        drop(HeedInventory::open(&other, inventory::Config::default()).unwrap());
+        assert!(matches!(Store::check(&other), Err(Error::OtherData { .. })));
+        fs::write(path.join("data.mdb"), [7; 9000]).unwrap();
+        assert!(matches!(Store::check(&path), Err(Error::Damaged { .. })));
+        fs::write(path.join("data.mdb"), "").unwrap();
+        Store::check(&path).unwrap();
+    }
 }

@@ -1,7 +1,7 @@
 //! Missing nonces: a transaction behind them waits in its node's pool until it expires, or until they are
 //! filled if [`Config::fill_nonce_gaps`](super::Config::fill_nonce_gaps) is set.
 
-use prb_core::chain::CallBatch;
+use prb_core::{chain::CallBatch, text::describe};
 
 use super::{queries, sign::sign, watcher::Watcher};
 
@@ -42,11 +42,11 @@ impl Watcher<'_> {
         let inner = self.inner;
         let batch = CallBatch::new(std::sync::Arc::clone(self.signer), Vec::new());
         let mut last = "no node answers".to_owned();
-        for (node, head) in queries::heads(&inner.pool).await.map_err(|e| e.to_string())? {
+        for (node, head) in queries::heads(&inner.pool).await.map_err(|e| describe(&e))? {
             let filler = async {
-                let runtime = inner.runtimes.at(&node, None).await.map_err(|e| e.to_string())?;
-                let terms = inner.terms(&node, nonce, &head).await.map_err(|e| e.to_string())?;
-                sign(&runtime, &batch, terms).await.map_err(|e| e.to_string())
+                let runtime = inner.runtimes.at(&node, None).await.map_err(|e| describe(&e))?;
+                let terms = inner.terms(&node, nonce, &head).await.map_err(|e| describe(&e))?;
+                sign(&runtime, &batch, terms).await.map_err(|e| describe(&e))
             };
             let filler = match filler.await {
                 Ok(filler) => filler,

@@ -103,7 +103,7 @@ impl Inner {
 }
 
 fn classify(e: &rpc::Error) -> Refusal {
-    let reason = e.to_string();
+    let reason = describe(e);
     let rpc::Error::Call { code, message, .. } = e else {
         return Refusal::Other { reason, retryable: false };
     };

@@ -183,7 +183,7 @@ impl<'a> Watcher<'a> {
 
     fn log_unread(&self, error: &queries::Error) -> String {
         tracing::debug!(extrinsic = %self.prepared.hash, %error, "cannot determine the transaction's outcome yet");
-        error.to_string()
+        describe(error)
     }
 
     /// Sends the same transaction again: to the preferred node, or to the next one if a node has it and is
@@ -239,7 +239,7 @@ impl Inner {
     /// Searches the finalised blocks that can include the transaction and were not searched yet. It is certain
     /// that no block can include it once all nodes that answer say so.
     async fn search(&self, prepared: &Prepared, from: u32) -> Result<(Block, u32), Search> {
-        let failed = |e: queries::Error| Search::Failed { error: e.to_string() };
+        let failed = |e: queries::Error| Search::Failed { error: describe(&e) };
         let (mut gone, mut not_yet, mut last) = (None, None, None);
         for (node, head) in queries::heads(&self.pool).await.map_err(failed)? {
             match self.search_with(&node, &head, prepared, from).await {

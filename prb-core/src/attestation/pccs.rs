@@ -23,7 +23,7 @@ use tracing::warn;
 use super::{CollateralSource, Error};
 use crate::{
     pruntime::http::{BuildError, tls},
-    text::shorten,
+    text::{duration, shorten},
     wire::{Collateral, SgxV30QuoteCollateral},
 };
 
@@ -135,7 +135,7 @@ impl PccsSource {
         let client = CollateralClient::<DefaultConfig, _>::new(self.http.clone(), url);
         let fetched = tokio::time::timeout(self.timeout, client.fetch(quote))
             .await
-            .map_err(|_| format!("no answer within {:?}", self.timeout))?
+            .map_err(|_| format!("no answer within {}", duration(self.timeout)))?
             .map_err(|error| format!("{error:#}"))?;
         // With a clock before 1970 no certificate is valid yet, so that the verification fails.
         let now = (self.clock)().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());

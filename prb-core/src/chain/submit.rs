@@ -10,6 +10,7 @@ use crate::{
     encoding::decimal_option,
     primitives::{AccountId, Balance, Hash, ParaNumber},
     signer::{self, Signer},
+    text::duration,
     wire::{MessageOrigin, SignedMessage},
 };
 
@@ -152,7 +153,7 @@ pub enum SubmitError {
         reason: String,
     },
     /// Sent, but the outcome could not be determined: read [`ChainSubmitter::effects`] before sending again.
-    #[error("the transaction's outcome is not known after {waited:?}: {reason}")]
+    #[error("the transaction's outcome is not known after {}: {reason}", duration(*waited))]
     Unknown {
         /// How long it was watched.
         waited: Duration,

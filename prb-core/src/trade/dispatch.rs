@@ -20,7 +20,7 @@ use super::{
     released_jobs::{BEHIND_OLDER, ReleasedJobs},
     status::StatusPublisher,
 };
-use crate::{primitives::AccountId, queue::Lease};
+use crate::{primitives::AccountId, queue::Lease, text::seconds};
 
 /// Delay of a job for which its lane had no capacity.
 const FULL_LANE_DELAY: Duration = Duration::from_secs(5);
@@ -195,7 +195,7 @@ impl Dispatcher {
 
     /// Releases a job for a while. Until it is leased again, no younger one of its operator is accepted.
     fn release_later(&self, lease: &Lease, after: Duration, permit: mpsc::OwnedPermit<Release>) {
-        tracing::debug!(job = %lease.id, seconds = after.as_secs_f64(), "the lane cannot take the job now; it is released for a while");
+        tracing::debug!(job = %lease.id, seconds = seconds(after), "the lane cannot take the job now; it is released for a while");
         let due = Instant::now() + after;
         let until = due + self.shared.config.lease_ttl;
         self.shared.released.track(lease.job.signer.operator, [lease.id], due, until);

@@ -18,6 +18,13 @@ pub(super) fn describe_metrics() {
     metrics::describe_counter!(CALLS, "Calls decided, by result: done, already_done, failed");
     metrics::describe_counter!(BATCHES, "Batches sent, by result: included, refused, unresolved");
     metrics::describe_histogram!(BATCH_CALLS, "Calls of a batch that was sent");
+    // From the start: `increase` does not see a series that begins with its first event.
+    for result in ["done", "already_done", "failed"] {
+        metrics::counter!(CALLS, "result" => result).increment(0);
+    }
+    for result in ["included", "refused", "unresolved"] {
+        metrics::counter!(BATCHES, "result" => result).increment(0);
+    }
 }
 
 /// The current work and the totals of a trader since its start.

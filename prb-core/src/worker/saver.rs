@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::{
     inventory::{Edit, Error, FleetRecord, Inventory},
     sync::{Backoff, BackoffConfig},
-    text::describe,
+    text::{describe, duration},
 };
 
 /// How long changes are batched: a fleet that starts learns thousands of keys within moments, and each edit
@@ -110,7 +110,7 @@ impl Saver {
     async fn store_within(&self, limit: Duration) -> Result<(), String> {
         match tokio::time::timeout(limit, self.store()).await {
             Ok(stored) => stored.map_err(|error| describe(&error)),
-            Err(_) => Err(format!("the inventory has not answered within {limit:?}")),
+            Err(_) => Err(format!("the inventory has not answered within {}", duration(limit))),
         }
     }
 

@@ -3,7 +3,10 @@
 use std::{borrow::Cow, pin::pin, sync::Arc, time::Duration};
 
 use futures::StreamExt;
-use prb_core::queue::{JobFailure, JobId};
+use prb_core::{
+    queue::{JobFailure, JobId},
+    text::duration,
+};
 use redis::{RedisResult, aio::PubSub};
 use serde_json::value::RawValue;
 use tokio::time::{Instant, interval, sleep, timeout};
@@ -165,10 +168,9 @@ pub(super) async fn poll_outcomes(shared: Arc<Shared>) {
 }
 
 fn fail_outstanding(shared: &Shared, reason: &str) {
-    let secs = shared.config.outage_limit.as_secs_f32();
     let message = format!(
-        "the queue has been unavailable for {secs:.0} s ({reason}): check the chain and submit again what is \
-         still needed"
+        "the queue has been unavailable for {} ({reason}): check the chain and submit again what is still needed",
+        duration(shared.config.outage_limit)
     );
     let count = shared.pending.fail_outstanding(&message);
     if count > 0 {

@@ -18,6 +18,8 @@ use prb_core::{
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, value::RawValue};
 
+use super::record::Record;
+
 /// Describes what is wrong with a job's data; shown to its submitter.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -220,6 +222,30 @@ pub(super) fn decode(data: &RawValue) -> Result<Decoded, BadData> {
         None => (None, None),
     };
     Ok(Decoded { action, pool, signer, mark, calls })
+}
+
+/// Reads a job as a consumer does; `None` if it is refused or names no signer. For the fuzz target of jobs.
+#[doc(hidden)]
+pub fn read_job(json: &[u8]) -> Option<Job> {
+    let record = Record::read(json).ok()?;
+    let Decoded { pool, signer, calls, .. } = decode(&record.data).ok()?;
+    let job = Job { pool, signer: signer?, calls, retries: record.tail.retries() };
+    // What the next consumer finds once this one has written the job's end.
+    let written = record.write(&record.tail).ok()?;
+    assert!(Record::read(written.as_bytes()).is_ok(), "{written}");
+    job.check().ok().map(|()| job)
+}
+
+/// Writes a job as a submitter does. For the fuzz target of jobs.
+///
+/// # Panics
+/// If it cannot be encoded.
+#[doc(hidden)]
+#[expect(clippy::expect_used, reason = "a violation is what the target looks for")]
+pub fn write_job(job: &Job) -> Vec<u8> {
+    let encoded = encode(job, "mark".into()).expect("a valid job is encoded");
+    let record = Record::new(encoded.data, job.retries, 0).expect("a record");
+    record.write(&record.tail).expect("a record is written").into_bytes()
 }
 
 fn bytes_of(text: &str, field: &str) -> Result<Vec<u8>, BadData> {

@@ -6,7 +6,7 @@
 //! stops reading from that peer until it has taken its answers; a peer that reads more slowly than
 //! [`Config::min_bytes_per_second`] is disconnected. Where all connections are taken, a newcomer's address that has
 //! fewer takes the place of one that has more; the same holds for bytes, of which every address can have a part that
-//! only depends on how many others there are.
+//! only depends on how many others there are. Of an address, eight connections write at a time, in turns.
 //!
 //! A fleet's essential traffic has bytes that large answers cannot take: heights and other small blobs, and
 //! batches that are reduced if there is no room for the requested size ([`Lookup::smaller`]).
@@ -81,7 +81,7 @@ const BUFFERED_TIMEOUTS: u32 = 3;
 pub struct Config {
     /// Most connections. Default: 4,096.
     pub max_connections: usize,
-    /// Most connections of one IP address, or of one IPv6 /64 network. Default: 1,024.
+    /// Most connections of one IP address, or of one share of an IPv6 /48. Default: 1,024.
     pub max_connections_per_ip: usize,
     /// Most unanswered requests of one connection. Default: 128.
     pub max_in_flight: usize,
@@ -89,7 +89,7 @@ pub struct Config {
     /// (`PHALA_LIFECYCLE_BLOB_SERVER_SESSION_MAX_MEMORY`, which is in MiB). A single answer may be larger.
     /// Default: 64 MiB.
     pub session_max_bytes: usize,
-    /// The same for one IP address, or one IPv6 /64 network, if it is alone. Default: 128 MiB.
+    /// The same for one IP address, or one share of an IPv6 /48, if it is alone. Default: 128 MiB.
     pub max_bytes_per_ip: usize,
     /// The same for all connections together, without small answers. An address may hold a third of what is free;
     /// beside `n` others it can always have one part in `n + 4`, within seconds. Default: 512 MiB.

@@ -87,7 +87,7 @@ fn narrow(file: &File, path: &Path) -> io::Result<()> {
         }
         // The mount may be read-only, or the file another user's: the key is usable nevertheless.
         Err(error) => {
-            tracing::warn!(%path, mode, %error, "the identity file is accessible to others and its mode cannot be changed");
+            tracing::warn!(%path, mode, error = %prb_core::text::describe(&error), "the identity file is accessible to others and its mode cannot be changed");
         }
     }
     Ok(())

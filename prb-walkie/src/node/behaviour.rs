@@ -121,3 +121,65 @@ fn connection_limits(limits: &Limits) -> ConnectionLimits {
         .with_max_established(Some(limits.connections))
         .with_max_established_per_peer(Some(limits.connections_per_peer))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use libp2p::{
+        Multiaddr,
+        core::{ConnectedPoint, Endpoint, transport::PortUse},
+        swarm::{ConnectionId, FromSwarm, behaviour::ConnectionEstablished},
+    };
+
+    use super::*;
+
+    /// Connections that are admitted: of many peers or of one, inbound or outbound.
+    fn admitted(limits: &Limits, one_peer: bool, inbound: bool) -> u32 {
+        let mut counts = connection_limits::Behaviour::new(connection_limits(limits));
+        let address: Multiaddr = "/ip4/192.0.2.1/tcp/1".parse().unwrap();
+        let (peer, mut admitted) = (PeerId::random(), 0);
+        for number in 0..200 {
+            let id = ConnectionId::new_unchecked(number);
+            let peer_id = if one_peer { peer } else { PeerId::random() };
+            let (role, port_use) = (Endpoint::Dialer, PortUse::Reuse);
+            let (result, endpoint) = if inbound {
+                let (local_addr, send_back_addr) = (address.clone(), address.clone());
+                let result = counts.handle_established_inbound_connection(id, peer_id, &address, &address);
+                (result.map(drop), ConnectedPoint::Listener { local_addr, send_back_addr })
+            } else {
+                let result =
+                    counts.handle_established_outbound_connection(id, peer_id, &address, role, port_use);
+                let address = address.clone();
+                (result.map(drop), ConnectedPoint::Dialer { address, role_override: role, port_use })
+            };
+            if result.is_ok() {
+                admitted += 1;
+                counts.on_swarm_event(FromSwarm::ConnectionEstablished(ConnectionEstablished {
+                    peer_id,
+                    connection_id: id,
+                    endpoint: &endpoint,
+                    failed_addresses: &[],
+                    other_established: 0,
+                }));
+            }
+        }
+        admitted
+    }
+
+    #[test]
+    fn connections_are_limited_in_each_direction_and_for_each_peer() {
+        let limits = Limits { connections: 80, connections_per_peer: 7, handshakes: 5, ..Limits::default() };
+        assert_eq!(admitted(&limits, false, true), 70, "an eighth is for dialling");
+        assert_eq!(admitted(&limits, false, false), 80);
+        assert_eq!((admitted(&limits, true, true), admitted(&limits, true, false)), (7, 7));
+        let mut counts = connection_limits::Behaviour::new(connection_limits(&limits));
+        let address: Multiaddr = "/ip4/192.0.2.1/tcp/1".parse().unwrap();
+        let ids = || (0..200).map(ConnectionId::new_unchecked);
+        let incoming = ids()
+            .filter(|id| counts.handle_pending_inbound_connection(*id, &address, &address).is_ok())
+            .count();
+        let outgoing = ids()
+            .filter(|id| counts.handle_pending_outbound_connection(*id, None, &[], Endpoint::Dialer).is_ok());
+        assert_eq!((incoming, outgoing.count()), (10, 5));
+    }
+}

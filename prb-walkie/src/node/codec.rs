@@ -237,6 +237,15 @@ mod tests {
         }
     }
 
+    #[test]
+    fn requests_of_others_leave_memory_for_answers() {
+        let memories = Memories::new(800 * 1024);
+        let flood = memories.requests.take(100 * 1024).unwrap();
+        assert!(memories.requests.take(1).is_err());
+        assert!(memories.answers.take(700 * 1024).is_ok());
+        drop(flood);
+    }
+
     #[tokio::test]
     async fn reservation_releases_its_surplus() {
         let memory = Memory::new(128 * 1024);

@@ -73,7 +73,7 @@ pub struct Limits {
     /// Most calls answered concurrently in each class: management, discovery, small blobs, and blobs read from
     /// the store. Further ones are refused. A quarter of each class is reserved for known peers. Default: 192.
     pub calls: usize,
-    /// The same for strangers with one IP address, or in one IPv6 /64 network. Default: 96.
+    /// The same for strangers with one IP address, or in one share of an IPv6 /48 ([`share_of`](super::share_of)). Default: 96.
     pub calls_per_ip: usize,
     /// The same for one peer. Default: 64.
     pub calls_per_peer: usize,
@@ -83,7 +83,7 @@ pub struct Limits {
     /// Most connections. An eighth is reserved for connections made by this node, and a quarter of the others for
     /// known peers. Default: 512.
     pub connections: u32,
-    /// Most inbound connections of one IP address, or of one IPv6 /64 network, not counting peers in the
+    /// Most inbound connections of one IP address, or of one share of an IPv6 /48, not counting peers in the
     /// configuration and those that know the shared key. Default: 64.
     pub connections_per_ip: u32,
     /// Most connections with one peer: originals open one for each call. Default: 32.

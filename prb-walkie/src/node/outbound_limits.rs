@@ -31,3 +31,17 @@ impl PeerLimits {
         Arc::clone(by_peer.entry(peer).or_insert_with(|| Arc::new(Semaphore::new(self.permits))))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unused_semaphores_are_removed() {
+        let limits = PeerLimits::new(2, 8);
+        let held: Vec<_> = (0..4).map(|_| limits.of(PeerId::random())).collect();
+        (0..100).for_each(|_| drop(limits.of(PeerId::random())));
+        let by_peer = limits.by_peer.lock().unwrap_or_else(PoisonError::into_inner);
+        assert!(by_peer.len() <= 8 && held.iter().all(|one| Arc::strong_count(one) == 2));
+    }
+}

@@ -351,6 +351,19 @@ mod tests {
     }
 
     #[test]
+    fn trusted_peers_and_their_addresses_are_bounded() {
+        let mut shares = shares(Limits::default(), |_| ());
+        for number in 0..MAX_TRUSTED + 10 {
+            let peer = PeerId::random();
+            shares.trust(peer, true);
+            let [.., a, b] = number.to_be_bytes();
+            let remote: Multiaddr = format!("/ip4/198.18.{a}.{b}/tcp/1").parse().unwrap();
+            shares.known.learn(&remote);
+        }
+        assert_eq!((shares.trusted.len(), shares.known.addresses.len()), (MAX_TRUSTED, MAX_TRUSTED));
+    }
+
+    #[test]
     fn a_connection_is_no_handshake_any_more() {
         let mut shares = shares(Limits { handshakes: 3, ..Limits::default() }, |_| ());
         for number in 0..10 {

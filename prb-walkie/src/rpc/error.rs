@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use libp2p::PeerId;
+use prb_core::text::duration;
 
 use super::Method;
 use crate::proto;
@@ -12,7 +13,7 @@ pub use crate::proto::ErrorType as ErrorKind;
 
 /// An error answer: returned by a handler, and passed to its caller.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message} ({kind:?})")]
+#[error("{message} ({})", name(*kind))]
 pub struct ResponseError {
     /// Its kind.
     pub kind: ErrorKind,
@@ -20,6 +21,17 @@ pub struct ResponseError {
     pub message: String,
     /// Whether the same call is let in over a connection that the caller makes on this machine.
     pub(crate) is_let_in_from_same_machine: Option<bool>,
+}
+
+/// The kind as messages have it.
+const fn name(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Unknown => "unknown error",
+        ErrorKind::Server => "server error",
+        ErrorKind::NotFound => "not found",
+        ErrorKind::Duplicated => "duplicate",
+        ErrorKind::Unauthorized => "unauthorized",
+    }
 }
 
 impl ResponseError {
@@ -93,7 +105,7 @@ pub enum Error {
         reason: String,
     },
     /// No answer in time. The call may have been carried out.
-    #[error("{peer} has not answered within {waited:?}")]
+    #[error("{peer} has not answered within {}", duration(*waited))]
     TimedOut {
         /// The called peer.
         peer: PeerId,

@@ -4,7 +4,7 @@ use std::{collections::HashMap, fmt, panic::AssertUnwindSafe, sync::Arc, time::D
 
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
-use prb_core::text::shorten;
+use prb_core::text::{duration, shorten};
 use prost::Message;
 
 use super::{Call, Caller, MAX_QUOTED_BYTES, Method, ResponseError, auth, envelope};
@@ -166,7 +166,7 @@ impl Handlers {
                 tracing::error!(method = method.name(), peer = %caller.peer, "a handler panicked");
                 Err(ResponseError::server("the handler failed"))
             }
-            Err(_) => Err(ResponseError::server(format!("no answer within {timeout:?}"))),
+            Err(_) => Err(ResponseError::server(format!("no answer within {}", duration(timeout)))),
         }
     }
 }

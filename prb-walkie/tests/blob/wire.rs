@@ -234,6 +234,40 @@ async fn frame_length_of_4_gib_ends_the_connection() {
     }
 }
 
+/// Counts the lookups that are under way; they never end.
+#[derive(Debug, Default)]
+struct Counts(std::sync::atomic::AtomicUsize);
+
+#[async_trait]
+impl Lookup for Counts {
+    async fn get(&self, _: &str) -> Result<Option<Bytes>, prb_core::blob::Error> {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        std::future::pending().await
+    }
+
+    fn bound_bytes(&self, _: &str) -> usize {
+        100
+    }
+}
+
+#[tokio::test]
+async fn requests_in_flight_of_a_connection_are_limited() {
+    let counts = Arc::new(Counts::default());
+    let server = Running::start(counts.clone(), server::Config::default().with_max_in_flight(4)).await;
+    let mut out = Vec::new();
+    (0..20).for_each(|_| frame::put_request([0; 8], "x", &mut out));
+    let mut first = TcpStream::connect(server.address).await.unwrap();
+    first.write_all(&out).await.unwrap();
+    let begun = || counts.0.load(std::sync::atomic::Ordering::SeqCst);
+    until("the first requests", || begun() >= 4).await;
+    // Time enough for the others, too: another connection is served meanwhile.
+    let mut other = TcpStream::connect(server.address).await.unwrap();
+    other.write_all(&out).await.unwrap();
+    until("the other's", || begun() >= 8).await;
+    tokio::task::yield_now().await;
+    assert_eq!(begun(), 8);
+}
+
 #[tokio::test]
 async fn connections_beyond_the_limits_are_closed() {
     let config = server::Config::default().with_max_connections(20).with_max_connections_per_ip(12);

@@ -13,6 +13,7 @@ use prb_core::{
         Error, JobId, JobState,
         admin::{Filter, QueueAdmin},
     },
+    text::duration,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -133,6 +134,6 @@ fn no_job(id: &str) -> Problem {
 async fn with_timeout<T>(question: impl Future<Output = Result<T, Error>>) -> Result<T, Problem> {
     match tokio::time::timeout(TIMEOUT, question).await {
         Ok(answer) => Ok(answer?),
-        Err(_) => Err(Error::Unavailable(format!("no answer within {TIMEOUT:?}").into()).into()),
+        Err(_) => Err(Error::Unavailable(format!("no answer within {}", duration(TIMEOUT)).into()).into()),
     }
 }

@@ -16,7 +16,10 @@ use std::{
 
 use async_trait::async_trait;
 use axum::http::StatusCode;
-use prb_core::worker::{Command, Event};
+use prb_core::{
+    text::duration,
+    worker::{Command, Event},
+};
 use prb_walkie::{
     manage::detail::WorkerDetail,
     node::{Node, PeerId},
@@ -354,7 +357,7 @@ async fn change<T>(call: impl Future<Output = Result<T, rpc::Error>>) -> Result<
 }
 
 fn timed_out(limit: Duration) -> Error {
-    let text = format!("the peer has not answered within {:.1} s", limit.as_secs_f64());
+    let text = format!("the peer has not answered within {}", duration(limit));
     Error::new(StatusCode::GATEWAY_TIMEOUT, text)
 }
 

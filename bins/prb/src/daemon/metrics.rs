@@ -141,7 +141,7 @@ fn heights(view: &View) {
 fn balances(chain: &ChainView) {
     for (account, reading) in &chain.accounts {
         if let Ok(account_state) = reading {
-            gauge!(BALANCE, "account" => account.to_string()).set(account_state.free as f64 / PHA);
+            gauge!(BALANCE, "account" => account.address()).set(account_state.free as f64 / PHA);
         }
     }
 }

@@ -178,15 +178,15 @@ impl Plan {
         let stated = account("the operator's account", row.account.as_deref(), &mut faults);
         let key = key(row.secret, stated, &mut faults);
         let operator = match (&key, stated) {
-            (Some((account, _)), _) => account.to_string(),
-            (None, Some(account)) => format!("{account}, key missing"),
+            (Some((account, _)), _) => account.address(),
+            (None, Some(account)) => format!("{}, key missing", account.address()),
             (None, None) => "none".into(),
         };
         self.pool_table.push(vec![
             shown_pid,
             row.name,
             operator,
-            pool.proxied.map_or_else(|| "-".into(), |account| account.to_string()),
+            pool.proxied.map_or_else(|| "-".into(), |account| account.address()),
             yes_no(row.enabled),
             yes_no(row.sync_only),
             problem(&faults),
@@ -306,6 +306,7 @@ fn key(
         }
     };
     if let Some(stated) = stated.filter(|stated| *stated != account) {
+        let (account, stated) = (account.address(), stated.address());
         faults.push(format!("its operator's key belongs to {account}, not to {stated}"));
         return None;
     }

@@ -11,6 +11,7 @@ use prb_chain::{
 use prb_core::{
     blob::Genesis,
     primitives::{Hash, ParaNumber},
+    text::describe,
 };
 use prb_walkie::{
     blob::remote::{Finalized, GenesisCheck, GenesisError, OwnChain},
@@ -72,7 +73,7 @@ async fn fetch_identity(para: &NodePool, sender: &watch::Sender<Option<Hash>>) {
         };
         if logged_at.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
             logged_at = Some(Instant::now());
-            tracing::warn!(error = %prb_core::text::describe(&error), "peers wait: the parachain's node does not say which chain it is");
+            tracing::warn!(error = %describe(&error), "peers wait: the parachain's node does not say which chain it is");
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     }
@@ -110,7 +111,7 @@ impl GenesisCheck for OwnGenesis {
     async fn check(&self, genesis: &Genesis) -> Result<(), GenesisError> {
         self.para.check_genesis(genesis).await.map_err(|error| match error {
             identity::Error::Wrong(reason) => GenesisError::Wrong(reason),
-            error => GenesisError::Unchecked(error.to_string()),
+            error => GenesisError::Unchecked(describe(&error)),
         })
     }
 }

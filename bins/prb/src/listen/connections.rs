@@ -71,3 +71,47 @@ impl Connections {
         self.open.remove(&id);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::future::pending;
+
+    use tokio::task::JoinSet;
+
+    use super::*;
+    use crate::listen::Limits;
+
+    fn age(connections: &mut Connections, by: Duration) {
+        connections.open.values_mut().for_each(|open| open.since -= by);
+    }
+
+    #[tokio::test]
+    async fn young_and_working_connections_are_not_displaced() {
+        let shares = Shares::new(Limits { total: 4, per_address: 3, reserve: 0 });
+        let (mut connections, mut tasks) = (Connections::new(shares), JoinSet::new());
+        let [one, other] = [1, 2].map(|host| IpAddr::from([192, 0, 2, host]));
+        let mut open = |connections: &mut Connections, ip, phase| {
+            let slot = connections.admit(ip)?;
+            let activity = Activity::default();
+            activity.set(phase);
+            connections.opened(slot, activity, tasks.spawn(pending::<()>()));
+            Some(())
+        };
+        for (ip, phase) in [(one, Phase::Working), (one, Phase::Working), (one, Phase::Receiving)] {
+            open(&mut connections, ip, phase).unwrap();
+        }
+        open(&mut connections, other, Phase::Receiving).unwrap();
+        assert!(open(&mut connections, other, Phase::Receiving).is_none(), "all are young");
+        age(&mut connections, GRACE);
+        open(&mut connections, other, Phase::Receiving).unwrap();
+        // Each has two now, and a third has none.
+        let third = IpAddr::from([192, 0, 2, 3]);
+        age(&mut connections, GRACE);
+        open(&mut connections, third, Phase::Receiving).unwrap();
+        assert!(open(&mut connections, third, Phase::Receiving).is_none(), "those of the first work");
+        age(&mut connections, WORK);
+        open(&mut connections, third, Phase::Receiving).unwrap();
+        assert_eq!([one, other, third].map(|ip| connections.shares.held_by(ip)), [1, 1, 2].map(Some));
+    }
+}

@@ -84,3 +84,30 @@ pub(super) fn busy() -> Response {
     let text = "too many connections: close some, or try again in a moment\n";
     (StatusCode::SERVICE_UNAVAILABLE, wait, text).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::future::pending;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn oldest_connection_that_waits_for_its_client_makes_room() {
+        let (mut reserve, working) = (Reserve::default(), Activity::default());
+        working.set(Phase::Working);
+        reserve.spawn(working.clone(), pending());
+        for _ in 0..MAX_CONNECTIONS {
+            reserve.spawn(Activity::default(), pending());
+        }
+        reserve.ended().await;
+        assert_eq!((reserve.tasks.len(), reserve.open.len()), (MAX_CONNECTIONS, MAX_CONNECTIONS));
+        assert!(reserve.open.front().unwrap().0.is(Phase::Working), "the second oldest has made room");
+        // If all work, the oldest.
+        reserve.open.iter().for_each(|(activity, _)| activity.set(Phase::Working));
+        reserve.spawn(Activity::default(), pending());
+        reserve.ended().await;
+        working.set(Phase::Answering);
+        assert!(reserve.open.front().unwrap().0.is(Phase::Working));
+    }
+}

@@ -13,7 +13,7 @@ use prb_walkie::node::share_of;
 pub(crate) struct Limits {
     /// All slots.
     pub(crate) total: usize,
-    /// For one address of another machine: an IPv4 address, or an IPv6 network of /64.
+    /// For one address of another machine: an IPv4 address, or a share of an IPv6 /48.
     pub(crate) per_address: usize,
     /// Slots that other machines cannot take from this one, from which health checks and the command line connect;
     /// and that this one cannot take from them, as a reverse proxy here may connect on behalf of everybody.

@@ -245,3 +245,28 @@ async fn a_few_plain_requests_beyond_the_share_are_answered() {
     }
     assert_eq!(ask(2, port.address).await, 503);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_heads_and_long_connections_end() {
+    let router = Router::new().route("/", get(async || "here"));
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let times = Times { connection: Duration::from_millis(300), ..Times::default() };
+    let settings = Settings { name: "port", reserve: router.clone(), head_bytes: MAX_HEAD_BYTES, times };
+    let _task = AbortOnDropHandle::new(tokio::spawn(serve_within(listener, router, settings)));
+    let mut stream = connect(2, address).await;
+    let head = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(2 * MAX_HEAD_BYTES));
+    // It may be refused before all of it is sent.
+    let _ = stream.write_all(head.as_bytes()).await;
+    assert!([431, 0].contains(&status(&mut stream).await));
+    // A client that asks again and again.
+    let mut stream = connect(2, address).await;
+    let start = Instant::now();
+    let mut answer = [0; 1024];
+    while stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.is_ok()
+        && stream.read(&mut answer).await.is_ok_and(|read| read > 0)
+    {
+        assert!(start.elapsed() < LIMIT, "a connection lasts for ever");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

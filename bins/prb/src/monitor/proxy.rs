@@ -31,6 +31,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::any,
 };
+use prb_core::text::duration;
 use prb_walkie::{
     node::{Node, PeerId},
     proto::{self, ErrorType, Role},
@@ -139,7 +140,12 @@ impl Proxy {
         let exchange = self.node.exchange(peer_id, known, data.into());
         let response = match tokio::time::timeout(TIMEOUT, exchange).await {
             Ok(result) => result.map_err(Failure::of)?,
-            Err(_) => return Err(Failure::late(format!("{peer_id} has not answered within {TIMEOUT:?}"))),
+            Err(_) => {
+                return Err(Failure::late(format!(
+                    "{peer_id} has not answered within {}",
+                    duration(TIMEOUT)
+                )));
+            }
         };
         let text = if response.data.len() > LARGE_BYTES {
             let written = tokio::task::spawn_blocking(move || write_answer(answer, response)).await;

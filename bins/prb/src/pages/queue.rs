@@ -15,9 +15,12 @@ use axum::{
     routing::{get, post},
 };
 use maud::{Markup, html};
-use prb_core::queue::{
-    Error, JobId, JobQueue, JobState, Stats,
-    admin::{JobDetail, QueueAdmin, now_ms},
+use prb_core::{
+    queue::{
+        Error, JobId, JobQueue, JobState, Stats,
+        admin::{JobDetail, QueueAdmin, now_ms},
+    },
+    text::duration,
 };
 use tokio::sync::Semaphore;
 
@@ -238,7 +241,7 @@ impl QueuePages {
 async fn with_timeout<T>(question: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     match tokio::time::timeout(TIMEOUT, question).await {
         Ok(answer) => answer,
-        Err(_) => Err(Error::Unavailable(format!("no answer within {TIMEOUT:?}").into())),
+        Err(_) => Err(Error::Unavailable(format!("no answer within {}", duration(TIMEOUT)).into())),
     }
 }
 

@@ -73,7 +73,8 @@ fn expand(level: &str) -> String {
     }
 }
 
-/// Parses a level or a filter.
+/// Parses a level or a filter. A filter without a bare level adds to the default level: alone, it would silence
+/// everything that it does not name.
 ///
 /// # Errors
 /// Names the allowed values, and a suggestion for a misspelled one.
@@ -87,13 +88,17 @@ pub fn log_level(text: &str) -> Result<LogLevel, String> {
     if parts.is_empty() {
         return Err(format!("must be {ALLOWED}"));
     }
-    let read: Result<Vec<_>, String> = parts.into_iter().map(part).collect();
+    let has_base = parts.iter().any(|part| !part.contains(['=', '[']));
+    let base = (!has_base).then(|| Ok(expand("info")));
+    let read: Result<Vec<_>, String> = base.into_iter().chain(parts.into_iter().map(part)).collect();
     read.map(|parts| LogLevel(Parts::Filter(parts)))
 }
 
 /// Parses one part of a filter: a bare word is a level, never the name of a library, because that would
 /// silence everything else.
 fn part(text: &str) -> Result<String, String> {
+    let end = text.find(['=', '[']).unwrap_or_default();
+    check_target(&text[..end])?;
     let read = match text.rsplit_once('=') {
         None if !text.contains('[') => return level(text).map(expand),
         Some((target, word)) if is_target(target) => format!("{target}={}", level(word)?),
@@ -105,7 +110,24 @@ fn part(text: &str) -> Result<String, String> {
 
 /// Whether a text can be the path of a module.
 fn is_target(text: &str) -> bool {
-    text.chars().all(|c| c.is_ascii_alphanumeric() || "_-:".contains(c))
+    text.chars().all(|c| c.is_ascii_alphanumeric() || "_:".contains(c))
+}
+
+/// Refuses targets that no line can have: `tracing` ignores them without a word.
+fn check_target(target: &str) -> Result<(), String> {
+    let shown = redact::shown(target);
+    let path = target.replace('-', "_");
+    let name = path.split("::").next().unwrap_or_default();
+    if name.starts_with("prb") && !OURS.contains(&name) {
+        let near = OURS.iter().find(|ours| distance(ours, name) <= 2);
+        let meant = near
+            .map_or_else(|| format!("they are {}", OURS.join(", ")), |ours| format!("did you mean {ours}?"));
+        return Err(format!("{shown} is none of this program's crates, {meant}"));
+    }
+    if path != target {
+        return Err(format!("{shown} is not the path of a module, did you mean {}?", redact::shown(&path)));
+    }
+    Ok(())
 }
 
 fn level(text: &str) -> Result<&'static str, String> {
@@ -180,6 +202,36 @@ mod tests {
         for bad in ["", ",", "loud", "info,loud", "hyper", "hyper=loud", "35", "info,prb core=debug"] {
             assert!(log_level(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn filter_without_a_level_keeps_the_default() {
+        for text in ["prb_core=debug", "hyper=trace", "prb_core[{worker}]=debug", "[{worker}]=debug"] {
+            let read = log_level(text).unwrap().directives();
+            assert!(read.starts_with("warn,prb=info,") && read.ends_with(&format!(",{text}")), "{read}");
+            assert!(read.contains(",yamux=off,"), "{read}");
+        }
+        assert_eq!(log_level("off,prb_core=debug").unwrap().directives(), "off,prb_core=debug");
+        assert!(log_level("error,prb_core=debug").unwrap().directives().starts_with("error,"));
+    }
+
+    #[test]
+    fn targets_that_match_nothing_are_refused_with_a_suggestion() {
+        for (slip, meant) in [
+            ("prb_cor=debug", "did you mean prb_core?"),
+            ("prbcore=debug", "did you mean prb_core?"),
+            ("info,prb_walky::node=debug", "did you mean prb_walkie?"),
+            ("prb_core:sync=debug", "none of this program's crates"),
+            ("prb_lifecycle=debug", "they are prb, prb_chain"),
+            ("prb_cor[{worker}]=debug", "did you mean prb_core?"),
+            ("prb-cor=debug", "did you mean prb_core?"),
+            ("prb-core=debug", "did you mean"),
+            ("libp2p-kad=debug", "did you mean"),
+        ] {
+            let error = log_level(slip).unwrap_err();
+            assert!(error.contains(meant), "{slip}: {error}");
+        }
+        assert!(log_level("prb_core::sync=debug,prb=trace,libp2p_kad=debug").is_ok());
     }
 
     #[test]

@@ -171,7 +171,7 @@ async fn a_fleet_is_imported_watched_and_stopped() {
         let status = shell.run(&["status"]).good();
         assert!(status.contains("S_ACTIVE 2") && status.contains("200 PHA"), "{status}");
         assert!(shell.run(&["worker", "show", "w0"]).good().contains("operation-done"));
-        assert!(shell.run(&["job", "list", "--state", "succeeded"]).good().contains("succeeded"));
+        jobs_name_their_worker(&shell);
         let preview = shell.run(&["worker", "stop", "w*", "--dry-run"]).good();
         assert!(preview.contains("w0") && preview.contains("w1"), "{preview}");
         assert!(states(&shell).iter().all(|state| state == "S_ACTIVE"));
@@ -193,6 +193,42 @@ async fn a_fleet_is_imported_watched_and_stopped() {
     .unwrap();
     bridge.stop().await;
     net.shutdown().await;
+}
+
+fn jobs_name_their_worker(shell: &Shell) {
+    let list = shell.run(&["job", "list", "--state", "succeeded"]).good();
+    assert!(list.contains("succeeded") && list.lines().next().unwrap().contains("WORKER"), "{list}");
+    let of_first = |line: &&str| line.split_whitespace().any(|word| word == "w0");
+    let row = list.lines().find(of_first).unwrap_or_else(|| panic!("{list}"));
+    let job = row.split_whitespace().next().unwrap();
+    let shown = shell.run(&["job", "show", job]).good();
+    assert!(shown.lines().any(|line| line.starts_with("worker") && line.contains("w0")), "{shown}");
+}
+
+#[test]
+fn help_is_wrapped() {
+    let shell = Shell { variables: Vec::new() };
+    let all = [
+        "all",
+        "data-provider",
+        "lifecycle",
+        "trader",
+        "monitor",
+        "keys",
+        "import",
+        "worker",
+        "pool",
+        "job",
+        "status",
+    ];
+    for command in all.map(Some).into_iter().chain([None]) {
+        let arguments: Vec<_> = command.into_iter().chain(["--help"]).collect();
+        let help = shell.run(&arguments).good();
+        // clap does not wrap the usage.
+        let lines = help.lines().filter(|line| !line.starts_with("Usage:"));
+        let longest = lines.map(|line| line.chars().count()).max().unwrap();
+        assert!(longest <= 100, "{command:?}: {longest} columns in\n{help}");
+    }
 }
 
 #[test]

@@ -11,6 +11,8 @@ fn known_variables() -> BTreeSet<String> {
     for daemon in ["data-provider", "lifecycle", "trader", "monitor", "all"] {
         let help = Command::new(env!("CARGO_BIN_EXE_prb")).args([daemon, "--help"]).output().unwrap();
         let help = String::from_utf8(help.stdout).unwrap();
+        // Wrapped lines.
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
         let names = help.split("[env: ").skip(1).filter_map(|rest| rest.split(['=', ']']).next());
         known.extend(names.map(str::to_owned));
     }

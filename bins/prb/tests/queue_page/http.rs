@@ -375,7 +375,7 @@ async fn hanging_queue_is_reported_and_known_content_is_shown() {
     submit(&queue, 3).await;
     let (_, page) = Stuck::page(&queue).await;
     let answer = page.get("/").await;
-    answer.has(&["does not answer", "no answer within 5s", "<b>3</b>"]);
+    answer.has(&["does not answer", "no answer within 5 s", "<b>3</b>"]);
     assert_eq!(answer.status, 503);
 }
 

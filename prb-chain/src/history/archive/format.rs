@@ -234,6 +234,39 @@ pub(super) fn list(content: &[u8], count: u32, most_each: usize) -> Result<Vec<&
     (0..count).map(|i| items.get(i).filter(|item| item.len() <= most_each).ok_or_else(bad)).collect()
 }
 
+/// Reads a file, and the bytes as the content of frames, for the fuzz target of archives; panics on a violation.
+// Here, because a frame has a hash that a fuzzer does not guess, and only the program itself packs its content.
+#[doc(hidden)]
+pub fn read_archive(bytes: &[u8]) {
+    if let Some((head, mut rest)) = bytes.split_first_chunk::<HEAD_LEN>() {
+        let _ = Head::decode(head);
+        loop {
+            let left = rest.len() as u64;
+            let Ok(head) = read_frame_head(&mut rest, left) else { break };
+            if head.is_end() || read_frame(&mut rest, &head).is_err() {
+                break;
+            }
+        }
+    }
+    let Some((count, content)) = bytes.split_first_chunk::<4>() else { return };
+    let count = u32::from_le_bytes(*count).clamp(1, MAX_BLOCKS);
+    let mut packed = Vec::new();
+    let (hash, _) = write_frame(&mut packed, 7, count, content, 1).unwrap_or_default();
+    let mut input = packed.as_slice();
+    let head = read_frame_head(&mut input, packed.len() as u64);
+    let frame = head.and_then(|head| read_frame(&mut input, &head));
+    let frame = frame.unwrap_or_else(|reason| panic!("a frame of {} bytes: {reason}", content.len()));
+    assert!(frame.content == content && frame.hash == hash && input.is_empty());
+    for kind in [Kind::Headers, Kind::Changes] {
+        if let Ok(items) = items(&frame, kind, 1, 3) {
+            assert!(items.len() <= 3);
+        }
+    }
+    if let Ok(pieces) = pieces(&frame.content, frame.count) {
+        assert_eq!(pieces.iter().map(|piece| piece.headers.len()).sum::<usize>(), count as usize);
+    }
+}
+
 fn put_part(content: &mut Vec<u8>, part: &[u8]) {
     content.extend((part.len() as u32).to_le_bytes());
     content.extend_from_slice(part);

@@ -268,7 +268,7 @@ impl<'a> Round<'a> {
             Ok(Outcome::Nothing(reason)) => self.on_nothing(node, span, reason),
             Err(e) => {
                 if let Error::Rpc(rpc::Error::Timeout { .. }) = &e {
-                    node.lacks(Capability::FinalityProofs, &e.to_string());
+                    node.lacks(Capability::FinalityProofs, &describe(&e));
                 }
                 self.retries.push_front(span);
                 self.drop_node(&node, e);

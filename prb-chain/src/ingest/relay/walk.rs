@@ -1,6 +1,9 @@
 //! Requests finality proofs and evaluates the answers.
 
-use prb_core::primitives::{Hash, RelayNumber};
+use prb_core::{
+    primitives::{Hash, RelayNumber},
+    text::describe,
+};
 
 use super::{Proven, Tip, absent, wrong};
 use crate::{
@@ -173,7 +176,7 @@ pub(super) async fn walk(
             Err(_) if !pieces.is_empty() => break,
             // Whatever the reason of the refusal (not covered, too large, no such method), the node gives no proof.
             Err(Error::Rpc(e @ rpc::Error::Call { .. })) if !e.is_retryable() => {
-                return Ok(Walked { pieces, ends_set, reason: Some(e.to_string()) });
+                return Ok(Walked { pieces, ends_set, reason: Some(describe(&e)) });
             }
             Err(e) => return Err(e),
         };
@@ -200,7 +203,7 @@ pub(super) async fn set_end(node: &Node, number: u32) -> Result<SetEnd, Error> {
     let proof = match prove(node, number).await {
         Ok(proof) => proof,
         Err(Error::Rpc(e @ rpc::Error::Call { .. })) if !e.is_retryable() => {
-            return Ok(SetEnd::Nothing(e.to_string()));
+            return Ok(SetEnd::Nothing(describe(&e)));
         }
         Err(e) => return Err(e),
     };

@@ -12,7 +12,7 @@ use crate::{
     primitives::PHALA_SS58_PREFIX,
     queue::{JobId, JobSigner, Progress},
     signer::{self, Signer},
-    text::describe,
+    text::{describe, seconds},
 };
 
 /// Maximum signers that a lane caches: pools of one operator may each have sealed its key.
@@ -190,7 +190,7 @@ impl Lane {
         let operator = self.operator.to_ss58(PHALA_SS58_PREFIX);
         tracing::warn!(
             operator,
-            retry_in_seconds = pause.as_secs_f64(),
+            retry_in_seconds = seconds(pause),
             error = message,
             "no signature is available; jobs wait"
         );

@@ -9,6 +9,7 @@ use crate::{
     prpc::PhactoryInfo,
     pruntime::PRuntime,
     sync::Backoff,
+    text::describe,
     worker::{Context, Desired, Reason, Tuning, decide::FAILURES_BEFORE_ERROR},
 };
 
@@ -123,5 +124,5 @@ impl Connection {
 
 fn connect(ctx: &Context, desired: &Desired) -> Result<PRuntime, Arc<str>> {
     let client = ctx.connect.connect(&desired.worker.endpoint);
-    client.map(PRuntime::new).map_err(|error| error.to_string().into())
+    client.map(PRuntime::new).map_err(|error| describe(&error).into())
 }

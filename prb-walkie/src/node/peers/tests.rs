@@ -199,3 +199,19 @@ fn provenance_follows_proof_and_connection() {
     peers.knows_key(&peer, false);
     assert_eq!(peers.provenance(&peer), Provenance::Discovered);
 }
+
+#[test]
+fn introductions_are_shortened_and_have_no_control_characters() {
+    let mut peers = peers(|_| ());
+    let peer = PeerId::random();
+    let info = SystemInfo {
+        hostname: format!("a\n{}", "b".repeat(10_000)),
+        bridge_identity: "\u{1b}x".repeat(1000),
+        ..SystemInfo::default()
+    };
+    peers.introduced(peer, &info);
+    let table = peers.table();
+    let shown = table.get(&peer).unwrap();
+    assert_eq!(shown.hostname.len(), MAX_TEXT_CHARS);
+    assert_eq!(shown.bridge_identity, "x".repeat(MAX_TEXT_CHARS));
+}

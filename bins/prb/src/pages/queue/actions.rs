@@ -10,9 +10,12 @@ use axum::{
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use maud::{Markup, html};
-use prb_core::queue::{
-    Error, JobId, JobState,
-    admin::{JobDetail, JobRecord},
+use prb_core::{
+    queue::{
+        Error, JobId, JobState,
+        admin::{JobDetail, JobRecord},
+    },
+    text::duration,
 };
 use url::form_urlencoded;
 
@@ -321,7 +324,7 @@ impl QueuePages {
             .try_collect();
         match tokio::time::timeout(ALL_WITHIN, asked).await {
             Ok(answer) => answer,
-            Err(_) => Err(Error::Unavailable(format!("no answer within {ALL_WITHIN:?}").into())),
+            Err(_) => Err(Error::Unavailable(format!("no answer within {}", duration(ALL_WITHIN)).into())),
         }
     }
 }

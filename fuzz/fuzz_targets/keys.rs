@@ -1,4 +1,4 @@
 //! Parses keys of blobs and looks them up in a source of a few blocks.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| prb_walkie_fuzz::keys::run(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| prb_fuzz::keys::run(bytes));

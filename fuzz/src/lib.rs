@@ -3,8 +3,13 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod answers;
+pub mod archives;
 pub mod calls;
 pub mod frames;
 pub mod identity;
+pub mod jobs;
 pub mod keys;
 pub mod mdns;
+pub mod nodes;
+pub mod proofs;
+pub mod workers;
