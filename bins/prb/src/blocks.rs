@@ -15,10 +15,10 @@ use crate::{
     chain_data::ChainData,
     config::HistoryLocation,
     daemon::{Background, ended, stop},
-    history,
+    disk_watch, history,
     nodes::NodeWatch,
     ops::Reason,
-    readiness::{self, Code, Growth},
+    readiness::{self, Growth},
 };
 
 /// The nodes of both chains.
@@ -50,7 +50,8 @@ impl Blocks {
         history: &[HistoryLocation],
     ) -> anyhow::Result<Self> {
         let opening = path.to_owned();
-        let store = tokio::task::spawn_blocking(move || Store::open(&opening, store::Config::default()))
+        let open = move || Store::open(&opening, store::Config::default());
+        let store = disk_watch::open(format!("the block store {}", path.display()), open)
             .await?
             .with_context(|| format!("cannot open the block store {}", path.display()))?;
         let store = Arc::new(store);
@@ -89,10 +90,9 @@ impl Blocks {
         ChainData::new(self.pools.clone(), folder.to_owned(), Some(Arc::clone(&self.store)))
     }
 
-    /// Returns a probe of the reasons why the store is not being filled, or is behind.
+    /// Returns a probe of the reasons why the store is not being filled, or is behind, except for its disk.
     pub(crate) fn probe(&self) -> impl Fn() -> Vec<Reason> + Send + Sync + 'static {
         let (nodes, growth, heights) = (self.nodes.clone(), self.growth.clone(), self.store.heights());
-        let store = Arc::clone(&self.store);
         move || {
             let now = *heights.borrow();
             let [relay, para] = &growth;
@@ -101,13 +101,7 @@ impl Blocks {
                 para.check("para", now.para_target.map(|n| n.0)),
             ];
             let nodes = nodes.iter().flat_map(NodeWatch::reasons);
-            let full = store.is_disk_full().then(|| {
-                let text =
-                    format!("the disk of the block store {} is full: free space", store.path().display());
-                Reason::new(Code::DiskFull, text)
-            });
-            let store = full.into_iter().chain(readiness::provider(&now));
-            nodes.chain(stalled.into_iter().flatten()).chain(store).collect()
+            nodes.chain(stalled.into_iter().flatten()).chain(readiness::provider(&now)).collect()
         }
     }
 

@@ -7,7 +7,10 @@ use std::{
 
 use anyhow::Context;
 use prb_chain::rpc::{self, NodePool};
-use prb_core::primitives::Hash;
+use prb_core::{
+    primitives::Hash,
+    text::{io_remedy, is_passing},
+};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -48,7 +51,7 @@ impl Failure {
             Self::Configuration(error) if !is_transient(&error) => (error, BAD_CONFIGURATION),
             Self::Configuration(error) | Self::Run(error) => (error, 1),
         };
-        let text = format!("{error:#}");
+        let text = explained(&error);
         tracing::error!(exit_code = code, error = text, "the program ends");
         // On a thread of its own: a pipe that nobody reads must not keep the process from ending.
         let (done, written) = std::sync::mpsc::sync_channel(1);
@@ -63,18 +66,23 @@ impl Failure {
     }
 }
 
+/// Formats an error and its causes, with the remedy if the system is the cause.
+fn explained(error: &anyhow::Error) -> String {
+    let mut text = format!("{error:#}");
+    for cause in error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()) {
+        let remedy = io_remedy(cause);
+        if !text.contains(remedy) {
+            text += remedy;
+        }
+    }
+    text
+}
+
 /// Whether an error at the start may be gone at the next one: a port that the predecessor has not closed yet, an
-/// address that the network does not have yet at boot, a disk without room. A supervisor that does not restart after
+/// address that the network does not have yet at boot, a disk that is full or fails. A supervisor that does not restart after
 /// [`BAD_CONFIGURATION`] would leave the fleet without its daemon.
 fn is_transient(error: &anyhow::Error) -> bool {
-    use io::ErrorKind::*;
-    let kinds = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
-    kinds.into_iter().any(|kind| {
-        matches!(
-            kind,
-            AddrInUse | AddrNotAvailable | NetworkDown | OutOfMemory | QuotaExceeded | StorageFull | TimedOut
-        )
-    })
+    error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(is_passing)
 }
 
 /// A running daemon, as used by [`run`].

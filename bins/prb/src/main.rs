@@ -9,6 +9,7 @@ use prb::{
     daemon::Failure,
     descriptors, keys,
     progress::Display,
+    signals,
     telemetry::{self, Stream},
 };
 
@@ -16,6 +17,7 @@ use prb::{
 const BLOCKING_STOP: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
+    signals::handle_as_first_process();
     let arguments = container::arguments(std::env::args_os());
     if let Some(text) = container::retired_module(&arguments) {
         println!("{text}");

@@ -54,8 +54,12 @@ codes! {
     ChainUnknown = "chain_unknown",
     /// The store is behind the nodes.
     Syncing = "syncing",
-    /// The disk of the block store is full.
+    /// A disk with the daemon's files is full.
     DiskFull = "disk_full",
+    /// A disk with the daemon's files fails, or does not answer.
+    DiskFailing = "disk_failing",
+    /// Files that a restart needs were moved or deleted.
+    FilesMissing = "files_missing",
     /// The nodes finalise no new blocks.
     ChainStalled = "chain_stalled",
     /// No node of the relay chain answers.

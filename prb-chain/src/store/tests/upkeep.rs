@@ -5,6 +5,7 @@ use std::{io::Write, process::Command};
 use prb_core::blob::{Span, assemble::ChainPieces};
 
 use super::*;
+use crate::disk::DiskProblem;
 
 #[test]
 fn relay_blocks_are_dropped_to_a_justified_one_and_appended_again() {
@@ -130,9 +131,9 @@ fn full_disk_leaves_the_store_unchanged() {
         let full = store.append_changes(ParaNumber(PARA + 1), &more).unwrap_err();
         assert!(matches!(full, Error::DiskFull { .. }) && full.is_retryable(), "{full}");
         assert_eq!(verify(&store), before);
-        assert!(store.is_disk_full());
+        assert!(matches!(store.disk_problem(), Some(DiskProblem::Full(text)) if text.contains("free space")));
         store.append_changes(ParaNumber(PARA + 1), &more[..1]).unwrap();
-        assert!(!store.is_disk_full());
+        assert_eq!(store.disk_problem(), None);
     });
     on_a_disk_of(400, |dir| {
         let before = verify(&open(dir));
