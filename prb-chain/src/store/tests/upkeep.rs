@@ -174,13 +174,27 @@ fn failed_database_is_reopened() {
     assert!(failed.unwrap_err().is_retryable() && tries == 2);
 
     // The disk disappears for a while.
-    let (database, away) = (dir.path().join("data.mdb"), dir.path().join("away"));
-    fs::rename(&database, &away).unwrap();
-    fs::create_dir(&database).unwrap();
+    let (lock, away) = (dir.path().join("lock.mdb"), dir.path().join("away"));
+    fs::rename(&lock, &away).unwrap();
+    fs::create_dir(&lock).unwrap();
     assert!(store.growing(|| Err::<(), _>(broken())).is_err());
-    assert!(matches!(store.changes(ParaNumber(3)), Err(Error::Broken { .. })));
-    fs::remove_dir(&database).unwrap();
+    assert!(store.changes(ParaNumber(3)).unwrap_err().is_retryable());
+    fs::remove_dir(&lock).unwrap();
+    fs::rename(&away, &lock).unwrap();
+    assert_eq!(store.changes(ParaNumber(3)).unwrap(), changes, "readers open it again");
+
+    // The data disappear: LMDB would start with a new, empty database.
+    let database = dir.path().join("data.mdb");
+    fs::rename(&database, &away).unwrap();
+    assert!(store.growing(|| Err::<(), _>(broken())).unwrap_err().is_retryable());
+    assert!(
+        matches!(store.disk_problem(), Some(DiskProblem::Moved(text)) if text.contains("move them back"))
+    );
+    assert!(!database.exists());
+    assert_eq!(store.changes(ParaNumber(3)).unwrap(), changes, "what is open is served");
     fs::rename(&away, &database).unwrap();
+    store.check_files();
+    assert_eq!(store.disk_problem(), None);
     store.append_changes(ParaNumber(PARA), std::slice::from_ref(&changes)).unwrap();
     assert_eq!(store.changes(ParaNumber(PARA)).unwrap(), changes);
 }
