@@ -1,11 +1,16 @@
 //! Tests of dropping blocks, compaction, and recovery after a database failure.
 
-use std::{io::Write, process::Command};
+use std::{
+    io::Write,
+    process::Command,
+    sync::{Arc, mpsc},
+};
 
-use prb_core::blob::{Span, assemble::ChainPieces};
+use prb_core::blob::{BlobSource, BlockCursor, Span, assemble::ChainPieces};
+use tokio::task::JoinSet;
 
 use super::*;
-use crate::disk::DiskProblem;
+use crate::{disk::DiskProblem, source::StoreSource};
 
 #[test]
 fn relay_blocks_are_dropped_to_a_justified_one_and_appended_again() {
@@ -197,4 +202,40 @@ fn failed_database_is_reopened() {
     assert_eq!(store.disk_problem(), None);
     store.append_changes(ParaNumber(PARA), std::slice::from_ref(&changes)).unwrap();
     assert_eq!(store.changes(ParaNumber(PARA)).unwrap(), changes);
+}
+
+/// More reads than the runtime has threads for blocking work.
+const READS: u32 = 600;
+
+#[tokio::test]
+async fn reads_of_a_disk_that_hangs_leave_threads_to_others() {
+    let dir = layout_1();
+    let store = Arc::new(open(&dir));
+    let source = StoreSource::new(Arc::clone(&store));
+    let (hangs, hung) = mpsc::channel();
+    let (recovers, recovered) = mpsc::channel::<()>();
+    let disk = Arc::clone(&store);
+    let disk = std::thread::spawn(move || {
+        let _exclusive = disk.database.write().unwrap();
+        hangs.send(()).unwrap();
+        recovered.recv().unwrap();
+    });
+    hung.recv().unwrap();
+    let mut reads = JoinSet::new();
+    for _ in 0..READS {
+        let source = source.clone();
+        let cursor = BlockCursor { from: ParaNumber(3), to: ParaNumber(5) };
+        reads.spawn(async move { source.blocks(cursor, 1 << 20).await });
+    }
+    // Until all of them are waiting.
+    for _ in 0..READS {
+        tokio::task::yield_now().await;
+    }
+    let other = tokio::time::timeout(Duration::from_secs(5), tokio::task::spawn_blocking(|| ())).await;
+    recovers.send(()).unwrap();
+    disk.join().unwrap();
+    other.expect("no thread is left").unwrap();
+    while let Some(read) = reads.join_next().await {
+        read.unwrap().unwrap();
+    }
 }
