@@ -136,6 +136,8 @@ fn make(file: &Path) -> anyhow::Result<Option<SecretString>> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
