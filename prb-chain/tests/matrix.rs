@@ -62,14 +62,14 @@ fn pairs_of_faults_beside_a_good_node() {
 }
 
 /// A number from the environment.
-fn number(name: &str, usually: u64) -> u64 {
+fn number_from_env(name: &str, usually: u64) -> u64 {
     std::env::var(name).map_or(usually, |number| number.parse().unwrap())
 }
 
 #[test]
 fn faults_drawn_at_random_beside_a_good_node() {
-    let first = number("PRB_TEST_SEED", 1);
-    let cases = (first..first + number("PRB_TEST_DRAWN", DRAWN)).map(|seed| {
+    let first = number_from_env("PRB_TEST_SEED", 1);
+    let cases = (first..first + number_from_env("PRB_TEST_DRAWN", DRAWN)).map(|seed| {
         let faults = drawn(&mut StdRng::seed_from_u64(seed));
         Case::beside_a_good_node(&faults).with_seed(seed)
     });
@@ -78,7 +78,7 @@ fn faults_drawn_at_random_beside_a_good_node() {
 
 #[test]
 fn messages_corrupted_in_every_way_beside_a_good_node() {
-    let seed = number("PRB_TEST_SEED", 1);
+    let seed = number_from_env("PRB_TEST_SEED", 1);
     let cases =
         Corruption::ALL.map(|corrupt| Case::beside_a_good_node(&[corrupted(corrupt)]).with_seed(seed));
     run_all(cases.into());
@@ -86,7 +86,7 @@ fn messages_corrupted_in_every_way_beside_a_good_node() {
 
 #[test]
 fn messages_of_the_only_node_corrupted_in_every_way() {
-    let seed = number("PRB_TEST_SEED", 1);
+    let seed = number_from_env("PRB_TEST_SEED", 1);
     run_all(Corruption::ALL.map(|corrupt| Case::of_the_only_node(corrupted(corrupt)).with_seed(seed)).into());
 }
 

@@ -144,9 +144,9 @@ impl Fetching {
 }
 
 /// Waits until a condition holds.
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let wait = async {
-        while !holds() {
+        while !is_so() {
             tokio::task::yield_now().await;
         }
     };

@@ -65,7 +65,7 @@ struct Forger {
     /// It gives a false batch so often, and is honest then.
     times: AtomicUsize,
     has_genesis: bool,
-    told: Mutex<Vec<RefusedData>>,
+    reported: Mutex<Vec<RefusedData>>,
 }
 
 impl Forger {
@@ -75,23 +75,23 @@ impl Forger {
             forgery: Mutex::new(Forgery::None),
             times: AtomicUsize::new(usize::MAX),
             has_genesis: true,
-            told: Mutex::default(),
+            reported: Mutex::default(),
         }
     }
 
     fn set(&self, forgery: Forgery) {
         *self.forgery.lock().unwrap() = forgery;
-        self.told.lock().unwrap().clear();
+        self.reported.lock().unwrap().clear();
     }
 
     /// Reasons of the false batches that it was told of.
     fn reasons(&self) -> Vec<String> {
-        let told = self.told.lock().unwrap();
+        let reported = self.reported.lock().unwrap();
         let reason = |refused: &RefusedData| match refused {
             RefusedData::FalseHeaders(it) => Some(it.reason.clone()),
             _ => None,
         };
-        told.iter().filter_map(reason).collect()
+        reported.iter().filter_map(reason).collect()
     }
 }
 
@@ -121,7 +121,7 @@ impl BlobSource for Forger {
     }
 
     fn refused(&self, refused: &RefusedData) {
-        self.told.lock().unwrap().push(refused.clone());
+        self.reported.lock().unwrap().push(refused.clone());
     }
 }
 

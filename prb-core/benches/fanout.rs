@@ -131,7 +131,7 @@ const BUDGET_BYTES: usize = 16 << 20;
 /// 10 ms a batch.
 const BYTES_PER_SEC: usize = 100 << 20;
 
-/// Where a newcomer starts: at one of so many places, so that they do not all share one batch.
+/// The first block of a newcomer: one of 32, so that they do not all share one batch.
 const fn start_of(seed: u32) -> u32 {
     1 + seed % 32
 }

@@ -85,16 +85,16 @@ async fn stop_after_a_sent_start_stops_it() {
     until_reason(&rig, "cooled-down").await;
     tell(&rig, Command::Reclaim);
     until_reason(&rig, "stopped").await;
-    for told in [Command::Stop, Command::Reclaim] {
+    for command in [Command::Stop, Command::Reclaim] {
         let before = starts(&rig);
         tell(&rig, Command::Start);
         until_reason(&rig, "starting-computing").await;
         tokio::time::sleep(BLOCK / 4).await;
         assert_eq!(starts(&rig), before, "not landed yet");
-        tell(&rig, told);
+        tell(&rig, command);
         until_reason(&rig, "cooled-down").await;
         tokio::time::sleep(HOUR).await;
-        assert_eq!((starts(&rig), rig.status(0).saved.goal), (before + 1, Goal::StayStopped), "{told}");
+        assert_eq!((starts(&rig), rig.status(0).saved.goal), (before + 1, Goal::StayStopped), "{command}");
         tell(&rig, Command::Reclaim);
         until_reason(&rig, "stopped").await;
     }

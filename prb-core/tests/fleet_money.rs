@@ -293,7 +293,7 @@ async fn moved_machine_is_used_at_its_new_endpoint() {
     let moved = rig.add_worker(POOL).await;
     rig.connect.add(&endpoint(moved), rig.workers[0].clone());
     rig.edit_worker(moved, |w| w.name = "moved".into()).await;
-    rig.until_worker(moved, "told of", |w| w.reason.code() == "key-in-use").await;
+    rig.until_worker(moved, "the reason is shown", |w| w.reason.code() == "key-in-use").await;
     tokio::time::sleep(BLOCK * 100).await;
     assert_eq!(rig.workers[0].overlaps(), 0, "one pRuntime takes one sync at a time");
     assert_eq!(rig.status(0).state, State::Active);
@@ -339,7 +339,7 @@ async fn success_without_effect_is_repeated_with_backoff() {
         }
     });
     rig.start();
-    rig.until_worker(0, "told of", |w| w.reason.code() == "operation-without-effect").await;
+    rig.until_worker(0, "the reason is shown", |w| w.reason.code() == "operation-without-effect").await;
     tokio::time::sleep(HOUR).await;
     let jobs = rig.queue.stats().await.unwrap().succeeded;
     assert!((5..30).contains(&jobs), "{jobs} in an hour");

@@ -44,7 +44,7 @@ async fn free_stake_is_assigned_by_name_and_no_refused_call_is_paid() {
         rig.run();
         rig.start();
         rig.until("six of nine", |s| s.count(State::Active) == 6).await;
-        rig.until("the others told", |s| {
+        rig.until("the others report it", |s| {
             s.workers.iter().filter(|w| w.reason.code() == "free-stake-short").count() == 3
         })
         .await;
@@ -54,8 +54,8 @@ async fn free_stake_is_assigned_by_name_and_no_refused_call_is_paid() {
             "50 PHA are missing",
             "InsufficientFreeStake",
         ];
-        let told = |w: &fleet::WorkerStatus| texts.iter().all(|text| w.message.contains(text));
-        rig.until_worker(6, "how much is missing", told).await;
+        let is_shown = |w: &fleet::WorkerStatus| texts.iter().all(|text| w.message.contains(text));
+        rig.until_worker(6, "how much is missing", is_shown).await;
         tokio::time::sleep(HOUR).await;
         assert!(refused(&rig).is_empty(), "{:?}", refused(&rig));
         computed.push(computing(&rig));
@@ -100,7 +100,7 @@ async fn other_owner_is_reported_before_anything_is_sent_and_resolves_by_itself(
     rig.chain.set_pool_owner(POOL, AccountId([7; 32]));
     rig.run();
     rig.start();
-    rig.until("told of", |s| s.workers.iter().all(|w| w.reason.code() == "not-pool-owner")).await;
+    rig.until("the reason is shown", |s| s.workers.iter().all(|w| w.reason.code() == "not-pool-owner")).await;
     tokio::time::sleep(HOUR).await;
     assert!(refused(&rig).is_empty(), "{:?}", refused(&rig));
     rig.chain.set_pool_owner(POOL, account(POOL));
@@ -123,7 +123,7 @@ async fn deleted_assignment_is_reported_and_not_repeated() {
     let sent = rig.chain.events().len();
     for index in 0..2 {
         rig.chain.delete_assignment(rig.key(index));
-        rig.until_worker(index, "told of", |w| w.reason.code() == "assignment-gone").await;
+        rig.until_worker(index, "the reason is shown", |w| w.reason.code() == "assignment-gone").await;
     }
     assert_eq!((rig.status(0).state, rig.status(1).state), (State::Active, State::Synched));
     // Its heartbeats are carried all the same: without them it would be slashed.
@@ -148,7 +148,7 @@ async fn forced_stop_is_reported_and_not_undone_while_it_would_recur() {
     tokio::time::sleep(BLOCK * 2).await;
     rig.chain.force_stop(POOL);
     let forced = |w: &fleet::WorkerStatus| w.message.contains("forced");
-    rig.until("told of", |s| s.workers.iter().all(|w| forced(w))).await;
+    rig.until("the reason is shown", |s| s.workers.iter().all(|w| forced(w))).await;
     tokio::time::sleep(HOUR).await;
     rig.until("not started", |s| s.workers.iter().all(|w| w.reason.code() == "withdrawals-queued")).await;
     assert!(computing(&rig).is_empty());
@@ -162,8 +162,11 @@ async fn unreadable_worker_state_blocks_no_other_worker() {
     rig.run();
     rig.start();
     rig.until("two of three", |s| s.count(State::Active) == 2).await;
-    let told = |w: &fleet::WorkerStatus| w.reason.code() == "chain-state-unreadable";
-    rig.until_worker(1, "told of", |w| told(w) && w.message.contains("Sessions does not decode")).await;
+    let is_shown = |w: &fleet::WorkerStatus| w.reason.code() == "chain-state-unreadable";
+    rig.until_worker(1, "the reason is shown", |w| {
+        is_shown(w) && w.message.contains("Sessions does not decode")
+    })
+    .await;
     // Workers that are added later are followed.
     let added = rig.add_worker(POOL).await;
     rig.until_worker(added, "computing", |w| w.state == State::Active).await;
@@ -231,8 +234,8 @@ async fn unpredictable_refusal_costs_a_fee_once() {
     parts.chain = Arc::new(WithoutPools(rig.chain.clone(), views));
     rig.fleet = Some(Fleet::start(parts, Rig::config()));
     rig.until("two of three", |s| s.count(State::Active) == 2).await;
-    let told = |s: &fleet::FleetStatus| s.workers.iter().any(|w| w.reason.code() == "operation-refused");
-    rig.until("the third told", told).await;
+    let is_shown = |s: &fleet::FleetStatus| s.workers.iter().any(|w| w.reason.code() == "operation-refused");
+    rig.until("the third reports it", is_shown).await;
     tokio::time::sleep(5 * HOUR).await;
     assert_eq!(refused(&rig).len(), 1, "{:?}", refused(&rig));
     // It is tried again after long, and at once where an operator says so.

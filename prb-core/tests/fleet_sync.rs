@@ -69,7 +69,7 @@ async fn registration_with_a_different_key_is_not_sent() {
     rig.workers[0].alter_registration(|info| info.operator = Some(AccountId([9; 32])));
     rig.run();
     rig.start();
-    rig.until_worker(0, "told of", |w| w.reason.code() == "registration-rejected").await;
+    rig.until_worker(0, "the reason is shown", |w| w.reason.code() == "registration-rejected").await;
     rig.until_worker(1, "computing", |w| w.state == State::Active).await;
     tokio::time::sleep(HOUR).await;
     let registered =

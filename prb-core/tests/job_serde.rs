@@ -132,7 +132,7 @@ proptest! {
     }
 }
 
-/// What a queue on somebody's disk holds: it must be read for ever.
+/// What a queue on somebody's disk holds: each later version must read it.
 #[test]
 fn stored_jobs_stay_readable() {
     let worker = format!("0x{}", "07".repeat(32));

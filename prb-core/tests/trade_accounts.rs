@@ -174,11 +174,11 @@ impl Rig {
 
     /// Makes blocks, one a second, until the job has ended.
     async fn outcome(&self, handle: JobHandle) -> CallOutcome {
-        let fate = tokio::select! {
-            fate = timeout(HOUR, handle.outcome()) => fate.expect("a submitter waits for ever"),
+        let result = tokio::select! {
+            outcome = timeout(HOUR, handle.outcome()) => outcome.expect("a submitter waits forever"),
             () = self.chain.run(ms(1_000)) => unreachable!(),
         };
-        fate.unwrap().calls.remove(0)
+        result.unwrap().calls.remove(0)
     }
 
     async fn until(&self, what: &str, is: impl Fn(&Self) -> bool) {

@@ -109,7 +109,7 @@ impl Rig {
         let all = async {
             let mut outcomes = Vec::new();
             for handle in handles {
-                let result = timeout(HOUR, handle.outcome()).await.expect("a submitter waits for ever");
+                let result = timeout(HOUR, handle.outcome()).await.expect("a submitter waits forever");
                 outcomes.push(result.map(|mut outcome: JobOutcome| outcome.calls.remove(0)));
             }
             outcomes

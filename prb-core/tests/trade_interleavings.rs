@@ -178,8 +178,8 @@ impl World {
         let chain = self.chain.clone();
         let learn = async {
             for (job, handle) in std::mem::take(&mut self.jobs) {
-                let fate = timeout(Duration::from_secs(7_200), handle.outcome()).await;
-                let Ok(outcome) = fate.expect("a submitter learned nothing") else { continue };
+                let result = timeout(Duration::from_secs(7_200), handle.outcome()).await;
+                let Ok(outcome) = result.expect("a submitter learned nothing") else { continue };
                 assert_eq!(outcome.calls.len(), job.calls.len());
                 for (call, outcome) in job.calls.iter().zip(outcome.calls) {
                     if matches!(outcome, CallOutcome::Done | CallOutcome::AlreadyDone) {

@@ -38,10 +38,10 @@ fn text(error: &dyn std::error::Error) -> String {
 async fn unready(queue: &RedisQueue, words: &[&str]) {
     let until = Instant::now() + LONG;
     loop {
-        let said = queue.ready().await.map_err(|error| text(&error));
-        match &said {
-            Err(said) if words.iter().all(|word| said.contains(word)) => return,
-            _ => assert!(Instant::now() < until, "{words:?}: {said:?}"),
+        let ready = queue.ready().await.map_err(|error| text(&error));
+        match &ready {
+            Err(text) if words.iter().all(|word| text.contains(word)) => return,
+            _ => assert!(Instant::now() < until, "{words:?}: {ready:?}"),
         }
         sleep(Duration::from_millis(20)).await;
     }
@@ -153,8 +153,8 @@ async fn missing_and_unneeded_passwords_are_reported() {
     server.kill();
     server.restart();
     unready(&with_password, &["or has no password set", &server.port.to_string()]).await;
-    let said = text(&with_password.ready().await.unwrap_err());
-    assert!(!said.contains("swordfish"), "{said}");
+    let text = text(&with_password.ready().await.unwrap_err());
+    assert!(!text.contains("swordfish"), "{text}");
 }
 
 #[tokio::test]

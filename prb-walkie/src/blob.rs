@@ -3,7 +3,7 @@
 //! ```text
 //!  data provider                                                  lifecycle manager
 //!  RangeSource ─▶ KeySpace ─▶ server ══ TCP, frames ══▶ client ─▶ RemoteBlobSource ─▶ workers
-//!  (block store)  Lookup          │                     one a provider    BlobSource
+//!  (block store)  Lookup          │                     one per provider  BlobSource
 //!                                 └─ also /blob and GetBlobByKey over libp2p
 //! ```
 //! Blobs are not stored: [`KeySpace`](keyspace::KeySpace) assembles each [key](keys::Key)'s blob, for the
@@ -34,7 +34,7 @@ pub mod tokens;
 /// `tokio::task::spawn_blocking` is not cancelled with them, so keep it short.
 #[async_trait]
 pub trait Lookup: Send + Sync + std::fmt::Debug {
-    /// Returns the blob of a key, or `None` if there is none, now or ever.
+    /// Returns the blob of a key, or `None` if there is none.
     ///
     /// # Errors
     /// The source cannot be read. Peers are told that the blob is missing.

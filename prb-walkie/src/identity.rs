@@ -286,6 +286,7 @@ impl Identity {
         }
         let key = RsaPrivateKey::from_pkcs1_der(&private.data).map_err(|e| Malformed::BadKey(e.into()))?;
         let bits = key.n().bits();
+        // Before anything is computed with the key: a huge one would take minutes.
         if !(KEY_BITS..=MAX_KEY_BITS).contains(&bits) {
             return Err(Malformed::KeySize { bits });
         }

@@ -15,11 +15,11 @@
 //!
 //! - A pool's `owner` has the operator's two addresses. `mnemonic` and `polkadotJson` are always empty: the
 //!   original returns its ciphertext, which is useful to attackers only.
-//! - What the original has no field for (a gatekeeper, endpoints to announce, what happens after a stop from
-//!   elsewhere) comes in `settings` (1000). Without, it has its default in a new entry, and stays in an update.
-//! - A pool without a mnemonic is made only where it is `syncOnly`; in an update none leaves the operator.
-//! - Heights are the last that the worker holds, -1 where it holds none or is not seen.
-//! - `sessionInfoJson` is laid out in [`state`].
+//! - Settings that the original has no field for (gatekeeper, endpoints to announce, behaviour after an external
+//!   stop) are in `settings` (field 1000). Without it, a new entry has the defaults and an updated one keeps its own.
+//! - A pool without a mnemonic can only be created as `syncOnly`; an update without one keeps the operator.
+//! - Heights are those of the last blocks that the worker has, -1 if it has none or has not been seen.
+//! - [`state`] describes the layout of `sessionInfoJson`.
 //! - Workers that are disabled are shown too, as `S_IDLE`; the original leaves them out.
 //!
 //! | cause | error |
@@ -125,6 +125,7 @@ fn status(manager: Manager, sources: Sources, handlers: Handlers) -> Handlers {
                 let worker_states = on_blocking_thread(move || worker_states(&workers)).await?;
                 return Ok(wire::StatusUpdate { worker_states, detail: None });
             }
+            // Only of named workers: the events of a whole fleet are too many for an answer.
             let with_events = request.events && !request.ids.is_empty();
             if with_events && workers.len() > detail::MAX_WITH_EVENTS {
                 let limit = detail::MAX_WITH_EVENTS;
@@ -234,7 +235,8 @@ fn refused(error: manage::Error) -> ResponseError {
         _ => ErrorKind::Server,
     };
     let message = describe(&error);
-    if !error.is_callers() {
+    // The answer tells the caller of its own faults; nobody else needs them.
+    if !error.is_caller_fault() {
         error!(error = message, "a management call failed");
     }
     ResponseError::new(kind, message)

@@ -100,6 +100,7 @@ fn cipher(data_key: &[u8; DATA_KEY_BYTES]) -> Aes256Gcm {
 }
 
 fn seal(key: &RsaPrivateKey, secret: &[u8]) -> Result<Vec<u8>, Error> {
+    // A key for each secret: with random nonces, one key for all could repeat a nonce.
     let mut data_key = Zeroizing::new([0; DATA_KEY_BYTES]);
     OsRng.try_fill_bytes(&mut *data_key).map_err(|_| Error::Cipher)?;
     let wrapped = key
@@ -131,7 +132,8 @@ fn open(key: &RsaPrivateKey, envelope: &[u8]) -> Result<SecretString, Error> {
     }
     let (wrapped, rest) = rest.split_at_checked(length).ok_or(Error::WrongKey)?;
     let (nonce, ciphertext) = rest.split_first_chunk::<NONCE_BYTES>().ok_or(Error::WrongKey)?;
-    // All failures from here on look the same, so that an answer does not reveal which step failed.
+    // All failures from here on look the same, so that an answer does not reveal which step failed. Blinded, because
+    // the RSA implementation is not constant-time (RUSTSEC-2023-0071).
     let unwrapped = key
         .decrypt_blinded(&mut OsRng, Oaep::new::<Sha256>(), wrapped)
         .map(Zeroizing::new)

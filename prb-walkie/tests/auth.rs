@@ -41,7 +41,7 @@ fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
 }
 
-fn managed(n: usize) -> Config {
+fn with_management(n: usize) -> Config {
     let mut config = config(n, Role::LifecycleManager);
     config.handlers = Handlers::new()
         .on(calls::ListPool, |_, _| async { Ok(lm::PoolList::default()) })
@@ -52,12 +52,12 @@ fn managed(n: usize) -> Config {
 }
 
 fn keyed(n: usize, key_text: &str) -> Config {
-    let mut config = managed(n);
+    let mut config = with_management(n);
     config.auth.psk = Some(key(key_text));
     config
 }
 
-async fn may(caller: &Node, called: &Node) -> bool {
+async fn may_manage(caller: &Node, called: &Node) -> bool {
     // Methods open to everybody are always answered.
     caller.client(called.peer_id()).data_provider_info().await.unwrap();
     match caller.client(called.peer_id()).list_pools().await {
@@ -80,15 +80,15 @@ async fn key_authorises_peers_that_know_it() {
         until_friends(&guarded, node).await;
     }
     // The stranger is on the same machine, but a key is configured.
-    assert!(!may(&stranger, &guarded).await);
-    assert!(!may(&wrong, &guarded).await);
-    assert!(may(&friend, &guarded).await);
+    assert!(!may_manage(&stranger, &guarded).await);
+    assert!(!may_manage(&wrong, &guarded).await);
+    assert!(may_manage(&friend, &guarded).await);
     let auth_is = |status| move |p: &prb_walkie::node::Peer| p.auth == status;
     until_peer(&friend, guarded.peer_id(), "authorised", auth_is(AuthStatus::Granted)).await;
     until_peer(&wrong, guarded.peer_id(), "rejected", auth_is(AuthStatus::Rejected)).await;
     until_peer(&stranger, guarded.peer_id(), "needs authorisation", auth_is(AuthStatus::NeedAuth)).await;
     // In the other direction: the guarded peer needs nothing but the key.
-    assert!(may(&guarded, &friend).await);
+    assert!(may_manage(&guarded, &friend).await);
 
     // A peer that connects after a restart of the guarded one proves the key by itself.
     let (at, id) = (guarded.listen_addresses(), guarded.peer_id());
@@ -98,7 +98,7 @@ async fn key_authorises_peers_that_know_it() {
     again.listen = at;
     let again = start(again).await;
     until_friends(&friend, &again).await;
-    assert!(may(&friend, &again).await);
+    assert!(may_manage(&friend, &again).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -112,7 +112,7 @@ async fn management_call_proves_the_key_on_demand() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whitelist_authorises_its_peers() {
     let friend_id = rig::identity(1);
-    let mut guarded = managed(0);
+    let mut guarded = with_management(0);
     guarded.auth.whitelist.insert(friend_id.peer_id().to_string().parse().unwrap());
     let guarded = start(guarded).await;
     let friend = start_knowing(config(1, Role::Trader), &guarded).await;
@@ -120,21 +120,21 @@ async fn whitelist_authorises_its_peers() {
     for node in [&stranger, &friend] {
         until_friends(&guarded, node).await;
     }
-    assert!(may(&friend, &guarded).await);
-    assert!(!may(&stranger, &guarded).await);
+    assert!(may_manage(&friend, &guarded).await);
+    assert!(!may_manage(&stranger, &guarded).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_key_and_whitelist_same_machine_is_authorised() {
-    let local = start(managed(0)).await;
+    let local = start(with_management(0)).await;
     let caller = start_knowing(config(1, Role::Trader), &local).await;
     until_friends(&local, &caller).await;
-    assert!(may(&caller, &local).await);
+    assert!(may_manage(&caller, &local).await);
 
     // Also over one of the machine's own addresses, if it has one besides loopback.
     let own = get_if_addrs().unwrap().into_iter().find(|i| !i.is_loopback() && i.ip().is_ipv4());
     if let Some(own) = own {
-        let (mut wide, mut caller) = (managed(2), config(3, Role::Trader));
+        let (mut wide, mut caller) = (with_management(2), config(3, Role::Trader));
         // Both, because either may connect to the other.
         for config in [&mut wide, &mut caller] {
             config.listen = vec![format!("/ip4/{}/tcp/0", own.ip()).parse().unwrap()];
@@ -144,7 +144,7 @@ async fn without_key_and_whitelist_same_machine_is_authorised() {
         until_friends(&wide, &caller).await;
         let seen = wide.peers().borrow().get(&caller.peer_id()).unwrap().ip;
         assert_eq!(seen, Some(own.ip()));
-        assert!(may(&caller, &wide).await);
+        assert!(may_manage(&caller, &wide).await);
     }
 }
 
@@ -152,16 +152,17 @@ async fn without_key_and_whitelist_same_machine_is_authorised() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn same_machine_is_authorised_whoever_made_the_connection() {
     let caller = start(config(1, Role::Trader)).await;
-    let local = start_knowing(managed(0), &caller).await;
+    let local = start_knowing(with_management(0), &caller).await;
     // Checked at once: later the caller may have connected of its own accord.
     until_peer(&caller, local.peer_id(), "found", |peer| peer.is_usable()).await;
-    assert!(may(&caller, &local).await);
+    assert!(may_manage(&caller, &local).await);
 }
 
-/// A peer of this machine that wants a key is asked once, one that wants to see where the caller is until it does.
+/// A peer of this machine that refuses for want of a key is asked once. One that would let in callers of this machine
+/// is asked again until the connection shows that the caller is one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_for_want_of_a_key_is_final() {
-    for (said, repeats) in [(Some(false), 1..=1), (None, 2..=2), (Some(true), 5..=100)] {
+    for (let_in_from_same_machine, repeats) in [(Some(false), 1..=1), (None, 2..=2), (Some(true), 5..=100)] {
         let calls = Arc::new(AtomicU32::new(0));
         let counted = Arc::clone(&calls);
         let raw = RawPeer::start(
@@ -173,7 +174,7 @@ async fn a_refusal_for_want_of_a_key_is_final() {
                 let error = prb_walkie::proto::ResponseError {
                     r#type: 4,
                     message: "no".into(),
-                    is_let_in_from_same_machine: said,
+                    is_let_in_from_same_machine: let_in_from_same_machine,
                 };
                 let response = Response {
                     request_nonce: request.nonce,
@@ -185,13 +186,13 @@ async fn a_refusal_for_want_of_a_key_is_final() {
             }),
         )
         .await;
-        let mut config = managed(1);
+        let mut config = with_management(1);
         config.boot_nodes = vec![raw.address.clone()];
         let caller = start(config).await;
         let refused = caller.client(raw.peer_id).list_pools().await.unwrap_err();
         assert_eq!(refused.kind(), Some(ErrorKind::Unauthorized));
         let calls = calls.load(Ordering::SeqCst);
-        assert!(repeats.contains(&calls), "{said:?}: {calls}");
+        assert!(repeats.contains(&calls), "{let_in_from_same_machine:?}: {calls}");
     }
 }
 
@@ -202,7 +203,7 @@ async fn open_policy_authorises_everybody() {
     let open = start(open).await;
     let stranger = start_knowing(config(1, Role::Trader), &open).await;
     until_friends(&open, &stranger).await;
-    assert!(may(&stranger, &open).await);
+    assert!(may_manage(&stranger, &open).await);
 }
 
 #[tokio::test]
@@ -238,7 +239,7 @@ impl Attacker {
         answer.status()
     }
 
-    async fn may(&self, node: &Node) -> bool {
+    async fn may_manage(&self, node: &Node) -> bool {
         let response = self.call(node, "ListPool", Vec::new()).await;
         if response.has_error {
             assert_eq!(response.error.unwrap().r#type(), prb_walkie::proto::ErrorType::Unauthorized);
@@ -275,13 +276,13 @@ async fn proof_is_valid_for_one_pair_once_within_the_window() {
     let good = proof(KEY, now);
     assert_eq!(caller.auth(&guarded, AuthType::WhiteList, &good).await, AuthStatus::Rejected);
     assert_eq!(caller.auth(&guarded, AuthType::None, &good).await, AuthStatus::Rejected);
-    assert!(!caller.may(&guarded).await);
+    assert!(!caller.may_manage(&guarded).await);
 
     // An attacker cannot use the string, nor use it up.
     assert_eq!(attacker.auth(&guarded, psk, &good).await, AuthStatus::Rejected);
     assert_eq!(caller.auth(&guarded, psk, &good).await, AuthStatus::Granted);
-    assert!(caller.may(&guarded).await);
-    assert!(!attacker.may(&guarded).await);
+    assert!(caller.may_manage(&guarded).await);
+    assert!(!attacker.may_manage(&guarded).await);
     // It is accepted once: not again on this connection, for an attacker, or on a new connection of the same peer.
     assert_eq!(caller.auth(&guarded, psk, &good).await, AuthStatus::Rejected);
     assert_eq!(attacker.auth(&guarded, psk, &good).await, AuthStatus::Rejected);
@@ -299,9 +300,9 @@ async fn bare_key_is_accepted_only_if_configured() {
     for bad in ["", &KEY[..31], "7d1f0c92b6e84a35917fd3402ce8aB16"] {
         assert_eq!(caller.auth(&lenient, AuthType::Psk, bad).await, AuthStatus::Rejected);
     }
-    assert!(!caller.may(&lenient).await);
+    assert!(!caller.may_manage(&lenient).await);
     assert_eq!(caller.auth(&lenient, AuthType::Psk, KEY).await, AuthStatus::Granted);
-    assert!(caller.may(&lenient).await);
+    assert!(caller.may_manage(&lenient).await);
     // The proof is still accepted.
     let other = Attacker::start(2, &lenient).await;
     let proof = auth::auth_string(&stretched(KEY), &other.0.peer_id, &lenient.peer_id(), now_ms());
@@ -381,8 +382,8 @@ async fn configured_network_authorises_its_peers() {
     for node in [&inside, &outside] {
         until_peer(&caller, node.peer_id(), "connected", |peer| peer.connected).await;
     }
-    assert!(may(&caller, &inside).await);
-    assert!(!may(&caller, &outside).await);
+    assert!(may_manage(&caller, &inside).await);
+    assert!(!may_manage(&caller, &outside).await);
     let error = match caller.client(outside.peer_id()).list_pools().await.unwrap_err() {
         Error::Refused { source, .. } => source.message,
         other => panic!("{other:?}"),

@@ -206,7 +206,7 @@ async fn false_addresses_of_others_are_not_all_dialled() {
     assert!((1..=16).contains(&dialled.len()), "{} of {PORTS} ports", dialled.len());
 }
 
-/// A peer that connects and disconnects all the time: the table of peers is not made anew each time.
+/// A peer that connects and disconnects all the time: the table of peers is not built again each time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flood_of_connections_makes_few_tables() {
     const ROUNDS: usize = 60;

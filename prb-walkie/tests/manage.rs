@@ -17,6 +17,7 @@ use prb_core::{
     inventory::{AfterExternalStop, Edit, FleetRecord, Goal, Inventory, Pool, Worker},
     primitives::{AccountId, PoolId, WorkerKey},
     prpc::Method as Prpc,
+    pruntime::scripted::ScriptedWorker,
     vault::Vault,
     worker::State,
 };
@@ -69,50 +70,69 @@ async fn every_management_method_has_a_handler() {
     assert!(handlers.has(calls::GetWorkerStatus) && !handlers.has(calls::GetDataProviderInfo));
 }
 
-#[tokio::test]
-async fn pools_are_created_listed_changed_and_deleted() {
-    let bench = Bench::new(false).await;
-    let none: lm::PoolList = bench.ok("ListPool", &Empty {}).await;
-    assert!(none.pools.is_empty());
-
-    // As protobuf.js writes it: fields that were set, including zeros, and unknown fields.
-    let mut request = Vec::new();
+/// A request of `CreatePool` as protobuf.js writes it: fields that were set, including zeros, and unknown fields.
+fn create_pools_as_javascript(pools: &[(u8, &str, &str, u8)]) -> Vec<u8> {
     let owner = [&[0x0a, MNEMONIC.len() as u8][..], MNEMONIC.as_bytes()].concat();
-    let real = AccountId([9; 32]).to_ss58(30);
-    for (pid, name, real, sync_only) in [(2u8, "two", real.as_str(), 0u8), (7, "seven", "", 1)] {
+    let mut request = Vec::new();
+    for (pid, name, real, sync_only) in pools {
         let mut pool = vec![0x12, owner.len() as u8];
         pool.extend(&owner);
-        pool.extend([0x18, pid, 0x22, name.len() as u8]);
+        pool.extend([0x18, *pid, 0x22, name.len() as u8]);
         pool.extend(name.as_bytes());
         pool.extend([0x28, 1, 0x30, 0, 0x3a, real.len() as u8]);
         pool.extend(real.as_bytes());
-        pool.extend([0x40, sync_only, 0xf8, 0x07, 0x05]);
+        pool.extend([0x40, *sync_only, 0xf8, 0x07, 0x05]);
         request.push(0x0a);
         prost::encoding::encode_varint(pool.len() as u64, &mut request);
         request.extend(pool);
     }
-    let answer = bench.ask("CreatePool", request.clone()).await.unwrap();
-    let made = lm::PoolList::decode(answer).unwrap().pools;
+    request
+}
+
+/// The pool in an answer: the owner's addresses without secrets.
+fn answered_pool(uuid: &str, pid: u64, name: &str, real: &str, sync_only: bool) -> db::Pool {
     let account = MemoryChain::account_of(MNEMONIC);
-    let mut full = FullAccount::default();
-    full.ss58_phala = account.to_ss58(30);
-    full.ss58_polkadot = account.to_ss58(0);
-    let expected = |n: usize, pid, name: &str, real: &str, sync_only| db::Pool {
-        uuid: made[n].uuid.clone(),
-        owner: Some(full.clone()),
+    let mut owner = FullAccount::default();
+    owner.ss58_phala = account.to_ss58(30);
+    owner.ss58_polkadot = account.to_ss58(0);
+    db::Pool {
+        uuid: uuid.to_owned(),
+        owner: Some(owner),
         pid,
-        name: name.into(),
+        name: name.to_owned(),
         enabled: true,
         deleted: false,
-        real_phala_ss58: real.into(),
+        real_phala_ss58: real.to_owned(),
         sync_only,
         settings: None,
-    };
-    let all = vec![expected(0, 2, "two", &real, false), expected(1, 7, "seven", "", true)];
-    assert_eq!(made, all);
+    }
+}
+
+#[tokio::test]
+async fn pools_are_created_and_listed() {
+    let bench = Bench::new(false).await;
+    let none: lm::PoolList = bench.ok("ListPool", &Empty {}).await;
+    assert!(none.pools.is_empty());
+    let real = AccountId([9; 32]).to_ss58(30);
+    let request = create_pools_as_javascript(&[(2, "two", &real, 0), (7, "seven", "", 1)]);
+    let answer = bench.ask("CreatePool", request).await.unwrap();
+    let made = lm::PoolList::decode(answer).unwrap().pools;
+    let expected = [
+        answered_pool(&made[0].uuid, 2, "two", &real, false),
+        answered_pool(&made[1].uuid, 7, "seven", "", true),
+    ];
+    assert_eq!(made, expected);
     assert!(made.iter().all(|pool| uuid::Uuid::parse_str(&pool.uuid).is_ok()));
     let listed: lm::PoolList = bench.ok("ListPool", &Empty {}).await;
-    assert_eq!(listed.pools, all);
+    assert_eq!(listed.pools, expected);
+}
+
+#[tokio::test]
+async fn pools_are_changed_and_deleted() {
+    let bench = Bench::new(false).await;
+    let request =
+        create_pools_as_javascript(&[(2, "two", &AccountId([9; 32]).to_ss58(30), 0), (7, "seven", "", 1)]);
+    let made = lm::PoolList::decode(bench.ask("CreatePool", request).await.unwrap()).unwrap().pools;
 
     // Without a mnemonic, with and without an owner: the operator stays.
     let sealed = |bench: &Bench| bench.manager.pools()[0].operator.clone().unwrap();
@@ -120,27 +140,28 @@ async fn pools_are_created_listed_changed_and_deleted() {
     for owner in [None, Some(FullAccount::default())] {
         let value = db::Pool { owner, name: "zwei".into(), enabled: false, ..pool(2) };
         let changed: lm::PoolList = bench.ok("UpdatePool", &update_pool(Identity::Pid(2), value)).await;
-        let expected = db::Pool { enabled: false, ..expected(0, 2, "zwei", "", false) };
+        let expected = db::Pool { enabled: false, ..answered_pool(&made[0].uuid, 2, "zwei", "", false) };
         assert_eq!(changed.pools, [expected]);
         assert_eq!(sealed(&bench), before);
     }
+
+    // With a mnemonic, and with another pid: both change, the id stays.
     let mut owner = FullAccount::default();
     owner.mnemonic = "another".into();
     let value = db::Pool { owner: Some(owner), pid: 3, ..pool(2) };
-    let changed: lm::PoolList =
-        bench.ok("UpdatePool", &update_pool(Identity::Name("zwei".into()), value)).await;
-    assert_eq!(
-        changed.pools[0].owner.as_ref().unwrap().ss58_phala,
-        MemoryChain::account_of("another").to_ss58(30)
-    );
-    assert_eq!((changed.pools[0].uuid.as_str(), changed.pools[0].pid), (made[0].uuid.as_str(), 3));
+    let id = Identity::Name("zwei".into());
+    let changed: lm::PoolList = bench.ok("UpdatePool", &update_pool(id, value)).await;
+    let [changed] = &changed.pools[..] else { panic!("{changed:?}") };
+    let account = &changed.owner.as_ref().unwrap().ss58_phala;
+    assert_eq!(*account, MemoryChain::account_of("another").to_ss58(30));
+    assert_eq!((&changed.uuid, changed.pid), (&made[0].uuid, 3));
 
-    let gone = db::Pool { deleted: true, ..db::Pool::default() };
+    let deleted = db::Pool { deleted: true, ..db::Pool::default() };
     let id = Identity::Uuid(made[0].uuid.clone());
-    let changed: lm::PoolList = bench.ok("UpdatePool", &update_pool(id, gone)).await;
-    assert!(changed.pools.is_empty(), "those deleted are not answered");
+    let changed: lm::PoolList = bench.ok("UpdatePool", &update_pool(id, deleted)).await;
+    assert!(changed.pools.is_empty(), "deleted pools are not in the answer");
     let listed: lm::PoolList = bench.ok("ListPool", &Empty {}).await;
-    assert_eq!(listed.pools, all[1..]);
+    assert_eq!(listed.pools, made[1..]);
 }
 
 #[tokio::test]
@@ -202,109 +223,124 @@ async fn update_keeps_values_without_a_wire_field() {
     assert_eq!((&*after.workers[0], &*after.pools[0], after.saved(set.id)), (&set, &set_pool, saved));
 }
 
+const MISSING: &str = "00000000-0000-4000-8000-000000000000";
+
+/// A call that is refused: its method, its request, and the error.
+type Refused = (&'static str, Vec<u8>, ErrorType, &'static str);
+
+fn refused_new_pools() -> Vec<Refused> {
+    let create = |pools| lm::CreatePool { pools }.encode_to_vec();
+    vec![
+        (
+            "CreatePool",
+            create(vec![pool(2), pool(1)]),
+            ErrorType::Duplicated,
+            "pools[1] \"pool 1\": pid \"1\" is taken by \"pool 1\"",
+        ),
+        (
+            "CreatePool",
+            create(vec![db::Pool { owner: None, ..pool(2) }]),
+            ErrorType::Server,
+            "pools[0] \"pool 2\": the operator's secret is not valid",
+        ),
+        (
+            "CreatePool",
+            create(vec![db::Pool { real_phala_ss58: "x".into(), ..pool(2) }]),
+            ErrorType::Server,
+            "pools[0] \"pool 2\": the proxied account is not valid",
+        ),
+        ("CreatePool", vec![0x0a, 0xff], ErrorType::Server, "decode"),
+    ]
+}
+
+fn refused_changes_of_pools() -> Vec<Refused> {
+    let update = |id, pool| lm::UpdatePool { items: vec![lm::UpdatePoolItem { id, pool }] }.encode_to_vec();
+    let of = |id, with| update_pool(id, pool(with)).encode_to_vec();
+    vec![
+        (
+            "UpdatePool",
+            of(Identity::Uuid(MISSING.into()), 2),
+            ErrorType::NotFound,
+            "there is no pool 00000000",
+        ),
+        (
+            "UpdatePool",
+            of(Identity::Uuid("no id".into()), 2),
+            ErrorType::NotFound,
+            "items[0]: there is no pool \"no id\"",
+        ),
+        (
+            "UpdatePool",
+            of(Identity::Pid(2), 2),
+            ErrorType::NotFound,
+            "items[0] \"pool 2\": there is no pool with pid 2",
+        ),
+        ("UpdatePool", update(None, Some(pool(2))), ErrorType::Server, "items[0]: it names no pool"),
+        (
+            "UpdatePool",
+            update(identity(Identity::Pid(1)), None),
+            ErrorType::Server,
+            "items[0]: it has no value for the pool",
+        ),
+    ]
+}
+
+fn refused_workers() -> Vec<Refused> {
+    let create = |worker| lm::CreateWorker { workers: vec![worker] }.encode_to_vec();
+    vec![
+        (
+            "CreateWorker",
+            create(db::Worker { name: "b".into(), ..worker(1) }),
+            ErrorType::Duplicated,
+            "worker endpoint \"http://10.0.0.1:10001\" is taken by \"worker 1\"",
+        ),
+        (
+            "CreateWorker",
+            create(db::Worker { pid: 9, ..worker(2) }),
+            ErrorType::NotFound,
+            "workers[0] \"worker 2\": there is no pool with pid 9",
+        ),
+        (
+            "CreateWorker",
+            create(db::Worker { stake: "1.5".into(), ..worker(2) }),
+            ErrorType::Server,
+            "workers[0] \"worker 2\": the stake is not valid",
+        ),
+        (
+            "UpdateWorker",
+            update_worker(Identity::Pid(1), worker(1)).encode_to_vec(),
+            ErrorType::Server,
+            "the id is not valid: a pid names a pool",
+        ),
+        (
+            "UpdateWorker",
+            update_worker(Identity::Name("x".into()), worker(1)).encode_to_vec(),
+            ErrorType::NotFound,
+            "there is no worker \"x\"",
+        ),
+    ]
+}
+
+fn refused_commands(existing: &str) -> Vec<Refused> {
+    let of = |id| ids(&[id]).encode_to_vec();
+    vec![
+        ("RestartWorker", of(MISSING), ErrorType::NotFound, "ids[0]: there is no worker 00000000"),
+        ("KickWorker", of("x"), ErrorType::NotFound, "ids[0]: there is no worker \"x\""),
+        ("GetWorkerStatus", of(MISSING), ErrorType::NotFound, "ids[0]: there is no worker"),
+        ("KickWorker", of(existing), ErrorType::Server, "it only manages the inventory"),
+    ]
+}
+
 #[tokio::test]
 async fn errors_name_kind_entry_and_field() {
     let bench = Bench::new(false).await;
     let _: lm::PoolList = bench.ok("CreatePool", &lm::CreatePool { pools: vec![pool(1)] }).await;
     let _: lm::WorkerList = bench.ok("CreateWorker", &lm::CreateWorker { workers: vec![worker(1)] }).await;
     let before = bench.inventory.snapshots().borrow().clone();
-    let missing = "00000000-0000-4000-8000-000000000000";
-    let (duplicated, not_found, server) = (ErrorType::Duplicated, ErrorType::NotFound, ErrorType::Server);
-    let create = |pools| lm::CreatePool { pools }.encode_to_vec();
-    let pools = |items| lm::UpdatePool { items }.encode_to_vec();
-    let workers = |worker| lm::CreateWorker { workers: vec![worker] }.encode_to_vec();
-    let nobody = pool(2);
-    let cases = [
-        (
-            "CreatePool",
-            create(vec![pool(2), pool(1)]),
-            duplicated,
-            "pools[1] \"pool 1\": pid \"1\" is taken by \"pool 1\"",
-        ),
-        (
-            "CreatePool",
-            create(vec![db::Pool { owner: None, ..pool(2) }]),
-            server,
-            "pools[0] \"pool 2\": the operator's secret is not valid",
-        ),
-        (
-            "CreatePool",
-            create(vec![db::Pool { real_phala_ss58: "x".into(), ..pool(2) }]),
-            server,
-            "pools[0] \"pool 2\": the proxied account is not valid",
-        ),
-        (
-            "UpdatePool",
-            update_pool(Identity::Uuid(missing.into()), pool(2)).encode_to_vec(),
-            not_found,
-            "there is no pool 00000000",
-        ),
-        (
-            "UpdatePool",
-            update_pool(Identity::Uuid("no id".into()), pool(2)).encode_to_vec(),
-            not_found,
-            "items[0]: there is no pool \"no id\"",
-        ),
-        (
-            "UpdatePool",
-            update_pool(Identity::Pid(2), pool(2)).encode_to_vec(),
-            not_found,
-            "items[0] \"pool 2\": there is no pool with pid 2",
-        ),
-        (
-            "UpdatePool",
-            pools(vec![lm::UpdatePoolItem { id: None, pool: Some(nobody) }]),
-            server,
-            "items[0]: it names no pool",
-        ),
-        (
-            "UpdatePool",
-            pools(vec![lm::UpdatePoolItem { id: identity(Identity::Pid(1)), pool: None }]),
-            server,
-            "items[0]: it has no value for the pool",
-        ),
-        (
-            "CreateWorker",
-            workers(db::Worker { name: "b".into(), ..worker(1) }),
-            duplicated,
-            "worker endpoint \"http://10.0.0.1:10001\" is taken by \"worker 1\"",
-        ),
-        (
-            "CreateWorker",
-            workers(db::Worker { pid: 9, ..worker(2) }),
-            not_found,
-            "workers[0] \"worker 2\": there is no pool with pid 9",
-        ),
-        (
-            "CreateWorker",
-            workers(db::Worker { stake: "1.5".into(), ..worker(2) }),
-            server,
-            "workers[0] \"worker 2\": the stake is not valid",
-        ),
-        (
-            "UpdateWorker",
-            update_worker(Identity::Pid(1), worker(1)).encode_to_vec(),
-            server,
-            "the id is not valid: a pid names a pool",
-        ),
-        (
-            "UpdateWorker",
-            update_worker(Identity::Name("x".into()), worker(1)).encode_to_vec(),
-            not_found,
-            "there is no worker \"x\"",
-        ),
-        ("RestartWorker", ids(&[missing]).encode_to_vec(), not_found, "ids[0]: there is no worker 00000000"),
-        ("KickWorker", ids(&["x"]).encode_to_vec(), not_found, "ids[0]: there is no worker \"x\""),
-        ("GetWorkerStatus", ids(&[missing]).encode_to_vec(), not_found, "ids[0]: there is no worker"),
-        (
-            "KickWorker",
-            ids(&[&before.workers[0].id.to_string()]).encode_to_vec(),
-            server,
-            "it only manages the inventory",
-        ),
-        ("CreatePool", vec![0x0a, 0xff], server, "decode"),
-    ];
-    for (method, data, kind, text) in cases {
+    let existing = before.workers[0].id.to_string();
+    let calls =
+        [refused_new_pools(), refused_changes_of_pools(), refused_workers(), refused_commands(&existing)];
+    for (method, data, kind, text) in calls.into_iter().flatten() {
         let error = bench.ask(method, data).await.unwrap_err();
         assert_eq!(error.r#type(), kind, "{method}: {error:?}");
         assert!(error.message.contains(text), "{method}: {:?} has no {text:?}", error.message);
@@ -339,18 +375,24 @@ async fn all_workers_are_idle_in_config_mode() {
     );
 }
 
-#[tokio::test]
-async fn running_workers_take_commands_and_show_all_fields() {
-    let bench = Bench::new(true).await;
+/// Two workers: one that computes, and a disabled one. Returns their ids, and the double of the first.
+async fn start_workers(bench: &Bench) -> ([String; 2], ScriptedWorker) {
     let _: lm::PoolList = bench.ok("CreatePool", &lm::CreatePool { pools: vec![pool(1)] }).await;
     let account = bench.manager.pools()[0].operator.as_ref().unwrap().account;
     bench.chain.add_pool(PoolId(1), account, 1_000_000 * PHA);
-    let off = db::Worker { enabled: false, ..worker(2) };
-    let request = lm::CreateWorker { workers: vec![worker(1), off] };
+    let disabled = db::Worker { enabled: false, ..worker(2) };
+    let request = lm::CreateWorker { workers: vec![worker(1), disabled] };
     let made: lm::WorkerList = bench.ok("CreateWorker", &request).await;
     let scripted = bench.connect(1);
-    let id = made.workers[0].uuid.clone();
     bench.until_active().await;
+    ([0, 1].map(|n: usize| made.workers[n].uuid.clone()), scripted)
+}
+
+#[tokio::test]
+async fn state_of_a_running_worker_has_all_fields() {
+    let bench = Bench::new(true).await;
+    let ([id, _], scripted) = start_workers(&bench).await;
+    let listed: lm::WorkerList = bench.ok("ListWorker", &Empty {}).await;
 
     let some: WorkerStateUpdate = bench.ok("GetWorkerStatus", &ids(&[&id, &id])).await;
     let [state] = &some.worker_states[..] else { panic!("{some:?}") };
@@ -362,7 +404,7 @@ async fn running_workers_take_commands_and_show_all_fields() {
     let numbers = (at.relay_header.0 as i32 - 1, at.para_header.0 as i32 - 1, at.block.0 as i32 - 1);
     assert_eq!(heights, numbers);
     assert!(state.initialized && heights.2 > 0);
-    assert_eq!(state.worker.as_ref().unwrap(), &made.workers[0]);
+    assert_eq!(state.worker.as_ref().unwrap(), &listed.workers[0]);
     assert_eq!(state.public_key, hex::encode(scripted.key().0));
     let session = bench.chain.worker(scripted.key()).session.unwrap();
     assert_eq!(state.worker_account_id, session.account.to_ss58(30));
@@ -377,27 +419,33 @@ async fn running_workers_take_commands_and_show_all_fields() {
     let all: WorkerStateUpdate = bench.ok("GetWorkerStatus", &ids(&[])).await;
     let labels: Vec<_> = all.worker_states.iter().map(|state| state.status()).collect();
     assert_eq!(labels, [WorkerStatus::Active, WorkerStatus::Idle], "disabled ones too, by name");
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn running_workers_take_commands() {
+    let bench = Bench::new(true).await;
+    let ([running, disabled], scripted) = start_workers(&bench).await;
 
     // A list with a worker that does not run: the other one gets the command.
-    let (on, off) = (id.as_str(), made.workers[1].uuid.as_str());
     let infos = scripted.count(Prpc::GetInfo);
-    let answer: WorkerStateUpdate = bench.ok("RestartWorker", &ids(&[off, on])).await;
+    let answer: WorkerStateUpdate = bench.ok("RestartWorker", &ids(&[&disabled, &running])).await;
     let answered: Vec<_> =
         answer.worker_states.iter().map(|s| s.worker.as_ref().unwrap().uuid.as_str()).collect();
-    assert_eq!(answered, [off, on]);
+    assert_eq!(answered, [&disabled, &running]);
     bench.until("restarted", || scripted.count(Prpc::GetInfo) > infos).await;
-    let error = bench.ask("KickWorker", ids(&[off]).encode_to_vec()).await.unwrap_err();
+    let error = bench.ask("KickWorker", ids(&[&disabled]).encode_to_vec()).await.unwrap_err();
     assert_eq!(error.message, "no worker was commanded: worker worker 2 does not run: Worker is disabled");
     let nobody: WorkerStateUpdate = bench.ok("KickWorker", &ids(&[])).await;
     assert!(nobody.worker_states.is_empty());
     assert_eq!(scripted.kicks(), 0, "an empty list selects none");
-    let _: WorkerStateUpdate = bench.ok("KickWorker", &ids(&[on])).await;
+    let _: WorkerStateUpdate = bench.ok("KickWorker", &ids(&[&running])).await;
     bench.until("kicked", || scripted.kicks() == 1).await;
     bench.until_active().await;
 
     let registered = || bench.chain.worker(scripted.key()).registration.unwrap().last_updated;
     let before = registered();
-    let _: WorkerStateUpdate = bench.ok("RefreshRaAndRestartWorker", &ids(&[on])).await;
+    let _: WorkerStateUpdate = bench.ok("RefreshRaAndRestartWorker", &ids(&[&running])).await;
     bench.until("registered again", || registered() > before).await;
     bench.stop().await;
 }

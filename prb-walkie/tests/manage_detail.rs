@@ -12,7 +12,7 @@ mod bench;
 
 use std::{
     sync::Arc,
-    time::{Duration, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bench::{Bench, MNEMONIC, worker};
@@ -280,19 +280,22 @@ async fn fleet_detail_round_trips() {
     }
 }
 
-#[tokio::test]
-async fn worker_detail_round_trips() {
+/// The status of a worker with values in all fields that its details have.
+fn detailed_status(at: SystemTime) -> WorkerStatus {
     let mut entry = Worker::new(Uuid::from_u128(2), PoolId(12), "a", "http://a", 1);
     entry.endpoints = vec!["https://a.example.org".into()];
     (entry.gatekeeper, entry.after_stop) = (true, Some(AfterExternalStop::StartAgain));
     let desired = Desired { worker: Arc::new(entry), pool: None };
-    let at = UNIX_EPOCH + Duration::from_millis(1_652_349_600_999);
     let mut status = WorkerStatus::idle(&desired, Reason::Unresponsive, at);
     status.chain = Some(Arc::new(on_chain(3)));
     (status.lag, status.stalled, status.failures) = (Some(0), true, 7);
     status.saved.goal = Goal::LeavePool;
     status.saved = seen(status.saved, KeyChange { at_ms: 5, block: Some(ParaNumber(0)) });
-    let key = WorkerKey([7; 32]);
+    status
+}
+
+/// An event of every kind.
+fn all_events(at: SystemTime) -> Vec<Event> {
     let kinds = [
         EventKind::State {
             before: State::Idle,
@@ -304,7 +307,7 @@ async fn worker_detail_round_trips() {
         EventKind::Edited,
         EventKind::Initialised,
         EventKind::LostState,
-        EventKind::KeyChanged { last: key, now: WorkerKey([8; 32]) },
+        EventKind::KeyChanged { last: WorkerKey([7; 32]), now: WorkerKey([8; 32]) },
         EventKind::Goal { before: Goal::Compute, after: Goal::StayStopped },
         EventKind::OperationSent { operation: "restart" },
         EventKind::OperationDone { operation: "add", block: ParaNumber(0), extrinsic: Some(Hash([5; 32])) },
@@ -315,15 +318,24 @@ async fn worker_detail_round_trips() {
         EventKind::Stalled,
         EventKind::Panicked { text: "oh".into() },
     ];
-    let events: Vec<_> = kinds.into_iter().zip(0..).map(|(kind, n)| Event::new(n, at, kind)).collect();
+    kinds.into_iter().zip(0..).map(|(kind, n)| Event::new(n, at, kind)).collect()
+}
+
+fn at() -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(1_652_349_600_999)
+}
+
+#[test]
+fn worker_detail_round_trips() {
+    let (mut status, events) = (detailed_status(at()), all_events(at()));
     for result in [Ok(ParaNumber(0)), Err(Arc::from("busy"))] {
-        status.checkpoint = Some(Checkpoint { at, result });
+        status.checkpoint = Some(Checkpoint { at: at(), result });
         let mut wire = encode_worker(&status, &events);
         // An event that a later version might add.
         wire.events.push(wire::Event { kind: 99, ..wire::Event::default() });
         let told = WorkerDetail::from(wire::Worker::decode(&*wire.encode_to_vec()).unwrap());
         assert_eq!(told.events, events);
-        assert_eq!((told.reason, told.since, told.lag), (Some("unresponsive"), at, Some(0)));
+        assert_eq!((told.reason, told.since, told.lag), (Some("unresponsive"), at(), Some(0)));
         assert_eq!((told.stalled, told.failures, told.goal), (true, 7, Some(Goal::LeavePool)));
         assert_eq!(
             (told.chain.as_ref(), told.checkpoint),
@@ -334,19 +346,22 @@ async fn worker_detail_round_trips() {
         assert_eq!(told.key_change, Some(KeyChange { at_ms: 5, block: Some(ParaNumber(0)) }));
         assert_eq!(told.in_flight, None);
     }
-    let since = at;
-    for (operation, stage) in
-        Operation::NAMES.into_iter().chain([InFlight::MESSAGES]).zip(Stage::ALL.into_iter().cycle())
-    {
+}
+
+#[test]
+fn operations_in_flight_round_trip() {
+    let mut status = detailed_status(at());
+    let operations = Operation::NAMES.into_iter().chain([InFlight::MESSAGES]);
+    for (operation, stage) in operations.zip(Stage::ALL.into_iter().cycle()) {
         for job in [None, Some(JobId(u64::MAX))] {
-            status.in_flight = Some(InFlight { operation, stage, since, job });
+            status.in_flight = Some(InFlight { operation, stage, since: at(), job });
             let wire = encode_worker(&status, &[]).encode_to_vec();
             assert_eq!(WorkerDetail::from(wire::Worker::decode(&*wire).unwrap()).in_flight, status.in_flight);
         }
     }
 }
 
-/// With a key whose change is this one: as a store has it.
+/// Returns the record with a key and this change of it, as a store has it.
 fn seen(saved: FleetRecord, changed: KeyChange) -> FleetRecord {
     let mut json = serde_json::to_value(saved).unwrap();
     json["seen_keys"] = serde_json::json!({ "key": WorkerKey([7; 32]), "changed": changed });

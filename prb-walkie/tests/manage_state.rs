@@ -51,9 +51,8 @@ fn session() -> Session {
     }
 }
 
-#[test]
-fn session_json_matches_the_original() {
-    let info = PhactoryInfo {
+fn pruntime_info() -> PhactoryInfo {
+    PhactoryInfo {
         initialized: true,
         public_key: Some("ab".into()),
         headernum: 7,
@@ -64,10 +63,14 @@ fn session_json_matches_the_original() {
             ..SystemInfo::default()
         }),
         ..PhactoryInfo::default()
-    };
+    }
+}
+
+/// The status of a computing worker.
+fn computing() -> WorkerStatus {
     let mut status = status("Computing", UNIX_EPOCH + Duration::from_millis(1_652_349_600_999));
     status.state = State::Active;
-    status.info = Some(Arc::new(info));
+    status.info = Some(Arc::new(pruntime_info()));
     let mut chain = WorkerOnChain::default();
     chain.session = Some(session());
     status.chain = Some(Arc::new(chain));
@@ -77,7 +80,12 @@ fn session_json_matches_the_original() {
         para_header: ParaNumber(0),
         block: ParaNumber(1),
     });
-    let state = worker_state(&status);
+    status
+}
+
+#[test]
+fn state_of_a_computing_worker() {
+    let state = worker_state(&computing());
     assert_eq!(state.last_message, "[2022-05-12T10:00:00+00:00] Computing");
     assert_eq!(state.status, 5);
     let heights =
@@ -86,8 +94,14 @@ fn session_json_matches_the_original() {
     assert_eq!(state.public_key, "ab".repeat(32));
     assert_eq!(state.worker_account_id, AccountId([5; 32]).to_ss58(30));
     assert_eq!(state.worker.as_ref().unwrap().stake, u128::MAX.to_string());
+}
 
-    let (session, runtime_info) = state.session_info_json.split_once("  \"runtimeInfo\": ").unwrap();
+const RUNTIME_INFO: &str = "  \"runtimeInfo\": ";
+
+#[test]
+fn session_json_matches_the_original() {
+    let state = worker_state(&computing());
+    let (session, _) = state.session_info_json.split_once(RUNTIME_INFO).unwrap();
     let expected = r#"{
   "state": "WorkerIdle",
   "ve": "1234.00000000",
@@ -123,6 +137,12 @@ fn session_json_matches_the_original() {
   },
 "#;
     assert_eq!(session, expected);
+}
+
+#[test]
+fn runtime_info_is_in_the_session_json() {
+    let state = worker_state(&computing());
+    let (_, runtime_info) = state.session_info_json.split_once(RUNTIME_INFO).unwrap();
     let info: serde_json::Value = serde_json::from_str(runtime_info.strip_suffix('}').unwrap()).unwrap();
     assert_eq!((&info["headernum"], &info["paraHeadernum"]), (&7.into(), &0.into()));
     assert_eq!((&info["publicKey"], &info["ecdhPublicKey"]), (&"ab".into(), &serde_json::Value::Null));

@@ -27,7 +27,7 @@ use tokio::net::UdpSocket;
 const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
 const SERVICE: &str = "ipfs.local";
 
-fn open(n: usize, role: Role) -> Config {
+fn with_mdns(n: usize, role: Role) -> Config {
     let mut config = config(n, role);
     config.mdns = true;
     config
@@ -86,11 +86,11 @@ fn question(service: &str) -> Packet<'_> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_on_loopback_discover_each_other() {
-    let one = start(open(0, Role::DataProviderInt)).await;
-    let other = start(open(1, Role::LifecycleManager)).await;
+    let one = start(with_mdns(0, Role::DataProviderInt)).await;
+    let other = start(with_mdns(1, Role::LifecycleManager)).await;
     until_friends(&one, &other).await;
     // The second node starts when nobody is querying any more.
-    let late = start(open(2, Role::LifecycleManager)).await;
+    let late = start(with_mdns(2, Role::LifecycleManager)).await;
     until_friends(&one, &late).await;
     until_friends(&other, &late).await;
 }
@@ -99,7 +99,7 @@ async fn two_nodes_on_loopback_discover_each_other() {
 async fn node_without_mdns_is_not_discovered() {
     let member = Member::join();
     let hidden = start(config(3, Role::DataProviderInt)).await;
-    let seen = start(open(4, Role::DataProviderInt)).await;
+    let seen = start(with_mdns(4, Role::DataProviderInt)).await;
     let query = question(SERVICE);
     let mut answers = Vec::new();
     let seen_id = seen.peer_id().to_base58();
@@ -124,7 +124,7 @@ fn id_of(packet: &Packet<'_>) -> Option<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn query_is_answered_like_an_original() {
     let member = Member::join();
-    let node = start(open(5, Role::DataProviderInt)).await;
+    let node = start(with_mdns(5, Role::DataProviderInt)).await;
     let id = node.peer_id().to_base58();
     let port: u16 = node.listen_addresses()[0].to_string().rsplit('/').next().unwrap().parse().unwrap();
     let full = format!("{id}.{SERVICE}");
@@ -185,7 +185,7 @@ fn answer(id: &str, port: u16) -> Packet<'static> {
     packet
 }
 
-async fn asks(member: &Member) {
+async fn until_query(member: &Member) {
     member
         .until(None, |packet| {
             let asks = packet.questions.iter().any(|q| q.qname.to_string() == SERVICE);
@@ -207,8 +207,8 @@ async fn answering_original_is_dialled() {
         }),
     )
     .await;
-    let _node: Node = start(open(7, Role::LifecycleManager)).await;
-    asks(&member).await;
+    let _node: Node = start(with_mdns(7, Role::LifecycleManager)).await;
+    until_query(&member).await;
     let port = original.address.to_string().split('/').nth(4).unwrap().parse().unwrap();
     let packet = answer(&original.peer_id.to_base58(), port);
     // Damaged packets and those of other services are ignored.
@@ -219,7 +219,7 @@ async fn answering_original_is_dialled() {
     let answers = async {
         loop {
             member.send(&packet).await;
-            asks(&member).await;
+            until_query(&member).await;
         }
     };
     let request = tokio::select! {

@@ -117,13 +117,13 @@ async fn boot_node_may_start_late_and_restart() {
     early.boot_nodes = vec![address.clone()];
     let early = start(early).await;
     assert!(early.peers().borrow().is_empty());
-    let there = |n, port| {
+    let at_that_address = |n, port| {
         let mut config = provider(n, port);
         config.listen = vec![address.clone()];
         config
     };
 
-    let first = start(there(1, 1)).await;
+    let first = start(at_that_address(1, 1)).await;
     until_friends(&early, &first).await;
     assert_eq!(port_of(&early, &first).await, 1);
     let id = first.peer_id();
@@ -133,13 +133,13 @@ async fn boot_node_may_start_late_and_restart() {
     assert!(matches!(error, Error::Stopped), "{error}");
 
     // The same peer again at the same address.
-    let again = start(there(1, 2)).await;
+    let again = start(at_that_address(1, 2)).await;
     until_friends(&early, &again).await;
     assert_eq!(port_of(&early, &again).await, 2);
     assert!(again.stop(LONG).await);
 
     // Another peer at that address.
-    let other = start(there(2, 3)).await;
+    let other = start(at_that_address(2, 3)).await;
     until_friends(&early, &other).await;
     assert_eq!(port_of(&early, &other).await, 3);
     assert!(!early.peers().borrow().get(&id).unwrap().connected);
@@ -173,40 +173,40 @@ async fn boot_node_by_name_and_own_address_as_boot_node() {
 
 /// A node on a thread of its own that can be frozen: its sockets exist but nothing passes, as if the network
 /// were gone.
-struct Holdable {
+struct FreezableNode {
     node: Node,
-    hold: mpsc::UnboundedSender<std::sync::mpsc::Receiver<()>>,
+    freeze: mpsc::UnboundedSender<std::sync::mpsc::Receiver<()>>,
     thread: std::thread::JoinHandle<()>,
 }
 
-impl Holdable {
+impl FreezableNode {
     async fn start(config: prb_walkie::node::Config) -> Self {
-        let (hold, mut holds) = mpsc::unbounded_channel::<std::sync::mpsc::Receiver<()>>();
+        let (freeze, mut freezes) = mpsc::unbounded_channel::<std::sync::mpsc::Receiver<()>>();
         let (started, node) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
                 started.send(Node::start(config).await.unwrap()).unwrap();
-                while let Some(release) = holds.recv().await {
+                while let Some(release) = freezes.recv().await {
                     // Blocks the only thread that this node has.
                     let _ = release.recv();
                 }
             });
         });
-        Self { node: node.await.unwrap(), hold, thread }
+        Self { node: node.await.unwrap(), freeze, thread }
     }
 
     /// Freezes the node until the returned sender is dropped.
-    fn hold(&self) -> std::sync::mpsc::Sender<()> {
-        let (release, held) = std::sync::mpsc::channel();
-        self.hold.send(held).unwrap();
+    fn freeze(&self) -> std::sync::mpsc::Sender<()> {
+        let (release, released) = std::sync::mpsc::channel();
+        self.freeze.send(released).unwrap();
         release
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn network_outage_is_recovered() {
-    let provider = Holdable::start(provider(0, 8012)).await;
+    let provider = FreezableNode::start(provider(0, 8012)).await;
     let mut config = config(1, Role::LifecycleManager);
     config.boot_nodes = vec![address(&provider.node)];
     config.limits.ping_interval = Duration::from_millis(200);
@@ -217,16 +217,16 @@ async fn network_outage_is_recovered() {
     for _ in 0..2 {
         until_peer(&lifecycle, id, "there", |p| p.is_usable()).await;
         assert_eq!(port_of(&lifecycle, &provider.node).await, 8012);
-        let held = provider.hold();
+        let frozen = provider.freeze();
         until_peer(&lifecycle, id, "gone", |p| !p.connected).await;
         let error = lifecycle.client(id).data_provider_info().await.unwrap_err();
         assert!(error.is_retryable(), "{error}");
-        drop(held);
+        drop(frozen);
     }
     until_peer(&lifecycle, id, "there again", |p| p.is_usable()).await;
     assert_eq!(port_of(&lifecycle, &provider.node).await, 8012);
-    let Holdable { hold, thread, node } = provider;
-    drop((hold, node));
+    let FreezableNode { freeze, thread, node } = provider;
+    drop((freeze, node));
     thread.join().unwrap();
 }
 

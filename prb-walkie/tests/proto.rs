@@ -156,7 +156,7 @@ fn stored_values() {
 }
 
 #[test]
-fn pool_and_worker_messages() {
+fn pool_messages() {
     let mut pool = Pool {
         uuid: "u".into(),
         owner: Some(FullAccount::default()),
@@ -170,27 +170,12 @@ fn pool_and_worker_messages() {
     };
     let rest = "18ffffffffffffffffff01".to_owned() + "22016e" + "2801" + "3001" + "3a0172" + "4001";
     assert_eq!(hex(&pool), "0a0175".to_owned() + "1200" + &rest);
+    pool.owner = Some(owner());
+    assert_eq!(hex(&pool), "0a0175".to_owned() + "121d" + &hex(&owner()) + &rest);
     // What JavaScript writes for a pool that is neither deleted nor sync-only.
     let explicit = hex::decode("0a01751200180222016e280130003a004000").unwrap();
     let listed = Pool::decode(explicit.as_slice()).unwrap();
     assert_eq!((listed.pid, listed.enabled, listed.deleted, listed.sync_only), (2, true, false, false));
-
-    let mut owner = FullAccount::default();
-    owner.mnemonic = "bottom drive obey".into();
-    owner.ss58_phala = "4".into();
-    owner.ss58_polkadot = "1".into();
-    owner.polkadot_json = "{}".into();
-    assert_eq!(
-        hex(&owner),
-        "0a11".to_owned() + &hex::encode("bottom drive obey") + "12027b7d" + "1a0134" + "220131"
-    );
-    pool.owner = Some(owner);
-    let request = CreatePool { pools: vec![pool.clone()] };
-    let shown = format!("{request:?}");
-    assert!(shown.contains("ss58_phala") && !shown.contains("bottom") && !shown.contains("{}"), "{shown}");
-    let wrapped = Request { data: request.encode_to_vec().into(), ..Default::default() };
-    let shown = format!("{wrapped:?}");
-    assert!(shown.contains("data_bytes") && !shown.contains("bottom"), "{shown}");
 
     let id = QueryIdentity { identity: Some(Identity::Pid(0)) };
     let update = UpdatePool {
@@ -200,7 +185,33 @@ fn pool_and_worker_messages() {
         }],
     };
     assert_eq!(hex(&update), "0a08".to_owned() + "0a021800" + "12023001");
+}
 
+fn owner() -> FullAccount {
+    let mut owner = FullAccount::default();
+    owner.mnemonic = "bottom drive obey".into();
+    owner.ss58_phala = "4".into();
+    owner.ss58_polkadot = "1".into();
+    owner.polkadot_json = "{}".into();
+    owner
+}
+
+#[test]
+fn debug_output_of_an_owner_has_no_secret() {
+    assert_eq!(
+        hex(&owner()),
+        "0a11".to_owned() + &hex::encode("bottom drive obey") + "12027b7d" + "1a0134" + "220131"
+    );
+    let request = CreatePool { pools: vec![Pool { owner: Some(owner()), ..Pool::default() }] };
+    let shown = format!("{request:?}");
+    assert!(shown.contains("ss58_phala") && !shown.contains("bottom") && !shown.contains("{}"), "{shown}");
+    let wrapped = Request { data: request.encode_to_vec().into(), ..Default::default() };
+    let shown = format!("{wrapped:?}");
+    assert!(shown.contains("data_bytes") && !shown.contains("bottom"), "{shown}");
+}
+
+#[test]
+fn worker_messages() {
     let worker = Worker {
         uuid: "u".into(),
         pid: 2,
@@ -236,10 +247,8 @@ fn pool_and_worker_messages() {
         + "4a016d"
         + "52016a"
         + "5a0161";
-    assert_eq!(
-        hex(&WorkerStateUpdate { worker_states: vec![state] }),
-        format!("0a{:02x}{bytes}", bytes.len() / 2)
-    );
+    let update = WorkerStateUpdate { worker_states: vec![state] };
+    assert_eq!(hex(&update), format!("0a{:02x}{bytes}", bytes.len() / 2));
 }
 
 proptest! {

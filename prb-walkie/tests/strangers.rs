@@ -71,14 +71,14 @@ async fn thief(n: usize, heard: &Heard) -> RawPeer {
         heard.0.lock().unwrap().push((request.method.clone(), request.data.clone()));
         let mut response = Response { request_nonce: request.nonce, ..Response::default() };
         if request.method == "Hello" {
-            let said = SystemInfo::decode(request.data).unwrap();
+            let hello = SystemInfo::decode(request.data).unwrap();
             let info = SystemInfo {
                 role: Role::LifecycleManager.into(),
                 chain_identity: CHAIN.to_string(),
                 bridge_identity: "default".into(),
                 auth: AuthStatus::NeedAuth.into(),
                 // It reflects the message, since it has no key of its own.
-                key_exchange: said.key_exchange,
+                key_exchange: hello.key_exchange,
                 key_proof: vec![7; 32].into(),
                 ..SystemInfo::default()
             };

@@ -27,9 +27,9 @@ pub enum Error {
     #[error("transaction pool: {0}")]
     Pool(#[from] crate::node::pool::Error),
     /// The RPC server could not be started.
-    #[error("rpc server")]
+    #[error("the RPC server cannot be started")]
     Rpc(#[source] std::io::Error),
     /// A task of the devnet panicked.
-    #[error("task")]
+    #[error("a task of the devnet failed")]
     Task(#[from] tokio::task::JoinError),
 }

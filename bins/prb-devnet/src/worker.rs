@@ -353,7 +353,7 @@ impl WorkerHandle {
 
     /// Number of calls of a method, over all restarts.
     pub fn calls(&self, method: Method) -> u64 {
-        self.process.calls.of(method)
+        self.process.calls.count_of(method)
     }
 
     /// Number of sync or dispatch calls during another one, which a bridge must never make.

@@ -154,11 +154,23 @@ fn main() {
     let (address, server) = serve(&made);
     let style = get(address, "/").split("href=\"").find(|link| link.contains("page.css")).map(str::to_owned);
     let style = style.unwrap().split('"').next().unwrap().to_owned();
-    let yardstick = request(address, &server, &style);
     println!("{WORKERS} workers; CPU time of the server's thread");
+    measure_requests(address, &server, &style);
+    println!(
+        "view of the manager's workers: {:.2} ms of CPU, once a second",
+        local_view().as_secs_f64() * 1e3
+    );
+    // A tenth of the workers changes every second, like at the tip.
+    let changed = Arc::clone(&made);
+    thread::spawn(move || change_every_second(&changed));
+    measure_readers(address, &server);
+}
+
+fn measure_requests(address: SocketAddr, server: &str, style: &str) {
+    let baseline = request(address, server, style);
     println!("{:<44} {:>9} {:>9} {:>7} {:>8}", "request", "CPU ms", "wall ms", "times", "KiB");
     let paths = [
-        (&*style, "the style sheet (baseline)"),
+        (style, "the style sheet (baseline)"),
         ("/", "overview"),
         ("/workers", "workers, the first hundred"),
         ("/workers?sort=lag&order=down&size=100&page=20", "workers by lag, page 20"),
@@ -169,8 +181,8 @@ fn main() {
         ("/transactions", "transactions"),
     ];
     for (path, name) in paths {
-        let (spent, wall, bytes) = request(address, &server, path);
-        let times = spent.as_secs_f64() / yardstick.0.as_secs_f64();
+        let (spent, wall, bytes) = request(address, server, path);
+        let times = spent.as_secs_f64() / baseline.0.as_secs_f64();
         println!(
             "{name:<44} {:>9.2} {:>9.2} {times:>7.1} {:>8}",
             spent.as_secs_f64() * 1e3,
@@ -178,28 +190,26 @@ fn main() {
             bytes / 1024
         );
     }
-    println!(
-        "view of the manager's workers: {:.2} ms of CPU, once a second",
-        local_view().as_secs_f64() * 1e3
-    );
+}
 
-    // A tenth of the workers changes every second, like at the tip.
-    let changed = Arc::clone(&made);
-    thread::spawn(move || {
-        for round in 0.. {
-            thread::sleep(Duration::from_secs(1));
-            let mut fleet = changed.fleet.lock().unwrap().as_ref().clone();
-            for n in 0..CHANGING {
-                let at = (round * CHANGING + n) * 7 % fleet.workers.len();
-                fleet.workers[at].para_block = fleet.workers[at].para_block.map(|block| block + 1);
-            }
-            *changed.fleet.lock().unwrap() = Arc::new(fleet);
+/// Changes [`CHANGING`] workers a second.
+fn change_every_second(made: &Made) {
+    for round in 0.. {
+        thread::sleep(Duration::from_secs(1));
+        let mut fleet = made.fleet.lock().unwrap().as_ref().clone();
+        for n in 0..CHANGING {
+            let at = (round * CHANGING + n) * 7 % fleet.workers.len();
+            fleet.workers[at].para_block = fleet.workers[at].para_block.map(|block| block + 1);
         }
-    });
+        *made.fleet.lock().unwrap() = Arc::new(fleet);
+    }
+}
+
+fn measure_readers(address: SocketAddr, server: &str) {
     println!("{CHANGING} of them change every second");
     println!("{:<44} {:>9} {:>9} {:>12}", "readers", "CPU ms/s", "times", "bytes/s each");
     for (part, name) in [("/live/workers", "workers"), ("/live/", "overview"), ("/live/pools", "pools")] {
-        let again = watched(&server, 8, |bytes, stop| ask_again(address, part, bytes, stop));
+        let again = watched(server, 8, |bytes, stop| ask_again(address, part, bytes, stop));
         println!(
             "{:<44} {:>9.2} {:>9} {:>12}",
             format!("{name}, 8 that poll (baseline)"),
@@ -208,7 +218,7 @@ fn main() {
             again.1
         );
         for readers in [1, 8, MAX_STREAMS] {
-            let streamed = watched(&server, readers, |bytes, stop| stream(address, part, bytes, stop));
+            let streamed = watched(server, readers, |bytes, stop| stream(address, part, bytes, stop));
             let times = streamed.0.as_secs_f64() / again.0.as_secs_f64();
             println!(
                 "{:<44} {:>9.2} {times:>9.2} {:>12}",

@@ -116,6 +116,7 @@ impl Bridge {
             peers: None,
             providers: None,
         };
+        // After the fleet has started: an answer then has its status.
         let api = api::Server::open(&args.api, &args.pages, &access, source).await;
         let api = api.map_err(Failure::Configuration)?;
         let mut fleet = Local::new(manager.clone())

@@ -131,6 +131,7 @@ impl Server {
         }
         let router = router(Api::new(source), Gate::new(guard, on_loopback, location));
         let mut background = Background::default();
+        // Ends only if it is stopped; the error is for an end without a stop.
         background.spawn(|stop| async move {
             stop.run_until_cancelled(listen::serve(listener, router, port.name)).await;
             anyhow::anyhow!("the management API has ended")
@@ -240,14 +241,14 @@ impl Api {
     /// Finds a worker by its id or name.
     fn worker(&self, named: &str) -> Result<Uuid, Problem> {
         let snapshot = self.snapshot();
-        let found = <workers::Workers as edits::Kind>::find(&snapshot, named);
+        let found = <workers::Workers as edits::EntryKind>::find(&snapshot, named);
         found.map(|worker| worker.id).ok_or_else(|| workers::no_worker(named))
     }
 
     /// Finds a pool by its id, number or name.
     fn pool(&self, named: &str) -> Result<Uuid, Problem> {
         let snapshot = self.snapshot();
-        let found = <pools::Pools as edits::Kind>::find(&snapshot, named);
+        let found = <pools::Pools as edits::EntryKind>::find(&snapshot, named);
         found.map(|pool| pool.id).ok_or_else(|| pools::no_pool(named))
     }
 }

@@ -50,10 +50,12 @@ impl Blocks {
         history: &[HistoryLocation],
     ) -> anyhow::Result<Self> {
         let opening = path.to_owned();
+        // May migrate an older layout, which takes long for a large store.
         let open = move || Store::open(&opening, store::Config::default());
         let store = disk_watch::open(format!("the block store {}", path.display()), open)
             .await?
             .with_context(|| format!("cannot open the block store {}", path.display()))?;
+        // Shared with readers, so it closes with the last of them.
         let store = Arc::new(store);
         let mut background = Background::default();
         let history = history::open(history, &mut background).await.context("PRB_HISTORY")?;

@@ -43,6 +43,7 @@ async fn check(command: &Command) -> anyhow::Result<()> {
                 nodes("relay", &args.parent_chain_endpoint)?;
                 nodes("para", &args.chain_endpoint)?;
             }
+            // Loaded, not generated: a check creates no file.
             Identity::load(&args.walkie.peer_id_prefix, Role::DataProvider)?;
             let mut resources = Resources::new(args.ops.ops_listen, DataProvider::OPS_PORT)
                 .with_blob_server(args.blob_server_address, args.local_server_port)

@@ -168,6 +168,7 @@ impl Cli {
         let (mut cli, matches) =
             read.map_err(|error| refusal::explained(error, &command, &arguments, &origins))?;
         cli.effective = effective::toml(&command, &matches, &origins);
+        // Both from the matches: the parsed arguments do not tell where a value comes from.
         cli.exposed = effective::exposed(&command, &matches);
         // Not by clap's parsers, whose errors quote the value.
         cli.command.check()?;

@@ -191,6 +191,7 @@ impl Console {
 
     async fn take_samples(self) {
         let mut ticks = tokio::time::interval(history::STEP);
+        // A burst of samples after a pause would be of one moment.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
@@ -231,6 +232,7 @@ impl Console {
 
     /// Must be called before the console is shared.
     fn changed(mut self, change: impl FnOnce(&mut Inner)) -> Self {
+        // Always succeeds before the console is cloned.
         if let Some(inner) = Arc::get_mut(&mut self.0) {
             change(inner);
         }

@@ -209,6 +209,7 @@ impl FleetFile {
                 .map_err(|e| anyhow::anyhow!("{}", redact::scrubbed(&e.to_string())))?;
             return Self::checked(Positioned::by_index(written.pools), Positioned::by_index(written.workers));
         }
+        // The entries with their positions: what is wrong with two of them together is only found afterwards.
         let written: Written<Spanned<PoolEntry>, Spanned<WorkerEntry>> =
             toml::from_str(text).map_err(|e: toml::de::Error| match e.span() {
                 Some(span) => {

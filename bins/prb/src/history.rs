@@ -73,6 +73,7 @@ async fn resolve(address: &str, found: &watch::Sender<Vec<Candidate>>) {
                     announced: None,
                     provenance: Provenance::Named,
                 };
+                // An unchanged address does not wake the source.
                 found.send_if_modified(|old| {
                     let changed = old.first().is_none_or(|old| old.address != resolved);
                     if changed {

@@ -45,6 +45,7 @@ impl Monitor {
     /// # Errors
     /// See [`Failure`].
     pub async fn start(args: &MonitorArgs) -> Result<Self, Failure> {
+        args.warn_of_no_effect();
         let port = Port { name: "console", variable: "HOST and PORT", default: args.listen() };
         // First: a port that is taken is reported before an identity is generated or a peer is asked.
         let listener = TcpListener::bind(port.default)

@@ -116,6 +116,7 @@ impl Meter {
                 let seconds = now.duration_since(at).as_secs_f64();
                 if seconds > 0.0 {
                     let rate = f64::from(height.saturating_sub(old)) / seconds;
+                    // Smoothed: blocks come in batches, so the rate between two updates says little.
                     self.rate += SMOOTHING * (rate - self.rate);
                 }
             }
@@ -157,6 +158,7 @@ impl Progress {
             return;
         }
         let line = plain_line(&view, relay, para);
+        // An idle daemon does not repeat itself.
         if self.logged.as_ref().is_none_or(|(_, last)| *last != line) {
             tracing::info!(target: "prb::progress", "{line}");
         }
@@ -187,6 +189,7 @@ fn plain_line(view: &View, relay_rate: f64, para_rate: f64) -> String {
         number(heights.para.map(|n| n.0)),
         number(heights.para_target.map(|n| n.0)),
     );
+    // Writing to a String cannot fail.
     let _ = match view.shown {
         Shown::Everything | Shown::Trader | Shown::Monitor { .. } => Ok(()),
         Shown::Provider { peers } => write!(line, "  peers: {peers}"),
@@ -211,6 +214,7 @@ pub fn states(fleet: &FleetStatus) -> String {
     if counts.is_empty() {
         return "none".into();
     }
+    // Those with errors first: their state has the highest number.
     let parts: Vec<_> = counts.values().rev().map(|(state, n)| format!("{n} {}", state.as_str())).collect();
     parts.join(", ")
 }

@@ -186,13 +186,13 @@ impl TradeQueue {
                     accounts_left = report.accounts_left,
                     "trader stopped"
                 ),
-                Err(error) => tracing::warn!(error = %prb_core::text::describe(&error), "the trader broke"),
+                Err(error) => tracing::warn!(error = %prb_core::text::describe(&error), "the trader failed"),
             }
         }
         // After the trader, which hands its jobs back over this connection.
         let redis = async {
             if let Some(queue) = &self.redis {
-                // In the background it goes on.
+                // After the limit it goes on in the background.
                 let _ = tokio::time::timeout(stop::QUEUE, queue.shutdown()).await;
             }
         };

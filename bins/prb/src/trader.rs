@@ -41,6 +41,7 @@ impl TraderDaemon {
     /// # Errors
     /// See [`Failure`].
     pub async fn start(args: &TraderArgs) -> Result<Self, Failure> {
+        args.warn_of_no_effect();
         let para = pool("para", &args.chain_endpoint, args.chain_genesis).map_err(Failure::Configuration)?;
         let pools = FleetFile::read_optional(args.trader_pools.as_deref()).await;
         let pools = pools.map_err(Failure::Configuration)?;

@@ -291,6 +291,27 @@ fn settings_without_effect_are_reported_with_their_source() {
     assert!(help.contains("without effect"), "{help}");
 }
 
+/// A trader has no console, and a monitor no queue page.
+#[test]
+fn pages_that_a_daemon_does_not_have_are_not_in_its_help_and_reported() {
+    let nowhere = [("PRB_OPS_LISTEN", "off"), ("PHALA_PEER_ID_PREFIX", "/dev/null/id"), ("PORT", "0")];
+    let redis = ("PHALA_Q_REDIS_ENDPOINT", "redis://127.0.0.1:9");
+    for (daemon, variable, flag, other) in [
+        ("trader", "PRB_CONSOLE_LISTEN", "--console-listen", "--queue-page-listen"),
+        ("monitor", "PRB_QUEUE_PAGE_LISTEN", "--queue-page-listen", "--console-listen"),
+    ] {
+        let help = String::from_utf8(prb(&[daemon, "--help"], &[]).stdout).unwrap();
+        assert!(!help.contains(flag) && help.contains(other), "{help}");
+        for (value, reported) in [("127.0.0.1:9", true), ("none", false)] {
+            let output = prb(&[daemon], &[&CHAINS[..], &nowhere, &[redis, (variable, value)]].concat());
+            let log = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+            let log = log.concat();
+            assert_eq!(log.contains(variable) && log.contains("has no effect"), reported, "{log}");
+            assert_eq!(output.status.code(), Some(2), "{log}");
+        }
+    }
+}
+
 #[test]
 fn check_reads_the_same_files_as_a_start() {
     let folder = tempfile::tempdir().unwrap();

@@ -61,7 +61,7 @@ runner_max_worker_number = 2
 "#;
 
 #[test]
-fn nonce_gaps_are_filled_where_it_is_said() {
+fn nonce_gaps_are_filled_where_a_setting_says_so() {
     let folder = Folder::new();
     let file = folder.put("prb.toml", &format!("fill_nonce_gaps = true\n{FILE}"));
     let nodes = [("PHALA_Q_REDIS_ENDPOINT", "redis://r:6379"), ("PHALA_CHAIN_ENDPOINT", "ws://a:9944")];

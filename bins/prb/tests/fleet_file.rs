@@ -166,7 +166,7 @@ async fn unchanged_file_changes_nothing() {
     let (inventory, vault) = (MemoryInventory::default(), MemoryVault::new());
     let text = POOL.to_owned() + &worker("a", "http://a") + &worker("b", "http://b");
     assert_eq!(apply(&text, &inventory, &vault).await, 3);
-    assert_eq!(apply(&text, &inventory, &vault).await, 0, "a pool's key is sealed anew each time");
+    assert_eq!(apply(&text, &inventory, &vault).await, 0, "the new seal of a pool's key counts as a change");
     assert_eq!(apply(&text.replace("stake = 5", "stake = 6"), &inventory, &vault).await, 2);
     assert_eq!(apply(&text.replace("//One", "//Two"), &inventory, &vault).await, 3);
 

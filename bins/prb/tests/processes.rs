@@ -32,44 +32,15 @@ async fn data_provider_reports_heights_and_serves_blobs() {
     provider.start();
     let test_peer = TestPeer::new(vec![provider.address()], "default").await;
     let client = test_peer.find(Role::DataProviderInt, "default", LIMIT).await;
-    let start = Instant::now();
-    let info: Info = loop {
-        let info = client.data_provider_info().await.unwrap();
-        if info.status() == Status::Idle {
-            break info;
-        }
-        assert!(start.elapsed() < LIMIT, "{info:?}\n{}", provider.log_tail());
-        sleep(Duration::from_millis(200)).await;
-    };
+    let info = until_idle(&client, &provider).await;
     assert!(info.para_id > 0 && info.parent_start_header >= 0, "{info:?}");
     assert!(info.parent_target >= info.parent_processed_height, "{info:?}");
     assert!(info.parent_processed_height > 250 && info.para_processed_height > 100, "{info:?}");
     assert!(info.parent_fetched_height >= info.parent_processed_height, "{info:?}");
     assert!(info.para_fetched_height >= info.para_processed_height, "{info:?}");
     assert!(info.para_committed_height >= info.para_processed_height, "{info:?}");
-
-    // One blob over each of the three protocols.
-    let key = format!("genesis:{}:pb", info.para_id);
-    let by_call = client.blob_by_key(&key).await.unwrap().unwrap();
-    assert_eq!(client.blob(&key).await.unwrap().unwrap(), by_call);
-    let by_tcp = blob_over_tcp(info.blob_server_port as u16, &key).await;
-    assert_eq!(by_tcp, by_call);
-    assert!(client.blob("genesis:1:pb").await.unwrap().is_none());
-
-    // A block by its token, which only the requesting peer can use.
-    let wanted = WantBlob { number: 20, r#type: BlobType::ParaBlock.into() };
-    let meta = client.want_blob(wanted).await.unwrap();
-    assert_eq!(meta.origin_peer, client.peer().to_string());
-    let token = GetBlob { token: meta.get_token.clone() };
-    let block = client.blob_with_token(token.clone()).await.unwrap();
-    assert_eq!((block.number, block.data.is_empty()), (20, false));
-    let other = TestPeer::new(vec![provider.address()], "default").await;
-    let stranger = other.find(Role::DataProviderInt, "default", LIMIT).await;
-    let refused = stranger.blob_with_token(token).await.unwrap_err();
-    assert_eq!(refused.kind(), Some(ErrorKind::Unauthorized));
-    let missing = client.want_blob(WantBlob { number: 1_000_000, ..wanted }).await.unwrap_err();
-    assert_eq!(missing.kind(), Some(ErrorKind::NotFound));
-    other.close().await;
+    protocols_give_the_same_blob(&client, &info).await;
+    token_of_a_block_is_for_its_requester(&client, &provider).await;
 
     provider.until_unready(&[], LIMIT).await;
     assert_eq!(provider.ops("/livez").unwrap().0, 200);
@@ -87,6 +58,45 @@ async fn data_provider_reports_heights_and_serves_blobs() {
     provider.stop().await;
     test_peer.close().await;
     net.shutdown().await;
+}
+
+/// Waits until a provider has stored all that its nodes have.
+async fn until_idle(client: &Client, provider: &Daemon) -> Info {
+    let start = Instant::now();
+    loop {
+        let info = client.data_provider_info().await.unwrap();
+        if info.status() == Status::Idle {
+            return info;
+        }
+        assert!(start.elapsed() < LIMIT, "{info:?}\n{}", provider.log_tail());
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn protocols_give_the_same_blob(client: &Client, info: &Info) {
+    let key = format!("genesis:{}:pb", info.para_id);
+    let by_call = client.blob_by_key(&key).await.unwrap().unwrap();
+    assert_eq!(client.blob(&key).await.unwrap().unwrap(), by_call);
+    let by_tcp = blob_over_tcp(info.blob_server_port as u16, &key).await;
+    assert_eq!(by_tcp, by_call);
+    assert!(client.blob("genesis:1:pb").await.unwrap().is_none());
+}
+
+/// A block is fetched by its token, which only the requesting peer can use.
+async fn token_of_a_block_is_for_its_requester(client: &Client, provider: &Daemon) {
+    let wanted = WantBlob { number: 20, r#type: BlobType::ParaBlock.into() };
+    let meta = client.want_blob(wanted).await.unwrap();
+    assert_eq!(meta.origin_peer, client.peer().to_string());
+    let token = GetBlob { token: meta.get_token.clone() };
+    let block = client.blob_with_token(token.clone()).await.unwrap();
+    assert_eq!((block.number, block.data.is_empty()), (20, false));
+    let other = TestPeer::new(vec![provider.address()], "default").await;
+    let stranger = other.find(Role::DataProviderInt, "default", LIMIT).await;
+    let refused = stranger.blob_with_token(token).await.unwrap_err();
+    assert_eq!(refused.kind(), Some(ErrorKind::Unauthorized));
+    let missing = client.want_blob(WantBlob { number: 1_000_000, ..wanted }).await.unwrap_err();
+    assert_eq!(missing.kind(), Some(ErrorKind::NotFound));
+    other.close().await;
 }
 
 /// Requests a blob from a blob server in the original's frames.

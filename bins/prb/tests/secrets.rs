@@ -97,83 +97,117 @@ fn search_process(secrets: &[Secret], daemon: &Daemon) {
     }
 }
 
+/// A data provider, a lifecycle manager and a trader, with each secret that they can be given.
+struct Daemons {
+    provider: Daemon,
+    manager: Daemon,
+    trader: Daemon,
+    identity: Identity,
+    api: u16,
+    console: u16,
+    queue_page: u16,
+}
+
+impl Daemons {
+    fn new(net: &Net, redis: &Redis, secret_folder: &Path) -> Self {
+        let folder = net.dir.path();
+        let file = |name: &str, text: &str| secret_file(secret_folder, name, text);
+        let redis_url = file("redis", &redis.url().replace("//", &format!("//:{REDIS_PASSWORD}@")));
+        let (psk, token) = (file("psk", SHARED_KEY), file("token", TOKEN));
+        let node = file("node", &format!("{}/?key={NODE_KEY}", net.devnet.para().url()));
+        let [api, console, queue_page] = [(); 3].map(|()| free_port());
+
+        let provider =
+            provider(net, "dp").set("PRB_WALKIE_PSK_FILE", &psk).set("PHALA_LOGGER_LEVEL", "debug");
+        let manager = Daemon::new(folder, "lifecycle", "lm")
+            .set("PHALA_CHAIN_ENDPOINT_FILE", &node)
+            .set("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", true)
+            .set("PRB_WALKIE_PSK_FILE", &psk)
+            .set("PRB_API_TOKEN_FILE", &token)
+            .set("PHALA_Q_REDIS_ENDPOINT_FILE", &redis_url)
+            .set("PHALA_WALKIE_BOOT_NODES", provider.address())
+            .set("PRB_API_LISTEN", format!("127.0.0.1:{api}"))
+            .set("PRB_CONSOLE_LISTEN", format!("127.0.0.1:{console}"))
+            .set("PHALA_LOGGER_LEVEL", "debug");
+        let trader = Daemon::new(folder, "trade", "trader")
+            .set("PHALA_CHAIN_ENDPOINT_FILE", &node)
+            .set("PHALA_Q_REDIS_ENDPOINT_FILE", &redis_url)
+            .set("PRB_API_TOKEN_FILE", &token)
+            .set("PRB_QUEUE_PAGE_LISTEN", format!("127.0.0.1:{queue_page}"))
+            .set("PHALA_LOGGER_LEVEL", "debug");
+        // The trader opens keys that the manager has sealed, so both have one identity.
+        let identity = Identity::generate().unwrap();
+        for daemon in [&manager, &trader] {
+            identity.store(&daemon.identity_folder(), Key::Lifecycle).unwrap();
+        }
+        Self { provider, manager, trader, identity, api, console, queue_page }
+    }
+
+    fn secrets(&self, mnemonic: &str) -> [Secret; 6] {
+        let private = self.identity.private_protobuf().unwrap();
+        // A part of one of its primes: what else the key has is public.
+        let private = &private[private.len() / 2..private.len() / 2 + 32];
+        [
+            Secret::text("the mnemonic", mnemonic),
+            Secret::text("the shared key", SHARED_KEY),
+            Secret::text("the token", TOKEN),
+            Secret::text("the password of Redis", REDIS_PASSWORD),
+            Secret::text("the key in the node's address", NODE_KEY),
+            Secret::bytes("the identity's private key", private),
+        ]
+    }
+
+    fn search_answers(&self, secrets: &[Secret]) {
+        for (port, paths) in [
+            (
+                self.api,
+                &[
+                    "/api/v1/pools",
+                    "/api/v1/workers",
+                    "/api/v1/status",
+                    "/api/v1/jobs",
+                    "/api/v1/openapi.json",
+                ][..],
+            ),
+            (self.console, &["/", "/workers", "/pools", "/transactions", "/chain", "/peers"][..]),
+            (self.queue_page, &["/", "/?state=succeeded"][..]),
+        ] {
+            for path in paths {
+                let (_, answer) = Probe::at(port).ask(path).unwrap();
+                search(secrets, &format!("port {port}, {path}"), answer.as_bytes());
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_is_anywhere_but_where_it_belongs() {
     let net = Net::start(chain(), 1).await;
     let folder = net.dir.path();
     let secret_folder = folder.join("secrets");
     fs::create_dir(&secret_folder).unwrap();
-    let file = |name: &str, text: &str| secret_file(&secret_folder, name, text);
     let redis = Redis::start(folder);
     assert!(redis.ask(&format!("CONFIG SET requirepass {REDIS_PASSWORD}")).unwrap().starts_with("+OK"));
-    let redis_url = file("redis", &redis.url().replace("//", &format!("//:{REDIS_PASSWORD}@")));
-    let (psk, token) = (file("psk", SHARED_KEY), file("token", TOKEN));
-    let node = file("node", &format!("{}/?key={NODE_KEY}", net.devnet.para().url()));
-
-    let mut provider =
-        provider(&net, "dp").set("PRB_WALKIE_PSK_FILE", &psk).set("PHALA_LOGGER_LEVEL", "debug");
-    let (api, console, page) = (free_port(), free_port(), free_port());
-    let mut manager = Daemon::new(folder, "lifecycle", "lm")
-        .set("PHALA_CHAIN_ENDPOINT_FILE", &node)
-        .set("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", true)
-        .set("PRB_WALKIE_PSK_FILE", &psk)
-        .set("PRB_API_TOKEN_FILE", &token)
-        .set("PHALA_Q_REDIS_ENDPOINT_FILE", &redis_url)
-        .set("PHALA_WALKIE_BOOT_NODES", provider.address())
-        .set("PRB_API_LISTEN", format!("127.0.0.1:{api}"))
-        .set("PRB_CONSOLE_LISTEN", format!("127.0.0.1:{console}"))
-        .set("PHALA_LOGGER_LEVEL", "debug");
-    let identity = Identity::generate().unwrap();
-    identity.store(&manager.identity_folder(), Key::Lifecycle).unwrap();
-    let mut trader = Daemon::new(folder, "trade", "trader")
-        .set("PHALA_CHAIN_ENDPOINT_FILE", &node)
-        .set("PHALA_Q_REDIS_ENDPOINT_FILE", &redis_url)
-        .set("PRB_API_TOKEN_FILE", &token)
-        .set("PRB_QUEUE_PAGE_LISTEN", format!("127.0.0.1:{page}"))
-        .set("PHALA_LOGGER_LEVEL", "debug");
-    identity.store(&trader.identity_folder(), Key::Lifecycle).unwrap();
-    for daemon in [&mut provider, &mut manager, &mut trader] {
+    let mut daemons = Daemons::new(&net, &redis, &secret_folder);
+    for daemon in [&mut daemons.provider, &mut daemons.manager, &mut daemons.trader] {
         daemon.start();
     }
-    let test_peer = TestPeer::with_key(vec![manager.address()], "default", SHARED_KEY).await;
+    let test_peer = TestPeer::with_key(vec![daemons.manager.address()], "default", SHARED_KEY).await;
     let client = test_peer.find(Role::LifecycleManager, "default", LIMIT).await;
     assign(&net, &client, &[0], &[0]).await;
     net.until_active([0], LIMIT).await;
 
     let mnemonic = &net.devnet.pools()[0].mnemonic;
-    let private = identity.private_protobuf().unwrap();
-    // A primes' worth of it: what else the key has is public.
-    let private = &private[private.len() / 2..private.len() / 2 + 32];
-    let secrets = [
-        Secret::text("the mnemonic", mnemonic),
-        Secret::text("the shared key", SHARED_KEY),
-        Secret::text("the token", TOKEN),
-        Secret::text("the password of Redis", REDIS_PASSWORD),
-        Secret::text("the key in the node's address", NODE_KEY),
-        Secret::bytes("the identity's private key", private),
-    ];
-    assert!(secrets[0].is_in(format!("x {mnemonic} y").as_bytes()));
-
-    for daemon in [&provider, &manager, &trader] {
+    let secrets = daemons.secrets(mnemonic);
+    assert!(secrets[0].is_in(format!("x {mnemonic} y").as_bytes()), "the search finds what is there");
+    for daemon in [&daemons.provider, &daemons.manager, &daemons.trader] {
         search_process(&secrets, daemon);
     }
     let pools = client.list_pools().await.unwrap();
     search(&secrets, "the answer to ListPool", format!("{pools:?}").as_bytes());
-    for (port, paths) in [
-        (
-            api,
-            &["/api/v1/pools", "/api/v1/workers", "/api/v1/status", "/api/v1/jobs", "/api/v1/openapi.json"][..],
-        ),
-        (console, &["/", "/workers", "/pools", "/transactions", "/chain", "/peers"][..]),
-        (page, &["/", "/?state=succeeded"][..]),
-    ] {
-        for path in paths {
-            let (_, answer) = Probe::at(port).ask(path).unwrap();
-            search(&secrets, &format!("port {port}, {path}"), answer.as_bytes());
-        }
-    }
+    daemons.search_answers(&secrets);
     search_redis(&secrets, &redis).await;
-    for daemon in [&mut trader, &mut manager, &mut provider] {
+    for daemon in [&mut daemons.trader, &mut daemons.manager, &mut daemons.provider] {
         daemon.stop().await;
         search(&secrets, &format!("the log of {}", daemon.name()), daemon.log().as_bytes());
     }

@@ -130,38 +130,11 @@ async fn store_can_be_moved_to_other_machines() {
     assert!(added.contains("added 4 files"), "{added}");
     assert!(good(&store, &["export", "--to", to]).contains("added 0 files"));
 
-    // Imported on another machine.
     let elsewhere = net.dir.path().join("elsewhere");
-    let imported = good(&elsewhere, &["import", "--from", to]);
-    let last = number_after(&imported, "parachain block ");
-    assert!(last > 100 && last <= blocks, "{imported}");
-    good(&elsewhere, &["verify"]);
-    let compacted = good(&elsewhere, &["compact"]);
-    assert!(compacted.starts_with("compacted from "), "{compacted}");
-    let stranger = net.dir.path().join("stranger");
-    let other = format!("0x{}", "7".repeat(64));
-    bad(&stranger, &["import", "--from", to, "--chain-identity", &other], &["not the expected one"]);
-
-    // A chain that has ended is served to its last block, from the archive and from provider to provider.
-    let mut second = without_nodes(&net, "second", to);
-    second.start();
-    until_stored(&second, last).await;
-    second.until_unready(&[], LIMIT).await;
-    let port = second.variable("PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT").unwrap();
-    let mut third = without_nodes(&net, "third", format!("tcp://127.0.0.1:{port}"));
-    third.start();
-    until_stored(&third, last).await;
-    third.stop().await;
-    second.stop().await;
-    let (url, _server) = web_server(archive.clone()).await;
-    let mut fourth = without_nodes(&net, "fourth", format!("archive+{url}"));
-    fourth.start();
-    until_stored(&fourth, last).await;
-    fourth.stop().await;
-    for daemon in [&second, &third, &fourth] {
-        let checked = good(&store_of(daemon), &["verify"]);
-        assert_eq!(number_after(&checked, "storage changes of "), last, "{checked}");
-    }
+    let last = archive_is_imported(&elsewhere, to);
+    assert!(last > 100 && last <= blocks, "{last} of {blocks}");
+    archive_of_another_chain_is_refused(&net.dir.path().join("stranger"), to);
+    ended_chain_is_served_to_its_last_block(&net, &archive, last).await;
 
     // The archive grows with the store.
     first.start();
@@ -171,6 +144,43 @@ async fn store_can_be_moved_to_other_machines() {
     let more = good(&elsewhere, &["import", "--from", to]);
     assert!(number_after(&more, "parachain block ") > last, "{more}");
     good(&elsewhere, &["verify"]);
+}
+
+/// Returns the newest block.
+fn archive_is_imported(store: &Path, archive: &str) -> u32 {
+    let imported = good(store, &["import", "--from", archive]);
+    good(store, &["verify"]);
+    let compacted = good(store, &["compact"]);
+    assert!(compacted.starts_with("compacted from "), "{compacted}");
+    number_after(&imported, "parachain block ")
+}
+
+fn archive_of_another_chain_is_refused(store: &Path, archive: &str) {
+    let other = format!("0x{}", "7".repeat(64));
+    bad(store, &["import", "--from", archive, "--chain-identity", &other], &["not the expected one"]);
+}
+
+/// From an archive in a folder, from provider to provider, and from an archive on a web server.
+async fn ended_chain_is_served_to_its_last_block(net: &Net, archive: &Path, last: u32) {
+    let mut second = without_nodes(net, "second", archive.display());
+    second.start();
+    until_stored(&second, last).await;
+    second.until_unready(&[], LIMIT).await;
+    let port = second.variable("PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT").unwrap();
+    let mut third = without_nodes(net, "third", format!("tcp://127.0.0.1:{port}"));
+    third.start();
+    until_stored(&third, last).await;
+    third.stop().await;
+    second.stop().await;
+    let (url, _server) = web_server(archive.to_owned()).await;
+    let mut fourth = without_nodes(net, "fourth", format!("archive+{url}"));
+    fourth.start();
+    until_stored(&fourth, last).await;
+    fourth.stop().await;
+    for daemon in [&second, &third, &fourth] {
+        let checked = good(&store_of(daemon), &["verify"]);
+        assert_eq!(number_after(&checked, "storage changes of "), last, "{checked}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

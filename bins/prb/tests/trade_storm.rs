@@ -6,7 +6,7 @@
 //! kills and 20 workers.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use prb_core::queue::JobQueue;
 use prb_devnet::Config;
@@ -125,6 +125,15 @@ impl Scene {
         self.story.push(line);
     }
 
+    /// Stops the traders, which are ready by then, and the provider.
+    async fn stop(mut self) {
+        for trader in &mut self.traders {
+            trader.until_unready(&[], LIMIT).await;
+            trader.stop().await;
+        }
+        self.provider.stop().await;
+    }
+
     /// Waits until no job is left.
     async fn until_empty(&self, queue: &RedisQueue) -> Result<(), String> {
         let start = Instant::now();
@@ -141,31 +150,39 @@ impl Scene {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn under_repeated_kills_each_effect_is_on_chain_exactly_once() {
-    let (jobs, kills) = (variable("PRB_TEST_STORM_JOBS", 200), variable("PRB_TEST_STORM_KILLS", 4));
-    let (workers, seed) = (variable("PRB_TEST_STORM_WORKERS", 6), variable("PRB_TEST_STORM_SEED", 1) as u64);
-    let start = Instant::now();
-    let mut random = StdRng::seed_from_u64(seed);
-    let net = Net::start(Config { pools: POOLS as u64, ..chain() }, workers as u32).await;
+/// The daemons, not yet started; traders have the manager's identity.
+fn scene(net: &Net) -> Scene {
     let folder = net.dir.path();
     let redis = Redis::start(folder);
-    let provider = provider(&net, "dp");
-    let manager = manager(&net, "lm")
+    let provider = provider(net, "dp");
+    let manager = manager(net, "lm")
         .set("USE_BUILT_IN_TRADER", false)
         .set("PHALA_Q_REDIS_ENDPOINT", redis.url())
         .set("PHALA_WALKIE_BOOT_NODES", provider.address());
-    // They have the manager's identity.
-    let keys = folder.join("lm").join("id");
     let trader = |name| {
         Daemon::new(folder, "trade", name)
             .set("PHALA_CHAIN_ENDPOINT", net.devnet.para().url())
-            .set("PHALA_PEER_ID_PREFIX", keys.display())
+            .set("PHALA_PEER_ID_PREFIX", manager_keys(net).display())
             .set("PHALA_Q_REDIS_ENDPOINT", redis.url())
             .set("PRB_QUEUE_PAGE_LISTEN", "none")
     };
     let traders = [trader("trader"), trader("spare")];
-    let mut scene = Scene { traders, manager, provider, redis, had_data: false, story: Vec::new() };
+    Scene { traders, manager, provider, redis, had_data: false, story: Vec::new() }
+}
+
+fn manager_keys(net: &Net) -> PathBuf {
+    net.dir.path().join("lm").join("id")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_repeated_kills_each_effect_is_on_chain_exactly_once() {
+    let (jobs, kills) = (variable("PRB_TEST_STORM_JOBS", 200), variable("PRB_TEST_STORM_KILLS", 4));
+    let (workers, seed) = (variable("PRB_TEST_STORM_WORKERS", 6), variable("PRB_TEST_STORM_SEED", 1) as u64);
+    let failed = |error: String| -> ! { panic!("seed {seed}: {error}") };
+    let start = Instant::now();
+    let mut random = StdRng::seed_from_u64(seed);
+    let net = Net::start(Config { pools: POOLS as u64, ..chain() }, workers as u32).await;
+    let mut scene = scene(&net);
     scene.provider.start();
     scene.manager.start();
     let test_peer = TestPeer::new(vec![scene.manager.address()], "default").await;
@@ -174,38 +191,28 @@ async fn under_repeated_kills_each_effect_is_on_chain_exactly_once() {
     assign(&net, &client, &pools, &(0..workers).collect::<Vec<_>>()).await;
     scene.traders.iter_mut().for_each(Daemon::start);
 
-    let identity = Identity::load(&keys, identity::Role::Lifecycle).unwrap().unwrap();
+    let identity = Identity::load(&manager_keys(&net), identity::Role::Lifecycle).unwrap().unwrap();
     let queue = RedisQueue::start(redis::Config::new(scene.redis.url())).unwrap();
     let mut load = Load::start(&net, &queue, &RsaVault::new(&identity), jobs).await;
-    let schedule = schedule(kills, &mut random);
-    for (n, victims) in schedule.into_iter().enumerate() {
+    for (n, victims) in schedule(kills, &mut random).into_iter().enumerate() {
         // Kills are spread over the time with work.
         let wanted = load.jobs * n / (kills + 1);
-        load.until_done(wanted).await.unwrap_or_else(|e| panic!("seed {seed}: {e}, {:?}", load.tally));
+        load.until_done(wanted).await.unwrap_or_else(|e| failed(format!("{e}, {:?}", load.tally)));
         sleep(Duration::from_millis(random.random_range(0..1_500))).await;
         eprint!("{:.1?}, {} jobs done: ", start.elapsed(), load.done());
         scene.kill(victims, &mut random).await;
     }
-    load.returned().await.unwrap_or_else(|e| panic!("seed {seed}: {e}, {:?}", load.tally));
+    load.returned().await.unwrap_or_else(|e| failed(format!("{e}, {:?}", load.tally)));
     net.until_active(0..workers, LIMIT).await;
-    eprintln!(
-        "seed {seed}: {} jobs over {POOLS} pools, {kills} kills, {:.1?}, {:?}",
-        load.jobs,
-        start.elapsed(),
-        load.tally
-    );
+    let (jobs, elapsed) = (load.jobs, start.elapsed());
+    eprintln!("seed {seed}: {jobs} jobs over {POOLS} pools, {kills} kills, {elapsed:.1?}, {:?}", load.tally);
 
     // The manager's workers create new jobs as long as it runs.
     scene.manager.stop().await;
-    scene.until_empty(&queue).await.unwrap_or_else(|e| panic!("seed {seed}: {e}"));
-    load.check_events(net.devnet.para()).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+    scene.until_empty(&queue).await.unwrap_or_else(|e| failed(e));
+    load.check_events(net.devnet.para()).unwrap_or_else(|e| failed(e));
     net.assert_done_once();
-    for trader in &mut scene.traders {
-        trader.until_unready(&[], LIMIT).await;
-        trader.stop().await;
-    }
-    scene.provider.stop().await;
+    scene.stop().await;
     test_peer.close().await;
-    drop(scene);
     net.shutdown().await;
 }

@@ -63,21 +63,21 @@ pub(super) async fn run(
 ) -> Result<(), Error> {
     let mut pause = Pause::new(config);
     let mut pace = Pace::new(spread::FIRST, spread::MOST, config.answer_time);
-    let mut in_vain = 0;
+    let mut attempts = 0;
     loop {
         let target = *targets.borrow_and_update();
         let turn = chains.turn.read().await;
-        let advanced = advance(chains, config, &mut pace, target, in_vain >= NEAR_ATTEMPTS).await;
+        let advanced = advance(chains, config, &mut pace, target, attempts >= NEAR_ATTEMPTS).await;
         drop(turn);
         // The lock is released first: history sources may append while this loop waits.
         match advanced {
             Ok(true) => {
-                in_vain = 0;
+                attempts = 0;
                 pause.reset();
             }
             // A head may be announced slightly before its proof exists, and stay the newest for a while.
             Ok(false) if target > chains.store.tips().borrow().relay.map(|(number, _)| number) => {
-                in_vain += 1;
+                attempts += 1;
                 let again = pause.next();
                 tokio::select! {
                     _ = targets.changed() => pause.reset(),
@@ -167,8 +167,8 @@ async fn next_batch(
         other => other?,
     };
     node.has_offered(Capability::States);
-    let gone = write(&chains.store, move |store| append(store, &batch)).await?;
-    notice_missing_head(&chains.store, para_id, gone);
+    let headless_from = write(&chains.store, move |store| append(store, &batch)).await?;
+    notice_missing_head(&chains.store, para_id, headless_from);
     Ok(true)
 }
 
@@ -178,8 +178,8 @@ pub(crate) fn append(store: &Store, batch: &RelayBatch) -> Result<Option<RelayNu
     // Read before the blocks are appended, or every batch would report the same missing head.
     let named_head = store.tip_names_head()?;
     store.append_relay(batch)?;
-    let gone = batch.stops.iter().find(|stop| stop.para_head.is_none()).map(|stop| stop.number);
-    Ok(gone.filter(|_| named_head))
+    let headless_from = batch.stops.iter().find(|stop| stop.para_head.is_none()).map(|stop| stop.number);
+    Ok(headless_from.filter(|_| named_head))
 }
 
 /// Verifies pieces from history sources: they follow `parent`, and `set` justifies the first one.
@@ -202,9 +202,9 @@ pub(crate) fn check_pieces(
 }
 
 /// Reports that the relay chain no longer names a head of the parachain, which was offboarded.
-pub(crate) fn notice_missing_head(store: &Store, para_id: u32, gone: Option<RelayNumber>) {
+pub(crate) fn notice_missing_head(store: &Store, para_id: u32, headless_from: Option<RelayNumber>) {
     let last = store.tips().borrow().proven.map(|(number, _)| number.0);
-    if let (Some(relay), Some(last)) = (gone, last) {
+    if let (Some(relay), Some(last)) = (headless_from, last) {
         tracing::warn!(
             relay = relay.0,
             para_id,

@@ -423,8 +423,8 @@ mod tests {
         let error = node.read::<u32>("chain_getHeader", &raw).unwrap_err();
         let text = prb_core::text::describe(&error);
         assert!(text.len() < 2 * MAX_CAUSE_BYTES && text.contains("expected u32"), "{} bytes", text.len());
-        let told = jsonrpsee::types::ErrorObject::owned(-32000, "State pruned", Some(raw));
-        let text = node.call_error("state_getStorage", &told).to_string();
+        let error = jsonrpsee::types::ErrorObject::owned(-32000, "State pruned", Some(raw));
+        let text = node.call_error("state_getStorage", &error).to_string();
         assert!(text.len() < 2 * MAX_CAUSE_BYTES && text.contains("State pruned"), "{} bytes", text.len());
     }
 

@@ -179,7 +179,7 @@ impl Pins {
     }
 
     /// Decides without the nodes that have not answered. Returns whether this begins a dispute.
-    pub(super) fn waited(&self) -> bool {
+    pub(super) fn end_wait(&self) -> bool {
         let mut inner = self.inner();
         let before = inner.verdict;
         // If no node has answered yet, the time starts again with the first answer.
@@ -246,7 +246,7 @@ mod tests {
     fn late_node_disputes_what_one_node_alone_has_said() {
         let pins = Pins::new(2);
         assert!(!claim(&pins, 0, A) && !pins.is_settled());
-        assert!(!pins.waited() && pins.is_settled() && pins.dispute().is_none());
+        assert!(!pins.end_wait() && pins.is_settled() && pins.dispute().is_none());
         assert!(!claim(&pins, 0, B) && pins.is_settled(), "it contradicts itself");
         assert!(claim(&pins, 1, B) && !pins.is_settled());
         let dispute = pins.dispute().unwrap_or_default();

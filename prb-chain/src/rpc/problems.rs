@@ -48,8 +48,8 @@ impl NodePool {
                 });
             }
         }
-        let errors = |of: fn(&super::Health) -> bool| -> Option<String> {
-            let all: Vec<_> = healths.iter().filter(|health| of(health)).collect();
+        let errors_if_all = |is_so: fn(&super::Health) -> bool| -> Option<String> {
+            let all: Vec<_> = healths.iter().filter(|health| is_so(health)).collect();
             (all.len() == healths.len()).then(|| {
                 let texts: Vec<_> =
                     all.iter().map(|health| health.last_error.clone().unwrap_or_default()).collect();
@@ -59,9 +59,9 @@ impl NodePool {
         if let Some(claims) = self.inner.pins.dispute() {
             let message = super::Error::GenesisDisputed { chain, claims }.to_string();
             problems.push(Problem { chain, code: "genesis_disputed", message, is_blocking: true });
-        } else if let Some(errors) = errors(|health| health.other_chain) {
+        } else if let Some(errors) = errors_if_all(|health| health.other_chain) {
             problems.push(Problem { chain, code: "other_chain", message: errors, is_blocking: true });
-        } else if let Some(errors) = errors(|health| health.demoted || health.other_chain) {
+        } else if let Some(errors) = errors_if_all(|health| health.demoted || health.other_chain) {
             let message = format!("every {chain} node answered wrongly: {errors}: add another endpoint");
             problems.push(Problem { chain, code: "no_trusted_node", message, is_blocking: true });
         }

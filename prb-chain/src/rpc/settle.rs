@@ -44,29 +44,29 @@ impl NodePool {
         }
         let mut times = self.inner.genesis.lock().await;
         let now = Instant::now();
-        let dispute = |claims| Error::GenesisDisputed { chain: self.chain(), claims };
+        let disputed_error = |claims| Error::GenesisDisputed { chain: self.chain(), claims };
         if let Some(claims) = pins.dispute()
             && times.again_at.is_some_and(|at| now < at)
         {
-            return Err(dispute(claims));
+            return Err(disputed_error(claims));
         }
         // In a dispute all have had their time; now they may correct themselves.
         let since = if pins.dispute().is_some() { now } else { *times.since.get_or_insert(now) };
         let deadline = (since + self.config().connect_timeout).max(now + self.config().reconnect_min);
-        let last = self.ask_all_until(deadline).await;
-        if !pins.is_settled() && pins.waited() {
+        let last_error = self.ask_all_until(deadline).await;
+        if !pins.is_settled() && pins.end_wait() {
             log_dispute(self.chain(), pins);
         }
         match pins.dispute() {
             _ if pins.is_settled() => Ok(()),
             Some(claims) => {
                 times.again_at = Some(Instant::now() + self.config().reconnect_max);
-                Err(dispute(claims))
+                Err(disputed_error(claims))
             }
             // Nobody has answered: all have their time again.
             None => {
                 times.since = None;
-                Err(last.unwrap_or(Error::NoTrustedNode { chain: self.chain() }))
+                Err(last_error.unwrap_or(Error::NoTrustedNode { chain: self.chain() }))
             }
         }
     }
@@ -78,13 +78,13 @@ impl NodePool {
             async move { node.client(Lane::Ask).await.map(drop) }
         };
         let mut answers: FuturesUnordered<_> = self.nodes().iter().map(ask).collect();
-        let mut last = None;
+        let mut last_error = None;
         while let Ok(Some(answer)) = timeout_at(deadline, answers.next()).await {
-            last = answer.err().or(last);
+            last_error = answer.err().or(last_error);
             if self.inner.pins.is_settled() {
                 break;
             }
         }
-        last
+        last_error
     }
 }

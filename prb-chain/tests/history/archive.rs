@@ -55,7 +55,7 @@ async fn archive_contains_the_whole_store() {
         assert_eq!(exported.files as usize, files(folder.path()).len());
         let bytes: u64 = files(folder.path()).iter().map(|path| fs::metadata(path).unwrap().len()).sum();
         assert_eq!(exported.bytes, bytes);
-        suite::holds(source(folder.path()), &blocks_of(&whole.store)).await;
+        suite::gives_all(source(folder.path()), &blocks_of(&whole.store)).await;
     }
 }
 

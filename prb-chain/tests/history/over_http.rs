@@ -121,7 +121,7 @@ async fn an_archive_in_a_bucket_is_a_source() {
         let (url, server, _task) = serve(&folder, kind).await;
         let source = archive(&url);
         assert!(!source.name().contains("khala"), "a path may hold a key: {}", source.name());
-        suite::holds(source, &blocks_of(&whole.store)).await;
+        suite::gives_all(source, &blocks_of(&whole.store)).await;
         assert!(server.asked.load(Ordering::Relaxed) > 20, "in many small answers");
     }
 }
@@ -144,8 +144,8 @@ async fn what_is_added_to_a_bucket_is_found() {
     is_part_of(&into.store, &whole.store);
 }
 
-/// What a server gives, and what is said of it.
-async fn said_of(folder: &TempDir, kind: Kind) -> String {
+/// The fault that a replay from such a server reports; what it stored is right.
+async fn fault_of(folder: &TempDir, kind: Kind) -> String {
     let whole = filled();
     let (start, genesis) = whole.store.genesis().unwrap().clone();
     let into = empty();
@@ -170,12 +170,12 @@ async fn servers_that_do_wrong_are_named() {
         (Kind::Broken, "cannot read genesis.prb"),
     ];
     for (kind, text) in cases {
-        let said = said_of(&folder, kind).await;
-        assert!(said.contains(text), "{kind:?}: {said}");
+        let fault = fault_of(&folder, kind).await;
+        assert!(fault.contains(text), "{kind:?}: {fault}");
     }
     let nothing = TempDir::new().unwrap();
-    let said = said_of(&nothing, Kind::Bucket).await;
-    assert!(said.contains("no archive") && said.contains("genesis.prb"), "{said}");
+    let fault = fault_of(&nothing, Kind::Bucket).await;
+    assert!(fault.contains("no archive") && fault.contains("genesis.prb"), "{fault}");
 }
 
 #[derive(Clone, Copy, Debug)]

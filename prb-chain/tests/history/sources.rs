@@ -162,7 +162,7 @@ async fn headers_cache_passes_the_suite() {
     blocks.genesis = source.genesis().await.unwrap();
     assert_eq!(blocks.genesis.as_ref(), filled().store.genesis().map(|(_, genesis)| genesis));
     // The cache only knows its extent after it was asked.
-    suite::holds(source, &blocks).await;
+    suite::gives_all(source, &blocks).await;
 }
 
 #[tokio::test]
@@ -224,7 +224,7 @@ async fn data_provider_passes_the_suite() {
     let whole = filled();
     let provider = || BlobHistory::new("provider", StoreSource::new(Arc::clone(&whole.store)));
     let blocks = blocks_of(&whole.store);
-    suite::holds(Arc::new(provider()), &blocks).await;
+    suite::gives_all(Arc::new(provider()), &blocks).await;
 
     // A partial store, continued from a provider that was not asked before.
     for (relay, para) in [(20, 5), (30, 12), (10, 1)] {

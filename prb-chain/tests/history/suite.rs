@@ -14,7 +14,7 @@ fn flat(pieces: &[Piece]) -> Vec<Vec<u8>> {
 }
 
 /// Checks a source of these blocks against the trait's documentation.
-pub(crate) async fn holds(source: Arc<dyn HistorySource>, truth: &Blocks) {
+pub(crate) async fn gives_all(source: Arc<dyn HistorySource>, truth: &Blocks) {
     assert_eq!(source.genesis().await.unwrap(), truth.genesis);
     assert_eq!(source.extent(), truth.extent());
     assert!(!source.name().is_empty());
@@ -59,6 +59,6 @@ pub(crate) async fn holds(source: Arc<dyn HistorySource>, truth: &Blocks) {
 async fn memory_passes_the_suite() {
     let blocks = blocks_of(&filled().store);
     for per_answer in [1, 7, 1000] {
-        holds(Arc::new(MemoryHistory::new("memory", blocks.clone(), per_answer)), &blocks).await;
+        gives_all(Arc::new(MemoryHistory::new("memory", blocks.clone(), per_answer)), &blocks).await;
     }
 }

@@ -329,25 +329,35 @@ impl ToClient {
                 self.text(&noise).await
             }
             Corruption::Fragments => self.fragments(&payload).await,
-            Corruption::Unasked => {
-                self.text(UNASKED.as_bytes()).await?;
-                self.text(&payload).await
-            }
             Corruption::Nested | Corruption::OtherType | Corruption::OtherDigit | Corruption::OtherForm => {
                 let payload = self.with_other_content(payload);
                 self.text(&payload).await
             }
+            Corruption::Compressed => {
+                let mut noise = payload;
+                self.random.fill(&mut noise[..]);
+                self.send(LAST | COMPRESSED | TEXT, &noise).await
+            }
+            Corruption::BrokenOff | Corruption::Huge | Corruption::Masked | Corruption::Closed => {
+                self.end(&payload).await
+            }
+            Corruption::Unasked
+            | Corruption::OnlyPings
+            | Corruption::Dripping
+            | Corruption::Flood
+            | Corruption::HalfClosed => self.with_other_pace(&payload).await,
+        }
+    }
+
+    /// Sends the message whole, but slowly, among others, or never.
+    async fn with_other_pace(&mut self, payload: &[u8]) -> std::io::Result<()> {
+        match self.corrupt {
             Corruption::OnlyPings => {
                 for _ in 0..8 {
                     self.send(LAST | PING, b"").await?;
                     tokio::time::sleep(HELD / 8).await;
                 }
                 Ok(())
-            }
-            Corruption::Compressed => {
-                let mut noise = payload;
-                self.random.fill(&mut noise[..]);
-                self.send(LAST | COMPRESSED | TEXT, &noise).await
             }
             Corruption::Dripping => {
                 self.out.write_all(&header(LAST | TEXT, payload.len() as u64)).await?;
@@ -363,15 +373,16 @@ impl ToClient {
                     self.text(UNASKED.as_bytes()).await?;
                     self.send(LAST | PING, b"flood").await?;
                 }
-                self.text(&payload).await
+                self.text(payload).await
             }
             Corruption::HalfClosed => {
                 self.out.shutdown().await?;
                 // The client ends it.
                 std::future::pending().await
             }
-            Corruption::BrokenOff | Corruption::Huge | Corruption::Masked | Corruption::Closed => {
-                self.end(&payload).await
+            _ => {
+                self.text(UNASKED.as_bytes()).await?;
+                self.text(payload).await
             }
         }
     }

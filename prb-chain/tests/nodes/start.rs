@@ -53,8 +53,8 @@ async fn two_nodes_that_differ_are_believed_once_it_is_known_which_is_right() {
         assert_eq!(pool.request::<Hash>("chain_getBlockHash", [0]).await.unwrap(), genesis);
 
         let urls = order.map(|net| net.para().url()).into();
-        let told = NodePool::new("para", quick(urls).with_genesis(Some(genesis))).unwrap();
-        assert_eq!(told.request::<Hash>("chain_getBlockHash", [0]).await.unwrap(), genesis);
+        let with_genesis = NodePool::new("para", quick(urls).with_genesis(Some(genesis))).unwrap();
+        assert_eq!(with_genesis.request::<Hash>("chain_getBlockHash", [0]).await.unwrap(), genesis);
     }
 
     // A node that comes late differs too: the first was alone, not right.

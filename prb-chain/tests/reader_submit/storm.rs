@@ -41,8 +41,8 @@ async fn trouble(net: &Net, rng: &mut StdRng) {
         5 => para.stop_rpc().await,
         6 => devnet.hold_para(true),
         7 => {
-            let fate = if rng.random() { Retracted::Pooled } else { Retracted::Lost };
-            devnet.reorganise_para(fate).unwrap();
+            let retracted = if rng.random() { Retracted::Pooled } else { Retracted::Lost };
+            devnet.reorganise_para(retracted).unwrap();
             devnet.hold_para(false);
         }
         _ => devnet.hold_para(false),

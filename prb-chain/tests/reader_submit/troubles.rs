@@ -71,7 +71,7 @@ async fn dropped_transaction_is_sent_again() {
 }
 
 /// Tracks a batch over a fork that removes its first block.
-async fn over_a_fork(fate: Retracted) {
+async fn over_a_fork(retracted: Retracted) {
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), submitter(&net, long_lived()));
     net.devnet.hold_para(true);
@@ -79,7 +79,7 @@ async fn over_a_fork(fate: Retracted) {
     let batch = net.batch([worker.register(&net), worker.bench_report(&net, 0)]);
     let forked = async {
         let first = in_block(&mut progress).await;
-        assert!(net.devnet.reorganise_para(fate).unwrap() > 0);
+        assert!(net.devnet.reorganise_para(retracted).unwrap() > 0);
         net.devnet.hold_para(false);
         first
     };

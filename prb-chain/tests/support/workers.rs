@@ -31,7 +31,7 @@ pub(crate) async fn start(source: &StoreSource) -> (WorkerHandle, PRuntime) {
     (handle, api)
 }
 
-/// Feeds the worker with batches of at most so many bytes each, from whatever cursors these lead to, until the source
+/// Feeds the worker with batches of at most `max_bytes()` each, from whatever cursors these lead to, until the source
 /// has no more. Any refusal fails the test.
 pub(crate) async fn feed(source: &StoreSource, api: &PRuntime, mut max_bytes: impl FnMut() -> usize) {
     loop {

@@ -85,7 +85,7 @@ async fn ticking<G: TestChain, T>(chain: &G, what: &str, work: impl Future<Outpu
     };
     tokio::select! {
         done = timeout(TIMEOUT, work) => done.unwrap_or_else(|_| panic!("{what} took more than {TIMEOUT:?}")),
-        () = blocks => unreachable!("blocks are made for ever"),
+        () = blocks => unreachable!("blocks are made forever"),
     }
 }
 

@@ -105,8 +105,8 @@ impl fmt::Display for InParentheses {
 }
 
 impl Error {
-    /// Whether the caller is at fault and can correct the call; otherwise the daemon is.
-    pub const fn is_callers(&self) -> bool {
+    /// Whether the caller is at fault and can correct the call; otherwise the daemon is at fault.
+    pub const fn is_caller_fault(&self) -> bool {
         !matches!(self, Self::Keys { .. } | Self::Vault { .. } | Self::Storage(_))
     }
 }

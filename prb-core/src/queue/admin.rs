@@ -78,7 +78,7 @@ pub struct JobRecord {
     pub retries_left: u32,
     /// Its trader's progress, in the queue's terms, for example
     /// [`Progress::as_str`](super::Progress::as_str): set by [`JobQueue::progress`](super::JobQueue::progress),
-    /// `None` again once the job is leased anew.
+    /// `None` again once the job is leased again.
     pub progress: Option<String>,
     /// The error of its last attempt, if it failed.
     pub error: Option<String>,

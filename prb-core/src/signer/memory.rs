@@ -49,7 +49,7 @@ pub struct MemorySigner {
 }
 
 impl MemorySigner {
-    /// Creates the signer of [`MemoryChain::account_of`] this secret.
+    /// Creates the signer of the account that [`MemoryChain::account_of`] derives from this secret.
     pub fn new(secret: &str) -> Self {
         let account = MemoryChain::account_of(secret);
         Self { account, signs_as: account }

@@ -133,7 +133,7 @@ mod tests {
         let second = second.await;
         assert_eq!(budget.free_bytes(), 0);
         drop((first, second));
-        // More than there ever is holds all of it, and does not wait for ever.
+        // More than there ever is holds all of it, and does not wait forever.
         let all = budget.hold(1 << 30).await;
         assert_eq!(budget.free_bytes(), 0);
         drop(all);

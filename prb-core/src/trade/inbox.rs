@@ -14,12 +14,14 @@ use crate::queue::Lease;
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     state: Mutex<State>,
-    changed: Notify,
+    notify: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    /// Not taken by the lane yet.
     jobs: VecDeque<Arrival>,
+    /// Those in `jobs` and those that the lane has taken and not [released](Inbox::release).
     held_jobs: usize,
     held_bytes: usize,
     /// A job was refused because the lane is full.
@@ -61,7 +63,7 @@ impl Inbox {
             // Makes the lane release jobs that would overtake the refused one (`Lane::release_for_older`).
             state.refused = true;
             drop(state);
-            self.changed.notify_one();
+            self.notify.notify_one();
             return Err(Box::new(Refusal::Full(lease)));
         }
         // Counted here, not when the lane takes them: jobs in the inbox occupy memory as well.
@@ -69,7 +71,7 @@ impl Inbox {
         state.held_bytes += bytes;
         state.jobs.push_back(Arrival { lease, at: Instant::now() });
         drop(state);
-        self.changed.notify_one();
+        self.notify.notify_one();
         Ok(())
     }
 
@@ -80,8 +82,8 @@ impl Inbox {
     }
 
     /// Waits for a job. May wake up spuriously.
-    pub(super) async fn changed(&self) {
-        self.changed.notified().await;
+    pub(super) async fn wait_for_job(&self) {
+        self.notify.notified().await;
     }
 
     /// Notes that the lane is done with a job.

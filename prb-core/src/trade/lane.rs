@@ -114,7 +114,7 @@ impl Lane {
             };
             tokio::select! {
                 () = stopping.cancelled() => {}
-                () = self.inbox.changed() => {}
+                () = self.inbox.wait_for_job() => {}
                 () = sleep_until(wake) => {
                     if self.pending.is_empty() && self.inbox.close_if_empty() {
                         return;

@@ -16,13 +16,13 @@ impl Sequences {
     /// Whether each message among `calls` is the next one that the chain accepts, or follows one of these. If
     /// not, or if that is unknown, the calls' effects must be read before they are sent.
     pub(super) fn follow_on<'a>(&self, calls: impl IntoIterator<Item = &'a Call>) -> bool {
-        let mut ahead = HashMap::new();
+        let mut after_batch = HashMap::new();
         calls.into_iter().filter_map(message).all(|(call, signed)| {
             let sender = sender(call);
-            let Some(next) = ahead.get(&sender).or_else(|| self.0.get(&sender)) else { return false };
+            let Some(next) = after_batch.get(&sender).or_else(|| self.0.get(&sender)) else { return false };
             let follows = signed.sequence == *next;
             // The batch itself advances the sequence: its later messages follow its earlier ones.
-            ahead.insert(sender, signed.sequence.saturating_add(1));
+            after_batch.insert(sender, signed.sequence.saturating_add(1));
             follows
         })
     }

@@ -192,8 +192,8 @@ impl<K: Clone + Eq + std::hash::Hash> Claim<K> {
         &self.subject
     }
 
-    /// Whether it still holds: another worker may have the better claim.
-    pub(crate) fn holds(&self) -> bool {
+    /// Whether it is still valid: another worker may have the better claim.
+    pub(crate) fn is_current(&self) -> bool {
         let mut registry = self.keys.registry();
         (self.table)(&mut registry)
             .get(&self.subject)
@@ -241,12 +241,12 @@ mod tests {
         let (key, owner, thief) = (WorkerKey([1; 32]), Uuid::from_u128(1), Uuid::from_u128(2));
         let stolen = keys.claim(key, thief, "thief", Title::Answers).unwrap();
         let recovered = keys.claim(key, owner, "owner", Title::Recorded).unwrap();
-        assert!(recovered.holds() && !stolen.holds());
+        assert!(recovered.is_current() && !stolen.is_current());
         drop(stolen);
         for title in [Title::Answers, Title::Recorded] {
             assert_eq!(keys.claim(key, thief, "thief", title).err().as_deref(), Some("owner"));
         }
-        assert!(recovered.holds());
+        assert!(recovered.is_current());
     }
 
     #[tokio::test(start_paused = true)]
@@ -255,7 +255,7 @@ mod tests {
         let (key, in_pool, elsewhere) = (WorkerKey([1; 32]), Uuid::from_u128(1), Uuid::from_u128(2));
         let wrong = keys.claim(key, elsewhere, "elsewhere", Title::Recorded).unwrap();
         let right = keys.claim(key, in_pool, "in pool", Title::Assigned).unwrap();
-        assert!(right.holds() && !wrong.holds());
+        assert!(right.is_current() && !wrong.is_current());
         assert!(keys.claim(key, elsewhere, "elsewhere", Title::Recorded).is_err());
     }
 }

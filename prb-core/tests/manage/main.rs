@@ -347,7 +347,10 @@ async fn failing_key_service_is_not_reported_as_invalid_input() {
         });
         let error = manager.create_pools(vec![pool(1)]).await.unwrap_err();
         let Error::Keys { entry, source } = &error else { panic!("{error:?}") };
-        assert!(entry.starts_with("pools[0]") && source.is_retryable() && !error.is_callers(), "{error:?}");
+        assert!(
+            entry.starts_with("pools[0]") && source.is_retryable() && !error.is_caller_fault(),
+            "{error:?}"
+        );
         assert!(!format!("{error:?}").contains(SECRET), "a secret shows");
     }
 }

@@ -21,7 +21,7 @@ use prb_core::{
     wire::{Header, StorageChanges},
 };
 
-/// Within so many blocks a worker uses the tip's share.
+/// A worker at most this many blocks behind the tip uses the tip's share of the budget.
 pub const TIP_WITHIN: u32 = 64;
 
 fn header(number: u32) -> Header {
@@ -73,20 +73,20 @@ fn push(source: &MemorySource, number: u32, block_bytes: usize) {
     source.push_relay(&header(number), Some(justified));
 }
 
-/// What goes to all workers, and how much of it at once.
+/// The connections to all workers: counts the distinct bytes in flight.
 #[derive(Clone, Debug, Default)]
-pub struct Link(Arc<Mutex<OnTheWay>>);
+pub struct Link(Arc<Mutex<InFlight>>);
 
 #[derive(Debug, Default)]
-struct OnTheWay {
-    /// Each body, by where it lies, and who sends it.
+struct InFlight {
+    /// The number of calls that send a body, by its address and length.
     bodies: HashMap<(usize, usize), u32>,
     bytes: usize,
     most: usize,
 }
 
 impl Link {
-    /// The most distinct bytes that were on their way at once.
+    /// The most distinct bytes in flight at once.
     pub fn most_bytes(&self) -> usize {
         self.0.lock().unwrap().most
     }
@@ -105,12 +105,12 @@ impl Link {
 
     fn begin(&self, body: &Bytes) -> Sending {
         let at = (body.as_ptr().addr(), body.len());
-        let way = &mut *self.0.lock().unwrap();
-        let senders = way.bodies.entry(at).or_default();
+        let in_flight = &mut *self.0.lock().unwrap();
+        let senders = in_flight.bodies.entry(at).or_default();
         *senders += 1;
         if *senders == 1 {
-            way.bytes += at.1;
-            way.most = way.most.max(way.bytes);
+            in_flight.bytes += at.1;
+            in_flight.most = in_flight.most.max(in_flight.bytes);
         }
         Sending { link: self.clone(), at }
     }
@@ -123,12 +123,12 @@ struct Sending {
 
 impl Drop for Sending {
     fn drop(&mut self) {
-        let way = &mut *self.link.0.lock().unwrap();
-        let senders = way.bodies.get_mut(&self.at).unwrap();
+        let in_flight = &mut *self.link.0.lock().unwrap();
+        let senders = in_flight.bodies.get_mut(&self.at).unwrap();
         *senders -= 1;
         if *senders == 0 {
-            way.bodies.remove(&self.at);
-            way.bytes -= self.at.1;
+            in_flight.bodies.remove(&self.at);
+            in_flight.bytes -= self.at.1;
         }
     }
 }

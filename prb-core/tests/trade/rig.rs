@@ -72,7 +72,7 @@ impl Rig {
     /// Makes blocks, one a second, until the job has ended.
     pub async fn outcome(&self, handle: JobHandle) -> Result<JobOutcome, JobFailure> {
         tokio::select! {
-            outcome = timeout(HOUR, handle.outcome()) => outcome.expect("a submitter waits for ever"),
+            outcome = timeout(HOUR, handle.outcome()) => outcome.expect("a submitter waits forever"),
             () = self.chain.run(ms(1_000)) => unreachable!(),
         }
     }

@@ -153,7 +153,7 @@ pub(super) async fn poll_outcomes(shared: Arc<Shared>) {
             Ok(()) => unavailable_since = None,
             Err(e) => {
                 let since = *unavailable_since.get_or_insert_with(Instant::now);
-                // Submitters must not wait for ever: they read the effects from the chain and submit again what is
+                // Submitters must not wait forever: they read the effects from the chain and submit again what is
                 // missing.
                 if since.elapsed() >= shared.config.outage_limit {
                     fail_outstanding(&shared, &shared.link.endpoint_error(e).to_string());

@@ -164,12 +164,10 @@ pub(super) async fn run(shared: Arc<Shared>, mut incoming: mpsc::Receiver<LeaseR
                 }
                 None => return,
             },
-            Some(back) = returned.recv() => {
-                let mut all = vec![back];
-                while let Ok(back) = returned.try_recv() {
-                    all.push(back);
-                }
-                dispatcher.give_back(&all).await;
+            Some(first) = returned.recv() => {
+                let others = std::iter::from_fn(|| returned.try_recv().ok());
+                let jobs: Vec<_> = std::iter::once(first).chain(others).collect();
+                dispatcher.give_back(&jobs).await;
             }
             Some((take, result)) = OptionFuture::from(waiting.as_mut()) => {
                 waiting = None;
@@ -182,14 +180,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut incoming: mpsc::Receiver<LeaseR
             () = dispatcher.shared.timer_moved.notified() => check_timers = true,
         }
     }
-    // Unclaimed jobs are handed back, including those that the running take still returns.
-    if let Some(take) = waiting
-        && let Ok((take, Ok(answer))) = timeout(LAST_TAKE, take).await
-    {
-        dispatcher.settle(&take, answer).await;
-    }
-    let jobs: Vec<_> = std::iter::from_fn(|| returned.try_recv().ok()).collect();
-    dispatcher.give_back(&jobs).await;
+    dispatcher.hand_back_unclaimed(waiting, returned).await;
 }
 
 /// Waits for a job and takes as many as wanted; returns an empty answer after [`WAIT_SECS`].
@@ -253,6 +244,21 @@ impl Dispatcher {
                 }
             }
         }
+    }
+
+    /// Hands back unclaimed jobs on close, including those that the running take still returns.
+    async fn hand_back_unclaimed(
+        &mut self,
+        waiting: Option<Waiting>,
+        mut returned: mpsc::Receiver<(String, u64)>,
+    ) {
+        if let Some(take) = waiting
+            && let Ok((take, Ok(answer))) = timeout(LAST_TAKE, take).await
+        {
+            self.settle(&take, answer).await;
+        }
+        let jobs: Vec<_> = std::iter::from_fn(|| returned.try_recv().ok()).collect();
+        self.give_back(&jobs).await;
     }
 
     /// Starts a take for the waiting consumers.

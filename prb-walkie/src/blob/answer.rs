@@ -129,6 +129,7 @@ pub fn heights(position: &Position) -> Parts {
         [relay.map(|n| n.0), para.map(|n| n.0), relay_target.map(|n| n.0), para_target.map(|n| n.0)];
     let mut head = head(FOUND, 1 + 16 + 32);
     head.put_u8(numbers.iter().enumerate().map(|(i, n)| u8::from(n.is_some()) << i).sum());
+    // A number for each height, also for one that is not there, so that the layout is fixed.
     numbers.iter().for_each(|number| head.put_u32(number.unwrap_or(0)));
     head.put_slice(&position.identity.unwrap_or_default().0);
     Parts::whole(head.into())
@@ -227,6 +228,7 @@ pub fn read_headers(bytes: Bytes) -> Result<Reply<HeaderBatch>, Malformed> {
         if relay.first > relay.last {
             return Err(Malformed::Nonsense("that a batch has no relay header"));
         }
+        // A last number below the first: no parachain headers.
         let para = (para.first <= para.last).then_some(para);
         Ok(HeaderBatch { relay, para, body: std::mem::take(bytes) })
     })
@@ -253,6 +255,7 @@ pub fn read_blocks(bytes: Bytes) -> Result<Reply<BlockBatch>, Malformed> {
 pub fn read_heights(bytes: Bytes) -> Result<Position, Malformed> {
     let answer = read(bytes, |bytes| {
         let there = bytes.try_get_u8().map_err(|_| Malformed::Short)?;
+        // Read even if it is not there, see [`heights`].
         let mut number = |bit: u8| Ok(Some(u32(bytes)?).filter(|_| there & bit != 0));
         let heights = Heights {
             relay: number(1)?.map(RelayNumber),

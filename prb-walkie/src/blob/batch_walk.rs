@@ -256,6 +256,7 @@ fn check(
 ) -> Result<()> {
     let headers: Vec<_> = relay.iter().map(|item| item.header).collect();
     check_chain(&headers, relay_span.first.0, relay_span.last.0, RELAY)?;
+    // pRuntime verifies the justification of the last header; the others are verified as its ancestors.
     let justified = relay.iter().filter(|item| item.justified).count();
     if justified != 1 || !relay.last().is_some_and(|last| last.justified) {
         return Err(Malformed::Justification);
@@ -373,6 +374,7 @@ pub fn headers_of_request(request: &[u8], cursor: HeaderCursor) -> Result<Option
         return Ok(None);
     }
     check(&relay, relay_span, &para, para_span, proof.is_empty())?;
+    // Without headers there is nothing to prove.
     if para.is_empty() {
         proof.clear();
     }
@@ -418,6 +420,7 @@ pub fn blocks_of_request(request: &[u8], within: Span<ParaNumber>) -> Result<Opt
     blocks.retain(|(number, _)| (within.first.0..=within.last.0).contains(number));
     let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else { return Ok(None) };
     let span = Span { first: ParaNumber(first.0), last: ParaNumber(last.0) };
+    // The buffer begins later: these blocks would leave a gap.
     if span.first != within.first {
         return Ok(None);
     }

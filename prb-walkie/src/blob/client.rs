@@ -202,14 +202,15 @@ impl Client {
             Ok(self.shared.pending.ask(key, bounds.max_bytes, slot, &self.shared.written))
         };
         let Ok(asked) = timeout(bounds.timeout, ask).await else { return Err(self.timed_out(key, start)) };
-        let Some(mut answer) = asked? else { return Err(self.disconnected()) };
+        // `None`: the connection was lost after it was seen to be up.
+        let Some(mut answer) = asked? else { return Err(self.disconnected_error()) };
         let mut deadline = Instant::now() + bounds.timeout;
         let last = start + bounds.timeout * SLOWEST_TIMEOUTS;
         loop {
             match timeout_at(deadline, &mut answer).await {
                 Ok(Ok(answer)) => return answer,
                 // The connection task fails pending requests before it ends, and it ends with this client.
-                Ok(Err(_)) => return Err(self.disconnected()),
+                Ok(Err(_)) => return Err(self.disconnected_error()),
                 Err(_) => {}
             }
             let extended = (self.shared.last_read() + bounds.timeout).min(last);
@@ -228,11 +229,11 @@ impl Client {
         let state = link.wait_for(|link| *link != Link::Connecting).await.map(|link| link.clone());
         match state {
             Ok(Link::Up) => Ok(()),
-            _ => Err(self.disconnected()),
+            _ => Err(self.disconnected_error()),
         }
     }
 
-    fn disconnected(&self) -> Error {
+    fn disconnected_error(&self) -> Error {
         let reason = match &*self.shared.link.borrow() {
             Link::Down { reason } => reason.clone(),
             Link::Connecting | Link::Up => "the connection was lost".into(),
@@ -259,8 +260,10 @@ impl Shared {
             let reason: Arc<str> = error.to_string().into();
             debug!(provider = %self.provider, reason = &*reason, "no blob connection");
             metrics::disconnected();
+            // Before the requests fail: a caller that asks again at once gets this reason.
             self.link.send_replace(Link::Down { reason });
             self.pending.fail(&error);
+            // Not on every success: a server that accepts and closes at once would be asked in a tight loop.
             if start.elapsed() >= STEADY {
                 backoff.reset();
             }
@@ -271,7 +274,7 @@ impl Shared {
 
     /// Connects and exchanges frames until the connection is lost; returns why.
     async fn connect_once(&self) -> Error {
-        let lost = |reason: String| self.lost(reason);
+        let lost = |reason: String| self.disconnected_error(reason);
         let connect = async {
             let stream = TcpStream::connect(self.address).await?;
             // Requests are small: Nagle's algorithm would hold each back until the previous one is
@@ -287,6 +290,7 @@ impl Shared {
         self.note_read();
         // Discard a reset that was meant for the previous connection.
         let _ = self.reset.notified().now_or_never();
+        // Before the link is up: a request that sees it up must be accepted.
         self.pending.open();
         self.link.send_replace(Link::Up);
         let (read, write) = stream.split();
@@ -299,7 +303,7 @@ impl Shared {
 
     /// Fails all requests in flight and has the connection made again.
     fn give_up(&self) {
-        let error = self.lost(SILENT);
+        let error = self.disconnected_error(SILENT);
         self.link.send_replace(Link::Down { reason: SILENT.into() });
         self.pending.fail(&error);
         self.reset.notify_one();
@@ -313,11 +317,11 @@ impl Shared {
         self.started + Duration::from_millis(self.last_read_ms.load(Ordering::Relaxed))
     }
 
-    fn bad(&self, reason: impl std::fmt::Display) -> Error {
+    fn bad_bytes_error(&self, reason: impl std::fmt::Display) -> Error {
         Error::BadBytes { provider: self.provider.clone(), reason: reason.to_string().into() }
     }
 
-    fn lost(&self, reason: impl std::fmt::Display) -> Error {
+    fn disconnected_error(&self, reason: impl std::fmt::Display) -> Error {
         Error::Disconnected { provider: self.provider.clone(), reason: reason.to_string().into() }
     }
 }

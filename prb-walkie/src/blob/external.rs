@@ -82,6 +82,7 @@ pub async fn want_blob(
 ) -> Result<BlobMeta, Error> {
     let kind = BlobType::try_from(request.r#type).map_err(|_| Error::BadType(request.r#type))?;
     let wanted = Wanted { kind, number: request.number };
+    // The block is read for its hash, and so that no token is issued for a block that does not exist.
     let (_, hash) = block(source, wanted).await?;
     let token = tokens.issue(asking, wanted)?;
     let expires = token.expires_at.duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -154,6 +154,7 @@ impl KeySpace {
         let named = range.para.map_or(ParaNumber(u32::MAX), |(first, _)| first);
         let Some(mut batch) = self.headers_to(range, named).await? else { return Ok(None) };
         if batch.relay.last == range.relay_last {
+            // The key names other parachain headers than the chain has: it is of another fork, or made up.
             if batch.para.map(|span| span.last) != range.para.map(|(_, last)| last) {
                 return Ok(None);
             }
@@ -184,6 +185,7 @@ impl KeySpace {
             last_block_number: u32,
         }
         let heights = *self.source.heights().borrow();
+        // Block 0 is in the genesis state.
         if first.0 == 0 || heights.para.is_none_or(|tip| tip < first) {
             return Ok(None);
         }

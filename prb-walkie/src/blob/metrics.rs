@@ -11,6 +11,7 @@ const ACCEPT_ERRORS: &str = "prb_blob_server_accept_errors_total";
 const DISCONNECTS: &str = "prb_blob_client_disconnects_total";
 const HEDGED: &str = "prb_blob_hedged_requests_total";
 const USABLE: &str = "prb_blob_providers_usable";
+// Older than the word "suspended", and kept for dashboards.
 const ASIDE: &str = "prb_blob_providers_put_aside_total";
 
 pub(super) fn describe_server() {

@@ -158,6 +158,7 @@ impl RemoteBlobSource {
         /// Most refusals waiting for examination; a dropped one is reported again when a worker next meets it.
         const REFUSALS: usize = 64;
         metrics::describe_remote();
+        // Taken before the pool owns it: its task watches the heads.
         let own_heads = own.as_ref().map(|own| own.finalized.clone());
         let pool = Arc::new(Pool::new(own, config));
         let (refusals, refused) = mpsc::channel(REFUSALS);

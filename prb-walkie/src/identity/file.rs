@@ -89,9 +89,11 @@ pub(super) fn create(path: &Path, identity: &Identity) -> Result<(), Error> {
     let malformed = |source| Error::Malformed { path: path.to_owned(), source };
     let bytes = identity.to_bytes().map_err(malformed)?;
     let write = failed("write", path);
+    // In the same folder, because a file can only be linked within a file system.
     let mut file = new_private(folder).map_err(&write)?;
     file.as_file_mut().write_all(&bytes).map_err(&write)?;
     file.as_file().sync_all().map_err(&write)?;
+    // Fails if the file exists: of two processes that start at once, the first one's key is kept.
     file.persist_noclobber(path).map_err(|e| write(e.error))?;
     // The new name is durable only after the folder is synced.
     fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(&write)

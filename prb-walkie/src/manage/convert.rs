@@ -127,6 +127,7 @@ fn pool(pool: &inventory::Pool) -> db::Pool {
         deleted: false,
         real_phala_ss58: pool.proxied.map(|owner| owner.to_ss58(PHALA_SS58_PREFIX)).unwrap_or_default(),
         sync_only: pool.sync_only,
+        // Readers that know these settings get them in the details.
         settings: None,
     }
 }
@@ -148,6 +149,7 @@ pub(super) fn worker(worker: &inventory::Worker) -> db::Worker {
         deleted: false,
         stake: worker.stake.to_string(),
         sync_only: worker.sync_only,
+        // Readers that know these settings get them in the details.
         settings: None,
     }
 }

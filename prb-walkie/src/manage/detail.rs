@@ -114,7 +114,7 @@ impl Sources {
             commands: commands.iter().map(ToString::to_string).collect(),
             takes_settings: true,
             providers: self.providers.as_ref().map(|rows| bounded(rows())).unwrap_or_default(),
-            chain_nodes: self.chain_nodes.as_ref().map(|look| look()),
+            chain_nodes: self.chain_nodes.as_ref().map(|read| read()),
         }
     }
 }

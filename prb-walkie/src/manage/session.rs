@@ -137,6 +137,7 @@ fn fields(session: &Session) -> Fields<'_> {
 fn fixed(bits: u128) -> String {
     const DECIMALS: u128 = 100_000_000;
     let fraction = bits & u128::from(u64::MAX);
+    // Cannot overflow: the fraction has 64 bits, and 10^8 has 27.
     let scaled = (fraction * DECIMALS + (1 << 63)) >> 64;
     let whole = (bits >> 64) + scaled / DECIMALS;
     format!("{whole}.{:08}", scaled % DECIMALS)

@@ -77,6 +77,7 @@ fn label(state: State) -> proto::WorkerStatus {
 
 /// The number, or -1 for none.
 fn height(number: Option<u32>) -> i32 {
+    // The field is signed in the original.
     number.map_or(-1, |number| i32::try_from(number).unwrap_or(i32::MAX))
 }
 

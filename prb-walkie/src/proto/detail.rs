@@ -2,7 +2,7 @@
 //!
 //! The original's messages are unchanged. A call that wants details sets a request field numbered from 1000
 //! on, and the answer has them in a field numbered from 1000 on: the original's own numbers end at 12, and
-//! its decoder skips unknown fields. So an original answers as ever, a calling original gets its own fields,
+//! its decoder skips unknown fields. So an original answers as before, a calling original gets its own fields,
 //! and older and newer versions of this implementation understand what both know.
 //!
 //! | call | request | answer |
@@ -85,7 +85,7 @@ pub struct Fleet {
     /// Names of the commands that `CommandWorker` accepts; empty if no worker runs.
     #[prost(string, repeated, tag = "10")]
     pub commands: Vec<String>,
-    /// Edits may carry [`WorkerSettings`] and [`PoolSettings`]; others pass over them.
+    /// Whether edits may carry [`WorkerSettings`] and [`PoolSettings`]; a manager without this field ignores them.
     #[prost(bool, tag = "11")]
     pub takes_settings: bool,
     /// The data providers that it has met.

@@ -44,7 +44,7 @@ pub struct Node {
     /// Whether a connection is open.
     #[prost(bool, tag = "3")]
     pub connected: bool,
-    /// Whether it is demoted for a wrong answer: it is asked last, and only for data that is verified.
+    /// Whether it is demoted for a wrong answer: others are asked before it, and it only for data that is verified.
     #[prost(bool, tag = "4")]
     pub demoted: bool,
     /// Whether other nodes are preferred for a while.
@@ -111,33 +111,33 @@ pub struct Provider {
     pub provenance: String,
 }
 
-/// [`Detail`] in its field.
+/// The fields beyond the original's.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
-struct Beyond {
+struct Extension {
     #[prost(message, optional, tag = "1000")]
     detail: Option<Detail>,
 }
 
 /// The first field number for extensions.
-const FIRST: u32 = 1000;
+const FIRST_EXTENSION: u32 = 1000;
 
 /// `Info`, with details from peers of this implementation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FullInfo {
     /// The original's part.
     pub info: Info,
-    beyond: Beyond,
+    extension: Extension,
 }
 
 impl FullInfo {
     /// Creates an answer.
     pub const fn new(info: Info, detail: Option<Detail>) -> Self {
-        Self { info, beyond: Beyond { detail } }
+        Self { info, extension: Extension { detail } }
     }
 
     /// The details, if the peer sent any.
     pub const fn detail(&self) -> Option<&Detail> {
-        self.beyond.detail.as_ref()
+        self.extension.detail.as_ref()
     }
 }
 
@@ -145,7 +145,7 @@ impl FullInfo {
 impl Message for FullInfo {
     fn encode_raw(&self, buf: &mut impl BufMut) {
         self.info.encode_raw(buf);
-        self.beyond.encode_raw(buf);
+        self.extension.encode_raw(buf);
     }
 
     fn merge_field(
@@ -156,13 +156,13 @@ impl Message for FullInfo {
         context: DecodeContext,
     ) -> Result<(), DecodeError> {
         match tag {
-            ..FIRST => self.info.merge_field(tag, wire_type, buf, context),
-            _ => self.beyond.merge_field(tag, wire_type, buf, context),
+            ..FIRST_EXTENSION => self.info.merge_field(tag, wire_type, buf, context),
+            _ => self.extension.merge_field(tag, wire_type, buf, context),
         }
     }
 
     fn encoded_len(&self) -> usize {
-        self.info.encoded_len() + self.beyond.encoded_len()
+        self.info.encoded_len() + self.extension.encoded_len()
     }
 
     fn clear(&mut self) {

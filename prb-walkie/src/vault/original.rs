@@ -43,6 +43,7 @@ pub fn open(identity: &Identity, encrypted: &[u8]) -> Result<SecretString, Error
         return Err(Error::WrongKey);
     }
     let envelope = Envelope::decode(encrypted).map_err(|_| Error::WrongKey)?;
+    // Blinded, because the RSA implementation is not constant-time (RUSTSEC-2023-0071).
     let key = identity.key().decrypt_blinded(&mut OsRng, Oaep::new::<Sha1>(), &envelope.key);
     let key = key.map(Zeroizing::new).map_err(|_| Error::WrongKey)?;
     let cipher = Decryptor::<Aes256>::new_from_slices(&key, &envelope.iv).map_err(|_| Error::WrongKey)?;

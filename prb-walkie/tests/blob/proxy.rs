@@ -17,7 +17,7 @@ use crate::lookups::LOOPBACK;
 
 /// What the proxy does to answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mischief {
+pub(crate) enum Tampering {
     None,
     /// Flips the last bit of each read.
     Flip,
@@ -31,31 +31,31 @@ pub(crate) enum Mischief {
 
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
-    mischief: Arc<Mutex<Mischief>>,
+    tampering: Arc<Mutex<Tampering>>,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Proxy {
-    pub(crate) async fn start(to: SocketAddr, mischief: Mischief) -> Self {
+    pub(crate) async fn start(to: SocketAddr, tampering: Tampering) -> Self {
         let listener = TcpListener::bind(LOOPBACK).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mischief = Arc::new(Mutex::new(mischief));
-        let shared = mischief.clone();
+        let tampering = Arc::new(Mutex::new(tampering));
+        let shared = tampering.clone();
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 connections.spawn(pass(stream, to, shared.clone()));
             }
         });
-        Self { address, mischief, _task: AbortOnDropHandle::new(task) }
+        Self { address, tampering, _task: AbortOnDropHandle::new(task) }
     }
 
-    pub(crate) fn set(&self, mischief: Mischief) {
-        *self.mischief.lock().unwrap() = mischief;
+    pub(crate) fn set(&self, tampering: Tampering) {
+        *self.tampering.lock().unwrap() = tampering;
     }
 }
 
-async fn pass(peer: TcpStream, to: SocketAddr, mischief: Arc<Mutex<Mischief>>) {
+async fn pass(peer: TcpStream, to: SocketAddr, tampering: Arc<Mutex<Tampering>>) {
     let Ok(server) = TcpStream::connect(to).await else { return };
     let (mut peer_in, mut peer_out) = peer.into_split();
     let (mut server_in, mut server_out) = server.into_split();
@@ -68,16 +68,16 @@ async fn pass(peer: TcpStream, to: SocketAddr, mischief: Arc<Mutex<Mischief>>) {
                 return Ok::<_, std::io::Error>(());
             }
             let bytes = &mut buffer[..read];
-            let now = *mischief.lock().unwrap();
+            let now = *tampering.lock().unwrap();
             match now {
-                Mischief::None => {}
-                Mischief::Flip => bytes[read - 1] ^= 1,
-                Mischief::Truncate => {
+                Tampering::None => {}
+                Tampering::Flip => bytes[read - 1] ^= 1,
+                Tampering::Truncate => {
                     peer_out.write_all(&bytes[..read / 2]).await?;
                     return Ok(());
                 }
-                Mischief::Delay(time) => tokio::time::sleep(time).await,
-                Mischief::Swallow => continue,
+                Tampering::Delay(time) => tokio::time::sleep(time).await,
+                Tampering::Swallow => continue,
             }
             peer_out.write_all(bytes).await?;
         }

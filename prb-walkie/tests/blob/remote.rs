@@ -29,7 +29,7 @@ use tokio::time::timeout;
 
 use crate::{
     lookups::{LONG, Running, source_of, until},
-    proxy::{Mischief, Proxy},
+    proxy::{Proxy, Tampering},
     rig::{LIMIT, Remote, Twisted, blocks, candidate, config, keys_of, provider, start_of, twisted},
 };
 
@@ -117,7 +117,7 @@ async fn killed_provider_costs_no_request() {
     let sample = Sample::generate(2, 120);
     let memory = source_of(&sample);
     let (first, second) = (provider(memory.clone()).await, provider(memory.clone()).await);
-    let slow = Proxy::start(second.address, Mischief::Delay(Duration::from_millis(5))).await;
+    let slow = Proxy::start(second.address, Tampering::Delay(Duration::from_millis(5))).await;
     let remote =
         Remote::start(vec![candidate("fast", first.address), candidate("slow", slow.address)], config());
     remote.ready(&["fast", "slow"]).await;
@@ -146,13 +146,13 @@ async fn silent_provider_is_hedged_by_the_next() {
     let sample = Sample::generate(2, 60);
     let memory = source_of(&sample);
     let (first, second) = (provider(memory.clone()).await, provider(memory.clone()).await);
-    let silent = Proxy::start(first.address, Mischief::None).await;
-    let slow = Proxy::start(second.address, Mischief::Delay(Duration::from_millis(20))).await;
+    let silent = Proxy::start(first.address, Tampering::None).await;
+    let slow = Proxy::start(second.address, Tampering::Delay(Duration::from_millis(20))).await;
     let config = config().with_request_timeout(LONG).with_hedge_after(Duration::from_secs(1));
     let remote =
         Remote::start(vec![candidate("silent", silent.address), candidate("slow", slow.address)], config);
     remote.ready(&["silent", "slow"]).await;
-    silent.set(Mischief::Swallow);
+    silent.set(Tampering::Swallow);
     let before = second.stats.answered();
     let batch = timeout(LONG / 2, remote.source.headers(start_of(&sample), LIMIT)).await.unwrap();
     assert!(batch.unwrap().is_some());
@@ -171,12 +171,12 @@ async fn flipped_bits_suspend_a_provider_until_they_stop() {
     let sample = Sample::generate(3, 60);
     let memory = source_of(&sample);
     let (first, second) = (provider(memory.clone()).await, provider(memory.clone()).await);
-    let proxy = Proxy::start(first.address, Mischief::None).await;
-    let slow = Proxy::start(second.address, Mischief::Delay(Duration::from_millis(20))).await;
+    let proxy = Proxy::start(first.address, Tampering::None).await;
+    let slow = Proxy::start(second.address, Tampering::Delay(Duration::from_millis(20))).await;
     let remote =
         Remote::start(vec![candidate("flipped", proxy.address), candidate("good", slow.address)], config());
     remote.ready(&["flipped", "good"]).await;
-    proxy.set(Mischief::Flip);
+    proxy.set(Tampering::Flip);
     let expected = memory.headers(start_of(&sample), LIMIT).await.unwrap();
     assert_eq!(
         remote.source.headers(start_of(&sample), LIMIT).await.unwrap(),
@@ -190,7 +190,7 @@ async fn flipped_bits_suspend_a_provider_until_they_stop() {
         _ => 0,
     };
     assert!(first_wait <= 300);
-    proxy.set(Mischief::None);
+    proxy.set(Tampering::None);
     remote.ready(&["flipped"]).await;
     assert_eq!(remote.source.headers(start_of(&sample), LIMIT).await.unwrap(), expected);
     assert_eq!(remote.status("good").failed, 0);
@@ -246,7 +246,7 @@ async fn malformed_batch_is_refused() {
     })
     .await;
     let good = provider(memory.clone()).await;
-    let slow = Proxy::start(good.address, Mischief::Delay(Duration::from_millis(20))).await;
+    let slow = Proxy::start(good.address, Tampering::Delay(Duration::from_millis(20))).await;
     let config = config().with_first_suspension(LONG);
     let remote =
         Remote::start(vec![candidate("damaged", server.address), candidate("good", slow.address)], config);
@@ -355,7 +355,7 @@ async fn refused_provider_is_suspended_if_another_differs() {
     })
     .await;
     let good = provider(memory.clone()).await;
-    let slow = Proxy::start(good.address, Mischief::Delay(Duration::from_millis(20))).await;
+    let slow = Proxy::start(good.address, Tampering::Delay(Duration::from_millis(20))).await;
     let config = config().with_first_suspension(LONG);
     let remote = Remote::start(vec![candidate("bad", bad.address), candidate("good", slow.address)], config);
     remote.ready(&["bad", "good"]).await;
@@ -447,7 +447,7 @@ async fn original_provider_suffices() {
 async fn suspensions_double() {
     let sample = Sample::generate(3, 40);
     let server = provider(source_of(&sample)).await;
-    let proxy = Proxy::start(server.address, Mischief::Flip).await;
+    let proxy = Proxy::start(server.address, Tampering::Flip).await;
     let config = config().with_first_suspension(Duration::from_millis(100));
     let remote = Remote::start(vec![candidate("flipped", proxy.address)], config);
     let mut longest = 0;

@@ -23,7 +23,7 @@ use tokio::{
 
 use crate::{
     lookups::{BOUNDS, Blobs, LONG, Running, until},
-    proxy::{Mischief, Proxy},
+    proxy::{Proxy, Tampering},
 };
 
 fn blobs() -> Arc<Blobs> {
@@ -334,25 +334,25 @@ async fn stopping_server_writes_pending_answers() {
 #[tokio::test]
 async fn flipped_bit_is_an_error_naming_the_provider() {
     let server = Running::start(blobs(), server::Config::default()).await;
-    let proxy = Proxy::start(server.address, Mischief::Flip).await;
+    let proxy = Proxy::start(server.address, Tampering::Flip).await;
     let client = Client::start(proxy.address, "QmProvider", client::Config::default());
     for size in [100, 1_000_000] {
         let error = client.get(&format!("size:{size}:1"), BOUNDS).await.unwrap_err();
         assert!(matches!(&error, Error::BadBytes { provider, .. } if &**provider == "QmProvider"), "{error}");
         assert!(error.to_string().contains("checksum"), "{error}");
     }
-    proxy.set(Mischief::None);
+    proxy.set(Tampering::None);
     assert!(client.get("size:100:1", BOUNDS).await.unwrap().is_some(), "the connection was kept");
 }
 
 #[tokio::test]
 async fn broken_connection_fails_requests_and_is_made_again() {
     let server = Running::start(blobs(), server::Config::default()).await;
-    let proxy = Proxy::start(server.address, Mischief::Truncate).await;
+    let proxy = Proxy::start(server.address, Tampering::Truncate).await;
     let client = Client::start(proxy.address, "provider", client::Config::default());
     let all = join_all((0..5).map(|_| client.get("size:100000:1", BOUNDS))).await;
     assert!(all.iter().all(|answer| matches!(answer, Err(Error::Disconnected { .. }))), "{all:?}");
-    proxy.set(Mischief::None);
+    proxy.set(Tampering::None);
     let mut link = client.link();
     timeout(LONG, link.wait_for(|link| *link == client::Link::Up)).await.unwrap().unwrap();
     assert!(client.get("size:100000:1", BOUNDS).await.unwrap().is_some());
@@ -361,13 +361,13 @@ async fn broken_connection_fails_requests_and_is_made_again() {
 #[tokio::test]
 async fn silence_times_out_but_slowness_does_not() {
     let server = Running::start(blobs(), server::Config::default()).await;
-    let proxy = Proxy::start(server.address, Mischief::Swallow).await;
+    let proxy = Proxy::start(server.address, Tampering::Swallow).await;
     let client = Client::start(proxy.address, "provider", client::Config::default());
     let short = Bounds { timeout: Duration::from_millis(300), ..BOUNDS };
     let error = client.get("size:10:1", short).await.unwrap_err();
     assert!(matches!(error, Error::TimedOut { .. }), "{error}");
     // About 10 MB at 64 KiB every 20 ms: longer than the timeout, but never silent for that long.
-    proxy.set(Mischief::Delay(Duration::from_millis(20)));
+    proxy.set(Tampering::Delay(Duration::from_millis(20)));
     let mut link = client.link();
     timeout(LONG, link.wait_for(|link| *link == client::Link::Up)).await.unwrap().unwrap();
     let bounds = Bounds { timeout: Duration::from_millis(1500), ..BOUNDS };

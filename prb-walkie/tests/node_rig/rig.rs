@@ -40,7 +40,7 @@ pub fn identity(n: usize) -> Identity {
     made[n].clone()
 }
 
-/// A node of the chain [`CHAIN`] on a loopback port, without discovery.
+/// A node of the chain [`CHAIN`] on a loopback port, without discovery. `n` selects one of the test identities.
 pub fn config(n: usize, role: Role) -> Config {
     let mut config = Config::new(identity(n), role);
     config.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];

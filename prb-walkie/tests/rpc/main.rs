@@ -202,21 +202,27 @@ async fn handler_errors_keep_their_kinds() {
     let caller = start_knowing(config(1, Role::Trader), &server).await;
     until_friends(&server, &caller).await;
     let client = caller.client(server.peer_id());
-    let said = |error: Error| match error {
+    let kind_and_message = |error: Error| match error {
         Error::Refused { source, .. } => (source.kind, source.message),
         other => panic!("{other:?}"),
     };
     let none = lm::UuidQueryRequest::default;
-    assert_eq!(said(client.list_pools().await.unwrap_err()), (ErrorKind::Duplicated, "twice".into()));
+    assert_eq!(
+        kind_and_message(client.list_pools().await.unwrap_err()),
+        (ErrorKind::Duplicated, "twice".into())
+    );
     let failed = (ErrorKind::Server, "the handler failed".to_owned());
-    assert_eq!(said(client.list_workers().await.unwrap_err()), failed);
-    assert_eq!(said(client.create_workers(lm::CreateWorker::default()).await.unwrap_err()), failed);
-    let (kind, message) = said(client.worker_status(none()).await.unwrap_err());
+    assert_eq!(kind_and_message(client.list_workers().await.unwrap_err()), failed);
+    assert_eq!(
+        kind_and_message(client.create_workers(lm::CreateWorker::default()).await.unwrap_err()),
+        failed
+    );
+    let (kind, message) = kind_and_message(client.worker_status(none()).await.unwrap_err());
     assert!(kind == ErrorKind::Server && message.contains("too many for the limit"), "{message}");
-    let (kind, message) = said(client.kick_workers(none()).await.unwrap_err());
+    let (kind, message) = kind_and_message(client.kick_workers(none()).await.unwrap_err());
     assert!(kind == ErrorKind::Server && message.contains("no answer within"), "{message}");
     let not_there = (ErrorKind::NotFound, "Handler not implemented.".to_owned());
-    assert_eq!(said(client.data_provider_info().await.unwrap_err()), not_there);
+    assert_eq!(kind_and_message(client.data_provider_info().await.unwrap_err()), not_there);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -99,7 +99,10 @@ async fn oversized_requests_are_refused_and_the_connection_survives() {
 }
 
 /// A bare peer that introduces itself and answers other calls as `answer` says.
-async fn liar(n: usize, mut answer: impl FnMut(Request) -> Option<Vec<u8>> + Send + 'static) -> RawPeer {
+async fn peer_that_answers(
+    n: usize,
+    mut answer: impl FnMut(Request) -> Option<Vec<u8>> + Send + 'static,
+) -> RawPeer {
     RawPeer::start(
         n,
         None,
@@ -125,63 +128,67 @@ async fn liar(n: usize, mut answer: impl FnMut(Request) -> Option<Vec<u8>> + Sen
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn malformed_answers_are_errors() {
-    type Lie = fn(Request) -> Option<Vec<u8>>;
-    let answers: Vec<Lie> = vec![
-        |_| Some(Vec::new()),
-        |_| Some(vec![0xff; 10]),
-        // Another call's answer.
-        |_| Some(Response { request_nonce: "other".into(), ..Response::default() }.encode_to_vec()),
-        |r| {
-            Some(
-                Response { request_nonce: r.nonce, data: vec![0xff].into(), ..Response::default() }
-                    .encode_to_vec(),
-            )
-        },
-        // An error without content, one without the flag, and one without a nonce.
-        |r| Some(Response { request_nonce: r.nonce, has_error: true, ..Response::default() }.encode_to_vec()),
-        |_| {
+    type Answer = fn(Request) -> Option<Vec<u8>>;
+    let answers: [(&str, Answer); 8] = [
+        ("empty", |_| Some(Vec::new())),
+        ("garbage", |_| Some(vec![0xff; 10])),
+        ("another call's", |_| {
+            Some(Response { request_nonce: "other".into(), ..Response::default() }.encode_to_vec())
+        }),
+        ("garbage data", |r| {
+            let data = vec![0xff].into();
+            Some(Response { request_nonce: r.nonce, data, ..Response::default() }.encode_to_vec())
+        }),
+        ("an error without content", |r| {
+            let (request_nonce, has_error) = (r.nonce, true);
+            Some(Response { request_nonce, has_error, ..Response::default() }.encode_to_vec())
+        }),
+        ("an error without flag and nonce", |_| {
             let error =
                 proto::ResponseError { r#type: 3, message: "m".into(), is_let_in_from_same_machine: None };
             Some(Response { error: Some(error), ..Response::default() }.encode_to_vec())
-        },
+        }),
         // More than this method's answer ever has.
-        |_| Some(vec![0; 100_000]),
-        |_| None,
+        ("too large", |_| Some(vec![0; 100_000])),
+        ("none", |_| None),
     ];
-    let at = Arc::new(AtomicUsize::new(0));
-    let turn = Arc::clone(&at);
-    let liar = liar(0, move |request| answers[turn.load(Ordering::SeqCst)](request)).await;
+    let chosen = Arc::new(Mutex::new(answers[0].1));
+    let answer = Arc::clone(&chosen);
+    let raw = peer_that_answers(0, move |request| {
+        let answer = *answer.lock().unwrap();
+        answer(request)
+    })
+    .await;
     let mut config = config(1, Role::LifecycleManager);
-    config.boot_nodes = vec![liar.address.clone()];
+    config.boot_nodes = vec![raw.address.clone()];
     config.limits.call_timeout = Duration::from_secs(2);
     let node = start(config).await;
-    let seen = until_peer(&node, liar.peer_id, "introduced", |p| p.is_usable()).await;
+    let seen = until_peer(&node, raw.peer_id, "introduced", |p| p.is_usable()).await;
     assert!(seen.hostname.len() <= 128 && !seen.hostname.contains('\u{1b}'), "{}", seen.hostname);
-    let client = node.client(liar.peer_id);
-    let ask = async |n| {
-        at.store(n, Ordering::SeqCst);
-        client.data_provider_info().await.unwrap_err()
-    };
-    let error = ask(0).await;
-    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
-    for n in 1..4 {
-        let error = ask(n).await;
-        assert!(matches!(error, Error::Malformed { .. }) && !error.is_retryable(), "{n}: {error}");
+    let client = node.client(raw.peer_id);
+    for (name, answer) in answers {
+        *chosen.lock().unwrap() = answer;
+        let error = client.data_provider_info().await.unwrap_err();
+        let is_as_expected = match name {
+            "empty" => matches!(error, Error::Unreachable { .. }),
+            "garbage" | "another call's" | "garbage data" => {
+                matches!(error, Error::Malformed { .. }) && !error.is_retryable()
+            }
+            "an error without content" => error.kind() == Some(ErrorKind::Unknown),
+            "an error without flag and nonce" => error.kind() == Some(ErrorKind::Duplicated),
+            "too large" => matches!(error, Error::TooLarge { what: "answer", limit_bytes: 65_536 }),
+            _ => matches!(error, Error::TimedOut { .. }) && error.is_retryable(),
+        };
+        assert!(is_as_expected, "{name}: {error}");
     }
-    assert_eq!(ask(4).await.kind(), Some(ErrorKind::Unknown));
-    assert_eq!(ask(5).await.kind(), Some(ErrorKind::Duplicated));
-    let error = ask(6).await;
-    assert!(matches!(error, Error::TooLarge { what: "answer", limit_bytes: 65_536 }), "{error}");
-    let error = ask(7).await;
-    assert!(matches!(error, Error::TimedOut { .. }) && error.is_retryable(), "{error}");
-    assert_eq!(*liar.closed.lock().unwrap(), 0);
+    assert_eq!(*raw.closed.lock().unwrap(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_answers_are_accepted_up_to_the_limit() {
     let size = Arc::new(Mutex::new(0));
     let wanted = Arc::clone(&size);
-    let big = liar(0, move |request| {
+    let big = peer_that_answers(0, move |request| {
         let data = lm::PoolList {
             pools: vec![db::Pool { name: "x".repeat(*wanted.lock().unwrap()), ..db::Pool::default() }],
         };

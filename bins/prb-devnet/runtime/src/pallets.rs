@@ -1,4 +1,10 @@
 //! The pallets, with the names, indexes and layouts that bridges rely on.
+//!
+//! Of the relay chain: [`grandpa`] and [`paras`]. Of the parachain, as on Phala: [`mq`] (messages between chain and
+//! workers), [`registry`] (workers), [`computation`] (sessions), [`base_pool`] and [`stake_pool`] (pools), [`assets`] and
+//! [`wrapped_balances`] (the wrapped PHA that is staked), [`parachain_info`], [`parachain_system`]. Of the devnet
+//! alone: [`actions`] (what other accounts do to the chain), [`load`] (values that change in every block), [`weight`]
+//! (declared weights of calls).
 
 pub mod actions;
 pub mod assets;

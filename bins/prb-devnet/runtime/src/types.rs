@@ -26,7 +26,8 @@ pub type AccountId = AccountId32;
 
 /// Topic of [`SystemEvent`]s, chain to workers.
 pub const SYSTEM_EVENT_TOPIC: &[u8] = b"phala/system/event";
-/// Topic of [`RegistryEvent`]s, workers to chain. The caret marks a topic that is not forwarded.
+/// Topic of [`RegistryEvent`]s, workers to chain. The caret marks a topic that stays on
+/// chain: its messages are not for workers.
 pub const REGISTRY_EVENT_TOPIC: &[u8] = b"^phala/registry/event";
 /// Topic of [`WorkingReportEvent`]s, workers to chain and gatekeepers.
 pub const WORKING_REPORT_TOPIC: &[u8] = b"phala/mining/report";
@@ -156,7 +157,7 @@ pub enum WorkerEvent {
     Started {
         /// The session's number.
         session_id: u32,
-        /// Initial V, U64F64 bits.
+        /// Initial V (the session's value in Phala's tokenomics), as the bits of a U64F64.
         init_v: u128,
         /// Initial performance.
         init_p: u32,
@@ -269,7 +270,7 @@ pub struct WorkerEndpointPayload {
     pub pubkey: WorkerPublicKey,
     /// Its endpoints.
     pub versioned_endpoints: VersionedWorkerEndpoints,
-    /// Milliseconds.
+    /// When it was signed, in ms since the Unix epoch.
     pub signing_time: u64,
 }
 
@@ -282,6 +283,6 @@ pub struct PersistedValidationData {
     pub relay_parent_number: u32,
     /// The relay parent's state root.
     pub relay_parent_storage_root: H256,
-    /// Bytes.
+    /// Largest proof of validity, in bytes.
     pub max_pov_size: u32,
 }

@@ -68,7 +68,7 @@ pub(super) fn serve(
             connections.spawn(async move {
                 if let Err(error) = serve_with_graceful_shutdown(Io::new(connection), service, stopped).await
                 {
-                    tracing::debug!(%error, "a connection broke");
+                    tracing::debug!(%error, "a connection failed");
                 }
             });
         }

@@ -43,7 +43,7 @@ impl WorkFaults {
 #[derive(Debug, Default)]
 struct AnswerFaults {
     delay: Duration,
-    attestation: Duration,
+    attestation_delay: Duration,
     failing: HashMap<Method, (u32, String)>,
 }
 
@@ -55,7 +55,7 @@ impl Faults {
 
     /// Makes every new attestation take this long. A caller that stops waiting finds it finished later.
     pub fn slow_attestation(&self, duration: Duration) {
-        self.answers.lock().attestation = duration;
+        self.answers.lock().attestation_delay = duration;
     }
 
     /// Makes every dispatch take this long; meanwhile other state-changing calls are refused.
@@ -83,8 +83,8 @@ impl Faults {
         Arc::clone(&self.work_faults)
     }
 
-    pub(crate) fn attestation(&self) -> Duration {
-        self.answers.lock().attestation
+    pub(crate) fn attestation_delay(&self) -> Duration {
+        self.answers.lock().attestation_delay
     }
 
     pub(crate) fn delay(&self) -> Duration {
@@ -119,7 +119,7 @@ impl Calls {
         *self.counts.lock().entry(method).or_default() += 1;
     }
 
-    pub(crate) fn of(&self, method: Method) -> u64 {
+    pub(crate) fn count_of(&self, method: Method) -> u64 {
         self.counts.lock().get(&method).copied().unwrap_or_default()
     }
 

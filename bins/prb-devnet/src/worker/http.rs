@@ -158,7 +158,7 @@ impl Context {
         let until = {
             let mut until = self.run.attesting_until.lock();
             if self.run.core.lock().attestations() > attestations_before {
-                *until = Some(Instant::now() + self.process.faults.attestation());
+                *until = Some(Instant::now() + self.process.faults.attestation_delay());
             }
             *until
         };

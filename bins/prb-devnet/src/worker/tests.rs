@@ -1,3 +1,5 @@
+//! Tests of the verifying worker: fixtures, and a module for each part.
+
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::sync::Arc;

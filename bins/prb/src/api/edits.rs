@@ -41,7 +41,7 @@ const MERGES: usize = 4;
 
 /// The kind of entries of an edit: pools or workers.
 #[async_trait]
-pub(super) trait Kind: Sized + Send + Sync + 'static {
+pub(super) trait EntryKind: Sized + Send + Sync + 'static {
     /// Its name in messages.
     const NAME: &'static str;
     type Fields: DeserializeOwned + Send;
@@ -86,7 +86,7 @@ impl<S: Send + Sync> FromRequestParts<S> for EditConditions {
 }
 
 /// Adds entries, all or none.
-pub(super) async fn post<K: Kind>(
+pub(super) async fn post<K: EntryKind>(
     api: &Api,
     list: Vec<Value>,
     conditions: &EditConditions,
@@ -97,7 +97,7 @@ pub(super) async fn post<K: Kind>(
 }
 
 /// Adds, changes and deletes entries, all or none.
-pub(super) async fn patch<K: Kind>(
+pub(super) async fn patch<K: EntryKind>(
     api: &Api,
     list: Vec<Value>,
     conditions: &EditConditions,
@@ -107,7 +107,7 @@ pub(super) async fn patch<K: Kind>(
 }
 
 /// Changes or deletes one entry. `If-Match` and the answer's entity tag are of that entry.
-pub(super) async fn one<K: Kind>(
+pub(super) async fn one<K: EntryKind>(
     api: &Api,
     mut item: Value,
     conditions: EditConditions,
@@ -126,7 +126,10 @@ pub(super) async fn one<K: Kind>(
     })
 }
 
-fn answer<K: Kind>(edited: &Edited<K::Entry>, conditions: &EditConditions) -> impl IntoResponse + use<K> {
+fn answer<K: EntryKind>(
+    edited: &Edited<K::Entry>,
+    conditions: &EditConditions,
+) -> impl IntoResponse + use<K> {
     (etag(&edited.inventory), Json(K::shown(conditions.dry_run, &edited.entries)))
 }
 
@@ -149,7 +152,7 @@ struct Edited<E> {
     inventory: String,
 }
 
-async fn create<K: Kind>(
+async fn create<K: EntryKind>(
     api: &Api,
     list: Vec<Value>,
     conditions: &EditConditions,
@@ -184,7 +187,7 @@ async fn create<K: Kind>(
     }
 }
 
-async fn update<K: Kind>(
+async fn update<K: EntryKind>(
     api: &Api,
     list: Vec<Value>,
     conditions: &EditConditions,
@@ -203,7 +206,7 @@ async fn update<K: Kind>(
     }
 }
 
-async fn update_once<K: Kind>(
+async fn update_once<K: EntryKind>(
     api: &Api,
     list: Vec<Value>,
     conditions: &EditConditions,
@@ -235,6 +238,7 @@ async fn update_once<K: Kind>(
     };
     let manager = api.manager().with_condition(move |now| {
         let same = |(id, version, goes): &(Uuid, String, bool)| {
+            // Called under the inventory's lock, with what is stored at that moment.
             K::by_id(now, *id).is_some_and(|entry| {
                 // Entries that need this one may have been added since the snapshot.
                 let may_go = !goes || force || K::removal_fault(now, entry).is_none();
@@ -253,7 +257,7 @@ async fn update_once<K: Kind>(
 /// The entry and the version that an operation is based on, and the operation; or the entry's name and what is wrong.
 type Read<V> = Result<(Option<(Uuid, String)>, Operation<V>), (Option<String>, Vec<Fault>)>;
 
-fn read_item<K: Kind>(snapshot: &Snapshot, item: Value, force: bool) -> Read<K::Value> {
+fn read_item<K: EntryKind>(snapshot: &Snapshot, item: Value, force: bool) -> Read<K::Value> {
     let invalid = |text: String| (None, vec![Fault::new("invalid", text)]);
     let shape = || {
         invalid(
@@ -279,12 +283,12 @@ fn read_item<K: Kind>(snapshot: &Snapshot, item: Value, force: bool) -> Read<K::
     };
     let Some(entry) = K::find(snapshot, &named) else {
         let text = format!("there is no {} {named:?}", K::NAME);
-        return Err((Some(named), vec![Fault::new("not-found", text).of("id")]));
+        return Err((Some(named), vec![Fault::new("not-found", text).with_field("id")]));
     };
     let current = K::version(entry);
     if version.is_some_and(|version| version != current) {
         let text = format!("{} {named:?} has changed since it was read: read it again", K::NAME);
-        return Err((Some(named), vec![Fault::new("changed", text).of("version")]));
+        return Err((Some(named), vec![Fault::new("changed", text).with_field("version")]));
     }
     let id = K::id(entry);
     match (set, delete) {
@@ -353,7 +357,11 @@ fn dry<E>(api: &Api, conditions: &EditConditions, faults: Vec<Fault>) -> Result<
 }
 
 /// Converts the manager's error, with every faulty entry if the error is about entries.
-async fn explained<K: Kind>(api: &Api, items: Vec<(usize, Operation<K::Value>)>, error: Error) -> Problem {
+async fn explained<K: EntryKind>(
+    api: &Api,
+    items: Vec<(usize, Operation<K::Value>)>,
+    error: Error,
+) -> Problem {
     let of_entries =
         matches!(error, Error::Duplicate { .. } | Error::NotFound { .. } | Error::Invalid { .. });
     if of_entries {
@@ -367,7 +375,7 @@ async fn explained<K: Kind>(api: &Api, items: Vec<(usize, Operation<K::Value>)>,
 }
 
 /// Finds every faulty entry that fails on its own, not because of the others.
-async fn all_faults<K: Kind>(api: &Api, mut items: Vec<(usize, Operation<K::Value>)>) -> Vec<Fault> {
+async fn all_faults<K: EntryKind>(api: &Api, mut items: Vec<(usize, Operation<K::Value>)>) -> Vec<Fault> {
     let mut faults = secret_faults::<K>(api, &mut items).await;
     let copy = match api.manager().dry_run().await {
         Ok(copy) => copy,
@@ -396,16 +404,16 @@ async fn all_faults<K: Kind>(api: &Api, mut items: Vec<(usize, Operation<K::Valu
 }
 
 /// Tries an edit on a copy of the inventory, which has its effects if it succeeds.
-async fn tried<K: Kind>(copy: &Manager, items: &[(usize, Operation<K::Value>)]) -> Result<(), Error> {
+async fn tried<K: EntryKind>(copy: &Manager, items: &[(usize, Operation<K::Value>)]) -> Result<(), Error> {
     K::edit(copy, items.iter().map(|(_, operation)| operation.item()).collect()).await.map(drop)
 }
 
-fn fault_of<K: Kind>(error: &Error, (index, operation): &(usize, Operation<K::Value>)) -> Fault {
+fn fault_of<K: EntryKind>(error: &Error, (index, operation): &(usize, Operation<K::Value>)) -> Fault {
     fault(error).at(*index, operation.value().map(K::name))
 }
 
 /// Removes the entries whose secret is not valid.
-async fn secret_faults<K: Kind>(api: &Api, items: &mut Vec<(usize, Operation<K::Value>)>) -> Vec<Fault> {
+async fn secret_faults<K: EntryKind>(api: &Api, items: &mut Vec<(usize, Operation<K::Value>)>) -> Vec<Fault> {
     let (keys, taken) = (api.keys(), std::mem::take(items));
     // A mnemonic takes thousands of hashes: too long for an executor's thread.
     let checked = tokio::task::spawn_blocking(move || {
@@ -435,5 +443,6 @@ fn place_of(error: &Error) -> Option<usize> {
         return None;
     };
     let (list, rest) = entry.split_once('[')?;
+    // An error about the whole call, such as one with too many entries.
     if list == "call" { None } else { rest.split_once(']')?.0.parse().ok() }
 }

@@ -83,7 +83,7 @@ impl WorkerFields {
     /// # Errors
     ///
     /// The missing fields.
-    pub(super) fn over(self, old: Option<&Worker>) -> Result<WorkerValue, Vec<Fault>> {
+    pub(super) fn merged_with(self, old: Option<&Worker>) -> Result<WorkerValue, Vec<Fault>> {
         let mut missing = Vec::new();
         let name = self.name.or_else(|| old.map(|w| w.name.clone()));
         let pid = self.pid.map(PoolId).or_else(|| old.map(|w| w.pid));
@@ -104,8 +104,8 @@ impl WorkerFields {
 }
 
 impl PoolFields {
-    /// Like [`WorkerFields::over`].
-    pub(super) fn over(self, old: Option<&Pool>) -> Result<PoolValue, Vec<Fault>> {
+    /// Like [`WorkerFields::merged_with`].
+    pub(super) fn merged_with(self, old: Option<&Pool>) -> Result<PoolValue, Vec<Fault>> {
         let mut missing = Vec::new();
         let pid = self.pid.map(PoolId).or_else(|| old.map(|p| p.pid));
         let pid = needed(pid, "pid", &mut missing);
@@ -128,7 +128,7 @@ impl PoolFields {
 
 fn needed<T: Default>(value: Option<T>, field: &str, missing: &mut Vec<Fault>) -> T {
     value.unwrap_or_else(|| {
-        missing.push(Fault::new("missing", format!("{field} is missing")).of(field));
+        missing.push(Fault::new("missing", format!("{field} is missing")).with_field(field));
         T::default()
     })
 }
@@ -179,7 +179,7 @@ pub(super) fn read<T: DeserializeOwned>(value: Value) -> Result<T, Vec<Fault>> {
         let error = serde_json::from_value::<T>(Value::Object(alone)).err()?;
         let fault = Fault::new("invalid", unquoted(&error.to_string(), name));
         // A name that no field has may be a secret, too.
-        Some(if redact::is_harmless(name) { fault.of(name) } else { fault })
+        Some(if redact::is_harmless(name) { fault.with_field(name) } else { fault })
     };
     let faults: Vec<Fault> = fields.iter().filter_map(single).collect();
     if !faults.is_empty() {
@@ -230,10 +230,11 @@ mod tests {
         let mut old = Worker::new(uuid::Uuid::nil(), PoolId(1), "w", "http://w", 5);
         old.enabled = false;
         let value = read::<WorkerFields>(json!({ "stake": 18446744073709551615u64, "after_stop": null }));
-        let value = value.ok().unwrap().over(Some(&old)).ok().unwrap();
+        let value = value.ok().unwrap().merged_with(Some(&old)).ok().unwrap();
         assert_eq!((value.name.as_str(), value.enabled), ("w", false));
         assert_eq!((value.stake.as_str(), value.after_stop), ("18446744073709551615", Some(None)));
-        let Err(missing) = read::<WorkerFields>(json!({ "name": "x" })).ok().unwrap().over(None) else {
+        let Err(missing) = read::<WorkerFields>(json!({ "name": "x" })).ok().unwrap().merged_with(None)
+        else {
             panic!("taken")
         };
         assert_eq!(missing.len(), 3);

@@ -24,7 +24,7 @@ pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Headers that proxies add to forwarded requests.
 /// A proxy on this machine connects from loopback, so that the connection's address says nothing about the
 /// client.
-const PASSED_ON: [&str; 4] = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip"];
+const PROXY_HEADERS: [&str; 4] = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip"];
 
 /// Checks requests before they are handled.
 #[derive(Clone)]
@@ -93,7 +93,7 @@ pub(crate) fn is_for_this_machine(headers: &HeaderMap) -> bool {
     let name = name.unwrap_or_default();
     let bare = name.trim_start_matches('[').trim_end_matches(']');
     let loopback = bare == "localhost" || bare.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
-    loopback && !PASSED_ON.iter().any(|name| headers.contains_key(*name))
+    loopback && !PROXY_HEADERS.iter().any(|name| headers.contains_key(*name))
 }
 
 /// Maximum length of a logged path, in characters.

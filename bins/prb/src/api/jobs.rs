@@ -88,6 +88,7 @@ async fn show(State(api): State<Api>, Path(job): Path<String>) -> Result<Json<Va
 async fn retry(State(api): State<Api>, Path(job): Path<String>) -> Result<Json<Value>, Problem> {
     let id = number(&job)?;
     let admin = admin(&api)?;
+    // False if the job does not exist or has not failed; which of them is found out below.
     if with_timeout(admin.retry(id)).await? {
         tracing::info!(job = %id, "job queued again by an operator");
         return Ok(Json(json!({ "id": id, "state": "waiting" })));

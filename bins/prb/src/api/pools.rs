@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use super::{
     Api,
-    edits::{self, EditConditions, Kind},
+    edits::{self, EditConditions, EntryKind},
     fields::PoolFields,
     problem::{Fault, Problem},
     query::{EditQuery, PoolQuery},
@@ -179,7 +179,7 @@ pub(super) fn no_pool(named: &str) -> Problem {
 pub(super) struct Pools;
 
 #[async_trait]
-impl Kind for Pools {
+impl EntryKind for Pools {
     const NAME: &'static str = "pool";
     type Fields = PoolFields;
     type Value = PoolValue;
@@ -187,7 +187,7 @@ impl Kind for Pools {
     type Response = EditedPools;
 
     fn complete(fields: PoolFields, old: Option<&Pool>) -> Result<PoolValue, Vec<Fault>> {
-        fields.over(old)
+        fields.merged_with(old)
     }
 
     fn name(value: &PoolValue) -> &str {
@@ -219,7 +219,10 @@ impl Kind for Pools {
             KeyError::Invalid(reason) => reason.to_string(),
             error => error.to_string(),
         };
-        Some(Fault::new("invalid", format!("the operator's secret is not valid: {reason}")).of("secret"))
+        Some(
+            Fault::new("invalid", format!("the operator's secret is not valid: {reason}"))
+                .with_field("secret"),
+        )
     }
 
     fn shown(dry_run: bool, entries: &[Arc<Pool>]) -> EditedPools {

@@ -48,7 +48,7 @@ impl Fault {
         Self { index: None, name: None, field: None, code, message: message.into() }
     }
 
-    pub(crate) fn of(mut self, field: impl Into<String>) -> Self {
+    pub(crate) fn with_field(mut self, field: impl Into<String>) -> Self {
         self.field = Some(field.into());
         self
     }
@@ -109,6 +109,7 @@ impl IntoResponse for Problem {
         let status = self.status;
         let mut response = (status, Json(self)).into_response();
         if status == StatusCode::UNAUTHORIZED {
+            // RFC 9110 requires the header with this status.
             let scheme = HeaderValue::from_static("Bearer realm=\"prb\"");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
         }
@@ -129,7 +130,7 @@ impl From<manage::Error> for Problem {
             Error::NotCommanded(cause) => {
                 Self::new(StatusCode::CONFLICT, command_code(&cause), cause.to_string())
             }
-            error if error.is_callers() => Self::of_entries(vec![fault(&error)]),
+            error if error.is_caller_fault() => Self::of_entries(vec![fault(&error)]),
             error => {
                 tracing::error!(error = %prb_core::text::describe(&error), "a management call failed");
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", prb_core::text::describe(&error))
@@ -161,15 +162,16 @@ pub(crate) fn fault(error: &manage::Error) -> Fault {
     use manage::Error;
     match error {
         Error::Duplicate { field, value, holder, .. } => {
-            Fault::new("duplicate", format!("{field} {value:?} is taken by {holder:?}")).of(field_name(field))
+            Fault::new("duplicate", format!("{field} {value:?} is taken by {holder:?}"))
+                .with_field(field_name(field))
         }
         // The pool of a new worker, not the entry itself: the fault is in its field `pid`.
         Error::NotFound { what: "pool", id, .. } if id.starts_with("with pid") => {
-            Fault::new("not-found", format!("there is no pool {id}: add it first")).of("pid")
+            Fault::new("not-found", format!("there is no pool {id}: add it first")).with_field("pid")
         }
         Error::NotFound { what, id, .. } => Fault::new("not-found", format!("there is no {what} {id}")),
         Error::Invalid { field, reason, .. } => {
-            Fault::new("invalid", format!("the {field} is not valid: {reason}")).of(field_name(field))
+            Fault::new("invalid", format!("the {field} is not valid: {reason}")).with_field(field_name(field))
         }
         Error::Full { .. } => Fault::new("full", error.to_string()),
         Error::Changed => Fault::new("changed", error.to_string()),

@@ -138,6 +138,7 @@ pub(crate) fn fits(pattern: &str, text: &str) -> bool {
 /// Returns the workers that a text names: an id, a name, or a pattern.
 pub(super) fn named<'a>(snapshot: &'a Snapshot, text: &str) -> Vec<&'a Worker> {
     let workers = || snapshot.workers.iter().map(AsRef::as_ref);
+    // First, because a name may itself contain a star.
     let exact: Vec<&Worker> =
         workers().filter(|worker: &&Worker| worker.name == text || worker.id.to_string() == text).collect();
     if exact.is_empty() && text.contains(['*', '?']) {

@@ -70,6 +70,7 @@ impl IfMatch {
         if text == "*" {
             return Ok(Self::Any);
         }
+        // A list of tags is refused: an edit has one base.
         match text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
             Some(version) if !version.contains('"') => Ok(Self::Version(version.to_owned())),
             _ => {

@@ -95,9 +95,9 @@ struct Provider {
     address: Option<String>,
     chain_identity: String,
     bridge_identity: String,
-    /// Whether it is connected and of this chain and group.
+    /// Whether it is connected and of this chain and bridge identity.
     usable: bool,
-    /// `accepted`, or why it is not used.
+    /// `accepted`, or why it is not used: `own-chain-unknown`, `chain-unknown`, `other-chain` or `other-bridge`.
     #[schema(value_type = String)]
     standing: &'static str,
     connected: bool,
@@ -108,7 +108,7 @@ struct Provider {
     provenance: String,
     /// The address of its blob server, if it is used.
     blob_server: Option<String>,
-    /// Whether chain data is fetched from it: `ready`, `connecting`, `down`, `aside` or `unused`.
+    /// Whether chain data is fetched from it: `ready`, `connecting`, `down`, `aside` (suspended) or `unused`.
     state: String,
     /// Why it is not used, if so.
     reason: Option<String>,
@@ -203,6 +203,7 @@ async fn providers(State(api): State<Api>) -> Json<Providers> {
 }
 
 fn provider(peer: &Peer, known: Known) -> Provider {
+    // Empty: the table of data providers has no row for this peer.
     let is_used = known.state != "unused" && !known.state.is_empty();
     Provider {
         peer_id: peer.peer_id.to_string(),

@@ -73,9 +73,11 @@ async fn workers(
 
 fn stream(slot: Slot, api: Api, query: WorkerQuery) -> Response {
     let mut ticks = interval(CHECK_INTERVAL);
+    // A burst of ticks after a slow check would only check for the same changes again.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The slot moves with the stream, and is released when it ends or its client disconnects.
     let start = (slot, api, query, ticks, Sent::default());
+    // Ends by itself: otherwise the port would cut the connection off in the middle of an event.
     let end = Instant::now() + STREAM_DURATION;
     let events = futures::stream::unfold(start, move |(slot, api, query, mut ticks, mut sent)| async move {
         let event = timeout_at(end, next(&mut ticks, &mut sent, &api, &query)).await.ok()??;

@@ -314,6 +314,7 @@ pub(super) fn event(event: &Event) -> Value {
         EventKind::Checkpoint(Err(error)) => ("checkpoint", json!({ "error": error.as_ref() })),
         EventKind::Stalled => ("stalled", json!({})),
         EventKind::Panicked { text } => ("panicked", json!({ "text": text.as_ref() })),
+        // `EventKind` is non-exhaustive.
         other => ("other", json!({ "text": format!("{other:?}") })),
     };
     // After the fields, so that no kind can replace these three.

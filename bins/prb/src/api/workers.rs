@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::{
     Api,
-    edits::{self, EditConditions, Kind},
+    edits::{self, EditConditions, EntryKind},
     fields::WorkerFields,
     problem::{Fault, Problem},
     query::{EditQuery, WorkerQuery},
@@ -208,7 +208,7 @@ pub(super) fn no_worker(named: &str) -> Problem {
 pub(super) struct Workers;
 
 #[async_trait]
-impl Kind for Workers {
+impl EntryKind for Workers {
     const NAME: &'static str = "worker";
     type Fields = WorkerFields;
     type Value = WorkerValue;
@@ -216,7 +216,7 @@ impl Kind for Workers {
     type Response = EditedWorkers;
 
     fn complete(fields: WorkerFields, old: Option<&Worker>) -> Result<WorkerValue, Vec<Fault>> {
-        fields.over(old)
+        fields.merged_with(old)
     }
 
     fn name(value: &WorkerValue) -> &str {

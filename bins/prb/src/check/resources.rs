@@ -123,6 +123,7 @@ impl Resources {
                 note(&format!("this user cannot listen on {address} ({setting}) here: {error}"));
                 continue;
             }
+            // Asked once, and only if a port is in use.
             running = running || self.is_live().await;
             if !running {
                 return Err(error).with_context(|| format!("{setting}: cannot listen on {address}"));

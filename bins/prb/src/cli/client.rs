@@ -248,6 +248,7 @@ impl Client {
                 let mut query = query.to_vec();
                 query.extend([("offset", all.len().to_string()), ("limit", PAGE.to_string())]);
                 let answer = self.ask(Method::GET, &[kind], &query, None).await?;
+                // It has changed between two pages: entries could be missing, or be there twice.
                 if version.get_or_insert_with(|| answer.etag.clone()) != &answer.etag {
                     continue 'read;
                 }

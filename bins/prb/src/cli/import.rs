@@ -14,7 +14,7 @@ use super::{
     args::{ChangeOptions, Format, ImportArgs},
     client::{Client, Refusal, fault},
     print_change,
-    table::units,
+    table::to_base_units,
     update,
 };
 use crate::config::first_line;
@@ -25,7 +25,7 @@ const MAX_FILE_BYTES: u64 = 8 * 1024 * 1024;
 const MAX_SECRET_BYTES: u64 = 4096;
 
 /// The kind of a file's entries.
-pub(super) struct Kind {
+pub(super) struct FileKind {
     /// Its name in the API's lists and addresses.
     pub(super) plural: &'static str,
     pub(super) singular: &'static str,
@@ -35,7 +35,7 @@ pub(super) struct Kind {
     fields: &'static [&'static str],
 }
 
-pub(super) static WORKERS: Kind = Kind {
+pub(super) static WORKERS: FileKind = FileKind {
     plural: "workers",
     singular: "worker",
     key: "name",
@@ -52,7 +52,7 @@ pub(super) static WORKERS: Kind = Kind {
     ],
 };
 
-pub(super) static POOLS: Kind = Kind {
+pub(super) static POOLS: FileKind = FileKind {
     plural: "pools",
     singular: "pool",
     key: "pid",
@@ -67,7 +67,7 @@ pub(super) struct Row {
 }
 
 /// Reads a file's entries, whose values the daemon checks.
-fn read(kind: &Kind, file: &Path, format: Option<Format>) -> anyhow::Result<Vec<Row>> {
+fn read(kind: &FileKind, file: &Path, format: Option<Format>) -> anyhow::Result<Vec<Row>> {
     let shown = file.display();
     let format = match (format, file.extension().and_then(|end| end.to_str())) {
         (Some(format), _) => format,
@@ -108,7 +108,7 @@ fn read_secret(row: &mut Row, folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn parse(kind: &Kind, text: &str, format: Format) -> anyhow::Result<Vec<Row>> {
+fn parse(kind: &FileKind, text: &str, format: Format) -> anyhow::Result<Vec<Row>> {
     let value: Value = match format {
         Format::Csv => return parse_csv(text),
         Format::Json => serde_json::from_str(text)?,
@@ -124,7 +124,7 @@ fn parse(kind: &Kind, text: &str, format: Format) -> anyhow::Result<Vec<Row>> {
     };
     let row = |(index, mut entry): (usize, Value)| {
         if let Some(Value::String(stake)) = entry.get_mut("stake") {
-            *stake = units(stake);
+            *stake = to_base_units(stake);
         }
         Row { position: format!("{} {}", kind.singular, index + 1), entry }
     };
@@ -145,11 +145,11 @@ fn parse_csv(text: &str) -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();
     for record in reader.records() {
         let record = record?;
-        let place = format!("line {}", record.position().map_or(0, |position| line(text, position)));
+        let position = format!("line {}", record.position().map_or(0, |position| line(text, position)));
         // An empty cell is an absent field: one table can have entries with and without a value.
         let cells = names.iter().zip(record.iter()).filter(|(_, cell)| !cell.is_empty());
         let entry: Map<_, _> = cells.map(|(name, cell)| (name.to_owned(), csv_value(name, cell))).collect();
-        rows.push(Row { position: place, entry: Value::Object(entry) });
+        rows.push(Row { position, entry: Value::Object(entry) });
     }
     Ok(rows)
 }
@@ -167,7 +167,7 @@ fn line(text: &str, position: &csv::Position) -> u64 {
 fn csv_value(name: &str, cell: &str) -> Value {
     match name {
         "pid" => cell.parse::<u64>().map_or_else(|_| json!(cell), Value::from),
-        "stake" => json!(units(cell)),
+        "stake" => json!(to_base_units(cell)),
         "enabled" | "sync_only" | "gatekeeper" => match cell.to_ascii_lowercase().as_str() {
             "true" | "yes" | "1" => json!(true),
             "false" | "no" | "0" => json!(false),
@@ -182,7 +182,12 @@ fn csv_value(name: &str, cell: &str) -> Value {
 }
 
 /// Adds a file's entries, all or none; with `--update`, also changes existing ones.
-pub(super) async fn run(client: &Client, kind: &Kind, args: ImportArgs, as_json: bool) -> anyhow::Result<()> {
+pub(super) async fn run(
+    client: &Client,
+    kind: &FileKind,
+    args: ImportArgs,
+    as_json: bool,
+) -> anyhow::Result<()> {
     let ImportArgs { file, format, update, options } = args;
     let rows = read(kind, &file, format)?;
     if update {
@@ -198,7 +203,7 @@ pub(super) async fn run(client: &Client, kind: &Kind, args: ImportArgs, as_json:
 pub(super) async fn send<'a>(
     client: &Client,
     method: Method,
-    kind: &Kind,
+    kind: &FileKind,
     options: ChangeOptions,
     body: &Value,
     row_of: impl Fn(usize) -> Option<&'a Row>,
@@ -219,14 +224,14 @@ pub(super) async fn send<'a>(
 fn refusal_with_positions<'a>(refusal: &Refusal, row_of: impl Fn(usize) -> Option<&'a Row>) -> String {
     let lines = refusal.entries().iter().map(|entry| {
         let row = entry["index"].as_u64().and_then(|index| row_of(usize::try_from(index).ok()?));
-        let place = row.map_or_else(String::new, |row| format!("{}: ", row.position));
-        format!("\n  {place}{}", fault(entry))
+        let position = row.map_or_else(String::new, |row| format!("{}: ", row.position));
+        format!("\n  {position}{}", fault(entry))
     });
     format!("nothing was imported:{}", lines.collect::<String>())
 }
 
 /// Formats entries such that [`read`] can read them.
-pub(super) fn write(kind: &Kind, entries: &[Value], format: Format) -> anyhow::Result<String> {
+pub(super) fn write(kind: &FileKind, entries: &[Value], format: Format) -> anyhow::Result<String> {
     let fields = |entry: &Value| -> Map<String, Value> {
         let named = kind.fields.iter().map(|name| ((*name).to_owned(), entry[*name].clone()));
         named.filter(|(_, value)| !value.is_null()).collect()
@@ -237,8 +242,8 @@ pub(super) fn write(kind: &Kind, entries: &[Value], format: Format) -> anyhow::R
         // JSON's strings, numbers and lists are valid YAML.
         Format::Yaml => {
             let entry = |fields: &Map<String, Value>| -> String {
-                let line = |(place, (name, value)): (usize, (&String, &Value))| {
-                    format!("{} {name}: {value}\n", if place == 0 { "-" } else { " " })
+                let line = |(index, (name, value)): (usize, (&String, &Value))| {
+                    format!("{} {name}: {value}\n", if index == 0 { "-" } else { " " })
                 };
                 fields.iter().enumerate().map(line).collect()
             };

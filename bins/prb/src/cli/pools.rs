@@ -30,6 +30,7 @@ pub(super) async fn run(args: PoolsArgs) -> anyhow::Result<()> {
             print(&if as_json { json(&shown)? } else { one(&shown) })
         }
         PoolAction::Add { pid, fields, options } => {
+            // A pool that only syncs needs no operator.
             let ask = fields.sync_only != Some(true);
             let mut entry = read(&fields, ask)?;
             entry.insert("pid".into(), json!(pid));

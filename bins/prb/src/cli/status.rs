@@ -71,7 +71,7 @@ pub(super) async fn providers(client: &Client, as_json: bool) -> anyhow::Result<
         .unwrap_or_default()
         .iter()
         .map(|one| {
-            let mut row = [
+            let row = [
                 "peer_id",
                 "hostname",
                 "address",
@@ -85,8 +85,8 @@ pub(super) async fn providers(client: &Client, as_json: bool) -> anyhow::Result<
                 "round_trip_ms",
                 "reason",
             ]
-            .map(|key| cell(&one[key]));
-            row[11] = if one["reason"].is_null() { String::new() } else { cell(&one["reason"]) };
+            // Nothing, not a dash, for providers that are used.
+            .map(|key| if key == "reason" && one[key].is_null() { String::new() } else { cell(&one[key]) });
             row.to_vec()
         })
         .collect();

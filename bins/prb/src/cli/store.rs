@@ -51,7 +51,7 @@ fn on_store(path: PathBuf, action: StoreAction) -> anyhow::Result<()> {
             print(&format!("compacted from {} to {}\n", size(before), size(after)))
         }
         StoreAction::Drop { relay_from, para_from, headers, options } => {
-            cut(&store, relay_from, para_from, headers, options)
+            drop_blocks(&store, relay_from, para_from, headers, options)
         }
         StoreAction::Import { .. } => Ok(()),
     }
@@ -138,7 +138,7 @@ async fn import(path: PathBuf, from: PathBuf, expected: Option<String>) -> anyho
             bail!("the archive has no valid start of the chain: genesis.prb is missing or damaged");
         };
         let identity = genesis.chain_identity.to_string();
-        // Before the first write: a store belongs to one chain for ever.
+        // Before the first write: a store keeps its chain.
         if expected.as_ref().is_some_and(|expected| !expected.eq_ignore_ascii_case(&identity)) {
             bail!("the archive is of chain {identity}, which is not the expected one");
         }
@@ -187,7 +187,7 @@ async fn import(path: PathBuf, from: PathBuf, expected: Option<String>) -> anyho
     Ok(())
 }
 
-fn cut(
+fn drop_blocks(
     store: &Store,
     relay: Option<u32>,
     para: Option<u32>,

@@ -73,7 +73,7 @@ pub(crate) fn pha(value: &Value) -> String {
 
 /// Converts an amount to 10^-12 PHA: digits are in that unit already, `30000PHA` and `0.5 PHA` are
 /// converted. Other texts stay unchanged, and the daemon rejects them.
-pub(super) fn units(text: &str) -> String {
+pub(super) fn to_base_units(text: &str) -> String {
     parse_amount(text).map_or_else(|_| text.trim().to_owned(), |units| units.to_string())
 }
 
@@ -95,7 +95,7 @@ mod tests {
             ("PHA", "PHA"),
             ("1.PHA", "1000000000000"),
         ] {
-            assert_eq!(units(text), expected, "{text}");
+            assert_eq!(to_base_units(text), expected, "{text}");
         }
         assert_eq!(pha(&json!("1500000000000")), "1.5");
         assert_eq!(pha(&json!("30000000000000000")), "30000");

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use anyhow::ensure;
+use anyhow::bail;
 use prb_core::primitives::{AccountId, PHALA_SS58_PREFIX};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
@@ -11,7 +11,7 @@ use super::{
     args::ChangeOptions,
     client::Client,
     confirm,
-    import::{Kind, Row, send},
+    import::{FileKind, Row, send},
     json, print,
     table::{cell, clean, pha},
 };
@@ -32,7 +32,7 @@ struct Plan<'a> {
 /// it was read.
 pub(super) async fn run(
     client: &Client,
-    kind: &Kind,
+    kind: &FileKind,
     rows: &[Row],
     options: ChangeOptions,
     as_json: bool,
@@ -61,7 +61,7 @@ pub(super) async fn run(
 }
 
 impl<'a> Plan<'a> {
-    fn new(kind: &Kind, rows: &'a [Row], listed: &[Value]) -> anyhow::Result<Self> {
+    fn new(kind: &FileKind, rows: &'a [Row], listed: &[Value]) -> anyhow::Result<Self> {
         let key = |entry: &Value| entry.get(kind.key).filter(|key| !key.is_null()).map(plain);
         let known: HashMap<String, &Value> =
             listed.iter().filter_map(|entry| Some((key(entry)?, entry))).collect();
@@ -80,8 +80,7 @@ impl<'a> Plan<'a> {
             {
                 // Only one of them could take effect.
                 let (one, by) = (kind.singular, kind.key);
-                ensure!(
-                    false,
+                bail!(
                     "nothing was imported: {} and {} name the same {one} ({by} {named})",
                     first.position,
                     row.position
@@ -95,14 +94,14 @@ impl<'a> Plan<'a> {
         Ok(plan)
     }
 
-    fn add(&mut self, kind: &Kind, row: &'a Row) {
+    fn add(&mut self, kind: &FileKind, row: &'a Row) {
         let name = shown_key(kind, &row.entry);
         self.lines.push(format!("+ {} {name} ({})", kind.singular, row.position));
         self.added.push(json!(name));
         self.items.push((json!({ "add": row.entry }), row));
     }
 
-    fn change(&mut self, kind: &Kind, row: &'a Row, entry: &Value) {
+    fn change(&mut self, kind: &FileKind, row: &'a Row, entry: &Value) {
         let Some(fields) = row.entry.as_object() else {
             // The daemon reports what is wrong with it.
             return self.add(kind, row);
@@ -138,7 +137,7 @@ fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-fn shown_key(kind: &Kind, entry: &Value) -> String {
+fn shown_key(kind: &FileKind, entry: &Value) -> String {
     entry.get(kind.key).map_or_else(|| "without a name".to_owned(), |key| clean(&plain(key)))
 }
 

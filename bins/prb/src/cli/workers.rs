@@ -8,7 +8,7 @@ use super::{
     args::{ChangeOptions, CommandArgs, Selection, WorkerAction, WorkerFields, WorkersArgs},
     client::{Client, Refusal},
     confirm, import, json, print, print_change, print_repeatedly,
-    table::{cell, clean, pairs, pha, table, units},
+    table::{cell, clean, pairs, pha, table, to_base_units},
 };
 
 pub(super) async fn run(args: WorkersArgs) -> anyhow::Result<()> {
@@ -67,7 +67,7 @@ fn read(fields: &WorkerFields) -> Map<String, Value> {
     let mut put = |name: &str, value: Option<Value>| set.extend(value.map(|value| (name.to_owned(), value)));
     put("pid", fields.pid.map(Value::from));
     put("endpoint", fields.endpoint.as_ref().map(|url| json!(url)));
-    put("stake", fields.stake.as_ref().map(|stake| json!(units(stake))));
+    put("stake", fields.stake.as_ref().map(|stake| json!(to_base_units(stake))));
     put("enabled", fields.enabled.map(Value::from));
     put("sync_only", fields.sync_only.map(Value::from));
     put("gatekeeper", fields.gatekeeper.map(Value::from));
@@ -83,14 +83,14 @@ fn read(fields: &WorkerFields) -> Map<String, Value> {
 async fn select(
     client: &Client,
     selection: &Selection,
-    all_where_none: bool,
+    all_by_default: bool,
     query: &[(&str, String)],
 ) -> anyhow::Result<Vec<Value>> {
     let mut query = query.to_vec();
     query.extend(selection.pool.map(|pool| ("pid", pool.to_string())));
     if selection.workers.is_empty() {
         ensure!(
-            all_where_none || selection.pool.is_some(),
+            all_by_default || selection.pool.is_some(),
             "no worker is selected: name some (patterns such as 'rack-1-*' in quotes, '*' for all) or give --pool"
         );
         return client.list("workers", &query).await;
@@ -98,6 +98,7 @@ async fn select(
     let listed = client.list("workers", &query).await?;
     let mut taken = vec![false; listed.len()];
     for name in &selection.workers {
+        // A name or an id first: a name may itself contain a star.
         let exact = |worker: &Value| worker["name"] == **name || worker["id"] == **name;
         let pattern = !listed.iter().any(exact) && name.contains(['*', '?']);
         let fits = |worker: &Value| {
@@ -105,10 +106,10 @@ async fn select(
             if pattern { crate::api::fits(name, own) } else { exact(worker) }
         };
         let mut found = false;
-        for (place, worker) in listed.iter().enumerate() {
+        for (index, worker) in listed.iter().enumerate() {
             if fits(worker) {
                 found = true;
-                taken[place] = true;
+                taken[index] = true;
             }
         }
         // With a filter by state or reason, an empty selection is not an error.
@@ -257,7 +258,7 @@ async fn list(
     Ok(table(&headings, &workers.iter().map(row).collect::<Vec<_>>()))
 }
 
-/// `start queued since 2026-01-02T03:04:05Z`.
+/// Formats an operation in flight, such as `start queued since 2026-01-02T03:04:05Z`.
 fn in_flight(value: &Value) -> String {
     if value.is_null() {
         return cell(value);
@@ -277,6 +278,7 @@ async fn show(client: &Client, worker: &str, as_json: bool) -> anyhow::Result<St
     for (name, value) in shown.as_object().into_iter().flatten() {
         match value {
             in_flight_now if name == "in_flight" => rows.push((name, in_flight(in_flight_now))),
+            // Shown below, each as a part of its own.
             Value::Object(_) => {}
             _ if name == "stake" => rows.push((name, format!("{} PHA", pha(value)))),
             value => rows.push((name, cell(value))),

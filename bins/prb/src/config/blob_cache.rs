@@ -32,6 +32,7 @@ pub struct BlobCacheArgs {
 impl BlobCacheArgs {
     /// The cache's configuration; a disabled cache has a size of 0.
     pub fn config(&self) -> cache::Config {
+        // The original limits the number of blobs, whose sizes differ widely; bytes are what memory has.
         let mib = if self.disable_lru { 0 } else { self.lru_cache_mib.min(self.lru_cache_size) };
         cache::Config::default().with_max_bytes(u64::from(mib) * MIB).with_max_age(self.lru_cache_max_age)
     }

@@ -18,7 +18,9 @@ pub(super) fn toml(command: &clap::Command, matches: &ArgMatches, origins: &Orig
     let Some((name, matches)) = matches.subcommand() else { return String::new() };
     let Some(command) = command.find_subcommand(name) else { return String::new() };
     let mut text = format!("[{name}]\n");
-    for arg in command.get_arguments().filter(|arg| !NO_SETTINGS.contains(&arg.get_id().as_str())) {
+    // Hidden arguments have no effect on this daemon.
+    let is_setting = |arg: &&Arg| !arg.is_hide_set() && !NO_SETTINGS.contains(&arg.get_id().as_str());
+    for arg in command.get_arguments().filter(is_setting) {
         let id = arg.get_id().as_str();
         let source = match matches.value_source(id) {
             None => {

@@ -32,7 +32,7 @@ const MAX_FILE_BYTES: u64 = 1024 * 1024;
 /// The largest file named by a variable, in bytes.
 const MAX_SECRET_FILE_BYTES: u64 = 16 * 1024;
 /// Similarity from which an unknown key is taken for a misspelled one.
-const ALIKE: f64 = 0.8;
+const MIN_SIMILARITY: f64 = 0.8;
 /// The commands with settings, as tables are named.
 pub(super) const DAEMONS: [&str; 5] = ["all", "data-provider", "lifecycle", "trader", "monitor"];
 /// Arguments that are not settings.
@@ -148,6 +148,7 @@ fn values(command: &Command, text: &str, daemon: &str, shown: &str) -> Result<Va
             }
             _ => {
                 let subs = DAEMONS.iter().filter_map(|name| command.find_subcommand(name));
+                // Of any daemon, so that one file can serve all of them.
                 let arg = argument(std::iter::once(command).chain(subs), key.get_ref())
                     .map_err(|tip| unknown(at, &key, None, &tip))?;
                 let value = value_of(arg, &value)
@@ -155,6 +156,12 @@ fn values(command: &Command, text: &str, daemon: &str, shown: &str) -> Result<Va
                 common.insert(arg.get_id().to_string(), (value, format!("{shown} line {at}")));
             }
         }
+    }
+    // At the top level for the daemons that use them; this one would warn that they have no effect.
+    let sub = command.find_subcommand(daemon);
+    let unused = sub.into_iter().flat_map(Command::get_arguments).filter(|arg| arg.is_hide_set());
+    for arg in unused {
+        common.remove(arg.get_id().as_str());
     }
     common.extend(own);
     Ok(common)
@@ -177,15 +184,20 @@ fn argument<'a>(commands: impl IntoIterator<Item = &'a Command>, key: &str) -> R
     let key = key.replace('-', "_");
     let is_setting = |arg: &&Arg| arg.get_long().is_some() && !NO_SETTINGS.contains(&arg.get_id().as_str());
     let all: Vec<&Arg> = commands.into_iter().flat_map(Command::get_arguments).filter(is_setting).collect();
-    match all.iter().find(|arg| arg.get_id().as_str() == key) {
+    let has_name = |arg: &&&Arg| {
+        let earlier = arg.get_all_aliases().unwrap_or_default();
+        arg.get_id().as_str() == key || earlier.iter().any(|name| name.replace('-', "_") == key)
+    };
+    match all.iter().find(has_name) {
         Some(arg) => Ok(arg),
         None => Err(suggestion(&key, all.iter().map(|arg| arg.get_id().as_str()))),
     }
 }
 
 fn suggestion<'a>(key: &str, names: impl Iterator<Item = &'a str>) -> String {
-    let alike =
-        names.map(|name| (strsim::jaro_winkler(key, name), name)).filter(|(alike, _)| *alike >= ALIKE);
+    let alike = names
+        .map(|name| (strsim::jaro_winkler(key, name), name))
+        .filter(|(alike, _)| *alike >= MIN_SIMILARITY);
     let best = alike.max_by(|a, b| a.0.total_cmp(&b.0));
     best.map(|(_, name)| format!("; did you mean {name}?")).unwrap_or_default()
 }
@@ -198,6 +210,7 @@ fn value_of(arg: &Arg, value: &Spanned<DeValue<'_>>) -> Result<String, String> {
                 return Err("takes one value, not a list".into());
             };
             let items: Vec<_> = items.iter().map(|item| single(item.get_ref())).collect::<Result<_, _>>()?;
+            // An empty list cannot be told from a value that is not set, and clap would split an item at its delimiter.
             if items.is_empty() || items.iter().any(|item| item.contains(delimiter)) {
                 return Err(format!(
                     "takes a list of values without {delimiter:?} in them; remove the line for none"
@@ -271,6 +284,24 @@ mod tests {
         assert_eq!(values["chain_endpoint"].0, "ws://a,ws://b");
         assert!(!values.contains_key("local_server_port"));
         assert_eq!(read(text, "all").unwrap()["min_bench_score"].0, "1000");
+    }
+
+    #[test]
+    fn earlier_names_are_read_and_unused_settings_of_all_daemons_are_ignored() {
+        for key in ["pccs_urls", "pccs-url", "pccs_url"] {
+            let values = read(&format!("{key} = \"https://a\""), "lifecycle").unwrap();
+            assert_eq!(values["pccs_urls"].0, "https://a", "{key}");
+        }
+        let text = "console_listen = \"127.0.0.1:1\"\nqueue_page_listen = \"127.0.0.1:2\"\n";
+        let names = |text: &str, daemon| {
+            let mut names: Vec<_> = read(text, daemon).unwrap().into_keys().collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(text, "all"), ["console_listen", "queue_page_listen"]);
+        assert_eq!(names(text, "trader"), ["queue_page_listen"]);
+        assert_eq!(names(text, "monitor"), ["console_listen"]);
+        assert_eq!(names(&format!("[trader]\n{text}"), "trader"), ["console_listen", "queue_page_listen"]);
     }
 
     #[test]

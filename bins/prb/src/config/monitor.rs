@@ -15,7 +15,10 @@ pub const MONITOR_PORT: u16 = 3000;
 
 /// `prb monitor`.
 #[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Console")]
+#[command(
+    next_help_heading = "Console",
+    mut_arg("queue_page_listen", |arg| arg.hide(true))
+)]
 pub struct MonitorArgs {
     /// Port of the console and of the JSON proxy.
     #[arg(long, env = "PORT", default_value_t = MONITOR_PORT)]
@@ -62,6 +65,17 @@ impl MonitorArgs {
             walkie.walkie_listen_addresses.clone_from(addresses);
         }
         walkie
+    }
+
+    /// Logs settings that have no effect.
+    pub(crate) fn warn_of_no_effect(&self) {
+        if let Some(OpsListen::At(address)) = self.pages.queue_page_listen {
+            tracing::warn!(
+                variable = "PRB_QUEUE_PAGE_LISTEN",
+                value = %address,
+                "this setting has no effect: a monitor has no queue page; remove it"
+            );
+        }
     }
 
     /// The address of the console. `none` counts as not set, because a monitor needs it.

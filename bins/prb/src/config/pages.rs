@@ -60,6 +60,7 @@ impl PageArgs {
         let variable = std::env::var_os(TOKEN_VARIABLE).filter(|value| !value.is_empty());
         let (token, place) = match (variable, &self.api_token_file) {
             (None, None) => return Ok(None),
+            // Refused, because neither is obviously the one that is meant.
             (Some(_), Some(_)) => bail!("both {TOKEN_VARIABLE} and PRB_API_TOKEN_FILE are set; set one"),
             (Some(value), None) => {
                 let text =

@@ -15,7 +15,7 @@ use super::values::millis;
 use crate::redact;
 
 /// What an operator does if a worker needs collateral and no PCCS is set.
-const REMEDY: &str = "set PRB_PCCS_URLS (--pccs-url) to one or more PCCS URLs";
+const REMEDY: &str = "set PRB_PCCS_URLS (--pccs-urls) to one or more PCCS URLs";
 
 /// Attestation of workers.
 #[derive(Clone, Debug, Args)]
@@ -25,13 +25,15 @@ pub struct PccsArgs {
     /// workers that attest by DCAP are not registered.
     #[arg(
         long,
+        // The earlier name.
+        alias = "pccs-url",
         env = "PRB_PCCS_URLS",
         value_name = "URL",
         value_delimiter = ',',
         hide_env_values = true,
         value_parser = |text: &str| check_url(text).map_err(|error| redact::scrubbed(&error.to_string()))
     )]
-    pub pccs_url: Vec<String>,
+    pub pccs_urls: Vec<String>,
     /// Timeout of one PCCS server for a quote's collateral, in ms.
     #[arg(long, env = "PRB_PCCS_TIMEOUT", default_value = "20000", value_parser = millis)]
     pub pccs_timeout: Duration,
@@ -50,10 +52,10 @@ impl PccsArgs {
         &self,
         clock: impl Fn() -> SystemTime + Send + Sync + 'static,
     ) -> Result<Arc<dyn CollateralSource>, ConfigError> {
-        if self.pccs_url.is_empty() {
+        if self.pccs_urls.is_empty() {
             return Ok(Arc::new(NoCollateral::new(REMEDY)));
         }
-        let mut config = PccsConfig::new(self.pccs_url.iter().cloned());
+        let mut config = PccsConfig::new(self.pccs_urls.iter().cloned());
         config.timeout = self.pccs_timeout;
         Ok(Arc::new(PccsSource::new(config)?.with_clock(clock)))
     }
@@ -80,18 +82,19 @@ mod tests {
     async fn pccs_urls_are_a_list_and_are_checked() {
         let none = read(&[]).unwrap();
         let error = none.source(SystemTime::now).unwrap().collateral(&[]).await.unwrap_err();
-        assert!(error.to_string().contains("set PRB_PCCS_URLS (--pccs-url)"), "{error}");
+        assert!(error.to_string().contains("set PRB_PCCS_URLS (--pccs-urls)"), "{error}");
         assert_eq!(none.pccs_timeout, prb_core::attestation::pccs::TIMEOUT);
         assert_eq!(none.attestation_timeout, prb_core::pruntime::http::ATTESTATION_TIMEOUT);
 
-        let two = read(&["--pccs-url", "https://a.example/, http://b.example:8081", "--pccs-timeout", "5"])
-            .unwrap();
-        assert_eq!(two.pccs_url, ["https://a.example", "http://b.example:8081"]);
+        let urls = "https://a.example/, http://b.example:8081";
+        let two = read(&["--pccs-urls", urls, "--pccs-timeout", "5"]).unwrap();
+        assert_eq!(read(&["--pccs-url", urls]).unwrap().pccs_urls, two.pccs_urls);
+        assert_eq!(two.pccs_urls, ["https://a.example", "http://b.example:8081"]);
         assert_eq!(two.pccs_timeout, Duration::from_millis(5));
         let error = two.source(SystemTime::now).unwrap().collateral(&[]).await.unwrap_err();
         assert!(error.to_string().contains("quote cannot be read"), "{error}");
 
-        let error = read(&["--pccs-url", "pccs.example"]).unwrap_err().to_string();
+        let error = read(&["--pccs-urls", "pccs.example"]).unwrap_err().to_string();
         assert!(error.contains("https://pccs.example.org"), "{error}");
     }
 }

@@ -70,16 +70,18 @@ fn tip(
     origins: &Origins,
 ) -> Option<StyledStr> {
     let long = shown.strip_prefix("--")?.split([' ', '=', '[']).next()?;
-    let name = environment_name(command, long)?;
+    let (arg, name) = argument(command, long)?;
     if missing {
         return Some(
             format!("--{long} can also be set by the variable {name}, or by a line in a --config file")
                 .into(),
         );
     }
-    let flag = format!("--{long}");
+    let mut names = arg.get_all_aliases().unwrap_or_default();
+    names.push(long);
     let is_flag = |argument: &OsString| {
-        argument.to_str().is_some_and(|text| text == flag || text.starts_with(&format!("{flag}=")))
+        let flag = argument.to_str().and_then(|text| text.strip_prefix("--")?.split('=').next());
+        flag.is_some_and(|flag| names.contains(&flag))
     };
     if arguments.iter().any(is_flag) {
         return None;
@@ -87,14 +89,16 @@ fn tip(
     if variable(&name).is_some() {
         return Some(format!("the value comes from the variable {name}").into());
     }
+    // An argument's id is its long flag with underscores.
     let origin = origins.get(&long.replace('-', "_"))?;
     Some(format!("the value comes from {origin}").into())
 }
 
-fn environment_name(command: &clap::Command, long: &str) -> Option<String> {
-    let own = command.get_arguments().find(|arg| arg.get_long() == Some(long)).and_then(Arg::get_env);
-    match own {
-        Some(name) => name.to_str().map(str::to_owned),
-        None => command.get_subcommands().find_map(|sub| environment_name(sub, long)),
+/// Returns the argument of a flag, and its variable.
+fn argument<'a>(command: &'a clap::Command, long: &str) -> Option<(&'a Arg, String)> {
+    let own = command.get_arguments().find(|arg| arg.get_long() == Some(long));
+    match own.and_then(|arg| Some((arg, arg.get_env()?))) {
+        Some((arg, name)) => Some((arg, name.to_str()?.to_owned())),
+        None => command.get_subcommands().find_map(|sub| argument(sub, long)),
     }
 }

@@ -21,6 +21,7 @@ impl ReadOnce {
             return Ok(secret.clone());
         }
         let read = read()?;
+        // Concurrent first reads are possible; all get the value of the first that ends.
         Ok(self.0.get_or_init(|| read).clone())
     }
 }

@@ -6,13 +6,16 @@ use clap::Args;
 use prb_core::primitives::Hash;
 
 use super::{
-    OpsArgs, PageArgs, SendingArgs,
+    OpsArgs, OpsListen, PageArgs, SendingArgs,
     values::{NodeUrl, RedisUrl, block_hash, redis_url, ws_url},
 };
 
 /// `prb trader`.
 #[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Chain and trade queue")]
+#[command(
+    next_help_heading = "Chain and trade queue",
+    mut_arg("console_listen", |arg| arg.hide(true))
+)]
 pub struct TraderArgs {
     /// WebSocket endpoints of the parachain's nodes, separated by commas. The best one is used for each request, and the
     /// others if it fails.
@@ -52,4 +55,17 @@ pub struct TraderArgs {
     /// The web pages.
     #[command(flatten)]
     pub pages: PageArgs,
+}
+
+impl TraderArgs {
+    /// Logs settings that have no effect.
+    pub(crate) fn warn_of_no_effect(&self) {
+        if let Some(OpsListen::At(address)) = self.pages.console_listen {
+            tracing::warn!(
+                variable = "PRB_CONSOLE_LISTEN",
+                value = %address,
+                "this setting has no effect: a trader has no console; remove it"
+            );
+        }
+    }
 }

@@ -22,6 +22,7 @@ impl Trusted {
                 Self::Peer(peer) => drop(trust.peers.insert(*peer)),
                 Self::Network(network) => trust.networks.push(*network),
                 Self::Any => {
+                    // 0.0.0.0/0 and ::/0.
                     let all: [IpNet; 2] = [Ipv4Net::default().into(), Ipv6Net::default().into()];
                     trust.networks.extend(all);
                 }

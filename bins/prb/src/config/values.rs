@@ -69,6 +69,7 @@ impl fmt::Debug for NodeUrl {
 
 /// Parses a block's hash.
 pub(super) fn block_hash(text: &str) -> Result<Hash, String> {
+    // The prefix is required: 64 digits without it could be something else, such as a key.
     let hash = text.trim().strip_prefix("0x").and_then(|_| text.trim().parse().ok());
     hash.ok_or_else(|| "must be a block's hash, 0x and 64 hexadecimal digits".into())
 }

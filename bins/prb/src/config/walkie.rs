@@ -158,7 +158,6 @@ pub(super) fn listen_address(text: &str) -> Result<Multiaddr, String> {
 
 pub(super) fn boot_address(text: &str) -> Result<BootNode, String> {
     let text = text.trim();
-    // The guides' placeholder for a peer id.
     let text = text.strip_suffix(NO_PEER_ID).unwrap_or(text);
     if text.is_empty() || NO_BOOT_NODES.contains(&text) {
         return Ok(BootNode::None);

@@ -22,6 +22,7 @@ pub(super) async fn parts(context: &Context) -> Result<Vec<Part>, Error> {
     let fleet = match context.fleet() {
         Ok(fleet) => fleet.fleet().await?,
         Err(error) if context.is_of_peer() => return Err(error),
+        // A data provider has no fleet, but nodes and a disk.
         Err(_) => Arc::default(),
     };
     let (detail, title) = if context.is_of_peer() {
@@ -85,8 +86,9 @@ fn row(node: &Node) -> Markup {
 /// Returns the worst known fault.
 const fn state(node: &Node) -> (&'static str, &'static str) {
     match node {
+        // The worst first: a node may be demoted and unreachable at the same time.
         Node { other_chain: true, .. } => ("failed", "another chain"),
-        Node { demoted: true, .. } => ("failed", "demoted: asked last"),
+        Node { demoted: true, .. } => ("failed", "demoted: others are preferred"),
         Node { backing_off: true, .. } => ("failed", "not reachable"),
         Node { deferred: true, .. } => ("waiting", "deferred"),
         Node { connected: true, .. } => ("succeeded", "in use"),
@@ -157,7 +159,7 @@ mod tests {
         };
         let shown = nodes(&detail).into_string();
         assert!(
-            shown.contains("demoted: asked last") && shown.contains("a header of &lt;b&gt;another"),
+            shown.contains("demoted: others are preferred") && shown.contains("a header of &lt;b&gt;another"),
             "{shown}"
         );
         assert!(shown.contains("1 node gave wrong answers"), "{shown}");

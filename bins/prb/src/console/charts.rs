@@ -159,6 +159,7 @@ impl Line {
 /// Returns the smallest of 1, 2 or 5 times a power of ten that is not below a value.
 fn ceiling(value: f64) -> f64 {
     let power = 10f64.powf(value.max(1.0).log10().floor());
+    // 10, because rounding can make the power too small by one.
     let steps = [1.0, 2.0, 5.0, 10.0].into_iter().map(|step| step * power);
     steps.into_iter().find(|step| *step >= value).unwrap_or(power * 10.0)
 }

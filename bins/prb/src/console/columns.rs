@@ -67,6 +67,7 @@ const STATES: &[Set] = &[Set::Main, Set::Chain];
 const MAIN: &[Set] = &[Set::Main];
 const CHAIN: &[Set] = &[Set::Chain];
 const RUNTIME: &[Set] = &[Set::Runtime];
+// Only in [`Set::All`].
 const NOWHERE: &[Set] = &[];
 
 macro_rules! column {

@@ -43,6 +43,7 @@ impl FromRequestParts<Console> for Context {
             }
             _ => (String::new(), inner.fleet.clone(), Some(Arc::clone(&inner.history))),
         };
+        // Cannot fail: its rejection has no values.
         let Ok(token) = TokenLocation::from_request_parts(parts, console).await;
         Ok(Self { console: console.clone(), base, backend, history, token })
     }

@@ -40,6 +40,7 @@ pub(super) fn read_amount(text: &str) -> Result<Balance, String> {
     if whole.is_empty() || !digits(whole) || !digits(part) || part.len() > PHA_DECIMALS as usize {
         return Err(wrong());
     }
+    // Filled up to 10^-12 PHA, so that no floating-point number is involved.
     let part = format!("{part:0<12}").parse::<u128>().map_err(|_| wrong())?;
     let whole = whole.parse::<u128>().ok().and_then(|whole| whole.checked_mul(10u128.pow(PHA_DECIMALS)));
     whole.and_then(|whole| whole.checked_add(part)).ok_or_else(wrong)
@@ -186,6 +187,7 @@ pub(super) fn remedy(reason: &str) -> Option<Remedy> {
 /// Renders text with its `code` spans.
 pub(super) fn marked(text: &str) -> Markup {
     html! {
+        // Every second piece is between backticks.
         @for (at, piece) in text.split('`').enumerate() {
             @if at % 2 == 1 { code { (piece) } } @else { (piece) }
         }

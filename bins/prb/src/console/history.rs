@@ -211,9 +211,9 @@ impl Inner {
             fleet.workers.iter().filter_map(|worker| Some((worker.id(), worker.para_block?))).collect();
         let rate = self.blocks.as_ref().and_then(|(before, blocks)| {
             let took = at.checked_sub(*before).filter(|took| *took > 0)?;
-            let ahead =
+            let advances =
                 now.iter().filter_map(|(id, block)| Some(u64::from(block.saturating_sub(*blocks.get(id)?))));
-            Some(ahead.reduce(|all, one| all + one)? as f64 / took as f64)
+            Some(advances.reduce(|all, one| all + one)? as f64 / took as f64)
         });
         self.blocks = Some((at, now));
         rate

@@ -252,7 +252,7 @@ fn refused(error: manage::Error) -> Error {
         manage::Error::Duplicate { .. } | manage::Error::NotCommanded(_) | manage::Error::NoFleet { .. } => {
             StatusCode::CONFLICT
         }
-        error if error.is_callers() => StatusCode::BAD_REQUEST,
+        error if error.is_caller_fault() => StatusCode::BAD_REQUEST,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
     let message = format::chain(&error);

@@ -55,7 +55,7 @@ fn row(context: &Context, provider: &Provider) -> Markup {
             td.result data-label="State" {
                 span class={ "state " (tone) } { (state) }
                 @if !provider.reason.is_empty() { br; (format::sentence(&provider.reason)) }
-                @if provider.original { br; "An original: it is query with the original's keys." }
+                @if provider.original { br; "An original: it is asked with the original's keys." }
             }
             td data-label="Why it is trusted" { (provenance(&provider.provenance)) }
             td data-label="Relay block" { (format::number(provider.relay)) }

@@ -30,9 +30,9 @@ fn session(document: &Value, account: &str) -> Option<WorkerOnChain> {
         "WorkerCoolingDown" => SessionState::WorkerCoolingDown,
         _ => return None,
     };
-    let wide = |place: &str| number(raw.pointer(place)).unwrap_or_default();
-    let long = |place: &str| u64::try_from(wide(place)).unwrap_or_default();
-    let short = |place: &str| u32::try_from(wide(place)).unwrap_or_default();
+    let wide = |pointer: &str| number(raw.pointer(pointer)).unwrap_or_default();
+    let long = |pointer: &str| u64::try_from(wide(pointer)).unwrap_or_default();
+    let short = |pointer: &str| u32::try_from(wide(pointer)).unwrap_or_default();
     let mut chain = WorkerOnChain::default();
     chain.session = Some(Session {
         account: AccountId::from_address(account).unwrap_or_default(),
@@ -106,11 +106,11 @@ mod tests {
             "coolDownStart": 0, "stats": { "totalReward": 1234567800000000 } },
             "runtimeInfo": { "version": "2.3.0", "gitRevision": "abc", "pendingMessages": "3",
             "memoryUsage": { "rustUsed": 1, "rustPeakUsed": "2", "totalPeakUsed": 3 } } }"#;
-        let told = read(text, "");
-        let session = told.chain.unwrap().session.unwrap();
+        let report = read(text, "");
+        let session = report.chain.unwrap().session.unwrap();
         assert_eq!((session.ve >> 64, session.p_init, session.p_instant), (1234, 10, 20));
         assert_eq!((session.iterations, session.total_reward), (1 << 52, 1_234_567_800_000_000));
-        let info = told.info.unwrap();
+        let info = report.info.unwrap();
         assert_eq!((&*info.version, info.pending_messages), ("2.3.0", 3));
         assert_eq!(info.memory_usage.unwrap().rust_peak_used, 2);
     }
@@ -118,8 +118,8 @@ mod tests {
     #[test]
     fn malformed_texts_give_nothing() {
         for odd in ["", "[]", "{}", r#"{"raw":{"state":"Lost"},"runtimeInfo":{}}"#] {
-            let told = read(odd, "x");
-            assert!(told.chain.is_none() && told.info.is_none(), "{odd}");
+            let report = read(odd, "x");
+            assert!(report.chain.is_none() && report.info.is_none(), "{odd}");
         }
     }
 }

@@ -75,8 +75,8 @@ impl Gauges {
         self.reasons.extend(reasons.iter().map(|reason| reason.code));
         // A code that does not apply any more is set to 0: its series would keep the value 1 otherwise.
         for code in &self.reasons {
-            let holds = reasons.iter().any(|reason| reason.code == *code);
-            gauge!(UNREADY, "code" => *code).set(f64::from(u8::from(holds)));
+            let applies = reasons.iter().any(|reason| reason.code == *code);
+            gauge!(UNREADY, "code" => *code).set(f64::from(u8::from(applies)));
         }
     }
 

@@ -32,10 +32,10 @@ impl FleetFile {
         let before = Arc::clone(&snapshots.borrow());
         let known: HashMap<Uuid, &Arc<Pool>> = before.pools.iter().map(|pool| (pool.id, pool)).collect();
         let mut pools = Vec::with_capacity(self.pools.len());
-        for placed in self.pools {
-            let (pid, position) = (placed.entry.pid, placed.position);
-            let known = known.get(&placed.entry.id()).and_then(|pool| pool.operator.as_ref());
-            let pool = placed.entry.into_pool(known, vault).await;
+        for positioned in self.pools {
+            let (pid, position) = (positioned.entry.pid, positioned.position);
+            let known = known.get(&positioned.entry.id()).and_then(|pool| pool.operator.as_ref());
+            let pool = positioned.entry.into_pool(known, vault).await;
             pools.push(pool.with_context(|| format!("pool {pid} at {position}"))?);
         }
         // Read again: the fleet may have saved state while keys were being sealed.
@@ -50,11 +50,11 @@ fn differences(old: &Snapshot, pools: Vec<Pool>, workers: Vec<Worker>) -> Vec<Ed
     let pool_ids: HashSet<Uuid> = pools.iter().map(|pool| pool.id).collect();
     let worker_ids: HashSet<Uuid> = workers.iter().map(|worker| worker.id).collect();
 
-    let gone: Vec<&Worker> =
+    let removed: Vec<&Worker> =
         old_workers.values().copied().filter(|worker| !worker_ids.contains(&worker.id)).collect();
     let by_endpoint: HashMap<String, Uuid> =
-        gone.iter().map(|worker| (normal_endpoint(&worker.endpoint), worker.id)).collect();
-    let mut edits: Vec<Edit> = gone.iter().map(|worker| Edit::RemoveWorker(worker.id)).collect();
+        removed.iter().map(|worker| (normal_endpoint(&worker.endpoint), worker.id)).collect();
+    let mut edits: Vec<Edit> = removed.iter().map(|worker| Edit::RemoveWorker(worker.id)).collect();
     edits.extend(old_pools.keys().filter(|id| !pool_ids.contains(*id)).map(|id| Edit::RemovePool(*id)));
     edits.extend(pools.into_iter().filter(|pool| old_pools.get(&pool.id) != Some(&pool)).map(Edit::PutPool));
     for worker in workers {

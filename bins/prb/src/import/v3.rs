@@ -110,6 +110,7 @@ fn json<T: DeserializeOwned>(file: &Path, command: &str) -> anyhow::Result<T> {
 fn keys(file: &Path) -> anyhow::Result<HashMap<u64, SecretString>> {
     let shown = file.display();
     let text = text(file)?;
+    // Not the parser's message, which quotes the line with the secret.
     let table: toml::Table = toml::from_str(&text).map_err(|error: toml::de::Error| {
         let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
         anyhow::anyhow!(

@@ -42,6 +42,7 @@ pub(super) async fn rotate(folder: &Path, args: &RotateArgs) -> anyhow::Result<(
         Some(new) => new,
         None => {
             let new = Identity::generate()?;
+            // Before a secret is sealed with it: an interruption must not lose it.
             new.store(&pending, ROLE)?;
             new
         }
@@ -50,6 +51,7 @@ pub(super) async fn rotate(folder: &Path, args: &RotateArgs) -> anyhow::Result<(
         opened.iter().filter(|(_, secret)| secret.is_none()).map(|(pool, _)| pool.pid.to_string());
     let discarded: Vec<_> = discarded.collect();
     let sealed = opened.len() - discarded.len();
+    // One transaction: until it is committed the old identity opens every secret, afterwards the new one does.
     inventory.apply(seal_all(opened, &RsaVault::new(&new)).await?).await?;
     replace(&pending, folder)?;
 

@@ -104,8 +104,8 @@ fn read_fields(message: &Message, mut data: Bytes) -> Result<Vec<Vec<WireValue>>
     let mut fields = vec![Vec::new(); message.0.len()];
     while data.has_remaining() {
         let (number, wire) = decode_key(&mut data).map_err(|error| error.to_string())?;
-        let place = message.0.iter().position(|field| field.number == number);
-        let value = match (place, wire) {
+        let index = message.0.iter().position(|field| field.number == number);
+        let value = match (index, wire) {
             (Some(_), WireType::Varint) => {
                 WireValue::Number(decode_varint(&mut data).map_err(|error| error.to_string())?)
             }
@@ -120,8 +120,8 @@ fn read_fields(message: &Message, mut data: Bytes) -> Result<Vec<Vec<WireValue>>
                 continue;
             }
         };
-        if let Some(place) = place {
-            fields[place].push(value);
+        if let Some(index) = index {
+            fields[index].push(value);
         }
     }
     Ok(fields)
@@ -135,35 +135,35 @@ pub(super) fn from_json(message: &Message, value: &Value) -> Result<Vec<u8>, Str
     read_message(message, value, "the request")
 }
 
-fn read_message(message: &Message, value: &Value, place: &str) -> Result<Vec<u8>, String> {
-    let Value::Object(object) = value else { return Err(format!("{place} must be an object")) };
+fn read_message(message: &Message, value: &Value, path: &str) -> Result<Vec<u8>, String> {
+    let Value::Object(object) = value else { return Err(format!("{path} must be an object")) };
     let mut data = Vec::new();
     for field in message.0 {
-        let place =
-            if place == "the request" { field.name.to_owned() } else { format!("{place}.{}", field.name) };
+        let path =
+            if path == "the request" { field.name.to_owned() } else { format!("{path}.{}", field.name) };
         match (object.get(field.name), field.repeated) {
             (None | Some(Value::Null), _) => {}
             (Some(Value::Array(values)), true) => {
                 for (index, value) in values.iter().enumerate() {
-                    read_value(field, value, &format!("{place}[{index}]"), &mut data)?;
+                    read_value(field, value, &format!("{path}[{index}]"), &mut data)?;
                 }
             }
-            (Some(_), true) => return Err(format!("{place} must be a list")),
-            (Some(value), false) => read_value(field, value, &place, &mut data)?,
+            (Some(_), true) => return Err(format!("{path} must be a list")),
+            (Some(value), false) => read_value(field, value, &path, &mut data)?,
         }
     }
     Ok(data)
 }
 
-fn read_value(field: &Field, value: &Value, place: &str, data: &mut Vec<u8>) -> Result<(), String> {
+fn read_value(field: &Field, value: &Value, path: &str, data: &mut Vec<u8>) -> Result<(), String> {
     let number = |limits: std::ops::RangeInclusive<i128>, what: &str| {
         let number = integer(value).filter(|number| limits.contains(number));
-        number.ok_or_else(|| format!("{place} must be {what}"))
+        number.ok_or_else(|| format!("{path} must be {what}"))
     };
     let varint = match field.kind {
         Kind::Bool => match value {
             Value::Bool(is) => u64::from(*is),
-            _ => return Err(format!("{place} must be true or false")),
+            _ => return Err(format!("{path} must be true or false")),
         },
         // Negative numbers are encoded with 64 bits.
         Kind::Int32 => number(i128::from(i32::MIN)..=i128::from(i32::MAX), "a 32-bit integer")? as u64,
@@ -173,14 +173,14 @@ fn read_value(field: &Field, value: &Value, place: &str, data: &mut Vec<u8>) -> 
             Some(number) => number as u64,
             None => number(0..=i128::from(i32::MAX), &format!("one of {}", names.join(", ")))? as u64,
         },
-        Kind::Text => return text(field, value, place, data),
+        Kind::Text => return text(field, value, path, data),
         Kind::Bytes => {
             let bytes = value.as_str().and_then(|text| STANDARD.decode(text).ok());
-            put_bytes(field, &bytes.ok_or_else(|| format!("{place} must be base64"))?, data);
+            put_bytes(field, &bytes.ok_or_else(|| format!("{path} must be base64"))?, data);
             return Ok(());
         }
         Kind::Message(message) => {
-            put_bytes(field, &read_message(message, value, place)?, data);
+            put_bytes(field, &read_message(message, value, path)?, data);
             return Ok(());
         }
     };
@@ -190,11 +190,11 @@ fn read_value(field: &Field, value: &Value, place: &str, data: &mut Vec<u8>) -> 
 }
 
 /// Reads a text; an integer counts as its digits, as in the original.
-fn text(field: &Field, value: &Value, place: &str, data: &mut Vec<u8>) -> Result<(), String> {
+fn text(field: &Field, value: &Value, path: &str, data: &mut Vec<u8>) -> Result<(), String> {
     match value {
         Value::String(text) => put_bytes(field, text.as_bytes(), data),
         Value::Number(number) if number.is_u64() => put_bytes(field, number.to_string().as_bytes(), data),
-        _ => return Err(format!("{place} must be a string")),
+        _ => return Err(format!("{path} must be a string")),
     }
     Ok(())
 }
@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn invalid_values_are_named_by_path_and_not_quoted() {
-        for (request, place) in [
+        for (request, path) in [
             (json!([]), "the request must be an object"),
             (json!({ "pools": {} }), "pools must be a list"),
             (json!({ "pools": [{ "pid": -1 }] }), "pools[0].pid must be an integer"),
@@ -306,7 +306,7 @@ mod tests {
             ),
         ] {
             let error = read(Method::CreatePool, request).unwrap_err();
-            assert!(error.starts_with(place) && !error.contains("secret"), "{error}");
+            assert!(error.starts_with(path) && !error.contains("secret"), "{error}");
         }
     }
 

@@ -154,6 +154,7 @@ impl Proxy {
     /// Queries are allowed, as on the pages. Without a token, programs on this machine may make changes, as with
     /// the original; but a proxy on this machine forwards the requests of others.
     fn may_call(&self, guard: &Guard, method: Method, headers: &HeaderMap) -> Result<(), Failure> {
+        // Not `Hello`: its request would tell the peer that this monitor is somebody else.
         if method.is_repeatable() && method != Method::Hello {
             return Ok(());
         }
@@ -183,6 +184,7 @@ fn read_request(message: &schema::Message, body: &[u8]) -> Result<Vec<u8>, Failu
         Failure::bad_request(format!("the body is not valid JSON: line {line}, column {column}"))
     })?;
     let data = json::from_json(message, &value).map_err(Failure::bad_request);
+    // The bytes of the body cannot be wiped: they are shared with the HTTP server.
     wipe(&mut value);
     data
 }

@@ -35,15 +35,18 @@ pub(super) struct Field {
 #[derive(Debug)]
 pub(super) struct Message(pub(super) &'static [Field]);
 
-const fn f(number: u32, name: &'static str, kind: Kind) -> Field {
+/// A field that is omitted if it is not set.
+const fn optional(number: u32, name: &'static str, kind: Kind) -> Field {
     Field { number, name, kind, repeated: false, always: false }
 }
 
-const fn set(number: u32, name: &'static str, kind: Kind) -> Field {
+/// A field that is shown even if its value is zero.
+const fn always(number: u32, name: &'static str, kind: Kind) -> Field {
     Field { number, name, kind, repeated: false, always: true }
 }
 
-const fn many(number: u32, name: &'static str, kind: Kind) -> Field {
+/// A list.
+const fn repeated(number: u32, name: &'static str, kind: Kind) -> Field {
     Field { number, name, kind, repeated: true, always: false }
 }
 
@@ -71,105 +74,111 @@ const PROVIDER_STATUS: Kind = Enum(&["S_UNKNOWN", "S_SYHCHING", "S_IDLE"]);
 
 static EMPTY: Message = Message(&[]);
 static SYSTEM_INFO: Message = Message(&[
-    f(1, "hostname", Text),
-    f(2, "peerId", Text),
-    set(3, "role", ROLES),
-    f(4, "chainIdentity", Text),
-    f(5, "bridgeIdentity", Text),
-    f(6, "auth", AUTH_STATUS),
+    optional(1, "hostname", Text),
+    optional(2, "peerId", Text),
+    always(3, "role", ROLES),
+    optional(4, "chainIdentity", Text),
+    optional(5, "bridgeIdentity", Text),
+    optional(6, "auth", AUTH_STATUS),
 ]);
-static AUTH_REQUEST: Message = Message(&[f(1, "type", AUTH_TYPE), f(2, "authString", Text)]);
+static AUTH_REQUEST: Message = Message(&[optional(1, "type", AUTH_TYPE), optional(2, "authString", Text)]);
 static AUTH_RESPONSE: Message =
-    Message(&[set(1, "status", AUTH_STATUS), set(2, "type", AUTH_TYPE), f(3, "peerId", Text)]);
+    Message(&[always(1, "status", AUTH_STATUS), always(2, "type", AUTH_TYPE), optional(3, "peerId", Text)]);
 
 static INFO: Message = Message(&[
-    set(1, "status", PROVIDER_STATUS),
-    set(2, "paraId", Int32),
-    set(3, "parentStartHeader", Int32),
-    set(4, "parentTarget", Int32),
-    set(5, "parentFetchedHeight", Int32),
-    set(6, "parentProcessedHeight", Int32),
-    set(7, "parentCommittedHeight", Int32),
-    set(8, "paraTarget", Int32),
-    set(9, "paraFetchedHeight", Int32),
-    set(10, "paraProcessedHeight", Int32),
-    set(11, "paraCommittedHeight", Int32),
-    set(12, "blobServerPort", Uint32),
+    always(1, "status", PROVIDER_STATUS),
+    always(2, "paraId", Int32),
+    always(3, "parentStartHeader", Int32),
+    always(4, "parentTarget", Int32),
+    always(5, "parentFetchedHeight", Int32),
+    always(6, "parentProcessedHeight", Int32),
+    always(7, "parentCommittedHeight", Int32),
+    always(8, "paraTarget", Int32),
+    always(9, "paraFetchedHeight", Int32),
+    always(10, "paraProcessedHeight", Int32),
+    always(11, "paraCommittedHeight", Int32),
+    always(12, "blobServerPort", Uint32),
 ]);
-static GET_BLOB_BY_KEY: Message = Message(&[f(1, "key", Text)]);
-static RAW_BLOB: Message = Message(&[f(1, "key", Text), set(2, "empty", Bool), f(3, "data", Bytes)]);
-static WANT_BLOB: Message = Message(&[f(1, "number", Uint32), f(2, "type", BLOB_TYPE)]);
+static GET_BLOB_BY_KEY: Message = Message(&[optional(1, "key", Text)]);
+static RAW_BLOB: Message =
+    Message(&[optional(1, "key", Text), always(2, "empty", Bool), optional(3, "data", Bytes)]);
+static WANT_BLOB: Message = Message(&[optional(1, "number", Uint32), optional(2, "type", BLOB_TYPE)]);
 static BLOB_META: Message = Message(&[
-    set(1, "number", Uint32),
-    f(2, "hash", Bytes),
-    f(3, "originPeer", Text),
-    set(4, "type", BLOB_TYPE),
-    f(5, "getToken", Text),
-    set(6, "tokenExpiresAt", Uint64),
+    always(1, "number", Uint32),
+    optional(2, "hash", Bytes),
+    optional(3, "originPeer", Text),
+    always(4, "type", BLOB_TYPE),
+    optional(5, "getToken", Text),
+    always(6, "tokenExpiresAt", Uint64),
 ]);
-static GET_BLOB: Message = Message(&[f(1, "token", Text)]);
-static BLOB: Message = Message(&[set(1, "type", BLOB_TYPE), set(2, "number", Uint32), f(3, "data", Bytes)]);
+static GET_BLOB: Message = Message(&[optional(1, "token", Text)]);
+static BLOB: Message =
+    Message(&[always(1, "type", BLOB_TYPE), always(2, "number", Uint32), optional(3, "data", Bytes)]);
 
 static ACCOUNT: Message = Message(&[
-    f(1, "mnemonic", Text),
-    f(2, "polkadotJson", Text),
-    f(3, "ss58Phala", Text),
-    f(4, "ss58Polkadot", Text),
+    optional(1, "mnemonic", Text),
+    optional(2, "polkadotJson", Text),
+    optional(3, "ss58Phala", Text),
+    optional(4, "ss58Polkadot", Text),
 ]);
 static POOL: Message = Message(&[
-    f(1, "uuid", Text),
-    f(2, "owner", M(&ACCOUNT)),
-    set(3, "pid", Uint64),
-    f(4, "name", Text),
-    set(5, "enabled", Bool),
-    set(6, "deleted", Bool),
-    f(7, "realPhalaSs58", Text),
-    set(8, "syncOnly", Bool),
+    optional(1, "uuid", Text),
+    optional(2, "owner", M(&ACCOUNT)),
+    always(3, "pid", Uint64),
+    optional(4, "name", Text),
+    always(5, "enabled", Bool),
+    always(6, "deleted", Bool),
+    optional(7, "realPhalaSs58", Text),
+    always(8, "syncOnly", Bool),
 ]);
 static WORKER: Message = Message(&[
-    f(1, "uuid", Text),
-    set(2, "pid", Uint64),
-    f(3, "name", Text),
-    f(4, "endpoint", Text),
-    set(5, "enabled", Bool),
-    set(6, "deleted", Bool),
-    f(7, "stake", Text),
-    set(8, "syncOnly", Bool),
+    optional(1, "uuid", Text),
+    always(2, "pid", Uint64),
+    optional(3, "name", Text),
+    optional(4, "endpoint", Text),
+    always(5, "enabled", Bool),
+    always(6, "deleted", Bool),
+    optional(7, "stake", Text),
+    always(8, "syncOnly", Bool),
 ]);
-static IDENTITY: Message = Message(&[f(1, "uuid", Text), f(2, "name", Text), f(3, "pid", Uint64)]);
-static POOLS: Message = Message(&[many(1, "pools", M(&POOL))]);
-static WORKERS: Message = Message(&[many(1, "workers", M(&WORKER))]);
-static POOL_CHANGE: Message = Message(&[f(1, "id", M(&IDENTITY)), f(2, "pool", M(&POOL))]);
-static POOL_CHANGES: Message = Message(&[many(1, "items", M(&POOL_CHANGE))]);
-static WORKER_CHANGE: Message = Message(&[f(1, "id", M(&IDENTITY)), f(2, "worker", M(&WORKER))]);
-static WORKER_CHANGES: Message = Message(&[many(1, "items", M(&WORKER_CHANGE))]);
-static IDS: Message = Message(&[many(1, "ids", Text)]);
+static IDENTITY: Message =
+    Message(&[optional(1, "uuid", Text), optional(2, "name", Text), optional(3, "pid", Uint64)]);
+static POOLS: Message = Message(&[repeated(1, "pools", M(&POOL))]);
+static WORKERS: Message = Message(&[repeated(1, "workers", M(&WORKER))]);
+static POOL_CHANGE: Message = Message(&[optional(1, "id", M(&IDENTITY)), optional(2, "pool", M(&POOL))]);
+static POOL_CHANGES: Message = Message(&[repeated(1, "items", M(&POOL_CHANGE))]);
+static WORKER_CHANGE: Message =
+    Message(&[optional(1, "id", M(&IDENTITY)), optional(2, "worker", M(&WORKER))]);
+static WORKER_CHANGES: Message = Message(&[repeated(1, "items", M(&WORKER_CHANGE))]);
+static IDS: Message = Message(&[repeated(1, "ids", Text)]);
 static STATE: Message = Message(&[
-    set(1, "status", WORKER_STATUS),
-    set(2, "parentHeaderSynchedTo", Int32),
-    set(3, "paraHeaderSynchedTo", Int32),
-    set(4, "paraBlockDispatchedTo", Int32),
-    set(5, "initialized", Bool),
-    f(6, "worker", M(&WORKER)),
-    f(8, "publicKey", Text),
-    f(9, "lastMessage", Text),
-    f(10, "sessionInfoJson", Text),
-    f(11, "workerAccountId", Text),
+    always(1, "status", WORKER_STATUS),
+    always(2, "parentHeaderSynchedTo", Int32),
+    always(3, "paraHeaderSynchedTo", Int32),
+    always(4, "paraBlockDispatchedTo", Int32),
+    always(5, "initialized", Bool),
+    optional(6, "worker", M(&WORKER)),
+    optional(8, "publicKey", Text),
+    optional(9, "lastMessage", Text),
+    optional(10, "sessionInfoJson", Text),
+    optional(11, "workerAccountId", Text),
 ]);
 /// Not in the original.
-static COMMAND: Message = Message(&[many(1, "ids", Text), f(2, "command", Text), f(3, "dryRun", Bool)]);
-static COMMAND_ANSWER: Message = Message(&[f(1, "uuid", Text), f(2, "text", Text), set(3, "refused", Bool)]);
-static COMMANDED: Message = Message(&[many(1, "answers", M(&COMMAND_ANSWER))]);
-static STATES: Message = Message(&[many(1, "workerStates", M(&STATE))]);
+static COMMAND: Message =
+    Message(&[repeated(1, "ids", Text), optional(2, "command", Text), optional(3, "dryRun", Bool)]);
+static COMMAND_ANSWER: Message =
+    Message(&[optional(1, "uuid", Text), optional(2, "text", Text), always(3, "refused", Bool)]);
+static COMMANDED: Message = Message(&[repeated(1, "answers", M(&COMMAND_ANSWER))]);
+static STATES: Message = Message(&[repeated(1, "workerStates", M(&STATE))]);
 
-static ERROR: Message = Message(&[set(1, "type", Enum(&ERROR_TYPES)), f(2, "message", Text)]);
+static ERROR: Message = Message(&[always(1, "type", Enum(&ERROR_TYPES)), optional(2, "message", Text)]);
 /// The envelope of an answer, without its data.
 pub(super) static META: Message = Message(&[
-    set(1, "createdAt", Uint64),
-    f(2, "requestNonce", Text),
-    f(3, "nonce", Text),
-    set(5, "hasError", Bool),
-    f(6, "error", M(&ERROR)),
+    always(1, "createdAt", Uint64),
+    optional(2, "requestNonce", Text),
+    optional(3, "nonce", Text),
+    always(5, "hasError", Bool),
+    optional(6, "error", M(&ERROR)),
 ]);
 
 /// A method's request and answer; `None` for methods whose messages are unknown to this program.

@@ -120,7 +120,7 @@ impl Guard {
     /// Returns whether a request with these headers may make changes; otherwise the status and the text of the
     /// refusal.
     pub(crate) fn may_change(&self, headers: &HeaderMap) -> Result<(), (StatusCode, String)> {
-        self.shows_token(headers).map_err(|refusal| self.words(refusal, &Method::POST))
+        self.shows_token(headers).map_err(|refusal| self.status_and_text(refusal, &Method::POST))
     }
 
     fn check(&self, request: &Request) -> Result<(), Refusal> {
@@ -188,7 +188,7 @@ pub(super) async fn enter(State(guard): State<Guard>, mut request: Request, next
 
 impl Guard {
     /// Returns the status and the text of a refusal.
-    fn words(&self, refusal: Refusal, method: &Method) -> (StatusCode, String) {
+    fn status_and_text(&self, refusal: Refusal, method: &Method) -> (StatusCode, String) {
         let (status, text) = match refusal {
             Refusal::Busy => (StatusCode::SERVICE_UNAVAILABLE, "Too many requests at once. Try again later."),
             Refusal::Host => (
@@ -219,7 +219,7 @@ impl Guard {
     }
 
     fn answer(&self, refusal: Refusal, method: &Method, headers: &HeaderMap) -> Response {
-        let (status, text) = self.words(refusal, method);
+        let (status, text) = self.status_and_text(refusal, method);
         let mut response = layout::message_response(headers, status, &text).into_response();
         match refusal {
             Refusal::BadToken => {
@@ -329,8 +329,8 @@ mod tests {
     #[test]
     fn a_timeout_of_a_change_warns_that_it_may_have_been_made() {
         let guard = guard(None);
-        assert!(guard.words(Refusal::Late, &Method::POST).1.contains("may have been made"));
-        assert!(!guard.words(Refusal::Late, &Method::GET).1.contains("may have been made"));
+        assert!(guard.status_and_text(Refusal::Late, &Method::POST).1.contains("may have been made"));
+        assert!(!guard.status_and_text(Refusal::Late, &Method::GET).1.contains("may have been made"));
     }
 
     #[tokio::test]

@@ -62,12 +62,21 @@ async fn added_worker_starts_computing_and_is_stopped() {
     let pid = net.devnet.pools()[0].pid;
     let made = api.post("/pools", json!({ "pools": [pool(&net, 0)] })).await.is(201);
     assert_eq!(made.body["pools"][0]["name"], format!("pool-{pid}"));
-    let mnemonic = &net.devnet.pools()[0].mnemonic;
     let endpoint = net.workers[0].endpoint();
     let entry = json!({ "pid": pid, "name": "w0", "endpoint": endpoint, "stake": STAKE.to_string() });
     api.post("/workers", json!({ "workers": [entry] })).await.is(201);
     until("it computes", async || api.get("/workers/w0").await.body["state"] == "S_ACTIVE").await;
 
+    computing_worker_is_shown(&api, pid).await;
+    fleet_is_counted(&api).await;
+    jobs_are_listed_and_removed(&api).await;
+    worker_is_stopped(&api, pid).await;
+    invalid_commands_are_refused(&api).await;
+    answers_have_no_secret(&api, &net.devnet.pools()[0].mnemonic).await;
+    ended(net, bridge).await;
+}
+
+async fn computing_worker_is_shown(api: &Client, pid: u64) {
     let shown = api.get("/workers/w0").await.is(200).body;
     assert_eq!(shown["reason"], "computing", "{shown}");
     assert_eq!(shown["goal"], "compute");
@@ -84,7 +93,9 @@ async fn added_worker_starts_computing_and_is_stopped() {
     let last = events["events"].as_array().unwrap().last().unwrap()["number"].as_u64().unwrap();
     let none = api.get(&format!("/workers/w0/events?after={last}")).await.is(200).body;
     assert_eq!(none["events"], json!([]));
+}
 
+async fn fleet_is_counted(api: &Client) {
     let status = api.get("/status").await.is(200).body;
     assert_eq!(status["workers"]["by_state"]["S_ACTIVE"], 1, "{status}");
     assert_eq!(status["workers"]["at_stake"], STAKE.to_string());
@@ -92,8 +103,11 @@ async fn added_worker_starts_computing_and_is_stopped() {
     let pools = api.get("/pools").await.is(200).body;
     assert_eq!(pools["pools"][0]["workers"], 1);
     assert!(pools["pools"][0]["on_chain"]["owner"].is_string(), "{pools}");
+    assert_eq!(api.get("/providers").await.is(200).body, json!({ "providers": [] }));
+}
 
-    // The jobs that registered, added and started it.
+/// The jobs that registered, added and started the worker.
+async fn jobs_are_listed_and_removed(api: &Client) {
     let jobs = api.get("/jobs?state=succeeded&limit=2").await.is(200).body;
     assert!(jobs["total"].as_u64().unwrap() >= 3 && jobs["jobs"].as_array().unwrap().len() == 2, "{jobs}");
     let job = format!("/jobs/{}", jobs["jobs"][0]["id"]);
@@ -102,18 +116,22 @@ async fn added_worker_starts_computing_and_is_stopped() {
     api.delete(&job).await.is(200);
     api.delete(&job).await.is(404);
     api.get("/jobs/x").await.is(404);
-    assert_eq!(api.get("/providers").await.is(200).body, json!({ "providers": [] }));
+}
 
-    // A dry run returns what would happen, and changes nothing.
+/// First as a dry run, which returns what would happen, and changes nothing.
+async fn worker_is_stopped(api: &Client, pid: u64) {
     let preview = api.post("/commands/stop?dry_run=true", json!({ "workers": ["w?"] })).await.is(200).body;
     assert!(preview["workers"][0]["answer"].as_str().unwrap().contains("stop"), "{preview}");
     assert_eq!(api.get("/workers/w0").await.body["goal"], "compute");
-    let told = api.post("/commands/stop", json!({ "pool": pid })).await.is(200).body;
-    assert_eq!((&told["taken"], &told["workers"][0]["name"]), (&json!(1), &json!("w0")));
+    let answer = api.post("/commands/stop", json!({ "pool": pid })).await.is(200).body;
+    assert_eq!((&answer["taken"], &answer["workers"][0]["name"]), (&json!(1), &json!("w0")));
     until("it cools down", async || {
         api.get("/workers/w0").await.body["on_chain"]["session"]["state"] == "WorkerCoolingDown"
     })
     .await;
+}
+
+async fn invalid_commands_are_refused(api: &Client) {
     for (command, selection, status) in [
         ("stop", json!({}), 422),
         ("stop", json!({ "workers": ["nobody"] }), 404),
@@ -123,11 +141,13 @@ async fn added_worker_starts_computing_and_is_stopped() {
     ] {
         api.post(&format!("/commands/{command}"), selection).await.is(status);
     }
+}
+
+async fn answers_have_no_secret(api: &Client, mnemonic: &str) {
     for path in ["/pools", "/workers", "/status", "/jobs", "/workers/w0", "/openapi.json"] {
         let body = api.get(path).await.is(200).body.to_string();
         assert!(!body.contains(mnemonic) && !body.contains("\"key\":{"), "{path}");
     }
-    ended(net, bridge).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -257,8 +277,18 @@ async fn second_of_two_editors_is_refused_and_names_are_text() {
     let pid = net.devnet.pools()[0].pid;
     api.post("/pools", json!({ "pools": [{ "pid": pid, "sync_only": true }] })).await.is(201);
     api.post("/workers", json!({ "workers": [worker(pid, 1), worker(pid, 2)] })).await.is(201);
+    edits_of_an_outdated_version_are_refused(&api).await;
+    concurrent_edits_of_different_fields_are_all_kept(&api).await;
 
-    // Both have read version one; the second to save is refused, and the first one's edit is kept.
+    let refused = api.post("/commands/stop", json!({ "workers": ["w2"] })).await.is(409).body;
+    assert_eq!((&refused["taken"], &refused["workers"][0]["code"]), (&json!(0), &json!("not-running")));
+
+    names_are_text(&api).await;
+    ended(net, bridge).await;
+}
+
+/// Two editors have read version one: the second to save is refused, and the first one's edit is kept.
+async fn edits_of_an_outdated_version_are_refused(api: &Client) {
     let seen = api.get("/workers/w1").await.is(200).etag.unwrap();
     let save = async |stake: &str, etag: &str| {
         api.ask("PATCH", "/workers/w1", Some(json!({ "stake": stake })), &[("if-match", etag)]).await
@@ -268,17 +298,17 @@ async fn second_of_two_editors_is_refused_and_names_are_text() {
     assert_eq!(api.get("/workers/w1").await.body["stake"], "100");
     save("200", &saved.etag.unwrap()).await.is(200);
     save("300", "bad").await.is(400);
-    let gone = api.ask("DELETE", "/workers/w1", None, &[("if-match", &seen)]).await;
-    assert_eq!(gone.is(412).code(), "changed");
+    let deleted = api.ask("DELETE", "/workers/w1", None, &[("if-match", &seen)]).await;
+    assert_eq!(deleted.is(412).code(), "changed");
+
     // An edit changes the version of its entry and of the list, but of no other entry.
     let (one, all) = (api.get("/workers/w1").await.etag, api.get("/workers").await.etag.unwrap());
     api.patch("/workers/w2", json!({ "stake": 7 })).await.is(200);
     assert_eq!(api.get("/workers/w1").await.etag, one);
     let bulk = json!({ "items": [{ "id": "w1", "delete": true }] });
-    assert_eq!(
-        api.ask("PATCH", "/workers", Some(bulk), &[("if-match", &all)]).await.is(412).code(),
-        "changed"
-    );
+    let refused = api.ask("PATCH", "/workers", Some(bulk), &[("if-match", &all)]).await;
+    assert_eq!(refused.is(412).code(), "changed");
+
     // In an edit of several entries, each can have its expected version.
     let stale = json!({ "items": [
         { "id": "w2", "set": { "stake": "8" } }, { "id": "w1", "version": seen.trim_matches('"'), "delete": true }
@@ -286,11 +316,11 @@ async fn second_of_two_editors_is_refused_and_names_are_text() {
     let refused = api.patch("/workers", stale).await.is(412);
     assert_eq!(refused.body["entries"][0]["index"], 1);
     assert_eq!(api.get("/workers/w2").await.body["stake"], "7");
+}
 
-    // Twenty editors change different fields concurrently: nothing is lost.
+async fn concurrent_edits_of_different_fields_are_all_kept(api: &Client) {
     let edits = (0..20).map(|n| {
         let (field, value) = if n % 2 == 0 { ("stake", json!("9")) } else { ("enabled", json!(false)) };
-        let api = &api;
         async move {
             loop {
                 let answer = api.patch("/workers/w2", json!({ field: value.clone() })).await;
@@ -303,17 +333,15 @@ async fn second_of_two_editors_is_refused_and_names_are_text() {
     futures_join(edits).await;
     let both = api.get("/workers/w2").await.body;
     assert_eq!((&both["stake"], &both["enabled"]), (&json!("9"), &json!(false)));
+}
 
-    let refused = api.post("/commands/stop", json!({ "workers": ["w2"] })).await.is(409).body;
-    assert_eq!((&refused["taken"], &refused["workers"][0]["code"]), (&json!(0), &json!("not-running")));
-
+async fn names_are_text(api: &Client) {
     let name = "<script>alert(1)</script> \"quoted\" & 100%";
     api.patch("/workers/w2", json!({ "name": name })).await.is(200);
     let listed = api.get("/workers?name=%3Cscript*").await.is(200);
     assert_eq!(listed.body["workers"][0]["name"], name);
     assert!(listed.head.contains("content-type: application/json") && listed.head.contains("nosniff"));
     api.patch("/workers/w1", json!({ "name": "a\u{1b}[2Jb" })).await.is(422);
-    ended(net, bridge).await;
 }
 
 async fn futures_join<T>(all: impl Iterator<Item = impl Future<Output = T>>) {

@@ -4,67 +4,101 @@ use serde_json::{Value, json};
 
 use crate::{
     shell::{MNEMONIC, Shell, editor},
-    support::daemons::free_port,
+    support::{Process, daemons::free_port},
 };
 
 fn workers(shell: &Shell) -> Vec<Value> {
     shell.json(&["worker", "list"]).as_array().unwrap().clone()
 }
 
-#[test]
-fn a_file_adds_what_is_new_and_changes_what_differs() {
-    let dir = tempfile::TempDir::new().unwrap();
-    let port = free_port();
-    let shell = Shell::new(port, "PHALA_LOCAL_DB_PATH", &dir.path().join("db"));
-    let _daemon = editor(dir.path(), port);
-    shell.until("it answers", |shell| shell.run(&["status"]).code == Some(0));
-    let write = |name: &str, text: &str| {
-        let file = dir.path().join(name);
+/// A daemon that only edits its inventory, a shell for it, and a folder for files.
+struct Rig {
+    dir: tempfile::TempDir,
+    shell: Shell,
+    _daemon: Process,
+}
+
+impl Rig {
+    fn start() -> Self {
+        let dir = tempfile::TempDir::new().unwrap();
+        let port = free_port();
+        let shell = Shell::new(port, "PHALA_LOCAL_DB_PATH", &dir.path().join("db"));
+        let daemon = editor(dir.path(), port);
+        shell.until("it answers", |shell| shell.run(&["status"]).code == Some(0));
+        Self { dir, shell, _daemon: daemon }
+    }
+
+    /// Writes a file and returns its path.
+    fn write(&self, name: &str, text: &str) -> String {
+        let file = self.dir.path().join(name);
         std::fs::write(&file, text).unwrap();
         file.to_str().unwrap().to_owned()
-    };
+    }
 
-    // Pools, with secrets of two kinds.
-    write("twelve.secret", &format!("{MNEMONIC}\n"));
-    let pools = write(
-        "pools.csv",
-        &format!(
-            "pid,name,secret,secret_file,sync_only\n12,twelve,,twelve.secret,\n13,thirteen,{MNEMONIC}//x,,\n14,fourteen,,,yes\n"
-        ),
-    );
-    assert!(shell.run(&["pool", "import", &pools]).good().contains("3 pools were added"));
-    let operator = |pid: &str| shell.json(&["pool", "show", pid])["operator"].clone();
-    let before = operator("12");
-    assert!(before.is_string() && before != operator("13"));
-    let exported = shell.run(&["pool", "export", "--format", "yaml"]).good();
+    fn operator(&self, pid: &str) -> Value {
+        self.shell.json(&["pool", "show", pid])["operator"].clone()
+    }
+
+    /// Imports three pools, with secrets of two kinds.
+    fn import_pools(&self) {
+        self.write("twelve.secret", &format!("{MNEMONIC}\n"));
+        let rows = format!("12,twelve,,twelve.secret,\n13,thirteen,{MNEMONIC}//x,,\n14,fourteen,,,yes\n");
+        let file = self.write("pools.csv", &format!("pid,name,secret,secret_file,sync_only\n{rows}"));
+        assert!(self.shell.run(&["pool", "import", &file]).good().contains("3 pools were added"));
+    }
+
+    /// Imports workers `a`, `b` and `c`.
+    fn import_workers(&self) {
+        let rows = "a,12,http://a,1PHA,\nb,12,http://b,1PHA,\nc,12,http://c,1PHA,\n";
+        self.shell.run(&["worker", "import", &self.workers_file(rows)]).good();
+    }
+
+    fn workers_file(&self, rows: &str) -> String {
+        self.write("workers.csv", &format!("name,pid,endpoint,stake,enabled\n{rows}"))
+    }
+}
+
+#[test]
+fn a_file_adds_what_is_new_and_changes_what_differs() {
+    let rig = Rig::start();
+    rig.import_pools();
+    pools_are_updated_from_a_file(&rig);
+    rig.import_workers();
+    workers_are_updated_from_a_file(&rig);
+    a_file_with_faulty_rows_changes_nothing(&rig);
+}
+
+fn pools_are_updated_from_a_file(rig: &Rig) {
+    let before = rig.operator("12");
+    assert!(before.is_string() && before != rig.operator("13"));
+    let exported = rig.shell.run(&["pool", "export", "--format", "yaml"]).good();
     assert!(!exported.contains("bottom") && exported.contains("twelve"), "{exported}");
-    let exported = write("exported.yml", &exported);
-    let same = shell.run(&["pool", "import", "--update", &exported]).good();
+    let exported = rig.write("exported.yml", &exported);
+    let same = rig.shell.run(&["pool", "import", "--update", &exported]).good();
     assert!(same.contains("0 added, 0 changed, 3 as they were"), "{same}");
-    let pools = write(
-        "pools.json",
-        &json!([{ "pid": 12, "name": "dozen" }, { "pid": 14, "enabled": false }]).to_string(),
-    );
-    let done = shell.run(&["pool", "import", "--update", &pools]).good();
+
+    let changes = json!([{ "pid": 12, "name": "dozen" }, { "pid": 14, "enabled": false }]);
+    let pools = rig.write("pools.json", &changes.to_string());
+    let done = rig.shell.run(&["pool", "import", "--update", &pools]).good();
     assert!(done.contains("~ pool 12 (pool 1): name twelve → dozen"), "{done}");
     assert!(done.contains("0 added, 2 changed, 0 as they were"), "{done}");
-    assert_eq!(
-        (operator("12"), shell.json(&["pool", "show", "14"])["enabled"].clone()),
-        (before, json!(false))
-    );
-    // A new pool without a secret: its row is named, and nothing of the file is done.
-    let pools = write("pools.json", &json!([{ "pid": 12, "name": "other" }, { "pid": 15 }]).to_string());
-    shell.run(&["pool", "import", "--update", &pools]).bad(&["nothing was imported", "pool 2", "secret"]);
-    assert_eq!(shell.json(&["pool", "show", "12"])["name"], "dozen");
+    let enabled = rig.shell.json(&["pool", "show", "14"])["enabled"].clone();
+    assert_eq!((rig.operator("12"), enabled), (before, json!(false)));
 
-    // Workers: a dry run shows the difference and does nothing.
-    let head = "name,pid,endpoint,stake,enabled\n";
-    let first = "a,12,http://a,1PHA,\nb,12,http://b,1PHA,\nc,12,http://c,1PHA,\n";
-    shell.run(&["worker", "import", &write("workers.csv", &format!("{head}{first}"))]).good();
-    let was = workers(&shell);
-    let second = "a,12,http://a,1PHA,\nb,13,http://b,1.5PHA,no\nd,12,http://d,1PHA,\n";
-    let file = write("workers.csv", &format!("{head}{second}"));
-    let shown = shell.run(&["worker", "import", "--update", "--dry-run", &file]).good();
+    // A new pool without a secret: its row is named, and nothing of the file is done.
+    let faulty = json!([{ "pid": 12, "name": "other" }, { "pid": 15 }]);
+    let pools = rig.write("pools.json", &faulty.to_string());
+    rig.shell.run(&["pool", "import", "--update", &pools]).bad(&["nothing was imported", "pool 2", "secret"]);
+    assert_eq!(rig.shell.json(&["pool", "show", "12"])["name"], "dozen");
+}
+
+fn workers_are_updated_from_a_file(rig: &Rig) {
+    let before = workers(&rig.shell);
+    let rows = "a,12,http://a,1PHA,\nb,13,http://b,1.5PHA,no\nd,12,http://d,1PHA,\n";
+    let file = rig.workers_file(rows);
+
+    // A dry run shows the difference and does nothing.
+    let shown = rig.shell.run(&["worker", "import", "--update", "--dry-run", &file]).good();
     for text in [
         "+ worker d (line 4)",
         "~ worker b (line 3):",
@@ -75,35 +109,46 @@ fn a_file_adds_what_is_new_and_changes_what_differs() {
         assert!(shown.contains(text), "{text:?} is missing in\n{shown}");
     }
     assert!(shown.contains("dry run, nothing was changed: 1 added, 1 changed, 1 as they were"), "{shown}");
-    assert_eq!(workers(&shell), was);
+    assert_eq!(workers(&rig.shell), before);
+
     // Without --update the same file is refused as before.
-    shell.run(&["worker", "import", &file]).bad(&["nothing was imported", "line 2", "line 3"]);
-    let done = shell.json(&["worker", "import", "--update", &file]);
+    rig.shell.run(&["worker", "import", &file]).bad(&["nothing was imported", "line 2", "line 3"]);
+
+    let done = rig.shell.json(&["worker", "import", "--update", &file]);
     assert_eq!(
         (&done["added"], &done["unchanged"], &done["dry_run"]),
         (&json!(["d"]), &json!(1), &json!(false))
     );
     assert_eq!(done["changed"][0]["fields"]["pid"], json!({ "from": 12, "to": 13 }));
-    let now = workers(&shell);
-    let names: Vec<_> = now.iter().map(|worker| worker["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["a", "b", "c", "d"], "what the file does not name stays");
-    assert_eq!(now[1]["id"], was[1]["id"]);
-    assert_eq!((&now[0], &now[2]), (&was[0], &was[2]));
-
-    // Rows at fault, of both kinds: every one is named, and nothing is done.
-    let bad = "a,99,http://a,1PHA,\nb,12,http://a,1PHA,\nnew,12,http://d,1PHA,\nc,12,http://c,1PHA,maybe\ne,12,http://e,2PHA,\n";
-    let file = write("workers.csv", &format!("{head}{bad}"));
-    for more in [&["--dry-run"][..], &[]] {
-        let import = [&["worker", "import", "--update", &file], more].concat();
-        shell.run(&import).bad(&["nothing was imported", "line 2", "line 4", "line 5", "enabled must be"]);
-        assert_eq!(workers(&shell), now);
-    }
-    let file = write("workers.csv", &format!("{head}a,12,http://a,2PHA,\na,12,http://a,2PHA,\n"));
-    shell.run(&["worker", "import", "--update", &file]).bad(&["line 2 and line 3 name the same worker"]);
-    assert_eq!(workers(&shell), now);
+    let after = workers(&rig.shell);
+    let names: Vec<_> = after.iter().map(|worker| worker["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["a", "b", "c", "d"], "workers that the file does not name stay");
+    assert_eq!(after[1]["id"], before[1]["id"]);
+    assert_eq!((&after[0], &after[2]), (&before[0], &before[2]));
 }
 
-/// Of two who update from a file at once, the one that came second with what it has read is refused.
+/// Every faulty row is named, whether the command finds the fault or the daemon, and nothing is done.
+fn a_file_with_faulty_rows_changes_nothing(rig: &Rig) {
+    let before = workers(&rig.shell);
+    let rows = "a,99,http://a,1PHA,\nb,12,http://a,1PHA,\nnew,12,http://d,1PHA,\nc,12,http://c,1PHA,maybe\ne,12,http://e,2PHA,\n";
+    let file = rig.workers_file(rows);
+    for more in [&["--dry-run"][..], &[]] {
+        let import = [&["worker", "import", "--update", &file], more].concat();
+        rig.shell.run(&import).bad(&[
+            "nothing was imported",
+            "line 2",
+            "line 4",
+            "line 5",
+            "enabled must be",
+        ]);
+        assert_eq!(workers(&rig.shell), before);
+    }
+    let file = rig.workers_file("a,12,http://a,2PHA,\na,12,http://a,2PHA,\n");
+    rig.shell.run(&["worker", "import", "--update", &file]).bad(&["line 2 and line 3 name the same worker"]);
+    assert_eq!(workers(&rig.shell), before);
+}
+
+/// Of two simultaneous updates from a file, the second to apply its changes is refused.
 #[test]
 fn an_update_of_what_has_changed_meanwhile_is_refused() {
     let dir = tempfile::TempDir::new().unwrap();

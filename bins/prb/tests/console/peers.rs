@@ -110,18 +110,20 @@ async fn garbage_is_refused_and_not_shown() {
     }
 }
 
-/// Numbers below zero, ids that are none, names of markup and far too many of everything.
-#[tokio::test(flavor = "multi_thread")]
-async fn nonsense_is_shown_as_text_and_within_bounds() {
-    let entry = |n: u128, name: &str| db::Worker {
+/// A worker of the original's messages with invalid values in all fields.
+fn nonsense_worker(n: u128, name: &str) -> db::Worker {
+    db::Worker {
         uuid: uuid::Uuid::from_u128(n).to_string(),
         name: name.into(),
         endpoint: NASTY.into(),
         stake: "-1e99".into(),
         pid: u64::MAX,
         ..db::Worker::default()
-    };
-    let state = |worker| WorkerState {
+    }
+}
+
+fn nonsense_state(worker: db::Worker) -> WorkerState {
+    WorkerState {
         status: 99,
         parent_header_synched_to: i32::MIN,
         para_header_synched_to: -7,
@@ -131,11 +133,11 @@ async fn nonsense_is_shown_as_text_and_within_bounds() {
         public_key: "zz".into(),
         worker: Some(worker),
         ..WorkerState::default()
-    };
-    let twice = entry(1, NASTY);
-    let none = db::Worker { uuid: NASTY.into(), ..entry(3, "none") };
-    let worker_states = vec![state(twice.clone()), state(twice), state(none), WorkerState::default()];
-    let told = detail::Worker {
+    }
+}
+
+fn nonsense_detail() -> detail::Worker {
+    detail::Worker {
         uuid: uuid::Uuid::from_u128(1).to_string(),
         reason: NASTY.into(),
         goal: NASTY.into(),
@@ -144,8 +146,11 @@ async fn nonsense_is_shown_as_text_and_within_bounds() {
         in_flight: Some(detail::InFlight { operation: NASTY.into(), ..detail::InFlight::default() }),
         endpoints: vec![NASTY.into(); 1000],
         ..detail::Worker::default()
-    };
-    let provider = Provider {
+    }
+}
+
+fn nonsense_provider() -> Provider {
+    Provider {
         peer_id: NASTY.into(),
         host: NASTY.into(),
         state: NASTY.into(),
@@ -153,7 +158,11 @@ async fn nonsense_is_shown_as_text_and_within_bounds() {
         provenance: NASTY.into(),
         for_ms: Some(u64::MAX),
         ..Provider::default()
-    };
+    }
+}
+
+/// A fleet with far too many of everything.
+fn nonsense_fleet() -> detail::Fleet {
     let node = ChainNode {
         name: NASTY.into(),
         chain: NASTY.into(),
@@ -163,17 +172,26 @@ async fn nonsense_is_shown_as_text_and_within_bounds() {
     };
     let chain_nodes =
         Detail { nodes: vec![node; 1000], problems: vec![NASTY.into(); 1000], ..Detail::default() };
-    let fleet = detail::Fleet {
+    detail::Fleet {
         notes: vec![NASTY.into(); 1000],
-        workers: vec![told],
+        workers: vec![nonsense_detail()],
         pools: vec![detail::Pool { pid: 1, after_stop: NASTY.into(), ..detail::Pool::default() }],
         commands: vec![NASTY.into(); 1000],
         takes_settings: true,
-        providers: vec![provider; 1000],
+        providers: vec![nonsense_provider(); 1000],
         chain_nodes: Some(chain_nodes),
         ..detail::Fleet::default()
-    };
-    let update = StatusUpdate { worker_states, detail: Some(fleet) };
+    }
+}
+
+/// Negative numbers, invalid ids, markup as names and far too many of everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn nonsense_is_shown_as_text_and_within_bounds() {
+    let twice = nonsense_worker(1, NASTY);
+    let without_id = db::Worker { uuid: NASTY.into(), ..nonsense_worker(3, "none") };
+    let mut worker_states: Vec<_> = [twice.clone(), twice, without_id].map(nonsense_state).into();
+    worker_states.push(WorkerState::default());
+    let update = StatusUpdate { worker_states, detail: Some(nonsense_fleet()) };
     let pool = db::Pool {
         uuid: uuid::Uuid::from_u128(9).to_string(),
         pid: 1,

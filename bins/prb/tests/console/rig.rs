@@ -139,10 +139,33 @@ pub fn worker(n: u64) -> WorkerView {
         format!("http://10.0.0.1:{n}"),
         20_000 * PHA,
     );
+    WorkerView {
+        entry: Arc::new(entry),
+        state: State::Active,
+        reason: Some("computing"),
+        message: "Computing".into(),
+        message_at: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + n)),
+        relay_header: Some(2_000_000),
+        para_header: Some(1_000_000),
+        para_block: Some(1_000_000 - u32::try_from(n % 3).unwrap()),
+        lag: Some(u32::try_from(n % 3).unwrap()),
+        key: Some(WorkerKey(key)),
+        info: Some(Arc::new(pruntime_info())),
+        chain: Some(Arc::new(on_chain(n, pid, WorkerKey(key)))),
+        goal: Some(Goal::Compute),
+        stalled: Some(false),
+        failures: Some(0),
+        checkpoint: None,
+        key_change: None,
+        in_flight: None,
+    }
+}
+
+fn on_chain(n: u64, pid: PoolId, key: WorkerKey) -> WorkerOnChain {
     let mut chain = WorkerOnChain::default();
     chain.pool = Some(pid);
     chain.registration = Some(Registration {
-        pubkey: WorkerKey(key),
+        pubkey: key,
         ecdh_pubkey: [0; 32],
         runtime_version: 0x20300,
         last_updated: 1_700_000_000,
@@ -167,38 +190,22 @@ pub fn worker(n: u64) -> WorkerView {
         total_reward: u128::from(n) * PHA / 7,
         stake: Some(20_000 * PHA),
     });
+    chain
+}
+
+fn pruntime_info() -> PhactoryInfo {
     let memory = MemoryUsage {
         rust_used: 300 << 20,
         rust_peak_used: 400 << 20,
         total_peak_used: 512 << 20,
         ..MemoryUsage::default()
     };
-    let info = PhactoryInfo {
+    PhactoryInfo {
         initialized: true,
         version: "2.3.0".into(),
         git_revision: "c0ffee12c0ffee12c0ffee12".into(),
         memory_usage: Some(memory),
         ..PhactoryInfo::default()
-    };
-    WorkerView {
-        entry: Arc::new(entry),
-        state: State::Active,
-        reason: Some("computing"),
-        message: "Computing".into(),
-        message_at: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + n)),
-        relay_header: Some(2_000_000),
-        para_header: Some(1_000_000),
-        para_block: Some(1_000_000 - u32::try_from(n % 3).unwrap()),
-        lag: Some(u32::try_from(n % 3).unwrap()),
-        key: Some(WorkerKey(key)),
-        info: Some(Arc::new(info)),
-        chain: Some(Arc::new(chain)),
-        goal: Some(Goal::Compute),
-        stalled: Some(false),
-        failures: Some(0),
-        checkpoint: None,
-        key_change: None,
-        in_flight: None,
     }
 }
 

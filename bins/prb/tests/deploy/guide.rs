@@ -133,8 +133,8 @@ fn originals_queue_page_service_explains_itself_and_exits() {
     let mut process = service.run(bin.path(), &log, &[("PHALA_MODULE".into(), "utils/arena".into())]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     assert_eq!(runtime.block_on(process.wait(LIMIT)), Some(0));
-    let said = std::fs::read_to_string(log).unwrap();
-    assert!(said.contains("4567") && said.contains("Remove this service"), "{said}");
+    let logged = std::fs::read_to_string(log).unwrap();
+    assert!(logged.contains("4567") && logged.contains("Remove this service"), "{logged}");
     // With arguments it is an error, like any other unknown module.
     let refused = Command::new(bin.path().join("prb"))
         .args(["--log-level", "info"])
@@ -145,104 +145,133 @@ fn originals_queue_page_service_explains_itself_and_exits() {
     assert_eq!(refused.status.code(), Some(2));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn steps_of_the_guide_lead_to_a_computing_worker() {
-    let (net, bin) = (Net::start(chain(), 1).await, bin());
-    let provider_file = File::read(&text("compose/data-provider.yml"));
-    let lifecycle_file = File::read(&text("compose/lifecycle.yml"));
-    let (provider, manager, redis) = (free_port(), free_port(), free_port());
-    let changes = [
-        ("ws://127.0.0.1:9945", net.devnet.relay().url()),
-        ("ws://127.0.0.1:9944", net.devnet.para().url()),
-        ("28888", provider.to_string()),
-        ("29888", manager.to_string()),
-        ("63792", redis.to_string()),
-        ("production", format!("test-{}", std::process::id())),
-    ];
-    let start = |file: &File, name: &str, further: &[(&str, String)]| {
-        let folder = net.dir.path().join(name);
+/// The containers of the guide as processes of this machine.
+struct Deployment {
+    net: Net,
+    bin: TempDir,
+    /// Texts of the compose files, and what replaces them here.
+    changes: [(&'static str, String); 6],
+    data_provider_port: u16,
+    manager_port: u16,
+    redis_port: u16,
+}
+
+impl Deployment {
+    async fn new() -> Self {
+        let (net, bin) = (Net::start(chain(), 1).await, bin());
+        let [data_provider_port, manager_port, redis_port] = [(); 3].map(|()| free_port());
+        let changes = [
+            ("ws://127.0.0.1:9945", net.devnet.relay().url()),
+            ("ws://127.0.0.1:9944", net.devnet.para().url()),
+            ("28888", data_provider_port.to_string()),
+            ("29888", manager_port.to_string()),
+            ("63792", redis_port.to_string()),
+            ("production", format!("test-{}", std::process::id())),
+        ];
+        Self { net, bin, changes, data_provider_port, manager_port, redis_port }
+    }
+
+    /// Starts a service of a compose file with further variables. Returns its process and its variables.
+    fn start(&self, file: &File, name: &str, further: &[(&str, String)]) -> (Process, Vec<(String, String)>) {
+        let folder = self.net.dir.path().join(name);
         std::fs::create_dir_all(&folder).unwrap();
         let mut service = file.service(name).clone();
         // The entry point in the original's compose files.
         service.entrypoint = original();
-        let mut variables = variables(&service, &changes, &folder);
+        let mut variables = variables(&service, &self.changes, &folder);
         variables.extend(further.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
-        (service.run(bin.path(), &folder.join("log"), &variables), variables)
-    };
+        (service.run(self.bin.path(), &folder.join("log"), &variables), variables)
+    }
 
-    let (mut data_provider, _) = start(&provider_file, "data_provider", &[]);
-    let port = free_port();
-    let console = [
-        ("PORT", port.to_string()),
-        ("PRB_API_TOKEN", TOKEN.to_owned()),
-        // As in the guide, but with the manager's address: there is no mDNS here.
-        (
-            "PTP_BOOT_NODES",
-            format!("/ip4/127.0.0.1/tcp/{provider}/peer_id_of_data_provider,/ip4/127.0.0.1/tcp/{manager}"),
-        ),
-    ];
-    let (mut monitor_process, _) = start(&provider_file, "monitor", &console);
-    let command: Vec<_> = lifecycle_file
-        .service("redis-q")
-        .command
-        .iter()
-        .map(|word| word.replace("63792", &redis.to_string()))
-        .collect();
-    let redis_server = Command::new(&command[0])
-        .args(&command[1..])
-        .current_dir(net.dir.path())
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("redis-server is missing: run scripts/install-redis");
-    let mut redis_server = Process::of(redis_server);
-    let (mut lifecycle, variables) =
-        start(&lifecycle_file, "lifecycle", &[("USE_LEGACY_SYNC", "true".into())]);
+    fn start_monitor(&self, file: &File) -> (Process, Monitor) {
+        let port = free_port();
+        let (data_provider, manager) = (self.data_provider_port, self.manager_port);
+        let further = [
+            ("PORT", port.to_string()),
+            ("PRB_API_TOKEN", TOKEN.to_owned()),
+            // As in the guide, but with the manager's address: there is no mDNS here.
+            (
+                "PTP_BOOT_NODES",
+                format!(
+                    "/ip4/127.0.0.1/tcp/{data_provider}/peer_id_of_data_provider,/ip4/127.0.0.1/tcp/{manager}"
+                ),
+            ),
+        ];
+        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).build().unwrap();
+        let (process, _) = self.start(file, "monitor", &further);
+        (process, Monitor { http, base: format!("http://127.0.0.1:{port}") })
+    }
 
-    let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).build().unwrap();
-    let monitor = Monitor { http, base: format!("http://127.0.0.1:{port}") };
-    monitor.find("dataProviders").await;
-    let peer = monitor.find("lifecycleManagers").await;
-    assert_eq!(health(bin.path(), &variables), (Some(0), String::new()));
+    fn start_redis(&self, file: &File) -> Process {
+        let words = &file.service("redis-q").command;
+        let command: Vec<_> =
+            words.iter().map(|word| word.replace("63792", &self.redis_port.to_string())).collect();
+        let child = Command::new(&command[0])
+            .args(&command[1..])
+            .current_dir(self.net.dir.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is missing: run scripts/install-redis");
+        Process::of(child)
+    }
 
-    let pool = &net.devnet.pools()[0];
-    let pools = json!({ "pools": [{
-        "pid": pool.pid, "name": "test2", "owner": { "mnemonic": pool.mnemonic }, "enabled": true,
-    }] });
-    assert_eq!(monitor.call(&peer, "CreatePool", &pools).await["pools"][0]["pid"], pool.pid.to_string());
-    let workers = json!({ "workers": [{
-        "pid": pool.pid, "name": "test-node-1", "endpoint": net.workers[0].endpoint(), "enabled": true,
-        "stake": STAKE.to_string(),
-    }] });
-    let made = monitor.call(&peer, "CreateWorker", &workers).await;
-    net.until_active([0], LIMIT).await;
+    /// Creates the guide's pool and worker with the monitor's calls; returns the worker's id.
+    async fn assign_worker(&self, monitor: &Monitor, manager: &str) -> String {
+        let pool = &self.net.devnet.pools()[0];
+        let pools = json!({ "pools": [{
+            "pid": pool.pid, "name": "test2", "owner": { "mnemonic": pool.mnemonic }, "enabled": true,
+        }] });
+        let made = monitor.call(manager, "CreatePool", &pools).await;
+        assert_eq!(made["pools"][0]["pid"], pool.pid.to_string());
+        let workers = json!({ "workers": [{
+            "pid": pool.pid, "name": "test-node-1", "endpoint": self.net.workers[0].endpoint(), "enabled": true,
+            "stake": STAKE.to_string(),
+        }] });
+        let made = monitor.call(manager, "CreateWorker", &workers).await;
+        made["workers"][0]["uuid"].as_str().unwrap().to_owned()
+    }
+}
 
-    // The monitor's console shows the same as the manager's own: reason, registration, history, balances, jobs.
-    let base = format!("/managers/{peer}");
-    let worker = format!("{base}/workers/{}", made["workers"][0]["uuid"].as_str().unwrap());
-    let page = monitor
-        .until(&worker, &["computing", "Confidence level", "At stake", "What happened", "start: took effect"])
-        .await;
+/// The monitor's console shows the same as the manager's own: reason, registration, history, balances, jobs.
+async fn monitor_shows_all(monitor: &Monitor, manager: &str, worker: &str) {
+    let base = format!("/managers/{manager}");
+    let texts = ["computing", "Confidence level", "At stake", "What happened", "start: took effect"];
+    let page = monitor.until(&format!("{base}/workers/{worker}"), &texts).await;
     assert!(page.contains("do-stop") && page.contains("do-checkpoint"), "{page}");
     monitor.until(&base, &["Free in pools", "Jobs done", "State read at block"]).await;
     let pools = monitor.until(&format!("{base}/pools"), &["test2"]).await;
     assert!(!pools.contains("<td data-label=\"Free\">–"), "{pools}");
-    let preview = monitor
-        .get(&format!(
-            "{base}/workers/confirm?command=stop&id={}",
-            made["workers"][0]["uuid"].as_str().unwrap()
-        ))
-        .await;
+    let preview = monitor.get(&format!("{base}/workers/confirm?command=stop&id={worker}")).await;
     assert!(preview.contains("stay locked for the cool-down"), "{preview}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_of_the_guide_lead_to_a_computing_worker() {
+    let deployment = Deployment::new().await;
+    let provider_file = File::read(&text("compose/data-provider.yml"));
+    let lifecycle_file = File::read(&text("compose/lifecycle.yml"));
+    let (mut data_provider, _) = deployment.start(&provider_file, "data_provider", &[]);
+    let (mut monitor_process, monitor) = deployment.start_monitor(&provider_file);
+    let mut redis_server = deployment.start_redis(&lifecycle_file);
+    let (mut lifecycle, variables) =
+        deployment.start(&lifecycle_file, "lifecycle", &[("USE_LEGACY_SYNC", "true".into())]);
+    monitor.find("dataProviders").await;
+    let manager = monitor.find("lifecycleManagers").await;
+    assert_eq!(health(deployment.bin.path(), &variables), (Some(0), String::new()));
+
+    let worker = deployment.assign_worker(&monitor, &manager).await;
+    deployment.net.until_active([0], LIMIT).await;
+    monitor_shows_all(&monitor, &manager, &worker).await;
 
     for process in [&mut lifecycle, &mut monitor_process, &mut data_provider] {
         process.signal("TERM");
         assert_eq!(process.wait(Duration::from_secs(6)).await, Some(0));
     }
-    let log = std::fs::read_to_string(net.dir.path().join("lifecycle/log")).unwrap();
+    let log = std::fs::read_to_string(deployment.net.dir.path().join("lifecycle/log")).unwrap();
     assert!(log.contains("has no effect") && log.contains("USE_LEGACY_SYNC"), "{log}");
-    let (code, said) = health(bin.path(), &variables);
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("does not answer"), "{said}");
+    let (code, message) = health(deployment.bin.path(), &variables);
+    assert_eq!(code, Some(1), "{message}");
+    assert!(message.contains("does not answer"), "{message}");
     redis_server.kill();
-    net.shutdown().await;
+    deployment.net.shutdown().await;
 }

@@ -320,21 +320,8 @@ async fn pages(http: &Http, own: &Http, api: &Http, dp: &str, lm: &str) {
         "Free",
     ]);
     let base = format!("/managers/{lm}");
-    let listed = http.get(&format!("{base}/workers?columns=all"));
-    assert_eq!(listed.status, 200);
-    listed.has(&["w&lt;0&gt;", &format!("{base}/workers/confirm"), "1–1"]);
-    http.get(&base).has(&["1 worker in 1 pool"]);
-    http.get(&format!("{base}/pools")).has(&["shelf", &format!("{base}/pools/new")]);
-    assert_eq!(http.get("/managers/nobody/workers").status, 404);
-    // Without the token the pages change nothing; it is in a file that the monitor created.
-    let command = http.send("POST", &format!("{base}/workers/command"), "", "command=restart&ids=");
-    assert_eq!(command.status, 401, "{}", command.body);
-    let message = command.json()["message"].as_str().unwrap().to_owned();
-    let file = message.split("is in the file ").nth(1).unwrap().split(". ").next().unwrap();
-    let token = std::fs::read_to_string(file).unwrap();
-    http.get(&base).has(&[&format!("the file {file}")]);
-    assert!(!http.get(&base).body.contains(token.trim()));
-    let bearer = format!("Authorization: Bearer {}\r\n", token.trim());
+    manager_pages(http, &base);
+    let bearer = pages_need_the_token(http, &base);
     two_editors(http, &base, &bearer);
     all_fields(http, own, &base, &bearer).await;
     // The manager's own console, with what only it knows.
@@ -342,8 +329,33 @@ async fn pages(http: &Http, own: &Http, api: &Http, dp: &str, lm: &str) {
     own.get("/").has(&["State read at block", "/transactions"]);
     own.get("/transactions").has(&["Transactions", "href=\"/transactions?state=waiting\"", "/workers"]);
     own.get("/chain-data").has(&["Chain nodes", "parachain", "in use", "Free"]);
-    // Of the data provider: why it is trusted, and what it has served. The same at the manager, over the wire, from the
-    // API and the command line.
+    data_provider_is_shown(http, own, api, dp, &base).await;
+}
+
+fn manager_pages(http: &Http, base: &str) {
+    let listed = http.get(&format!("{base}/workers?columns=all"));
+    assert_eq!(listed.status, 200);
+    listed.has(&["w&lt;0&gt;", &format!("{base}/workers/confirm"), "1–1"]);
+    http.get(base).has(&["1 worker in 1 pool"]);
+    http.get(&format!("{base}/pools")).has(&["shelf", &format!("{base}/pools/new")]);
+    assert_eq!(http.get("/managers/nobody/workers").status, 404);
+}
+
+/// Without the token the pages change nothing; it is in a file that the monitor created. Returns a header with it.
+fn pages_need_the_token(http: &Http, base: &str) -> String {
+    let command = http.send("POST", &format!("{base}/workers/command"), "", "command=restart&ids=");
+    assert_eq!(command.status, 401, "{}", command.body);
+    let message = command.json()["message"].as_str().unwrap().to_owned();
+    let file = message.split("is in the file ").nth(1).unwrap().split(". ").next().unwrap();
+    let token = std::fs::read_to_string(file).unwrap();
+    http.get(base).has(&[&format!("the file {file}")]);
+    assert!(!http.get(base).body.contains(token.trim()));
+    format!("Authorization: Bearer {}\r\n", token.trim())
+}
+
+/// Why the data provider is trusted, and what it has served: at the manager, at the monitor, from the API and the
+/// command line.
+async fn data_provider_is_shown(http: &Http, own: &Http, api: &Http, dp: &str, base: &str) {
     let table = [&format!("id=\"provider-{dp}\""), "Data providers", "in use", "It is a boot node"];
     let is_used = |answer: &Answer| {
         table.iter().all(|text| answer.body.contains(*text)) && served(&answer.body, dp) > 0
@@ -382,7 +394,7 @@ async fn pages(http: &Http, own: &Http, api: &Http, dp: &str, lm: &str) {
     own.get("/peers").has(&[dp, "Data providers (1)"]);
 }
 
-/// How many blobs a provider has served, as the page has it.
+/// Returns how many blobs a provider has served, according to the page.
 fn served(page: &str, provider: &str) -> u64 {
     let row = page.split(&format!("id=\"provider-{provider}\"")).nth(1).unwrap_or_default();
     let cell = row.split("data-label=\"Served\">").nth(1).unwrap_or_default();

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     LIMIT,
-    middle::{Middle, Mischief},
+    middle::{Middle, Tampering},
     support::{
         Net, chain,
         daemons::{Daemon, TestPeer, assign, manager, provider},
@@ -65,16 +65,16 @@ struct Liar {
 }
 
 impl Liar {
-    async fn start(setup: &SharedSetup, mischief: Mischief) -> Self {
+    async fn start(setup: &SharedSetup, tampering: Tampering) -> Self {
         let SharedSetup { net, info, .. } = setup;
         let blobs = SocketAddr::from(([127, 0, 0, 1], info.blob_server_port as u16));
-        let middle = Middle::of_blobs(blobs, mischief).await;
+        let middle = Middle::of_blobs(blobs, tampering).await;
         let info = Info { blob_server_port: middle.address.port().into(), ..*info };
         let identity = tokio::task::spawn_blocking(Identity::generate).await.unwrap().unwrap();
         let mut config = node::Config::new(identity, Role::DataProviderInt);
         config.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
         config.mdns = false;
-        config.hostname = format!("{mischief:?}");
+        config.hostname = format!("{tampering:?}");
         config.chain_identity = Some(Hash(net.devnet.para().block_hash(1).unwrap().0));
         config.handlers = Handlers::new().on(calls::GetDataProviderInfo, move |_, _| async move { Ok(info) });
         Self { node: Node::start(config).await.unwrap(), middle }
@@ -121,17 +121,35 @@ fn refusals(manager: &Daemon) -> Vec<String> {
     failed.map(str::to_owned).collect()
 }
 
+/// Those whose answers are wrong are suspended; those that are only late or cut off answers are not.
+async fn detectable_liars_are_suspended(liars: &[Liar], manager: &Daemon) {
+    let [flip, truncate, delay, other_key, huge] = liars else { unreachable!() };
+    for (liar, why) in [
+        (flip, "it sent bad bytes: the frame's checksum is"),
+        (other_key, "it gave "),
+        (huge, "a frame claims "),
+    ] {
+        until(why, || liar.aside(manager).is_some(), || manager.log_tail()).await;
+        let reason = liar.aside(manager).unwrap();
+        assert!(reason.contains(why), "{reason}");
+    }
+    for liar in [truncate, delay] {
+        until("it is asked", || liar.middle.done() > 0, || manager.log_tail()).await;
+        assert_eq!(liar.aside(manager), None, "it sends no wrong answers");
+    }
+}
+
 pub(crate) async fn are_suspended_and_workers_get_no_bad_block(setup: Arc<SharedSetup>) {
     const WORKERS: [usize; 2] = [0, 1];
     let net = &setup.net;
     let mut liars = Vec::new();
-    for mischief in
-        [Mischief::Flip, Mischief::Truncate, Mischief::Delay(LATE), Mischief::OtherKey, Mischief::Huge]
+    for tampering in
+        [Tampering::Flip, Tampering::Truncate, Tampering::Delay(LATE), Tampering::OtherKey, Tampering::Huge]
     {
-        liars.push(Liar::start(&setup, mischief).await);
+        liars.push(Liar::start(&setup, tampering).await);
     }
     let mut honest = provider(net, "honest-liars");
-    let forger = Liar::start(&setup, Mischief::None).await;
+    let forger = Liar::start(&setup, Tampering::None).await;
     let boot: Vec<_> =
         liars.iter().chain([&forger]).map(Liar::address).chain([honest.address().to_string()]).collect();
     let mut manager = manager(net, "lm-liars").set("PHALA_WALKIE_BOOT_NODES", boot[..liars.len()].join(","));
@@ -141,20 +159,7 @@ pub(crate) async fn are_suspended_and_workers_get_no_bad_block(setup: Arc<Shared
     assign(net, &client, &[0], &WORKERS).await;
 
     // Only malicious providers.
-    let [flip, truncate, delay, other_key, huge] = &liars[..] else { unreachable!() };
-    for (liar, why) in [
-        (flip, "it sent bad bytes: the frame's checksum is"),
-        (other_key, "it gave "),
-        (huge, "a frame claims "),
-    ] {
-        until(why, || liar.aside(&manager).is_some(), || manager.log_tail()).await;
-        let reason = liar.aside(&manager).unwrap();
-        assert!(reason.contains(why), "{reason}");
-    }
-    for liar in [truncate, delay] {
-        until("it is asked", || liar.middle.done() > 0, || manager.log_tail()).await;
-        assert_eq!(liar.aside(&manager), None, "it tells no lies");
-    }
+    detectable_liars_are_suspended(&liars, &manager).await;
     assert_eq!(refusals(&manager), [""; 0], "a worker got what is no block");
 
     // One honest provider among them.
@@ -164,7 +169,7 @@ pub(crate) async fn are_suspended_and_workers_get_no_bad_block(setup: Arc<Shared
     assert_eq!(refusals(&manager), [""; 0], "a worker got what is no block");
 
     // A provider that was honest so far forges blocks: they are well-formed, and only a worker can detect it.
-    forger.middle.set(Mischief::Forge);
+    forger.middle.set(Tampering::Forge);
     is_sound(&manager);
     manager.stop().await;
     manager.put("PHALA_WALKIE_BOOT_NODES", boot.join(","));
@@ -195,7 +200,7 @@ pub(crate) async fn are_suspended_and_workers_get_no_bad_block(setup: Arc<Shared
 pub(crate) async fn no_worker_is_sent_a_false_header(setup: Arc<SharedSetup>) {
     const WORKERS: [usize; 2] = [2, 3];
     let net = &setup.net;
-    let forger = Liar::start(&setup, Mischief::ForgeHeaders).await;
+    let forger = Liar::start(&setup, Tampering::ForgeHeaders).await;
     let mut manager = manager(net, "lm-headers").set("PHALA_WALKIE_BOOT_NODES", forger.address());
     manager.start();
     let managing = TestPeer::new(vec![manager.address()], "default").await;
@@ -234,7 +239,7 @@ pub(crate) async fn corrupted_connection_is_reestablished(setup: Arc<SharedSetup
     let net = &setup.net;
     let mut provider = provider(net, "dp-corrupted");
     let port = provider.address().to_string().rsplit('/').next().unwrap().parse().unwrap();
-    let middle = Middle::of_bytes(SocketAddr::from(([127, 0, 0, 1], port)), Mischief::Flip).await;
+    let middle = Middle::of_bytes(SocketAddr::from(([127, 0, 0, 1], port)), Tampering::Flip).await;
     let mut manager = manager(net, "lm-corrupted")
         .set("PHALA_WALKIE_BOOT_NODES", format!("/ip4/127.0.0.1/tcp/{}", middle.address.port()));
     provider.start();
@@ -245,22 +250,22 @@ pub(crate) async fn corrupted_connection_is_reestablished(setup: Arc<SharedSetup
     let logs = |manager: &Daemon| manager.log_tail();
 
     // Whatever the result, the connection is tried again.
-    for mischief in [Mischief::Flip, Mischief::Truncate, Mischief::Huge] {
-        middle.set(mischief);
+    for tampering in [Tampering::Flip, Tampering::Truncate, Tampering::Huge] {
+        middle.set(tampering);
         let before = middle.done();
-        until("it is tried", || middle.done() >= before + 2, || logs(&manager)).await;
-        assert_eq!(manager.usable_peers().unwrap_or_default(), 0, "{mischief:?}");
+        until("another connection is tried", || middle.done() >= before + 2, || logs(&manager)).await;
+        assert_eq!(manager.usable_peers().unwrap_or_default(), 0, "{tampering:?}");
     }
-    middle.set(Mischief::Delay(Duration::from_millis(200)));
+    middle.set(Tampering::Delay(Duration::from_millis(200)));
     until("a slow one is usable", || manager.usable_peers() == Some(1), || logs(&manager)).await;
-    middle.set(Mischief::None);
+    middle.set(Tampering::None);
     net.until_active([4], LIMIT).await;
 
     // Corrupted while in use: the peers reconnect, also around the proxy, and the worker is not affected.
     let before = middle.done();
-    middle.set(Mischief::Flip);
-    until("it is spoilt", || middle.done() > before, || logs(&manager)).await;
-    until("it is made anew", || manager.usable_peers() == Some(1), || logs(&manager)).await;
+    middle.set(Tampering::Flip);
+    until("data is corrupted", || middle.done() > before, || logs(&manager)).await;
+    until("the manager reconnects", || manager.usable_peers() == Some(1), || logs(&manager)).await;
     let tip = net.devnet.para().finalized_number();
     until("the worker goes on", || net.workers[4].info().blocknum > tip + 2, || logs(&manager)).await;
     net.until_active([4], LIMIT).await;

@@ -27,7 +27,7 @@ const HEAD: usize = 16;
 
 /// The manipulation of answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mischief {
+pub(crate) enum Tampering {
     None,
     /// Flips a bit.
     Flip,
@@ -53,13 +53,13 @@ pub(crate) struct Middle {
 }
 
 struct Shared {
-    mischief: Mutex<Mischief>,
+    tampering: Mutex<Tampering>,
     done: AtomicU64,
 }
 
 impl Shared {
-    fn now(&self) -> Mischief {
-        *self.mischief.lock().unwrap()
+    fn now(&self) -> Tampering {
+        *self.tampering.lock().unwrap()
     }
 
     fn count(&self) {
@@ -69,18 +69,18 @@ impl Shared {
 
 impl Middle {
     /// Creates one before a blob server: answers about headers and blocks are manipulated, others are not.
-    pub(crate) async fn of_blobs(to: SocketAddr, mischief: Mischief) -> Self {
-        Self::start(to, mischief, blobs).await
+    pub(crate) async fn of_blobs(to: SocketAddr, tampering: Tampering) -> Self {
+        Self::start(to, tampering, blobs).await
     }
 
     /// Creates one before any port.
-    pub(crate) async fn of_bytes(to: SocketAddr, mischief: Mischief) -> Self {
-        Self::start(to, mischief, bytes).await
+    pub(crate) async fn of_bytes(to: SocketAddr, tampering: Tampering) -> Self {
+        Self::start(to, tampering, bytes).await
     }
 
     async fn start<F>(
         to: SocketAddr,
-        mischief: Mischief,
+        tampering: Tampering,
         pass: fn(TcpStream, TcpStream, Arc<Shared>) -> F,
     ) -> Self
     where
@@ -88,7 +88,7 @@ impl Middle {
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared { mischief: Mutex::new(mischief), done: AtomicU64::new(0) });
+        let shared = Arc::new(Shared { tampering: Mutex::new(tampering), done: AtomicU64::new(0) });
         let own = Arc::clone(&shared);
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
@@ -106,8 +106,8 @@ impl Middle {
         Self { address, shared, _task: AbortOnDropHandle::new(task) }
     }
 
-    pub(crate) fn set(&self, mischief: Mischief) {
-        *self.shared.mischief.lock().unwrap() = mischief;
+    pub(crate) fn set(&self, tampering: Tampering) {
+        *self.shared.tampering.lock().unwrap() = tampering;
     }
 
     /// Returns the number of manipulations.
@@ -129,17 +129,17 @@ async fn bytes(peer: TcpStream, server: TcpStream, shared: Arc<Shared>) -> io::R
             }
             let bytes = &mut buffer[..read];
             let now = shared.now();
-            if now != Mischief::None {
+            if now != Tampering::None {
                 shared.count();
             }
             match now {
-                Mischief::None => {}
-                Mischief::Flip | Mischief::Forge | Mischief::ForgeHeaders | Mischief::OtherKey => {
+                Tampering::None => {}
+                Tampering::Flip | Tampering::Forge | Tampering::ForgeHeaders | Tampering::OtherKey => {
                     bytes[read - 1] ^= 1
                 }
-                Mischief::Truncate => return peer_out.write_all(&bytes[..read / 2]).await,
-                Mischief::Delay(time) => tokio::time::sleep(time).await,
-                Mischief::Huge => return flood(&mut peer_out).await,
+                Tampering::Truncate => return peer_out.write_all(&bytes[..read / 2]).await,
+                Tampering::Delay(time) => tokio::time::sleep(time).await,
+                Tampering::Huge => return flood(&mut peer_out).await,
             }
             peer_out.write_all(bytes).await?;
         }
@@ -182,14 +182,14 @@ async fn blobs(peer: TcpStream, server: TcpStream, shared: Arc<Shared>) -> io::R
             let frame = read_frame(&mut answers).await?;
             let key = frame.first_chunk().and_then(|id| asked.lock().unwrap().remove(id)).unwrap_or_default();
             let kind = key.split(':').next().unwrap_or_default();
-            let now = if frame.len() > HEAD { shared.now() } else { Mischief::None };
+            let now = if frame.len() > HEAD { shared.now() } else { Tampering::None };
             match (kind, now) {
-                ("headers", Mischief::Forge) | ("blocks", Mischief::ForgeHeaders) => {
+                ("headers", Tampering::Forge) | ("blocks", Tampering::ForgeHeaders) => {
                     write_frame(&mut peer_out, &frame).await?
                 }
                 ("headers" | "blocks", now) => {
                     let last = before.insert(kind.to_owned(), frame.clone());
-                    if now != Mischief::None && (now != Mischief::OtherKey || last.is_some()) {
+                    if now != Tampering::None && (now != Tampering::OtherKey || last.is_some()) {
                         shared.count();
                     }
                     spoil(&mut peer_out, frame, now, &key, last).await?;
@@ -204,36 +204,36 @@ async fn blobs(peer: TcpStream, server: TcpStream, shared: Arc<Shared>) -> io::R
 async fn spoil(
     out: &mut OwnedWriteHalf,
     mut frame: Vec<u8>,
-    mischief: Mischief,
+    tampering: Tampering,
     key: &str,
     before: Option<Vec<u8>>,
 ) -> io::Result<()> {
-    match mischief {
-        Mischief::None => {}
-        Mischief::Flip => *frame.last_mut().unwrap() ^= 1,
-        Mischief::Forge => {
+    match tampering {
+        Tampering::None => {}
+        Tampering::Flip => *frame.last_mut().unwrap() ^= 1,
+        Tampering::Forge => {
             forge(&mut frame[HEAD..], key);
             sum(&mut frame);
         }
         // Shorter answers say that there is nothing.
-        Mischief::ForgeHeaders if frame.len() > HEAD + HEADERS_HEAD_BYTES => {
+        Tampering::ForgeHeaders if frame.len() > HEAD + HEADERS_HEAD_BYTES => {
             forge_headers(&mut frame);
             sum(&mut frame);
         }
-        Mischief::ForgeHeaders => {}
-        Mischief::Truncate => {
+        Tampering::ForgeHeaders => {}
+        Tampering::Truncate => {
             write_length(out, frame.len()).await?;
             out.write_all(&frame[..frame.len() / 2]).await?;
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
-        Mischief::Delay(time) => tokio::time::sleep(time).await,
-        Mischief::OtherKey => {
+        Tampering::Delay(time) => tokio::time::sleep(time).await,
+        Tampering::OtherKey => {
             if let Some(before) = before {
                 frame.truncate(8);
                 frame.extend(&before[8..]);
             }
         }
-        Mischief::Huge => {
+        Tampering::Huge => {
             out.write_all(&[0xff, 0xff, 0xff, 0xff, 0x0f]).await?;
             out.write_all(&frame).await?;
             return flood(out).await;

@@ -61,6 +61,17 @@ async fn ten_thousand_jobs_are_filtered_and_paged() {
     let page = Page::of(&queue).await;
     let mut browser = Browser::start().await;
     browser.open(&page.url("/")).await;
+    list_is_paged(&mut browser).await;
+    list_is_filtered_while_typing(&mut browser).await;
+    nothing_is_requested_while_typing(&mut browser).await;
+    list_and_job_fit_a_narrow_screen(&mut browser).await;
+    browser.open(&page.url("/jobs/1")).await;
+    browser.picture("job").await;
+    opened_data_stays_open_during_updates(&mut browser).await;
+    assert_eq!(browser.complaints().await, Vec::<String>::new());
+}
+
+async fn list_is_paged(browser: &mut Browser) {
     browser.until_shows("#jobs .extent", "1–50 of 10,000").await;
     browser.picture("list").await;
     browser.click("#page-last").await;
@@ -68,8 +79,10 @@ async fn ten_thousand_jobs_are_filtered_and_paged() {
     browser.picture("last").await;
     browser.click("#page-previous").await;
     browser.until_shows("#jobs .pager", "Page 199 of 200").await;
+}
 
-    // While typing, without a page load; the first page of the matches.
+/// Without a page load; the first page of the matches.
+async fn list_is_filtered_while_typing(browser: &mut Browser) {
     browser.evaluate("window.same = true").await;
     browser.call("fill", json!(["[name=pool]", "7"])).await;
     browser.until_shows("#jobs .extent", "1–50 of 500").await;
@@ -78,18 +91,22 @@ async fn ten_thousand_jobs_are_filtered_and_paged() {
     browser.until_shows("#jobs .extent", "1–1 of 1").await;
     browser.until("!!document.querySelector('#job-27')").await;
     assert_eq!(browser.evaluate("window.same").await, true);
+}
 
-    // While the field has focus, nothing is requested, and the input is kept.
+/// While the field has focus, nothing is requested, and the input is kept.
+async fn nothing_is_requested_while_typing(browser: &mut Browser) {
     browser.call("focus", json!(["[name=text]"])).await;
-    let looks = count_looks(&mut browser).await;
+    let looks = count_looks(browser).await;
     let typing = "(async () => { const field = document.querySelector('[name=text]'); \
                   for (let n = 0; n < 30; n++) { field.value += 'x'; \
                   field.dispatchEvent(new Event('input', { bubbles: true })); \
                   await new Promise((done) => setTimeout(done, 100)); } return field.value.length })()";
     assert_eq!(browser.evaluate(typing).await, 33);
-    assert_eq!(count_looks(&mut browser).await, looks);
+    assert_eq!(count_looks(browser).await, looks);
     browser.until_shows("#jobs .extent", "No job matches the filter.").await;
+}
 
+async fn list_and_job_fit_a_narrow_screen(browser: &mut Browser) {
     browser.call("fill", json!(["[name=text]", ""])).await;
     browser.call("fill", json!(["[name=pool]", ""])).await;
     browser.call("selectOption", json!(["[name=state]", "failed"])).await;
@@ -98,20 +115,19 @@ async fn ten_thousand_jobs_are_filtered_and_paged() {
     browser.call("setViewportSize", json!([{ "width": 390, "height": 844 }])).await;
     browser.picture("narrow").await;
     let wide = "document.documentElement.scrollWidth > document.documentElement.clientWidth";
-    assert_eq!(browser.evaluate(wide).await, false, "nothing sticks out to the side");
+    assert_eq!(browser.evaluate(wide).await, false, "the list is wider than the screen");
     browser.call("emulateMedia", json!([{ "colorScheme": "dark" }])).await;
     browser.picture("narrow-dark").await;
     browser.click("#job-2").await;
     browser.until_shows("#job h1", "Job 2").await;
-    assert_eq!(browser.evaluate(wide).await, false);
+    assert_eq!(browser.evaluate(wide).await, false, "the job is wider than the screen");
     browser.picture("job-narrow-dark").await;
     browser.call("setViewportSize", json!([{ "width": 1280, "height": 900 }])).await;
     browser.picture("job-dark").await;
     browser.call("emulateMedia", json!([{ "colorScheme": "light" }])).await;
-    browser.open(&page.url("/jobs/1")).await;
-    browser.picture("job").await;
+}
 
-    // Its data can be opened, and stays open while the rest updates.
+async fn opened_data_stays_open_during_updates(browser: &mut Browser) {
     let seen = "document.querySelector('details pre').checkVisibility()";
     assert_eq!(browser.evaluate(seen).await, false);
     browser.click("details summary").await;
@@ -121,11 +137,10 @@ async fn ten_thousand_jobs_are_filtered_and_paged() {
     assert_eq!(data["calls"][1]["call"], "PhalaStakePoolv2::start_computing");
     assert_eq!(data["calls"][1]["arguments"]["worker"], worker(1).to_string());
     assert_eq!(data["signer"]["key"], "(sealed)");
-    let looks = count_looks(&mut browser).await;
+    let looks = count_looks(browser).await;
     browser.until(&format!("{LOOKS} > {looks}")).await;
     assert_eq!(browser.evaluate(seen).await, true);
     browser.picture("job-data").await;
-    assert_eq!(browser.complaints().await, Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]

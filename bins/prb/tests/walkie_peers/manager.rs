@@ -222,7 +222,7 @@ async fn commands(net: &Net, monitor: &mut Monitor, ids: &[String]) {
     let told: Vec<_> =
         told["workerStates"].as_array().unwrap().iter().map(|s| &s["worker"]["uuid"]).collect();
     assert_eq!(told, ids.iter().collect::<Vec<_>>());
-    setup::until("both are registered anew", || registered() == 4).await;
+    setup::until("both are registered again", || registered() == 4).await;
     monitor.until_all(2, "S_ACTIVE").await;
 
     let told = monitor.ask("KickWorker", json!({ "ids": [ids[1]] })).await;

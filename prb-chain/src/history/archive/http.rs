@@ -389,7 +389,7 @@ impl Reading {
 /// Checks and unpacks a frame on a thread that may block.
 async fn unpack(head: FrameHead, packed: Bytes) -> Result<Result<Frame, String>, Error> {
     let unpacked = tokio::task::spawn_blocking(move || format::read_frame(&mut &packed[..], &head));
-    unpacked.await.map_err(|e| unavailable("unpacking broke", e))
+    unpacked.await.map_err(|e| unavailable("unpacking failed", e))
 }
 
 impl HttpArchive {

@@ -257,7 +257,7 @@ impl ArchiveHistory {
         let done = tokio::task::spawn_blocking(move || {
             read(&mut archive.lock().unwrap_or_else(PoisonError::into_inner))
         });
-        done.await.map_err(|e| Error::Unavailable { what: "reading broke".into(), source: Box::new(e) })?
+        done.await.map_err(|e| Error::Unavailable { what: "reading failed".into(), source: Box::new(e) })?
     }
 }
 

@@ -62,7 +62,8 @@ struct End {
 struct Stored {
     end: End,
     bytes: usize,
-    gone: Option<RelayNumber>,
+    /// The first new block whose state no longer names a head of the parachain.
+    headless_from: Option<RelayNumber>,
     /// The node, last block and fault of the segment that did not pass.
     refused: Option<(Arc<Node>, u32, verify::Error)>,
 }
@@ -341,11 +342,11 @@ impl<'a> Round<'a> {
     }
 
     fn on_stored(&mut self, stored: Stored) {
-        let Stored { end, bytes, gone, refused } = stored;
+        let Stored { end, bytes, headless_from, refused } = stored;
         self.has_stored |= end.tip.number > self.end.tip.number;
         self.held_bytes = self.held_bytes.saturating_sub(bytes);
         self.end = end;
-        relay::notice_missing_head(&self.chains.store, self.para_id, gone);
+        relay::notice_missing_head(&self.chains.store, self.para_id, headless_from);
         let Some((node, last, error)) = refused else { return };
         let starts = Starts::After { ends_set: self.end.ends_set };
         self.retries.push_front(Span { from: self.end.tip.number.0, starts, to: last });
@@ -396,9 +397,9 @@ fn check_and_store(
             }
         }
     }
-    let mut gone = None;
+    let mut headless_from = None;
     if !headers.is_empty() {
-        gone = relay::append(store, &RelayBatch { first, headers, stops })?;
+        headless_from = relay::append(store, &RelayBatch { first, headers, stops })?;
     }
-    Ok(Stored { end, bytes, gone, refused })
+    Ok(Stored { end, bytes, headless_from, refused })
 }

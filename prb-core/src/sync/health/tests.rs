@@ -125,7 +125,7 @@ async fn pauses_grow_with_failures_in_a_row_whatever_they_are() {
         ("refused", &[refusal], [1.0, 4.0, 60.0]),
         ("too slow", &[timed_out], [1.0, 4.0, 60.0]),
         ("by turns", &[busy, refusal], [0.5, 2.0, 60.0]),
-        ("accepted in vain", &[|| stays(5)], [1.0, 4.0, 60.0]),
+        ("accepted without progress", &[|| stays(5)], [1.0, 4.0, 60.0]),
     ];
     for (name, ends, pauses) in table {
         let mut case = Case::new();

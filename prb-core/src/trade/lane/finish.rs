@@ -31,7 +31,7 @@ impl Lane {
     }
 
     /// Returns the jobs to the lane, to be sent in halves until the one that causes the failure is isolated.
-    pub(super) fn halve(&mut self, work: PendingBatch, error: &SubmitError) {
+    pub(super) fn requeue_in_halves(&mut self, work: PendingBatch, error: &SubmitError) {
         self.note_failure(&work, error);
         // Bisection: the limit stays with these jobs until they are sent, while other jobs form batches of any size.
         let max_batch_jobs = work.jobs.len().div_ceil(2);

@@ -172,7 +172,7 @@ impl Lane {
             }
             Next::Halve => {
                 self.shared.publisher.batch(sent.calls, "refused");
-                self.halve(work, error);
+                self.requeue_in_halves(work, error);
             }
             Next::End { retry } => {
                 self.shared

@@ -81,36 +81,8 @@ impl Reason {
                 f,
                 "Synched; pool {pool} has no operator, so nothing is sent on chain: set the pool's operator"
             ),
-            Self::KeyInUse { holder } => write!(
-                f,
-                "Has the same public key as worker {holder}, so it is neither synced nor operated: remove one of \
-                 the two entries"
-            ),
             Self::PoolUnreadable { pool, reason } => {
                 write!(f, "The on-chain state of pool {pool} cannot be read: {reason}")
-            }
-            Self::KeyChanged { last, now, at_stake, moved_to } => {
-                write!(
-                    f,
-                    "Another key answers: {now} instead of {last}, which has {} at stake",
-                    Pha(*at_stake)
-                )?;
-                match moved_to {
-                    Some(name) => write!(f, " and now answers at worker {name}")?,
-                    None => f.write_str(" and is slashed while it sends no heartbeats")?,
-                }
-                f.write_str(
-                    ". Nothing is staked for the new key: confirm it (confirm-key), or stop the last key and \
-                     reclaim its stake",
-                )
-            }
-            Self::KeyMoved { key, holder } => write!(
-                f,
-                "Does not answer, and its key {key} now answers at worker {holder}: remove this entry, or \
-                 change its endpoint to another machine"
-            ),
-            Self::KeyChangedUnchecked { last } => {
-                write!(f, "Another key answers instead of {last}: checking what the last one has at stake")
             }
             Self::InOtherPool { on_chain, ours } => write!(
                 f,
@@ -138,6 +110,40 @@ impl Reason {
             Self::CoolingDown { .. } | Self::CooledDown { .. } | Self::Stopped { .. } => self.fmt_stopped(f),
             Self::Gatekeeper { active: true } => f.write_str("Gatekeeper, active"),
             Self::Gatekeeper { active: false } => f.write_str("Gatekeeper, not active"),
+            _ => self.fmt_key(f),
+        }
+    }
+
+    fn fmt_key(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::KeyInUse { holder } => write!(
+                f,
+                "Has the same public key as worker {holder}, so it is neither synced nor operated: remove one of \
+                 the two entries"
+            ),
+            Self::KeyChanged { last, now, at_stake, moved_to } => {
+                write!(
+                    f,
+                    "Another key answers: {now} instead of {last}, which has {} at stake",
+                    Pha(*at_stake)
+                )?;
+                match moved_to {
+                    Some(name) => write!(f, " and now answers at worker {name}")?,
+                    None => f.write_str(" and is slashed while it sends no heartbeats")?,
+                }
+                f.write_str(
+                    ". Nothing is staked for the new key: confirm it (confirm-key), or stop the last key and \
+                     reclaim its stake",
+                )
+            }
+            Self::KeyMoved { key, holder } => write!(
+                f,
+                "Does not answer, and its key {key} now answers at worker {holder}: remove this entry, or \
+                 change its endpoint to another machine"
+            ),
+            Self::KeyChangedUnchecked { last } => {
+                write!(f, "Another key answers instead of {last}: checking what the last one has at stake")
+            }
             _ => self.fmt_blocked(f),
         }
     }
@@ -196,6 +202,27 @@ impl Reason {
                 f,
                 "Pool {pool} has its maximum of {limit} workers (WorkersExceedLimit): remove one, or use another pool"
             ),
+            Self::OperatorCannotPay { operator, balance } => write!(
+                f,
+                "Operator {} has {} and cannot pay fees: transfer some PHA to it",
+                operator.to_ss58(PHALA_SS58_PREFIX),
+                Pha(*balance)
+            ),
+            Self::OperationFailed { operation, error } => write!(f, "{operation} failed: {error}"),
+            Self::OperationRefused { operation, error, remedy } => {
+                write!(f, "{operation} was refused by the chain ({error}): {remedy}")
+            }
+            Self::OperationWithoutEffect { operation, block } => write!(
+                f,
+                "{operation} was included in block {block} without effect on chain; it is tried again later"
+            ),
+            Self::RegistrationRejected { error } => write!(f, "Registration was not sent: {error}"),
+            _ => self.fmt_stake(f),
+        }
+    }
+
+    fn fmt_stake(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
             Self::StakeTooSmall { stake, min } => write!(
                 f,
                 "Its stake of {} is below the chain's minimum of {} for its score (InsufficientStake): raise it",
@@ -226,21 +253,6 @@ impl Reason {
                 "Withdrawals of pool {pool} are overdue, so that anybody may stop its workers: none is started \
                  before they are paid"
             ),
-            Self::OperatorCannotPay { operator, balance } => write!(
-                f,
-                "Operator {} has {} and cannot pay fees: transfer some PHA to it",
-                operator.to_ss58(PHALA_SS58_PREFIX),
-                Pha(*balance)
-            ),
-            Self::OperationFailed { operation, error } => write!(f, "{operation} failed: {error}"),
-            Self::OperationRefused { operation, error, remedy } => {
-                write!(f, "{operation} was refused by the chain ({error}): {remedy}")
-            }
-            Self::OperationWithoutEffect { operation, block } => write!(
-                f,
-                "{operation} was included in block {block} without effect on chain; it is tried again later"
-            ),
-            Self::RegistrationRejected { error } => write!(f, "Registration was not sent: {error}"),
             // Every other reason has its text above.
             _ => f.write_str(self.code()),
         }

@@ -65,7 +65,7 @@ impl Identity {
         view: Option<&ChainView>,
     ) {
         // The worker with the stronger title has taken it over.
-        self.claim.take_if(|claim| !claim.holds());
+        self.claim.take_if(|claim| !claim.is_current());
         let (Some(key), None) = (self.key, &self.claim) else { return };
         let assigned = || view?.workers.get(&key)?.as_ref().ok()?.pool;
         let title = match recorded == Some(key) {

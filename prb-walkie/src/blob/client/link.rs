@@ -32,15 +32,15 @@ pub(super) async fn write(shared: &Shared, mut socket: WriteHalf<'_>) -> Error {
     let mut batch = Vec::new();
     loop {
         batch.clear();
-        batch = shared.pending.written(batch);
+        batch = shared.pending.take_unwritten(batch);
         if batch.is_empty() {
             shared.written.notified().await;
             continue;
         }
         match timeout(WRITE_TIMEOUT, socket.write_all(&batch)).await {
             Ok(Ok(())) => {}
-            Ok(Err(e)) => return shared.lost(e),
-            Err(_) => return shared.lost("it accepts no requests"),
+            Ok(Err(e)) => return shared.disconnected_error(e),
+            Err(_) => return shared.disconnected_error("it accepts no requests"),
         }
     }
 }
@@ -49,7 +49,7 @@ pub(super) async fn write(shared: &Shared, mut socket: WriteHalf<'_>) -> Error {
 pub(super) async fn read(shared: &Shared, socket: ReadHalf<'_>) -> Error {
     let mut reader = Reader { shared, socket, buffer: BytesMut::with_capacity(READ_BYTES), read_bytes: 0 };
     loop {
-        if let Err(error) = reader.answer().await {
+        if let Err(error) = reader.read_answer().await {
             return error;
         }
         if reader.read_bytes >= TURN_BYTES {
@@ -69,15 +69,16 @@ struct Reader<'s> {
 
 impl Reader<'_> {
     /// Reads one answer and passes it to its requester.
-    async fn answer(&mut self) -> Result<(), Error> {
+    async fn read_answer(&mut self) -> Result<(), Error> {
         let (start, length) = self.length().await?;
+        // Ignored, see [`frame`].
         if length == 0 {
             self.buffer.advance(start);
             return Ok(());
         }
         // An answer is never shorter than its id.
         if length < ID_BYTES {
-            return Err(self.shared.bad(frame::Error::BadAnswer { bytes: length }));
+            return Err(self.shared.bad_bytes_error(frame::Error::BadAnswer { bytes: length }));
         }
         let head_bytes = length.min(ANSWER_HEAD_BYTES);
         self.fill(start + head_bytes).await?;
@@ -85,44 +86,54 @@ impl Reader<'_> {
         id.copy_from_slice(&self.buffer[start..start + ID_BYTES]);
         let crc = frame::answer_crc(&self.buffer[start + ID_BYTES..start + head_bytes], length);
         self.buffer.advance(start + head_bytes);
-        let crc = crc.map_err(|e| self.shared.bad(e))?;
-        let Some(asked) = self.shared.pending.take(id) else {
-            return Err(self.shared.bad("an answer without a request"));
+        let crc = crc.map_err(|e| self.shared.bad_bytes_error(e))?;
+        let Some(request) = self.shared.pending.take(id) else {
+            return Err(self.shared.bad_bytes_error("an answer without a request"));
         };
         let Some(crc) = crc else {
-            asked.answer(Ok(None));
+            request.deliver(Ok(None));
             return Ok(());
         };
         let payload_bytes = length - ANSWER_HEAD_BYTES;
-        if payload_bytes > asked.max_bytes {
-            let (claimed, limit) = (payload_bytes as u64, asked.max_bytes);
-            let error = self.shared.bad(frame::Error::TooLong { claimed, limit });
-            asked.answer(Err(error.clone()));
+        if payload_bytes > request.max_bytes {
+            let (claimed, limit) = (payload_bytes as u64, request.max_bytes);
+            let error = self.shared.bad_bytes_error(frame::Error::TooLong { claimed, limit });
+            request.deliver(Err(error.clone()));
             return Err(error);
         }
-        self.deliver(asked, payload_bytes, crc).await
+        self.deliver(request, payload_bytes, crc).await
     }
 
-    async fn deliver(&mut self, asked: PendingRequest, payload_bytes: usize, crc: u64) -> Result<(), Error> {
-        let payload = match self.payload(payload_bytes, &asked).await {
+    async fn deliver(
+        &mut self,
+        request: PendingRequest,
+        payload_bytes: usize,
+        crc: u64,
+    ) -> Result<(), Error> {
+        let payload = match self.payload(payload_bytes, &request).await {
             Ok(payload) => payload,
             Err(error) => {
-                asked.answer(Err(error.clone()));
+                request.deliver(Err(error.clone()));
                 return Err(error);
             }
         };
         let (payload, found) = payload;
+        // The checksum is eight bytes on the wire, see [`frame`], of which CRC-32C uses four.
         // The frame has been read whole, so the stream stays in sync whatever is wrong within the frame.
-        asked.answer(if u64::from(found) == crc {
+        request.deliver(if u64::from(found) == crc {
             Ok(payload)
         } else {
-            Err(self.shared.bad(frame::Error::Crc { expected: crc, found }))
+            Err(self.shared.bad_bytes_error(frame::Error::Crc { expected: crc, found }))
         });
         Ok(())
     }
 
     /// Reads a payload and its checksum; skips the payload if nobody waits for it.
-    async fn payload(&mut self, bytes: usize, asked: &PendingRequest) -> Result<(Option<Bytes>, u32), Error> {
+    async fn payload(
+        &mut self,
+        bytes: usize,
+        request: &PendingRequest,
+    ) -> Result<(Option<Bytes>, u32), Error> {
         if bytes <= SMALL_BYTES {
             self.fill(bytes).await?;
             // Copied, because a slice would keep the whole read buffer alive.
@@ -132,7 +143,7 @@ impl Reader<'_> {
             return Ok((Some(payload), crc));
         }
         let already = bytes.min(self.buffer.len());
-        if asked.is_abandoned() {
+        if request.is_abandoned() {
             self.skip(bytes).await?;
             return Ok((None, 0));
         }
@@ -167,7 +178,7 @@ impl Reader<'_> {
     /// Returns where a frame's body starts in the buffer, and its length.
     async fn length(&mut self) -> Result<(usize, usize), Error> {
         loop {
-            match frame::decode(&self.buffer, MAX_FRAME_BYTES).map_err(|e| self.shared.bad(e))? {
+            match frame::decode(&self.buffer, MAX_FRAME_BYTES).map_err(|e| self.shared.bad_bytes_error(e))? {
                 Decoded::Frame { body } => return Ok((body.start, body.len())),
                 Decoded::NoLength => self.fill(self.buffer.len() + 1).await?,
             }
@@ -187,14 +198,14 @@ impl Reader<'_> {
 
     fn after_read(&mut self, read: std::io::Result<usize>) -> Result<(), Error> {
         match read {
-            Ok(0) => Err(self.shared.lost("it closed the connection")),
+            Ok(0) => Err(self.shared.disconnected_error("it closed the connection")),
             Ok(bytes) => {
                 self.read_bytes += bytes;
                 quick_ack::acknowledge(self.socket.as_ref());
                 self.shared.note_read();
                 Ok(())
             }
-            Err(e) => Err(self.shared.lost(e)),
+            Err(e) => Err(self.shared.disconnected_error(e)),
         }
     }
 }

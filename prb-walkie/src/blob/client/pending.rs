@@ -27,7 +27,7 @@ impl PendingRequest {
     }
 
     /// Passes the answer to the requester, if it still waits.
-    pub(super) fn answer(self, answer: Answer) {
+    pub(super) fn deliver(self, answer: Answer) {
         let _ = self.answer.send(answer);
     }
 }
@@ -69,7 +69,8 @@ impl Pending {
             state.free.clear();
             std::mem::take(&mut state.asked)
         };
-        failed.into_iter().flatten().for_each(|(_, asked)| asked.answer(Err(error.clone())));
+        // Without the lock, because a requester may ask again at once.
+        failed.into_iter().flatten().for_each(|(_, request)| request.deliver(Err(error.clone())));
     }
 
     /// Registers a request; `None` if there is no connection.
@@ -113,6 +114,7 @@ impl Pending {
     pub(super) fn take(&self, id: Id) -> Option<PendingRequest> {
         let (index, tag) = split(id);
         let mut state = self.state();
+        // The id comes from the wire: it may be any number.
         let slot = state.asked.get_mut(index as usize)?;
         let (_, asked) = slot.take_if(|(expected, _)| *expected == tag)?;
         state.free.push(index);
@@ -120,7 +122,7 @@ impl Pending {
     }
 
     /// Returns the bytes to write and replaces them with the buffer `empty`.
-    pub(super) fn written(&self, empty: Vec<u8>) -> Vec<u8> {
+    pub(super) fn take_unwritten(&self, empty: Vec<u8>) -> Vec<u8> {
         std::mem::replace(&mut self.state().out, empty)
     }
 }

@@ -27,6 +27,7 @@ pub(super) struct Choice<P> {
 pub(super) fn rank<P>(mut choices: Vec<Choice<P>>, slow: Duration) -> Vec<P> {
     // A crowd of fast strangers that serve bad blocks must not come before a configured provider.
     let ours = |choice: &Choice<P>| choice.provenance >= Provenance::BootNode;
+    // Originals are late because they have batches only from where they have cut their ranges.
     choices.sort_by_key(|choice| {
         (choice.suspected, choice.original, choice.wait >= slow, !ours(choice), choice.wait)
     });
@@ -62,6 +63,7 @@ pub(super) fn admit(
     let mut by_address = HashMap::<IpAddr, usize>::new();
     for (slot_state, candidate) in candidates {
         let provenance = candidate.provenance;
+        // Slots in use count, too: they may be more than a share allows, but then no others are added.
         let below = admitted.iter().filter(|other| other.provenance <= provenance).count();
         let address = share_of(candidate.address.ip());
         let of_address = by_address.entry(address).or_default();
@@ -159,7 +161,7 @@ mod tests {
     #[test]
     fn crowd_does_not_evict_providers_in_use_or_configured() {
         use Provenance as P;
-        let crowd = |provenance| {
+        let many = |provenance| {
             (0..200).map(move |n| candidate(&format!("a{n:03}"), provenance, [10, 0, n as u8, 1]))
         };
         // Its name sorts last.
@@ -170,7 +172,7 @@ mod tests {
             _ => SlotState::New,
         };
         for (provenance, most) in [(P::Discovered, 2), (P::TrustedNetwork, 4), (P::SameMachine, 6)] {
-            let all: Vec<_> = crowd(provenance).chain([used.clone(), boot.clone()]).collect();
+            let all: Vec<_> = many(provenance).chain([used.clone(), boot.clone()]).collect();
             let all = admitted(&all, slot_state);
             assert!(all.contains(&"zz".into()) && all.contains(&"zy".into()), "{provenance:?}: {all:?}");
             assert_eq!(all.len(), most + 1, "{provenance:?}: {all:?}");

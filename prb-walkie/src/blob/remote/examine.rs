@@ -108,7 +108,8 @@ impl Suspects {
         suspects.retain(|(asked, who, _)| *asked != question || &**who != provider);
     }
 
-    /// A worker asks again from the refused block on, which lies behind the first block of the request.
+    /// Whether a provider is suspected at a position. Blocks up to 10,000 after the suspected request count, because a
+    /// worker asks again from the block that it refused, which may be any of the request's.
     pub(super) fn is_suspected(&self, question: Question, provider: &str) -> bool {
         /// Upper bound of the blocks in one batch, for suspicions.
         const REACH: u32 = 10_000;
@@ -170,7 +171,7 @@ fn conclude(pool: &Pool, suspect: &Provider, question: Question, same: Option<(b
         }
         None if pool.is_sole_claimant(suspect, question) => {
             let reason =
-                format!("a worker refused its answer to {question:?}, and nobody else claims to have that");
+                format!("a worker refused its answer to {question}, and nobody else claims to have that");
             pool.suspend(suspect, reason, true);
             pool.suspects.clear(question, &suspect.id);
         }
@@ -219,6 +220,7 @@ async fn ask_other<Q: Ask>(
         if other.id == suspect.id || kind == Kind::Original {
             continue;
         }
+        // Its failures have their usual consequences: it was asked like for a worker.
         match pool.ask_one(&other, kind, question).await {
             Ok(batch) => return Some((other, batch)),
             Err(failure) => drop(failure.settle(pool, &other)),

@@ -92,6 +92,7 @@ fn update(pool: &Arc<Pool>, tasks: &mut Tasks, candidates: Vec<Candidate>) {
                 *provider.candidate.lock().unwrap_or_else(PoisonError::into_inner) = candidate.clone();
             }
             _ => {
+                // Also if it has another address: a client belongs to one address. It is added again below.
                 info!(provider = %provider.id, "data provider removed");
                 tasks.remove(&provider.id);
                 pool.remove(&provider.id);
@@ -140,6 +141,7 @@ async fn follow_once(pool: &Pool, provider: &Provider, backoff: &mut Backoff) ->
     let wait = pool.config.heights_wait;
     // From now on the provider delays its answers by up to `wait`.
     let bounds = Bounds { timeout: bounds.timeout + wait, ..bounds };
+    // The heights of its last answer; `None` until it has shown that it knows our keys.
     let mut seen = None;
     loop {
         let position = match answered {

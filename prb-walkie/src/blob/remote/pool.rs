@@ -218,6 +218,7 @@ impl Pool {
 
     /// The error if no provider has the answer.
     pub(super) fn no_provider_error(&self) -> Option<Error> {
+        // Read once, so that the check and the description agree.
         let providers = self.providers();
         if providers.iter().any(|provider| provider.usable().is_some()) {
             return None;
@@ -297,8 +298,8 @@ impl Pool {
             Kind::Cursors => {
                 let blob = provider.get(&Key::Genesis.to_string(), bounds).await?;
                 let blob = blob.ok_or_else(|| Failure::bad("it has no genesis"))?;
-                let said = answer::read_genesis(blob).map_err(Failure::bad)?;
-                said.map_err(Failure::refused)?.ok_or(Failure::NotYet)?
+                let answer = answer::read_genesis(blob).map_err(Failure::bad)?;
+                answer.map_err(Failure::refused)?.ok_or(Failure::NotYet)?
             }
         };
         check_genesis(&genesis)?;

@@ -128,6 +128,7 @@ impl Provider {
         let mut state = self.state();
         state.kind = kind;
         state.heights = heights;
+        // A lost connection does not make it a provider of an unknown chain.
         state.identity = identity.or(state.identity);
     }
 
@@ -170,6 +171,7 @@ impl Provider {
             state.strikes = 0;
         }
         let wait =
+            // Bounded, because a longer shift would overflow.
             config.first_suspension.saturating_mul(1 << state.strikes.min(20)).min(config.max_suspension);
         let again = state.suspension.as_ref().is_some_and(|suspension| suspension.until > now);
         // If several requests fail for one reason, only the first counts.
@@ -196,6 +198,7 @@ impl Provider {
     /// The expected time to answer, from measurements and the requests in flight.
     pub(super) fn expected_wait(&self) -> Duration {
         let in_flight = self.in_flight.load(Ordering::Relaxed) as u32;
+        // Without a measurement it comes first: only a request can show how fast it is.
         let Some((latency, at)) = self.state().latency else { return Duration::ZERO };
         let age = at.elapsed().as_secs_f64() / LATENCY_HALVES.as_secs_f64();
         // Old measurements fade, so that a provider that was slow once is tried again.
@@ -225,6 +228,7 @@ impl Provider {
         let mut state = self.state();
         let before = state.latency.map_or(took, |(latency, _)| latency);
         if answered {
+            // A moving average: one slow answer says little.
             state.latency = Some(((before * 7 + took) / 8, Instant::now()));
         // An abandoned request proves no more than that the answer takes at least this long.
         } else if took >= before {

@@ -23,6 +23,7 @@ pub enum ProviderState {
         reason: String,
     },
     /// It is suspended.
+    // The name in the API is older than the word "suspended".
     #[serde(rename = "aside")]
     Suspended {
         /// The cause.

@@ -244,6 +244,7 @@ impl Allowance<'_> {
 
     async fn hold(&self, own: &ByteBudget, all: &SharedBudget, bytes: usize) -> Held {
         let own = own.hold(bytes).await;
+        // An answer without bytes, such as heights, must not wait for those that hold some.
         let lease = if bytes == 0 { None } else { Some(all.hold(self.holder, bytes).await) };
         Held(own, lease)
     }

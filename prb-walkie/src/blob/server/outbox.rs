@@ -129,6 +129,7 @@ impl<'s> Outbox<'s> {
                 self.advance(written);
                 Ok(())
             }
+            // Normal: readiness can be outdated.
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(()),
             Err(e) => Err(e),
         }

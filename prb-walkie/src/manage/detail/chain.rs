@@ -33,6 +33,7 @@ pub(super) fn encode_worker(chain: &WorkerOnChain) -> wire::WorkerOnChain {
 fn encode_session(session: &Session) -> wire::Session {
     wire::Session {
         account: Bytes::copy_from_slice(&session.account.0),
+        // SCALE encodes a variant without fields as its index.
         state: session.state.encode().first().copied().unwrap_or_default().into(),
         ve: session.ve.to_string(),
         v: session.v.to_string(),
@@ -50,6 +51,7 @@ fn encode_session(session: &Session) -> wire::Session {
 
 pub(super) fn worker(message: wire::WorkerOnChain) -> WorkerOnChain {
     let mut chain = WorkerOnChain::default();
+    // `None` also if a later version encodes it differently.
     chain.registration = Registration::decode(&mut &message.registration[..]).ok();
     chain.pool = message.pool.map(PoolId);
     chain.session = message.session.as_ref().and_then(session);

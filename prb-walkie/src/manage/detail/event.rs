@@ -17,7 +17,7 @@ pub(super) fn encode(event: &Event) -> wire::Event {
     message
 }
 
-fn of(kind: Kind) -> wire::Event {
+fn empty(kind: Kind) -> wire::Event {
     wire::Event { kind: kind.into(), ..wire::Event::default() }
 }
 
@@ -28,42 +28,44 @@ fn encode_kind(kind: &EventKind) -> wire::Event {
             after: after.to_string(),
             subject: (*reason).to_owned(),
             text: bounded_text(message),
-            ..of(Kind::State)
+            ..empty(Kind::State)
         },
-        EventKind::Commanded(command) => wire::Event { subject: command.to_string(), ..of(Kind::Commanded) },
-        EventKind::Edited => of(Kind::Edited),
-        EventKind::Initialised => of(Kind::Initialised),
-        EventKind::LostState => of(Kind::LostState),
+        EventKind::Commanded(command) => {
+            wire::Event { subject: command.to_string(), ..empty(Kind::Commanded) }
+        }
+        EventKind::Edited => empty(Kind::Edited),
+        EventKind::Initialised => empty(Kind::Initialised),
+        EventKind::LostState => empty(Kind::LostState),
         EventKind::KeyChanged { last, now } => {
-            wire::Event { before: hex::encode(last), after: hex::encode(now), ..of(Kind::KeyChanged) }
+            wire::Event { before: hex::encode(last), after: hex::encode(now), ..empty(Kind::KeyChanged) }
         }
         EventKind::Goal { before, after } => wire::Event {
             before: worker::goal_name(*before),
             after: worker::goal_name(*after),
-            ..of(Kind::Goal)
+            ..empty(Kind::Goal)
         },
         EventKind::OperationSent { operation } => {
-            wire::Event { subject: (*operation).to_owned(), ..of(Kind::OperationSent) }
+            wire::Event { subject: (*operation).to_owned(), ..empty(Kind::OperationSent) }
         }
         EventKind::OperationDone { operation, block, extrinsic } => wire::Event {
             subject: (*operation).to_owned(),
             block: Some(block.0),
             extrinsic: extrinsic.map(|hash| Bytes::copy_from_slice(&hash.0)).unwrap_or_default(),
-            ..of(Kind::OperationDone)
+            ..empty(Kind::OperationDone)
         },
         EventKind::OperationFailed { operation, error } => wire::Event {
             subject: (*operation).to_owned(),
             text: bounded_text(error),
-            ..of(Kind::OperationFailed)
+            ..empty(Kind::OperationFailed)
         },
-        EventKind::Checkpoint(Ok(block)) => wire::Event { block: Some(block.0), ..of(Kind::Checkpoint) },
+        EventKind::Checkpoint(Ok(block)) => wire::Event { block: Some(block.0), ..empty(Kind::Checkpoint) },
         EventKind::Checkpoint(Err(error)) => {
-            wire::Event { text: bounded_text(error), ..of(Kind::Checkpoint) }
+            wire::Event { text: bounded_text(error), ..empty(Kind::Checkpoint) }
         }
-        EventKind::Stalled => of(Kind::Stalled),
-        EventKind::Panicked { text } => wire::Event { text: bounded_text(text), ..of(Kind::Panicked) },
+        EventKind::Stalled => empty(Kind::Stalled),
+        EventKind::Panicked { text } => wire::Event { text: bounded_text(text), ..empty(Kind::Panicked) },
         // Readers skip it, as they do kinds added by later versions.
-        _ => of(Kind::Unknown),
+        _ => empty(Kind::Unknown),
     }
 }
 

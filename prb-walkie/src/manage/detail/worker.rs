@@ -32,6 +32,7 @@ pub fn encode_worker(status: &WorkerStatus, events: &[Event]) -> wire::Worker {
         gatekeeper: entry.gatekeeper,
         endpoints: entry.endpoints.clone(),
         after_stop: entry.after_stop.map(|setting| setting.to_string()).unwrap_or_default(),
+        // The newest ones, still in their order.
         events: events.iter().rev().take(MAX_EVENTS).rev().map(event::encode).collect(),
         key_change: status.key_change().map(encode_key_change),
         in_flight: status.in_flight.as_ref().map(encode_in_flight),
@@ -92,7 +93,7 @@ pub struct WorkerDetail {
     pub info: Option<PhactoryInfo>,
     /// Whether it is a gatekeeper.
     pub gatekeeper: bool,
-    /// The URLs that its entry has it announce.
+    /// The URLs that it announces on chain, by its entry.
     pub endpoints: Vec<String>,
     /// Its entry's behaviour after an external stop.
     pub after_stop: Option<AfterExternalStop>,
@@ -100,7 +101,7 @@ pub struct WorkerDetail {
     pub events: Vec<Event>,
     /// The last change of its keys that was seen.
     pub key_change: Option<KeyChange>,
-    /// The operation on its way to the chain.
+    /// The operation that is being submitted.
     pub in_flight: Option<InFlight>,
 }
 

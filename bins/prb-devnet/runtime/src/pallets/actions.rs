@@ -180,6 +180,7 @@ pub fn apply<T: stake_pool::Config>(action: Action) -> DispatchResult {
             stake_pool::WorkerAssignments::<T>::remove(worker);
         }
         Action::DeleteAssignment { worker: None } => {
+            // As a migration that forgets the assignments; the pools still list their workers.
             stake_pool::WorkerAssignments::<T>::drain().for_each(drop);
         }
         Action::SetScore { worker, score } => {
@@ -226,6 +227,7 @@ fn govern<T: stake_pool::Config>(action: Action) {
 
 fn call_pool<T: stake_pool::Config>(who: AccountId, pid: u64, call: PoolCall) -> DispatchResult {
     use stake_pool::Pallet as Pools;
+    // The calls themselves, so that an external caller passes the same checks as a bridge.
     let origin = frame_system::RawOrigin::Signed(who).into();
     match call {
         PoolCall::Add(worker) => Pools::<T>::add_worker(origin, pid, worker),

@@ -52,6 +52,7 @@ pub mod pallet {
             if amount == 0 || from == to {
                 return Ok(());
             }
+            // An account without the asset has an error of its own, as in pallet-assets.
             let held = Account::<T>::get(asset, from).ok_or(Error::<T>::NoAccount)?.balance;
             let left = held.checked_sub(amount).ok_or(Error::<T>::BalanceLow)?;
             Self::set(asset, from, left);

@@ -179,6 +179,7 @@ pub mod pallet {
         }
 
         fn base(pid: u64, owner: &AccountId) -> BasePool {
+            // Pools of a genesis may be created in any order.
             PoolCount::<T>::mutate(|count| *count = (*count).max(pid.saturating_add(1)));
             BasePool {
                 pid,
@@ -224,6 +225,7 @@ pub mod pallet {
         ) -> DispatchResult {
             let mut held = Shares::<T>::get(pool.pid, user);
             let (pid, cid) = (pool.pid, pool.cid);
+            // One request for each user: a new one loses the place of the earlier one in the queue.
             pool.withdraw_queue.retain(|earlier| {
                 let other = &earlier.user != user;
                 if !other {

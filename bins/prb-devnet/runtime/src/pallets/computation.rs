@@ -260,6 +260,7 @@ pub mod pallet {
         pub fn unbind(origin: OriginFor<T>, session: AccountId) -> DispatchResult {
             let who = ensure_signed(origin)?;
             let worker = SessionBindings::<T>::get(&session).ok_or(Error::<T>::SessionNotBound)?;
+            // The worker's operator, not the owner of its pool: whoever registered it may take it away.
             let operator = registry::Workers::<T>::get(worker).and_then(|info| info.operator);
             ensure!(operator == Some(who), Error::<T>::BadSender);
             Self::unbind_session(&session)?;
@@ -323,6 +324,7 @@ pub mod pallet {
         /// [`Error::InternalErrorCannotStartWithExistingStake`], [`Error::BenchmarkMissing`],
         /// [`Error::BenchmarkTooLow`], [`Error::InsufficientStake`], [`Error::TooMuchStake`].
         pub fn start(session: &AccountId, stake: u128) -> DispatchResult {
+            // The checks have the order of the real pallet, so that a call with several faults fails with the same error.
             let worker = SessionBindings::<T>::get(session).ok_or(Error::<T>::SessionNotFound)?;
             let mut info = Sessions::<T>::get(session).ok_or(Error::<T>::SessionNotFound)?;
             ensure!(info.state == WorkerState::Ready, Error::<T>::WorkerNotReady);
@@ -339,6 +341,7 @@ pub mod pallet {
             let now = Self::now_secs();
             info.state = WorkerState::WorkerIdle;
             info.ve = ve;
+            // V stays what it is at the start: the devnet pays no rewards.
             info.v = ve;
             info.v_updated_at = now;
             info.benchmark = Benchmark {
@@ -415,9 +418,11 @@ pub mod pallet {
             if !mq::is_topic(&message.destination, WORKING_REPORT_TOPIC) {
                 return;
             }
+            // Ignored if it cannot be decoded: an error would keep the sender's sequence from advancing.
             let Ok(report) = WorkingReportEvent::decode(&mut &message.payload[..]) else { return };
             let (WorkingReportEvent::Heartbeat { session_id, challenge_time, iterations, .. }
             | WorkingReportEvent::HeartbeatV2 { session_id, challenge_time, iterations, .. }) = report;
+            // It may have been unbound since it wrote the message.
             let Some(session) = WorkerBindings::<T>::get(worker) else { return };
             // A late heartbeat of an earlier session says nothing about this one.
             if SessionIds::<T>::get(&session) == Some(session_id) {
@@ -470,6 +475,7 @@ pub mod pallet {
                 match Unanswered::<T>::get(&session) {
                     Some(since) if number > since + window => Self::silence(&session, worker),
                     None if challenge.concerns(&worker) => {
+                        // From the first unanswered challenge on: later ones do not extend the time.
                         Unanswered::<T>::insert(&session, number);
                     }
                     _ => {}

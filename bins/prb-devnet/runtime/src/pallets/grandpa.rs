@@ -26,11 +26,11 @@ pub mod pallet {
     #[pallet::without_storage_info]
     pub struct Pallet<T>(_);
 
-    /// The set's id.
+    /// The id of the current authority set.
     #[pallet::storage]
     pub type CurrentSetId<T> = StorageValue<_, SetId, ValueQuery>;
 
-    /// The set.
+    /// The authorities of the current set.
     #[pallet::storage]
     pub type Authorities<T> = StorageValue<_, AuthorityList, ValueQuery>;
 
@@ -77,7 +77,7 @@ pub mod pallet {
             if self.forced_at > 0 {
                 ForcedAt::<T>::put(self.forced_at);
             }
-            // Stored from genesis on, because workers prove it there.
+            // Stored from genesis on, because a worker is initialised with the set in a state and a proof of it.
             CurrentSetId::<T>::put(0);
             Authorities::<T>::put(Pallet::<T>::set(0));
         }
@@ -88,6 +88,7 @@ pub mod pallet {
         fn on_finalize(number: BlockNumberFor<T>) {
             let length = BlockNumberFor::<T>::from(SetLength::<T>::get());
             let forced = ForcedAt::<T>::get().is_some_and(|at| BlockNumberFor::<T>::from(at) == number);
+            // Without a length the first set stays forever.
             if !forced && (length.is_zero() || !(number % length).is_zero()) {
                 return;
             }

@@ -90,6 +90,7 @@ pub mod pallet {
     #[pallet::hooks]
     impl<T: Config> Hooks<BlockNumberFor<T>> for Pallet<T> {
         fn on_initialize(_: BlockNumberFor<T>) -> Weight {
+            // Workers read the messages of each block from its storage changes: those of the last one are not repeated.
             OutboundMessages::<T>::kill();
             Weight::zero()
         }

@@ -273,6 +273,7 @@ pub mod pallet {
             attestation: Attestation,
         ) -> DispatchResult {
             ensure_signed(origin)?;
+            // Of the first version's encoding: its worker attested that, not the info that is stored.
             let hash = sp_io::hashing::blake2_256(&pruntime_info.encode());
             let Attestation::SgxIas { ra_report, signature, raw_signing_cert } = attestation;
             let report = AttestationReport::SgxIas { ra_report, signature, raw_signing_cert };
@@ -371,6 +372,7 @@ pub mod pallet {
                 Event::WorkerUpdated { pubkey, attestation_provider, confidence_level }
             } else {
                 let number = frame_system::Pallet::<T>::block_number();
+                // Once: a worker keeps the block of its first registration.
                 WorkerAddedAt::<T>::insert(pubkey, number);
                 Event::WorkerAdded { pubkey, attestation_provider, confidence_level }
             };
@@ -400,6 +402,7 @@ pub mod pallet {
             if !mq::is_topic(&message.destination, REGISTRY_EVENT_TOPIC) {
                 return;
             }
+            // Other messages are accepted and ignored: an error would keep the sender's sequence from advancing.
             let Ok(RegistryEvent::BenchReport { start_time, iterations }) =
                 RegistryEvent::decode(&mut &message.payload[..])
             else {
@@ -410,6 +413,7 @@ pub mod pallet {
 
         fn on_benchmark(pubkey: WorkerPublicKey, start_time: u64, iterations: u64) {
             let now = pallet_timestamp::Now::<T>::get();
+            // The score divides by the time since the start.
             if start_time >= now {
                 return;
             }

@@ -219,6 +219,7 @@ pub mod pallet {
             SubAccountPreimages::<T>::insert(&session, (pid, pubkey));
             pool.workers.push(pubkey);
             base_pool::Pallet::<T>::put(pool);
+            // The same fact the other way round: bridges look up the pool of a worker.
             WorkerAssignments::<T>::insert(pubkey, pid);
             Self::deposit_event(Event::PoolWorkerAdded { pid, worker: pubkey, session });
             Ok(())

@@ -92,6 +92,7 @@ impl frame_system::Config for Runtime {
 impl pallet_timestamp::Config for Runtime {
     type Moment = u64;
     type OnTimestampSet = ();
+    // Blocks of one relay parent, and those of a fork, are one millisecond apart.
     type MinimumPeriod = ConstU64<1>;
     type WeightInfo = ();
 }
@@ -287,6 +288,7 @@ pub fn genesis(genesis: super::Genesis) -> Result<Storage, String> {
             let proxy =
                 pallet_proxy::ProxyDefinition { delegate, proxy_type: ProxyType::Any, delay: 0 };
             let list = BoundedVec::truncate_from(vec![proxy]);
+            // No deposit: nothing is reserved of a balance at genesis.
             pallet_proxy::Proxies::<Runtime>::insert(real, (list, 0));
         }
     });

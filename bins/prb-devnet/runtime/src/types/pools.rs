@@ -132,8 +132,8 @@ pub enum ExistenceReason {
     DepositRefunded,
 }
 
-// Both derivations follow the pattern of the session account: a tag, then a hash of the pool and its first
-// owner. Others only rely on the pool naming the accounts.
+// The three derivations follow the pattern of the session account: a tag, then a hash of the pool and its first
+// owner. Bridges read the accounts from the pool and do not derive them.
 fn derived(tag: &[u8; 4], pid: u64, owner: &AccountId, purpose: &[u8]) -> AccountId {
     let hash = sp_io::hashing::blake2_256(&(pid, owner, purpose).encode());
     let mut account = [0u8; 32];

@@ -233,6 +233,7 @@ pub fn read_ias_report(report: &[u8], signature: &[u8], signing_cert: &[u8]) -> 
     let text = |field: &str| report.get(field).and_then(|value| value.as_str()).ok_or(Refused::Report);
     let (timestamp, status) = (text("timestamp")?, text("isvEnclaveQuoteStatus")?);
     let body = text("isvEnclaveQuoteBody")?;
+    // Intel's times have no zone; they are UTC.
     let time = format!("{timestamp}Z").parse::<jiff::Timestamp>().map_err(|_| Refused::BadReport)?;
     let advisories = report.get("advisoryIDs").and_then(|value| value.as_array()).map_or(0, Vec::len);
     let confidence_level = match status {

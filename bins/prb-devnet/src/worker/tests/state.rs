@@ -29,9 +29,9 @@ fn states_are_shared_and_freed() {
     };
     let shared = Shared::default();
     let first = sync(&shared);
-    let of_one = shared.trie_bytes();
+    let bytes_of_one = shared.trie_bytes();
     let others: Vec<_> = (0..5).map(|_| sync(&shared)).collect();
-    assert_eq!(shared.trie_bytes(), of_one);
+    assert_eq!(shared.trie_bytes(), bytes_of_one);
     shared.tries().forget_all();
     // One state is left: roughly the size of its pairs.
     let pairs: usize = chain.state(38).iter().map(|(key, value)| key.len() + value.len()).sum();

@@ -141,6 +141,7 @@ pub(super) fn content(detail: &JobDetail) -> Markup {
 fn shown(data: &Value) -> Markup {
     let mut text = format!("{data:#}");
     let all = text.chars().count();
+    // At a boundary: `truncate` panics within a character.
     if let Some((at, _)) = text.char_indices().nth(MAX_DATA_CHARS) {
         text.truncate(at);
     }

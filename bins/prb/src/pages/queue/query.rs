@@ -86,9 +86,11 @@ impl JobQuery {
         }
         let look_for = match (text, number(text.trim_start_matches('#'))) {
             ("", _) => SearchTerm::All,
+            // Digits alone are always the number of a job.
             (_, Some(id)) => SearchTerm::Job(id),
             _ => SearchTerm::Text(text.to_lowercase()),
         };
+        // Not an error: such a URL is from another version of the page, or was edited.
         let size = asked.size.parse().ok().filter(|size| SIZES.contains(size)).unwrap_or(SIZE);
         let page = asked.page.parse().unwrap_or(1).max(1);
         Ok(Self {
@@ -110,6 +112,7 @@ fn keys_of(name: &str, known: &Directory) -> Result<HashSet<WorkerKey>, String> 
     let keys = |fits: &dyn Fn(&Worker) -> bool| -> HashSet<WorkerKey> {
         known.iter().filter(|(_, worker)| fits(worker)).map(|(key, _)| *key).collect()
     };
+    // First: `worker-1` must not select `worker-10` as well.
     let exact = keys(&|worker| worker.name == name || worker.id.to_string() == name);
     let lower = name.to_lowercase();
     let found =

@@ -33,7 +33,7 @@ impl<T> Default for CheckMqSequence<T> {
     }
 }
 
-fn place<T: Config>(call: &Call<T>) -> Result<ValidTransaction, TransactionValidityError> {
+fn ordered<T: Config>(call: &Call<T>) -> Result<ValidTransaction, TransactionValidityError> {
     let Call::sync_offchain_message { signed_message } = call else { return Ok(Default::default()) };
     let (sender, sequence) = (&signed_message.message.sender, signed_message.sequence);
     let expected = OffchainIngress::<T>::get(sender).unwrap_or(0);
@@ -72,7 +72,7 @@ where
         _: &impl Encode,
         _: TransactionSource,
     ) -> ValidateResult<Self::Val, T::RuntimeCall> {
-        let valid = call.is_sub_type().map_or_else(|| Ok(ValidTransaction::default()), place::<T>)?;
+        let valid = call.is_sub_type().map_or_else(|| Ok(ValidTransaction::default()), ordered::<T>)?;
         Ok((valid, (), origin))
     }
 

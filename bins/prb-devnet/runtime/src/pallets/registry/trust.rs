@@ -70,6 +70,7 @@ impl<T: Config> Pallet<T> {
     fn check_attested(attested: &Attested, info_hash: &[u8; 32]) -> DispatchResult {
         let allowed = PRuntimeAllowList::<T>::get().contains(&attested.pruntime_hash);
         ensure!(allowed, Error::<T>::PRuntimeRejected);
+        // Quotes carry no time.
         if let Some(time) = attested.time {
             let now = pallet_timestamp::Now::<T>::get() / 1000;
             ensure!(now.saturating_sub(time) < IAS_REPORT_VALIDITY_SECS, Error::<T>::OutdatedIASReport);
@@ -88,6 +89,7 @@ impl<T: Config> mq::CheckSignature for Pallet<T> {
             MessageOrigin::Gatekeeper => {
                 GatekeeperMasterPubkey::<T>::get().ok_or(Error::<T>::MasterKeyUninitialized)?
             }
+            // Others have no key: their messages come from the chain itself.
             _ => return Err(Error::<T>::CannotHandleUnknownMessage.into()),
         };
         ensure!(message.signature.len() == SIGNATURE_BYTES, Error::<T>::InvalidSignatureLength);

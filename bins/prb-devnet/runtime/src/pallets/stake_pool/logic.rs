@@ -28,6 +28,7 @@ impl<T: Config> Pallet<T> {
         ensure!(pool.workers.contains(&worker), Error::<T>::WorkerDoesNotExist);
         computation::Pallet::<T>::start(&session_account(pid, &worker), stake)?;
         let (from, to) = (&pool.basepool.pool_account_id, &pool.lock_account);
+        // A pool holds its free stake in one account and that of its workers in another.
         wrapped_balances::Pallet::<T>::transfer(from, to, stake)?;
         Self::deposit_event(Event::WorkingStarted { pid, worker, amount: stake });
         Ok(())
@@ -50,6 +51,7 @@ impl<T: Config> Pallet<T> {
         let (from, to) = (&pool.lock_account, &pool.basepool.pool_account_id);
         wrapped_balances::Pallet::<T>::transfer(from, to, amount)?;
         base_pool::Pallet::<T>::process_withdrawals(&mut pool.basepool);
+        // It stays in `workers`: it can be started again at once.
         pool.cd_workers.retain(|other| other != &worker);
         base_pool::Pallet::<T>::put(pool);
         Self::deposit_event(Event::WorkerReclaimed { pid, worker });
@@ -123,11 +125,13 @@ impl<T: Config> Pallet<T> {
         ensure!(amount >= T::MinContribution::get(), Error::<T>::InsufficientContribution);
         let held = wrapped_balances::Pallet::<T>::balance(user);
         ensure!(held >= amount, Error::<T>::InsufficientBalance);
+        // Before the cap is checked: FRAME rolls back what a failed call has changed.
         base_pool::Pallet::<T>::contribute(&mut pool.basepool, user, amount)?;
         let fits = pool.cap.is_none_or(|cap| pool.basepool.total_value <= cap);
         ensure!(fits, Error::<T>::StakeExceedsCapacity);
         base_pool::Pallet::<T>::put(pool);
         let user = user.clone();
+        // As many shares: the pools of a devnet earn nothing, so a share is always worth what was paid for it.
         Self::deposit_event(Event::Contribution { pid, user, amount, shares: amount, as_vault });
         Ok(())
     }
