@@ -17,7 +17,7 @@ const MANY: usize = 60_000;
 const SCRIPT: &str = "<script>alert(1)</script>\u{1b}[31m\u{0}\"'";
 
 /// The kinds of managers.
-pub struct Managers {
+pub(crate) struct Managers {
     silent: Node,
     huge: Node,
     liar: Node,
@@ -50,7 +50,7 @@ fn state(number: usize, name: String) -> WorkerState {
 
 impl Managers {
     /// Starts them as peers of a monitor.
-    pub async fn start(monitor: &str) -> Self {
+    pub(crate) async fn start(monitor: &str) -> Self {
         let silent = Handlers::new()
             .on(calls::ListPool, |_, _| pending())
             .on(calls::GetWorkerStatus, |_, _| pending());
@@ -75,7 +75,7 @@ impl Managers {
     }
 
     /// Asks for all of them at the same time, while the page of an honest one is served.
-    pub async fn are_endured(self, http: &Http, honest: &str) {
+    pub(crate) async fn are_endured(self, http: &Http, honest: &str) {
         let page = |node: &Node| format!("/managers/{}", node.peer_id());
         for node in [&self.silent, &self.huge, &self.liar] {
             let known = |answer: &Answer| answer.body.contains(&node.peer_id().to_string());
