@@ -27,6 +27,7 @@
 use std::{
     fmt,
     fs::{DirBuilder, File, OpenOptions, TryLockError},
+    io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, atomic::AtomicUsize},
@@ -209,6 +210,40 @@ impl Store {
         store.migrate()?;
         store.load()?;
         Ok(store)
+    }
+
+    /// Checks whether [`open`](Self::open) can use the folder, without creating or changing anything in it.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open); [`Error::InUse`] while a process has the store open.
+    pub fn check(path: &Path) -> Result<(), Error> {
+        let failed = |source| Error::Io { path: path.to_owned(), source };
+        if !path.exists() {
+            return Ok(());
+        }
+        if !path.is_dir() {
+            return Err(failed(io::ErrorKind::NotADirectory.into()));
+        }
+        // Held to the end, so that no daemon opens the store meanwhile.
+        let _lock = match File::open(path.join("in-use")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(failed(error)),
+            Ok(lock) if lock.metadata().is_ok_and(|meta| meta.is_dir()) => {
+                drop(lock);
+                return Err(failed(io::Error::new(
+                    io::ErrorKind::IsADirectory,
+                    "in-use, which must be a file, is a folder",
+                )));
+            }
+            Ok(lock) => match lock.try_lock() {
+                Ok(()) => Some(lock),
+                Err(TryLockError::WouldBlock) => return Err(Error::InUse { path: path.to_owned() }),
+                Err(TryLockError::Error(source)) => {
+                    return Err(Error::Lock { path: path.to_owned(), source });
+                }
+            },
+        };
+        open::examine(path)
     }
 
     /// The store's path.

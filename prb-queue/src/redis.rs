@@ -81,7 +81,7 @@ mod scripts;
 mod submit;
 
 pub use account_lease::RedisAccounts;
-pub use config::{BlockHint, Config, PoolSigners, StartError};
+pub use config::{BlockHint, Config, PoolSigners, StartError, check_url};
 
 /// Capacity of each task's request channel; further callers wait.
 const REQUEST_CAPACITY: usize = 256;

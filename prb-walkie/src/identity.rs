@@ -237,6 +237,14 @@ impl Identity {
         file::load(&folder.join(role.file_name()))
     }
 
+    /// Like [`load`](Self::load), but changes nothing: the mode of a file that others can read is only logged.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Malformed`].
+    pub fn peek(folder: &Path, role: Role) -> Result<Option<Self>, Error> {
+        file::peek(&folder.join(role.file_name()))
+    }
+
     /// Stores the identity in `folder` as the role's, unless there is one. Blocks on the disk.
     ///
     /// # Errors

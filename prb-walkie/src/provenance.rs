@@ -1,6 +1,6 @@
 //! [`Provenance`]: how far a peer is trusted with chain data, and the unit of quotas.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use serde::Serialize;
 
@@ -41,21 +41,36 @@ impl Provenance {
     }
 }
 
-/// What shares of connections, calls and bytes are counted by: an IPv4 address, or an IPv6 network of /64, as one
-/// machine commonly has all of it.
+/// What shares of connections, calls and bytes are counted by: an IPv4 address, or a quarter of an IPv6 /48.
+///
+/// One machine commonly has all of a /64, so these count as one at least. A site commonly has a /48 with 65,536 of them,
+/// which are folded into four: no owner of a /48 has more than four shares of anything. Neighbouring subnets, also of /56
+/// and /60, are in different ones.
 pub fn share_of(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
+    match network_of(ip) {
         IpAddr::V4(ip) => ip.into(),
         IpAddr::V6(ip) => {
-            let network = u128::from(ip) & !u128::from(u64::MAX);
-            IpAddr::V6(network.into())
+            let [a, b, c, subnet, ..] = ip.segments();
+            // The quarter is the parity of the even bits and that of the odd ones.
+            let quarter = [8, 4, 2].into_iter().fold(subnet, |bits, by| bits ^ (bits >> by)) & 3;
+            Ipv6Addr::new(a, b, c, quarter, 0, 0, 0, 0).into()
         }
+    }
+}
+
+/// The part of an address that one machine commonly has: an IPv4 address, or an IPv6 network of /64.
+pub(crate) fn network_of(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.into(),
+        IpAddr::V6(ip) => Ipv6Addr::from(u128::from(ip) & !u128::from(u64::MAX)).into(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::collections::{HashMap, HashSet};
+
     use super::*;
 
     fn ip(text: &str) -> IpAddr {
@@ -68,5 +83,19 @@ mod tests {
         assert_ne!(share_of(ip("2001:db8:1:2::1")), share_of(ip("2001:db8:1:3::1")));
         assert_eq!(share_of(ip("::ffff:10.0.0.1")), ip("10.0.0.1"));
         assert_ne!(share_of(ip("10.0.0.1")), share_of(ip("10.0.0.2")));
+    }
+
+    #[test]
+    fn ipv6_site_has_four_shares() {
+        let at = |subnet: u16| share_of(Ipv6Addr::new(0x2001, 0xdb8, 1, subnet, 7, 7, 7, 7).into());
+        let mut count = HashMap::<_, u32>::new();
+        (0..=u16::MAX).for_each(|subnet| *count.entry(at(subnet)).or_default() += 1);
+        assert_eq!(count.into_values().collect::<Vec<_>>(), [0x4000; 4]);
+        // Subnets of /64, /60 and /56 that are handed out in turn.
+        for step in [0x1, 0x10, 0x100] {
+            let next: HashSet<_> = (0..4).map(|number| at(0x5000 + number * step)).collect();
+            assert_eq!(next.len(), 4, "{step:#x}");
+        }
+        assert_ne!(share_of(ip("2001:db8:1::1")), share_of(ip("2001:db8:2::1")));
     }
 }

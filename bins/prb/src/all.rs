@@ -17,7 +17,7 @@ use prb_walkie::{identity::Role, vault::RsaVault};
 pub use crate::daemon::Failure;
 use crate::{
     api,
-    blocks::{Blocks, Chains},
+    blocks::{Blocks, Chains, Location},
     config::AllArgs,
     console::{self, Console, Local},
     daemon::{self, Background, Daemon, pool, stop},
@@ -85,12 +85,12 @@ impl Bridge {
         let para = chains.para.clone();
         let trade_queue =
             TradeQueue::built_in(para.clone(), Arc::clone(&vault), args.sending.submit_config());
-        let trade_queue = trade_queue.map_err(Failure::Run)?;
+        let trade_queue = trade_queue.map_err(Failure::Configuration)?;
         let access = Access::open(&args.pages, &args.data).await.map_err(Failure::Configuration)?;
         let trade_queue = trade_queue.with_page(&args.pages, &access).await?;
-        let blocks = Blocks::start(&args.data.join("blocks"), Some(chains), &args.history.history)
-            .await
-            .map_err(Failure::Run)?;
+        let path = args.data.join("blocks");
+        let location = Location { path: &path, setting: "PRB_DATA" };
+        let blocks = Blocks::start(location, Some(chains), &args.history.history).await?;
         let files = files.with_store(Arc::clone(&blocks.store)).with_inventory(inventory.clone());
         let mut background = Background::default();
         let disk = DiskWatch::start(files, &mut background);

@@ -14,7 +14,7 @@ use prb_chain::{
 use crate::{
     chain_data::ChainData,
     config::HistoryLocation,
-    daemon::{Background, ended, stop},
+    daemon::{Background, Failure, ended, stop},
     disk_watch, history,
     nodes::NodeWatch,
     ops::Reason,
@@ -26,6 +26,34 @@ use crate::{
 pub(crate) struct Chains {
     pub(crate) relay: NodePool,
     pub(crate) para: NodePool,
+}
+
+/// Where a store is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Location<'a> {
+    /// Its folder.
+    pub(crate) path: &'a Path,
+    /// The setting that the folder follows from.
+    pub(crate) setting: &'static str,
+}
+
+/// Tells whether an operator must act before the store can be opened, or the next start may succeed: another process
+/// may still have it open, or the disk is full.
+pub(crate) fn unusable(location: Location<'_>, error: store::Error) -> Failure {
+    use std::io::ErrorKind::*;
+    let lasts = match &error {
+        store::Error::Io { source, .. } => matches!(
+            source.kind(),
+            AlreadyExists | IsADirectory | NotADirectory | NotFound | PermissionDenied
+        ),
+        error => error.is_fatal() || matches!(error, store::Error::Lock { .. }),
+    };
+    let failure = if lasts { Failure::Configuration } else { Failure::Run };
+    let Location { path, setting } = location;
+    failure(
+        anyhow::Error::new(error)
+            .context(format!("cannot open the block store {} ({setting})", path.display())),
+    )
 }
 
 /// A store that is being filled, and its readers.
@@ -43,22 +71,23 @@ impl Blocks {
     /// Opens the store and starts to fill it, from the history sources and from the nodes, if there are any.
     ///
     /// # Errors
-    /// The store or a history source cannot be opened.
+    /// The store or a history source cannot be opened; see [`unusable`].
     pub(crate) async fn start(
-        path: &Path,
+        location: Location<'_>,
         chains: Option<Chains>,
         history: &[HistoryLocation],
-    ) -> anyhow::Result<Self> {
-        let opening = path.to_owned();
+    ) -> Result<Self, Failure> {
+        // First: a source that cannot be used must not leave a new store behind.
+        let mut background = Background::default();
+        let history = history::open(history, Some(&mut background)).await;
+        let history = history.context("PRB_HISTORY").map_err(Failure::Configuration)?;
+        let opening = location.path.to_owned();
         // May migrate an older layout, which takes long for a large store.
         let open = move || Store::open(&opening, store::Config::default());
-        let store = disk_watch::open(format!("the block store {}", path.display()), open)
-            .await?
-            .with_context(|| format!("cannot open the block store {}", path.display()))?;
+        let what = format!("the block store {}", location.path.display());
+        let opened = disk_watch::open(what, open).await.map_err(Failure::Run)?;
         // Shared with readers, so it closes with the last of them.
-        let store = Arc::new(store);
-        let mut background = Background::default();
-        let history = history::open(history, &mut background).await.context("PRB_HISTORY")?;
+        let store = Arc::new(opened.map_err(|error| unusable(location, error))?);
         let mut source = StoreSource::new(Arc::clone(&store));
         let (mut pools, mut nodes) = (Vec::new(), Vec::new());
         if let Some(Chains { relay, para }) = chains {

@@ -4,128 +4,116 @@ use std::{io::Write, path::Path};
 
 use anyhow::Context;
 use prb_core::{inventory::memory::MemoryInventory, vault::DiscardVault};
-use prb_walkie::identity::{Identity, Role};
+use prb_walkie::identity::Role;
 
 use crate::{
-    all::Bridge,
-    config::{AllArgs, Cli, Command, LifecycleArgs, NodeUrl, OpsListen, WorkerArgs},
-    daemon::{Daemon, Failure, pool},
-    data_provider::DataProvider,
+    blocks::Location,
+    config::{AllArgs, Cli, Command, DataProviderArgs, LifecycleArgs, MonitorArgs, TraderArgs, WorkerArgs},
+    daemon::{Failure, pool},
+    data_provider,
     fleet_file::FleetFile,
-    identity_check, legacy_files,
-    lifecycle::LifecycleManager,
-    monitor::Monitor,
-    trader::TraderDaemon,
+    history, identity_check, legacy_files,
 };
 
+mod notes;
 mod resources;
 
 use resources::{Keys, Resources};
 
 /// Prints the effective settings to standard output and checks what they refer to, without creating a file,
-/// connecting to anything, or listening.
+/// connecting to anything, or listening. What needs no file was checked when the settings were read.
 ///
 /// # Errors
-/// [`Failure::Configuration`], with the first error that a start would report.
+/// [`Failure`], with the first error that a start would report.
 pub fn run(cli: &Cli) -> Result<(), Failure> {
     // The reader may have closed the pipe; the exit code still tells the result.
     let _ = write!(std::io::stdout(), "{}", cli.effective);
+    notes::start();
+    cli.warn();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Run(error.into()))?;
-    runtime.block_on(check(&cli.command)).map_err(Failure::Configuration)
+    runtime.block_on(check(&cli.command))
 }
 
-async fn check(command: &Command) -> anyhow::Result<()> {
+async fn check(command: &Command) -> Result<(), Failure> {
+    let resources = Resources::new(command.listeners());
     match command {
-        Command::All(args) => all(args).await,
-        Command::DataProvider(args) => {
-            if !args.chain_endpoint.is_empty() {
-                nodes("relay", &args.parent_chain_endpoint)?;
-                nodes("para", &args.chain_endpoint)?;
-            }
-            // Loaded, not generated: a check creates no file.
-            Identity::load(&args.walkie.peer_id_prefix, Role::DataProvider)?;
-            let mut resources = Resources::new(args.ops.ops_listen, DataProvider::OPS_PORT)
-                .with_blob_server(args.blob_server_address, args.local_server_port)
-                .with_peers(&args.walkie.walkie_listen_addresses)
-                .with_folder("PHALA_LOCAL_DB_PATH", &args.local_db_path)
-                .with_folder("PHALA_PEER_ID_PREFIX", &args.walkie.peer_id_prefix);
-            resources.check_store(&args.local_db_path);
-            resources.check().await
-        }
-        Command::Lifecycle(args) => lifecycle(args).await,
-        Command::Trader(args) => {
-            nodes("para", &args.chain_endpoint)?;
-            identity_check::check_trader(&args.peer_id_prefix, args.trader_pools.is_some())?;
-            if let Some(file) = &args.trader_pools {
-                fleet_file(file).await?;
-            }
-            Resources::new(args.ops.ops_listen, TraderDaemon::OPS_PORT)
-                .with_port("PRB_QUEUE_PAGE_LISTEN", args.pages.queue_page_listen)
-                .check()
-                .await
-        }
-        Command::Monitor(args) => {
-            let walkie = args.walkie();
-            Identity::load(&walkie.peer_id_prefix, Role::Monitor)?;
-            Resources::new(args.ops.ops_listen, Monitor::OPS_PORT)
-                .with_port("HOST and PORT", Some(OpsListen::At(args.listen())))
-                .with_peers(&walkie.walkie_listen_addresses)
-                .with_folder("PHALA_PEER_ID_PREFIX", &walkie.peer_id_prefix)
-                .check()
-                .await
-        }
+        Command::All(args) => all(args, resources).await,
+        Command::DataProvider(args) => provider(args, resources).await,
+        Command::Lifecycle(args) => lifecycle(args, resources).await,
+        Command::Trader(args) => trader(args, resources).await.map_err(Failure::Configuration),
+        Command::Monitor(args) => monitor(args, resources).await.map_err(Failure::Configuration),
         Command::Keys(_) | Command::Import(_) | Command::Healthcheck(_) | Command::Request(_) => Ok(()),
     }
 }
 
-async fn all(args: &AllArgs) -> anyhow::Result<()> {
-    nodes("relay", &args.parent_chain_endpoint)?;
-    nodes("para", &args.chain_endpoint)?;
+async fn all(args: &AllArgs, mut resources: Resources) -> Result<(), Failure> {
+    let (inventory, blocks) = (args.data.join("inventory"), args.data.join("blocks"));
     let folder = args.peer_id_prefix.clone().unwrap_or_else(|| args.data.join("id"));
-    Identity::load(&folder, Role::Lifecycle)?;
-    workers(&args.workers)?;
-    let inventory = args.data.join("inventory");
-    let keys = match &args.fleet {
-        Some(path) => {
-            fleet_file(path).await?;
-            Keys::InFile
-        }
-        None => Keys::SealedBy(&folder),
+    let settings = async {
+        pool("relay", &args.parent_chain_endpoint, args.parent_chain_genesis)?;
+        pool("para", &args.chain_endpoint, args.chain_genesis)?;
+        workers(&args.workers)?;
+        resources.check_identity(&folder, Role::Lifecycle)?;
+        let keys = match &args.fleet {
+            Some(path) => {
+                fleet_file(path).await?;
+                Keys::InFile
+            }
+            None => Keys::SealedBy(&folder),
+        };
+        resources.check_inventory(&inventory, "PRB_DATA", keys).await?;
+        resources.check_token(&args.pages, &args.data, "PRB_DATA")?;
+        history::open(&args.history.history, None).await.context("PRB_HISTORY")
     };
-    legacy_files::check_inventory(&inventory, "PRB_DATA")?;
-    let mut resources = Resources::new(args.ops.ops_listen, Bridge::OPS_PORT)
-        .with_port("PRB_API_LISTEN", args.api.api_listen)
-        .with_port("PRB_CONSOLE_LISTEN", args.pages.console_listen)
-        .with_port("PRB_QUEUE_PAGE_LISTEN", args.pages.queue_page_listen)
-        .with_folder("PRB_DATA", &args.data)
-        .with_folder("PHALA_PEER_ID_PREFIX", &folder);
-    resources.check_inventory(&inventory, keys).await?;
-    resources.check_store(&args.data.join("blocks"));
-    resources.check().await
+    settings.await.map_err(Failure::Configuration)?;
+    resources.check_store(Location { path: &blocks, setting: "PRB_DATA" })?;
+    resources.check().await.map_err(Failure::Configuration)
 }
 
-async fn lifecycle(args: &LifecycleArgs) -> anyhow::Result<()> {
-    nodes("para", &args.chain_endpoint)?;
-    legacy_files::check_inventory(&args.local_db_path, "PHALA_LOCAL_DB_PATH")?;
+async fn provider(args: &DataProviderArgs, mut resources: Resources) -> Result<(), Failure> {
+    args.warn_of_no_effect();
+    legacy_files::warn_of_blocks(&args.local_db_path, "PHALA_LOCAL_DB_PATH");
+    let settings = async {
+        data_provider::chains(args)?;
+        resources.check_identity(&args.walkie.peer_id_prefix, Role::DataProvider)?;
+        history::open(&args.history.history, None).await.context("PRB_HISTORY")
+    };
+    settings.await.map_err(Failure::Configuration)?;
+    resources.check_store(data_provider::store_location(args))?;
+    resources.check().await.map_err(Failure::Configuration)
+}
+
+async fn lifecycle(args: &LifecycleArgs, mut resources: Resources) -> Result<(), Failure> {
+    const SETTING: &str = "PHALA_LOCAL_DB_PATH";
     let folder = &args.walkie.peer_id_prefix;
-    Identity::load(folder, Role::Lifecycle)?;
-    workers(&args.workers)?;
-    let mut resources = Resources::new(args.ops.ops_listen, LifecycleManager::OPS_PORT)
-        .with_port("PRB_API_LISTEN", args.api.api_listen)
-        .with_port("PRB_CONSOLE_LISTEN", args.pages.console_listen)
-        .with_peers(&args.walkie.walkie_listen_addresses)
-        .with_folder("PHALA_LOCAL_DB_PATH", &args.local_db_path)
-        .with_folder("PHALA_PEER_ID_PREFIX", folder);
-    if args.use_built_in_trader {
-        resources = resources.with_port("PRB_QUEUE_PAGE_LISTEN", args.pages.queue_page_listen);
+    let settings = async {
+        pool("para", &args.chain_endpoint, args.chain_genesis)?;
+        workers(&args.workers)?;
+        resources.check_identity(folder, Role::Lifecycle)?;
+        resources.check_inventory(&args.local_db_path, SETTING, Keys::SealedBy(folder)).await?;
+        resources.check_token(&args.pages, &args.local_db_path, SETTING)?;
+        resources.check().await
+    };
+    settings.await.map_err(Failure::Configuration)
+}
+
+async fn trader(args: &TraderArgs, resources: Resources) -> anyhow::Result<()> {
+    args.warn_of_no_effect();
+    pool("para", &args.chain_endpoint, args.chain_genesis)?;
+    identity_check::check_trader(&args.peer_id_prefix, args.trader_pools.is_some())?;
+    if let Some(file) = &args.trader_pools {
+        fleet_file(file).await.context("PRB_TRADER_POOLS")?;
     }
-    resources.check_inventory(&args.local_db_path, Keys::SealedBy(folder)).await?;
     resources.check().await
 }
 
-fn nodes(chain: &'static str, endpoints: &[NodeUrl]) -> anyhow::Result<()> {
-    pool(chain, endpoints, None).map(drop)
+async fn monitor(args: &MonitorArgs, mut resources: Resources) -> anyhow::Result<()> {
+    args.warn_of_no_effect();
+    let folder = args.walkie().peer_id_prefix;
+    resources.check_identity(&folder, Role::Monitor)?;
+    resources.check_token(&args.pages, &folder, "PHALA_PEER_ID_PREFIX")?;
+    resources.check().await
 }
 
 fn workers(args: &WorkerArgs) -> anyhow::Result<()> {

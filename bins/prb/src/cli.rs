@@ -19,7 +19,7 @@ use self::{
     },
     client::Client,
 };
-use crate::daemon::Failure;
+use crate::{daemon::Failure, output};
 
 pub mod args;
 mod client;
@@ -145,7 +145,7 @@ fn confirm(options: ChangeOptions, question: &str) -> anyhow::Result<()> {
     if options.yes || options.dry_run || !std::io::stdin().is_terminal() {
         return Ok(());
     }
-    eprint!("{question} [y/N] ");
+    output::error_text(&format!("{question} [y/N] "));
     let mut line = String::new();
     std::io::stdin().read_line(&mut line)?;
     if !matches!(line.trim(), "y" | "Y" | "yes") {

@@ -27,6 +27,7 @@ mod history;
 mod import;
 mod keys;
 mod lifecycle;
+mod listeners;
 mod monitor;
 mod ops;
 mod pages;
@@ -49,6 +50,7 @@ pub use history::{HistoryArgs, HistoryLocation};
 pub use import::{ImportArgs, ImportFrom, ImportInto, V2Args, V3Args};
 pub use keys::{BackupArgs, KeyRole, KeysAction, KeysArgs, PassphraseArgs, RestoreArgs, RotateArgs};
 pub use lifecycle::LifecycleArgs;
+pub(crate) use listeners::Listener;
 pub use monitor::{MONITOR_PORT, MonitorArgs};
 pub use ops::{HealthArgs, OpsArgs};
 pub use pages::{PageArgs, TOKEN_VARIABLE};
@@ -147,8 +149,7 @@ impl Cli {
     /// An error for [`clap::Error::print`], or the requested help or version.
     pub fn read(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, clap::Error> {
         let mut arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
-        let mut command =
-            files::without_empty_variables(Self::command(), &ALIASES).map_err(|text| value_error(&text))?;
+        let mut command = Self::command();
         if First::of(&arguments) == First::Other
             && let Some(module) = variable(MODULE)
         {
@@ -162,6 +163,8 @@ impl Cli {
             (command, origins) =
                 files::apply(command, &arguments, daemon).map_err(|text| value_error(&text))?;
         }
+        // Afterwards: an empty variable does not hide the one that names its file.
+        command = files::without_empty_variables(command, &ALIASES).map_err(|text| value_error(&text))?;
         let read = command
             .try_get_matches_from_mut(&arguments)
             .and_then(|matches| Self::from_arg_matches(&matches).map(|cli| (cli, matches)));
@@ -170,15 +173,59 @@ impl Cli {
         cli.effective = effective::toml(&command, &matches, &origins);
         // Both from the matches: the parsed arguments do not tell where a value comes from.
         cli.exposed = effective::exposed(&command, &matches);
+        if cli.check && cli.command.is_no_daemon() {
+            return Err(value_error(&cli.command.no_check()));
+        }
         // Not by clap's parsers, whose errors quote the value.
         cli.command.check()?;
         Ok(cli)
     }
 }
 
+impl Cli {
+    /// Logs settings that are probably not meant: misspelled or retired variables, and flags that show a secret.
+    pub fn warn(&self) {
+        for flag in &self.exposed {
+            tracing::warn!(
+                flag,
+                "every user of this machine can read this flag's value, which contains a password or an access key: use \
+                 its variable, or a file named by that variable with _FILE at its end"
+            );
+        }
+        for name in unknown_variables() {
+            tracing::warn!(variable = name, "this variable looks like a setting, but is not one");
+        }
+        for (variable, why) in retired_variables() {
+            tracing::warn!(variable, why, "this variable of the original has no effect");
+        }
+    }
+}
+
 impl Command {
-    /// Checks that involve several values, or values that must not be quoted.
+    /// Whether this is a command that ends by itself.
+    const fn is_no_daemon(&self) -> bool {
+        matches!(self, Self::Keys(_) | Self::Import(_) | Self::Healthcheck(_) | Self::Request(_))
+    }
+
+    /// Explains that `--check` has no effect on this command.
+    fn no_check(&self) -> String {
+        use crate::cli::Request;
+        let has_dry_run = match self {
+            Self::Import(_) => true,
+            Self::Request(request) => {
+                matches!(request, Request::Worker(_) | Request::Pool(_) | Request::Job(_) | Request::Store(_))
+            }
+            _ => false,
+        };
+        let tip = if has_dry_run { "; --dry-run shows what this command would change" } else { "" };
+        format!("--check checks the settings of a daemon ({}){tip}", files::DAEMONS.join(", "))
+    }
+
+    /// Checks that involve several values, or values that must not be quoted. A start and `--check` share them, so
+    /// whatever needs no file belongs here.
     fn check(&self) -> Result<(), clap::Error> {
+        check_nodes(self)?;
+        listeners::check(&self.listeners()).map_err(|text| value_error(&text))?;
         match self {
             Self::DataProvider(args) => {
                 check_psk(&args.walkie)?;
@@ -200,6 +247,38 @@ impl Command {
             Self::All(args) => check_token(&args.pages),
             Self::Keys(_) | Self::Import(_) | Self::Healthcheck(_) | Self::Request(_) => Ok(()),
         }
+    }
+}
+
+/// Checks that each node is listed once, and for one chain.
+fn check_nodes(command: &Command) -> Result<(), clap::Error> {
+    const PARA: &str = "PHALA_CHAIN_ENDPOINT";
+    const RELAY: &str = "PHALA_PARENT_CHAIN_ENDPOINT";
+    let (para, relay): (&[NodeUrl], &[NodeUrl]) = match command {
+        Command::All(args) => (&args.chain_endpoint, &args.parent_chain_endpoint),
+        Command::DataProvider(args) => (&args.chain_endpoint, &args.parent_chain_endpoint),
+        // They do not use the relay chain.
+        Command::Lifecycle(args) => (&args.chain_endpoint, &[]),
+        Command::Trader(args) => (&args.chain_endpoint, &[]),
+        _ => return Ok(()),
+    };
+    for (setting, urls) in [(PARA, para), (RELAY, relay)] {
+        for (index, url) in urls.iter().enumerate() {
+            if let Some(first) = urls[..index].iter().position(|first| first.is_same_node(url)) {
+                return Err(value_error(&format!(
+                    "{setting} lists one node twice, as its items {} and {} ({url:?}): it would count as two where nodes \
+                     disagree; remove one",
+                    first + 1,
+                    index + 1
+                )));
+            }
+        }
+    }
+    match para.iter().find(|url| relay.iter().any(|other| other.is_same_node(url))) {
+        None => Ok(()),
+        Some(url) => Err(value_error(&format!(
+            "{PARA} and {RELAY} both list {url:?}, which can serve only one of the chains"
+        ))),
     }
 }
 
@@ -227,7 +306,7 @@ fn check_token(args: &PageArgs) -> Result<(), clap::Error> {
 }
 
 fn check_redis(url: &RedisUrl) -> Result<(), clap::Error> {
-    url.check().map_err(|allowed| value_error(&format!("the value of PHALA_Q_REDIS_ENDPOINT {allowed}")))
+    url.check().map_err(|text| value_error(&format!("the value of PHALA_Q_REDIS_ENDPOINT {text}")))
 }
 
 fn check_queue(args: &LifecycleArgs) -> Result<(), clap::Error> {

@@ -20,6 +20,7 @@ use crate::{
     data_provider::DataProvider,
     lifecycle::LifecycleManager,
     monitor::Monitor,
+    output,
     trader::TraderDaemon,
 };
 
@@ -54,7 +55,7 @@ pub fn retired_module(arguments: &[OsString]) -> Option<&'static str> {
 /// [`Failure::Run`] if it is not, [`Failure::Configuration`] if it is unclear which daemon is meant.
 pub fn check_health(args: &HealthArgs) -> Result<(), Failure> {
     let Some(address) = ops_address(args).map_err(Failure::Configuration)? else {
-        println!("PRB_OPS_LISTEN is none: there is nothing to ask");
+        output::line("PRB_OPS_LISTEN is none: there is nothing to ask");
         return Ok(());
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -22,7 +22,7 @@ use prb_walkie::{
 };
 
 use crate::{
-    blocks::{Blocks, Chains},
+    blocks::{Blocks, Chains, Location},
     config::DataProviderArgs,
     daemon::{self, Background, Daemon, Failure, pool, stop},
     descriptors::{self, Shares},
@@ -61,8 +61,7 @@ impl DataProvider {
         let config =
             peers::config(&args.walkie, identity.map_err(Failure::Configuration)?, Role::DataProviderInt);
         let config = config.map_err(Failure::Configuration)?;
-        let blocks = Blocks::start(&args.local_db_path, chains, &args.history.history).await;
-        let blocks = blocks.context("PHALA_LOCAL_DB_PATH").map_err(Failure::Run)?;
+        let blocks = Blocks::start(store_location(args), chains, &args.history.history).await?;
         Self::compose(args, blocks, config).await
     }
 
@@ -168,8 +167,13 @@ pub async fn run(args: DataProviderArgs, display: Display) -> Result<(), Failure
     daemon::run(&args.ops, DataProvider::start(&args), &display).await
 }
 
+/// Where the block store is.
+pub(crate) fn store_location(args: &DataProviderArgs) -> Location<'_> {
+    Location { path: &args.local_db_path, setting: "PHALA_LOCAL_DB_PATH" }
+}
+
 /// The chains' nodes, if any are configured.
-fn chains(args: &DataProviderArgs) -> anyhow::Result<Option<Chains>> {
+pub(crate) fn chains(args: &DataProviderArgs) -> anyhow::Result<Option<Chains>> {
     if args.chain_endpoint.is_empty() {
         return Ok(None);
     }

@@ -21,13 +21,14 @@ const RESOLVE_INTERVAL: Duration = Duration::from_secs(60);
 /// The same while it is not known.
 const RESOLVE_RETRY: Duration = Duration::from_secs(5);
 
-/// Opens the sources; their tasks run in the background.
+/// Opens the sources; their tasks run in the background. Without one, only checks them: data providers, which need a
+/// task, are left out, and no server is asked.
 ///
 /// # Errors
 /// A folder is not an archive, or a URL is invalid.
 pub(crate) async fn open(
     places: &[HistoryLocation],
-    background: &mut Background,
+    mut background: Option<&mut Background>,
 ) -> anyhow::Result<Vec<Arc<dyn HistorySource>>> {
     let mut sources: Vec<Arc<dyn HistorySource>> = Vec::new();
     for place in places {
@@ -40,7 +41,10 @@ pub(crate) async fn open(
             HistoryLocation::HeadersCache(url) => {
                 Arc::new(HeadersCache::new(url, headers_cache::Config::default())?)
             }
-            HistoryLocation::Provider(address) => Arc::new(provider(address, background)),
+            HistoryLocation::Provider(address) => match background.as_deref_mut() {
+                Some(background) => Arc::new(provider(address, background)),
+                None => continue,
+            },
         });
     }
     Ok(sources)

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use prb_core::{inventory::Inventory, vault::Vault};
 use prb_walkie::{
-    identity::{Identity, Role},
+    identity::{self, Identity, Role},
     vault::RsaVault,
 };
 
@@ -16,16 +16,19 @@ use crate::{disk_watch, peers};
 /// # Errors
 /// As [`existing`].
 pub(crate) async fn of_manager(folder: &Path, inventory: &dyn Inventory) -> anyhow::Result<Identity> {
-    existing(folder, inventory).await?;
+    existing(folder, inventory, Identity::load).await?;
     peers::identity(folder, Role::Lifecycle).await
 }
 
-/// Checks that the lifecycle manager's identity opens every sealed key, without generating one.
+/// Reads an identity, and changes its mode or not.
+type Read = fn(&Path, Role) -> Result<Option<Identity>, identity::Error>;
+
+/// Checks that the lifecycle manager's identity opens every sealed key, without generating one or changing its mode.
 ///
 /// # Errors
 /// As [`of_manager`] and [`check`].
 pub(crate) async fn check_manager(folder: &Path, inventory: &dyn Inventory) -> anyhow::Result<()> {
-    match existing(folder, inventory).await? {
+    match existing(folder, inventory, Identity::peek).await? {
         Some(identity) => check(inventory, &RsaVault::new(&identity), folder).await,
         None => Ok(()),
     }
@@ -36,8 +39,8 @@ pub(crate) async fn check_manager(folder: &Path, inventory: &dyn Inventory) -> a
 /// # Errors
 /// The inventory has sealed keys but there is no identity: a new one could open none of them, and would be in
 /// the way of restoring the old one.
-async fn existing(folder: &Path, inventory: &dyn Inventory) -> anyhow::Result<Option<Identity>> {
-    let identity = load(folder, Role::Lifecycle).await?;
+async fn existing(folder: &Path, inventory: &dyn Inventory, read: Read) -> anyhow::Result<Option<Identity>> {
+    let identity = blocking(read, folder, Role::Lifecycle).await?;
     let sealed = inventory.snapshots().borrow().pools.iter().filter(|pool| pool.operator.is_some()).count();
     if sealed > 0 && identity.is_none() {
         bail!(
@@ -58,7 +61,7 @@ async fn existing(folder: &Path, inventory: &dyn Inventory) -> anyhow::Result<Op
 /// # Errors
 /// It is missing.
 pub(crate) async fn of_trader(folder: &Path, has_pools: bool) -> anyhow::Result<Identity> {
-    if let Some(identity) = load(folder, Role::Lifecycle).await? {
+    if let Some(identity) = blocking(Identity::load, folder, Role::Lifecycle).await? {
         tracing::info!(peer_id = %identity.peer_id(), "Got my peer id");
         return Ok(identity);
     }
@@ -71,7 +74,7 @@ pub(crate) async fn of_trader(folder: &Path, has_pools: bool) -> anyhow::Result<
 /// # Errors
 /// As [`of_trader`].
 pub(crate) fn check_trader(folder: &Path, has_pools: bool) -> anyhow::Result<()> {
-    if Identity::load(folder, Role::Lifecycle)?.is_some() || has_pools {
+    if Identity::peek(folder, Role::Lifecycle)?.is_some() || has_pools {
         return Ok(());
     }
     bail!(
@@ -83,10 +86,10 @@ pub(crate) fn check_trader(folder: &Path, has_pools: bool) -> anyhow::Result<()>
     )
 }
 
-async fn load(folder: &Path, role: Role) -> anyhow::Result<Option<Identity>> {
+async fn blocking(read: Read, folder: &Path, role: Role) -> anyhow::Result<Option<Identity>> {
     let folder = folder.to_owned();
     let what = format!("the identity in {}", folder.display());
-    Ok(disk_watch::open(what, move || Identity::load(&folder, role)).await??)
+    Ok(disk_watch::open(what, move || read(&folder, role)).await??)
 }
 
 /// Opens every sealed key once.

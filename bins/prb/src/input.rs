@@ -31,14 +31,19 @@ pub(crate) struct Input {
 }
 
 impl Input {
-    /// Returns the text.
+    /// Returns the text, without the byte order mark that some editors put in front of it.
     ///
     /// # Errors
     /// It is not UTF-8.
     pub(crate) fn text(&self) -> io::Result<&str> {
         let text = std::str::from_utf8(&self.bytes);
-        text.map_err(|_| io::Error::new(ErrorKind::InvalidData, "it is not UTF-8 text"))
+        text.map(without_mark).map_err(|_| io::Error::new(ErrorKind::InvalidData, "it is not UTF-8 text"))
     }
+}
+
+/// Removes a byte order mark, which would become part of a key.
+pub(crate) fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
 /// Reads a whole file. Blocks, for a pipe up to a minute; call it from a thread that may block.

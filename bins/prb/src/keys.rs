@@ -164,11 +164,16 @@ fn decrypted(bytes: &[u8], from: &PassphraseArgs) -> anyhow::Result<Zeroizing<Ve
     Ok(Zeroizing::new(age::decrypt(&identity, bytes)?))
 }
 
-/// Returns the passphrase: from its file, otherwise the variable, otherwise the terminal, which asks twice
-/// for a new one.
+/// Returns the passphrase: from its file or the variable, of which only one may be set, otherwise from the
+/// terminal, which asks twice for a new one.
 fn passphrase(from: &PassphraseArgs, new: bool) -> anyhow::Result<SecretString> {
     if let Some(file) = &from.passphrase_file {
-        return first_line(file, MAX_PASSPHRASE_BYTES);
+        ensure!(
+            std::env::var_os(PASSPHRASE_VARIABLE).is_none_or(|text| text.is_empty()),
+            "both {PASSPHRASE_VARIABLE} and {PASSPHRASE_VARIABLE}_FILE are set; set one"
+        );
+        let passphrase = first_line(file, MAX_PASSPHRASE_BYTES);
+        return passphrase.with_context(|| format!("--passphrase-file ({PASSPHRASE_VARIABLE}_FILE)"));
     }
     match std::env::var(PASSPHRASE_VARIABLE) {
         Ok(passphrase) if !passphrase.is_empty() => return Ok(passphrase.into()),

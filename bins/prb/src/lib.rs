@@ -5,6 +5,7 @@
 //! - settings: [`config`], [`check`], [`fleet_file`];
 //! - for operators: [`api`] (JSON), [`console`] and [`pages`] (HTML), [`cli`] (commands over the API), [`import`];
 //! - identities and tokens: [`keys`], [`token`].
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod all;
 pub mod api;
@@ -35,6 +36,7 @@ mod listen;
 pub mod monitor;
 mod nodes;
 pub mod ops;
+pub mod output;
 pub mod pages;
 mod peers;
 pub mod progress;

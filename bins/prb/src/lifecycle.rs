@@ -203,7 +203,7 @@ async fn work(
         Some(url) => TradeQueue::queue_only(url, chain.views()),
         None => TradeQueue::built_in(parts.para.clone(), Arc::clone(&parts.vault), sending),
     };
-    let trade_queue = trade_queue.map_err(Failure::Run)?.with_page(&args.pages, access).await?;
+    let trade_queue = trade_queue.map_err(Failure::Configuration)?.with_page(&args.pages, access).await?;
     let inventory = Arc::clone(&parts.inventory);
     let work =
         FleetRuntime::start(fleet_runtime::Parts { source, inventory, chain, trade_queue }, &args.workers);

@@ -1,12 +1,12 @@
 //! Ports that speak HTTP: opened as the operator says, and served within bounds.
 //!
 //! Connections, requests worked on and streams each have shares by address, with a reserve for this machine
-//! ([`Shares`]); where all connections are taken, an address that has fewer takes the slot of one that has more. A
-//! request's head, its body and its answer each have a time: who sends or reads too slowly is hung up
-//! on.
+//! ([`Shares`]); where all connections are taken, an address that has fewer takes the slot of one that has more.
+//! Connections beyond these are served for a moment ([`reserve`]). A request's head, its body and its answer each have a
+//! time limit: a client that sends or reads too slowly is disconnected.
 
 use std::{
-    collections::VecDeque,
+    convert::Infallible,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     pin::pin,
@@ -17,10 +17,10 @@ use anyhow::Context as _;
 use axum::{
     Router,
     extract::ConnectInfo,
-    http::{Extensions, Request, StatusCode, header},
+    http::{Extensions, HeaderValue, Request, Response, header},
 };
 use hyper::{
-    body::Incoming,
+    body::{Body as _, Incoming},
     server::conn::http1,
     service::{Service, service_fn},
 };
@@ -30,19 +30,23 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    task::{AbortHandle, JoinSet},
+    task::JoinSet,
     time::timeout,
 };
 
 use crate::config::OpsListen;
 
+mod activity;
 mod body;
 mod connections;
+mod reserve;
 mod shares;
 mod writes;
 
-use body::TimedBody;
-use connections::{Connections, IsProcessing};
+use activity::{Activity, Phase};
+use body::{Held, ReceivesOnDrop, TimedBody};
+use connections::Connections;
+use reserve::Reserve;
 pub(crate) use shares::{Limits, Shares, Slot, is_this_machine};
 use writes::TimedWrites;
 
@@ -52,8 +56,6 @@ pub(crate) const MAX_CONNECTIONS: usize = 64;
 pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a peer may accept no data.
 pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections of the reserve.
-const RESERVED_CONNECTIONS: usize = 16;
 
 /// How long a client may take.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +89,7 @@ impl Default for Times {
 struct Settings {
     /// The port's name in the log.
     name: &'static str,
-    /// What answers those who have no share left.
+    /// What answers connections beyond the shares.
     reserve: Router,
     /// Bytes that a request's head may have.
     head_bytes: usize,
@@ -138,75 +140,49 @@ impl Port {
     }
 }
 
-/// Serves connections, a bounded number at once, until dropped. Who has no share left is told so.
+/// Serves connections, a bounded number at once, until dropped. Clients beyond their share get 503, except for a few
+/// requests at a time.
 pub(crate) async fn serve(listener: TcpListener, router: Router, name: &'static str) {
-    let times = Times::default();
-    serve_within(
-        listener,
-        router,
-        Settings { name, reserve: busy(), head_bytes: MAX_PAGE_HEAD_BYTES, times },
-    )
-    .await;
+    let (times, reserve) = (Times::default(), reserve::plain_requests(&router));
+    serve_within(listener, router, Settings { name, reserve, head_bytes: MAX_PAGE_HEAD_BYTES, times }).await;
 }
 
-/// The same, with slots of their own for what the `reserve` answers: it takes those who come while all slots are
-/// held, for a moment each.
+/// The same, with another `reserve` for clients beyond their share.
 pub(crate) async fn serve_with(listener: TcpListener, router: Router, name: &'static str, reserve: Router) {
     let times = Times::default();
     serve_within(listener, router, Settings { name, reserve, head_bytes: MAX_HEAD_BYTES, times }).await;
 }
 
-fn busy() -> Router {
-    Router::new().fallback(async || {
-        let wait = [(header::RETRY_AFTER, "2")];
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            wait,
-            "too many connections: close some, or try again in a moment\n",
-        )
-    })
-}
-
 async fn serve_within(listener: TcpListener, router: Router, settings: Settings) {
     let mut open = Connections::new(Shares::new(Limits::of(MAX_CONNECTIONS)));
-    let (mut connections, mut short) = (JoinSet::new(), JoinSet::new());
-    // The reserve's connections, the oldest first.
-    let mut oldest = VecDeque::new();
+    let (mut connections, mut reserve) = (JoinSet::new(), Reserve::default());
     loop {
         // Not biased: a flood of new connections must not keep ended ones from being removed.
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => match open.admit(peer.ip()) {
-                    Some(slot) => {
-                        let (router, settings) = (router.clone(), settings.clone());
-                        let is_processing = IsProcessing::default();
-                        let turn = is_processing.clone();
+                Ok((stream, peer)) => {
+                    let (settings, activity) = (settings.clone(), Activity::default());
+                    let turn = activity.clone();
+                    if let Some(slot) = open.admit(peer.ip()) {
+                        let router = router.clone();
                         let task = connections.spawn(async move {
                             connection(stream, peer, router, &settings, settings.times.connection, turn).await;
                         });
                         // Not too late: ended connections are only handled by this loop.
-                        open.opened(slot, is_processing, task);
-                    }
-                    None => {
-                        if short.len() >= RESERVED_CONNECTIONS {
-                            // The oldest has had the most time. Clients that keep such connections open
-                            // cannot block the reserve.
-                            oldest.pop_front().inspect(AbortHandle::abort);
-                        }
-                        let (router, settings) = (settings.reserve.clone(), settings.clone());
-                        oldest.push_back(short.spawn(async move {
-                            let turn = IsProcessing::default();
+                        open.opened(slot, activity, task);
+                    } else {
+                        reserve.spawn(activity, async move {
+                            let router = settings.reserve.clone();
                             connection(stream, peer, router, &settings, settings.times.reserved, turn).await;
-                        }));
-                        oldest.retain(|task| !task.is_finished());
+                        });
                     }
-                },
+                }
                 Err(error) => pause(error, settings.name).await,
             },
             Some(ended) = connections.join_next_with_id() => {
                 open.ended(ended.map_or_else(|error| error.id(), |(id, ())| id));
             }
-            Some(_) = short.join_next() => {}
+            () = reserve.ended() => {}
         }
     }
 }
@@ -215,6 +191,14 @@ async fn serve_within(listener: TcpListener, router: Router, settings: Settings)
 pub(crate) fn peer_of(extensions: &Extensions) -> IpAddr {
     let peer = extensions.get::<ConnectInfo<SocketAddr>>();
     peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |ConnectInfo(address)| address.ip())
+}
+
+/// Closes the connection of a client that is to try again later, so that it holds no slot meanwhile. Not if the client may
+/// still be sending: it would see a broken connection rather than the answer.
+fn close_if_busy<B>(answer: &mut Response<B>) {
+    if answer.headers().contains_key(header::RETRY_AFTER) {
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
 }
 
 async fn pause(error: io::Error, name: &str) {
@@ -229,24 +213,28 @@ async fn connection(
     router: Router,
     settings: &Settings,
     limit: Duration,
-    is_processing: IsProcessing,
+    activity: Activity,
 ) {
     let Settings { name, times, .. } = settings;
     let router = TowerToHyperService::new(router);
     let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
-        // Before the call, which sets it to false when it has to wait for the body.
-        is_processing.set(true);
-        let answered =
-            router.call(request.map(|body| TimedBody::new(body, times.body, is_processing.clone())));
-        let is_processing = is_processing.clone();
+        let has_body = !request.body().is_end_stream();
+        // Before the call, which sets it to `Receiving` when it has to wait for the body.
+        activity.set(Phase::Working);
+        let answered = router.call(request.map(|body| TimedBody::new(body, times.body, activity.clone())));
+        let activity = activity.clone();
         async move {
             // Between two requests of a stranger's pipeline everything else has its turn, too.
             if !is_this_machine(peer.ip()) {
                 tokio::task::yield_now().await;
             }
-            // From here on the client has to read.
-            answered.await.inspect(|_| is_processing.set(false))
+            let mut answer = answered.await?;
+            if !has_body {
+                close_if_busy(&mut answer);
+            }
+            activity.set(Phase::Answering);
+            Ok::<_, Infallible>(answer.map(|body| Held::new(body, ReceivesOnDrop(activity))))
         }
     });
     let serving = http1::Builder::new()

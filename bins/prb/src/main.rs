@@ -1,26 +1,30 @@
 //! `prb`: parses arguments, starts the log, runs a command and exits. Everything else is in the library.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 use std::{process::ExitCode, time::Duration};
 
 use prb::{
     check,
-    config::{self, BAD_CONFIGURATION, Cli, Command},
+    config::{BAD_CONFIGURATION, Cli, Command},
     container, core_dumps,
     daemon::Failure,
-    descriptors, keys,
+    descriptors, keys, output,
     progress::Display,
     signals,
     telemetry::{self, Stream},
 };
+use rustix::io::Errno;
 
 /// Timeout of blocking work after a daemon has stopped; with the daemon's own timeout, five seconds in all.
 const BLOCKING_STOP: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
     signals::handle_as_first_process();
+    // Before anything reads a secret, which arguments and variables may refer to.
+    let dumpable = core_dumps::disable();
     let arguments = container::arguments(std::env::args_os());
     if let Some(text) = container::retired_module(&arguments) {
-        println!("{text}");
+        output::line(text);
         return ExitCode::SUCCESS;
     }
     let cli = match Cli::read(arguments) {
@@ -35,10 +39,10 @@ fn main() -> ExitCode {
     if cli.check {
         return ExitCode::from(check::run(&cli).map_or_else(Failure::report, |()| 0));
     }
-    ExitCode::from(run(cli))
+    ExitCode::from(run(cli, &dumpable))
 }
 
-fn run(cli: Cli) -> u8 {
+fn run(cli: Cli, dumpable: &[Errno]) -> u8 {
     // Requests to a running daemon have no log of their own.
     let cli = match cli {
         Cli { command: Command::Request(request), .. } => {
@@ -59,30 +63,19 @@ fn run(cli: Cli) -> u8 {
     // Dropped last: it waits for the last lines to be written.
     let flush = telemetry::init(cli.log_level.as_ref(), development, stream, &display);
     let result = match &flush {
-        Ok(_) => start(cli, display),
+        Ok(_) => {
+            core_dumps::report(dumpable);
+            start(cli, display)
+        }
         Err(error) => Err(Failure::Run(anyhow::anyhow!("cannot start the log: {error:#}"))),
     };
     result.map_or_else(|failure| failure.report(), |()| 0)
 }
 
 fn start(cli: Cli, display: Display) -> Result<(), Failure> {
-    // Before anything reads a secret.
-    core_dumps::disable();
     // Before the daemons derive the limits of their connections from it.
     descriptors::raise();
-    for flag in &cli.exposed {
-        tracing::warn!(
-            flag,
-            "every user of this machine can read this flag's value, which contains a password or an access key: use its \
-             variable, or a file named by that variable with _FILE at its end"
-        );
-    }
-    for name in config::unknown_variables() {
-        tracing::warn!(variable = name, "this variable looks like a setting, but is not one");
-    }
-    for (variable, why) in config::retired_variables() {
-        tracing::warn!(variable, why, "this variable of the original has no effect");
-    }
+    cli.warn();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -38,7 +38,10 @@ impl Access {
     pub fn given(args: &PageArgs) -> anyhow::Result<Self> {
         let Some(token) = args.token()? else { return Ok(Self::default()) };
         let location = match &args.api_token_file {
-            Some(file) => format!("the file {}", file.display()),
+            Some(file) => {
+                let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
+                format!("the file {}", file.display())
+            }
             None => format!("the variable {TOKEN_VARIABLE}"),
         };
         Ok(Self { token: Some(token), location: Some(location.into()), is_given: true })
@@ -63,11 +66,12 @@ impl Access {
         if given.token.is_some() {
             return Ok(given);
         }
-        let file = folder.join(TOKEN_FILE);
+        // Absolute, because clients that are told the place have other working directories.
+        let file = std::path::absolute(folder.join(TOKEN_FILE)).unwrap_or_else(|_| folder.join(TOKEN_FILE));
         let shown = file.display();
-        let token = match first_line(&file, MAX_FILE_BYTES) {
-            Ok(token) => token,
-            Err(error) if is_missing(&error) => {
+        let token = match stored(&file)? {
+            Some(token) => token,
+            None => {
                 let made =
                     make(&file).with_context(|| format!("cannot create the API's token in {shown}"))?;
                 match made {
@@ -75,16 +79,20 @@ impl Access {
                         tracing::info!(file = %shown, "generated a token for changes");
                         token
                     }
-                    None => first_line(&file, MAX_FILE_BYTES)?,
+                    None => stored(&file)?.with_context(|| format!("{shown} is gone"))?,
                 }
             }
-            Err(error) => return Err(error),
         };
-        anyhow::ensure!(
-            token.expose_secret().len() >= 16,
-            "the token in {shown} has less than 16 bytes: delete the file, and a new one is generated"
-        );
         Ok(Self { token: Some(token), location: Some(format!("the file {shown}").into()), is_given: false })
+    }
+
+    /// Reads what [`find_or_create`](Self::find_or_create) would read, without creating a file; returns whether there
+    /// is a token.
+    ///
+    /// # Errors
+    /// As those of [`find_or_create`](Self::find_or_create).
+    pub(crate) fn check(args: &PageArgs, folder: &Path) -> anyhow::Result<bool> {
+        Ok(Self::given(args)?.token.is_some() || stored(&folder.join(TOKEN_FILE))?.is_some())
     }
 
     #[cfg(test)]
@@ -109,6 +117,20 @@ impl Access {
     pub(crate) const fn token(&self) -> Option<&SecretString> {
         self.token.as_ref()
     }
+}
+
+/// Reads the token of an earlier start, if there is one.
+fn stored(file: &Path) -> anyhow::Result<Option<SecretString>> {
+    let token = match first_line(file, MAX_FILE_BYTES) {
+        Err(error) if is_missing(&error) => return Ok(None),
+        token => token?,
+    };
+    anyhow::ensure!(
+        token.expose_secret().len() >= 16,
+        "the token in {} has less than 16 bytes: delete the file, and a new one is generated",
+        file.display()
+    );
+    Ok(Some(token))
 }
 
 fn is_missing(error: &anyhow::Error) -> bool {
@@ -157,6 +179,7 @@ mod tests {
         let made = Access::find_or_create(&args, &folder).unwrap();
         let (first, location) = (made.token().unwrap(), made.location().unwrap());
         let file = folder.join(TOKEN_FILE);
+        assert!(location.contains("file /"), "an absolute path: {location}");
         assert!(location.contains(file.to_str().unwrap()) && !location.contains(first.expose_secret()));
         assert!(!made.is_given() && !format!("{made:?}").contains(first.expose_secret()));
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
@@ -164,7 +187,13 @@ mod tests {
         assert_eq!(first.expose_secret(), again.token().unwrap().expose_secret());
         assert!(first.expose_secret().len() >= 32);
 
+        assert!(
+            Access::check(&args, &folder).unwrap() && !Access::check(&args, &folder.join("new")).unwrap()
+        );
+        assert!(!folder.join("new").exists());
+
         fs::write(&file, "\n").unwrap();
+        assert!(Access::check(&args, &folder).is_err());
         let error = Access::find_or_create(&args, &folder).unwrap_err().to_string();
         assert!(error.contains("16 bytes"), "{error}");
     }

@@ -208,7 +208,8 @@ fn configuration_from_a_pipe_is_waited_for() {
 fn daemon_that_waits_for_a_fleet_file_can_be_stopped() {
     let folder = Folder::new();
     let data = folder.0.path().join("data").display().to_string();
-    let args = ["all", "--chain-endpoint", "ws://127.0.0.1:9", "--parent-chain-endpoint", "ws://127.0.0.1:9"];
+    let args =
+        ["all", "--chain-endpoint", "ws://127.0.0.1:9", "--parent-chain-endpoint", "ws://127.0.0.1:10"];
     let more = ["--ops-listen", "none", "--data", &data, "--fleet"];
     let (mut prb, pipe) = with_pipe(&folder, &[&args[..], &more].concat());
     until_explained(prb.stdout.as_mut().unwrap(), &pipe);

@@ -208,7 +208,7 @@ async fn bridge(folder: &Path) -> Bridge {
     let cli = Cli::try_parse_from([
         "prb",
         "all",
-        "--parent-chain-endpoint=ws://127.0.0.1:1",
+        "--parent-chain-endpoint=ws://127.0.0.1:2",
         "--chain-endpoint=ws://127.0.0.1:1",
         "--queue-page-listen=none",
         "--data",
@@ -231,7 +231,7 @@ fn empty_file_is_reported_in_the_log() {
         .arg(folder.path().join("data"))
         .arg("--fleet")
         .arg(&file)
-        .args(["--parent-chain-endpoint=ws://127.0.0.1:1", "--chain-endpoint=ws://127.0.0.1:1"])
+        .args(["--parent-chain-endpoint=ws://127.0.0.1:2", "--chain-endpoint=ws://127.0.0.1:1"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

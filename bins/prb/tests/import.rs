@@ -279,6 +279,15 @@ fn v3_output_is_imported_and_keys_must_match_their_accounts() {
     let text = assert_code(&original.import(&["import", "v3", &pools, &broken]), 2);
     assert!(text.contains("line 1"), "{text}");
 
+    for twice in ["7 = \"x\"\n07 = \"y\"\n", "8 = \"x\"\n\"+7\" = \"y\"\n"] {
+        let text = assert_code(&original.import(&["import", "v3", &pools, &keys(twice)]), 2);
+        assert!(text.contains("line 2") && text.contains("zeros in front"), "{text}");
+    }
+    let two = r#"{"pid":7,"operator_account_id":"x","proxied_account_id":null}"#;
+    let two = format!("--operators={}", write("two.json", &format!("[{two},{two}]")));
+    let text = assert_code(&original.import(&["import", "v3", &pools, &two]), 2);
+    assert!(text.contains("pool 7 has two operators"), "{text}");
+
     let right = keys(&format!("7 = \"{SECRET}\"\n"));
     let text = assert_code(&original.import(&["import", "v3", &pools, &operators, &right]), 0);
     assert!(text.contains("2 pools and 1 workers were imported"), "{text}");
@@ -328,6 +337,6 @@ fn daemon_leaves_the_originals_files_and_explains_them() {
 /// Returns a data provider's log before it fails to store its identity.
 fn provider_says(blocks: &Path, node: &[&str]) -> String {
     let blocks = format!("--local-db-path={}", blocks.display());
-    let nowhere = ["--peer-id-prefix=/dev/null/id", "--parent-chain-endpoint=ws://127.0.0.1:9"];
+    let nowhere = ["--peer-id-prefix=/dev/null/id", "--parent-chain-endpoint=ws://127.0.0.1:10"];
     assert_code(&prb(&[&["data-provider", &blocks], &nowhere[..], node].concat()), 2)
 }

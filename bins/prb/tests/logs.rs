@@ -26,7 +26,7 @@ fn provider(folder: &TempDir, level: &str) -> (Command, Probe) {
     command
         .env_clear()
         .arg("data-provider")
-        .args(["--chain-endpoint=ws://127.0.0.1:9", "--parent-chain-endpoint=ws://127.0.0.1:9"])
+        .args(["--chain-endpoint=ws://127.0.0.1:9", "--parent-chain-endpoint=ws://127.0.0.1:10"])
         .args(["--local-server-port=0", "--walkie-disable-mdns-discovery"])
         .arg("--walkie-listen-addresses=/ip4/127.0.0.1/tcp/0")
         .arg(format!("--peer-id-prefix={}", folder.path().join("id").display()))
@@ -215,7 +215,7 @@ fn checked(level: &str) -> (Option<i32>, String) {
             "data-provider",
             "--check",
             "--chain-endpoint=ws://127.0.0.1:9",
-            "--parent-chain-endpoint=ws://127.0.0.1:9",
+            "--parent-chain-endpoint=ws://127.0.0.1:10",
         ])
         .output()
         .unwrap();

@@ -284,6 +284,35 @@ async fn a_crash_leaves_no_core_file() {
     }
 }
 
+/// Commands that read a secret, or settings with one, wait for their input here.
+#[tokio::test]
+async fn commands_with_secrets_have_no_core_files_either() {
+    for words in [
+        &["pool", "add", "2", "--secret-stdin"][..],
+        &["pool", "add", "2", "--secret-stdin", "--offline", "--data", "/nowhere/data"],
+        &["lifecycle", "--check", "--config", "/dev/stdin"],
+    ] {
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -S -c \"$(ulimit -H -c)\" && exec \"$0\" \"$@\""]);
+        command.arg(env!("CARGO_BIN_EXE_prb")).args(words).stdin(Stdio::piped());
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // Not the shell's, which may start with another one.
+        let is_prb = || fs::read_to_string(format!("/proc/{}/comm", child.id())).unwrap().trim() == "prb";
+        let soft_limit = || {
+            let limits = fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
+            let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+            core.split_whitespace().nth(4).unwrap().to_owned()
+        };
+        let start = Instant::now();
+        while !is_prb() || soft_limit() != "0" {
+            assert!(start.elapsed() < Duration::from_secs(20), "{words:?}: {}", soft_limit());
+            sleep(Duration::from_millis(20)).await;
+        }
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+}
+
 /// Every value in it, as a replica would get them.
 async fn search_redis(secrets: &[Secret], redis: &Redis) {
     let ask = |command: &str| redis.ask(&format!("AUTH {REDIS_PASSWORD}\r\n{command}")).unwrap();

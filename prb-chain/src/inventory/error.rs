@@ -60,6 +60,18 @@ pub enum Error {
         /// The layout version that this code reads.
         expected: u32,
     },
+    /// LMDB found its file damaged.
+    #[error(
+        "the inventory at {} is damaged: check the disk, move the folder away, and restore it from a backup or add \
+         its pools and workers again",
+        path.display()
+    )]
+    Damaged {
+        /// The inventory.
+        path: PathBuf,
+        /// LMDB's error.
+        source: Box<heed::Error>,
+    },
     /// A record that cannot be read.
     #[error("in the inventory at {}, the {what} {id} cannot be read", path.display())]
     Corrupt {
@@ -168,6 +180,13 @@ impl Error {
             heed::Error::EnvAlreadyOpened => Self::InUse { path },
             heed::Error::Mdb(MdbError::MapFull) => Self::MapFull { path },
             heed::Error::Mdb(MdbError::Panic) => Self::Broken { path },
+            heed::Error::Mdb(
+                MdbError::Corrupted
+                | MdbError::PageNotFound
+                | MdbError::Invalid
+                | MdbError::VersionMismatch
+                | MdbError::Incompatible,
+            ) => Self::Damaged { path, source: Box::new(e) },
             e => Self::Database { path, source: Box::new(e) },
         }
     }

@@ -4,7 +4,10 @@
 //! with the new layout, so that an older version does not write into a half-converted store, and with the
 //! step's progress: an interrupted step continues where it was.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use codec::{Decode, Encode};
 
@@ -33,13 +36,19 @@ struct Unfinished {
     row: u32,
 }
 
+/// Checks that stores of this layout can be read.
+pub(super) fn check_layout(path: &Path, found: u32) -> Result<(), Error> {
+    if (OLDEST..=SCHEMA).contains(&found) {
+        return Ok(());
+    }
+    Err(Error::Schema { path: path.to_owned(), found, expected: SCHEMA })
+}
+
 impl Store {
     /// Brings the store to the current layout.
     pub(super) fn migrate(&self) -> Result<(), Error> {
         let (found, mut unfinished) = self.growing(|| self.layout())?;
-        if !(OLDEST..=SCHEMA).contains(&found) {
-            return Err(Error::Schema { path: self.path.clone(), found, expected: SCHEMA });
-        }
+        check_layout(&self.path, found)?;
         let mut from = unfinished.map_or(found, |unfinished| unfinished.from);
         while from < SCHEMA {
             let row = unfinished.take().map_or(0, |unfinished| unfinished.row);

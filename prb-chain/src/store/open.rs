@@ -2,15 +2,21 @@
 
 use std::{fs, path::Path};
 
-use heed::{CommitOrAbort, Env, EnvOpenOptions, WithoutTls};
+use heed::{
+    CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, WithoutTls,
+    types::{Bytes, Str},
+};
 
-use super::{Config, Error, Tables};
+use super::{Config, Error, Tables, decode, migrate};
 use crate::lmdb;
 
 /// A multiple of every page size.
 const PAGE: usize = 64 * 1024;
 /// Includes spare tables for later layouts.
 const MAX_TABLES: u32 = 16;
+
+/// The table of names and values.
+type Meta<'env> = Database<'env, Str, Bytes>;
 
 /// Opens the folder's database and its tables, creating missing ones.
 pub(super) fn database(path: &Path, config: Config) -> Result<(Env<WithoutTls>, Tables), Error> {
@@ -23,6 +29,33 @@ pub(super) fn database(path: &Path, config: Config) -> Result<(Env<WithoutTls>, 
     env.clear_stale_readers().map_err(failed)?;
     let tables = open_tables(&env).map_err(failed)?;
     Ok((env, tables))
+}
+
+/// Reads what decides whether a database can be used, without writing to its folder.
+#[allow(unsafe_code)]
+pub(super) fn examine(path: &Path) -> Result<(), Error> {
+    let file = path.join("data.mdb");
+    // LMDB creates what is missing or empty.
+    if fs::metadata(&file).map_or(true, |meta| meta.is_file() && meta.len() == 0) {
+        return Ok(());
+    }
+    let failed = |e| Error::from_heed(path, e);
+    let mut options = EnvOpenOptions::new().read_txn_without_tls();
+    options.max_dbs(MAX_TABLES);
+    // SAFETY: nothing is written, and the caller holds the lock that keeps writers away.
+    let env = unsafe { options.flags(EnvFlags::READ_ONLY | EnvFlags::NO_LOCK).open(path) }.map_err(failed)?;
+    if lmdb::is_foreign(&env, "pools").map_err(failed)? {
+        return Err(Error::OtherData { path: path.to_owned() });
+    }
+    let read = env.open_databases_and_commit(env.read_txn().map_err(failed)?, |db, txn| {
+        let meta = db.open_database::<Str, Bytes>(txn, Some("meta"))?;
+        let layout = meta.map(|meta| meta.get(txn, "schema")).transpose()?.flatten();
+        Ok::<_, heed::Error>(CommitOrAbort::<Meta<'_>, _>::Abort(layout.map(<[u8]>::to_vec)))
+    });
+    match read.map_err(failed)?.unwrap_abort() {
+        Some(layout) => migrate::check_layout(path, decode(&layout, "schema version")?),
+        None => Ok(()),
+    }
 }
 
 #[allow(unsafe_code)]

@@ -29,6 +29,7 @@ mod connection;
 mod failures;
 mod identity;
 mod jobs;
+mod key_quota;
 mod observe;
 mod on_chain;
 mod operations;
@@ -40,6 +41,7 @@ use connection::Connection;
 use failures::FailureTracker;
 use identity::Identity;
 use jobs::Jobs;
+use key_quota::KeyQuota;
 use on_chain::OnChain;
 use operations::Prepared;
 use relay::Relay;
@@ -91,6 +93,7 @@ pub(crate) struct Task {
     /// When its preparation began.
     preparing_since: SystemTime,
     refresh_ra: bool,
+    key_quota: KeyQuota,
     /// The registration request, kept across the attempts that it takes.
     registration: Option<RegistrationRequest>,
     /// The record to persist; persisted once `slot.saved()` equals it.
@@ -130,6 +133,7 @@ impl Task {
             preparing: None,
             preparing_since: SystemTime::now(),
             refresh_ra: false,
+            key_quota: KeyQuota::default(),
             registration: None,
             // Not only the stored one: a task that restarts after a panic must not revert a queued change.
             saved: ctx.saver.newest(slot.id(), slot.saved()),
@@ -255,6 +259,7 @@ impl Task {
             Command::Restart => self.restart(),
             _ => {}
         }
+        self.key_quota.clear();
         self.on_chain.forget_failures();
     }
 

@@ -1,6 +1,13 @@
 //! Workers that somebody else runs, and that lie: they cost no fees and disturb no other worker.
 
-use prb_core::wire::{Message, MessageOrigin, SignedMessage};
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use prb_core::{
+    pruntime,
+    wire::{Message, MessageOrigin, SignedMessage},
+};
 
 use super::*;
 
@@ -67,4 +74,59 @@ async fn a_worker_that_answers_with_the_key_of_another_takes_nothing_from_it() {
     rig.until("its heartbeat", |_| !carried(&rig, &victim).is_empty()).await;
     assert_eq!(carried(&rig, &victim), [true]);
     assert_eq!(rig.status(0).state, State::Active);
+}
+
+/// A machine on which another pRuntime runs whenever it likes.
+#[derive(Clone, Debug)]
+struct Rotating(Arc<Mutex<ScriptedWorker>>);
+
+impl Rotating {
+    fn now(&self) -> ScriptedWorker {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+#[async_trait]
+impl PRuntimeClient for Rotating {
+    async fn call(&self, method: Method, body: Bytes) -> Result<Bytes, pruntime::Error> {
+        self.now().call(method, body).await
+    }
+
+    async fn kick(&self) -> Result<(), pruntime::Error> {
+        self.now().kick().await
+    }
+}
+
+impl Connect for Rotating {
+    fn connect(&self, _: &str) -> Result<Arc<dyn PRuntimeClient>, ConnectError> {
+        Ok(Arc::new(self.clone()))
+    }
+}
+
+/// Each registration costs a fee, and a new key needs one.
+#[tokio::test(start_paused = true)]
+async fn a_worker_with_ever_new_keys_registers_few_of_them() {
+    let config = chain_memory::Config::default().with_benchmark_blocks(50);
+    let mut rig = Rig::with(config, 1, 10).await;
+    rig.run();
+    let machine = Rotating(Arc::new(Mutex::new(rig.workers[0].clone())));
+    let mut parts = rig.parts(rig.source.clone());
+    parts.connect = Arc::new(machine.clone());
+    rig.fleet = Some(fleet::Fleet::start(parts, Rig::config()));
+    let registered = |rig: &Rig| {
+        let events = rig.chain.events();
+        events.iter().filter(|event| matches!(event.call, Call::RegisterWorker { .. })).count()
+    };
+    // Before the benchmark of any of them ends, so that there never is a stake to lose.
+    for seed in 0..60 {
+        let next = ScriptedWorker::new(5000 + seed);
+        rig.adopt(&next);
+        *machine.0.lock().unwrap() = next;
+        tokio::time::sleep(BLOCK * 10).await;
+    }
+    assert_eq!(registered(&rig), 4);
+    rig.until_worker(0, "the reason", |worker| worker.message.contains("other keys")).await;
+    // The last key is registered by the operator's word, or by time.
+    rig.fleet().command(rig.ids[0], Command::Start).unwrap();
+    rig.until("its registration", |_| registered(&rig) == 5).await;
 }

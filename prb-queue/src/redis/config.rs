@@ -8,6 +8,7 @@ use prb_core::{
     queue::JobSigner,
     text::shorten,
 };
+use redis::IntoConnectionInfo;
 
 /// Names a pool's signer, for jobs that do not carry it: those of the original's lifecycle managers.
 #[async_trait]
@@ -170,6 +171,52 @@ pub(super) fn without_password(url: &str) -> String {
     }
 }
 
+/// Checks a server's URL as [`RedisQueue::start`](super::RedisQueue::start) does, without connecting to it.
+///
+/// # Errors
+/// Says what is wrong, without quoting the URL, which may contain a password.
+pub fn check_url(url: &str) -> Result<(), &'static str> {
+    let parsed = redis::parse_redis_url(url).ok_or(NOT_REDIS)?;
+    let is_socket = parsed.scheme().contains("unix");
+    // The client takes `a,redis:` of a list for the server's name.
+    if url.contains(char::is_whitespace) || url.contains(char::is_control) {
+        return Err("it has a space or a control character inside");
+    }
+    if !is_socket && parsed.host_str().is_none_or(|host| host.is_empty() || host.contains(',')) {
+        return Err("it does not name one server; lists of servers and clusters are not supported");
+    }
+    if parsed.port() == Some(0) {
+        return Err("it has port 0, on which no server can be reached");
+    }
+    if parsed
+        .fragment()
+        .is_some_and(|text| is_socket || !parsed.scheme().ends_with('s') || text != "insecure")
+    {
+        return Err("it has a #, which must be written as %23 in a password");
+    }
+    let info = parsed.into_connection_info().map_err(|error| {
+        // Only known reasons: others might quote the URL.
+        let text = error.to_string();
+        let known = [
+            ("database number", "its path is not a database number"),
+            ("Missing hostname", "it names no server"),
+            ("Missing path", "it names no socket"),
+            (
+                "wildcard",
+                "its server is every address of a machine (0.0.0.0 or ::), to which nothing can connect",
+            ),
+            ("protocol", "its protocol is neither resp2 nor resp3"),
+        ];
+        known.iter().find(|(part, _)| text.contains(part)).map_or(NOT_REDIS, |(_, reason)| reason)
+    })?;
+    match info.redis_settings().db() {
+        0.. => Ok(()),
+        _ => Err("its database number is negative"),
+    }
+}
+
+const NOT_REDIS: &str = "it cannot be read";
+
 /// An error in the configuration of a [`RedisQueue`](super::RedisQueue).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -192,8 +239,36 @@ pub enum StartError {
         /// The URL without its password.
         url: String,
         /// The reason.
-        reason: String,
+        reason: &'static str,
     },
+}
+
+#[cfg(test)]
+mod url_tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_checked_as_by_the_client_without_quotes() {
+        for url in [
+            "redis://",
+            "redis://h/x",
+            "redis://h/-1",
+            "redis://a,redis://b",
+            "redis://h:0",
+            "redis://hunter2#@h",
+            "rediss://h#hunter2",
+            "redis+unix://",
+            "redis://0.0.0.0",
+            "redis://h h",
+            "http://hunter2",
+        ] {
+            let refused = check_url(url);
+            assert!(refused.is_err_and(|reason| !reason.contains("hunter2")), "{url}");
+        }
+        for url in ["redis://h", "rediss://u:p@h:1/3#insecure", "redis+unix:///run/redis?db=1"] {
+            assert_eq!(check_url(url), Ok(()), "{url}");
+        }
+    }
 }
 
 #[cfg(test)]

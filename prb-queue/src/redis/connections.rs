@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    config::{Config, StartError, without_password},
+    config::{Config, StartError, check_url, without_password},
     error::EndpointError,
     scripts::{self, Scripts},
 };
@@ -85,12 +85,11 @@ fn manager(client: &Client, call_timeout: Duration) -> RedisResult<ConnectionMan
 
 impl Connections {
     pub(super) fn new(config: &Config) -> Result<Self, StartError> {
-        let bad_url = |e: RedisError| StartError::BadUrl {
-            url: without_password(&config.url),
-            // The error's details may contain the URL.
-            reason: format!("{:?}", e.kind()),
-        };
-        if config.url.starts_with("rediss://") {
+        let bad_url = |reason| StartError::BadUrl { url: without_password(&config.url), reason };
+        check_url(&config.url).map_err(bad_url)?;
+        // The error's details may contain the URL.
+        let bad_url = |_: RedisError| bad_url("the client refuses it");
+        if config.url.get(..9).is_some_and(|scheme| scheme.eq_ignore_ascii_case("rediss://")) {
             // The client uses the process's default crypto provider; if the program has installed none, install ring.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }

@@ -63,6 +63,7 @@ mod connection;
 mod outbox;
 mod shares;
 mod slots;
+mod turns;
 
 use shares::SharedBudget;
 use slots::{Slot, Slots};

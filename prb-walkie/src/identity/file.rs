@@ -35,6 +35,21 @@ fn failed<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Err
 }
 
 pub(super) fn load(path: &Path) -> Result<Option<Identity>, Error> {
+    read(path, narrow)
+}
+
+/// Reads the file without changing its mode.
+pub(super) fn peek(path: &Path) -> Result<Option<Identity>, Error> {
+    read(path, |file, path| {
+        if let Some(mode) = open_mode(file)? {
+            let path = path.display();
+            tracing::warn!(%path, mode, "the identity file is accessible to others; its mode will be changed to 600");
+        }
+        Ok(())
+    })
+}
+
+fn read(path: &Path, mode: impl Fn(&File, &Path) -> io::Result<()>) -> Result<Option<Identity>, Error> {
     // Opening a pipe would wait for a writer.
     if fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
         return Err(failed("read", path)(io::Error::other("it is not a regular file")));
@@ -45,7 +60,7 @@ pub(super) fn load(path: &Path) -> Result<Option<Identity>, Error> {
         Err(e) => return Err(failed("open", path)(e)),
     };
     let read = failed("read", path);
-    narrow(&file, path).map_err(&read)?;
+    mode(&file, path).map_err(&read)?;
     // Allocated at full size: a growing buffer would leave copies of the key in freed memory.
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_FILE_BYTES + 1));
     file.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(&read)?;
@@ -56,20 +71,23 @@ pub(super) fn load(path: &Path) -> Result<Option<Identity>, Error> {
     Identity::from_bytes(&bytes).map(Some).map_err(malformed)
 }
 
+/// The file's mode in octal digits if others may use it.
+fn open_mode(file: &File) -> io::Result<Option<String>> {
+    let mode = file.metadata()?.permissions().mode() & 0o7777;
+    Ok((mode & !FILE_MODE != 0).then(|| format!("{mode:o}")))
+}
+
 /// Restricts the file's permissions: the original creates it readable by everybody.
 fn narrow(file: &File, path: &Path) -> io::Result<()> {
-    let mode = file.metadata()?.permissions().mode() & 0o7777;
-    if mode & !FILE_MODE == 0 {
-        return Ok(());
-    }
+    let Some(mode) = open_mode(file)? else { return Ok(()) };
     let path = path.display();
     match file.set_permissions(Permissions::from_mode(FILE_MODE)) {
         Ok(()) => {
-            tracing::warn!(%path, mode = format!("{mode:o}"), "the identity file was accessible to others; its mode is now 600")
+            tracing::warn!(%path, mode, "the identity file was accessible to others; its mode is now 600")
         }
         // The mount may be read-only, or the file another user's: the key is usable nevertheless.
         Err(error) => {
-            tracing::warn!(%path, mode = format!("{mode:o}"), %error, "the identity file is accessible to others and its mode cannot be changed");
+            tracing::warn!(%path, mode, %error, "the identity file is accessible to others and its mode cannot be changed");
         }
     }
     Ok(())

@@ -79,3 +79,30 @@ impl NetworkBehaviour for Routing {
         self.0.poll(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::node::config::split_peer_id;
+
+    #[test]
+    fn few_addresses_and_no_names_are_dialled() {
+        let (me, peer) = (PeerId::random(), PeerId::random());
+        let mut routing = Routing(Behaviour::new(me, MemoryStore::new(me)));
+        let fine: Vec<Multiaddr> =
+            (1..=20).map(|host| format!("/ip4/192.0.2.{host}/tcp/1").parse().unwrap()).collect();
+        // As others announce them: a name of theirs, and an address that lacks its interface.
+        for address in ["/dns4/somewhere.example/tcp/1", "/ip6/fe80::1/tcp/1"] {
+            routing.0.add_address(&peer, address.parse().unwrap());
+        }
+        for address in &fine {
+            routing.0.add_address(&peer, address.clone());
+        }
+        let id = ConnectionId::new_unchecked(1);
+        let dialled =
+            routing.handle_pending_outbound_connection(id, Some(peer), &[], Endpoint::Dialer).unwrap();
+        let places: Vec<_> = dialled.iter().map(|address| split_peer_id(address).0).collect();
+        assert_eq!(places, fine[..MAX_ADDRESSES]);
+    }
+}

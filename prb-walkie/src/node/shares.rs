@@ -18,7 +18,7 @@ use libp2p::{
 };
 
 use super::{Config, peers::ip_of, transport::Handshakes, trust::Trust};
-use crate::provenance::share_of;
+use crate::provenance::{network_of, share_of};
 
 /// Most remembered peers that know the shared key.
 const MAX_TRUSTED: usize = 4096;
@@ -55,17 +55,17 @@ struct KnownAddresses {
 impl KnownAddresses {
     fn new(config: &Config) -> Self {
         let boot = config.boot().into_iter().filter_map(|(address, _)| ip_of(&address));
-        Self { trust: config.trust.clone(), addresses: boot.map(share_of).collect() }
+        Self { trust: config.trust.clone(), addresses: boot.map(network_of).collect() }
     }
 
     fn has(&self, remote: &Multiaddr) -> bool {
         let ip = ip_of(remote);
-        ip.is_some_and(|ip| self.trust.has_network(ip) || self.addresses.contains(&share_of(ip)))
+        ip.is_some_and(|ip| self.trust.has_network(ip) || self.addresses.contains(&network_of(ip)))
     }
 
     fn learn(&mut self, remote: &Multiaddr) {
         if self.addresses.len() < MAX_TRUSTED {
-            self.addresses.extend(ip_of(remote).map(share_of));
+            self.addresses.extend(ip_of(remote).map(network_of));
         }
     }
 }
@@ -348,6 +348,38 @@ mod tests {
         assert_eq!(begin(14).unwrap(), ["1", "12", "13", "14"], "the oldest of those that are unknown");
         (2..=4).for_each(|host| drop(begin(host).unwrap()));
         assert!(matches!(begin(15), Err(Denied::AllHandshakes(4))));
+    }
+
+    #[test]
+    fn a_connection_is_no_handshake_any_more() {
+        let mut shares = shares(Limits { handshakes: 3, ..Limits::default() }, |_| ());
+        for number in 0..10 {
+            let id = ConnectionId::new_unchecked(number);
+            shares.begin_handshake(id, &at(1)).unwrap();
+            shares.admit(id, &PeerId::random(), &at(1)).unwrap();
+        }
+        assert!(shares.pending.is_empty() && shares.handshakes.by_address.is_empty());
+        assert_eq!(shares.connections.by_connection.len(), 10);
+    }
+
+    /// With 65,536 networks of /64, one owner would otherwise have the fewest connections at each of them.
+    #[test]
+    fn a_site_of_ipv6_displaces_nobody() {
+        let limits = Limits { connections: 64, connections_per_ip: 16, ..Limits::default() };
+        let mut shares = shares(limits, |_| ());
+        let mut next = 0..;
+        let mut admit = |shares: &mut Shares, remote: Multiaddr| {
+            let id = ConnectionId::new_unchecked(next.next().unwrap());
+            shares.admit(id, &PeerId::random(), &remote).map(|()| id)
+        };
+        let of_site = |subnet: u16| format!("/ip6/2001:db8:1:{subnet:x}::1/tcp/1").parse().unwrap();
+        let first: Vec<_> = (0..4).map(|host| admit(&mut shares, at(host)).unwrap()).collect();
+        (0..1000).for_each(|subnet| drop(admit(&mut shares, of_site(subnet))));
+        // Newcomers displace it.
+        let later: Vec<_> = (4..12).map(|host| admit(&mut shares, at(host)).unwrap()).collect();
+        (1000..2000).for_each(|subnet| drop(admit(&mut shares, of_site(subnet))));
+        let held = &shares.connections.by_connection;
+        assert!(held.len() == shares.strangers && first.iter().chain(&later).all(|id| held.contains_key(id)));
     }
 
     #[test]

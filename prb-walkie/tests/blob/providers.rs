@@ -15,9 +15,11 @@ use prb_core::{
 };
 use prb_walkie::{
     blob::{
-        answer,
+        Lookup, answer,
         keys::Key,
+        keyspace::KeySpace,
         remote::{Candidate, Config, Finalized, GenesisCheck, GenesisError, OwnChain, ProviderState},
+        server,
     },
     node::Provenance,
 };
@@ -27,8 +29,9 @@ use tokio::{
 };
 
 use crate::{
-    lookups::{LONG, source_of, until},
-    rig::{LIMIT, Remote, blocks, candidate, config, provider, start_of, twisted},
+    lookups::{LONG, Running, source_of, until},
+    proxy::{Proxy, Tampering},
+    rig::{LIMIT, Remote, blocks, candidate, config, keys_of, provider, start_of, twisted},
 };
 
 fn found(id: &str, address: SocketAddr, provenance: Provenance) -> Candidate {
@@ -110,6 +113,53 @@ async fn crowd_of_candidates_displaces_nobody() {
         assert!(remote.source.providers().len() <= Config::default().max_providers);
         remote.candidates.send_replace(vec![found("zz", good.address, Provenance::Discovered)]);
         until("the crowd's end", || remote.source.providers().len() == 1).await;
+    }
+}
+
+/// Answers heights, and shows its last blocks when it is probed; a batch for a worker never comes.
+#[derive(Debug)]
+struct Stalls(Arc<KeySpace>);
+
+#[async_trait]
+impl Lookup for Stalls {
+    async fn get(&self, key: &str) -> Result<Option<Bytes>, prb_core::blob::Error> {
+        if key.ends_with(&format!(":{LIMIT}")) {
+            std::future::pending::<()>().await;
+        }
+        self.0.get(key).await
+    }
+
+    fn bound_bytes(&self, key: &str) -> usize {
+        self.0.bound_bytes(key)
+    }
+}
+
+/// Providers stall, leave and come back under other names: a request does not wait for one after the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stalling_providers_under_new_names_are_asked_after_one_that_serves() {
+    let sample = Sample::generate(24, 40);
+    let memory = source_of(&sample);
+    let honest = provider(memory.clone()).await;
+    // Further away than those that stall.
+    let good = Proxy::start(honest.address, Tampering::Delay(Duration::from_millis(20))).await;
+    let stalls = Running::start(Arc::new(Stalls(keys_of(memory.clone()))), server::Config::default()).await;
+    let good = found("zz", good.address, Provenance::SameMachine);
+    let hedge = Duration::from_millis(500);
+    let remote = Remote::start(vec![good.clone()], config().with_hedge_after(hedge));
+    remote.ready(&["zz"]).await;
+    remote.source.blocks(blocks(1, 1), LIMIT).await.unwrap().unwrap();
+    for round in 0..2 {
+        let names: Vec<_> = (0..16).map(|n| format!("a{round}-{n:02}")).collect();
+        let mut all: Vec<_> =
+            names.iter().map(|name| found(name, stalls.address, Provenance::SameMachine)).collect();
+        all.push(good.clone());
+        remote.candidates.send_replace(all);
+        remote.ready(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        let start = Instant::now();
+        for number in 2..8 {
+            remote.source.blocks(blocks(number, number), LIMIT).await.unwrap().unwrap();
+        }
+        assert!(start.elapsed() < hedge * 3, "{:?} for six requests", start.elapsed());
     }
 }
 

@@ -248,3 +248,29 @@ async fn connection_without_requests_is_closed() {
     assert_eq!(next_len(&mut asked).await, 5);
     assert!(timeout(Duration::from_millis(600), asked.read(&mut [0; 1])).await.is_err(), "it may ask again");
 }
+
+/// A link is shared by connections: those of one address take turns, and leave little with the system meanwhile.
+#[tokio::test]
+async fn many_connections_of_an_address_write_in_turn() {
+    let key = "size:8388608:1";
+    let fixed = [(key.to_owned(), vec![1; 8 * MIB].into())].into();
+    let blobs = Arc::new(Blobs { fixed, ..Blobs::default() });
+    let server = Running::start(blobs, server::Config::default()).await;
+    let mut readers = Vec::new();
+    let (mut sent, start) = (Vec::new(), Instant::now());
+    for count in [8, 6] {
+        for _ in 0..count {
+            let mut reader = connect(server.address, "127.0.0.2").await;
+            ask(&mut reader, [key]).await;
+            readers.push(reader);
+        }
+        for reader in &mut readers {
+            // Each has its turn, and leaves the rest unread.
+            timeout(LONG, reader.read_exact(&mut [0; 1])).await.unwrap().unwrap();
+        }
+        sent.push(server.stats.sent_bytes());
+    }
+    assert!(start.elapsed() >= Duration::from_millis(250), "more than eight have written at a time");
+    let more = sent[1] - sent[0];
+    assert!(more / 6 < sent[0] / 8 / 4, "{sent:?} bytes are with the system");
+}

@@ -280,8 +280,10 @@ async fn ask_from(from: u8, server: std::net::SocketAddr) -> Option<TcpStream> {
 async fn an_address_without_connections_takes_the_place_of_an_idle_one_of_an_address_with_many() {
     let config = server::Config::default().with_max_connections(4).with_max_connections_per_ip(2);
     let server = Running::start(blobs(), config).await;
-    let mut held = Vec::new();
+    let equal = Running::start(blobs(), config.with_max_connections_per_ip(3)).await;
+    let (mut held, mut equally_held) = (Vec::new(), Vec::new());
     for from in [2, 2, 3, 3] {
+        equally_held.push(ask_from(from, equal.address).await.unwrap());
         held.push(ask_from(from, server.address).await.unwrap());
     }
     assert!(ask_from(2, server.address).await.is_none(), "its own share is taken");
@@ -293,13 +295,14 @@ async fn an_address_without_connections_takes_the_place_of_an_idle_one_of_an_add
             None => assert!(start.elapsed() < LONG, "kept out by two addresses"),
         }
     };
+    assert!(ask_from(2, equal.address).await.is_none(), "nobody has more than it");
     assert_eq!(server.stats.connections(), 4);
     let mut closed = 0;
     for stream in &mut held {
         closed += usize::from(timeout(Duration::from_millis(200), stream.read(&mut [0; 1])).await.is_ok());
     }
     assert_eq!(closed, 1);
-    drop((held, newcomer));
+    drop((held, equally_held, newcomer));
     until("slots becoming free", || server.stats.connections() == 0).await;
 }
 

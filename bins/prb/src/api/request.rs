@@ -42,16 +42,24 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
             let code = if status == StatusCode::PAYLOAD_TOO_LARGE { "too-large" } else { "bad-request" };
             Problem::new(status, code, format!("the body cannot be read: {}", error.body_text()))
         })?;
-        // Only the position is reported: the rest of serde's message may quote a secret.
         serde_json::from_slice(&bytes).map(Self).map_err(|error| {
             let place = format!("line {}, column {}", error.line(), error.column());
             let what = match error.classify() {
-                serde_json::error::Category::Data => "does not have the required fields",
-                _ => "is not JSON",
+                serde_json::error::Category::Data => match missing_field(&error.to_string()) {
+                    Some(name) => format!("lacks the field {name}"),
+                    // Only the position is reported: the rest of serde's message may quote a secret.
+                    None => "does not have the required fields".into(),
+                },
+                _ => "is not JSON".into(),
             };
             Problem::bad_request(format!("the body {what} ({place})"))
         })
     }
+}
+
+/// The name of the field that is missing: one of ours, so it cannot be a secret.
+fn missing_field(message: &str) -> Option<&str> {
+    message.strip_prefix("missing field `")?.split('`').next()
 }
 
 /// The condition of an edit (`If-Match`).
@@ -83,4 +91,31 @@ impl IfMatch {
 /// Returns the header with a version.
 pub(super) fn etag(version: &str) -> [(header::HeaderName, String); 1] {
     [(header::ETAG, format!("\"{version}\""))]
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    struct Entry {
+        pid: u64,
+    }
+
+    #[tokio::test]
+    async fn refusals_name_the_missing_field_and_quote_nothing() {
+        for (body, words) in [
+            ("{}", "the body lacks the field pid (line 1, column 2)"),
+            (r#"{"pid": "hunter2"}"#, "does not have the required fields (line 1"),
+            ("{", "is not JSON"),
+        ] {
+            let request = Request::post("/").header("content-type", "application/json").body(body.into());
+            let refused = Body::<Entry>::from_request(request.unwrap(), &()).await.map(|body| body.0.pid);
+            let text = format!("{:?}", refused.unwrap_err());
+            assert!(text.contains(words) && !text.contains("hunter2"), "{text}");
+        }
+    }
 }

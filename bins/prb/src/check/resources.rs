@@ -1,18 +1,27 @@
 //! Checks the ports, folders and databases that a start would open.
 
 use std::{
-    fs::{File, TryLockError},
-    io::{self, ErrorKind, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    io::{self, ErrorKind},
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, bail};
-use multiaddr::{Multiaddr, Protocol};
-use prb_chain::inventory::{self, HeedInventory};
+use prb_chain::{
+    inventory::{self, HeedInventory},
+    store::{self, Store},
+};
+use prb_walkie::identity::{Identity, Role};
 use tokio::net::TcpSocket;
 
-use crate::{config::OpsListen, container, identity_check, redact};
+use crate::{
+    blocks::{self, Location},
+    config::{Listener, PageArgs},
+    container,
+    daemon::Failure,
+    identity_check, legacy_files, output, redact,
+    token::Access,
+};
 
 /// Whose keys an inventory has.
 #[derive(Clone, Copy)]
@@ -27,58 +36,61 @@ pub(super) enum Keys<'a> {
 pub(super) struct Resources {
     /// The ops port, which answers while the daemon runs.
     ops: Option<SocketAddr>,
-    ports: Vec<(&'static str, SocketAddr)>,
+    listeners: Vec<Listener>,
     folders: Vec<(&'static str, PathBuf)>,
     /// Whether a process has the daemon's data open.
     in_use: bool,
 }
 
 impl Resources {
-    /// Creates the list of a daemon with this ops port.
-    pub(super) fn new(ops: Option<OpsListen>, default_port: u16) -> Self {
-        let ops_address = match ops {
-            Some(OpsListen::Off) => None,
-            Some(OpsListen::At(address)) => Some(address),
-            None => Some((Ipv4Addr::LOCALHOST, default_port).into()),
-        };
-        let new = Self { ops: ops_address, ports: Vec::new(), folders: Vec::new(), in_use: false };
-        new.with_port("PRB_OPS_LISTEN", ops)
+    /// Creates the list of a daemon with these ports, the ops port first.
+    pub(super) fn new(listeners: Vec<Listener>) -> Self {
+        let ops = listeners.first().filter(|first| first.setting == "PRB_OPS_LISTEN");
+        Self { ops: ops.map(|ops| ops.address), listeners, folders: Vec::new(), in_use: false }
     }
 
-    /// Adds a port that may be configured. Where its default is taken, a daemon runs without it.
-    pub(super) fn with_port(mut self, setting: &'static str, port: Option<OpsListen>) -> Self {
-        if let Some(OpsListen::At(address)) = port {
-            self.ports.push((setting, address));
+    /// Checks an identity, if there is one; otherwise a start creates it.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(super) fn check_identity(&mut self, folder: &Path, role: Role) -> anyhow::Result<()> {
+        if Identity::peek(folder, role)?.is_none() {
+            self.folders.push(("PHALA_PEER_ID_PREFIX", folder.to_owned()));
         }
-        self
+        Ok(())
     }
 
-    /// Adds the blob server's port.
-    pub(super) fn with_blob_server(mut self, address: Option<IpAddr>, port: u16) -> Self {
-        let address = address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
-        self.ports.push(("PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT", (address, port).into()));
-        self
-    }
-
-    /// Adds the ports for peers.
-    pub(super) fn with_peers(mut self, addresses: &[Multiaddr]) -> Self {
-        let addresses = addresses.iter().filter_map(socket_address);
-        self.ports.extend(addresses.map(|address| ("PHALA_WALKIE_LISTEN_ADDRESSES", address)));
-        self
-    }
-
-    /// Adds a folder, which a start creates if it is missing.
-    pub(super) fn with_folder(mut self, setting: &'static str, path: &Path) -> Self {
-        self.folders.push((setting, path.to_owned()));
-        self
+    /// Checks the token, if one is configured or was generated; otherwise a start creates it in the folder.
+    ///
+    /// # Errors
+    /// As at a start.
+    pub(super) fn check_token(
+        &mut self,
+        args: &PageArgs,
+        folder: &Path,
+        setting: &'static str,
+    ) -> anyhow::Result<()> {
+        if !Access::check(args, folder)? {
+            self.folders.push((setting, folder.to_owned()));
+        }
+        Ok(())
     }
 
     /// Checks an inventory, if there is one: whether it can be read, and whether its keys can be opened.
     ///
     /// # Errors
     /// As at a start, unless a process has it open.
-    pub(super) async fn check_inventory(&mut self, path: &Path, keys: Keys<'_>) -> anyhow::Result<()> {
-        if !path.join("data.mdb").is_file() {
+    pub(super) async fn check_inventory(
+        &mut self,
+        path: &Path,
+        setting: &'static str,
+        keys: Keys<'_>,
+    ) -> anyhow::Result<()> {
+        legacy_files::check_inventory(path, setting)?;
+        self.folders.push((setting, path.to_owned()));
+        // Opening would create them.
+        let is_new = !path.join("data.mdb").exists() && !path.join("in-use").is_dir();
+        if is_new && (path.is_dir() || !path.exists()) {
             return Ok(());
         }
         let opened = HeedInventory::open(path, inventory::Config::default());
@@ -88,7 +100,8 @@ impl Resources {
                 self.in_use = true;
                 Ok(())
             }
-            (Err(error), _) => Err(error.into()),
+            (Err(error), _) => Err(error)
+                .with_context(|| format!("cannot open the inventory {} ({setting})", path.display())),
             (Ok(inventory), Keys::SealedBy(folder)) => {
                 identity_check::check_manager(folder, &inventory).await
             }
@@ -96,12 +109,20 @@ impl Resources {
         }
     }
 
-    /// Notes whether a process has a block store open.
-    pub(super) fn check_store(&mut self, path: &Path) {
-        let lock = File::open(path.join("in-use")).map(|lock| lock.try_lock());
-        if matches!(lock, Ok(Err(TryLockError::WouldBlock))) {
-            note(&format!("the block store at {} is in use", path.display()));
-            self.in_use = true;
+    /// Checks a block store, if there is one, and notes whether a process has it open.
+    ///
+    /// # Errors
+    /// As at a start.
+    pub(super) fn check_store(&mut self, location: Location<'_>) -> Result<(), Failure> {
+        let Location { path, setting } = location;
+        self.folders.push((setting, path.to_owned()));
+        match Store::check(path) {
+            Err(store::Error::InUse { .. }) => {
+                note(&format!("the block store at {} is in use", path.display()));
+                self.in_use = true;
+                Ok(())
+            }
+            checked => checked.map_err(|error| blocks::unusable(location, error)),
         }
     }
 
@@ -116,17 +137,23 @@ impl Resources {
                 .with_context(|| format!("{setting}: cannot use {}", redact::shown_path(path)))?;
         }
         let mut running = self.in_use;
-        for (setting, address) in &self.ports {
+        // Where its default is taken, a daemon runs without the port.
+        for Listener { setting, address, .. } in self.listeners.iter().filter(|port| !port.is_default) {
             let Err(error) = bind(*address) else { continue };
-            if error.kind() != ErrorKind::AddrInUse {
-                // The configuration may be meant for another machine or user.
-                note(&format!("this user cannot listen on {address} ({setting}) here: {error}"));
-                continue;
+            let cannot = || format!("{setting}: cannot listen on {address}");
+            match error.kind() {
+                ErrorKind::PermissionDenied => return Err(error).with_context(cannot),
+                ErrorKind::AddrInUse => {}
+                _ => {
+                    // The configuration may be meant for another machine, or for when its network is up.
+                    note(&format!("{address} ({setting}) is not available here: {error}"));
+                    continue;
+                }
             }
             // Asked once, and only if a port is in use.
             running = running || self.is_live().await;
             if !running {
-                return Err(error).with_context(|| format!("{setting}: cannot listen on {address}"));
+                return Err(error).with_context(cannot);
             }
             note(&format!("{address} ({setting}) is in use, as it seems by this daemon"));
         }
@@ -142,29 +169,20 @@ impl Resources {
 }
 
 fn note(text: &str) {
-    // Ignored: standard error may be closed.
-    let _ = writeln!(io::stderr(), "prb: note: {text}");
-}
-
-/// The address of a TCP port, if it is a fixed one.
-fn socket_address(address: &Multiaddr) -> Option<SocketAddr> {
-    let mut parts = address.iter();
-    let ip = match parts.next()? {
-        Protocol::Ip4(ip) => IpAddr::V4(ip),
-        Protocol::Ip6(ip) => IpAddr::V6(ip),
-        _ => return None,
-    };
-    match parts.next()? {
-        Protocol::Tcp(port @ 1..) => Some((ip, port).into()),
-        _ => None,
-    }
+    output::error_line(&format!("prb: note: {text}"));
 }
 
 /// Takes an address for a moment, without listening.
 fn bind(address: SocketAddr) -> io::Result<()> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        SocketAddr::V6(_) => match TcpSocket::new_v6() {
+            // Without IPv6, a daemon listens on every address of IPv4.
+            Err(_) if address.ip().is_unspecified() => {
+                return bind((Ipv4Addr::UNSPECIFIED, address.port()).into());
+            }
+            socket => socket?,
+        },
     };
     // As the listeners do: connections that have ended are not in the way.
     socket.set_reuseaddr(true)?;
@@ -179,9 +197,13 @@ fn check_folder(path: &Path) -> anyhow::Result<()> {
         bail!("{} is not a folder", redact::shown_path(existing));
     }
     let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
-    if rustix::fs::access(existing, access).is_err() {
-        // The daemon may run as another user.
-        note(&format!("this user cannot write to {}", redact::shown_path(existing)));
+    if let Err(error) = rustix::fs::access(existing, access) {
+        let user = rustix::process::getuid().as_raw();
+        bail!(
+            "the user with id {user} cannot write to {}: {}",
+            redact::shown_path(existing),
+            io::Error::from(error)
+        );
     }
     Ok(())
 }

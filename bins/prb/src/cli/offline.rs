@@ -39,6 +39,32 @@ use crate::{api, identity_check, legacy_files};
 /// The inventory of a stopped daemon.
 pub(super) struct Offline {
     service: TowerToHyperService<Router>,
+    inventory: Arc<dyn Inventory>,
+    made: Made,
+}
+
+/// What opening has created.
+struct Made {
+    inventory: PathBuf,
+    /// The outermost folder; `None` if there was an inventory before.
+    outermost: Option<PathBuf>,
+}
+
+impl Drop for Offline {
+    /// Removes an inventory that this command has created and nothing was added to, such as after a refused edit.
+    fn drop(&mut self) {
+        let Some(outermost) = &self.made.outermost else { return };
+        let snapshot = self.inventory.snapshots().borrow().clone();
+        if !snapshot.pools.is_empty() || !snapshot.workers.is_empty() {
+            return;
+        }
+        for name in ["data.mdb", "lock.mdb", "in-use"] {
+            let _ = std::fs::remove_file(self.made.inventory.join(name));
+        }
+        // Fails at the first one that has something else in it.
+        let created = self.made.inventory.ancestors().take_while(|folder| folder.starts_with(outermost));
+        let _ = created.into_iter().try_for_each(std::fs::remove_dir);
+    }
 }
 
 /// The folders of a daemon's pools and workers, and of the identity that seals its keys.
@@ -74,12 +100,20 @@ impl Offline {
     /// There is none, or a daemon has it open.
     pub(super) async fn open(args: &OfflineArgs, remote: &Remote, adds: bool) -> anyhow::Result<Self> {
         let location = DataFolder::of(args, remote);
+        let missing = location.folder.ancestors().take_while(|folder| !folder.exists()).last();
+        let outermost = match missing {
+            Some(folder) => Some(folder.to_owned()),
+            // An empty folder stays.
+            None => (!is_inventory(&location.folder)).then(|| location.folder.join("data.mdb")),
+        };
+        let made = Made { inventory: location.folder.clone(), outermost };
         let inventory: Arc<dyn Inventory> = Arc::new(open(&location, adds).await?);
         let vault = LazyVault {
             folder: location.identity,
             inventory: Arc::clone(&inventory),
             vault: OnceCell::new(),
         };
+        let opened = Arc::clone(&inventory);
         let parts =
             manage::Parts { inventory, vault: Arc::new(vault), keys: Arc::new(Sr25519Keys), fleet: None };
         let source = api::Source {
@@ -93,7 +127,7 @@ impl Offline {
             peers: None,
             providers: None,
         };
-        Ok(Self { service: TowerToHyperService::new(api::in_process(source)) })
+        Ok(Self { service: TowerToHyperService::new(api::in_process(source)), inventory: opened, made })
     }
 
     /// Answers a request like a daemon over HTTP.

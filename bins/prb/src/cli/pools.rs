@@ -14,13 +14,19 @@ use super::{
     confirm, import, json, print, print_change, print_repeatedly,
     table::{cell, pairs, pha, table},
 };
-use crate::config::first_line;
+use crate::{config::first_line, input::without_mark};
 
 /// Maximum size of a secret, in bytes.
 const MAX_SECRET_BYTES: u64 = 4096;
 
 pub(super) async fn run(args: PoolsArgs) -> anyhow::Result<()> {
     let adds = matches!(args.action, PoolAction::Add { .. } | PoolAction::Import(_));
+    // Before an inventory is opened, which adding creates: without a secret, nothing is.
+    let added = match &args.action {
+        // A pool that only syncs needs no operator.
+        PoolAction::Add { fields, .. } => Some(read(fields, fields.sync_only != Some(true))?),
+        _ => None,
+    };
     let client = Client::of(&args.offline, &args.remote, adds).await?;
     let as_json = args.remote.json;
     match args.action {
@@ -29,10 +35,8 @@ pub(super) async fn run(args: PoolsArgs) -> anyhow::Result<()> {
             let shown = client.get(&["pools", &pool], &[]).await?;
             print(&if as_json { json(&shown)? } else { one(&shown) })
         }
-        PoolAction::Add { pid, fields, options } => {
-            // A pool that only syncs needs no operator.
-            let ask = fields.sync_only != Some(true);
-            let mut entry = read(&fields, ask)?;
+        PoolAction::Add { pid, options, .. } => {
+            let mut entry = added.unwrap_or_default();
             entry.insert("pid".into(), json!(pid));
             let body = json!({ "pools": [entry] });
             let answer = client.ask(Method::POST, &["pools"], &dry(options), Some(&body)).await?;
@@ -84,7 +88,7 @@ fn read(fields: &PoolFields, ask: bool) -> anyhow::Result<Map<String, Value>> {
 /// Reads the operator's secret: from the file, from standard input, or from the terminal if `ask` is set.
 fn secret(fields: &PoolFields, ask: bool) -> anyhow::Result<Option<SecretString>> {
     let secret = match (&fields.secret_file, fields.secret_stdin) {
-        (Some(file), _) => first_line(file, MAX_SECRET_BYTES)?,
+        (Some(file), _) => first_line(file, MAX_SECRET_BYTES).context("--secret-file")?,
         (None, true) => of_input()?,
         (None, false) if !ask => return Ok(None),
         (None, false) => {
@@ -108,7 +112,7 @@ fn of_input() -> anyhow::Result<SecretString> {
         .read_to_string(&mut text)
         .context("cannot read standard input")?;
     ensure!(text.len() as u64 <= MAX_SECRET_BYTES, "the secret has more than {MAX_SECRET_BYTES} bytes");
-    Ok(text.lines().next().unwrap_or_default().into())
+    Ok(without_mark(&text).lines().next().unwrap_or_default().into())
 }
 
 async fn list(client: &Client, as_json: bool) -> anyhow::Result<String> {

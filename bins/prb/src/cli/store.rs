@@ -18,6 +18,7 @@ use super::{
     args::{ChangeOptions, StoreAction, StoreArgs},
     confirm, print,
 };
+use crate::output;
 
 /// Interval of progress lines if output is not a terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
@@ -142,10 +143,10 @@ async fn import(path: PathBuf, from: PathBuf, expected: Option<String>) -> anyho
         if expected.as_ref().is_some_and(|expected| !expected.eq_ignore_ascii_case(&identity)) {
             bail!("the archive is of chain {identity}, which is not the expected one");
         }
-        eprintln!(
+        output::error_line(&format!(
             "chain {identity}, parachain {}, from relay block {} ({}) on",
             genesis.para_id, genesis.relay_number, genesis.relay_hash
-        );
+        ));
         replay.settle(genesis).await?;
     }
     let start = Instant::now();
@@ -177,7 +178,7 @@ async fn import(path: PathBuf, from: PathBuf, expected: Option<String>) -> anyho
         start.elapsed().as_secs_f64()
     ))?;
     for fault in &drained.faults {
-        eprintln!("{}: {}: {}", fault.source, fault.part.name(), fault.what);
+        output::error_line(&format!("{}: {}: {}", fault.source, fault.part.name(), fault.what));
     }
     if !drained.faults.is_empty() {
         bail!(
@@ -260,12 +261,16 @@ impl Meter {
         }
         self.printed_at = now;
         let line = line(what, done, total, done.saturating_sub(self.first), now - self.start);
-        if self.is_terminal { eprint!("\r\u{1b}[K{line}") } else { eprintln!("{line}") }
+        if self.is_terminal {
+            output::error_text(&format!("\r\u{1b}[K{line}"));
+        } else {
+            output::error_line(&line);
+        }
     }
 
     fn end(&self) {
         if self.is_terminal {
-            eprint!("\r\u{1b}[K");
+            output::error_text("\r\u{1b}[K");
         }
     }
 }

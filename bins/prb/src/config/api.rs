@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::values::{OpsListen, ops_listen};
+use super::values::{OpsListen, listen_at};
 
 /// The management API's port.
 #[derive(Clone, Debug, Default, Args)]
@@ -15,5 +15,5 @@ pub struct ApiArgs {
 }
 
 fn api_listen(text: &str) -> Result<OpsListen, String> {
-    ops_listen(text).map_err(|_| "must be an address with a port such as 127.0.0.1:3001, or none".into())
+    listen_at(text, 3001)
 }

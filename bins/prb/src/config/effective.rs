@@ -5,6 +5,8 @@ use std::{fmt::Write as _, time::Duration};
 use clap::{Arg, ArgMatches, parser::ValueSource};
 use url::Url;
 
+use crate::redact;
+
 use super::{
     PSK_VARIABLE, TOKEN_VARIABLE,
     files::{NO_SETTINGS, Origins},
@@ -83,7 +85,12 @@ fn value(arg: &Arg, id: &str, matches: &ArgMatches) -> String {
     }
     let shown = |raw: &std::ffi::OsStr| {
         let text = raw.to_string_lossy();
-        let text = if arg.is_hide_env_values_set() { host_only(&text) } else { text.into_owned() };
+        let text = match id {
+            _ if arg.is_hide_env_values_set() => host_only(&text),
+            // The secret itself may stand in the place of its file.
+            _ if id.ends_with("_file") => redact::shown_path(text.as_ref().as_ref()),
+            _ => text.into_owned(),
+        };
         // TOML's basic strings have the escapes of JSON.
         serde_json::Value::from(text).to_string()
     };

@@ -23,7 +23,10 @@ use toml::{
 
 use crate::{input, redact};
 
-use super::{secret::first_line, variable};
+use super::{
+    secret::{first_line, joined_lines},
+    variable,
+};
 
 /// The variable with the file's path.
 const CONFIG_VARIABLE: &str = "PRB_CONFIG";
@@ -102,8 +105,12 @@ fn of_variables(command: &Command) -> Result<Values, String> {
         if variable(&*name).is_some() {
             return Err(format!("both {name} and {file_name} are set; set one"));
         }
-        let line = first_line(Path::new(&file), MAX_SECRET_FILE_BYTES)
-            .map_err(|error| format!("{file_name}: {error:#}"))?;
+        let file = Path::new(&file);
+        let line = match arg.get_value_delimiter() {
+            Some(delimiter) => joined_lines(file, MAX_SECRET_FILE_BYTES, delimiter),
+            None => first_line(file, MAX_SECRET_FILE_BYTES),
+        };
+        let line = line.map_err(|error| format!("{file_name}: {error:#}"))?;
         values.insert(arg.get_id().to_string(), (line.expose_secret().to_owned(), file_name));
     }
     Ok(values)
@@ -126,6 +133,16 @@ fn values(command: &Command, text: &str, daemon: &str, shown: &str) -> Result<Va
         error.span().map_or_else(|| message.clone(), |span| format!("line {}: {message}", line(span.start)))
     })?;
     let (mut common, mut own) = (Values::new(), Values::new());
+    // Lines by table and key in one spelling. In two spellings, the same setting is not a duplicate to TOML.
+    let mut lines: HashMap<(&str, String), usize> = HashMap::new();
+    let mut once = |table, name: &str, at: usize| match lines.insert((table, name.to_owned()), at) {
+        Some(other) => Err(format!(
+            "line {} and line {} both set {name} (- and _ are the same in a name): remove one",
+            other.min(at),
+            other.max(at)
+        )),
+        None => Ok(()),
+    };
     for (key, value) in table.into_inner() {
         let at = line(key.span().start);
         match value.get_ref() {
@@ -134,11 +151,13 @@ fn values(command: &Command, text: &str, daemon: &str, shown: &str) -> Result<Va
                     let tip = suggestion(key.get_ref(), DAEMONS.into_iter());
                     format!("line {at}: unknown daemon {}{tip}", redact::shown(key.get_ref()))
                 })?;
+                once("", name, at)?;
                 let sub = command.find_subcommand(name).ok_or("a daemon is missing")?;
                 for (key, value) in table {
                     let at = line(key.span().start);
                     let arg = argument([command, sub], key.get_ref())
                         .map_err(|tip| unknown(at, key, Some(name), &tip))?;
+                    once(name, arg.get_id().as_str(), at)?;
                     let value = value_of(arg, value)
                         .map_err(|error| format!("line {at}: {key}: {error}", key = key.get_ref()))?;
                     if name == daemon {
@@ -151,6 +170,7 @@ fn values(command: &Command, text: &str, daemon: &str, shown: &str) -> Result<Va
                 // Of any daemon, so that one file can serve all of them.
                 let arg = argument(std::iter::once(command).chain(subs), key.get_ref())
                     .map_err(|tip| unknown(at, &key, None, &tip))?;
+                once("", arg.get_id().as_str(), at)?;
                 let value = value_of(arg, &value)
                     .map_err(|error| format!("line {at}: {}: {error}", key.get_ref()))?;
                 common.insert(arg.get_id().to_string(), (value, format!("{shown} line {at}")));

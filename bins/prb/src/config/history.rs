@@ -1,10 +1,10 @@
 //! Settings of the history sources.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 
-use super::values::host_only;
+use super::values::{host_only, server_url};
 
 /// History sources.
 #[derive(Clone, Debug, Default, Args)]
@@ -50,24 +50,35 @@ impl fmt::Debug for HistoryLocation {
 }
 
 fn history_location(text: &str) -> Result<HistoryLocation, String> {
+    const ALLOWED: &str = "must be the folder of an archive, archive+http://… or archive+https://… of one on a server, \
+                           http://… or https://… of a headers cache, or tcp://HOST:PORT of a data provider";
     let text = text.trim();
-    match text.split_once("://") {
-        None if !text.is_empty() => Ok(HistoryLocation::Archive(text.into())),
-        Some(("archive+http" | "archive+https", host)) if !host.is_empty() => {
-            Ok(HistoryLocation::HttpArchive(text.trim_start_matches("archive+").to_owned()))
-        }
-        Some(("http" | "https", host)) if !host.is_empty() => Ok(HistoryLocation::HeadersCache(text.to_owned())),
-        Some(("tcp", address))
-            if address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) =>
-        {
-            Ok(HistoryLocation::Provider(address.to_owned()))
-        }
-        _ => Err(
-            "must be the folder of an archive, archive+http://… or archive+https://… of one on a server, http://… or \
-             https://… of a headers cache, or tcp://HOST:PORT of a data provider"
-                .into(),
-        ),
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return if text.is_empty() { Err(ALLOWED.into()) } else { Ok(HistoryLocation::Archive(text.into())) };
+    };
+    let scheme = scheme.to_ascii_lowercase();
+    let of_http = |scheme: &str| {
+        let url = format!("{scheme}://{rest}");
+        server_url(&url, &["http", "https"], ALLOWED).map(|_| url)
+    };
+    match (scheme.strip_prefix("archive+"), &*scheme) {
+        (Some(scheme), _) => of_http(scheme).map(HistoryLocation::HttpArchive),
+        (None, "http" | "https") => of_http(&scheme).map(HistoryLocation::HeadersCache),
+        (None, "tcp") if is_host_and_port(rest) => Ok(HistoryLocation::Provider(rest.to_owned())),
+        _ => Err(ALLOWED.into()),
     }
+}
+
+fn is_host_and_port(text: &str) -> bool {
+    let port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+    text.parse::<SocketAddr>().map_or_else(
+        |_| {
+            let allowed = |c: char| c.is_alphanumeric() || "-._".contains(c);
+            let parts = text.rsplit_once(':');
+            parts.is_some_and(|(host, of)| !host.is_empty() && host.chars().all(allowed) && port(of))
+        },
+        |address| address.port() > 0,
+    )
 }
 
 #[cfg(test)]
@@ -85,9 +96,17 @@ mod tests {
         let archive = history_location("archive+https://bucket.example/key/abc").unwrap();
         assert_eq!(archive, HistoryLocation::HttpArchive("https://bucket.example/key/abc".into()));
         assert_eq!(format!("{archive:?}"), "archive+https://bucket.example");
-        for bad in
-            ["", "archive+https://", "archive+ftp://a", "tcp://a", "tcp://a:99999", "ws://a:1", "http://"]
-        {
+        for bad in [
+            "",
+            "archive+https://",
+            "archive+ftp://a",
+            "tcp://a",
+            "tcp://a:99999",
+            "tcp://a:0",
+            "tcp://:1",
+            "ws://a:1",
+            "http://",
+        ] {
             assert!(history_location(bad).is_err(), "{bad}");
         }
     }

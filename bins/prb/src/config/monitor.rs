@@ -7,6 +7,7 @@ use multiaddr::Multiaddr;
 
 use super::{
     BootNode, OpsArgs, OpsListen, PageArgs, WalkieArgs,
+    values::whole,
     walkie::{boot_address, listen_address},
 };
 
@@ -21,7 +22,7 @@ pub const MONITOR_PORT: u16 = 3000;
 )]
 pub struct MonitorArgs {
     /// Port of the console and of the JSON proxy.
-    #[arg(long, env = "PORT", default_value_t = MONITOR_PORT)]
+    #[arg(long, env = "PORT", default_value_t = MONITOR_PORT, value_parser = whole(0u16..=u16::MAX))]
     pub port: u16,
     /// IP address to listen on. Everybody who can reach it can read the console. Changes need the token; programs on
     /// this machine need it for the JSON proxy only if PRB_API_TOKEN or PRB_API_TOKEN_FILE is set.

@@ -10,7 +10,7 @@ use crate::redact;
 
 use super::{
     secret::{ReadOnce, first_line},
-    values::{OpsListen, ops_listen},
+    values::{OpsListen, listen_at},
 };
 
 /// The variable that holds the token. It is never a flag, because every user can read arguments.
@@ -31,7 +31,7 @@ pub struct PageArgs {
     /// Address of the console, or none. By default 127.0.0.1:3000 for all in one and for a lifecycle manager (if
     /// that is taken, the daemon runs without it), and as set by HOST and PORT for a monitor. Everybody who can
     /// reach it can read it.
-    #[arg(long, env = "PRB_CONSOLE_LISTEN", value_name = "ADDRESS", value_parser = page_listen)]
+    #[arg(long, env = "PRB_CONSOLE_LISTEN", value_name = "ADDRESS", value_parser = console_listen)]
     pub console_listen: Option<OpsListen>,
     /// Host names by which browsers reach the pages, separated by commas, besides IP addresses and localhost
     /// (such as a reverse proxy's). Requests for other names are refused.
@@ -67,7 +67,10 @@ impl PageArgs {
                     value.into_string().map_err(|_| anyhow::anyhow!("{TOKEN_VARIABLE} is not UTF-8"))?;
                 (SecretString::from(text), TOKEN_VARIABLE.to_owned())
             }
-            (None, Some(file)) => (first_line(file, MAX_TOKEN_FILE_BYTES)?, redact::shown_path(file)),
+            (None, Some(file)) => {
+                let token = first_line(file, MAX_TOKEN_FILE_BYTES).context("PRB_API_TOKEN_FILE")?;
+                (token, format!("{} (PRB_API_TOKEN_FILE)", redact::shown_path(file)))
+            }
         };
         check_token(&token).with_context(|| format!("the token in {place}"))?;
         Ok(Some(token))
@@ -88,7 +91,11 @@ fn check_token(token: &SecretString) -> anyhow::Result<()> {
 }
 
 fn page_listen(text: &str) -> Result<OpsListen, String> {
-    ops_listen(text).map_err(|_| "must be an address with a port such as 127.0.0.1:4567, or none".into())
+    listen_at(text, 4567)
+}
+
+fn console_listen(text: &str) -> Result<OpsListen, String> {
+    listen_at(text, 3000)
 }
 
 fn host_name(text: &str) -> Result<String, String> {

@@ -11,7 +11,7 @@ use prb_core::attestation::{
     pccs::{ConfigError, PccsConfig, PccsSource, check_url},
 };
 
-use super::values::millis;
+use super::values::{millis, server_url};
 use crate::redact;
 
 /// What an operator does if a worker needs collateral and no PCCS is set.
@@ -31,7 +31,7 @@ pub struct PccsArgs {
         value_name = "URL",
         value_delimiter = ',',
         hide_env_values = true,
-        value_parser = |text: &str| check_url(text).map_err(|error| redact::scrubbed(&error.to_string()))
+        value_parser = pccs_url
     )]
     pub pccs_urls: Vec<String>,
     /// Timeout of one PCCS server for a quote's collateral, in ms.
@@ -40,6 +40,11 @@ pub struct PccsArgs {
     /// Timeout of a worker's attestation, in ms.
     #[arg(long, env = "PRB_ATTESTATION_TIMEOUT", default_value = "150000", value_parser = millis)]
     pub attestation_timeout: Duration,
+}
+
+fn pccs_url(text: &str) -> Result<String, String> {
+    server_url(text, &["http", "https"], "must be a URL such as https://pccs.example.org")?;
+    check_url(text.trim()).map_err(|error| redact::scrubbed(&error.to_string()))
 }
 
 impl PccsArgs {

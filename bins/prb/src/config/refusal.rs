@@ -40,7 +40,10 @@ fn hide_secrets(error: &mut clap::Error) {
     // An unexpected word: of a flag the name is shown, but not the value.
     let is_flag = error.kind() != ErrorKind::UnknownArgument;
     for kind in [ContextKind::InvalidValue, ContextKind::InvalidSubcommand, ContextKind::InvalidArg] {
-        if kind == ContextKind::InvalidArg && is_flag {
+        // Without a subcommand, this is the name of the command that needs one.
+        let is_command =
+            kind == ContextKind::InvalidSubcommand && error.kind() == ErrorKind::MissingSubcommand;
+        if kind == ContextKind::InvalidArg && is_flag || is_command {
             continue;
         }
         let Some(ContextValue::String(value)) = error.get(kind) else { continue };

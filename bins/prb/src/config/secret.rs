@@ -28,10 +28,22 @@ impl ReadOnce {
 
 /// Reads the first line of a file with a secret.
 pub(crate) fn first_line(path: &Path, max_bytes: u64) -> anyhow::Result<SecretString> {
+    of_text(path, max_bytes, |text| text.lines().next().unwrap_or_default().into())
+}
+
+/// Reads a file with a list: each line is an item, or several with the delimiter between them.
+pub(super) fn joined_lines(path: &Path, max_bytes: u64, delimiter: char) -> anyhow::Result<SecretString> {
+    of_text(path, max_bytes, |text| {
+        let lines = text.lines().map(|line| line.trim().trim_end_matches(delimiter));
+        let lines: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
+        lines.join(&delimiter.to_string())
+    })
+}
+
+fn of_text(path: &Path, max_bytes: u64, of: impl Fn(&str) -> String) -> anyhow::Result<SecretString> {
     let cannot = || format!("cannot read {}", redact::shown_path(path));
     let input = input::read(path, max_bytes).with_context(cannot)?;
-    let text = input.text().with_context(cannot)?;
-    Ok(SecretString::from(text.lines().next().unwrap_or_default()))
+    Ok(SecretString::from(of(input.text().with_context(cannot)?)))
 }
 
 #[cfg(test)]

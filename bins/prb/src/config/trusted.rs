@@ -39,6 +39,9 @@ pub(super) fn trusted(text: &str) -> Result<Trusted, String> {
     }
     let network = text.parse::<IpNet>().or_else(|_| text.parse().map(|ip: std::net::IpAddr| ip.into()));
     match (network, text.parse()) {
+        (Ok(network), _) if network.prefix_len() == 0 => {
+            Err("includes everybody: if that is intended, set it to any".into())
+        }
         (Ok(network), _) => Ok(Trusted::Network(network)),
         (_, Ok(peer)) => Ok(Trusted::Peer(peer)),
         _ => Err("must be a peer id such as Qm…, a network such as 10.0.0.0/8, or any".into()),
@@ -59,7 +62,7 @@ mod tests {
         assert_eq!(trust.peers.len(), 1);
         assert_eq!(trust.networks, ["10.0.0.0/8".parse().unwrap(), "192.0.2.7/32".parse().unwrap()]);
         assert_eq!(Trusted::all(&[trusted(" Any").unwrap()]).networks.len(), 2);
-        for bad in ["", "everybody", "10.0.0.0/33", "host.example.org"] {
+        for bad in ["", "everybody", "0.0.0.0/0", "::/0", "10.0.0.0/33", "host.example.org"] {
             assert!(trusted(bad).is_err(), "{bad}");
         }
     }

@@ -6,7 +6,13 @@ use prb_core::{
     inventory::{AfterExternalStop, UnknownAfterExternalStop},
     primitives::Hash,
 };
+use prb_queue::redis;
 use url::Url;
+
+use crate::redact;
+
+/// The longest time, in milliseconds. Caches and timers have limits of their own, beyond this one.
+const MAX_MILLIS: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
 
 /// Parses `true` or `false`, in the spellings of the original's variables.
 pub(super) fn yes_no(text: &str) -> Result<bool, String> {
@@ -38,32 +44,41 @@ pub(super) fn after_stop(text: &str) -> Result<AfterExternalStop, UnknownAfterEx
 /// Parses a time in milliseconds.
 pub(super) fn millis(text: &str) -> Result<Duration, String> {
     match text.trim().parse() {
+        Ok(ms @ 1..=MAX_MILLIS) => Ok(Duration::from_millis(ms)),
         Ok(0) => Err("must be more than 0 ms".into()),
-        Ok(ms) => Ok(Duration::from_millis(ms)),
+        Ok(_) => Err(format!("must be at most {MAX_MILLIS} ms, which are 100 years")),
         Err(_) => Err("must be a number of milliseconds".into()),
     }
 }
 
 /// A node's WebSocket URL. Its path may contain a provider's key, so `Debug` shows the host only.
 #[derive(Clone, PartialEq, Eq)]
-pub struct NodeUrl(String);
+pub struct NodeUrl {
+    text: String,
+    normal: Url,
+}
 
 impl NodeUrl {
     /// The whole URL.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// Whether both lead to the same node, whoever logs in.
+    pub(super) fn is_same_node(&self, other: &Self) -> bool {
+        self.normal == other.normal
     }
 }
 
 impl From<NodeUrl> for String {
     fn from(url: NodeUrl) -> Self {
-        url.0
+        url.text
     }
 }
 
 impl fmt::Debug for NodeUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&host_only(&self.0))
+        f.write_str(&host_only(&self.text))
     }
 }
 
@@ -75,11 +90,62 @@ pub(super) fn block_hash(text: &str) -> Result<Hash, String> {
 }
 
 pub(super) fn ws_url(text: &str) -> Result<NodeUrl, String> {
+    let url = server_url(text, &["ws", "wss"], "must be a WebSocket URL such as ws://127.0.0.1:9944")?;
     let text = text.trim();
-    match text.split_once("://") {
-        Some(("ws" | "wss", host)) if !host.is_empty() => Ok(NodeUrl(text.to_owned())),
-        _ => Err("must be a WebSocket URL such as ws://127.0.0.1:9944".into()),
+    // Only the scheme of the text is changed: what follows is what the operator wrote.
+    let text = format!("{}{}", url.scheme(), &text[url.scheme().len()..]);
+    Ok(NodeUrl { text, normal: normal(url) })
+}
+
+/// Parses the URL of a server; `allowed` says what it must be.
+///
+/// # Errors
+/// Do not quote the text, which may contain a secret.
+pub(super) fn server_url(text: &str, schemes: &[&str], allowed: &str) -> Result<Url, String> {
+    let text = text.trim();
+    // The parser would remove some of these without a word.
+    if text.contains(char::is_whitespace) || text.contains(char::is_control) {
+        return Err(format!("has a space or a control character inside; it {allowed}"));
     }
+    let rest = text.split_once("://").map_or("", |(_, rest)| rest);
+    let url = Url::parse(text).ok().filter(|url| {
+        let has_host = url.host_str().is_some_and(|host| !host.is_empty());
+        // The parser skips further slashes in front of the host.
+        has_host && schemes.contains(&url.scheme()) && !rest.is_empty() && !rest.starts_with(['/', '\\'])
+    });
+    let Some(url) = url else { return Err(allowed.to_owned()) };
+    if has_late_at(text) {
+        return Err(
+            "has an @ after its host: write /, ?, # and @ in a user name, password or path as %2F, %3F, %23 \
+                    and %40"
+                .into(),
+        );
+    }
+    if url.fragment().is_some() {
+        return Err("has a # and text after it, which no server gets: remove it".into());
+    }
+    if url.port() == Some(0) {
+        return Err("has port 0, on which no server can be reached".into());
+    }
+    Ok(url)
+}
+
+/// Whether an `@` follows the authority: what is taken for the host may be a part of a password then.
+fn has_late_at(text: &str) -> bool {
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    rest.find(['/', '?', '#', '\\']).is_some_and(|end| rest[end..].contains('@'))
+}
+
+/// Removes what does not distinguish two servers: credentials, the dot after a host, the slash after a path.
+fn normal(mut url: Url) -> Url {
+    // These fail only for URLs without a host.
+    let _ = (url.set_username(""), url.set_password(None));
+    if let Some(host) = url.host_str().and_then(|host| host.strip_suffix('.')).map(str::to_owned) {
+        let _ = url.set_host(Some(&host));
+    }
+    let path = url.path().trim_end_matches('/').to_owned();
+    url.set_path(&path);
+    url
 }
 
 /// The URL of a Redis server. It may contain a password, so `Debug` shows the host only.
@@ -92,14 +158,23 @@ impl RedisUrl {
         &self.0
     }
 
-    /// Checks the URL. Not done by the parser, whose error would quote a password.
-    pub(super) fn check(&self) -> Result<(), &'static str> {
-        match Url::parse(&self.0) {
-            Ok(url) if matches!(url.scheme(), "redis" | "rediss" | "redis+unix") => Ok(()),
-            _ => Err(
-                "must be a Redis URL such as redis://127.0.0.1:6379/0, rediss://… for TLS, or redis+unix:///path",
-            ),
+    /// Checks the URL as the client does. Not done by the parser, whose error would quote a password.
+    ///
+    /// # Errors
+    /// Say what is wrong, without quoting the URL.
+    pub(super) fn check(&self) -> Result<(), String> {
+        const ALLOWED: &str =
+            "must be a Redis URL such as redis://127.0.0.1:6379/0, rediss://… for TLS, or redis+unix:///path";
+        let url = Url::parse(&self.0).ok();
+        let Some(url) = url.filter(|url| matches!(url.scheme(), "redis" | "rediss" | "redis+unix")) else {
+            return Err(ALLOWED.into());
+        };
+        if url.scheme() != "redis+unix" && has_late_at(&self.0) {
+            return Err(format!(
+                "has an @ after its host: write / ? and # in a password as %2F, %3F and %23; it {ALLOWED}"
+            ));
         }
+        redis::check_url(&self.0).map_err(|reason| format!("{ALLOWED}: {reason}"))
     }
 }
 
@@ -117,6 +192,7 @@ pub(super) fn redis_url(text: &str) -> Result<RedisUrl, String> {
 /// Removes possible secrets from an address.
 pub(crate) fn host_only(text: &str) -> String {
     match Url::parse(text) {
+        Ok(_) if has_late_at(text) => redact::HIDDEN.into(),
         Ok(url) => {
             let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
             format!("{}://{}{port}", url.scheme(), url.host_str().unwrap_or_default())
@@ -135,13 +211,18 @@ pub enum OpsListen {
 }
 
 pub(super) fn ops_listen(text: &str) -> Result<OpsListen, String> {
-    match text.trim() {
-        "none" | "off" => Ok(OpsListen::Off),
-        text => text
-            .parse()
-            .map(OpsListen::At)
-            .map_err(|_| "must be an address with a port such as 127.0.0.1:18012, or none".into()),
+    listen_at(text, 18012)
+}
+
+/// Parses the address of a port; `example` is one for the message.
+pub(super) fn listen_at(text: &str, example: u16) -> Result<OpsListen, String> {
+    let text = text.trim();
+    if ["none", "off"].iter().any(|off| text.eq_ignore_ascii_case(off)) {
+        return Ok(OpsListen::Off);
     }
+    text.parse().map(OpsListen::At).map_err(|_| {
+        format!("must be an IP address with a port such as 127.0.0.1:{example} or 0.0.0.0:{example}, or none")
+    })
 }
 
 #[cfg(test)]
@@ -185,6 +266,9 @@ mod tests {
         let redis = redis_url("redis://:word@10.0.0.1/0").unwrap();
         assert_eq!(format!("{redis:?}"), "redis://10.0.0.1");
         assert!(redis.check().is_ok() && redis_url("http://x").unwrap().check().is_err());
+        for text in ["redis://hunter2#@h:6379", "rediss://hunter2/@h", "wss://hunter2?x@node"] {
+            assert_eq!(host_only(text), redact::HIDDEN);
+        }
     }
 
     #[test]

@@ -123,7 +123,10 @@ impl WalkieArgs {
                 let text = value.into_string().map_err(|_| anyhow::anyhow!("{PSK_VARIABLE} is not UTF-8"))?;
                 (SecretString::from(text), PSK_VARIABLE.to_owned())
             }
-            (None, Some(file)) => (first_line(file, MAX_PSK_FILE_BYTES)?, redact::shown_path(file)),
+            (None, Some(file)) => {
+                let key = first_line(file, MAX_PSK_FILE_BYTES).context("PRB_WALKIE_PSK_FILE")?;
+                (key, format!("{} (PRB_WALKIE_PSK_FILE)", redact::shown_path(file)))
+            }
         };
         check_psk(&key).with_context(|| format!("the pre-shared key in {place}"))?;
         Ok(Some(key))
@@ -149,6 +152,17 @@ fn is_tcp(address: &Multiaddr) -> bool {
         && parts.next().is_none()
 }
 
+/// Whether a peer can be dialled there: the port is not 0, and a name has no spaces.
+fn is_reachable(address: &Multiaddr) -> bool {
+    address.iter().all(|part| match part {
+        Protocol::Tcp(port) => port != 0,
+        Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name) => {
+            !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control())
+        }
+        _ => true,
+    })
+}
+
 pub(super) fn listen_address(text: &str) -> Result<Multiaddr, String> {
     let wrong = || "must be an IP address and a TCP port such as /ip4/0.0.0.0/tcp/28888".to_owned();
     let address: Multiaddr = text.trim().parse().map_err(|_| wrong())?;
@@ -163,7 +177,7 @@ pub(super) fn boot_address(text: &str) -> Result<BootNode, String> {
         return Ok(BootNode::None);
     }
     match text.parse::<Multiaddr>() {
-        Ok(address) if is_tcp(&address) => Ok(BootNode::At(address)),
+        Ok(address) if is_tcp(&address) && is_reachable(&address) => Ok(BootNode::At(address)),
         _ => Err("must be a host and a TCP port such as /ip4/10.0.0.2/tcp/28888 or \
                   /dns4/provider/tcp/28888/p2p/Qm…, or the guides' placeholder for none"
             .into()),

@@ -150,7 +150,7 @@ pub(super) async fn live(context: Context, uri: Uri, headers: HeaderMap, extensi
             async move { all(&context, &target).await }
         }),
         // The script asks again and again instead.
-        None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        None => (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "10")]).into_response(),
     }
 }
 

@@ -48,7 +48,7 @@ async fn daemon_ends_with_its_node() {
     let Command::Lifecycle(args) = command(&manager) else { unreachable!() };
     ends_with_its_node(LifecycleManager::start(&args).await, |daemon| daemon.node().clone()).await;
 
-    let (blocks, relay) = (path("blocks"), "--parent-chain-endpoint=ws://127.0.0.1:9");
+    let (blocks, relay) = (path("blocks"), "--parent-chain-endpoint=ws://127.0.0.1:10");
     let provider = ["data-provider", "--local-server-port=0", "--local-db-path", &blocks, node, relay];
     let Command::DataProvider(args) = command(&provider) else { unreachable!() };
     ends_with_its_node(DataProvider::start(&args).await, |daemon| daemon.node().clone()).await;

@@ -83,7 +83,11 @@ impl PoolEntry {
             (None, Some(name), None) => Some(from_environment(&name)?),
             (None, None, Some(file)) => {
                 // May block for a while if the file is a pipe.
-                let read = move || first_line(&file, MAX_SECRET_BYTES as u64);
+                let read = move || {
+                    let place = if file.is_relative() { working_folder() } else { String::new() };
+                    let secret = first_line(&file, MAX_SECRET_BYTES as u64);
+                    secret.with_context(|| format!("its operator_file{place}"))
+                };
                 Some(tokio::task::spawn_blocking(read).await??)
             }
             _ => bail!("it has more than one of operator, operator_env and operator_file; set only one"),
@@ -98,6 +102,14 @@ impl PoolEntry {
         pool.check()?;
         Ok(pool)
     }
+}
+
+/// What a relative path is relative to. Not the fleet file's folder, which may be a pipe's.
+fn working_folder() -> String {
+    std::env::current_dir().map_or_else(
+        |_| String::new(),
+        |folder| format!(", relative to the working directory {}", folder.display()),
+    )
 }
 
 /// Reads the secret from a variable. A secret given in place of the variable's name is not shown.

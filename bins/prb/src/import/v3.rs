@@ -9,6 +9,7 @@ use std::{collections::HashMap, path::Path};
 use anyhow::{Context, bail};
 use secrecy::SecretString;
 use serde::{Deserialize, de::DeserializeOwned};
+use toml::de::{DeTable, DeValue};
 use zeroize::Zeroizing;
 
 use super::plan::{PoolRow, Rows, WorkerRow};
@@ -54,12 +55,13 @@ pub(super) fn read(args: &V3Args) -> anyhow::Result<Rows> {
     let pools: Vec<Pool> = json(&args.pools, "get-all-pools-with-workers")?;
     let operators =
         args.operators.as_deref().map(|file| json::<Vec<PoolOperator>>(file, "get-all-pool-operators"));
-    let mut operators: HashMap<u64, PoolOperator> = operators
-        .transpose()?
-        .unwrap_or_default()
-        .into_iter()
-        .map(|operator| (operator.pid, operator))
-        .collect();
+    let mut by_pool: HashMap<u64, PoolOperator> = HashMap::new();
+    for operator in operators.transpose()?.unwrap_or_default() {
+        if let Some(other) = by_pool.insert(operator.pid, operator) {
+            bail!("pool {} has two operators in the output of get-all-pool-operators: remove one", other.pid);
+        }
+    }
+    let mut operators = by_pool;
     let mut keys = args.keys.as_deref().map(keys).transpose()?.unwrap_or_default();
     let mut rows = Rows::default();
     for pool in pools {
@@ -110,22 +112,26 @@ fn json<T: DeserializeOwned>(file: &Path, command: &str) -> anyhow::Result<T> {
 fn keys(file: &Path) -> anyhow::Result<HashMap<u64, SecretString>> {
     let shown = file.display();
     let text = text(file)?;
+    let line = |byte: usize| text.as_bytes()[..byte].iter().filter(|byte| **byte == b'\n').count() + 1;
     // Not the parser's message, which quotes the line with the secret.
-    let table: toml::Table = toml::from_str(&text).map_err(|error: toml::de::Error| {
-        let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
+    let table = DeTable::parse(&text).map_err(|error| {
+        let line = error.span().map_or(1, |span| line(span.start));
         anyhow::anyhow!(
             "line {line} of {shown} is not TOML such as 12 = \"the mnemonic of pool 12's operator\""
         )
     })?;
     let mut keys = HashMap::new();
-    for (index, (pid, secret)) in table.into_iter().enumerate() {
-        let (Ok(pid), toml::Value::String(secret)) = (pid.parse(), secret) else {
+    for (key, secret) in table.get_ref() {
+        // In one spelling only: 1, 01 and +1 are different keys to TOML, and one of them would be lost.
+        let pid = key.get_ref().parse().ok().filter(|pid: &u64| pid.to_string() == **key.get_ref());
+        let (Some(pid), DeValue::String(secret)) = (pid, secret.get_ref()) else {
             bail!(
-                "entry {} of {shown} is not a pool's number and its operator's secret in quotes",
-                index + 1
+                "line {} of {shown} is not a pool's number, without a sign or zeros in front, and its operator's secret \
+                 in quotes",
+                line(key.span().start)
             );
         };
-        keys.insert(pid, secret.into());
+        keys.insert(pid, SecretString::from(secret.to_string()));
     }
     Ok(keys)
 }

@@ -1,4 +1,5 @@
-//! Request bodies that must have come in time: a client that sends a byte now and then holds a slot for no longer.
+//! Bodies of requests, which must arrive in time (a client that sends a byte now and then holds a slot for no longer),
+//! and of answers, which are known to be written when they are dropped.
 
 use std::{
     io,
@@ -7,11 +8,14 @@ use std::{
     time::Duration,
 };
 
-use axum::{BoxError, body::Bytes};
+use axum::{
+    BoxError,
+    body::{Body as AxumBody, Bytes},
+};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Sleep, sleep};
 
-use super::IsProcessing;
+use super::{Activity, Phase};
 
 /// A body that breaks where it is not there whole in time.
 pub(super) struct TimedBody {
@@ -19,12 +23,12 @@ pub(super) struct TimedBody {
     /// Made with the first look for bytes: until then nobody waits for them.
     deadline: Option<Pin<Box<Sleep>>>,
     within: Duration,
-    is_processing: IsProcessing,
+    activity: Activity,
 }
 
 impl TimedBody {
-    pub(super) const fn new(inner: Incoming, within: Duration, is_processing: IsProcessing) -> Self {
-        Self { inner, deadline: None, within, is_processing }
+    pub(super) const fn new(inner: Incoming, within: Duration, activity: Activity) -> Self {
+        Self { inner, deadline: None, within, activity }
     }
 }
 
@@ -37,7 +41,7 @@ impl Body for TimedBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let polled = Pin::new(&mut self.inner).poll_frame(context);
-        self.is_processing.set(polled.is_ready());
+        self.activity.set(if polled.is_ready() { Phase::Working } else { Phase::Receiving });
         if let Poll::Ready(frame) = polled {
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
@@ -47,6 +51,47 @@ impl Body for TimedBody {
         ready!(deadline.as_mut().poll(context));
         let late = io::Error::new(io::ErrorKind::TimedOut, "the request's body did not come in time");
         Poll::Ready(Some(Err(late.into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// An answer's body, which holds something until it is written.
+pub(super) struct Held<T> {
+    inner: AxumBody,
+    _until_written: T,
+}
+
+/// Lets a connection receive again when dropped.
+pub(super) struct ReceivesOnDrop(pub(super) Activity);
+
+impl Drop for ReceivesOnDrop {
+    fn drop(&mut self) {
+        self.0.set(Phase::Receiving);
+    }
+}
+
+impl<T> Held<T> {
+    pub(super) const fn new(inner: AxumBody, until_written: T) -> Self {
+        Self { inner, _until_written: until_written }
+    }
+}
+
+impl<T: Unpin> Body for Held<T> {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.inner).poll_frame(context)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,41 +1,18 @@
 //! The connections that a port serves, each with its slot; a newcomer may displace one of an address that has more.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::HashMap, net::IpAddr, time::Duration};
 
 use tokio::{
     task::{AbortHandle, Id},
     time::Instant,
 };
 
-use super::{Shares, Slot};
+use super::{Activity, Phase, Shares, Slot};
 
 /// Minimum age of a connection that may be displaced: an honest client has sent its request by then.
 const GRACE: Duration = Duration::from_millis(200);
 /// Minimum age of a connection whose request is being processed, if it is to be displaced.
 const WORK: Duration = Duration::from_secs(5);
-
-/// Whether a connection waits for this daemon, rather than for its client to send or to read.
-#[derive(Clone, Debug, Default)]
-pub(super) struct IsProcessing(Arc<AtomicBool>);
-
-impl IsProcessing {
-    pub(super) fn set(&self, ours: bool) {
-        // Relaxed: it only helps to choose which connection goes, and no other data depends on it.
-        self.0.store(ours, Ordering::Relaxed);
-    }
-
-    fn get(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// The connections that are served now.
 #[derive(Debug)]
@@ -48,14 +25,14 @@ pub(super) struct Connections {
 struct Open {
     slot: Slot,
     since: Instant,
-    is_processing: IsProcessing,
+    activity: Activity,
     task: AbortHandle,
 }
 
 impl Open {
     fn can_be_displaced(&self, now: Instant) -> bool {
         let age = now.duration_since(self.since);
-        age >= if self.is_processing.get() { WORK } else { GRACE }
+        age >= if self.activity.is(Phase::Working) { WORK } else { GRACE }
     }
 }
 
@@ -86,8 +63,8 @@ impl Connections {
         self.shares.take(ip)
     }
 
-    pub(super) fn opened(&mut self, slot: Slot, is_processing: IsProcessing, task: AbortHandle) {
-        self.open.insert(task.id(), Open { slot, since: Instant::now(), is_processing, task });
+    pub(super) fn opened(&mut self, slot: Slot, activity: Activity, task: AbortHandle) {
+        self.open.insert(task.id(), Open { slot, since: Instant::now(), activity, task });
     }
 
     pub(super) fn ended(&mut self, id: Id) {

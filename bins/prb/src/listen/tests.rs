@@ -1,10 +1,18 @@
 //! Ports over real sockets; addresses of 127.0.0.0/8 stand for other machines.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use axum::{body::Bytes, routing::post};
+use std::sync::Arc;
+
+use axum::{
+    body::{Body, Bytes},
+    http::StatusCode,
+    response::IntoResponse,
+    routing::{get, post},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpSocket,
+    sync::Semaphore,
     time::Instant,
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -20,14 +28,18 @@ struct Open {
     _task: AbortOnDropHandle<()>,
 }
 
-/// A port with short times, which answers `here` and reads what is posted.
+/// A port with short times, which answers `here`, reads what is posted, and refuses connections beyond the shares.
 async fn open() -> Open {
+    let router = Router::new().route("/", post(async |body: Bytes| body).get(async || "here"));
+    open_with(router, Router::new().fallback(async || reserve::busy())).await
+}
+
+async fn open_with(router: Router, reserve: Router) -> Open {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let router = Router::new().route("/", post(async |body: Bytes| body).get(async || "here"));
     let short = Duration::from_millis(400);
     let times = Times { head: short, body: short, write: short, ..Times::default() };
-    let settings = Settings { name: "port", reserve: busy(), head_bytes: MAX_HEAD_BYTES, times };
+    let settings = Settings { name: "port", reserve, head_bytes: MAX_HEAD_BYTES, times };
     let task = tokio::spawn(serve_within(listener, router, settings));
     Open { address, _task: AbortOnDropHandle::new(task) }
 }
@@ -147,4 +159,89 @@ async fn a_body_that_comes_in_time_is_read() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("abcdef"), "{answer}");
+}
+
+/// Streams without end, four at a time for each address.
+fn streams() -> Router {
+    let slots = Shares::new(Limits::of(16));
+    let stream = async move |request: axum::extract::Request| {
+        let Some(slot) = slots.take(peer_of(request.extensions())) else {
+            return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")]).into_response();
+        };
+        let events = futures::stream::unfold(slot, async |slot| {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            Some((Ok::<_, Infallible>("data: x\n\n"), slot))
+        });
+        ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(events)).into_response()
+    };
+    Router::new().route("/", get(async || "here")).route("/stream", get(stream))
+}
+
+/// A program that wants a stream, and asks again if it is refused; returns if the refusal does not tell it when.
+async fn wants_stream(to: SocketAddr, accept: &str) {
+    loop {
+        let mut stream = connect(2, to).await;
+        let head = format!("GET /stream HTTP/1.1\r\nHost: x\r\n{accept}\r\n");
+        let mut answer = Vec::new();
+        // It leaves closing to the port.
+        if stream.write_all(head.as_bytes()).await.is_ok() && stream.read_to_end(&mut answer).await.is_ok() {
+            let answer = String::from_utf8_lossy(&answer);
+            let is_told = answer.contains("retry-after: ") && answer.contains("connection: close");
+            if answer.starts_with("HTTP/1.1 503") && !is_told {
+                return;
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_clients_of_streams_leave_their_address_plain_requests() {
+    crate::descriptors::raise();
+    let router = streams();
+    let port = open_with(router.clone(), reserve::plain_requests(&router)).await;
+    let mut clients = JoinSet::new();
+    for number in 0..1000 {
+        // Not every program says what it accepts.
+        let accept = if number % 2 == 0 { "Accept: text/event-stream\r\n" } else { "" };
+        clients.spawn(wants_stream(port.address, accept));
+    }
+    let start = Instant::now();
+    for number in 0..20 {
+        // A client that is refused tries again; one connection of a few is refused in such a crowd.
+        while ask(2, port.address).await != 200 {
+            assert!(start.elapsed() < LIMIT / 4, "request {number} of their address is not answered");
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(clients.try_join_next().map(|_| ()), None, "a refusal does not say when to try again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_few_plain_requests_beyond_the_share_are_answered() {
+    let router = streams();
+    let port = open_with(router.clone(), reserve::plain_requests(&router)).await;
+    let _held = hold(2, MAX_CONNECTIONS / 4, port.address).await;
+    // Each from a connection of the reserve.
+    assert_eq!(ask(2, port.address).await, 200);
+    let mut stream = connect(2, port.address).await;
+    stream.write_all(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    assert_eq!(status(&mut stream).await, 503);
+    // Not more than two at a time.
+    let begun = Arc::new(Semaphore::new(0));
+    let tells = begun.clone();
+    let endless = async move || -> &'static str {
+        tells.add_permits(1);
+        std::future::pending().await
+    };
+    let router = Router::new().route("/", get(endless));
+    let port =
+        open_with(Router::new().route("/", get(async || "here")), reserve::plain_requests(&router)).await;
+    let _held = hold(2, MAX_CONNECTIONS / 4, port.address).await;
+    let mut slow = [connect(2, port.address).await, connect(2, port.address).await];
+    for stream in &mut slow {
+        stream.write_all(ASK.as_bytes()).await.unwrap();
+        begun.acquire().await.unwrap().forget();
+    }
+    assert_eq!(ask(2, port.address).await, 503);
 }

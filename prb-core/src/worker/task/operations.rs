@@ -4,7 +4,7 @@ use std::{future::ready, time::SystemTime};
 
 use futures::FutureExt;
 use metrics::counter;
-use tokio::task::JoinError;
+use tokio::{task::JoinError, time::Instant};
 use tracing::{debug, info, warn};
 
 use super::{
@@ -41,6 +41,13 @@ impl Task {
             return;
         }
         let Some(key) = self.identity.claimed() else { return };
+        if operation == Operation::Register
+            && let Some(wait) = self.key_quota.take(key, Instant::now())
+        {
+            let error = "too many other keys have answered here within six hours, and each registration costs a fee; \
+                         the command start registers this one now";
+            return self.on_chain.failures.defer(failed(operation, error), wait);
+        }
         if let Some(sent) = operation.recorded_as()
             && !record::is_recorded(&self.saved, sent, self.on_chain.block)
         {

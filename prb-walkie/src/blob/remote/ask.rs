@@ -240,7 +240,9 @@ impl Pool {
     pub(super) async fn ask<Q: Ask>(&self, question: Q) -> Result<Option<Q::Batch>, Error> {
         let mut rest = self.rank(&question).into_iter();
         let attempt = |(provider, kind): (Arc<Provider>, Kind)| async move {
+            let measured = provider.measure();
             let answer = self.ask_one(&provider, kind, question).await;
+            measured.ended(answer.is_ok());
             (provider, answer)
         };
         // Requests of slower providers stay in flight: whichever answers first is used, and dropping the

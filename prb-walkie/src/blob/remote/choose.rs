@@ -3,6 +3,7 @@
 use std::{cmp::Reverse, collections::HashMap, net::IpAddr, time::Duration};
 
 use prb_core::blob::Heights;
+use tokio::time::Instant;
 
 use super::Candidate;
 use crate::provenance::{Provenance, share_of};
@@ -20,17 +21,37 @@ pub(super) struct Choice<P> {
     pub(super) provenance: Provenance,
     /// Its expected time to answer.
     pub(super) wait: Duration,
+    /// When it last gave a batch; `None` if it never has.
+    pub(super) served: Option<Instant>,
 }
 
 /// Sorts providers by preference. One that is expected to take at least `slow` comes after those that are
 /// faster.
+///
+/// Providers may come back under new names and never give a batch: at most one of those is asked before the provider
+/// that has given the last batch, and none before one that is fast.
 pub(super) fn rank<P>(mut choices: Vec<Choice<P>>, slow: Duration) -> Vec<P> {
     // A crowd of fast strangers that serve bad blocks must not come before a configured provider.
     let ours = |choice: &Choice<P>| choice.provenance >= Provenance::BootNode;
+    let wait = |choice: &Choice<P>| match choice.served {
+        Some(_) => choice.wait,
+        None => choice.wait.max(slow / 4),
+    };
     // Originals are late because they have batches only from where they have cut their ranges.
     choices.sort_by_key(|choice| {
-        (choice.suspected, choice.original, choice.wait >= slow, !ours(choice), choice.wait)
+        (choice.suspected, choice.original, wait(choice) >= slow, !ours(choice), wait(choice))
     });
+    let first_is_ours = choices.first().is_some_and(ours);
+    let any_gives_cursors = choices.iter().any(|choice| !choice.original && choice.served.is_some());
+    let may_move = |choice: &Choice<P>| {
+        let is_preferred = !choice.original || !any_gives_cursors;
+        is_preferred && !choice.suspected && (ours(choice) || !first_is_ours)
+    };
+    let last_served = choices.iter().enumerate().filter(|(_, choice)| may_move(choice));
+    let last_served = last_served.min_by_key(|(_, choice)| Reverse(choice.served)).map(|(at, _)| at);
+    if let Some(at) = last_served.filter(|at| *at > 1 && choices[*at].served.is_some()) {
+        choices[1..=at].rotate_right(1);
+    }
     choices.into_iter().map(|choice| choice.provider).collect()
 }
 
@@ -121,12 +142,14 @@ mod tests {
     #[test]
     fn fast_providers_rank_first_and_suspected_ones_last() {
         let ms = Duration::from_millis;
+        let served = Some(Instant::now());
         let choice = |provider, suspected, original, provenance, wait| Choice {
             provider,
             suspected,
             original,
             provenance,
             wait,
+            served,
         };
         let (any, boot) = (Provenance::Discovered, Provenance::BootNode);
         let choices = vec![
@@ -139,6 +162,43 @@ mod tests {
         ];
         let ranked = rank(choices, ms(1000));
         assert_eq!(ranked, ["ours", "fast", "slow", "ours, but hangs", "original", "suspected"]);
+    }
+
+    #[test]
+    fn few_providers_that_never_gave_a_batch_come_before_the_one_that_did() {
+        let (now, slow) = (Instant::now(), Duration::from_secs(1));
+        let choice = |provider, provenance, wait_ms, age: Option<u64>| Choice {
+            provider,
+            suspected: false,
+            original: false,
+            provenance,
+            wait: Duration::from_millis(wait_ms),
+            served: age.map(|seconds| now - Duration::from_secs(seconds)),
+        };
+        let (any, boot) = (Provenance::SameMachine, Provenance::BootNode);
+        // (provenance, wait of the one that gave the last batch) and its place behind a crowd of fast new ones.
+        for (provenance, wait_ms, place) in [(any, 200, 0), (any, 900, 1), (any, 5000, 1), (boot, 5000, 1)] {
+            let mut choices: Vec<_> = (0..30).map(|_| choice("new", any, 1, None)).collect();
+            choices.push(choice("honest", provenance, wait_ms, Some(1)));
+            // They have served, too, but not of late.
+            choices.extend((0..30).map(|_| choice("stalls", any, 1000, Some(60))));
+            let ranked = rank(choices, slow);
+            assert_eq!(
+                ranked.iter().position(|name| *name == "honest"),
+                Some(place),
+                "{wait_ms}: {ranked:?}"
+            );
+        }
+        // A new one is tried where others are busy, and configured ones stay before strangers.
+        let choices = vec![choice("busy", any, 300, Some(0)), choice("new", any, 1, None)];
+        assert_eq!(rank(choices, slow), ["new", "busy"]);
+        let choices = ["one", "two"].map(|name| choice(name, boot, 1, None)).into_iter().chain([choice(
+            "any",
+            any,
+            1,
+            Some(0),
+        )]);
+        assert_eq!(rank(choices.collect(), slow), ["one", "two", "any"]);
     }
 
     fn candidate(id: &str, provenance: Provenance, ip: [u8; 4]) -> Candidate {

@@ -209,6 +209,7 @@ impl Pool {
                 original: kind == Kind::Original,
                 provenance: provider.provenance(),
                 wait: provider.expected_wait(),
+                served: provider.gave_batch(),
                 provider: (provider, kind),
             };
             question.is_covered(&heights).then_some(choice)

@@ -24,7 +24,7 @@ use crate::{
 
 /// A provider that was not suspended for this long gets the shortest suspension again.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(30 * 60);
-/// Half-life of latency measurements.
+/// Half-life of the latency of batches.
 const LATENCY_HALVES: Duration = Duration::from_secs(60);
 
 /// Which keys a provider knows.
@@ -52,7 +52,12 @@ pub(super) struct State {
     pub(super) kind: Option<Kind>,
     pub(super) heights: Heights,
     pub(super) identity: Option<Hash>,
-    latency: Option<(Duration, Instant)>,
+    /// Of all answers but long polls, for display.
+    latency: Option<Duration>,
+    /// Of batches, with the time of the last measurement.
+    batch_latency: Option<(Duration, Instant)>,
+    /// When it last gave a batch that a worker needs.
+    gave_batch: Option<Instant>,
     pub(super) record: Record,
 }
 
@@ -195,58 +200,92 @@ impl Provider {
         over
     }
 
-    /// The expected time to answer, from measurements and the requests in flight.
+    /// The expected time to answer, from measured batches and those in flight. Small answers do not count: a provider
+    /// that is quick with these alone would come first again and again.
     pub(super) fn expected_wait(&self) -> Duration {
         let in_flight = self.in_flight.load(Ordering::Relaxed) as u32;
-        // Without a measurement it comes first: only a request can show how fast it is.
-        let Some((latency, at)) = self.state().latency else { return Duration::ZERO };
+        let Some((latency, at)) = self.state().batch_latency else { return Duration::ZERO };
         let age = at.elapsed().as_secs_f64() / LATENCY_HALVES.as_secs_f64();
         // Old measurements fade, so that a provider that was slow once is tried again.
         latency.mul_f64(0.5f64.powf(age.min(60.0))).saturating_mul(in_flight + 1)
     }
 
-    pub(super) fn latency(&self) -> Option<Duration> {
-        self.state().latency.map(|(latency, _)| latency)
+    /// When it last gave a batch that a worker needs.
+    pub(super) fn gave_batch(&self) -> Option<Instant> {
+        self.state().gave_batch
     }
 
-    /// Fetches a blob and measures its latency. The measurement also counts if the caller has left, so that a
-    /// provider that hangs is asked last from then on.
+    pub(super) fn latency(&self) -> Option<Duration> {
+        self.state().latency
+    }
+
+    /// Fetches a blob.
     pub(super) async fn get(&self, key: &str, bounds: Bounds) -> Result<Option<Bytes>, client::Error> {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let mut request = InFlight { provider: self, start: Instant::now(), answered: false };
+        let start = Instant::now();
         let answer = self.client.get(key, bounds).await;
-        request.answered = true;
         let mut state = self.state();
         match &answer {
-            Ok(_) => state.record.served += 1,
+            Ok(_) => {
+                let took = start.elapsed();
+                state.latency = Some(state.latency.map_or(took, |before| average(before, took)));
+                state.record.served += 1;
+            }
             Err(_) => state.record.failed += 1,
         }
         answer
     }
 
-    fn measured(&self, took: Duration, answered: bool) {
+    /// Measures how long a batch takes. The measurement also counts if the caller has left, so that a provider that
+    /// hangs is asked last from then on.
+    pub(super) fn measure(&self) -> InFlight<'_> {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight { provider: self, start: Instant::now(), outcome: Outcome::Abandoned }
+    }
+
+    fn measured(&self, took: Duration, outcome: Outcome) {
         let mut state = self.state();
-        let before = state.latency.map_or(took, |(latency, _)| latency);
-        if answered {
-            // A moving average: one slow answer says little.
-            state.latency = Some(((before * 7 + took) / 8, Instant::now()));
-        // An abandoned request proves no more than that the answer takes at least this long.
-        } else if took >= before {
-            state.latency = Some((took, Instant::now()));
+        let (before, now) = (state.batch_latency.map_or(took, |(latency, _)| latency), Instant::now());
+        match outcome {
+            Outcome::Given => {
+                // A moving average: one slow answer says little.
+                state.batch_latency = Some((average(before, took), now));
+                state.gave_batch = Some(now);
+            }
+            // An abandoned request proves no more than that the answer takes at least this long.
+            Outcome::Abandoned if took >= before => state.batch_latency = Some((took, now)),
+            Outcome::Abandoned | Outcome::Failed => {}
         }
     }
 }
 
-/// A request in flight.
-struct InFlight<'p> {
+fn average(before: Duration, took: Duration) -> Duration {
+    (before * 7 + took) / 8
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Outcome {
+    Given,
+    Failed,
+    Abandoned,
+}
+
+/// A request for a batch in flight.
+pub(super) struct InFlight<'p> {
     provider: &'p Provider,
     start: Instant,
-    answered: bool,
+    outcome: Outcome,
+}
+
+impl InFlight<'_> {
+    /// Records whether the provider gave the batch.
+    pub(super) fn ended(mut self, given: bool) {
+        self.outcome = if given { Outcome::Given } else { Outcome::Failed };
+    }
 }
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.provider.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.provider.measured(self.start.elapsed(), self.answered);
+        self.provider.measured(self.start.elapsed(), self.outcome);
     }
 }

@@ -1,9 +1,9 @@
 //! One connection: reads requests and writes answers concurrently.
 
-use std::{fmt, io};
+use std::{fmt, io, sync::Arc};
 
 use bytes::{Buf, BytesMut};
-use futures::{StreamExt, stream::FuturesUnordered};
+use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use prb_core::{
     blob::Error,
     sync::{ByteBudget, ByteLease},
@@ -21,6 +21,7 @@ use super::{
     outbox::{Answer, Outbox},
     shares::{Holder, Lease, SharedBudget},
     slots::Slot,
+    turns::Turn,
 };
 use crate::blob::{
     Parts,
@@ -37,6 +38,8 @@ const READ_BYTES: usize = 8 * 1024;
 const SMALL_BYTES: usize = 64 * 1024;
 /// Budget of one connection's small answers, in bytes.
 const SESSION_SMALL_BYTES: usize = 2 * SMALLER_BYTES;
+/// Answers of up to this size, such as heights, wait for no turn.
+const TINY_BYTES: usize = 4 * 1024;
 /// Size that batches are reduced to if there is no room for more, in bytes.
 const SMALLER_BYTES: usize = 1024 * 1024;
 
@@ -115,11 +118,29 @@ pub(super) async fn serve(
     let mut tick = interval((shortest / 4).max(Duration::from_millis(1)));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut reading, mut until) = (true, None);
+    let mut turn = Turn::new(Arc::clone(&slot.turns));
     loop {
         if until.is_none() && stop.is_cancelled() {
             (reading, until) = (false, Some(Instant::now() + config.stop_timeout));
         }
-        if outbox.is_large()
+        if outbox.is_empty() {
+            turn.end();
+        } else if turn.yields() {
+            outbox.limit_unsent();
+            if activity.is_stalled(&outbox, &config) {
+                return Ended::Stalled;
+            }
+        }
+        // Also here: the loop below looks at lookups first, however many are ready.
+        if !outbox.is_empty() && !turn.is_writing() {
+            match turn.next().now_or_never() {
+                Some(waited) => activity.has_waited_for_turn(waited),
+                None => outbox.limit_unsent(),
+            }
+        }
+        let may_write = turn.is_writing() || outbox.bytes() <= TINY_BYTES || until.is_some();
+        if may_write
+            && outbox.is_large()
             && let Err(e) = outbox.try_write()
         {
             return Ended::Io(e);
@@ -147,13 +168,14 @@ pub(super) async fn serve(
                 Ok(None) => reading = false,
                 Err(ended) => return ended,
             },
-            written = outbox.write(), if !outbox.is_empty() => {
+            written = outbox.write(), if may_write && !outbox.is_empty() => {
                 if let Err(e) = written {
                     return Ended::Io(e);
                 }
             }
+            waited = turn.next(), if turn.is_writing() || !may_write => activity.has_waited_for_turn(waited),
             _ = tick.tick() => {
-                if let Some(ended) = activity.timed_out(lookups.is_empty(), &outbox, &config) {
+                if let Some(ended) = activity.timed_out(lookups.is_empty(), &outbox, &config).filter(|ended| may_write || !matches!(ended, Ended::Stalled)) {
                     return ended;
                 }
             }
@@ -188,6 +210,13 @@ impl Activity {
             return Some(Ended::Idle);
         }
         self.is_stalled(outbox, config).then_some(Ended::Stalled)
+    }
+
+    /// Does not count the time in which other connections of the address wrote.
+    fn has_waited_for_turn(&mut self, waited: Duration) {
+        if let Some((since, _)) = &mut self.waiting {
+            *since += waited;
+        }
     }
 
     /// Whether the peer has taken too few bytes since answers started waiting or since the last check.

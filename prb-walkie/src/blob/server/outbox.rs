@@ -7,6 +7,8 @@ use std::{
 };
 
 use bytes::Bytes;
+#[cfg(target_os = "linux")]
+use socket2::SockRef;
 use tokio::net::tcp::WriteHalf;
 
 use super::{Stats, connection::Held};
@@ -15,6 +17,9 @@ use crate::blob::frame::AnswerHead;
 /// Most slices in one vectored write.
 const MAX_SLICES: usize = 96;
 
+/// What the system may buffer of a connection whose address has many others, beyond what is on its way.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES: u32 = 32 * 1024;
 /// With this much queued, it is written before more is assembled, which keeps the peer busy meanwhile.
 const LARGE_BYTES: usize = 256 * 1024;
 
@@ -65,12 +70,21 @@ pub(super) struct Outbox<'s> {
     written: usize,
     /// Total of written bytes.
     progress: u64,
+    is_unsent_limited: bool,
     stats: Arc<Stats>,
 }
 
 impl<'s> Outbox<'s> {
     pub(super) const fn new(socket: WriteHalf<'s>, stats: Arc<Stats>) -> Self {
-        Self { socket, answers: VecDeque::new(), bytes: 0, written: 0, progress: 0, stats }
+        Self {
+            socket,
+            answers: VecDeque::new(),
+            bytes: 0,
+            written: 0,
+            progress: 0,
+            is_unsent_limited: false,
+            stats,
+        }
     }
 
     pub(super) fn push(&mut self, answer: Answer) {
@@ -84,6 +98,21 @@ impl<'s> Outbox<'s> {
 
     pub(super) fn is_empty(&self) -> bool {
         self.answers.is_empty()
+    }
+
+    /// Lets the system buffer little that it has not sent yet: a connection would otherwise fill MiBs in no time, which
+    /// are sent when others have their turn.
+    pub(super) fn limit_unsent(&mut self) {
+        if !std::mem::replace(&mut self.is_unsent_limited, true) {
+            #[cfg(target_os = "linux")]
+            // Best effort: without it, turns only bound what is buffered for a connection.
+            let _ = SockRef::from(self.socket.as_ref()).set_tcp_notsent_lowat(UNSENT_BYTES);
+        }
+    }
+
+    /// Unwritten bytes.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(super) const fn progress(&self) -> u64 {

@@ -13,7 +13,7 @@ use std::{
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Shared, metrics, shares::Holder};
+use super::{Shared, metrics, shares::Holder, turns::Turns};
 
 /// How long a connection is never displaced: an honest one has sent a request by then.
 const GRACE: Duration = Duration::from_secs(1);
@@ -24,8 +24,14 @@ pub(super) struct Slots {
     began: Instant,
     made: u64,
     open: HashMap<u64, Open>,
-    /// Connected addresses: their number of connections.
-    addresses: HashMap<IpAddr, usize>,
+    /// Connected addresses.
+    addresses: HashMap<IpAddr, Connected>,
+}
+
+#[derive(Debug, Default)]
+struct Connected {
+    connections: usize,
+    turns: Arc<Turns>,
 }
 
 #[derive(Debug)]
@@ -45,13 +51,13 @@ impl Default for Slots {
 
 impl Slots {
     fn held_by(&self, ip: IpAddr) -> usize {
-        self.addresses.get(&ip).copied().unwrap_or(0)
+        self.addresses.get(&ip).map_or(0, |connected| connected.connections)
     }
 
     fn remove(&mut self, id: u64) -> Option<Open> {
         let open = self.open.remove(&id)?;
         match self.addresses.get_mut(&open.ip) {
-            Some(count) if *count > 1 => *count -= 1,
+            Some(connected) if connected.connections > 1 => connected.connections -= 1,
             _ => drop(self.addresses.remove(&open.ip)),
         }
         Some(open)
@@ -79,6 +85,8 @@ pub(super) struct Slot {
     id: u64,
     began: Instant,
     asked: Arc<AtomicU64>,
+    /// The turns of its address.
+    pub(super) turns: Arc<Turns>,
     /// Its address, and what is cancelled when another address takes the slot or its bytes.
     pub(super) holder: Holder,
 }
@@ -113,10 +121,12 @@ impl Slot {
         };
         let displaced = open.displaced.clone();
         slots.open.insert(id, open);
-        *slots.addresses.entry(ip).or_default() += 1;
+        let connected = slots.addresses.entry(ip).or_default();
+        connected.connections += 1;
+        let turns = Arc::clone(&connected.turns);
         count(shared, &slots);
         let holder = Holder { ip, displaced };
-        Some(Self { shared: Arc::clone(shared), id, began, asked, holder })
+        Some(Self { shared: Arc::clone(shared), id, began, asked, turns, holder })
     }
 
     /// Records that a request has come.

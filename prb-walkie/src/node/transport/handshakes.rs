@@ -132,3 +132,28 @@ where
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::{future::ready, io};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn ended_handshakes_leave_nothing() {
+        let all = Handshakes::default();
+        let at = |host: u8| -> Multiaddr { format!("/ip4/192.0.2.{host}/tcp/1").parse().unwrap() };
+        let endless = || std::future::pending::<io::Result<()>>();
+        let done = all.run(at(1), ready(Ok::<_, io::Error>(())));
+        let (ended, dropped) = (all.run(at(2), endless()), all.run(at(3), endless()));
+        assert_eq!(all.lock().len(), 3);
+        assert!(done.await.is_ok());
+        all.end(&at(2));
+        assert!(matches!(ended.await, Err(Error::Ended)));
+        // One that was never polled.
+        drop(dropped);
+        assert!(all.lock().is_empty());
+        all.end(&at(1));
+    }
+}
