@@ -26,19 +26,20 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use codec::{Decode, Encode};
 use heed::{
-    CommitOrAbort, Database, Env, EnvOpenOptions, RoTxn, RwTxn, WithoutTls,
+    CommitOrAbort, Env, EnvOpenOptions, RoTxn, RwTxn, WithoutTls,
     types::{Bytes, Str},
 };
 use prb_core::inventory::{
     self, Edit, FleetRecord, Inventory, Limits, Pool, RemovedWorker, Snapshot, Worker,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
 mod error;
@@ -48,10 +49,15 @@ pub use error::Error;
 
 use record::{PoolRecord, WorkerRecord};
 
-use crate::lmdb;
+use crate::{
+    disk::{DiskProblem, Files, Writes},
+    lmdb,
+};
 
 /// The layout version that this code reads and writes.
 const SCHEMA: u32 = 1;
+/// How long closing a failed database waits for its users.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Limits of an inventory on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, derive_setters::Setters)]
@@ -71,26 +77,34 @@ impl Default for Config {
     }
 }
 
-type Records = Database<'static, Bytes, Bytes>;
+type Records = heed::Database<'static, Bytes, Bytes>;
 
 #[derive(Clone, Copy)]
 struct Tables {
-    meta: Database<'static, Str, Bytes>,
+    meta: heed::Database<'static, Str, Bytes>,
     pools: Records,
     workers: Records,
     saved: Records,
     removed: Records,
 }
 
-struct Shared {
-    path: PathBuf,
-    limits: Limits,
+/// LMDB's environment and its tables.
+struct Database {
     env: Env<WithoutTls>,
     tables: Tables,
-    /// Held from reading the snapshot until the next one is published, so that edits are applied one after the
-    /// other.
-    writing: Mutex<()>,
+}
+
+struct Shared {
+    path: PathBuf,
+    config: Config,
+    /// The database; `None` if LMDB has closed it after a failure, and it could not be opened again so far. Locked from
+    /// reading the snapshot until the next one is published, so that edits are applied one after the other.
+    database: Mutex<Option<Database>>,
+    /// Allows one edit at a time: if the disk hangs, so does the thread that writes, and no further ones may follow.
+    editing: Arc<Semaphore>,
     snapshot: watch::Sender<Arc<Snapshot>>,
+    writes: Writes<1>,
+    files: Files,
     /// File lock, held while the inventory is open. Declared last, so that it is released after the tables are
     /// closed.
     _lock: File,
@@ -118,7 +132,7 @@ impl HeedInventory {
     /// file, [`Error::OtherData`] for a database of another kind, [`Error::Schema`] for another layout version, or
     /// an I/O error.
     pub fn open(path: &Path, config: Config) -> Result<Self, Error> {
-        let io = |source| Error::Io { path: path.to_owned(), source };
+        let io = |source| Error::from_io(path, source);
         if path.exists() && !path.is_dir() {
             return Err(Error::NotAFolder { path: path.to_owned() });
         }
@@ -134,35 +148,42 @@ impl HeedInventory {
             TryLockError::WouldBlock => Error::InUse { path: path.to_owned() },
             TryLockError::Error(source) => Error::Lock { path: path.to_owned(), source },
         })?;
-        let failed = |e| Error::from_heed(path, e);
-        let env = open_env(path, config.map_bytes).map_err(failed)?;
-        if lmdb::is_foreign(&env, "relay_headers").map_err(failed)? {
-            return Err(Error::OtherData { path: path.to_owned() });
-        }
-        // Reader slots are in a file: those of a killed process stay occupied, and keep pages from being
-        // reused.
-        env.clear_stale_readers().map_err(failed)?;
-        let tables = open_tables(&env).map_err(failed)?;
+        let database = Database::open(path, config.map_bytes)?;
         // LMDB flushes its files but not the folder entries of new ones.
         File::open(path).and_then(|folder| folder.sync_all()).map_err(io)?;
+        let snapshot = database.load(path)?;
         let shared = Shared {
             path: path.to_owned(),
-            limits: config.limits,
-            env,
-            tables,
-            writing: Mutex::default(),
-            snapshot: watch::Sender::default(),
+            config,
+            database: Mutex::new(Some(database)),
+            editing: Arc::new(Semaphore::new(1)),
+            snapshot: watch::Sender::new(Arc::new(snapshot)),
+            writes: Writes::default(),
+            files: Files::of(path, &lock).map_err(io)?,
             _lock: lock,
         };
-        shared.check_schema()?;
-        let snapshot = shared.load()?;
-        shared.snapshot.send_replace(Arc::new(snapshot));
         Ok(Self { shared: Arc::new(shared) })
     }
 
     /// The inventory's path.
     pub fn path(&self) -> &Path {
         &self.shared.path
+    }
+
+    /// Returns why edits cannot be stored at the moment. Does not block.
+    pub fn disk_problem(&self) -> Option<DiskProblem> {
+        self.shared.writes.problem(&format_args!("the inventory at {}", self.shared.path.display()))
+    }
+
+    /// Checks whether the files are still where they were opened and, if the last edit could not be stored, whether
+    /// writing works again. Blocks on the disk.
+    pub fn check_files(&self) {
+        let shared = &self.shared;
+        // An error is kept for `disk_problem`.
+        let _ = shared.check_moved();
+        if shared.writes.has_failed() {
+            let _ = shared.commit(&[]);
+        }
     }
 }
 
@@ -174,49 +195,102 @@ impl Inventory for HeedInventory {
 
     /// An edit whose future was dropped may have been applied.
     async fn apply(&self, edits: Vec<Edit>) -> Result<Arc<Snapshot>, inventory::Error> {
+        let storage = |e: BoxedError| inventory::Error::Storage(e);
+        let permit = Arc::clone(&self.shared.editing).acquire_owned().await;
+        let permit = permit.map_err(|e| storage(e.into()))?;
         let shared = Arc::clone(&self.shared);
-        let applied = tokio::task::spawn_blocking(move || shared.apply(edits)).await;
-        applied.unwrap_or_else(|panicked| Err(inventory::Error::Storage(Box::new(panicked))))
+        let applied = tokio::task::spawn_blocking(move || {
+            // Moved here: an edit that outlives its caller keeps the others waiting.
+            let _permit = permit;
+            shared.apply(edits)
+        });
+        applied.await.unwrap_or_else(|panicked| Err(storage(panicked.into())))
     }
 }
 
+type BoxedError = Box<dyn std::error::Error + Send + Sync>;
+
 impl Shared {
     fn apply(&self, edits: Vec<Edit>) -> Result<Arc<Snapshot>, inventory::Error> {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let current = Arc::clone(&self.snapshot.borrow());
         if edits.is_empty() {
-            return Ok(current);
+            return Ok(Arc::clone(&self.snapshot.borrow()));
         }
-        let next = Arc::new(current.edited(edits.clone(), &self.limits)?);
-        self.store(&edits, &current, &next).map_err(|e| inventory::Error::Storage(Box::new(e)))?;
-        // Only after the commit: a snapshot never shows what a crash would undo.
-        self.snapshot.send_replace(Arc::clone(&next));
-        for (worker, goal) in next.resumed(&current) {
-            tracing::warn!(
-                worker = worker.name,
-                %goal,
-                "a worker that was removed or renamed is back and keeps its goal: start it if it should compute"
-            );
+        self.commit(&edits)
+    }
+
+    /// Stores edits and publishes the snapshot with them. Opens the database again, once, if LMDB has closed it.
+    fn commit(&self, edits: &[Edit]) -> Result<Arc<Snapshot>, inventory::Error> {
+        let storage = |e: Error| inventory::Error::Storage(Box::new(e));
+        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reopened = false;
+        loop {
+            let current = Arc::clone(&self.snapshot.borrow());
+            let next = Arc::new(current.edited(edits.to_vec(), &self.config.limits)?);
+            match self.tracked(|| self.store(database.as_ref(), edits, (&current, &next))) {
+                Ok(()) => {
+                    // Only after the commit: a snapshot never shows what a crash would undo.
+                    self.snapshot.send_replace(Arc::clone(&next));
+                    warn_of_resumed(&current, &next);
+                    return Ok(next);
+                }
+                Err(Error::Broken { .. }) if !reopened => {
+                    reopened = true;
+                    self.tracked(|| self.reopen(&mut database)).map_err(storage)?;
+                }
+                Err(e) => return Err(storage(e)),
+            }
         }
-        Ok(next)
+    }
+
+    fn tracked<T>(&self, write: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        self.writes.track(0, write, Error::disk_problem)
     }
 
     /// Writes the edits as one flushed transaction.
-    fn store(&self, edits: &[Edit], before: &Snapshot, after: &Snapshot) -> Result<(), Error> {
-        let mut txn = self.write()?;
+    fn store(
+        &self,
+        database: Option<&Database>,
+        edits: &[Edit],
+        (before, after): (&Snapshot, &Snapshot),
+    ) -> Result<(), Error> {
+        self.check_moved()?;
+        let Database { env, tables } = database.ok_or_else(|| Error::Broken { path: self.path.clone() })?;
+        let mut txn = env.write_txn().map_err(|e| self.error(e))?;
         for edit in edits {
-            self.store_one(&mut txn, edit)?;
+            self.store_one(&mut txn, tables, edit)?;
         }
         // Not by edit: removing and adding workers moves records from one table to the other.
-        let Tables { saved, removed, .. } = self.tables;
+        let Tables { saved, removed, .. } = *tables;
         self.store_differences(&mut txn, saved, (&before.saved, &after.saved), encode)?;
         self.store_differences(&mut txn, removed, (&before.removed, &after.removed), |w| encode(&**w))?;
-        let stored = self.tables.meta.put(&mut txn, "revision", &after.revision.encode());
+        let stored = tables.meta.put(&mut txn, "revision", &after.revision.encode());
         stored.and_then(|()| txn.commit()).map_err(|e| self.error(e))
     }
 
-    fn store_one(&self, txn: &mut RwTxn<'_>, edit: &Edit) -> Result<(), Error> {
-        let Tables { pools, workers, .. } = self.tables;
+    fn check_moved(&self) -> Result<(), Error> {
+        let moved = self.files.are_moved(&self.path).then(|| Error::Moved { path: self.path.clone() });
+        self.writes.set_moved(moved.as_ref().map(ToString::to_string));
+        moved.map_or(Ok(()), Err)
+    }
+
+    /// Closes the database after a failure and opens it again.
+    fn reopen(&self, database: &mut Option<Database>) -> Result<(), Error> {
+        // LMDB would create a new, empty database.
+        self.check_moved()?;
+        if let Some(Database { env, .. }) = database.take() {
+            env.prepare_for_closing().wait_timeout(CLOSE_TIMEOUT);
+        }
+        let opened = Database::open(&self.path, self.config.map_bytes)?;
+        // The failed write may be stored nevertheless.
+        let snapshot = opened.load(&self.path)?;
+        *database = Some(opened);
+        self.snapshot.send_replace(Arc::new(snapshot));
+        tracing::warn!(path = %self.path.display(), "the inventory's database had failed and was opened again");
+        Ok(())
+    }
+
+    fn store_one(&self, txn: &mut RwTxn<'_>, tables: &Tables, edit: &Edit) -> Result<(), Error> {
+        let Tables { pools, workers, .. } = *tables;
         let stored = match edit {
             Edit::PutPool(pool) => pools.put(txn, pool.id.as_bytes(), &encode(&PoolRecord::from(pool))?),
             Edit::PutWorker(worker) => {
@@ -247,76 +321,101 @@ impl Shared {
         Ok(())
     }
 
-    fn check_schema(&self) -> Result<(), Error> {
-        let mut txn = self.write()?;
+    fn error(&self, e: heed::Error) -> Error {
+        Error::from_heed(&self.path, e)
+    }
+}
+
+impl Database {
+    /// Opens the folder's database and its tables, creating missing ones.
+    fn open(path: &Path, map_bytes: usize) -> Result<Self, Error> {
+        let failed = |e| Error::from_heed(path, e);
+        let env = open_env(path, map_bytes).map_err(failed)?;
+        if lmdb::is_foreign(&env, "relay_headers").map_err(failed)? {
+            return Err(Error::OtherData { path: path.to_owned() });
+        }
+        // Reader slots are in a file: those of a killed process stay occupied, and keep pages from being
+        // reused.
+        env.clear_stale_readers().map_err(failed)?;
+        let tables = open_tables(&env).map_err(failed)?;
+        let database = Self { env, tables };
+        database.check_schema(path)?;
+        Ok(database)
+    }
+
+    fn check_schema(&self, path: &Path) -> Result<(), Error> {
+        let failed = |e| Error::from_heed(path, e);
+        let mut txn = self.env.write_txn().map_err(failed)?;
         let meta = self.tables.meta;
-        let found = meta.get(&txn, "schema").map_err(|e| self.error(e))?;
+        let found = meta.get(&txn, "schema").map_err(failed)?;
         match found.map(|mut bytes| u32::decode(&mut bytes)).transpose() {
             Ok(Some(SCHEMA)) => Ok(()),
-            Ok(Some(found)) => Err(Error::Schema { path: self.path.clone(), found, expected: SCHEMA }),
-            Ok(None) => meta
-                .put(&mut txn, "schema", &SCHEMA.encode())
-                .and_then(|()| txn.commit())
-                .map_err(|e| self.error(e)),
-            Err(_) => Err(self.corrupt("schema version", String::new())),
+            Ok(Some(found)) => Err(Error::Schema { path: path.to_owned(), found, expected: SCHEMA }),
+            Ok(None) => {
+                meta.put(&mut txn, "schema", &SCHEMA.encode()).and_then(|()| txn.commit()).map_err(failed)
+            }
+            Err(_) => Err(corrupt(path, "schema version", String::new())),
         }
     }
 
     /// Loads the stored entries without checking them again: they were checked when they were written.
-    fn load(&self) -> Result<Snapshot, Error> {
-        let txn = self.env.read_txn().map_err(|e| self.error(e))?;
-        let revision = self.tables.meta.get(&txn, "revision").map_err(|e| self.error(e))?;
+    fn load(&self, path: &Path) -> Result<Snapshot, Error> {
+        let txn = self.env.read_txn().map_err(|e| Error::from_heed(path, e))?;
+        let revision = self.tables.meta.get(&txn, "revision").map_err(|e| Error::from_heed(path, e))?;
         let revision = revision.map_or(Ok(0), |mut bytes| u64::decode(&mut bytes));
-        let revision = revision.map_err(|_| self.corrupt("revision", String::new()))?;
+        let revision = revision.map_err(|_| corrupt(path, "revision", String::new()))?;
         let mut pools = Vec::new();
-        self.each(&txn, self.tables.pools, "pool", |id, record: PoolRecord| {
+        each(path, &txn, self.tables.pools, "pool", |id, record: PoolRecord| {
             pools.push(Arc::new(record.into_pool(id)));
         })?;
         let mut workers = Vec::new();
-        self.each(&txn, self.tables.workers, "worker", |id, record: WorkerRecord| {
+        each(path, &txn, self.tables.workers, "worker", |id, record: WorkerRecord| {
             workers.push(Arc::new(record.into_worker(id)));
         })?;
         pools.sort_by_key(|pool: &Arc<Pool>| pool.pid);
         workers.sort_by(|a: &Arc<Worker>, b| a.name.cmp(&b.name));
         let mut saved = HashMap::new();
-        self.each(&txn, self.tables.saved, "saved state of worker", |id, state: FleetRecord| {
+        each(path, &txn, self.tables.saved, "saved state of worker", |id, state: FleetRecord| {
             saved.insert(id, state);
         })?;
         let mut removed = HashMap::new();
-        self.each(&txn, self.tables.removed, "removed worker", |id, worker: RemovedWorker| {
+        each(path, &txn, self.tables.removed, "removed worker", |id, worker: RemovedWorker| {
             removed.insert(id, Arc::new(worker));
         })?;
         Ok(Snapshot { revision, pools, workers, saved, removed })
     }
+}
 
-    fn each<R: DeserializeOwned>(
-        &self,
-        txn: &RoTxn<'_, WithoutTls>,
-        table: Records,
-        what: &'static str,
-        mut take: impl FnMut(Uuid, R),
-    ) -> Result<(), Error> {
-        for entry in table.iter(txn).map_err(|e| self.error(e))? {
-            let (key, bytes) = entry.map_err(|e| self.error(e))?;
-            let id = Uuid::from_slice(key).map_err(|_| self.corrupt(what, hex::encode(key)))?;
-            // serde's message could quote the record, which is not shown.
-            let record = serde_json::from_slice(bytes).map_err(|_| self.corrupt(what, id.to_string()))?;
-            take(id, record);
-        }
-        Ok(())
+/// Tells the operator of workers that came back with the goal that they had when they were removed.
+fn warn_of_resumed(before: &Snapshot, after: &Snapshot) {
+    for (worker, goal) in after.resumed(before) {
+        tracing::warn!(
+            worker = worker.name,
+            %goal,
+            "a worker that was removed or renamed is back and keeps its goal: start it if it should compute"
+        );
     }
+}
 
-    fn write(&self) -> Result<RwTxn<'_>, Error> {
-        self.env.write_txn().map_err(|e| self.error(e))
+fn each<R: DeserializeOwned>(
+    path: &Path,
+    txn: &RoTxn<'_, WithoutTls>,
+    table: Records,
+    what: &'static str,
+    mut take: impl FnMut(Uuid, R),
+) -> Result<(), Error> {
+    for entry in table.iter(txn).map_err(|e| Error::from_heed(path, e))? {
+        let (key, bytes) = entry.map_err(|e| Error::from_heed(path, e))?;
+        let id = Uuid::from_slice(key).map_err(|_| corrupt(path, what, hex::encode(key)))?;
+        // serde's message could quote the record, which is not shown.
+        let record = serde_json::from_slice(bytes).map_err(|_| corrupt(path, what, id.to_string()))?;
+        take(id, record);
     }
+    Ok(())
+}
 
-    fn error(&self, e: heed::Error) -> Error {
-        Error::from_heed(&self.path, e)
-    }
-
-    fn corrupt(&self, what: &'static str, id: String) -> Error {
-        Error::Corrupt { path: self.path.clone(), what, id }
-    }
+fn corrupt(path: &Path, what: &'static str, id: String) -> Error {
+    Error::Corrupt { path: path.to_owned(), what, id }
 }
 
 fn encode(record: &impl Serialize) -> Result<Vec<u8>, Error> {

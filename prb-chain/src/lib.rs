@@ -207,6 +207,7 @@
 // docs.rs shows which feature an item needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod disk;
 pub mod history;
 pub mod identity;
 pub mod ingest;

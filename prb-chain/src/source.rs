@@ -12,17 +12,22 @@ use prb_core::{
     },
     primitives::RelayNumber,
 };
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::{
     ingest::Suspects,
     store::{self, Store, StoreView},
 };
 
+/// Most blocking threads that read the store. A disk that hangs occupies them, and their callers' retries would take all
+/// of the runtime's.
+const MAX_READS: usize = 64;
+
 /// Assembles batches from the store, on blocking threads.
 #[derive(Clone)]
 pub struct StoreSource {
     store: Arc<Store>,
+    reads: Arc<Semaphore>,
     suspects: Option<Suspects>,
 }
 
@@ -34,8 +39,8 @@ impl fmt::Debug for StoreSource {
 
 impl StoreSource {
     /// Creates a source over the store.
-    pub const fn new(store: Arc<Store>) -> Self {
-        Self { store, suspects: None }
+    pub fn new(store: Arc<Store>) -> Self {
+        Self { store, reads: Arc::new(Semaphore::new(MAX_READS)), suspects: None }
     }
 
     /// Reports blocks that workers cannot apply to the ingest.
@@ -54,7 +59,14 @@ impl StoreSource {
         }
         let store = Arc::clone(&self.store);
         let start = tokio::time::Instant::now();
-        let done = tokio::task::spawn_blocking(move || work(&store.view().map_err(storage)?)).await;
+        let permit =
+            Arc::clone(&self.reads).acquire_owned().await.map_err(|e| Error::Storage(Box::new(e)))?;
+        let done = tokio::task::spawn_blocking(move || {
+            // Moved here: a read that outlives its caller keeps its place.
+            let _permit = permit;
+            work(&store.view().map_err(storage)?)
+        });
+        let done = done.await;
         histogram!("prb_blob_assembly_seconds", "kind" => kind).record(start.elapsed().as_secs_f64());
         done.map_err(|e| Error::Storage(Box::new(e)))?
     }

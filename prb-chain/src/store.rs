@@ -29,10 +29,7 @@ use std::{
     fs::{DirBuilder, File, OpenOptions, TryLockError},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{
-        Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
-        atomic::{AtomicU8, AtomicUsize},
-    },
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, atomic::AtomicUsize},
 };
 
 use bytes::Bytes;
@@ -68,7 +65,11 @@ pub(crate) use verify::check_start;
 pub use verify::{Fault, Part, Progress, Report};
 pub(crate) use view::StoreView;
 
-use crate::{metric_help, verify::Start};
+use crate::{
+    disk::{Files, Writes},
+    metric_help,
+    verify::Start,
+};
 
 type Numbered = Database<'static, U32<BigEndian>, RawBytes>;
 
@@ -139,8 +140,9 @@ pub struct Store {
     database: RwLock<memory_map::Mapped>,
     /// Number of threads that wait to change the map.
     growing: AtomicUsize,
-    /// What could not be appended last because the disk is full, as bits.
-    full: AtomicU8,
+    /// Whether appending works.
+    writes: Writes<{ append::KINDS }>,
+    files: Files,
     genesis: OnceLock<(Start, Genesis)>,
     state: Mutex<State>,
     heights: watch::Sender<Heights>,
@@ -175,7 +177,7 @@ impl Store {
     /// [`Error::InUse`] if another process has it open, [`Error::Schema`] for a newer layout, or an I/O error.
     pub fn open(path: &Path, config: Config) -> Result<Self, Error> {
         metric_help::describe();
-        let io = |source| Error::Io { path: path.to_owned(), source };
+        let io = |source| Error::from_io(path, source);
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io)?;
         let lock = OpenOptions::new()
             .create(true)
@@ -188,14 +190,16 @@ impl Store {
             TryLockError::WouldBlock => Error::InUse { path: path.to_owned() },
             TryLockError::Error(source) => Error::Lock { path: path.to_owned(), source },
         })?;
+        // Opened after the lock file is locked: LMDB's own lock does not keep two processes from writing in turn, and
+        // the state kept in memory would be wrong.
+        let database = RwLock::new(memory_map::Mapped::open(path, config)?);
         let store = Self {
             path: path.to_owned(),
             config,
-            // Opened after the lock file is locked: LMDB's own lock does not keep two processes from writing in
-            // turn, and the state kept in memory would be wrong.
-            database: RwLock::new(memory_map::Mapped::open(path, config)?),
+            database,
             growing: AtomicUsize::new(0),
-            full: AtomicU8::new(0),
+            writes: Writes::default(),
+            files: Files::of(path, &lock).map_err(io)?,
             genesis: OnceLock::new(),
             state: Mutex::default(),
             heights: watch::Sender::default(),
@@ -403,7 +407,9 @@ impl Store {
 
     /// Loads the state from the stored rows.
     fn load(&self) -> Result<(), Error> {
-        let txn = self.read()?;
+        // Before the snapshot: a commit in between would be published first, and then be forgotten.
+        let mut known = self.state();
+        let txn = self.try_read()?;
         let error = |e| self.error(e);
         if let Some(stored) = txn.tables.meta.get(&txn, "genesis").map_err(error)? {
             let stored: StoredGenesis = decode(stored, "genesis")?;
@@ -445,7 +451,7 @@ impl Store {
             }
         }
         drop(txn);
-        *self.state() = state;
+        *known = state;
         self.publish(state);
         Ok(())
     }

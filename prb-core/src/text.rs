@@ -1,6 +1,6 @@
 //! Formatting of errors with their causes, of durations, and of text from outside.
 
-use std::{error::Error, fmt::Write, time::Duration};
+use std::{error::Error, fmt::Write, io, time::Duration};
 
 /// Formats an error and its causes in one line, as log fields and messages for operators have it.
 pub fn describe(error: &dyn Error) -> String {
@@ -57,6 +57,57 @@ pub fn duration(duration: Duration) -> String {
 /// A duration in seconds for the fields of logs, to the millisecond: 2.786, not 2.7865200039999998.
 pub fn seconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1_000.0).round() / 1_000.0
+}
+
+/// Returns what to do about a system's error with a file or socket, as a text that follows the error's subject; empty
+/// if the error explains itself.
+///
+/// ```
+/// use prb_core::text::io_remedy;
+///
+/// let failing_disk = std::io::Error::from_raw_os_error(5);
+/// assert!(io_remedy(&failing_disk).contains("dmesg"));
+/// ```
+pub fn io_remedy(error: &io::Error) -> &'static str {
+    // The numbers of Linux, on all architectures that it runs this on.
+    match error.raw_os_error() {
+        Some(1 | 13) => " (give this user access to it)",
+        Some(5 | 121) => " (its disk fails: see dmesg, then repair or replace it)",
+        Some(12) => {
+            " (memory or address space is used up: raise the limit, such as ulimit -v or LimitAS of systemd)"
+        }
+        Some(23 | 24) => {
+            " (too many files are open: raise the limit, such as ulimit -n or LimitNOFILE of systemd)"
+        }
+        Some(27 | 28 | 122) => " (its disk, quota or inode table is full: free space, see df and df -i)",
+        Some(30) => {
+            " (its file system is mounted read-only, perhaps after a disk error: see dmesg, then mount it writable)"
+        }
+        Some(116) => " (its network file system has gone: mount it again)",
+        _ => "",
+    }
+}
+
+/// Whether a system's error may be gone at the next attempt, without a change of the configuration: one of a disk, of
+/// memory, of the network, or of a limit that is shared with other programs.
+pub fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::*;
+    let by_kind = matches!(
+        error.kind(),
+        AddrInUse
+            | AddrNotAvailable
+            | Interrupted
+            | NetworkDown
+            | OutOfMemory
+            | QuotaExceeded
+            | ReadOnlyFilesystem
+            | StaleNetworkFileHandle
+            | StorageFull
+            | TimedOut
+            | WouldBlock
+    );
+    // EIO, ENXIO, ENODEV, ENFILE, EMFILE, EFBIG, ENOLCK, ENOTCONN, EREMOTEIO have no kind of their own, or share one.
+    by_kind || matches!(error.raw_os_error(), Some(5 | 6 | 19 | 23 | 24 | 27 | 37 | 107 | 121))
 }
 
 /// Shortens a text to at most `max_bytes` (at least 3): its beginning and its end, with `…` in place of the middle.

@@ -17,6 +17,7 @@ use std::{
     sync::Arc,
 };
 
+use prb_core::text::io_remedy;
 use prost::Message;
 use rsa::{
     RsaPrivateKey, RsaPublicKey,
@@ -28,6 +29,9 @@ use rsa::{
 use zeroize::{Zeroize, Zeroizing};
 
 mod file;
+
+#[doc(hidden)]
+pub use file::new_private;
 
 /// Size of a new key, in bits.
 pub const KEY_BITS: usize = 2048;
@@ -100,7 +104,7 @@ impl fmt::Debug for PeerId {
 #[non_exhaustive]
 pub enum Error {
     /// The file or its folder cannot be read or written.
-    #[error("cannot {action} {}", path.display())]
+    #[error("cannot {action} {}{}", path.display(), io_remedy(source))]
     Io {
         /// The failed operation: `read`, `write`, `create`…
         action: &'static str,

@@ -5,7 +5,7 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::Context;
-use prb_chain::keys::Sr25519Keys;
+use prb_chain::{inventory::HeedInventory, keys::Sr25519Keys};
 use prb_core::{
     blob::{BlobSource, cache::CachedSource},
     inventory::Inventory,
@@ -20,7 +20,8 @@ use crate::{
     blocks::{Blocks, Chains, Location},
     config::AllArgs,
     console::{self, Console, Local},
-    daemon::{self, Daemon, pool},
+    daemon::{self, Background, Daemon, pool, stop},
+    disk_watch::{DiskWatch, Files},
     fleet_file::FleetFile,
     fleet_runtime::{self, Chain, FleetRuntime},
     identity_check, inventory,
@@ -42,6 +43,8 @@ pub struct Bridge {
     api: Option<api::Server>,
     console: console::Open,
     fleet_file: Option<PathBuf>,
+    disk: DiskWatch,
+    background: Background,
 }
 
 impl Bridge {
@@ -60,32 +63,38 @@ impl Bridge {
         let identity = match file {
             // Without the old identity, the fleet file's keys are sealed again with the new one.
             Some(_) => peers::identity(&folder, Role::Lifecycle).await,
-            None => identity_check::of_manager(&folder, &*inventory).await,
+            None => identity_check::of_manager(&folder, &inventory).await,
         };
         let identity = identity.map_err(Failure::Configuration)?;
         let vault: Arc<dyn Vault> = Arc::new(RsaVault::new(&identity));
         if let Some(file) = file {
-            apply(file, &*inventory, &*vault).await.map_err(Failure::Configuration)?;
+            apply(file, &inventory, &*vault).await.map_err(Failure::Configuration)?;
         }
-        identity_check::check(&*inventory, &*vault, &folder).await.map_err(Failure::Configuration)?;
-        Self::compose(args, Chains { relay, para }, inventory, vault).await
+        identity_check::check(&inventory, &*vault, &folder).await.map_err(Failure::Configuration)?;
+        let files = Files::default().with_identity(&folder, &[Role::Lifecycle]);
+        Self::compose(args, Chains { relay, para }, files, inventory, vault).await
     }
 
     async fn compose(
         args: &AllArgs,
         chains: Chains,
-        inventory: Arc<dyn Inventory>,
+        files: Files,
+        inventory: HeedInventory,
         vault: Arc<dyn Vault>,
     ) -> Result<Self, Failure> {
         let para = chains.para.clone();
         let trade_queue =
             TradeQueue::built_in(para.clone(), Arc::clone(&vault), args.sending.submit_config());
         let trade_queue = trade_queue.map_err(Failure::Configuration)?;
-        let access = Access::find_or_create(&args.pages, &args.data).map_err(Failure::Configuration)?;
+        let access = Access::open(&args.pages, &args.data).await.map_err(Failure::Configuration)?;
         let trade_queue = trade_queue.with_page(&args.pages, &access).await?;
         let path = args.data.join("blocks");
         let location = Location { path: &path, setting: "PRB_DATA" };
         let blocks = Blocks::start(location, Some(chains), &args.history.history).await?;
+        let files = files.with_store(Arc::clone(&blocks.store)).with_inventory(inventory.clone());
+        let mut background = Background::default();
+        let disk = DiskWatch::start(files, &mut background);
+        let inventory: Arc<dyn Inventory> = Arc::new(inventory);
         let stored = Arc::clone(&blocks.source);
         let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(stored, args.blob_cache.config()));
         let chain = Chain::follow(para);
@@ -123,7 +132,8 @@ impl Bridge {
             .with_chain_data(blocks.chain_data(&args.data))
             .with_queue(work.trade_queue().source());
         let console = console::Open::start(&args.pages, &access, console).await?;
-        Ok(Self { inventory, vault, manager, blocks, work, api, console, fleet_file: args.fleet.clone() })
+        let fleet_file = args.fleet.clone();
+        Ok(Self { inventory, vault, manager, blocks, work, api, console, fleet_file, disk, background })
     }
 
     /// The manager of pools and workers. If they come from a fleet file, edits made here last until the file is
@@ -162,6 +172,7 @@ impl Bridge {
             error = self.console.ended() => error,
             error = self.blocks.ended() => error,
             error = api::ended(&mut self.api) => error,
+            error = self.background.ended() => error,
         }
     }
 
@@ -184,7 +195,7 @@ impl Bridge {
         // 1. No more edits and commands.
         tokio::join!(api::stop(self.api), self.console.stop());
         // 2. Workers, trader, chain reader: see there. Meanwhile, fetching ends; the store closes with its last user.
-        tokio::join!(self.work.stop(), self.blocks.stop());
+        tokio::join!(self.work.stop(), self.blocks.stop(), self.background.stop(stop::HELPERS));
     }
 }
 
@@ -192,9 +203,10 @@ impl Daemon for Bridge {
     const OPS_PORT: u16 = 18015;
 
     fn probe(&self) -> Probe {
-        let (blocks, work) = (self.blocks.probe(), self.work.probe());
+        let (disk, blocks, work) = (self.disk.clone(), self.blocks.probe(), self.work.probe());
         Arc::new(move || {
-            let mut reasons = blocks();
+            let mut reasons = disk.reasons();
+            reasons.extend(blocks());
             // Both parts watch the parachain's nodes and may report the same reason.
             let others = work().into_iter().filter(|new| reasons.iter().all(|old| old.code != new.code));
             let others: Vec<_> = others.collect();

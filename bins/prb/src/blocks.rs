@@ -15,10 +15,10 @@ use crate::{
     chain_data::ChainData,
     config::HistoryLocation,
     daemon::{Background, Failure, ended, stop},
-    history,
+    disk_watch, history,
     nodes::NodeWatch,
     ops::Reason,
-    readiness::{self, Code, Growth},
+    readiness::{self, Growth},
 };
 
 /// The nodes of both chains.
@@ -44,7 +44,7 @@ pub(crate) fn unusable(location: Location<'_>, error: store::Error) -> Failure {
     let lasts = match &error {
         store::Error::Io { source, .. } => matches!(
             source.kind(),
-            AlreadyExists | IsADirectory | NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem
+            AlreadyExists | IsADirectory | NotADirectory | NotFound | PermissionDenied
         ),
         error => error.is_fatal() || matches!(error, store::Error::Lock { .. }),
     };
@@ -83,9 +83,9 @@ impl Blocks {
         let history = history.context("PRB_HISTORY").map_err(Failure::Configuration)?;
         let opening = location.path.to_owned();
         // May migrate an older layout, which takes long for a large store.
-        let opened =
-            tokio::task::spawn_blocking(move || Store::open(&opening, store::Config::default())).await;
-        let opened = opened.map_err(|error| Failure::Run(error.into()))?;
+        let open = move || Store::open(&opening, store::Config::default());
+        let what = format!("the block store {}", location.path.display());
+        let opened = disk_watch::open(what, open).await.map_err(Failure::Run)?;
         // Shared with readers, so it closes with the last of them.
         let store = Arc::new(opened.map_err(|error| unusable(location, error))?);
         let mut source = StoreSource::new(Arc::clone(&store));
@@ -121,10 +121,9 @@ impl Blocks {
         ChainData::new(self.pools.clone(), folder.to_owned(), Some(Arc::clone(&self.store)))
     }
 
-    /// Returns a probe of the reasons why the store is not being filled, or is behind.
+    /// Returns a probe of the reasons why the store is not being filled, or is behind, except for its disk.
     pub(crate) fn probe(&self) -> impl Fn() -> Vec<Reason> + Send + Sync + 'static {
         let (nodes, growth, heights) = (self.nodes.clone(), self.growth.clone(), self.store.heights());
-        let store = Arc::clone(&self.store);
         move || {
             let now = *heights.borrow();
             let [relay, para] = &growth;
@@ -133,13 +132,7 @@ impl Blocks {
                 para.check("para", now.para_target.map(|n| n.0)),
             ];
             let nodes = nodes.iter().flat_map(NodeWatch::reasons);
-            let full = store.is_disk_full().then(|| {
-                let text =
-                    format!("the disk of the block store {} is full: free space", store.path().display());
-                Reason::new(Code::DiskFull, text)
-            });
-            let store = full.into_iter().chain(readiness::provider(&now));
-            nodes.chain(stalled.into_iter().flatten()).chain(store).collect()
+            nodes.chain(stalled.into_iter().flatten()).chain(readiness::provider(&now)).collect()
         }
     }
 

@@ -7,7 +7,10 @@ use std::{
 
 use anyhow::Context;
 use prb_chain::rpc::{self, NodePool};
-use prb_core::{primitives::Hash, text::describe};
+use prb_core::{
+    primitives::Hash,
+    text::{describe, io_remedy, is_passing},
+};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -50,8 +53,7 @@ impl Failure {
 
     fn text(&self) -> String {
         let (Self::Configuration(error) | Self::Run(error)) = self;
-        // Unlike `{:#}`, it does not repeat a cause that an error's own text ends with.
-        describe(&**error)
+        explained(error)
     }
 
     /// Reports the failure in a daemon's log. Not for commands, whose log is on the stream of [`Failure::report`].
@@ -77,18 +79,24 @@ impl Failure {
     }
 }
 
+/// Formats an error and its causes, with the remedy if the system is the cause.
+fn explained(error: &anyhow::Error) -> String {
+    // Unlike `{:#}`, it does not repeat a cause that an error's own text ends with.
+    let mut text = describe(&**error);
+    for cause in error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()) {
+        let remedy = io_remedy(cause);
+        if !text.contains(remedy) {
+            text += remedy;
+        }
+    }
+    text
+}
+
 /// Whether an error at the start may be gone at the next one: a port that the predecessor has not closed yet, an
-/// address that the network does not have yet at boot, a disk without room. A supervisor that does not restart after
+/// address that the network does not have yet at boot, a disk that is full or fails. A supervisor that does not restart after
 /// [`BAD_CONFIGURATION`] would leave the fleet without its daemon.
 fn is_transient(error: &anyhow::Error) -> bool {
-    use io::ErrorKind::*;
-    let kinds = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
-    kinds.into_iter().any(|kind| {
-        matches!(
-            kind,
-            AddrInUse | AddrNotAvailable | NetworkDown | OutOfMemory | QuotaExceeded | StorageFull | TimedOut
-        )
-    })
+    error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(is_passing)
 }
 
 /// A running daemon, as used by [`run`].

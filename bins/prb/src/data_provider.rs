@@ -26,6 +26,7 @@ use crate::{
     config::DataProviderArgs,
     daemon::{self, Background, Daemon, Failure, pool, stop},
     descriptors::{self, Shares},
+    disk_watch::{DiskWatch, Files},
     fleet_runtime, legacy_files,
     ops::Probe,
     peers,
@@ -43,6 +44,7 @@ pub struct DataProvider {
     blocks: Blocks,
     node: Node,
     serving: Background,
+    disk: DiskWatch,
 }
 
 impl DataProvider {
@@ -99,7 +101,10 @@ impl DataProvider {
             stop.cancelled().await;
             anyhow::anyhow!("stopped")
         });
-        Ok(Self { blocks, node, serving })
+        let files = Files::default().with_store(Arc::clone(&blocks.store));
+        let files = files.with_identity(&args.walkie.peer_id_prefix, &[identity::Role::DataProvider]);
+        let disk = DiskWatch::start(files, &mut serving);
+        Ok(Self { blocks, node, serving, disk })
     }
 
     /// Returns the current view.
@@ -133,7 +138,8 @@ impl Daemon for DataProvider {
     const OPS_PORT: u16 = 18012;
 
     fn probe(&self) -> Probe {
-        Arc::new(self.blocks.probe())
+        let (disk, blocks) = (self.disk.clone(), self.blocks.probe());
+        Arc::new(move || disk.reasons().into_iter().chain(blocks()).collect())
     }
 
     async fn view(&self) -> View {

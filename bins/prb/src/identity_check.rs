@@ -9,7 +9,7 @@ use prb_walkie::{
     vault::RsaVault,
 };
 
-use crate::peers;
+use crate::{disk_watch, peers};
 
 /// Returns the lifecycle manager's identity. A new one is generated if no key has been sealed yet.
 ///
@@ -88,7 +88,8 @@ pub(crate) fn check_trader(folder: &Path, has_pools: bool) -> anyhow::Result<()>
 
 async fn blocking(read: Read, folder: &Path, role: Role) -> anyhow::Result<Option<Identity>> {
     let folder = folder.to_owned();
-    Ok(tokio::task::spawn_blocking(move || read(&folder, role)).await??)
+    let what = format!("the identity in {}", folder.display());
+    Ok(disk_watch::open(what, move || read(&folder, role)).await??)
 }
 
 /// Opens every sealed key once.

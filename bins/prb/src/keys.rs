@@ -5,19 +5,17 @@
 //! request. It opens all operators' keys that were sealed with it.
 
 use std::{
-    fs::{self, Permissions},
+    fs,
     io::{IsTerminal, Write},
-    os::unix::fs::PermissionsExt,
     path::Path,
 };
 
 use anyhow::{Context, bail, ensure};
 use prb_walkie::{
-    identity::{Identity, Role},
+    identity::{Identity, Role, new_private},
     rpc::auth,
 };
 use secrecy::{ExposeSecret, SecretString};
-use tempfile::NamedTempFile;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -144,10 +142,8 @@ fn write(path: &Path, bytes: &[u8], replace: bool) -> anyhow::Result<()> {
         _ => Path::new("."),
     };
     let write = || -> std::io::Result<()> {
-        let mut file = NamedTempFile::new_in(folder)?;
-        // Before the first byte is written.
-        file.as_file().set_permissions(Permissions::from_mode(0o600))?;
-        file.write_all(bytes)?;
+        let mut file = new_private(folder)?;
+        file.as_file_mut().write_all(bytes)?;
         file.as_file().sync_all()?;
         if replace { file.persist(path) } else { file.persist_noclobber(path) }.map_err(|e| e.error)?;
         // The new name survives a power failure only once the folder is synced.

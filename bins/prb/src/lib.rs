@@ -20,6 +20,7 @@ pub mod core_dumps;
 pub mod daemon;
 pub mod data_provider;
 pub mod descriptors;
+mod disk_watch;
 mod entry_version;
 pub mod fleet_file;
 mod fleet_runtime;

@@ -13,6 +13,7 @@ use prb_core::{
 };
 use prb_walkie::{
     blob::remote::{Candidate, OwnChain, Providers, RemoteBlobSource},
+    identity,
     manage::{Sources, handlers},
     node::{self, Node, PeerTable},
     proto::Role,
@@ -27,6 +28,7 @@ use crate::{
     config::LifecycleArgs,
     console::{self, Console, Local},
     daemon::{self, Background, Daemon, Failure, pool, stop},
+    disk_watch::{DiskWatch, Files},
     fleet_runtime::{self, Chain, FleetRuntime},
     identity_check, inventory,
     ops::Probe,
@@ -53,6 +55,7 @@ pub struct LifecycleManager {
     api: Option<api::Server>,
     console: console::Open,
     background: Background,
+    disk: DiskWatch,
 }
 
 /// The parts of a lifecycle manager.
@@ -60,6 +63,7 @@ struct Parts {
     para: NodePool,
     inventory: Arc<dyn Inventory>,
     vault: Arc<dyn Vault>,
+    files: Files,
 }
 
 impl LifecycleManager {
@@ -72,20 +76,22 @@ impl LifecycleManager {
         let folder = &args.walkie.peer_id_prefix;
         let inventory = inventory::open(&args.local_db_path, "PHALA_LOCAL_DB_PATH").await?;
         let identity =
-            identity_check::of_manager(folder, &*inventory).await.map_err(Failure::Configuration)?;
+            identity_check::of_manager(folder, &inventory).await.map_err(Failure::Configuration)?;
         let vault: Arc<dyn Vault> = Arc::new(RsaVault::new(&identity));
-        identity_check::check(&*inventory, &*vault, folder).await.map_err(Failure::Configuration)?;
+        identity_check::check(&inventory, &*vault, folder).await.map_err(Failure::Configuration)?;
         let mut config =
             peers::config(&args.walkie, identity, Role::LifecycleManager).map_err(Failure::Configuration)?;
         config.ignore_bridge_identity = args.ptp_ignore_bridge_identity;
         config.trust = args.trust();
-        Self::compose(args, config, Parts { para, inventory, vault }).await
+        let files = Files::default().with_inventory(inventory.clone());
+        let files = files.with_identity(folder, &[identity::Role::Lifecycle]);
+        Self::compose(args, config, Parts { para, inventory: Arc::new(inventory), vault, files }).await
     }
 
     async fn compose(args: &LifecycleArgs, mut config: node::Config, parts: Parts) -> Result<Self, Failure> {
-        let access =
-            Access::find_or_create(&args.pages, &args.local_db_path).map_err(Failure::Configuration)?;
+        let access = Access::open(&args.pages, &args.local_db_path).await.map_err(Failure::Configuration)?;
         let mut background = Background::default();
+        let disk = DiskWatch::start(parts.files.clone(), &mut background);
         let (found, candidates) = watch::channel(Vec::new());
         let (own, identity) = own_chain::follow(&parts.para, &mut background);
         let (work, providers) = if args.lifecycle_config_mode {
@@ -129,7 +135,7 @@ impl LifecycleManager {
                 anyhow::anyhow!("the peer-to-peer node has ended, and with it the search for data providers")
             });
         }
-        Ok(Self { node, work, api, console, background })
+        Ok(Self { node, work, api, console, background, disk })
     }
 
     /// Its peer-to-peer node.
@@ -262,11 +268,12 @@ impl Daemon for LifecycleManager {
     const OPS_PORT: u16 = 18013;
 
     fn probe(&self) -> Probe {
-        let Some(work) = &self.work else { return Arc::new(Vec::new) };
+        let disk = self.disk.clone();
+        let Some(work) = &self.work else { return Arc::new(move || disk.reasons()) };
         let (peers, work) = (self.node.peers(), work.probe());
         Arc::new(move || {
             let data = readiness::data_providers(providers(&peers), untrusted(&peers));
-            data.into_iter().chain(work()).collect()
+            disk.reasons().into_iter().chain(data).chain(work()).collect()
         })
     }
 

@@ -10,6 +10,7 @@ use prb::{
     daemon::Failure,
     descriptors, keys, output,
     progress::Display,
+    signals,
     telemetry::{self, Stream},
 };
 use rustix::io::Errno;
@@ -18,6 +19,7 @@ use rustix::io::Errno;
 const BLOCKING_STOP: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
+    signals::handle_as_first_process();
     // Before anything reads a secret, which arguments and variables may refer to.
     let dumpable = core_dumps::disable();
     let arguments = container::arguments(std::env::args_os());

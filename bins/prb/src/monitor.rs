@@ -56,7 +56,7 @@ impl Monitor {
         let identity = peers::identity(&walkie.peer_id_prefix, identity::Role::Monitor).await;
         let mut config = peers::config(&walkie, identity.map_err(Failure::Configuration)?, Role::Client)
             .map_err(Failure::Configuration)?;
-        let access = Access::find_or_create(&args.pages, &walkie.peer_id_prefix);
+        let access = Access::open(&args.pages, &walkie.peer_id_prefix).await;
         let access = access.map_err(Failure::Configuration)?;
         // All discovered peers are shown, with their chain and group.
         config.ignore_bridge_identity = true;

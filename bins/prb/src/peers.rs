@@ -11,12 +11,13 @@ use prb_walkie::{
 use crate::{
     config::WalkieArgs,
     daemon::{Failure, stop},
-    descriptors,
+    descriptors, disk_watch,
 };
 
 /// Reads the daemon's identity, or generates it at the first start.
 pub(crate) async fn identity(folder: &std::path::Path, role: identity::Role) -> anyhow::Result<Identity> {
-    let identity = Identity::load_or_generate(folder, role).await?;
+    let opening = Identity::load_or_generate(folder, role);
+    let identity = disk_watch::explain(format!("the identity in {}", folder.display()), opening).await?;
     tracing::info!(peer_id = %identity.peer_id(), "Got my peer id");
     Ok(identity)
 }

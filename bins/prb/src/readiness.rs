@@ -54,8 +54,12 @@ codes! {
     ChainUnknown = "chain_unknown",
     /// The store is behind the nodes.
     Syncing = "syncing",
-    /// The disk of the block store is full.
+    /// A disk with the daemon's files is full.
     DiskFull = "disk_full",
+    /// A disk with the daemon's files fails, or does not answer.
+    DiskFailing = "disk_failing",
+    /// Files that a restart needs were moved or deleted.
+    FilesMissing = "files_missing",
     /// The nodes finalise no new blocks.
     ChainStalled = "chain_stalled",
     /// No node of the relay chain answers.
@@ -177,7 +181,7 @@ pub(crate) fn in_trouble(worker: &WorkerStatus) -> bool {
 fn without_data(worker: &WorkerStatus) -> bool {
     let waits =
         matches!(worker.reason, worker::Reason::AwaitingData { .. } | worker::Reason::AwaitingChainData);
-    waits && worker.message_at.elapsed().is_ok_and(|time| time >= DATA_WITHIN)
+    waits && worker.message_since.elapsed() >= DATA_WITHIN
 }
 
 /// Counts the reasons, such as `3 unreachable, 2 sync-failing`.
@@ -227,9 +231,9 @@ mod tests {
         let status = |(state, reason): &(State, worker::Reason)| {
             let worker = Worker::new(uuid::Uuid::nil(), PoolId(1), "w", "http://w", 1);
             let desired = Desired { worker: worker.into(), pool: None };
-            let long_ago = SystemTime::now() - DATA_WITHIN * 2;
-            let mut status = WorkerStatus::idle(&desired, reason.clone(), long_ago);
+            let mut status = WorkerStatus::idle(&desired, reason.clone(), SystemTime::now());
             (status.state, status.runner) = (*state, Some(0));
+            status.message_since -= DATA_WITHIN;
             Arc::new(status)
         };
         let mut fleet = FleetStatus::default();

@@ -1,11 +1,45 @@
 //! Signals: the first SIGINT or SIGTERM shuts down in order, a second one ends the process at once; SIGHUP
 //! reloads files; SIGUSR1 and SIGUSR2 are ignored.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
+#[cfg(unix)]
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// Exit code after a second signal: the usual one of a process killed by SIGINT.
 const FORCED: i32 = 130;
+/// The one of a process killed by SIGTERM.
+const TERMINATED: i32 = 143;
+
+/// Whether [`listen`] handles the signals.
+static LISTENING: AtomicBool = AtomicBool::new(false);
+
+/// Lets SIGINT and SIGTERM end a container's first process before [`listen`] handles them. The system ignores signals
+/// for which the first process has no handler, while it reads its settings from a pipe, say.
+#[cfg(unix)]
+pub fn handle_as_first_process() {
+    if std::process::id() != 1 {
+        return;
+    }
+    let wait = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let (mut int, mut term) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+            let code = tokio::select! {
+                _ = int.recv() => FORCED,
+                _ = term.recv() => TERMINATED,
+            };
+            if !LISTENING.load(Ordering::SeqCst) {
+                std::process::exit(code);
+            }
+            std::io::Result::Ok(())
+        })
+    };
+    // An error leaves the signals to the system.
+    let _ = std::thread::Builder::new().name("signals".into()).spawn(wait);
+}
 
 /// Cancels `stop` at the first SIGINT or SIGTERM and ends the process at the second; notifies `reload` of
 /// SIGHUP.
@@ -19,7 +53,6 @@ pub async fn listen(
     stop: CancellationToken,
     reload: Option<mpsc::Sender<()>>,
 ) -> std::io::Result<std::convert::Infallible> {
-    use tokio::signal::unix::{SignalKind, signal};
     // All at once: without a handler, each of these signals would end the process.
     let mut int = signal(SignalKind::interrupt())?;
     let mut term = signal(SignalKind::terminate())?;
@@ -27,6 +60,7 @@ pub async fn listen(
     // Tools that rotate logs send these; the original did not end from the first.
     let mut user1 = signal(SignalKind::user_defined1())?;
     let mut user2 = signal(SignalKind::user_defined2())?;
+    LISTENING.store(true, Ordering::SeqCst);
     loop {
         tokio::select! {
             _ = int.recv() => {}

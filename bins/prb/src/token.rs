@@ -3,17 +3,19 @@
 use std::{
     fs,
     io::{ErrorKind, Write},
-    os::unix::fs::PermissionsExt,
     path::Path,
     sync::Arc,
 };
 
 use anyhow::Context;
+use prb_walkie::identity::new_private;
 use secrecy::{ExposeSecret, SecretString};
-use tempfile::NamedTempFile;
 use uuid::Uuid;
 
-use crate::config::{PageArgs, TOKEN_VARIABLE, first_line};
+use crate::{
+    config::{PageArgs, TOKEN_VARIABLE, first_line},
+    disk_watch,
+};
 
 /// The file of the generated token, in the daemon's data folder.
 pub(crate) const TOKEN_FILE: &str = "api-token";
@@ -43,6 +45,16 @@ impl Access {
             None => format!("the variable {TOKEN_VARIABLE}"),
         };
         Ok(Self { token: Some(token), location: Some(location.into()), is_given: true })
+    }
+
+    /// As [`find_or_create`](Self::find_or_create), without blocking if the disk hangs.
+    ///
+    /// # Errors
+    /// Those of [`find_or_create`](Self::find_or_create).
+    pub(crate) async fn open(args: &PageArgs, folder: &Path) -> anyhow::Result<Self> {
+        let what = format!("the API's token in {}", folder.display());
+        let (args, folder) = (args.clone(), folder.to_owned());
+        disk_watch::open(what, move || Self::find_or_create(&args, &folder)).await?
     }
 
     /// Returns the configured token, or the one in `folder`, which is generated if it does not exist.
@@ -132,10 +144,8 @@ fn make(file: &Path) -> anyhow::Result<Option<SecretString>> {
     let token = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
     let folder = file.parent().context("it has no folder")?;
     fs::create_dir_all(folder)?;
-    let mut made = NamedTempFile::new_in(folder)?;
-    // Before the token is written.
-    made.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
-    writeln!(made, "{token}")?;
+    let mut made = new_private(folder)?;
+    writeln!(made.as_file_mut(), "{token}")?;
     made.as_file().sync_all()?;
     // The token of another process may be in use already, so it is kept.
     match made.persist_noclobber(file) {
@@ -148,6 +158,8 @@ fn make(file: &Path) -> anyhow::Result<Option<SecretString>> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

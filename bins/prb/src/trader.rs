@@ -10,11 +10,12 @@ use prb_core::{
     vault::Vault,
 };
 use prb_queue::redis;
-use prb_walkie::vault::RsaVault;
+use prb_walkie::{identity::Role, vault::RsaVault};
 
 use crate::{
     config::TraderArgs,
     daemon::{self, Background, Daemon, Failure, pool, stop},
+    disk_watch::{DiskWatch, Files},
     fleet_file::FleetFile,
     identity_check,
     nodes::NodeWatch,
@@ -31,6 +32,7 @@ pub struct TraderDaemon {
     trade_queue: TradeQueue,
     nodes: NodeWatch,
     background: Background,
+    disk: DiskWatch,
 }
 
 impl TraderDaemon {
@@ -51,12 +53,14 @@ impl TraderDaemon {
             config.signers = Some(Arc::new(signers));
         }
         let mut background = Background::default();
+        let files = Files::default().with_identity(&args.peer_id_prefix, &[Role::Lifecycle, Role::Trade]);
+        let disk = DiskWatch::start(files, &mut background);
         let nodes = NodeWatch::para(para.clone(), &mut background);
         let trade_queue = TradeQueue::trading(config, para, vault, args.sending.submit_config());
         let trade_queue = trade_queue.map_err(Failure::Configuration)?;
         // No token is generated: a trader has no data folder to keep it in.
         let access = Access::given(&args.pages).map_err(Failure::Configuration)?;
-        Ok(Self { trade_queue: trade_queue.with_page(&args.pages, &access).await?, nodes, background })
+        Ok(Self { trade_queue: trade_queue.with_page(&args.pages, &access).await?, nodes, background, disk })
     }
 }
 
@@ -73,8 +77,11 @@ impl Daemon for TraderDaemon {
     const OPS_PORT: u16 = 18014;
 
     fn probe(&self) -> Probe {
-        let (nodes, queue) = (self.nodes.clone(), self.trade_queue.watch());
-        Arc::new(move || nodes.reasons().into_iter().chain(trade_queue::readiness(&queue)).collect())
+        let (disk, nodes, queue) = (self.disk.clone(), self.nodes.clone(), self.trade_queue.watch());
+        Arc::new(move || {
+            let queue = trade_queue::readiness(&queue);
+            disk.reasons().into_iter().chain(nodes.reasons()).chain(queue).collect()
+        })
     }
 
     async fn view(&self) -> View {

@@ -262,6 +262,23 @@ fn said_at_start(variables: &[(&str, &str)]) -> String {
 }
 
 #[test]
+fn secrets_in_flags_are_warned_of_and_not_quoted() {
+    const WARNING: &str = "every user of this machine can read this flag's value";
+    let nowhere = [("PHALA_PEER_ID_PREFIX", "/dev/null/id"), ("PRB_OPS_LISTEN", "off")];
+    let said = |arguments: &[&str]| {
+        let output = prb(&[&["data-provider"], arguments].concat(), &[&CHAINS[..], &nowhere].concat());
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat()
+    };
+    let key = "9d1c5b0e7f3a48d2b6e1940c7a5f2e83";
+    for value in [format!("wss://a:{key}@node.example"), format!("wss://node.example/?key={key}")] {
+        let said = said(&["--chain-endpoint", &value]);
+        assert!(said.contains(WARNING) && said.contains("\"--chain-endpoint\""), "{said}");
+        assert!(!said.contains(key), "{said}");
+    }
+    assert!(!said(&["--chain-endpoint", "ws://node.example:9944"]).contains(WARNING));
+}
+
+#[test]
 fn settings_without_effect_are_reported_with_their_source() {
     let name = "PHALA_DATA_PROVIDER_BLOB_MAX_RANGE_COUNT";
     let said = said_at_start(&[(name, "61")]);

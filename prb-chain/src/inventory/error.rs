@@ -1,11 +1,17 @@
 //! Errors of an inventory on disk.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use heed::MdbError;
+use prb_core::text::{describe, io_remedy, is_passing};
 
-/// `errno` of a full disk (ENOSPC) and of an exceeded quota (EDQUOT).
-const DISK_FULL: [i32; 2] = [28, 122];
+use crate::disk::DiskProblem;
+
+/// `errno` of a full disk (ENOSPC), an exceeded quota (EDQUOT), and a limit of file sizes (EFBIG).
+const DISK_FULL: [i32; 3] = [28, 122, 27];
 
 /// Why an inventory cannot be opened or written.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +92,7 @@ pub enum Error {
         edit: String,
     },
     /// The disk is full.
-    #[error("the disk of the inventory at {} is full", path.display())]
+    #[error("the disk of the inventory at {} is full (or its quota is used up): free space", path.display())]
     DiskFull {
         /// The inventory.
         path: PathBuf,
@@ -98,12 +104,28 @@ pub enum Error {
         path: PathBuf,
     },
     /// The folder or a file cannot be used.
-    #[error("the inventory at {} cannot be used", path.display())]
+    #[error("the inventory at {} cannot be used{}", path.display(), io_remedy(source))]
     Io {
         /// The inventory.
         path: PathBuf,
         /// The system's error.
         source: io::Error,
+    },
+    /// LMDB closed the database after a failed write; the next edit opens it again.
+    #[error("writing to the inventory at {} failed; the next edit opens it again: check the disk", path.display())]
+    Broken {
+        /// The inventory.
+        path: PathBuf,
+    },
+    /// Its files were moved or deleted while it is open: an edit would be lost.
+    #[error(
+        "the files of the inventory at {} were moved or deleted while it is open: move them back, or restore a backup; \
+         nothing can be stored until then, and a restart would find no pools and workers",
+        path.display()
+    )]
+    Moved {
+        /// The inventory.
+        path: PathBuf,
     },
     /// LMDB failed.
     #[error("the database at {} failed", path.display())]
@@ -116,20 +138,48 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether it may work later, after space was freed or the other process has ended.
-    pub const fn is_retryable(&self) -> bool {
-        matches!(self, Self::InUse { .. } | Self::DiskFull { .. } | Self::MapFull { .. })
+    /// Whether it may work later: after space was freed, the other process has ended, or the disk is back.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::InUse { .. } | Self::DiskFull { .. } | Self::MapFull { .. } | Self::Broken { .. } => true,
+            Self::Io { source, .. } | Self::Lock { source, .. } => is_passing(source),
+            _ => false,
+        }
     }
 
-    pub(super) fn from_heed(path: &std::path::Path, e: heed::Error) -> Self {
+    /// Returns the problem, if the cause is the disk or the system, not the edit.
+    pub(super) fn disk_problem(&self) -> Option<DiskProblem> {
+        match self {
+            Self::DiskFull { .. } => Some(DiskProblem::Full(self.to_string())),
+            Self::Moved { .. } => Some(DiskProblem::Moved(self.to_string())),
+            Self::Io { .. } | Self::Broken { .. } | Self::Database { .. } => {
+                Some(DiskProblem::Failing(describe(self)))
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn from_io(path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        match source.raw_os_error() {
+            Some(n) if DISK_FULL.contains(&n) => Self::DiskFull { path },
+            _ => Self::Io { path, source },
+        }
+    }
+
+    pub(super) fn from_heed(path: &Path, e: heed::Error) -> Self {
+        match e {
+            heed::Error::Io(source) => return Self::from_io(path, source),
+            heed::Error::Mdb(MdbError::Other(n)) => {
+                return Self::from_io(path, io::Error::from_raw_os_error(n));
+            }
+            _ => {}
+        }
         let path = path.to_owned();
         match e {
             heed::Error::EnvAlreadyOpened => Self::InUse { path },
             heed::Error::Mdb(MdbError::MapFull) => Self::MapFull { path },
-            heed::Error::Io(source) if source.raw_os_error().is_some_and(|n| DISK_FULL.contains(&n)) => {
-                Self::DiskFull { path }
-            }
-            heed::Error::Mdb(MdbError::Other(n)) if DISK_FULL.contains(&n) => Self::DiskFull { path },
+            heed::Error::Mdb(MdbError::Panic) => Self::Broken { path },
             heed::Error::Mdb(
                 MdbError::Corrupted
                 | MdbError::PageNotFound
@@ -137,7 +187,6 @@ impl Error {
                 | MdbError::VersionMismatch
                 | MdbError::Incompatible,
             ) => Self::Damaged { path, source: Box::new(e) },
-            heed::Error::Io(source) => Self::Io { path, source },
             e => Self::Database { path, source: Box::new(e) },
         }
     }

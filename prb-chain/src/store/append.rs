@@ -1,7 +1,5 @@
 //! Appends verified blocks.
 
-use std::sync::atomic::Ordering;
-
 use codec::Encode;
 use heed::PutFlags;
 use prb_core::{
@@ -9,6 +7,8 @@ use prb_core::{
     primitives::{Hash, ParaNumber, RelayNumber},
     wire::AuthoritySet,
 };
+
+use crate::disk::DiskProblem;
 
 use super::{Alignment, Error, State, Store, Tips, memory_map::WriteTxn, segment, split_alignment};
 
@@ -49,24 +49,32 @@ pub struct RelayBatch {
     pub stops: Vec<NewJustifiedBlock>,
 }
 
-/// What is appended, as bits of [`Store::full`].
-const RELAY: u8 = 1;
-const HEADERS: u8 = 2;
-const CHANGES: u8 = 4;
+/// What is appended, as kinds of [`Store::writes`].
+const RELAY: usize = 0;
+const HEADERS: usize = 1;
+const CHANGES: usize = 2;
+/// Their number.
+pub(super) const KINDS: usize = 3;
 
 impl Store {
-    /// Whether blocks wait because the disk is full: the last attempt to append them has failed for that reason.
-    pub fn is_disk_full(&self) -> bool {
-        self.full.load(Ordering::Relaxed) != 0
+    /// Returns why blocks cannot be stored at the moment. Does not block.
+    pub fn disk_problem(&self) -> Option<DiskProblem> {
+        self.writes.problem(&format_args!("the block store {}", self.path.display()))
     }
 
-    fn noting_space<T>(&self, what: u8, result: Result<T, Error>) -> Result<T, Error> {
-        match &result {
-            Ok(_) => self.full.fetch_and(!what, Ordering::Relaxed),
-            Err(Error::DiskFull { .. }) => self.full.fetch_or(what, Ordering::Relaxed),
-            Err(_) => 0,
-        };
-        result
+    /// Checks whether the files are still where they were opened. Blocks on the disk.
+    pub fn check_files(&self) {
+        self.writes.set_moved(self.files.are_moved(&self.path).then(|| {
+            format!(
+                "the files of the block store {} were moved or deleted while it is open: move them back; if they are \
+                 lost, restart, and all blocks are fetched again",
+                self.path.display()
+            )
+        }));
+    }
+
+    fn tracked<T>(&self, kind: usize, write: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+        self.writes.track(kind, || self.growing(write), Error::disk_problem)
     }
 
     /// Appends relay blocks.
@@ -77,7 +85,7 @@ impl Store {
     /// [`Error::OutOfSequence`] if they do not follow the stored ones, or do not end at a justified one.
     #[doc(hidden)]
     pub fn append_relay(&self, batch: &RelayBatch) -> Result<(), Error> {
-        self.noting_space(RELAY, self.growing(|| self.try_append_relay(batch)))
+        self.tracked(RELAY, || self.try_append_relay(batch))
     }
 
     fn try_append_relay(&self, batch: &RelayBatch) -> Result<(), Error> {
@@ -135,7 +143,7 @@ impl Store {
     /// [`Error::OutOfSequence`] if they do not follow the stored ones, or extend beyond what a relay block has proven.
     #[doc(hidden)]
     pub fn append_para_headers(&self, first: ParaNumber, headers: &[Vec<u8>]) -> Result<(), Error> {
-        self.noting_space(HEADERS, self.growing(|| self.try_append_para_headers(first, headers)))
+        self.tracked(HEADERS, || self.try_append_para_headers(first, headers))
     }
 
     fn try_append_para_headers(&self, first: ParaNumber, headers: &[Vec<u8>]) -> Result<(), Error> {
@@ -170,7 +178,7 @@ impl Store {
     /// [`Error::OutOfSequence`] if they do not follow the stored ones.
     #[doc(hidden)]
     pub fn append_changes(&self, first: ParaNumber, changes: &[Vec<u8>]) -> Result<(), Error> {
-        self.noting_space(CHANGES, self.growing(|| self.try_append_changes(first, changes)))
+        self.tracked(CHANGES, || self.try_append_changes(first, changes))
     }
 
     fn try_append_changes(&self, first: ParaNumber, changes: &[Vec<u8>]) -> Result<(), Error> {

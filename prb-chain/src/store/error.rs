@@ -6,7 +6,12 @@ use std::{
 };
 
 use heed::MdbError;
-use prb_core::primitives::Hash;
+use prb_core::{
+    primitives::Hash,
+    text::{describe, io_remedy},
+};
+
+use crate::disk::DiskProblem;
 
 /// `errno` of a full disk (ENOSPC), an exceeded quota (EDQUOT), and a limit of file sizes (EFBIG).
 const DISK_FULL: [i32; 3] = [28, 122, 27];
@@ -127,7 +132,7 @@ pub enum Error {
         what: &'static str,
     },
     /// The directory or a file cannot be used.
-    #[error("the store at {path} cannot be used")]
+    #[error("the store at {path} cannot be used{}", io_remedy(source))]
     Io {
         /// The store.
         path: PathBuf,
@@ -161,6 +166,17 @@ impl Error {
                 | Self::Damaged { .. }
                 | Self::Unmapped { .. }
         )
+    }
+
+    /// Returns the problem, if the cause is the disk or the system, not what was to be stored.
+    pub(super) fn disk_problem(&self) -> Option<DiskProblem> {
+        match self {
+            Self::DiskFull { .. } => Some(DiskProblem::Full(self.to_string())),
+            Self::Io { .. } | Self::Broken { .. } | Self::MapFull { .. } | Self::Database { .. } => {
+                Some(DiskProblem::Failing(describe(self)))
+            }
+            _ => None,
+        }
     }
 
     pub(super) fn from_heed(path: &Path, e: heed::Error) -> Self {
@@ -216,7 +232,10 @@ mod tests {
             (Mdb(MdbError::PageNotFound), "is damaged", false, true),
             (Mdb(MdbError::Invalid), "is damaged", false, true),
             (Mdb(MdbError::Other(28)), "is full", true, false),
-            (Mdb(MdbError::Other(5)), "cannot be used", true, false),
+            (Mdb(MdbError::Other(5)), "its disk fails", true, false),
+            (Io(os(30)), "mounted read-only", true, false),
+            (Io(os(12)), "ulimit -v", true, false),
+            (Io(os(24)), "too many files are open", true, false),
             (Io(os(122)), "is full", true, false),
             (Io(os(13)), "cannot be used", true, false),
             (heed::Error::EnvAlreadyOpened, "in use", false, false),

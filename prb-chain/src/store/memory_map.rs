@@ -113,7 +113,20 @@ impl DerefMut for WriteTxn<'_> {
 }
 
 impl Store {
+    /// Starts a read transaction. Opens the database again, once, if LMDB has closed it: it refuses readers, too, after
+    /// a failed write.
     pub(super) fn read(&self) -> Result<Txn<'_>, Error> {
+        let generation = self.database.read().unwrap_or_else(PoisonError::into_inner).generation();
+        match self.try_read() {
+            Err(Error::Broken { .. }) => {
+                self.reopen(generation)?;
+                self.try_read()
+            }
+            read => read,
+        }
+    }
+
+    pub(super) fn try_read(&self) -> Result<Txn<'_>, Error> {
         let guard = self.guard_map()?;
         let Opened { env, tables } = guard.opened();
         // Owns its environment, so that it can be kept together with the guard; without thread-local storage,
@@ -214,9 +227,14 @@ impl Store {
         Ok(())
     }
 
-    /// Closes the database after a failure and reopens it: committed data is there.
+    /// Closes the database after a failure and reopens it, with the state of what it has.
     fn reopen(&self, generation: u64) -> Result<(), Error> {
         let broken = || Error::Broken { path: self.path.clone() };
+        // LMDB would create a new, empty database.
+        self.check_files();
+        if self.writes.moved().is_some() {
+            return Err(broken());
+        }
         let mut mapped = self.exclusive().ok_or_else(broken)?;
         // Another thread has done so in the meantime.
         if mapped.generation() != generation {
@@ -229,6 +247,9 @@ impl Store {
         }
         let Mapped::Open(opened, _) = Mapped::open(&self.path, self.config)? else { return Err(broken()) };
         *mapped = Mapped::Open(opened, generation + 1);
+        drop(mapped);
+        // The failed write may be stored nevertheless.
+        self.load()?;
         tracing::warn!(path = %self.path.display(), "the store's database had failed and was opened again");
         Ok(())
     }

@@ -22,8 +22,7 @@ use crate::{
 const BATCH_WINDOW: Duration = Duration::from_millis(20);
 
 /// The fleet's public keys and message senders. Each belongs to the worker that claimed it first, for as long
-/// as that worker answers with it; a key that is recorded for a worker's entry belongs to that one, whichever
-/// other worker has claimed it before: anybody can answer with the key of another.
+/// as that worker answers with it, unless another has a stronger [`Title`].
 #[derive(Debug)]
 pub(crate) struct Keys {
     chain: Arc<dyn ChainReader>,
@@ -45,8 +44,20 @@ struct Holder {
     name: Arc<str>,
     /// Distinguishes a claim from an older one of the same worker that is dropped later.
     generation: u64,
-    /// Whether the key was recorded for the worker's entry when it was claimed.
-    recorded: bool,
+    /// That of the claim.
+    title: Title,
+}
+
+/// Why a key belongs to a worker's entry, the weakest title first. Of equal ones, the first claim counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Title {
+    /// The worker answers with it, as anybody can with the key of another.
+    Answers,
+    /// It is also recorded for the entry.
+    Recorded,
+    /// Moreover, the chain assigns it to the entry's pool. Where a key is recorded for two entries, the one in the wrong
+    /// pool would relay no heartbeats.
+    Assigned,
 }
 
 /// What one worker needs followed besides the key that it holds.
@@ -69,16 +80,15 @@ impl Keys {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Claims a key for a worker and has it followed; `recorded` if it is the last known one of the worker's entry.
-    /// Returns the holder's name if another worker holds it.
+    /// Claims a key for a worker and has it followed. Returns the holder's name if another worker holds it.
     pub(crate) fn claim(
         self: &Arc<Self>,
         key: WorkerKey,
         id: Uuid,
         name: &str,
-        recorded: bool,
+        title: Title,
     ) -> Result<Claim<WorkerKey>, Arc<str>> {
-        self.claim_in(|registry| &mut registry.keys, key, (id, name), recorded)
+        self.claim_in(|registry| &mut registry.keys, key, (id, name), title)
     }
 
     /// Claims the messages of a sender that several workers relay for, such as a gatekeeper.
@@ -88,7 +98,7 @@ impl Keys {
         id: Uuid,
         name: &str,
     ) -> Result<Claim<MessageOrigin>, Arc<str>> {
-        self.claim_in(|registry| &mut registry.senders, sender, (id, name), false)
+        self.claim_in(|registry| &mut registry.senders, sender, (id, name), Title::Answers)
     }
 
     fn claim_in<K: Clone + Eq + std::hash::Hash>(
@@ -96,18 +106,18 @@ impl Keys {
         table: fn(&mut Registry) -> &mut HashMap<K, Holder>,
         subject: K,
         (id, name): (Uuid, &str),
-        recorded: bool,
+        title: Title,
     ) -> Result<Claim<K>, Arc<str>> {
         let mut registry = self.registry();
         match table(&mut registry).get(&subject) {
-            Some(holder) if holder.id != id && (holder.recorded || !recorded) => {
+            Some(holder) if holder.id != id && holder.title >= title => {
                 return Err(Arc::clone(&holder.name));
             }
             _ => {}
         }
         registry.generation += 1;
         let generation = registry.generation;
-        table(&mut registry).insert(subject.clone(), Holder { id, name: name.into(), generation, recorded });
+        table(&mut registry).insert(subject.clone(), Holder { id, name: name.into(), generation, title });
         drop(registry);
         self.changed.notify_one();
         Ok(Claim { keys: Arc::clone(self), table, subject, generation })
@@ -214,28 +224,38 @@ mod tests {
     async fn a_claim_that_is_dropped_late_takes_no_newer_one_with_it() {
         let keys = Arc::new(Keys::new(Arc::new(MemoryChain::default())));
         let (key, one, other) = (WorkerKey([1; 32]), Uuid::from_u128(1), Uuid::from_u128(2));
-        let first = keys.claim(key, one, "one", false).ok();
-        let second = keys.claim(key, one, "one", false).ok();
+        let first = keys.claim(key, one, "one", Title::Answers).ok();
+        let second = keys.claim(key, one, "one", Title::Answers).ok();
         assert!(first.is_some() && second.is_some(), "a worker may claim its key again");
         drop(first);
-        assert_eq!(keys.claim(key, other, "other", false).err().as_deref(), Some("one"));
+        assert_eq!(keys.claim(key, other, "other", Title::Answers).err().as_deref(), Some("one"));
         assert_eq!(keys.other_holder(key, other).as_deref(), Some("one"));
         assert_eq!(keys.other_holder(key, one), None);
         drop(second);
-        assert!(keys.claim(key, other, "other", false).is_ok());
+        assert!(keys.claim(key, other, "other", Title::Answers).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_recorded_key_cannot_be_taken_by_who_answers_first() {
         let keys = Arc::new(Keys::new(Arc::new(MemoryChain::default())));
         let (key, owner, thief) = (WorkerKey([1; 32]), Uuid::from_u128(1), Uuid::from_u128(2));
-        let stolen = keys.claim(key, thief, "thief", false).unwrap();
-        let recovered = keys.claim(key, owner, "owner", true).unwrap();
+        let stolen = keys.claim(key, thief, "thief", Title::Answers).unwrap();
+        let recovered = keys.claim(key, owner, "owner", Title::Recorded).unwrap();
         assert!(recovered.is_current() && !stolen.is_current());
         drop(stolen);
-        for recorded in [false, true] {
-            assert_eq!(keys.claim(key, thief, "thief", recorded).err().as_deref(), Some("owner"));
+        for title in [Title::Answers, Title::Recorded] {
+            assert_eq!(keys.claim(key, thief, "thief", title).err().as_deref(), Some("owner"));
         }
         assert!(recovered.is_current());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_recorded_twice_belongs_to_the_entry_in_its_pool() {
+        let keys = Arc::new(Keys::new(Arc::new(MemoryChain::default())));
+        let (key, in_pool, elsewhere) = (WorkerKey([1; 32]), Uuid::from_u128(1), Uuid::from_u128(2));
+        let wrong = keys.claim(key, elsewhere, "elsewhere", Title::Recorded).unwrap();
+        let right = keys.claim(key, in_pool, "in pool", Title::Assigned).unwrap();
+        assert!(right.is_current() && !wrong.is_current());
+        assert!(keys.claim(key, elsewhere, "elsewhere", Title::Recorded).is_err());
     }
 }

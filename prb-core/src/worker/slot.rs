@@ -167,6 +167,7 @@ impl Slot {
         change(status);
         if status.message != before.message || status.state != before.state {
             status.message_at = SystemTime::now();
+            status.message_since = Instant::now().into_std();
         }
         // The gauges count workers by label: the old label's must go down for each one that goes up.
         if status.state != before.state || status.reason.code() != before.reason.code() {

@@ -1,6 +1,9 @@
 //! [`WorkerStatus`]: the public status of a worker, for pages and APIs.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use super::{Desired, InFlight, Reason, State};
 use crate::{
@@ -38,6 +41,8 @@ pub struct WorkerStatus {
     pub message: Arc<str>,
     /// When the message or the state last changed.
     pub message_at: SystemTime,
+    /// The same by a clock that nobody sets.
+    pub message_since: Instant,
     /// The numbers that it needs next.
     pub position: Option<Position>,
     /// Finalised parachain blocks that it has not dispatched.
@@ -71,6 +76,7 @@ impl WorkerStatus {
             message: reason.to_string().into(),
             reason,
             message_at,
+            message_since: Instant::now(),
             position: None,
             lag: None,
             public_key: None,

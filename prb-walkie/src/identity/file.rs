@@ -1,9 +1,9 @@
 //! Reads and creates the file of an identity.
 
 use std::{
-    fs::{self, DirBuilder, File, Permissions},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io::{self, ErrorKind, Read, Write},
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::Path,
 };
 
@@ -93,6 +93,13 @@ fn narrow(file: &File, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Creates a file that only this user can read, to be renamed once it is complete. Errors have the system's numbers,
+/// which [`NamedTempFile::new_in`] drops; so does its `Write`, hence write to the file itself.
+pub fn new_private(folder: &Path) -> io::Result<NamedTempFile> {
+    let open = |path: &Path| OpenOptions::new().create_new(true).write(true).mode(FILE_MODE).open(path);
+    tempfile::Builder::new().make_in(folder, open)
+}
+
 /// Writes a temporary file and links it in place, unless the file exists.
 pub(super) fn create(path: &Path, identity: &Identity) -> Result<(), Error> {
     let folder = path.parent().unwrap_or(Path::new("."));
@@ -101,9 +108,8 @@ pub(super) fn create(path: &Path, identity: &Identity) -> Result<(), Error> {
     let bytes = identity.to_bytes().map_err(malformed)?;
     let write = failed("write", path);
     // In the same folder, because a file can only be linked within a file system.
-    let mut file = NamedTempFile::new_in(folder).map_err(&write)?;
-    file.as_file().set_permissions(Permissions::from_mode(FILE_MODE)).map_err(&write)?;
-    file.write_all(&bytes).map_err(&write)?;
+    let mut file = new_private(folder).map_err(&write)?;
+    file.as_file_mut().write_all(&bytes).map_err(&write)?;
     file.as_file().sync_all().map_err(&write)?;
     // Fails if the file exists: of two processes that start at once, the first one's key is kept.
     file.persist_noclobber(path).map_err(|e| write(e.error))?;

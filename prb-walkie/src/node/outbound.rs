@@ -19,7 +19,7 @@ use crate::{
     proto::{self, AuthResponse, AuthStatus, Response, SystemInfo},
     rpc::{
         Error, ErrorKind, Method,
-        auth::{AccessControl, Key},
+        auth::{AccessControl, Key, WINDOW},
         envelope::{self, now_ms},
         key_proof::KeyCheck,
     },
@@ -51,9 +51,15 @@ impl Outbound {
     /// once.
     fn proof_time(&self) -> u64 {
         let mut last = self.last_proof_ms.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = now_ms().max(*last + 1);
+        *last = proof_time_after(*last, now_ms());
         *last
     }
+}
+
+fn proof_time_after(last_ms: u64, now_ms: u64) -> u64 {
+    let next = last_ms + 1;
+    // The clock was set back: a time that far in the future would be refused until it has come.
+    if next.saturating_sub(now_ms) > WINDOW.as_millis() as u64 { now_ms } else { now_ms.max(next) }
 }
 
 pub(super) async fn call(shared: &Shared, peer: PeerId, method: Method, data: Bytes) -> Result<Bytes, Error> {
@@ -241,5 +247,19 @@ fn outcome(result: &Result<Response, Error>) -> &'static str {
         Ok(answer) if answer.has_error => "refused",
         Ok(_) => "ok",
         Err(error) => error.outcome(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proofs_of_a_clock_that_was_set_back_are_not_of_the_future() {
+        assert_eq!(proof_time_after(0, 1000), 1000);
+        assert_eq!(proof_time_after(1000, 1000), 1001, "each is accepted only once");
+        assert_eq!(proof_time_after(1005, 1000), 1006, "several within one millisecond");
+        let day = 24 * 3600 * 1000;
+        assert_eq!(proof_time_after(day + 1000, 1000), 1000);
     }
 }

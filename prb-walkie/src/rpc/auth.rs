@@ -327,8 +327,9 @@ impl AccessControl {
         if now_ms.abs_diff(at_ms) > window {
             return Err("its auth string is too old, or the clocks differ");
         }
-        // Strings from before the window are refused by their time, so they need not be remembered.
-        self.used.retain(|(at, _)| *at >= now_ms.saturating_sub(window));
+        // Strings outside of the window are refused by their time, so they need not be remembered: those from before it,
+        // and those from before the clock was set back.
+        self.used.retain(|(at, _)| now_ms.abs_diff(*at) <= window);
         if self.used.contains(&(at_ms, peer)) {
             return Err("its auth string was used before");
         }
@@ -364,4 +365,27 @@ fn same_text(key: &SecretString, text: &str) -> bool {
     let code_of = |text: &str| keyed(key.expose_secret().as_bytes()).chain_update(text.as_bytes());
     let code = code_of(key.expose_secret()).finalize().into_bytes();
     code_of(text).verify_slice(&code).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clock_that_was_set_back_leaves_space_for_new_proofs() {
+        let (key, me, peer) = (Key::for_tests(1), PeerId::random(), PeerId::random());
+        let policy = Policy::default().with_psk(Some("0123456789abcdef".into()));
+        let mut access = AccessControl::new(policy, Some(key.clone()), me);
+        let mut status = |at_ms| {
+            let proof = AccessControl::proof_for(&key, &peer, &me, at_ms);
+            access.admit(peer, &proof, at_ms).status()
+        };
+        let tomorrow = 24 * 3600 * 1000;
+        for at_ms in tomorrow..tomorrow + MAX_REMEMBERED as u64 {
+            assert_eq!(status(at_ms), AuthStatus::Granted);
+        }
+        assert_eq!(status(tomorrow + 10_000), AuthStatus::Rejected, "no space");
+        assert_eq!(status(1000), AuthStatus::Granted);
+        assert_eq!(status(1000), AuthStatus::Rejected, "used before");
+    }
 }

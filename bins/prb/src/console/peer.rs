@@ -17,6 +17,7 @@ use std::{
 use async_trait::async_trait;
 use axum::http::StatusCode;
 use prb_core::{
+    inventory::Limits,
     text::duration,
     worker::{Command, Event},
 };
@@ -44,6 +45,9 @@ use crate::pages::time_left;
 
 /// How long a view is shared between requests.
 const MAX_AGE: Duration = Duration::from_millis(1900);
+/// Most workers and pools of a manager that are shown: four times the limits of ours.
+const MAX_WORKERS: usize = 4 * Limits::WORKERS;
+const MAX_POOLS: usize = 4 * Limits::POOLS;
 /// The commands that the original's Walkie calls have.
 const COMMANDS: [Command; 3] = [Command::Restart, Command::RegisterAgain, Command::Kick];
 
@@ -82,6 +86,8 @@ impl Peers {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Drops fleets of peers that the node no longer knows.
         all.retain(|peer, _| table.get(peer).is_some());
+        // A view is large, and nobody looks at an old one any more.
+        all.values().for_each(|peer| peer.drop_old_view());
         let made = || {
             let (asking, last, history) = (Mutex::default(), std::sync::Mutex::default(), Arc::default());
             let takes_all = AtomicBool::default();
@@ -100,6 +106,8 @@ impl Peer {
         let (update, pools) =
             tokio::join!(with_timeout(client.worker_detail(query)), with_timeout(client.list_pools()));
         let (update, pools) = (update?, pools?.pools);
+        check_size(update.worker_states.len(), MAX_WORKERS, "workers")?;
+        check_size(pools.len(), MAX_POOLS, "pools")?;
         let tip = match &update.detail {
             Some(fleet) => Tip::of(&fleet.heights()),
             None => self.tip().await,
@@ -159,6 +167,10 @@ impl Peer {
 
     fn last(&self) -> std::sync::MutexGuard<'_, Last> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn drop_old_view(&self) {
+        self.last().view.take_if(|(at, _)| at.elapsed() >= MAX_AGE);
     }
 
     /// Makes the next viewer request a new view. Does not block.
@@ -334,6 +346,15 @@ const fn effect(command: Command) -> &'static str {
         Command::RegisterAgain => "registers again with a fresh attestation",
         _ => "pRuntime exits; its supervisor starts it again",
     }
+}
+
+/// Refuses what no manager has, before the memory for its view is used.
+fn check_size(count: usize, most: usize, what: &str) -> Result<(), Error> {
+    if count <= most {
+        return Ok(());
+    }
+    let text = format!("the manager names {count} {what}; more than {most} are not shown");
+    Err(Error::new(StatusCode::BAD_GATEWAY, text))
 }
 
 /// Limits a call to the rest of the request's time, so that the page is still answered in time.

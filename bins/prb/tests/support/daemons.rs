@@ -180,10 +180,20 @@ impl Daemon {
 
     /// Starts it and waits until it exits with code 2; returns its log.
     pub async fn refuses(&mut self, limit: Duration) -> String {
-        self.start();
-        let code = self.process.take().unwrap().wait(limit).await;
-        assert_eq!(code, Some(2), "{}", self.log_tail());
+        self.ends_with(2, limit).await;
         self.log()
+    }
+
+    /// Starts it and waits until it exits with this code.
+    pub async fn ends_with(&mut self, code: i32, limit: Duration) {
+        self.start();
+        let ended = self.process.take().unwrap().wait(limit).await;
+        assert_eq!(ended, Some(code), "{}", self.log_tail());
+    }
+
+    /// Waits until its ops port answers.
+    pub async fn until_live(&self, limit: Duration) {
+        Probe(self.ops).until_live(limit).await;
     }
 
     /// `kill -9`.

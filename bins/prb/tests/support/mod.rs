@@ -25,6 +25,7 @@ use prb_devnet::{
 use tempfile::TempDir;
 
 pub mod daemons;
+pub mod disk_faults;
 pub mod forward;
 pub mod load;
 pub mod namespaces;

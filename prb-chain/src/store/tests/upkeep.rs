@@ -1,10 +1,16 @@
 //! Tests of dropping blocks, compaction, and recovery after a database failure.
 
-use std::{io::Write, process::Command};
+use std::{
+    io::Write,
+    process::Command,
+    sync::{Arc, mpsc},
+};
 
-use prb_core::blob::{Span, assemble::ChainPieces};
+use prb_core::blob::{BlobSource, BlockCursor, Span, assemble::ChainPieces};
+use tokio::task::JoinSet;
 
 use super::*;
+use crate::{disk::DiskProblem, source::StoreSource};
 
 #[test]
 fn relay_blocks_are_dropped_to_a_justified_one_and_appended_again() {
@@ -130,9 +136,9 @@ fn full_disk_leaves_the_store_unchanged() {
         let full = store.append_changes(ParaNumber(PARA + 1), &more).unwrap_err();
         assert!(matches!(full, Error::DiskFull { .. }) && full.is_retryable(), "{full}");
         assert_eq!(verify(&store), before);
-        assert!(store.is_disk_full());
+        assert!(matches!(store.disk_problem(), Some(DiskProblem::Full(text)) if text.contains("free space")));
         store.append_changes(ParaNumber(PARA + 1), &more[..1]).unwrap();
-        assert!(!store.is_disk_full());
+        assert_eq!(store.disk_problem(), None);
     });
     on_a_disk_of(400, |dir| {
         let before = verify(&open(dir));
@@ -173,13 +179,63 @@ fn failed_database_is_reopened() {
     assert!(failed.unwrap_err().is_retryable() && tries == 2);
 
     // The disk disappears for a while.
-    let (database, away) = (dir.path().join("data.mdb"), dir.path().join("away"));
-    fs::rename(&database, &away).unwrap();
-    fs::create_dir(&database).unwrap();
+    let (lock, away) = (dir.path().join("lock.mdb"), dir.path().join("away"));
+    fs::rename(&lock, &away).unwrap();
+    fs::create_dir(&lock).unwrap();
     assert!(store.growing(|| Err::<(), _>(broken())).is_err());
-    assert!(matches!(store.changes(ParaNumber(3)), Err(Error::Broken { .. })));
-    fs::remove_dir(&database).unwrap();
+    assert!(store.changes(ParaNumber(3)).unwrap_err().is_retryable());
+    fs::remove_dir(&lock).unwrap();
+    fs::rename(&away, &lock).unwrap();
+    assert_eq!(store.changes(ParaNumber(3)).unwrap(), changes, "readers open it again");
+
+    // The data disappear: LMDB would start with a new, empty database.
+    let database = dir.path().join("data.mdb");
+    fs::rename(&database, &away).unwrap();
+    assert!(store.growing(|| Err::<(), _>(broken())).unwrap_err().is_retryable());
+    assert!(
+        matches!(store.disk_problem(), Some(DiskProblem::Moved(text)) if text.contains("move them back"))
+    );
+    assert!(!database.exists());
+    assert_eq!(store.changes(ParaNumber(3)).unwrap(), changes, "what is open is served");
     fs::rename(&away, &database).unwrap();
+    store.check_files();
+    assert_eq!(store.disk_problem(), None);
     store.append_changes(ParaNumber(PARA), std::slice::from_ref(&changes)).unwrap();
     assert_eq!(store.changes(ParaNumber(PARA)).unwrap(), changes);
+}
+
+/// More reads than the runtime has threads for blocking work.
+const READS: u32 = 600;
+
+#[tokio::test]
+async fn reads_of_a_disk_that_hangs_leave_threads_to_others() {
+    let dir = layout_1();
+    let store = Arc::new(open(&dir));
+    let source = StoreSource::new(Arc::clone(&store));
+    let (hangs, hung) = mpsc::channel();
+    let (recovers, recovered) = mpsc::channel::<()>();
+    let disk = Arc::clone(&store);
+    let disk = std::thread::spawn(move || {
+        let _exclusive = disk.database.write().unwrap();
+        hangs.send(()).unwrap();
+        recovered.recv().unwrap();
+    });
+    hung.recv().unwrap();
+    let mut reads = JoinSet::new();
+    for _ in 0..READS {
+        let source = source.clone();
+        let cursor = BlockCursor { from: ParaNumber(3), to: ParaNumber(5) };
+        reads.spawn(async move { source.blocks(cursor, 1 << 20).await });
+    }
+    // Until all of them are waiting.
+    for _ in 0..READS {
+        tokio::task::yield_now().await;
+    }
+    let other = tokio::time::timeout(Duration::from_secs(5), tokio::task::spawn_blocking(|| ())).await;
+    recovers.send(()).unwrap();
+    disk.join().unwrap();
+    assert!(matches!(other, Ok(Ok(()))), "no thread is left");
+    while let Some(read) = reads.join_next().await {
+        read.unwrap().unwrap();
+    }
 }

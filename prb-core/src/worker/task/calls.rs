@@ -154,7 +154,8 @@ impl Task {
         }
         self.record_keys(&info);
         self.connection.info_received(info);
-        self.identity.claim(&self.ctx.keys, &worker, self.saved.key);
+        let view = self.views.borrow().clone();
+        self.identity.claim(&self.ctx.keys, &worker, self.saved.key, view.as_deref());
         self.relay.request_fetch();
     }
 

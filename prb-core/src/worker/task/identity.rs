@@ -5,10 +5,14 @@ use std::sync::Arc;
 use tracing::warn;
 
 use crate::{
+    chain::ChainView,
     inventory,
     primitives::WorkerKey,
     prpc::PhactoryInfo,
-    worker::{Keys, key_registry::Claim},
+    worker::{
+        Keys,
+        key_registry::{Claim, Title},
+    },
 };
 
 /// The worker's key, and whether this entry may use it.
@@ -51,17 +55,25 @@ impl Identity {
         self.key
     }
 
-    /// Claims the key, unless this entry already holds it. `recorded` is the entry's last known key.
+    /// Claims the key, unless this entry already holds it. `recorded` is the entry's last known key, and `view` tells
+    /// whether the chain assigns it to the entry's pool.
     pub(super) fn claim(
         &mut self,
         keys: &Arc<Keys>,
         worker: &inventory::Worker,
         recorded: Option<WorkerKey>,
+        view: Option<&ChainView>,
     ) {
-        // The worker for which the key is recorded has taken it over.
+        // The worker with the stronger title has taken it over.
         self.claim.take_if(|claim| !claim.is_current());
         let (Some(key), None) = (self.key, &self.claim) else { return };
-        match keys.claim(key, worker.id, &worker.name, recorded == Some(key)) {
+        let assigned = || view?.workers.get(&key)?.as_ref().ok()?.pool;
+        let title = match recorded == Some(key) {
+            false => Title::Answers,
+            true if assigned() == Some(worker.pid) => Title::Assigned,
+            true => Title::Recorded,
+        };
+        match keys.claim(key, worker.id, &worker.name, title) {
             Ok(claim) => {
                 self.claim = Some(claim);
                 self.holder = None;

@@ -25,8 +25,8 @@ impl Task {
     /// Applies the newest view to the on-chain state and the persisted record; returns whether the worker's
     /// on-chain state could be evaluated.
     pub(super) fn apply_view(&mut self) -> bool {
-        self.identity.claim(&self.ctx.keys, &self.desired.worker, self.saved.key);
         let view = self.views.borrow_and_update().clone();
+        self.identity.claim(&self.ctx.keys, &self.desired.worker, self.saved.key, view.as_deref());
         let mut seen = false;
         if let Some(view) = &view {
             // An unreachable worker still has its on-chain state, under its last known key.

@@ -1,12 +1,7 @@
-//! Broken surroundings of a lifecycle manager: a process that stands still, a clock that jumps, a disk that is full.
+//! Broken surroundings of daemons: a process that stands still, a clock that jumps, disks that are full or fail.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{fs, path::PathBuf, time::Duration};
 
 use prb_walkie::{
     proto::{Role, db, lifecycle as lm},
@@ -14,7 +9,12 @@ use prb_walkie::{
 };
 use tokio::time::{Instant, sleep};
 
+#[path = "../support/mod.rs"]
 mod support;
+
+mod disks;
+mod first_process;
+
 use support::{
     Net, chain,
     daemons::{Daemon, TestPeer, assign, manager, provider},
@@ -35,7 +35,15 @@ struct Scene {
 
 impl Scene {
     async fn start(net: Net, change: impl FnOnce(Daemon) -> Daemon) -> Self {
-        let mut provider = provider(&net, "dp").set("PRB_WALKIE_PSK", KEY);
+        Self::start_both(net, change, |provider| provider).await
+    }
+
+    async fn start_both(
+        net: Net,
+        change: impl FnOnce(Daemon) -> Daemon,
+        change_provider: impl FnOnce(Daemon) -> Daemon,
+    ) -> Self {
+        let mut provider = change_provider(provider(&net, "dp").set("PRB_WALKIE_PSK", KEY));
         let manager = manager(&net, "lm")
             .set("PRB_WALKIE_PSK", KEY)
             .set("PHALA_WALKIE_BOOT_NODES", provider.address())
@@ -135,78 +143,4 @@ async fn a_clock_that_jumps_stops_nothing() {
     let years: Vec<_> = log.lines().filter_map(year).collect();
     assert!(years.iter().max() > years.iter().min(), "the clock did not jump: {}", scene.manager.log_tail());
     scene.end().await;
-}
-
-/// A disk of its own, small; taken away when dropped.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn mount(place: &Path, kib: u32) -> Self {
-        fs::create_dir_all(place).unwrap();
-        let size = format!("size={kib}k");
-        let mount =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "prb-test"]).arg(place).output().unwrap();
-        assert!(mount.status.success(), "{}", String::from_utf8_lossy(&mount.stderr));
-        Self(place.to_owned())
-    }
-
-    fn fill(&self) {
-        use std::io::Write;
-        let mut others = fs::File::create(self.0.join("others")).unwrap();
-        while others.write_all(&[0; 4096]).is_ok() {}
-    }
-
-    fn empty(&self) {
-        fs::remove_file(self.0.join("others")).unwrap();
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_refuses_edits_and_stops_no_worker() {
-    let net = Net::start(chain(), 1).await;
-    let place = net.dir.path().join("disk");
-    let disk = Disk::mount(&place, 2048);
-    let blocks = Disk::mount(&net.dir.path().join("dp/db"), 32 * 1024);
-    let scene =
-        Scene::start(net, |manager| manager.set("PHALA_LOCAL_DB_PATH", place.join("db").display())).await;
-    let pid = scene.net.devnet.pools()[0].pid;
-    let more = |from: usize| {
-        let worker = |number: usize| db::Worker {
-            pid,
-            name: format!("more-{number}-{}", "x".repeat(40)),
-            endpoint: format!("http://127.0.0.1:9/{number}"),
-            stake: "1000000000000".into(),
-            ..db::Worker::default()
-        };
-        lm::CreateWorker { workers: (from..from + 400).map(worker).collect() }
-    };
-    disk.fill();
-    let refused = scene.client.create_workers(more(0)).await.unwrap_err();
-    let cause = std::error::Error::source(&refused).map(ToString::to_string).unwrap_or_default();
-    assert!(cause.contains("full") || cause.contains("space"), "{refused}: {cause}");
-    assert_eq!(scene.client.list_workers().await.unwrap().workers.len(), 1, "half of an edit");
-    scene.goes_on().await;
-    disk.empty();
-    scene.client.create_workers(more(0)).await.unwrap();
-    assert_eq!(scene.client.list_workers().await.unwrap().workers.len(), 401);
-    scene.goes_on().await;
-
-    // The data provider's disk.
-    blocks.fill();
-    let start = Instant::now();
-    while !scene.provider.unready().unwrap_or_default().contains(&"disk_full".to_owned()) {
-        assert!(start.elapsed() < LIMIT, "{}", scene.provider.log_tail());
-        sleep(Duration::from_millis(100)).await;
-    }
-    blocks.empty();
-    scene.provider.until_unready(&[], LIMIT).await;
-    scene.goes_on().await;
-    scene.end().await;
-    drop((disk, blocks));
 }

@@ -1,7 +1,10 @@
 //! `prb monitor` as a process among real daemons: the original's JSON calls, and the console of peers.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+#[path = "../support/mod.rs"]
 mod support;
+
+mod hostile;
 
 use std::{
     io::{Read, Write},
@@ -83,13 +86,13 @@ impl Http {
     }
 }
 
-fn monitor(net: &Net, port: u16, boot: &[&Daemon]) -> Daemon {
+fn monitor(net: &Net, port: u16, walkie: &str, boot: &[&Daemon]) -> Daemon {
     let boot: Vec<_> = boot.iter().map(|daemon| daemon.address().to_string()).collect();
     Daemon::new(net.dir.path(), "monitor", "monitor")
         .set("PORT", port)
         .set("HOST", "127.0.0.1")
         .set("PTP_BOOT_NODES", boot.join(","))
-        .set("PTP_LISTEN_ADDRESSES", format!("/ip4/127.0.0.1/tcp/{}", free_port()))
+        .set("PTP_LISTEN_ADDRESSES", walkie)
         .set("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", true)
 }
 
@@ -104,7 +107,8 @@ async fn the_originals_calls_and_the_console_of_peers() {
         .set("PRB_API_LISTEN", format!("127.0.0.1:{api}"))
         .set("PRB_CONSOLE_LISTEN", format!("127.0.0.1:{console}"));
     let port = free_port();
-    let mut monitor = monitor(&net, port, &[&provider, &manager]);
+    let walkie = format!("/ip4/127.0.0.1/tcp/{}", free_port());
+    let mut monitor = monitor(&net, port, &walkie, &[&provider, &manager]);
     provider.start();
     manager.start();
     monitor.start();
@@ -122,6 +126,10 @@ async fn the_originals_calls_and_the_console_of_peers() {
     updates(&net, &http, &lm);
     refusals(&http, &dp, &lm);
     pages(&http, &Http { port: console }, &Http { port: api }, &dp, &lm).await;
+
+    hostile::Managers::start(&walkie).await.are_endured(&http, &lm).await;
+    let peak = monitor.peak_memory_bytes() >> 20;
+    assert!(peak < 400, "{peak} MiB");
 
     // The same identity after a restart; with a token, changes need it.
     let before = monitor.peer_id(LIMIT).await;

@@ -1,0 +1,296 @@
+//! Disks that are full, fail, hang, or are taken away.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use prb_walkie::{
+    proto::{db, lifecycle as lm},
+    rpc::Error,
+};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    LIMIT, Scene,
+    support::{
+        Net, chain,
+        daemons::{Daemon, manager, provider},
+        disk_faults::FaultyDisk,
+    },
+};
+
+/// A disk of its own, small; taken away when dropped.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(place: &Path, kib: u32) -> Self {
+        fs::create_dir_all(place).unwrap();
+        let size = format!("size={kib}k");
+        let mount =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "prb-test"]).arg(place).output().unwrap();
+        assert!(mount.status.success(), "{}", String::from_utf8_lossy(&mount.stderr));
+        Self(place.to_owned())
+    }
+
+    fn fill(&self) {
+        use std::io::Write;
+        let mut others = fs::File::create(self.0.join("others")).unwrap();
+        while others.write_all(&[0; 4096]).is_ok() {}
+    }
+
+    fn empty(&self) {
+        fs::remove_file(self.0.join("others")).unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// A scene of a lifecycle manager and a data provider, each with a disk of its own.
+struct Disks {
+    scene: Scene,
+    disk: FaultyDisk,
+    blocks: FaultyDisk,
+    small: [Disk; 2],
+    /// Workers that were added.
+    added: usize,
+}
+
+impl Disks {
+    async fn start() -> Self {
+        let net = Net::start(chain(), 1).await;
+        let folder = net.dir.path().to_owned();
+        let place = |name: &str| folder.join(name);
+        let small = [Disk::mount(&place("lm/disk"), 2048), Disk::mount(&place("dp/disk"), 32 * 1024)];
+        let faulty =
+            |name: &str| FaultyDisk::new(&place(name).join("disk"), &place(&format!("{name}-faults")));
+        let (disk, blocks) = (faulty("lm"), faulty("dp"));
+        let on = |disk: &FaultyDisk, daemon: Daemon, name: &str| {
+            disk.under(daemon.set("PHALA_LOCAL_DB_PATH", place(name).join("disk/db").display()))
+        };
+        let scene =
+            Scene::start_both(net, |daemon| on(&disk, daemon, "lm"), |daemon| on(&blocks, daemon, "dp"));
+        Self { scene: scene.await, disk, blocks, small, added: 0 }
+    }
+
+    /// Workers that do nothing, the next ones by number.
+    fn idle(&self, count: usize) -> lm::CreateWorker {
+        let worker = |number: usize| db::Worker {
+            pid: self.scene.net.devnet.pools()[0].pid,
+            name: format!("idle-{number}-{}", "x".repeat(40)),
+            endpoint: format!("http://127.0.0.1:9/{number}"),
+            stake: "1000000000000".into(),
+            ..db::Worker::default()
+        };
+        lm::CreateWorker { workers: (self.added + 1..=self.added + count).map(worker).collect() }
+    }
+
+    async fn edit(&mut self, count: usize) -> Result<(), Error> {
+        self.scene.client.create_workers(self.idle(count)).await?;
+        self.added += count;
+        Ok(())
+    }
+
+    /// Adds workers, which must fail with these words.
+    async fn edit_is_refused(&mut self, count: usize, words: &str) {
+        let refused = self.edit(count).await.unwrap_err();
+        let text = prb_core::text::describe(&refused);
+        assert!(text.contains(words) && text.contains("lm/disk/db"), "{text}");
+        self.has_no_half_edit().await;
+    }
+
+    async fn has_no_half_edit(&self) {
+        let workers = self.scene.client.list_workers().await.unwrap().workers;
+        assert_eq!(workers.len(), 1 + self.added, "an edit that failed, or half of one");
+    }
+
+    fn daemons(&self) -> [(&Daemon, &'static str); 2] {
+        [(&self.scene.manager, "lm/disk/db"), (&self.scene.provider, "dp/disk/db")]
+    }
+
+    /// Waits until both daemons say that they are not ready with this code, and why.
+    async fn until_problem(&self, code: &str, words: &str) {
+        for (daemon, path) in self.daemons() {
+            let problem = until_problem(daemon, code).await;
+            assert!(problem.contains(words) && problem.contains(path), "{problem}");
+            until_logged(daemon, words).await;
+        }
+    }
+
+    /// Waits until both daemons are ready again, and edits are stored.
+    async fn recovers(&mut self) {
+        self.disk.work();
+        self.blocks.work();
+        for (daemon, _) in self.daemons() {
+            daemon.until_unready(&[], LIMIT).await;
+        }
+        self.edit(1).await.unwrap();
+    }
+}
+
+/// Waits until a daemon says that it is not ready with this code; returns the message.
+async fn until_problem(daemon: &Daemon, code: &str) -> String {
+    let start = Instant::now();
+    loop {
+        let (_, body) = daemon.ops("/readyz").unwrap();
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        let reasons = body["reasons"].as_array().into_iter().flatten();
+        if let Some(reason) = reasons.into_iter().find(|reason| reason["code"] == code) {
+            return reason["message"].as_str().unwrap().to_owned();
+        }
+        assert!(start.elapsed() < LIMIT, "{body}: {}", daemon.log_tail());
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn until_logged(daemon: &Daemon, words: &str) {
+    let start = Instant::now();
+    while !daemon.log().contains(words) {
+        assert!(start.elapsed() < LIMIT, "{words:?} is not in the log: {}", daemon.log_tail());
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn disks_that_fail_are_named_and_daemons_recover() {
+    let mut disks = Disks::start().await;
+    disks.fills_up().await;
+    for (fault, words) in [
+        ("sync 5", "its disk fails: see dmesg"),
+        // As after an error of a file system that is then mounted read-only.
+        ("write,meta,sync,truncate,create,rename 30", "mounted read-only"),
+        ("write short", "its disk fails: see dmesg"),
+        ("meta 5", "its disk fails: see dmesg"),
+    ] {
+        disks.disk.fail(fault);
+        disks.blocks.fail(fault);
+        disks.edit_is_refused(1, words).await;
+        disks.until_problem("disk_failing", words).await;
+        disks.recovers().await;
+    }
+    disks.stores_what_seemed_to_fail().await;
+    disks.hangs().await;
+    disks.moves().await;
+    disks.scene.goes_on().await;
+    // All that was acknowledged is there after a restart, and nothing else.
+    disks.scene.manager.kill();
+    disks.scene.manager.start();
+    disks.scene.goes_on().await;
+    disks.has_no_half_edit().await;
+    let Disks { scene, small, .. } = disks;
+    scene.end().await;
+    drop(small);
+}
+
+impl Disks {
+    /// Disks that are full: an edit is refused, and no worker stops.
+    async fn fills_up(&mut self) {
+        self.small.iter().for_each(Disk::fill);
+        self.edit_is_refused(400, "full").await;
+        // The inventory's disk still has room for small edits.
+        let problem = until_problem(&self.scene.provider, "disk_full").await;
+        assert!(problem.contains("free space") && problem.contains("dp/disk/db"), "{problem}");
+        self.small.iter().for_each(Disk::empty);
+        self.edit(400).await.unwrap();
+        self.recovers().await;
+        self.scene.goes_on().await;
+    }
+
+    /// A transaction that is stored although its last write has failed: the program must notice.
+    async fn stores_what_seemed_to_fail(&mut self) {
+        self.disk.fail("meta stays 5");
+        self.blocks.fail("meta stays 5");
+        self.edit_is_refused(1, "its disk fails: see dmesg").await;
+        self.until_problem("disk_failing", "disk").await;
+        // The edit is found when the database is opened again.
+        self.added += 1;
+        self.recovers().await;
+        self.has_no_half_edit().await;
+        for (daemon, _) in self.daemons() {
+            until_logged(daemon, "had failed and was opened again").await;
+        }
+        self.scene.goes_on().await;
+    }
+
+    /// Disks that do not answer: everything else does.
+    async fn hangs(&mut self) {
+        self.disk.fail("write,meta,sync,create hang");
+        self.blocks.fail("write,meta,sync,create hang");
+        let (client, one) = (self.scene.client.clone(), self.idle(1));
+        let edit = tokio::spawn(async move { client.create_workers(one).await });
+        self.until_problem("disk_failing", "hangs").await;
+        let asked = Instant::now();
+        for (daemon, _) in self.daemons() {
+            assert_eq!(daemon.ops("/livez").unwrap().0, 200);
+            assert_eq!(daemon.ops("/metrics").unwrap().0, 200);
+        }
+        self.has_no_half_edit().await;
+        assert!(asked.elapsed() < Duration::from_secs(2), "others wait for the disk: {:?}", asked.elapsed());
+        self.disk.work();
+        self.blocks.work();
+        // Its caller may have given it up, but it is carried out, once.
+        let _ = edit.await.unwrap();
+        self.added += 1;
+        self.recovers().await;
+        self.has_no_half_edit().await;
+    }
+
+    /// Files that are taken away.
+    async fn moves(&mut self) {
+        let path = |daemon: &Daemon| daemon.variable("PHALA_LOCAL_DB_PATH").map(PathBuf::from).unwrap();
+        let databases = self.daemons().map(|(daemon, _)| path(daemon));
+        let away = |path: &Path| path.with_extension("away");
+        databases.iter().for_each(|path| fs::rename(path, away(path)).unwrap());
+        self.until_problem("files_missing", "move them back").await;
+        self.edit_is_refused(1, "moved or deleted").await;
+        databases.iter().for_each(|path| fs::rename(away(path), path).unwrap());
+        self.recovers().await;
+        let identity = self.scene.manager.identity_folder();
+        fs::rename(&identity, away(&identity)).unwrap();
+        let problem = until_problem(&self.scene.manager, "files_missing").await;
+        assert!(problem.contains("identity") && problem.contains("prb keys restore"), "{problem}");
+        fs::rename(away(&identity), &identity).unwrap();
+        self.recovers().await;
+    }
+}
+
+/// A passing fault at the start ends with 1, so that a supervisor starts the daemon again.
+#[tokio::test(flavor = "multi_thread")]
+async fn daemons_that_cannot_open_their_files_are_started_again() {
+    let net = Net::start(chain(), 0).await;
+    for (name, daemon) in [("dp", provider(&net, "dp")), ("lm", manager(&net, "lm"))] {
+        let daemon = daemon.set("PRB_API_LISTEN", "none").set("PRB_CONSOLE_LISTEN", "none");
+        let daemon = daemon.set("PRB_QUEUE_PAGE_LISTEN", "none");
+        let folder = net.dir.path().join(name).join("db");
+        // On the same disk, which must not have the log.
+        let daemon = daemon.set("PHALA_PEER_ID_PREFIX", folder.join("id").display());
+        let disk = FaultyDisk::new(&folder, &net.dir.path().join(format!("{name}-faults")));
+        let mut daemon = disk.under(daemon);
+        for (fault, words) in [
+            ("create 5", "its disk fails: see dmesg"),
+            ("write,meta,sync 5", "its disk fails: see dmesg"),
+            ("create 24", "too many files are open"),
+            ("create 30", "mounted read-only"),
+            ("create 116", "mount it again"),
+            ("write 28", "free space"),
+        ] {
+            disk.fail(fault);
+            let told = daemon.log().len();
+            daemon.ends_with(1, LIMIT).await;
+            let log = daemon.log();
+            let log = &log[told..];
+            assert!(log.contains(words) && log.contains(&format!("/{name}/")), "{fault}: {log}");
+        }
+        disk.work();
+        daemon.start();
+        daemon.until_live(LIMIT).await;
+        daemon.stop().await;
+    }
+    net.shutdown().await;
+}
