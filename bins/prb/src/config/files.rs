@@ -127,67 +127,115 @@ fn of_file(command: &Command, path: &Path, daemon: &str) -> Result<Values, Strin
 /// Returns the daemon's values, by argument, with their positions. Every key of the file is checked,
 /// including those of other daemons.
 fn values(command: &Command, text: &str, daemon: &str, shown: &str) -> Result<Values, String> {
-    let line = |byte: usize| text.as_bytes()[..byte].iter().filter(|byte| **byte == b'\n').count() + 1;
     let table = DeTable::parse(text).map_err(|error| {
         let message = redact::scrubbed(error.message());
-        error.span().map_or_else(|| message.clone(), |span| format!("line {}: {message}", line(span.start)))
+        let at = |span: std::ops::Range<usize>| format!("line {}: {message}", line_of(text, span.start));
+        error.span().map_or_else(|| message.clone(), at)
     })?;
-    let (mut common, mut own) = (Values::new(), Values::new());
-    // Lines by table and key in one spelling. In two spellings, the same setting is not a duplicate to TOML.
-    let mut lines: HashMap<(&str, String), usize> = HashMap::new();
-    let mut once = |table, name: &str, at: usize| match lines.insert((table, name.to_owned()), at) {
-        Some(other) => Err(format!(
-            "line {} and line {} both set {name} (- and _ are the same in a name): remove one",
-            other.min(at),
-            other.max(at)
-        )),
-        None => Ok(()),
-    };
+    let (common, own) = (Values::new(), Values::new());
+    let mut file = FileValues { command, text, daemon, shown, lines: HashMap::new(), common, own };
     for (key, value) in table.into_inner() {
-        let at = line(key.span().start);
         match value.get_ref() {
-            DeValue::Table(table) => {
-                let name = daemon_of(key.get_ref()).ok_or_else(|| {
-                    let tip = suggestion(key.get_ref(), DAEMONS.into_iter());
-                    format!("line {at}: unknown daemon {}{tip}", redact::shown(key.get_ref()))
-                })?;
-                once("", name, at)?;
-                let sub = command.find_subcommand(name).ok_or("a daemon is missing")?;
-                for (key, value) in table {
-                    let at = line(key.span().start);
-                    let arg = argument([command, sub], key.get_ref())
-                        .map_err(|tip| unknown(at, key, Some(name), &tip))?;
-                    once(name, arg.get_id().as_str(), at)?;
-                    let value = value_of(arg, value)
-                        .map_err(|error| format!("line {at}: {key}: {error}", key = key.get_ref()))?;
-                    if name == daemon {
-                        own.insert(arg.get_id().to_string(), (value, format!("{shown} line {at}")));
-                    }
-                }
-            }
-            _ => {
-                let subs = DAEMONS.iter().filter_map(|name| command.find_subcommand(name));
-                // Of any daemon, so that one file can serve all of them.
-                let arg = argument(std::iter::once(command).chain(subs), key.get_ref())
-                    .map_err(|tip| unknown(at, &key, None, &tip))?;
-                once("", arg.get_id().as_str(), at)?;
-                let value = value_of(arg, &value)
-                    .map_err(|error| format!("line {at}: {}: {error}", key.get_ref()))?;
-                common.insert(arg.get_id().to_string(), (value, format!("{shown} line {at}")));
-            }
+            DeValue::Table(table) => file.read_daemon(&key, table)?,
+            _ => file.read_common(&key, &value)?,
         }
     }
-    // At the top level for the daemons that use them; this one would warn that they have no effect.
-    let sub = command.find_subcommand(daemon);
-    let unused = sub.into_iter().flat_map(Command::get_arguments).filter(|arg| arg.is_hide_set());
-    for arg in unused {
-        common.remove(arg.get_id().as_str());
-    }
-    common.extend(own);
-    Ok(common)
+    Ok(file.finish())
 }
 
-fn unknown(line: usize, key: &Spanned<std::borrow::Cow<'_, str>>, daemon: Option<&str>, tip: &str) -> String {
+fn line_of(text: &str, byte: usize) -> usize {
+    text.as_bytes()[..byte].iter().filter(|byte| **byte == b'\n').count() + 1
+}
+
+type Key<'i> = Spanned<std::borrow::Cow<'i, str>>;
+
+/// The values of a file as far as it was read.
+struct FileValues<'a> {
+    command: &'a Command,
+    text: &'a str,
+    daemon: &'a str,
+    shown: &'a str,
+    /// Lines by table and key in one spelling. In two spellings, the same setting is not a duplicate to TOML.
+    lines: HashMap<(&'static str, String), usize>,
+    /// Of the top level.
+    common: Values,
+    /// Of the daemon's table.
+    own: Values,
+}
+
+impl FileValues<'_> {
+    /// Reads the table of a daemon.
+    fn read_daemon(&mut self, key: &Key<'_>, table: &DeTable<'_>) -> Result<(), String> {
+        let at = line_of(self.text, key.span().start);
+        let name = daemon_of(key.get_ref()).ok_or_else(|| {
+            let tip = suggestion(key.get_ref(), DAEMONS.into_iter());
+            format!("line {at}: unknown daemon {}{tip}", redact::shown(key.get_ref()))
+        })?;
+        self.set_once("", name, at)?;
+        let sub = self.command.find_subcommand(name).ok_or("a daemon is missing")?;
+        for (key, value) in table {
+            let at = line_of(self.text, key.span().start);
+            let arg = argument([self.command, sub], key.get_ref())
+                .map_err(|tip| unknown(at, key, Some(name), &tip))?;
+            let value = self.read_value(name, arg, key, value)?;
+            if name == self.daemon {
+                self.own.insert(arg.get_id().to_string(), value);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a value of the top level.
+    fn read_common(&mut self, key: &Key<'_>, value: &Spanned<DeValue<'_>>) -> Result<(), String> {
+        let at = line_of(self.text, key.span().start);
+        let command = self.command;
+        let subs = DAEMONS.iter().filter_map(|name| command.find_subcommand(name));
+        // Of any daemon, so that one file can serve all of them.
+        let arg = argument(std::iter::once(command).chain(subs), key.get_ref())
+            .map_err(|tip| unknown(at, key, None, &tip))?;
+        let value = self.read_value("", arg, key, value)?;
+        self.common.insert(arg.get_id().to_string(), value);
+        Ok(())
+    }
+
+    fn read_value(
+        &mut self,
+        table: &'static str,
+        arg: &Arg,
+        key: &Key<'_>,
+        value: &Spanned<DeValue<'_>>,
+    ) -> Result<(String, String), String> {
+        let at = line_of(self.text, key.span().start);
+        self.set_once(table, arg.get_id().as_str(), at)?;
+        let value = value_of(arg, value).map_err(|error| format!("line {at}: {}: {error}", key.get_ref()))?;
+        Ok((value, format!("{} line {at}", self.shown)))
+    }
+
+    fn set_once(&mut self, table: &'static str, name: &str, at: usize) -> Result<(), String> {
+        match self.lines.insert((table, name.to_owned()), at) {
+            Some(other) => Err(format!(
+                "line {} and line {} both set {name} (- and _ are the same in a name): remove one",
+                other.min(at),
+                other.max(at)
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the daemon's values.
+    fn finish(mut self) -> Values {
+        // At the top level for the daemons that use them; this one would warn that they have no effect.
+        let sub = self.command.find_subcommand(self.daemon);
+        let unused = sub.into_iter().flat_map(Command::get_arguments).filter(|arg| arg.is_hide_set());
+        for arg in unused {
+            self.common.remove(arg.get_id().as_str());
+        }
+        self.common.extend(self.own);
+        self.common
+    }
+}
+
+fn unknown(line: usize, key: &Key<'_>, daemon: Option<&str>, tip: &str) -> String {
     let of = daemon.map_or_else(|| "any daemon".to_owned(), |daemon| format!("[{daemon}]"));
     format!("line {line}: {} is not a setting of {of}{tip}", redact::shown(key.get_ref()))
 }
