@@ -48,6 +48,7 @@ pub(super) fn public_name(url: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn checked(endpoints: &[&str]) -> Result<(), String> {
