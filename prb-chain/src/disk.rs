@@ -1,4 +1,4 @@
-//! [`DiskProblem`]: why a database cannot store anything at the moment; [`Writes`] tracks it.
+//! [`DiskProblem`]: why a database cannot store anything at the moment.
 
 use std::{
     fmt, fs,

@@ -324,7 +324,8 @@ pub enum Edit {
     PutWorker(Worker),
     /// Removes a worker. Its persisted record is kept aside ([`Snapshot::removed`]).
     RemoveWorker(Uuid),
-    /// Replaces the persisted record of a worker. [`Edit::PutWorker`] does not change it.
+    /// Replaces the persisted record of a worker, or the one that is kept of a removed worker. [`Edit::PutWorker`] does
+    /// not change it.
     PutFleetRecord(Uuid, FleetRecord),
 }
 

@@ -1,12 +1,12 @@
 //! Commands that come while what was sent before them is on its way. On parts in memory, in virtual time.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use prb_core::{
     chain::{Call, memory as chain_memory},
     fleet::Command,
-    inventory::{Edit, Goal, Inventory, Snapshot},
+    inventory::{Edit, Goal, Inventory},
     worker::{State, WorkerStatus},
 };
 
@@ -95,9 +95,7 @@ async fn removed_worker_that_is_back_keeps_its_goal() {
     gone_and_back().await;
     until_reason(&rig, "cooled-down").await;
     tell(&rig, Command::Reclaim);
-    let is_saved = |s: &Arc<Snapshot>| s.saved(entry.id).goal == Goal::Reclaim;
-    rig.inventory.snapshots().wait_for(is_saved).await.unwrap();
-    // The reclaim goes on, too.
+    // The reclaim goes on, too, although it is not stored yet when the entry goes.
     gone_and_back().await;
     until_reason(&rig, "stopped").await;
     gone_and_back().await;

@@ -46,6 +46,7 @@ impl Provenance {
 /// One machine commonly has all of a /64, so these count as one at least. A site commonly has a /48 with 65,536 of them,
 /// which are folded into four: no owner of a /48 has more than four shares of anything. Neighbouring subnets, also of /56
 /// and /60, are in different ones.
+#[cfg_attr(not(feature = "node"), expect(unreachable_pub, reason = "only the node exports it"))]
 pub fn share_of(ip: IpAddr) -> IpAddr {
     match network_of(ip) {
         IpAddr::V4(ip) => ip.into(),

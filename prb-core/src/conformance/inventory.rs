@@ -149,7 +149,8 @@ async fn stores_fleet_records(inventory: &impl Inventory) {
 
     let snapshot = apply(inventory, vec![Edit::RemoveWorker(id)]).await;
     assert!(snapshot.saved.is_empty(), "a removed worker has a record");
-    let error = refused(inventory, vec![Edit::PutFleetRecord(id, saved())], "there is no such worker").await;
+    let unknown = vec![Edit::PutFleetRecord(worker(2).id, saved())];
+    let error = refused(inventory, unknown, "there is no such worker").await;
     assert!(matches!(error, Error::Unknown { what: "worker", .. }), "an unknown worker gave {error:?}");
     let snapshot =
         apply(inventory, vec![Edit::PutWorker(worker(1)), Edit::PutFleetRecord(id, saved())]).await;
@@ -159,8 +160,11 @@ async fn stores_fleet_records(inventory: &impl Inventory) {
 async fn resumes_removed_workers(inventory: &impl Inventory) {
     let put = |worker: &Worker| Edit::PutWorker(worker.clone());
     let (id, kept) = (worker(1).id, saved());
-    apply(inventory, vec![put(&worker(1)), put(&worker(2)), Edit::PutFleetRecord(id, kept)]).await;
-    let snapshot = apply(inventory, vec![Edit::RemoveWorker(id), Edit::RemoveWorker(worker(2).id)]).await;
+    let old = FleetRecord { goal: Goal::Compute, ..kept };
+    apply(inventory, vec![put(&worker(1)), put(&worker(2)), Edit::PutFleetRecord(id, old)]).await;
+    apply(inventory, vec![Edit::RemoveWorker(id), Edit::RemoveWorker(worker(2).id)]).await;
+    // A command of the moment before the removal.
+    let snapshot = apply(inventory, vec![Edit::PutFleetRecord(id, kept)]).await;
     assert_eq!(snapshot.removed.len(), 1, "a removed worker is kept only if it has a record");
     let before = snapshot;
     let snapshot = apply(inventory, vec![put(&worker(1)), put(&worker(2))]).await;

@@ -140,10 +140,14 @@ impl Snapshot {
                     }
                 }
                 Edit::PutFleetRecord(id, state) => {
-                    if !workers.contains_key(&id) {
+                    if workers.contains_key(&id) {
+                        saved.insert(id, state);
+                    } else if let Some(worker) = removed.get_mut(&id) {
+                        // Records are stored a moment after a command: the worker may be removed by then.
+                        Arc::make_mut(worker).record = state;
+                    } else {
                         return Err(Error::Unknown { what: "worker", id });
                     }
-                    saved.insert(id, state);
                 }
             }
         }

@@ -121,8 +121,9 @@ impl Saver {
             return Ok(());
         }
         let known = Arc::clone(&self.inventory.snapshots().borrow());
-        // Removed workers are left out: one unknown id would make the inventory refuse all edits.
-        let known = |id: &Uuid| known.workers.iter().any(|worker| worker.id == *id);
+        // Workers of which nothing is kept are left out: one unknown id would make the inventory refuse all edits.
+        let known =
+            |id: &Uuid| known.removed.contains_key(id) || known.workers.iter().any(|worker| worker.id == *id);
         let apply =
             edits.iter().filter(|(id, _)| known(id)).map(|(id, saved)| Edit::PutFleetRecord(*id, *saved));
         match self.inventory.apply(apply.collect()).await {
