@@ -314,7 +314,7 @@ async fn waits_beyond_six_seconds_are_refused() {
     let submitter = Arc::new(rig.chain.clone());
     let (queue, accounts) = (Arc::new(rig.queue.clone()), Arc::new(rig.accounts.clone()));
     let parts = Parts { queue, submitter, signers: signers(&rig.vault), accounts };
-    let config = Config::default().with_max_wait(ms(6_001));
+    let config = Config::default().with_max_wait(ms(6_500));
     let error = Trader::start(config, parts).unwrap_err();
-    assert_eq!(error.to_string(), "the trade engine's max_wait must be at most 6s, not 6.001s");
+    assert_eq!(error.to_string(), "the trade engine's max_wait must be at most 6 s, not 6.5 s");
 }

@@ -59,7 +59,7 @@ async fn outcome_of_a_hanging_submitter_is_uncertain() {
     rig.chain.hang(alice, true);
     sleep(ms(100_000)).await;
     let error = trader.status().borrow().lanes[&alice].last_error.clone().unwrap();
-    assert!(error.contains("not known after 30s"), "{error}");
+    assert!(error.contains("not known after 30 s"), "{error}");
     rig.chain.hang(alice, false);
     assert_eq!(rig.outcomes(handle).await, [CallOutcome::AlreadyDone]);
     assert_eq!(rig.chain.events().len(), 1);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol, swarm::ConnectionId};
-use prb_core::{primitives::Hash, sync::Backoff};
+use prb_core::{primitives::Hash, sync::Backoff, text::shorten};
 
 use super::{Limits, Membership, Peer, PeerTable, Provenance, Trust};
 use crate::proto::{AuthStatus, Role, SystemInfo};
@@ -17,6 +17,8 @@ use crate::proto::{AuthStatus, Role, SystemInfo};
 pub(super) const MAX_ADDRESSES: usize = 8;
 /// Consecutive failed dials after which only addresses that have worked before are kept.
 const MAX_FAILURES: u32 = 5;
+/// Longest cause of a failed dial that is kept.
+const MAX_CAUSE_BYTES: usize = 256;
 /// Longest name or identity kept from a peer's introduction.
 const MAX_TEXT_CHARS: usize = 128;
 
@@ -99,8 +101,9 @@ pub(super) struct Known {
     pub(super) greet_at: Instant,
     pub(super) dialling: bool,
     pub(super) dial_at: Instant,
-    /// Consecutive failed dials.
+    /// Consecutive failed dials, and why the last one failed.
     failures: u32,
+    dial_failure: Option<String>,
     backoff: Backoff,
     is_boot: bool,
     is_named: bool,
@@ -124,6 +127,7 @@ impl Known {
             dialling: false,
             dial_at: now,
             failures: 0,
+            dial_failure: None,
             backoff: Backoff::new(limits.redial),
             is_boot: false,
             is_named: false,
@@ -283,7 +287,7 @@ impl Peers {
 
     pub(super) fn connected(&mut self, peer: PeerId, id: ConnectionId, link: Link) {
         let Some(known) = self.entry(peer) else { return };
-        known.failures = 0;
+        (known.failures, known.dial_failure) = (0, None);
         if link.outbound {
             known.learn(link.address.clone(), true);
             known.dialling = false;
@@ -308,9 +312,10 @@ impl Peers {
         self.dirty = true;
     }
 
-    pub(super) fn dial_failed(&mut self, peer: &PeerId) {
+    pub(super) fn dial_failed(&mut self, peer: &PeerId, cause: String) {
         if let Some(known) = self.known.get_mut(peer) {
             known.dialling = false;
+            known.dial_failure = Some(shorten(&cause, MAX_CAUSE_BYTES));
             known.dial_at = Instant::now() + known.backoff.fail();
             known.failures += 1;
             // An announced address that never answers is not dialled forever: that would let strangers use this node
@@ -320,6 +325,11 @@ impl Peers {
                 known.addresses.truncate(known.tried);
             }
         }
+    }
+
+    /// Why the last dial failed.
+    pub(super) fn dial_failure(&self, peer: &PeerId) -> Option<&str> {
+        self.known.get(peer)?.dial_failure.as_deref()
     }
 
     /// Records that this peer is no longer at a boot node's address.

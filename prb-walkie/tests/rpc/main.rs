@@ -307,4 +307,7 @@ async fn unreachable_peers_are_errors() {
     let node = start(boot).await;
     let error = node.client(nobody).list_pools().await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }) && error.is_retryable(), "{error}");
+    let (text, address) = (error.to_string(), format!("/ip4/127.0.0.1/tcp/{closed}"));
+    assert!(text.contains(&address) && text.contains("Connection refused"), "{text}");
+    assert_eq!(text.matches("refused").count(), 1, "{text}");
 }

@@ -126,8 +126,7 @@ fn check_can_be_stopped() {
 
 #[test]
 fn headers_are_checked_from_a_cursor_on() {
-    let (justified, plain) = some_blocks();
-    let (plain, _) = (plain, justified);
+    let (_, plain) = some_blocks();
     let dir = layout_1();
     let store = open(&dir);
     let cursor = |relay, para| HeaderCursor { relay: RelayNumber(relay), para: ParaNumber(para) };

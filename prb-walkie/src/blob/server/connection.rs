@@ -123,22 +123,11 @@ pub(super) async fn serve(
         if until.is_none() && stop.is_cancelled() {
             (reading, until) = (false, Some(Instant::now() + config.stop_timeout));
         }
-        if outbox.is_empty() {
-            turn.end();
-        } else if turn.yields() {
-            outbox.limit_unsent();
-            if activity.is_stalled(&outbox, &config) {
-                return Ended::Stalled;
-            }
-        }
-        // Also here: the loop below looks at lookups first, however many are ready.
-        if !outbox.is_empty() && !turn.is_writing() {
-            match turn.next().now_or_never() {
-                Some(waited) => activity.has_waited_for_turn(waited),
-                None => outbox.limit_unsent(),
-            }
-        }
-        let may_write = turn.is_writing() || outbox.bytes() <= TINY_BYTES || until.is_some();
+        let has_turn = match take_turn(&mut turn, &mut outbox, &mut activity, &config) {
+            Ok(has_turn) => has_turn,
+            Err(ended) => return ended,
+        };
+        let may_write = has_turn || outbox.bytes() <= TINY_BYTES || until.is_some();
         if may_write
             && outbox.is_large()
             && let Err(e) = outbox.try_write()
@@ -173,9 +162,10 @@ pub(super) async fn serve(
                     return Ended::Io(e);
                 }
             }
-            waited = turn.next(), if turn.is_writing() || !may_write => activity.has_waited_for_turn(waited),
-            _ = tick.tick() => {
-                if let Some(ended) = activity.timed_out(lookups.is_empty(), &outbox, &config).filter(|ended| may_write || !matches!(ended, Ended::Stalled)) {
+            waited = turn.next(), if has_turn || !may_write => activity.has_waited_for_turn(waited),
+            // A connection that waits for its turn is neither idle nor stalled.
+            _ = tick.tick(), if may_write => {
+                if let Some(ended) = activity.timed_out(lookups.is_empty(), &outbox, &config) {
                     return ended;
                 }
             }
@@ -187,6 +177,37 @@ pub(super) async fn serve(
             }
         }
     }
+}
+
+/// Ends a turn that is over, and begins one if answers wait and the address has one free; returns whether the connection
+/// has the turn.
+///
+/// # Errors
+/// How the connection ends, if the peer did not take its answers during the turn.
+fn take_turn(
+    turn: &mut Turn,
+    outbox: &mut Outbox<'_>,
+    activity: &mut Activity,
+    config: &Config,
+) -> Result<bool, Ended> {
+    if outbox.is_empty() {
+        turn.end();
+        return Ok(false);
+    }
+    if turn.yields() {
+        outbox.limit_unsent();
+        if activity.is_stalled(outbox, config) {
+            return Err(Ended::Stalled);
+        }
+    }
+    // Not only where the connection waits for events, which looks at lookups first, however many are ready.
+    if !turn.is_writing() {
+        match turn.next().now_or_never() {
+            Some(waited) => activity.has_waited_for_turn(waited),
+            None => outbox.limit_unsent(),
+        }
+    }
+    Ok(turn.is_writing())
 }
 
 /// Activity of a connection, for its timeouts.

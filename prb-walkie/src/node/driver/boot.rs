@@ -10,11 +10,11 @@ use libp2p::{
         dial_opts::{DialOpts, PeerCondition},
     },
 };
-use prb_core::sync::Backoff;
-use tracing::{debug, info};
+use prb_core::{sync::Backoff, text::describe};
+use tracing::{debug, info, warn};
 
 use super::Driver;
-use crate::node::Limits;
+use crate::node::{Limits, config::split_peer_id};
 
 /// A boot node. It is dialled by its address while no peer is known there, or if its name must be resolved;
 /// otherwise like any other known peer.
@@ -29,13 +29,15 @@ pub(super) struct Boot {
     looking_up: bool,
     dial_at: Instant,
     backoff: Backoff,
+    /// Failures since it was reached last, for the log.
+    failures: u32,
 }
 
-/// The addresses of a name; empty if it could not be resolved.
+/// The addresses of a name.
 #[derive(Debug)]
 pub(super) struct Resolved {
     boot: usize,
-    addresses: Vec<Multiaddr>,
+    addresses: Result<Vec<Multiaddr>, String>,
 }
 
 impl Boot {
@@ -49,7 +51,13 @@ impl Boot {
             looking_up: false,
             dial_at: Instant::now(),
             backoff: Backoff::new(limits.redial),
+            failures: 0,
         }
+    }
+
+    /// Whether this peer must be there, or was found there.
+    pub(super) fn is_of(&self, peer: PeerId) -> bool {
+        self.peer == Some(peer)
     }
 
     pub(super) fn is_dialled_by(&self, id: ConnectionId) -> bool {
@@ -68,8 +76,24 @@ impl Boot {
         if matches!(error, DialError::LocalPeerId { .. }) {
             info!(address = %self.address, "a boot node's address is this node itself");
             self.is_self = true;
+        } else {
+            self.is_unreachable(&dial_cause(error));
         }
         self.dial_at = Instant::now() + self.backoff.fail();
+    }
+
+    /// Logs a failure: an address in the configuration may be wrong. Less and less often while it lasts.
+    pub(super) fn is_unreachable(&mut self, error: &str) {
+        self.failures = self.failures.saturating_add(1);
+        if self.failures.is_power_of_two() {
+            warn!(address = %self.address, error, failures = self.failures, "a boot node cannot be reached");
+        }
+    }
+
+    pub(super) fn is_reached(&mut self) {
+        if std::mem::take(&mut self.failures) > 0 {
+            info!(address = %self.address, "a boot node is reached again");
+        }
     }
 
     /// Records that the peer is no longer there; returns it if it was.
@@ -135,7 +159,13 @@ impl Driver {
         let boot = &mut self.boot[at];
         boot.looking_up = false;
         boot.dial_at = Instant::now() + boot.backoff.fail();
-        let Some(first) = addresses.first().cloned() else { return };
+        let addresses = match addresses {
+            Ok(addresses) => addresses,
+            Err(error) => return boot.is_unreachable(&error),
+        };
+        let Some(first) = addresses.first().cloned() else {
+            return boot.is_unreachable("its name has no address of the kind that it asks for");
+        };
         match boot.peer {
             Some(peer) => {
                 addresses.into_iter().for_each(|address| self.peers.found(peer, address, true));
@@ -164,7 +194,7 @@ impl Driver {
                 }
                 Err(error) => {
                     debug!(%peer, %error, "cannot dial");
-                    self.peers.dial_failed(&peer);
+                    self.peers.dial_failed(&peer, dial_cause(&error));
                 }
             }
         }
@@ -185,24 +215,34 @@ impl Driver {
     }
 }
 
+/// Why a dial failed, in a few words: of several addresses, the last one.
+pub(super) fn dial_cause(error: &DialError) -> String {
+    match error {
+        DialError::Transport(tried) => match tried.last() {
+            Some((address, error)) => format!("{}: {}", split_peer_id(address).0, describe(error)),
+            None => "it has no address".to_owned(),
+        },
+        DialError::WrongPeerId { obtained, address } => {
+            format!("peer {obtained} is at {}", split_peer_id(address).0)
+        }
+        DialError::NoAddresses => "no address of it is known".to_owned(),
+        error => describe(error),
+    }
+}
+
 /// Resolves a name.
-async fn resolve(address: &Multiaddr) -> Vec<Multiaddr> {
+async fn resolve(address: &Multiaddr) -> Result<Vec<Multiaddr>, String> {
     let mut parts = address.iter();
-    let (Some(name), Some(Protocol::Tcp(port))) = (parts.next(), parts.next()) else { return Vec::new() };
+    let (Some(name), Some(Protocol::Tcp(port))) = (parts.next(), parts.next()) else { return Ok(Vec::new()) };
     let (name, v4, v6) = match name {
         Protocol::Dns(name) => (name, true, true),
         Protocol::Dns4(name) => (name, true, false),
         Protocol::Dns6(name) => (name, false, true),
-        _ => return Vec::new(),
+        _ => return Ok(Vec::new()),
     };
-    match tokio::net::lookup_host((name.as_ref(), port)).await {
-        Ok(found) => found
-            .filter(|socket| if socket.is_ipv4() { v4 } else { v6 })
-            .map(|socket| Multiaddr::from(socket.ip()).with(Protocol::Tcp(port)))
-            .collect(),
-        Err(error) => {
-            debug!(%address, %error, "cannot resolve a boot node's name");
-            Vec::new()
-        }
-    }
+    let found = tokio::net::lookup_host((name.as_ref(), port)).await.map_err(|error| describe(&error))?;
+    Ok(found
+        .filter(|socket| if socket.is_ipv4() { v4 } else { v6 })
+        .map(|socket| Multiaddr::from(socket.ip()).with(Protocol::Tcp(port)))
+        .collect())
 }

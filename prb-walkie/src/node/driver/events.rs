@@ -78,6 +78,7 @@ impl Driver {
             }
         }
         let local = self.local.has_both_ends(&endpoint);
+        self.boot.iter_mut().filter(|boot| boot.is_of(peer)).for_each(boot::Boot::is_reached);
         self.peers.connected(peer, id, Link::new(address, outbound, local));
         self.connect_ended(id, true);
         self.count_connections();
@@ -97,7 +98,11 @@ impl Driver {
             boot.failed(error);
         }
         let Some(peer) = peer else { return };
-        self.peers.dial_failed(&peer);
+        let cause = boot::dial_cause(error);
+        for boot in self.boot.iter_mut().filter(|boot| boot.is_of(peer) && !boot.is_dialled_by(id)) {
+            boot.is_unreachable(&cause);
+        }
+        self.peers.dial_failed(&peer, cause);
         if let DialError::WrongPeerId { address, .. } | DialError::LocalPeerId { address } = error {
             self.peers.is_not_at(&peer, &split_peer_id(address).0);
             // Dial the bare address, which finds out who is there now.
@@ -158,7 +163,11 @@ impl Driver {
         let unreachable = |reason: &str| Error::Unreachable { peer, reason: reason.to_owned() };
         let unsupported = Error::Unsupported { peer, protocol: protocol.name() };
         match failure {
-            OutboundFailure::DialFailure => unreachable("no connection could be made"),
+            // The failed dial was reported before.
+            OutboundFailure::DialFailure => match self.peers.dial_failure(&peer) {
+                Some(cause) => unreachable(&format!("no connection could be made ({cause})")),
+                None => unreachable("no connection could be made"),
+            },
             OutboundFailure::Timeout => Error::TimedOut { peer, waited: self.limits.call_timeout },
             OutboundFailure::ConnectionClosed => unreachable("the connection closed"),
             OutboundFailure::UnsupportedProtocols => unsupported,

@@ -81,7 +81,7 @@ fn discovered_peers_share_few_dials_and_boot_nodes_are_always_dialled() {
     assert_eq!(peers.due_dials(Instant::now()), [boot]);
     peers.get_mut(&boot).unwrap().dialling = true;
     // An unreachable peer makes way for the next one, and waits.
-    peers.dial_failed(&due[1]);
+    peers.dial_failed(&due[1], "refused".into());
     let next = peers.due_dials(Instant::now());
     assert!(next.len() == 1 && next[0] != due[1]);
 }
@@ -146,7 +146,7 @@ fn announced_address_that_never_answers_is_not_redialled() {
     let mut peers = peers(|_| {});
     let (stranger, friend) = (PeerId::random(), met(&mut peers, Role::DataProviderInt));
     peers.found(stranger, address_of(22), false);
-    peers.dial_failed(&stranger);
+    peers.dial_failed(&stranger, "refused".into());
     assert_eq!(peers.get(&stranger).unwrap().addresses(), []);
     // A peer that has introduced itself may come back.
     let (id, mut connection) = link(1, true);
@@ -154,7 +154,7 @@ fn announced_address_that_never_answers_is_not_redialled() {
     peers.connected(friend, id, connection);
     peers.disconnected(&friend, id);
     for failed in 1..=MAX_FAILURES {
-        peers.dial_failed(&friend);
+        peers.dial_failed(&friend, "refused".into());
         let left = if failed < MAX_FAILURES { 2 } else { 1 };
         assert_eq!(peers.get(&friend).unwrap().addresses().len(), left);
     }
