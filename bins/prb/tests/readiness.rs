@@ -50,11 +50,19 @@ async fn readiness_follows_outages_of_nodes_and_providers() {
     causes_are_told(&provider, &manager).await;
     provider.kill();
     manager.until_unready(&["no_data_provider", "no_para_node"], LIMIT).await;
+    let refused =
+        |line: &str| line.contains("a boot node cannot be reached") && line.contains("Connection refused");
+    let start = Instant::now();
+    while !manager.log().lines().any(refused) {
+        assert!(start.elapsed() < LIMIT, "the log does not name the boot node");
+        sleep(Duration::from_millis(50)).await;
+    }
     net.devnet.relay().start_rpc().await.unwrap();
     net.devnet.para().start_rpc().await.unwrap();
     provider.start();
     provider.until_unready(&[], LIMIT).await;
     manager.until_unready(&[], LIMIT).await;
+    assert!(manager.log().contains("a boot node is reached again"));
     manager.stop().await;
     provider.stop().await;
     net.shutdown().await;

@@ -219,7 +219,11 @@ impl Driver {
 pub(super) fn dial_cause(error: &DialError) -> String {
     match error {
         DialError::Transport(tried) => match tried.last() {
-            Some((address, error)) => format!("{}: {}", split_peer_id(address).0, describe(error)),
+            Some((address, error)) => {
+                // The transport that resolves names adds an empty part.
+                let error = describe(error);
+                format!("{}: {}", split_peer_id(address).0, error.trim_start_matches(": "))
+            }
             None => "it has no address".to_owned(),
         },
         DialError::WrongPeerId { obtained, address } => {
