@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, bail};
 use prb_core::{
     inventory::{AfterExternalStop, Worker, clean_name, shown_name},
-    primitives::{Balance, PoolId},
+    primitives::{Balance, PoolId, parse_amount},
 };
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, de};
@@ -108,7 +108,7 @@ struct WorkerEntry {
     pid: u64,
     /// Its pRuntime's URL.
     endpoint: String,
-    /// The stake to compute with, in the chain's smallest unit (10^-12 PHA); a string or an integer.
+    /// The stake to compute with: an amount with its unit, or in 10^-12 PHA as a string or an integer.
     #[serde(deserialize_with = "stake")]
     stake: Balance,
     /// Whether it runs.
@@ -149,13 +149,13 @@ fn secret<'de, D: Deserializer<'de>>(d: D) -> Result<Option<SecretString>, D::Er
     Ok(Option::<String>::deserialize(d)?.map(SecretString::from))
 }
 
-/// Parses an amount from an integer or a decimal string, because not every parser keeps large integers exact.
+/// Parses an amount from an integer or a string, because not every parser keeps large integers exact.
 fn stake<'de, D: Deserializer<'de>>(d: D) -> Result<Balance, D::Error> {
     struct Stake;
     impl de::Visitor<'_> for Stake {
         type Value = Balance;
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a stake in the chain's smallest unit, as an integer or a decimal string")
+            f.write_str("a stake such as \"30000 PHA\", or in 10^-12 PHA as an integer or a decimal string")
         }
         fn visit_u64<E: de::Error>(self, v: u64) -> Result<Balance, E> {
             Ok(v.into())
@@ -164,7 +164,8 @@ fn stake<'de, D: Deserializer<'de>>(d: D) -> Result<Balance, D::Error> {
             v.try_into().map_err(|_| E::invalid_value(de::Unexpected::Signed(v), &self))
         }
         fn visit_str<E: de::Error>(self, v: &str) -> Result<Balance, E> {
-            v.parse().map_err(|_| E::invalid_value(de::Unexpected::Str(v), &self))
+            // Not with its own error, which quotes what may be a secret.
+            parse_amount(v).map_err(|_| E::invalid_value(de::Unexpected::Str(v), &self))
         }
     }
     d.deserialize_any(Stake)

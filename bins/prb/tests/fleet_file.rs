@@ -75,7 +75,7 @@ async fn every_field_is_read_from_both_formats() {
     let json = r#"{"pools": [{"pid": 1, "after_stop": "reclaim",
             "operator": "bottom drive obey lake curtain smoke basket hold race lonely fit walk//One"},
             {"pid": 2, "name": "two", "sync_only": true}],
-        "workers": [{"name": "a", "pid": 1, "endpoint": "https://a:8000", "stake": "30000000000000000",
+        "workers": [{"name": "a", "pid": 1, "endpoint": "https://a:8000", "stake": "30000 PHA",
             "gatekeeper": true, "endpoints": ["https://a.example.org", "http://a.example.net:8080"],
             "after_stop": "start-again"},
             {"pid": 2, "endpoint": "http://b:8000", "stake": 7, "enabled": false}]}"#;
