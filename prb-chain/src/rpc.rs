@@ -327,6 +327,11 @@ impl fmt::Debug for NodePool {
 }
 
 impl NodePool {
+    /// Whether two endpoints are spellings of one: case of scheme and host, default port, trailing slash, credentials.
+    pub fn is_same_endpoint(one: &str, other: &str) -> bool {
+        endpoint::is_same(one, other)
+    }
+
     /// Creates a pool of the configured nodes. `chain` names it in logs and metrics (`relay`, `para`). Opens no
     /// connection yet.
     ///

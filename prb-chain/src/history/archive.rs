@@ -44,4 +44,4 @@ mod write;
 pub use format::read_archive;
 pub use http::{HttpArchive, HttpConfig};
 pub use read::ArchiveHistory;
-pub use write::{Config, Error, Exported, Progress, export};
+pub use write::{Config, Error, Exported, export};

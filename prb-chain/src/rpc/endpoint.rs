@@ -19,6 +19,11 @@ pub(super) fn check(endpoints: &[String]) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether both are valid and lead to the same node, whoever logs in.
+pub(super) fn is_same(one: &str, other: &str) -> bool {
+    matches!((normal_form(one), normal_form(other)), (Ok(one), Ok(other)) if one == other)
+}
+
 /// Returns an endpoint's spelling for comparisons: lower case, without default port, trailing slashes and credentials.
 fn normal_form(text: &str) -> Result<String, &'static str> {
     const WRONG: &str = "it must be ws:// or wss:// and a host, with a port from 1 to 65535 if any";

@@ -84,13 +84,13 @@ impl fmt::Display for Fault {
     }
 }
 
-/// The progress of a check.
+/// The progress of a check or an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// The part being checked.
+    /// The part in progress.
     pub part: Part,
-    /// Blocks checked so far.
+    /// Blocks done so far; of an export, including those of earlier ones.
     pub done: u32,
     /// Blocks of the part.
     pub total: u32,

@@ -113,7 +113,7 @@ fn remedies(report: &Report) -> String {
 fn export(store: &Store, to: &std::path::Path, config: archive::Config) -> anyhow::Result<()> {
     let (mut meter, start) = (Meter::new(), Instant::now());
     let exported = archive::export(store, to, config, &mut |progress| {
-        meter.show(progress.part, progress.done.into(), progress.total.into());
+        meter.show(&format!("{}s", progress.part), progress.done.into(), progress.total.into());
         true
     })?;
     meter.end();

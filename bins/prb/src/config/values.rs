@@ -2,6 +2,7 @@
 
 use std::{fmt, net::SocketAddr, ops::RangeInclusive, str::FromStr, time::Duration};
 
+use prb_chain::rpc::NodePool;
 use prb_core::{
     inventory::{AfterExternalStop, UnknownAfterExternalStop},
     primitives::Hash,
@@ -53,32 +54,29 @@ pub(super) fn millis(text: &str) -> Result<Duration, String> {
 
 /// A node's WebSocket URL. Its path may contain a provider's key, so `Debug` shows the host only.
 #[derive(Clone, PartialEq, Eq)]
-pub struct NodeUrl {
-    text: String,
-    normal: Url,
-}
+pub struct NodeUrl(String);
 
 impl NodeUrl {
     /// The whole URL.
     pub fn as_str(&self) -> &str {
-        &self.text
+        &self.0
     }
 
     /// Whether both lead to the same node, whoever logs in.
     pub(super) fn is_same_node(&self, other: &Self) -> bool {
-        self.normal == other.normal
+        NodePool::is_same_endpoint(&self.0, &other.0)
     }
 }
 
 impl From<NodeUrl> for String {
     fn from(url: NodeUrl) -> Self {
-        url.text
+        url.0
     }
 }
 
 impl fmt::Debug for NodeUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&host_only(&self.text))
+        f.write_str(&host_only(&self.0))
     }
 }
 
@@ -94,7 +92,7 @@ pub(super) fn ws_url(text: &str) -> Result<NodeUrl, String> {
     let text = text.trim();
     // Only the scheme of the text is changed: what follows is what the operator wrote.
     let text = format!("{}{}", url.scheme(), &text[url.scheme().len()..]);
-    Ok(NodeUrl { text, normal: normal(url) })
+    Ok(NodeUrl(text))
 }
 
 /// Parses the URL of a server; `allowed` says what it must be.
@@ -134,18 +132,6 @@ pub(super) fn server_url(text: &str, schemes: &[&str], allowed: &str) -> Result<
 fn has_late_at(text: &str) -> bool {
     let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
     rest.find(['/', '?', '#', '\\']).is_some_and(|end| rest[end..].contains('@'))
-}
-
-/// Removes what does not distinguish two servers: credentials, the dot after a host, the slash after a path.
-fn normal(mut url: Url) -> Url {
-    // These fail only for URLs without a host.
-    let _ = (url.set_username(""), url.set_password(None));
-    if let Some(host) = url.host_str().and_then(|host| host.strip_suffix('.')).map(str::to_owned) {
-        let _ = url.set_host(Some(&host));
-    }
-    let path = url.path().trim_end_matches('/').to_owned();
-    url.set_path(&path);
-    url
 }
 
 /// The URL of a Redis server. It may contain a password, so `Debug` shows the host only.

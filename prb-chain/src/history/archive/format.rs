@@ -7,7 +7,10 @@ use prb_core::primitives::Hash;
 
 use crate::{
     history::Piece,
-    store::segment::{self, Segment},
+    store::{
+        Part,
+        segment::{self, Segment},
+    },
 };
 
 const MAGIC: [u8; 8] = *b"PRBBLKS\0";
@@ -51,6 +54,16 @@ impl Kind {
             Self::Relay => "relay",
             Self::Headers => "headers",
             Self::Changes => "changes",
+        }
+    }
+
+    /// The part of a store that it has.
+    pub(super) const fn part(self) -> Part {
+        match self {
+            Self::Genesis => Part::Genesis,
+            Self::Relay => Part::Relay,
+            Self::Headers => Part::ParaHeaders,
+            Self::Changes => Part::Changes,
         }
     }
 

@@ -16,7 +16,7 @@ use super::{
     format::{self, Chain, FrameHead, Head, Kind, chained, put_piece},
     read::Archive,
 };
-use crate::store::{self, Store, StoreView, segment};
+use crate::store::{self, Progress, Store, StoreView, segment};
 
 /// Content bytes after which a frame is closed.
 const FRAME_BYTES: usize = 4 << 20;
@@ -72,18 +72,6 @@ pub enum Error {
         /// The system's error.
         source: io::Error,
     },
-}
-
-/// The progress of an export.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Progress {
-    /// The part being written: `genesis`, `relay`, `headers` or `changes`.
-    pub part: &'static str,
-    /// Blocks of this kind in the archive so far, including those from earlier exports.
-    pub done: u32,
-    /// Blocks of this kind in the store.
-    pub total: u32,
 }
 
 /// A summary of what was written.
@@ -211,7 +199,7 @@ impl Export<'_> {
             } else {
                 open = Some(file);
             }
-            continues = (self.tell)(Progress { part: kind.name(), done: next, total: last + 1 });
+            continues = (self.tell)(Progress { part: kind.part(), done: next, total: last + 1 });
         }
         open.map_or(Ok(()), |file| self.close(file))?;
         Ok(continues)
