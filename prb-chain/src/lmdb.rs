@@ -1,7 +1,7 @@
-//! Recognises LMDB databases that hold something else, before anything is written to them.
+//! Recognises LMDB databases that hold something else, before anything is written to them, and damaged ones.
 
 use heed::{
-    CommitOrAbort, Database, Env, RoTxn, WithoutTls,
+    CommitOrAbort, Database, Env, MdbError, RoTxn, WithoutTls,
     types::{Bytes, DecodeIgnore},
 };
 
@@ -35,4 +35,16 @@ fn has_foreign(names: Names<'_>, txn: &RoTxn<'_, WithoutTls>, other_kind: &str) 
         has_meta |= name == b"meta";
     }
     Ok(!is_empty && !has_meta)
+}
+
+/// Whether LMDB cannot read the files: they are damaged, or not of LMDB.
+pub(crate) const fn is_damage(error: &MdbError) -> bool {
+    matches!(
+        error,
+        MdbError::Corrupted
+            | MdbError::PageNotFound
+            | MdbError::Invalid
+            | MdbError::VersionMismatch
+            | MdbError::Incompatible
+    )
 }

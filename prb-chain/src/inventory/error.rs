@@ -8,7 +8,7 @@ use std::{
 use heed::MdbError;
 use prb_core::text::{describe, io_remedy, is_passing};
 
-use crate::disk::DiskProblem;
+use crate::{disk::DiskProblem, lmdb};
 
 /// `errno` of a full disk (ENOSPC), an exceeded quota (EDQUOT), and a limit of file sizes (EFBIG).
 const DISK_FULL: [i32; 3] = [28, 122, 27];
@@ -180,13 +180,7 @@ impl Error {
             heed::Error::EnvAlreadyOpened => Self::InUse { path },
             heed::Error::Mdb(MdbError::MapFull) => Self::MapFull { path },
             heed::Error::Mdb(MdbError::Panic) => Self::Broken { path },
-            heed::Error::Mdb(
-                MdbError::Corrupted
-                | MdbError::PageNotFound
-                | MdbError::Invalid
-                | MdbError::VersionMismatch
-                | MdbError::Incompatible,
-            ) => Self::Damaged { path, source: Box::new(e) },
+            heed::Error::Mdb(fault) if lmdb::is_damage(&fault) => Self::Damaged { path, source: Box::new(e) },
             e => Self::Database { path, source: Box::new(e) },
         }
     }

@@ -11,7 +11,7 @@ use prb_core::{
     text::{describe, io_remedy},
 };
 
-use crate::disk::DiskProblem;
+use crate::{disk::DiskProblem, lmdb};
 
 /// `errno` of a full disk (ENOSPC), an exceeded quota (EDQUOT), and a limit of file sizes (EFBIG).
 const DISK_FULL: [i32; 3] = [28, 122, 27];
@@ -186,13 +186,9 @@ impl Error {
                 Self::MapFull { path: path.to_owned(), reason: "its owner does not allow it" }
             }
             heed::Error::Mdb(MdbError::Panic) => Self::Broken { path: path.to_owned() },
-            heed::Error::Mdb(
-                MdbError::Corrupted
-                | MdbError::PageNotFound
-                | MdbError::Invalid
-                | MdbError::VersionMismatch
-                | MdbError::Incompatible,
-            ) => Self::Damaged { path: path.to_owned(), source: Box::new(e) },
+            heed::Error::Mdb(fault) if lmdb::is_damage(&fault) => {
+                Self::Damaged { path: path.to_owned(), source: Box::new(e) }
+            }
             heed::Error::Io(source) => Self::from_io(path, source),
             heed::Error::Mdb(MdbError::Other(n)) => Self::from_io(path, io::Error::from_raw_os_error(n)),
             e => Self::Database { path: path.to_owned(), source: Box::new(e) },

@@ -92,7 +92,7 @@ impl Boot {
 
     pub(super) fn is_reached(&mut self) {
         if std::mem::take(&mut self.failures) > 0 {
-            info!(address = %self.address, "a boot node is reached again");
+            info!(address = %self.address, "a boot node can be reached");
         }
     }
 
