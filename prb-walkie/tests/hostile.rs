@@ -27,7 +27,7 @@ use libp2p::{
     identity::Keypair,
     kad::{self, store::MemoryStore},
     noise,
-    swarm::{DialError, NetworkBehaviour, SwarmEvent},
+    swarm::{DialError, NetworkBehaviour, SwarmEvent, dial_opts},
     tcp,
 };
 use prb_walkie::{
@@ -95,17 +95,20 @@ fn announcer() -> Swarm<Announcer> {
     Swarm::new(transport, Announcer { limits, identify, kad }, id, config)
 }
 
+/// Waits for an event of the swarm.
+async fn until(swarm: &mut Swarm<Announcer>, is: impl Fn(&SwarmEvent<AnnouncerEvent>) -> bool) {
+    let event = async { while !is(&swarm.select_next_some().await) {} };
+    timeout(LONG, event).await.expect("an event");
+}
+
 /// Connects, and waits until it is identified.
 async fn announcing_to(node: &Node) -> Swarm<Announcer> {
     let mut swarm = announcer();
     swarm.dial(address(node)).unwrap();
-    let identified = async {
-        while !matches!(
-            swarm.select_next_some().await,
-            SwarmEvent::Behaviour(AnnouncerEvent::Identify(identify::Event::Sent { .. }))
-        ) {}
-    };
-    timeout(LONG, identified).await.expect("identified");
+    until(&mut swarm, |event| {
+        matches!(event, SwarmEvent::Behaviour(AnnouncerEvent::Identify(identify::Event::Sent { .. })))
+    })
+    .await;
     swarm
 }
 
@@ -145,13 +148,13 @@ async fn flood_of_announced_addresses_fills_a_short_list() {
             let fake = |n: u8| format!("/ip4/127.1.{push}.{n}/tcp/1").parse().unwrap();
             (0..20).for_each(|n| swarm.add_external_address(fake(n)));
             swarm.behaviour_mut().identify.push([node.peer_id()]);
-            let sent = async {
-                while !matches!(
-                    swarm.select_next_some().await,
+            until(&mut swarm, |event| {
+                matches!(
+                    event,
                     SwarmEvent::Behaviour(AnnouncerEvent::Identify(identify::Event::Pushed { .. }))
-                ) {}
-            };
-            timeout(LONG, sent).await.expect("pushed");
+                )
+            })
+            .await;
             (0..20).for_each(|n| swarm.remove_external_address(&fake(n)));
         }
         told_of(&node, peer).await
@@ -169,7 +172,7 @@ async fn false_addresses_of_others_are_not_all_dialled() {
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let (mut third, mut swarm) = (tokio::task::JoinSet::new(), announcer());
     swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
-    while !matches!(swarm.select_next_some().await, SwarmEvent::NewListenAddr { .. }) {}
+    until(&mut swarm, |event| matches!(event, SwarmEvent::NewListenAddr { .. })).await;
     let fake = PeerId::random();
     for _ in 0..PORTS {
         let listener = tokio::net::TcpListener::bind("127.0.0.77:0").await.unwrap();
@@ -183,7 +186,8 @@ async fn false_addresses_of_others_are_not_all_dialled() {
             }
         });
     }
-    swarm.dial(address(&node)).unwrap();
+    let dial = dial_opts::DialOpts::unknown_peer_id().address(address(&node));
+    swarm.dial(dial.allocate_new_port().build()).unwrap();
     // It tells of them, but does not go there itself.
     *swarm.behaviour_mut().limits.limits_mut() =
         ConnectionLimits::default().with_max_pending_outgoing(Some(0));
@@ -219,9 +223,9 @@ async fn flood_of_connections_makes_few_tables() {
     let attack = async {
         for _ in 0..ROUNDS {
             swarm.dial(address(&node)).unwrap();
-            while !matches!(swarm.select_next_some().await, SwarmEvent::ConnectionEstablished { .. }) {}
+            until(&mut swarm, |event| matches!(event, SwarmEvent::ConnectionEstablished { .. })).await;
             swarm.disconnect_peer_id(node.peer_id()).unwrap();
-            while !matches!(swarm.select_next_some().await, SwarmEvent::ConnectionClosed { .. }) {}
+            until(&mut swarm, |event| matches!(event, SwarmEvent::ConnectionClosed { .. })).await;
         }
     };
     let count = async move {

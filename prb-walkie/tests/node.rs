@@ -171,6 +171,18 @@ async fn boot_node_by_name_and_own_address_as_boot_node() {
     assert_eq!(node.peers().borrow().len(), 1);
 }
 
+/// Another program has the node's port on another local address: connections leave from ports of their own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_programs_on_its_port_do_not_keep_a_node_from_dialling() {
+    let boot = start(config(0, Role::DataProviderInt)).await;
+    let other = std::net::TcpListener::bind("127.0.0.2:0").unwrap();
+    let port = other.local_addr().unwrap().port();
+    let mut config = config(1, Role::LifecycleManager);
+    config.listen = vec![format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap()];
+    let node = start_knowing(config, &boot).await;
+    until_friends(&node, &boot).await;
+}
+
 /// A node on a thread of its own that can be frozen: its sockets exist but nothing passes, as if the network
 /// were gone.
 struct FreezableNode {

@@ -12,7 +12,7 @@ use libp2p::{
     core::upgrade::Version,
     identify, noise,
     request_response::{self, Message, OutboundFailure, ProtocolSupport},
-    swarm::{NetworkBehaviour, SwarmEvent},
+    swarm::{NetworkBehaviour, SwarmEvent, dial_opts::DialOpts},
     tcp,
 };
 use prb_core::primitives::Hash;
@@ -181,8 +181,8 @@ impl RawPeer {
             }
         };
         if let Some(other) = dial {
-            swarm.dial(other).unwrap();
-            while !matches!(swarm.select_next_some().await, SwarmEvent::ConnectionEstablished { .. }) {}
+            swarm.dial(DialOpts::unknown_peer_id().address(other).allocate_new_port().build()).unwrap();
+            tokio::time::timeout(LONG, until_connected(&mut swarm)).await.expect("a connection");
         }
         let (asked, inbox) = mpsc::channel(64);
         let closed = Arc::new(Mutex::new(0));
@@ -195,6 +195,16 @@ impl RawPeer {
         let (sender, answer) = oneshot::channel();
         self.asked.send((peer, bytes, sender)).await.unwrap();
         tokio::time::timeout(LONG, answer).await.unwrap().unwrap()
+    }
+}
+
+async fn until_connected(swarm: &mut Swarm<RawBehaviour>) {
+    loop {
+        match swarm.select_next_some().await {
+            SwarmEvent::ConnectionEstablished { .. } => break,
+            SwarmEvent::OutgoingConnectionError { error, .. } => panic!("no connection: {error:?}"),
+            _ => {}
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use futures::{
 };
 use libp2p::{
     Multiaddr, Transport, TransportError,
-    core::transport::{DialOpts, ListenerId, TransportEvent},
+    core::transport::{DialOpts, ListenerId, PortUse, TransportEvent},
 };
 
 /// The handshakes in progress, by the remote address and port. Clones share them; the transport bounds their time.
@@ -74,7 +74,12 @@ pub(super) enum Error<E: std::error::Error> {
     Handshake(E),
 }
 
-/// A transport whose inbound handshakes are among [`Handshakes`].
+/// A transport whose inbound handshakes are among [`Handshakes`], and whose outbound connections leave from free
+/// ports.
+///
+/// libp2p by default lets them leave from the listening port, bound to all local addresses. That fails while another
+/// program uses the port on any of them, however long that is; and nobody here needs it, since peers are dialled at
+/// the addresses that they announce.
 pub(super) struct Displaceable<T> {
     inner: T,
     handshakes: Handshakes,
@@ -112,6 +117,7 @@ where
         address: Multiaddr,
         options: DialOpts,
     ) -> Result<Self::Dial, TransportError<Self::Error>> {
+        let options = DialOpts { port_use: PortUse::New, ..options };
         let dial = self.inner.dial(address, options).map_err(|e| e.map(Error::Handshake))?;
         Ok(dial.map_err(Error::Handshake).boxed())
     }
