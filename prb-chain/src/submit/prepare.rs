@@ -111,16 +111,17 @@ impl Inner {
         let runtime = self.runtimes.at(node, None).await?;
         let next: u64 = node.request("system_accountNextIndex", [self.address(account)]).await?;
         let known = self.account(account);
+        let is_overtaken = next > known.next_nonce.saturating_add(known.unbelieved);
         // Somebody else's transaction is pending, perhaps with the same calls: another trader's that has lost
         // the lease.
-        if next > known.next_nonce.max(known.unbelieved) && !known.busy {
+        if is_overtaken && !known.may_send_behind() {
             return Err(Failure::Overtaken);
         }
+        if is_overtaken {
+            self.note_sharing(account);
+        }
         // A node that lags behind the one that finalised our last transaction would repeat its nonce.
-        let nonce = match next > known.unbelieved {
-            true => next.max(known.next_nonce),
-            false => known.next_nonce,
-        };
+        let nonce = if is_overtaken { next } else { known.next_nonce };
         // Checked before signing: a signer may be slow or cost money.
         let share = u128::from(self.share(account));
         let limits = runtime.block_limits();
