@@ -111,8 +111,8 @@ pub struct Config {
     pub lone_block_percent: u8,
     /// Timeout of the signer, after which it counts as unavailable. Default: 30 s.
     pub sign_timeout: Duration,
-    /// Whether missing nonces before a transaction are filled with empty batches, which cost fees. Otherwise the
-    /// transaction waits until they are sent by another program, or until it expires and is built again. Default: false.
+    /// Whether missing nonces before a transaction are filled at once, with empty batches that cost fees. Otherwise
+    /// that happens after four final blocks, in which another program may send them. Default: false.
     pub fill_nonce_gaps: bool,
     /// Address prefix in messages, and in requests to nodes. Default: 30.
     pub ss58_prefix: u16,

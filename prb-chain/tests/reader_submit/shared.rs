@@ -19,11 +19,13 @@ const LIFETIME: u32 = 4_096;
 const MOST_BLOCKS: u32 = 120;
 
 fn submitter(net: &Net) -> Submitter {
-    Submitter::new(net.pool.clone(), config().with_mortality_blocks(LIFETIME)).unwrap()
+    // On a slow machine the others are often faster.
+    let patient = config().with_mortality_blocks(LIFETIME).with_unavailable_after(Duration::from_secs(50));
+    Submitter::new(net.pool.clone(), patient).unwrap()
 }
 
 /// Runs `work` while another program sends a transaction with each block.
-async fn beside_another<T>(net: &Net, work: impl Future<Output = T>) -> T {
+pub(crate) async fn beside_another<T>(net: &Net, work: impl Future<Output = T>) -> T {
     let outside = Outside::new(net).await;
     assert!(outside.send(net).await);
     net.still(async {
