@@ -285,10 +285,7 @@ impl Inner {
                 self.avoid_collision(account).await;
             }
             let Some((node, prepared)) = self.prepare(batch, started, &refused_by).await? else {
-                if std::mem::replace(&mut overtaken, true) {
-                    self.note_sharing(account);
-                }
-                self.settle_again(batch).await?;
+                self.after_overtaken(batch, std::mem::replace(&mut overtaken, true)).await?;
                 started = Instant::now();
                 continue;
             };

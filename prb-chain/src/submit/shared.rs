@@ -139,6 +139,19 @@ impl Inner {
             && self.nonces(prepared.account).await.is_ok_and(|nonces| nonces.finalised > prepared.nonce)
     }
 
+    /// Waits until the batch may be built, after other transactions of the account have come first; `again` if that has
+    /// happened to the batch before.
+    pub(super) async fn after_overtaken(&self, batch: &CallBatch, again: bool) -> Result<(), SubmitError> {
+        if again {
+            self.note_sharing(batch.operator());
+            // What is pending now has come since: a predecessor's transaction is final.
+            if self.account(batch.operator()).may_send_behind() {
+                return Ok(());
+            }
+        }
+        self.settle_again(batch).await
+    }
+
     /// Waits until the batch may be built again, after another transaction has got its nonce.
     pub(super) async fn after_lost_nonce(&self, batch: &CallBatch) -> Result<(), SubmitError> {
         let account = batch.operator();

@@ -11,6 +11,7 @@ use crate::{
     net::{Net, Worker, config, until},
     outside::Outside,
     storm::occurrences,
+    troubles::{SUBMIT, asked},
 };
 
 /// Longer than a test: what waits for a transaction's whole lifetime does not end in time.
@@ -84,22 +85,31 @@ async fn transaction_of_a_dead_trader_is_not_sent_again_among_those_of_others() 
     let (worker, outside) = (Worker::new(1), Outside::new(&net).await);
     beside_another(&net, batches(&net, &worker, 0)).await;
     let batch = net.batch([worker.bench_report(&net, 0)]);
-    // It dies with its transaction in the pool, behind another program's.
+    // It dies with its transaction in the pool, behind another program's. That one sends nothing meanwhile, so that it
+    // does not get the nonce.
+    let faults = net.devnet.para().faults();
+    faults.hold(SUBMIT);
+    net.devnet.para().reset_rpc_counters();
     let (sender, mut progress) = mpsc::channel(8);
-    {
-        let submitter = submitter(&net);
-        let ended = async {
-            until(&mut progress, |p| matches!(p, SubmitProgress::Submitted { .. })).await;
-        };
-        let submission = async {
-            tokio::select! {
-                outcome = submitter.submit(&batch, sender) => panic!("{outcome:?}"),
-                () = ended => {}
-                _ = outside.send_with_each_block(&net) => unreachable!(),
-            }
-        };
-        net.still(submission).await;
-    }
+    let one = submitter(&net);
+    let others = async {
+        tokio::select! {
+            () = asked(&net.devnet, SUBMIT, 1) => {}
+            _ = outside.send_with_each_block(&net) => unreachable!(),
+        }
+        assert!(outside.send(&net).await);
+        faults.release(SUBMIT);
+        until(&mut progress, |p| matches!(p, SubmitProgress::Submitted { .. })).await;
+    };
+    net.still(async {
+        tokio::select! {
+            outcome = one.submit(&batch, sender) => panic!("{outcome:?}"),
+            () = others => {}
+        }
+    })
+    .await;
+    drop(one);
+    assert!(net.devnet.para().pending_extrinsics().len() >= 2);
     let (sender, _progress) = mpsc::channel(8);
     let next = submitter(&net);
     let effects = beside_another(&net, async {
