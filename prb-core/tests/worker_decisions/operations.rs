@@ -118,6 +118,25 @@ fn operations_the_chain_would_refuse_are_reported_and_not_sent() {
 }
 
 #[test]
+fn worker_of_another_operator_is_taken_over_only_by_the_owner_of_the_pool() {
+    for (mut observed, state) in [(ready(), State::PreActive), (computing(), State::Active)] {
+        on_chain(&mut observed, |chain| chain.registration.as_mut().unwrap().operator = Some(STRANGER));
+        let owned = with_pool(observed.clone(), Some(pool()));
+        assert_eq!(decided(&owned).0, Action::Operate(Operation::Register));
+        let mut strange = pool();
+        strange.owner = STRANGER;
+        let decision = decision(&with_pool(observed, Some(strange)));
+        assert_eq!(
+            (decision.action, decision.code),
+            (Action::Wait, "not-pool-owner"),
+            "{}",
+            decision.message
+        );
+        assert_eq!(decision.state, if state == State::Active { state } else { State::Error });
+    }
+}
+
+#[test]
 fn withdrawals_precede_higher_stakes_and_futile_starts() {
     let asked = |ago| {
         let mut pool = pool();

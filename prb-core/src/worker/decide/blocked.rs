@@ -1,5 +1,5 @@
-//! Preconditions of operations: detects what the chain would refuse before a fee is paid. The checks and
-//! their order follow the pallets' `add_worker`, `start_computing` and `restart_computing`.
+//! Preconditions of operations: detects what the chain would refuse, or what would be of no use, before a fee is
+//! paid. The checks and their order follow the pallets' `add_worker`, `start_computing` and `restart_computing`.
 
 use crate::{
     chain::{PoolOnChain, Registration, Session},

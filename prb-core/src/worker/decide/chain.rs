@@ -94,7 +94,14 @@ impl Candidate<'_> {
             // Registering again does not end a session, so the worker continues to compute.
             let computing = session.is_some_and(|s| s.state.is_computing());
             let state = if computing { State::Active } else { State::PreActive };
-            return Assessment::new(state, reason).wants(Operation::Register);
+            let assessment = Assessment::new(state, reason);
+            return match assessment.reason {
+                // An account that does not own the pool could do nothing with a worker that it takes from another.
+                Reason::OperatorDiffers { .. } => {
+                    self.unless_blocked(assessment, Operation::Register, registration)
+                }
+                _ => assessment.wants(Operation::Register),
+            };
         }
         let assessment = match session.filter(|s| s.state.is_computing()) {
             Some(session) => self.computing(session, registration),

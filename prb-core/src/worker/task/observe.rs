@@ -130,7 +130,7 @@ impl Task {
         });
         Failures {
             connection: self.connection.failures.failure(now),
-            sync: self.init_failures.failure(now).or(problem),
+            sync: if self.connection.is_initialised() { problem } else { self.init_failures.failure(now) },
             chain: self.on_chain.failures.failure(now),
             relay: self.relay.failure(now),
             save,
