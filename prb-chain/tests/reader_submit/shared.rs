@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use prb_chain::submit::Submitter;
 use prb_core::chain::{ChainSubmitter, SubmitError, SubmitProgress};
-use prb_devnet::Config;
+use prb_devnet::{Config, TransactionFault};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -128,4 +128,41 @@ async fn transaction_of_a_dead_trader_is_not_sent_again_among_those_of_others() 
     }
     assert_eq!(net.ingress(&worker), 1);
     tokio::time::timeout(Duration::from_secs(60), net.stop()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn own_transaction_that_waits_behind_a_missing_nonce_is_not_sent_again() {
+    let net = Net::start(Config::default()).await;
+    let (one, other, outside) = (Worker::new(1), Worker::new(2), Outside::new(&net).await);
+    let (submitter, para) = (net.submitter(), net.devnet.para());
+    let (sender, _progress) = mpsc::channel(8);
+    let first = net.batch([one.register(&net)]);
+    beside_another(&net, submitter.submit(&first, sender)).await.unwrap();
+    net.finalise(para.best_number() + 2);
+    let before = net.transactions();
+    // The lease is lost while the transaction is in the pool, behind another program's.
+    assert!(outside.send(&net).await);
+    let others = para.pending_extrinsics();
+    let (sender, mut progress) = mpsc::channel(8);
+    let batch = net.batch([other.register(&net)]);
+    net.still(async {
+        tokio::select! {
+            outcome = submitter.submit(&batch, sender) => panic!("{outcome:?}"),
+            () = until(&mut progress, |p| matches!(p, SubmitProgress::Submitted { .. })) => {}
+        }
+    })
+    .await;
+    let ours = para.pending_extrinsics().into_iter().find(|xt| !others.contains(xt)).unwrap();
+    // The other program's is dropped, and another node returns ours.
+    para.faults().transactions(TransactionFault::Dropped);
+    net.tick();
+    net.tick();
+    assert!(para.pending_extrinsics().is_empty());
+    para.faults().transactions(TransactionFault::None);
+    para.submit(ours).unwrap();
+    submitter.forget(batch.operator());
+    net.done(&submitter, batch.calls.clone()).await;
+    net.finalise(para.best_number() + 4);
+    assert_eq!(net.transactions() - before, 1, "it was sent twice");
+    net.stop().await;
 }
