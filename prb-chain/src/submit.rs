@@ -285,7 +285,7 @@ impl Inner {
                 self.avoid_collision(account).await;
             }
             let Some((node, prepared)) = self.prepare(batch, started, &refused_by).await? else {
-                self.after_overtaken(batch, std::mem::replace(&mut overtaken, true)).await?;
+                overtaken = self.after_overtaken(batch, overtaken).await?;
                 started = Instant::now();
                 continue;
             };
@@ -385,17 +385,19 @@ impl Inner {
     }
 
     /// Waits until the account's earlier transactions are settled. If another transaction of it came first, that may
-    /// contain the same calls: another trader's, from before it learned that it has lost the account's lease.
-    async fn settle_again(&self, batch: &CallBatch) -> Result<(), SubmitError> {
+    /// contain the same calls: another trader's, from before it learned that it has lost the account's lease. Returns
+    /// whether another one did.
+    async fn settle_again(&self, batch: &CallBatch) -> Result<bool, SubmitError> {
         let account = batch.operator();
         let before = self.account(account).next_nonce;
         self.forget(account);
         self.settle(account).await?;
         self.forget(account);
-        match self.account(account).next_nonce == before {
-            true => Ok(()),
-            false => self.check_undone(batch).await,
+        let is_moved = self.account(account).next_nonce != before;
+        if is_moved {
+            self.check_undone(batch).await?;
         }
+        Ok(is_moved)
     }
 
     fn forget(&self, account: AccountId) {

@@ -139,17 +139,21 @@ impl Inner {
             && self.nonces(prepared.account).await.is_ok_and(|nonces| nonces.finalised > prepared.nonce)
     }
 
-    /// Waits until the batch may be built, after other transactions of the account have come first; `again` if that has
-    /// happened to the batch before.
-    pub(super) async fn after_overtaken(&self, batch: &CallBatch, again: bool) -> Result<(), SubmitError> {
-        if again {
+    /// Waits until the batch may be built, after the node has reported transactions of others. Returns whether blocks
+    /// have included any, which was `so_before` if the batch was overtaken before.
+    pub(super) async fn after_overtaken(
+        &self,
+        batch: &CallBatch,
+        so_before: bool,
+    ) -> Result<bool, SubmitError> {
+        if so_before {
             self.note_sharing(batch.operator());
             // What is pending now has come since: a predecessor's transaction is final.
             if self.account(batch.operator()).may_send_behind() {
-                return Ok(());
+                return Ok(true);
             }
         }
-        self.settle_again(batch).await
+        Ok(self.settle_again(batch).await? || so_before)
     }
 
     /// Waits until the batch may be built again, after another transaction has got its nonce.
@@ -161,7 +165,7 @@ impl Inner {
         // The first time, it may be another trader's that has lost the account's lease.
         match was_shared {
             true => self.check_undone(batch).await,
-            false => self.settle_again(batch).await,
+            false => self.settle_again(batch).await.map(|_| ()),
         }
     }
 
