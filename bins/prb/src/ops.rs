@@ -83,7 +83,7 @@ impl fmt::Debug for Ops {
 }
 
 impl Ops {
-    /// Opens the port; `None` if it is disabled, or its default address is taken.
+    /// Opens the port; `None` if it is disabled, or its default address is in use.
     ///
     /// # Errors
     /// A configured address is not available.
@@ -122,7 +122,7 @@ impl Ops {
         Ok(Self { address, probe, cancel, tasks })
     }
 
-    /// The address it listens at.
+    /// The address it listens on.
     pub const fn address(&self) -> SocketAddr {
         self.address
     }

@@ -131,7 +131,7 @@ impl FinalizedHeads {
 
     async fn step(&mut self) -> Result<Option<FinalizedHead>, Error> {
         if !self.to_verify {
-            self.pool.settled().await?;
+            self.pool.wait_for_chain().await?;
         }
         self.leave_untrusted();
         if self.progress.elapsed() >= self.pool.config().stall_after {

@@ -161,7 +161,7 @@ pub(super) async fn run(pool: Arc<Pool>, mut refusals: mpsc::Receiver<RefusedDat
 fn conclude(pool: &Pool, suspect: &Provider, question: Question, same: Option<(bool, Arc<str>)>) {
     match same {
         Some((true, other)) => {
-            info!(provider = %suspect.id, %other, %question, "workers refuse what both providers give");
+            info!(provider = %suspect.id, %other, %question, "workers refuse the data of both providers, which is the same");
             pool.suspects.clear(question, &suspect.id);
         }
         Some((false, other)) => {
