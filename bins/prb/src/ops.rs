@@ -36,7 +36,8 @@ use crate::{
     readiness::Code,
 };
 
-/// Interval at which histogram data is cleaned up.
+/// Interval at which the recorder aggregates the samples of histograms. `install_recorder` starts no task for it, and
+/// without one the samples pile up in a daemon that nobody scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
 
 /// For how long the metrics that another machine has asked for are given to others again.

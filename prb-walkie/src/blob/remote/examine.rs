@@ -223,7 +223,7 @@ async fn ask_other<Q: Ask>(
         // Its failures have their usual consequences: it was asked like for a worker.
         match pool.ask_one(&other, kind, question).await {
             Ok(batch) => return Some((other, batch)),
-            Err(failure) => drop(failure.settle(pool, &other)),
+            Err(failure) => drop(failure.apply(pool, &other)),
         }
     }
     None

@@ -105,35 +105,27 @@ pub(super) async fn serve(
     let config = shared.config;
     let (read, write) = stream.split();
     let mut requests = Requests { socket: read, buffer: BytesMut::with_capacity(READ_BYTES) };
-    let mut outbox = Outbox::new(write, shared.stats.clone());
-    let allowance = Allowance {
-        own: ByteBudget::new(config.session_max_bytes),
-        own_small: ByteBudget::new(config.session_max_bytes.min(SESSION_SMALL_BYTES)),
-        holder: &slot.holder,
-    };
+    let allowance = Allowance::new(&config, &slot.holder);
     let mut lookups = FuturesUnordered::new();
-    let mut activity = Activity::new();
+    let mut writer = Writer {
+        outbox: Outbox::new(write, shared.stats.clone()),
+        turn: Turn::new(Arc::clone(&slot.turns)),
+        activity: Activity::new(),
+    };
     let shortest = config.write_timeout.min(config.idle_timeout).min(config.first_request_timeout);
     // One timer checks all timeouts, each at most a quarter late.
     let mut tick = interval((shortest / 4).max(Duration::from_millis(1)));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut reading, mut until) = (true, None);
-    let mut turn = Turn::new(Arc::clone(&slot.turns));
     loop {
         if until.is_none() && stop.is_cancelled() {
             (reading, until) = (false, Some(Instant::now() + config.stop_timeout));
         }
-        let has_turn = match take_turn(&mut turn, &mut outbox, &mut activity, &config) {
-            Ok(has_turn) => has_turn,
+        let (has_turn, may_write) = match writer.prepare(until.is_some(), &config) {
+            Ok(may) => may,
             Err(ended) => return ended,
         };
-        let may_write = has_turn || outbox.bytes() <= TINY_BYTES || until.is_some();
-        if may_write
-            && outbox.is_large()
-            && let Err(e) = outbox.try_write()
-        {
-            return Ended::Io(e);
-        }
+        let Writer { outbox, turn, activity } = &mut writer;
         if !reading && lookups.is_empty() && outbox.is_empty() {
             return if until.is_some() { Ended::Stopped } else { Ended::Closed };
         }
@@ -165,7 +157,7 @@ pub(super) async fn serve(
             waited = turn.next(), if has_turn || !may_write => activity.has_waited_for_turn(waited),
             // A connection that waits for its turn is neither idle nor stalled.
             _ = tick.tick(), if may_write => {
-                if let Some(ended) = activity.timed_out(lookups.is_empty(), &outbox, &config) {
+                if let Some(ended) = activity.timed_out(lookups.is_empty(), outbox, &config) {
                     return ended;
                 }
             }
@@ -179,35 +171,54 @@ pub(super) async fn serve(
     }
 }
 
-/// Ends a turn that is over, and begins one if answers wait and the address has one free; returns whether the connection
-/// has the turn.
-///
-/// # Errors
-/// How the connection ends, if the peer did not take its answers during the turn.
-fn take_turn(
-    turn: &mut Turn,
-    outbox: &mut Outbox<'_>,
-    activity: &mut Activity,
-    config: &Config,
-) -> Result<bool, Ended> {
-    if outbox.is_empty() {
-        turn.end();
-        return Ok(false);
-    }
-    if turn.yields() {
-        outbox.limit_unsent();
-        if activity.is_stalled(outbox, config) {
-            return Err(Ended::Stalled);
+/// The writing side of a connection: its answers, its turn among the address's connections, and its timeouts.
+struct Writer<'s> {
+    outbox: Outbox<'s>,
+    turn: Turn,
+    activity: Activity,
+}
+
+impl Writer<'_> {
+    /// Takes a turn if it can, and writes what the socket accepts at once. Returns whether the connection has the turn,
+    /// and whether it may write: tiny answers and those of a stopping server need no turn.
+    ///
+    /// # Errors
+    /// How the connection ends.
+    fn prepare(&mut self, is_stopping: bool, config: &Config) -> Result<(bool, bool), Ended> {
+        let has_turn = self.take_turn(config)?;
+        let may_write = has_turn || self.outbox.bytes() <= TINY_BYTES || is_stopping;
+        if may_write && self.outbox.is_large() {
+            self.outbox.try_write().map_err(Ended::Io)?;
         }
+        Ok((has_turn, may_write))
     }
-    // Not only where the connection waits for events, which looks at lookups first, however many are ready.
-    if !turn.is_writing() {
-        match turn.next().now_or_never() {
-            Some(waited) => activity.has_waited_for_turn(waited),
-            None => outbox.limit_unsent(),
+
+    /// Ends a turn that is over, and begins one if answers wait and the address has one free; returns whether the
+    /// connection has the turn.
+    ///
+    /// # Errors
+    /// How the connection ends, if the peer did not take its answers during the turn.
+    fn take_turn(&mut self, config: &Config) -> Result<bool, Ended> {
+        let Self { outbox, turn, activity } = self;
+        if outbox.is_empty() {
+            turn.end();
+            return Ok(false);
         }
+        if turn.yields() {
+            outbox.limit_unsent();
+            if activity.is_stalled(outbox, config) {
+                return Err(Ended::Stalled);
+            }
+        }
+        // Not only where the connection waits for events, which looks at lookups first, however many are ready.
+        if !turn.is_writing() {
+            match turn.next().now_or_never() {
+                Some(waited) => activity.has_waited_for_turn(waited),
+                None => outbox.limit_unsent(),
+            }
+        }
+        Ok(turn.is_writing())
     }
-    Ok(turn.is_writing())
 }
 
 /// Activity of a connection, for its timeouts.
@@ -280,7 +291,15 @@ impl Held {
     }
 }
 
-impl Allowance<'_> {
+impl<'s> Allowance<'s> {
+    fn new(config: &Config, holder: &'s Holder) -> Self {
+        Self {
+            own: ByteBudget::new(config.session_max_bytes),
+            own_small: ByteBudget::new(config.session_max_bytes.min(SESSION_SMALL_BYTES)),
+            holder,
+        }
+    }
+
     /// Waits for bytes of the connection's budget, then of the shared one: while waiting it holds only bytes that no
     /// stranger competes for.
     async fn large(&self, shared: &Shared, bytes: usize) -> Held {
