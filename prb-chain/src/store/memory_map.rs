@@ -18,9 +18,9 @@ use super::{Config, Error, Store, Tables, open};
 const EXCLUSIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval at which waiting threads try again.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
-/// How long a new reader waits while another thread needs the map exclusively, so that the readers come to an end. Longer
-/// than an ordinary read; shorter than [`EXCLUSIVE_TIMEOUT`], because a thread that already holds the map may be waiting
-/// for a second guard.
+/// How long a new reader waits while another thread needs the map exclusively, so that the readers come to an end.
+/// Longer than an ordinary read; shorter than [`EXCLUSIVE_TIMEOUT`], because a thread that already holds the map may be
+/// waiting for a second guard.
 const READER_WAIT: Duration = Duration::from_secs(1);
 /// Largest map, in bytes: half of a process's address space on x86-64.
 const MAX_MAP_BYTES: usize = 1 << 46;

@@ -209,7 +209,7 @@ impl Failure {
     }
 
     /// Carries out the failure's consequence; returns the error for the caller if no other provider answers.
-    pub(super) fn apply(self, pool: &Pool, provider: &Provider) -> Option<Error> {
+    pub(super) fn settle(self, pool: &Pool, provider: &Provider) -> Option<Error> {
         let (reason, lied) = match self {
             Self::NotYet => return None,
             Self::Verdict(error) => return Some(error),
@@ -259,9 +259,9 @@ impl Pool {
                     }
                     Err(failure) => {
                         // A verdict on the cursor is more informative than a provider's own failure.
-                        let applied = failure.apply(self, &provider);
+                        let settled = failure.settle(self, &provider);
                         if error.as_ref().is_none_or(Error::is_retryable) {
-                            error = applied.or(error);
+                            error = settled.or(error);
                         }
                         rest.next()
                     }

@@ -161,7 +161,7 @@ pub(super) async fn run(pool: Arc<Pool>, mut refusals: mpsc::Receiver<RefusedDat
 fn conclude(pool: &Pool, suspect: &Provider, question: Question, same: Option<(bool, Arc<str>)>) {
     match same {
         Some((true, other)) => {
-            info!(provider = %suspect.id, %other, %question, "workers refuse the data of both providers, which is the same");
+            info!(provider = %suspect.id, %other, %question, "workers refuse what both providers give");
             pool.suspects.clear(question, &suspect.id);
         }
         Some((false, other)) => {
@@ -223,7 +223,7 @@ async fn ask_other<Q: Ask>(
         // Its failures have their usual consequences: it was asked like for a worker.
         match pool.ask_one(&other, kind, question).await {
             Ok(batch) => return Some((other, batch)),
-            Err(failure) => drop(failure.apply(pool, &other)),
+            Err(failure) => drop(failure.settle(pool, &other)),
         }
     }
     None

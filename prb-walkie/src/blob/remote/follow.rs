@@ -125,7 +125,7 @@ async fn follow(pool: Arc<Pool>, provider: Arc<Provider>) {
         };
         // Claims made over the lost connection no longer count.
         provider.learn(None, Heights::default(), None);
-        if let Some(error) = ended.apply(&pool, &provider) {
+        if let Some(error) = ended.settle(&pool, &provider) {
             debug!(provider = %provider.id, error = %prb_core::text::describe(&error), "a data provider is not followed");
         }
         pool.publish();

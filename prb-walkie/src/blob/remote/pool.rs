@@ -285,7 +285,7 @@ impl Pool {
                     }
                     return Ok(genesis);
                 }
-                Err(failure) => last = failure.apply(self, &provider).or(last),
+                Err(failure) => last = failure.settle(self, &provider).or(last),
             }
         }
         Err(last.or_else(|| self.no_provider_error()).unwrap_or(Error::NotReady))
