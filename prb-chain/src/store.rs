@@ -11,9 +11,8 @@
 //! | `changes` | first number | a segment of several blocks' storage changes |
 //! | `digests` | first number | CRC-32C of that segment, little-endian |
 //!
-//! Keys are big-endian, so that LMDB's order is the chain's. Each append is one transaction: after a crash it
-//! is either complete or absent. A store belongs to one process at a time, and to one pair of chains for
-//! ever.
+//! Keys are big-endian, so that LMDB's order is the chain's. Each append is one transaction: after a crash it is either
+//! complete or absent. A store belongs to one process at a time, and always to the same pair of chains.
 //!
 //! Justified blocks within an authority set are thinned out once the set's last block can be served to
 //! workers: only one in [`Config::keep_justified_every`] stays, because a batch can extend to the set's end.

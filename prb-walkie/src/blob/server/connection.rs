@@ -1,6 +1,6 @@
 //! One connection: reads requests and writes answers concurrently.
 
-use std::{fmt, io, sync::Arc};
+use std::{convert::Infallible, fmt, io, sync::Arc};
 
 use bytes::{Buf, BytesMut};
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
@@ -11,7 +11,7 @@ use prb_core::{
 use tokio::{
     io::AsyncReadExt,
     net::{TcpStream, tcp::ReadHalf},
-    time::{Duration, Instant, MissedTickBehavior, interval, sleep_until},
+    time::{Duration, Instant, Interval, MissedTickBehavior, interval, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -97,11 +97,29 @@ impl fmt::Display for Ended {
 
 /// Serves a connection until it ends.
 pub(super) async fn serve(
-    mut stream: TcpStream,
+    stream: TcpStream,
     shared: &Shared,
     slot: &Slot,
     stop: &CancellationToken,
 ) -> Ended {
+    let Err(ended) = run(stream, shared, slot, stop).await;
+    ended
+}
+
+/// A timer for all timeouts: each is noticed at most a quarter late.
+fn timer(config: &Config) -> Interval {
+    let shortest = config.write_timeout.min(config.idle_timeout).min(config.first_request_timeout);
+    let mut tick = interval((shortest / 4).max(Duration::from_millis(1)));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick
+}
+
+async fn run(
+    mut stream: TcpStream,
+    shared: &Shared,
+    slot: &Slot,
+    stop: &CancellationToken,
+) -> Result<Infallible, Ended> {
     let config = shared.config;
     let (read, write) = stream.split();
     let mut requests = Requests { socket: read, buffer: BytesMut::with_capacity(READ_BYTES) };
@@ -112,26 +130,20 @@ pub(super) async fn serve(
         turn: Turn::new(Arc::clone(&slot.turns)),
         activity: Activity::new(),
     };
-    let shortest = config.write_timeout.min(config.idle_timeout).min(config.first_request_timeout);
-    // One timer checks all timeouts, each at most a quarter late.
-    let mut tick = interval((shortest / 4).max(Duration::from_millis(1)));
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut tick = timer(&config);
     let (mut reading, mut until) = (true, None);
     loop {
         if until.is_none() && stop.is_cancelled() {
             (reading, until) = (false, Some(Instant::now() + config.stop_timeout));
         }
-        let (has_turn, may_write) = match writer.prepare(until.is_some(), &config) {
-            Ok(may) => may,
-            Err(ended) => return ended,
-        };
+        let (has_turn, may_write) = writer.prepare(until.is_some(), &config)?;
         let Writer { outbox, turn, activity } = &mut writer;
         if !reading && lookups.is_empty() && outbox.is_empty() {
-            return if until.is_some() { Ended::Stopped } else { Ended::Closed };
+            return Err(if until.is_some() { Ended::Stopped } else { Ended::Closed });
         }
         // First, however much the peer keeps this loop busy.
         if slot.holder.displaced.is_cancelled() {
-            return Ended::Displaced;
+            return Err(Ended::Displaced);
         }
         // Requests beyond the limit are left in the socket, so that TCP slows the peer down.
         let room = lookups.len() + outbox.len() < config.max_in_flight;
@@ -140,32 +152,27 @@ pub(super) async fn serve(
             // together.
             biased;
             Some(answer) = lookups.next(), if !lookups.is_empty() => outbox.push(answer),
-            request = requests.next(), if reading && room => match request {
-                Ok(Some((id, key))) => {
+            request = requests.next(), if reading && room => match request? {
+                Some((id, key)) => {
                     (activity.asked, activity.has_asked) = (Instant::now(), true);
                     slot.has_asked();
                     lookups.push(answer(shared, &allowance, id, key));
                 }
-                Ok(None) => reading = false,
-                Err(ended) => return ended,
+                None => reading = false,
             },
-            written = outbox.write(), if may_write && !outbox.is_empty() => {
-                if let Err(e) = written {
-                    return Ended::Io(e);
-                }
-            }
+            written = outbox.write(), if may_write && !outbox.is_empty() => written.map_err(Ended::Io)?,
             waited = turn.next(), if has_turn || !may_write => activity.has_waited_for_turn(waited),
             // A connection that waits for its turn is neither idle nor stalled.
             _ = tick.tick(), if may_write => {
                 if let Some(ended) = activity.timed_out(lookups.is_empty(), outbox, &config) {
-                    return ended;
+                    return Err(ended);
                 }
             }
-            () = slot.holder.displaced.cancelled() => return Ended::Displaced,
+            () = slot.holder.displaced.cancelled() => return Err(Ended::Displaced),
             // Only wakes the loop, whose first lines begin the stop.
             () = stop.cancelled(), if until.is_none() => {}
             () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
-                return Ended::Stopped;
+                return Err(Ended::Stopped);
             }
         }
     }
