@@ -175,8 +175,8 @@ struct Inner {
 /// What is remembered about an account.
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
-    /// Nothing of it is pending, as far as this process knows.
-    settled: bool,
+    /// None of its earlier transactions can take effect unnoticed, as far as this process knows.
+    idle: bool,
     /// Nonces below this are used: that of the last transaction with a known outcome, or those below the
     /// finalised nonce when nothing was pending. Effects of calls were read at this nonce or later.
     next_nonce: u64,
@@ -258,8 +258,8 @@ impl Inner {
     fn remember(&self, account: AccountId, change: impl FnOnce(&mut Account)) {
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         if accounts.len() >= self.config.max_accounts && !accounts.contains_key(&account) {
-            // A settled account loses least: it has nothing pending that a new search could miss.
-            let forgotten = accounts.iter().find(|(_, known)| known.settled).map(|(account, _)| *account);
+            // A idle account loses least: it has nothing pending that a new search could miss.
+            let forgotten = accounts.iter().find(|(_, known)| known.idle).map(|(account, _)| *account);
             if let Some(forgotten) = forgotten.or_else(|| accounts.keys().next().copied()) {
                 accounts.remove(&forgotten);
             }
@@ -379,19 +379,19 @@ impl Inner {
         }
         if !moved_on {
             // Another transaction of the account may have its nonce.
-            self.settle_again(batch).await?;
+            self.wait_again(batch).await?;
         }
         Ok(())
     }
 
-    /// Waits until the account's earlier transactions are settled. If another transaction of it came first, that may
+    /// Waits until the account's earlier transactions are idle. If another transaction of it came first, that may
     /// contain the same calls: another trader's, from before it learned that it has lost the account's lease. Returns
     /// whether another one did.
-    async fn settle_again(&self, batch: &CallBatch) -> Result<bool, SubmitError> {
+    async fn wait_again(&self, batch: &CallBatch) -> Result<bool, SubmitError> {
         let account = batch.operator();
         let before = self.account(account).next_nonce;
         self.forget(account);
-        self.settle(account).await?;
+        self.wait_until_idle(account).await?;
         self.forget(account);
         let is_moved = self.account(account).next_nonce != before;
         if is_moved {
@@ -401,11 +401,11 @@ impl Inner {
     }
 
     fn forget(&self, account: AccountId) {
-        self.remember(account, |known| known.settled = false);
+        self.remember(account, |known| known.idle = false);
     }
 
     /// Whether the outcome leaves nothing of the account pending.
-    const fn settles(result: &Result<BatchOutcome, SubmitError>) -> bool {
+    const fn leaves_idle(result: &Result<BatchOutcome, SubmitError>) -> bool {
         match result {
             Ok(_) => true,
             Err(SubmitError::Refused { retryable, .. }) => !*retryable,
@@ -432,26 +432,26 @@ impl ChainSubmitter for Submitter {
         let inner = &*self.inner;
         let account = batch.operator();
         let _sending = Sending::start(inner, account);
-        inner.settle(account).await?;
+        inner.wait_until_idle(account).await?;
         // If this future is dropped, the account stays unsettled.
         inner.forget(account);
         inner.publish_sharing(account);
         let result = inner.send(batch, &progress).await;
         // What is pending on a shared account does not matter.
         let is_refused = matches!(result, Err(SubmitError::Refused { .. }));
-        if Inner::settles(&result) || is_refused && inner.account(account).may_send_behind() {
-            inner.remember(account, |known| known.settled = true);
+        if Inner::leaves_idle(&result) || is_refused && inner.account(account).may_send_behind() {
+            inner.remember(account, |known| known.idle = true);
         }
         result
     }
 
     async fn effects(&self, account: AccountId, calls: &[Call]) -> Result<Effects, SubmitError> {
-        self.inner.settle(account).await?;
+        self.inner.wait_until_idle(account).await?;
         self.inner.effects(calls).await
     }
 
     fn forget(&self, account: AccountId) {
-        self.inner.remember(account, |known| (known.settled, known.unbelieved) = (false, 0));
+        self.inner.remember(account, |known| (known.idle, known.unbelieved) = (false, 0));
     }
 }
 

@@ -31,7 +31,7 @@ impl Nonces {
 
 /// What an account's nonces say about its earlier transactions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Settled {
+enum Idle {
     /// Nothing is pending.
     Yes,
     /// All that were pending at first are final, but further ones are pending: other programs' that send all the
@@ -50,8 +50,8 @@ impl Inner {
     /// Pending transactions that no block includes are waited for as long as ours live; a longer-lived one of another
     /// program must not block the account for good, and neither must a node that reports transactions which do not
     /// exist.
-    pub(super) async fn settle(&self, account: AccountId) -> Result<(), SubmitError> {
-        if self.account(account).settled {
+    pub(super) async fn wait_until_idle(&self, account: AccountId) -> Result<(), SubmitError> {
+        if self.account(account).idle {
             return Ok(());
         }
         let mut answered = Instant::now();
@@ -61,9 +61,9 @@ impl Inner {
                 Ok(nonces) => {
                     answered = Instant::now();
                     let first = first.get_or_insert((nonces.head, nonces.finalised, nonces.next));
-                    let settled = self.judge(account, &nonces, *first);
-                    if settled != Settled::NotYet {
-                        self.note_nonces(account, &nonces, settled);
+                    let idle = self.judge(account, &nonces, *first);
+                    if idle != Idle::NotYet {
+                        self.note_nonces(account, &nonces, idle);
                         return Ok(());
                     }
                     tracing::debug!(
@@ -83,33 +83,33 @@ impl Inner {
     }
 
     /// `first` are the head and the finalised and next nonces when waiting began.
-    fn judge(&self, account: AccountId, nonces: &Nonces, first: (u32, u64, u64)) -> Settled {
+    fn judge(&self, account: AccountId, nonces: &Nonces, first: (u32, u64, u64)) -> Idle {
         let (head, finalised, next) = first;
         let known = self.account(account);
         if known.unresolved.is_some_and(|ours| !ours.is_harmless(nonces)) {
-            return Settled::NotYet;
+            return Idle::NotYet;
         }
         // Claims that have been waited for in vain, while no block includes anything, are not waited for again.
         let is_unbelieved = nonces.pending() <= known.unbelieved && nonces.finalised == finalised;
         if nonces.pending() == 0 || is_unbelieved {
-            return Settled::Yes;
+            return Idle::Yes;
         }
         if nonces.finalised >= next {
-            return Settled::Shared;
+            return Idle::Shared;
         }
         match nonces.head.saturating_sub(head) > self.config.mortality_blocks {
-            true if nonces.finalised > finalised => Settled::Shared,
-            true => Settled::Unbelieved,
-            false => Settled::NotYet,
+            true if nonces.finalised > finalised => Idle::Shared,
+            true => Idle::Unbelieved,
+            false => Idle::NotYet,
         }
     }
 
     /// Remembers the nonces.
-    fn note_nonces(&self, account: AccountId, nonces: &Nonces, settled: Settled) {
+    fn note_nonces(&self, account: AccountId, nonces: &Nonces, idle: Idle) {
         let pending = nonces.pending();
-        match settled {
-            Settled::Shared => self.note_sharing(account),
-            Settled::Unbelieved => {
+        match idle {
+            Idle::Shared => self.note_sharing(account),
+            Idle::Unbelieved => {
                 tracing::warn!(
                     account = self.address(account),
                     pending,
@@ -123,13 +123,13 @@ impl Inner {
                     claiming.filter(|node| claims(node)).for_each(|(node, _)| node.demote(reason));
                 }
             }
-            Settled::Yes | Settled::NotYet => {}
+            Idle::Yes | Idle::NotYet => {}
         }
         self.remember(account, |known| {
-            known.settled = true;
+            known.idle = true;
             known.next_nonce = nonces.finalised;
             known.unresolved = known.unresolved.filter(|ours| ours.may_be_included(nonces));
-            known.unbelieved = if settled == Settled::Shared { 0 } else { pending };
+            known.unbelieved = if idle == Idle::Shared { 0 } else { pending };
         });
     }
 

@@ -153,7 +153,7 @@ impl Inner {
                 return Ok(true);
             }
         }
-        Ok(self.settle_again(batch).await? || so_before)
+        Ok(self.wait_again(batch).await? || so_before)
     }
 
     /// Waits until the batch may be built again, after another transaction has got its nonce.
@@ -165,7 +165,7 @@ impl Inner {
         // The first time, it may be another trader's that has lost the account's lease.
         match was_shared {
             true => self.check_undone(batch).await,
-            false => self.settle_again(batch).await.map(|_| ()),
+            false => self.wait_again(batch).await.map(|_| ()),
         }
     }
 
