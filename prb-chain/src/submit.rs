@@ -258,7 +258,7 @@ impl Inner {
     fn remember(&self, account: AccountId, change: impl FnOnce(&mut Account)) {
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         if accounts.len() >= self.config.max_accounts && !accounts.contains_key(&account) {
-            // A idle account loses least: it has nothing pending that a new search could miss.
+            // An idle account loses least: it has nothing pending that a new search could miss.
             let forgotten = accounts.iter().find(|(_, known)| known.idle).map(|(account, _)| *account);
             if let Some(forgotten) = forgotten.or_else(|| accounts.keys().next().copied()) {
                 accounts.remove(&forgotten);
@@ -384,7 +384,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Waits until the account's earlier transactions are idle. If another transaction of it came first, that may
+    /// Waits for the account's earlier transactions. If another transaction of it came first, that may
     /// contain the same calls: another trader's, from before it learned that it has lost the account's lease. Returns
     /// whether another one did.
     async fn wait_again(&self, batch: &CallBatch) -> Result<bool, SubmitError> {
@@ -433,7 +433,7 @@ impl ChainSubmitter for Submitter {
         let account = batch.operator();
         let _sending = Sending::start(inner, account);
         inner.wait_until_idle(account).await?;
-        // If this future is dropped, the account stays unsettled.
+        // If this future is dropped, the account does not count as idle.
         inner.forget(account);
         inner.publish_sharing(account);
         let result = inner.send(batch, &progress).await;
