@@ -25,7 +25,7 @@ use prb_walkie::{
     rpc::{ErrorKind, Handlers, calls},
 };
 use prost::Message;
-use rig::{CHAIN, LONG, RawPeer, address, config, start, start_knowing, until_friends, until_peer};
+use rig::{CHAIN, Hold, LONG, RawPeer, address, config, start, start_knowing, until_friends, until_peer};
 use tokio::{
     net::{TcpSocket, TcpStream},
     time::{Instant, timeout},
@@ -224,6 +224,50 @@ async fn flood_of_calls_keeps_nobody_out() {
         assert!(caller.client(id).blob("heights:1000000:1000000:60000").await.unwrap().is_some());
     }
     assert!(started.elapsed() < Duration::from_secs(30), "nobody waits for heights over RPC");
+}
+
+/// A blob of 32 MiB, more than the system's buffers hold.
+#[derive(Debug)]
+struct Large;
+
+#[async_trait]
+impl Lookup for Large {
+    async fn get(&self, key: &str) -> Result<Option<Bytes>, BlobError> {
+        Ok((key == "genesis").then(|| vec![7; 32 << 20].into()))
+    }
+
+    fn bound_bytes(&self, _: &str) -> usize {
+        32 << 20
+    }
+}
+
+/// A call whose caller does not read the answer is in flight until it has: otherwise one caller could have any number
+/// of large answers in the node's memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_not_read_keeps_its_slot() {
+    let mut provider = managed(0);
+    provider.role = Role::DataProviderInt;
+    provider.limits.call_timeout = LONG;
+    provider.limits.calls_per_ip = 1;
+    provider.blobs = Some(Arc::new(Large));
+    let provider = start(provider).await;
+    let (id, hold) = (provider.peer_id(), Arc::new(Hold::default()));
+    let slow = RawPeer::start_slow(1, address(&provider), Arc::clone(&hold)).await;
+    let other = RawPeer::start(2, Some(address(&provider)), Box::new(|_| None)).await;
+    let reading = tokio::spawn(async move { slow.ask(id, request("GetBlobByKey", "genesis")).await });
+    // The answer is complete, and is being written.
+    timeout(LONG, hold.begun.notified()).await.expect("the first byte");
+    let ask = async || {
+        let answer = other.ask(id, request("GetBlobByKey", "headers:1:0:1000000")).await.unwrap();
+        Response::decode(answer.as_slice()).unwrap()
+    };
+    let refused = ask().await.error.expect("the address has its only slot in use");
+    assert_eq!(refused.message, "too many calls at once");
+    hold.go_on.notify_one();
+    let answer = timeout(LONG, reading).await.expect("the rest").unwrap().unwrap();
+    assert!(answer.len() > 32 << 20);
+    let is_free = async { while ask().await.has_error {} };
+    timeout(LONG, is_free).await.expect("the slot is free again");
 }
 
 /// Connects from another local address and stays silent.
