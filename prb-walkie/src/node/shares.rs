@@ -30,6 +30,8 @@ pub(super) struct Shares {
     max_handshakes: usize,
     connections_per_address: usize,
     strangers: usize,
+    /// Most displaced connections that are still being closed. They count among all, so the reserve would shrink.
+    max_closing: usize,
     /// Peers without a quota, which have a reserve: configured ones, and those that know the shared key.
     trusted: HashSet<PeerId>,
     handshakes: Counts,
@@ -43,6 +45,8 @@ pub(super) struct Shares {
     peers: BTreeMap<ConnectionId, PeerId>,
     /// Connections that are to be closed.
     displaced: VecDeque<(PeerId, ConnectionId)>,
+    /// Displaced connections that are not closed yet.
+    closing: HashSet<ConnectionId>,
 }
 
 /// Addresses of trusted networks, of boot nodes and of trusted peers that were connected.
@@ -115,10 +119,12 @@ impl Shares {
     pub(super) fn new(config: &Config, in_progress: Handshakes) -> Self {
         let limits = &config.limits;
         let incoming = (limits.connections - limits.connections / 8) as usize;
+        let strangers = incoming - incoming / 4;
         Self {
             max_handshakes: limits.handshakes as usize,
             connections_per_address: limits.connections_per_ip as usize,
-            strangers: incoming - incoming / 4,
+            strangers,
+            max_closing: (strangers / 8).max(1),
             trusted: config.named(),
             handshakes: Counts::default(),
             pending: BTreeMap::new(),
@@ -127,6 +133,7 @@ impl Shares {
             connections: Counts::default(),
             peers: BTreeMap::new(),
             displaced: VecDeque::new(),
+            closing: HashSet::new(),
         }
     }
 
@@ -206,6 +213,9 @@ impl Shares {
     /// Closes the oldest connection of the address with the most, if that has more than `own`. A client with many
     /// addresses can thus fill the share, but cannot keep others out.
     fn displace(&mut self, own: usize) -> bool {
+        if self.closing.len() >= self.max_closing {
+            return false;
+        }
         let held = |id| self.connections.of(self.connections.by_connection.get(id).copied().flatten());
         let strangers = self.peers.iter().rev().filter(|(_, peer)| !self.trusted.contains(*peer));
         let ranked = strangers.map(|(id, peer)| (held(id), *id, *peer));
@@ -214,6 +224,7 @@ impl Shares {
             return false;
         }
         self.left(id);
+        self.closing.insert(id);
         self.displaced.push_back((peer, id));
         true
     }
@@ -221,6 +232,7 @@ impl Shares {
     fn left(&mut self, id: ConnectionId) {
         self.connections.release(id);
         self.peers.remove(&id);
+        self.closing.remove(&id);
     }
 }
 
