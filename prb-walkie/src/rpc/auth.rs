@@ -388,4 +388,24 @@ mod tests {
         assert_eq!(status(1000), AuthStatus::Granted);
         assert_eq!(status(1000), AuthStatus::Rejected, "used before");
     }
+
+    /// Whoever knows the key can have any number of names.
+    #[test]
+    fn authorised_peers_are_bounded() {
+        let (key, me) = (Key::for_tests(1), PeerId::random());
+        let policy = Policy::default().with_psk(Some("0123456789abcdef".into()));
+        let mut access = AccessControl::new(policy, Some(key.clone()), me);
+        let mut at_ms = 0;
+        let mut status = |peer| {
+            // So that no proofs are remembered.
+            at_ms += 2 * WINDOW.as_millis() as u64;
+            let proof = AccessControl::proof_for(&key, &peer, &me, at_ms);
+            access.admit(peer, &proof, at_ms).status()
+        };
+        let first = PeerId::random();
+        assert_eq!(status(first), AuthStatus::Granted);
+        let granted = (0..5000).filter(|_| status(PeerId::random()) == AuthStatus::Granted).count();
+        assert_eq!(granted, 4095);
+        assert_eq!(status(first), AuthStatus::Granted, "again");
+    }
 }

@@ -143,7 +143,7 @@ mod tests {
         // Those that wait no longer leave nothing.
         turns.truncate(WRITERS / 2);
         for turn in &mut turns {
-            turn.next().await;
+            tokio::time::timeout(DURATION * 10, turn.next()).await.expect("a turn");
         }
         tokio::time::advance(DURATION * 2).await;
         assert!(!turns.iter_mut().any(Turn::yields), "nobody else waits");
