@@ -328,7 +328,9 @@ impl AccessControl {
             return Err("its auth string is too old, or the clocks differ");
         }
         // Strings outside of the window are refused by their time, so they need not be remembered: those from before it,
-        // and those from before the clock was set back.
+        // and those from before the clock was set back. One of the latter is accepted once more when its time comes,
+        // which gives nobody anything: only the same caller can send it (noise proves its peer id), it is only good for
+        // the key that it was made with, and a caller with that key can make one for any time.
         self.used.retain(|(at, _)| now_ms.abs_diff(*at) <= window);
         if self.used.contains(&(at_ms, peer)) {
             return Err("its auth string was used before");

@@ -150,7 +150,8 @@ async fn stalling_providers_under_new_names_are_asked_after_one_that_serves() {
     let lookup = Arc::new(Stalls(keys_of(memory.clone()), AtomicUsize::new(0)));
     let stalls = Running::start(Arc::<Stalls>::clone(&lookup), server::Config::default()).await;
     let good = found("zz", good.address, Provenance::SameMachine);
-    let remote = Remote::start(vec![good.clone()], config().with_hedge_after(Duration::from_secs(1)));
+    // A twelfth of this is what a new one is expected to take: more than the honest one does on any machine.
+    let remote = Remote::start(vec![good.clone()], config().with_hedge_after(Duration::from_secs(4)));
     remote.ready(&["zz"]).await;
     remote.source.blocks(blocks(1, 1), LIMIT).await.unwrap().unwrap();
     for round in 0..2 {
@@ -164,9 +165,8 @@ async fn stalling_providers_under_new_names_are_asked_after_one_that_serves() {
         for number in 2..8 {
             remote.source.blocks(blocks(number, number), LIMIT).await.unwrap().unwrap();
         }
-        // One or two, and more only where the honest one takes more than a second.
         let asked = lookup.1.load(Ordering::SeqCst);
-        assert!(asked < 12, "{asked} of 16 were asked in vain");
+        assert!(asked < 4, "{asked} were asked in vain, for six requests");
     }
 }
 
