@@ -234,7 +234,7 @@ mod tests {
     use super::*;
 
     /// However many providers there are, and if none answers.
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn few_providers_are_asked_at_a_time() {
         let peers: Vec<_> = (0..200).map(|_| PeerId::random()).collect();
         let mut calls = Calls::default();

@@ -1,5 +1,5 @@
 //! How much a stranger can make a node buffer with one connection.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::future::poll_fn;
 
