@@ -228,3 +228,42 @@ async fn ask_other<Q: Ask>(
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use prb_core::{
+        blob::Span,
+        primitives::{ParaNumber, RelayNumber},
+    };
+
+    use super::*;
+
+    fn record(provider: &str) -> Record {
+        Record { provider: provider.into(), max_bytes: 1, spans: [0; 4], fingerprint: (0, 0) }
+    }
+
+    #[test]
+    fn answers_are_remembered_in_a_bounded_number() {
+        let served = Served::default();
+        let refusal = |n| RefusedData::Blocks {
+            blocks: Span { first: ParaNumber(n), last: ParaNumber(n) },
+            at: None,
+            message: String::new(),
+        };
+        (0..3000).for_each(|n| served.add(Question::Blocks(ParaNumber(n)), record(&n.to_string())));
+        assert_eq!(served.0.lock().unwrap_or_else(PoisonError::into_inner).len(), 1024);
+        assert!(served.find(&refusal(3000 - 1025)).is_none());
+        let oldest = served.find(&refusal(3000 - 1024)).map(|(_, record)| record.provider);
+        assert_eq!(oldest.as_deref(), Some("1976"));
+    }
+
+    /// A worker that refuses everything.
+    #[test]
+    fn suspicions_are_bounded() {
+        let suspects = Suspects::default();
+        let at = |n| Question::Headers(HeaderCursor { relay: RelayNumber(n), para: ParaNumber(0) });
+        (0..1000).for_each(|n| suspects.add(at(n), "A".into()));
+        assert_eq!(suspects.0.lock().unwrap_or_else(PoisonError::into_inner).len(), 64);
+        assert!(!suspects.is_suspected(at(1000 - 65), "A") && suspects.is_suspected(at(1000 - 64), "A"));
+    }
+}
