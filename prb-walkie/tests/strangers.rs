@@ -241,7 +241,7 @@ impl Lookup for Large {
         Ok((key == "genesis").then(|| vec![7; self.0].into()))
     }
 
-    fn bound_bytes(&self, _: &str) -> usize {
+    fn reserve_bytes(&self, _: &str) -> usize {
         self.0
     }
 }
