@@ -22,7 +22,7 @@
 //!
 //! Not for: storage changes, which can only be verified with the whole state.
 
-use prb_core::text::describe;
+use prb_core::text::{describe, io_remedy};
 use std::{
     fmt,
     path::{Path, PathBuf},
@@ -233,7 +233,8 @@ impl Known {
     fn save(&self, path: &Path) {
         let Some((chain, sets)) = self.unsaved() else { return };
         if let Err(e) = file::write(path, chain, &sets) {
-            warn!(path = %path.display(), error = %describe(&e), "cannot store the verified authority sets");
+            let error = format!("{}{}", describe(&e), io_remedy(&e));
+            warn!(path = %path.display(), error, "cannot store the verified authority sets");
             if let Some(tracked) = &mut *lock(&self.tracked) {
                 tracked.is_new = true;
             }
