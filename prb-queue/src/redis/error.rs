@@ -17,7 +17,7 @@ pub(super) const LOADING: &str = "the server is loading its data set; no action 
 const CLUSTER: &str = "the server is a node of a Redis cluster, which is not supported: use a single server";
 
 /// Known errors and their remedies: `(a part of the error, the remedy)`.
-const REMEDIES: [(&str, &str); 19] = [
+const REMEDIES: [(&str, &str); 20] = [
     ("MOVED", CLUSTER),
     ("ASK", CLUSTER),
     ("CLUSTERDOWN", CLUSTER),
@@ -31,6 +31,11 @@ const REMEDIES: [(&str, &str); 19] = [
     (
         "unknown command",
         "this Redis is older than 6.2, or a proxy or an ACL hides the command: use Redis 6.2 or newer",
+    ),
+    (
+        "WRONGTYPE",
+        "another program has written to the queue's keys (bq:*): use another database, and delete the key that is not the \
+         queue's",
     ),
     ("NOAUTH", "the server requires a password: set it in the URL, redis://:PASSWORD@HOST"),
     ("WRONGPASS", "the server rejects the password in the URL"),
