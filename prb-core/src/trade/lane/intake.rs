@@ -23,7 +23,7 @@ const SIGNER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Delay of jobs that are left to the trader that holds the account.
 const YIELD_DELAY: Duration = Duration::from_millis(250);
 /// Delay of jobs that are left to a trader that can open their key.
-const FOREIGN_DELAY: Duration = Duration::from_millis(500);
+const FOREIGN_DELAY: Duration = Duration::from_millis(300);
 /// How much longer younger jobs wait for one that was left to another trader, which may well have ended it.
 const YIELD_GRACE: Duration = Duration::from_secs(5);
 
