@@ -29,6 +29,9 @@ use crate::{
 /// The last block that liars give as it is.
 const TRUTHFUL: u32 = 1_000;
 
+/// About which blocks a provider lies.
+type Lies = fn(u32) -> bool;
+
 fn decoded(body: &Bytes) -> Vec<BlockHeaderWithChanges> {
     let body = prpc::Blocks::decode(body.clone()).unwrap();
     <Vec<_> as Decode>::decode(&mut &*body.encoded_blocks).unwrap()
@@ -43,7 +46,7 @@ fn falsify(batch: &BlockBatch, value: u8, lies: impl Fn(u32) -> bool) -> Bytes {
     prpc::Blocks { encoded_blocks: blocks.encode().into() }.encode_to_vec().into()
 }
 
-async fn liar(source: Arc<MemorySource>, value: u8, lies: fn(u32) -> bool) -> Running {
+async fn liar(source: Arc<MemorySource>, value: u8, lies: Lies) -> Running {
     twisted(source, move |key, blob| match key {
         Some(Key::Blocks { .. }) => {
             let Ok(Ok(Some(batch))) = answer::read_blocks(blob.clone()) else { return Some(blob) };
@@ -97,7 +100,7 @@ struct Scene {
 }
 
 impl Scene {
-    async fn start(lies: &[(u8, fn(u32) -> bool)], suspension: Duration) -> Self {
+    async fn start(lies: &[(u8, Lies)], suspension: Duration) -> Self {
         let sample = Sample::generate(41, 3_400);
         let memory = source_of(&sample);
         let tip = memory.heights().borrow().para.unwrap().0;
@@ -151,14 +154,14 @@ async fn one_late_liar_is_suspended_at_its_first_lie() {
 /// They confirm each other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn eight_of_ten_that_tell_the_same_lie_stop_no_worker() {
-    let mut scene = Scene::start(&[(1, later as fn(u32) -> bool); 8], LONG).await;
+    let mut scene = Scene::start(&[(1, later as Lies); 8], LONG).await;
     let refusals = scene.refusals().await;
     assert!((1..=3).contains(&refusals), "{refusals}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn eight_of_ten_that_tell_different_lies_stop_no_worker() {
-    let lies: Vec<_> = (0..8).map(|number| (number, later as fn(u32) -> bool)).collect();
+    let lies: Vec<_> = (0..8).map(|number| (number, later as Lies)).collect();
     let mut scene = Scene::start(&lies, LONG).await;
     let refusals = scene.refusals().await;
     assert!((1..=3).contains(&refusals), "{refusals}");
