@@ -106,8 +106,8 @@ async fn stranger_gets_no_proof_of_the_key() {
     config.boot_nodes = vec![place.split("/p2p/").next().unwrap().parse().unwrap()];
     let node = start(config).await;
     until_peer(&node, thief.peer_id, "met", |p| p.auth == AuthStatus::NeedAuth).await;
-    // Neither for asking in Hello nor for any call, management included: it does not prove that it knows the
-    // key.
+    // The thief demands authentication in its Hello and in its answer to every call, management calls included. It has
+    // not proved that it knows the key itself, so it gets no `Auth`, from which it could guess the key.
     for _ in 0..3 {
         let info = node.client(thief.peer_id).data_provider_info().await.unwrap_err();
         assert_eq!(info.kind(), Some(ErrorKind::Unauthorized), "{info}");
@@ -171,8 +171,8 @@ impl Lookup for Stuck {
         self.0.get(key).await
     }
 
-    fn bound_bytes(&self, key: &str) -> usize {
-        self.0.bound_bytes(key)
+    fn reserve_bytes(&self, key: &str) -> usize {
+        self.0.reserve_bytes(key)
     }
 }
 

@@ -218,7 +218,7 @@ pub(crate) fn pool(
 pub(crate) fn ended<E: Into<anyhow::Error>>(what: &'static str, result: Result<(), E>) -> anyhow::Error {
     match result {
         Ok(()) => anyhow::anyhow!("{what} has ended"),
-        Err(error) => error.into().context(format!("{what} broke")),
+        Err(error) => error.into().context(format!("{what} has failed")),
     }
 }
 

@@ -270,7 +270,7 @@ impl Lookup for KeySpace {
         }
     }
 
-    fn bound_bytes(&self, key: &str) -> usize {
+    fn reserve_bytes(&self, key: &str) -> usize {
         let max = self.config.max_blob_bytes;
         match Key::parse(key) {
             // Delayed for long with hardly any bytes: it must not reserve room that others need.

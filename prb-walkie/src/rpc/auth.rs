@@ -73,6 +73,7 @@ const WARN_PAUSE: Duration = Duration::from_secs(10);
 const DOMAIN: &[u8] = b"prb-walkie-auth-2";
 /// The salt of the stretching: constant, because both sides must get the same result.
 const SALT: &[u8] = b"prb-walkie-key-1";
+// Argon2id with the memory and the passes that RFC 9106 recommends where memory is scarce, in one lane.
 const STRETCH_KIB: u32 = 64 * 1024;
 const STRETCH_PASSES: u32 = 3;
 /// Keys that take fewer guesses, as a power of ten, are refused: about 50 bits.

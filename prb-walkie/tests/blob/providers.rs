@@ -129,8 +129,8 @@ impl Lookup for Stalls {
         self.0.get(key).await
     }
 
-    fn bound_bytes(&self, key: &str) -> usize {
-        self.0.bound_bytes(key)
+    fn reserve_bytes(&self, key: &str) -> usize {
+        self.0.reserve_bytes(key)
     }
 }
 

@@ -232,8 +232,8 @@ impl Lookup for Both {
         self.keys.smaller(key, max_bytes).await
     }
 
-    fn bound_bytes(&self, key: &str) -> usize {
-        if key.starts_with("size:") { self.blobs.bound_bytes(key) } else { self.keys.bound_bytes(key) }
+    fn reserve_bytes(&self, key: &str) -> usize {
+        if key.starts_with("size:") { self.blobs.reserve_bytes(key) } else { self.keys.reserve_bytes(key) }
     }
 }
 

@@ -123,7 +123,7 @@ impl Lookup for Watchful {
         Ok(Some(vec![7; 1 << 20].into()))
     }
 
-    fn bound_bytes(&self, _: &str) -> usize {
+    fn reserve_bytes(&self, _: &str) -> usize {
         1 << 20
     }
 }
@@ -245,7 +245,7 @@ impl Lookup for Counts {
         std::future::pending().await
     }
 
-    fn bound_bytes(&self, _: &str) -> usize {
+    fn reserve_bytes(&self, _: &str) -> usize {
         100
     }
 }

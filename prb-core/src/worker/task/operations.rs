@@ -197,7 +197,7 @@ impl Task {
         self.connection.stale |= connection_lost;
         match call.map(|call| requests::operation_job(&self.desired, call)) {
             Ok(Some(job)) => {
-                info!(worker = %self.desired.worker.name, operation = operation.name(), "sending on chain");
+                info!(worker = %self.desired.worker.name, operation = operation.name(), "submitting an operation");
                 self.slot.event(EventKind::OperationSent { operation: operation.name() });
                 self.jobs.submit(Ticket::Operation(operation), job);
             }
@@ -268,7 +268,7 @@ impl Task {
     fn operation_done(&mut self, operation: Operation, outcome: &JobOutcome) {
         count_operation(operation, "done");
         let JobOutcome { block, extrinsic, .. } = *outcome;
-        info!(worker = %self.desired.worker.name, operation = operation.name(), %block, "done on chain");
+        info!(worker = %self.desired.worker.name, operation = operation.name(), %block, "operation took effect on chain");
         self.slot.event(EventKind::OperationDone { operation: operation.name(), block, extrinsic });
         // Failures are discarded once a view shows the effect.
         self.on_chain.confirming = Some((operation, block));

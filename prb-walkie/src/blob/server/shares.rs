@@ -126,11 +126,11 @@ struct State {
     max_of_address: usize,
     free: usize,
     last_id: u64,
-    /// Those that hold bytes or wait for some.
+    /// Addresses that hold bytes or wait for some.
     addresses: HashMap<IpAddr, Address>,
     /// How many of them hold bytes.
     holding: usize,
-    /// Those that wait, by the bytes that they would hold: the one that would hold least is next.
+    /// Waiting addresses, ordered by the bytes that each would hold: the one that would hold least is granted next.
     queue: BTreeSet<(usize, IpAddr)>,
 }
 

@@ -110,7 +110,7 @@ fn with_blobs(handlers: Handlers, blobs: Arc<dyn Lookup>, memory: Memory, limit:
             let key = keys::without_wait(request.key.trim());
             let key = key.as_ref();
             // This reservation covers assembling the blob; the encoded answer reserves its own.
-            let _reserve = memory.reserve(blobs.bound_bytes(key).min(limit)).await;
+            let _reserve = memory.reserve(blobs.reserve_bytes(key).min(limit)).await;
             let found = blobs.get(key).await;
             let found = found.map_err(|e| ResponseError::server(e.to_string()))?;
             let data = found.unwrap_or_default();
