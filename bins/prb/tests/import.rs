@@ -112,7 +112,10 @@ impl Original {
 }
 
 fn prb(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_prb")).env_clear().args(args).stdin(Stdio::null()).output().unwrap()
+    // After two minutes it has hung.
+    let mut command = Command::new("timeout");
+    command.args(["120", env!("CARGO_BIN_EXE_prb")]).args(args);
+    command.env_clear().stdin(Stdio::null()).output().unwrap()
 }
 
 fn said(output: &Output) -> String {

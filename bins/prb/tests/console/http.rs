@@ -75,6 +75,10 @@ async fn workers_are_filtered_sorted_and_paged() {
         let answer = page.get(&format!("/workers?size=500&{query}")).await;
         assert_eq!(rows(&answer), count, "{query}");
     }
+    // Neither a size that the page does not offer, nor more of a text than its field takes.
+    let long = page.get(&format!("/workers?size=100000&text={}", "x".repeat(5000))).await;
+    long.has(&[&format!("value=\"{}\"", "x".repeat(200))]);
+    assert_eq!(rows(&page.get("/workers?size=100000").await), 100);
     let most = page.get("/workers?sort=lag&order=down&size=50").await;
     let first = most.body.split(" id=\"w-").nth(1).unwrap();
     assert!(first.contains("100,000") && first.contains("Stalled."), "{first}");
@@ -222,9 +226,14 @@ async fn other_sites_and_hosts_change_nothing() {
 /// A selection of a whole page: the ids make a long URL.
 #[tokio::test]
 async fn a_whole_page_can_be_chosen() {
-    let made = Made::new(fleet(500, 1000));
-    let ids: Vec<_> = made.fleet.lock().unwrap().workers.iter().map(|worker| worker.entry.id).collect();
+    let made = Made::new(fleet(510, 1000));
+    let ids: Vec<_> =
+        made.fleet.lock().unwrap().workers.iter().map(|worker| worker.entry.id).take(500).collect();
     let page = Page::of(&made).await;
+    // Of all, no more are named.
+    let all = page.get("/workers/confirm?command=stop&all=1").await;
+    all.has(&["stop: 510 workers", "And 10 "]);
+    assert_eq!(all.count("data-label=\"Worker\""), 500);
     let query = ids.iter().map(|id| format!("&id={id}")).collect::<String>();
     let shown = page.get(&format!("/workers/confirm?command=stop{query}")).await;
     assert_eq!(shown.status, 200);
