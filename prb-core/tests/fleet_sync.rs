@@ -3,6 +3,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use prb_core::{
     blob::{
         self, BlobSource, BlockBatch, BlockCursor, Genesis, HeaderBatch, HeaderCursor, Heights,
@@ -11,7 +13,10 @@ use prb_core::{
     chain::Call,
     primitives::AccountId,
     prpc::Method,
-    pruntime::scripted::Restart,
+    pruntime::{
+        self, Connect, ConnectError, PRuntimeClient,
+        scripted::{Failure, Restart, ScriptedWorker},
+    },
     worker::State,
 };
 use tokio::sync::watch;
@@ -44,6 +49,52 @@ async fn worker_crashing_at_a_block_is_reported_with_the_block() {
     rig.workers[0].set_crashes_at(None);
     rig.until_all(State::Active).await;
     assert!(!rig.status(0).stalled);
+}
+
+/// The worker was initialised, but the answer was lost: that is no failure of everything that follows.
+#[tokio::test(start_paused = true)]
+async fn lost_answer_to_the_initialisation_is_forgotten() {
+    let mut rig = Rig::new(1, 40).await;
+    rig.run();
+    let machine = Arc::new(LosesInit(rig.workers[0].clone()));
+    let mut parts = rig.parts(rig.source.clone());
+    parts.connect = machine;
+    rig.fleet = Some(prb_core::fleet::Fleet::start(parts, Rig::config()));
+    rig.until_all(State::Active).await;
+    rig.until_worker(0, "computing", |w| w.reason.code() == "computing").await;
+    rig.workers[0].fail_always(Method::SyncCombinedHeaders, Some(Failure::refuse("broken")));
+    rig.until_worker(0, "the failure", |w| w.state == State::Error && w.reason.code() == "sync-failing")
+        .await;
+    let before = rig.workers[0].count(Method::SyncCombinedHeaders);
+    tokio::time::sleep(HOUR).await;
+    let asked = rig.workers[0].count(Method::SyncCombinedHeaders) - before;
+    assert!((1..400).contains(&asked), "{asked} batches in an hour");
+}
+
+/// A worker whose answer to `InitRuntime` never arrives.
+#[derive(Debug)]
+struct LosesInit(ScriptedWorker);
+
+#[async_trait]
+impl PRuntimeClient for LosesInit {
+    async fn call(&self, method: Method, body: Bytes) -> Result<Bytes, pruntime::Error> {
+        let answer = self.0.call(method, body).await;
+        if method == Method::InitRuntime && answer.is_ok() {
+            let (endpoint, source) = ("there".into(), "connection reset".into());
+            return Err(pruntime::Error::Unreachable { endpoint, source });
+        }
+        answer
+    }
+
+    async fn kick(&self) -> Result<(), pruntime::Error> {
+        self.0.kick().await
+    }
+}
+
+impl Connect for LosesInit {
+    fn connect(&self, _: &str) -> Result<Arc<dyn PRuntimeClient>, ConnectError> {
+        Ok(Arc::new(Self(self.0.clone())))
+    }
 }
 
 #[tokio::test(start_paused = true)]

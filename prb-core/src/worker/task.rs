@@ -29,10 +29,10 @@ mod connection;
 mod failures;
 mod identity;
 mod jobs;
-mod key_quota;
 mod observe;
 mod on_chain;
 mod operations;
+mod registration_quota;
 mod relay;
 mod syncing;
 
@@ -41,9 +41,9 @@ use connection::Connection;
 use failures::FailureTracker;
 use identity::Identity;
 use jobs::Jobs;
-use key_quota::KeyQuota;
 use on_chain::OnChain;
 use operations::Prepared;
+use registration_quota::RegistrationQuota;
 use relay::Relay;
 use syncing::Syncing;
 
@@ -93,7 +93,9 @@ pub(crate) struct Task {
     /// When its preparation began.
     preparing_since: SystemTime,
     refresh_ra: bool,
-    key_quota: KeyQuota,
+    registration_quota: RegistrationQuota,
+    /// Whether the registration that is prepared or sent replaces another operator's.
+    takes_over: bool,
     /// The registration request, kept across the attempts that it takes.
     registration: Option<RegistrationRequest>,
     /// The record to persist; persisted once `slot.saved()` equals it.
@@ -133,7 +135,8 @@ impl Task {
             preparing: None,
             preparing_since: SystemTime::now(),
             refresh_ra: false,
-            key_quota: KeyQuota::default(),
+            registration_quota: RegistrationQuota::default(),
+            takes_over: false,
             registration: None,
             // Not only the stored one: a task that restarts after a panic must not revert a queued change.
             saved: ctx.saver.newest(slot.id(), slot.saved()),
@@ -175,7 +178,7 @@ impl Task {
                 () = sleep_until(until) => Wake::Changed,
             };
             match wake {
-                Wake::Cancelled => return,
+                Wake::Cancelled => return self.keep_commands(),
                 Wake::Changed | Wake::Edited => {}
                 Wake::Call(answer) => self.call_ended(answer),
                 Wake::Sync(stepped) => self.sync_ended(&stepped),
@@ -244,6 +247,14 @@ impl Task {
         self.relay.request_fetch();
     }
 
+    /// Persists the goals of commands that were accepted and not taken up before the end.
+    fn keep_commands(&mut self) {
+        for command in self.slot.take_commands() {
+            self.set_saved(command::saved_after(command, self.saved, &self.slot.status()));
+        }
+        self.store_saved();
+    }
+
     fn commanded(&mut self, given: Command) {
         info!(worker = %self.desired.worker.name, command = %given, "worker was commanded");
         self.slot.event(EventKind::Commanded(given));
@@ -259,7 +270,7 @@ impl Task {
             Command::Restart => self.restart(),
             _ => {}
         }
-        self.key_quota.clear();
+        self.registration_quota.clear();
         self.on_chain.forget_failures();
     }
 

@@ -130,3 +130,31 @@ async fn a_worker_with_ever_new_keys_registers_few_of_them() {
     rig.fleet().command(rig.ids[0], Command::Start).unwrap();
     rig.until("its registration", |_| registered(&rig) == 5).await;
 }
+
+/// Another manager has the same worker, and registers it with its own operator whenever ours has.
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_two_managers_want_is_not_registered_in_turn_for_ever() {
+    let rig = computing(1).await;
+    let registered = |rig: &Rig| {
+        let events = rig.chain.events();
+        events.iter().filter(|event| matches!(event.call, Call::RegisterWorker { .. })).count()
+    };
+    let (key, before) = (rig.key(0), registered(&rig));
+    for _ in 0..20 {
+        let mut theirs = rig.chain.worker(key).registration.unwrap();
+        theirs.operator = Some(account(PoolId(2)));
+        theirs.last_updated += 1;
+        rig.chain.set_registration(key, Some(theirs));
+        tokio::time::sleep(BLOCK * 10).await;
+    }
+    assert_eq!(registered(&rig) - before, 2);
+    let other = account(PoolId(2)).address().to_string();
+    let told = |worker: &prb_core::fleet::WorkerStatus| {
+        worker.message.contains(&other) && worker.state == State::Active
+    };
+    rig.until_worker(0, "the reason", told).await;
+    // By the operator's word, or by time.
+    rig.fleet().command(rig.ids[0], Command::Start).unwrap();
+    rig.until("its registration", |_| registered(&rig) - before == 3).await;
+    rig.until_worker(0, "computing", |worker| worker.reason.code() == "computing").await;
+}

@@ -1,6 +1,6 @@
 //! Assesses a worker by its on-chain state, as if it were at the tip.
 
-use super::{Assessment, blocked, key_changed};
+use super::{Assessment, blocked, key_changed, recorded};
 use crate::{
     chain::{Registration, Session, SessionState, WorkerOnChain},
     inventory::Goal,
@@ -40,13 +40,16 @@ pub(super) fn assess(
     };
     let computing = chain.session.as_ref().is_some_and(|s| s.state.is_computing());
     if let Some(reason) = observed.last_key.as_ref().and_then(|last| key_changed(observed, last)) {
-        let assessment = Assessment::new(State::Error, reason);
+        let mut assessment = Assessment::new(State::Error, reason);
+        assessment.wanted = recorded::operation(desired, settings, observed);
         // Its messages are relayed if it computes: without heartbeats the new key would be slashed as well.
         return if computing { assessment } else { assessment.without_relay() };
     }
     match chain.pool {
         Some(on_chain) if on_chain != pool => {
-            Assessment::new(State::Error, Reason::InOtherPool { on_chain, ours: pool }).without_relay()
+            let assessment = Assessment::new(State::Error, Reason::InOtherPool { on_chain, ours: pool });
+            // As above: a pool's number that was edited by mistake must not cost the worker its stake.
+            if computing { assessment } else { assessment.without_relay() }
         }
         None if chain.session.as_ref().is_some_and(|s| s.state != SessionState::Ready) => {
             let state = if computing { State::Active } else { State::Synched };
@@ -86,18 +89,17 @@ impl Candidate<'_> {
             return stopped;
         }
         let Some(registration) = &self.chain.registration else {
-            return Assessment::new(State::PreActive, Reason::Registering)
-                .wants(Operation::Register)
-                .without_relay();
+            let assessment = Assessment::new(State::PreActive, Reason::Registering).without_relay();
+            return self.registers(assessment);
         };
         if let Some(reason) = self.outdated(registration) {
             // Registering again does not end a session, so the worker continues to compute.
             let computing = session.is_some_and(|s| s.state.is_computing());
             let state = if computing { State::Active } else { State::PreActive };
-            return Assessment::new(state, reason).wants(Operation::Register);
+            return self.registers(Assessment::new(state, reason));
         }
         let assessment = match session.filter(|s| s.state.is_computing()) {
-            Some(session) => self.computing(session, registration),
+            Some(session) => self.computing(session),
             None if self.desired.worker.gatekeeper => self.gatekeeper(),
             None => return self.starting(session, registration),
         };
@@ -159,17 +161,20 @@ impl Candidate<'_> {
             None => return Assessment::new(State::PreActive, Reason::AwaitingSession),
             Some(_) => (Reason::StartingComputing, Operation::Start(self.desired.worker.stake)),
         };
-        self.unless_blocked(Assessment::new(State::PreActive, reason), operation, registration)
+        self.unless_blocked(Assessment::new(State::PreActive, reason), operation)
     }
 
-    fn unless_blocked(
-        &self,
-        assessment: Assessment,
-        operation: Operation,
-        registration: &Registration,
-    ) -> Assessment {
-        let session = self.chain.session.as_ref();
-        let blocked = blocked::reason(self.desired, self.observed, operation, registration, session);
+    /// Registers, unless the operator does not own the pool: it could do nothing with the worker, and would take it from
+    /// an operator that can. Gatekeepers need no pool.
+    fn registers(&self, assessment: Assessment) -> Assessment {
+        if self.desired.worker.gatekeeper || matches!(assessment.reason, Reason::RegisteringAgain) {
+            return assessment.wants(Operation::Register);
+        }
+        self.unless_blocked(assessment, Operation::Register)
+    }
+
+    fn unless_blocked(&self, assessment: Assessment, operation: Operation) -> Assessment {
+        let blocked = blocked::reason(self.desired, self.observed, operation, self.chain);
         match blocked {
             None => assessment.wants(operation),
             Some(reason) => {
@@ -194,7 +199,8 @@ impl Candidate<'_> {
             return None;
         }
         let reason = match score {
-            0 => Reason::AwaitingScore,
+            0 if self.observed.benchmark_running => Reason::AwaitingScore,
+            0 => Reason::ScoreOverdue,
             _ => Reason::ScoreTooLow { score, min },
         };
         let waits = Assessment::new(State::PreActive, reason);
@@ -242,7 +248,7 @@ impl Candidate<'_> {
         oldest.is_some_and(|w| w.start_time.saturating_add(grace) <= session.cool_down_start)
     }
 
-    fn computing(&self, session: &Session, registration: &Registration) -> Assessment {
+    fn computing(&self, session: &Session) -> Assessment {
         if session.state == SessionState::WorkerUnresponsive {
             // Its stake is not changed before it responds again: a restart would hide why it does not.
             return Assessment::new(State::Active, Reason::Unresponsive);
@@ -252,7 +258,7 @@ impl Candidate<'_> {
             Some(stake) if stake < wanted => {
                 let assessment =
                     Assessment::new(State::Active, Reason::RaisingStake { from: stake, to: wanted });
-                self.unless_blocked(assessment, Operation::RaiseStake(wanted), registration)
+                self.unless_blocked(assessment, Operation::RaiseStake(wanted))
             }
             _ => Assessment::new(State::Active, Reason::Computing),
         }

@@ -153,6 +153,13 @@ impl Task {
             self.key_changed();
         }
         self.record_keys(&info);
+        if info.initialized {
+            // Also if the answer to its initialisation was lost, or somebody else has initialised it.
+            self.init_failures.reset();
+        }
+        if info.pending_messages == 0 {
+            self.relay.nothing_pending();
+        }
         self.connection.info_received(info);
         let view = self.views.borrow().clone();
         self.identity.claim(&self.ctx.keys, &worker, self.saved.key, view.as_deref());

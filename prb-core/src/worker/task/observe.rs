@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     chain::ChainView,
+    primitives::WorkerKey,
     worker::{
         Decision, Failure, Failures, LastKey, Reason,
         decide::{FAILURES_BEFORE_ERROR, stake_needed},
@@ -44,7 +45,7 @@ impl Task {
     fn update_goal(&mut self, view: &ChainView) -> bool {
         // Not while the block of an included operation is awaited: the older view would pass for its outcome.
         let (Some(key), Some(Ok(chain)), None) =
-            (self.identity.claimed(), &self.on_chain.worker, self.on_chain.awaiting_block)
+            (self.key_of_goal(view), &self.on_chain.worker, self.on_chain.awaiting_block)
         else {
             return false;
         };
@@ -58,13 +59,19 @@ impl Task {
         true
     }
 
-    /// The last known key, if it differs from the one that answers.
-    fn last_key(&self, view: &ChainView) -> Option<LastKey> {
+    /// The last known key, if it differs from the one that answers, or none answers.
+    pub(super) fn last_key(&self, view: &ChainView) -> Option<LastKey> {
         let key = self.saved.key.filter(|last| self.identity.key() != Some(*last))?;
         let holder = self.ctx.keys.other_holder(key, self.slot.id());
-        let chain = view.workers.get(&key).cloned();
-        // While no key answers, the last key only matters if it answers elsewhere.
-        (self.identity.key().is_some() || holder.is_some()).then_some(LastKey { key, chain, holder })
+        Some(LastKey { key, chain: view.workers.get(&key).cloned(), holder })
+    }
+
+    /// The key whose on-chain state decides the goal: the one that answers, or the last known one while none does,
+    /// unless that answers at another worker.
+    fn key_of_goal(&self, view: &ChainView) -> Option<WorkerKey> {
+        let absent =
+            || self.last_key(view).filter(|last| self.identity.key().is_none() && last.holder.is_none());
+        self.identity.claimed().or_else(|| absent().map(|last| last.key))
     }
 
     pub(super) fn observe(&mut self, now: Instant) -> Observed {
@@ -130,7 +137,7 @@ impl Task {
         });
         Failures {
             connection: self.connection.failures.failure(now),
-            sync: self.init_failures.failure(now).or(problem),
+            sync: if self.connection.is_initialised() { problem } else { self.init_failures.failure(now) },
             chain: self.on_chain.failures.failure(now),
             relay: self.relay.failure(now),
             save,
@@ -143,7 +150,9 @@ impl Task {
         let waits_for_chain = observed.caught_up && observed.chain.is_none() && observed.key_holder.is_none();
         // `Unknown` makes workers behind it wait for a while; an unreachable worker must not block them.
         let need = match stake_needed(&self.desired, observed) {
-            Some(stake) => Need::Stake(stake),
+            Some(stake) if !self.slot.status().reason.is_on_the_way() => Need::Blocked(stake),
+            Some(stake) if is_scored(observed) => Need::Stake(stake),
+            Some(stake) => Need::Preparing(stake),
             None if (observed.info.is_none() && !unreachable) || waits_for_chain => Need::Unknown,
             None => Need::Nothing,
         };
@@ -217,4 +226,11 @@ impl Task {
             status.failures = failures;
         });
     }
+}
+
+/// Whether a worker has the score that a start needs.
+fn is_scored(observed: &Observed) -> bool {
+    let Some(Ok(chain)) = &observed.chain else { return false };
+    let registration = chain.registration.as_ref();
+    registration.and_then(|registration| registration.initial_score).is_some_and(|score| score > 0)
 }

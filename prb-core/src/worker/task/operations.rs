@@ -1,6 +1,9 @@
 //! Submits operations and messages as jobs, and applies their outcomes.
 
-use std::{future::ready, time::SystemTime};
+use std::{
+    future::ready,
+    time::{Duration, SystemTime},
+};
 
 use futures::FutureExt;
 use metrics::counter;
@@ -10,6 +13,7 @@ use tracing::{debug, info, warn};
 use super::{
     Operation, Task,
     jobs::{JobEvent, Ticket},
+    registration_quota::Exceeded,
 };
 use crate::{
     attestation::{Expected, RegistrationError, RegistrationRequest, registration},
@@ -40,13 +44,16 @@ impl Task {
         if self.operation.is_some() {
             return;
         }
-        let Some(key) = self.identity.claimed() else { return };
+        let Some(key) = self.key_for(operation) else { return };
         if operation == Operation::Register
-            && let Some(wait) = self.key_quota.take(key, Instant::now())
+            && let Err((reason, wait)) = self.may_register(key)
         {
-            let error = "too many other keys have answered here within six hours, and each registration costs a fee; \
-                         the command start registers this one now";
-            return self.on_chain.failures.defer(failed(operation, error), wait);
+            let (worker, error) = (&self.desired.worker.name, reason.to_string());
+            // A worker with ever new keys would fill the log; what it shows is in its state.
+            if self.takes_over {
+                warn!(%worker, error, "the worker is not registered");
+            }
+            return self.on_chain.failures.defer(reason, wait);
         }
         if let Some(sent) = operation.recorded_as()
             && !record::is_recorded(&self.saved, sent, self.on_chain.block)
@@ -70,6 +77,43 @@ impl Task {
                 ready(Prepared { operation, call, connection_lost: false, request: None }).boxed()
             }
         });
+    }
+
+    /// The key that an operation is for: the one that answers, or the last known one if that does not answer and has
+    /// something to lose (see `decide::recorded`).
+    fn key_for(&self, operation: Operation) -> Option<WorkerKey> {
+        let ends = matches!(operation, Operation::Stop | Operation::Reclaim | Operation::LeavePool);
+        let view = self.views.borrow();
+        let last = view.as_ref().filter(|_| ends).and_then(|view| self.last_key(view));
+        let last = last.filter(|last| self.identity.key().is_none() || last.at_stake() != Some(0));
+        last.map(|last| last.key).or_else(|| self.identity.claimed())
+    }
+
+    /// Checks that the worker has not been registered too often. Returns the reason to wait, and for how long.
+    fn may_register(&mut self, key: WorkerKey) -> Result<(), (Reason, Duration)> {
+        let registration = match &self.on_chain.worker {
+            Some(Ok(chain)) => chain.registration.as_ref(),
+            _ => None,
+        };
+        let other = registration.map(|registration| registration.operator);
+        let other = other.filter(|operator| *operator != self.desired.operator());
+        self.takes_over = other.is_some();
+        let taken = self.registration_quota.take(key, self.takes_over, Instant::now());
+        taken.map_err(|(exceeded, wait)| {
+            let error = match exceeded {
+                Exceeded::Keys => "too many other keys have answered here within six hours, and each registration \
+                                   costs a fee; the command start registers this one now"
+                    .into(),
+                Exceeded::Takeovers => {
+                    let by = other.flatten().map_or_else(String::new, |account| format!(" ({})", account.address()));
+                    format!(
+                        "another operator{by} has registered it again each time: another lifecycle manager has this \
+                         worker as well; remove it from one of the two. The command start registers it here once more"
+                    )
+                }
+            };
+            (failed(Operation::Register, &error), wait)
+        })
     }
 
     fn registration(&self, key: WorkerKey) -> impl Future<Output = Prepared> + Send + use<> {
@@ -232,6 +276,9 @@ impl Task {
             self.refresh_ra = false;
             self.registration = None;
             self.on_chain.registered(block);
+            if std::mem::take(&mut self.takes_over) {
+                self.registration_quota.took_over(Instant::now());
+            }
         }
     }
 
