@@ -135,7 +135,7 @@ pub(super) async fn enter(State(gate): State<Gate>, request: Request, next: Next
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
     use std::{future::pending, net::SocketAddr};
 
     use axum::{Router, body::Body, extract::ConnectInfo, middleware, routing::get};

@@ -245,7 +245,7 @@ const fn reads(method: &Method) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
     use axum::{Router, body::Body, middleware, routing::get};
     use hyper::service::Service;
     use hyper_util::service::TowerToHyperService;
