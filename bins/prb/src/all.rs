@@ -205,6 +205,7 @@ impl Bridge {
 
 impl Daemon for Bridge {
     const OPS_PORT: u16 = 18015;
+    const MEMORY_MIB: u64 = 1536;
 
     fn probe(&self) -> Probe {
         let (disk, blocks, work) = (self.disk.clone(), self.blocks.probe(), self.work.probe());

@@ -90,6 +90,7 @@ impl Monitor {
 
 impl Daemon for Monitor {
     const OPS_PORT: u16 = 18016;
+    const MEMORY_MIB: u64 = 256;
 
     fn probe(&self) -> Probe {
         let peers = self.node.peers();

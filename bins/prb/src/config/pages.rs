@@ -129,6 +129,9 @@ mod tests {
             let error = check_token(&pattern.into()).unwrap_err().to_string();
             assert!(error.contains("pattern") && !error.contains(pattern), "{error}");
         }
+        let digest = "5f4dcc3b5aa765d61d8327deb882cf99";
+        let error = check_token(&digest.into()).unwrap_err().to_string();
+        assert!(error.contains("digest") && !error.contains(digest), "{error}");
         assert!(check_token(&"b39aa1c7f2ed4f7b".into()).is_ok());
     }
 

@@ -10,7 +10,7 @@ use prb_core::blob::{BlobSource, BlockCursor, Span, assemble::ChainPieces};
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::{disk::DiskProblem, source::StoreSource};
+use crate::{disk::DiskProblem, inventory::HeedInventory, source::StoreSource};
 
 #[test]
 fn relay_blocks_are_dropped_to_a_justified_one_and_appended_again() {
@@ -115,13 +115,20 @@ fn compaction_shrinks_the_store_and_keeps_its_content() {
 fn on_a_disk_of(kib: u32, work: impl FnOnce(&TempDir)) {
     let dir = layout_1();
     let saved = fs::read(dir.path().join("data.mdb")).unwrap();
+    on_a_disk(dir, &format!("size={kib}k"), |dir| {
+        fs::write(dir.path().join("data.mdb"), saved).unwrap();
+        work(dir);
+    });
+}
+
+/// Runs `work` with a new file system in the folder.
+fn on_a_disk(dir: TempDir, options: &str, work: impl FnOnce(&TempDir)) {
     let mount = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", &format!("size={kib}k"), "prb-test"])
+        .args(["-t", "tmpfs", "-o", options, "prb-test"])
         .arg(dir.path())
         .output()
         .unwrap();
     assert!(mount.status.success(), "{}", String::from_utf8_lossy(&mount.stderr));
-    fs::write(dir.path().join("data.mdb"), saved).unwrap();
     let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&dir)));
     assert!(Command::new("umount").arg("-l").arg(dir.path()).status().unwrap().success());
     done.unwrap();
@@ -151,6 +158,24 @@ fn full_disk_leaves_the_store_unchanged() {
         assert!(!dir.path().join("data.mdb.compact").exists());
         assert_eq!(verify(&open(dir)), before);
     });
+}
+
+#[test]
+fn missing_inodes_are_named_and_not_space() {
+    // One for the file system's own folder, one for that of the database, and one for its lock file.
+    for inodes in 1..=3 {
+        on_a_disk(TempDir::new().unwrap(), &format!("size=64m,nr_inodes={inodes}"), |dir| {
+            let path = dir.path().join("db");
+            let store = Store::open(&path, Config::default()).unwrap_err();
+            assert!(store.is_retryable() && store.disk_problem().is_some(), "{store}");
+            let inventory = HeedInventory::open(&path, Default::default()).unwrap_err();
+            assert!(inventory.is_retryable(), "{inventory}");
+            for text in [store.to_string(), inventory.to_string()] {
+                assert!(text.contains("no inodes left") && text.contains("df -i"), "{text}");
+                assert!(!text.contains("is full") && text.contains(&path.display().to_string()), "{text}");
+            }
+        });
+    }
 }
 
 #[test]

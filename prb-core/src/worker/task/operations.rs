@@ -46,7 +46,7 @@ impl Task {
         }
         let Some(key) = self.key_for(operation) else { return };
         if operation == Operation::Register
-            && let Err((reason, wait)) = self.may_register(key)
+            && let Some((reason, wait)) = self.wait_to_register(key)
         {
             let (worker, error) = (&self.desired.worker.name, reason.to_string());
             // A worker with ever new keys would fill the log; what it shows is in its state.
@@ -89,8 +89,8 @@ impl Task {
         last.map(|last| last.key).or_else(|| self.identity.claimed())
     }
 
-    /// Checks that the worker has not been registered too often. Returns the reason to wait, and for how long.
-    fn may_register(&mut self, key: WorkerKey) -> Result<(), (Reason, Duration)> {
+    /// Returns why and for how long a registration has to wait, if the worker has been registered too often.
+    fn wait_to_register(&mut self, key: WorkerKey) -> Option<(Reason, Duration)> {
         let registration = match &self.on_chain.worker {
             Some(Ok(chain)) => chain.registration.as_ref(),
             _ => None,
@@ -99,7 +99,7 @@ impl Task {
         let other = other.filter(|operator| *operator != self.desired.operator());
         self.takes_over = other.is_some();
         let taken = self.registration_quota.take(key, self.takes_over, Instant::now());
-        taken.map_err(|(exceeded, wait)| {
+        taken.err().map(|(exceeded, wait)| {
             let error = match exceeded {
                 Exceeded::Keys => "too many other keys have answered here within six hours, and each registration \
                                    costs a fee; the command start registers this one now"

@@ -146,7 +146,8 @@ mod tests {
         // Those that wait no longer leave nothing.
         turns.truncate(WRITERS / 2);
         for turn in &mut turns {
-            turn.next().await;
+            let turned = tokio::time::timeout(DURATION * 10, turn.next()).await;
+            assert!(turned.is_ok(), "its turn does not come");
         }
         tokio::time::advance(DURATION * 2).await;
         assert!(!turns.iter_mut().any(Turn::yields), "nobody else waits");
