@@ -9,7 +9,8 @@ use prb_core::{
     conformance,
     primitives::WorkerKey,
     queue::{
-        Error, Job, JobQueue,
+        Error, Job, JobQueue, JobState,
+        admin::QueueAdmin,
         memory::{Config, MemoryQueue},
     },
 };
@@ -30,6 +31,7 @@ async fn a_shared_queue_conforms() {
     let shared = async |max_jobs| Arc::new(MemoryQueue::new(Config::default().with_max_jobs(max_jobs)));
     conformance::queue::all(shared).await;
     conformance::queue::admin(shared).await;
+    conformance::queue::withdrawal(shared).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -95,6 +97,49 @@ async fn closing_notifies_submitters_and_consumers() {
     let lost = queue.fail(lease.id, lease.token, failure, Some(LONG)).await;
     assert!(matches!(lost, Err(Error::LeaseLost { .. })), "{lost:?}");
     assert!(matches!(queue.submit(conformance::queue::job(1, 0)).await, Err(Error::Closed)));
+}
+
+/// A job that waits, one that is delayed, one whose lease expires, and one that an operator retries.
+#[tokio::test(start_paused = true)]
+async fn a_job_that_has_waited_for_too_long_is_not_leased() {
+    let job = |n| conformance::queue::job(n, 3);
+    let limit = Duration::from_secs(600);
+    let queue = MemoryQueue::new(Config::default().with_max_age(limit));
+    let failure = prb_core::queue::JobFailure { message: "x".into() };
+    let delayed = queue.submit(job(1)).await.unwrap();
+    let lease = queue.lease(LONG).await.unwrap();
+    queue.fail(lease.id, lease.token, failure, Some(limit)).await.unwrap();
+    let expired = queue.submit(job(2)).await.unwrap();
+    queue.lease(limit).await.unwrap();
+    let waiting = queue.submit(job(3)).await.unwrap();
+    tokio::time::sleep(limit - LONG).await;
+    let in_time = queue.submit(job(4)).await.unwrap();
+    tokio::time::sleep(LONG * 2).await;
+    let waiting_id = waiting.id;
+    assert_eq!(queue.lease(LONG).await.unwrap().id, in_time.id);
+    let (one, two, three) = tokio::join!(delayed.outcome(), expired.outcome(), waiting.outcome());
+    let message = three.unwrap_err().message;
+    assert!(
+        message.contains("has waited for 11 min, longer") && message.ends_with("it was not sent"),
+        "{message}"
+    );
+    for failure in [one, two] {
+        let message = failure.unwrap_err().message;
+        assert!(message.ends_with("it was not sent again"), "{message}");
+    }
+    let failed = queue.job(waiting_id).await.unwrap().unwrap().record;
+    assert_eq!((failed.state, failed.error), (JobState::Failed, Some(message)));
+    // What an operator retries is wanted now.
+    assert!(queue.retry(waiting_id).await.unwrap());
+    assert_eq!(queue.lease(LONG).await.unwrap().id, waiting_id);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_limit_a_job_waits_for_ever() {
+    let queue = MemoryQueue::new(Config::default().with_max_age(Duration::ZERO));
+    let _handle = queue.submit(conformance::queue::job(1, 0)).await.unwrap();
+    tokio::time::sleep(Config::MAX_AGE * 100).await;
+    timeout(LONG, queue.lease(LONG)).await.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,8 +5,9 @@ use std::time::Duration;
 use prb_core::{
     primitives::PoolId,
     queue::{
-        Error, Job, JobId, JobOutcome, JobSigner, JobState, Lease,
+        Error, Job, JobFailure, JobId, JobOutcome, JobSigner, JobState, Lease,
         admin::{Step, now_ms},
+        too_old,
     },
 };
 use serde::Serialize;
@@ -34,6 +35,9 @@ impl RedisQueue {
         let record = Record::read(&taken.json).map_err(|e| Refusal::Unreadable(e.to_string()))?;
         if record.tail.is_done() {
             return Err(Refusal::Done(record));
+        }
+        if let Some(failure) = self.too_old(taken, &record) {
+            return Err(Refusal::TooOld(record, failure));
         }
         let Some(id) = number(&taken.id) else {
             return Err(Refusal::Bad(record, "the job's id is not a number".into()));
@@ -66,6 +70,16 @@ impl RedisQueue {
         Ok(Opened { lease, leased })
     }
 
+    /// The failure of a job that has waited for too long. None that an operator has put back: it is wanted now.
+    fn too_old(&self, taken: &Taken, record: &Record) -> Option<JobFailure> {
+        let (limit, tail) = (self.0.shared.config.max_age, &record.tail);
+        // Without the server's record, the submitter's clock has to do.
+        let age_ms = taken.age_ms.unwrap_or_else(|| now_ms().saturating_sub(tail.created_ms()));
+        let age = Duration::from_millis(age_ms);
+        let is_old = !limit.is_zero() && age > limit && !tail.is_failed();
+        is_old.then(|| too_old(age, limit, taken.tries > 0 || tail.is_used()))
+    }
+
     async fn signer(&self, pool: PoolId) -> Result<JobSigner, String> {
         let config = &self.0.shared.config;
         let found = match &config.signers {
@@ -86,16 +100,37 @@ impl RedisQueue {
         let failed = |message| End::Failed { message, retry_after: None };
         let (record, end) = match refusal {
             Refusal::Done(record) => (record, End::Done),
-            Refusal::Bad(record, message) => (record, failed(message)),
+            Refusal::TooOld(record, failure) => {
+                // A trader that was away finds thousands of them.
+                let mut log =
+                    self.0.shared.too_old_log.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                if log.admit(()) {
+                    tracing::warn!(
+                        job = id,
+                        reason = failure.message,
+                        "jobs that are too old are ended as failed; their submitters submit again what they still want"
+                    );
+                }
+                drop(log);
+                tracing::debug!(
+                    job = id,
+                    reason = failure.message,
+                    "a job is too old and is ended as failed"
+                );
+                (record, failed(failure.message))
+            }
+            Refusal::Bad(record, message) => {
+                warn_refused(id, &message);
+                (record, failed(message))
+            }
             Refusal::Unreadable(why) => {
                 let data = serde_json::value::to_raw_value(&Value::Null);
                 let Ok(record) = data.and_then(|data| Record::new(data, 0, now_ms())) else { return };
-                (record, failed(format!("the job cannot be read: {why}")))
+                let message = format!("the job cannot be read: {why}");
+                warn_refused(id, &message);
+                (record, failed(message))
             }
         };
-        if let End::Failed { message, .. } = &end {
-            tracing::warn!(job = id, reason = message, "a job cannot be carried out and is ended as failed");
-        }
         let mark = job_encoding::decode(&record.data).ok().and_then(|decoded| decoded.mark);
         let progress = std::sync::Mutex::new(None);
         let leased = LeasedJob { token: *token, record, bytes: None, mark, since_ms: now_ms(), progress };
@@ -127,10 +162,16 @@ impl RedisQueue {
     }
 }
 
+fn warn_refused(job: &str, reason: &str) {
+    tracing::warn!(job, reason, "a job cannot be carried out and is ended as failed");
+}
+
 /// Why a job taken from Redis is not handed out.
 pub(super) enum Refusal {
     /// It has succeeded before.
     Done(Record),
+    /// It has waited for too long.
+    TooOld(Record, JobFailure),
     /// It cannot be carried out.
     Bad(Record, String),
     /// It is not a job.
