@@ -5,7 +5,11 @@
 
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use tracing::{Level, Metadata};
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{MakeWriter, writer::OptionalWriter},
+};
 
 use crate::progress::Display;
 
@@ -66,10 +70,20 @@ pub fn init(
     Ok(flush)
 }
 
-impl<'a> MakeWriter<'a> for LineWriter {
-    type Writer = Line<'a>;
+/// Whether a line may hold the credentials of a node: jsonrpsee shows the whole endpoint that it connects to, with the
+/// header made of its password. Whatever the filter asks for, such lines are not written.
+fn shows_credentials(line: &Metadata<'_>) -> bool {
+    line.target() == "xx" && *line.level() > Level::INFO
+}
 
-    fn make_writer(&'a self) -> Line<'a> {
-        self.line()
+impl<'a> MakeWriter<'a> for LineWriter {
+    type Writer = OptionalWriter<Line<'a>>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        OptionalWriter::some(self.line())
+    }
+
+    fn make_writer_for(&'a self, line: &Metadata<'_>) -> Self::Writer {
+        if shows_credentials(line) { OptionalWriter::none() } else { self.make_writer() }
     }
 }

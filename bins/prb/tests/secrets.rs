@@ -28,6 +28,12 @@ const SHARED_KEY: &str = "c41f7be05d924a6e83b7f2d05c19ae68";
 const TOKEN: &str = "token-4b8e1c7f30d95a62";
 const REDIS_PASSWORD: &str = "redis-password-9d2f6a";
 const NODE_KEY: &str = "node-key-71c5e8";
+const NODE_PASSWORD: &str = "N0dePassw0rd-7c41";
+/// Base64 of `fleet:` and the password.
+const NODE_BASIC_AUTH: &str = "ZmxlZXQ6TjBkZVBhc3N3MHJkLTdjNDE=";
+/// What an operator sets to see why a connection fails.
+const LIBRARIES_TOO: &str =
+    "debug,jsonrpsee=trace,soketto=trace,hyper=trace,reqwest=trace,rustls=trace,redis=trace";
 
 /// A secret, and how it may be written.
 struct Secret {
@@ -114,7 +120,8 @@ impl Daemons {
         let file = |name: &str, text: &str| secret_file(secret_folder, name, text);
         let redis_url = file("redis", &redis.url().replace("//", &format!("//:{REDIS_PASSWORD}@")));
         let (psk, token) = (file("psk", SHARED_KEY), file("token", TOKEN));
-        let node = file("node", &format!("{}/?key={NODE_KEY}", net.devnet.para().url()));
+        let node = net.devnet.para().url().replace("://", &format!("://fleet:{NODE_PASSWORD}@"));
+        let node = file("node", &format!("{node}/?key={NODE_KEY}"));
         let [api, console, queue_page] = [(); 3].map(|()| free_port());
 
         let provider =
@@ -128,13 +135,13 @@ impl Daemons {
             .set("PHALA_WALKIE_BOOT_NODES", provider.address())
             .set("PRB_API_LISTEN", format!("127.0.0.1:{api}"))
             .set("PRB_CONSOLE_LISTEN", format!("127.0.0.1:{console}"))
-            .set("PHALA_LOGGER_LEVEL", "debug");
+            .set("PHALA_LOGGER_LEVEL", LIBRARIES_TOO);
         let trader = Daemon::new(folder, "trade", "trader")
             .set("PHALA_CHAIN_ENDPOINT_FILE", &node)
             .set("PHALA_Q_REDIS_ENDPOINT_FILE", &redis_url)
             .set("PRB_API_TOKEN_FILE", &token)
             .set("PRB_QUEUE_PAGE_LISTEN", format!("127.0.0.1:{queue_page}"))
-            .set("PHALA_LOGGER_LEVEL", "debug");
+            .set("PHALA_LOGGER_LEVEL", LIBRARIES_TOO);
         // The trader opens keys that the manager has sealed, so both have one identity.
         let identity = Identity::generate().unwrap();
         for daemon in [&manager, &trader] {
@@ -143,7 +150,7 @@ impl Daemons {
         Self { provider, manager, trader, identity, api, console, queue_page }
     }
 
-    fn secrets(&self, mnemonic: &str) -> [Secret; 6] {
+    fn secrets(&self, mnemonic: &str) -> [Secret; 8] {
         let private = self.identity.private_protobuf().unwrap();
         // A part of one of its primes: what else the key has is public.
         let private = &private[private.len() / 2..private.len() / 2 + 32];
@@ -153,6 +160,8 @@ impl Daemons {
             Secret::text("the token", TOKEN),
             Secret::text("the password of Redis", REDIS_PASSWORD),
             Secret::text("the key in the node's address", NODE_KEY),
+            Secret::text("the node's password", NODE_PASSWORD),
+            Secret::text("the node's password in a header", NODE_BASIC_AUTH),
             Secret::bytes("the identity's private key", private),
         ]
     }

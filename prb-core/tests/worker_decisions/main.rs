@@ -7,7 +7,7 @@ use prb_core::{
     blob::HeaderCursor,
     chain::{SessionState, Unreadable, Withdrawal, WorkerOnChain},
     inventory::{AfterExternalStop, Goal},
-    primitives::{AccountId, Hash, ParaNumber, RelayNumber, WorkerKey},
+    primitives::{AccountId, Hash, ParaNumber, PoolId, RelayNumber, WorkerKey},
     prpc::{GatekeeperStatus, PhactoryInfo},
     sync::Step,
     worker::{

@@ -137,6 +137,19 @@ fn worker_of_another_operator_is_taken_over_only_by_the_owner_of_the_pool() {
 }
 
 #[test]
+fn worker_that_computes_in_another_pool_keeps_its_heartbeats() {
+    let in_other_pool = |mut observed: Observed| {
+        on_chain(&mut observed, |chain| chain.pool = Some(PoolId(77)));
+        observed.unsent_messages = true;
+        decision(&observed)
+    };
+    let computes = in_other_pool(computing());
+    assert_eq!((computes.action, computes.code), (Action::Relay, "in-other-pool"));
+    assert_eq!(computes.state, State::Error);
+    assert_eq!(in_other_pool(ready()).action, Action::Wait);
+}
+
+#[test]
 fn withdrawals_precede_higher_stakes_and_futile_starts() {
     let asked = |ago| {
         let mut pool = pool();

@@ -46,7 +46,9 @@ pub(super) fn assess(
     }
     match chain.pool {
         Some(on_chain) if on_chain != pool => {
-            Assessment::new(State::Error, Reason::InOtherPool { on_chain, ours: pool }).without_relay()
+            let assessment = Assessment::new(State::Error, Reason::InOtherPool { on_chain, ours: pool });
+            // As above: a pool's number that was edited by mistake must not cost the worker its stake.
+            if computing { assessment } else { assessment.without_relay() }
         }
         None if chain.session.as_ref().is_some_and(|s| s.state != SessionState::Ready) => {
             let state = if computing { State::Active } else { State::Synched };
