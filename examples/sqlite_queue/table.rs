@@ -69,7 +69,9 @@ impl Table {
         let sql = "DELETE FROM jobs WHERE id = ?1 AND (NOT leased OR due <= ?2) RETURNING token";
         // Beyond the largest id there is no job.
         let params = [i64::try_from(id.0).unwrap_or(i64::MAX), time(Duration::ZERO)];
-        let Some(token) = self.row(sql, params, |row| row.get::<_, i64>(0))? else { return Ok(Withdrawal::Refused) };
+        let Some(token) = self.row(sql, params, |row| row.get::<_, i64>(0))? else {
+            return Ok(Withdrawal::Refused);
+        };
         self.notify(id, Err(withdrawn()));
         Ok(if token == 0 { Withdrawal::Unsent } else { Withdrawal::MaybeSent })
     }

@@ -102,7 +102,12 @@ async fn starts_with_a_trader(rig: &mut Rig) -> Vec<u128> {
 async fn a_start_is_taken_back_when_the_worker_is_stopped() {
     for command in [Command::Stop, Command::Reclaim, Command::LeavePool] {
         let mut rig = start_queued().await;
-        tell(&rig, command);
+        let answer = tell(&rig, command);
+        for part in
+            ["its start is in the queue and is taken back", "if a trader already has it", "stopped again"]
+        {
+            assert!(answer.contains(part), "{answer}");
+        }
         match command {
             Command::LeavePool => until_queued(&rig, "remove").await,
             _ => until_withdrawn(&rig).await,
@@ -194,7 +199,8 @@ async fn a_stop_is_taken_back_when_the_worker_is_started() {
     rig.stop_trading().await;
     tell(&rig, Command::Stop);
     until_queued(&rig, "stop").await;
-    tell(&rig, Command::Start);
+    let answer = tell(&rig, Command::Start);
+    assert!(answer.contains("its stop is in the queue and is taken back"), "{answer}");
     until_withdrawn(&rig).await;
     rig.trade();
     tokio::time::sleep(SOON).await;
@@ -237,6 +243,11 @@ async fn nothing_is_taken_back_when_the_fleet_stops() {
     assert!(rig.fleet.take().unwrap().stop().await);
     tokio::time::sleep(SOON).await;
     assert_eq!(waiting(&rig).await, 1);
+    // The next process does not know the job, and says so.
+    rig.start();
+    rig.until_worker(0, "its state", |w| w.chain.is_some()).await;
+    let answer = rig.fleet().preview(rig.ids[0], Command::Stop).unwrap();
+    assert!(answer.contains("a start was submitted earlier; if it still takes effect"), "{answer}");
 }
 
 /// As when the worker's machine is down, and is not coming back.
@@ -265,6 +276,8 @@ async fn a_leased_start_is_not_taken_back() {
     until_reason(&rig, "cooled-down").await;
     assert_eq!((starts(&rig).len(), stops(&rig)), (2, 2));
     assert_eq!(rig.status(0).saved.goal, Goal::StayStopped);
+    let answer = rig.fleet().preview(rig.ids[0], Command::Stop).unwrap();
+    assert_eq!(answer, "does not compute; it stays stopped");
 }
 
 /// The trader stops, and hands the start back that it could not send: only then it is taken back.

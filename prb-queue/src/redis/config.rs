@@ -42,9 +42,9 @@ pub struct Config {
     ///
     /// [`Job::size_bytes`]: prb_core::queue::Job::size_bytes
     pub max_bytes: usize,
-    /// Time after its submission from which a job fails instead of being leased by this process, zero for no limit: what
-    /// was wanted then may not be wanted now. By the server's clock, or for jobs of other programs by the submission
-    /// time in the job. A job that an operator has put back has no limit. Default: 30 minutes.
+    /// Time after its submission, by the server's clock, from which a job fails instead of being leased by this process,
+    /// zero for no limit: what was wanted then may not be wanted now. Jobs of other programs, and those that an operator
+    /// has put back, have no limit. Default: 30 minutes.
     pub max_age: Duration,
     /// How long an ended job is kept at most. Default: 24 hours.
     pub keep_age: Duration,

@@ -70,12 +70,11 @@ impl RedisQueue {
         Ok(Opened { lease, leased })
     }
 
-    /// The failure of a job that has waited for too long. None that an operator has put back: it is wanted now.
+    /// The failure of a job that has waited for too long. None for what an operator has put back, which is wanted now, and
+    /// for jobs of other programs: their submission is known by their own clocks alone, and they may not submit again.
     fn too_old(&self, taken: &Taken, record: &Record) -> Option<JobFailure> {
         let (limit, tail) = (self.0.shared.config.max_age, &record.tail);
-        // Without the server's record, the submitter's clock has to do.
-        let age_ms = taken.age_ms.unwrap_or_else(|| now_ms().saturating_sub(tail.created_ms()));
-        let age = Duration::from_millis(age_ms);
+        let age = Duration::from_millis(taken.age_ms?);
         let is_old = !limit.is_zero() && age > limit && !tail.is_failed();
         is_old.then(|| too_old(age, limit, taken.tries > 0 || tail.is_used()))
     }
