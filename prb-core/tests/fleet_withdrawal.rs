@@ -243,11 +243,19 @@ async fn nothing_is_taken_back_when_the_fleet_stops() {
     assert!(rig.fleet.take().unwrap().stop().await);
     tokio::time::sleep(SOON).await;
     assert_eq!(waiting(&rig).await, 1);
-    // The next process does not know the job, and says so.
+    // The next process does not know that job: it takes back its own one, and undoes what the other does.
     rig.start();
-    rig.until_worker(0, "its state", |w| w.chain.is_some()).await;
+    until_queued(&rig, "start").await;
+    assert_eq!(waiting(&rig).await, 2);
+    tell(&rig, Command::Stop);
+    rig.until_worker(0, "its start is taken back", |w| w.in_flight.is_none()).await;
+    assert_eq!(waiting(&rig).await, 1);
+    tokio::time::sleep(BLOCK * 2).await;
     let answer = rig.fleet().preview(rig.ids[0], Command::Stop).unwrap();
     assert!(answer.contains("a start was submitted earlier; if it still takes effect"), "{answer}");
+    assert_eq!(starts_with_a_trader(&mut rig).await, [STAKE]);
+    until_reason(&rig, "cooled-down").await;
+    assert_eq!((stops(&rig), rig.status(0).saved.goal), (2, Goal::StayStopped));
 }
 
 /// As when the worker's machine is down, and is not coming back.

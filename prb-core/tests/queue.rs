@@ -2,14 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use prb_core::{
     chain::Call,
     conformance,
     primitives::WorkerKey,
     queue::{
-        Error, Job, JobQueue, JobState,
+        Error, Job, JobHandle, JobQueue, JobState, Withdrawal,
         admin::QueueAdmin,
         memory::{Config, MemoryQueue},
     },
@@ -161,6 +161,7 @@ enum Op {
     HandBack,
     Forget,
     Advance { secs: u8 },
+    Withdraw { job: u8 },
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -173,6 +174,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::HandBack),
         1 => Just(Op::Forget),
         2 => (1u8..20).prop_map(|secs| Op::Advance { secs }),
+        2 => any::<u8>().prop_map(|job| Op::Withdraw { job }),
     ]
 }
 
@@ -181,15 +183,17 @@ async fn run(ops: Vec<Op>) {
     let queue = MemoryQueue::default();
     let mut handles = Vec::new();
     let mut leases = Vec::new();
+    let (mut withdrawn, mut leased) = (HashSet::new(), HashSet::new());
     for op in ops {
         match op {
             Op::Submit => handles.push(queue.submit(conformance::queue::job(1, 2)).await.unwrap()),
             Op::Lease { secs } => {
-                leases.extend(
-                    timeout(Duration::ZERO, queue.lease(Duration::from_secs(secs.into())))
-                        .await
-                        .map(Result::unwrap),
-                );
+                let lease = timeout(Duration::ZERO, queue.lease(Duration::from_secs(secs.into()))).await;
+                if let Ok(lease) = lease.map(Result::unwrap) {
+                    assert!(!withdrawn.contains(&lease.id), "a withdrawn job was leased");
+                    leased.insert(lease.id);
+                    leases.push(lease);
+                }
             }
             Op::Complete => {
                 if let Some(l) = leases.pop() {
@@ -209,11 +213,23 @@ async fn run(ops: Vec<Op>) {
                 leases.retain(|l| !lost.contains(&l.id));
             }
             Op::Forget => leases.clear(),
+            Op::Withdraw { job } => {
+                let ids: Vec<_> = handles.iter().map(|handle: &JobHandle| handle.id).collect();
+                let Some(id) = ids.get(usize::from(job) % ids.len().max(1)).copied() else { continue };
+                match queue.withdraw(id).await.unwrap() {
+                    Withdrawal::Refused => {}
+                    taken_back => {
+                        assert!(withdrawn.insert(id), "withdrawn twice");
+                        assert_eq!(taken_back == Withdrawal::MaybeSent, leased.contains(&id));
+                    }
+                }
+            }
             Op::Advance { secs } => tokio::time::advance(Duration::from_secs(secs.into())).await,
         }
         let s = queue.stats().await.unwrap();
         let open = s.waiting + s.delayed + s.active;
-        assert_eq!(open as u64 + s.succeeded + s.failed, handles.len() as u64, "{s:?}");
+        let all = open as u64 + s.succeeded + s.failed + withdrawn.len() as u64;
+        assert_eq!(all, handles.len() as u64, "{s:?}");
     }
     drop(leases);
     while queue.stats().await.unwrap().waiting
@@ -225,7 +241,10 @@ async fn run(ops: Vec<Op>) {
         queue.complete(lease.id, lease.token, outcome()).await.unwrap();
     }
     for handle in handles {
-        let _ = timeout(Duration::ZERO, handle.outcome()).await.expect("a submitter learned nothing");
+        let id = handle.id;
+        let outcome = timeout(Duration::ZERO, handle.outcome()).await.expect("a submitter learned nothing");
+        let says_so = outcome.is_err_and(|failure| failure.message.contains("withdrawn"));
+        assert_eq!(says_so, withdrawn.contains(&id), "{id}");
     }
 }
 
