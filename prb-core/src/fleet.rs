@@ -305,7 +305,8 @@ impl Fleet {
             reason,
         })?;
         slot.command(command);
-        Ok(answer)
+        // It may have come too late for the worker's task to persist it.
+        if self.shared.cancel.is_cancelled() { Err(CommandError::Stopped) } else { Ok(answer) }
     }
 
     /// Describes what a command would do to a worker, without giving it.

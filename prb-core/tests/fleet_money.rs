@@ -221,6 +221,52 @@ async fn new_key_is_used_once_the_last_has_no_stake() {
     assert_eq!(rig.chain.worker(other.key()).session.unwrap().state, SessionState::WorkerIdle);
 }
 
+/// A machine that is gone for good is stopped, reclaimed and taken out of its pool: only its key is needed.
+#[tokio::test(start_paused = true)]
+async fn worker_that_does_not_answer_can_be_stopped_and_reclaimed() {
+    let mut rig = computing_on(quick_cool_down(), 2, Settings::default()).await;
+    let key = rig.key(0);
+    let session = |rig: &Rig| rig.chain.worker(key).session.map(|session| session.state);
+    rig.workers[0].set_down(true);
+    rig.until_worker(0, "unreachable", |w| w.state == State::Error).await;
+    rig.fleet().command(rig.ids[0], Command::Stop).unwrap();
+    rig.until("its cool-down", |_| session(&rig) == Some(SessionState::WorkerCoolingDown)).await;
+    rig.until_worker(0, "its goal", |w| w.saved.goal == Goal::StayStopped).await;
+    // A restart in between does not forget.
+    rig.fleet().command(rig.ids[0], Command::LeavePool).unwrap();
+    // A restart does not forget it, however soon it comes.
+    rig.fleet().stop().await;
+    rig.start();
+    rig.until("it leaves", |_| rig.chain.worker(key).pool.is_none()).await;
+    let status = rig.status(0);
+    assert_eq!((status.state, status.reason.code()), (State::Error, "unreachable"));
+    // It comes back: it stays stopped, and the other was not touched.
+    rig.workers[0].set_down(false);
+    rig.until_worker(0, "stopped", |w| w.reason.code() == "stopped").await;
+    tokio::time::sleep(BLOCK * 20).await;
+    assert_eq!((rig.chain.worker(key).pool, rig.status(1).state), (None, State::Active));
+}
+
+#[tokio::test(start_paused = true)]
+async fn last_key_is_stopped_and_reclaimed_while_another_answers() {
+    let mut rig = computing_on(quick_cool_down(), 1, Settings::default()).await;
+    let old = rig.key(0);
+    let other = swap_machine(&mut rig, 0, 777).await;
+    rig.until_worker(0, "the new key", |w| w.reason.code() == "key-changed").await;
+    let answer = rig.fleet().command(rig.ids[0], Command::Stop).unwrap();
+    assert!(answer.contains(&old.to_string()), "{answer}");
+    let session = |rig: &Rig| rig.chain.worker(old).session.map(|session| session.state);
+    rig.until("its cool-down", |_| session(&rig) == Some(SessionState::WorkerCoolingDown)).await;
+    rig.fleet().command(rig.ids[0], Command::Reclaim).unwrap();
+    rig.until("its stake", |_| session(&rig) == Some(SessionState::Ready)).await;
+    // With nothing to lose, the new key takes its place; it starts on command.
+    rig.until_worker(0, "the new key", |w| w.saved.key == Some(other.key())).await;
+    tokio::time::sleep(BLOCK * 20).await;
+    assert_eq!(rig.chain.worker(other.key()).session.map(|session| session.state), None);
+    rig.fleet().command(rig.ids[0], Command::Start).unwrap();
+    rig.until_all(State::Active).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn operations_of_the_last_key_do_not_affect_the_new_one() {
     let mut rig = computing(1).await;

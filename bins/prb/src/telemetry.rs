@@ -73,7 +73,7 @@ pub fn init(
 /// Whether a line may hold the credentials of a node: jsonrpsee shows the whole endpoint that it connects to, with the
 /// header made of its password. Whatever the filter asks for, such lines are not written.
 fn shows_credentials(line: &Metadata<'_>) -> bool {
-    line.target() == "xx" && *line.level() > Level::INFO
+    line.target() == "jsonrpsee-client" && *line.level() > Level::INFO
 }
 
 impl<'a> MakeWriter<'a> for LineWriter {

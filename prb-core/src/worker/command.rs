@@ -101,9 +101,6 @@ pub(super) fn saved_after(command: Command, saved: FleetRecord, status: &WorkerS
 
 /// Describes what a command will do to a worker, or why it cannot be given now. In words for operators.
 pub(crate) fn preview(command: Command, status: &WorkerStatus) -> Result<String, String> {
-    let session = status.session_state();
-    let stake = status.chain.as_ref().map_or(0, |chain| chain.at_stake());
-    let computing = session.is_some_and(SessionState::is_computing);
     match command {
         Command::Restart => Ok("clears recorded failures and observes the worker again".into()),
         Command::RegisterAgain => Ok("registers again with a fresh attestation".into()),
@@ -112,6 +109,16 @@ pub(crate) fn preview(command: Command, status: &WorkerStatus) -> Result<String,
         Command::ConfirmKey => confirm_key(status),
         // The commands above concern the process alone; those below change something on chain.
         _ if on_chain_off(status) => Err("it only syncs: nothing is sent on chain for it".into()),
+        _ => last_key(command, status).unwrap_or_else(|| on_chain(command, status)),
+    }
+}
+
+/// As [`preview`], of the commands that change something on chain.
+fn on_chain(command: Command, status: &WorkerStatus) -> Result<String, String> {
+    let session = status.session_state();
+    let stake = status.chain.as_ref().map_or(0, |chain| chain.at_stake());
+    let computing = session.is_some_and(SessionState::is_computing);
+    match command {
         Command::Reclaim | Command::LeavePool if status.chain.is_none() => {
             Err("its on-chain state is not known yet: try again in a moment".into())
         }
@@ -144,6 +151,11 @@ pub(crate) fn preview(command: Command, status: &WorkerStatus) -> Result<String,
         Command::Reclaim | Command::LeavePool if computing => Err("it is computing: stop it first".into()),
         Command::Reclaim => Ok(format!("{}{}", pending_start(status), reclaim(session, stake))),
         Command::LeavePool => Ok(format!("{}{}", pending_start(status), leave_pool(status, stake))),
+        Command::Restart
+        | Command::RegisterAgain
+        | Command::Kick
+        | Command::Checkpoint
+        | Command::ConfirmKey => Ok("changes nothing on chain".into()),
     }
 }
 
@@ -187,6 +199,37 @@ fn leave_pool(status: &WorkerStatus, stake: Balance) -> String {
         (Some(chain), _) if chain.pool.is_none() => "is in no pool, and is not added to one".into(),
         _ => format!("leaves pool {} and is not added again", status.worker.pid),
     }
+}
+
+/// The effect of a command on the last known key, if another one answers now, or it answers elsewhere.
+fn last_key(command: Command, status: &WorkerStatus) -> Option<Result<String, String>> {
+    let (last, at_stake, holder) = match &status.reason {
+        Reason::KeyChanged { last, at_stake, moved_to, .. } => (last, *at_stake, moved_to.as_ref()),
+        Reason::KeyMoved { key, holder } => (key, 0, Some(holder)),
+        _ => return None,
+    };
+    let pool = status.worker.pid;
+    Some(match (command, holder) {
+        (Command::Stop, Some(holder)) => Ok(format!(
+            "its last known key answers at worker {holder}, which goes on; this entry stays stopped"
+        )),
+        (Command::Reclaim | Command::LeavePool, Some(holder)) => Err(format!(
+            "its last known key {last} answers at worker {holder}: give the command for that one"
+        )),
+        (Command::Stop, None) => Ok(format!(
+            "its last known key {last} stops computing, if it does; {} stay locked for the cool-down",
+            Pha(at_stake)
+        )),
+        (Command::Reclaim, None) => Ok(format!(
+            "{} of its last known key {last} are reclaimed when the cool-down is over; it stays stopped",
+            Pha(at_stake)
+        )),
+        (Command::LeavePool, None) => Ok(format!(
+            "its last known key {last} leaves pool {pool} when its {} are reclaimed; it is not added again",
+            Pha(at_stake)
+        )),
+        _ => return None,
+    })
 }
 
 fn reclaim(session: Option<SessionState>, stake: Balance) -> String {

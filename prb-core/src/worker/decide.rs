@@ -9,6 +9,7 @@ use crate::{primitives::Hash, prpc::PhactoryInfo, sync::Step, text::shorten};
 
 mod blocked;
 mod chain;
+mod recorded;
 
 pub(crate) use blocked::stake_needed;
 
@@ -51,7 +52,11 @@ pub fn decide(desired: &Desired, settings: &Settings, observed: &Observed) -> De
         return decision(State::Idle, Action::Wait, reason);
     }
     let Some(info) = &observed.info else {
-        return unobserved(observed);
+        return with_operation(
+            unobserved(observed),
+            recorded::operation(desired, settings, observed),
+            observed,
+        );
     };
     // Before anything else: data of another chain would be sent to it, or its messages to the wrong chain.
     if let Some(reason) = wrong_chain(info, observed.relay_genesis) {
@@ -66,6 +71,16 @@ pub fn decide(desired: &Desired, settings: &Settings, observed: &Observed) -> De
     let action = observe.unwrap_or_else(|| act(observed, &assessment));
     let sync = step(observed, &assessment);
     conclude(assessment, action, sync, observed)
+}
+
+/// Adds an operation to the decision about a worker that does not answer: it comes first, since the worker is tried
+/// again and again.
+fn with_operation(mut decision: Decision, wanted: Option<Operation>, observed: &Observed) -> Decision {
+    decision.wanted = wanted;
+    if let Some(operation) = wanted.filter(|operation| may_operate(observed, *operation)) {
+        decision.action = Action::Operate(operation);
+    }
+    decision
 }
 
 /// Returns the action if the worker must be observed before anything else is done, or cannot be yet.
@@ -130,23 +145,24 @@ fn uninitialised(observed: &Observed) -> Decision {
 
 /// Returns the first action besides syncing that may be taken now.
 fn act(observed: &Observed, assessment: &Assessment) -> Action {
-    let failures = &observed.failures;
-    if let Some(operation) = assessment.wanted
-        && observed.job.is_none()
-        && observed.awaiting_block.is_none()
-        // The key and goal of the worker must be persisted before anything is staked for it: a crash would
-        // lose them.
-        && !observed.unsaved
-        && is_due(failures.chain.as_ref())
-        && refusal(observed, operation).is_none()
-    {
+    if let Some(operation) = assessment.wanted.filter(|operation| may_operate(observed, *operation)) {
         return Action::Operate(operation);
     }
-    if assessment.relays && observed.unsent_messages && is_due(failures.relay.as_ref()) {
+    if assessment.relays && observed.unsent_messages && is_due(observed.failures.relay.as_ref()) {
         return Action::Relay;
     }
     // A worker that is not synced triggers no wake-up by itself.
     if assessment.syncs { Action::Wait } else { Action::Recheck }
+}
+
+fn may_operate(observed: &Observed, operation: Operation) -> bool {
+    observed.job.is_none()
+        && observed.awaiting_block.is_none()
+        // The key and goal of the worker must be persisted before anything is staked for it: a crash would
+        // lose them.
+        && !observed.unsaved
+        && is_due(observed.failures.chain.as_ref())
+        && refusal(observed, operation).is_none()
 }
 
 /// Returns the headers or blocks to send now. Independent of operations: neither blocks the other.

@@ -146,7 +146,7 @@ pub enum Grant {
     },
 }
 
-/// The last known key of a worker's entry, if another one answers now.
+/// The last known key of a worker's entry, if another one answers now, or none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastKey {
     /// The key.
@@ -211,8 +211,7 @@ pub struct Observed {
     pub kicked: bool,
     /// Another worker of this fleet that has the same public key.
     pub key_holder: Option<Arc<str>>,
-    /// The last known key of the entry, if another one answers now, or if none does and another worker holds
-    /// it.
+    /// The last known key of the entry, if another one answers now, or none.
     pub last_key: Option<LastKey>,
     /// The persisted record of the worker.
     pub saved: FleetRecord,

@@ -182,7 +182,7 @@ impl Task {
                 () = sleep_until(until) => Wake::Changed,
             };
             match wake {
-                Wake::Cancelled => return,
+                Wake::Cancelled => return self.keep_commands(),
                 Wake::Changed | Wake::Edited => {}
                 Wake::Call(answer) => self.call_ended(answer),
                 Wake::Sync(stepped) => self.sync_ended(&stepped),
@@ -250,6 +250,14 @@ impl Task {
         self.on_chain.forget_failures();
         self.relay.forget_failures();
         self.relay.request_fetch();
+    }
+
+    /// Persists the goals of commands that were accepted and not taken up before the end.
+    fn keep_commands(&mut self) {
+        for command in self.slot.take_commands() {
+            self.set_saved(command::saved_after(command, self.saved, &self.slot.status()));
+        }
+        self.store_saved();
     }
 
     fn commanded(&mut self, given: Command) {

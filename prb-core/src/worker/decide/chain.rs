@@ -1,6 +1,6 @@
 //! Assesses a worker by its on-chain state, as if it were at the tip.
 
-use super::{Assessment, blocked, key_changed};
+use super::{Assessment, blocked, key_changed, recorded};
 use crate::{
     chain::{Registration, Session, SessionState, WorkerOnChain},
     inventory::Goal,
@@ -40,7 +40,8 @@ pub(super) fn assess(
     };
     let computing = chain.session.as_ref().is_some_and(|s| s.state.is_computing());
     if let Some(reason) = observed.last_key.as_ref().and_then(|last| key_changed(observed, last)) {
-        let assessment = Assessment::new(State::Error, reason);
+        let mut assessment = Assessment::new(State::Error, reason);
+        assessment.wanted = recorded::operation(desired, settings, observed);
         // Its messages are relayed if it computes: without heartbeats the new key would be slashed as well.
         return if computing { assessment } else { assessment.without_relay() };
     }

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     chain::ChainView,
+    primitives::WorkerKey,
     worker::{
         Decision, Failure, Failures, LastKey, Reason,
         decide::{FAILURES_BEFORE_ERROR, stake_needed},
@@ -44,7 +45,7 @@ impl Task {
     fn update_goal(&mut self, view: &ChainView) -> bool {
         // Not while the block of an included operation is awaited: the older view would pass for its outcome.
         let (Some(key), Some(Ok(chain)), None) =
-            (self.identity.claimed(), &self.on_chain.worker, self.on_chain.awaiting_block)
+            (self.key_of_goal(view), &self.on_chain.worker, self.on_chain.awaiting_block)
         else {
             return false;
         };
@@ -58,13 +59,19 @@ impl Task {
         true
     }
 
-    /// The last known key, if it differs from the one that answers.
-    fn last_key(&self, view: &ChainView) -> Option<LastKey> {
+    /// The last known key, if it differs from the one that answers, or none answers.
+    pub(super) fn last_key(&self, view: &ChainView) -> Option<LastKey> {
         let key = self.saved.key.filter(|last| self.identity.key() != Some(*last))?;
         let holder = self.ctx.keys.other_holder(key, self.slot.id());
-        let chain = view.workers.get(&key).cloned();
-        // While no key answers, the last key only matters if it answers elsewhere.
-        (self.identity.key().is_some() || holder.is_some()).then_some(LastKey { key, chain, holder })
+        Some(LastKey { key, chain: view.workers.get(&key).cloned(), holder })
+    }
+
+    /// The key whose on-chain state decides the goal: the one that answers, or the last known one while none does,
+    /// unless that answers at another worker.
+    fn key_of_goal(&self, view: &ChainView) -> Option<WorkerKey> {
+        let absent =
+            || self.last_key(view).filter(|last| self.identity.key().is_none() && last.holder.is_none());
+        self.identity.claimed().or_else(|| absent().map(|last| last.key))
     }
 
     pub(super) fn observe(&mut self, now: Instant) -> Observed {

@@ -44,7 +44,7 @@ impl Task {
         if self.operation.is_some() {
             return;
         }
-        let Some(key) = self.identity.claimed() else { return };
+        let Some(key) = self.key_for(operation) else { return };
         if operation == Operation::Register
             && let Err((reason, wait)) = self.may_register(key)
         {
@@ -77,6 +77,16 @@ impl Task {
                 ready(Prepared { operation, call, connection_lost: false, request: None }).boxed()
             }
         });
+    }
+
+    /// The key that an operation is for: the one that answers, or the last known one if that does not answer and has
+    /// something to lose (see `decide::recorded`).
+    fn key_for(&self, operation: Operation) -> Option<WorkerKey> {
+        let ends = matches!(operation, Operation::Stop | Operation::Reclaim | Operation::LeavePool);
+        let view = self.views.borrow();
+        let last = view.as_ref().filter(|_| ends).and_then(|view| self.last_key(view));
+        let last = last.filter(|last| self.identity.key().is_none() || last.at_stake() != Some(0));
+        last.map(|last| last.key).or_else(|| self.identity.claimed())
     }
 
     /// Checks that the worker has not been registered too often. Returns the reason to wait, and for how long.
