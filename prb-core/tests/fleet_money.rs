@@ -23,10 +23,7 @@ use prb_core::{
         Connect, ConnectError, PRuntimeClient,
         scripted::{Failure, ScriptedConnect, ScriptedWorker},
     },
-    queue::{
-        CallOutcome, JobOutcome, JobQueue,
-        admin::{Filter, QueueAdmin},
-    },
+    queue::{CallOutcome, JobOutcome, JobQueue},
     wire::{Message, MessageOrigin, SignedMessage},
     worker::{EventKind, Settings, State},
 };
@@ -459,34 +456,6 @@ async fn heartbeats_do_not_wait_for_attestations_or_dispatches() {
         assert!(tokio::time::Instant::now() < until, "the heartbeat waits: {}", rig.status(0).message);
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn lost_outcome_does_not_block_a_worker_forever() {
-    let mut rig = Rig::new(1, 10).await;
-    rig.tick();
-    // The queue takes jobs, and nobody ends them.
-    rig.start();
-    rig.until("a job", |_| rig.chain.head().0 > 5).await;
-    let only_job = async || {
-        let page = rig.queue.list(Filter::default(), 0, 2).await.unwrap();
-        // The one before was withdrawn: both would be carried out.
-        assert_eq!(page.total, 1, "{:?}", page.jobs);
-        page.jobs[0].id
-    };
-    tokio::time::sleep(HOUR / 2).await;
-    let first = only_job().await;
-    // An operator who restarts it does not wait for that either.
-    rig.fleet().command(rig.ids[0], Command::Restart).unwrap();
-    tokio::time::sleep(BLOCK * 5).await;
-    let second = only_job().await;
-    tokio::time::sleep(3 * HOUR).await;
-    let third = only_job().await;
-    assert!(first < second && second < third, "the wait is limited");
-    rig.trade();
-    rig.until_all(State::Active).await;
-    let registered = count(&rig, |call| matches!(call, Call::RegisterWorker { .. }));
-    assert_eq!(registered, 1, "whatever was left in line");
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,7 +10,11 @@ use prb_core::{
     inventory::{Edit, Goal, Inventory, Operator},
     primitives::AccountId,
     pruntime::scripted::ScriptedWorker,
-    queue::{JobQueue, JobState, admin::QueueAdmin, memory},
+    queue::{
+        JobQueue, JobState,
+        admin::{Filter, QueueAdmin},
+        memory,
+    },
     vault::Vault,
     worker::{Stage, State},
 };
@@ -265,7 +269,7 @@ async fn an_unreachable_worker_keeps_its_job_until_it_is_stopped() {
     rig.workers[0].set_down(true);
     rig.until_all(State::Error).await;
     tokio::time::sleep(SOON).await;
-    let submitted = rig.queue.list(Default::default(), 0, 1).await.unwrap().jobs[0].id;
+    let submitted = rig.queue.list(Filter::default(), 0, 1).await.unwrap().jobs[0].id;
     assert_eq!(rig.status(0).in_flight.unwrap().job, Some(submitted));
     tell(&rig, Command::Stop);
     until_withdrawn(&rig).await;
@@ -315,4 +319,33 @@ async fn a_start_that_is_too_old_is_submitted_again() {
     assert_eq!(failed.state, JobState::Failed);
     assert!(failed.error.unwrap().contains("it was not sent"));
     assert_eq!(rig.status(0).worker.stake, 100 * PHA);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_outcome_does_not_block_a_worker_forever() {
+    let mut rig = Rig::new(1, 10).await;
+    rig.tick();
+    // The queue takes jobs, and nobody ends them.
+    rig.start();
+    rig.until("a job", |_| rig.chain.head().0 > 5).await;
+    let only_job = async || {
+        let page = rig.queue.list(Filter::default(), 0, 2).await.unwrap();
+        // The one before was withdrawn: both would be carried out.
+        assert_eq!(page.total, 1, "{:?}", page.jobs);
+        page.jobs[0].id
+    };
+    tokio::time::sleep(Duration::from_secs(1800)).await;
+    let first = only_job().await;
+    // An operator who restarts it does not wait for that either.
+    rig.fleet().command(rig.ids[0], Command::Restart).unwrap();
+    tokio::time::sleep(BLOCK * 5).await;
+    let second = only_job().await;
+    tokio::time::sleep(Duration::from_secs(3 * 3600)).await;
+    let third = only_job().await;
+    assert!(first < second && second < third, "the wait is limited");
+    rig.trade();
+    rig.until_all(State::Active).await;
+    let registers = |call: &Call| matches!(call, Call::RegisterWorker { .. });
+    let registered = rig.chain.events().iter().filter(|event| registers(&event.call)).count();
+    assert_eq!(registered, 1, "whatever was left in line");
 }

@@ -21,10 +21,10 @@ use super::{
     Error, Job, JobFailure, JobHandle, JobId, JobOutcome, JobQueue, JobState, Lease, Progress, Stats,
     Withdrawal,
     admin::{Step, now_ms, push_step},
-    too_old, withdrawn,
 };
 
 mod admin;
+mod obsolete;
 
 /// The shortest lease.
 const MIN_TTL: Duration = Duration::from_millis(1);
@@ -221,21 +221,6 @@ impl State {
         }
     }
 
-    /// Fails the jobs at the front that have waited for too long. A job that was leased again keeps its place, so that
-    /// younger ones behind it may be too old as well: they fail when they are in front.
-    fn drop_old(&mut self, now: Instant, max_age: Duration) {
-        while let Some(&id) = self.waiting.first()
-            && let Some(entry) = self.jobs.get(&id)
-            && let Some(submitted) = entry.submitted
-            && let waited = now.saturating_duration_since(submitted)
-            && !max_age.is_zero()
-            && waited > max_age
-        {
-            let failure = too_old(waited, max_age, entry.attempts > 0);
-            self.end(id, Err(failure));
-        }
-    }
-
     fn take(&mut self, until: Instant) -> Option<Lease> {
         let id = *self.waiting.first()?;
         self.set_phase(id, Phase::Active { until });
@@ -281,16 +266,6 @@ impl State {
             // The submitter may have stopped listening; the statistics include the job nevertheless.
             let _ = submitter.send(result);
         }
-    }
-
-    /// Removes an open job without a trace; returns whether there was one.
-    fn discard(&mut self, id: JobId, failure: JobFailure) -> bool {
-        let Some(entry) = self.drop_entry(id) else { return false };
-        if let Some(submitter) = entry.submitter {
-            // The submitter may have stopped listening.
-            let _ = submitter.send(Err(failure));
-        }
-        true
     }
 
     fn drop_entry(&mut self, id: JobId) -> Option<Entry> {
@@ -363,14 +338,7 @@ impl JobQueue for MemoryQueue {
         // The job of a lease that has expired waits again.
         let earliest = state.next_timer();
         state.promote(Instant::now());
-        let withdrawal = match state.jobs.get(&id).map(|entry| (entry.phase, entry.attempts)) {
-            None | Some((Phase::Active { .. }, _)) => Withdrawal::Refused,
-            Some((_, 0)) => Withdrawal::Unsent,
-            Some(_) => Withdrawal::MaybeSent,
-        };
-        if withdrawal != Withdrawal::Refused {
-            state.discard(id, withdrawn());
-        }
+        let withdrawal = state.withdraw(id);
         self.wake(earliest, state);
         Ok(withdrawal)
     }
@@ -389,7 +357,7 @@ impl JobQueue for MemoryQueue {
                 let now = Instant::now();
                 let earliest = state.next_timer();
                 state.promote(now);
-                state.drop_old(now, self.0.config.max_age);
+                state.fail_old(now, self.0.config.max_age);
                 if let Some(lease) = state.take(now + ttl) {
                     self.wake(earliest, state);
                     return Ok(lease);

@@ -341,7 +341,8 @@ impl Task {
         {
             self.slot.event(EventKind::KeyChanged { last, now });
         }
-        self.earlier_sent &= saved.sent.is_some();
+        let kind = |record: FleetRecord| record.sent.map(|sent| sent.operation);
+        self.earlier_sent &= kind(saved) == kind(self.saved);
         self.saved = saved;
     }
 

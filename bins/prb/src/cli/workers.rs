@@ -318,3 +318,22 @@ fn event(event: &Value) -> Vec<String> {
     let what: Vec<_> = fields.map(|(name, value)| format!("{name}: {}", cell(value))).collect();
     vec![cell(&event["at"]), cell(&event["kind"]), what.join(", ")]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn removing_a_worker_says_that_its_start_is_taken_back() {
+        let worker = |name: &str, operation: Option<&str>| match operation {
+            Some(operation) => {
+                json!({ "name": name, "in_flight": { "operation": operation, "stage": "queued" } })
+            }
+            None => json!({ "name": name, "in_flight": null }),
+        };
+        let workers = [worker("a", Some("start")), worker("b", None), worker("c", Some("messages"))];
+        let note = starting(&workers).unwrap_or_default();
+        assert!(note.starts_with("worker a: its start is in the queue and is taken back"), "{note}");
+        assert_eq!(starting(&workers[1..]), None);
+    }
+}
