@@ -173,9 +173,23 @@ pub(crate) fn workers(fleet: &FleetStatus) -> Vec<Reason> {
     reasons
 }
 
+/// How long messages may fail, and what is sent on chain may take, before a worker needs attention. A batch takes about
+/// a minute; a fleet that starts all at once takes some.
+const SENT_WITHIN: Duration = Duration::from_secs(600);
+
 /// Whether a worker needs attention.
 pub(crate) fn in_trouble(worker: &WorkerStatus) -> bool {
-    worker.state == State::Error || worker.stalled || worker.is_unresponsive()
+    worker.state == State::Error || worker.stalled || worker.is_unresponsive() || sends_nothing(worker)
+}
+
+/// Whether nothing of a worker reaches the chain, though its state is that of one that gets on.
+fn sends_nothing(worker: &WorkerStatus) -> bool {
+    let relay_fails = matches!(worker.reason, worker::Reason::RelayFailing { .. });
+    // Compared with the clock, which may be set back: then it counts as recent.
+    let waits = worker.in_flight.as_ref().and_then(|in_flight| in_flight.since.elapsed().ok());
+    matches!(worker.reason, worker::Reason::ScoreOverdue)
+        || relay_fails && worker.message_since.elapsed() >= SENT_WITHIN
+        || waits.is_some_and(|waits| waits >= SENT_WITHIN)
 }
 
 fn without_data(worker: &WorkerStatus) -> bool {
