@@ -1,5 +1,5 @@
 //! Tests jobs in Redis that are not wanted any more: withdrawn by their submitters, or too old.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 
