@@ -2,7 +2,9 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use prb_core::queue::{Error, Job, JobFailure, JobHandle, JobId, JobOutcome, JobQueue, Lease, Stats};
+use prb_core::queue::{
+    Error, Job, JobFailure, JobHandle, JobId, JobOutcome, JobQueue, Lease, Stats, Withdrawal,
+};
 
 use crate::SqliteQueue;
 
@@ -17,6 +19,10 @@ impl JobQueue for SqliteQueue {
         let handle = self.table.add(&job)?;
         self.changed.notify_waiters();
         Ok(handle)
+    }
+
+    async fn withdraw(&self, id: JobId) -> Result<Withdrawal, Error> {
+        self.table.withdraw(id)
     }
 
     async fn lease(&self, ttl: Duration) -> Result<Lease, Error> {

@@ -1,7 +1,7 @@
 //! A custom queue backend: jobs in SQLite, where they survive a restart.
 //!
 //! Why: prb-queue keeps jobs in memory or in Redis. A program that has a database can keep them there, next to its
-//! other records, by implementing the seven methods of `JobQueue` (backend.rs). Jobs have a stable serde
+//! other records, by implementing the methods of `JobQueue` (backend.rs). Jobs have a stable serde
 //! representation, so the table needs no mirror types (table.rs). The suite `prb_core::conformance::queue`, run here,
 //! checks the contract. Outcomes reach submitters of the same process only; after a restart, workers read from the
 //! chain which operations took effect.
@@ -62,11 +62,12 @@ fn time(after: Duration) -> i64 {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    conformance::queue::all(async |max_jobs| match SqliteQueue::open(Path::new(":memory:"), max_jobs) {
+    let make = async |max_jobs| match SqliteQueue::open(Path::new(":memory:"), max_jobs) {
         Ok(queue) => queue,
         Err(error) => panic!("{error}"),
-    })
-    .await;
+    };
+    conformance::queue::all(make).await;
+    conformance::queue::withdrawal(make).await;
     println!("the queue conforms");
 
     let folder = tempfile::tempdir()?;

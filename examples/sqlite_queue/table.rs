@@ -2,7 +2,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{collections::HashMap, path::Path, time::Duration};
 
-use prb_core::queue::{Error, Job, JobFailure, JobHandle, JobId, JobOutcome, Lease};
+use prb_core::queue::{Error, Job, JobFailure, JobHandle, JobId, JobOutcome, Lease, Withdrawal, withdrawn};
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use tokio::sync::oneshot;
 
@@ -63,6 +63,17 @@ impl Table {
         let Some((id, token, retries_left, job)) = row else { return Ok(None) };
         let (id, job) = (JobId(id as u64), serde_json::from_str(&job).map_err(unavailable)?);
         Ok(Some(Lease { id, token: token.into(), attempt: token - 1, retries_left, job }))
+    }
+    /// Deletes a job that is not leased, in one statement. The token counts leases: without any, nothing was sent.
+    pub(crate) fn withdraw(&self, id: JobId) -> Result<Withdrawal, Error> {
+        let sql = "DELETE FROM jobs WHERE id = ?1 AND (NOT leased OR due <= ?2) RETURNING token";
+        // Beyond the largest id there is no job.
+        let params = [i64::try_from(id.0).unwrap_or(i64::MAX), time(Duration::ZERO)];
+        let Some(token) = self.row(sql, params, |row| row.get::<_, i64>(0))? else {
+            return Ok(Withdrawal::Refused);
+        };
+        self.notify(id, Err(withdrawn()));
+        Ok(if token == 0 { Withdrawal::Unsent } else { Withdrawal::MaybeSent })
     }
     /// Numbers of waiting, delayed and leased jobs.
     pub(crate) fn counts(&self) -> Result<(usize, usize, usize), Error> {

@@ -29,7 +29,7 @@ use crate::{
     pruntime::Connect,
     queue::JobQueue,
     sync::{self, Driver, TransferBudget, TransferLimits},
-    worker::{Context, Keys, Saver, Settings, Slot, StakeQueue, State, Tuning, preview},
+    worker::{Context, JobDriver, Keys, Saver, Settings, Slot, StakeQueue, State, Tuning, preview},
 };
 
 mod genesis;
@@ -242,7 +242,7 @@ impl Fleet {
             saver: Saver::new(parts.inventory),
             driver: Driver::new(Arc::clone(&parts.source), budget),
             source: parts.source,
-            queue: parts.queue,
+            jobs: Arc::new(JobDriver::new(parts.queue, config.tuning.job_timeout, cancel.clone())),
             connect: parts.connect,
             collateral: parts.collateral,
             genesis: genesis_seen,

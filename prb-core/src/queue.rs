@@ -15,6 +15,7 @@ use crate::{
     chain::Call,
     encoding::decimal_option,
     primitives::{AccountId, Balance, Hash, ParaNumber, PoolId},
+    text::duration,
     vault::Sealed,
 };
 
@@ -177,6 +178,21 @@ pub struct JobFailure {
     pub message: String,
 }
 
+/// The failure of a job that was withdrawn. For backends.
+pub fn withdrawn() -> JobFailure {
+    JobFailure { message: "the job was withdrawn: its submitter does not want it any more".into() }
+}
+
+/// The failure of a job that has waited for longer than a queue's age limit. `leased` is whether a consumer has leased
+/// it before. For backends.
+pub fn too_old(waited: Duration, limit: Duration, leased: bool) -> JobFailure {
+    let end = if leased { "it was not sent again" } else { "it was not sent" };
+    let (waited, limit) = (duration(waited), duration(limit));
+    JobFailure {
+        message: format!("the job has waited for {waited}, longer than the queue's limit of {limit}; {end}"),
+    }
+}
+
 /// A submitted job; resolves once its outcome is known.
 #[derive(Debug)]
 pub struct JobHandle {
@@ -216,6 +232,17 @@ pub struct Lease {
     pub retries_left: u32,
     /// The job.
     pub job: Job,
+}
+
+/// The answer of [`JobQueue::withdraw`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Withdrawal {
+    /// It was withdrawn, and no consumer had ever leased it: its calls were not sent.
+    Unsent,
+    /// It was withdrawn after earlier leases, in which its calls may have been sent: the chain shows their effects.
+    MaybeSent,
+    /// It was not withdrawn: it is leased, has ended or is unknown, or the queue cannot withdraw jobs.
+    Refused,
 }
 
 /// Numbers of jobs by state.
@@ -297,6 +324,8 @@ impl Error {
 /// - Capacity counts open jobs in every state, waiting, delayed and active; ended ones do not count.
 /// - A lease that has expired may still be renewed and ended by its consumer until the job is leased again. A
 ///   backend may also treat it as lost from its expiry on: callers rely on neither.
+/// - A job that has waited for too long should fail instead of being leased ([`too_old`] is the failure): what was
+///   wanted then may not be wanted now. Submitters submit again what they still want.
 /// - Released jobs keep their order ([`release`](Self::release)). The position of a job after a delayed failure or
 ///   an expired lease is up to the backend: it should precede younger jobs, unless its leases expire repeatedly
 ///   because it crashes its consumers.
@@ -308,7 +337,9 @@ impl Error {
 /// ```
 /// use std::time::Duration;
 /// use async_trait::async_trait;
-/// use prb_core::queue::{Error, Job, JobFailure, JobHandle, JobId, JobOutcome, JobQueue, Lease, Stats};
+/// use prb_core::queue::{
+///     Error, Job, JobFailure, JobHandle, JobId, JobOutcome, JobQueue, Lease, Stats, Withdrawal,
+/// };
 ///
 /// /// Logs every submitted job.
 /// #[derive(Debug)]
@@ -319,6 +350,10 @@ impl Error {
 ///     async fn submit(&self, job: Job) -> Result<JobHandle, Error> {
 ///         println!("{}", serde_json::to_string(&job.calls).unwrap_or_default());
 ///         self.0.submit(job).await
+///     }
+///
+///     async fn withdraw(&self, id: JobId) -> Result<Withdrawal, Error> {
+///         self.0.withdraw(id).await
 ///     }
 ///
 ///     async fn lease(&self, ttl: Duration) -> Result<Lease, Error> {
@@ -363,6 +398,24 @@ pub trait JobQueue: Send + Sync + fmt::Debug {
     /// # Cancel safety
     /// A cancelled call may have added the job; its outcome is lost.
     async fn submit(&self, job: Job) -> Result<JobHandle, Error>;
+
+    /// Takes back a job that is not wanted any more, if it waits or is delayed: it is not leased again, counts in no
+    /// state, and its handle ends with a failure that says that it was withdrawn. A job whose lease has expired waits
+    /// again; until then a backend may refuse.
+    ///
+    /// By default nothing is withdrawn: a submitter then relies on an age limit of
+    /// the backend, such as [`memory::Config::max_age`]: until then, a job that waits for a consumer may be carried out
+    /// although nobody wants it any more.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    ///
+    /// # Cancel safety
+    /// A cancelled call may have withdrawn the job: repeated, it then returns [`Withdrawal::Refused`].
+    async fn withdraw(&self, id: JobId) -> Result<Withdrawal, Error> {
+        let _ = id;
+        Ok(Withdrawal::Refused)
+    }
 
     /// Waits for a job and leases it for `ttl`; a lease that is neither ended nor renewed within it expires,
     /// and the job is leased again. That uses up none of its retries: no consumer reported a failure.

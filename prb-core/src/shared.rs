@@ -26,6 +26,7 @@ use crate::{
     pruntime::{self, Connect, ConnectError, PRuntimeClient},
     queue::{
         self, Job, JobFailure, JobHandle, JobId, JobOutcome, JobQueue, JobSigner, Lease, Progress, Stats,
+        Withdrawal,
         admin::{Filter, JobDetail, Page, QueueAdmin},
     },
     signer::{self, SIGNATURE_BYTES, Signer, Signers},
@@ -127,6 +128,10 @@ impl<T: ChainSubmitter + ?Sized> ChainSubmitter for Arc<T> {
 impl<T: JobQueue + ?Sized> JobQueue for Arc<T> {
     async fn submit(&self, job: Job) -> Result<JobHandle, queue::Error> {
         (**self).submit(job).await
+    }
+
+    async fn withdraw(&self, id: JobId) -> Result<Withdrawal, queue::Error> {
+        (**self).withdraw(id).await
     }
 
     async fn lease(&self, ttl: Duration) -> Result<Lease, queue::Error> {

@@ -24,8 +24,10 @@ mod decide;
 mod egress;
 mod event;
 mod in_flight;
+mod job_driver;
 mod key_registry;
 mod observed;
+mod obsolete;
 mod reason;
 mod record;
 mod requests;
@@ -47,6 +49,7 @@ pub use state::State;
 pub use status::{Checkpoint, WorkerStatus};
 
 pub(crate) use command::preview;
+pub(crate) use job_driver::JobDriver;
 pub(crate) use key_registry::Keys;
 pub(crate) use saver::Saver;
 pub(crate) use slot::Slot;

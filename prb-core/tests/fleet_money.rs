@@ -459,27 +459,6 @@ async fn heartbeats_do_not_wait_for_attestations_or_dispatches() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_outcome_does_not_block_a_worker_forever() {
-    let mut rig = Rig::new(1, 10).await;
-    rig.tick();
-    // The queue takes jobs, and nobody ends them.
-    rig.start();
-    rig.until("a job", |_| rig.chain.head().0 > 5).await;
-    tokio::time::sleep(HOUR / 2).await;
-    assert_eq!(rig.queue.stats().await.unwrap().waiting, 1);
-    // An operator who restarts it does not wait for that either.
-    rig.fleet().command(rig.ids[0], Command::Restart).unwrap();
-    tokio::time::sleep(BLOCK * 5).await;
-    assert_eq!(rig.queue.stats().await.unwrap().waiting, 2);
-    tokio::time::sleep(3 * HOUR).await;
-    assert!(rig.queue.stats().await.unwrap().waiting >= 3, "the wait is limited");
-    rig.trade();
-    rig.until_all(State::Active).await;
-    let registered = count(&rig, |call| matches!(call, Call::RegisterWorker { .. }));
-    assert_eq!(registered, 1, "whatever was left in line");
-}
-
-#[tokio::test(start_paused = true)]
 async fn messages_of_other_senders_are_carried_once_by_any_worker() {
     let rig = computing(2).await;
     let gatekeeper = |sequence| SignedMessage {

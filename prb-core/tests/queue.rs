@@ -2,14 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use prb_core::{
     chain::Call,
     conformance,
     primitives::WorkerKey,
     queue::{
-        Error, Job, JobQueue,
+        Error, Job, JobHandle, JobQueue, JobState, Withdrawal,
+        admin::QueueAdmin,
         memory::{Config, MemoryQueue},
     },
 };
@@ -30,6 +31,7 @@ async fn a_shared_queue_conforms() {
     let shared = async |max_jobs| Arc::new(MemoryQueue::new(Config::default().with_max_jobs(max_jobs)));
     conformance::queue::all(shared).await;
     conformance::queue::admin(shared).await;
+    conformance::queue::withdrawal(shared).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -97,6 +99,49 @@ async fn closing_notifies_submitters_and_consumers() {
     assert!(matches!(queue.submit(conformance::queue::job(1, 0)).await, Err(Error::Closed)));
 }
 
+/// A job that waits, one that is delayed, one whose lease expires, and one that an operator retries.
+#[tokio::test(start_paused = true)]
+async fn a_job_that_has_waited_for_too_long_is_not_leased() {
+    let job = |n| conformance::queue::job(n, 3);
+    let limit = Duration::from_secs(600);
+    let queue = MemoryQueue::new(Config::default().with_max_age(limit));
+    let failure = prb_core::queue::JobFailure { message: "x".into() };
+    let delayed = queue.submit(job(1)).await.unwrap();
+    let lease = queue.lease(LONG).await.unwrap();
+    queue.fail(lease.id, lease.token, failure, Some(limit)).await.unwrap();
+    let expired = queue.submit(job(2)).await.unwrap();
+    queue.lease(limit).await.unwrap();
+    let waiting = queue.submit(job(3)).await.unwrap();
+    tokio::time::sleep(limit - LONG).await;
+    let in_time = queue.submit(job(4)).await.unwrap();
+    tokio::time::sleep(LONG * 2).await;
+    let waiting_id = waiting.id;
+    assert_eq!(queue.lease(LONG).await.unwrap().id, in_time.id);
+    let (one, two, three) = tokio::join!(delayed.outcome(), expired.outcome(), waiting.outcome());
+    let message = three.unwrap_err().message;
+    assert!(
+        message.contains("has waited for 11 min, longer") && message.ends_with("it was not sent"),
+        "{message}"
+    );
+    for failure in [one, two] {
+        let message = failure.unwrap_err().message;
+        assert!(message.ends_with("it was not sent again"), "{message}");
+    }
+    let failed = queue.job(waiting_id).await.unwrap().unwrap().record;
+    assert_eq!((failed.state, failed.error), (JobState::Failed, Some(message)));
+    // What an operator retries is wanted now.
+    assert!(queue.retry(waiting_id).await.unwrap());
+    assert_eq!(queue.lease(LONG).await.unwrap().id, waiting_id);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_limit_a_job_waits_for_ever() {
+    let queue = MemoryQueue::new(Config::default().with_max_age(Duration::ZERO));
+    let _handle = queue.submit(conformance::queue::job(1, 0)).await.unwrap();
+    tokio::time::sleep(Config::MAX_AGE * 100).await;
+    timeout(LONG, queue.lease(LONG)).await.unwrap().unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn handle_of_a_dropped_queue_completes() {
     let queue = MemoryQueue::default();
@@ -116,6 +161,7 @@ enum Op {
     HandBack,
     Forget,
     Advance { secs: u8 },
+    Withdraw { job: u8 },
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -128,6 +174,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::HandBack),
         1 => Just(Op::Forget),
         2 => (1u8..20).prop_map(|secs| Op::Advance { secs }),
+        2 => any::<u8>().prop_map(|job| Op::Withdraw { job }),
     ]
 }
 
@@ -136,15 +183,17 @@ async fn run(ops: Vec<Op>) {
     let queue = MemoryQueue::default();
     let mut handles = Vec::new();
     let mut leases = Vec::new();
+    let (mut withdrawn, mut leased) = (HashSet::new(), HashSet::new());
     for op in ops {
         match op {
             Op::Submit => handles.push(queue.submit(conformance::queue::job(1, 2)).await.unwrap()),
             Op::Lease { secs } => {
-                leases.extend(
-                    timeout(Duration::ZERO, queue.lease(Duration::from_secs(secs.into())))
-                        .await
-                        .map(Result::unwrap),
-                );
+                let lease = timeout(Duration::ZERO, queue.lease(Duration::from_secs(secs.into()))).await;
+                if let Ok(lease) = lease.map(Result::unwrap) {
+                    assert!(!withdrawn.contains(&lease.id), "a withdrawn job was leased");
+                    leased.insert(lease.id);
+                    leases.push(lease);
+                }
             }
             Op::Complete => {
                 if let Some(l) = leases.pop() {
@@ -164,11 +213,23 @@ async fn run(ops: Vec<Op>) {
                 leases.retain(|l| !lost.contains(&l.id));
             }
             Op::Forget => leases.clear(),
+            Op::Withdraw { job } => {
+                let ids: Vec<_> = handles.iter().map(|handle: &JobHandle| handle.id).collect();
+                let Some(id) = ids.get(usize::from(job) % ids.len().max(1)).copied() else { continue };
+                match queue.withdraw(id).await.unwrap() {
+                    Withdrawal::Refused => {}
+                    taken_back => {
+                        assert!(withdrawn.insert(id), "withdrawn twice");
+                        assert_eq!(taken_back == Withdrawal::MaybeSent, leased.contains(&id));
+                    }
+                }
+            }
             Op::Advance { secs } => tokio::time::advance(Duration::from_secs(secs.into())).await,
         }
         let s = queue.stats().await.unwrap();
         let open = s.waiting + s.delayed + s.active;
-        assert_eq!(open as u64 + s.succeeded + s.failed, handles.len() as u64, "{s:?}");
+        let all = open as u64 + s.succeeded + s.failed + withdrawn.len() as u64;
+        assert_eq!(all, handles.len() as u64, "{s:?}");
     }
     drop(leases);
     while queue.stats().await.unwrap().waiting
@@ -180,7 +241,10 @@ async fn run(ops: Vec<Op>) {
         queue.complete(lease.id, lease.token, outcome()).await.unwrap();
     }
     for handle in handles {
-        let _ = timeout(Duration::ZERO, handle.outcome()).await.expect("a submitter learned nothing");
+        let id = handle.id;
+        let outcome = timeout(Duration::ZERO, handle.outcome()).await.expect("a submitter learned nothing");
+        let says_so = outcome.is_err_and(|failure| failure.message.contains("withdrawn"));
+        assert_eq!(says_so, withdrawn.contains(&id), "{id}");
     }
 }
 

@@ -3,7 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use prb_core::{
     chain::{
@@ -11,7 +15,7 @@ use prb_core::{
         memory::{Fault, MemoryChain},
     },
     primitives::{PoolId, WorkerKey},
-    queue::{CallOutcome, Job, JobHandle, JobQueue, JobSigner, memory::MemoryQueue},
+    queue::{CallOutcome, Job, JobHandle, JobId, JobQueue, JobSigner, Withdrawal, memory::MemoryQueue},
     signer::memory::MemorySigners,
     trade::{Config, Parts, Trader, accounts::MemoryAccounts},
     vault::{Sealed, Vault, memory::MemoryVault},
@@ -35,6 +39,10 @@ enum Step {
         worker: u8,
         count: u64,
         again: bool,
+    },
+    /// A submitter does not want a job any more.
+    Withdraw {
+        job: usize,
     },
     Block,
     Wait {
@@ -72,6 +80,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (0..WORKERS, 1u64..5, prop::bool::weighted(0.2))
             .prop_map(|(worker, count, again)| Step::Submit { worker, count, again }),
+        2 => any::<usize>().prop_map(|job| Step::Withdraw { job }),
         4 => Just(Step::Block),
         4 => (0u64..8_000).prop_map(|ms| Step::Wait { ms }),
         1 => any::<bool>().prop_map(|slot| Step::Crash { slot }),
@@ -98,6 +107,8 @@ struct World {
     /// Two on one queue, so that jobs wander between them.
     traders: HashMap<bool, Trader>,
     jobs: Vec<(Job, JobHandle)>,
+    /// What was withdrawn before any trader had leased it.
+    unsent: Vec<(JobId, Job)>,
     next: HashMap<u8, u64>,
 }
 
@@ -110,8 +121,9 @@ impl World {
         }
         let (queue, chain) = (MemoryQueue::default(), MemoryChain::default());
         let (traders, jobs, next) = (HashMap::new(), vec![], HashMap::new());
+        let unsent = vec![];
         let accounts = shared.then(MemoryAccounts::default);
-        let mut world = Self { queue, chain, vault, keys, accounts, traders, jobs, next };
+        let mut world = Self { queue, chain, vault, keys, accounts, traders, jobs, unsent, next };
         for slot in [false, true] {
             world.start(slot);
         }
@@ -135,6 +147,7 @@ impl World {
         let account = |operator: bool| MemoryChain::account_of(OPERATORS[usize::from(operator)]);
         match step {
             Step::Submit { worker, count, again } => self.submit(worker, count, again).await,
+            Step::Withdraw { job } => self.withdraw(job).await,
             Step::Block => drop(self.chain.produce_block()),
             Step::Wait { ms } => sleep(Duration::from_millis(ms)).await,
             Step::Crash { slot } => {
@@ -149,6 +162,13 @@ impl World {
             Step::Fault { operator, fault } => self.chain.inject(account(operator), fault),
             Step::Hang { operator, hung } => self.chain.hang(account(operator), hung),
             Step::Forget => self.accounts.iter().for_each(MemoryAccounts::forget_all),
+        }
+    }
+
+    async fn withdraw(&mut self, job: usize) {
+        let Some((job, handle)) = self.jobs.get(job % self.jobs.len().max(1)) else { return };
+        if self.queue.withdraw(handle.id).await.unwrap() == Withdrawal::Unsent {
+            self.unsent.push((handle.id, job.clone()));
         }
     }
 
@@ -174,6 +194,9 @@ impl World {
             self.chain.hang(MemoryChain::account_of(operator), false);
         }
         let mut told_done = Vec::new();
+        let unsent: HashSet<JobId> = self.unsent.iter().map(|(id, _)| *id).collect();
+        let others = self.jobs.iter().filter(|(_, handle)| !unsent.contains(&handle.id));
+        let of_others: Vec<Call> = others.flat_map(|(job, _)| job.calls.clone()).collect();
         let wanted: Vec<Call> = self.jobs.iter().flat_map(|(job, _)| job.calls.clone()).collect();
         let chain = self.chain.clone();
         let learn = async {
@@ -198,6 +221,10 @@ impl World {
             } else if done.contains(&event.call) {
                 in_vain.push(event.call);
             }
+        }
+        for call in self.unsent.iter().flat_map(|(_, job)| &job.calls) {
+            let sent = self.chain.events().iter().any(|event| event.call == *call);
+            assert!(!sent || of_others.contains(call), "withdrawn before it was leased, and sent: {call:?}");
         }
         // Nothing forbids another job that wants the same, but no job is sent again once it is done.
         let count = |calls: &[Call], call| calls.iter().filter(|c| *c == call).count();

@@ -38,8 +38,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use prb_core::queue::{
-    Error, Job, JobFailure, JobHandle, JobId, JobOutcome, JobQueue, Lease, Progress, Stats, admin::now_ms,
+use prb_core::{
+    queue::{
+        Error, Job, JobFailure, JobHandle, JobId, JobOutcome, JobQueue, Lease, Progress, Stats, Withdrawal,
+        admin::now_ms,
+    },
+    sync::RateLimit,
 };
 use rand::Rng;
 use redis::aio::MultiplexedConnection;
@@ -91,6 +95,8 @@ const REQUEST_CAPACITY: usize = 256;
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Timeout of the readiness check; shorter than a call's, so that a probe reports the cause soon.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Minimum time between two warnings of jobs that were too old.
+const TOO_OLD_WARNING_EVERY: Duration = Duration::from_secs(60);
 /// Maximum number of leases that one script renews. Redis runs nothing else meanwhile, so scripts are kept short.
 const MAX_RENEWED: usize = 256;
 
@@ -122,6 +128,8 @@ struct Shared {
     submits: watch::Sender<bool>,
     /// Whether the subscription to job events is established.
     listening: watch::Sender<bool>,
+    /// Limits the warnings of jobs that were too old.
+    too_old_log: std::sync::Mutex<RateLimit<()>>,
     /// Notified when a job may become due earlier than the lease task's timer.
     timer_moved: Notify,
     /// The last error while waiting for jobs.
@@ -167,6 +175,7 @@ impl RedisQueue {
             seq: AtomicU64::new(1),
             submits: watch::Sender::new(false),
             listening: watch::Sender::new(false),
+            too_old_log: std::sync::Mutex::new(RateLimit::new(TOO_OLD_WARNING_EVERY, 1)),
             timer_moved: Notify::new(),
             consumer: watch::Sender::new(None),
             maintenance: watch::Sender::new(None),
@@ -322,6 +331,26 @@ impl JobQueue for RedisQueue {
             Ok(JobHandle::new(id, outcome))
         })
         .await
+    }
+
+    async fn withdraw(&self, id: JobId) -> Result<Withdrawal, Error> {
+        let shared = &self.0.shared;
+        // The mark, because Redis restarts its job numbers when it loses its data.
+        let mark = shared.pending.withdrawing(id, true);
+        let mut script = shared.link.scripts.withdraw.call();
+        script.arg(id.0).arg(mark.as_deref().unwrap_or_default());
+        let answer: Result<String, _> = shared.link.run(&script).await;
+        let withdrawal = match answer.map_err(|e| shared.link.unavailable(e))?.as_str() {
+            "U" => Withdrawal::Unsent,
+            "S" => Withdrawal::MaybeSent,
+            _ => Withdrawal::Refused,
+        };
+        match withdrawal {
+            Withdrawal::Refused => drop(shared.pending.withdrawing(id, false)),
+            // The script publishes no event: bee-queue has none for this.
+            _ => drop(mark.map(|mark| shared.pending.gone(id, &mark))),
+        }
+        Ok(withdrawal)
     }
 
     async fn lease(&self, ttl: Duration) -> Result<Lease, Error> {

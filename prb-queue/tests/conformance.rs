@@ -15,6 +15,7 @@ async fn memory_queue_passes_conformance_suite() {
     let make = async |max_jobs| MemoryQueue::new(memory::Config::default().with_max_jobs(max_jobs));
     conformance::queue::all(make).await;
     conformance::queue::admin(make).await;
+    conformance::queue::withdrawal(make).await;
 }
 
 #[tokio::test]
@@ -26,4 +27,5 @@ async fn redis_queue_passes_conformance_suite() {
     };
     conformance::queue::all(make).await;
     conformance::queue::admin(make).await;
+    conformance::queue::withdrawal(make).await;
 }

@@ -310,6 +310,7 @@ fn all_events(at: SystemTime) -> Vec<Event> {
         EventKind::KeyChanged { last: WorkerKey([7; 32]), now: WorkerKey([8; 32]) },
         EventKind::Goal { before: Goal::Compute, after: Goal::StayStopped },
         EventKind::OperationSent { operation: "restart" },
+        EventKind::OperationWithdrawn { operation: "restart" },
         EventKind::OperationDone { operation: "add", block: ParaNumber(0), extrinsic: Some(Hash([5; 32])) },
         EventKind::OperationDone { operation: "add", block: ParaNumber(9), extrinsic: None },
         EventKind::OperationFailed { operation: "register", error: "no".into() },

@@ -83,8 +83,7 @@ impl Bridge {
         vault: Arc<dyn Vault>,
     ) -> Result<Self, Failure> {
         let para = chains.para.clone();
-        let trade_queue =
-            TradeQueue::built_in(para.clone(), Arc::clone(&vault), args.sending.submit_config());
+        let trade_queue = TradeQueue::built_in(para.clone(), Arc::clone(&vault), &args.sending);
         let trade_queue = trade_queue.map_err(Failure::Configuration)?;
         let access = Access::open(&args.pages, &args.data).await.map_err(Failure::Configuration)?;
         let trade_queue = trade_queue.with_page(&args.pages, &access).await?;

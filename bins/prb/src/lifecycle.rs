@@ -191,7 +191,7 @@ async fn work(
     // Before the queue: the block at which effects of an original trader's jobs are expected is taken from
     // its views.
     let chain = Chain::follow(parts.para.clone());
-    let sending = args.sending.submit_config();
+    let sending = &args.sending;
     let trade_queue = match &args.q_redis_endpoint {
         // That Redis may also have jobs of other managers, including the original's.
         Some(url) if args.use_built_in_trader => {

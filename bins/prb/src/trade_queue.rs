@@ -18,13 +18,13 @@ use prb_core::{
     vault::Vault,
 };
 use prb_queue::{
-    memory::{self, MemoryQueue},
+    memory::MemoryQueue,
     redis::{self, RedisQueue},
 };
 use tokio::{sync::watch, time::MissedTickBehavior};
 
 use crate::{
-    config::{PageArgs, RedisUrl},
+    config::{PageArgs, RedisUrl, SendingArgs},
     daemon::{Background, Failure, stop},
     ops::Reason,
     pages,
@@ -58,12 +58,12 @@ impl TradeQueue {
     pub(crate) fn built_in(
         para: NodePool,
         vault: Arc<dyn Vault>,
-        sending: submit::Config,
+        sending: &SendingArgs,
     ) -> anyhow::Result<Self> {
-        let queue = MemoryQueue::new(memory::Config::default());
+        let queue = MemoryQueue::new(sending.memory_config());
         // No other process can lease jobs from this queue, so leases within the process suffice.
         let accounts = Arc::new(MemoryAccounts::default());
-        let trader = trader(Arc::new(queue.clone()), para, vault, accounts, sending)?;
+        let trader = trader(Arc::new(queue.clone()), para, vault, accounts, sending.submit_config())?;
         Ok(Self::of(queue, Some(trader)))
     }
 
@@ -82,12 +82,12 @@ impl TradeQueue {
         config: redis::Config,
         para: NodePool,
         vault: Arc<dyn Vault>,
-        sending: submit::Config,
+        sending: &SendingArgs,
     ) -> anyhow::Result<Self> {
-        let queue = RedisQueue::start(config)?;
+        let queue = RedisQueue::start(config.with_max_age(sending.job_max_age))?;
         // In Redis: another trader may have jobs of the same account (docs/adr/0003-account-leases.md).
         let accounts = Arc::new(queue.accounts());
-        let trader = trader(Arc::new(queue.clone()), para, vault, accounts, sending)?;
+        let trader = trader(Arc::new(queue.clone()), para, vault, accounts, sending.submit_config())?;
         Ok(Self { redis: Some(queue.clone()), ..Self::polled(queue.clone(), Some(trader), Some(queue)) })
     }
 

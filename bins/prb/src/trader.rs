@@ -56,7 +56,7 @@ impl TraderDaemon {
         let files = Files::default().with_identity(&args.peer_id_prefix, &[Role::Lifecycle, Role::Trade]);
         let disk = DiskWatch::start(files, &mut background);
         let nodes = NodeWatch::para(para.clone(), &mut background);
-        let trade_queue = TradeQueue::trading(config, para, vault, args.sending.submit_config());
+        let trade_queue = TradeQueue::trading(config, para, vault, &args.sending);
         let trade_queue = trade_queue.map_err(Failure::Configuration)?;
         // No token is generated: a trader has no data folder to keep it in.
         let access = Access::given(&args.pages).map_err(Failure::Configuration)?;

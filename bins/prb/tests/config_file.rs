@@ -77,8 +77,22 @@ fn nonce_gaps_are_filled_where_a_setting_says_so() {
         assert_eq!(filled(&[], &variable), "fill_nonce_gaps = true  # PRB_FILL_NONCE_GAPS");
         assert_eq!(filled(&["--fill-nonce-gaps"], &[]), "fill_nonce_gaps = true  # --fill-nonce-gaps");
     }
-    let help = prb(&["trader", "--help"], &[]).stdout;
-    assert!(String::from_utf8(help).unwrap().contains("PRB_FILL_NONCE_GAPS"));
+    let help = String::from_utf8(prb(&["trader", "--help"], &[]).stdout).unwrap();
+    assert!(help.contains("PRB_FILL_NONCE_GAPS") && help.contains("PRB_JOB_MAX_AGE"), "{help}");
+}
+
+#[test]
+fn the_age_limit_of_jobs_is_set_in_ms() {
+    let nodes = [("PHALA_Q_REDIS_ENDPOINT", "redis://r:6379"), ("PHALA_CHAIN_ENDPOINT", "ws://a:9944")];
+    for (given, line) in [
+        (None, "job_max_age = 1800000  # default"),
+        (Some("0"), "job_max_age = 0  # PRB_JOB_MAX_AGE"),
+        (Some("60000"), "job_max_age = 60000  # PRB_JOB_MAX_AGE"),
+    ] {
+        let variables: Vec<_> = nodes.into_iter().chain(given.map(|age| ("PRB_JOB_MAX_AGE", age))).collect();
+        let text = shown(&["lifecycle"], &variables);
+        assert!(text.lines().any(|shown| shown == line), "{line} is not in:\n{text}");
+    }
 }
 
 #[test]

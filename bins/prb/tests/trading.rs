@@ -3,7 +3,16 @@
 
 use std::time::{Duration, Instant};
 
-use prb_walkie::{identity, proto::Role};
+use prb_devnet::{
+    Config,
+    runtime::{para::Operation, types::WorkerState},
+    truth,
+};
+use prb_walkie::{
+    identity,
+    proto::{Role, detail::CommandRequest, lifecycle as lm},
+    rpc::Client,
+};
 use tokio::time::sleep;
 
 mod support;
@@ -19,7 +28,7 @@ const LIMIT: Duration = Duration::from_secs(90);
 /// The compose file of the original's guide sets both.
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_and_the_built_in_trader_work_together() {
-    let net = Net::start(chain(), 1).await;
+    let net = Net::start(Config { cool_down_secs: 1, ..chain() }, 1).await;
     let redis = Redis::start(net.dir.path());
     let page = free_port();
     let mut provider = provider(&net, "dp");
@@ -37,6 +46,7 @@ async fn redis_and_the_built_in_trader_work_together() {
     assert!(!succeeded.starts_with(":0"), "the jobs were in another queue: {succeeded}");
     assert!(Probe::at(page).ask("/").is_some(), "there is no page");
     net.assert_done_once();
+    manager = start_is_taken_back(&net, &redis, manager, client).await;
 
     // Without its identity it refuses to start, and generates no other one.
     manager.stop().await;
@@ -62,6 +72,64 @@ async fn redis_and_the_built_in_trader_work_together() {
     provider.stop().await;
     test_peer.close().await;
     net.shutdown().await;
+}
+
+/// Stops the worker and frees its stake; then a start waits in Redis while no trader is there, and the worker is stopped.
+async fn start_is_taken_back(net: &Net, redis: &Redis, mut manager: Daemon, client: Client) -> Daemon {
+    let id = client
+        .worker_status(lm::UuidQueryRequest::default())
+        .await
+        .unwrap()
+        .worker_states
+        .remove(0)
+        .worker
+        .unwrap()
+        .uuid;
+    let tell = async |client: &Client, command: &str| {
+        let request = CommandRequest { ids: vec![id.clone()], command: command.into(), dry_run: false };
+        let answer = client.command_workers(request).await.unwrap().answers.remove(0);
+        assert!(!answer.refused, "{}", answer.text);
+        answer.text
+    };
+    let session = || truth::worker(net.devnet.para(), net.workers[0].public_key().0).unwrap().session;
+    tell(&client, "stop").await;
+    until(&manager, "it cools down", || session() == Some(WorkerState::WorkerCoolingDown)).await;
+    tell(&client, "reclaim").await;
+    until(&manager, "its stake is free", || session() == Some(WorkerState::Ready)).await;
+
+    manager.stop().await;
+    manager.put("USE_BUILT_IN_TRADER", false);
+    manager.start();
+    let test_peer = TestPeer::new(vec![manager.address()], "default").await;
+    let client = test_peer.find(Role::LifecycleManager, "default", LIMIT).await;
+    let waiting = || redis.ask("LRANGE bq:prbmq__main:waiting 0 -1").unwrap();
+    let is_empty = || waiting().starts_with("*0");
+    tell(&client, "start").await;
+    until(&manager, "the start waits", || !is_empty()).await;
+    let answer = tell(&client, "stop").await;
+    assert!(answer.contains("its start is") && answer.contains("taken back"), "{answer}");
+    until(&manager, "the start is taken back", is_empty).await;
+    test_peer.close().await;
+
+    manager.stop().await;
+    manager.put("USE_BUILT_IN_TRADER", true);
+    manager.start();
+    manager.until_unready(&[], LIMIT).await;
+    let (para, from) = (net.devnet.para(), net.devnet.para().finalized_number());
+    until(&manager, "blocks with a trader", || para.finalized_number() > from + 10).await;
+    let operations = truth::operations(para).unwrap();
+    let starts =
+        operations.iter().filter(|(_, operation)| matches!(operation, Operation::Started(_))).count();
+    assert_eq!((starts, session()), (1, Some(WorkerState::Ready)), "{}", manager.log_tail());
+    manager
+}
+
+async fn until(manager: &Daemon, what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < LIMIT, "not within {LIMIT:?}: {what}\n{}", manager.log_tail());
+        sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,17 +4,21 @@
 //! against a backend with its own clock.
 
 mod admin;
+mod withdrawal;
 
 use std::{future::Future, time::Duration};
 
-use self::admin::{lists_jobs, removes_jobs, retries_a_failed_job, shows_a_job, shows_a_mixed_job};
+use self::{
+    admin::{lists_jobs, removes_jobs, retries_a_failed_job, shows_a_job, shows_a_mixed_job},
+    withdrawal::{refuses_to_withdraw_what_is_leased, withdraws_what_is_not_leased},
+};
 
 use crate::{
     chain::Call,
     primitives::{AccountId, Balance, Hash, ParaNumber, PoolId, WorkerKey},
     queue::{
         CallOutcome, Error, Job, JobFailure, JobHandle, JobId, JobOutcome, JobQueue, JobSigner, JobState,
-        Lease, MAX_CALLS_PER_JOB, MAX_JOB_BYTES, Progress, Stats,
+        Lease, MAX_CALLS_PER_JOB, MAX_JOB_BYTES, Progress, Stats, Withdrawal,
         admin::{Filter, JobDetail, QueueAdmin},
     },
     vault::Sealed,
@@ -59,6 +63,16 @@ pub async fn all<Q: JobQueue, F: Future<Output = Q>>(make: impl Fn(usize) -> F) 
     counts(&make(CAPACITY).await).await;
     refuses_bad_jobs(&make(CAPACITY).await).await;
     enforces_its_limit(&make(3).await).await;
+}
+
+/// Runs all checks of [`JobQueue::withdraw`], for backends that can withdraw jobs. Each call of `make` must return an
+/// empty queue with this capacity, in jobs.
+///
+/// # Panics
+/// If the backend violates the seam's contract.
+pub async fn withdrawal<Q: JobQueue, F: Future<Output = Q>>(make: impl Fn(usize) -> F) {
+    withdraws_what_is_not_leased(&make(2).await).await;
+    refuses_to_withdraw_what_is_leased(&make(256).await).await;
 }
 
 /// A job with one call, distinguished by `n`.

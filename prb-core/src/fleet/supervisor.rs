@@ -110,6 +110,7 @@ impl Supervisor {
             }
         }
         while self.children.join_next().await.is_some() {}
+        self.ctx.jobs.ended().await;
     }
 
     fn spawn(&mut self, child: Child, wait: Option<Duration>) {

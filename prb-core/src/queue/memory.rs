@@ -19,10 +19,12 @@ use tokio::{
 
 use super::{
     Error, Job, JobFailure, JobHandle, JobId, JobOutcome, JobQueue, JobState, Lease, Progress, Stats,
+    Withdrawal,
     admin::{Step, now_ms, push_step},
 };
 
 mod admin;
+mod obsolete;
 
 /// The shortest lease.
 const MIN_TTL: Duration = Duration::from_millis(1);
@@ -36,6 +38,9 @@ pub struct Config {
     pub max_jobs: usize,
     /// Maximum bytes of open jobs, by [`Job::size_bytes`]. Default: 256 MiB.
     pub max_bytes: usize,
+    /// Time after its submission from which a job fails instead of being leased, zero for no limit: what was wanted
+    /// then may not be wanted now. A job that an operator retries has no limit. Default: 30 minutes.
+    pub max_age: Duration,
 }
 
 impl Config {
@@ -43,6 +48,8 @@ impl Config {
     pub const MAX_JOBS: usize = 10_000;
     /// Default of [`Config::max_bytes`].
     pub const MAX_BYTES: usize = 256 * 1024 * 1024;
+    /// Default of [`Config::max_age`].
+    pub const MAX_AGE: Duration = Duration::from_secs(30 * 60);
     /// Maximum number of ended jobs kept for [`QueueAdmin`](super::admin::QueueAdmin).
     pub const KEEP_JOBS: usize = 1_000;
     /// Maximum bytes of ended jobs, by [`Job::size_bytes`].
@@ -51,7 +58,7 @@ impl Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_jobs: Self::MAX_JOBS, max_bytes: Self::MAX_BYTES }
+        Self { max_jobs: Self::MAX_JOBS, max_bytes: Self::MAX_BYTES, max_age: Self::MAX_AGE }
     }
 }
 
@@ -76,6 +83,8 @@ struct Entry {
     /// `None` if an operator retried the job: its submitter has already received the failure.
     submitter: Option<oneshot::Sender<JobResult>>,
     size_bytes: usize,
+    /// When it was submitted; `None` if an operator retried it, so that it is wanted now.
+    submitted: Option<Instant>,
     /// The current lease's token; 0 if there is none.
     token: u64,
     attempts: u32,
@@ -280,7 +289,7 @@ impl State {
     }
 
     fn admit(&self, config: Config, size_bytes: usize) -> Result<(), Error> {
-        let Config { max_jobs, max_bytes } = config;
+        let Config { max_jobs, max_bytes, .. } = config;
         if self.closed {
             return Err(Error::Closed);
         }
@@ -315,12 +324,23 @@ impl JobQueue for MemoryQueue {
         let mut log = JobLog { created_ms: now_ms(), ..JobLog::default() };
         log.step(JobState::Waiting, None);
         let submitter = Some(submitter);
-        let phase = Phase::Waiting;
-        let entry = Entry { job, submitter, size_bytes, token: 0, attempts: 0, retries_left, phase, log };
+        let (phase, submitted) = (Phase::Waiting, Some(Instant::now()));
+        let entry =
+            Entry { job, submitter, size_bytes, submitted, token: 0, attempts: 0, retries_left, phase, log };
         state.add(id, entry);
         drop(state);
         self.0.changed.notify_one();
         Ok(JobHandle::new(id, outcome))
+    }
+
+    async fn withdraw(&self, id: JobId) -> Result<Withdrawal, Error> {
+        let mut state = self.state();
+        // The job of a lease that has expired waits again.
+        let earliest = state.next_timer();
+        state.promote(Instant::now());
+        let withdrawal = state.withdraw(id);
+        self.wake(earliest, state);
+        Ok(withdrawal)
     }
 
     async fn lease(&self, ttl: Duration) -> Result<Lease, Error> {
@@ -337,6 +357,7 @@ impl JobQueue for MemoryQueue {
                 let now = Instant::now();
                 let earliest = state.next_timer();
                 state.promote(now);
+                state.fail_old(now, self.0.config.max_age);
                 if let Some(lease) = state.take(now + ttl) {
                     self.wake(earliest, state);
                     return Ok(lease);

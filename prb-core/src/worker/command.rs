@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use super::{Reason, WorkerStatus, reason::Pha};
+use super::{Operation, Reason, Stage, WorkerStatus, reason::Pha};
 use crate::{
     chain::SessionState,
-    inventory::{FleetRecord, Goal},
+    inventory::{FleetRecord, Goal, PendingOperationKind},
     primitives::Balance,
 };
 
@@ -122,10 +122,15 @@ fn on_chain(command: Command, status: &WorkerStatus) -> Result<String, String> {
         Command::Reclaim | Command::LeavePool if status.chain.is_none() => {
             Err("its on-chain state is not known yet: try again in a moment".into())
         }
-        Command::Stop if status.chain.is_none() => {
-            Ok("its on-chain state is not known yet: if it computes, it stops; it stays stopped".into())
-        }
+        Command::Stop if status.chain.is_none() => Ok(format!(
+            "its on-chain state is not known yet: if it computes, it stops; {}it stays stopped",
+            pending_start(status)
+        )),
         Command::Start => Ok(match session {
+            _ if computing && is_in_flight(status, Operation::Stop) => format!(
+                "already computes; its stop {}; if a trader already has it, the worker starts again after the cool-down",
+                taken_back(status)
+            ),
             _ if computing => {
                 "already computes; a commanded stop is cancelled or, if it was submitted already, the worker starts \
                  again after the cool-down"
@@ -142,25 +147,57 @@ fn on_chain(command: Command, status: &WorkerStatus) -> Result<String, String> {
             "stops computing; {} stay locked for the cool-down, after which it stays stopped",
             Pha(stake)
         )),
-        Command::Stop => Ok("does not compute; it stays stopped".into()),
+        Command::Stop => Ok(format!("does not compute; {}it stays stopped", pending_start(status))),
         Command::Reclaim | Command::LeavePool if computing => Err("it is computing: stop it first".into()),
-        Command::Reclaim => Ok(reclaim(session, stake)),
-        Command::LeavePool => Ok(match (&status.chain, session) {
-            (_, Some(SessionState::WorkerCoolingDown)) => {
-                format!(
-                    "is cooling down; then {} are reclaimed, and it leaves pool {}",
-                    Pha(stake),
-                    status.worker.pid
-                )
-            }
-            (Some(chain), _) if chain.pool.is_none() => "is in no pool, and is not added to one".into(),
-            _ => format!("leaves pool {} and is not added again", status.worker.pid),
-        }),
+        Command::Reclaim => Ok(format!("{}{}", pending_start(status), reclaim(session, stake))),
+        Command::LeavePool => Ok(format!("{}{}", pending_start(status), leave_pool(status, stake))),
         Command::Restart
         | Command::RegisterAgain
         | Command::Kick
         | Command::Checkpoint
         | Command::ConfirmKey => Ok("changes nothing on chain".into()),
+    }
+}
+
+fn is_in_flight(status: &WorkerStatus, operation: Operation) -> bool {
+    status.in_flight.is_some_and(|in_flight| in_flight.operation == operation.name())
+}
+
+/// Says that what is in flight is withdrawn.
+fn taken_back(status: &WorkerStatus) -> &'static str {
+    match status.in_flight.map(|in_flight| in_flight.stage) {
+        Some(Stage::Queued) => "is in the queue and is taken back",
+        _ => "is being submitted and is taken back",
+    }
+}
+
+/// Describes what happens to a start that has not taken effect, for a command after which the worker must not compute; ends
+/// with a semicolon, unless it is empty.
+fn pending_start(status: &WorkerStatus) -> String {
+    let then = "the worker starts and is stopped again, with its stake locked for the cool-down; ";
+    if is_in_flight(status, Operation::Start(0)) {
+        return format!("its start {}; if a trader already has it, {then}", taken_back(status));
+    }
+    match status.saved.sent {
+        // Of an earlier process, or a job whose outcome is unknown.
+        Some(sent) if sent.operation == PendingOperationKind::Start => {
+            format!("a start was submitted earlier; if it still takes effect, {then}")
+        }
+        _ => String::new(),
+    }
+}
+
+fn leave_pool(status: &WorkerStatus, stake: Balance) -> String {
+    match (&status.chain, status.session_state()) {
+        (_, Some(SessionState::WorkerCoolingDown)) => {
+            format!(
+                "is cooling down; then {} are reclaimed, and it leaves pool {}",
+                Pha(stake),
+                status.worker.pid
+            )
+        }
+        (Some(chain), _) if chain.pool.is_none() => "is in no pool, and is not added to one".into(),
+        _ => format!("leaves pool {} and is not added again", status.worker.pid),
     }
 }
 

@@ -72,6 +72,11 @@ pub enum EventKind {
         /// Its name.
         operation: &'static str,
     },
+    /// An operation was taken back from the job queue, because it was not wanted any more.
+    OperationWithdrawn {
+        /// Its name.
+        operation: &'static str,
+    },
     /// An operation took effect.
     OperationDone {
         /// Its name.

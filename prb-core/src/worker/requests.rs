@@ -5,7 +5,7 @@ use codec::Encode;
 use super::{Desired, Operation};
 use crate::{
     chain::Call,
-    primitives::{AccountId, WorkerKey},
+    primitives::{AccountId, PoolId, WorkerKey},
     prpc::{InitRuntimeRequest, PhactoryInfo},
     queue::{Job, JobSigner},
     wire::{AttestationProvider, SignedMessage},
@@ -64,13 +64,19 @@ pub(super) fn call(operation: Operation, desired: &Desired, worker: WorkerKey) -
     })
 }
 
-/// Builds a job of the worker's pool; `None` if the pool has no operator.
-fn job(desired: &Desired, calls: Vec<Call>, retries: u32) -> Option<Job> {
+/// Returns the worker's pool and the signer of its jobs; `None` if the pool has no operator.
+pub(super) fn signer(desired: &Desired) -> Option<(PoolId, JobSigner)> {
     let pool = desired.pool.as_ref()?;
-    // Read when the job is built: an operator that was replaced in the meantime must not sign.
     let operator = pool.operator.as_ref()?;
     let signer = JobSigner { operator: operator.account, key: operator.key.clone(), proxied: pool.proxied };
-    Some(Job { pool: pool.pid, signer, calls, retries })
+    Some((pool.pid, signer))
+}
+
+/// Builds a job of the worker's pool; `None` if the pool has no operator.
+fn job(desired: &Desired, calls: Vec<Call>, retries: u32) -> Option<Job> {
+    // Read when the job is built: an operator that was replaced in the meantime must not sign.
+    let (pool, signer) = signer(desired)?;
+    Some(Job { pool, signer, calls, retries })
 }
 
 pub(super) fn operation_job(desired: &Desired, call: Call) -> Option<Job> {

@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::{
-    Action, Command, Desired, EventKind, Grant, Keys, Observed, Operation, Settings, Slot, StakeQueue,
-    Tuning, command, decide, key_registry::Interest, saver::Saver,
+    Action, Command, Desired, EventKind, Grant, JobDriver, Keys, Observed, Operation, Settings, Slot,
+    StakeQueue, Tuning, command, decide, key_registry::Interest, saver::Saver,
 };
 use crate::{
     attestation::{CollateralSource, RegistrationRequest},
@@ -20,7 +20,6 @@ use crate::{
     chain::ChainView,
     inventory::FleetRecord,
     pruntime::Connect,
-    queue::JobQueue,
     sync::{Driver, Step},
 };
 
@@ -35,6 +34,7 @@ mod operations;
 mod registration_quota;
 mod relay;
 mod syncing;
+mod withdrawal;
 
 use calls::Call;
 use connection::Connection;
@@ -53,7 +53,7 @@ pub(crate) struct Context {
     pub(crate) source: Arc<dyn BlobSource>,
     pub(crate) driver: Driver,
     pub(crate) views: watch::Receiver<Option<Arc<ChainView>>>,
-    pub(crate) queue: Arc<dyn JobQueue>,
+    pub(crate) jobs: Arc<JobDriver>,
     pub(crate) connect: Arc<dyn Connect>,
     pub(crate) collateral: Option<Arc<dyn CollateralSource>>,
     pub(crate) genesis: watch::Receiver<Option<Arc<Genesis>>>,
@@ -98,6 +98,8 @@ pub(crate) struct Task {
     takes_over: bool,
     /// The registration request, kept across the attempts that it takes.
     registration: Option<RegistrationRequest>,
+    /// Whether an operation that is recorded as sent may have been sent before the one in flight.
+    earlier_sent: bool,
     /// The record to persist; persisted once `slot.saved()` equals it.
     saved: FleetRecord,
 }
@@ -110,13 +112,15 @@ enum Wake {
     Call(calls::Answer),
     Sync(Box<crate::sync::StepResult>),
     Prepared(Box<Prepared>),
-    Job(Result<jobs::JobEvent, tokio::task::JoinError>),
+    Job(jobs::JobEvent),
 }
 
 impl Task {
     pub(crate) fn new(ctx: Arc<Context>, slot: Arc<Slot>, runner: usize) -> Self {
         let desired = slot.desired();
         let tuning = &ctx.tuning;
+        // Not only the stored one: a task that restarts after a panic must not revert a queued change.
+        let saved = ctx.saver.newest(slot.id(), slot.saved());
         Self {
             heights: ctx.driver.heights(),
             views: ctx.views.clone(),
@@ -127,7 +131,7 @@ impl Task {
             init_failures: FailureTracker::new(tuning.connection_backoff),
             on_chain: OnChain::new(tuning.chain_backoff),
             relay: Relay::new(tuning.chain_backoff),
-            jobs: Jobs::new(Arc::clone(&ctx.queue), tuning.job_timeout),
+            jobs: Jobs::new(Arc::clone(&ctx.jobs)),
             call: None,
             kick_requested: false,
             checkpoint_requested: false,
@@ -138,8 +142,8 @@ impl Task {
             registration_quota: RegistrationQuota::default(),
             takes_over: false,
             registration: None,
-            // Not only the stored one: a task that restarts after a panic must not revert a queued change.
-            saved: ctx.saver.newest(slot.id(), slot.saved()),
+            earlier_sent: saved.sent.is_some(),
+            saved,
             desired,
             slot,
             runner,
@@ -193,6 +197,7 @@ impl Task {
         let now = Instant::now();
         self.start_commanded();
         let seen = self.apply_view();
+        self.withdraw_obsolete();
         self.connection.expire_info(now, &self.ctx.tuning, self.sync.caught_up);
         let mut observed = self.observe(now);
         let mut decision = decide(&self.desired, &self.ctx.settings, &observed);
@@ -302,7 +307,8 @@ impl Task {
     fn key_changed(&mut self) {
         self.on_chain.reset();
         self.relay.reset();
-        self.jobs.reset();
+        // Messages of the last key are still wanted: they keep it from being slashed.
+        self.jobs.reset(true);
         self.operation = None;
         self.preparing = None;
         self.refresh_ra = false;
@@ -311,7 +317,9 @@ impl Task {
 
     /// Stops waiting for jobs: their effects are read from the chain.
     fn forget_jobs(&mut self) {
-        self.jobs.reset();
+        // What is still wanted is submitted again, messages as well.
+        self.jobs.reset(false);
+        self.maybe_sent();
         self.operation = None;
         self.preparing = None;
         self.relay.reset();
@@ -333,6 +341,8 @@ impl Task {
         {
             self.slot.event(EventKind::KeyChanged { last, now });
         }
+        let kind = |record: FleetRecord| record.sent.map(|sent| sent.operation);
+        self.earlier_sent &= kind(saved) == kind(self.saved);
         self.saved = saved;
     }
 

@@ -219,6 +219,11 @@ impl Rig {
         self.trader = Some(Trader::start(trade::Config::default(), parts).unwrap());
     }
 
+    /// Stops the trader; it hands back what it has leased.
+    pub async fn stop_trading(&mut self) {
+        self.trader.take().unwrap().stop(Duration::from_secs(60)).await.unwrap();
+    }
+
     pub fn tick(&mut self) {
         let (source, chain) = (Arc::clone(&self.source), self.chain.clone());
         self.tasks.spawn(async move {

@@ -42,6 +42,10 @@ pub struct Config {
     ///
     /// [`Job::size_bytes`]: prb_core::queue::Job::size_bytes
     pub max_bytes: usize,
+    /// Time after its submission, by the server's clock, from which a job fails instead of being leased by this process,
+    /// zero for no limit: what was wanted then may not be wanted now. Jobs of other programs, and those that an operator
+    /// has put back, have no limit. Default: 30 minutes.
+    pub max_age: Duration,
     /// How long an ended job is kept at most. Default: 24 hours.
     pub keep_age: Duration,
     /// Maximum number of ended jobs that are kept. Default: 10,000.
@@ -75,6 +79,8 @@ impl Config {
     pub const MAX_JOBS: usize = 10_000;
     /// Default of [`Config::max_bytes`].
     pub const MAX_BYTES: usize = 512 * 1024 * 1024;
+    /// Default of [`Config::max_age`].
+    pub const MAX_AGE: Duration = Duration::from_secs(30 * 60);
     /// Default of [`Config::keep_age`].
     pub const KEEP_AGE: Duration = Duration::from_secs(24 * 60 * 60);
     /// Default of [`Config::keep_jobs`].
@@ -97,6 +103,7 @@ impl Config {
             name: Self::NAME.into(),
             max_jobs: Self::MAX_JOBS,
             max_bytes: Self::MAX_BYTES,
+            max_age: Self::MAX_AGE,
             keep_age: Self::KEEP_AGE,
             keep_jobs: Self::KEEP_JOBS,
             keep_bytes: Self::KEEP_BYTES,
@@ -144,6 +151,7 @@ impl fmt::Debug for Config {
             .field("name", &self.name)
             .field("max_jobs", &self.max_jobs)
             .field("max_bytes", &self.max_bytes)
+            .field("max_age", &self.max_age)
             .field("keep_age", &self.keep_age)
             .field("keep_jobs", &self.keep_jobs)
             .field("keep_bytes", &self.keep_bytes)

@@ -5,8 +5,9 @@ use std::time::Duration;
 use prb_core::{
     primitives::PoolId,
     queue::{
-        Error, Job, JobId, JobOutcome, JobSigner, JobState, Lease,
+        Error, Job, JobFailure, JobId, JobOutcome, JobSigner, JobState, Lease,
         admin::{Step, now_ms},
+        too_old,
     },
 };
 use serde::Serialize;
@@ -40,6 +41,9 @@ impl RedisQueue {
         if record.tail.is_done() {
             return Err(Refusal::Done(record));
         }
+        if let Some(failure) = self.too_old(taken, &record) {
+            return Err(Refusal::TooOld(record, failure));
+        }
         let Some(id) = number(&taken.id) else {
             return Err(Refusal::Bad(record, "the job's id is not a number".into()));
         };
@@ -72,6 +76,15 @@ impl RedisQueue {
         Ok(Opened { lease, leased })
     }
 
+    /// The failure of a job that has waited for too long. None for what an operator has put back, which is wanted now, and
+    /// for jobs of other programs: their submission is known by their own clocks alone, and they may not submit again.
+    fn too_old(&self, taken: &Taken, record: &Record) -> Option<JobFailure> {
+        let (limit, tail) = (self.0.shared.config.max_age, &record.tail);
+        let age = Duration::from_millis(taken.age_ms?);
+        let is_old = !limit.is_zero() && age > limit && !tail.is_failed();
+        is_old.then(|| too_old(age, limit, taken.tries > 0 || tail.is_used()))
+    }
+
     async fn signer(&self, pool: PoolId) -> Result<JobSigner, String> {
         let config = &self.0.shared.config;
         let found = match &config.signers {
@@ -94,16 +107,37 @@ impl RedisQueue {
         let (record, end) = match refusal {
             Refusal::Unsigned => return self.leave_to_others(grant).await,
             Refusal::Done(record) => (record, End::Done),
-            Refusal::Bad(record, message) => (record, failed(message)),
+            Refusal::TooOld(record, failure) => {
+                // A trader that was away finds thousands of them.
+                let mut log =
+                    self.0.shared.too_old_log.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                if log.admit(()) {
+                    tracing::warn!(
+                        job = id,
+                        reason = failure.message,
+                        "jobs that are too old are ended as failed; their submitters submit again what they still want"
+                    );
+                }
+                drop(log);
+                tracing::debug!(
+                    job = id,
+                    reason = failure.message,
+                    "a job is too old and is ended as failed"
+                );
+                (record, failed(failure.message))
+            }
+            Refusal::Bad(record, message) => {
+                warn_refused(id, &message);
+                (record, failed(message))
+            }
             Refusal::Unreadable(why) => {
                 let data = serde_json::value::to_raw_value(&Value::Null);
                 let Ok(record) = data.and_then(|data| Record::new(data, 0, now_ms())) else { return };
-                (record, failed(format!("the job cannot be read: {why}")))
+                let message = format!("the job cannot be read: {why}");
+                warn_refused(id, &message);
+                (record, failed(message))
             }
         };
-        if let End::Failed { message, .. } = &end {
-            tracing::warn!(job = id, reason = message, "a job cannot be carried out and is ended as failed");
-        }
         let mark = job_encoding::decode(&record.data).ok().and_then(|decoded| decoded.mark);
         let progress = std::sync::Mutex::new(None);
         let leased = LeasedJob { token: *token, record, bytes: None, mark, since_ms: now_ms(), progress };
@@ -149,12 +183,18 @@ impl RedisQueue {
     }
 }
 
+fn warn_refused(job: &str, reason: &str) {
+    tracing::warn!(job, reason, "a job cannot be carried out and is ended as failed");
+}
+
 /// Why a job taken from Redis is not handed out.
 pub(super) enum Refusal {
     /// This trader cannot sign it; another one may.
     Unsigned,
     /// It has succeeded before.
     Done(Record),
+    /// It has waited for too long.
+    TooOld(Record, JobFailure),
     /// It cannot be carried out.
     Bad(Record, String),
     /// It is not a job.

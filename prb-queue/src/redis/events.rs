@@ -13,7 +13,7 @@ use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::{
     Shared,
-    pending::{End, job_gone},
+    pending::End,
     record::{Event, Record},
 };
 
@@ -196,8 +196,10 @@ async fn poll_once(shared: &Shared) -> RedisResult<()> {
             let outcome = match answer.split_first() {
                 Some((b'o', _)) | None => continue,
                 Some((b'g', _)) => {
-                    metrics::counter!(JOBS_GONE).increment(1);
-                    Some(Err(job_gone()))
+                    if shared.pending.gone(*id, mark) {
+                        metrics::counter!(JOBS_GONE).increment(1);
+                    }
+                    continue;
                 }
                 Some((end, json)) => match Record::read(json) {
                     Ok(record) => record.tail.outcome(*end == b's'),

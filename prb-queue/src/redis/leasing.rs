@@ -63,6 +63,8 @@ pub(super) struct Taken {
     pub(super) token: u64,
     pub(super) tries: u32,
     pub(super) json: Vec<u8>,
+    /// Time since its submission, in ms of the server's clock, if the server has recorded that.
+    pub(super) age_ms: Option<u64>,
     /// The lease's duration, in ms.
     pub(super) ttl_ms: u64,
 }
@@ -98,8 +100,8 @@ struct Take {
 }
 
 /// When the timers were checked; ms until the next timer, -1 if there is none; and for each job its id,
-/// token, earlier hand-outs and JSON.
-type Answer = (u64, i64, Vec<(String, u64, u32, Vec<u8>)>);
+/// token, earlier hand-outs, JSON and age in ms, -1 if it is not recorded.
+type Answer = (u64, i64, Vec<(String, u64, u32, Vec<u8>, i64)>);
 
 impl Take {
     fn script<'a>(&self, shared: &'a Shared) -> Call<'a> {
@@ -300,9 +302,10 @@ impl Dispatcher {
         self.timers_checked_ms = timers_checked_ms;
         let ttls: HashMap<_, _> = take.leases.iter().map(|(ttl, token)| (*token, *ttl)).collect();
         let mut unwanted = Vec::new();
-        for (id, token, tries, json) in jobs {
+        for (id, token, tries, json, age_ms) in jobs {
+            let age_ms = u64::try_from(age_ms).ok();
             let ttl_ms = ttls.get(&token).copied().unwrap_or_default();
-            let left = self.give(Taken { id, token, tries, json, ttl_ms });
+            let left = self.give(Taken { id, token, tries, json, age_ms, ttl_ms });
             unwanted.extend(left.map(|taken| (taken.id, taken.token)));
         }
         self.give_back(&unwanted).await;

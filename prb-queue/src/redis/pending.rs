@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use prb_core::queue::{CallOutcome, JobFailure, JobId, JobOutcome};
+use prb_core::queue::{CallOutcome, JobFailure, JobId, JobOutcome, withdrawn};
 use tokio::{
     sync::{Notify, oneshot},
     time::Instant,
@@ -27,6 +27,8 @@ pub(super) struct Waiting {
     pub(super) calls: usize,
     pub(super) submitter: oneshot::Sender<Outcome>,
     pub(super) since: Instant,
+    /// Whether its submitter is withdrawing it.
+    pub(super) withdrawing: bool,
 }
 
 /// The content of an event about a job's end.
@@ -164,6 +166,26 @@ impl Pending {
             })
         });
         notify(waiting, outcome);
+    }
+
+    /// Notes whether a job is being withdrawn; returns its mark, if this process submitted it.
+    pub(super) fn withdrawing(&self, id: JobId, withdrawing: bool) -> Option<String> {
+        let mut state = self.state();
+        let waiting = state.open.get_mut(&id)?;
+        waiting.withdrawing = withdrawing;
+        Some(waiting.mark.clone())
+    }
+
+    /// Fails a job that is not in Redis any more. Returns whether its submitter did not withdraw it.
+    pub(super) fn gone(&self, id: JobId, mark: &str) -> bool {
+        let mut state = self.state();
+        if state.open.get(&id).is_none_or(|waiting| waiting.mark != mark) {
+            return false;
+        }
+        let Some(waiting) = state.open.remove(&id) else { return false };
+        let is_withdrawn = waiting.withdrawing;
+        notify(waiting, Err(if is_withdrawn { withdrawn() } else { job_gone() }));
+        !is_withdrawn
     }
 
     /// Fails all outstanding jobs and returns their number.

@@ -134,6 +134,11 @@ impl Tail {
         self.status != "created" || self.error().is_some()
     }
 
+    /// Whether it has failed: then it was put back by hand.
+    pub(super) fn is_failed(&self) -> bool {
+        self.status == "failed"
+    }
+
     /// Whether it has succeeded.
     pub(super) fn is_done(&self) -> bool {
         self.status == "succeeded"

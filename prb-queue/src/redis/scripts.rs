@@ -82,7 +82,7 @@ macro_rules! scripts {
 }
 
 scripts! {
-    submit: ["answers", "usage"];
+    submit: ["clock", "answers", "usage"];
     take: ["clock", "answers", "timers"];
     promote: ["clock", "timers"];
     finish: ["clock", "release"];
@@ -95,7 +95,8 @@ scripts! {
     reindex: ["clock", "delete_job"];
     list: ["clock"];
     retry: ["usage"];
-    remove: ["delete_job"];
+    remove: ["delete_job", "unlist"];
+    withdraw: ["delete_job", "unlist"];
     lease_account: ["clock"];
     renew_accounts: [];
 }

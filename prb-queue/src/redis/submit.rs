@@ -83,7 +83,7 @@ async fn add(shared: &Shared, batch: Vec<Submission>) {
             None => Err(Error::Unavailable("Redis returned too few answers".into())),
         };
         if let Ok(id) = &result {
-            open.push((*id, Waiting { mark, calls, submitter, since }));
+            open.push((*id, Waiting { mark, calls, submitter, since, withdrawing: false }));
         }
         answers.push((added, result));
     }

@@ -421,6 +421,7 @@ pub enum EventKind {
     Checkpoint = 11,
     Stalled = 12,
     Panicked = 13,
+    OperationWithdrawn = 14,
 }
 
 /// Gives workers a command, or previews its effect.

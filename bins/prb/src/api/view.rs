@@ -304,6 +304,9 @@ pub(super) fn event(event: &Event) -> Value {
         EventKind::KeyChanged { last, now } => ("key-changed", json!({ "last": last, "now": now })),
         EventKind::Goal { before, after } => ("goal", json!({ "before": before, "after": after })),
         EventKind::OperationSent { operation } => ("operation-sent", json!({ "operation": operation })),
+        EventKind::OperationWithdrawn { operation } => {
+            ("operation-withdrawn", json!({ "operation": operation }))
+        }
         EventKind::OperationDone { operation, block, extrinsic } => {
             ("operation-done", json!({ "operation": operation, "block": block, "extrinsic": extrinsic }))
         }

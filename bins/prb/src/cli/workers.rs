@@ -135,9 +135,11 @@ async fn edit(
     let workers = select(client, selection, false, &[]).await?;
     ensure!(!workers.is_empty(), "no worker is selected{}", of_pool(selection));
     let removes = change["delete"] == true;
+    let starting = removes.then(|| starting(&workers)).flatten();
     if removes || workers.len() > 1 {
         let verb = if removes { "Remove" } else { "Change" };
-        confirm(options, &format!("{verb} {}?", named(&workers)))?;
+        let note = starting.as_ref().map(|note| format!("{note}\n")).unwrap_or_default();
+        confirm(options, &format!("{note}{verb} {}?", named(&workers)))?;
     }
     let item = |worker: &Value| {
         let mut item = change.clone();
@@ -147,7 +149,17 @@ async fn edit(
     let body = json!({ "items": workers.iter().map(item).collect::<Vec<_>>() });
     let answer = client.ask(Method::PATCH, &["workers"], &dry(options), Some(&body)).await?;
     let verb = if removes { "removed" } else { "changed" };
-    print_change(&answer.body, as_json, options, &format!("{} {verb}", named(&workers)))
+    let note = starting.map(|note| format!("\n{note}")).unwrap_or_default();
+    print_change(&answer.body, as_json, options, &format!("{} {verb}{note}", named(&workers)))
+}
+
+/// Says what happens to the starts of removed workers that are in flight, if there are any.
+fn starting(workers: &[Value]) -> Option<String> {
+    let starts = |worker: &&Value| worker["in_flight"]["operation"] == "start";
+    let starting: Vec<Value> = workers.iter().filter(starts).cloned().collect();
+    let text = "its start is in the queue and is taken back; if a trader already has it, the worker starts, and computes \
+                without heartbeats";
+    (!starting.is_empty()).then(|| format!("{}: {text}", named(&starting)))
 }
 
 /// Formats names, such as `workers a, b, c and 12 more`.
@@ -305,4 +317,23 @@ fn event(event: &Value) -> Vec<String> {
     let fields = event.as_object().into_iter().flatten().filter(|(name, _)| !known.contains(&name.as_str()));
     let what: Vec<_> = fields.map(|(name, value)| format!("{name}: {}", cell(value))).collect();
     vec![cell(&event["at"]), cell(&event["kind"]), what.join(", ")]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn removing_a_worker_says_that_its_start_is_taken_back() {
+        let worker = |name: &str, operation: Option<&str>| match operation {
+            Some(operation) => {
+                json!({ "name": name, "in_flight": { "operation": operation, "stage": "queued" } })
+            }
+            None => json!({ "name": name, "in_flight": null }),
+        };
+        let workers = [worker("a", Some("start")), worker("b", None), worker("c", Some("messages"))];
+        let note = starting(&workers).unwrap_or_default();
+        assert!(note.starts_with("worker a: its start is in the queue and is taken back"), "{note}");
+        assert_eq!(starting(&workers[1..]), None);
+    }
 }

@@ -52,6 +52,11 @@ pub(super) fn millis(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Parses a time in milliseconds that may be zero.
+pub(super) fn millis_or_zero(text: &str) -> Result<Duration, String> {
+    if text.trim() == "0" { Ok(Duration::ZERO) } else { millis(text) }
+}
+
 /// A node's WebSocket URL. Its path may contain a provider's key, so `Debug` shows the host only.
 #[derive(Clone, PartialEq, Eq)]
 pub struct NodeUrl(String);

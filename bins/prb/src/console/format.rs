@@ -148,6 +148,9 @@ pub(super) fn event(kind: &EventKind) -> Markup {
             }
             EventKind::Goal { before, after } => { "Goal: " (goal(*before)) " → " b { (goal(*after)) } }
             EventKind::OperationSent { operation } => { (operation) ": submitted to the trader" }
+            EventKind::OperationWithdrawn { operation } => {
+                (operation) ": taken back from the queue, because it is not wanted any more"
+            }
             EventKind::OperationDone { operation, block, extrinsic } => {
                 (operation) ": took effect in block " (grouped(block.0.into()))
                 @if let Some(hash) = extrinsic { ", transaction " code { (hash) } }

@@ -16,6 +16,7 @@ use prb_core::{
     inventory::{AfterExternalStop, MAX_ENDPOINT_BYTES, MAX_NAME_BYTES},
     manage::{PoolValue, WorkerValue},
     primitives::{PHALA_SS58_PREFIX, PoolId},
+    worker::Operation,
 };
 use secrecy::SecretString;
 use uuid::Uuid;
@@ -166,17 +167,23 @@ fn worker_form(context: &Context, title: &str, worker: Option<&WorkerView>, flee
         }
         @if let Some(entry) = entry {
             // A computing worker gets a warning: its session would go on without it.
-            @let text = removal_text(worker.is_some_and(WorkerView::is_computing));
+            @let text = worker.map_or(UNTOUCHED, removal_text);
             (removal(&format!("{list}/remove"), &list, entry.id, &entry_version::of_worker(entry), &entry.name, text))
         }
     }
 }
 
-fn removal_text(computing: bool) -> &'static str {
-    if computing {
+const UNTOUCHED: &str = "Its session on chain, if there is one, does not change.";
+
+fn removal_text(worker: &WorkerView) -> &'static str {
+    let starts = worker.in_flight.as_ref().is_some_and(|it| it.operation == Operation::Start(0).name());
+    if worker.is_computing() {
         "It is computing: its session would stay on chain without heartbeats and lose value. Stop it first."
+    } else if starts {
+        "Its start is in the queue and is taken back. If a trader already has it, the worker starts, and computes without \
+         heartbeats: to be sure, stop it first."
     } else {
-        "Its session on chain, if there is one, does not change."
+        UNTOUCHED
     }
 }
 

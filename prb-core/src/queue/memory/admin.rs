@@ -139,8 +139,10 @@ impl QueueAdmin for MemoryQueue {
         state.ended_bytes -= size_bytes;
         log.step(JobState::Waiting, None);
         // The submitter has received the failure already.
-        let (submitter, retries_left, phase) = (None, 0, Phase::Waiting);
-        state.add(id, Entry { job, submitter, size_bytes, token: 0, attempts, retries_left, phase, log });
+        let (submitter, retries_left, phase, submitted) = (None, 0, Phase::Waiting, None);
+        let entry =
+            Entry { job, submitter, size_bytes, submitted, token: 0, attempts, retries_left, phase, log };
+        state.add(id, entry);
         drop(state);
         self.0.changed.notify_one();
         Ok(true)
@@ -148,12 +150,7 @@ impl QueueAdmin for MemoryQueue {
 
     async fn remove(&self, id: JobId) -> Result<bool, Error> {
         let mut state = self.state();
-        if let Some(entry) = state.drop_entry(id) {
-            if let Some(submitter) = entry.submitter {
-                let message = "the job was removed by an operator".into();
-                // The submitter may have stopped listening.
-                let _ = submitter.send(Err(JobFailure { message }));
-            }
+        if state.discard(id, JobFailure { message: "the job was removed by an operator".into() }) {
             return Ok(true);
         }
         let Some(index) = state.ended.iter().position(|ended| ended.id == id) else { return Ok(false) };

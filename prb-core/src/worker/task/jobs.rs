@@ -1,20 +1,17 @@
 //! [`Jobs`]: the jobs that a worker's task has submitted, and their outcomes.
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{fmt, sync::Arc, time::SystemTime};
 
-use tokio::{
-    task::{JoinError, JoinSet},
-    time::timeout,
-};
+use tokio::sync::mpsc;
 
 use crate::{
-    queue::{self, Job, JobFailure, JobHandle, JobId, JobOutcome, JobQueue},
+    primitives::PoolId,
+    queue::{Job, JobId, JobSigner},
     wire::MessageOrigin,
-    worker::{InFlight, Operation, Stage},
+    worker::{
+        InFlight, Operation, Stage,
+        job_driver::{DrivenJob, Event, JobDriver},
+    },
 };
 
 /// The purpose of a job.
@@ -34,83 +31,90 @@ impl fmt::Display for Ticket {
     }
 }
 
-pub(super) enum JobEvent {
-    Submitted(Ticket, Result<JobHandle, queue::Error>),
-    Ended(Ticket, Result<JobOutcome, JobFailure>),
-}
+/// An event of a job.
+pub(super) type JobEvent = (Ticket, Event);
 
 /// Jobs being submitted or awaited.
 pub(super) struct Jobs {
-    queue: Arc<dyn JobQueue>,
-    timeout_after: Duration,
-    set: JoinSet<JobEvent>,
-    /// The jobs that `set` waits for, oldest first: at most one operation, and what all senders may have in flight.
+    driver: Arc<JobDriver>,
+    events: (mpsc::UnboundedSender<JobEvent>, mpsc::UnboundedReceiver<JobEvent>),
+    /// Oldest first: at most one operation, and what all senders may have in flight.
     pending: Vec<Pending>,
 }
 
-/// A job being submitted or awaited, for observers.
+/// A job being submitted or awaited.
 struct Pending {
     ticket: Ticket,
+    pool: PoolId,
+    signer: JobSigner,
     /// Its id, once the queue has it.
     job: Option<JobId>,
     /// When it was submitted, or accepted by the queue.
     since: SystemTime,
+    driven: DrivenJob,
+}
+
+impl Pending {
+    const fn is_operation(&self) -> bool {
+        matches!(self.ticket, Ticket::Operation(_))
+    }
 }
 
 impl Jobs {
-    pub(super) fn new(queue: Arc<dyn JobQueue>, timeout_after: Duration) -> Self {
-        Self { queue, timeout_after, set: JoinSet::new(), pending: Vec::new() }
+    pub(super) fn new(driver: Arc<JobDriver>) -> Self {
+        Self { driver, events: mpsc::unbounded_channel(), pending: Vec::new() }
     }
 
-    /// Stops waiting for all of them. They may still be executed: the chain shows their effect.
-    pub(super) fn reset(&mut self) {
-        // Dropping the old set aborts its tasks.
-        self.set = JoinSet::new();
+    /// Stops waiting for all of them. Those that wait in the queue are withdrawn: the operation, and messages unless they
+    /// are kept. What is with a trader may still be executed: the chain shows its effect.
+    pub(super) fn reset(&mut self, keep_messages: bool) {
+        self.give_up(keep_messages);
+        // Events of the old ones go nowhere.
+        self.events = mpsc::unbounded_channel();
         self.pending.clear();
     }
 
-    pub(super) fn submit(&mut self, ticket: Ticket, job: Job) {
-        self.pending.push(Pending { ticket: ticket.clone(), job: None, since: SystemTime::now() });
-        let queue = Arc::clone(&self.queue);
-        let timeout_after = self.timeout_after;
-        self.set.spawn(async move {
-            let submitted = timeout(timeout_after, queue.submit(job)).await;
-            let submitted = submitted
-                .unwrap_or_else(|_| Err(queue::Error::Unavailable(timeout_message(timeout_after).into())));
-            JobEvent::Submitted(ticket, submitted)
-        });
+    fn give_up(&self, keep_messages: bool) {
+        for pending in &self.pending {
+            pending.driven.set_unwanted(pending.is_operation() || !keep_messages);
+        }
     }
 
-    /// Waits for the outcome of a submitted job.
-    pub(super) fn await_outcome(&mut self, ticket: Ticket, handle: JobHandle) {
-        if let Some(pending) = self.pending.iter_mut().find(|pending| pending.ticket == ticket) {
-            (pending.job, pending.since) = (Some(handle.id), SystemTime::now());
+    /// Sets whether the operation is to be withdrawn, if there is one.
+    pub(super) fn withdraw_operation(&self, is_unwanted: impl Fn(PoolId, &JobSigner) -> bool) {
+        if let Some(pending) = self.pending.iter().find(|pending| pending.is_operation()) {
+            pending.driven.set_unwanted(is_unwanted(pending.pool, &pending.signer));
         }
-        let timeout_after = self.timeout_after;
-        self.set.spawn(async move {
-            // Bounded: a lost outcome would block the worker forever.
-            let ended = timeout(timeout_after, handle.outcome()).await;
-            let ended = ended.unwrap_or_else(|_| Err(JobFailure { message: timeout_message(timeout_after) }));
-            JobEvent::Ended(ticket, ended)
-        });
+    }
+
+    pub(super) fn submit(&mut self, ticket: Ticket, job: Job) {
+        let (pool, signer) = (job.pool, job.signer.clone());
+        let driven = self.driver.submit(job, ticket.clone(), self.events.0.clone());
+        self.pending.push(Pending { ticket, pool, signer, job: None, since: SystemTime::now(), driven });
     }
 
     /// The next event; pending forever if no job is in flight.
     ///
     /// # Cancel safety
     /// Safe.
-    pub(super) async fn next(&mut self) -> Result<JobEvent, JoinError> {
-        let Some(event) = self.set.join_next().await else { return std::future::pending().await };
-        if let Ok(JobEvent::Submitted(ticket, Err(_)) | JobEvent::Ended(ticket, _)) = &event {
-            self.pending.retain(|pending| pending.ticket != *ticket);
+    pub(super) async fn next(&mut self) -> JobEvent {
+        // `None` is impossible: a sender is kept here.
+        let Some((ticket, event)) = self.events.1.recv().await else { return std::future::pending().await };
+        match event {
+            Event::Queued(id) => {
+                if let Some(pending) = self.pending.iter_mut().find(|pending| pending.ticket == ticket) {
+                    (pending.job, pending.since) = (Some(id), SystemTime::now());
+                }
+            }
+            _ => self.pending.retain(|pending| pending.ticket != ticket),
         }
-        event
+        (ticket, event)
     }
 
     /// The operation being submitted or awaited; if there is none, the oldest messages.
     pub(super) fn in_flight(&self) -> Option<InFlight> {
-        let operation = |pending: &&Pending| matches!(pending.ticket, Ticket::Operation(_));
-        let pending = self.pending.iter().find(operation).or_else(|| self.pending.first())?;
+        let operation = self.pending.iter().find(|pending| pending.is_operation());
+        let pending = operation.or_else(|| self.pending.first())?;
         let operation = match &pending.ticket {
             Ticket::Operation(operation) => operation.name(),
             Ticket::Messages(..) => InFlight::MESSAGES,
@@ -120,6 +124,10 @@ impl Jobs {
     }
 }
 
-fn timeout_message(timeout_after: Duration) -> String {
-    format!("the queue has not answered within {} minutes", timeout_after.as_secs() / 60)
+impl Drop for Jobs {
+    fn drop(&mut self) {
+        // The worker was removed or disabled, or its task panicked: nobody waits for what it has started. Its messages
+        // stay: they keep a worker that computes from being slashed. When the fleet stops, the driver has stopped before.
+        self.give_up(true);
+    }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use futures::FutureExt;
 use metrics::counter;
-use tokio::{task::JoinError, time::Instant};
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::{
@@ -24,7 +24,7 @@ use crate::{
     queue::{JobFailure, JobOutcome},
     text::describe,
     wire::EgressMessages,
-    worker::{EventKind, InFlight, Reason, Stage, record, requests},
+    worker::{EventKind, InFlight, Reason, Stage, job_driver::Event, record, requests},
 };
 
 /// The result of preparing a transaction with data from the worker.
@@ -210,36 +210,40 @@ impl Task {
         }
     }
 
-    pub(super) fn job_event(&mut self, event: Result<JobEvent, JoinError>) {
-        match event {
-            Ok(JobEvent::Submitted(ticket, Ok(handle))) => {
+    pub(super) fn job_event(&mut self, (ticket, event): JobEvent) {
+        match (ticket, event) {
+            (ticket, Event::Queued(job)) => {
+                debug!(worker = %self.desired.worker.name, %job, %ticket, "job added");
                 if let Ticket::Messages(sender, _) = &ticket {
                     self.relay.submitted(sender);
                 }
-                debug!(worker = %self.desired.worker.name, job = %handle.id, %ticket, "job added");
-                self.jobs.await_outcome(ticket, handle);
             }
-            Ok(JobEvent::Submitted(Ticket::Messages(sender, ticket), Err(error))) => {
+            (Ticket::Messages(sender, ticket), Event::NotSubmitted(error)) => {
                 let worker = &self.desired.worker.name;
                 self.relay.not_submitted(&sender, ticket, &describe(&error), worker);
             }
-            Ok(JobEvent::Submitted(Ticket::Operation(operation), Err(error))) => {
+            (Ticket::Operation(operation), Event::NotSubmitted(error)) => {
                 self.operation = None;
+                self.maybe_sent();
                 // A queue that does not answer may still have accepted the job.
                 self.on_chain.awaiting_block = Some(self.on_chain.block.next());
                 self.operation_failed(operation, failed(operation, &describe(&error)));
             }
-            Ok(JobEvent::Ended(Ticket::Messages(sender, ticket), result)) => {
+            (Ticket::Messages(sender, ticket), Event::Ended(result)) => {
                 let at = (self.on_chain.block, &*self.desired.worker.name);
                 self.relay.ended(&sender, ticket, &result, at);
             }
-            Ok(JobEvent::Ended(Ticket::Operation(operation), result)) => {
+            (Ticket::Operation(operation), Event::Ended(result)) => {
                 self.operation = None;
                 self.operation_ended(operation, result);
             }
-            // These tasks only wait for the queue, so the panic came from it. Which job is lost is unknown.
-            Err(error) => {
-                warn!(worker = %self.desired.worker.name, error = %describe(&error), "the queue failed");
+            (Ticket::Operation(operation), Event::Withdrawn(withdrawal)) => {
+                self.operation = None;
+                self.operation_withdrawn(operation, withdrawal);
+            }
+            // Which job a panic of the queue has lost is unknown. Messages are only withdrawn once nobody waits for them.
+            (_, Event::Lost) | (Ticket::Messages(..), Event::Withdrawn(_)) => {
+                warn!(worker = %self.desired.worker.name, "the queue failed");
                 self.forget_jobs();
             }
         }
@@ -255,6 +259,7 @@ impl Task {
                 }
             }
             Err(failure) => {
+                self.maybe_sent();
                 // It may have been included nevertheless: only a newer view shows that.
                 self.on_chain.awaiting_block = Some(self.on_chain.block.next());
                 match chain_error_in(&failure.message) {
@@ -354,7 +359,7 @@ fn chain_error_in(message: &str) -> Option<&str> {
     KNOWN_ERRORS.iter().any(|known| known.name == bare).then_some(name)
 }
 
-fn count_operation(operation: Operation, outcome: &'static str) {
+pub(super) fn count_operation(operation: Operation, outcome: &'static str) {
     counter!("prb_worker_operations_total", "operation" => operation.name(), "outcome" => outcome)
         .increment(1);
 }

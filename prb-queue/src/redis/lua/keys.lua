@@ -8,7 +8,7 @@ local EVENTS, EARLIER, STALL_BLOCK = '@P@events', '@P@earlierDelayed', '@P@stall
 local function text(number) return string.format('%d', number) end
 -- Additional keys: leases (zset: id -> end of the lease in ms), tokens (id -> token of the lease), tries (id
 -- -> hand-outs that did not end the job), expired (id -> leases that expired), books (the index: id ->
--- mark|pool|action|bytes), ended (zset: id -> time of the end in ms), meta (sums).
+-- mark|pool|action|time of the submission in ms|bytes, of older versions and other programs without the time), ended (zset: id -> time of the end in ms), meta (sums).
 local LEASES, TOKENS, TRIES = '@P@prb:leases', '@P@prb:tokens', '@P@prb:tries'
 local EXPIRED = '@P@prb:expired'
 local BOOKS, ENDED, META = '@P@prb:books', '@P@prb:ended', '@P@prb:meta'

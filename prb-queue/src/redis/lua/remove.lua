@@ -1,10 +1,7 @@
 -- Deletes a job in any state. ARGV: id. Answers 1 if the job existed.
 local id = ARGV[1]
 local there = call('HEXISTS', JOBS, id)
-call('LREM', WAITING, 0, id)
-call('LREM', ACTIVE, 0, id)
-call('ZREM', DELAYED, id)
-call('SREM', STALLING, id)
+unlist(id)
 if call('SREM', SUCCEEDED, id) == 1 then call('HINCRBY', META, 'trimmed_succeeded', 1) end
 if call('SREM', FAILED, id) == 1 then call('HINCRBY', META, 'trimmed_failed', 1) end
 delete_job(id)

@@ -31,7 +31,7 @@ if #taken > 0 then
     local jobs, books = {}, {}
     for k, i in ipairs(taken) do
         jobs[2 * k - 1], jobs[2 * k] = ids[k], ARGV[i]
-        books[2 * k - 1], books[2 * k] = ids[k], ARGV[i + 1] .. '|' .. #ARGV[i]
+        books[2 * k - 1], books[2 * k] = ids[k], ARGV[i + 1] .. '|' .. text(NOW) .. '|' .. #ARGV[i]
         answer[(i - 3) / 2] = ids[k]
     end
     call('HSET', JOBS, unpack(jobs))

@@ -1,12 +1,16 @@
 -- Leases jobs. ARGV: number of the call, caller, when the caller last had the timers checked (ms), then for
 -- each wanted job the lease's duration in ms and its token. Answers when the timers were checked; the ms
 -- until the next timer, or, if they were not checked this time, of these leases (-1 if there is none); and
--- for each job its id, token, earlier hand-outs and JSON.
+-- for each job its id, token, earlier hand-outs, JSON, and ms since its submission (-1 if that is not recorded).
 local seq, last, looked = ARGV[1], '@P@prb:last:take:' .. ARGV[2], tonumber(ARGV[3])
 local at
 -- Frequent takes check the timers at most once a second.
 if math.abs(NOW - looked) >= 1000 then
     at, looked = promote(), NOW
+end
+local function age(book)
+    local submitted = string.match(book or '', '^[^|]*|[^|]*|[^|]*|(%d+)|%d+$')
+    return submitted and math.max(0, NOW - tonumber(submitted)) or -1
 end
 local jobs = {}
 local known = last_answer(last, seq)
@@ -15,7 +19,7 @@ if known then
         local id, token = string.match(word, '^(.*):(%d+)$')
         local json = call('HGET', JOBS, id)
         if json and call('HGET', TOKENS, id) == token then
-            jobs[#jobs + 1] = { id, token, tonumber(call('HGET', TRIES, id) or '0'), json }
+            jobs[#jobs + 1] = { id, token, tonumber(call('HGET', TRIES, id) or '0'), json, age(call('HGET', BOOKS, id)) }
         end
     end
 end
@@ -26,6 +30,7 @@ while #jobs < wanted do
     if not ids then break end
     local json, held = call('HMGET', JOBS, unpack(ids)), call('ZMSCORE', LEASES, unpack(ids))
     local tries = call('EXISTS', TRIES) == 1 and call('HMGET', TRIES, unpack(ids)) or {}
+    local books = call('HMGET', BOOKS, unpack(ids))
     local active, leases, tokens = {}, {}, {}
     for k, id in ipairs(ids) do
         if held[k] or seen[id] then
@@ -40,7 +45,7 @@ while #jobs < wanted do
             active[#active + 1] = id
             leases[#leases + 1], leases[#leases + 2] = text(over), id
             tokens[#tokens + 1], tokens[#tokens + 2] = id, token
-            jobs[#jobs + 1] = { id, token, tonumber(tries[k] or '0'), json[k] }
+            jobs[#jobs + 1] = { id, token, tonumber(tries[k] or '0'), json[k], age(books[k]) }
             taken[#taken + 1] = id .. ':' .. token
         end
         -- Otherwise it was removed.

@@ -47,6 +47,9 @@ fn encode_kind(kind: &EventKind) -> wire::Event {
         EventKind::OperationSent { operation } => {
             wire::Event { subject: (*operation).to_owned(), ..empty(Kind::OperationSent) }
         }
+        EventKind::OperationWithdrawn { operation } => {
+            wire::Event { subject: (*operation).to_owned(), ..empty(Kind::OperationWithdrawn) }
+        }
         EventKind::OperationDone { operation, block, extrinsic } => wire::Event {
             subject: (*operation).to_owned(),
             block: Some(block.0),
@@ -93,6 +96,7 @@ pub(super) fn read(message: &wire::Event) -> Option<Event> {
             EventKind::Goal { before: worker::goal(&message.before)?, after: worker::goal(&message.after)? }
         }
         Kind::OperationSent => EventKind::OperationSent { operation: operation(message)? },
+        Kind::OperationWithdrawn => EventKind::OperationWithdrawn { operation: operation(message)? },
         Kind::OperationDone => EventKind::OperationDone {
             operation: operation(message)?,
             block: ParaNumber(message.block?),

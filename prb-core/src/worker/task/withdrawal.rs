@@ -1,0 +1,60 @@
+//! Withdraws operations that are not wanted any more.
+
+use tracing::info;
+
+use super::{Operation, Task};
+use crate::{
+    inventory::FleetRecord,
+    queue::Withdrawal,
+    worker::{EventKind, obsolete::is_obsolete, requests},
+};
+
+impl Task {
+    /// Withdraws the operation in flight if the goal or the configuration no longer asks for it.
+    pub(super) fn withdraw_obsolete(&mut self) {
+        let Some(operation) = self.operation else { return };
+        let goal = self.saved.goal;
+        let obsolete = is_obsolete(operation, &self.desired, &self.ctx.settings, goal);
+        if self.preparing.is_some() {
+            if obsolete {
+                (self.preparing, self.operation) = (None, None);
+                self.not_sent(operation);
+            }
+            return;
+        }
+        let signer = requests::signer(&self.desired);
+        self.jobs.withdraw_operation(|pool, by| {
+            // A job carries its operator's key: one whose operator was replaced is signed by the old one.
+            obsolete || signer.as_ref().is_none_or(|(ours, signer)| (*ours, signer) != (pool, by))
+        });
+    }
+
+    pub(super) fn operation_withdrawn(&mut self, operation: Operation, withdrawal: Withdrawal) {
+        info!(worker = %self.desired.worker.name, operation = operation.name(), "no longer wanted, and withdrawn");
+        self.slot.event(EventKind::OperationWithdrawn { operation: operation.name() });
+        super::operations::count_operation(operation, "withdrawn");
+        match withdrawal {
+            Withdrawal::Unsent => self.not_sent(operation),
+            // Its effect may be in the next block.
+            _ => {
+                self.maybe_sent();
+                self.on_chain.awaiting_block = Some(self.on_chain.block.next());
+            }
+        }
+    }
+
+    /// Deletes the record of an operation that was not sent: no later effect is ours, unless an earlier attempt may have
+    /// been sent.
+    fn not_sent(&mut self, operation: Operation) {
+        let recorded = self.saved.sent.filter(|sent| Some(sent.operation) == operation.recorded_as());
+        if recorded.is_some() && !self.earlier_sent {
+            self.set_saved(FleetRecord { sent: None, ..self.saved });
+            self.store_saved();
+        }
+    }
+
+    /// Notes that the recorded operation may have been sent: its effect may come later.
+    pub(super) const fn maybe_sent(&mut self) {
+        self.earlier_sent = self.saved.sent.is_some();
+    }
+}
