@@ -13,9 +13,14 @@ use uuid::Uuid;
 
 use crate::{
     inventory::{Edit, Error, FleetRecord, Inventory},
+    primitives::{PoolId, WorkerKey},
     sync::{Backoff, BackoffConfig},
     text::{describe, duration},
 };
+
+mod record_index;
+
+use record_index::RecordIndex;
 
 /// How long changes are batched: a fleet that starts learns thousands of keys within moments, and each edit
 /// of an inventory is a transaction of its own.
@@ -31,6 +36,7 @@ const BACKOFF: BackoffConfig = BackoffConfig { first: Duration::from_secs(1), ma
 #[derive(Debug)]
 pub(crate) struct Saver {
     inventory: Arc<dyn Inventory>,
+    index: RecordIndex,
     pending: Mutex<Pending>,
     changed: Notify,
 }
@@ -43,7 +49,7 @@ struct Pending {
 
 impl Saver {
     pub(crate) fn new(inventory: Arc<dyn Inventory>) -> Self {
-        Self { inventory, pending: Mutex::default(), changed: Notify::new() }
+        Self { inventory, index: RecordIndex::default(), pending: Mutex::default(), changed: Notify::new() }
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
@@ -66,6 +72,19 @@ impl Saver {
     /// Returns the newest record of the worker: the queued one, else `stored`.
     pub(crate) fn newest(&self, worker: Uuid, stored: FleetRecord) -> FleetRecord {
         self.pending().edits.get(&worker).copied().unwrap_or(stored)
+    }
+
+    /// Returns the newest record of `key` at another entry than `worker`, present or removed, whose pool is `of_pool`;
+    /// also returns that pool.
+    pub(crate) fn record_of_key(
+        &self,
+        key: WorkerKey,
+        worker: Uuid,
+        of_pool: impl Fn(PoolId) -> bool,
+    ) -> Option<(PoolId, FleetRecord)> {
+        let snapshot = Arc::clone(&self.inventory.snapshots().borrow());
+        let (id, pool, stored) = self.index.find(&snapshot, key, worker, of_pool)?;
+        Some((pool, self.newest(id, stored)))
     }
 
     /// Returns why the last write failed, if it did.

@@ -12,7 +12,7 @@ use tracing::info;
 
 use super::{
     Action, Command, Desired, EventKind, Grant, Keys, Observed, Operation, Settings, Slot, StakeQueue,
-    Tuning, command, decide, key_registry::Interest, saver::Saver,
+    Tuning, decide, key_registry::Interest, saver::Saver,
 };
 use crate::{
     attestation::{CollateralSource, RegistrationRequest},
@@ -34,6 +34,7 @@ mod on_chain;
 mod operations;
 mod registration_quota;
 mod relay;
+mod resume;
 mod syncing;
 
 use calls::Call;
@@ -250,7 +251,7 @@ impl Task {
     /// Persists the goals of commands that were accepted and not taken up before the end.
     fn keep_commands(&mut self) {
         for command in self.slot.take_commands() {
-            self.set_saved(command::saved_after(command, self.saved, &self.slot.status()));
+            self.set_saved(self.saved_after(command));
         }
         self.store_saved();
     }
@@ -258,7 +259,7 @@ impl Task {
     fn commanded(&mut self, given: Command) {
         info!(worker = %self.desired.worker.name, command = %given, "worker was commanded");
         self.slot.event(EventKind::Commanded(given));
-        self.set_saved(command::saved_after(given, self.saved, &self.slot.status()));
+        self.set_saved(self.saved_after(given));
         match given {
             Command::Kick => self.kick_requested = true,
             Command::Checkpoint => self.checkpoint_requested = true,
