@@ -60,7 +60,7 @@ pub(crate) struct Context {
     pub(crate) genesis: watch::Receiver<Option<Arc<Genesis>>>,
     pub(crate) keys: Arc<Keys>,
     pub(crate) stakes: StakeQueue,
-    pub(crate) saver: Saver,
+    pub(crate) saver: Arc<Saver>,
     pub(crate) settings: Settings,
     pub(crate) tuning: Tuning,
 }
@@ -157,9 +157,7 @@ impl Task {
             self.edited(desired);
             // A command that drops the call in flight would corrupt a checkpoint being written.
             if !self.must_finish_call() {
-                for command in slot.take_commands() {
-                    self.commanded(command);
-                }
+                self.take_commands(Self::commanded);
             }
             self.reconcile();
             let until = self.wakes_at();
@@ -250,10 +248,22 @@ impl Task {
 
     /// Persists the goals of commands that were accepted and not taken up before the end.
     fn keep_commands(&mut self) {
-        for command in self.slot.take_commands() {
-            self.set_saved(self.saved_after(command));
-        }
+        self.take_commands(|task, command| task.set_saved(task.saved_after(command)));
         self.store_saved();
+    }
+
+    /// Takes the queued commands, and queues their effect for persisting: who gave them waits for that.
+    fn take_commands(&mut self, apply: impl Fn(&mut Self, Command)) {
+        let (commands, given) = self.slot.take_commands();
+        if commands.is_empty() {
+            return;
+        }
+        for command in commands {
+            apply(self, command);
+        }
+        let (id, saver) = (self.slot.id(), &self.ctx.saver);
+        let change = saver.enqueue(id, saver.stored_record(id), self.saved);
+        self.slot.set_taken(given, change);
     }
 
     fn commanded(&mut self, given: Command) {
