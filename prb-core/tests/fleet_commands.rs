@@ -168,7 +168,10 @@ async fn renamed_worker_at_another_address_keeps_its_goal() {
         until_reason(&rig, "stopped").await;
         let status = rig.status(0);
         assert_eq!((status.saved.goal, status.saved.key), (Goal::StayStopped, Some(rig.key(0))), "{how:?}");
-        assert!(rig.inventory.snapshots().borrow().removed.is_empty(), "{how:?}: the old record is not needed");
+        assert!(
+            rig.inventory.snapshots().borrow().removed.is_empty(),
+            "{how:?}: the old record is not needed"
+        );
         assert_eq!(starts(&rig), 1, "{how:?}");
     }
 }

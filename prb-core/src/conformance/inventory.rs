@@ -210,7 +210,11 @@ async fn keeps_a_removed_worker_until_its_key_is_recorded(inventory: &impl Inven
     apply(inventory, vec![put(&worker(1)), Edit::PutFleetRecord(worker(1).id, kept)]).await;
     let at_its_address = Worker { endpoint: worker(1).endpoint, ..worker(2) };
     let snapshot = apply(inventory, vec![Edit::RemoveWorker(worker(1).id), put(&at_its_address)]).await;
-    assert_eq!(snapshot.saved(worker(2).id).goal, kept.goal, "a worker at its address does not keep the goal");
+    assert_eq!(
+        snapshot.saved(worker(2).id).goal,
+        kept.goal,
+        "a worker at its address does not keep the goal"
+    );
     let removed = |snapshot: &Snapshot| snapshot.removed.get(&worker(1).id).map(|worker| worker.record);
     assert_eq!(removed(&snapshot), Some(kept), "it may answer elsewhere");
     // Its name and address were taken over already.

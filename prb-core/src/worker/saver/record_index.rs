@@ -49,7 +49,8 @@ impl RecordIndex {
 
 impl Index {
     fn new(snapshot: &Snapshot) -> Self {
-        let present = snapshot.workers.iter().map(|worker| (worker.id, worker.pid, snapshot.saved(worker.id)));
+        let present =
+            snapshot.workers.iter().map(|worker| (worker.id, worker.pid, snapshot.saved(worker.id)));
         let mut removed: Vec<_> = snapshot.removed.iter().collect();
         removed.sort_unstable_by_key(|(id, worker)| (std::cmp::Reverse(worker.revision), **id));
         let removed = removed.into_iter().map(|(id, worker)| (*id, worker.pid, worker.record));

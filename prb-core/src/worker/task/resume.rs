@@ -21,7 +21,9 @@ impl Task {
     pub(super) fn resumed(&self, key: WorkerKey, assigned: Option<PoolId>) -> FleetRecord {
         let (worker, saved) = (&self.desired.worker, self.saved);
         let of_pool = |pool| pool == worker.pid || assigned == Some(pool);
-        let Some((pool, before)) = self.ctx.saver.record_of_key(key, worker.id, of_pool) else { return saved };
+        let Some((pool, before)) = self.ctx.saver.record_of_key(key, worker.id, of_pool) else {
+            return saved;
+        };
         let goal = if saved.goal == Goal::Compute { before.goal } else { saved.goal };
         if goal != saved.goal {
             warn!(
