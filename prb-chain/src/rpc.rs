@@ -70,7 +70,8 @@ pub struct Config {
     pub genesis: Option<Hash>,
     /// Timeout of a request. Default: 60 s.
     pub request_timeout: Duration,
-    /// Timeout of connecting. Default: 10 s.
+    /// Timeout of connecting to one address of a node's name, and of each handshake; all of it together may take three
+    /// times as long. Default: 10 s.
     pub connect_timeout: Duration,
     /// Largest answer that is accepted, in bytes; a larger one closes its connection. Default: 256 MiB.
     pub max_response_bytes: u32,

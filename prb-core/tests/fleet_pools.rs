@@ -12,6 +12,8 @@ use prb_core::{
     fleet::{self, Command, Fleet},
     inventory::{AfterExternalStop, Goal},
     primitives::AccountId,
+    prpc::Method,
+    pruntime::scripted::Failure,
     worker::{Settings, State},
 };
 use tokio::sync::watch;
@@ -71,6 +73,24 @@ async fn free_stake_is_assigned_by_name_and_no_refused_call_is_paid() {
     }
     let (six, seven) = (vec![0, 1, 2, 3, 4, 5], vec![0, 1, 2, 3, 4, 5, 6]);
     assert_eq!(computed, [six.clone(), seven.clone(), six, seven]);
+}
+
+/// The first worker by name cannot be registered: the stake does not lie idle for it.
+#[tokio::test(start_paused = true)]
+async fn stake_is_not_kept_for_a_worker_that_cannot_start() {
+    let mut rig = Rig::new(2, 20).await;
+    rig.chain.add_pool(POOL, account(POOL), STAKE + STAKE / 2);
+    rig.workers[0].fail_always(Method::GetRuntimeInfo, Some(Failure::refuse("no quote")));
+    rig.run();
+    rig.start();
+    rig.until_worker(0, "not registered", |w| w.state == State::Error).await;
+    rig.until_worker(1, "computing", |w| w.state == State::Active).await;
+    // Once it can, it asks for what is left.
+    rig.workers[0].fail_always(Method::GetRuntimeInfo, None);
+    rig.fleet().command(rig.ids[0], Command::Restart).unwrap();
+    rig.until_worker(0, "its turn", |w| w.reason.code() == "free-stake-short").await;
+    rig.chain.contribute(POOL, STAKE);
+    rig.until_all(State::Active).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -93,15 +93,18 @@ codes! {
 /// Whether a store lags behind its nodes.
 pub(crate) fn provider(heights: &Heights) -> Option<Reason> {
     match (heights.relay, heights.relay_target, heights.para, heights.para_target) {
-        (Some(relay), Some(relay_target), para, para_target) => {
-            // Without a known target the parachain counts as not behind.
-            let para_behind = para_target.map_or(0, |t| t.0).saturating_sub(para.map_or(0, |p| p.0));
+        (Some(relay), Some(relay_target), Some(para), Some(para_target)) => {
+            let para_behind = para_target.0.saturating_sub(para.0);
             let relay_behind = relay_target.0.saturating_sub(relay.0);
             (relay_behind.max(para_behind) > AT_TIP).then(|| {
                 let behind = format!("{relay_behind} relay blocks and {para_behind} parachain blocks behind");
                 Reason::new(Code::Syncing, behind)
             })
         }
+        (Some(_), Some(_), ..) => Some(Reason::new(
+            Code::ChainUnknown,
+            "no block of the parachain has been received from its nodes yet",
+        )),
         _ => Some(Reason::new(Code::ChainUnknown, "no block has been received from the chain nodes yet")),
     }
 }
@@ -173,9 +176,23 @@ pub(crate) fn workers(fleet: &FleetStatus) -> Vec<Reason> {
     reasons
 }
 
+/// How long messages may fail, and what is sent on chain may take, before a worker needs attention. A batch takes about
+/// a minute; a fleet that starts all at once takes some.
+const SENT_WITHIN: Duration = Duration::from_secs(600);
+
 /// Whether a worker needs attention.
 pub(crate) fn in_trouble(worker: &WorkerStatus) -> bool {
-    worker.state == State::Error || worker.stalled || worker.is_unresponsive()
+    worker.state == State::Error || worker.stalled || worker.is_unresponsive() || sends_nothing(worker)
+}
+
+/// Whether nothing of a worker reaches the chain, though its state is that of one that gets on.
+fn sends_nothing(worker: &WorkerStatus) -> bool {
+    let relay_fails = matches!(worker.reason, worker::Reason::RelayFailing { .. });
+    // Compared with the clock, which may be set back: then it counts as recent.
+    let waits = worker.in_flight.as_ref().and_then(|in_flight| in_flight.since.elapsed().ok());
+    matches!(worker.reason, worker::Reason::ScoreOverdue)
+        || relay_fails && worker.message_since.elapsed() >= SENT_WITHIN
+        || waits.is_some_and(|waits| waits >= SENT_WITHIN)
 }
 
 fn without_data(worker: &WorkerStatus) -> bool {
@@ -225,6 +242,13 @@ mod tests {
         assert_eq!(code(Some(10), 100, 50, 50), Some("syncing"));
         assert_eq!(code(Some(95), 100, 0, 50), Some("syncing"));
         assert_eq!(code(Some(95), 100, 48, 50), None);
+        // Short chains: the relay chain is complete before the parachain has begun.
+        for (para, para_target) in [(None, None), (None, Some(ParaNumber(50))), (Some(ParaNumber(50)), None)]
+        {
+            let relay = Some(RelayNumber(95));
+            let heights = Heights { relay, relay_target: relay, para, para_target };
+            assert_eq!(provider(&heights).map(|reason| reason.code), Some("chain_unknown"));
+        }
     }
 
     fn fleet(reasons: &[(State, worker::Reason)]) -> FleetStatus {

@@ -19,7 +19,7 @@ use jsonrpsee::{
 use metrics::counter;
 use prb_core::{
     primitives::Hash,
-    text::{describe, shorten},
+    text::{describe, duration, shorten},
 };
 
 /// Consecutive timeouts after which a connection is closed.
@@ -27,6 +27,9 @@ pub(super) const MAX_TIMEOUTS: u32 = 3;
 
 /// Largest message of a subscription, in bytes: headers, and the states of transactions.
 const MAX_MESSAGE_BYTES: u32 = 1024 * 1024;
+/// How many addresses of a node's name may stay silent, or handshakes take their whole time, in one attempt. The client
+/// tries the addresses in turn, in the same order each time.
+const MAX_SILENT_STEPS: u32 = 3;
 /// Messages that wait for a subscriber. If there are more, the subscription ends, and its subject is polled.
 // After a lag of finality, a node announces all blocks that have become final at once.
 const BUFFERED_MESSAGES: usize = 256;
@@ -164,12 +167,13 @@ impl Node {
             // Proxies close idle WebSockets, and a silent subscription does not show that its connection is
             // dead.
             .enable_ws_ping(PingConfig::new());
+        // The client's own limit is for each address of the node's name, and for each handshake.
+        let limit = config.connect_timeout * MAX_SILENT_STEPS;
         let error: Box<dyn StdError + Send + Sync> =
-            // The client's own limit covers the TCP connection and the handshakes one by one.
-            match tokio::time::timeout(config.connect_timeout, builder.build(&self.url)).await {
+            match tokio::time::timeout(limit, builder.build(&self.url)).await {
                 Ok(Ok(client)) => return Ok(Arc::new(client)),
                 Ok(Err(e)) => cause(&e),
-                Err(timeout) => Box::new(timeout),
+                Err(_) => format!("no connection within {}", duration(limit)).into(),
             };
         Err(Error::Disconnected { node: Arc::clone(self.name()), source: error })
     }

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     blob::Genesis,
+    chain::SessionState,
     inventory::Snapshot,
     sync::BackoffConfig,
     worker::{Context, Desired, Slot},
@@ -154,13 +155,16 @@ impl Supervisor {
     fn apply(&mut self, snapshot: &Snapshot) {
         let before = self.shared.registry();
         let mut edited = before.slots.len() != snapshot.workers.len();
-        let mut slots = Vec::with_capacity(snapshot.workers.len());
+        let (mut slots, mut silenced) = (Vec::with_capacity(snapshot.workers.len()), Vec::new());
         for (i, worker) in snapshot.workers.iter().enumerate() {
             let pool = snapshot.pool(worker.pid).cloned();
             let desired = Desired { worker: Arc::clone(worker), pool };
             let slot = match before.by_id.get(&worker.id) {
                 Some(slot) => {
                     slot.set_saved(snapshot.saved(worker.id));
+                    if is_silenced(slot, Some(&desired)) {
+                        silenced.push(Arc::clone(slot));
+                    }
                     edited |= slot.set_desired(desired);
                     // The list is in the order of names: renaming one worker moves others.
                     edited |= before.slots.get(i).is_none_or(|other| !Arc::ptr_eq(other, slot));
@@ -182,7 +186,11 @@ impl Supervisor {
         // A removed worker must leave the stake queue: its need would be reserved, and lost to the workers behind it.
         for gone in before.slots.iter().filter(|slot| !ids.contains(&slot.id())) {
             self.ctx.stakes.leave(gone.id());
+            if is_silenced(gone, None) {
+                silenced.push(Arc::clone(gone));
+            }
         }
+        warn_of_silenced(&silenced);
         let by_id = slots.iter().map(|slot| (slot.id(), Arc::clone(slot))).collect();
         self.shared.set_registry(Registry { slots, by_id, runners: self.shards.len() });
     }
@@ -265,6 +273,25 @@ impl Supervisor {
             }
         }
     }
+}
+
+/// Whether an edit ends the messages of a worker that computes; `after` is `None` if it is removed.
+fn is_silenced(slot: &Slot, after: Option<&Desired>) -> bool {
+    let sends = |desired: &Desired| {
+        desired.idle_reason().is_none() && !desired.sync_only() && desired.operator().is_some()
+    };
+    let computes = slot.status().session_state().is_some_and(SessionState::is_computing);
+    computes && sends(&slot.desired()) && !after.is_some_and(sends)
+}
+
+fn warn_of_silenced(silenced: &[Arc<Slot>]) {
+    let Some(first) = silenced.first() else { return };
+    warn!(
+        workers = silenced.len(),
+        worker = %first.desired().worker.name,
+        "workers that compute were removed, disabled, set to sync only, or their pool lost its operator: without their \
+         heartbeats their stake is slashed, unless another manager sends them; revert the edit, stop them, and edit then"
+    );
 }
 
 async fn delayed(wait: Duration, task: impl Future<Output = ()>) {

@@ -63,7 +63,11 @@ pub fn decide(desired: &Desired, settings: &Settings, observed: &Observed) -> De
         return decision(State::Error, observation(observed).unwrap_or(Action::Recheck), reason);
     }
     if !info.initialized {
-        return uninitialised(observed);
+        return with_operation(
+            uninitialised(observed),
+            recorded::operation(desired, settings, observed),
+            observed,
+        );
     }
     let assessment = assess(desired, settings, observed, info);
     // The assessment still counts while the info is outdated: state and message must not flicker.
@@ -184,7 +188,7 @@ fn conclude(assessment: Assessment, action: Action, sync: Step, observed: &Obser
     let failures = &observed.failures;
     if let Some(failure) = &failures.relay
         && wanted.is_none()
-        && matches!(reason, Reason::Computing | Reason::Synching | Reason::Gatekeeper { .. })
+        && needs_messages(&reason)
     {
         reason = failure.reason.clone();
     }
@@ -207,6 +211,18 @@ fn conclude(assessment: Assessment, action: Action, sync: Step, observed: &Obser
     }
     let message = reason.to_string().into();
     Decision { state, reason, message, action, sync, wanted }
+}
+
+/// Whether a worker in this situation depends on its messages: its heartbeats, or its benchmark's score.
+const fn needs_messages(reason: &Reason) -> bool {
+    matches!(
+        reason,
+        Reason::Computing
+            | Reason::Synching
+            | Reason::Gatekeeper { .. }
+            | Reason::AwaitingScore
+            | Reason::ScoreOverdue
+    )
 }
 
 /// Returns why a wanted operation is not submitted, and whether that is an error.

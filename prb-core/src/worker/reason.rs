@@ -192,6 +192,8 @@ reasons! {
     RegisteringAgain = "registering-again",
     /// No benchmark score yet.
     AwaitingScore = "awaiting-score",
+    /// Still no benchmark score, long after a benchmark takes.
+    ScoreOverdue = "score-overdue",
     /// Its benchmark score is below the configured minimum.
     ScoreTooLow {
         /// Its score.
@@ -372,6 +374,33 @@ reasons! {
 }
 
 impl Reason {
+    /// Whether nothing but time and the pool's stake keeps a worker with this reason from computing with its full stake.
+    pub(super) const fn is_on_the_way(&self) -> bool {
+        matches!(
+            self,
+            Self::Connecting
+                | Self::Initialising
+                | Self::AwaitingChainData
+                | Self::AwaitingChainState
+                | Self::Synching
+                | Self::Registering
+                | Self::RegisteringAgain
+                | Self::OperatorDiffers { .. }
+                | Self::AwaitingScore
+                | Self::AddingToPool { .. }
+                | Self::AwaitingSession
+                | Self::StartingComputing
+                | Self::AwaitingTurn { .. }
+                | Self::FreeStakeShort { .. }
+                | Self::RaisingStake { .. }
+                | Self::Computing
+                | Self::AnnouncingEndpoints
+                | Self::AwaitingBlock { .. }
+                | Self::Reclaiming
+                | Self::CoolingDown { .. }
+        )
+    }
+
     /// The reason for a worker's sync problem.
     pub(super) fn of_sync(problem: &Problem) -> Self {
         let error = Arc::clone(&problem.message);

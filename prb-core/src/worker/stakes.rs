@@ -15,6 +15,8 @@ use crate::primitives::{Balance, PoolId};
 
 /// How long a worker that has not reported its need holds up those behind it.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long stake is kept for a worker that is not registered and scored yet: a few times what that takes.
+const PREPARATION_TIMEOUT: Duration = Duration::from_secs(1800);
 
 /// The free stake that a worker needs from its pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,8 +25,21 @@ pub(crate) enum Need {
     Unknown,
     /// Nothing.
     Nothing,
-    /// This much, for its next operation.
+    /// This much, for its next operation, which can be sent now.
     Stake(Balance),
+    /// This much, once it is registered and scored.
+    Preparing(Balance),
+    /// This much, but something else keeps it from using it.
+    Blocked(Balance),
+}
+
+impl Need {
+    const fn stake(self) -> Option<Balance> {
+        match self {
+            Self::Stake(stake) | Self::Preparing(stake) | Self::Blocked(stake) => Some(stake),
+            Self::Unknown | Self::Nothing => None,
+        }
+    }
 }
 
 /// A position in the queue: by name, then by id.
@@ -34,6 +49,29 @@ type QueueKey = (String, Uuid);
 struct Entry {
     need: Need,
     since: Instant,
+    /// Since when it has been about to need stake.
+    preparing: Option<Instant>,
+}
+
+impl Entry {
+    fn set(&mut self, need: Need, now: Instant) {
+        self.need = need;
+        match need {
+            Need::Preparing(_) => drop(self.preparing.get_or_insert(now)),
+            Need::Stake(_) | Need::Nothing => self.preparing = None,
+            // It may be on its way again in a moment, which starts no new time.
+            Need::Blocked(_) | Need::Unknown => {}
+        }
+    }
+
+    /// The stake that is kept for it: none for a worker that cannot use it, or takes too long until it can.
+    fn reserved(&self, now: Instant) -> Balance {
+        match self.need {
+            Need::Stake(stake) => stake,
+            Need::Preparing(stake) if self.preparing.is_none_or(|at| now < at + PREPARATION_TIMEOUT) => stake,
+            _ => 0,
+        }
+    }
 }
 
 /// The queues of all pools.
@@ -60,7 +98,7 @@ impl StakeQueue {
         }
         queues.leave(id);
         queues.pool_of.insert(id, (pool, name.to_owned()));
-        let waiting = Entry { need: Need::Unknown, since: Instant::now() };
+        let waiting = Entry { need: Need::Unknown, since: Instant::now(), preparing: None };
         queues.pools.entry(pool).or_default().insert((name.to_owned(), id), waiting);
     }
 
@@ -71,33 +109,34 @@ impl StakeQueue {
 
     /// Records what a worker needs and returns whether its pool, with `free` stake, can grant it.
     ///
+    /// Stake is kept for workers that can use it, and for a while for those that soon can; none for those that something
+    /// else keeps from it.
+    ///
     /// The pool's stake is granted in queue order. A worker that needs more than is left is skipped, so that
     /// no stake lies idle for one that has to wait anyway.
     pub(crate) fn request(&self, id: Uuid, need: Need, free: Option<Balance>) -> Grant {
         let mut queues = self.queues();
         let Some((pool, name)) = queues.pool_of.get(&id).cloned() else { return Grant::Granted };
         let Some(queue) = queues.pools.get_mut(&pool) else { return Grant::Granted };
-        let key = (name, id);
+        let (key, now) = ((name, id), Instant::now());
         if let Some(waiting) = queue.get_mut(&key) {
-            waiting.need = need;
+            waiting.set(need, now);
         }
-        let (Need::Stake(mine), Some(free)) = (need, free) else { return Grant::Granted };
-        let now = Instant::now();
+        let (Some(mine), Some(free)) = (need.stake(), free) else { return Grant::Granted };
         let mut left = free;
         for waiting in queue.range(..&key).map(|(_, waiting)| waiting) {
             match waiting.need {
-                // A need that exceeds what is left is skipped, as it was for its own worker.
-                Need::Stake(before) => left = left.checked_sub(before).unwrap_or(left),
                 // After a restart, workers report in any order. Without the wait, the first to report would
                 // be served, not the first in the queue.
                 Need::Unknown if now < waiting.since + REPORT_TIMEOUT => return Grant::Undecided,
-                Need::Unknown | Need::Nothing => {}
+                // A need that exceeds what is left is skipped, as it was for its own worker.
+                _ => left = left.checked_sub(waiting.reserved(now)).unwrap_or(left),
             }
         }
         match mine.checked_sub(left) {
             None | Some(0) => Grant::Granted,
             Some(missing) => {
-                let waiting = queue.values().filter(|w| matches!(w.need, Need::Stake(_))).count();
+                let waiting = queue.values().filter(|waiting| waiting.need.stake().is_some()).count();
                 Grant::Short { free, missing, waiting }
             }
         }
@@ -154,6 +193,26 @@ mod tests {
             queue.request(id(3), Need::Stake(30), Some(50)),
             Grant::Short { free: 50, missing: 20, waiting: 3 }
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stake_is_not_kept_for_workers_that_cannot_use_it() {
+        let queue = queue(2);
+        let second = || queue.request(id(1), Need::Stake(10), Some(15));
+        queue.request(id(0), Need::Blocked(10), None);
+        assert_eq!(second(), Grant::Granted);
+        // It is about to, for a while; that it fails in between starts no new time.
+        queue.request(id(0), Need::Preparing(10), None);
+        assert_eq!(second(), Grant::Short { free: 15, missing: 5, waiting: 2 });
+        tokio::time::advance(PREPARATION_TIMEOUT / 2).await;
+        queue.request(id(0), Need::Blocked(10), None);
+        queue.request(id(0), Need::Preparing(10), None);
+        assert!(matches!(second(), Grant::Short { .. }));
+        tokio::time::advance(PREPARATION_TIMEOUT / 2).await;
+        assert_eq!(second(), Grant::Granted);
+        // Ready, it comes first again.
+        queue.request(id(0), Need::Stake(10), None);
+        assert!(matches!(second(), Grant::Short { .. }));
     }
 
     #[tokio::test(start_paused = true)]

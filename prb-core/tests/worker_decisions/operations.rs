@@ -119,6 +119,13 @@ fn operations_the_chain_would_refuse_are_reported_and_not_sent() {
 
 #[test]
 fn worker_of_another_operator_is_taken_over_only_by_the_owner_of_the_pool() {
+    let mut strange = pool();
+    strange.owner = STRANGER;
+    let mut unregistered = ready();
+    on_chain(&mut unregistered, |chain| (chain.registration, chain.pool, chain.session) = (None, None, None));
+    assert_eq!(decided(&unregistered).0, Action::Operate(Operation::Register));
+    let futile = decision(&with_pool(unregistered, Some(strange)));
+    assert_eq!((futile.action, futile.code), (Action::Wait, "not-pool-owner"), "{}", futile.message);
     for (mut observed, state) in [(ready(), State::PreActive), (computing(), State::Active)] {
         on_chain(&mut observed, |chain| chain.registration.as_mut().unwrap().operator = Some(STRANGER));
         let owned = with_pool(observed.clone(), Some(pool()));
@@ -147,6 +154,38 @@ fn worker_that_computes_in_another_pool_keeps_its_heartbeats() {
     assert_eq!((computes.action, computes.code), (Action::Relay, "in-other-pool"));
     assert_eq!(computes.state, State::Error);
     assert_eq!(in_other_pool(ready()).action, Action::Wait);
+}
+
+#[test]
+fn score_that_does_not_come_is_reported_with_its_cause() {
+    let mut unscored = ready();
+    on_chain(&mut unscored, |chain| chain.registration.as_mut().unwrap().initial_score = None);
+    unscored.benchmark_running = true;
+    assert_eq!(decision(&unscored).code, "awaiting-score");
+    let mut overdue = unscored.clone();
+    overdue.benchmark_running = false;
+    assert_eq!((decision(&overdue).code, decision(&overdue).state), ("score-overdue", State::PreActive));
+    for mut observed in [unscored, overdue] {
+        let reason = Reason::RelayFailing { error: "no answer".into() };
+        observed.failures.relay = Some(Failure { reason, attempts: 1, due: true });
+        assert_eq!(decision(&observed).code, "relay-failing");
+    }
+}
+
+#[test]
+fn worker_without_state_is_stopped_by_its_last_key() {
+    let mut lost = computing();
+    let chain = lost.chain.take();
+    let mut info = info();
+    (info.initialized, info.public_key) = (false, None);
+    (lost.info, lost.relay_genesis) = (Some(Arc::new(info)), None);
+    lost.last_key = Some(LastKey { key: KEY, chain, holder: None });
+    assert_eq!(decided(&lost).0, Action::Wait);
+    lost.saved.goal = Goal::Stop;
+    assert_eq!(decided(&lost).0, Action::Operate(Operation::Stop));
+    // Not while it answers at another entry.
+    lost.last_key.as_mut().unwrap().holder = Some("another".into());
+    assert_eq!(decided(&lost).0, Action::Wait);
 }
 
 #[test]

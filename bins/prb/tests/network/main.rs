@@ -13,7 +13,12 @@ mod outage;
 use std::{collections::HashMap, net::Ipv4Addr, pin::Pin, sync::Arc, time::Duration};
 
 use outage::{Event::*, Way};
-use support::{daemons::Daemon, namespaces::bridge_or_loopback};
+use support::{
+    Net, chain,
+    daemons::{Daemon, provider},
+    forward::Forward,
+    namespaces::bridge_or_loopback,
+};
 use tokio::{task::JoinSet, time::Instant};
 
 /// Time limit that is long enough on a loaded machine.
@@ -45,6 +50,29 @@ async fn daemon_starts_without_a_network() {
     let is_open = || monitor.log().contains("console open");
     until("the console is open", is_open, || monitor.log_tail()).await;
     monitor.stop().await;
+}
+
+/// A node's name has two addresses, and the first one takes connections but says nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_address_of_a_name_does_not_hide_the_other() {
+    let private_mounts = std::process::Command::new("unshare").args(["-m", "true"]).status();
+    if !private_mounts.is_ok_and(|status| status.success()) {
+        eprintln!("not tested: without root, names cannot be given addresses");
+        return;
+    }
+    let net = Net::start(chain(), 0).await;
+    let (forward, _) = Forward::url(Ipv4Addr::new(127, 0, 0, 2), &net.devnet.para().url()).await;
+    let port = forward.address.port();
+    let _silent = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+    let hosts = net.dir.path().join("hosts");
+    std::fs::write(&hosts, "127.0.0.1 localhost\n127.0.0.1 both\n127.0.0.2 both\n").unwrap();
+    let script = format!("mount --bind {} /etc/hosts && exec \"$@\"", hosts.display());
+    let mut provider = provider(&net, "dp")
+        .launched_by(&["unshare", "-m", "sh", "-c", &script, "sh"], Ipv4Addr::LOCALHOST)
+        .set("PHALA_CHAIN_ENDPOINT", format!("ws://both:{port}"));
+    provider.start();
+    provider.until_unready(&[], LIMIT).await;
+    provider.stop().await;
 }
 
 type Scenario = Pin<Box<dyn Future<Output = ()> + Send>>;

@@ -2,7 +2,7 @@
 //! paid. The checks and their order follow the pallets' `add_worker`, `start_computing` and `restart_computing`.
 
 use crate::{
-    chain::{PoolOnChain, Registration, Session},
+    chain::{PoolOnChain, WorkerOnChain},
     inventory::Goal,
     primitives::Balance,
     worker::{Desired, Observed, Operation, Reason, observed::Grant},
@@ -13,8 +13,7 @@ pub(super) fn reason(
     desired: &Desired,
     observed: &Observed,
     operation: Operation,
-    registration: &Registration,
-    session: Option<&Session>,
+    chain: &WorkerOnChain,
 ) -> Option<Reason> {
     let id = desired.worker.pid;
     // The fee is only known once the transaction is built: only an empty account certainly cannot pay it.
@@ -46,14 +45,14 @@ pub(super) fn reason(
         Operation::AddToPool => pool_full(desired, observed, pool),
         Operation::Start(stake) => withdrawals(desired, observed, pool, false)
             .or_else(|| stake_shortage(desired, observed, stake))
-            .or_else(|| out_of_bounds(observed, registration, stake)),
+            .or_else(|| out_of_bounds(observed, chain, stake)),
         Operation::RaiseStake(stake) => {
             // The pallet frees the session's stake before it locks the new one: only the difference must be
             // free in the pool.
-            let has = session.and_then(|s| s.stake).unwrap_or(0);
+            let has = chain.session.as_ref().and_then(|session| session.stake).unwrap_or(0);
             withdrawals(desired, observed, pool, true)
                 .or_else(|| stake_shortage(desired, observed, stake.saturating_sub(has)))
-                .or_else(|| out_of_bounds(observed, registration, stake))
+                .or_else(|| out_of_bounds(observed, chain, stake))
         }
         _ => None,
     }
@@ -85,7 +84,8 @@ fn stake_shortage(desired: &Desired, observed: &Observed, needed: Balance) -> Op
     }
 }
 
-fn out_of_bounds(observed: &Observed, registration: &Registration, stake: Balance) -> Option<Reason> {
+fn out_of_bounds(observed: &Observed, chain: &WorkerOnChain, stake: Balance) -> Option<Reason> {
+    let registration = chain.registration.as_ref()?;
     // Not every runtime has these rules.
     let (rules, score) = (observed.rules.stake?, registration.initial_score?);
     let min = rules.min_stake(score);

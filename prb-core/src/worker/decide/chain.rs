@@ -89,25 +89,17 @@ impl Candidate<'_> {
             return stopped;
         }
         let Some(registration) = &self.chain.registration else {
-            return Assessment::new(State::PreActive, Reason::Registering)
-                .wants(Operation::Register)
-                .without_relay();
+            let assessment = Assessment::new(State::PreActive, Reason::Registering).without_relay();
+            return self.registers(assessment);
         };
         if let Some(reason) = self.outdated(registration) {
             // Registering again does not end a session, so the worker continues to compute.
             let computing = session.is_some_and(|s| s.state.is_computing());
             let state = if computing { State::Active } else { State::PreActive };
-            let assessment = Assessment::new(state, reason);
-            return match assessment.reason {
-                // An account that does not own the pool could do nothing with a worker that it takes from another.
-                Reason::OperatorDiffers { .. } => {
-                    self.unless_blocked(assessment, Operation::Register, registration)
-                }
-                _ => assessment.wants(Operation::Register),
-            };
+            return self.registers(Assessment::new(state, reason));
         }
         let assessment = match session.filter(|s| s.state.is_computing()) {
-            Some(session) => self.computing(session, registration),
+            Some(session) => self.computing(session),
             None if self.desired.worker.gatekeeper => self.gatekeeper(),
             None => return self.starting(session, registration),
         };
@@ -169,17 +161,20 @@ impl Candidate<'_> {
             None => return Assessment::new(State::PreActive, Reason::AwaitingSession),
             Some(_) => (Reason::StartingComputing, Operation::Start(self.desired.worker.stake)),
         };
-        self.unless_blocked(Assessment::new(State::PreActive, reason), operation, registration)
+        self.unless_blocked(Assessment::new(State::PreActive, reason), operation)
     }
 
-    fn unless_blocked(
-        &self,
-        assessment: Assessment,
-        operation: Operation,
-        registration: &Registration,
-    ) -> Assessment {
-        let session = self.chain.session.as_ref();
-        let blocked = blocked::reason(self.desired, self.observed, operation, registration, session);
+    /// Registers, unless the operator does not own the pool: it could do nothing with the worker, and would take it from
+    /// an operator that can. Gatekeepers need no pool.
+    fn registers(&self, assessment: Assessment) -> Assessment {
+        if self.desired.worker.gatekeeper || matches!(assessment.reason, Reason::RegisteringAgain) {
+            return assessment.wants(Operation::Register);
+        }
+        self.unless_blocked(assessment, Operation::Register)
+    }
+
+    fn unless_blocked(&self, assessment: Assessment, operation: Operation) -> Assessment {
+        let blocked = blocked::reason(self.desired, self.observed, operation, self.chain);
         match blocked {
             None => assessment.wants(operation),
             Some(reason) => {
@@ -204,7 +199,8 @@ impl Candidate<'_> {
             return None;
         }
         let reason = match score {
-            0 => Reason::AwaitingScore,
+            0 if self.observed.benchmark_running => Reason::AwaitingScore,
+            0 => Reason::ScoreOverdue,
             _ => Reason::ScoreTooLow { score, min },
         };
         let waits = Assessment::new(State::PreActive, reason);
@@ -252,7 +248,7 @@ impl Candidate<'_> {
         oldest.is_some_and(|w| w.start_time.saturating_add(grace) <= session.cool_down_start)
     }
 
-    fn computing(&self, session: &Session, registration: &Registration) -> Assessment {
+    fn computing(&self, session: &Session) -> Assessment {
         if session.state == SessionState::WorkerUnresponsive {
             // Its stake is not changed before it responds again: a restart would hide why it does not.
             return Assessment::new(State::Active, Reason::Unresponsive);
@@ -262,7 +258,7 @@ impl Candidate<'_> {
             Some(stake) if stake < wanted => {
                 let assessment =
                     Assessment::new(State::Active, Reason::RaisingStake { from: stake, to: wanted });
-                self.unless_blocked(assessment, Operation::RaiseStake(wanted), registration)
+                self.unless_blocked(assessment, Operation::RaiseStake(wanted))
             }
             _ => Assessment::new(State::Active, Reason::Computing),
         }

@@ -151,7 +151,9 @@ impl Task {
         let waits_for_chain = observed.caught_up && observed.chain.is_none() && observed.key_holder.is_none();
         // `Unknown` makes workers behind it wait for a while; an unreachable worker must not block them.
         let need = match stake_needed(&self.desired, observed) {
-            Some(stake) => Need::Stake(stake),
+            Some(stake) if !self.slot.status().reason.is_on_the_way() => Need::Blocked(stake),
+            Some(stake) if is_scored(observed) => Need::Stake(stake),
+            Some(stake) => Need::Preparing(stake),
             None if (observed.info.is_none() && !unreachable) || waits_for_chain => Need::Unknown,
             None => Need::Nothing,
         };
@@ -225,4 +227,11 @@ impl Task {
             status.failures = failures;
         });
     }
+}
+
+/// Whether a worker has the score that a start needs.
+fn is_scored(observed: &Observed) -> bool {
+    let Some(Ok(chain)) = &observed.chain else { return false };
+    let registration = chain.registration.as_ref();
+    registration.and_then(|registration| registration.initial_score).is_some_and(|score| score > 0)
 }

@@ -329,7 +329,7 @@ async fn attestations_and_dispatches_can_be_delayed() {
     let began = Instant::now();
     assert!(tokio::time::timeout(slow / 3, ask(true)).await.is_err(), "it came too early");
     ask(false).await;
-    assert!(began.elapsed() >= slow && began.elapsed() < 2 * slow, "{:?}", began.elapsed());
+    assert!(began.elapsed() >= slow, "{:?}", began.elapsed());
     ask(false).await;
 
     worker.faults().slow_dispatch(slow);
