@@ -24,7 +24,7 @@ pub fn run(bytes: &[u8]) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             (runtime, KeySpace::new(Arc::new(MemorySource::of_empty_blocks(20)), Default::default()))
         });
-        let bound = space.bound_bytes(text);
+        let bound = space.reserve_bytes(text);
         if let Ok(Some(blob)) = runtime.block_on(space.get(text)) {
             assert!(blob.len() <= bound, "{} bytes, {bound} were reserved", blob.len());
         }

@@ -69,7 +69,7 @@ fn fill(path: &Path) -> Store {
         }
         let head = (i + 1) * SET_LENGTH / 2;
         set.id += 1;
-        let stop = NewJustifiedBlock {
+        let block = NewJustifiedBlock {
             number: RelayNumber(first + SET_LENGTH - 1),
             justification: vec![3; JUSTIFICATION_BYTES],
             set_id: set.id - 1,
@@ -77,7 +77,9 @@ fn fill(path: &Path) -> Store {
             para_head: Some(ParaHead { number: ParaNumber(head), hash: Hash::of(&para[head as usize]) }),
             proof: vec![vec![4; 500]; 8],
         };
-        store.append_relay(&RelayBatch { first: RelayNumber(first), headers, stops: vec![stop] }).unwrap();
+        store
+            .append_relay(&RelayBatch { first: RelayNumber(first), headers, justified: vec![block] })
+            .unwrap();
     }
     store.append_para_headers(ParaNumber(0), &para).unwrap();
     let blocks: Vec<_> = (1..para.len() as u32).map(changes).collect();

@@ -1,4 +1,4 @@
-//! [`DiskProblem`]: why a database cannot store anything at the moment.
+//! [`DiskProblem`]: why a database cannot store anything at the moment. [`FullCause`]: what its disk lacks.
 
 use std::{
     fmt, fs,
@@ -17,7 +17,7 @@ const HANGS_AFTER: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DiskProblem {
-    /// The disk is full, or a quota is used up.
+    /// The disk is full, a quota is used up, or there are no inodes left.
     Full(String),
     /// Writing fails, or does not end.
     Failing(String),
@@ -29,6 +29,37 @@ impl fmt::Display for DiskProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Self::Full(text) | Self::Failing(text) | Self::Moved(text)) = self;
         f.write_str(text)
+    }
+}
+
+/// Why a file system refuses to store more. `Display` completes "the disk of …".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FullCause {
+    /// It has no space left, or a quota is used up.
+    Space,
+    /// It has no inodes left: no file can be created, whatever space it has.
+    Inodes,
+}
+
+impl FullCause {
+    /// Examines the file system of a path, or of its nearest parent that exists.
+    pub(crate) fn of(path: &Path) -> Self {
+        let there = path.ancestors().find_map(|part| rustix::fs::statvfs(part).ok());
+        // Some file systems do not count inodes, and report 0 of 0.
+        match there {
+            Some(disk) if disk.f_files > 0 && disk.f_favail == 0 => Self::Inodes,
+            _ => Self::Space,
+        }
+    }
+}
+
+impl fmt::Display for FullCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Space => "is full (or its quota is used up): free space",
+            Self::Inodes => "has no inodes left, whatever space it has (see df -i): delete files",
+        })
     }
 }
 

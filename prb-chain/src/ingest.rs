@@ -287,9 +287,11 @@ impl Ingest {
         loop {
             // Before the loops: each of them needs the genesis, and the pools' pins refuse nodes of other
             // chains.
-            match start::settle(&chains).await {
+            match start::store_or_confirm(&chains).await {
                 Ok(()) => break,
-                Err(e) if !e.is_fatal() && history::settle(&chains, history.as_mut()).await? => {
+                Err(e)
+                    if !e.is_fatal() && history::store_confirmed_start(&chains, history.as_mut()).await? =>
+                {
                     let error = describe(&e);
                     tracing::warn!(part = "start", error, "nodes cannot provide the start of the chain");
                     break;

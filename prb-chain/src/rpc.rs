@@ -11,7 +11,7 @@
 //!
 //! A node must be of the pool's chain. Blocks that are known (the [configured genesis](Config::genesis), and those
 //! [pinned](NodePool::pin) from a store) are checked at each connection, and another chain's node is refused. As
-//! long as nothing is known, the nodes' genesis hashes decide together ([`NodePool::settled`]): more than half of
+//! long as nothing is known, the nodes' genesis hashes decide together ([`NodePool::wait_for_chain`]): more than half of
 //! all nodes, or all that answer in time if they agree. Votes count endpoints: one endpoint cannot be listed twice, but
 //! a node that is reached under two names has two votes. If they differ, no node of the pool is trusted until a
 //! block is known: data that is verified may still be requested of each [`Node`].
@@ -29,6 +29,7 @@ use serde_json::value::{RawValue, to_raw_value};
 mod client;
 pub(crate) mod counters;
 mod endpoint;
+mod genesis_vote;
 pub(crate) mod heads;
 #[doc(hidden)]
 pub mod json;
@@ -38,7 +39,6 @@ mod node;
 mod pins;
 mod problems;
 mod refusal;
-mod settle;
 mod standing;
 
 pub(crate) use counters::Counters;
@@ -315,7 +315,7 @@ struct Inner {
     counters: Arc<Counters>,
     pins: Arc<Pins>,
     /// Held while all nodes are asked for their genesis.
-    genesis: tokio::sync::Mutex<settle::QueryTimes>,
+    genesis: tokio::sync::Mutex<genesis_vote::QueryTimes>,
 }
 
 impl fmt::Debug for NodePool {
@@ -401,7 +401,7 @@ impl NodePool {
     /// The nodes to ask for data that cannot be verified, in order: [`NodePool::candidates`] without those proven
     /// to answer wrongly. May be empty: no answer is better than a false one.
     ///
-    /// Callers first wait for [`NodePool::settled`]. Empty as long as nodes differ about the genesis.
+    /// Callers first wait for [`NodePool::wait_for_chain`]. Empty as long as nodes differ about the genesis.
     pub fn trusted(&self) -> Vec<Arc<Node>> {
         if self.inner.pins.dispute().is_some() {
             return Vec::new();
@@ -439,7 +439,7 @@ impl NodePool {
         params: impl Serialize,
     ) -> Result<T, Error> {
         let params = raw_params(method, &params)?;
-        self.settled().await?;
+        self.wait_for_chain().await?;
         let mut last = None;
         for node in self.trusted() {
             match node.request_raw(method, Some(params.clone())).await.and_then(|raw| node.read(method, &raw))

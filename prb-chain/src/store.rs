@@ -11,12 +11,11 @@
 //! | `changes` | first number | a segment of several blocks' storage changes |
 //! | `digests` | first number | CRC-32C of that segment, little-endian |
 //!
-//! Keys are big-endian, so that LMDB's order is the chain's. Each append is one transaction: after a crash it
-//! is either complete or absent. A store belongs to one process at a time, and to one pair of chains for
-//! ever.
+//! Keys are big-endian, so that LMDB's order is the chain's. Each append is one transaction: after a crash it is either
+//! complete or absent. A store belongs to one process at a time, and always to the same pair of chains.
 //!
 //! Justified blocks within an authority set are thinned out once the set's last block can be served to
-//! workers: only one in [`Config::keep_stop_every`] stays, because a batch can extend to the set's end.
+//! workers: only one in [`Config::keep_justified_every`] stays, because a batch can extend to the set's end.
 //!
 //! A store with an older layout is migrated in place when it is opened. Stored data can
 //! be checked ([`Store::verify`]), dropped from a block on ([`Store::drop_relay_from`],
@@ -85,12 +84,12 @@ pub struct Config {
     pub max_readers: u32,
     /// Distance in relay blocks between the justified blocks that are kept within a finished authority set.
     /// Default: 256.
-    pub keep_stop_every: u32,
+    pub keep_justified_every: u32,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { map_bytes: 1 << 36, max_readers: 1024, keep_stop_every: 256 }
+        Self { map_bytes: 1 << 36, max_readers: 1024, keep_justified_every: 256 }
     }
 }
 
@@ -137,9 +136,9 @@ pub struct Store {
     config: Config,
     /// The database. Locked for reading by each transaction, and for writing while the map is resized or the
     /// database is reopened.
-    database: RwLock<memory_map::Mapped>,
-    /// Number of threads that wait to change the map.
-    growing: AtomicUsize,
+    database: RwLock<memory_map::Database>,
+    /// Number of threads that wait for exclusive access to the database.
+    exclusive_waiters: AtomicUsize,
     /// Whether appending works.
     writes: Writes<{ append::KINDS }>,
     files: Files,
@@ -192,12 +191,12 @@ impl Store {
         })?;
         // Opened after the lock file is locked: LMDB's own lock does not keep two processes from writing in turn, and
         // the state kept in memory would be wrong.
-        let database = RwLock::new(memory_map::Mapped::open(path, config)?);
+        let database = RwLock::new(memory_map::Database::open(path, config)?);
         let store = Self {
             path: path.to_owned(),
             config,
             database,
-            growing: AtomicUsize::new(0),
+            exclusive_waiters: AtomicUsize::new(0),
             writes: Writes::default(),
             files: Files::of(path, &lock).map_err(io)?,
             genesis: OnceLock::new(),
@@ -221,7 +220,7 @@ impl Store {
     /// # Errors
     /// The file cannot be examined.
     pub fn disk_bytes(&self) -> Result<u64, Error> {
-        self.guard_map()?.env().real_disk_size().map_err(|e| self.error(e))
+        self.lock_shared()?.env().real_disk_size().map_err(|e| self.error(e))
     }
 
     /// Watches the heights that can be served to workers.
@@ -266,7 +265,7 @@ impl Store {
     /// [`Error::OtherChain`].
     #[doc(hidden)]
     pub fn set_genesis(&self, start: &Start, genesis: &Genesis) -> Result<(), Error> {
-        self.growing(|| self.try_set_genesis(start, genesis))
+        self.with_recovery(|| self.try_set_genesis(start, genesis))
     }
 
     fn try_set_genesis(&self, start: &Start, genesis: &Genesis) -> Result<(), Error> {
@@ -281,7 +280,7 @@ impl Store {
             };
             return if same { Ok(()) } else { Err(other()) };
         }
-        let guard = self.guard_map()?;
+        let guard = self.lock_shared()?;
         let mut txn = self.write(&guard)?;
         let tables = txn.tables;
         let stored = StoredGenesis {

@@ -168,7 +168,7 @@ struct Inner {
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
     /// Nothing of it is pending, as far as this process knows.
-    settled: bool,
+    idle: bool,
     /// Nonces below this are used: that of the last transaction with a known outcome, or those below the
     /// finalised nonce when nothing was pending. Effects of calls were read at this nonce or later.
     next_nonce: u64,
@@ -247,8 +247,8 @@ impl Inner {
     fn remember(&self, account: AccountId, change: impl FnOnce(&mut Account)) {
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         if accounts.len() >= self.config.max_accounts && !accounts.contains_key(&account) {
-            // A settled account loses least: it has nothing pending that a new search could miss.
-            let forgotten = accounts.iter().find(|(_, known)| known.settled).map(|(account, _)| *account);
+            // An idle account loses least: it has nothing pending that a new search could miss.
+            let forgotten = accounts.iter().find(|(_, known)| known.idle).map(|(account, _)| *account);
             if let Some(forgotten) = forgotten.or_else(|| accounts.keys().next().copied()) {
                 accounts.remove(&forgotten);
             }
@@ -270,7 +270,7 @@ impl Inner {
         let (mut refused_by, mut last) = (Vec::new(), None);
         loop {
             let Some((node, prepared)) = self.prepare(batch, started, &refused_by).await? else {
-                self.settle_again(batch, started).await?;
+                self.wait_again(batch, started).await?;
                 continue;
             };
             let is_again = refused_by.contains(node.name());
@@ -307,18 +307,18 @@ impl Inner {
             rebuilt = true;
             if !moved_on {
                 // Another transaction of the account may have its nonce.
-                self.settle_again(batch, started).await?;
+                self.wait_again(batch, started).await?;
             }
         }
     }
 
     /// Waits until the account has nothing pending. If another transaction of it came first, that may contain the
     /// same calls: another trader's, from before it learned that it has lost the account's lease.
-    async fn settle_again(&self, batch: &CallBatch, started: Instant) -> Result<(), SubmitError> {
+    async fn wait_again(&self, batch: &CallBatch, started: Instant) -> Result<(), SubmitError> {
         let account = batch.operator();
         let before = self.account(account).next_nonce;
         self.forget(account);
-        self.settle(account).await?;
+        self.wait_until_idle(account).await?;
         self.forget(account);
         if self.account(account).next_nonce == before {
             return Ok(());
@@ -335,11 +335,11 @@ impl Inner {
     }
 
     fn forget(&self, account: AccountId) {
-        self.remember(account, |known| known.settled = false);
+        self.remember(account, |known| known.idle = false);
     }
 
     /// Whether the outcome leaves nothing of the account pending.
-    const fn settles(result: &Result<BatchOutcome, SubmitError>) -> bool {
+    const fn leaves_idle(result: &Result<BatchOutcome, SubmitError>) -> bool {
         match result {
             Ok(_) => true,
             Err(SubmitError::Refused { retryable, .. }) => !*retryable,
@@ -366,18 +366,18 @@ impl ChainSubmitter for Submitter {
         let inner = &*self.inner;
         let account = batch.operator();
         let _sending = Sending::start(inner, account);
-        inner.settle(account).await?;
-        // If this future is dropped, the account stays unsettled.
+        inner.wait_until_idle(account).await?;
+        // If this future is dropped, the account does not count as idle.
         inner.forget(account);
         let result = inner.send(batch, &progress).await;
-        if Inner::settles(&result) {
-            inner.remember(account, |known| known.settled = true);
+        if Inner::leaves_idle(&result) {
+            inner.remember(account, |known| known.idle = true);
         }
         result
     }
 
     async fn effects(&self, account: AccountId, calls: &[Call]) -> Result<Effects, SubmitError> {
-        self.inner.settle(account).await?;
+        self.inner.wait_until_idle(account).await?;
         self.inner.effects(calls).await
     }
 

@@ -22,7 +22,7 @@
 //!
 //! Not for: storage changes, which can only be verified with the whole state.
 
-use prb_core::text::describe;
+use prb_core::text::{describe, io_remedy};
 use std::{
     fmt,
     path::{Path, PathBuf},
@@ -233,7 +233,8 @@ impl Known {
     fn save(&self, path: &Path) {
         let Some((chain, sets)) = self.unsaved() else { return };
         if let Err(e) = file::write(path, chain, &sets) {
-            warn!(path = %path.display(), error = %describe(&e), "cannot store the verified authority sets");
+            let error = format!("{}{}", describe(&e), io_remedy(&e));
+            warn!(path = %path.display(), error, "cannot store the verified authority sets");
             if let Some(tracked) = &mut *lock(&self.tracked) {
                 tracked.is_new = true;
             }
@@ -321,24 +322,21 @@ impl<S: BlobSource + ?Sized> VerifiedSource<S> {
             };
             match self.judge(&batch).await {
                 Verdict::Verified => moved = true,
-                Verdict::False(error) => drop(self.refuse(at, &batch, &error)),
+                Verdict::False(error) => self.refuse(at, &batch, error.to_string()),
                 Verdict::Unverified(_) => return moved,
             }
         }
         moved
     }
 
-    /// Reports a false batch to the source, which suspends the provider, and returns the error for the caller.
-    fn refuse(&self, cursor: HeaderCursor, batch: &HeaderBatch, error: &verify::Error) -> Error {
+    /// Reports a false batch to the source, which suspends the provider.
+    fn refuse(&self, cursor: HeaderCursor, batch: &HeaderBatch, reason: String) {
         counter!(HEADER_BATCHES, "outcome" => "refused").increment(1);
-        let reason = error.to_string();
-        let text = format!("the answer to {cursor} is false: {reason}");
         self.inner.refused(&RefusedData::FalseHeaders(FalseHeaders {
             cursor,
             body: batch.body.clone(),
             reason,
         }));
-        Error::Unavailable(text.into())
     }
 
     fn report(&self, reason: &str) {
@@ -387,12 +385,13 @@ impl<S: BlobSource + ?Sized + 'static> BlobSource for VerifiedSource<S> {
     }
 
     async fn headers(&self, cursor: HeaderCursor, max_bytes: usize) -> Result<Option<HeaderBatch>, Error> {
-        let mut refused: Option<(HeaderBatch, Error)> = None;
+        let mut refused: Option<(HeaderBatch, String)> = None;
         for _ in 0..ATTEMPTS {
             let Some(batch) = self.inner.headers(cursor, max_bytes).await? else { break };
-            // The same answer again: the source has no other one.
-            if refused.as_ref().is_some_and(|(before, _)| before.body == batch.body) {
-                break;
+            // The same answer again: from another provider, which agrees with the first one. It is suspended, too.
+            if let Some((_, reason)) = refused.as_ref().filter(|(before, _)| before.body == batch.body) {
+                self.refuse(cursor, &batch, reason.clone());
+                continue;
             }
             let mut verdict = self.judge(&batch).await;
             if matches!(verdict, Verdict::Unverified(_)) && self.walk(cursor, max_bytes).await {
@@ -402,15 +401,17 @@ impl<S: BlobSource + ?Sized + 'static> BlobSource for VerifiedSource<S> {
                 Verdict::Verified => counter!(HEADER_BATCHES, "outcome" => "verified").increment(1),
                 Verdict::Unverified(reason) => self.report(&reason),
                 Verdict::False(error) => {
-                    let error = self.refuse(cursor, &batch, &error);
-                    refused = Some((batch, error));
+                    self.refuse(cursor, &batch, error.to_string());
+                    refused = Some((batch, error.to_string()));
                     continue;
                 }
             }
             self.save_now_and_then();
             return Ok(Some(batch));
         }
-        refused.map_or(Ok(None), |(_, error)| Err(error))
+        refused.map_or(Ok(None), |(_, reason)| {
+            Err(Error::Unavailable(format!("the answer to {cursor} is false: {reason}").into()))
+        })
     }
 
     async fn blocks(&self, cursor: BlockCursor, max_bytes: usize) -> Result<Option<BlockBatch>, Error> {

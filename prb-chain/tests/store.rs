@@ -31,8 +31,11 @@ mod disk;
 const LIMIT: usize = 64 << 20;
 
 /// Opens a store without thinning, so that every justified block of a sample stays.
-fn open(path: &Path, keep_stop_every: u32) -> Result<Store, Error> {
-    Store::open(path, Config::default().with_keep_stop_every(keep_stop_every).with_map_bytes(1 << 30))
+fn open(path: &Path, keep_justified_every: u32) -> Result<Store, Error> {
+    Store::open(
+        path,
+        Config::default().with_keep_justified_every(keep_justified_every).with_map_bytes(1 << 30),
+    )
 }
 
 struct Filled {
@@ -44,9 +47,9 @@ struct Filled {
 }
 
 impl Filled {
-    fn new(sample: &Sample, keep_stop_every: u32) -> Self {
+    fn new(sample: &Sample, keep_justified_every: u32) -> Self {
         let dir = TempDir::new().unwrap();
-        let store = open(dir.path(), keep_stop_every).unwrap();
+        let store = open(dir.path(), keep_justified_every).unwrap();
         set_genesis(&store, sample).unwrap();
         Self {
             store: Arc::new(store),
@@ -62,26 +65,26 @@ impl Filled {
         self.held_back.extend_from_slice(blocks);
         let Some(last) = self.held_back.iter().rposition(|block| block.justified.is_some()) else { return };
         let blocks: Vec<_> = self.held_back.drain(..=last).collect();
-        let mut stops = Vec::new();
+        let mut justified = Vec::new();
         for block in &blocks {
-            let Some(justified) = block.justified.clone() else { continue };
-            let para_head = justified
+            let Some(end) = block.justified.clone() else { continue };
+            let para_head = end
                 .para_head
                 .map(|number| ParaHead { number, hash: self.sample.para[number.0 as usize].hash() });
             let set_id = self.set_id;
-            self.set_id = justified.next_set.as_ref().map_or(set_id, |set| set.id);
-            stops.push(NewJustifiedBlock {
+            self.set_id = end.next_set.as_ref().map_or(set_id, |set| set.id);
+            justified.push(NewJustifiedBlock {
                 number: RelayNumber(block.header.number),
-                justification: justified.justification,
+                justification: end.justification,
                 set_id,
-                next_set: justified.next_set,
+                next_set: end.next_set,
                 para_head,
-                proof: justified.proof,
+                proof: end.proof,
             });
         }
         let headers = blocks.iter().map(|block| block.header.encode()).collect();
         let first = RelayNumber(blocks[0].header.number);
-        self.store.append_relay(&RelayBatch { first, headers, stops }).unwrap();
+        self.store.append_relay(&RelayBatch { first, headers, justified }).unwrap();
     }
 
     fn append_para(&self, blocks: &[(Header, StorageChanges)]) {
@@ -166,8 +169,8 @@ async fn store_source_passes_conformance_suite() {
     blob::run::<Suite>().await;
 }
 
-fn filled(sample: &Sample, keep_stop_every: u32) -> Filled {
-    let mut filled = Filled::new(sample, keep_stop_every);
+fn filled(sample: &Sample, keep_justified_every: u32) -> Filled {
+    let mut filled = Filled::new(sample, keep_justified_every);
     filled.append_relay(&sample.relay);
     let proven = filled.store.tips().borrow().proven.unwrap().0.0 as usize;
     let para: Vec<_> = sample.para.iter().cloned().zip(sample.changes.iter().cloned()).collect();
@@ -218,7 +221,7 @@ fn out_of_sequence_blocks_are_refused() {
     let batch = |from: usize, to: usize, number: u32| RelayBatch {
         first: RelayNumber(number),
         headers: sample.relay[from..=to].iter().map(|block| block.header.encode()).collect(),
-        stops: vec![NewJustifiedBlock {
+        justified: vec![NewJustifiedBlock {
             number: RelayNumber(number + (to - from) as u32),
             justification: vec![],
             set_id: 0,
@@ -234,7 +237,7 @@ fn out_of_sequence_blocks_are_refused() {
     let refused = |r: Result<(), Error>| assert!(matches!(r, Err(Error::OutOfSequence { .. })), "{r:?}");
     refused(store.append_relay(&batch(next + 1, next + 3, number + 1)));
     refused(store.append_relay(&batch(next - 1, next + 3, number)));
-    refused(store.append_relay(&RelayBatch { stops: vec![], ..batch(next, next + 3, number) }));
+    refused(store.append_relay(&RelayBatch { justified: vec![], ..batch(next, next + 3, number) }));
     refused(store.append_para_headers(ParaNumber(1), &[sample.para[1].encode()]));
     let beyond: Vec<_> = sample.para.iter().map(Encode::encode).collect();
     refused(store.append_para_headers(ParaNumber(0), &beyond));
@@ -263,7 +266,7 @@ fn append_without_head(store: &Store) -> RelayNumber {
     let (tip, parent_hash) = store.tips().borrow().relay.unwrap();
     let (state_root, extrinsics_root) = (Hash::default(), Hash::default());
     let header = Header { parent_hash, number: tip.next().0, state_root, extrinsics_root, digest: vec![] };
-    let stop = NewJustifiedBlock {
+    let block = NewJustifiedBlock {
         number: tip.next(),
         justification: vec![],
         set_id: 0,
@@ -271,7 +274,7 @@ fn append_without_head(store: &Store) -> RelayNumber {
         para_head: None,
         proof: vec![],
     };
-    let batch = RelayBatch { first: tip.next(), headers: vec![header.encode()], stops: vec![stop] };
+    let batch = RelayBatch { first: tip.next(), headers: vec![header.encode()], justified: vec![block] };
     store.append_relay(&batch).unwrap();
     tip.next()
 }

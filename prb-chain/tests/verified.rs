@@ -255,16 +255,18 @@ async fn no_false_batch_gets_through() {
             let refused = verified.headers(*cursor, NO_LIMIT).await;
             let reasons = source.reasons();
             assert!(matches!(refused, Err(Error::Unavailable(_))), "{forgery:?} at {cursor}: {refused:?}");
-            assert_eq!(reasons.len(), 1, "{forgery:?} at {cursor}");
-            assert!(reasons[0].contains(reason), "{forgery:?} at {cursor}: {}", reasons[0]);
+            assert!(!reasons.is_empty() && reasons.len() <= 16, "{forgery:?} at {cursor}: {}", reasons.len());
+            assert!(reasons.iter().all(|told| told.contains(reason)), "{forgery:?} at {cursor}: {reasons:?}");
         }
     }
-    // Another answer takes the place of a false one.
-    source.set(Forgery::LastHeader);
-    source.times.store(1, Ordering::Relaxed);
-    let (cursor, batch) = &honest[1];
-    assert_eq!(verified.headers(*cursor, NO_LIMIT).await.unwrap().as_ref(), Some(batch));
-    assert_eq!(source.reasons().len(), 1);
+    // Another answer takes the place of a false one, and of the same one from eight providers.
+    for liars in [1, 8] {
+        source.set(Forgery::LastHeader);
+        source.times.store(liars, Ordering::Relaxed);
+        let (cursor, batch) = &honest[1];
+        assert_eq!(verified.headers(*cursor, NO_LIMIT).await.unwrap().as_ref(), Some(batch));
+        assert_eq!(source.reasons().len(), liars);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -291,7 +293,7 @@ async fn authority_sets_outlive_a_restart_and_gaps_are_walked_through() {
     blind.set(Forgery::LastHeader);
     let after = verified(&blind, Some(dir.path()));
     assert!(after.headers(*late, NO_LIMIT).await.is_err());
-    assert_eq!(blind.reasons().len(), 1);
+    assert!(!blind.reasons().is_empty());
 
     // Damage is survived: it is learnt again.
     let file = dir.path().join("sets");

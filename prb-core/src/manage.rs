@@ -71,11 +71,7 @@ pub struct Parts {
 ///     keys: Arc::new(MemoryKeys),
 ///     fleet: None,
 /// });
-/// let value = PoolValue::default()
-///     .with_pid(PoolId(12))
-///     .with_name("pool 12".into())
-///     .with_secret(Some("operator".into()))
-///     .with_enabled(true);
+/// let value = PoolValue::new(PoolId(12), "pool 12").with_secret(Some("operator".into()));
 /// let pool = manager.create_pools(vec![value.clone()]).await?.remove(0);
 /// // No secret: the operator stays.
 /// let renamed = value.with_name("twelve".into()).with_secret(None);

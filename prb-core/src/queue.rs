@@ -219,17 +219,20 @@ pub struct Lease {
 }
 
 /// Numbers of jobs by state.
+///
+/// The totals of ended jobs never fall: they count from the creation of the queue, or from the start of the process if the
+/// backend keeps jobs in memory only or deletes ended ones without counting them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
     /// Waiting to be leased.
     pub waiting: usize,
-    /// Due later.
+    /// Released or failed, to be leased later.
     pub delayed: usize,
-    /// Leased.
+    /// Leased. A backend may count a job whose lease has expired here until it is leased again.
     pub active: usize,
-    /// Succeeded since the start.
+    /// Total of jobs that succeeded.
     pub succeeded: u64,
-    /// Failed since the start.
+    /// Total of jobs that failed, without retries left.
     pub failed: u64,
 }
 
@@ -267,7 +270,8 @@ pub enum Error {
         /// The job.
         id: JobId,
     },
-    /// The queue was closed.
+    /// The queue was closed for good: a trader that gets this error ends. For failures that may pass, backends return
+    /// [`Error::Unavailable`].
     #[error("the queue is closed")]
     Closed,
     /// The backend cannot be reached.
@@ -350,7 +354,7 @@ impl Error {
 /// ```
 #[async_trait]
 pub trait JobQueue: Send + Sync + fmt::Debug {
-    /// Adds a job behind all that were added before.
+    /// Adds a job behind all that were added before. A backend first checks it with [`Job::check`].
     ///
     /// # Errors
     /// [`Error::Full`], [`Error::FullBytes`], [`Error::BadJob`], [`Error::TooLarge`], [`Error::Closed`],

@@ -2,7 +2,10 @@
 //!
 //! A [`Signers`] returns the [`Signer`] of a job's operator. `prb_chain::signer::VaultSigners` opens the sealed
 //! key of the job and signs in this process. A program whose keys must not leave a key management service
-//! implements both traits itself, and leaves [`JobSigner::key`] empty:
+//! implements both traits itself and ignores [`JobSigner::key`]. That is the `key` of the pool's
+//! [`Operator`](crate::inventory::Operator): it may be empty, or what an [`OperatorKeys`](crate::manage::OperatorKeys)
+//! of yours accepts in place of a secret, such as the key's name.
+//!
 //!
 //! ```
 //! use std::sync::Arc;

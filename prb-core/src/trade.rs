@@ -48,6 +48,7 @@ mod dispatch;
 mod inbox;
 mod job_leases;
 mod lane;
+mod left_jobs;
 mod progress;
 mod recently_sent;
 mod released_jobs;

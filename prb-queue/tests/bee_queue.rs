@@ -130,6 +130,52 @@ async fn job_that_cannot_be_signed_or_decoded_fails_with_reason() {
     assert_eq!(waiting.await.unwrap().job.pool, PoolId(3));
 }
 
+/// Operators for all other pools.
+#[derive(Debug)]
+struct OtherOperators;
+
+#[async_trait]
+impl PoolSigners for OtherOperators {
+    async fn signer(&self, pool: PoolId) -> Option<JobSigner> {
+        (pool.0 >= 100).then(|| signer(pool))
+    }
+}
+
+#[tokio::test]
+async fn traders_with_different_operators_leave_each_other_their_jobs() {
+    let server = Server::start();
+    let shared = config(&server);
+    let start = |signers: Arc<dyn PoolSigners>| {
+        let queue = RedisQueue::start(shared.clone().with_signers(Some(signers))).unwrap();
+        async move {
+            let mut pools = Vec::new();
+            while pools.len() < 3 {
+                let leased = lease(&queue, LONG).await;
+                pools.push(leased.job.pool.0);
+                queue.complete(leased.id, leased.token, done(1)).await.unwrap();
+            }
+            // It goes on as a trader that takes jobs and cannot sign them.
+            let waiting = tokio::spawn(async move { queue.lease(LONG).await });
+            (pools, waiting)
+        }
+    };
+    let traders =
+        tokio::spawn(futures::future::join(start(Arc::new(Operators)), start(Arc::new(OtherOperators))));
+    let mut producers = Vec::new();
+    for pid in ["1", "101", "2", "102", "3", "103"] {
+        producers.push(Node::producer(&server, &shared, &json!({"data": original(pid)})));
+    }
+    for mut producer in producers {
+        let event = producer.lines_until("event").await.pop().unwrap();
+        assert_eq!(event["event"], "succeeded", "{event}");
+    }
+    let ((mut first, _one), (mut second, _other)) =
+        tokio::time::timeout(LONG, traders).await.unwrap().unwrap();
+    first.sort_unstable();
+    second.sort_unstable();
+    assert_eq!((first, second), (vec![1, 2, 3], vec![101, 102, 103]));
+}
+
 #[tokio::test]
 async fn our_job_is_carried_out_by_original_worker() {
     let server = Server::start();

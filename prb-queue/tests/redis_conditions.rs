@@ -6,7 +6,11 @@
 mod proxy;
 mod support;
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use prb_core::{conformance::queue::job, queue::JobQueue};
 use prb_queue::redis::{Config, RedisQueue};
@@ -250,4 +254,132 @@ async fn error_of_departed_consumer_becomes_stale() {
         assert!(Instant::now() < until, "{}", text(&error));
         sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// What is logged on one thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// How many lines have all of these words.
+    fn count(&self, words: &[&str]) -> usize {
+        let log = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        log.lines().filter(|line| words.iter().all(|word| line.contains(word))).count()
+    }
+
+    async fn until(&self, words: &[&str]) {
+        let until = Instant::now() + LONG;
+        while self.count(words) == 0 {
+            assert!(Instant::now() < until, "{words:?} is not in the log");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// On one thread, whose log is read.
+#[tokio::test]
+async fn server_that_evicts_jobs_is_named_at_the_start_and_when_it_is_reconfigured() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _logged = tracing::subscriber::set_default(subscriber);
+    let server = Server::with_arguments(&["--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru"]);
+    let queue = queue(&server);
+    let port = server.port.to_string();
+    log.until(&["WARN", "allkeys-lru", "noeviction", &port]).await;
+    // It works, and tells it no further time.
+    works(&queue).await;
+    let set = async |setting: &str| server.command::<String>(&format!("CONFIG SET {setting}")).await;
+    set("maxmemory-policy noeviction").await;
+    log.until(&["INFO", "deletes no keys any more", &port]).await;
+    assert_eq!(log.count(&["WARN", "deletes keys"]), 1);
+    set("maxmemory-policy volatile-ttl").await;
+    log.until(&["WARN", "volatile-ttl", &port]).await;
+    // Without a limit it deletes nothing.
+    set("maxmemory 0").await;
+    let until = Instant::now() + LONG;
+    while log.count(&["INFO", "deletes no keys any more"]) < 2 {
+        assert!(Instant::now() < until, "the limit is gone, and nothing is logged");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Two nodes that share the slots, so that each has a part of what the queue needs.
+async fn cluster() -> [Server; 2] {
+    let nodes = [(); 2].map(|()| Server::with_arguments(&["--cluster-enabled", "yes"]));
+    for (node, slots) in nodes.iter().zip(["0 8191", "8192 16383"]) {
+        let _: String = node.command(&format!("CLUSTER ADDSLOTSRANGE {slots}")).await;
+    }
+    let _: String = nodes[0].command(&format!("CLUSTER MEET 127.0.0.1 {}", nodes[1].port)).await;
+    let until = Instant::now() + LONG;
+    for node in &nodes {
+        while !node.command::<String>("CLUSTER INFO").await.contains("cluster_state:ok") {
+            assert!(Instant::now() < until, "the nodes of the cluster do not find each other");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+    nodes
+}
+
+#[tokio::test]
+async fn nodes_of_a_cluster_are_reported() {
+    let nodes = cluster().await;
+    // The slots that a queue's keys fall into follow from its name; the other node redirects.
+    let slot: u32 = nodes[0].command("CLUSTER KEYSLOT bq:jobs:waiting").await;
+    let node = &nodes[usize::from(slot < 8192)];
+    let queue = RedisQueue::start(config(node.url()).with_name("jobs".to_owned())).unwrap();
+    let refused = timeout(LONG, queue.lease(TTL)).await.unwrap();
+    let error = text(&refused.unwrap_err());
+    assert!(error.contains("a node of a Redis cluster") && error.contains(&node.port.to_string()), "{error}");
+    unready(&queue, &["a node of a Redis cluster", &node.port.to_string()]).await;
+    let with_database = RedisQueue::start(config(format!("{}/3", nodes[0].url()))).unwrap();
+    unready(&with_database, &["a Redis cluster has no databases"]).await;
+}
+
+#[tokio::test]
+async fn queues_in_different_databases_are_separate() {
+    let server = Server::start();
+    let of = |database: u32| config(format!("{}/{database}", server.url())).with_name("same".to_owned());
+    let [first, second] = [1, 2].map(|database| RedisQueue::start(of(database)).unwrap());
+    works(&first).await;
+    let handle = first.submit(job(4, 0)).await.unwrap();
+    // Not even by the events of the other one, which are the same for all databases.
+    works(&second).await;
+    assert_eq!(second.stats().await.unwrap().waiting, 0);
+    let taken = lease(&first, TTL).await;
+    first.complete(taken.id, taken.token, done(4)).await.unwrap();
+    assert_eq!(outcome_of(handle).await.unwrap().block.0, 4);
+    let missing = RedisQueue::start(of(16)).unwrap();
+    unready(&missing, &["no database of this number", "URL", &server.port.to_string()]).await;
+}
+
+/// One command of a pipeline, or of a script, fails.
+#[tokio::test]
+async fn keys_that_another_program_has_written_are_reported() {
+    let server = Server::start();
+    let config = config(server.url());
+    let queue = RedisQueue::start(config.clone()).unwrap();
+    works(&queue).await;
+    let handle = queue.submit(job(3, 0)).await.unwrap();
+    let key = format!("bq:{}:succeeded", config.name);
+    let _: u32 = server.command(&format!("DEL {key}")).await;
+    let _: String = server.command(&format!("SET {key} text")).await;
+    unready(&queue, &["WRONGTYPE", "another program", &server.port.to_string()]).await;
+    let error = text(&queue.stats().await.unwrap_err());
+    assert!(error.contains("WRONGTYPE") && error.contains(&server.port.to_string()), "{error}");
+    let _: u32 = server.command(&format!("DEL {key}")).await;
+    let taken = lease(&queue, TTL).await;
+    queue.complete(taken.id, taken.token, done(3)).await.unwrap();
+    assert_eq!(outcome_of(handle).await.unwrap().block.0, 3);
+    works(&queue).await;
 }

@@ -55,7 +55,7 @@ impl Lookup for Fixed {
         Ok(key.parse::<usize>().ok().and_then(|i| self.0.get(i)).cloned())
     }
 
-    fn bound_bytes(&self, key: &str) -> usize {
+    fn reserve_bytes(&self, key: &str) -> usize {
         key.parse::<usize>().ok().and_then(|i| self.0.get(i)).map_or(0, Bytes::len)
     }
 }

@@ -58,8 +58,11 @@ pub trait Lookup: Send + Sync + std::fmt::Debug {
         Ok(None)
     }
 
-    /// Returns an upper bound of the blob's size in bytes, which is reserved before the blob is assembled.
-    fn bound_bytes(&self, key: &str) -> usize {
+    /// Returns how many bytes a server reserves of its memory budget before it has this key's blob assembled: an upper
+    /// bound of the blob's size, or less if the blob is in memory already.
+    ///
+    /// By default a request reserves all that one address may have, so that each address gets one answer at a time.
+    fn reserve_bytes(&self, key: &str) -> usize {
         let _ = key;
         usize::MAX
     }

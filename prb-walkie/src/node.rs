@@ -126,7 +126,7 @@ impl Node {
         self.shared.peer_id
     }
 
-    /// The addresses it listens at, with actual ports and interfaces, without `/p2p/…`.
+    /// The addresses it listens on, with actual ports and interfaces, without `/p2p/…`.
     pub fn listen_addresses(&self) -> Vec<Multiaddr> {
         self.shared.listen.borrow().clone()
     }

@@ -118,7 +118,9 @@ async fn permissions_of_an_accessible_file_are_restricted() {
 async fn invalid_file_is_refused_and_kept() {
     let folder = tempdir().unwrap();
     let file = folder.path().join("TRADE");
-    for content in [vec![], b"hello".to_vec(), vec![0x0a; 100_000], JS_FILE[..600].to_vec()] {
+    // Valid, but for a field that nobody knows, of 20,000 bytes.
+    let large = [JS_FILE, &[0x22, 0xa0, 0x9c, 0x01], &[0; 20_000]].concat();
+    for content in [vec![], b"hello".to_vec(), vec![0x0a; 100_000], JS_FILE[..600].to_vec(), large] {
         fs::write(&file, &content).unwrap();
         let error = Identity::load_or_generate(folder.path(), Role::Trade).await.unwrap_err();
         assert!(matches!(error, Error::Malformed { .. }), "{error:?}");

@@ -21,6 +21,7 @@ use rig::{CHAIN, LONG, RawPeer, address, config, start, start_knowing, until, un
 use tokio::{
     net::TcpStream,
     sync::{Notify, mpsc, oneshot},
+    time::timeout,
 };
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -205,7 +206,8 @@ impl FreezableNode {
                 }
             });
         });
-        Self { node: node.await.unwrap(), freeze, thread }
+        let node = timeout(LONG, node).await.expect("a start").unwrap();
+        Self { node, freeze, thread }
     }
 
     /// Freezes the node until the returned sender is dropped.
@@ -239,7 +241,8 @@ async fn network_outage_is_recovered() {
     assert_eq!(port_of(&lifecycle, &provider.node).await, 8012);
     let FreezableNode { freeze, thread, node } = provider;
     drop((freeze, node));
-    thread.join().unwrap();
+    let ended = tokio::task::spawn_blocking(move || thread.join());
+    timeout(LONG, ended).await.expect("the thread's end").unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -260,7 +263,7 @@ async fn connections_of_strangers_do_not_exhaust_the_node() {
     let mut closed = 0;
     for stream in &silent {
         let mut byte = [0];
-        let read = tokio::time::timeout(Duration::from_millis(20), stream.readable()).await;
+        let read = timeout(Duration::from_millis(20), stream.readable()).await;
         if read.is_ok() && matches!(stream.try_read(&mut byte), Ok(0) | Err(_)) {
             closed += 1;
         }
@@ -312,7 +315,7 @@ async fn stop_waits_for_calls_in_flight() {
         let client = client.clone();
         async move { client.data_provider_info().await }
     });
-    entered.notified().await;
+    timeout(LONG, entered.notified()).await.expect("a call");
     let stopping = tokio::spawn({
         let slow = slow.clone();
         async move { slow.stop(LONG).await }
@@ -324,10 +327,10 @@ async fn stop_waits_for_calls_in_flight() {
             Err(Error::Refused { source, .. }) if source.message == "this peer is shutting down"
         ) {}
     };
-    tokio::time::timeout(LONG, refused).await.unwrap();
+    timeout(LONG, refused).await.unwrap();
     leave.notify_one();
-    assert!(tokio::time::timeout(LONG, stopping).await.unwrap().unwrap());
-    assert_eq!(call.await.unwrap().unwrap().para_id, 5);
+    assert!(timeout(LONG, stopping).await.unwrap().unwrap());
+    assert_eq!(timeout(LONG, call).await.unwrap().unwrap().unwrap().para_id, 5);
     until_peer(&caller, slow.peer_id(), "gone", |p| !p.connected).await;
 }
 
@@ -338,12 +341,12 @@ async fn connection_per_call_works() {
     let id = provider.peer_id();
     for _ in 0..5 {
         assert_eq!(port_of(&client, &provider).await, 8012);
-        client.disconnect(id).await;
+        timeout(LONG, client.disconnect(id)).await.expect("no connection");
         // A pure client is not dialled back, and stays known for a while.
         until(&client, "gone", |table| !table.get(&id).is_some_and(|p| p.connected)).await;
         until(&provider, "gone", |table| table.iter().all(|p| !p.connected)).await;
     }
-    client.disconnect(id).await;
+    timeout(LONG, client.disconnect(id)).await.expect("no connection");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -360,9 +363,9 @@ async fn stop_is_bounded_by_its_deadline() {
     until_friends(&stuck, &caller).await;
     let client = caller.client(stuck.peer_id());
     let call = tokio::spawn(async move { client.data_provider_info().await });
-    entered.notified().await;
-    assert!(!tokio::time::timeout(LONG, stuck.stop(Duration::from_millis(100))).await.unwrap());
-    let error = call.await.unwrap().unwrap_err();
+    timeout(LONG, entered.notified()).await.expect("a call");
+    assert!(!timeout(LONG, stuck.stop(Duration::from_millis(100))).await.unwrap());
+    let error = timeout(LONG, call).await.unwrap().unwrap().unwrap_err();
     assert!(error.is_retryable(), "{error}");
 }
 
@@ -386,7 +389,7 @@ async fn unusable_listen_addresses_are_reported() {
     // A dropped node releases its port.
     let mut again = config(1, Role::Client);
     again.listen = vec![taken];
-    let started = tokio::time::timeout(LONG, async {
+    let started = timeout(LONG, async {
         loop {
             match Node::start(again.clone()).await {
                 Err(ConfigError::Listen { .. }) => tokio::task::yield_now().await,

@@ -6,8 +6,12 @@
 #[allow(dead_code, unreachable_pub, reason = "each test program uses a part of the rig")]
 mod rig;
 
+#[path = "node_rig/trickle.rs"]
+#[allow(unreachable_pub, reason = "a part of the rig")]
+mod trickle;
+
 use std::{
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -25,11 +29,12 @@ use prb_walkie::{
     rpc::{ErrorKind, Handlers, calls},
 };
 use prost::Message;
-use rig::{CHAIN, LONG, RawPeer, address, config, start, start_knowing, until_friends, until_peer};
+use rig::{CHAIN, Hold, LONG, RawPeer, address, config, start, start_knowing, until_friends, until_peer};
 use tokio::{
     net::{TcpSocket, TcpStream},
     time::{Instant, timeout},
 };
+use trickle::Trickle;
 
 const KEY: &str = "7d1f0c92b6e84a35917fd3402ce8ab16";
 const OTHER_KEY: &str = "e5c04f6b19a8432d8b7795d1ca2306fe";
@@ -106,8 +111,8 @@ async fn stranger_gets_no_proof_of_the_key() {
     config.boot_nodes = vec![place.split("/p2p/").next().unwrap().parse().unwrap()];
     let node = start(config).await;
     until_peer(&node, thief.peer_id, "met", |p| p.auth == AuthStatus::NeedAuth).await;
-    // Neither for asking in Hello nor for any call, management included: it does not prove that it knows the
-    // key.
+    // The thief demands authentication in its Hello and in its answer to every call, management calls included. It has
+    // not proved that it knows the key itself, so it gets no `Auth`, from which it could guess the key.
     for _ in 0..3 {
         let info = node.client(thief.peer_id).data_provider_info().await.unwrap_err();
         assert_eq!(info.kind(), Some(ErrorKind::Unauthorized), "{info}");
@@ -171,8 +176,8 @@ impl Lookup for Stuck {
         self.0.get(key).await
     }
 
-    fn bound_bytes(&self, key: &str) -> usize {
-        self.0.bound_bytes(key)
+    fn reserve_bytes(&self, key: &str) -> usize {
+        self.0.reserve_bytes(key)
     }
 }
 
@@ -224,6 +229,87 @@ async fn flood_of_calls_keeps_nobody_out() {
         assert!(caller.client(id).blob("heights:1000000:1000000:60000").await.unwrap().is_some());
     }
     assert!(started.elapsed() < Duration::from_secs(30), "nobody waits for heights over RPC");
+}
+
+/// A blob of that many bytes.
+#[derive(Debug)]
+struct Large(usize);
+
+#[async_trait]
+impl Lookup for Large {
+    async fn get(&self, key: &str) -> Result<Option<Bytes>, BlobError> {
+        Ok((key == "genesis").then(|| vec![7; self.0].into()))
+    }
+
+    fn reserve_bytes(&self, _: &str) -> usize {
+        self.0
+    }
+}
+
+/// A call whose caller does not read the answer is in flight until it has: otherwise one caller could have any number
+/// of large answers in the node's memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_not_read_keeps_its_slot() {
+    let mut provider = managed(0);
+    provider.role = Role::DataProviderInt;
+    provider.limits.call_timeout = LONG;
+    provider.limits.calls_per_ip = 1;
+    // More than the system's buffers hold.
+    provider.blobs = Some(Arc::new(Large(32 << 20)));
+    let provider = start(provider).await;
+    let (id, hold) = (provider.peer_id(), Arc::new(Hold::default()));
+    let slow = RawPeer::start_slow(1, address(&provider), Arc::clone(&hold)).await;
+    let other = RawPeer::start(2, Some(address(&provider)), Box::new(|_| None)).await;
+    let reading = tokio::spawn(async move { slow.ask(id, request("GetBlobByKey", "genesis")).await });
+    // The answer is complete, and is being written.
+    timeout(LONG, hold.begun.notified()).await.expect("the first byte");
+    let ask = async || {
+        let answer = other.ask(id, request("GetBlobByKey", "headers:1:0:1000000")).await.unwrap();
+        Response::decode(answer.as_slice()).unwrap()
+    };
+    let refused = ask().await.error.expect("the address has its only slot in use");
+    assert_eq!(refused.message, "too many calls at once");
+    hold.go_on.notify_one();
+    let answer = timeout(LONG, reading).await.expect("the rest").unwrap().unwrap();
+    assert!(answer.len() > 32 << 20);
+    let is_free = async { while ask().await.has_error {} };
+    timeout(LONG, is_free).await.expect("the slot is free again");
+}
+
+/// Strangers at ever new addresses, of which each displaces an earlier one, and takes what the node has for it byte by
+/// byte: connections that are being closed for that reason leave the reserve to known peers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_closing_of_displaced_connections_leaves_the_reserve() {
+    let mut guarded = managed(0);
+    guarded.role = Role::DataProviderInt;
+    guarded.blobs = Some(Arc::new(Large(8 << 20)));
+    // Fourteen may come in; strangers have eleven of these.
+    guarded.limits.connections = 16;
+    let friend_id = rig::identity(1).peer_id().to_string().parse().unwrap();
+    guarded.trust.peers.insert(friend_id);
+    let guarded = start(guarded).await;
+    let mut crowd = Vec::new();
+    let mut hosts = (2..=250).cycle();
+    let mut more = async |crowd: &mut Vec<Trickle>| {
+        let from = Ipv4Addr::new(127, 0, 0, hosts.next().unwrap());
+        let genesis = request("GetBlobByKey", "genesis");
+        crowd.extend(Trickle::start(from, guarded.peer_id(), without_id(&guarded), genesis).await);
+    };
+    for _ in 0..40 {
+        more(&mut crowd).await;
+    }
+    assert!(crowd.len() > 11, "{} have an answer", crowd.len());
+    let friend = start_knowing(config(1, Role::Trader), &guarded).await;
+    let attack = async {
+        loop {
+            more(&mut crowd).await;
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = attack => {}
+        () = until_friends(&guarded, &friend) => {}
+    }
 }
 
 /// Connects from another local address and stays silent.

@@ -119,21 +119,25 @@ impl Bridge {
         // After the fleet has started: an answer then has its status.
         let api = api::Server::open(&args.api, &args.pages, &access, source).await;
         let api = api.map_err(Failure::Configuration)?;
+        let console = Self::console_of(args, &manager, &work, &blocks);
+        let console = console::Open::start(&args.pages, &access, console).await?;
+        let fleet_file = args.fleet.clone();
+        Ok(Self { inventory, vault, manager, blocks, work, api, console, fleet_file, disk, background })
+    }
+
+    fn console_of(args: &AllArgs, manager: &Manager, work: &FleetRuntime, blocks: &Blocks) -> Console {
         let mut fleet = Local::new(manager.clone())
             .with_chain(work.heights(), work.chain_views())
             .with_jobs(work.trade_queue().watch());
         if let Some(file) = &args.fleet {
             fleet = fleet.with_read_only(format!(
-                "Pools and workers are edited in the file {}; SIGHUP has it read again",
+                "Pools and workers are edited in the file {}; SIGHUP reloads it",
                 file.display()
             ));
         }
-        let console = Console::of_fleet(Arc::new(fleet))
+        Console::of_fleet(Arc::new(fleet))
             .with_chain_data(blocks.chain_data(&args.data))
-            .with_queue(work.trade_queue().source());
-        let console = console::Open::start(&args.pages, &access, console).await?;
-        let fleet_file = args.fleet.clone();
-        Ok(Self { inventory, vault, manager, blocks, work, api, console, fleet_file, disk, background })
+            .with_queue(work.trade_queue().source())
     }
 
     /// The manager of pools and workers. If they come from a fleet file, edits made here last until the file is
@@ -201,6 +205,7 @@ impl Bridge {
 
 impl Daemon for Bridge {
     const OPS_PORT: u16 = 18015;
+    const MEMORY_MIB: u64 = 1536;
 
     fn probe(&self) -> Probe {
         let (disk, blocks, work) = (self.disk.clone(), self.blocks.probe(), self.work.probe());

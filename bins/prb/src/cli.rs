@@ -136,7 +136,25 @@ fn print_change(answer: &Value, as_json: bool, options: ChangeOptions, text: &st
         return print(&json(answer)?);
     }
     let dry = if options.dry_run { "dry run, nothing was changed: " } else { "" };
-    print(&format!("{dry}{text}\n"))
+    print(&format!("{dry}{text}\n{}", resumed(answer)))
+}
+
+/// Returns a line for each added worker that goes on with the goal of a removed one.
+fn resumed(answer: &Value) -> String {
+    let workers = answer["workers"].as_array().into_iter().flatten();
+    let line = |worker: &Value| {
+        let goal = worker["resumed_goal"].as_str()?;
+        Some(resumed_line(worker["name"].as_str().unwrap_or_default(), goal))
+    };
+    workers.filter_map(line).collect()
+}
+
+/// Tells the operator that an added worker does not start by itself.
+pub(crate) fn resumed_line(name: &str, goal: &str) -> String {
+    let name = table::clean(name);
+    format!(
+        "worker {name} was removed or renamed before and keeps its goal, {goal}: start it if it should compute\n"
+    )
 }
 
 /// Asks for confirmation if input is a terminal.

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{BAD_CONFIGURATION, NodeUrl, OpsArgs},
+    memory_limit,
     ops::{Ops, Probe},
     progress::{Display, Progress, View},
     signals,
@@ -103,6 +104,8 @@ fn is_transient(error: &anyhow::Error) -> bool {
 pub(crate) trait Daemon {
     /// Default port of the ops port.
     const OPS_PORT: u16;
+    /// Memory that it may need, in MiB, without the blob cache.
+    const MEMORY_MIB: u64;
 
     /// Returns the probe of its readiness.
     fn probe(&self) -> Probe;
@@ -142,6 +145,7 @@ pub(crate) async fn run<D: Daemon>(
     let mut ops = Ops::open(ops, D::OPS_PORT).await.map_err(Failure::Configuration)?;
     // Also before anything counts, so that a scraper gets every description with the first value.
     let mut gauges = Gauges::describe();
+    memory_limit::warn_if_too_low(D::MEMORY_MIB);
     let mut daemon = tokio::select! {
         daemon = start => daemon?,
         () = stop.cancelled() => return Ok(()),
@@ -214,7 +218,7 @@ pub(crate) fn pool(
 pub(crate) fn ended<E: Into<anyhow::Error>>(what: &'static str, result: Result<(), E>) -> anyhow::Error {
     match result {
         Ok(()) => anyhow::anyhow!("{what} has ended"),
-        Err(error) => error.into().context(format!("{what} broke")),
+        Err(error) => error.into().context(format!("{what} has failed")),
     }
 }
 

@@ -136,6 +136,7 @@ impl DataProvider {
 
 impl Daemon for DataProvider {
     const OPS_PORT: u16 = 18012;
+    const MEMORY_MIB: u64 = 1024;
 
     fn probe(&self) -> Probe {
         let (disk, blocks) = (self.disk.clone(), self.blocks.probe());

@@ -17,6 +17,7 @@ use prb_walkie::{
 };
 
 use crate::{
+    cli::resumed_line,
     config::{ImportArgs, ImportFrom, ImportInto},
     daemon::Failure,
     legacy_files,
@@ -65,7 +66,10 @@ async fn import(args: &ImportArgs) -> anyhow::Result<()> {
     let Some(inventory) = there.filter(|_| !into.dry_run) else {
         return print(&format!("{count} would be imported to {to}; nothing was changed\n"));
     };
-    apply(plan, inventory, identity, into).await?;
+    let after = apply(plan, inventory, identity, into).await?;
+    let resumed = after.resumed(&present);
+    let resumed = resumed.iter().map(|(worker, goal)| resumed_line(&worker.name, goal.as_str()));
+    print(&resumed.collect::<String>())?;
     print(&format!(
         "{count} were imported to {to}. Their source is unchanged. Do not run the other program any more: two programs \
          that sign for one account interfere with each other\n"

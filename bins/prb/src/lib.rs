@@ -33,6 +33,7 @@ pub mod keys;
 mod legacy_files;
 pub mod lifecycle;
 mod listen;
+mod memory_limit;
 pub mod monitor;
 mod nodes;
 pub mod ops;

@@ -266,6 +266,7 @@ fn console(
 
 impl Daemon for LifecycleManager {
     const OPS_PORT: u16 = 18013;
+    const MEMORY_MIB: u64 = 512;
 
     fn probe(&self) -> Probe {
         let disk = self.disk.clone();

@@ -1,4 +1,4 @@
-//! Ports that speak HTTP: opened as the operator says, and served within bounds.
+//! HTTP listeners: opened as configured, and served within limits.
 //!
 //! Connections, requests worked on and streams each have shares by address, with a reserve for this machine
 //! ([`Shares`]); where all connections are taken, an address that has fewer takes the slot of one that has more.
@@ -116,7 +116,7 @@ pub(crate) struct Port {
 }
 
 impl Port {
-    /// Opens the port; `None` if it is disabled, or its default address is taken.
+    /// Opens the port; `None` if it is disabled, or its default address is in use.
     ///
     /// # Errors
     /// A configured address is not available.
@@ -130,7 +130,7 @@ impl Port {
         match TcpListener::bind(address).await {
             Ok(listener) => Ok(Some(listener)),
             Err(error) if chosen.is_none() => {
-                tracing::warn!(%address, error = %prb_core::text::describe(&error), "no {name}: its default is taken; {variable} gives another");
+                tracing::warn!(%address, error = %prb_core::text::describe(&error), "the {name} is not opened: its default address cannot be used; set {variable} to another one");
                 Ok(None)
             }
             Err(error) => {

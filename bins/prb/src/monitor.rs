@@ -47,7 +47,7 @@ impl Monitor {
     pub async fn start(args: &MonitorArgs) -> Result<Self, Failure> {
         args.warn_of_no_effect();
         let port = Port { name: "console", variable: "HOST and PORT", default: args.listen() };
-        // First: a port that is taken is reported before an identity is generated or a peer is asked.
+        // First: a port that is in use is reported before an identity is generated or a peer is asked.
         let listener = TcpListener::bind(port.default)
             .await
             .with_context(|| format!("cannot open the console at {} (HOST, PORT); if a manager's console uses the port, move that with PRB_CONSOLE_LISTEN", port.default))
@@ -90,6 +90,7 @@ impl Monitor {
 
 impl Daemon for Monitor {
     const OPS_PORT: u16 = 18016;
+    const MEMORY_MIB: u64 = 256;
 
     fn probe(&self) -> Probe {
         let peers = self.node.peers();

@@ -36,7 +36,8 @@ use crate::{
     readiness::Code,
 };
 
-/// Interval at which histogram data is cleaned up.
+/// Interval at which the recorder aggregates the samples of histograms. `install_recorder` starts no task for it, and
+/// without one the samples pile up in a daemon that nobody scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
 
 /// For how long the metrics that another machine has asked for are given to others again.
@@ -83,7 +84,7 @@ impl fmt::Debug for Ops {
 }
 
 impl Ops {
-    /// Opens the port; `None` if it is disabled, or its default address is taken.
+    /// Opens the port; `None` if it is disabled, or its default address is in use.
     ///
     /// # Errors
     /// A configured address is not available.
@@ -122,7 +123,7 @@ impl Ops {
         Ok(Self { address, probe, cancel, tasks })
     }
 
-    /// The address it listens at.
+    /// The address it listens on.
     pub const fn address(&self) -> SocketAddr {
         self.address
     }

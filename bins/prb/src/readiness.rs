@@ -176,8 +176,8 @@ pub(crate) fn workers(fleet: &FleetStatus) -> Vec<Reason> {
     reasons
 }
 
-/// How long messages may fail, and what is sent on chain may take, before a worker needs attention. A batch takes about
-/// a minute; a fleet that starts all at once takes some.
+/// How long messages may fail, and an operation on chain may take, before a worker needs attention. A batch takes about
+/// a minute, and those of a fleet that starts all at once some minutes.
 const SENT_WITHIN: Duration = Duration::from_secs(600);
 
 /// Whether a worker needs attention.
@@ -185,7 +185,7 @@ pub(crate) fn in_trouble(worker: &WorkerStatus) -> bool {
     worker.state == State::Error || worker.stalled || worker.is_unresponsive() || sends_nothing(worker)
 }
 
-/// Whether nothing of a worker reaches the chain, though its state is that of one that gets on.
+/// Whether a worker's messages or operations do not reach the chain although its state looks healthy.
 fn sends_nothing(worker: &WorkerStatus) -> bool {
     let relay_fails = matches!(worker.reason, worker::Reason::RelayFailing { .. });
     // Compared with the clock, which may be set back: then it counts as recent.

@@ -75,6 +75,7 @@ async fn signers(pools: FleetFile, vault: &dyn Vault) -> anyhow::Result<Inventor
 
 impl Daemon for TraderDaemon {
     const OPS_PORT: u16 = 18014;
+    const MEMORY_MIB: u64 = 256;
 
     fn probe(&self) -> Probe {
         let (disk, nodes, queue) = (self.disk.clone(), self.nodes.clone(), self.trade_queue.watch());

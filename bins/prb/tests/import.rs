@@ -10,7 +10,7 @@ use std::{
 
 use prb_chain::inventory::{Config, HeedInventory};
 use prb_core::{
-    inventory::{Inventory, Snapshot},
+    inventory::{Edit, FleetRecord, Goal, Inventory, Snapshot},
     primitives::{AccountId, PoolId},
     vault::Vault,
 };
@@ -112,7 +112,10 @@ impl Original {
 }
 
 fn prb(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_prb")).env_clear().args(args).stdin(Stdio::null()).output().unwrap()
+    // After two minutes it has hung.
+    let mut command = Command::new("timeout");
+    command.args(["120", env!("CARGO_BIN_EXE_prb")]).args(args);
+    command.env_clear().stdin(Stdio::null()).output().unwrap()
 }
 
 fn said(output: &Output) -> String {
@@ -193,6 +196,22 @@ async fn v2_database_is_previewed_then_imported_and_its_keys_sign() {
         assert!(text.contains(&format!("is also that of {row}")) || text.contains(row), "{text}");
     }
     assert!(text.contains("in the inventory"), "{text}");
+    // Imported again after a worker was stopped and everything removed.
+    {
+        let inventory = HeedInventory::open(&original.path("inventory"), Config::default()).unwrap();
+        let (pool, worker) = (snapshot.pools[0].id, snapshot.workers[0].id);
+        let mut stopped = FleetRecord::default();
+        stopped.goal = Goal::StayStopped;
+        inventory.apply(vec![Edit::PutFleetRecord(worker, stopped)]).await.unwrap();
+        let all = snapshot.workers.iter().map(|worker| Edit::RemoveWorker(worker.id));
+        inventory.apply(all.chain([Edit::RemovePool(pool)]).collect()).await.unwrap();
+    }
+    let text = assert_code(&original.v2(&[]), 0);
+    assert!(
+        text.contains("worker w-1 was removed or renamed before and keeps its goal, stay-stopped"),
+        "{text}"
+    );
+    assert!(!text.contains("worker w-2 was"), "{text}");
 }
 
 #[test]

@@ -25,7 +25,9 @@ use tempfile::TempDir;
 const PASSPHRASE: &str = "correct horse battery staple";
 
 fn keys(folder: &Path, args: &[&str], passphrase: Option<&str>) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_prb"));
+    // After two minutes it has hung.
+    let mut command = Command::new("timeout");
+    command.args(["120", env!("CARGO_BIN_EXE_prb")]);
     command.env_clear().arg("keys").args(args).arg("--peer-id-prefix").arg(folder).stdin(Stdio::null());
     if let Some(passphrase) = passphrase {
         command.env("PRB_KEYS_PASSPHRASE", passphrase);
@@ -78,6 +80,11 @@ fn an_encrypted_backup_restores_with_its_passphrase_only() {
     refused(&keys(folder.path(), &to, None), "PRB_KEYS_PASSPHRASE");
     refused(&keys(folder.path(), &to, Some("short")), "at least 12");
     refused(&keys(folder.path(), &to, Some("aaaaaaaaaaaa")), "follows a pattern");
+    // MD5 of `password`: random digits, but not for somebody who tries digests.
+    refused(
+        &keys(folder.path(), &to, Some("5f4dcc3b5aa765d61d8327deb882cf99")),
+        "digest of a common password",
+    );
     assert!(!file.exists());
     done(&keys(folder.path(), &to, Some(PASSPHRASE)));
     let backup = fs::read(&file).unwrap();

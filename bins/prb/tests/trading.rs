@@ -10,6 +10,7 @@ mod support;
 use support::{
     Net, chain,
     daemons::{Daemon, Probe, TestPeer, assign, free_port, manager, provider},
+    disk_faults::FaultyDisk,
     redis::Redis,
 };
 
@@ -77,9 +78,16 @@ async fn trader_with_pools_signs_jobs_that_name_only_their_pool() {
     assert!(!trader.identity_folder().join("LIFECYCLE").exists(), "a new key is in the way of the right one");
 
     net.write_fleet(&net.pools_toml(), []);
-    trader.put("PRB_TRADER_POOLS", net.fleet().display());
+    let identity = trader.identity_folder();
+    let disk = FaultyDisk::new(&identity, &net.dir.path().join("trader-faults"));
+    let mut trader = disk.under(trader.set("PRB_TRADER_POOLS", net.fleet().display()));
     trader.start();
     trader.until_unready(&[], LIMIT).await;
+    // Once it has its identity, it needs no disk; that the identity is gone would show at the next start only.
+    disk.fail("write,meta,sync,truncate,create,rename 5");
+    let away = identity.with_extension("away");
+    std::fs::rename(&identity, &away).unwrap();
+    trader.until_unready(&["files_missing"], LIMIT).await;
     // A job in the format of the original's lifecycle manager.
     let pool = net.devnet.pools()[0].pid;
     let key = format!("0x{}", "11".repeat(32));
@@ -105,6 +113,8 @@ async fn trader_with_pools_signs_jobs_that_name_only_their_pool() {
     };
     // Signed and sent: the error that the worker is unknown comes from the chain.
     assert!(ended.contains("WorkerNotRegistered") || ended.contains("WorkerNotExists"), "{ended}");
+    std::fs::rename(&away, &identity).unwrap();
+    trader.until_unready(&[], LIMIT).await;
     trader.stop().await;
     net.shutdown().await;
 }

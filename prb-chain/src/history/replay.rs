@@ -158,7 +158,7 @@ impl Replay {
     async fn pass(&mut self) -> Result<ReplayOutcome, store::Error> {
         if self.store.genesis().is_none() {
             let Some((genesis, _)) = self.start().await else { return Ok(ReplayOutcome::default()) };
-            self.settle(genesis).await?;
+            self.store_start(genesis).await?;
         }
         let extent = self.extent();
         self.store.set_targets(extent.relay, extent.para);
@@ -209,7 +209,7 @@ impl Replay {
     ///
     /// # Errors
     /// The store's error.
-    pub async fn settle(&self, genesis: Genesis) -> Result<(), store::Error> {
+    pub async fn store_start(&self, genesis: Genesis) -> Result<(), store::Error> {
         let (identity, para_id, relay_start) =
             (genesis.chain_identity, genesis.para_id, genesis.relay_number.0);
         let store_it = move |store: &Store| {
@@ -221,7 +221,7 @@ impl Replay {
             Err(Failure::Store(e)) => return Err(e),
             Err(e) => tracing::error!(error = %describe(&e), "the start of the chain was not stored"),
             Ok(()) => {
-                tracing::info!(chain_identity = %identity, para_id, relay_start, "chain known from a history source")
+                tracing::info!(chain_identity = %identity, para_id, relay_start, "read the start of the chain from a history source")
             }
         }
         Ok(())

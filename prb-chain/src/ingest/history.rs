@@ -12,7 +12,10 @@ const TURN_WITHIN: Duration = Duration::from_secs(5);
 
 /// Uses a history source's start of the chains if the nodes confirm its blocks but no longer have their
 /// states.
-pub(super) async fn settle(chains: &Chains, history: Option<&mut Replay>) -> Result<bool, Error> {
+pub(super) async fn store_confirmed_start(
+    chains: &Chains,
+    history: Option<&mut Replay>,
+) -> Result<bool, Error> {
     let Some(history) = history.filter(|_| chains.store.genesis().is_none()) else { return Ok(false) };
     let Some((found, genesis, source)) = history.find_start().await else { return Ok(false) };
     if !start::agrees(chains, &found, &genesis).await {
@@ -22,7 +25,7 @@ pub(super) async fn settle(chains: &Chains, history: Option<&mut Replay>) -> Res
         );
         return Ok(false);
     }
-    history.settle(genesis).await?;
+    history.store_start(genesis).await?;
     start::pin(chains);
     Ok(true)
 }

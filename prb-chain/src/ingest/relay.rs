@@ -178,7 +178,7 @@ pub(crate) fn append(store: &Store, batch: &RelayBatch) -> Result<Option<RelayNu
     // Read before the blocks are appended, or every batch would report the same missing head.
     let named_head = store.tip_names_head()?;
     store.append_relay(batch)?;
-    let headless_from = batch.stops.iter().find(|stop| stop.para_head.is_none()).map(|stop| stop.number);
+    let headless_from = batch.justified.iter().find(|stop| stop.para_head.is_none()).map(|stop| stop.number);
     Ok(headless_from.filter(|_| named_head))
 }
 
@@ -197,8 +197,8 @@ pub(crate) fn check_pieces(
         (parent, next) = (last.hash, last.number + 1);
         answers.push((Proven { headers, justification }, proof));
     }
-    let (Verified { headers, stops }, _) = check(para_id, set, answers)?;
-    Ok(RelayBatch { first, headers, stops })
+    let (Verified { headers, justified }, _) = check(para_id, set, answers)?;
+    Ok(RelayBatch { first, headers, justified })
 }
 
 /// Reports that the relay chain no longer names a head of the parachain, which was offboarded.
@@ -297,8 +297,8 @@ async fn batch(
     let answers: Vec<_> = proven.into_iter().zip(proofs).collect();
     // Hundreds of signatures: other tasks of this thread should not wait for them.
     let checked = tokio::task::spawn_blocking(move || check(para_id, set, answers)).await?;
-    let (Verified { headers, stops }, _) = checked.map_err(wrong(node))?;
-    Ok(RelayBatch { first: tip.number.next(), headers, stops })
+    let (Verified { headers, justified }, _) = checked.map_err(wrong(node))?;
+    Ok(RelayBatch { first: tip.number.next(), headers, justified })
 }
 
 /// Fetches the read proofs of the required values in the states at the justified blocks.
@@ -324,7 +324,7 @@ async fn proofs_of(node: &Node, para_id: u32, proven: &[Proven]) -> Result<Vec<V
 #[derive(Default)]
 struct Verified {
     headers: Vec<Vec<u8>>,
-    stops: Vec<NewJustifiedBlock>,
+    justified: Vec<NewJustifiedBlock>,
 }
 
 /// Headers up to a justified one, its justification, and the proof of what its state says.
@@ -366,7 +366,14 @@ fn check(
         let number = RelayNumber(headers.last().map_or(0, |last| last.number));
         let Proof { para_head, nodes: proof } = checked?;
         let (set_id, next_set) = (set.id, next_set);
-        verified.stops.push(NewJustifiedBlock { number, justification, set_id, next_set, para_head, proof });
+        verified.justified.push(NewJustifiedBlock {
+            number,
+            justification,
+            set_id,
+            next_set,
+            para_head,
+            proof,
+        });
         verified.headers.extend(headers.into_iter().map(|header| header.encoded));
     }
     // An invalid justification is the node's fault; a change that workers do not support is the chain's.

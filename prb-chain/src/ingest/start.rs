@@ -55,16 +55,16 @@ pub(super) fn pin(chains: &Chains) {
 }
 
 /// Finds and stores the start, or checks that the nodes serve the store's chains.
-pub(super) async fn settle(chains: &Chains) -> Result<(), Error> {
-    let settled = match chains.store.genesis() {
+pub(super) async fn store_or_confirm(chains: &Chains) -> Result<(), Error> {
+    let result = match chains.store.genesis() {
         Some((start, genesis)) => confirm(chains, start, genesis).await,
         None => begin(chains).await,
     };
     // Nodes of another chain are no reason to end: nodes of two chains may answer at one address, and a name may be corrected.
-    if settled.is_ok() {
+    if result.is_ok() {
         pin(chains);
     }
-    settled
+    result
 }
 
 /// Checks that a node of each chain has the stored start.

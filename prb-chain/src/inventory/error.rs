@@ -8,7 +8,10 @@ use std::{
 use heed::MdbError;
 use prb_core::text::{describe, io_remedy, is_passing};
 
-use crate::{disk::DiskProblem, lmdb};
+use crate::{
+    disk::{DiskProblem, FullCause},
+    lmdb,
+};
 
 /// `errno` of a full disk (ENOSPC), an exceeded quota (EDQUOT), and a limit of file sizes (EFBIG).
 const DISK_FULL: [i32; 3] = [28, 122, 27];
@@ -92,10 +95,12 @@ pub enum Error {
         edit: String,
     },
     /// The disk is full.
-    #[error("the disk of the inventory at {} is full (or its quota is used up): free space", path.display())]
+    #[error("the disk of the inventory at {} {cause}", path.display())]
     DiskFull {
         /// The inventory.
         path: PathBuf,
+        /// What it lacks.
+        cause: FullCause,
     },
     /// It has reached its configured size.
     #[error("the inventory at {} has reached its limit: raise map_bytes", path.display())]
@@ -162,7 +167,7 @@ impl Error {
     pub(super) fn from_io(path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
         match source.raw_os_error() {
-            Some(n) if DISK_FULL.contains(&n) => Self::DiskFull { path },
+            Some(n) if DISK_FULL.contains(&n) => Self::DiskFull { cause: FullCause::of(&path), path },
             _ => Self::Io { path, source },
         }
     }

@@ -78,7 +78,7 @@ impl RpcClientT for NodePool {
         unsub: &'a str,
     ) -> RawRpcFuture<'a, RawRpcSubscription> {
         Box::pin(async move {
-            self.settled().await?;
+            self.wait_for_chain().await?;
             let mut last = None;
             for node in self.trusted() {
                 match node.subscribe(sub, params.clone(), unsub).await {

@@ -131,7 +131,7 @@ impl FinalizedHeads {
 
     async fn step(&mut self) -> Result<Option<FinalizedHead>, Error> {
         if !self.to_verify {
-            self.pool.settled().await?;
+            self.pool.wait_for_chain().await?;
         }
         self.leave_untrusted();
         if self.progress.elapsed() >= self.pool.config().stall_after {
@@ -252,22 +252,8 @@ impl FinalizedHeads {
             }
         }
         let Some((node, number, is_ahead)) = moving else {
-            self.stalls = self.stalls.saturating_add(1);
-            // A chain without finality for hours is logged at growing intervals.
-            if self.stalls.is_power_of_two() {
-                tracing::warn!(chain = self.pool.chain(), last, "no new finalised block for a while");
-            }
-            // Nothing moves, and the node that announced the last head cannot be asked any more.
             let announcer = self.last.as_ref().map(|last| Arc::clone(&last.node));
-            if let Some(announcer) = announcer.filter(|announcer| !is_current(announcer))
-                && let Err(error) = poll(&announcer).await
-                // A node that limits the rate of requests is still there.
-                && error.refusal() != Some(Refusal::Limited)
-            {
-                self.forget("its node does not answer any more, and no other node has such a block");
-                self.source = None;
-            }
-            return;
+            return self.no_node_moves(announcer.filter(|announcer| !is_current(announcer))).await;
         };
         if !is_ahead {
             let text =
@@ -284,6 +270,24 @@ impl FinalizedHeads {
                 self.poll_at = Instant::now();
                 tracing::debug!(node = %node.name(), number = head.number, "following another node");
             }
+        }
+    }
+
+    /// Handles a stall of all nodes. `announcer` is the node that announced the last head, if it is not followed.
+    async fn no_node_moves(&mut self, announcer: Option<Arc<Node>>) {
+        self.stalls = self.stalls.saturating_add(1);
+        // A chain without finality for hours is logged at growing intervals.
+        if self.stalls.is_power_of_two() {
+            let last = self.last.as_ref().map(|last| last.number);
+            tracing::warn!(chain = self.pool.chain(), last, "no new finalised block for a while");
+        }
+        if let Some(announcer) = announcer
+            && let Err(error) = poll(&announcer).await
+            // A node that limits the rate of requests is still there.
+            && error.refusal() != Some(Refusal::Limited)
+        {
+            self.forget("its node does not answer any more, and no other node has such a block");
+            self.source = None;
         }
     }
 }

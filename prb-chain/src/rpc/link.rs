@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Config, Error, Node, node::MAX_CAUSE_BYTES, settle::log_dispute};
+use super::{Config, Error, Node, genesis_vote::log_dispute, node::MAX_CAUSE_BYTES};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use jsonrpsee::{
     core::client::{ClientT, Error as RpcError},

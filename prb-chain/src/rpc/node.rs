@@ -279,7 +279,7 @@ impl Node {
         let client = self.client(lane).await?;
         let start = Instant::now();
         let answer = client.request(method, Params(params)).await;
-        self.settle(lane, &client, method, start, answer)
+        self.record_outcome(lane, &client, method, start, answer)
     }
 
     /// Subscribes; the subscription ends with the connection.
@@ -296,7 +296,7 @@ impl Node {
         self.counters.record(method, 1);
         let start = Instant::now();
         let answer = client.subscribe(method, Params(params), unsubscribe).await;
-        self.settle(Lane::Watch, &client, method, start, answer)
+        self.record_outcome(Lane::Watch, &client, method, start, answer)
     }
 
     pub(super) fn read<T: DeserializeOwned>(&self, method: &str, raw: &RawValue) -> Result<T, Error> {
@@ -314,7 +314,7 @@ impl Node {
     }
 
     /// Converts the client's result, and updates the connection's state by it.
-    fn settle<T>(
+    fn record_outcome<T>(
         &self,
         lane: Lane,
         client: &Arc<WsClient>,

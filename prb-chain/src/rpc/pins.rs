@@ -189,7 +189,7 @@ impl Pins {
     }
 
     /// Whether the chain is known, or nodes agree on it.
-    pub(super) fn is_settled(&self) -> bool {
+    pub(super) fn is_decided(&self) -> bool {
         let inner = self.inner();
         !inner.known.is_empty() || matches!(inner.verdict, Verdict::Agreed { .. })
     }
@@ -245,14 +245,14 @@ mod tests {
     #[test]
     fn late_node_disputes_what_one_node_alone_has_said() {
         let pins = Pins::new(2);
-        assert!(!claim(&pins, 0, A) && !pins.is_settled());
-        assert!(!pins.end_wait() && pins.is_settled() && pins.dispute().is_none());
-        assert!(!claim(&pins, 0, B) && pins.is_settled(), "it contradicts itself");
-        assert!(claim(&pins, 1, B) && !pins.is_settled());
+        assert!(!claim(&pins, 0, A) && !pins.is_decided());
+        assert!(!pins.end_wait() && pins.is_decided() && pins.dispute().is_none());
+        assert!(!claim(&pins, 0, B) && pins.is_decided(), "it contradicts itself");
+        assert!(claim(&pins, 1, B) && !pins.is_decided());
         let dispute = pins.dispute().unwrap_or_default();
         assert!(dispute.contains(&format!("n0:1 has genesis {A}, n1:1 has genesis {B}")), "{dispute}");
-        assert!(!claim(&pins, 1, A) && pins.is_settled(), "it was corrected");
-        assert!(!claim(&pins, 1, B) && pins.is_settled(), "and stays so");
+        assert!(!claim(&pins, 1, A) && pins.is_decided(), "it was corrected");
+        assert!(!claim(&pins, 1, B) && pins.is_decided(), "and stays so");
     }
 
     #[test]
@@ -262,7 +262,7 @@ mod tests {
         assert!(claim(&pins, 1, B) && pins.all().1.is_empty(), "no node is refused before it is decided");
         let version = pins.version();
         pins.pin(1, Hash([3; 32]));
-        assert!(pins.version() > version && pins.is_settled() && pins.dispute().is_none());
+        assert!(pins.version() > version && pins.is_decided() && pins.dispute().is_none());
         assert_eq!(pins.all().1.iter().map(|pin| pin.number).collect::<Vec<_>>(), [1]);
         let version = pins.version();
         pins.pin(1, Hash([3; 32]));

@@ -46,7 +46,7 @@ pub struct RelayBatch {
     /// Encoded headers.
     pub headers: Vec<Vec<u8>>,
     /// The justified ones among them, in order.
-    pub stops: Vec<NewJustifiedBlock>,
+    pub justified: Vec<NewJustifiedBlock>,
 }
 
 /// What is appended, as kinds of [`Store::writes`].
@@ -74,7 +74,7 @@ impl Store {
     }
 
     fn tracked<T>(&self, kind: usize, write: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
-        self.writes.track(kind, || self.growing(write), Error::disk_problem)
+        self.writes.track(kind, || self.with_recovery(write), Error::disk_problem)
     }
 
     /// Appends relay blocks.
@@ -89,7 +89,7 @@ impl Store {
     }
 
     fn try_append_relay(&self, batch: &RelayBatch) -> Result<(), Error> {
-        let guard = self.guard_map()?;
+        let guard = self.lock_shared()?;
         let mut txn = self.write(&guard)?;
         let mut state = *self.state();
         let sequence = || Error::OutOfSequence { what: "relay header", number: batch.first.0 };
@@ -103,12 +103,12 @@ impl Store {
             return Err(sequence());
         }
         let last = RelayNumber(batch.first.0 + (batch.headers.len() - 1) as u32);
-        let stop = batch.stops.last().filter(|stop| stop.number == last).ok_or_else(sequence)?;
+        let block = batch.justified.last().filter(|block| block.number == last).ok_or_else(sequence)?;
 
         self.put_relay(&mut txn, batch).map_err(|e| self.error(e))?;
         let hash = batch.headers.last().map(|header| Hash::of(header)).unwrap_or_default();
         state.tips.relay = Some((last, hash));
-        state.tips.proven = stop.para_head.map(|head| (head.number, head.hash)).or(state.tips.proven);
+        state.tips.proven = block.para_head.map(|head| (head.number, head.hash)).or(state.tips.proven);
         self.finish(txn, state)
     }
 
@@ -118,17 +118,17 @@ impl Store {
         for (number, header) in (batch.first.0..).zip(&batch.headers) {
             tables.relay_headers.put_with_flags(txn, append, &number, header)?;
         }
-        for stop in &batch.stops {
+        for block in &batch.justified {
             let alignment = Alignment {
-                para_head: stop.para_head.map(|head| (head.number.0, head.hash)),
-                set_id: stop.set_id,
-                ends_set: stop.next_set.is_some(),
+                para_head: block.para_head.map(|head| (head.number.0, head.hash)),
+                set_id: block.set_id,
+                ends_set: block.next_set.is_some(),
             };
             let mut encoded = alignment.encode();
-            stop.proof.encode_to(&mut encoded);
-            tables.alignments.put_with_flags(txn, append, &stop.number.0, &encoded)?;
-            tables.justifications.put_with_flags(txn, append, &stop.number.0, &stop.justification)?;
-            if let Some(set) = &stop.next_set {
+            block.proof.encode_to(&mut encoded);
+            tables.alignments.put_with_flags(txn, append, &block.number.0, &encoded)?;
+            tables.justifications.put_with_flags(txn, append, &block.number.0, &block.justification)?;
+            if let Some(set) = &block.next_set {
                 tables.sets.put(txn, &set.id, &set.encode())?;
             }
         }
@@ -148,7 +148,7 @@ impl Store {
 
     fn try_append_para_headers(&self, first: ParaNumber, headers: &[Vec<u8>]) -> Result<(), Error> {
         let Some(last_header) = headers.last() else { return Ok(()) };
-        let guard = self.guard_map()?;
+        let guard = self.lock_shared()?;
         let mut txn = self.write(&guard)?;
         let mut state = *self.state();
         let (next, parent) = match state.tips.para_header {
@@ -185,7 +185,7 @@ impl Store {
         if changes.is_empty() {
             return Ok(());
         }
-        let guard = self.guard_map()?;
+        let guard = self.lock_shared()?;
         let mut txn = self.write(&guard)?;
         let mut state = *self.state();
         if first != state.tips.changes.next() {
@@ -237,11 +237,11 @@ impl Store {
     /// [`Error::Missing`] if a block's changes are not stored.
     #[doc(hidden)]
     pub fn replace_changes(&self, first: ParaNumber, changes: &[Vec<u8>]) -> Result<(), Error> {
-        self.growing(|| self.try_replace_changes(first, changes))
+        self.with_recovery(|| self.try_replace_changes(first, changes))
     }
 
     fn try_replace_changes(&self, first: ParaNumber, changes: &[Vec<u8>]) -> Result<(), Error> {
-        let guard = self.guard_map()?;
+        let guard = self.lock_shared()?;
         let mut txn = self.write(&guard)?;
         let (table, digests) = (txn.tables.changes, txn.tables.digests);
         for (number, new) in (first.0..).zip(changes) {
@@ -286,8 +286,8 @@ impl Store {
     pub(crate) fn put_segment(&self, first: ParaNumber, changes: &[Vec<u8>]) -> Result<(), Error> {
         let items: Vec<&[u8]> = changes.iter().map(Vec::as_slice).collect();
         let encoded = segment::write(&items);
-        self.growing(|| {
-            let guard = self.guard_map()?;
+        self.with_recovery(|| {
+            let guard = self.lock_shared()?;
             let mut txn = self.write(&guard)?;
             let (table, digests) = (txn.tables.changes, txn.tables.digests);
             table
@@ -344,7 +344,7 @@ impl Store {
             }
             // A batch can go on to the set's end, so those in between only serve batches that a size limit cuts
             // short.
-            if later - number < self.config.keep_stop_every {
+            if later - number < self.config.keep_justified_every {
                 drop.push(number);
             } else {
                 later = number;

@@ -24,7 +24,7 @@ impl Store {
         let (copy, database) = (self.path.join(COPY), self.path.join("data.mdb"));
         let io = |source| Error::from_io(&self.path, source);
         let before = self.disk_bytes()?;
-        let copied = self.guard_map().and_then(|guard| {
+        let copied = self.lock_shared().and_then(|guard| {
             let file =
                 guard.env().copy_to_path(&copy, CompactionOption::Enabled).map_err(|e| self.error(e))?;
             file.sync_all().and_then(|()| file.metadata()).map_err(io)

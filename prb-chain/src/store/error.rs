@@ -11,7 +11,10 @@ use prb_core::{
     text::{describe, io_remedy},
 };
 
-use crate::{disk::DiskProblem, lmdb};
+use crate::{
+    disk::{DiskProblem, FullCause},
+    lmdb,
+};
 
 /// `errno` of a full disk (ENOSPC), an exceeded quota (EDQUOT), and a limit of file sizes (EFBIG).
 const DISK_FULL: [i32; 3] = [28, 122, 27];
@@ -73,10 +76,12 @@ pub enum Error {
         asked: Hash,
     },
     /// The disk is full.
-    #[error("the disk of the store at {path} is full (or its quota is used up): free space")]
+    #[error("the disk of the store at {path} {cause}")]
     DiskFull {
         /// The store.
         path: PathBuf,
+        /// What it lacks.
+        cause: FullCause,
     },
     /// The store's map is full, and cannot grow at the moment.
     #[error("the map of the store at {path} is full and cannot grow at the moment: {reason}")]
@@ -198,8 +203,8 @@ impl Error {
     pub(super) fn from_io(path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
         match source.raw_os_error() {
-            Some(n) if DISK_FULL.contains(&n) => Self::DiskFull { path },
-            Some(FAILING) if is_full(&path) => Self::DiskFull { path },
+            Some(n) if DISK_FULL.contains(&n) => Self::DiskFull { cause: FullCause::of(&path), path },
+            Some(FAILING) if is_full(&path) => Self::DiskFull { cause: FullCause::Space, path },
             _ => Self::Io { path, source },
         }
     }
@@ -232,7 +237,7 @@ mod tests {
             (Io(os(30)), "mounted read-only", true, false),
             (Io(os(12)), "ulimit -v", true, false),
             (Io(os(24)), "too many files are open", true, false),
-            (Io(os(122)), "is full", true, false),
+            (Io(os(122)), "its quota is used up", true, false),
             (Io(os(13)), "cannot be used", true, false),
             (heed::Error::EnvAlreadyOpened, "in use", false, false),
         ];

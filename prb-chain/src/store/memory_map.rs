@@ -14,18 +14,19 @@ use heed::{Env, RoTxn, RwTxn, WithoutTls};
 
 use super::{Config, Error, Store, Tables, open};
 
-/// How long growing, reopening and closing wait for readers to end; an append then fails and is retried.
+/// How long a resize, a reopening and a close wait for readers to end. After that an append fails and is retried.
 const EXCLUSIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Interval of these checks.
+/// Interval at which waiting threads try again.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
-/// How long each new reader waits meanwhile, so that a moment without readers occurs: longer than an ordinary
-/// read takes, and so much shorter than [`EXCLUSIVE_TIMEOUT`] that a thread that holds the map already can continue.
+/// How long a new reader waits while another thread needs the map exclusively, so that the readers come to an end.
+/// Longer than an ordinary read; shorter than [`EXCLUSIVE_TIMEOUT`], because a thread that already holds the map may be
+/// waiting for a second guard.
 const READER_WAIT: Duration = Duration::from_secs(1);
 /// Largest map, in bytes: half of a process's address space on x86-64.
 const MAX_MAP_BYTES: usize = 1 << 46;
 
-/// The database's state.
-pub(super) enum Mapped {
+/// The LMDB database, or why there is none at the moment.
+pub(super) enum Database {
     /// Open; the number is incremented each time that it is reopened.
     Open(Opened, u64),
     /// LMDB closed it, and it could not be reopened so far.
@@ -40,7 +41,7 @@ pub(super) struct Opened {
     tables: Tables,
 }
 
-impl Mapped {
+impl Database {
     pub(super) fn open(path: &Path, config: Config) -> Result<Self, Error> {
         let (env, tables) = open::database(path, config)?;
         Ok(Self::Open(Opened { env, tables }, 0))
@@ -54,14 +55,14 @@ impl Mapped {
     }
 }
 
-/// Keeps the database and its map from being changed.
-pub(super) struct MapGuard<'s>(RwLockReadGuard<'s, Mapped>);
+/// Shared access to the database: while it is held, the map is neither resized nor reopened.
+pub(super) struct SharedGuard<'s>(RwLockReadGuard<'s, Database>);
 
-impl MapGuard<'_> {
+impl SharedGuard<'_> {
     fn opened(&self) -> &Opened {
         match &*self.0 {
-            Mapped::Open(opened, _) => opened,
-            Mapped::Closed(_) | Mapped::Unmapped => unreachable!("only an open database is handed out"),
+            Database::Open(opened, _) => opened,
+            Database::Closed(_) | Database::Unmapped => unreachable!("only an open database is handed out"),
         }
     }
 
@@ -75,7 +76,7 @@ pub(super) struct Txn<'s> {
     // Declared, and so dropped, before the guard: the map must not change while the transaction is open.
     txn: RoTxn<'static, WithoutTls>,
     pub(super) tables: Tables,
-    _guard: MapGuard<'s>,
+    _guard: SharedGuard<'s>,
 }
 
 impl Deref for Txn<'_> {
@@ -113,8 +114,7 @@ impl DerefMut for WriteTxn<'_> {
 }
 
 impl Store {
-    /// Starts a read transaction. Opens the database again, once, if LMDB has closed it: it refuses readers, too, after
-    /// a failed write.
+    /// Starts a read transaction. After a failed write LMDB refuses readers, too: the database is then reopened, once.
     pub(super) fn read(&self) -> Result<Txn<'_>, Error> {
         let generation = self.database.read().unwrap_or_else(PoisonError::into_inner).generation();
         match self.try_read() {
@@ -127,7 +127,7 @@ impl Store {
     }
 
     pub(super) fn try_read(&self) -> Result<Txn<'_>, Error> {
-        let guard = self.guard_map()?;
+        let guard = self.lock_shared()?;
         let Opened { env, tables } = guard.opened();
         // Owns its environment, so that it can be kept together with the guard; without thread-local storage,
         // so that it may move between threads.
@@ -136,39 +136,40 @@ impl Store {
     }
 
     /// Starts a write transaction; waits for the current writer.
-    pub(super) fn write<'h>(&self, guard: &'h MapGuard<'_>) -> Result<WriteTxn<'h>, Error> {
+    pub(super) fn write<'h>(&self, guard: &'h SharedGuard<'_>) -> Result<WriteTxn<'h>, Error> {
         let Opened { env, tables } = guard.opened();
         Ok(WriteTxn { txn: env.write_txn().map_err(|e| self.error(e))?, tables: *tables })
     }
 
-    /// Returns a guard that keeps the map from changing. There may be several, also of one thread: therefore a thread
-    /// that changes the map does not queue up for the lock, behind which such a thread would block itself. Meanwhile
-    /// new guards only wait for a bounded time.
-    pub(super) fn guard_map(&self) -> Result<MapGuard<'_>, Error> {
+    /// Waits for shared access. A thread may take several guards at once. Once a writer queues for an `RwLock`, new
+    /// readers wait behind it, so a thread with a guard would deadlock on its second one. Therefore
+    /// [`lock_exclusive`](Self::lock_exclusive) polls instead of queueing, and readers give way to it only for
+    /// [`READER_WAIT`].
+    pub(super) fn lock_shared(&self) -> Result<SharedGuard<'_>, Error> {
         let until = Instant::now() + READER_WAIT;
-        while self.growing.load(Ordering::Relaxed) > 0 && Instant::now() < until {
+        while self.exclusive_waiters.load(Ordering::Relaxed) > 0 && Instant::now() < until {
             thread::sleep(POLL_INTERVAL);
         }
         let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
         match &*guard {
-            Mapped::Open(..) => Ok(MapGuard(guard)),
-            Mapped::Closed(_) => Err(Error::Broken { path: self.path.clone() }),
-            Mapped::Unmapped => Err(Error::Unmapped { path: self.path.clone() }),
+            Database::Open(..) => Ok(SharedGuard(guard)),
+            Database::Closed(_) => Err(Error::Broken { path: self.path.clone() }),
+            Database::Unmapped => Err(Error::Unmapped { path: self.path.clone() }),
         }
     }
 
-    /// Repeats an operation with a larger map if the map is full, and once with the database reopened if LMDB has
-    /// closed it.
-    pub(super) fn growing<T>(&self, mut work: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+    /// Runs a write, and repeats it after recovering from a full map (by enlarging it) or, once, from a failure after
+    /// which LMDB refuses everything (by reopening the database).
+    pub(super) fn with_recovery<T>(&self, mut work: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
         let mut reopened = false;
         loop {
             // Read before the work: if another thread changes the map meanwhile, it must not be changed twice.
-            // Not by `guard_map`, which refuses a database that is to be reopened here.
+            // Not by `lock_shared`, which refuses a database that is to be reopened here.
             let (size, generation) = {
                 let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
                 let size = match &*guard {
-                    Mapped::Open(opened, _) => opened.env.info().map_size,
-                    Mapped::Closed(_) | Mapped::Unmapped => 0,
+                    Database::Open(opened, _) => opened.env.info().map_size,
+                    Database::Closed(_) | Database::Unmapped => 0,
                 };
                 (size, guard.generation())
             };
@@ -183,10 +184,10 @@ impl Store {
         }
     }
 
-    /// Waits until there are no reads or writes; `None` if that takes too long.
-    fn exclusive(&self) -> Option<RwLockWriteGuard<'_, Mapped>> {
-        // Before the first attempt, so that new readers already wait.
-        self.growing.fetch_add(1, Ordering::Relaxed);
+    /// Waits until no thread has shared access; `None` if that takes too long.
+    fn lock_exclusive(&self) -> Option<RwLockWriteGuard<'_, Database>> {
+        // Before the first attempt, so that new readers wait from now on.
+        self.exclusive_waiters.fetch_add(1, Ordering::Relaxed);
         let deadline = Instant::now() + EXCLUSIVE_TIMEOUT;
         let exclusive = loop {
             match self.database.try_write() {
@@ -196,7 +197,7 @@ impl Store {
                 Err(TryLockError::WouldBlock) => break None,
             }
         };
-        self.growing.fetch_sub(1, Ordering::Relaxed);
+        self.exclusive_waiters.fetch_sub(1, Ordering::Relaxed);
         exclusive
     }
 
@@ -204,8 +205,8 @@ impl Store {
     #[allow(unsafe_code)]
     fn grow(&self, size: usize) -> Result<(), Error> {
         let full = |reason| Error::MapFull { path: self.path.clone(), reason };
-        let mut mapped = self.exclusive().ok_or_else(|| full("readers hold it"))?;
-        let Mapped::Open(Opened { env, .. }, _) = &*mapped else { return Ok(()) };
+        let mut mapped = self.lock_exclusive().ok_or_else(|| full("readers hold it"))?;
+        let Database::Open(Opened { env, .. }, _) = &*mapped else { return Ok(()) };
         // Another thread has enlarged it in the meantime.
         if env.info().map_size > size {
             return Ok(());
@@ -220,14 +221,14 @@ impl Store {
         if let Err(e) = unsafe { env.resize(larger) } {
             tracing::error!(path = %self.path.display(), bytes = larger, error = %describe(&e), "the store's map could not grow");
             // After a failed resize LMDB has no map at all, so the store must not be used any more.
-            *mapped = Mapped::Unmapped;
+            *mapped = Database::Unmapped;
             return Err(Error::Unmapped { path: self.path.clone() });
         }
         tracing::info!(path = %self.path.display(), bytes = larger, "the store's map was full and has grown");
         Ok(())
     }
 
-    /// Closes the database after a failure and reopens it, with the state of what it has.
+    /// Closes the database after a failure, opens it again, and reloads the state from it.
     fn reopen(&self, generation: u64) -> Result<(), Error> {
         let broken = || Error::Broken { path: self.path.clone() };
         // LMDB would create a new, empty database.
@@ -235,18 +236,20 @@ impl Store {
         if self.writes.moved().is_some() {
             return Err(broken());
         }
-        let mut mapped = self.exclusive().ok_or_else(broken)?;
+        let mut mapped = self.lock_exclusive().ok_or_else(broken)?;
         // Another thread has done so in the meantime.
         if mapped.generation() != generation {
             return Ok(());
         }
-        if let Mapped::Open(Opened { env, .. }, _) =
-            std::mem::replace(&mut *mapped, Mapped::Closed(generation))
+        if let Database::Open(Opened { env, .. }, _) =
+            std::mem::replace(&mut *mapped, Database::Closed(generation))
         {
             env.prepare_for_closing().wait_timeout(EXCLUSIVE_TIMEOUT);
         }
-        let Mapped::Open(opened, _) = Mapped::open(&self.path, self.config)? else { return Err(broken()) };
-        *mapped = Mapped::Open(opened, generation + 1);
+        let Database::Open(opened, _) = Database::open(&self.path, self.config)? else {
+            return Err(broken());
+        };
+        *mapped = Database::Open(opened, generation + 1);
         drop(mapped);
         // The failed write may be stored nevertheless.
         self.load()?;
@@ -258,8 +261,8 @@ impl Store {
     pub(super) fn close(&self) {
         let mut mapped = self.database.write().unwrap_or_else(PoisonError::into_inner);
         let generation = mapped.generation();
-        if let Mapped::Open(Opened { env, .. }, _) =
-            std::mem::replace(&mut *mapped, Mapped::Closed(generation))
+        if let Database::Open(Opened { env, .. }, _) =
+            std::mem::replace(&mut *mapped, Database::Closed(generation))
         {
             env.prepare_for_closing().wait_timeout(EXCLUSIVE_TIMEOUT);
         }

@@ -47,7 +47,7 @@ pub(super) fn check_layout(path: &Path, found: u32) -> Result<(), Error> {
 impl Store {
     /// Brings the store to the current layout.
     pub(super) fn migrate(&self) -> Result<(), Error> {
-        let (found, mut unfinished) = self.growing(|| self.layout())?;
+        let (found, mut unfinished) = self.with_recovery(|| self.layout())?;
         check_layout(&self.path, found)?;
         let mut from = unfinished.map_or(found, |unfinished| unfinished.from);
         while from < SCHEMA {
@@ -60,7 +60,7 @@ impl Store {
 
     /// Returns the store's layout, and the step in progress, if any. A new store gets the current layout.
     fn layout(&self) -> Result<(u32, Option<Unfinished>), Error> {
-        let guard = self.guard_map()?;
+        let guard = self.lock_shared()?;
         let mut txn = self.write(&guard)?;
         let meta = txn.tables.meta;
         let Some(found) = meta.get(&txn, "schema").map_err(|e| self.error(e))? else {
@@ -79,22 +79,22 @@ impl Store {
         tracing::info!(%path, from, to = from + 1, row, "migrating the store to a newer layout");
         let run = STEPS[(from - OLDEST) as usize];
         let mut logged_at = Instant::now();
-        self.growing(|| self.mark(from + 1, Some(Unfinished { from, row })))?;
-        while let Some(next) = self.growing(|| run(self, row))? {
+        self.with_recovery(|| self.mark(from + 1, Some(Unfinished { from, row })))?;
+        while let Some(next) = self.with_recovery(|| run(self, row))? {
             row = next;
-            self.growing(|| self.mark(from + 1, Some(Unfinished { from, row })))?;
+            self.with_recovery(|| self.mark(from + 1, Some(Unfinished { from, row })))?;
             if logged_at.elapsed() > LOG_INTERVAL {
                 logged_at = Instant::now();
                 tracing::info!(%path, from, to = from + 1, row, "still migrating the store to a newer layout");
             }
         }
-        self.growing(|| self.mark(from + 1, None))?;
+        self.with_recovery(|| self.mark(from + 1, None))?;
         tracing::info!(%path, layout = from + 1, "migrated the store to a newer layout");
         Ok(())
     }
 
     fn mark(&self, layout: u32, unfinished: Option<Unfinished>) -> Result<(), Error> {
-        let guard = self.guard_map()?;
+        let guard = self.lock_shared()?;
         let mut txn = self.write(&guard)?;
         let meta = txn.tables.meta;
         let put = meta.put(&mut txn, "schema", &layout.encode());
@@ -107,7 +107,7 @@ impl Store {
 
     /// From layout 1 to 2: adds digests of the segments of storage changes.
     fn add_digests(&self, from: u32) -> Result<Option<u32>, Error> {
-        let guard = self.guard_map()?;
+        let guard = self.lock_shared()?;
         let mut txn = self.write(&guard)?;
         let tables = txn.tables;
         let (mut digests, mut bytes, mut next) = (Vec::new(), 0, None);

@@ -51,7 +51,7 @@ fn heights(store: &Store) -> (Option<u32>, Option<u32>) {
 
 /// Changes the database directly.
 fn tamper(store: &Store, change: impl FnOnce(&mut memory_map::WriteTxn<'_>)) {
-    let guard = store.guard_map().unwrap();
+    let guard = store.lock_shared().unwrap();
     let mut txn = store.write(&guard).unwrap();
     change(&mut txn);
     txn.commit().unwrap();

@@ -16,14 +16,14 @@ impl Store {
     /// # Errors
     /// The store cannot be changed.
     pub fn drop_relay_from(&self, number: RelayNumber) -> Result<(), Error> {
-        while self.growing(|| self.drop_last_stop(number.0))? {}
+        while self.with_recovery(|| self.drop_last_justified(number.0))? {}
         self.load()
     }
 
     /// Drops the last justified block and the headers after the one before it; returns false if it is before
     /// `number`.
-    fn drop_last_stop(&self, number: u32) -> Result<bool, Error> {
-        let guard = self.guard_map()?;
+    fn drop_last_justified(&self, number: u32) -> Result<bool, Error> {
+        let guard = self.lock_shared()?;
         let mut txn = self.write(&guard)?;
         let tables = txn.tables;
         let error = |e| self.error(e);
@@ -31,16 +31,16 @@ impl Store {
         if last < number {
             return Ok(false);
         }
-        let mut stops = tables.alignments.rev_iter(&txn).map_err(error)?;
-        let mut next_stop =
-            || stops.next().transpose().map(|stop| stop.map(|(number, _)| number)).map_err(error);
-        let first = match next_stop()? {
+        let mut justified = tables.alignments.rev_iter(&txn).map_err(error)?;
+        let mut next_justified =
+            || justified.next().transpose().map(|block| block.map(|(number, _)| number)).map_err(error);
+        let first = match next_justified()? {
             // The one that the header table ends with.
-            Some(stop) if stop >= last => next_stop()?,
+            Some(block) if block >= last => next_justified()?,
             other => other,
         };
-        drop(stops);
-        let first = first.map_or(0, |stop| stop + 1);
+        drop(justified);
+        let first = first.map_or(0, |block| block + 1);
         // One justified block for each transaction, from the end: an interruption leaves a store that ends with
         // one.
         tables.relay_headers.delete_range(&mut txn, &(first..)).map_err(error)?;
@@ -73,14 +73,14 @@ impl Store {
     /// # Errors
     /// The store cannot be changed.
     pub fn drop_para_from(&self, number: ParaNumber, headers: bool) -> Result<(), Error> {
-        while self.growing(|| self.drop_last_changes(number.0))? {}
-        while headers && self.growing(|| self.drop_last_headers(number.0))? {}
+        while self.with_recovery(|| self.drop_last_changes(number.0))? {}
+        while headers && self.with_recovery(|| self.drop_last_headers(number.0))? {}
         self.load()
     }
 
     /// Drops the last segments, or the last one's blocks from `number` on.
     fn drop_last_changes(&self, number: u32) -> Result<bool, Error> {
-        let guard = self.guard_map()?;
+        let guard = self.lock_shared()?;
         let mut txn = self.write(&guard)?;
         let tables = txn.tables;
         let error = |e| self.error(e);
@@ -107,7 +107,7 @@ impl Store {
     }
 
     fn drop_last_headers(&self, number: u32) -> Result<bool, Error> {
-        let guard = self.guard_map()?;
+        let guard = self.lock_shared()?;
         let mut txn = self.write(&guard)?;
         let tables = txn.tables;
         let error = |e| self.error(e);

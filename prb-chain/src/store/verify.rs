@@ -167,9 +167,9 @@ impl Store {
             tables.alignments.get_lower_than(&check.txn, &cursor.relay.0).map_err(|e| self.error(e))?;
         // A stored justified block before the cursor is where the worker's own set comes from.
         if let Some((number, encoded)) = before {
-            let stop = check.stop(number, encoded)?;
+            let row = check.justified_row(number, encoded)?;
             let header = tables.relay_headers.get(&check.txn, &number).map_err(|e| self.error(e))?;
-            let set = check.stored_set(&stop)?.ok_or(Error::Corrupt { what: "authority set" })?;
+            let set = check.stored_set(&row)?.ok_or(Error::Corrupt { what: "authority set" })?;
             let parent = header.map(Hash::of).ok_or(Error::Corrupt { what: "relay header" })?;
             from = From { parent, first: number + 1, set };
         }
@@ -222,7 +222,7 @@ struct From {
 }
 
 /// A justified block according to its rows.
-struct Stop {
+struct Justified {
     number: u32,
     alignment: Alignment,
     proof: Vec<Vec<u8>>,
@@ -245,10 +245,10 @@ impl Check<'_, '_> {
         }
     }
 
-    fn stop(&self, number: u32, encoded: &[u8]) -> Result<Stop, Error> {
+    fn justified_row(&self, number: u32, encoded: &[u8]) -> Result<Justified, Error> {
         let (alignment, proof) = split_alignment(encoded)?;
         let proof = Vec::<Vec<u8>>::decode(&mut &*proof).map_err(|_| Error::Corrupt { what: "proof" })?;
-        Ok(Stop { number, alignment, proof })
+        Ok(Justified { number, alignment, proof })
     }
 
     /// Checks relay headers up to `last`, with their justified blocks; returns false if the check was stopped.
@@ -257,7 +257,7 @@ impl Check<'_, '_> {
         let total = tables.relay_headers.len(&self.txn).map_err(|e| self.error(e))? as u32;
         let From { mut parent, first, mut set } = from;
         let (mut row, mut expected) = (first, first);
-        let mut next_stop = self.stop_from(first)?;
+        let mut next_justified = self.justified_from(first)?;
         while let Some((number, header)) = self.relay_header(row)?.filter(|(number, _)| *number <= last) {
             row = number + 1;
             self.report.relay_headers += 1;
@@ -271,44 +271,12 @@ impl Check<'_, '_> {
                 self.report.fault(Part::Relay, number.saturating_sub(1).max(first), what);
             }
             (expected, parent) = (number + 1, Hash::of(&header));
-            while next_stop.as_ref().is_some_and(|stop| stop.number < number) {
-                let lost = next_stop.as_ref().map_or(0, |stop| stop.number);
-                self.report.fault(Part::Relay, lost, "a justified block has no header");
-                next_stop = self.stop_from(lost + 1)?;
+            next_justified = self.skip_missing(next_justified, number)?;
+            let row = next_justified.take_if(|row| row.number == number);
+            if row.is_some() {
+                next_justified = self.justified_from(number + 1)?;
             }
-            match (Checked::new(number, header), next_stop.take()) {
-                (Err(e), stop) => {
-                    self.report.fault(Part::Relay, number, e);
-                    next_stop = match stop {
-                        Some(stop) if stop.number == number => self.stop_from(number + 1)?,
-                        other => other,
-                    };
-                }
-                (Ok(header), Some(stop)) if stop.number == number => {
-                    self.report.justified += 1;
-                    match self.justified(&header, &stop, &set, para_id)? {
-                        Ok(next) => set = next,
-                        Err(e) => {
-                            self.report.fault(Part::Relay, number, e);
-                            // With the stored set the check continues; otherwise each later block would be
-                            // reported for one fault.
-                            set = self.stored_set(&stop)?.unwrap_or(set);
-                        }
-                    }
-                    next_stop = self.stop_from(number + 1)?;
-                }
-                (Ok(header), stop) => {
-                    // The next set is proven by this block's justification only.
-                    if header.change.is_some() {
-                        self.report.fault(
-                            Part::Relay,
-                            number,
-                            "it ends its authority set but is not justified",
-                        );
-                    }
-                    next_stop = stop;
-                }
-            }
+            set = self.relay_block(number, header, row, set, para_id)?;
             if !self.report_progress(Part::Relay, self.report.relay_headers, total) {
                 return Ok(false);
             }
@@ -316,13 +284,56 @@ impl Check<'_, '_> {
         Ok(true)
     }
 
+    /// Reports the justified blocks before `number`, whose headers are missing; returns the next one.
+    fn skip_missing(&mut self, mut next: Option<Justified>, number: u32) -> Result<Option<Justified>, Error> {
+        while let Some(row) = next.take_if(|row| row.number < number) {
+            self.report.fault(Part::Relay, row.number, "a justified block has no header");
+            next = self.justified_from(row.number + 1)?;
+        }
+        Ok(next)
+    }
+
+    /// Checks one relay header and, if it is justified, its justification; returns the authority set in force after it.
+    fn relay_block(
+        &mut self,
+        number: u32,
+        header: Vec<u8>,
+        row: Option<Justified>,
+        set: AuthoritySet,
+        para_id: u32,
+    ) -> Result<AuthoritySet, Error> {
+        let header = match Checked::new(number, header) {
+            Ok(header) => header,
+            Err(e) => {
+                self.report.fault(Part::Relay, number, e);
+                return Ok(set);
+            }
+        };
+        let Some(row) = row else {
+            // The next set is proven by this block's justification only.
+            if header.change.is_some() {
+                self.report.fault(Part::Relay, number, "it ends its authority set but is not justified");
+            }
+            return Ok(set);
+        };
+        self.report.justified += 1;
+        match self.justified(&header, &row, &set, para_id)? {
+            Ok(next) => Ok(next),
+            Err(e) => {
+                self.report.fault(Part::Relay, number, e);
+                // With the stored set the check continues; otherwise each later block would be reported for one fault.
+                Ok(self.stored_set(&row)?.unwrap_or(set))
+            }
+        }
+    }
+
     fn is_justified_at_end(&mut self) -> Result<bool, Error> {
         let tables = self.txn.tables;
         let header =
             tables.relay_headers.last(&self.txn).map_err(|e| self.error(e))?.map(|(number, _)| number);
-        let stop = tables.alignments.last(&self.txn).map_err(|e| self.error(e))?.map(|(number, _)| number);
+        let row = tables.alignments.last(&self.txn).map_err(|e| self.error(e))?.map(|(number, _)| number);
         // A batch ends with a justified block, so headers after the last one have lost it.
-        if header != stop {
+        if header != row {
             self.report.fault(Part::Relay, header.unwrap_or_default(), "the newest header is not justified");
         }
         Ok(true)
@@ -333,13 +344,12 @@ impl Check<'_, '_> {
         Ok(found.map_err(|e| self.error(e))?.map(|(number, header)| (number, header.to_vec())))
     }
 
-    fn stop_from(&mut self, from: u32) -> Result<Option<Stop>, Error> {
-        let mut from = from;
+    fn justified_from(&mut self, mut from: u32) -> Result<Option<Justified>, Error> {
         loop {
             let found = self.txn.tables.alignments.get_greater_than_or_equal_to(&self.txn, &from);
             let Some((number, encoded)) = found.map_err(|e| self.error(e))? else { return Ok(None) };
-            match self.stop(number, encoded) {
-                Ok(stop) => return Ok(Some(stop)),
+            match self.justified_row(number, encoded) {
+                Ok(row) => return Ok(Some(row)),
                 Err(e) => {
                     self.report.fault(Part::Relay, number, e);
                     // An undecodable row is reported once, and the check continues after it.
@@ -353,21 +363,21 @@ impl Check<'_, '_> {
     fn justified(
         &self,
         header: &Checked,
-        stop: &Stop,
+        row: &Justified,
         set: &AuthoritySet,
         para_id: u32,
     ) -> Result<Result<AuthoritySet, String>, Error> {
-        let justification = self.txn.tables.justifications.get(&self.txn, &stop.number);
+        let justification = self.txn.tables.justifications.get(&self.txn, &row.number);
         let Some(justification) = justification.map_err(|e| self.error(e))? else {
             return Ok(Err("its justification is missing".into()));
         };
-        let stored_next = self.stored_set(stop)?;
-        Ok(check_justified(header, stop, set, para_id, justification, stored_next).map_err(|e| e.to_string()))
+        let stored_next = self.stored_set(row)?;
+        Ok(check_justified(header, row, set, para_id, justification, stored_next).map_err(|e| e.to_string()))
     }
 
-    fn stored_set(&self, stop: &Stop) -> Result<Option<AuthoritySet>, Error> {
+    fn stored_set(&self, row: &Justified) -> Result<Option<AuthoritySet>, Error> {
         // After the last block of a set, the next one signs.
-        let id = stop.alignment.set_id + u64::from(stop.alignment.ends_set);
+        let id = row.alignment.set_id + u64::from(row.alignment.ends_set);
         let found = self.txn.tables.sets.get(&self.txn, &id).map_err(|e| self.error(e))?;
         Ok(found.and_then(|encoded| decode(encoded, "authority set").ok()))
     }
@@ -408,12 +418,12 @@ impl Check<'_, '_> {
                 Ok(_) => {}
             }
             // Several relay blocks may name the same head, and some heads are named by none.
-            while let Some((stop, head, hash)) = named.filter(|(_, head, _)| *head <= number) {
+            while let Some((relay, head, hash)) = named.filter(|(_, head, _)| *head <= number) {
                 if head == number && hash != parent {
-                    let what = format!("relay block {stop} names another one");
+                    let what = format!("relay block {relay} names another one");
                     self.report.fault(Part::ParaHeaders, number, what);
                 }
-                named = self.named_from(stop + 1)?;
+                named = self.named_from(relay + 1)?;
             }
             if !self.report_progress(Part::ParaHeaders, self.report.para_headers, total) {
                 return Ok(false);
@@ -425,11 +435,11 @@ impl Check<'_, '_> {
     /// The next justified relay block that names a head: its number, the head's number and hash.
     fn named_from(&self, from: u32) -> Result<Option<(u32, u32, Hash)>, Error> {
         for entry in self.txn.tables.alignments.range(&self.txn, &(from..)).map_err(|e| self.error(e))? {
-            let (stop, encoded) = entry.map_err(|e| self.error(e))?;
+            let (relay, encoded) = entry.map_err(|e| self.error(e))?;
             // Undecodable rows are reported with the relay blocks.
             let Ok((alignment, _)) = split_alignment(encoded) else { continue };
             if let Some((number, hash)) = alignment.para_head {
-                return Ok(Some((stop, number, hash)));
+                return Ok(Some((relay, number, hash)));
             }
         }
         Ok(None)

@@ -121,7 +121,7 @@ impl<'s> StoreView<'s> {
 
 impl StoreView<'_> {
     /// Decodes the justified block at a number from its alignment row.
-    fn stop<'a>(&'a self, number: u32, encoded: &'a [u8]) -> Result<BatchEnd<'a>, Error> {
+    fn batch_end<'a>(&'a self, number: u32, encoded: &'a [u8]) -> Result<BatchEnd<'a>, Error> {
         let tables = &self.txn.tables;
         let error = |e| self.store.error(e);
         let missing = |what| Error::Missing { what };
@@ -161,8 +161,8 @@ impl ChainPieces for StoreView<'_> {
         let error = |e| self.store.error(e);
         for entry in tables.alignments.range(&self.txn, &(from.0..)).map_err(error)? {
             let (number, encoded) = entry.map_err(error)?;
-            let stop = self.stop(number, encoded)?;
-            if !take(stop) {
+            let end = self.batch_end(number, encoded)?;
+            if !take(end) {
                 break;
             }
         }
@@ -172,7 +172,7 @@ impl ChainPieces for StoreView<'_> {
     fn batch_end_before<'a>(&'a self, number: RelayNumber) -> Result<Option<BatchEnd<'a>>, Self::Error> {
         let found = self.txn.tables.alignments.get_lower_than(&self.txn, &number.0);
         let found = found.map_err(|e| self.store.error(e))?;
-        found.map(|(number, encoded)| self.stop(number, encoded)).transpose()
+        found.map(|(number, encoded)| self.batch_end(number, encoded)).transpose()
     }
 
     fn relay_headers<'a>(

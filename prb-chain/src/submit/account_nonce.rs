@@ -29,8 +29,8 @@ impl Inner {
     ///
     /// Pending transactions are waited for as long as ours live; a longer-lived one of another program must not
     /// block the account for good, and neither must a node that reports transactions which do not exist.
-    pub(super) async fn settle(&self, account: AccountId) -> Result<(), SubmitError> {
-        if self.account(account).settled {
+    pub(super) async fn wait_until_idle(&self, account: AccountId) -> Result<(), SubmitError> {
+        if self.account(account).idle {
             return Ok(());
         }
         let mut answered = Instant::now();
@@ -84,7 +84,7 @@ impl Inner {
             }
         }
         self.remember(account, |known| {
-            known.settled = true;
+            known.idle = true;
             known.next_nonce = nonces.finalised;
             known.busy = pending > 0 && moves;
             known.unbelieved = if known.busy { 0 } else { nonces.next };

@@ -57,7 +57,7 @@ where
     F: FnMut(Arc<Node>) -> Fut,
     Fut: Future<Output = Result<T, Error>>,
 {
-    pool.settled().await?;
+    pool.wait_for_chain().await?;
     let mut last = None;
     // One after the other: asking all at once would multiply the load, and the first one usually answers.
     for node in pool.trusted() {
@@ -75,7 +75,7 @@ where
 /// Returns the nodes that answer with their finalised heads, those furthest ahead first, otherwise in the
 /// pool's order. A node that lags or hangs does not delay the others.
 pub(super) async fn heads(pool: &NodePool) -> Result<Vec<(Arc<Node>, Head)>, Error> {
-    pool.settled().await?;
+    pool.wait_for_chain().await?;
     let mut asked: FuturesUnordered<_> = pool
         .trusted()
         .into_iter()

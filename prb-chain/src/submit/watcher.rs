@@ -150,7 +150,7 @@ impl<'a> Watcher<'a> {
                 };
                 self.outcome.take().unwrap_or_else(|| Err(unread()))
             }
-            // Whether the nonce was used is not known; the next `settle` reads it. The nonces below it are used:
+            // Whether the nonce was used is not known; the next `wait_until_idle` reads it. The nonces below it are used:
             // a node that lags must not make them seem unused.
             End::Lost { reason } => Err(SubmitError::Lost { reason }),
             End::Unknown { reason } => Err(SubmitError::Unknown { waited: started.elapsed(), reason }),

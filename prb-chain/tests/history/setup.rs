@@ -100,7 +100,7 @@ pub(crate) async fn replay(into: &StoreDir, sources: Vec<Arc<dyn HistorySource>>
     let mut replay = Replay::new(Arc::clone(&into.store), sources, Config::default());
     if into.store.genesis().is_none() {
         let Some((genesis, _)) = replay.start().await else { return ReplayOutcome::default() };
-        replay.settle(genesis).await.unwrap();
+        replay.store_start(genesis).await.unwrap();
     }
     replay.drain().await.unwrap()
 }

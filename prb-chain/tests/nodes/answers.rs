@@ -209,3 +209,35 @@ async fn further_nodes_of_a_read_proof_are_not_stored() {
 async fn bytes_after_a_justification_are_not_stored() {
     stores_nothing_else(true, "grandpa_proveFinality", padded_justification).await;
 }
+
+/// The proof of the first block that was asked for, for all blocks.
+fn other_blocks_proof(message: &Message<'_>) -> Option<Reply> {
+    static FIRST: std::sync::OnceLock<serde_json::Value> = std::sync::OnceLock::new();
+    let first = FIRST.get_or_init(|| message.json["result"].clone());
+    Some(message.with_result(first.clone()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn proof_of_another_block_is_not_stored() {
+    stores_nothing_else(true, "state_getReadProof", other_blocks_proof).await;
+}
+
+/// As of an archive that has lost old states and says so by null.
+fn null(message: &Message<'_>) -> Option<Reply> {
+    Some(message.with_result(serde_json::Value::Null))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn null_for_old_states_is_not_stored() {
+    stores_nothing_else(true, "state_getReadProof", null).await;
+    // Of the parachain's node, with the storage changes of blocks.
+    let [devnet] = devnets::<1>(config()).await;
+    let script = |message: Message<'_>| match message.answers("pha_getStorageChanges") {
+        true => message.with_result(serde_json::Value::Null),
+        false => Reply::Pass,
+    };
+    let proxy = Proxy::start(&devnet.para().url(), script).await;
+    let para = NodePool::new("para", quick(vec![proxy.url(), devnet.para().url()])).unwrap();
+    let fetching = Fetching::between(relay_pool(&[&devnet]), para, TempDir::new().unwrap());
+    fetching.has_all_of(&devnet).await;
+}

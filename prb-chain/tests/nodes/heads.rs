@@ -123,3 +123,38 @@ async fn head_of_nodes_that_answer_in_turn_is_not_withdrawn() {
         () = requests => {}
     }
 }
+
+/// A node that has lost its newest blocks in a crash, and finalises them again later.
+#[tokio::test(flavor = "multi_thread")]
+async fn head_that_is_lower_after_a_restart_of_the_only_node_loses_nothing() {
+    const LOST: u32 = 10;
+    let [devnet] = devnets::<1>(config()).await;
+    let fetching = Fetching::start(&[&devnet]);
+    fetching.has_all_of(&devnet).await;
+    let stored = *fetching.store.heights().borrow();
+    let nodes = [devnet.relay(), devnet.para()];
+    for node in nodes {
+        node.stop_rpc().await;
+        node.faults().freeze_at(Some(node.finalized_number() - LOST));
+        node.start_rpc().await.unwrap();
+    }
+    let asked = || devnet.relay().rpc_counters().get("chain_getFinalizedHead").copied().unwrap_or_default();
+    let before = asked();
+    let reconnected = async {
+        while asked() < before + 3 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(TIMEOUT, reconnected).await.expect("the node is used again");
+    let now = *fetching.store.heights().borrow();
+    assert_eq!((now.relay, now.para), (stored.relay, stored.para), "what is verified stays");
+    for node in nodes {
+        node.faults().freeze_at(None);
+    }
+    for _ in 0..3 {
+        devnet.tick().unwrap();
+    }
+    fetching.has_all_of(&devnet).await;
+    assert!(fetching.relay.nodes().iter().all(|node| !node.health().demoted));
+    fetching.stop().await;
+}

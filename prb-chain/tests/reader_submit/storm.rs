@@ -28,7 +28,7 @@ async fn trouble(net: &Net, rng: &mut StdRng) {
     let (devnet, para) = (&net.devnet, net.devnet.para());
     para.faults().heal();
     para.start_rpc().await.unwrap();
-    match rng.random_range(0..9) {
+    match rng.random_range(0..10) {
         0 => para.faults().transactions(TransactionFault::Dropped),
         1 => para.faults().transactions(TransactionFault::Swallowed),
         2 => para.faults().refuse_transactions([
@@ -40,6 +40,8 @@ async fn trouble(net: &Net, rng: &mut StdRng) {
         4 => para.faults().hang(true),
         5 => para.stop_rpc().await,
         6 => devnet.hold_para(true),
+        // As behind a load balancer that gives each call to the next of two nodes.
+        8 => para.faults().alternate(Some(3)),
         7 => {
             let retracted = if rng.random() { Retracted::Pooled } else { Retracted::Lost };
             devnet.reorganise_para(retracted).unwrap();

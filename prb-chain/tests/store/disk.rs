@@ -49,7 +49,7 @@ fn append_headers(store: &Store) -> usize {
         }
         let head = ParaNumber((i as u32 + 1) * 25);
         let next_set = prb_core::wire::AuthoritySet { id: i + 1, ..set.clone() };
-        let stop = NewJustifiedBlock {
+        let block = NewJustifiedBlock {
             number: RelayNumber(first + 49),
             justification: vec![3; 900],
             set_id: i,
@@ -58,7 +58,9 @@ fn append_headers(store: &Store) -> usize {
             proof: vec![vec![4; 400]; 5],
         };
         total += headers.iter().chain(&para).map(Vec::len).sum::<usize>() + 900 + 2000;
-        store.append_relay(&RelayBatch { first: RelayNumber(first), headers, stops: vec![stop] }).unwrap();
+        store
+            .append_relay(&RelayBatch { first: RelayNumber(first), headers, justified: vec![block] })
+            .unwrap();
         store.append_para_headers(ParaNumber(next_para), &para).unwrap();
         next_para = head.0 + 1;
     }

@@ -254,7 +254,7 @@ impl MemoryChain {
     }
 
     /// Waits until no transaction of `account` is pending, then reads the state.
-    async fn when_settled<T>(&self, account: AccountId, read: impl FnOnce(&mut State) -> T + Send) -> T {
+    async fn when_idle<T>(&self, account: AccountId, read: impl FnOnce(&mut State) -> T + Send) -> T {
         loop {
             let changed = self.0.changed.notified();
             tokio::pin!(changed);
@@ -300,7 +300,7 @@ impl ChainSubmitter for MemoryChain {
         let config = &self.0.config;
         check_signature(batch).await?;
         let accept = |state: &mut State| state.accept(batch, config, progress.clone());
-        let (extrinsic, result) = self.when_settled(batch.operator(), accept).await?;
+        let (extrinsic, result) = self.when_idle(batch.operator(), accept).await?;
         // A full channel only loses progress.
         let _ = progress.try_send(SubmitProgress::Submitted { extrinsic });
         result.await.unwrap_or_else(|_| Err(SubmitError::Lost { reason: "the chain was dropped".into() }))
@@ -311,7 +311,7 @@ impl ChainSubmitter for MemoryChain {
             let model = state.finalised();
             Effects { block: ParaNumber(model.block), calls: model.effects(calls) }
         };
-        Ok(self.when_settled(account, read).await)
+        Ok(self.when_idle(account, read).await)
     }
 
     /// Nothing to forget: every call checks for pending transactions.

@@ -40,7 +40,7 @@ pub struct RelayBlock {
 pub struct Sample {
     /// The relay block before the first.
     pub genesis_number: RelayNumber,
-    /// The id of the set that justifies the first blocks.
+    /// The authority set that justifies the first blocks.
     pub genesis_set: AuthoritySet,
     /// Consecutive relay blocks.
     pub relay: Vec<RelayBlock>,

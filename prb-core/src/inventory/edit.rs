@@ -153,13 +153,7 @@ impl Snapshot {
             }
         }
         // After the last edit, so that a full inventory can replace an entry in one transaction.
-        check_bound("pool", pools.len(), limits.pools)?;
-        check_bound("worker", workers.len(), limits.workers)?;
-        check_unique("pid", pools.values().map(|p| (p.pid.to_string(), &p.name)))?;
-        check_unique("pool name", pools.values().map(|p| (clean_name(&p.name), &p.name)))?;
-        check_unique("worker name", workers.values().map(|w| (clean_name(&w.name), &w.name)))?;
-        // Normalised, because two entries with one pRuntime would both drive it.
-        check_unique(ENDPOINT, workers.values().map(|w| (normal_endpoint(&w.endpoint), &w.name)))?;
+        check_together(&pools, &workers, limits)?;
         let known: HashSet<Uuid> = self.workers.iter().map(|worker| worker.id).collect();
         let added = workers.keys().filter(|id| !known.contains(*id)).copied().collect();
         resume(&mut removed, &mut saved, &workers, &added, limits.workers);
@@ -179,6 +173,21 @@ impl UniqueIds {
     fn check(&mut self, what: &'static str, id: Uuid) -> Result<(), Error> {
         if self.0.insert((what, id)) { Ok(()) } else { Err(Error::PutTwice { what, id }) }
     }
+}
+
+/// Checks the rules that concern several entries: the maximum numbers, and values that must be unique.
+fn check_together(
+    pools: &BTreeMap<Uuid, Arc<Pool>>,
+    workers: &BTreeMap<Uuid, Arc<Worker>>,
+    limits: &Limits,
+) -> Result<(), Error> {
+    check_bound("pool", pools.len(), limits.pools)?;
+    check_bound("worker", workers.len(), limits.workers)?;
+    check_unique("pid", pools.values().map(|p| (p.pid.to_string(), &p.name)))?;
+    check_unique("pool name", pools.values().map(|p| (clean_name(&p.name), &p.name)))?;
+    check_unique("worker name", workers.values().map(|w| (clean_name(&w.name), &w.name)))?;
+    // Normalised, because two entries with one pRuntime would both drive it.
+    check_unique(ENDPOINT, workers.values().map(|w| (normal_endpoint(&w.endpoint), &w.name)))
 }
 
 fn check_bound(what: &'static str, count: usize, limit: usize) -> Result<(), Error> {

@@ -18,6 +18,29 @@ use crate::{
 };
 
 /// The result of a command for several workers.
+///
+/// Commands are carried out by the workers' tasks after the call has returned. To see the effect, follow
+/// [`Fleet::changes`](crate::fleet::Fleet::changes) and read [`Manager::status`] or [`Manager::events`].
+///
+/// ```
+/// use prb_core::{manage::{Error, Manager}, worker::State};
+///
+/// /// Makes workers in error be tried again now, without their backoff.
+/// fn retry_failed(manager: &Manager) -> Result<(), Error> {
+///     let all = manager.status(&[])?;
+///     let failed: Vec<_> = all.iter().filter(|w| w.state == State::Error).map(|w| w.worker.id).collect();
+///     if !failed.is_empty() {
+///         let result = manager.restart(&failed)?;
+///         for (id, answer) in result.answers {
+///             println!("worker {id} {answer}");
+///         }
+///         for (id, error) in result.refused {
+///             println!("worker {id}: {error}");
+///         }
+///     }
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct CommandResult {

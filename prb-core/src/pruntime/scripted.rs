@@ -58,7 +58,7 @@ struct Inner {
 
 impl Inner {
     /// Applies a dispatch that has ended.
-    fn settle(&mut self) {
+    fn apply_dispatch(&mut self) {
         let Some(ended) = self.dispatching.take_if(|d| d.until <= Instant::now()) else { return };
         if ended.crashes {
             return self.exit(self.script.restart);
@@ -121,7 +121,7 @@ impl ScriptedWorker {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.settle();
+        inner.apply_dispatch();
         inner
     }
 

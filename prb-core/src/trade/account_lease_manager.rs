@@ -156,6 +156,12 @@ impl AccountLeaseManager {
         }
     }
 
+    /// Releases an account at once, for other traders. Nothing may be sent for it afterwards.
+    pub(super) async fn give_up(&self, account: AccountId) {
+        let held = self.held().remove(&account).map(|held| (account, held.token));
+        self.release(held.as_slice()).await;
+    }
+
     async fn release_unused(&self) {
         let unused: Vec<_> = self
             .held()

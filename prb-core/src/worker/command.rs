@@ -185,7 +185,7 @@ fn last_key(command: Command, status: &WorkerStatus) -> Option<Result<String, St
             "its last known key {last} answers at worker {holder}: give the command for that one"
         )),
         (Command::Stop, None) => Ok(format!(
-            "its last known key {last} stops computing, if it does; {} stay locked for the cool-down",
+            "its last known key {last} stops computing if it is computing; {} stay locked for the cool-down",
             Pha(at_stake)
         )),
         (Command::Reclaim, None) => Ok(format!(

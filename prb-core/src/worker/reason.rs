@@ -192,7 +192,7 @@ reasons! {
     RegisteringAgain = "registering-again",
     /// No benchmark score yet.
     AwaitingScore = "awaiting-score",
-    /// Still no benchmark score, long after a benchmark takes.
+    /// No benchmark score, although far more time has passed than a benchmark takes.
     ScoreOverdue = "score-overdue",
     /// Its benchmark score is below the configured minimum.
     ScoreTooLow {

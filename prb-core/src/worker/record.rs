@@ -62,37 +62,48 @@ pub(super) fn saved_after(saved: FleetRecord, seen: Observation<'_>) -> FleetRec
             saved.sent = saved.sent.filter(|_| !starting);
         }
         Some(SessionState::WorkerCoolingDown) => {
-            saved.goal = match saved.goal {
-                Goal::Stop => Goal::StayStopped,
-                // It was commanded to start when its stop had already been submitted and could not be
-                // cancelled.
-                Goal::Compute if sent == Some(PendingOperationKind::Stop) => Goal::StartAgain,
-                Goal::Compute => stopped_elsewhere(seen.after_stop),
-                goal => goal,
-            };
+            saved.goal = goal_while_cooling_down(saved.goal, sent, seen.after_stop);
             saved.was_computing = false;
             saved.sent = None;
         }
         // Ready, or without a session: no stake is locked.
         state => {
             let out = state.is_none() && seen.chain.pool.is_none();
-            saved.goal = match saved.goal {
-                // Its start is in flight: it may compute in a moment.
-                Goal::Stop if starting => Goal::Stop,
-                Goal::Stop | Goal::Reclaim => Goal::StayStopped,
-                Goal::LeavePool if out => Goal::StayStopped,
-                Goal::StartAgain => Goal::Compute,
-                // Stopped and reclaimed, or removed, while it was not observed.
-                Goal::Compute if saved.was_computing && seen.after_stop != AfterExternalStop::StartAgain => {
-                    Goal::StayStopped
-                }
-                goal => goal,
-            };
+            let stopped_unseen = saved.was_computing && seen.after_stop != AfterExternalStop::StartAgain;
+            saved.goal = goal_without_locked_stake(saved.goal, starting, out, stopped_unseen);
             saved.was_computing = false;
             saved.sent = saved.sent.filter(|_| starting);
         }
     }
     saved
+}
+
+const fn goal_while_cooling_down(
+    goal: Goal,
+    sent: Option<PendingOperationKind>,
+    after_stop: AfterExternalStop,
+) -> Goal {
+    match goal {
+        Goal::Stop => Goal::StayStopped,
+        // It was commanded to start when its stop had already been submitted and could not be cancelled.
+        Goal::Compute if matches!(sent, Some(PendingOperationKind::Stop)) => Goal::StartAgain,
+        Goal::Compute => stopped_elsewhere(after_stop),
+        goal => goal,
+    }
+}
+
+/// `out`: it is in no pool. `stopped_unseen`: it was stopped and reclaimed, or removed, while it was not observed, and is
+/// not to start again.
+const fn goal_without_locked_stake(goal: Goal, starting: bool, out: bool, stopped_unseen: bool) -> Goal {
+    match goal {
+        // Its start is in flight: it may compute in a moment.
+        Goal::Stop if starting => Goal::Stop,
+        Goal::Stop | Goal::Reclaim => Goal::StayStopped,
+        Goal::LeavePool if out => Goal::StayStopped,
+        Goal::StartAgain => Goal::Compute,
+        Goal::Compute if stopped_unseen => Goal::StayStopped,
+        goal => goal,
+    }
 }
 
 const fn goal_while_computing(goal: Goal, starting: bool) -> Goal {

@@ -210,7 +210,7 @@ mod tests {
         assert!(matches!(second(), Grant::Short { .. }));
         tokio::time::advance(PREPARATION_TIMEOUT / 2).await;
         assert_eq!(second(), Grant::Granted);
-        // Ready, it comes first again.
+        // Once it is ready, it comes first again.
         queue.request(id(0), Need::Stake(10), None);
         assert!(matches!(second(), Grant::Short { .. }));
     }

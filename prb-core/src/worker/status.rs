@@ -41,7 +41,7 @@ pub struct WorkerStatus {
     pub message: Arc<str>,
     /// When the message or the state last changed.
     pub message_at: SystemTime,
-    /// The same by a clock that nobody sets.
+    /// The same time on the monotonic clock, which changes of the system time do not affect.
     pub message_since: Instant,
     /// The numbers that it needs next.
     pub position: Option<Position>,

@@ -153,7 +153,7 @@ async fn a_worker_that_two_managers_want_is_not_registered_in_turn_for_ever() {
         worker.message.contains(&other) && worker.state == State::Active
     };
     rig.until_worker(0, "the reason", told).await;
-    // By the operator's word, or by time.
+    // It registers again on the operator's command, or after some time.
     rig.fleet().command(rig.ids[0], Command::Start).unwrap();
     rig.until("its registration", |_| registered(&rig) - before == 3).await;
     rig.until_worker(0, "computing", |worker| worker.reason.code() == "computing").await;

@@ -16,7 +16,7 @@ use prb_core::{
         Error, SIGNATURE_BYTES, Signer, Signers,
         memory::{MemorySigner, MemorySigners},
     },
-    trade::{Config, Parts, Trader},
+    trade::{Config, Parts, Trader, accounts::MemoryAccounts},
     vault::{self, Sealed, Vault, memory::MemoryVault},
 };
 use secrecy::SecretString;
@@ -162,4 +162,37 @@ async fn hanging_signer_times_out_and_is_retried() {
     let start = Instant::now();
     assert_eq!(rig.outcomes(vec![handle]).await, [Ok(vec![CallOutcome::Done])]);
     assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
+}
+
+/// Two lifecycle managers with different identities share a queue, each with its own trader.
+#[tokio::test(start_paused = true)]
+async fn jobs_whose_key_a_trader_cannot_open_are_left_to_another() {
+    let mut rig = Rig::new().await;
+    let other = || Arc::new(MemorySigners::new(Arc::new(MemoryVault::new()))) as Arc<dyn Signers>;
+    let accounts = MemoryAccounts::default();
+    let start = |signers: Arc<dyn Signers>| {
+        let accounts = Arc::new(accounts.for_other_trader());
+        Trader::start(Config::default(), Parts { signers, accounts, ..rig.parts() }).unwrap()
+    };
+    let wrong = start(other());
+    let right = start(rig.parts().signers);
+    let mut handles = Vec::new();
+    for worker in 1..=20 {
+        handles.push(rig.submit(worker, 2, 0).await);
+        sleep(ms(100)).await;
+    }
+    rig.all_done(handles).await;
+    assert_eq!(rig.refused(), []);
+    assert_eq!(wrong.status().borrow().jobs_failed, 0);
+    assert!(right.stop(ms(1_000)).await.is_ok());
+
+    // Alone, it says what is missing.
+    let handle = rig.submit(1, 1, 0).await;
+    let start = Instant::now();
+    let error = rig.outcomes(vec![handle]).await.remove(0).unwrap_err();
+    assert!(
+        error.message.contains("sealed with another key") && error.message.contains("a copy of the identity"),
+        "{error:?}"
+    );
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 }

@@ -22,6 +22,11 @@ use super::{
     record::{Event, Record},
 };
 
+/// How often a job of a pool without a known operator is handed out before it fails: another trader may know the operator.
+const MAX_UNSIGNED: u32 = 10;
+/// Pause before it is handed out again.
+const UNSIGNED_DELAY: Duration = Duration::from_millis(300);
+
 /// A decoded job with its lease.
 pub(super) struct Opened {
     pub(super) lease: Lease,
@@ -47,6 +52,7 @@ impl RedisQueue {
             Some(signer) => signer,
             None => match self.signer(pool).await {
                 Ok(signer) => signer,
+                Err(_) if taken.tries + 1 < MAX_UNSIGNED => return Err(Refusal::Unsigned),
                 Err(message) => return Err(Refusal::Bad(record, message)),
             },
         };
@@ -80,11 +86,13 @@ impl RedisQueue {
         })
     }
 
-    /// Ends a job that cannot be carried out. If this is cancelled, dropping the grant hands the job back.
+    /// Ends a job that cannot be carried out, or leaves it to others. If this is cancelled, dropping the grant hands the
+    /// job back.
     pub(super) async fn refuse(&self, grant: Grant, refusal: Refusal) {
         let Some(Taken { id, token, .. }) = grant.taken() else { return };
         let failed = |message| End::Failed { message, retry_after: None };
         let (record, end) = match refusal {
+            Refusal::Unsigned => return self.leave_to_others(grant).await,
             Refusal::Done(record) => (record, End::Done),
             Refusal::Bad(record, message) => (record, failed(message)),
             Refusal::Unreadable(why) => {
@@ -103,6 +111,20 @@ impl RedisQueue {
             Ok(_) => drop(grant.accept()),
             Err(e) => {
                 tracing::warn!(job = id, error = %prb_core::text::describe(&e), "the job's failure could not be recorded")
+            }
+        }
+    }
+
+    /// Hands a job back, which counts as a hand-out.
+    async fn leave_to_others(&self, grant: Grant) {
+        let Some(Taken { id, token, .. }) = grant.taken() else { return };
+        let link = &self.0.shared.link;
+        let mut script = link.scripts.hand_back.call();
+        script.arg(millis(UNSIGNED_DELAY)).arg("").arg(id).arg(token);
+        match link.run::<u64>(&script).await {
+            Ok(_) => drop(grant.accept()),
+            Err(error) => {
+                tracing::warn!(job = id, error = %link.endpoint_error(error), "a job of another trader was not returned to the queue");
             }
         }
     }
@@ -129,6 +151,8 @@ impl RedisQueue {
 
 /// Why a job taken from Redis is not handed out.
 pub(super) enum Refusal {
+    /// This trader cannot sign it; another one may.
+    Unsigned,
     /// It has succeeded before.
     Done(Record),
     /// It cannot be carried out.

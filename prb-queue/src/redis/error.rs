@@ -13,11 +13,29 @@ pub(super) const OLDEST: (u32, u32) = (6, 2);
 /// The remedy for a server that is loading its data.
 pub(super) const LOADING: &str = "the server is loading its data set; no action is needed";
 
+/// The remedy for a node of a cluster.
+const CLUSTER: &str = "the server is a node of a Redis cluster, which is not supported: use a single server";
+
 /// Known errors and their remedies: `(a part of the error, the remedy)`.
-const REMEDIES: [(&str, &str); 13] = [
+const REMEDIES: [(&str, &str); 20] = [
+    ("MOVED", CLUSTER),
+    ("ASK", CLUSTER),
+    ("CLUSTERDOWN", CLUSTER),
+    // Of scripts, whose keys are not declared.
+    ("non local key in a cluster", CLUSTER),
+    ("in cluster mode", "a Redis cluster has no databases: use a single server"),
+    (
+        "DB index is out of range",
+        "the server has no database of this number: raise its `databases`, or change the number in the URL's path",
+    ),
     (
         "unknown command",
         "this Redis is older than 6.2, or a proxy or an ACL hides the command: use Redis 6.2 or newer",
+    ),
+    (
+        "WRONGTYPE",
+        "another program has written to the queue's keys (bq:*): use another database, and delete the key that is not the \
+         queue's",
     ),
     ("NOAUTH", "the server requires a password: set it in the URL, redis://:PASSWORD@HOST"),
     ("WRONGPASS", "the server rejects the password in the URL"),

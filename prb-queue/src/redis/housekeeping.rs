@@ -1,12 +1,12 @@
 //! Maintenance: marks leased jobs as alive for the original's workers, recovers stalled jobs, applies
-//! retention and repairs the job index.
+//! retention, repairs the job index, and warns of a server that may evict jobs.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use redis::RedisResult;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::{Shared, leasing::millis};
+use super::{READY_TIMEOUT, Shared, leasing::millis};
 
 /// Renewals per stall interval: the original's own workers make two.
 const RENEWALS: u32 = 4;
@@ -27,10 +27,15 @@ pub(super) async fn run(shared: Arc<Shared>) {
     // Counts that disagree even after a repair are not repaired again until they change.
     let mut settled = None;
     let (mut leases, mut order) = (StepLog::new("lease renewal"), StepLog::new("queue maintenance"));
+    let mut eviction = EvictionLog::default();
     loop {
         ticks.tick().await;
         leases.record(&shared, mark_leases_alive(&shared).await);
-        if swept_at.elapsed() >= config.stall_interval {
+        let is_due = swept_at.elapsed() >= config.stall_interval;
+        if is_due || !eviction.asked {
+            eviction.check(&shared).await;
+        }
+        if is_due {
             swept_at = Instant::now();
             let result = sweep(&shared, &mut settled).await.map(Some);
             // The sweep writes. A server that refuses writes is unusable even if it answers reads, so readiness reports
@@ -73,6 +78,51 @@ impl StepLog {
             Ok(_) => {}
         }
     }
+}
+
+/// Warns while the server's settings let it delete keys when its memory is used up. The queue cannot prevent that: all
+/// jobs are in one key.
+#[derive(Debug, Default)]
+struct EvictionLog {
+    /// Whether the server was asked.
+    asked: bool,
+    /// The policy of the last warning.
+    warned: Option<String>,
+}
+
+impl EvictionLog {
+    /// Asks the server. One that does not answer is asked again before the next sweep.
+    async fn check(&mut self, shared: &Shared) {
+        self.asked = true;
+        let mut pipe = redis::pipe();
+        pipe.cmd("INFO").arg("memory");
+        let Ok((info,)) = shared.link.query_within::<(String,)>(READY_TIMEOUT, &pipe).await else { return };
+        let policy = evicts(&info);
+        if policy == self.warned.as_deref() {
+            return;
+        }
+        let endpoint = shared.link.endpoint();
+        match policy {
+            Some(policy) => tracing::warn!(
+                %endpoint,
+                policy,
+                "this Redis deletes keys when its maxmemory is reached: jobs and the leases of accounts can be lost; \
+                 set its maxmemory-policy to noeviction"
+            ),
+            None => {
+                tracing::info!(%endpoint, "this Redis deletes no keys any more when its memory is used up")
+            }
+        }
+        self.warned = policy.map(str::to_owned);
+    }
+}
+
+/// Returns the eviction policy of a server that evicts, from its `INFO memory`.
+fn evicts(info: &str) -> Option<&str> {
+    let value = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    // Without a limit, nothing is evicted.
+    let is_limited = value("maxmemory:").is_some_and(|bytes| bytes != "0");
+    value("maxmemory_policy:").filter(|policy| is_limited && *policy != "noeviction")
 }
 
 async fn mark_leases_alive(shared: &Shared) -> RedisResult<Option<()>> {

@@ -231,7 +231,7 @@ impl Dispatcher {
             Ok(answer) => {
                 self.failures = 0;
                 self.shared.consumer.send_if_modified(|error| error.take().is_some());
-                self.settle(&take, answer).await;
+                self.hand_out(&take, answer).await;
             }
             Err(e) => {
                 // It may have leased jobs: it is repeated with its number before any new take.
@@ -255,7 +255,7 @@ impl Dispatcher {
         if let Some(take) = waiting
             && let Ok((take, Ok(answer))) = timeout(LAST_TAKE, take).await
         {
-            self.settle(&take, answer).await;
+            self.hand_out(&take, answer).await;
         }
         let jobs: Vec<_> = std::iter::from_fn(|| returned.try_recv().ok()).collect();
         self.give_back(&jobs).await;
@@ -282,7 +282,7 @@ impl Dispatcher {
         if let Some(take) = self.unanswered.clone() {
             let answer = self.shared.link.run(&take.script(&self.shared)).await?;
             self.unanswered = None;
-            self.settle(&take, answer).await;
+            self.hand_out(&take, answer).await;
         } else {
             let due = self.shared.link.run(&self.shared.link.scripts.promote.call()).await?;
             self.timer = instant(due);
@@ -291,7 +291,7 @@ impl Dispatcher {
     }
 
     /// Hands out the jobs of an answered take; unclaimed ones go back to the front of the waiting list.
-    async fn settle(&mut self, take: &Take, (timers_checked_ms, due, jobs): Answer) {
+    async fn hand_out(&mut self, take: &Take, (timers_checked_ms, due, jobs): Answer) {
         let timer = instant(due);
         self.timer =
             // Unchanged if this take did not check the timers: its answer then names only the end of the new

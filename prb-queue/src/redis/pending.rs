@@ -80,7 +80,7 @@ impl Pending {
                 notify(before, Err(job_gone()));
             }
             if let Some(end) = early.remove(&id) {
-                self.settle(&mut state, id, end);
+                self.resolve_or_poll(&mut state, id, end);
             }
         }
     }
@@ -89,7 +89,7 @@ impl Pending {
     pub(super) fn ended(&self, id: JobId, end: End) {
         let mut state = self.state();
         if state.open.contains_key(&id) {
-            self.settle(&mut state, id, end);
+            self.resolve_or_poll(&mut state, id, end);
         } else if let Some(early) = &mut state.early {
             // Events of other processes' jobs are among them: which are ours is only known with the answer.
             if early.len() < MAX_EARLY {
@@ -100,7 +100,8 @@ impl Pending {
         }
     }
 
-    fn settle(&self, state: &mut State, id: JobId, end: End) {
+    /// Resolves a job if the event contains its outcome; otherwise schedules a poll of it.
+    fn resolve_or_poll(&self, state: &mut State, id: JobId, end: End) {
         match end {
             End::Known { mark, outcome } if state.open.get(&id).is_some_and(|w| w.mark == mark) => {
                 if let Some(waiting) = state.open.remove(&id) {

@@ -270,7 +270,7 @@ impl Lookup for KeySpace {
         }
     }
 
-    fn bound_bytes(&self, key: &str) -> usize {
+    fn reserve_bytes(&self, key: &str) -> usize {
         let max = self.config.max_blob_bytes;
         match Key::parse(key) {
             // Delayed for long with hardly any bytes: it must not reserve room that others need.
@@ -285,5 +285,22 @@ impl Lookup for KeySpace {
             Some(Key::Genesis) => SMALL_BYTES,
             Some(_) => max,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prb_core::blob::Span;
+
+    use super::*;
+
+    /// The authority set of a chain that stood still, or of one that somebody made for this purpose.
+    #[test]
+    fn description_of_a_long_range_names_a_bounded_number_of_blocks() {
+        let relay = Span { first: RelayNumber(1), last: RelayNumber(u32::MAX - 1) };
+        let para = Some(Span { first: ParaNumber(1), last: ParaNumber(u32::MAX - 1) });
+        let meta = dry_meta(&Range { relay, para, set_id: 1, ends_set: false });
+        assert_eq!((meta.parent_range.len(), meta.para_range.len()), (100_000, 100_000));
+        assert_eq!((meta.parent_start_block, meta.parent_stop_block), (1, u32::MAX - 1));
     }
 }

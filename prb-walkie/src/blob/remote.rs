@@ -233,3 +233,23 @@ impl BlobSource for RemoteBlobSource {
         let _ = self.refusals.try_send(refusal.clone());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prb_core::primitives::{ParaNumber, RelayNumber};
+
+    use super::*;
+
+    /// Workers that refuse everything, faster than it can be examined.
+    #[tokio::test]
+    async fn refusals_that_wait_are_bounded() {
+        let (_candidates, none) = watch::channel(Vec::new());
+        let source = RemoteBlobSource::start(none, Config::default());
+        for n in 0..1000 {
+            let cursor = HeaderCursor { relay: RelayNumber(n), para: ParaNumber(0) };
+            source.refused(&RefusedData::Headers { cursor, message: "no".into() });
+        }
+        let waiting = source.refusals.max_capacity() - source.refusals.capacity();
+        assert_eq!(waiting, 64);
+    }
+}

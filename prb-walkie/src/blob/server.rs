@@ -243,7 +243,7 @@ impl Stats {
     }
 }
 
-/// The server cannot listen at the address.
+/// The server cannot listen on the address.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot serve blobs at {address}")]
 pub struct BindError {
@@ -279,7 +279,7 @@ impl Server {
         Ok(Self { listener, address, shared: Arc::new(shared) })
     }
 
-    /// The address it listens at, with the actual port if port 0 was given.
+    /// The address it listens on, with the actual port if port 0 was given.
     pub const fn local_addr(&self) -> SocketAddr {
         self.address
     }

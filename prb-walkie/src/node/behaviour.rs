@@ -132,6 +132,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::{identity::Identity, proto::Role};
 
     /// Connections that are admitted: of many peers or of one, inbound or outbound.
     fn admitted(limits: &Limits, one_peer: bool, inbound: bool) -> u32 {
@@ -164,6 +165,44 @@ mod tests {
             }
         }
         admitted
+    }
+
+    /// A thousand sites of IPv6, and no connection that is displaced is ever closed: peers in the configuration and
+    /// those that know the key have their reserve.
+    #[tokio::test]
+    async fn a_thousand_sites_leave_the_reserve_of_connections() {
+        let identity = Identity::from_bytes(include_bytes!("../../tests/data/js-peer-id.bin")).unwrap();
+        let mut config = Config::new(identity, Role::Client);
+        let (named, knows) = (PeerId::random(), PeerId::random());
+        config.trust.peers = [named].into();
+        let key = Keypair::generate_ed25519();
+        let mut all = Behaviour::new(&key, &config, &Memories::new(1 << 20), Handshakes::default());
+        all.shares.trust(knows, true);
+        let mut next = 0..;
+        let local_addr: Multiaddr = "/ip6/::1/tcp/1".parse().unwrap();
+        let mut comes = |peer_id: PeerId, site: u16, subnet: u16| {
+            let connection_id = ConnectionId::new_unchecked(next.next().unwrap());
+            let remote: Multiaddr = format!("/ip6/2001:db8:{site:x}:{subnet:x}::1/tcp/1").parse().unwrap();
+            all.handle_established_inbound_connection(connection_id, peer_id, &local_addr, &remote).ok()?;
+            let endpoint =
+                ConnectedPoint::Listener { local_addr: local_addr.clone(), send_back_addr: remote };
+            all.on_swarm_event(FromSwarm::ConnectionEstablished(ConnectionEstablished {
+                peer_id,
+                connection_id,
+                endpoint: &endpoint,
+                failed_addresses: &[],
+                other_established: 0,
+            }));
+            Some(())
+        };
+        let mut admitted = 0;
+        for subnet in 0..4 {
+            admitted += (0..1000).filter_map(|site| comes(PeerId::random(), site, subnet)).count();
+        }
+        // Three quarters of 448, and an eighth of that.
+        assert_eq!(admitted, 336 + 42);
+        let known = (0..100).filter_map(|n| comes(if n % 2 == 0 { named } else { knows }, 7, 0)).count();
+        assert_eq!(known, 64, "as many as two peers may have");
     }
 
     #[test]

@@ -210,6 +210,25 @@ mod tests {
         assert_eq!(take(one).collect::<Vec<_>>().len(), 4);
     }
 
+    /// With the default limits, and calls that never end.
+    #[test]
+    fn a_thousand_sites_leave_the_reserve() {
+        let slots = CallSlots::new(Limits::default());
+        let at = |site: u16| std::net::Ipv6Addr::new(0x2001, 0xdb8, site, 0, 0, 0, 0, 1).into();
+        for class in Class::ALL {
+            let calls = (0..4000).filter_map(|n| {
+                let stranger = Holder { peer: PeerId::random(), ip: Some(at(n % 1000)), is_stranger: true };
+                slots.take(class, stranger)
+            });
+            let mut held: Vec<_> = calls.collect();
+            assert_eq!(held.len(), 144, "{class:?}: three quarters of 192");
+            // At an address of the crowd, too.
+            let known = Holder { peer: PeerId::random(), ip: Some(at(7)), is_stranger: false };
+            held.extend((0..48).map(|_| slots.take(class, known).unwrap()));
+            assert!(slots.take(class, known).is_none());
+        }
+    }
+
     #[test]
     fn classes_have_separate_slots() {
         let slots = slots();

@@ -81,7 +81,8 @@ pub struct Limits {
     /// both sides. Default: 48.
     pub calls_to_peer: usize,
     /// Most connections. An eighth is reserved for connections made by this node, and a quarter of the others for
-    /// known peers. Default: 512.
+    /// known peers; strangers' connections that are being closed for others take up to three eighths of the latter,
+    /// for a second each. Default: 512.
     pub connections: u32,
     /// Most inbound connections of one IP address, or of one share of an IPv6 /48, not counting peers in the
     /// configuration and those that know the shared key. Default: 64.

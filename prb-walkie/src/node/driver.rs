@@ -233,7 +233,7 @@ impl Driver {
                 () = tokio::time::sleep_until(self.next_table.into()), if self.peers.dirty => {}
             }
             // After each event, so that the table is published at most once however many peers changed.
-            self.settle();
+            self.run_due();
         }
         self.close().await;
     }
@@ -333,8 +333,8 @@ impl Driver {
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, closed).await;
     }
 
-    /// Does what is due after any event.
-    fn settle(&mut self) {
+    /// Runs the periodic work that is due and publishes changed tables. Called after every event.
+    fn run_due(&mut self) {
         if std::mem::take(&mut self.wake) && !self.is_draining() {
             let now = Instant::now();
             self.peers.prune(now);

@@ -51,8 +51,15 @@ const PORT: u16 = 5353;
 const TO: SocketAddr = SocketAddr::V4(SocketAddrV4::new(GROUP, PORT));
 /// Longest packet that mDNS allows.
 const MAX_PACKET_BYTES: usize = 9000;
+/// Capacity of the channel for discovered peers.
+const FOUND: usize = 64;
 /// Least time between two answers, regardless of the number of queries.
 const ANSWER_PAUSE: Duration = Duration::from_millis(250);
+
+/// Creates the channel for discovered peers.
+pub(super) fn channel() -> (mpsc::Sender<Found>, mpsc::Receiver<Found>) {
+    mpsc::channel(FOUND)
+}
 
 /// Sends queries and answers until it is cancelled.
 #[derive(Debug)]
@@ -181,5 +188,28 @@ async fn send(socket: &UdpSocket, interfaces: &HashSet<Ipv4Addr>, packet: &[u8])
         if let Err(error) = sent {
             debug!(%interface, %error, "cannot send by mDNS");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Anybody on the network can announce any number of peers, and the driver may be busy.
+    #[test]
+    fn announcements_that_wait_for_the_driver_are_bounded() {
+        let (found, mut waiting) = channel();
+        let (me, (_, listen)) = (PeerId::random(), watch::channel(Vec::new()));
+        let interval = Duration::from_secs(1);
+        let responder = Responder { me, hostname: String::new(), interval, listen, found };
+        let at: Multiaddr = "/ip4/192.0.2.1/tcp/1".parse().unwrap();
+        for _ in 0..1000 {
+            for answer in packet::answers(PeerId::random(), "any", std::slice::from_ref(&at)) {
+                assert!(!responder.take(&answer));
+            }
+        }
+        let count = std::iter::from_fn(|| waiting.try_recv().ok()).count();
+        assert_eq!(count, 64);
     }
 }

@@ -30,6 +30,8 @@ pub(super) struct Shares {
     max_handshakes: usize,
     connections_per_address: usize,
     strangers: usize,
+    /// Most displaced connections that are still being closed. They count among all, so the reserve would shrink.
+    max_closing: usize,
     /// Peers without a quota, which have a reserve: configured ones, and those that know the shared key.
     trusted: HashSet<PeerId>,
     handshakes: Counts,
@@ -43,6 +45,8 @@ pub(super) struct Shares {
     peers: BTreeMap<ConnectionId, PeerId>,
     /// Connections that are to be closed.
     displaced: VecDeque<(PeerId, ConnectionId)>,
+    /// Displaced connections that are not closed yet.
+    closing: HashSet<ConnectionId>,
 }
 
 /// Addresses of trusted networks, of boot nodes and of trusted peers that were connected.
@@ -115,10 +119,12 @@ impl Shares {
     pub(super) fn new(config: &Config, in_progress: Handshakes) -> Self {
         let limits = &config.limits;
         let incoming = (limits.connections - limits.connections / 8) as usize;
+        let strangers = incoming - incoming / 4;
         Self {
             max_handshakes: limits.handshakes as usize,
             connections_per_address: limits.connections_per_ip as usize,
-            strangers: incoming - incoming / 4,
+            strangers,
+            max_closing: (strangers / 8).max(1),
             trusted: config.named(),
             handshakes: Counts::default(),
             pending: BTreeMap::new(),
@@ -127,6 +133,7 @@ impl Shares {
             connections: Counts::default(),
             peers: BTreeMap::new(),
             displaced: VecDeque::new(),
+            closing: HashSet::new(),
         }
     }
 
@@ -206,6 +213,9 @@ impl Shares {
     /// Closes the oldest connection of the address with the most, if that has more than `own`. A client with many
     /// addresses can thus fill the share, but cannot keep others out.
     fn displace(&mut self, own: usize) -> bool {
+        if self.closing.len() >= self.max_closing {
+            return false;
+        }
         let held = |id| self.connections.of(self.connections.by_connection.get(id).copied().flatten());
         let strangers = self.peers.iter().rev().filter(|(_, peer)| !self.trusted.contains(*peer));
         let ranked = strangers.map(|(id, peer)| (held(id), *id, *peer));
@@ -214,6 +224,7 @@ impl Shares {
             return false;
         }
         self.left(id);
+        self.closing.insert(id);
         self.displaced.push_back((peer, id));
         true
     }
@@ -221,6 +232,7 @@ impl Shares {
     fn left(&mut self, id: ConnectionId) {
         self.connections.release(id);
         self.peers.remove(&id);
+        self.closing.remove(&id);
     }
 }
 
@@ -290,136 +302,4 @@ impl NetworkBehaviour for Shares {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::{identity::Identity, node::Limits, proto::Role};
-
-    fn at(host: u8) -> Multiaddr {
-        format!("/ip4/192.0.2.{host}/tcp/1").parse().unwrap()
-    }
-
-    fn shares(limits: Limits, edit: impl FnOnce(&mut Config)) -> Shares {
-        let identity = Identity::from_bytes(include_bytes!("../../tests/data/js-peer-id.bin")).unwrap();
-        let mut config = Config { limits, ..Config::new(identity, Role::Client) };
-        edit(&mut config);
-        Shares::new(&config, Handshakes::default())
-    }
-
-    #[test]
-    fn silent_handshakes_of_many_addresses_leave_one_to_others() {
-        let mut shares = shares(Limits { handshakes: 128, ..Limits::default() }, |_| ());
-        let mut next = 0..;
-        let mut begin = |shares: &mut Shares, host: u8| {
-            let id = ConnectionId::new_unchecked(next.next().unwrap());
-            shares.begin_handshake(id, &at(host)).map(|()| id)
-        };
-        let alone = (0..128).filter(|_| begin(&mut shares, 0).is_ok()).count();
-        assert_eq!(alone, 32, "a quarter of all");
-        for _ in 0..128 {
-            (0..64).for_each(|host| drop(begin(&mut shares, host)));
-        }
-        assert!(matches!(begin(&mut shares, 1), Err(Denied::Handshakes(..))));
-        assert!(shares.handshakes.by_connection.len() < 128);
-        // From here on, each of them has one more than those that come, or as many.
-        let first = shares.pending.first_key_value().map(|(id, _)| *id).unwrap();
-        let last = (64..=255).map(|host| begin(&mut shares, host).unwrap()).last().unwrap();
-        assert_eq!((shares.handshakes.by_connection.len(), shares.pending.len()), (128, 128));
-        assert!(!shares.pending.contains_key(&first) && shares.pending.contains_key(&last));
-        assert!(shares.handshakes.by_address.values().all(|count| *count == 1), "those with most went first");
-    }
-
-    #[test]
-    fn handshakes_of_known_addresses_make_room_only_for_each_other() {
-        let limits = Limits { handshakes: 4, ..Limits::default() };
-        let mut shares = shares(limits, |config| {
-            config.boot_nodes = vec![at(1)];
-            config.trust.networks = vec!["192.0.2.2/31".parse().unwrap()];
-        });
-        let friend = PeerId::random();
-        shares.trust(friend, true);
-        shares.admit(ConnectionId::new_unchecked(99), &friend, &at(4)).unwrap();
-        let mut begin = |host: u8| {
-            shares.begin_handshake(ConnectionId::new_unchecked(host.into()), &at(host))?;
-            Ok::<_, Denied>(shares.pending.keys().map(ToString::to_string).collect::<Vec<_>>())
-        };
-        begin(1).unwrap();
-        (11..=13).for_each(|host| drop(begin(host).unwrap()));
-        assert_eq!(begin(14).unwrap(), ["1", "12", "13", "14"], "the oldest of those that are unknown");
-        (2..=4).for_each(|host| drop(begin(host).unwrap()));
-        assert!(matches!(begin(15), Err(Denied::AllHandshakes(4))));
-    }
-
-    #[test]
-    fn trusted_peers_and_their_addresses_are_bounded() {
-        let mut shares = shares(Limits::default(), |_| ());
-        for number in 0..MAX_TRUSTED + 10 {
-            let peer = PeerId::random();
-            shares.trust(peer, true);
-            let [.., a, b] = number.to_be_bytes();
-            let remote: Multiaddr = format!("/ip4/198.18.{a}.{b}/tcp/1").parse().unwrap();
-            shares.known.learn(&remote);
-        }
-        assert_eq!((shares.trusted.len(), shares.known.addresses.len()), (MAX_TRUSTED, MAX_TRUSTED));
-    }
-
-    #[test]
-    fn a_connection_is_no_handshake_any_more() {
-        let mut shares = shares(Limits { handshakes: 3, ..Limits::default() }, |_| ());
-        for number in 0..10 {
-            let id = ConnectionId::new_unchecked(number);
-            shares.begin_handshake(id, &at(1)).unwrap();
-            shares.admit(id, &PeerId::random(), &at(1)).unwrap();
-        }
-        assert!(shares.pending.is_empty() && shares.handshakes.by_address.is_empty());
-        assert_eq!(shares.connections.by_connection.len(), 10);
-    }
-
-    /// With 65,536 networks of /64, one owner would otherwise have the fewest connections at each of them.
-    #[test]
-    fn a_site_of_ipv6_displaces_nobody() {
-        let limits = Limits { connections: 64, connections_per_ip: 16, ..Limits::default() };
-        let mut shares = shares(limits, |_| ());
-        let mut next = 0..;
-        let mut admit = |shares: &mut Shares, remote: Multiaddr| {
-            let id = ConnectionId::new_unchecked(next.next().unwrap());
-            shares.admit(id, &PeerId::random(), &remote).map(|()| id)
-        };
-        let of_site = |subnet: u16| format!("/ip6/2001:db8:1:{subnet:x}::1/tcp/1").parse().unwrap();
-        let first: Vec<_> = (0..4).map(|host| admit(&mut shares, at(host)).unwrap()).collect();
-        (0..1000).for_each(|subnet| drop(admit(&mut shares, of_site(subnet))));
-        // Newcomers displace it.
-        let later: Vec<_> = (4..12).map(|host| admit(&mut shares, at(host)).unwrap()).collect();
-        (1000..2000).for_each(|subnet| drop(admit(&mut shares, of_site(subnet))));
-        let held = &shares.connections.by_connection;
-        assert!(held.len() == shares.strangers && first.iter().chain(&later).all(|id| held.contains_key(id)));
-    }
-
-    #[test]
-    fn an_address_with_fewer_connections_takes_the_place_of_one_with_more() {
-        let limits = Limits { connections: 16, connections_per_ip: 4, ..Limits::default() };
-        let (friend, mut next) = (PeerId::random(), 0..);
-        let mut shares = shares(limits, |config| config.trust.peers = [friend].into());
-        let mut admit = |shares: &mut Shares, peer, host| {
-            let id = ConnectionId::new_unchecked(next.next().unwrap());
-            shares.admit(id, &peer, &at(host)).map(|()| id)
-        };
-        // Fourteen may come in, and strangers have three quarters of these.
-        let peers = [PeerId::random(), PeerId::random(), PeerId::random()];
-        let first = admit(&mut shares, peers[0], 0).unwrap();
-        for host in [0, 0, 0, 1, 1, 1, 1, 2, 2, 2] {
-            admit(&mut shares, peers[usize::from(host)], host).unwrap();
-        }
-        assert!(matches!(admit(&mut shares, peers[0], 0), Err(Denied::Address(..))));
-        assert!(shares.displaced.is_empty());
-        admit(&mut shares, PeerId::random(), 3).unwrap();
-        assert_eq!(shares.displaced, [(peers[0], first)], "the oldest of those with the most");
-        for _ in 0..2 {
-            admit(&mut shares, PeerId::random(), 3).unwrap();
-        }
-        assert_eq!(shares.connections.by_connection.len(), shares.strangers);
-        // All have three or two by now.
-        assert!(matches!(admit(&mut shares, PeerId::random(), 3), Err(Denied::Strangers(_))));
-        assert!(admit(&mut shares, friend, 3).is_ok(), "the reserve");
-    }
-}
+mod tests;

@@ -20,15 +20,19 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use super::{
-    Config, ConfigError, Node, PeerId, PeerTable, Shared, behaviour::Behaviour, codec::Memories, driver,
-    listed, mdns::Responder, metrics, outbound::Outbound, transport,
+    Config, ConfigError, Node, PeerId, PeerTable, Shared,
+    behaviour::Behaviour,
+    codec::Memories,
+    driver, listed,
+    mdns::{self, Responder},
+    metrics,
+    outbound::Outbound,
+    transport,
 };
 use crate::rpc::auth::Key;
 
 /// Capacity of the driver's command channel.
 const COMMANDS: usize = 256;
-/// Capacity of the channel for peers found by mDNS.
-const FOUND: usize = 64;
 /// How long a start waits for the addresses of its listeners. One at `0.0.0.0` or `::` has none as long as no interface
 /// has an address of that family, as in containers with IPv6 disabled.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -43,7 +47,7 @@ pub(super) async fn start(config: Config) -> Result<Node, ConfigError> {
     let mut listeners = listen(&mut swarm, &config.listen)?;
 
     let (commands, inbox) = mpsc::channel(COMMANDS);
-    let (found_sender, found) = mpsc::channel(FOUND);
+    let (found_sender, found) = mdns::channel();
     let (listen_sender, listen) = watch::channel(Vec::new());
     let (peers_sender, peers) = watch::channel(Arc::new(PeerTable::default()));
     let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());

@@ -20,6 +20,7 @@ use libp2p::{
 };
 use socket2::SockRef;
 
+mod closing;
 mod frames;
 mod handshakes;
 mod mplex;
@@ -27,6 +28,7 @@ mod mplex;
 mod tests;
 mod yamux;
 
+use closing::Closing;
 use handshakes::Displaceable;
 pub(super) use handshakes::Handshakes;
 use mplex::Mplex;
@@ -56,7 +58,7 @@ pub(super) fn build(
         .authenticate(noise::Config::new(key)?)
         .multiplex(multiplexers())
         .timeout(HANDSHAKE_TIMEOUT)
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(Closing::new(muxer))));
     Ok(Displaceable::new(transport, handshakes).boxed())
 }
 

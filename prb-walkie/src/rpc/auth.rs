@@ -73,6 +73,7 @@ const WARN_PAUSE: Duration = Duration::from_secs(10);
 const DOMAIN: &[u8] = b"prb-walkie-auth-2";
 /// The salt of the stretching: constant, because both sides must get the same result.
 const SALT: &[u8] = b"prb-walkie-key-1";
+// Argon2id with the memory and the passes that RFC 9106 recommends where memory is scarce, in one lane.
 const STRETCH_KIB: u32 = 64 * 1024;
 const STRETCH_PASSES: u32 = 3;
 /// Keys that take fewer guesses, as a power of ten, are refused: about 50 bits.
@@ -328,7 +329,9 @@ impl AccessControl {
             return Err("its auth string is too old, or the clocks differ");
         }
         // Strings outside of the window are refused by their time, so they need not be remembered: those from before it,
-        // and those from before the clock was set back.
+        // and those from before the clock was set back. One of the latter is accepted once more when its time comes,
+        // which gives nobody anything: only the same caller can send it (noise proves its peer id), it is only good for
+        // the key that it was made with, and a caller with that key can make one for any time.
         self.used.retain(|(at, _)| now_ms.abs_diff(*at) <= window);
         if self.used.contains(&(at_ms, peer)) {
             return Err("its auth string was used before");
@@ -387,5 +390,25 @@ mod tests {
         assert_eq!(status(tomorrow + 10_000), AuthStatus::Rejected, "no space");
         assert_eq!(status(1000), AuthStatus::Granted);
         assert_eq!(status(1000), AuthStatus::Rejected, "used before");
+    }
+
+    /// Whoever knows the key can have any number of names.
+    #[test]
+    fn authorised_peers_are_bounded() {
+        let (key, me) = (Key::for_tests(1), PeerId::random());
+        let policy = Policy::default().with_psk(Some("0123456789abcdef".into()));
+        let mut access = AccessControl::new(policy, Some(key.clone()), me);
+        let mut at_ms = 0;
+        let mut status = |peer| {
+            // So that no proofs are remembered.
+            at_ms += 2 * WINDOW.as_millis() as u64;
+            let proof = AccessControl::proof_for(&key, &peer, &me, at_ms);
+            access.admit(peer, &proof, at_ms).status()
+        };
+        let first = PeerId::random();
+        assert_eq!(status(first), AuthStatus::Granted);
+        let granted = (0..5000).filter(|_| status(PeerId::random()) == AuthStatus::Granted).count();
+        assert_eq!(granted, 4095);
+        assert_eq!(status(first), AuthStatus::Granted, "again");
     }
 }

@@ -1,4 +1,4 @@
-//! Decoding of answers whose lists may be made to fill the memory.
+//! Bounded decoding of answers that contain lists.
 //!
 //! An empty item of a list has two bytes on the wire, and hundreds in memory: an answer within its size limit could
 //! occupy gigabytes. The number of items is bounded here, far beyond what a fleet's answers have.

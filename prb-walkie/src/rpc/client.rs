@@ -10,6 +10,9 @@ use crate::{
     proto::{Empty, WorkerStateUpdate, data_provider as dp, detail, lifecycle as lm},
 };
 
+/// Larger answers are decoded on a blocking thread.
+const LARGE_BYTES: usize = 256 * 1024;
+
 /// Calls one peer. Clones are cheap.
 ///
 /// A call can be cancelled by dropping its future; the peer may have carried it out nevertheless.
@@ -91,7 +94,14 @@ impl Client {
     pub async fn call<C: Call>(&self, _call: C, request: C::Request) -> Result<C::Response, Error> {
         let data = Bytes::from(request.encode_to_vec());
         let answer = self.node.call(self.peer, C::METHOD, data).await?;
-        bounded::decode(answer).map_err(|reason| Error::Malformed { peer: self.peer, reason })
+        let decoded = if answer.len() > LARGE_BYTES {
+            // Takes up to a second: in an executor's thread, it would hold up everything else.
+            let decoded = tokio::task::spawn_blocking(move || bounded::decode(answer)).await;
+            decoded.unwrap_or_else(|error| Err(error.to_string()))
+        } else {
+            bounded::decode(answer)
+        };
+        decoded.map_err(|reason| Error::Malformed { peer: self.peer, reason })
     }
 
     /// Fetches a blob by its key with the call `GetBlobByKey`; `None` if the peer does not have it.

@@ -33,7 +33,8 @@ use crate::provenance::share_of;
 const RECENT: Duration = Duration::from_secs(60);
 /// Domain separation of the code.
 const DOMAIN: &[u8] = b"prb-walkie-key-1";
-/// Exchanges answered a second, and the burst.
+/// Exchanges answered a second, and the burst. Each tests one guess, so that finding the weakest accepted key (10^15
+/// guesses) takes more than a million years.
 const PER_SECOND: f64 = 20.0;
 const AT_ONCE: f64 = 64.0;
 /// The part of these that is there for new addresses in addition: one in four.

@@ -56,7 +56,7 @@ impl Lookup for Blobs {
         }
     }
 
-    fn bound_bytes(&self, key: &str) -> usize {
+    fn reserve_bytes(&self, key: &str) -> usize {
         key.split(':').nth(1).and_then(|size| size.parse().ok()).unwrap_or(1024)
     }
 }

@@ -5,6 +5,7 @@
 mod external;
 mod frames;
 mod keyspace;
+mod late_liars;
 mod lookups;
 mod providers;
 mod proxy;

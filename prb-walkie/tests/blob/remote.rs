@@ -443,6 +443,30 @@ async fn original_provider_suffices() {
     }
 }
 
+/// A description of a range has a few bytes for each of its blocks.
+#[tokio::test]
+async fn original_providers_description_is_bounded() {
+    let sample = Sample::generate(10, 40);
+    let memory = source_of(&sample);
+    let heights = *memory.heights().borrow();
+    let server = twisted(memory, |key, _| match key {
+        Some(Key::RangeByParentBlock(_)) => Some(vec![0; 3 << 20].into()),
+        _ => None,
+    })
+    .await;
+    let original = Candidate {
+        chain_identity: Some(sample.genesis().chain_identity),
+        announced: Some(Announced { para_id: 2004, heights }),
+        ..candidate("original", server.address)
+    };
+    let remote = Remote::start(vec![original], config().with_first_suspension(LONG));
+    remote.ready(&["original"]).await;
+    let answer = remote.source.headers(start_of(&sample), 64 << 20).await;
+    assert!(matches!(answer, Err(Error::Unavailable(_))), "{answer:?}");
+    let reason = remote.suspended("original").await;
+    assert!(reason.contains("bad bytes") && reason.contains("2097152"), "{reason}");
+}
+
 #[tokio::test]
 async fn suspensions_double() {
     let sample = Sample::generate(3, 40);

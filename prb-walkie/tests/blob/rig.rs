@@ -130,8 +130,8 @@ impl Lookup for Twisted {
         Ok(blob.and_then(|blob| (self.twist)(Key::parse(key), blob)))
     }
 
-    fn bound_bytes(&self, key: &str) -> usize {
-        self.keys.bound_bytes(key)
+    fn reserve_bytes(&self, key: &str) -> usize {
+        self.keys.reserve_bytes(key)
     }
 }
 

@@ -123,7 +123,7 @@ impl Lookup for Watchful {
         Ok(Some(vec![7; 1 << 20].into()))
     }
 
-    fn bound_bytes(&self, _: &str) -> usize {
+    fn reserve_bytes(&self, _: &str) -> usize {
         1 << 20
     }
 }
@@ -245,7 +245,7 @@ impl Lookup for Counts {
         std::future::pending().await
     }
 
-    fn bound_bytes(&self, _: &str) -> usize {
+    fn reserve_bytes(&self, _: &str) -> usize {
         100
     }
 }
@@ -428,9 +428,9 @@ async fn provider_that_claims_4_gib_is_refused() {
     let listener = tokio::net::TcpListener::bind(crate::lookups::LOOPBACK).await.unwrap();
     let client = Client::start(listener.local_addr().unwrap(), "liar", client::Config::default());
     let liar = async {
-        let (mut stream, _) = listener.accept().await.unwrap();
+        let (mut stream, _) = timeout(LONG, listener.accept()).await.expect("the client").unwrap();
         let mut request = [0; 32];
-        let read = stream.read(&mut request).await.unwrap();
+        let read = timeout(LONG, stream.read(&mut request)).await.expect("a request").unwrap();
         let mut answer = hex::decode("ffffffff0f").unwrap();
         answer.extend(&request[1..9]);
         answer.extend([0; 8]);

@@ -8,11 +8,12 @@ use prb_walkie::blob::{
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     js::Tool,
-    ours::{Patterns, pattern},
+    ours::{Patterns, TIMEOUT, pattern},
 };
 
 const BOUNDS: Bounds = Bounds { max_bytes: 64 << 20, timeout: Duration::from_secs(60) };
@@ -122,10 +123,10 @@ async fn our_client_refuses_bad_bytes_of_original_server() {
     // A server that never answers: the connection is made again.
     let (_tool, client) = connect().await;
     let mut link = client.link();
-    link.wait_for(|link| *link == Link::Up).await.unwrap();
+    timeout(TIMEOUT, link.wait_for(|link| *link == Link::Up)).await.expect("a connection").unwrap();
     let soon = Bounds { timeout: Duration::from_secs(1), ..BOUNDS };
     assert!(matches!(client.get("silent", soon).await.unwrap_err(), Error::TimedOut { .. }));
-    link.changed().await.unwrap();
-    link.wait_for(|link| *link == Link::Up).await.unwrap();
+    timeout(TIMEOUT, link.changed()).await.expect("its end").unwrap();
+    timeout(TIMEOUT, link.wait_for(|link| *link == Link::Up)).await.expect("another connection").unwrap();
     assert!(client.get("pattern:100", BOUNDS).await.unwrap().unwrap() == pattern(100));
 }

@@ -177,7 +177,7 @@ impl Bench {
 
     pub async fn stop(self) {
         if let (Some(fleet), Some(trader)) = (self.fleet, self.trader) {
-            fleet.stop().await;
+            tokio::time::timeout(LONG, fleet.stop()).await.expect("the fleet's end");
             trader.stop(Duration::from_secs(5)).await.unwrap();
         }
         self.node.stop(LONG).await;

@@ -22,7 +22,7 @@ use prb_walkie::{
     proto::Role,
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     task::JoinHandle,
 };
 
@@ -87,8 +87,17 @@ pub async fn until_friends(a: &Node, b: &Node) {
     until_peer(b, a.peer_id(), "the other is usable", Peer::is_usable).await;
 }
 
+/// Has a bare peer leave an answer unread.
+#[derive(Debug, Default)]
+pub struct Hold {
+    /// Told when the first byte of an answer has arrived.
+    pub begun: Notify,
+    /// To be told before the rest is read.
+    pub go_on: Notify,
+}
+
 #[derive(Clone, Debug, Default)]
-pub struct RawCodec;
+pub struct RawCodec(Option<Arc<Hold>>);
 
 impl request_response::Codec for RawCodec {
     type Protocol = StreamProtocol;
@@ -107,7 +116,12 @@ impl request_response::Codec for RawCodec {
     where
         T: AsyncRead + Unpin + Send,
     {
-        self.read_request(protocol, io).await
+        let Some(hold) = &self.0 else { return self.read_request(protocol, io).await };
+        let mut bytes = vec![0];
+        io.read_exact(&mut bytes).await?;
+        hold.begun.notify_one();
+        hold.go_on.notified().await;
+        io.read_to_end(&mut bytes).await.map(|_| bytes)
     }
 
     async fn write_request<T>(&mut self, _: &StreamProtocol, io: &mut T, bytes: Vec<u8>) -> io::Result<()>
@@ -158,16 +172,25 @@ impl Drop for RawPeer {
 
 impl RawPeer {
     pub async fn start(n: usize, dial: Option<Multiaddr>, answer: Answer) -> Self {
+        Self::start_with(n, dial, answer, None).await
+    }
+
+    /// A peer that dials the node and leaves answers unread.
+    pub async fn start_slow(n: usize, dial: Multiaddr, hold: Arc<Hold>) -> Self {
+        Self::start_with(n, Some(dial), Box::new(|_| None), Some(hold)).await
+    }
+
+    async fn start_with(n: usize, dial: Option<Multiaddr>, answer: Answer, hold: Option<Arc<Hold>>) -> Self {
         let key = libp2p::identity::Keypair::from_protobuf_encoding(&identity(n).private_protobuf().unwrap())
             .unwrap();
         let peer_id = key.public().to_peer_id();
         let transport = tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
             .upgrade(Version::V1)
             .authenticate(noise::Config::new(&key).unwrap())
-            .multiplex(libp2p_mplex::Config::new())
+            .multiplex(multiplexer(hold.is_some()))
             .boxed();
         let pb = request_response::Behaviour::with_codec(
-            RawCodec,
+            RawCodec(hold),
             [(StreamProtocol::new("/pb"), ProtocolSupport::Full)],
             request_response::Config::default().with_request_timeout(LONG),
         );
@@ -175,11 +198,17 @@ impl RawPeer {
         let config = libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(LONG);
         let mut swarm = Swarm::new(transport, RawBehaviour { pb, identify }, peer_id, config);
         swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
-        let address: Multiaddr = loop {
-            if let SwarmEvent::NewListenAddr { address, .. } = swarm.select_next_some().await {
-                break format!("{address}/p2p/{peer_id}").parse().unwrap();
+        let listening = async {
+            loop {
+                match swarm.select_next_some().await {
+                    SwarmEvent::NewListenAddr { address, .. } => break address,
+                    SwarmEvent::ListenerClosed { reason, .. } => panic!("it does not listen: {reason:?}"),
+                    _ => {}
+                }
             }
         };
+        let address = tokio::time::timeout(LONG, listening).await.expect("an address to listen on");
+        let address: Multiaddr = format!("{address}/p2p/{peer_id}").parse().unwrap();
         if let Some(other) = dial {
             swarm.dial(DialOpts::unknown_peer_id().address(other).allocate_new_port().build()).unwrap();
             tokio::time::timeout(LONG, until_connected(&mut swarm)).await.expect("a connection");
@@ -196,6 +225,15 @@ impl RawPeer {
         self.asked.send((peer, bytes, sender)).await.unwrap();
         tokio::time::timeout(LONG, answer).await.unwrap().unwrap()
     }
+}
+
+/// One that leaves what is not read with the sender, or an original's.
+fn multiplexer(is_slow: bool) -> libp2p_mplex::Config {
+    let mut config = libp2p_mplex::Config::new();
+    if is_slow {
+        config.set_max_buffer_behaviour(libp2p_mplex::MaxBufferBehaviour::Block).set_max_buffer_size(1);
+    }
+    config
 }
 
 async fn until_connected(swarm: &mut Swarm<RawBehaviour>) {

@@ -41,6 +41,16 @@ async fn malformed_requests_are_refused() {
     assert_eq!(error(&missing), (ErrorType::NotFound, "Handler not implemented.".to_owned()));
     let fine = answer_to(&raw, &server, request("GetDataProviderInfo", b"")).await;
     assert_eq!((fine.has_error, fine.error.is_none(), fine.request_nonce.as_str()), (false, true, "n1"));
+    // What is too long to be a nonce is not repeated, nor is the whole name of a method.
+    let long = |nonce: usize, method: &str| {
+        Request { nonce: "n".repeat(nonce), method: method.into(), ..Request::default() }.encode_to_vec()
+    };
+    for (length, repeated) in [(256, 256), (257, 0), (1_000_000, 0)] {
+        let answer = answer_to(&raw, &server, long(length, "GetDataProviderInfo")).await;
+        assert_eq!((answer.has_error, answer.request_nonce.len()), (false, repeated));
+    }
+    let (_, message) = error(&answer_to(&raw, &server, long(1, &"x".repeat(1_000_000))).await);
+    assert!(message.starts_with("unknown method") && message.len() < 200, "{message}");
     // JavaScript writes zeros: an empty error message, explicit defaults.
     let explicit = [request("GetDataProviderInfo", b""), vec![0x1a, 0x00]].concat();
     assert!(!answer_to(&raw, &server, explicit).await.has_error);

@@ -3,7 +3,7 @@
 //! The manager reports only the first faulty entry. To report all of them, the edit is tried on a copy of the
 //! inventory without that entry, until no fault is left; where many are faulty, in parts.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use async_trait::async_trait;
 use axum::{
@@ -13,7 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use prb_core::{
-    inventory::{Snapshot, shown_name},
+    inventory::{Goal, Snapshot, shown_name},
     manage::{Change, Error, Item as ManagerItem, MAX_ENTRIES, Manager, OperatorKeys, Selector},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -59,7 +59,7 @@ pub(super) trait EntryKind: Sized + Send + Sync + 'static {
     /// Returns a fault that the manager's dry run cannot find: an invalid secret.
     fn secret_fault(value: &Self::Value, keys: &dyn OperatorKeys) -> Option<Fault>;
     /// Builds the answer of an edit.
-    fn shown(dry_run: bool, entries: &[Arc<Self::Entry>]) -> Self::Response;
+    fn shown(dry_run: bool, edited: &Edited<Self::Entry>) -> Self::Response;
     /// Returns why an entry must not be deleted, if so.
     fn removal_fault(snapshot: &Snapshot, entry: &Self::Entry) -> Option<Fault>;
     async fn edit(
@@ -119,7 +119,7 @@ pub(super) async fn one<K: EntryKind>(
     }
     let conditions = EditConditions { if_match: IfMatch::Any, ..conditions };
     let edited = update::<K>(api, vec![item], &conditions).await?;
-    let body = Json(K::shown(conditions.dry_run, &edited.entries));
+    let body = Json(K::shown(conditions.dry_run, &edited));
     Ok(match edited.entries.first() {
         Some(entry) => (etag(&K::version(entry)), body).into_response(),
         None => body.into_response(),
@@ -130,7 +130,7 @@ fn answer<K: EntryKind>(
     edited: &Edited<K::Entry>,
     conditions: &EditConditions,
 ) -> impl IntoResponse + use<K> {
-    (etag(&edited.inventory), Json(K::shown(conditions.dry_run, &edited.entries)))
+    (etag(&edited.inventory), Json(K::shown(conditions.dry_run, edited)))
 }
 
 /// One change, in the form that requests have it.
@@ -147,9 +147,23 @@ struct Item {
 }
 
 /// The result of an edit: the stored entries and the inventory after it; none of them for a dry run.
-struct Edited<E> {
-    entries: Vec<Arc<E>>,
+pub(super) struct Edited<E> {
+    pub(super) entries: Vec<Arc<E>>,
+    /// The inventory's version.
     inventory: String,
+    before: Arc<Snapshot>,
+    after: Arc<Snapshot>,
+}
+
+impl<E> Edited<E> {
+    fn new(api: &Api, before: Arc<Snapshot>, entries: Vec<Arc<E>>) -> Self {
+        Self { entries, inventory: api.inventory_version(), before, after: api.snapshot() }
+    }
+
+    /// Returns the goals of removed workers that added ones go on with, by the added worker's id.
+    pub(super) fn resumed_goals(&self) -> HashMap<Uuid, Goal> {
+        self.after.resumed(&self.before).into_iter().map(|(worker, goal)| (worker.id, goal)).collect()
+    }
 }
 
 async fn create<K: EntryKind>(
@@ -158,6 +172,7 @@ async fn create<K: EntryKind>(
     conditions: &EditConditions,
 ) -> Result<Edited<K::Entry>, Problem> {
     begin(api, list.len())?;
+    let before = api.snapshot();
     let mut values = Vec::with_capacity(list.len());
     let mut faults = Vec::new();
     for (index, value) in list.into_iter().enumerate() {
@@ -182,7 +197,7 @@ async fn create<K: EntryKind>(
     };
     let values = values.into_iter().map(|(_, value)| ManagerItem::Create(value)).collect();
     match K::edit(&manager, values).await {
-        Ok(entries) => Ok(Edited { entries, inventory: api.inventory_version() }),
+        Ok(entries) => Ok(Edited::new(api, before, entries)),
         Err(error) => Err(explained::<K>(api, items, error).await),
     }
 }
@@ -249,7 +264,7 @@ async fn update_once<K: EntryKind>(
     });
     let items = operations.iter().map(|(_, operation)| operation.item()).collect();
     match K::edit(&manager, items).await {
-        Ok(entries) => Ok(Edited { entries, inventory: api.inventory_version() }),
+        Ok(entries) => Ok(Edited::new(api, snapshot, entries)),
         Err(error) => Err(explained::<K>(api, operations, error).await),
     }
 }
@@ -352,7 +367,7 @@ fn dry<E>(api: &Api, conditions: &EditConditions, faults: Vec<Fault>) -> Result<
         return Err(Problem::changed());
     }
     if faults.is_empty() {
-        return Ok(Edited { entries: Vec::new(), inventory: api.inventory_version() });
+        return Ok(Edited::new(api, api.snapshot(), Vec::new()));
     }
     Err(Problem::of_entries(faults))
 }

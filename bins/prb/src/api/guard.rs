@@ -36,16 +36,14 @@ struct Inner {
     /// Where the token is, for refusals.
     token_place: String,
     slots: Shares,
+    /// Maximum duration of a request.
+    limit: Duration,
 }
 
 impl Gate {
     pub(super) fn new(guard: Guard, on_loopback: bool, token_place: String) -> Self {
-        Self(Arc::new(Inner {
-            guard,
-            on_loopback,
-            token_place,
-            slots: Shares::new(Limits::of(MAX_REQUESTS)),
-        }))
+        let slots = Shares::new(Limits::of(MAX_REQUESTS));
+        Self(Arc::new(Inner { guard, on_loopback, token_place, slots, limit: REQUEST_TIMEOUT }))
     }
 
     fn check(&self, request: &Request) -> Result<(), Problem> {
@@ -108,7 +106,7 @@ pub(super) async fn enter(State(gate): State<Gate>, request: Request, next: Next
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", text)
         })?;
         gate.check(&request)?;
-        tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await.map_err(|_| {
+        tokio::time::timeout(gate.0.limit, next.run(request)).await.map_err(|_| {
             let text = "no answer in time; a change may have been made nevertheless: read again";
             Problem::new(StatusCode::GATEWAY_TIMEOUT, "late", text)
         })
@@ -137,10 +135,17 @@ pub(super) async fn enter(State(gate): State<Gate>, request: Request, next: Next
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-    use axum::body::Body;
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use std::{future::pending, net::SocketAddr};
+
+    use axum::{Router, body::Body, extract::ConnectInfo, middleware, routing::get};
+    use hyper::service::Service;
+    use hyper_util::service::TowerToHyperService;
+    use tokio::time::timeout;
 
     use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
 
     const TOKEN: &str = "0123456789abcdef";
 
@@ -195,5 +200,52 @@ mod tests {
             let headers = [("host", "localhost:3001"), ("authorization", &*bearer), ("origin", origin)];
             assert_eq!(status(&local, Method::POST, &headers), expected, "{origin}");
         }
+    }
+
+    /// A gate before a handler that never answers.
+    fn endless(limit: Duration) -> TowerToHyperService<Router> {
+        let mut gate = gate(true);
+        Arc::get_mut(&mut gate.0).unwrap().limit = limit;
+        let router = Router::new().route("/", get(pending::<&'static str>).post(pending::<&'static str>));
+        TowerToHyperService::new(router.layer(middleware::from_fn_with_state(gate, enter)))
+    }
+
+    fn request(method: Method, from: [u8; 4]) -> Request {
+        let bearer = format!("Bearer {TOKEN}");
+        let request = Request::builder().method(method).uri("/").header("host", "localhost");
+        let mut request = request.header("authorization", bearer).body(Body::empty()).unwrap();
+        request.extensions_mut().insert(ConnectInfo(SocketAddr::from((from, 1))));
+        request
+    }
+
+    async fn code(response: Response) -> (u16, String) {
+        let status = response.status().as_u16();
+        let bytes = axum::body::to_bytes(response.into_body(), 4096).await.unwrap();
+        let body: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        (status, body["code"].as_str().unwrap().to_owned())
+    }
+
+    #[tokio::test]
+    async fn requests_have_shares_by_address_and_a_time_limit() {
+        let service = endless(Duration::from_millis(500));
+        let mut held = Vec::new();
+        for from in [[10, 0, 0, 1], [10, 0, 0, 2]] {
+            for _ in 0..MAX_REQUESTS / 4 {
+                let mut answer = Box::pin(service.call(request(Method::POST, from)));
+                // It has its slot once it is polled.
+                assert!(timeout(Duration::ZERO, &mut answer).await.is_err());
+                held.push(answer);
+            }
+            let refused = timeout(LONG, service.call(request(Method::GET, from))).await;
+            assert_eq!(code(refused.unwrap().unwrap()).await, (503, "busy".into()), "{from:?}");
+        }
+        for answer in held {
+            let answer = timeout(LONG, answer).await.expect("a request has no time limit").unwrap();
+            assert_eq!(code(answer).await, (504, "late".into()));
+        }
+        // Every slot is free again.
+        let again = timeout(LONG, service.call(request(Method::GET, [10, 0, 0, 1]))).await;
+        assert_eq!(code(again.unwrap().unwrap()).await.1, "late");
+        assert_eq!(gate(true).0.limit, REQUEST_TIMEOUT);
     }
 }

@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use super::{
     Api,
-    edits::{self, EditConditions, EntryKind},
+    edits::{self, EditConditions, Edited, EntryKind},
     fields::PoolFields,
     problem::{Fault, Problem},
     query::{EditQuery, PoolQuery},
@@ -225,9 +225,12 @@ impl EntryKind for Pools {
         )
     }
 
-    fn shown(dry_run: bool, entries: &[Arc<Pool>]) -> EditedPools {
+    fn shown(dry_run: bool, edited: &Edited<Pool>) -> EditedPools {
         // An edit's answer has the entries only; counts and on-chain state are in the list.
-        EditedPools { dry_run, pools: entries.iter().map(|pool| PoolEntry::of(pool, 0, None)).collect() }
+        EditedPools {
+            dry_run,
+            pools: edited.entries.iter().map(|pool| PoolEntry::of(pool, 0, None)).collect(),
+        }
     }
 
     fn removal_fault(snapshot: &Snapshot, entry: &Pool) -> Option<Fault> {

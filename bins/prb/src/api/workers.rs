@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use prb_core::{
-    inventory::{Snapshot, Worker},
+    inventory::{Goal, Snapshot, Worker},
     manage::{Error, Item, Manager, OperatorKeys, WorkerValue},
 };
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::{
     Api,
-    edits::{self, EditConditions, EntryKind},
+    edits::{self, EditConditions, Edited, EntryKind},
     fields::WorkerFields,
     problem::{Fault, Problem},
     query::{EditQuery, WorkerQuery},
@@ -51,7 +51,19 @@ pub(super) struct EditedWorkers {
     /// Whether this was a dry run: everything was checked and nothing changed.
     dry_run: bool,
     /// The added or changed workers, in the request's order.
-    workers: Vec<WorkerEntry>,
+    workers: Vec<EditedWorker>,
+}
+
+/// A worker that was added or changed.
+#[derive(Serialize, ToSchema)]
+struct EditedWorker {
+    #[serde(flatten)]
+    entry: WorkerEntry,
+    /// Only of an added worker that goes on with the goal of a removed one, which it had under the same name or with
+    /// the same endpoint: that goal. Start it if it should compute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    resumed_goal: Option<Goal>,
 }
 
 /// Workers to add.
@@ -244,8 +256,13 @@ impl EntryKind for Workers {
         None
     }
 
-    fn shown(dry_run: bool, entries: &[Arc<Worker>]) -> EditedWorkers {
-        EditedWorkers { dry_run, workers: entries.iter().map(|worker| WorkerEntry::of(worker)).collect() }
+    fn shown(dry_run: bool, edited: &Edited<Worker>) -> EditedWorkers {
+        let goals = edited.resumed_goals();
+        let shown = |worker: &Arc<Worker>| EditedWorker {
+            entry: WorkerEntry::of(worker),
+            resumed_goal: goals.get(&worker.id).copied(),
+        };
+        EditedWorkers { dry_run, workers: edited.entries.iter().map(shown).collect() }
     }
 
     fn removal_fault(_: &Snapshot, _: &Worker) -> Option<Fault> {

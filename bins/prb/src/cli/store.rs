@@ -147,7 +147,7 @@ async fn import(path: PathBuf, from: PathBuf, expected: Option<String>) -> anyho
             "chain {identity}, parachain {}, from relay block {} ({}) on",
             genesis.para_id, genesis.relay_number, genesis.relay_hash
         ));
-        replay.settle(genesis).await?;
+        replay.store_start(genesis).await?;
     }
     let start = Instant::now();
     let mut tips = store.tips();

@@ -11,8 +11,8 @@ use super::{
     args::ChangeOptions,
     client::Client,
     confirm,
-    import::{FileKind, Row, send},
-    json, print,
+    import::{FileKind, Row, WORKERS, send},
+    json, print, resumed,
     table::{cell, clean, pha},
 };
 
@@ -39,6 +39,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     let listed = client.list(kind.plural, &[]).await?;
     let plan = Plan::new(kind, rows, &listed)?;
+    let mut answer = Value::Null;
     if !plan.items.is_empty() {
         if !as_json {
             print(&plan.lines.iter().map(|line| format!("{line}\n")).collect::<String>())?;
@@ -48,16 +49,28 @@ pub(super) async fn run(
         }
         let items: Vec<&Value> = plan.items.iter().map(|(item, _)| item).collect();
         let row_of = |index: usize| plan.items.get(index).map(|(_, row)| *row);
-        send(client, Method::PATCH, kind, options, &json!({ "items": items }), row_of).await?;
+        answer = send(client, Method::PATCH, kind, options, &json!({ "items": items }), row_of).await?;
     }
     let Plan { added, changed, unchanged, .. } = plan;
     if as_json {
-        let done =
+        let mut done =
             json!({ "dry_run": options.dry_run, "added": added, "changed": changed, "unchanged": unchanged });
+        if kind.plural == WORKERS.plural {
+            done["resumed_goals"] = resumed_goals(&answer);
+        }
         return print(&json(&done)?);
     }
     let dry = if options.dry_run { "dry run, nothing was changed: " } else { "" };
-    print(&format!("{dry}{} added, {} changed, {unchanged} as they were\n", added.len(), changed.len()))
+    let (added, changed) = (added.len(), changed.len());
+    print(&format!("{dry}{added} added, {changed} changed, {unchanged} as they were\n{}", resumed(&answer)))
+}
+
+/// Returns the goals that added workers go on with, by name.
+fn resumed_goals(answer: &Value) -> Value {
+    let workers = answer["workers"].as_array().into_iter().flatten();
+    let goal =
+        |worker: &Value| Some((worker["name"].as_str()?.to_owned(), worker.get("resumed_goal")?.clone()));
+    Value::Object(workers.filter_map(goal).collect())
 }
 
 impl<'a> Plan<'a> {
@@ -173,10 +186,7 @@ fn difference(field: &str, from: &Value, to: &Value) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::{
-        super::import::{POOLS, WORKERS},
-        *,
-    };
+    use super::{super::import::POOLS, *};
 
     fn rows(entries: &[Value]) -> Vec<Row> {
         let row =

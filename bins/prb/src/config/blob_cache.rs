@@ -6,6 +6,7 @@ use clap::{ArgAction, Args};
 use prb_core::blob::cache;
 
 use super::values::{millis, whole, yes_no};
+use crate::memory_limit;
 
 /// One MiB in bytes, which is also the assumed size of a cached blob.
 const MIB: u64 = 1024 * 1024;
@@ -18,7 +19,8 @@ pub struct BlobCacheArgs {
     /// default, have no effect.
     #[arg(long, env = "PHALA_LRU_CACHE_SIZE", default_value_t = 5000, value_parser = whole(1u32..=100_000_000))]
     pub lru_cache_size: u32,
-    /// Maximum size of the blob cache in MiB, for headers and for blocks each.
+    /// Maximum size of the blob cache in MiB, for headers and for blocks each; at most a quarter of the memory limit of
+    /// this container or service.
     #[arg(long, env = "PRB_LRU_CACHE_MIB", default_value_t = 256, value_parser = whole(1u32..=1_048_576))]
     pub lru_cache_mib: u32,
     /// How long a blob is cached, in ms.
@@ -34,6 +36,7 @@ impl BlobCacheArgs {
     pub fn config(&self) -> cache::Config {
         // The original limits the number of blobs, whose sizes differ widely; bytes are what memory has.
         let mib = if self.disable_lru { 0 } else { self.lru_cache_mib.min(self.lru_cache_size) };
+        let mib = memory_limit::cache_mib(mib);
         cache::Config::default().with_max_bytes(u64::from(mib) * MIB).with_max_age(self.lru_cache_max_age)
     }
 }

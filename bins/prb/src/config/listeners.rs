@@ -1,4 +1,4 @@
-//! The ports of a daemon that listen: no two may need the same one.
+//! The addresses that a daemon listens on, and the check that no two settings claim the same one.
 
 use std::{
     fmt::Write as _,
@@ -25,7 +25,7 @@ pub(crate) struct Listener {
     pub(crate) setting: &'static str,
     /// The address.
     pub(crate) address: SocketAddr,
-    /// Whether the daemon runs without it if the address is taken, because it is only the default.
+    /// Whether the daemon runs without it if the address is in use, because it is only the default.
     pub(crate) is_default: bool,
     /// Whether an IPv6 socket accepts IPv4, too.
     is_dual: bool,

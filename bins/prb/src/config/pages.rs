@@ -27,12 +27,12 @@ const MAX_TOKEN_FILE_BYTES: u64 = 4096;
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Pages")]
 pub struct PageArgs {
-    /// Address of the queue page, or none. By default 127.0.0.1:4567 if a trader runs; if that is taken, the
+    /// Address of the queue page, or none. By default 127.0.0.1:4567 if a trader runs; if that is in use, the
     /// daemon runs without it. Everybody who can reach it can read it.
     #[arg(long, env = "PRB_QUEUE_PAGE_LISTEN", value_name = "ADDRESS", value_parser = page_listen)]
     pub queue_page_listen: Option<OpsListen>,
     /// Address of the console, or none. By default 127.0.0.1:3000 for all in one and for a lifecycle manager (if
-    /// that is taken, the daemon runs without it), and as set by HOST and PORT for a monitor. Everybody who can
+    /// that is in use, the daemon runs without it), and as set by HOST and PORT for a monitor. Everybody who can
     /// reach it can read it.
     #[arg(long, env = "PRB_CONSOLE_LISTEN", value_name = "ADDRESS", value_parser = console_listen)]
     pub console_listen: Option<OpsListen>,
@@ -129,6 +129,9 @@ mod tests {
             let error = check_token(&pattern.into()).unwrap_err().to_string();
             assert!(error.contains("pattern") && !error.contains(pattern), "{error}");
         }
+        let digest = "5f4dcc3b5aa765d61d8327deb882cf99";
+        let error = check_token(&digest.into()).unwrap_err().to_string();
+        assert!(error.contains("digest") && !error.contains(digest), "{error}");
         assert!(check_token(&"b39aa1c7f2ed4f7b".into()).is_ok());
     }
 

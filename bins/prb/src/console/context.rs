@@ -90,7 +90,7 @@ impl Context {
     /// Renders an error page.
     pub(super) fn failed(&self, error: &Error) -> Response {
         let content = html! { (notice(Some(error)).markup()) p { a href=(self.home()) { "Overview" } } };
-        (error.status, self.page("Message", "", None, &content)).into_response()
+        (error.status, self.page("Message", "/message", None, &content)).into_response()
     }
 }
 

@@ -27,13 +27,15 @@ use prb_walkie::{
     proto::{self, ErrorType, Identity, QueryIdentity, Role, db, detail as wire, lifecycle as lm},
     rpc,
 };
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::timeout_at};
 use uuid::Uuid;
 
 mod detail;
 mod values;
+mod views;
 
 use values::{pool_value, worker_value};
+use views::Views;
 
 use super::{
     backend::{Backend, CommandResult, Edit, Error, Preview},
@@ -43,8 +45,12 @@ use super::{
 };
 use crate::pages::time_left;
 
-/// How long a view is shared between requests.
-const MAX_AGE: Duration = Duration::from_millis(1900);
+/// Most managers whose recent measurements are kept; beyond, those of the one that was viewed least recently are dropped.
+const MAX_VIEWED: usize = 256;
+/// Most data providers that are asked for the tip of an original's chain, and how long they may take: some may never
+/// answer.
+const TIP_PROVIDERS: usize = 32;
+const TIP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Most workers and pools of a manager that are shown: four times the limits of ours.
 const MAX_WORKERS: usize = 4 * Limits::WORKERS;
 const MAX_POOLS: usize = 4 * Limits::POOLS;
@@ -58,23 +64,21 @@ pub struct Peer {
     peer: PeerId,
     /// Locked during a request to the peer, so that concurrent viewers share one request.
     asking: Mutex<()>,
-    last: std::sync::Mutex<Last>,
+    views: Arc<Views>,
+    /// The number of changes made here. A view requested before a change may not include it.
+    changes: std::sync::Mutex<u64>,
     history: Arc<History>,
     /// Whether the peer supports all commands and their preview.
     takes_all: AtomicBool,
 }
 
-/// The last view of a peer's fleet.
-#[derive(Debug, Default)]
-struct Last {
-    view: Option<(Instant, Arc<FleetView>)>,
-    /// The number of changes made here. A view requested before a change may not include it.
-    changes: u64,
-}
-
 /// The fleets of peers that have been viewed.
 #[derive(Debug, Default)]
-pub(super) struct Peers(std::sync::Mutex<HashMap<PeerId, Arc<Peer>>>);
+pub(super) struct Peers {
+    /// With the time of their last request.
+    viewed: std::sync::Mutex<HashMap<PeerId, (Instant, Arc<Peer>)>>,
+    views: Arc<Views>,
+}
 
 impl Peers {
     /// Returns the fleet of a known lifecycle manager, and its recent measurements.
@@ -83,19 +87,25 @@ impl Peers {
         let table = node.peers();
         let table = table.borrow();
         table.get(&peer).filter(|peer| peer.role == Role::LifecycleManager)?;
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut viewed = self.viewed.lock().unwrap_or_else(PoisonError::into_inner);
         // Drops fleets of peers that the node no longer knows.
-        all.retain(|peer, _| table.get(peer).is_some());
-        // A view is large, and nobody looks at an old one any more.
-        all.values().for_each(|peer| peer.drop_old_view());
+        viewed.retain(|peer, _| table.get(peer).is_some());
+        // Nobody looks at an old view any more.
+        self.views.drop_old();
         let made = || {
-            let (asking, last, history) = (Mutex::default(), std::sync::Mutex::default(), Arc::default());
-            let takes_all = AtomicBool::default();
-            Arc::new(Peer { node: node.clone(), peer, asking, last, history, takes_all })
+            let (views, takes_all) = (Arc::clone(&self.views), AtomicBool::default());
+            let (asking, changes, history) = (Mutex::default(), std::sync::Mutex::default(), Arc::default());
+            Arc::new(Peer { node: node.clone(), peer, asking, views, changes, history, takes_all })
         };
-        let found = Arc::clone(all.entry(peer).or_insert_with(made));
-        let history = Arc::clone(&found.history);
-        Some((found, history))
+        let (at, found) = viewed.entry(peer).or_insert_with(|| (Instant::now(), made()));
+        *at = Instant::now();
+        let (backend, history) = (Arc::clone(found), Arc::clone(&found.history));
+        if viewed.len() > MAX_VIEWED
+            && let Some(oldest) = viewed.iter().min_by_key(|(_, (at, _))| *at).map(|(peer, _)| *peer)
+        {
+            viewed.remove(&oldest);
+        }
+        Some((backend, history))
     }
 }
 
@@ -123,16 +133,22 @@ impl Peer {
         Ok(view.fleet)
     }
 
-    /// Returns the heights of the best data provider of the manager's chain.
+    /// Returns the heights of the best data provider of the manager's chain, of those that answer soon.
     async fn tip(&self) -> Tip {
         let table = self.node.peers().borrow().clone();
         let chain = table.get(&self.peer).map(|peer| peer.chain_identity.clone()).unwrap_or_default();
-        let providers = table.iter().filter(|peer| {
-            peer.role == Role::DataProviderInt && peer.connected && peer.chain_identity == chain
-        });
-        let query = providers.map(|peer| {
-            let client = self.node.client(peer.peer_id);
-            async move { tokio::time::timeout(time_left(), client.data_provider_info()).await.ok()?.ok() }
+        let mut providers: Vec<_> = table
+            .iter()
+            .filter(|peer| {
+                peer.role == Role::DataProviderInt && peer.connected && peer.chain_identity == chain
+            })
+            .map(|peer| (peer.round_trip.unwrap_or(Duration::MAX), peer.peer_id))
+            .collect();
+        providers.sort_unstable();
+        let limit = time_left().min(TIP_TIMEOUT);
+        let query = providers.into_iter().take(TIP_PROVIDERS).map(|(_, peer)| {
+            let client = self.node.client(peer);
+            async move { tokio::time::timeout(limit, client.data_provider_info()).await.ok()?.ok() }
         });
         let infos: Vec<_> = futures::future::join_all(query).await.into_iter().flatten().collect();
         let newest = |field: fn(&proto::data_provider::Info) -> i32| {
@@ -166,43 +182,45 @@ impl Peer {
         Ok((response.answers.into_iter().filter_map(answer).collect(), not_stored))
     }
 
-    fn last(&self) -> std::sync::MutexGuard<'_, Last> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn drop_old_view(&self) {
-        self.last().view.take_if(|(at, _)| at.elapsed() >= MAX_AGE);
+    fn changes(&self) -> std::sync::MutexGuard<'_, u64> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes the next viewer request a new view. Does not block.
     fn forget(&self) {
-        let mut last = self.last();
-        last.view = None;
-        last.changes += 1;
+        let mut changes = self.changes();
+        *changes += 1;
+        self.views.forget(self.peer);
     }
 
-    /// Returns the last view, or a new one if it is too old.
-    async fn shared_view(&self) -> Result<Arc<FleetView>, Error> {
-        // Taken before the cache is read: who waited for it finds the view that the other request got.
-        let _asking = self.asking.lock().await;
-        let changes = {
-            let last = self.last();
-            match &last.view {
-                Some((at, view)) if at.elapsed() < MAX_AGE => return Ok(Arc::clone(view)),
-                _ => last.changes,
-            }
+    /// Returns the last view, or a new one if it is too old, within a limit.
+    async fn shared_view(&self, limit: Duration) -> Result<Arc<FleetView>, Error> {
+        let end = tokio::time::Instant::now() + limit;
+        // Taken before the cache is read: who waited for it finds what the other request got.
+        let _asking = match (self.asking.try_lock(), self.views.failure(self.peer)) {
+            (Ok(asking), _) => asking,
+            // Another request waits for a peer that has failed: it must not hold up every page.
+            (Err(_), Some(error)) => return Err(error),
+            (Err(_), None) => timeout_at(end, self.asking.lock()).await.map_err(|_| timed_out(limit))?,
         };
-        let view = Arc::new(self.view().await?);
+        if let Some(answer) = self.views.get(self.peer) {
+            return answer;
+        }
+        let before = *self.changes();
+        let answer = timeout_at(end, self.view()).await.unwrap_or_else(|_| Err(timed_out(limit)));
+        let answer = answer.map(Arc::new);
         let now = history::now();
-        if self.history.is_due(now) {
-            self.history.record(now, &view, view.jobs.as_ref());
+        if let Ok(view) = &answer
+            && self.history.is_due(now)
+        {
+            self.history.record(now, view, view.jobs.as_ref());
         }
-        let mut last = self.last();
+        let changes = self.changes();
         // A change was made during the request: the view may be from before it and is not shared.
-        if last.changes == changes {
-            last.view = Some((Instant::now(), Arc::clone(&view)));
+        if *changes == before {
+            self.views.put(self.peer, answer.clone());
         }
-        Ok(view)
+        answer
     }
 
     /// Checks that an entry has not changed since it was read. Walkie's calls carry no version, so another edit
@@ -244,12 +262,7 @@ impl Peer {
 #[async_trait]
 impl Backend for Peer {
     async fn fleet(&self) -> Result<Arc<FleetView>, Error> {
-        let limit = time_left();
-        // Concurrent requests are answered first.
-        match tokio::time::timeout(limit, self.shared_view()).await {
-            Ok(view) => view,
-            Err(_) => Err(timed_out(limit)),
-        }
+        self.shared_view(time_left()).await
     }
 
     async fn events(&self, id: Uuid) -> Result<Option<Vec<Event>>, Error> {

@@ -28,7 +28,7 @@ pub(super) fn parts(context: &Context, fleet: &FleetView) -> Vec<Part> {
             h1 { "Pools" }
             @if read_only.is_none() { a.button #add-pool href={ (context.base) "/pools/new" } { "Add a pool" } }
         }
-        @if let Some(reason) = read_only { p.small { (reason) } }
+        @if let Some(reason) = read_only { p.small { (format::sentence(reason)) } }
         @if fleet.pools.is_empty() { p.empty { "No pools yet." } }
     };
     let columns =

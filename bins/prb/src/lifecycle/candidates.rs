@@ -69,7 +69,7 @@ pub(super) async fn follow(node: Node, found: watch::Sender<Vec<Candidate>>, use
             },
         }
         let table = Arc::clone(&peers.borrow_and_update());
-        calls.query(&node, &table);
+        calls.ask(providers(&table), |peer| query(node.clone(), peer));
         forget(&mut known, &table, |id| used.is_in_use(id));
         let candidates: Vec<_> = known.values().map(|known| known.candidate.clone()).collect();
         report.log(&candidates, &table);
@@ -94,17 +94,15 @@ struct Calls {
 }
 
 impl Calls {
-    fn query(&mut self, node: &Node, table: &PeerTable) {
-        let mut providers: Vec<_> =
-            table.usable(Role::DataProviderInt).filter(|peer| is_trusted(peer)).cloned().collect();
-        // While the most calls are in flight, further peers wait: those with the best provenance must not be
-        // among them.
-        providers.sort_by_key(|peer| std::cmp::Reverse(peer.provenance));
+    /// Calls those that are due, in the given order.
+    fn ask<F>(&mut self, providers: impl IntoIterator<Item = PeerId>, call: impl Fn(PeerId) -> F)
+    where
+        F: Future<Output = Answer> + Send + 'static,
+    {
         for peer in providers {
-            let id = peer.peer_id;
-            let is_due = self.pending.len() < MAX_CALLS && !self.answered.contains(&id);
-            if is_due && self.pending.insert(id) {
-                self.tasks.spawn(query(node.clone(), id));
+            let is_due = self.pending.len() < MAX_CALLS && !self.answered.contains(&peer);
+            if is_due && self.pending.insert(peer) {
+                self.tasks.spawn(call(peer));
             }
         }
     }
@@ -124,6 +122,15 @@ impl Calls {
             }
         }
     }
+}
+
+/// The data providers to ask. While the most calls are in flight, further peers wait: those with the best provenance
+/// must not be among them.
+fn providers(table: &PeerTable) -> Vec<PeerId> {
+    let mut providers: Vec<_> =
+        table.usable(Role::DataProviderInt).filter(|peer| is_trusted(peer)).cloned().collect();
+    providers.sort_by_key(|peer| std::cmp::Reverse(peer.provenance));
+    providers.into_iter().map(|peer| peer.peer_id).collect()
 }
 
 async fn query(node: Node, peer: PeerId) -> Answer {
@@ -219,5 +226,34 @@ impl Report {
                  PHALA_PTP_IGNORE_BRIDGE_IDENTITY here), on this network or in PHALA_WALKIE_BOOT_NODES"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However many providers there are, and if none answers.
+    #[tokio::test]
+    async fn few_providers_are_asked_at_a_time() {
+        let peers: Vec<_> = (0..200).map(|_| PeerId::random()).collect();
+        let mut calls = Calls::default();
+        // The first one answers, the others never do.
+        let first = peers[0];
+        let call = |peer| async move {
+            if peer != first {
+                std::future::pending::<()>().await;
+            }
+            (peer, None)
+        };
+        calls.ask(peers.clone(), call);
+        calls.ask(peers.clone(), call);
+        assert_eq!((calls.tasks.len(), calls.pending.len()), (64, 64));
+        assert!(peers[..64].iter().all(|peer| calls.pending.contains(peer)), "in the given order");
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, calls.next()).await;
+        assert_eq!(answer.map(|(peer, _)| peer), Ok(first));
+        calls.ask(peers.clone(), call);
+        assert_eq!((calls.tasks.len(), calls.pending.contains(&peers[64])), (64, true));
+        assert!(!calls.pending.contains(&first), "not again before the next tick");
     }
 }

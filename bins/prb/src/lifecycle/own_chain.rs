@@ -73,7 +73,7 @@ async fn fetch_identity(para: &NodePool, sender: &watch::Sender<Option<Hash>>) {
         };
         if logged_at.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
             logged_at = Some(Instant::now());
-            tracing::warn!(error = %describe(&error), "peers wait: the parachain's node does not say which chain it is");
+            tracing::warn!(error = %describe(&error), "not connecting to peers yet: the parachain's node does not report which chain it serves");
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     }

@@ -1,4 +1,4 @@
-//! [`Reserve`]: connections beyond the shares, served for a moment, and what they are answered.
+//! [`Reserve`]: connections beyond the shares, which are served briefly, and the answers that they get.
 
 use std::collections::VecDeque;
 

@@ -76,7 +76,7 @@ async fn hold(from: u8, count: usize, to: SocketAddr) -> Vec<AbortOnDropHandle<(
         // It has its slot once it is answered.
         stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
         let mut answer = [0; 12];
-        stream.read_exact(&mut answer).await.unwrap();
+        timeout(LIMIT, stream.read_exact(&mut answer)).await.expect("no answer").unwrap();
         assert_eq!(&answer, b"HTTP/1.1 200");
         held.push(AbortOnDropHandle::new(tokio::spawn(async move {
             let mut rest = [0; 4096];
@@ -157,7 +157,7 @@ async fn a_body_that_comes_in_time_is_read() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     stream.write_all(b"def").await.unwrap();
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
+    timeout(LIMIT, stream.read_to_string(&mut answer)).await.expect("no answer").unwrap();
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("abcdef"), "{answer}");
 }
 
@@ -210,7 +210,7 @@ async fn a_thousand_clients_of_streams_leave_their_address_plain_requests() {
     for number in 0..20 {
         // A client that is refused tries again; one connection of a few is refused in such a crowd.
         while ask(2, port.address).await != 200 {
-            assert!(start.elapsed() < LIMIT / 4, "request {number} of their address is not answered");
+            assert!(start.elapsed() < LIMIT, "request {number} of their address is not answered");
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -241,7 +241,7 @@ async fn a_few_plain_requests_beyond_the_share_are_answered() {
     let mut slow = [connect(2, port.address).await, connect(2, port.address).await];
     for stream in &mut slow {
         stream.write_all(ASK.as_bytes()).await.unwrap();
-        begun.acquire().await.unwrap().forget();
+        timeout(LIMIT, begun.acquire()).await.expect("it was not called").unwrap().forget();
     }
     assert_eq!(ask(2, port.address).await, 503);
 }

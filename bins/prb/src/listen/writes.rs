@@ -1,4 +1,4 @@
-//! Connections whose peers must take what they asked for.
+//! Writes with a time limit: a connection is closed if its peer does not read the answers that it requested.
 
 use std::{
     io,

@@ -65,6 +65,8 @@ struct Inner {
     access: Access,
     rules: Rules,
     slots: Shares,
+    /// Maximum duration of a request.
+    limit: Duration,
 }
 
 /// Where the token is, as text for refusals; `None` if there is no token.
@@ -109,7 +111,8 @@ pub(crate) enum Refusal {
 impl Guard {
     pub(crate) fn new(mut names: Vec<String>, access: Access, rules: Rules) -> Self {
         names.push(gethostname::gethostname().to_string_lossy().to_ascii_lowercase());
-        Self(Arc::new(Inner { names, access, rules, slots: Shares::new(Limits::of(MAX_REQUESTS)) }))
+        let slots = Shares::new(Limits::of(MAX_REQUESTS));
+        Self(Arc::new(Inner { names, access, rules, slots, limit: REQUEST_TIMEOUT }))
     }
 
     /// Returns whether a token is configured.
@@ -177,7 +180,7 @@ pub(super) async fn enter(State(guard): State<Guard>, mut request: Request, next
         let _slot = guard.0.slots.take(listen::peer_of(request.extensions())).ok_or(Refusal::Busy)?;
         guard.check(&request)?;
         let answer = DEADLINE.scope(Instant::now() + WAITS_WITHIN, next.run(request));
-        tokio::time::timeout(REQUEST_TIMEOUT, answer).await.map_err(|_| Refusal::Late)
+        tokio::time::timeout(guard.0.limit, answer).await.map_err(|_| Refusal::Late)
     };
     let mut response = answered.await.unwrap_or_else(|refusal| guard.answer(refusal, &method, &headers));
     response.headers_mut().extend(HEADERS);
@@ -242,8 +245,10 @@ const fn reads(method: &Method) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-    use axum::body::Body;
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use axum::{Router, body::Body, middleware, routing::get};
+    use hyper::service::Service;
+    use hyper_util::service::TowerToHyperService;
 
     use super::*;
 
@@ -331,6 +336,18 @@ mod tests {
         let guard = guard(None);
         assert!(guard.status_and_text(Refusal::Late, &Method::POST).1.contains("may have been made"));
         assert!(!guard.status_and_text(Refusal::Late, &Method::GET).1.contains("may have been made"));
+    }
+
+    #[tokio::test]
+    async fn requests_have_a_time_limit() {
+        const LONG: Duration = Duration::from_secs(60);
+        let mut guard = guard(None);
+        assert_eq!(guard.0.limit, REQUEST_TIMEOUT);
+        Arc::get_mut(&mut guard.0).unwrap().limit = Duration::from_millis(50);
+        let endless = Router::new().route("/", get(std::future::pending::<&'static str>));
+        let service = TowerToHyperService::new(endless.layer(middleware::from_fn_with_state(guard, enter)));
+        let answer = tokio::time::timeout(LONG, service.call(request(Method::GET, "localhost", None))).await;
+        assert_eq!(answer.expect("a request has no time limit").unwrap().status(), 504);
     }
 
     #[tokio::test]

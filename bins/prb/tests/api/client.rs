@@ -1,12 +1,16 @@
 //! A raw client of the management API, which sends request heads unchanged and reads complete answers.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
+    time::timeout,
 };
+
+/// Longer than the API's own limit for a request.
+const LONG: Duration = Duration::from_secs(120);
 
 /// An answer.
 #[derive(Debug)]
@@ -76,11 +80,14 @@ impl Client {
             head += &format!("{name}: {value}\r\n");
         }
         head += &format!("Content-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
-        let mut stream = TcpStream::connect(self.address).await.unwrap();
-        // The server may refuse the head and close the connection before the whole body is sent.
-        let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
         let mut bytes = Vec::new();
-        let _ = stream.read_to_end(&mut bytes).await;
+        let exchange = async {
+            let mut stream = TcpStream::connect(self.address).await.unwrap();
+            // The server may refuse the head and close the connection before the whole body is sent.
+            let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
+            let _ = stream.read_to_end(&mut bytes).await;
+        };
+        timeout(LONG, exchange).await.unwrap_or_else(|_| panic!("no answer to {method} {path}"));
         let text = String::from_utf8(bytes).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
         let head = head.to_ascii_lowercase();
@@ -117,7 +124,7 @@ impl Events {
     /// The status that the stream begins with.
     pub async fn status(&mut self) -> u16 {
         let mut begin = [0; 12];
-        self.stream.read_exact(&mut begin).await.unwrap();
+        timeout(LONG, self.stream.read_exact(&mut begin)).await.expect("no status").unwrap();
         std::str::from_utf8(&begin[9..]).unwrap().parse().unwrap()
     }
 
@@ -144,6 +151,6 @@ impl Events {
                 self.seen.extend(text.split("\r\n").filter(|line| !is_length(line)));
             }
         };
-        tokio::time::timeout(std::time::Duration::from_secs(60), read).await.unwrap()
+        timeout(LONG, read).await.expect("no event")
     }
 }

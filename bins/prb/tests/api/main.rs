@@ -1,5 +1,5 @@
 //! The management API of a `prb all` on a devnet: entries, commands, jobs, and refusals.
-#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
 
 use std::{
     os::unix::fs::PermissionsExt,

@@ -14,6 +14,9 @@ async fn ten_thousand_edits_in_one_call_are_whole_or_nothing() {
     api.post("/pools", json!({ "pools": [first] })).await.is(201);
     let workers: Vec<Value> = (0..10_000).map(|n| worker(pid, n)).collect();
     api.post("/workers", json!({ "workers": workers })).await.is(201);
+    let names: Vec<_> = (0..10_001).map(|n| format!("w{n}")).collect();
+    let command = api.post("/commands/stop", json!({ "workers": names })).await;
+    assert_eq!(command.is(413).code(), "too-many");
     let stakes = async || {
         let page = api.get("/workers?limit=1000").await.is(200).body;
         let stakes: std::collections::BTreeSet<String> =

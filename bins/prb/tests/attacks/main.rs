@@ -18,7 +18,7 @@ mod place;
 mod sockets;
 mod workers;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use honest::{Honest, TOKEN};
 use place::{Place, Port, Sources};
@@ -46,14 +46,14 @@ const PROVIDER: u8 = 2;
 const MANAGER: u8 = 3;
 const MONITOR: u8 = 4;
 const LIMIT: Duration = Duration::from_secs(300);
-/// The key of those who belong together.
+/// The pre-shared key of the daemons.
 const KEY: &str = "5b0d6f8e2c914a7fb3e1d7c04a96f258";
 
 fn variable(name: &str, default: u32) -> u32 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-/// Where the daemons are, for those who attack them, and where these are.
+/// The addresses of the daemons under attack, and those that attacks come from.
 #[derive(Clone)]
 struct Targets {
     sources: Sources,
@@ -94,6 +94,87 @@ struct Scene {
     _forwards: [Forward; 2],
 }
 
+/// Free ports for the manager's API and pages, and for the monitor's console.
+#[derive(Clone, Copy)]
+struct HttpPorts {
+    api: u16,
+    console: u16,
+    queue: u16,
+    peers: u16,
+}
+
+/// Configures a data provider, a lifecycle manager and a monitor that share a key.
+fn daemons(net: &Net, place: &Place, ports: HttpPorts, relay: &str, para: &str) -> [Daemon; 3] {
+    let ours = |daemon: Daemon, host| {
+        place
+            .put(daemon, host)
+            .set("PRB_WALKIE_PSK", KEY)
+            .set("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", false)
+            .set("PHALA_CHAIN_ENDPOINT", para)
+    };
+    let provider = ours(provider(net, "dp"), PROVIDER).set("PHALA_PARENT_CHAIN_ENDPOINT", relay);
+    let manager = ours(manager(net, "lm"), MANAGER)
+        .set("PHALA_WALKIE_BOOT_NODES", provider.address())
+        .set("PRB_API_TOKEN", TOKEN)
+        .set("PRB_API_LISTEN", place.listen(ports.api))
+        .set("PRB_CONSOLE_LISTEN", place.listen(ports.console))
+        .set("PRB_QUEUE_PAGE_LISTEN", place.listen(ports.queue));
+    let monitor = place
+        .put(Daemon::new(net.dir.path(), "monitor", "mo"), MONITOR)
+        .set("PRB_WALKIE_PSK", KEY)
+        .set("PTP_BOOT_NODES", manager.address())
+        .set("PRB_CONSOLE_LISTEN", place.listen(ports.peers));
+    [provider, manager, monitor]
+}
+
+/// Assigns the workers to the manager and waits until they compute; then adds the hostile ones.
+async fn assign_workers(net: &Net, manager: &Daemon, workers: u32, here: IpAddr) -> HostileWorkers {
+    let test_peer = TestPeer::with_key(vec![manager.address()], "default", KEY).await;
+    let client = test_peer.find(Role::LifecycleManager, "default", LIMIT).await;
+    let all: Vec<_> = (0..workers as usize).collect();
+    assign(net, &client, &[0], &all).await;
+    net.until_active(all, LIMIT).await;
+    let hostile_workers = HostileWorkers::start(here).await;
+    hostile_workers.join(&client, net.devnet.pools()[0].pid).await;
+    test_peer.close().await;
+    hostile_workers
+}
+
+impl Targets {
+    fn new(
+        net: &Net,
+        place: &Place,
+        [provider, manager, monitor]: [&Daemon; 3],
+        http: HttpPorts,
+        identities: Arc<[Identity]>,
+    ) -> Self {
+        let ops = |daemon: &Daemon| daemon.ops_address().port();
+        let http = [
+            (MANAGER, http.api),
+            (MANAGER, http.console),
+            (MANAGER, http.queue),
+            (MONITOR, http.peers),
+            (PROVIDER, ops(provider)),
+            (MANAGER, ops(manager)),
+            (MONITOR, ops(monitor)),
+        ];
+        Self {
+            sources: place.sources.clone(),
+            provider: place.port(PROVIDER, provider.walkie_port()),
+            manager: place.port(MANAGER, manager.walkie_port()),
+            blobs: place.port(PROVIDER, blob_port(provider)),
+            http: http.into_iter().map(|(host, port)| place.port(host, port)).collect(),
+            chain_identity: prb_core::primitives::Hash(net.devnet.para().block_hash(1).unwrap().0),
+            tip: net.devnet.para().finalized_number(),
+            identities,
+        }
+    }
+}
+
+fn blob_port(provider: &Daemon) -> u16 {
+    provider.variable("PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT").unwrap().parse().unwrap()
+}
+
 impl Scene {
     async fn start() -> Self {
         let workers = variable("PRB_TEST_WORKERS", 6);
@@ -109,60 +190,21 @@ impl Scene {
         let net = Net::start_at(config, workers, here.into()).await;
         let (relay_forward, relay) = Forward::url(here, &net.devnet.relay().url()).await;
         let (para_forward, para) = Forward::url(here, &net.devnet.para().url()).await;
-        let ours = |daemon: Daemon, host| {
-            place
-                .put(daemon, host)
-                .set("PRB_WALKIE_PSK", KEY)
-                .set("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", false)
-                .set("PHALA_CHAIN_ENDPOINT", &para)
-        };
-        let mut provider = ours(provider(&net, "dp"), PROVIDER).set("PHALA_PARENT_CHAIN_ENDPOINT", relay);
         let [api, console, queue, peers] = [(); 4].map(|()| free_port());
-        let mut manager = ours(manager(&net, "lm"), MANAGER)
-            .set("PHALA_WALKIE_BOOT_NODES", provider.address())
-            .set("PRB_API_TOKEN", TOKEN)
-            .set("PRB_API_LISTEN", place.listen(api))
-            .set("PRB_CONSOLE_LISTEN", place.listen(console))
-            .set("PRB_QUEUE_PAGE_LISTEN", place.listen(queue));
-        let mut monitor = place
-            .put(Daemon::new(net.dir.path(), "monitor", "mo"), MONITOR)
-            .set("PRB_WALKIE_PSK", KEY)
-            .set("PTP_BOOT_NODES", manager.address())
-            .set("PRB_CONSOLE_LISTEN", place.listen(peers));
+        let http = HttpPorts { api, console, queue, peers };
+        let [mut provider, mut manager, mut monitor] = daemons(&net, &place, http, &relay, &para);
         provider.start();
         manager.start();
         monitor.start();
-        let test_peer = TestPeer::with_key(vec![manager.address()], "default", KEY).await;
-        let client = test_peer.find(Role::LifecycleManager, "default", LIMIT).await;
-        let all: Vec<_> = (0..workers as usize).collect();
-        assign(&net, &client, &[0], &all).await;
-        net.until_active(all, LIMIT).await;
-        let hostile_workers = HostileWorkers::start(here.into()).await;
-        hostile_workers.join(&client, net.devnet.pools()[0].pid).await;
-        test_peer.close().await;
-        let blobs = provider.variable("PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT").unwrap().parse().unwrap();
-        let ops = |daemon: &Daemon| daemon.ops_address().port();
-        let targets = Targets {
-            sources: place.sources.clone(),
-            provider: place.port(PROVIDER, provider.walkie_port()),
-            manager: place.port(MANAGER, manager.walkie_port()),
-            blobs: place.port(PROVIDER, blobs),
-            http: [(MANAGER, api), (MANAGER, console), (MANAGER, queue), (MONITOR, peers)]
-                .into_iter()
-                .chain([(PROVIDER, ops(&provider)), (MANAGER, ops(&manager)), (MONITOR, ops(&monitor))])
-                .map(|(host, port)| place.port(host, port))
-                .collect(),
-            chain_identity: prb_core::primitives::Hash(net.devnet.para().block_hash(1).unwrap().0),
-            tip: net.devnet.para().finalized_number(),
-            identities,
-        };
+        let hostile_workers = assign_workers(&net, &manager, workers, here.into()).await;
+        let targets = Targets::new(&net, &place, [&provider, &manager, &monitor], http, identities);
         let at = |host, port| (place.address(host), port).into();
         let honest = Honest::start(&honest::Ports {
             from: place.honest(),
             api: at(MANAGER, api),
             console: at(MANAGER, console),
             monitor: at(MONITOR, peers),
-            blobs: at(PROVIDER, blobs),
+            blobs: at(PROVIDER, blob_port(&provider)),
             manager: manager.address(),
         })
         .await;

@@ -180,6 +180,7 @@ async fn a_fleet_is_imported_watched_and_stopped() {
             let list = shell.json(&["worker", "list"]);
             list.as_array().unwrap().iter().all(|worker| worker["session"] == "WorkerCoolingDown")
         });
+        added_workers_keep_their_goals(&shell, &entries);
         let dead = serde_json::json!({ "name": "w9", "pid": pool.pid, "endpoint": "http://127.0.0.1:1", "stake": "1PHA" });
         let text = serde_json::json!({ "workers": [dead] }).to_string();
         shell.run_with(&["worker", "import", "-", "--format", "json"], &text).good();
@@ -193,6 +194,35 @@ async fn a_fleet_is_imported_watched_and_stopped() {
     .unwrap();
     bridge.stop().await;
     net.shutdown().await;
+}
+
+/// A worker that was stopped and removed is stopped when it is added again, and each command that adds it says so.
+fn added_workers_keep_their_goals(shell: &Shell, entries: &[Value]) {
+    let goal = shell.json(&["worker", "show", "w0"])["goal"].as_str().unwrap().to_owned();
+    assert_ne!(goal, "compute");
+    let kept = format!("worker w0 was removed or renamed before and keeps its goal, {goal}");
+    let with_more = serde_json::json!({ "workers": [&entries[0], {
+        "name": "new", "pid": entries[0]["pid"], "endpoint": "http://127.0.0.1:2", "stake": "1PHA", "enabled": false } ] });
+    for update in [&[][..], &["--update"]] {
+        shell.run(&["worker", "remove", "w0"]).good();
+        let import = [&["worker", "import", "-", "--format", "json"], update].concat();
+        let said = shell.run_with(&import, &with_more.to_string()).good();
+        assert!(said.contains(&kept) && !said.contains("worker new was removed"), "{said}");
+        shell.run(&["worker", "remove", "new"]).good();
+    }
+    shell.run(&["worker", "remove", "w0"]).good();
+    let field =
+        |name: &str| entries[0][name].as_str().map_or_else(|| entries[0][name].to_string(), str::to_owned);
+    let (pid, endpoint) = (field("pid"), field("endpoint"));
+    let add = ["worker", "add", "again", "--pid", &pid, "--endpoint", &endpoint, "--stake", "100PHA"];
+    let added = shell.json(&add);
+    assert_eq!(added["workers"][0]["resumed_goal"], goal, "the same machine: {added}");
+    shell.run(&["worker", "remove", "again"]).good();
+    let only = serde_json::json!({ "workers": [&entries[0]] }).to_string();
+    let updated =
+        shell.run_with(&["worker", "import", "-", "--format", "json", "--update", "--json"], &only).good();
+    let updated: Value = serde_json::from_str(&updated).unwrap();
+    assert_eq!(updated["resumed_goals"], serde_json::json!({ "w0": goal }));
 }
 
 fn jobs_name_their_worker(shell: &Shell) {

@@ -12,6 +12,8 @@ use serde_json::Value;
 use crate::support::{Process, daemons::free_port};
 
 const LIMIT: Duration = Duration::from_secs(60);
+/// Seconds after which a command is ended, with the exit code 124.
+const COMMAND_LIMIT: &str = "180";
 pub const MNEMONIC: &str = "bottom drive obey lake curtain smoke basket hold race lonely fit walk";
 
 /// What a command did.
@@ -54,7 +56,8 @@ impl Shell {
     }
 
     pub fn run_with(&self, arguments: &[&str], input: &str) -> Done {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_prb"))
+        let mut child = Command::new("timeout")
+            .args([COMMAND_LIMIT, env!("CARGO_BIN_EXE_prb")])
             .args(arguments)
             .env_clear()
             .envs(self.variables.iter().map(|(name, value)| (name, value)))

@@ -2,11 +2,14 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use axum::http::StatusCode;
-use prb::console::backend::{Edit, Error};
+use prb::console::{
+    MAX_STREAMS,
+    backend::{Edit, Error},
+};
 use prb_core::{
     inventory::{KeyChange, Worker},
     primitives::ParaNumber,
@@ -72,6 +75,10 @@ async fn workers_are_filtered_sorted_and_paged() {
         let answer = page.get(&format!("/workers?size=500&{query}")).await;
         assert_eq!(rows(&answer), count, "{query}");
     }
+    // Neither a size that the page does not offer, nor more of a text than its field takes.
+    let long = page.get(&format!("/workers?size=100000&text={}", "x".repeat(5000))).await;
+    long.has(&[&format!("value=\"{}\"", "x".repeat(200))]);
+    assert_eq!(rows(&page.get("/workers?size=100000").await), 100);
     let most = page.get("/workers?sort=lag&order=down&size=50").await;
     let first = most.body.split(" id=\"w-").nth(1).unwrap();
     assert!(first.contains("100,000") && first.contains("Stalled."), "{first}");
@@ -219,9 +226,14 @@ async fn other_sites_and_hosts_change_nothing() {
 /// A selection of a whole page: the ids make a long URL.
 #[tokio::test]
 async fn a_whole_page_can_be_chosen() {
-    let made = Made::new(fleet(500, 1000));
-    let ids: Vec<_> = made.fleet.lock().unwrap().workers.iter().map(|worker| worker.entry.id).collect();
+    let made = Made::new(fleet(510, 1000));
+    let ids: Vec<_> =
+        made.fleet.lock().unwrap().workers.iter().map(|worker| worker.entry.id).take(500).collect();
     let page = Page::of(&made).await;
+    // Of all, no more are named.
+    let all = page.get("/workers/confirm?command=stop&all=1").await;
+    all.has(&["stop: 510 workers", "And 10 "]);
+    assert_eq!(all.count("data-label=\"Worker\""), 500);
     let query = ids.iter().map(|id| format!("&id={id}")).collect::<String>();
     let shown = page.get(&format!("/workers/confirm?command=stop{query}")).await;
     assert_eq!(shown.status, 200);
@@ -306,6 +318,44 @@ async fn stream_has_only_changes() {
     *made.trouble.lock().unwrap() = Some(Error::new(StatusCode::BAD_GATEWAY, "the peer cannot be reached"));
     let next = stream.next().await;
     assert_eq!((next["parts"].as_array().unwrap().len(), &next["parts"][0][0]), (1, &"notice".into()));
+}
+
+#[tokio::test]
+async fn streams_of_one_address_leave_others_theirs() {
+    let page = Page::of(&Made::new(fleet(1, 1000))).await;
+    let mut held = Vec::new();
+    for from in [2, 3] {
+        for _ in 0..MAX_STREAMS / 4 {
+            let mut stream = page.stream_from(from, "/live/workers").await;
+            assert_eq!(stream.status().await, 200);
+            held.push(stream);
+        }
+        assert_eq!(page.stream_from(from, "/live/workers").await.status().await, 503, "127.0.0.{from}");
+    }
+    // Its pages are served nevertheless, and a stream that ends makes room.
+    page.get("/workers").await.has(&["data-stream"]);
+    held.clear();
+    let start = Instant::now();
+    while page.stream_from(2, "/live/workers").await.status().await != 200 {
+        assert!(start.elapsed() < LONG, "streams are not given back");
+    }
+}
+
+/// A body in chunks does not say how long it is.
+#[tokio::test]
+async fn size_of_chunked_bodies_is_limited() {
+    let page = Page::of(&Made::new(fleet(1, 1000))).await;
+    let post = async |bytes: usize| {
+        let head = format!(
+            "POST /workers/command HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {TOKEN}\r\n\
+             Transfer-Encoding: chunked\r\n",
+            page.address
+        );
+        let chunk = format!("{bytes:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(bytes));
+        page.send(&head, &chunk).await.status
+    };
+    assert_eq!(post(1000).await, 400, "it names no command");
+    assert_eq!(post(512 * 1024 + 1).await, 413);
 }
 
 #[tokio::test]

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use prb::console::Console;
 use prb_walkie::{
     identity::Identity,
-    node::{self, Multiaddr, Node, PeerId},
+    node::{self, Multiaddr, Node},
     proto::{
-        Empty, Role, WorkerState, db,
+        Empty, Role, WorkerState, data_provider as dp, db,
         detail::{self, StatusQuery, StatusUpdate},
         lifecycle as lm,
         provider_detail::{Detail, Node as ChainNode, Provider},
@@ -51,13 +51,8 @@ async fn start(role: Role, hostname: &str, handlers: Handlers, boot_nodes: Vec<M
 async fn monitor_of(hostname: &str, handlers: Handlers) -> (Page, Node, String) {
     let manager = start(Role::LifecycleManager, hostname, handlers, Vec::new()).await;
     let monitor = start(Role::Client, "monitor", Handlers::new(), manager.listen_addresses()).await;
-    let (mut peers, id): (_, PeerId) = (monitor.peers(), manager.peer_id());
-    let found = async {
-        while !peers.borrow_and_update().get(&id).is_some_and(|peer| peer.connected) {
-            peers.changed().await.unwrap();
-        }
-    };
-    tokio::time::timeout(LONG, found).await.expect("the manager was not found");
+    let id = manager.peer_id();
+    found(&monitor, &[&manager]).await;
     (Page::of_console(Console::of_peers(monitor)).await, manager, format!("/managers/{id}"))
 }
 
@@ -78,9 +73,73 @@ async fn a_manager_that_never_answers_holds_nobody_up() {
     }
     // Those who look at once wait once, and an answer comes before the port gives the request up.
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    // Whoever looks next is told at once, and holds no request's place for long.
+    let start = Instant::now();
+    assert_eq!(page.get(&paths[1]).await.status, 504);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     let start = Instant::now();
     assert_eq!(page.get("/").await.status, 200, "the other pages go on");
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+/// Waits until a monitor has found these peers.
+async fn found(monitor: &Node, all: &[&Node]) {
+    let mut peers = monitor.peers();
+    let found = async {
+        while !all
+            .iter()
+            .all(|node| peers.borrow_and_update().get(&node.peer_id()).is_some_and(|peer| peer.connected))
+        {
+            peers.changed().await.unwrap();
+        }
+    };
+    tokio::time::timeout(LONG, found).await.expect("a peer was not found");
+}
+
+/// The lags of an original's workers are relative to the data providers, some of which may never answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_data_providers_hold_no_fleet_up() {
+    let worker = db::Worker {
+        uuid: uuid::Uuid::from_u128(1).to_string(),
+        name: "rack-1".into(),
+        enabled: true,
+        ..db::Worker::default()
+    };
+    let state = WorkerState { worker: Some(worker), para_block_dispatched_to: 90, ..WorkerState::default() };
+    let original = no_pools().on(calls::GetWorkerDetail, move |_, _: StatusQuery| {
+        let worker_states = vec![state.clone()];
+        async { Ok(StatusUpdate { worker_states, detail: None }) }
+    });
+    let silent = Handlers::new().on(calls::GetDataProviderInfo, |_, Empty {}| std::future::pending());
+    let honest = Handlers::new().on(calls::GetDataProviderInfo, |_, Empty {}| async {
+        Ok(dp::Info { para_target: 100, ..dp::Info::default() })
+    });
+    let (manager, silent, honest) = tokio::join!(
+        start(Role::LifecycleManager, "original", original, Vec::new()),
+        start(Role::DataProviderInt, "silent", silent, Vec::new()),
+        start(Role::DataProviderInt, "honest", honest, Vec::new()),
+    );
+    let boot = [&manager, &silent, &honest].into_iter().flat_map(|node| node.listen_addresses()).collect();
+    let monitor = start(Role::Client, "monitor", Handlers::new(), boot).await;
+    found(&monitor, &[&manager, &silent, &honest]).await;
+    let page = Page::of_console(Console::of_peers(monitor)).await;
+    let answer = page.get(&format!("/managers/{}", manager.peer_id())).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    answer.has(&["<dt>Largest</dt><dd class=\"\">10</dd>"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn number_of_pools_is_limited() {
+    let pools = 4 * prb_core::inventory::Limits::POOLS + 1;
+    let many = Handlers::new()
+        .on(calls::ListPool, move |_, Empty {}| async move {
+            Ok(lm::PoolList { pools: vec![db::Pool::default(); pools] })
+        })
+        .on(calls::GetWorkerDetail, |_, _: StatusQuery| async { Ok(StatusUpdate::default()) });
+    let (page, _manager, base) = monitor_of("many", many).await;
+    let answer = page.get(&base).await;
+    assert_eq!(answer.status, 502, "{}", answer.body);
+    answer.has(&[&format!("names {pools} pools")]);
 }
 
 /// Nobody knows whether an edit that is not answered was made, and that is said.
@@ -154,7 +213,7 @@ fn nonsense_provider() -> Provider {
         peer_id: NASTY.into(),
         host: NASTY.into(),
         state: NASTY.into(),
-        reason: NASTY.repeat(100),
+        reason: NASTY.repeat(20),
         provenance: NASTY.into(),
         for_ms: Some(u64::MAX),
         ..Provider::default()
@@ -166,7 +225,7 @@ fn nonsense_fleet() -> detail::Fleet {
     let node = ChainNode {
         name: NASTY.into(),
         chain: NASTY.into(),
-        last_error: Some(NASTY.repeat(1000)),
+        last_error: Some(NASTY.repeat(20)),
         lacks: vec![NASTY.into(); 1000],
         ..ChainNode::default()
     };

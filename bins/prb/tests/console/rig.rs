@@ -29,7 +29,7 @@ use prb_core::{
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     task::JoinSet,
 };
 use uuid::Uuid;
@@ -354,7 +354,14 @@ impl Page {
 
     /// Opens a stream of changes.
     pub async fn stream(&self, path: &str) -> Stream {
-        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        self.stream_from(1, path).await
+    }
+
+    /// The same from 127.0.0.x.
+    pub async fn stream_from(&self, from: u8, path: &str) -> Stream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, from], 0))).unwrap();
+        let mut stream = socket.connect(self.address).await.unwrap();
         let head =
             format!("GET {path} HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\n\r\n", self.address);
         stream.write_all(head.as_bytes()).await.unwrap();
@@ -366,7 +373,8 @@ async fn ask(address: SocketAddr, head: &str, body: &str) -> Answer {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(format!("{head}Connection: close\r\n\r\n{body}").as_bytes()).await.unwrap();
     let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).await.unwrap();
+    // A refused request may be closed before all of it was read; what was received counts.
+    let _ = stream.read_to_end(&mut bytes).await;
     let text = String::from_utf8(bytes).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
@@ -380,6 +388,14 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// Returns the status that it begins with.
+    pub async fn status(&mut self) -> u16 {
+        let mut begin = [0; 12];
+        let read = tokio::time::timeout(LONG, self.stream.read_exact(&mut begin)).await;
+        read.expect("no status").unwrap();
+        std::str::from_utf8(&begin[9..]).unwrap().parse().unwrap()
+    }
+
     /// Returns the next event's data.
     pub async fn next(&mut self) -> serde_json::Value {
         let read = async {

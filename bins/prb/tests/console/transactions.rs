@@ -43,7 +43,8 @@ async fn end(queue: &MemoryQueue, outcome: Result<u128, &str>) {
 async fn transactions_are_shown_by_worker_with_block_and_fee() {
     let made = Made::new(fleet(30, 100));
     let queue = MemoryQueue::default();
-    for n in [3, 4, 3, 5] {
+    // The last one is not of the fleet.
+    for n in [3, 4, 3, 5, 77] {
         submit(&queue, n).await;
     }
     end(&queue, Ok(12_500_000_000)).await;
@@ -54,7 +55,9 @@ async fn transactions_are_shown_by_worker_with_block_and_fee() {
     all.has(&[
         "<title>Transactions",
         "aria-current=\"page\">Transactions",
-        "of <b>4</b>",
+        "of <b>5</b>",
+        // A worker without a name is shown by the start of its key, with the whole key as its title.
+        &format!("title=\"{}\"", worker(77).key.unwrap()),
         &format!("href=\"/workers/{id}\">{three}</a>"),
         "block 1,000,001",
         "0.0125",

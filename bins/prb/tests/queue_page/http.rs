@@ -13,14 +13,14 @@ use prb::{
     config::{OpsListen, PageArgs},
     pages::{
         MAX_REQUESTS,
-        queue::{self, Source},
+        queue::{self, MAX_SEARCHED, Source},
     },
     token::Access,
 };
 use prb_core::queue::{
     Error, JobId, JobQueue,
     admin::{Filter, JobDetail, Page as JobPage, QueueAdmin},
-    memory::MemoryQueue,
+    memory::{Config, MemoryQueue},
 };
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 
@@ -60,6 +60,25 @@ async fn ten_thousand_jobs_are_counted_filtered_and_paged() {
     let none = page.get("/live?text=nowhere").await;
     println!("a text that none of 10,000 jobs has, in memory: {:?}", start.elapsed());
     none.has(&["No job matches the filter."]).lacks(&["<form class=\"filter\"", "Searched"]);
+}
+
+/// A text is searched for in a bounded number of jobs, and has a bounded length; a job's data is shown up to a limit.
+#[tokio::test]
+async fn searches_and_shown_data_are_bounded() {
+    let queue = MemoryQueue::new(Config::default().with_max_jobs(2 * MAX_SEARCHED));
+    submit(&queue, MAX_SEARCHED as u64 + 1500).await;
+    let page = Page::of(&queue).await;
+    page.get("/?text=nowhere").await.has(&[" Searched: the newest ", " of 21,500 jobs."]);
+    page.get(&format!("/?text={}", "x".repeat(200))).await.has(&[" Searched: the newest "]);
+    page.get(&format!("/?text={}", "x".repeat(201))).await.has(&["The text has more than 200 bytes."]);
+    let mut large = job(1);
+    large.calls = vec![large.calls[1].clone(); 100];
+    let queue = memory();
+    queue.submit(large).await.unwrap();
+    let shown = Page::of(&queue).await.get("/jobs/1").await;
+    shown.has(&["The first 20,000 of "]);
+    let data = shown.body.split("<pre>").nth(1).unwrap().split("</pre>").next().unwrap();
+    assert_eq!(data.replace("&quot;", "\"").chars().count(), 20_000);
 }
 
 #[tokio::test]
@@ -356,7 +375,9 @@ async fn concurrent_requests_are_limited() {
         let page = Arc::clone(&page);
         asking.spawn(async move { page.post("/jobs/1/retry", Some(TOKEN)).await.status });
     }
+    let start = Instant::now();
     while stuck.inside.load(Ordering::SeqCst) < MAX_REQUESTS {
+        assert!(start.elapsed() < LONG, "not all requests have come");
         tokio::task::yield_now().await;
     }
     let refused = page.get("/jobs/1").await;

@@ -191,6 +191,20 @@ impl Daemon {
         assert_eq!(ended, Some(code), "{}", self.log_tail());
     }
 
+    /// Starts it and waits until it has opened its files, or until it has ended; returns the exit code then.
+    pub async fn starts_or_ends(&mut self, limit: Duration) -> Option<i32> {
+        self.start();
+        let start = Instant::now();
+        while self.unready().is_none_or(|codes| codes.contains(&"starting".to_owned())) {
+            if !self.process.as_mut().unwrap().is_running() {
+                return self.process.take().unwrap().wait(limit).await;
+            }
+            assert!(start.elapsed() < limit, "neither started nor ended: {}", self.log_tail());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        None
+    }
+
     /// Waits until its ops port answers.
     pub async fn until_live(&self, limit: Duration) {
         Probe(self.ops).until_live(limit).await;

@@ -14,6 +14,7 @@ mod support;
 
 mod disks;
 mod first_process;
+mod start;
 
 use support::{
     Net, chain,
@@ -62,12 +63,7 @@ impl Scene {
 
     /// Waits until the worker has taken blocks that are made from now on.
     async fn goes_on(&self) {
-        let tip = self.net.devnet.para().finalized_number();
-        let start = Instant::now();
-        while self.net.workers[0].info().blocknum <= tip + 3 {
-            assert!(start.elapsed() < LIMIT, "the worker stands still: {}", self.manager.log_tail());
-            sleep(Duration::from_millis(100)).await;
-        }
+        until_taken(&self.net, || self.manager.log_tail()).await;
         self.net.until_active([0], LIMIT).await;
     }
 
@@ -79,6 +75,16 @@ impl Scene {
         }
         self.test_peer.close().await;
         self.net.shutdown().await;
+    }
+}
+
+/// Waits until the first worker has taken blocks that are made from now on.
+async fn until_taken(net: &Net, log: impl Fn() -> String) {
+    let tip = net.devnet.para().finalized_number();
+    let start = Instant::now();
+    while net.workers[0].info().blocknum <= tip + 3 {
+        assert!(start.elapsed() < LIMIT, "the worker stands still: {}", log());
+        sleep(Duration::from_millis(100)).await;
     }
 }
 

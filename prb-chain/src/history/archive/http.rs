@@ -126,6 +126,24 @@ fn of_file(file: &str, reason: impl fmt::Display) -> Error {
     bad(format!("{file}: {reason}"))
 }
 
+/// Whether an answer contains the requested range; false if the file does not exist.
+fn has_range(status: StatusCode, file: &str) -> Result<bool, Error> {
+    match status {
+        StatusCode::PARTIAL_CONTENT => Ok(true),
+        // Object stores answer 403 for a missing file if the caller may not list the bucket.
+        StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => Ok(false),
+        // A server without ranges would send gigabytes for each request.
+        StatusCode::OK => {
+            Err(of_file(file, "the server returned the whole file instead of the requested range"))
+        }
+        StatusCode::RANGE_NOT_SATISFIABLE => Err(of_file(file, "it is truncated")),
+        status => {
+            let status = std::io::Error::other(format!("status {status}"));
+            Err(unavailable(&format!("cannot read {file}"), status))
+        }
+    }
+}
+
 /// The first and last byte of an answer, and the length of the file (`Content-Range`).
 fn content_range(answer: &Response) -> Option<(u64, u64, u64)> {
     let text = answer.headers().get(header::CONTENT_RANGE)?.to_str().ok()?;
@@ -174,22 +192,8 @@ impl Remote {
         };
         let request = self.server.http.get(self.server.url(file)).header(header::RANGE, asked);
         let mut answer = request.send().await.map_err(failed)?;
-        match answer.status() {
-            StatusCode::PARTIAL_CONTENT => {}
-            // Object stores answer 403 for a missing file if the caller may not list the bucket.
-            StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => return Ok(false),
-            // A server without ranges would send gigabytes for each request.
-            StatusCode::OK => {
-                return Err(of_file(
-                    file,
-                    "the server returned the whole file instead of the requested range",
-                ));
-            }
-            StatusCode::RANGE_NOT_SATISFIABLE => return Err(of_file(file, "it is truncated")),
-            status => {
-                let status = std::io::Error::other(format!("status {status}"));
-                return Err(unavailable(&format!("cannot read {file}"), status));
-            }
+        if !has_range(answer.status(), file)? {
+            return Ok(false);
         }
         let (first, _, total) = content_range(&answer)
             .filter(|(first, last, total)| {

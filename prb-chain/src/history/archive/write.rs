@@ -16,7 +16,10 @@ use super::{
     format::{self, Chain, FrameHead, Head, Kind, chained, put_piece},
     read::Archive,
 };
-use crate::store::{self, Progress, Store, StoreView, segment};
+use crate::{
+    disk::FullCause,
+    store::{self, Progress, Store, StoreView, segment},
+};
 
 /// Content bytes after which a frame is closed.
 const FRAME_BYTES: usize = 4 << 20;
@@ -59,10 +62,12 @@ pub enum Error {
         reason: String,
     },
     /// The disk is full.
-    #[error("the disk of {path} is full: free space and export again, finished files are kept")]
+    #[error("the disk of {path} {cause}, and export again; finished files are kept")]
     DiskFull {
         /// The file.
         path: PathBuf,
+        /// What it lacks.
+        cause: FullCause,
     },
     /// A file cannot be written.
     #[error("cannot write {path}")]
@@ -143,7 +148,7 @@ fn failed(path: &Path, source: io::Error) -> Error {
     let path = path.to_owned();
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-            Error::DiskFull { path }
+            Error::DiskFull { cause: FullCause::of(&path), path }
         }
         _ => Error::Io { path, source },
     }

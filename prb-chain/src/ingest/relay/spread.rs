@@ -324,7 +324,7 @@ impl<'a> Round<'a> {
 
     /// Removes a node from this round, and keeps the reason.
     fn drop_node(&mut self, node: &Arc<Node>, error: Error) {
-        tracing::debug!(node = %node.name(), %error, "node gives no relay blocks");
+        tracing::debug!(node = %node.name(), %error, "node returned no relay blocks");
         self.nodes.retain(|load| !Arc::ptr_eq(&load.node, node));
         if matches!(error, Error::Wrong { .. }) {
             // At once: other parts must not believe it until the round ends.
@@ -377,7 +377,7 @@ fn check_and_store(
     segments: Vec<(Arc<Node>, Segment)>,
 ) -> Result<Stored, store::Error> {
     let first = end.tip.number.next();
-    let (mut headers, mut stops, mut refused) = (Vec::new(), Vec::new(), None);
+    let (mut headers, mut justified, mut refused) = (Vec::new(), Vec::new(), None);
     let bytes = segments.iter().map(|(_, segment)| segment.bytes()).sum();
     for (node, segment) in segments {
         let last = segment.last;
@@ -389,7 +389,7 @@ fn check_and_store(
             Ok((checked, set)) => {
                 end = End { tip: last, ends_set: segment.ends_set, set };
                 headers.extend(checked.headers);
-                stops.extend(checked.stops);
+                justified.extend(checked.justified);
             }
             Err(e) => {
                 refused = Some((node, last.number.0, e));
@@ -399,7 +399,7 @@ fn check_and_store(
     }
     let mut headless_from = None;
     if !headers.is_empty() {
-        headless_from = relay::append(store, &RelayBatch { first, headers, stops })?;
+        headless_from = relay::append(store, &RelayBatch { first, headers, justified })?;
     }
     Ok(Stored { end, bytes, headless_from, refused })
 }

@@ -24,10 +24,10 @@ fn flip(txn: &mut memory_map::WriteTxn<'_>, table: Numbered, key: u32, byte: usi
 /// A justified block, and one that is not.
 fn blocks(store: &Store) -> (u32, u32) {
     let txn = store.read().unwrap();
-    let stops: Vec<u32> =
+    let justified: Vec<u32> =
         txn.tables.alignments.iter(&txn).unwrap().map(|row| row.map(|(n, _)| n).unwrap()).collect();
-    let plain = (2..RELAY).find(|n| !stops.contains(n) && !stops.contains(&(n + 1))).unwrap();
-    (stops[1], plain)
+    let plain = (2..RELAY).find(|n| !justified.contains(n) && !justified.contains(&(n + 1))).unwrap();
+    (justified[1], plain)
 }
 
 fn some_blocks() -> (u32, u32) {

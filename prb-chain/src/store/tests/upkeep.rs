@@ -10,7 +10,7 @@ use prb_core::blob::{BlobSource, BlockCursor, Span, assemble::ChainPieces};
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::{disk::DiskProblem, source::StoreSource};
+use crate::{disk::DiskProblem, inventory::HeedInventory, source::StoreSource};
 
 #[test]
 fn relay_blocks_are_dropped_to_a_justified_one_and_appended_again() {
@@ -25,9 +25,9 @@ fn relay_blocks_are_dropped_to_a_justified_one_and_appended_again() {
     let view = whole.view().unwrap();
     let mut batches = Vec::new();
     let mut first = tip.next();
-    view.batch_ends(first, &mut |stop| {
-        batches.push((first, stop.number));
-        first = stop.number.next();
+    view.batch_ends(first, &mut |block| {
+        batches.push((first, block.number));
+        first = block.number.next();
         true
     })
     .unwrap();
@@ -38,26 +38,26 @@ fn relay_blocks_are_dropped_to_a_justified_one_and_appended_again() {
             true
         })
         .unwrap();
-        let mut stops = Vec::new();
-        view.batch_ends(last, &mut |stop| {
+        let mut justified = Vec::new();
+        view.batch_ends(last, &mut |block| {
             let (alignment, proof) = {
                 let txn = whole.read().unwrap();
                 let encoded = txn.tables.alignments.get(&txn, &last.0).unwrap().unwrap().to_vec();
                 let (alignment, proof) = split_alignment(&encoded).unwrap();
                 (alignment, proof.to_vec())
             };
-            stops.push(NewJustifiedBlock {
+            justified.push(NewJustifiedBlock {
                 number: last,
-                justification: stop.justification.to_vec(),
-                set_id: stop.set_id,
-                next_set: stop.next_set.map(|mut set| AuthoritySet::decode(&mut set).unwrap()),
+                justification: block.justification.to_vec(),
+                set_id: block.set_id,
+                next_set: block.next_set.map(|mut set| AuthoritySet::decode(&mut set).unwrap()),
                 para_head: alignment.para_head.map(|(n, hash)| ParaHead { number: ParaNumber(n), hash }),
                 proof: Vec::decode(&mut &proof[..]).unwrap(),
             });
             false
         })
         .unwrap();
-        store.append_relay(&RelayBatch { first, headers, stops }).unwrap();
+        store.append_relay(&RelayBatch { first, headers, justified }).unwrap();
     }
     assert_eq!(heights(&store), (Some(RELAY), Some(PARA)));
     assert_eq!(verify(&store).faults, []);
@@ -115,13 +115,20 @@ fn compaction_shrinks_the_store_and_keeps_its_content() {
 fn on_a_disk_of(kib: u32, work: impl FnOnce(&TempDir)) {
     let dir = layout_1();
     let saved = fs::read(dir.path().join("data.mdb")).unwrap();
+    on_a_disk(dir, &format!("size={kib}k"), |dir| {
+        fs::write(dir.path().join("data.mdb"), saved).unwrap();
+        work(dir);
+    });
+}
+
+/// Runs `work` with a new file system in the folder.
+fn on_a_disk(dir: TempDir, options: &str, work: impl FnOnce(&TempDir)) {
     let mount = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", &format!("size={kib}k"), "prb-test"])
+        .args(["-t", "tmpfs", "-o", options, "prb-test"])
         .arg(dir.path())
         .output()
         .unwrap();
     assert!(mount.status.success(), "{}", String::from_utf8_lossy(&mount.stderr));
-    fs::write(dir.path().join("data.mdb"), saved).unwrap();
     let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&dir)));
     assert!(Command::new("umount").arg("-l").arg(dir.path()).status().unwrap().success());
     done.unwrap();
@@ -154,6 +161,24 @@ fn full_disk_leaves_the_store_unchanged() {
 }
 
 #[test]
+fn missing_inodes_are_named_and_not_space() {
+    // One for the file system's own folder, one for that of the database, and one for its lock file.
+    for inodes in 1..=3 {
+        on_a_disk(TempDir::new().unwrap(), &format!("size=64m,nr_inodes={inodes}"), |dir| {
+            let path = dir.path().join("db");
+            let store = Store::open(&path, Config::default()).unwrap_err();
+            assert!(store.is_retryable() && store.disk_problem().is_some(), "{store}");
+            let inventory = HeedInventory::open(&path, Default::default()).unwrap_err();
+            assert!(inventory.is_retryable(), "{inventory}");
+            for text in [store.to_string(), inventory.to_string()] {
+                assert!(text.contains("no inodes left") && text.contains("df -i"), "{text}");
+                assert!(!text.contains("is full") && text.contains(&path.display().to_string()), "{text}");
+            }
+        });
+    }
+}
+
+#[test]
 fn failed_database_is_reopened() {
     let dir = layout_1();
     let store = open(&dir);
@@ -161,7 +186,7 @@ fn failed_database_is_reopened() {
     let mut tries = 0;
     let changes = store.changes(ParaNumber(3)).unwrap();
     store
-        .growing(|| {
+        .with_recovery(|| {
             tries += 1;
             if tries == 1 { Err(broken()) } else { store.drop_para_from(ParaNumber(PARA), false) }
         })
@@ -172,7 +197,7 @@ fn failed_database_is_reopened() {
 
     // A repeated failure is returned, to be retried later.
     let mut tries = 0;
-    let failed = store.growing(|| {
+    let failed = store.with_recovery(|| {
         tries += 1;
         Err::<(), _>(broken())
     });
@@ -182,7 +207,7 @@ fn failed_database_is_reopened() {
     let (lock, away) = (dir.path().join("lock.mdb"), dir.path().join("away"));
     fs::rename(&lock, &away).unwrap();
     fs::create_dir(&lock).unwrap();
-    assert!(store.growing(|| Err::<(), _>(broken())).is_err());
+    assert!(store.with_recovery(|| Err::<(), _>(broken())).is_err());
     assert!(store.changes(ParaNumber(3)).unwrap_err().is_retryable());
     fs::remove_dir(&lock).unwrap();
     fs::rename(&away, &lock).unwrap();
@@ -191,7 +216,7 @@ fn failed_database_is_reopened() {
     // The data disappear: LMDB would start with a new, empty database.
     let database = dir.path().join("data.mdb");
     fs::rename(&database, &away).unwrap();
-    assert!(store.growing(|| Err::<(), _>(broken())).unwrap_err().is_retryable());
+    assert!(store.with_recovery(|| Err::<(), _>(broken())).unwrap_err().is_retryable());
     assert!(
         matches!(store.disk_problem(), Some(DiskProblem::Moved(text)) if text.contains("move them back"))
     );

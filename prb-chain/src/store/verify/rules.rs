@@ -7,7 +7,7 @@ use prb_core::{
     wire::{AuthoritySet, GenesisBlockInfo},
 };
 
-use super::Stop;
+use super::Justified;
 use crate::verify::{self, Checked, Start, grandpa, scale, state};
 
 /// Checks the relay block that workers start after against its genesis info.
@@ -35,28 +35,28 @@ pub(crate) fn check_start(start: &Start, genesis: &Genesis) -> Result<(), String
 /// Checks a justified block against the set that signs it; returns the set that signs after it.
 pub(super) fn check_justified(
     header: &Checked,
-    stop: &Stop,
+    row: &Justified,
     set: &AuthoritySet,
     para_id: u32,
     justification: &[u8],
     stored_next: Option<AuthoritySet>,
 ) -> Result<AuthoritySet, verify::Error> {
-    let bad = |reason| verify::Error::Justification { number: stop.number, reason };
-    if stop.alignment.set_id != set.id {
+    let bad = |reason| verify::Error::Justification { number: row.number, reason };
+    if row.alignment.set_id != set.id {
         return Err(bad("it is of another authority set"));
     }
     grandpa::check(justification, set, header.number, header.hash)?;
-    let head = state::para_head(header.state_root, stop.proof.clone(), para_id)?;
-    if head.map(|head| (head.number, head.hash)) != stop.alignment.para_head {
+    let head = state::para_head(header.state_root, row.proof.clone(), para_id)?;
+    if head.map(|head| (head.number, head.hash)) != row.alignment.para_head {
         let reason = "it names a head other than the stored one".into();
         return Err(verify::Error::Proof { what: "the parachain's head", reason });
     }
     let next = header.next_set(set)?;
-    if next.is_some() != stop.alignment.ends_set {
+    if next.is_some() != row.alignment.ends_set {
         return Err(bad("the mark whether it ends its authority set is wrong"));
     }
     let Some(next) = next else { return Ok(set.clone()) };
-    if state::authority_set(header.state_root, stop.proof.clone())? != next
+    if state::authority_set(header.state_root, row.proof.clone())? != next
         || stored_next.as_ref() != Some(&next)
     {
         let reason = "it is not the authority set that the block schedules".into();

@@ -111,7 +111,7 @@ impl ScriptedWorker {
         if until > Instant::now() {
             sleep_until(until).await;
         }
-        // Taking the lock applies a dispatch that is due (see `Inner::settle`).
+        // Taking the lock applies a dispatch that is due (see `Inner::apply_dispatch`).
         drop(self.lock());
         if crashes {
             // Pending until the exit breaks the connection (see `exit_signal`).

@@ -13,6 +13,7 @@ use crate::{
     queue::{JobId, JobSigner, Progress},
     signer::{self, Signer},
     text::{describe, seconds},
+    vault,
 };
 
 /// Maximum signers that a lane caches: pools of one operator may each have sealed its key.
@@ -21,8 +22,19 @@ const MAX_SIGNERS: usize = 16;
 const SIGNER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Delay of jobs that are left to the trader that holds the account.
 const YIELD_DELAY: Duration = Duration::from_millis(250);
+/// Delay of jobs that are left to a trader that can open their key.
+const FOREIGN_DELAY: Duration = Duration::from_millis(300);
 /// How much longer younger jobs wait for one that was left to another trader, which may well have ended it.
 const YIELD_GRACE: Duration = Duration::from_secs(5);
+
+/// Follows the error of a job whose key no trader of the queue has opened.
+const NOBODY_OPENS: &str = "; nor has another trader of this queue opened it: start one with a copy of the identity that \
+                            has sealed it, the lifecycle manager's";
+
+/// Whether another trader may be able to open the key.
+const fn is_foreign(error: &signer::Error) -> bool {
+    matches!(error, signer::Error::Vault { source: vault::Error::WrongKey, .. })
+}
 
 impl Lane {
     /// Moves jobs from the inbox to the lane.
@@ -139,10 +151,11 @@ impl Lane {
         }
     }
 
-    /// Gets the signer of each job, and returns the first job's. A job with an invalid key fails alone; if a
-    /// signer is temporarily unavailable, all jobs wait in the lane.
+    /// Gets the signer of each job, and returns the first job's. A job with an invalid key fails alone, and one with a
+    /// key that this trader cannot open is left to others for a while. If a signer is temporarily unavailable, all jobs
+    /// wait in the lane.
     pub(super) async fn with_signer(&mut self, jobs: Vec<Queued>) -> Option<(Vec<Queued>, Arc<dyn Signer>)> {
-        let (mut good, mut first) = (Vec::with_capacity(jobs.len()), None);
+        let (mut good, mut first, mut foreign) = (Vec::with_capacity(jobs.len()), None, Vec::new());
         let mut jobs = jobs.into_iter();
         while let Some(job) = jobs.next() {
             match self.signer(&job.lease.job.signer).await {
@@ -157,10 +170,28 @@ impl Lane {
                     self.pause_for_signer(good, &describe(&e));
                     return None;
                 }
+                Err(e) if is_foreign(&e) && self.shared.left.leave(job.id()) => foreign.push(job),
+                Err(e) if is_foreign(&e) => {
+                    self.fail(&job, &format!("{}{NOBODY_OPENS}", describe(&e)), None).await
+                }
                 Err(e) => self.fail(&job, &describe(&e), None).await,
             }
         }
+        self.leave_to_others(foreign, good.is_empty()).await;
         first.map(|signer| (good, signer))
+    }
+
+    /// Releases jobs whose key another trader may open and, if nothing else is to be sent, the account that it needs.
+    async fn leave_to_others(&mut self, jobs: Vec<Queued>, gives_up_account: bool) {
+        if jobs.is_empty() {
+            return;
+        }
+        if gives_up_account {
+            self.account = None;
+            self.shared.accounts.give_up(self.operator).await;
+        }
+        self.shared.leases.release(&ids(&jobs), FOREIGN_DELAY).await;
+        jobs.iter().for_each(|job| self.inbox.release(job.lease.job.size_bytes()));
     }
 
     async fn signer(&mut self, of: &JobSigner) -> Result<Arc<dyn Signer>, signer::Error> {

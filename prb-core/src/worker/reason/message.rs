@@ -40,8 +40,8 @@ impl fmt::Display for Reason {
             Self::RegisteringAgain => f.write_str("Registering worker again with a fresh attestation"),
             Self::AwaitingScore => f.write_str("Waiting for its benchmark score"),
             Self::ScoreOverdue => f.write_str(
-                "Still no benchmark score, long after a benchmark takes: check pRuntime's log and whether its messages \
-                 reach the chain, or register it again",
+                "No benchmark score, although twice the time of a benchmark has passed: check pRuntime's log and \
+                 whether its messages reach the chain, or register it again",
             ),
             Self::AddingToPool { pool } => write!(f, "Adding worker to pool {pool}"),
             Self::AwaitingSession => f.write_str("Waiting for its session on chain"),

@@ -222,13 +222,13 @@ impl Task {
         let worker = &self.desired.worker.name;
         let result: Result<ParaNumber, Arc<str>> = match result {
             Ok(to) => {
-                info!(%worker, block = to.synced_to, "worker has taken a checkpoint");
+                info!(%worker, block = to.synced_to, "worker took a checkpoint");
                 Ok(ParaNumber(to.synced_to))
             }
             Err(error) => {
                 self.connection.stale |= error.is_connection();
                 let error = describe(&error);
-                warn!(%worker, error, "worker has not taken a checkpoint");
+                warn!(%worker, error, "worker did not take a checkpoint");
                 Err(error.into())
             }
         };

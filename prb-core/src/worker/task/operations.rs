@@ -46,7 +46,7 @@ impl Task {
         }
         let Some(key) = self.key_for(operation) else { return };
         if operation == Operation::Register
-            && let Err((reason, wait)) = self.may_register(key)
+            && let Some((reason, wait)) = self.wait_to_register(key)
         {
             let (worker, error) = (&self.desired.worker.name, reason.to_string());
             // A worker with ever new keys would fill the log; what it shows is in its state.
@@ -89,8 +89,8 @@ impl Task {
         last.map(|last| last.key).or_else(|| self.identity.claimed())
     }
 
-    /// Checks that the worker has not been registered too often. Returns the reason to wait, and for how long.
-    fn may_register(&mut self, key: WorkerKey) -> Result<(), (Reason, Duration)> {
+    /// Returns why and for how long a registration has to wait, if the worker has been registered too often.
+    fn wait_to_register(&mut self, key: WorkerKey) -> Option<(Reason, Duration)> {
         let registration = match &self.on_chain.worker {
             Some(Ok(chain)) => chain.registration.as_ref(),
             _ => None,
@@ -99,7 +99,7 @@ impl Task {
         let other = other.filter(|operator| *operator != self.desired.operator());
         self.takes_over = other.is_some();
         let taken = self.registration_quota.take(key, self.takes_over, Instant::now());
-        taken.map_err(|(exceeded, wait)| {
+        taken.err().map(|(exceeded, wait)| {
             let error = match exceeded {
                 Exceeded::Keys => "too many other keys have answered here within six hours, and each registration \
                                    costs a fee; the command start registers this one now"
@@ -197,7 +197,7 @@ impl Task {
         self.connection.stale |= connection_lost;
         match call.map(|call| requests::operation_job(&self.desired, call)) {
             Ok(Some(job)) => {
-                info!(worker = %self.desired.worker.name, operation = operation.name(), "sending on chain");
+                info!(worker = %self.desired.worker.name, operation = operation.name(), "submitting an operation");
                 self.slot.event(EventKind::OperationSent { operation: operation.name() });
                 self.jobs.submit(Ticket::Operation(operation), job);
             }
@@ -268,7 +268,7 @@ impl Task {
     fn operation_done(&mut self, operation: Operation, outcome: &JobOutcome) {
         count_operation(operation, "done");
         let JobOutcome { block, extrinsic, .. } = *outcome;
-        info!(worker = %self.desired.worker.name, operation = operation.name(), %block, "done on chain");
+        info!(worker = %self.desired.worker.name, operation = operation.name(), %block, "operation took effect on chain");
         self.slot.event(EventKind::OperationDone { operation: operation.name(), block, extrinsic });
         // Failures are discarded once a view shows the effect.
         self.on_chain.confirming = Some((operation, block));

@@ -14,7 +14,7 @@ const MAX_KEYS: usize = 4;
 /// the other account registers it again each time, another manager wants it as well, and both pay without end.
 const MAX_TAKEOVERS: usize = 2;
 
-/// The registrations of late.
+/// Recent registrations.
 #[derive(Debug, Default)]
 pub(super) struct RegistrationQuota {
     keys: Vec<(WorkerKey, Instant)>,

@@ -132,15 +132,10 @@ impl Relay {
             }
             let backoff = self.backoff;
             let sender = self.senders.entry(origin.clone()).or_insert_with(|| Sender::new(backoff));
-            // The counter of a shared sender is only valid while this worker has the claim: otherwise another one
-            // submits.
             let next = if origin == own {
                 Some(on_chain.ingress_sequence)
-            } else if sender.refused_until.is_some_and(|until| now < until) {
-                None
             } else {
-                sender.claim(&origin, keys, worker);
-                sender.claim.as_ref().and_then(|_| Some(**view.senders.get(&origin)?.as_ref().ok()?))
+                sender.next_if_claimed(&origin, view, keys, worker)
             };
             let due = sender.failures.failure(now).is_none_or(|failure| failure.due);
             let (Some(next), true) = (next, due && sender.egress.can_submit(view.block)) else {
@@ -148,14 +143,7 @@ impl Relay {
                 continue;
             };
             let mut run = sender.egress.select(next, view.block, messages);
-            if let Some(forged) = run.iter().position(|message| message.is_signed() == Some(false)) {
-                let error = format!(
-                    "the signature of its message {} is not valid: check what answers at the worker's endpoint",
-                    run[forged].sequence
-                );
-                sender.failed(&origin, &error, &worker.name);
-                run.truncate(forged);
-            }
+            sender.drop_forged(&origin, &mut run, &worker.name);
             if let Some(last) = run.last() {
                 self.tickets += 1;
                 sender.egress.submitting(self.tickets, last.sequence + 1);
@@ -212,6 +200,35 @@ impl Sender {
             claim: None,
             refused_until: None,
         }
+    }
+
+    /// The next sequence that the chain accepts from a shared sender; `None` if it is not known, or this worker must not
+    /// submit for the sender now. The counter is only valid while this worker has the claim: otherwise another one
+    /// submits.
+    fn next_if_claimed(
+        &mut self,
+        origin: &MessageOrigin,
+        view: &ChainView,
+        keys: &Arc<Keys>,
+        worker: &inventory::Worker,
+    ) -> Option<u64> {
+        if self.refused_until.is_some_and(|until| Instant::now() < until) {
+            return None;
+        }
+        self.claim(origin, keys, worker);
+        self.claim.as_ref()?;
+        Some(**view.senders.get(origin)?.as_ref().ok()?)
+    }
+
+    /// Drops the messages from the first one on whose signature is not valid: the chain would refuse it for a fee.
+    fn drop_forged(&mut self, origin: &MessageOrigin, run: &mut Vec<SignedMessage>, worker: &str) {
+        let Some(forged) = run.iter().position(|message| message.is_signed() == Some(false)) else { return };
+        let error = format!(
+            "the signature of its message {} is not valid: check what answers at the worker's endpoint",
+            run[forged].sequence
+        );
+        self.failed(origin, &error, worker);
+        run.truncate(forged);
     }
 
     fn claim(&mut self, origin: &MessageOrigin, keys: &Arc<Keys>, worker: &inventory::Worker) {

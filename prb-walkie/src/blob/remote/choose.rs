@@ -243,6 +243,23 @@ mod tests {
         assert_eq!(admitted(&one, slot_state).len(), 1);
     }
 
+    /// Each provenance may have all slots that better ones leave, and no more; nor do those in use.
+    #[test]
+    fn providers_of_all_provenances_have_the_slots_together() {
+        use Provenance as P;
+        let of = |name: &'static str, provenance, host| {
+            (0..8).map(move |n| candidate(&format!("{name}{n}"), provenance, [10, host, 0, n]))
+        };
+        let (key, named, boot) =
+            (of("key", P::SharedKey, 1), of("named", P::Named, 2), of("boot", P::BootNode, 3));
+        let all: Vec<_> = boot.chain(named).chain(key).chain(of("used", P::SameMachine, 4)).collect();
+        let new = admitted(&all, |_| SlotState::New);
+        assert!(new.len() == 8 && new.iter().all(|id| id.starts_with("key")), "{new:?}");
+        let used = |c: &Candidate| if c.id.starts_with("used") { SlotState::InUse } else { SlotState::New };
+        let kept = admitted(&all, used);
+        assert!(kept.len() == 8 && kept.iter().all(|id| id.starts_with("used")), "{kept:?}");
+    }
+
     #[test]
     fn useless_provider_is_evicted() {
         let liars: Vec<_> =

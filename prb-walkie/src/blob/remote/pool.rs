@@ -336,3 +336,36 @@ fn describe(status: &ProviderStatus) -> String {
     };
     format!("{}: {state}", status.id)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::provenance::Provenance;
+
+    /// Suspended providers leave, and come back under other names.
+    #[tokio::test]
+    async fn former_providers_are_remembered_in_a_bounded_number() {
+        let pool = Pool::new(None, Config::default().with_first_suspension(Duration::from_secs(600)));
+        let candidate = |n: u32| Candidate {
+            id: format!("provider {n}"),
+            address: ([127, 0, 0, 1], 1).into(),
+            chain_identity: None,
+            announced: None,
+            provenance: Provenance::Discovered,
+        };
+        for n in 0..1100 {
+            let provider = pool.insert(candidate(n));
+            pool.suspend(&provider, "it lies".into(), true);
+            pool.remove(&provider.id);
+        }
+        assert_eq!(pool.remembered().len(), 1024);
+        assert!(!pool.insert(candidate(0)).is_suspended(), "the first ones are forgotten");
+        assert!(pool.insert(candidate(1099)).is_suspended());
+        assert_eq!(pool.remembered().len(), 1023, "one that is back needs no memory");
+        // One without a failure leaves nothing.
+        pool.remove(&pool.insert(candidate(2000)).id);
+        assert_eq!(pool.remembered().len(), 1023);
+    }
+}

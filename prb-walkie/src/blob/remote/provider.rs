@@ -289,3 +289,34 @@ impl Drop for InFlight<'_> {
         self.provider.measured(self.start.elapsed(), self.outcome);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn suspensions_double_up_to_the_longest() {
+        let config = Config::default()
+            .with_first_suspension(Duration::from_secs(5))
+            .with_max_suspension(Duration::from_secs(600));
+        let candidate = Candidate {
+            id: "A".into(),
+            address: ([127, 0, 0, 1], 1).into(),
+            chain_identity: None,
+            announced: None,
+            provenance: Provenance::Discovered,
+        };
+        let provider = Provider::new(candidate, None, config.client);
+        let mut waits = Vec::new();
+        for _ in 0..40 {
+            provider.suspend("it lies".into(), &config);
+            let until = provider.snapshot().record.suspension.map(|suspension| suspension.until);
+            let wait = until.map_or(Duration::ZERO, |until| until - Instant::now());
+            waits.push(wait.as_secs());
+            tokio::time::advance(wait).await;
+            assert!(provider.end_suspension());
+        }
+        assert_eq!(waits[..9], [5, 10, 20, 40, 80, 160, 320, 600, 600]);
+        assert_eq!(waits.last(), Some(&600));
+    }
+}

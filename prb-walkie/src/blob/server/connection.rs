@@ -305,7 +305,7 @@ type Found = (Option<Parts>, Held);
 
 /// Reserves bytes, assembles the answer, and keeps only the bytes that it takes.
 async fn answer(shared: &Shared, allowance: &Allowance<'_>, id: Id, key: String) -> Answer {
-    let bound = shared.lookup.bound_bytes(&key);
+    let bound = shared.lookup.reserve_bytes(&key);
     let (parts, mut held) = match smaller(shared, allowance, &key, bound).await {
         Some(found) => found,
         None if bound <= SMALL_BYTES => {

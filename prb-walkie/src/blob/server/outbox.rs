@@ -14,10 +14,11 @@ use tokio::net::tcp::WriteHalf;
 use super::{Stats, connection::Held};
 use crate::blob::frame::AnswerHead;
 
-/// Most slices in one vectored write.
+/// Most slices in one vectored write: three for each of 32 answers.
 const MAX_SLICES: usize = 96;
 
-/// What the system may buffer of a connection whose address has many others, beyond what is on its way.
+/// What the system may buffer of a connection whose address has many others, beyond what is on its way. With more, the
+/// sockets of connections without a turn would still fill the link.
 #[cfg(target_os = "linux")]
 const UNSENT_BYTES: u32 = 32 * 1024;
 /// With this much queued, it is written before more is assembled, which keeps the peer busy meanwhile.

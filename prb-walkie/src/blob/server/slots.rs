@@ -148,3 +148,48 @@ impl Drop for Slot {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::net::Ipv6Addr;
+
+    use super::*;
+    use crate::{
+        blob::{
+            Lookup,
+            server::{Config, Server},
+        },
+        provenance::share_of,
+    };
+
+    #[derive(Debug)]
+    struct Nothing;
+
+    #[async_trait::async_trait]
+    impl Lookup for Nothing {
+        async fn get(&self, _: &str) -> Result<Option<bytes::Bytes>, prb_core::blob::Error> {
+            Ok(None)
+        }
+    }
+
+    /// The server knows no peers, only addresses: those with few connections keep them, and newcomers have theirs.
+    #[tokio::test(start_paused = true)]
+    async fn a_thousand_sites_displace_nobody_who_has_less() {
+        let config = Config::default().with_max_connections(1200);
+        let server = Server::bind("127.0.0.1:0".parse().unwrap(), Arc::new(Nothing), config);
+        let shared = server.await.unwrap().shared;
+        let of_site = |site: u16| share_of(Ipv6Addr::new(0x2001, 0xdb8, site, 0, 0, 0, 0, 1).into());
+        let flood = || (0..1500).filter_map(|n| Slot::take(&shared, of_site(n % 1000))).collect::<Vec<_>>();
+        let at = |host: u8| Slot::take(&shared, [192, 0, 2, host].into());
+        let mut honest = vec![at(1).unwrap()];
+        let crowd = flood();
+        assert_eq!(shared.stats.connections(), 1200);
+        tokio::time::advance(GRACE).await;
+        honest.extend((2..50).map(|host| at(host).unwrap()));
+        let more = flood();
+        assert!(honest.iter().all(|slot| !slot.holder.displaced.is_cancelled()));
+        drop((crowd, more));
+        assert_eq!(shared.stats.connections(), honest.len());
+    }
+}

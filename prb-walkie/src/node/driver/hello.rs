@@ -110,7 +110,7 @@ fn with_blobs(handlers: Handlers, blobs: Arc<dyn Lookup>, memory: Memory, limit:
             let key = keys::without_wait(request.key.trim());
             let key = key.as_ref();
             // This reservation covers assembling the blob; the encoded answer reserves its own.
-            let _reserve = memory.reserve(blobs.bound_bytes(key).min(limit)).await;
+            let _reserve = memory.reserve(blobs.reserve_bytes(key).min(limit)).await;
             let found = blobs.get(key).await;
             let found = found.map_err(|e| ResponseError::server(e.to_string()))?;
             let data = found.unwrap_or_default();
@@ -190,5 +190,44 @@ impl Driver {
             }
         }
         self.wake = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{identity::Identity, node::codec::Memories, proto::Role, rpc::handlers::Bounds};
+
+    /// Sends a `Hello` to the handlers of a node.
+    async fn say(handlers: &Handlers, hostname: &str) {
+        let said = SystemInfo { hostname: hostname.to_owned(), ..SystemInfo::default() };
+        let (bytes, nonce) = envelope::request(Method::Hello, said.encode_to_vec().into());
+        let caller = Caller::with_status(PeerId::random(), None, AuthStatus::NeedAuth, false);
+        let bounds = Bounds { timeout: Duration::from_secs(60), answer_bytes: 1 << 20 };
+        let answer = handlers.answer(caller, bytes, bounds).await;
+        let data = envelope::open(answer.bytes, &nonce).unwrap().unwrap();
+        SystemInfo::decode(data).unwrap();
+    }
+
+    /// All of them are answered, but what is kept until the driver has read it is bounded, in number and size.
+    #[tokio::test]
+    async fn introductions_that_wait_for_the_driver_are_few_and_small() {
+        let identity = Identity::from_bytes(include_bytes!("../../../tests/data/js-peer-id.bin")).unwrap();
+        let config = Config::new(identity, Role::DataProviderInt);
+        let me = PeerId::random();
+        let own = Arc::new(Own::new(&config, me, None));
+        let (handlers, mut waiting) = handlers(&config, me, &own, &Memories::new(1 << 20).answers);
+        say(&handlers, "one of ours").await;
+        say(&handlers, &"x".repeat(70_000)).await;
+        say(&handlers, &"x".repeat(60_000)).await;
+        let mut kept = || waiting.try_recv().ok().map(|(_, said)| said.hostname.len());
+        assert_eq!([kept(), kept(), kept()], [Some(11), Some(60_000), None], "no large one");
+        for _ in 0..1000 {
+            say(&handlers, "a crowd").await;
+        }
+        assert_eq!(std::iter::from_fn(kept).count(), 256);
     }
 }

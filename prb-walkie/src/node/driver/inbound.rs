@@ -173,7 +173,7 @@ impl CallContext {
         let (key, limit) = (keys::without_wait(key.trim()), self.bounds.answer_bytes);
         let key = key.as_ref();
         let read = async {
-            let reserve = self.memory.reserve(blobs.bound_bytes(key).min(limit)).await;
+            let reserve = self.memory.reserve(blobs.reserve_bytes(key).min(limit)).await;
             (reserve, blobs.get(key).await)
         };
         let read = tokio::time::timeout(self.bounds.timeout, read).await;

@@ -198,6 +198,19 @@ mod tests {
     }
 
     #[test]
+    fn few_addresses_of_an_answer_are_read() {
+        let mut bytes = original_answer(7);
+        for host in 0..=255 {
+            bytes.extend(record("host-1", 1, &[10, 0, 1, host]));
+        }
+        bytes[6..8].copy_from_slice(&(5_u16 + 256).to_be_bytes());
+        match read(&bytes) {
+            Some(Packet::Answer(found)) => assert_eq!(found.addresses.len(), 16),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
     fn other_services_are_ignored() {
         let other = |from: &[u8]| {
             let at = from.windows(4).position(|w| w == b"ipfs").unwrap();

@@ -166,6 +166,14 @@ fn announced_address_that_never_answers_is_not_redialled() {
 }
 
 #[test]
+fn cause_of_a_failed_dial_is_shortened() {
+    let mut peers = peers(|_| {});
+    let peer = met(&mut peers, Role::DataProviderInt);
+    peers.dial_failed(&peer, "refused ".repeat(10_000));
+    assert!(peers.dial_failure(&peer).unwrap().len() <= 256);
+}
+
+#[test]
 fn provenance_follows_proof_and_connection() {
     let mut peers = peers(|_| {});
     peers.trust.networks.push("10.0.0.0/8".parse().unwrap());

@@ -1,9 +1,9 @@
-//! What `yamux` lacks: a bound on tiny frames, and the end of a connection whose peer breaks the protocol.
+//! Limits that `yamux` lacks: on tiny frames, and on what a peer that violates the protocol can make it do.
 //!
 //! It bounds the unread bytes of a stream, but keeps each frame's in an allocation of its own: unread frames of one
 //! byte occupy sixty times as much. Peers send few of them, except on purpose.
 //!
-//! To a frame that breaks the protocol, or opens a stream too many, it answers with `GoAway`, and goes on reading: it
+//! To a frame that violates the protocol, or opens a stream too many, it answers with `GoAway`, and goes on reading: it
 //! logs an error for each frame of a peer that goes on, too.
 
 use std::{

@@ -1,5 +1,5 @@
 //! How much a stranger can make a node buffer with one connection.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::future::poll_fn;
 
@@ -231,6 +231,13 @@ impl Frames {
     }
 }
 
+impl Frames {
+    /// Whether the node ends the connection.
+    async fn has_ended(&mut self) -> bool {
+        matches!(timeout(BLOCKED, self.end.join_next()).await, Ok(Some(_)))
+    }
+}
+
 /// The odd numbers, which are a client's streams.
 fn ids(count: u32) -> impl Iterator<Item = u32> + Clone {
     (0..count).map(|n| 2 * n + 1)
@@ -243,7 +250,7 @@ async fn unread_frames_of_a_byte_are_bounded() {
     assert_eq!(stranger.send(streams.clone(), 0, SYN, 0).await, 100);
     let tiny = stranger.send(streams.clone().cycle().take(100_000), 0, 0, 1).await;
     assert!((16_000..25_000).contains(&tiny), "{tiny} of 100,000");
-    assert!(stranger.end.join_next().await.is_some(), "the connection goes on");
+    assert!(stranger.has_ended().await, "the connection goes on");
     // Peers at work send some, too.
     let mut peer = Frames::start().await;
     assert_eq!(peer.send(streams.clone(), 0, SYN, 0).await, 100);
@@ -261,7 +268,7 @@ async fn connection_ends_with_the_first_stream_too_many() {
     let mut stranger = Frames::start().await;
     let opened = stranger.send(ids(100_000), 0, SYN, 0).await;
     assert!(opened < 10_000, "{opened}");
-    assert!(stranger.end.join_next().await.is_some(), "the connection goes on");
+    assert!(stranger.has_ended().await, "the connection goes on");
     assert!(stranger.accepted.len() <= MAX_STREAMS);
 }
 
@@ -283,6 +290,26 @@ async fn resets_pings_and_window_updates_leave_nothing() {
     assert_eq!(stranger.send([100_001], 0, SYN, 1).await, 1);
     let _ = timeout(BLOCKED, std::future::pending::<()>()).await;
     assert_eq!(stranger.accepted.len(), 1);
+}
+
+/// A stranger that reads nothing would otherwise keep the place of a connection that is to be closed.
+#[tokio::test(start_paused = true)]
+async fn closing_takes_a_second_at_most() {
+    let (near, _far) = tokio::io::duplex(1);
+    let own = Yamux::new(MAX_STREAMS).upgrade_inbound(near.compat(), "/yamux/1.0.0").await.unwrap();
+    let began = Instant::now();
+    let closed = timeout(10 * BLOCKED, Closing::new(own).close()).await;
+    closed.expect("an end").unwrap();
+    assert_eq!(began.elapsed().as_secs(), 1, "the other end has some time");
+    // One that reads has it all, at once.
+    let (near, mut far) = tokio::io::duplex(1);
+    let own = Yamux::new(MAX_STREAMS).upgrade_inbound(near.compat(), "/yamux/1.0.0").await.unwrap();
+    let (began, mut read) = (Instant::now(), Vec::new());
+    let reads = tokio::io::AsyncReadExt::read_to_end(&mut far, &mut read);
+    let both = futures::future::join(Closing::new(own).close(), reads);
+    let (closed, _) = timeout(10 * BLOCKED, both).await.expect("an end");
+    closed.unwrap();
+    assert_eq!((began.elapsed(), read.len()), (Duration::ZERO, 12), "a frame that says goodbye");
 }
 
 #[cfg(target_os = "linux")]

@@ -37,9 +37,9 @@ impl NodePool {
     ///
     /// # Cancel safety
     /// Cancel safe: what was answered counts, and so does the time.
-    pub async fn settled(&self) -> Result<(), Error> {
+    pub async fn wait_for_chain(&self) -> Result<(), Error> {
         let pins = &self.inner.pins;
-        if pins.is_settled() {
+        if pins.is_decided() {
             return Ok(());
         }
         let mut times = self.inner.genesis.lock().await;
@@ -54,11 +54,11 @@ impl NodePool {
         let since = if pins.dispute().is_some() { now } else { *times.since.get_or_insert(now) };
         let deadline = (since + self.config().connect_timeout).max(now + self.config().reconnect_min);
         let last_error = self.ask_all_until(deadline).await;
-        if !pins.is_settled() && pins.end_wait() {
+        if !pins.is_decided() && pins.end_wait() {
             log_dispute(self.chain(), pins);
         }
         match pins.dispute() {
-            _ if pins.is_settled() => Ok(()),
+            _ if pins.is_decided() => Ok(()),
             Some(claims) => {
                 times.again_at = Some(Instant::now() + self.config().reconnect_max);
                 Err(disputed_error(claims))
@@ -81,7 +81,7 @@ impl NodePool {
         let mut last_error = None;
         while let Ok(Some(answer)) = timeout_at(deadline, answers.next()).await {
             last_error = answer.err().or(last_error);
-            if self.inner.pins.is_settled() {
+            if self.inner.pins.is_decided() {
                 break;
             }
         }
