@@ -2,13 +2,17 @@
 
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
-const GAUGES: [(&str, &str); 3] = [
+const GAUGES: [(&str, &str); 4] = [
     ("prb_chain_finalized", "Newest finalised block announced by a node, by chain"),
     ("prb_reader_block", "Parachain block of the newest view of the chain"),
     ("prb_rpc_node_lacks", "1 if a chain node lacks a required capability, by chain, node and capability"),
+    (
+        "prb_trade_account_shared",
+        "1 if another program has sent from the operator's account within the last hour, otherwise 0, by account",
+    ),
 ];
 
-const COUNTERS: [(&str, &str); 11] = [
+const COUNTERS: [(&str, &str); 12] = [
     ("prb_history_faults_total", "Failures of history sources, by part"),
     ("prb_ingest_failures_total", "Failures to fetch or verify blocks, by part"),
     ("prb_ingest_rechecks_total", "Ranges of storage changes fetched again from another node, by outcome"),
@@ -23,6 +27,10 @@ const COUNTERS: [(&str, &str); 11] = [
     ("prb_rpc_connections_total", "Connections to chain nodes that were made, by chain and node"),
     ("prb_rpc_node_demotions_total", "Demotions of a chain node for a wrong answer, by chain and node"),
     ("prb_rpc_round_trips_total", "Round trips to chain nodes, by chain; requests sent together count once"),
+    (
+        "prb_trade_nonces_lost_total",
+        "Transactions whose nonce another program's transaction got, by where: in the pool, or in the chain",
+    ),
 ];
 
 const HISTOGRAMS: [(&str, &str); 2] = [

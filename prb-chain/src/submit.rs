@@ -10,7 +10,9 @@
 //! The transaction gets the account's finalised nonce, in a state whose effects are known. So if another
 //! process sends the same calls (one that died, or one that is about to lose the account's lease), both have
 //! the same nonce, and only one takes effect. A nonce behind others' pending transactions would wait for them
-//! in pools that report nothing; that is only done for accounts on which others send all the time.
+//! in pools that report nothing. That is only done for accounts from which other programs send as well, which shows in
+//! blocks that include their transactions: once all that were pending at first are final, none of them can be this
+//! process's or its predecessor's.
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -46,14 +48,19 @@ use std::{
 
 use async_trait::async_trait;
 use prb_core::{
-    chain::{BatchOutcome, Call, CallBatch, ChainSubmitter, Effect, Effects, SubmitError, SubmitProgress},
+    chain::{BatchOutcome, Call, CallBatch, ChainSubmitter, Effects, SubmitError, SubmitProgress},
     primitives::{AccountId, PHALA_SS58_PREFIX},
 };
 use tokio::{sync::mpsc, time::Instant};
 
+use self::{
+    prepare::Prepared,
+    refusal::Refusal,
+    shared::{LostAt, MAX_LOST_NONCES, Unresolved},
+};
 use crate::{
     metadata::Runtimes,
-    rpc::{HeadFloor, NodePool},
+    rpc::{HeadFloor, Node, NodePool},
 };
 
 mod account_nonce;
@@ -64,6 +71,7 @@ mod nonce_gaps;
 mod prepare;
 mod queries;
 mod refusal;
+mod shared;
 mod sign;
 mod status;
 mod tracker;
@@ -103,8 +111,8 @@ pub struct Config {
     pub lone_block_percent: u8,
     /// Timeout of the signer, after which it counts as unavailable. Default: 30 s.
     pub sign_timeout: Duration,
-    /// Whether missing nonces before a transaction are filled with empty batches, which cost fees. Otherwise the
-    /// transaction waits until they are sent by another program, or until it expires and is built again. Default: false.
+    /// Whether missing nonces before a transaction are filled at once, with empty batches that cost fees. Otherwise
+    /// that happens after four final blocks, in which another program may send them. Default: false.
     pub fill_nonce_gaps: bool,
     /// Address prefix in messages, and in requests to nodes. Default: 30.
     pub ss58_prefix: u16,
@@ -167,16 +175,18 @@ struct Inner {
 /// What is remembered about an account.
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
-    /// Nothing of it is pending, as far as this process knows.
+    /// None of its earlier transactions can take effect unnoticed, as far as this process knows.
     idle: bool,
     /// Nonces below this are used: that of the last transaction with a known outcome, or those below the
     /// finalised nonce when nothing was pending. Effects of calls were read at this nonce or later.
     next_nonce: u64,
-    /// Others send all the time: it was never seen without pending transactions, and blocks included them.
-    busy: bool,
-    /// Nodes reported transactions with nonces up to this one as pending, but no block has included any: they are
-    /// not waited for again.
+    /// The last sign that other programs send from it.
+    sharing: Option<shared::Sharing>,
+    /// Nodes reported this number of transactions as pending, but no block has included any: as many are not waited
+    /// for again.
     unbelieved: u64,
+    /// A transaction of this process that is in flight, or whose outcome is not known.
+    unresolved: Option<shared::Unresolved>,
     /// Number of its batches in flight.
     sending: u32,
     /// When its last batch ended.
@@ -218,6 +228,7 @@ impl Submitter {
         if config.ss58_prefix >= 64 {
             return Err(ConfigError::Prefix(config.ss58_prefix));
         }
+        shared::register_metrics();
         let (runtimes, accounts, finalised) = Default::default();
         let inner = Inner { pool, config, runtimes, accounts, finalised };
         Ok(Self { inner: Arc::new(inner) })
@@ -257,32 +268,46 @@ impl Inner {
     }
 
     /// Builds, sends and tracks a batch; rebuilds it if the chain has advanced in between, for another node if one
-    /// refuses it, and after a pause if all do for a temporary reason. A refused transaction is in no pool, so
-    /// another one may be built.
+    /// refuses it, after a pause if all do for a temporary reason, and if another program's transaction took its nonce.
+    /// A refused transaction is in no pool, so another one may be built.
     async fn send(
         &self,
         batch: &CallBatch,
         progress: &mpsc::Sender<SubmitProgress>,
     ) -> Result<BatchOutcome, SubmitError> {
-        let started = Instant::now();
-        let mut rebuilt = false;
+        let account = batch.operator();
+        let mut started = Instant::now();
+        let (mut rebuilt, mut overtaken, mut lost) = (false, false, 0);
         // The nodes that refused since the last pause, and the last one's reason.
         let (mut refused_by, mut last) = (Vec::new(), None);
         loop {
+            if refused_by.is_empty() {
+                self.avoid_collision(account).await;
+            }
             let Some((node, prepared)) = self.prepare(batch, started, &refused_by).await? else {
-                self.wait_again(batch, started).await?;
+                overtaken = self.after_overtaken(batch, overtaken).await?;
+                started = Instant::now();
                 continue;
             };
             let is_again = refused_by.contains(node.name());
             let refusal = match last.take() {
                 // No other node is near enough.
                 Some(refusal) if is_again => refusal,
-                _ => match self.submit_to(&node, &prepared).await {
-                    Ok(watch) => return self.follow(&prepared, &batch.signer, watch, progress).await,
+                _ => match self.send_to(&node, &prepared, batch, progress).await {
+                    Ok(Err(error))
+                        if lost < MAX_LOST_NONCES && self.has_lost_nonce(&prepared, &error).await =>
+                    {
+                        lost += 1;
+                        self.after_lost_nonce(batch).await?;
+                        (started, rebuilt) = (Instant::now(), false);
+                        refused_by.clear();
+                        continue;
+                    }
+                    Ok(result) => return result,
                     Err(refusal) => refusal,
                 },
             };
-            if let refusal::Refusal::MovedOn { is_signature: true, .. } = &refusal {
+            if let Refusal::MovedOn { is_signature: true, .. } = &refusal {
                 // It may have been signed with what one node falsely returned as the runtime or the genesis.
                 self.runtimes.forget(&prepared.runtime);
             }
@@ -298,40 +323,81 @@ impl Inner {
                 return Err(self.refused(&node, refusal, &prepared).await);
             }
             tracing::info!(node = %node.name(), %refusal, "rebuilding the transaction");
-            let moved_on = matches!(refusal, refusal::Refusal::MovedOn { .. });
-            // A first transaction that was only too old is rebuilt at once; after that, a node that keeps
-            // refusing sets the pace.
-            if rebuilt || !moved_on {
-                tokio::time::sleep(self.config.poll_interval).await;
-            }
+            self.before_rebuilding(batch, &refusal, rebuilt).await?;
             rebuilt = true;
-            if !moved_on {
-                // Another transaction of the account may have its nonce.
-                self.wait_again(batch, started).await?;
+        }
+    }
+
+    /// Sends a transaction to a node and follows it, if the node does not refuse it.
+    async fn send_to(
+        &self,
+        node: &Node,
+        prepared: &Prepared,
+        batch: &CallBatch,
+        progress: &mpsc::Sender<SubmitProgress>,
+    ) -> Result<Result<BatchOutcome, SubmitError>, Refusal> {
+        let account = prepared.account;
+        let earlier = self.account(account).unresolved;
+        let unresolved = Unresolved { nonce: prepared.nonce, last: prepared.last };
+        // Before it is sent: this future may be dropped at any time from then on.
+        self.remember(account, |known| known.unresolved = Some(unresolved));
+        match self.submit_to(node, prepared).await {
+            Ok(watch) => {
+                let result = self.follow(prepared, &batch.signer, watch, progress).await;
+                if !matches!(result, Err(SubmitError::Unknown { .. })) {
+                    self.remember(account, |known| known.unresolved = None);
+                }
+                Ok(result)
+            }
+            Err(refusal) => {
+                self.remember(account, |known| known.unresolved = earlier);
+                Err(refusal)
             }
         }
     }
 
-    /// Waits until the account has nothing pending. If another transaction of it came first, that may contain the
-    /// same calls: another trader's, from before it learned that it has lost the account's lease.
-    async fn wait_again(&self, batch: &CallBatch, started: Instant) -> Result<(), SubmitError> {
+    /// Waits before a refused transaction is rebuilt.
+    async fn before_rebuilding(
+        &self,
+        batch: &CallBatch,
+        refusal: &Refusal,
+        rebuilt: bool,
+    ) -> Result<(), SubmitError> {
+        let account = batch.operator();
+        if let Refusal::NonceTaken { .. } = refusal {
+            self.count_lost_nonce(account, LostAt::Pool);
+            // Another program was faster: the next nonce is free.
+            if self.account(account).is_shared() {
+                return Ok(());
+            }
+        }
+        let moved_on = matches!(refusal, Refusal::MovedOn { .. });
+        // A first transaction that was only too old is rebuilt at once; after that, a node that keeps
+        // refusing sets the pace.
+        if rebuilt || !moved_on {
+            tokio::time::sleep(self.config.poll_interval).await;
+        }
+        if !moved_on {
+            // Another transaction of the account may have its nonce.
+            self.wait_again(batch).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the account's earlier transactions. If another transaction of it came first, that may
+    /// contain the same calls: another trader's, from before it learned that it has lost the account's lease. Returns
+    /// whether another one did.
+    async fn wait_again(&self, batch: &CallBatch) -> Result<bool, SubmitError> {
         let account = batch.operator();
         let before = self.account(account).next_nonce;
         self.forget(account);
         self.wait_until_idle(account).await?;
         self.forget(account);
-        if self.account(account).next_nonce == before {
-            return Ok(());
+        let is_moved = self.account(account).next_nonce != before;
+        if is_moved {
+            self.check_undone(batch).await?;
         }
-        let others = || format!("another transaction of {} came first", self.address(account));
-        if self.effects(&batch.calls).await?.calls.contains(&Effect::Present) {
-            let reason = format!("{}, and some of its calls are on chain", others());
-            return Err(SubmitError::Lost { reason });
-        }
-        if started.elapsed() >= self.config.unavailable_after {
-            return Err(SubmitError::Refused { reason: others(), retryable: true });
-        }
-        Ok(())
+        Ok(is_moved)
     }
 
     fn forget(&self, account: AccountId) {
@@ -369,8 +435,11 @@ impl ChainSubmitter for Submitter {
         inner.wait_until_idle(account).await?;
         // If this future is dropped, the account does not count as idle.
         inner.forget(account);
+        inner.publish_sharing(account);
         let result = inner.send(batch, &progress).await;
-        if Inner::leaves_idle(&result) {
+        // What is pending on a shared account does not matter.
+        let is_refused = matches!(result, Err(SubmitError::Refused { .. }));
+        if Inner::leaves_idle(&result) || is_refused && inner.account(account).may_send_behind() {
             inner.remember(account, |known| known.idle = true);
         }
         result
@@ -382,7 +451,7 @@ impl ChainSubmitter for Submitter {
     }
 
     fn forget(&self, account: AccountId) {
-        self.inner.forget(account);
+        self.inner.remember(account, |known| (known.idle, known.unbelieved) = (false, 0));
     }
 }
 

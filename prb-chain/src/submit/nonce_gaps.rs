@@ -1,5 +1,5 @@
-//! Missing nonces: a transaction behind them waits in its node's pool until it expires, or until they are
-//! filled if [`Config::fill_nonce_gaps`](super::Config::fill_nonce_gaps) is set.
+//! Missing nonces: a transaction behind them would wait in its node's pool until it expires. They are filled at once if
+//! [`Config::fill_nonce_gaps`](super::Config::fill_nonce_gaps) is set, and otherwise after some blocks.
 
 use prb_core::{chain::CallBatch, text::describe};
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use codec::{Compact, Decode, Encode};
 use prb_core::{
     chain::{CallBatch, SubmitError},
-    primitives::{Balance, Hash},
+    primitives::{AccountId, Balance, Hash},
 };
 use tokio::time::Instant;
 
@@ -24,7 +24,7 @@ use crate::{
 pub(super) struct Prepared {
     pub(super) extrinsic: Vec<u8>,
     pub(super) hash: Hash,
-    pub(super) account: prb_core::primitives::AccountId,
+    pub(super) account: AccountId,
     pub(super) nonce: u64,
     /// The runtime that it was signed for; it is invalid for any other.
     pub(super) runtime: Arc<Runtime>,
@@ -109,25 +109,14 @@ impl Inner {
         let account = batch.operator();
         // The transaction's block is executed by the code in the best block's state.
         let runtime = self.runtimes.at(node, None).await?;
-        let next: u64 = node.request("system_accountNextIndex", [self.address(account)]).await?;
-        let known = self.account(account);
-        // Somebody else's transaction is pending, perhaps with the same calls: another trader's that has lost
-        // the lease.
-        if next > known.next_nonce.max(known.unbelieved) && !known.busy {
-            return Err(Failure::Overtaken);
-        }
-        // A node that lags behind the one that finalised our last transaction would repeat its nonce.
-        let nonce = match next > known.unbelieved {
-            true => next.max(known.next_nonce),
-            false => known.next_nonce,
-        };
         // Checked before signing: a signer may be slow or cost money.
         let share = u128::from(self.share(account));
         let limits = runtime.block_limits();
         let most = runtime.constant::<u32>("Utility", "batched_calls_limit").ok();
         budget::check_calls(&batch.calls, most, &limits, share).map_err(Failure::Batch)?;
-        let prepared =
-            sign(&runtime, batch, self.terms(node, nonce, head).await?).await.map_err(Failure::Batch)?;
+        let terms = self.terms(node, 0, head).await?;
+        let terms = Terms { nonce: self.next_nonce_at(node, account).await?, ..terms };
+        let prepared = sign(&runtime, batch, terms).await.map_err(Failure::Batch)?;
         // An oversized request might end the connection instead of being refused.
         budget::check_bytes(&prepared, limits.bytes(share)).map_err(Failure::Batch)?;
         let Some(cost) = cost(node, &prepared.extrinsic).await? else { return Ok(prepared) };
@@ -136,6 +125,24 @@ impl Inner {
             None => Ok(prepared),
             Some(e) => Err(Failure::Cost(e)),
         }
+    }
+
+    /// The nonce of the account's next transaction at a node, for which it should be sent soon: another program may
+    /// use it first.
+    async fn next_nonce_at(&self, node: &Node, account: AccountId) -> Result<u64, Failure> {
+        let next: u64 = node.request("system_accountNextIndex", [self.address(account)]).await?;
+        let known = self.account(account);
+        let is_overtaken = next > known.next_nonce.saturating_add(known.unbelieved);
+        // Somebody else's transaction is pending, perhaps with the same calls: another trader's that has lost
+        // the lease.
+        if is_overtaken && !known.may_send_behind() {
+            return Err(Failure::Overtaken);
+        }
+        if is_overtaken {
+            self.note_sharing(account);
+        }
+        // A node that lags behind the one that finalised our last transaction would repeat its nonce.
+        Ok(if is_overtaken { next } else { known.next_nonce })
     }
 
     /// The terms of signing for a nonce. The lifetime counts from the finalised head, which no fork can remove,

@@ -22,6 +22,8 @@ pub(super) enum Refusal {
     Payment { reason: String },
     /// It does not fit into a block.
     TooLarge { reason: String },
+    /// The pool has another transaction of the account with its nonce.
+    NonceTaken { reason: String },
     /// Any other reason.
     Other { reason: String, retryable: bool },
 }
@@ -32,7 +34,7 @@ impl fmt::Display for Refusal {
             Self::MovedOn { reason, .. } => write!(f, "built on an older state of the chain: {reason}"),
             Self::Payment { reason } => write!(f, "it cannot be paid for: {reason}"),
             Self::TooLarge { reason } => write!(f, "it does not fit in a block: {reason}"),
-            Self::Other { reason, .. } => f.write_str(reason),
+            Self::NonceTaken { reason } | Self::Other { reason, .. } => f.write_str(reason),
         }
     }
 }
@@ -40,7 +42,7 @@ impl fmt::Display for Refusal {
 impl Refusal {
     /// Whether another transaction with the same calls may be accepted soon.
     pub(super) const fn may_pass(&self) -> bool {
-        matches!(self, Self::MovedOn { .. } | Self::Other { retryable: true, .. })
+        matches!(self, Self::MovedOn { .. } | Self::NonceTaken { .. } | Self::Other { retryable: true, .. })
     }
 }
 
@@ -52,6 +54,7 @@ mod code {
     pub(super) const VERIFICATION: i32 = 1002;
     pub(super) const INVALID: i32 = 1010;
     pub(super) const ALREADY_IMPORTED: i32 = 1013;
+    pub(super) const TOO_LOW_PRIORITY: i32 = 1014;
     pub(super) const UNACTIONABLE: i32 = 1017;
 }
 
@@ -87,7 +90,9 @@ impl Inner {
     /// Converts the refusal to the caller's error.
     pub(super) async fn refused(&self, node: &Node, refusal: Refusal, prepared: &Prepared) -> SubmitError {
         match refusal {
-            Refusal::MovedOn { reason, .. } => SubmitError::Refused { reason, retryable: true },
+            Refusal::MovedOn { reason, .. } | Refusal::NonceTaken { reason } => {
+                SubmitError::Refused { reason, retryable: true }
+            }
             Refusal::Other { reason, retryable } => SubmitError::Refused { reason, retryable },
             Refusal::TooLarge { reason } => {
                 SubmitError::TooLarge { calls: prepared.calls, fits: prepared.calls / 2, reason }
@@ -120,9 +125,10 @@ fn classify(e: &rpc::Error) -> Refusal {
             && ["outdated", "bad signature", "ancient birth block"].into_iter().any(says))
     {
         Refusal::MovedOn { reason, is_signature: says("bad signature") }
+    } else if *code == code::TOO_LOW_PRIORITY {
+        Refusal::NonceTaken { reason }
     } else {
-        // 1011 unknown validity, 1012 temporarily banned, 1014 another one with the same nonce, 1016 the pool is
-        // full: all are temporary. Otherwise 1010 is the transaction's own fault. Codes of other modules and of the
+        // 1011 unknown validity, 1012 temporarily banned, 1016 the pool is full: all are temporary. Otherwise 1010 is the transaction's own fault. Codes of other modules and of the
         // server say nothing about the transaction.
         let retryable = !is_of_author || (code::INVALID + 1..=code::UNACTIONABLE - 1).contains(code);
         Refusal::Other { reason, retryable }
@@ -151,7 +157,8 @@ mod tests {
             invalid("Transaction call is not expected"),
             Refusal::Other { retryable: false, .. }
         ));
-        for code in [1011, 1012, 1014, 1016, -32601, -32603, -32000] {
+        assert!(matches!(refusal(1014, "Priority is too low: (2 vs 1)"), Refusal::NonceTaken { .. }));
+        for code in [1011, 1012, 1016, -32601, -32603, -32000] {
             assert!(matches!(refusal(code, "later"), Refusal::Other { retryable: true, .. }), "{code}");
         }
         for code in [1000, 1001, 1010, 1017] {

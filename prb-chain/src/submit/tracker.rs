@@ -17,6 +17,9 @@ const MAX_RESEND_PAUSE: u32 = 16;
 /// reports.
 const MAX_UNSEARCHED: u32 = 3;
 
+/// Final blocks after which a missing nonce counts as given up by the program that should have sent it.
+const GAP_BLOCKS: u32 = 4;
+
 /// What is known of a sent transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct State {
@@ -28,6 +31,8 @@ pub(super) struct State {
     watch_lost: bool,
     /// The next finalised block to search.
     next_block: u32,
+    /// The value of `next_block` when the finalised chain was first searched since it has waited behind a gap.
+    gap_from: Option<u32>,
     /// It is sent again from then on, while it is in no block.
     resend_at: Instant,
     resend_pause: std::time::Duration,
@@ -120,6 +125,7 @@ impl State {
             seen: "sent",
             watch_lost: false,
             next_block: first_block,
+            gap_from: None,
             resend_at: now,
             resend_pause: config.poll_interval,
             resends: 0,
@@ -148,8 +154,16 @@ impl State {
         Action::Search { from: self.next_block, first }
     }
 
+    /// Whether the nonce before it has been missing for long enough to be filled.
+    fn is_gap_old(&mut self, config: &Config) -> bool {
+        let from = *self.gap_from.get_or_insert(self.next_block);
+        config.fill_nonce_gaps || self.next_block.saturating_sub(from) >= GAP_BLOCKS
+    }
+
     fn listen(&self, now: Instant, config: &Config) -> Action {
-        let timeout = if self.watched { config.watch_timeout } else { config.poll_interval };
+        // A missing nonce is noticed by the blocks that do not have it.
+        let is_quick = !self.watched || self.place == Place::BehindGap;
+        let timeout = if is_quick { config.poll_interval } else { config.watch_timeout };
         // A node that keeps reporting, and never an end, must not keep the finalised chain from being searched.
         let latest = self.searched_at + config.watch_timeout.saturating_mul(MAX_UNSEARCHED);
         Action::Listen { until: (now + timeout).min(latest) }
@@ -192,6 +206,9 @@ pub(super) fn decide(
 
 fn on_status(state: &mut State, status: Status, now: Instant, config: &Config) -> Action {
     (state.heard_at, state.seen, state.watch_lost) = (now, status.name(), false);
+    if status != Status::Future {
+        state.gap_from = None;
+    }
     match status {
         Status::Future => state.place = Place::BehindGap,
         // The node puts a retracted transaction back into its pool, or not: then it is sent again.
@@ -252,7 +269,7 @@ fn send_or_listen(state: &mut State, now: Instant, config: &Config) -> Action {
     if state.place == Place::Block && now < state.block_until || state.resend_at > now {
         return state.listen(now, config);
     }
-    if state.place == Place::BehindGap && config.fill_nonce_gaps {
+    if state.place == Place::BehindGap && state.is_gap_old(config) {
         return Action::FillGap;
     }
     resend(state, now, config)

@@ -131,7 +131,7 @@ impl<'a> Watcher<'a> {
         if let Status::InBlock(block) = status {
             let _ = self.progress.try_send(SubmitProgress::InBlock { block: *block });
         }
-        if *status == Status::Future && !self.inner.config.fill_nonce_gaps {
+        if *status == Status::Future {
             let account = self.inner.address(self.prepared.account);
             let (nonce, until) = (self.prepared.nonce, self.prepared.last);
             tracing::warn!(account, nonce, until, "the transaction waits for a missing nonce before its own");

@@ -150,8 +150,16 @@ async fn pending_transactions_that_no_block_includes_are_not_waited_for_twice() 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_node_that_reports_too_high_nonces_is_used() {
     let Rig { net, submitter, pool, .. } = &Rig::start(false, config(), nonces_ahead).await;
-    net.done(submitter, [Worker::new(1).register(net)]).await;
+    let worker = Worker::new(1);
+    net.done(submitter, [worker.register(net)]).await;
     assert!(pool.nodes()[0].is_trusted(), "there is no other");
+    // One batch has waited for what it reports.
+    let before = net.devnet.para().finalized_number();
+    net.done(submitter, (0..2).map(|n| worker.bench_report(net, n))).await;
+    net.done(submitter, [worker.bench_report(net, 2)]).await;
+    let waited = net.devnet.para().finalized_number() - before;
+    assert!(waited < 3 * crate::net::MORTALITY / 2, "{waited} blocks");
+    assert_eq!((net.transactions(), net.ingress(&worker)), (3, 3));
 }
 
 #[tokio::test(flavor = "multi_thread")]

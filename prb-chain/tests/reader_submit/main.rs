@@ -14,6 +14,7 @@ mod outside;
 mod pools;
 mod proxy;
 mod reader;
+mod shared;
 mod stall;
 mod storm;
 mod submit;

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use codec::Encode;
 use prb_chain::submit::Submitter;
 use prb_core::{
-    chain::{Call, ChainSubmitter, Effect, SubmitError, SubmitProgress},
+    chain::{BatchOutcome, Call, ChainSubmitter, Effect, SubmitError, SubmitProgress},
     primitives::{AccountId, PHALA_SS58_PREFIX, PoolId},
 };
 use prb_devnet::{Config, TransactionFault};
@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::net::{Claiming, MORTALITY, Net, STAKE, Worker, config, pool_of, signer_of, until};
 
-pub(crate) fn names(outcome: &prb_core::chain::BatchOutcome) -> Vec<&str> {
+pub(crate) fn names(outcome: &BatchOutcome) -> Vec<&str> {
     outcome.calls.iter().map(|call| call.as_ref().map_or_else(|e| e.name.as_str(), |()| "ok")).collect()
 }
 
@@ -195,28 +195,45 @@ async fn transaction_forgotten_by_its_node_is_sent_again() {
     net.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn transaction_with_a_used_nonce_is_lost_at_once() {
-    let net = Net::start(Config::default()).await;
-    let (worker, other) = (Worker::new(1), Worker::new(2));
+/// Sends a batch whose nonce another transaction of the account gets, with a call of the other one.
+async fn with_a_used_nonce(net: &Net, call: Call, others: Call) -> Result<BatchOutcome, SubmitError> {
     let long_mortality = config().with_mortality_blocks(1024);
     let (first, second) = (Submitter::new(net.pool.clone(), long_mortality).unwrap(), net.submitter());
     net.devnet.para().faults().transactions(TransactionFault::Swallowed);
     let (sender, mut progress) = mpsc::channel(8);
-    let batch = net.batch([worker.register(&net)]);
-    let lost = first.submit(&batch, sender);
+    let batch = net.batch([call]);
+    let sent = first.submit(&batch, sender);
     let taken = async {
         until(&mut progress, |p| matches!(p, SubmitProgress::Submitted { .. })).await;
         net.devnet.para().faults().heal();
         let (sender, _) = mpsc::channel(8);
-        second.submit(&net.batch([other.register(&net)]), sender).await.unwrap()
+        second.submit(&net.batch([others]), sender).await.unwrap()
     };
-    let (lost, _) = net.ticking(async { tokio::join!(lost, taken) }).await;
-    match lost {
-        Err(SubmitError::Lost { reason }) => assert!(reason.contains("took its nonce"), "{reason}"),
+    let (outcome, _) = net.ticking(async { tokio::join!(sent, taken) }).await;
+    assert!(net.devnet.para().finalized_number() < 1024, "it was waited for");
+    outcome
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transaction_with_a_used_nonce_is_built_again_at_once() {
+    let net = Net::start(Config::default()).await;
+    let (worker, other) = (Worker::new(1), Worker::new(2));
+    let outcome = with_a_used_nonce(&net, worker.register(&net), other.register(&net)).await;
+    assert_eq!(names(&outcome.unwrap()), ["ok"]);
+    assert!(net.worker_info(&worker).is_some() && net.worker_info(&other).is_some());
+    assert_eq!(net.transactions(), 2);
+    net.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transaction_with_a_used_nonce_is_lost_if_the_other_has_its_calls() {
+    let net = Net::start(Config::default()).await;
+    let call = Worker::new(1).register(&net);
+    match with_a_used_nonce(&net, call.clone(), call).await {
+        Err(SubmitError::Lost { reason }) => assert!(reason.contains("calls are on chain"), "{reason}"),
         other => panic!("{other:?}"),
     }
-    assert!(net.worker_info(&worker).is_none() && net.worker_info(&other).is_some());
+    assert_eq!(net.transactions(), 1);
     net.stop().await;
 }
 

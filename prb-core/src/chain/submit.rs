@@ -265,8 +265,9 @@ pub struct Effects {
 pub trait ChainSubmitter: Send + Sync + fmt::Debug {
     /// Signs and submits one batch, and watches it until it is final.
     ///
-    /// Before the first batch of an account the submitter waits until no earlier transaction of it is
-    /// pending, so that a restarted program does not repeat what its predecessor sent.
+    /// Before the first batch of an account the submitter waits until no earlier transaction of it can take effect
+    /// unnoticed, so that a restarted program does not repeat what its predecessor sent: until none is pending, or, if
+    /// other programs send from the account as well, until those that were pending at first are final.
     ///
     /// Calls for one operator must not overlap: the caller keeps one batch in flight per account. Progress is
     /// sent to `progress`; a full channel loses progress, never the outcome.
@@ -283,7 +284,7 @@ pub trait ChainSubmitter: Send + Sync + fmt::Debug {
     ) -> Result<BatchOutcome, SubmitError>;
 
     /// Reads from the chain's newest finalised state which calls have taken effect, in the calls' order. Like
-    /// [`submit`](Self::submit), waits first until nothing sent earlier for `account` is pending.
+    /// [`submit`](Self::submit), waits first for what was sent earlier for `account`.
     ///
     /// # Errors
     /// [`SubmitError::Unavailable`].
@@ -293,7 +294,7 @@ pub trait ChainSubmitter: Send + Sync + fmt::Debug {
     async fn effects(&self, account: AccountId, calls: &[Call]) -> Result<Effects, SubmitError>;
 
     /// Discards cached knowledge of `account`, because others may have sent for it: the next call for the
-    /// account waits again until none of its transactions is pending. Must not be called while a call for the
+    /// account waits again for its pending transactions. Must not be called while a call for the
     /// account is in flight.
     ///
     /// A no-op for a submitter that caches nothing between calls.

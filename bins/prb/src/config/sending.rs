@@ -9,8 +9,8 @@ use super::values::yes_no;
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Transactions")]
 pub struct SendingArgs {
-    /// Fill nonces that are missing before an operator's transaction with empty batches, which cost fees. Otherwise the
-    /// transaction waits until the missing ones appear, or expires and is signed again.
+    /// Fill nonces that are missing before an operator's transaction at once, with empty batches that cost fees.
+    /// Otherwise that happens after four final blocks, in which another program may send them.
     #[arg(long, env = "PRB_FILL_NONCE_GAPS", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
     pub fill_nonce_gaps: bool,
 }

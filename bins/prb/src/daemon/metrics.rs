@@ -2,11 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use metrics::{describe_gauge, gauge};
-use prb_core::{chain::ChainView, fleet::FleetStatus};
+use prb_core::{chain::ChainView, fleet::FleetStatus, worker::Stage};
 
 use crate::{
     ops::Reason,
@@ -23,13 +23,14 @@ const JOBS: &str = "prb_jobs";
 const PEERS: &str = "prb_usable_peers";
 const UNRESPONSIVE: &str = "prb_workers_unresponsive";
 const TROUBLE: &str = "prb_workers_in_trouble";
+const OLDEST_JOB: &str = "prb_worker_oldest_job_seconds";
 const LAG: &str = "prb_pool_lag_blocks";
 const BALANCE: &str = "prb_operator_balance_pha";
 
 /// The chain's smallest units in one PHA.
 const PHA: f64 = 1e12;
 
-const GAUGES: [(&str, &str); 11] = [
+const GAUGES: [(&str, &str); 12] = [
     (BUILD, "1, with the version that runs"),
     (STARTED, "When the process started, in seconds since the Unix epoch"),
     (READY, "1 if the daemon is ready according to /readyz, otherwise 0"),
@@ -43,6 +44,10 @@ const GAUGES: [(&str, &str); 11] = [
     ),
     (UNRESPONSIVE, "Computing workers whose heartbeats the chain misses"),
     (TROUBLE, "Workers in S_ERROR, stalled or unresponsive"),
+    (
+        OLDEST_JOB,
+        "Time since the oldest operation or message of a worker that is not on chain yet was submitted",
+    ),
     (LAG, "Finalised parachain blocks that the slowest worker of the pool has not executed yet"),
     (BALANCE, "PHA that the account of an operator can pay fees from"),
 ];
@@ -111,6 +116,7 @@ impl Gauges {
         };
         gauge!(UNRESPONSIVE).set(count(|worker| worker.is_unresponsive()));
         gauge!(TROUBLE).set(count(readiness::in_trouble));
+        gauge!(OLDEST_JOB).set(oldest_job(fleet).as_secs_f64());
         // A removed pool's series would keep its last value, so it is set to 0.
         self.pools.values_mut().for_each(|lag| *lag = 0);
         for worker in fleet.workers.iter().filter(|worker| worker.runner.is_some()) {
@@ -121,6 +127,14 @@ impl Gauges {
             gauge!(LAG, "pool" => pool.to_string()).set(*lag);
         }
     }
+}
+
+/// How long the oldest job of the fleet's workers has been on its way to the chain.
+fn oldest_job(fleet: &FleetStatus) -> Duration {
+    let jobs = fleet.workers.iter().filter_map(|worker| worker.in_flight.as_ref());
+    let sent = jobs.filter(|job| job.stage != Stage::Preparing);
+    // Zero for a time that a corrected clock has put into the future.
+    sent.map(|job| job.since.elapsed().unwrap_or_default()).max().unwrap_or_default()
 }
 
 fn heights(view: &View) {

@@ -56,7 +56,7 @@ async fn state_and_observation_determine_the_action() {
         ("a watch", unwatched(), Observation::Sent { watched: true }, wait.clone()),
         ("ready", watched(start), status(Status::Ready), wait.clone()),
         ("broadcast", watched(start), status(Status::Broadcast(vec![])), wait.clone()),
-        ("future", watched(start), status(Status::Future), wait.clone()),
+        ("future", watched(start), status(Status::Future), quick.clone()),
         ("in a block", watched(start), status(Status::InBlock(HASH)), wait.clone()),
         ("retracted", watched(start), status(Status::Retracted(HASH)), wait.clone()),
         ("final", watched(start), status(Status::Finalized(HASH)), search(Some(HASH))),
@@ -91,11 +91,25 @@ async fn state_and_observation_determine_the_action() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nonce_gap_is_filled_only_if_configured() {
+async fn nonce_gap_is_filled_after_some_final_blocks_unless_configured_otherwise() {
     let start = Instant::now();
     let config = Config { fill_nonce_gaps: false, ..config() };
-    let (_, action) = decide(reported(start, Status::Future), not_yet(), start, &config);
-    assert_eq!(action, Action::Resend { attempt: 0 });
+    let mut state = reported(start, Status::Future);
+    let mut searched = |next_block, secs| {
+        let search = Observation::Searched(Search::NotYet { next_block });
+        let (next, action) = decide(state.clone(), search, start + Duration::from_secs(secs), &config);
+        state = next;
+        action
+    };
+    assert_eq!(searched(9, 0), Action::Resend { attempt: 0 });
+    assert!(matches!(searched(12, 10), Action::Resend { .. }));
+    assert_eq!(searched(13, 20), Action::FillGap);
+    // It was filled, and there is another one.
+    let (next, _) = decide(state, Observation::Status(Status::Ready), start, &config);
+    let (next, _) = decide(next, Observation::Status(Status::Future), start, &config);
+    let search = Observation::Searched(Search::NotYet { next_block: 14 });
+    let (_, action) = decide(next, search, start + Duration::from_secs(60), &config);
+    assert!(matches!(action, Action::Resend { .. }), "{action:?}");
 }
 
 #[tokio::test(start_paused = true)]
