@@ -1,5 +1,5 @@
 //! `prb all` killed at any time, as by `kill -9` or for memory, continues from its stored state, and does nothing twice.
-#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
 
 use std::{
     process::Command,
