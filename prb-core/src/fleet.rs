@@ -33,9 +33,12 @@ use crate::{
 };
 
 mod genesis;
+mod receipt;
 mod runner;
 mod supervisor;
 mod watchdog;
+
+pub use receipt::{NotStored, Receipt};
 
 pub use crate::worker::{Command, Event, WorkerStatus};
 
@@ -182,6 +185,7 @@ struct Shared {
     cancel: CancellationToken,
     tasks: TaskTracker,
     stop_timeout: Duration,
+    saver: Arc<Saver>,
 }
 
 /// A running fleet. Clones share it; it stops when the last one is dropped.
@@ -225,12 +229,14 @@ impl Fleet {
     pub fn start(parts: Parts, config: Config) -> Self {
         describe_metrics();
         let cancel = CancellationToken::new();
+        let saver = Arc::new(Saver::new(Arc::clone(&parts.inventory)));
         let shared = Arc::new(Shared {
             registry: RwLock::default(),
             changes: watch::Sender::new(0),
             cancel: cancel.clone(),
             tasks: TaskTracker::new(),
             stop_timeout: config.stop_timeout,
+            saver: Arc::clone(&saver),
         });
         let (genesis, genesis_seen) = watch::channel(None);
         let budget = TransferBudget::new(TransferLimits::new(config.in_flight_bytes));
@@ -239,7 +245,7 @@ impl Fleet {
             views: parts.chain.views(),
             keys: Arc::new(Keys::new(parts.chain)),
             stakes: StakeQueue::default(),
-            saver: Saver::new(parts.inventory),
+            saver,
             driver: Driver::new(Arc::clone(&parts.source), budget),
             source: parts.source,
             jobs: Arc::new(JobDriver::new(parts.queue, config.tuning.job_timeout, cancel.clone())),
@@ -282,11 +288,24 @@ impl Fleet {
     /// Gives a command to a running worker. Returns before it is carried out, with a description of what will
     /// happen.
     ///
-    /// Commands queued for a worker are executed in the order in which they were last given.
+    /// Commands queued for a worker are executed in the order in which they were last given. The worker's new goal is
+    /// stored a moment later: if the process is killed before, it is lost. [`Self::command_with_receipt`] tells when.
     ///
     /// # Errors
     /// See [`CommandError`].
     pub fn command(&self, id: Uuid, command: Command) -> Result<String, CommandError> {
+        self.command_with_receipt(id, command).map(|(answer, _)| answer)
+    }
+
+    /// As [`command`](Self::command); the receipt resolves once the inventory has stored the worker's new goal or key.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub fn command_with_receipt(
+        &self,
+        id: Uuid,
+        command: Command,
+    ) -> Result<(String, Receipt), CommandError> {
         if self.shared.cancel.is_cancelled() {
             return Err(CommandError::Stopped);
         }
@@ -304,9 +323,13 @@ impl Fleet {
             command,
             reason,
         })?;
-        slot.command(command);
+        let given = slot.command(command);
         // It may have come too late for the worker's task to persist it.
-        if self.shared.cancel.is_cancelled() { Err(CommandError::Stopped) } else { Ok(answer) }
+        if self.shared.cancel.is_cancelled() {
+            return Err(CommandError::Stopped);
+        }
+        let saver = &self.shared.saver;
+        Ok((answer, if command.is_stored() { Receipt::new(slot, given, saver) } else { Receipt::nothing() }))
     }
 
     /// Describes what a command would do to a worker, without giving it.

@@ -28,7 +28,7 @@ mod keys;
 pub mod memory;
 mod values;
 
-pub use command::{CommandResult, Preview};
+pub use command::{CommandResult, Preview, STORED_WITHIN};
 pub use error::Error;
 pub use keys::{KeyError, OperatorKeys};
 pub use values::{Change, Item, PoolValue, Selector, WorkerValue};

@@ -52,7 +52,7 @@ pub(crate) use command::preview;
 pub(crate) use job_driver::JobDriver;
 pub(crate) use key_registry::Keys;
 pub(crate) use saver::Saver;
-pub(crate) use slot::Slot;
+pub(crate) use slot::{Slot, Taken};
 pub(crate) use stakes::StakeQueue;
 pub(crate) use task::{Context, Task};
 

@@ -6,9 +6,12 @@ use std::time::Duration;
 use prb_core::{
     chain::{Call, memory as chain_memory},
     fleet::Command,
-    inventory::{Edit, Goal, Inventory},
+    inventory::{Edit, Goal, Inventory, Worker},
+    primitives::PoolId,
+    pruntime::scripted::ScriptedWorker,
     worker::{State, WorkerStatus},
 };
+use uuid::Uuid;
 
 #[path = "fleet_rig/rig.rs"]
 mod rig;
@@ -102,6 +105,110 @@ async fn removed_worker_that_is_back_keeps_its_goal() {
     tokio::time::sleep(HOUR).await;
     until_reason(&rig, "stopped").await;
     assert_eq!((starts(&rig), rig.status(0).saved.goal), (1, Goal::StayStopped));
+}
+
+/// How an entry is renamed and gets another address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Move {
+    /// In one edit.
+    AtOnce,
+    /// The new entry is added, and the old one is removed later.
+    AddedFirst,
+    /// Its old address belongs to another machine now.
+    AddressTaken,
+    /// It is commanded to start before it answers.
+    ThenStarted,
+}
+
+/// As when a fleet gets a new naming scheme, or names of hosts in place of addresses.
+#[tokio::test(start_paused = true)]
+async fn renamed_worker_at_another_address_keeps_its_goal() {
+    for how in [Move::AtOnce, Move::AddedFirst, Move::AddressTaken, Move::ThenStarted] {
+        let mut rig = computing().await;
+        tell(&rig, Command::Stop);
+        until_reason(&rig, "cooled-down").await;
+        tell(&rig, Command::Reclaim);
+        until_reason(&rig, "stopped").await;
+        let old = rig.inventory.snapshots().borrow().workers[0].as_ref().clone();
+        rig.connect.add("http://moved", rig.workers[0].clone());
+        let (id, name) = (Uuid::from_u128(50), "renamed");
+        let new = Edit::PutWorker(Worker::new(id, old.pid, name, "http://moved", old.stake));
+        let other = Worker::new(Uuid::from_u128(51), old.pid, "another", old.endpoint.clone(), old.stake);
+        match how {
+            Move::AtOnce | Move::ThenStarted => {
+                rig.workers[0].set_down(how == Move::ThenStarted);
+                rig.inventory.apply(vec![Edit::RemoveWorker(old.id), new]).await.unwrap();
+            }
+            Move::AddedFirst => {
+                rig.edit_worker(0, |w| w.endpoint = "http://gone".into()).await;
+                rig.inventory.apply(vec![new]).await.unwrap();
+            }
+            Move::AddressTaken => {
+                let machine = ScriptedWorker::new(7);
+                rig.adopt(&machine);
+                rig.connect.add(&old.endpoint, machine);
+                let edits = vec![Edit::RemoveWorker(old.id), Edit::PutWorker(other), new];
+                rig.inventory.apply(edits).await.unwrap();
+            }
+        }
+        rig.ids[0] = id;
+        rig.until(name, |s| s.workers.iter().any(|w| w.worker.id == id)).await;
+        if how == Move::ThenStarted {
+            tell(&rig, Command::Start);
+            rig.workers[0].set_down(false);
+            rig.until_all(State::Active).await;
+            assert_eq!(starts(&rig), 2, "it was told to");
+            continue;
+        }
+        until_reason(&rig, "stopped").await;
+        if how == Move::AddedFirst {
+            rig.inventory.apply(vec![Edit::RemoveWorker(old.id)]).await.unwrap();
+        }
+        tokio::time::sleep(HOUR).await;
+        until_reason(&rig, "stopped").await;
+        let status = rig.status(0);
+        assert_eq!((status.saved.goal, status.saved.key), (Goal::StayStopped, Some(rig.key(0))), "{how:?}");
+        assert!(
+            rig.inventory.snapshots().borrow().removed.is_empty(),
+            "{how:?}: the old record is not needed"
+        );
+        assert_eq!(starts(&rig), 1, "{how:?}");
+    }
+}
+
+/// A worker that has left its pool is added to another one in order to compute there.
+#[tokio::test(start_paused = true)]
+async fn worker_that_has_left_its_pool_starts_in_another_one() {
+    for leaves in [true, false] {
+        let mut rig = computing().await;
+        let second = PoolId(2);
+        rig.put_pool(second, true).await;
+        tell(&rig, Command::Stop);
+        until_reason(&rig, "cooled-down").await;
+        tell(&rig, Command::Reclaim);
+        until_reason(&rig, "stopped").await;
+        if leaves {
+            tell(&rig, Command::LeavePool);
+            rig.until_worker(0, "out", |w| w.chain.as_ref().is_some_and(|chain| chain.pool.is_none())).await;
+            until_reason(&rig, "stopped").await;
+        }
+        let old = rig.inventory.snapshots().borrow().workers[0].as_ref().clone();
+        rig.connect.add("http://moved", rig.workers[0].clone());
+        let new = Worker::new(Uuid::from_u128(50), second, "renamed", "http://moved", old.stake);
+        rig.inventory.apply(vec![Edit::RemoveWorker(old.id), Edit::PutWorker(new)]).await.unwrap();
+        rig.ids[0] = Uuid::from_u128(50);
+        rig.until("it", |s| s.workers.iter().any(|w| w.worker.id == rig.ids[0])).await;
+        if leaves {
+            rig.until_all(State::Active).await;
+            continue;
+        }
+        // The number was a mistake, which is corrected later.
+        until_reason(&rig, "in-other-pool").await;
+        rig.edit_worker(0, |w| w.pid = old.pid).await;
+        until_reason(&rig, "stopped").await;
+        tokio::time::sleep(HOUR).await;
+        assert_eq!((starts(&rig), rig.status(0).saved.goal), (1, Goal::StayStopped));
+    }
 }
 
 #[tokio::test(start_paused = true)]

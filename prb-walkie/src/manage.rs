@@ -151,13 +151,13 @@ fn commands(manager: Manager, handlers: Handlers) -> Handlers {
         })
         .on(calls::KickWorker, move |_, request| command(kick.clone(), request, Manager::kick))
         .on(calls::CommandWorker, move |_, request: wire::CommandRequest| {
-            let answer = any_command(&any, &request);
-            async { answer }
+            let any = any.clone();
+            async move { any_command(&any, &request).await }
         })
 }
 
 /// Handles a command given by name.
-fn any_command(
+async fn any_command(
     manager: &Manager,
     request: &wire::CommandRequest,
 ) -> Result<wire::CommandUpdate, ResponseError> {
@@ -172,17 +172,18 @@ fn any_command(
         let (Ok(text) | Err(text)) = answer;
         wire::CommandAnswer { uuid: id.to_string(), text, refused }
     };
-    let answers: Vec<_> = if request.dry_run {
-        let previews = manager.preview(&ids, command).map_err(refused)?;
-        previews.into_iter().map(|(id, text)| answer((id, text.map_err(|e| e.to_string())))).collect()
-    } else {
-        let done = manager.command(&ids, command).map_err(refused)?;
-        log_left_out(&done);
-        let taken = done.answers.into_iter().map(|(id, text)| (id, Ok(text)));
-        let left_out = done.refused.into_iter().map(|(id, error)| (id, Err(error.to_string())));
-        taken.chain(left_out).map(answer).collect()
-    };
-    Ok(wire::CommandUpdate { answers })
+    if request.dry_run {
+        let previews = manager.preview(&ids, command).map_err(refused)?.into_iter();
+        let answers = previews.map(|(id, text)| answer((id, text.map_err(|e| e.to_string())))).collect();
+        return Ok(wire::CommandUpdate { answers, not_stored: String::new() });
+    }
+    let done = manager.command_stored(&ids, command).await.map_err(refused)?;
+    log_left_out(&done);
+    let not_stored = done.not_stored.map_or_else(String::new, |reason| reason.to_string());
+    let taken = done.answers.into_iter().map(|(id, text)| (id, Ok(text)));
+    let left_out = done.refused.into_iter().map(|(id, error)| (id, Err(error.to_string())));
+    let answers = taken.chain(left_out).map(answer).collect();
+    Ok(wire::CommandUpdate { answers, not_stored })
 }
 
 async fn command(

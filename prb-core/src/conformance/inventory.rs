@@ -34,6 +34,7 @@ pub async fn all<I: Inventory, F: Future<Output = I>>(make: impl Fn(Limits) -> F
     applies_all_or_nothing(&make(Limits::default()).await).await;
     stores_fleet_records(&make(Limits::default()).await).await;
     resumes_removed_workers(&make(Limits::default()).await).await;
+    keeps_a_removed_worker_until_its_key_is_recorded(&make(Limits::default()).await).await;
     forgets_the_oldest_removed_worker(&make(Limits { pools: 1, workers: 2 }).await).await;
     refuses_duplicates(&make(Limits::default()).await).await;
     refuses_to_put_an_entry_twice(&make(Limits::default()).await).await;
@@ -202,10 +203,37 @@ async fn resumes_removed_workers(inventory: &impl Inventory) {
     );
 }
 
+/// A machine is known by its key: its record outlives an entry that only has its old address.
+async fn keeps_a_removed_worker_until_its_key_is_recorded(inventory: &impl Inventory) {
+    let put = |worker: &Worker| Edit::PutWorker(worker.clone());
+    let kept = saved();
+    apply(inventory, vec![put(&worker(1)), Edit::PutFleetRecord(worker(1).id, kept)]).await;
+    let at_its_address = Worker { endpoint: worker(1).endpoint, ..worker(2) };
+    let snapshot = apply(inventory, vec![Edit::RemoveWorker(worker(1).id), put(&at_its_address)]).await;
+    assert_eq!(
+        snapshot.saved(worker(2).id).goal,
+        kept.goal,
+        "a worker at its address does not keep the goal"
+    );
+    let removed = |snapshot: &Snapshot| snapshot.removed.get(&worker(1).id).map(|worker| worker.record);
+    assert_eq!(removed(&snapshot), Some(kept), "it may answer elsewhere");
+    // Its name and address were taken over already.
+    let named = Worker { name: worker(1).name, ..worker(3) };
+    let snapshot = apply(inventory, vec![put(&named)]).await;
+    assert_eq!(snapshot.saved(worker(3).id), FleetRecord::default(), "a goal is taken over twice");
+    assert_eq!(removed(&snapshot), Some(kept), "it is forgotten with a name");
+    let other = FleetRecord { key: Some(WorkerKey([9; 32])), ..FleetRecord::default() };
+    let snapshot = apply(inventory, vec![Edit::PutFleetRecord(worker(2).id, other)]).await;
+    assert_eq!(removed(&snapshot), Some(kept), "it is forgotten with another key");
+    let snapshot = apply(inventory, vec![Edit::PutFleetRecord(worker(3).id, kept)]).await;
+    assert_eq!(removed(&snapshot), None, "it is kept although its key is back");
+}
+
 /// With a limit of two workers.
 async fn forgets_the_oldest_removed_worker(inventory: &impl Inventory) {
     for n in 1..=3 {
-        let edits = vec![Edit::PutWorker(worker(n)), Edit::PutFleetRecord(worker(n).id, saved())];
+        let record = FleetRecord { key: Some(WorkerKey([n as u8; 32])), ..saved() };
+        let edits = vec![Edit::PutWorker(worker(n)), Edit::PutFleetRecord(worker(n).id, record)];
         apply(inventory, edits).await;
         apply(inventory, vec![Edit::RemoveWorker(worker(n).id)]).await;
     }

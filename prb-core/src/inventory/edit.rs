@@ -98,7 +98,8 @@ impl Snapshot {
     /// theirs.
     ///
     /// A worker that is added under the id of a [removed](Snapshot::removed) one goes on with its record; one that is
-    /// added to the same pool under its name or with its endpoint goes on with its goal.
+    /// added to the same pool under its name or with its endpoint goes on with its goal. The record of a removed worker
+    /// is kept until its key is recorded for another entry, which takes over the goal then.
     ///
     /// Two edits must not put the same id: the first would be lost silently.
     ///

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{FleetRecord, Goal, Snapshot, Worker, normal_endpoint};
-use crate::primitives::PoolId;
+use crate::primitives::{PoolId, WorkerKey};
 
 /// What is kept of a worker that was removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,10 @@ pub struct RemovedWorker {
     pub revision: u64,
     /// Its persisted record.
     pub record: FleetRecord,
+    /// Whether another entry has taken over its goal by its name or endpoint. From then on only its key identifies it:
+    /// it is kept until that answers somewhere.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub matched: bool,
 }
 
 impl RemovedWorker {
@@ -38,6 +42,7 @@ impl RemovedWorker {
             endpoint: worker.endpoint.clone(),
             revision,
             record,
+            matched: false,
         }
     }
 }
@@ -46,7 +51,8 @@ impl RemovedWorker {
 pub(super) type Removed = HashMap<Uuid, Arc<RemovedWorker>>;
 
 /// Gives added workers the records of the removed ones that they replace, and forgets what is no longer needed: the
-/// removed workers whose entry or machine is present, and the oldest ones above `limit`.
+/// removed workers whose entry or machine is present, and the oldest ones above `limit`. A machine is known by its key;
+/// only without one by its endpoint, which another machine may have by now.
 pub(super) fn resume(
     removed: &mut Removed,
     saved: &mut HashMap<Uuid, FleetRecord>,
@@ -72,11 +78,17 @@ pub(super) fn resume(
         // A record that was put with the worker is newer.
         saved.entry(worker.id).or_insert(record);
     }
+    for id in &used {
+        removed.entry(*id).and_modify(|worker| Arc::make_mut(worker).matched = true);
+    }
     let endpoints: HashSet<String> = workers.values().map(|w| normal_endpoint(&w.endpoint)).collect();
+    let keys: HashSet<WorkerKey> = saved.values().filter_map(|record| record.key).collect();
     removed.retain(|id, worker| {
-        !used.contains(id)
-            && !workers.contains_key(id)
-            && !endpoints.contains(&normal_endpoint(&worker.endpoint))
+        let machine_is_back = match &worker.record.key {
+            Some(key) => keys.contains(key),
+            None => worker.matched || endpoints.contains(&normal_endpoint(&worker.endpoint)),
+        };
+        !workers.contains_key(id) && !machine_is_back
     });
     if removed.len() > limit {
         let mut by_age: Vec<(u64, Uuid)> = removed.iter().map(|(id, w)| (w.revision, *id)).collect();
@@ -92,7 +104,7 @@ struct Index(HashMap<(PoolId, String), Uuid>);
 
 impl Index {
     fn new(removed: &Removed) -> Self {
-        let mut by_age: Vec<_> = removed.iter().collect();
+        let mut by_age: Vec<_> = removed.iter().filter(|(_, worker)| !worker.matched).collect();
         by_age.sort_unstable_by_key(|(id, worker)| (worker.revision, **id));
         let keys = by_age.into_iter().flat_map(|(id, worker)| {
             [name_key(worker.pid, &worker.name), endpoint_key(worker.pid, &worker.endpoint)]

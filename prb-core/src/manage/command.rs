@@ -3,13 +3,16 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
+use tokio::time::Instant;
+use tracing::warn;
 use uuid::Uuid;
 
 use super::{Error, MAX_ENTRIES, Manager};
 use crate::{
-    fleet::CommandError,
+    fleet::{CommandError, NotStored, Receipt},
     inventory::{Snapshot, Worker},
     worker::{Command, Desired, Event, Reason, WorkerStatus},
 };
@@ -48,7 +51,12 @@ pub struct CommandResult {
     pub answers: Vec<(Uuid, String)>,
     /// The workers that did not accept it, with the reason.
     pub refused: Vec<(Uuid, CommandError)>,
+    /// Why the effect of [`Manager::command_stored`] on some workers is not stored yet; their answers say so, too.
+    pub not_stored: Option<NotStored>,
 }
+
+/// How long [`Manager::command_stored`] waits for the inventory.
+pub const STORED_WITHIN: Duration = Duration::from_secs(2);
 
 /// What a command would do to a worker, or why it cannot be given now.
 pub type Preview = (Uuid, Result<String, CommandError>);
@@ -133,17 +141,53 @@ impl Manager {
     /// All ids are resolved before any worker is commanded. Workers that do not run are skipped and listed in
     /// [`CommandResult::refused`].
     ///
+    /// The workers' new goals are stored a moment later, and are lost if the process is killed before: see
+    /// [`command_stored`](Self::command_stored).
+    ///
     /// # Errors
     /// [`Error::TooMany`], [`Error::NoFleet`], [`Error::NotFound`], and [`Error::NotCommanded`] if no worker
     /// accepts it.
     pub fn command(&self, ids: &[Uuid], command: Command) -> Result<CommandResult, Error> {
+        self.give(ids, command).map(|(done, _)| done)
+    }
+
+    /// As [`command`](Self::command), and returns once the workers' new goals and keys are stored, after
+    /// [`STORED_WITHIN`] at the latest: then answers whose effect is not stored yet say so, with the reason. Commands
+    /// that change no goal and no key are not waited for.
+    ///
+    /// # Errors
+    /// As [`command`](Self::command).
+    ///
+    /// # Cancel safety
+    /// A command whose call is cancelled has been given.
+    pub async fn command_stored(&self, ids: &[Uuid], command: Command) -> Result<CommandResult, Error> {
+        let (mut done, receipts) = self.give(ids, command)?;
+        let until = Instant::now() + STORED_WITHIN;
+        for ((_, answer), receipt) in done.answers.iter_mut().zip(receipts) {
+            if let Err(reason) = receipt.stored_until(until).await {
+                answer.push_str(&format!("; {reason}"));
+                done.not_stored = Some(reason);
+            }
+        }
+        if let Some(reason) = &done.not_stored {
+            warn!(%command, reason = reason.to_string(), "a command was answered before its effect was stored");
+        }
+        Ok(done)
+    }
+
+    /// Gives a command; the receipts are in the order of the answers.
+    fn give(&self, ids: &[Uuid], command: Command) -> Result<(CommandResult, Vec<Receipt>), Error> {
         let view = View::new(self);
         let named = view.resolve(ids)?;
         let fleet = self.running_fleet()?;
         let (mut answers, mut refused) = (Vec::with_capacity(named.len()), Vec::new());
+        let mut receipts = Vec::with_capacity(named.len());
         for worker in &named {
-            match fleet.command(worker.id, command) {
-                Ok(answer) => answers.push((worker.id, answer)),
+            match fleet.command_with_receipt(worker.id, command) {
+                Ok((answer, receipt)) => {
+                    answers.push((worker.id, answer));
+                    receipts.push(receipt);
+                }
                 Err(error) => refused.push((worker.id, view.with_idle_reason(worker, error))),
             }
         }
@@ -152,7 +196,7 @@ impl Manager {
             return Err(Error::NotCommanded(refused.swap_remove(0).1));
         }
         let workers = named.into_iter().map(|worker| view.status(worker)).collect();
-        Ok(CommandResult { workers, answers, refused })
+        Ok((CommandResult { workers, answers, refused, not_stored: None }, receipts))
     }
 
     /// Describes what a command would do to each worker, in the call's order, without giving it.

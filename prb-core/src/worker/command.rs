@@ -63,6 +63,11 @@ impl Command {
         }
     }
 
+    /// Whether the command changes the worker's persisted record.
+    pub(crate) const fn is_stored(self) -> bool {
+        self.goal().is_some() || matches!(self, Self::ConfirmKey)
+    }
+
     /// The goal that the command sets, if any. It is set regardless of the session's current state, which may
     /// be unknown or about to change: the next view adjusts it ([`super::record::saved_after`]).
     const fn goal(self) -> Option<Goal> {

@@ -6,16 +6,21 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
     inventory::{Edit, Error, FleetRecord, Inventory},
+    primitives::{PoolId, WorkerKey},
     sync::{Backoff, BackoffConfig},
     text::{describe, duration},
 };
+
+mod record_index;
+
+use record_index::RecordIndex;
 
 /// How long changes are batched: a fleet that starts learns thousands of keys within moments, and each edit
 /// of an inventory is a transaction of its own.
@@ -31,41 +36,78 @@ const BACKOFF: BackoffConfig = BackoffConfig { first: Duration::from_secs(1), ma
 #[derive(Debug)]
 pub(crate) struct Saver {
     inventory: Arc<dyn Inventory>,
+    index: RecordIndex,
     pending: Mutex<Pending>,
     changed: Notify,
+    /// The number of the last change that is stored with all before it.
+    stored: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Pending {
     edits: HashMap<Uuid, FleetRecord>,
+    /// How many changes have been queued.
+    changes: u64,
     problem: Option<Arc<str>>,
 }
 
 impl Saver {
     pub(crate) fn new(inventory: Arc<dyn Inventory>) -> Self {
-        Self { inventory, pending: Mutex::default(), changed: Notify::new() }
+        Self {
+            inventory,
+            index: RecordIndex::default(),
+            pending: Mutex::default(),
+            changed: Notify::new(),
+            stored: watch::Sender::new(0),
+        }
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues `wanted` for persisting if it differs from `stored`.
-    pub(crate) fn enqueue(&self, worker: Uuid, stored: FleetRecord, wanted: FleetRecord) {
+    /// Queues `wanted` for persisting if it differs from `stored`. Returns the number of the change that stores it, as
+    /// shown by [`Self::stored`]; 0 if there is none.
+    pub(crate) fn enqueue(&self, worker: Uuid, stored: FleetRecord, wanted: FleetRecord) -> u64 {
         let mut pending = self.pending();
         // A queued record may differ from `stored` even if `wanted` does not: a change that was reverted
         // before it was written.
         if stored == wanted && !pending.edits.contains_key(&worker) {
-            return;
+            return 0;
         }
         if pending.edits.insert(worker, wanted) != Some(wanted) {
+            pending.changes += 1;
             self.changed.notify_one();
         }
+        pending.changes
+    }
+
+    /// The number of the last change that is stored, with all before it.
+    pub(crate) fn stored(&self) -> watch::Receiver<u64> {
+        self.stored.subscribe()
+    }
+
+    /// Returns the record that the inventory has now: a worker's task learns of it a moment later.
+    pub(crate) fn stored_record(&self, worker: Uuid) -> FleetRecord {
+        self.inventory.snapshots().borrow().saved(worker)
     }
 
     /// Returns the newest record of the worker: the queued one, else `stored`.
     pub(crate) fn newest(&self, worker: Uuid, stored: FleetRecord) -> FleetRecord {
         self.pending().edits.get(&worker).copied().unwrap_or(stored)
+    }
+
+    /// Returns the newest record of `key` at another entry than `worker`, present or removed, whose pool is `of_pool`;
+    /// also returns that pool.
+    pub(crate) fn record_of_key(
+        &self,
+        key: WorkerKey,
+        worker: Uuid,
+        of_pool: impl Fn(PoolId) -> bool,
+    ) -> Option<(PoolId, FleetRecord)> {
+        let snapshot = Arc::clone(&self.inventory.snapshots().borrow());
+        let (id, pool, stored) = self.index.find(&snapshot, key, worker, of_pool)?;
+        Some((pool, self.newest(id, stored)))
     }
 
     /// Returns why the last write failed, if it did.
@@ -116,7 +158,10 @@ impl Saver {
 
     async fn store(&self) -> Result<(), Error> {
         // A copy: the lock must not be held while the inventory writes.
-        let edits = self.pending().edits.clone();
+        let (edits, changes) = {
+            let pending = self.pending();
+            (pending.edits.clone(), pending.changes)
+        };
         if edits.is_empty() {
             return Ok(());
         }
@@ -136,6 +181,7 @@ impl Saver {
             Ok(_) => {
                 // Records that changed again meanwhile are written in the next round.
                 self.pending().edits.retain(|id, saved| edits.get(id) != Some(saved));
+                self.stored.send_replace(changes);
                 Ok(())
             }
         }

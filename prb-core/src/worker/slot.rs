@@ -24,11 +24,29 @@ pub(crate) struct Slot {
     saved: Mutex<FleetRecord>,
     /// The fleet's limit, if it leaves no capacity for this worker.
     over_limit: Mutex<Option<usize>>,
-    commands: Mutex<Vec<Command>>,
+    commands: Mutex<Commands>,
+    taken: watch::Sender<Taken>,
     woken: Notify,
     published: Mutex<Published>,
     events: Mutex<Events>,
     changes: watch::Sender<u64>,
+}
+
+/// Commands that wait for the worker's task.
+#[derive(Debug, Default)]
+struct Commands {
+    waiting: Vec<Command>,
+    /// How many were given so far.
+    given: u64,
+}
+
+/// The commands that the worker's task has taken.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Taken {
+    /// How many of those given.
+    pub(crate) commands: u64,
+    /// The change that stores their effect on the worker's record (see [`super::Saver::stored`]).
+    pub(crate) change: u64,
 }
 
 #[derive(Debug)]
@@ -52,6 +70,7 @@ impl Slot {
             saved: Mutex::new(saved),
             over_limit: Mutex::default(),
             commands: Mutex::default(),
+            taken: watch::Sender::default(),
             woken: Notify::new(),
             published: Mutex::new(Published {
                 status: Arc::new(status),
@@ -115,19 +134,34 @@ impl Slot {
     }
 
     /// Queues a command. A queued one of the same kind is replaced and moves to the end: of stop, start and
-    /// stop the last one must be the stop. This also bounds the queue by the number of kinds.
-    pub(crate) fn command(&self, command: Command) {
+    /// stop the last one must be the stop. This also bounds the queue by the number of kinds. Returns how many were
+    /// given, for [`Self::taken`].
+    pub(crate) fn command(&self, command: Command) -> u64 {
         let mut commands = lock(&self.commands);
         // Also makes a command that is given twice run once.
-        commands.retain(|waiting| *waiting != command);
-        commands.push(command);
+        commands.waiting.retain(|waiting| *waiting != command);
+        commands.waiting.push(command);
+        commands.given += 1;
+        let given = commands.given;
         drop(commands);
         self.woken.notify_one();
+        given
     }
 
-    /// Takes the queued commands.
-    pub(crate) fn take_commands(&self) -> Vec<Command> {
-        std::mem::take(&mut *lock(&self.commands))
+    /// Takes the queued commands; also returns how many were given so far.
+    pub(crate) fn take_commands(&self) -> (Vec<Command>, u64) {
+        let mut commands = lock(&self.commands);
+        (std::mem::take(&mut commands.waiting), commands.given)
+    }
+
+    /// Notes that the effect of the first `commands` on the worker's record is queued as `change`.
+    pub(crate) fn set_taken(&self, commands: u64, change: u64) {
+        self.taken.send_replace(Taken { commands, change });
+    }
+
+    /// The commands that were taken, as a watch.
+    pub(crate) fn taken(&self) -> watch::Receiver<Taken> {
+        self.taken.subscribe()
     }
 
     /// Waits until a command is queued or the persisted record changes. May wake up spuriously once.
@@ -237,7 +271,7 @@ mod tests {
         for command in [Command::Stop, Command::Kick, Command::Start, Command::Stop, Command::Kick] {
             slot.command(command);
         }
-        assert_eq!(slot.take_commands(), [Command::Start, Command::Stop, Command::Kick]);
-        assert_eq!(slot.take_commands(), []);
+        assert_eq!(slot.take_commands(), (vec![Command::Start, Command::Stop, Command::Kick], 5));
+        assert_eq!(slot.take_commands(), (vec![], 5));
     }
 }

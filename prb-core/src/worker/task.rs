@@ -12,7 +12,7 @@ use tracing::info;
 
 use super::{
     Action, Command, Desired, EventKind, Grant, JobDriver, Keys, Observed, Operation, Settings, Slot,
-    StakeQueue, Tuning, command, decide, key_registry::Interest, saver::Saver,
+    StakeQueue, Tuning, decide, key_registry::Interest, saver::Saver,
 };
 use crate::{
     attestation::{CollateralSource, RegistrationRequest},
@@ -33,6 +33,7 @@ mod on_chain;
 mod operations;
 mod registration_quota;
 mod relay;
+mod resume;
 mod syncing;
 mod withdrawal;
 
@@ -59,7 +60,7 @@ pub(crate) struct Context {
     pub(crate) genesis: watch::Receiver<Option<Arc<Genesis>>>,
     pub(crate) keys: Arc<Keys>,
     pub(crate) stakes: StakeQueue,
-    pub(crate) saver: Saver,
+    pub(crate) saver: Arc<Saver>,
     pub(crate) settings: Settings,
     pub(crate) tuning: Tuning,
 }
@@ -160,9 +161,7 @@ impl Task {
             self.edited(desired);
             // A command that drops the call in flight would corrupt a checkpoint being written.
             if !self.must_finish_call() {
-                for command in slot.take_commands() {
-                    self.commanded(command);
-                }
+                self.take_commands(Self::commanded);
             }
             self.reconcile();
             let until = self.wakes_at();
@@ -254,16 +253,28 @@ impl Task {
 
     /// Persists the goals of commands that were accepted and not taken up before the end.
     fn keep_commands(&mut self) {
-        for command in self.slot.take_commands() {
-            self.set_saved(command::saved_after(command, self.saved, &self.slot.status()));
-        }
+        self.take_commands(|task, command| task.set_saved(task.saved_after(command)));
         self.store_saved();
+    }
+
+    /// Takes the queued commands, and queues their effect for persisting: who gave them waits for that.
+    fn take_commands(&mut self, apply: impl Fn(&mut Self, Command)) {
+        let (commands, given) = self.slot.take_commands();
+        if commands.is_empty() {
+            return;
+        }
+        for command in commands {
+            apply(self, command);
+        }
+        let (id, saver) = (self.slot.id(), &self.ctx.saver);
+        let change = saver.enqueue(id, saver.stored_record(id), self.saved);
+        self.slot.set_taken(given, change);
     }
 
     fn commanded(&mut self, given: Command) {
         info!(worker = %self.desired.worker.name, command = %given, "worker was commanded");
         self.slot.event(EventKind::Commanded(given));
-        self.set_saved(command::saved_after(given, self.saved, &self.slot.status()));
+        self.set_saved(self.saved_after(given));
         match given {
             Command::Kick => self.kick_requested = true,
             Command::Checkpoint => self.checkpoint_requested = true,

@@ -1,5 +1,13 @@
 //! Commands and status.
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use prb_core::{
+    fleet::{Command, Fleet},
+    manage::STORED_WITHIN,
+};
+use tokio::time::Instant;
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -96,6 +104,120 @@ async fn kick_waits_for_a_running_checkpoint() {
     let head = rig.chain.head();
     rig.until_worker(1, "going on", |w| w.position.unwrap().dispatched_to() > Some(head)).await;
     assert_eq!(rig.workers[1].overlaps(), 0);
+}
+
+/// Stores records only while it is told to, or refuses to; counts how often it is asked to.
+#[derive(Clone, Debug)]
+struct Disk {
+    inventory: Arc<MemoryInventory>,
+    state: watch::Sender<DiskState>,
+    records: Arc<AtomicUsize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DiskState {
+    Writes,
+    Hangs,
+    Full,
+}
+
+#[async_trait]
+impl Inventory for Disk {
+    fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.inventory.snapshots()
+    }
+
+    async fn apply(&self, edits: Vec<Edit>) -> Result<Arc<Snapshot>, inventory::Error> {
+        if edits.iter().any(|edit| matches!(edit, Edit::PutFleetRecord(..))) {
+            self.records.fetch_add(1, Relaxed);
+            let mut state = self.state.subscribe();
+            if *state.wait_for(|state| *state != DiskState::Hangs).await.unwrap() == DiskState::Full {
+                return Err(inventory::Error::Storage("No space left on device".into()));
+            }
+        }
+        self.inventory.apply(edits).await
+    }
+}
+
+/// A fleet of workers that compute, and its disk.
+async fn on_a_disk(workers: usize) -> (Rig, Disk, Manager) {
+    let mut rig = Rig::new(workers, 10).await;
+    rig.run();
+    let disk = Disk {
+        inventory: rig.inventory.clone(),
+        state: watch::Sender::new(DiskState::Writes),
+        records: Arc::default(),
+    };
+    let mut parts = rig.parts(rig.source.clone());
+    parts.inventory = Arc::new(disk.clone());
+    rig.fleet = Some(Fleet::start(parts, Rig::config()));
+    rig.until_all(State::Active).await;
+    // Whatever is stored of their start.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let manager = manager_of(&rig);
+    (rig, disk, manager)
+}
+
+fn goals(rig: &Rig) -> Vec<Goal> {
+    let snapshot = rig.inventory.snapshots().borrow().clone();
+    rig.ids.iter().map(|id| snapshot.saved(*id).goal).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn command_is_answered_once_its_goals_are_stored() {
+    let (rig, disk, manager) = on_a_disk(5).await;
+    disk.state.send_replace(DiskState::Hangs);
+    let before = disk.records.load(Relaxed);
+    let stops = tokio::spawn({
+        let (manager, ids) = (manager.clone(), rig.ids.clone());
+        async move { manager.command_stored(&ids, Command::Stop).await }
+    });
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert!(!stops.is_finished(), "answered before it was stored");
+    // What stores nothing does not wait.
+    let start = Instant::now();
+    let done = manager.command_stored(&rig.ids, Command::Restart).await.unwrap();
+    assert!(start.elapsed() < Duration::from_millis(1) && done.not_stored.is_none(), "{done:?}");
+    assert_eq!(goals(&rig), [Goal::Compute; 5]);
+    disk.state.send_replace(DiskState::Writes);
+    let done = stops.await.unwrap().unwrap();
+    assert_eq!((goals(&rig), done.not_stored), (vec![Goal::Stop; 5], None));
+    assert!(done.answers.iter().all(|(_, answer)| answer.contains("stops computing")), "{:?}", done.answers);
+    let transactions = disk.records.load(Relaxed) - before;
+    assert!(transactions <= 2, "{transactions} transactions for one command");
+    // Nothing is left to store.
+    let done = manager.command_stored(&rig.ids, Command::Stop).await.unwrap();
+    assert_eq!(done.not_stored, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn command_that_cannot_be_stored_is_answered_with_the_reason() {
+    let (rig, disk, manager) = on_a_disk(2).await;
+    for (state, reason) in
+        [(DiskState::Hangs, "the inventory has not answered"), (DiskState::Full, "No space left on device")]
+    {
+        disk.state.send_replace(state);
+        let start = Instant::now();
+        let done = manager.command_stored(&rig.ids[..1], Command::Stop).await.unwrap();
+        assert_eq!(start.elapsed().as_secs(), STORED_WITHIN.as_secs());
+        let why = done.not_stored.expect("it cannot be stored").to_string();
+        assert!(why.starts_with("accepted, but not stored yet") && why.ends_with(reason), "{why}");
+        assert!(done.answers[0].1.starts_with("stops computing") && done.answers[0].1.ends_with(reason));
+        assert_eq!(goals(&rig), [Goal::Compute; 2]);
+        disk.state.send_replace(DiskState::Writes);
+        rig.until_worker(0, "stopping", |w| w.saved.goal == Goal::Stop).await;
+        let done = manager.command_stored(&rig.ids[..1], Command::Start).await.unwrap();
+        assert_eq!(done.not_stored, None, "it is stored by now, after a failure too");
+        rig.until_worker(0, "computing", |w| w.state == State::Active && w.saved.goal == Goal::Compute).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    // A worker that writes its checkpoint takes no command up.
+    rig.workers[1].set_latency(Method::TakeCheckpoint, Duration::from_secs(30));
+    manager.checkpoint(&rig.ids[1..]).unwrap();
+    rig.until_worker(1, "taking", |w| &*w.message == "Taking a checkpoint").await;
+    let done = manager.command_stored(&rig.ids[1..], Command::Stop).await.unwrap();
+    let why = done.not_stored.expect("it is not taken up").to_string();
+    assert!(why.contains("checkpoint"), "{why}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -444,6 +444,9 @@ pub struct CommandUpdate {
     /// An answer for each named worker.
     #[prost(message, repeated, tag = "1")]
     pub answers: Vec<CommandAnswer>,
+    /// Why the new goals of some workers are not stored yet; their answers say so, too. Empty if all are.
+    #[prost(string, tag = "2")]
+    pub not_stored: String,
 }
 
 /// The effect of a command on one worker.

@@ -56,6 +56,9 @@ struct CommandResult {
     dry_run: bool,
     /// How many workers accepted it.
     taken: usize,
+    /// Why the new goals of some workers are not stored yet, if so: their answers say it, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_stored: Option<String>,
     workers: Vec<Answer>,
 }
 
@@ -79,8 +82,9 @@ struct Answer {
 /// Gives a command to workers: `start`, `stop`, `reclaim`, `leave-pool`, `register-again`, `restart`,
 /// `kick`, `checkpoint` or `confirm-key`.
 ///
-/// Answers before it is done, with what will happen to each worker. Workers that do not accept it are
-/// returned with the reason; if none does, the status is 409.
+/// Answers before it is done, with what will happen to each worker, and once the workers' new goals are stored; after
+/// two seconds also without that, and says so. Workers that do not accept it are returned with the reason; if none
+/// does, the status is 409.
 #[utoipa::path(post, path = "/commands/{command}", tag = "commands", params(("command" = String, Path), CommandQuery),
     request_body = Selection, responses((status = 200, body = CommandResult), (status = 401, body = Problem),
     (status = 404, body = Problem), (status = 409, description = "no worker accepts it", body = CommandResult)),
@@ -98,9 +102,9 @@ async fn command(
     };
     let snapshot = api.snapshot();
     let ids = selected(&snapshot, &selection)?;
-    let previews = match query.dry_run {
-        true => api.manager().preview(&ids, command)?,
-        false => give_command(&api, &ids, command)?,
+    let (previews, not_stored) = match query.dry_run {
+        true => (api.manager().preview(&ids, command)?, None),
+        false => give_command(&api, &ids, command).await?,
     };
     let taken = previews.iter().filter(|(_, answer)| answer.is_ok()).count();
     if !query.dry_run {
@@ -110,26 +114,31 @@ async fn command(
     let names: HashMap<Uuid, &str> = snapshot.workers.iter().map(|w| (w.id, w.name.as_str())).collect();
     let workers = previews.into_iter().map(|preview| answer(&names, preview)).collect();
     let dry_run = query.dry_run;
-    Ok((status, Json(CommandResult { command: command.as_str(), dry_run, taken, workers })))
+    let command = command.as_str();
+    Ok((status, Json(CommandResult { command, dry_run, taken, not_stored, workers })))
 }
 
-/// Gives the command, and returns answers and refusals in the order of the ids.
-fn give_command(api: &Api, ids: &[Uuid], command: Command) -> Result<Vec<Preview>, Problem> {
-    match api.manager().command(ids, command) {
+/// Gives the command, and returns answers and refusals in the order of the ids, and why goals are not stored yet.
+async fn give_command(
+    api: &Api,
+    ids: &[Uuid],
+    command: Command,
+) -> Result<(Vec<Preview>, Option<String>), Problem> {
+    match api.manager().command_stored(ids, command).await {
         Ok(done) => {
             let answers = done.answers.into_iter().map(|(id, answer)| (id, Ok(answer)));
             let mut all: Vec<Preview> =
                 answers.chain(done.refused.into_iter().map(|(id, error)| (id, Err(error)))).collect();
             let places: HashMap<_, _> = ids.iter().enumerate().map(|(place, id)| (*id, place)).collect();
             all.sort_by_key(|(id, _)| places.get(id).copied());
-            Ok(all)
+            Ok((all, done.not_stored.map(|reason| reason.to_string())))
         }
         // No worker accepts it: each has its own reason.
         Err(Error::NotCommanded(_)) => {
             let mut all = api.manager().preview(ids, command)?;
             // A worker that would accept it by now was not given the command, and is left out.
             all.retain(|(_, answer)| answer.is_err());
-            Ok(all)
+            Ok((all, None))
         }
         Err(error) => Err(error.into()),
     }

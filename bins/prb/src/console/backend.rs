@@ -73,6 +73,8 @@ pub struct CommandResult {
     pub taken: usize,
     /// Why the others did not.
     pub refused: Vec<String>,
+    /// Why the new goals of some that did are not stored yet, if so.
+    pub not_stored: Option<String>,
 }
 
 /// What a command would do to a worker, or why it cannot be given.

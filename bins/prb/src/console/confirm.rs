@@ -159,5 +159,8 @@ async fn give_command(context: &Context, fields: &Fields) -> Result<String, Erro
         let reasons = done.refused[..done.refused.len().min(MAX_REFUSALS)].join("; ");
         text.push_str(&format!(" {} left out: {reasons}.", count(done.refused.len())));
     }
+    if let Some(reason) = &done.not_stored {
+        text.push_str(&format!(" {}", format::sentence(reason)));
+    }
     Ok(text)
 }

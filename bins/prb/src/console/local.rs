@@ -163,11 +163,12 @@ impl Backend for Local {
     }
 
     async fn command(&self, ids: &[Uuid], command: Command) -> Result<CommandResult, Error> {
-        let done = self.manager.command(ids, command).map_err(refused)?;
+        let done = self.manager.command_stored(ids, command).await.map_err(refused)?;
         // The page that follows must show the effect, even if the cached view is recent.
         *self.cache() = None;
         let refused = done.refused.iter().map(|(_, error)| error.to_string()).collect();
-        Ok(CommandResult { taken: done.answers.len(), refused })
+        let not_stored = done.not_stored.map(|reason| reason.to_string());
+        Ok(CommandResult { taken: done.answers.len(), refused, not_stored })
     }
 
     fn read_only(&self) -> Option<&str> {

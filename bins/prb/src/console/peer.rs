@@ -168,7 +168,7 @@ impl Peer {
         ids: &[Uuid],
         command: Command,
         dry_run: bool,
-    ) -> Result<Vec<Preview>, Error> {
+    ) -> Result<(Vec<Preview>, Option<String>), Error> {
         let ids = ids.iter().map(Uuid::to_string).collect();
         let request = wire::CommandRequest { ids, command: command.to_string(), dry_run };
         let client = self.node.client(self.peer);
@@ -178,7 +178,8 @@ impl Peer {
             let id = answer.uuid.parse().ok()?;
             Some((id, if answer.refused { Err(answer.text) } else { Ok(answer.text) }))
         };
-        Ok(response.answers.into_iter().filter_map(answer).collect())
+        let not_stored = Some(response.not_stored).filter(|reason| !reason.is_empty());
+        Ok((response.answers.into_iter().filter_map(answer).collect(), not_stored))
     }
 
     fn changes(&self) -> std::sync::MutexGuard<'_, u64> {
@@ -277,7 +278,7 @@ impl Backend for Peer {
 
     async fn preview(&self, ids: &[Uuid], command: Command) -> Result<Vec<Preview>, Error> {
         if self.takes_all.load(Relaxed) {
-            return self.send_command(ids, command, true).await;
+            return Ok(self.send_command(ids, command, true).await?.0);
         }
         let fleet = self.fleet().await?;
         let preview = |id: &Uuid| {
@@ -293,10 +294,10 @@ impl Backend for Peer {
 
     async fn command(&self, ids: &[Uuid], command: Command) -> Result<CommandResult, Error> {
         if self.takes_all.load(Relaxed) {
-            let answers = self.send_command(ids, command, false).await?;
+            let (answers, not_stored) = self.send_command(ids, command, false).await?;
             self.forget();
             let refused: Vec<_> = answers.iter().filter_map(|(_, answer)| answer.clone().err()).collect();
-            return Ok(CommandResult { taken: answers.len() - refused.len(), refused });
+            return Ok(CommandResult { taken: answers.len() - refused.len(), refused, not_stored });
         }
         let client = self.node.client(self.peer);
         let request = lm::UuidQueryRequest { ids: ids.iter().map(Uuid::to_string).collect() };
@@ -307,7 +308,7 @@ impl Backend for Peer {
             other => return Err(Error::conflict(format!("no call of Walkie has the command {other}"))),
         };
         self.forget();
-        Ok(CommandResult { taken: done.worker_states.len(), refused: Vec::new() })
+        Ok(CommandResult { taken: done.worker_states.len(), ..CommandResult::default() })
     }
 
     fn read_only(&self) -> Option<&str> {

@@ -54,7 +54,8 @@ impl Task {
         let pool = self.desired.worker.pid;
         let block = self.on_chain.block;
         let seen = Observation { key, chain, pool, after_stop, last_at_stake, block };
-        let saved = record::saved_after(self.saved, seen);
+        let before = if self.saved.key.is_none() { self.resumed(key, chain.pool) } else { self.saved };
+        let saved = record::saved_after(before, seen);
         self.set_saved(saved);
         true
     }

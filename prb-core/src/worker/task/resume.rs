@@ -1,0 +1,65 @@
+//! The record of an entry at which a key answers first: that of the key's previous entry, if the inventory has one.
+//!
+//! The inventory recognises a worker that is added again by its name or endpoint. One that was renamed and has another
+//! address is recognised here, by its key: otherwise a worker that was stopped on purpose would be staked for again.
+
+use tracing::warn;
+
+use super::Task;
+use crate::{
+    inventory::{FleetRecord, Goal, SeenKeys},
+    primitives::{PoolId, WorkerKey},
+    worker::{Command, command},
+};
+
+impl Task {
+    /// Returns the record of this entry, which has no key yet, after `key` has answered. `assigned` is the key's pool on
+    /// chain.
+    ///
+    /// The record of another pool counts while the key is assigned to that pool. Once the key has left it, adding the
+    /// worker to this pool is a decision of its own. A goal that was set by a command here is kept.
+    pub(super) fn resumed(&self, key: WorkerKey, assigned: Option<PoolId>) -> FleetRecord {
+        let (worker, saved) = (&self.desired.worker, self.saved);
+        let of_pool = |pool| pool == worker.pid || assigned == Some(pool);
+        let Some((pool, before)) = self.ctx.saver.record_of_key(key, worker.id, of_pool) else {
+            return saved;
+        };
+        let goal = if saved.goal == Goal::Compute { before.goal } else { saved.goal };
+        if goal != saved.goal {
+            warn!(
+                worker = worker.name,
+                %goal,
+                %key,
+                "a worker that was removed or renamed is back and keeps its goal: start it if it should compute"
+            );
+        }
+        FleetRecord {
+            key: Some(key),
+            goal,
+            // As after an edit of the pool: the session in another pool says nothing about this one.
+            was_computing: before.was_computing && pool == worker.pid,
+            sent: saved.sent.or(before.sent),
+            seen_keys: saved.seen_keys.map(|seen| with_change(seen, before.seen_keys)).or(before.seen_keys),
+        }
+    }
+
+    /// Returns the record after a command.
+    pub(super) fn saved_after(&self, given: Command) -> FleetRecord {
+        let status = self.slot.status();
+        let before = match (self.saved.key, status.public_key) {
+            // It gives the entry its first key.
+            (None, Some(key)) if given == Command::ConfirmKey => {
+                let chain = self.on_chain.worker.as_ref().and_then(|chain| chain.as_ref().ok());
+                self.resumed(key, chain.and_then(|chain| chain.pool))
+            }
+            _ => self.saved,
+        };
+        command::saved_after(given, before, &status)
+    }
+}
+
+/// The keys that answer here, with the last change at the previous entry if there was none here.
+fn with_change(seen: SeenKeys, before: Option<SeenKeys>) -> SeenKeys {
+    let changed = before.filter(|before| before.key == seen.key).and_then(|before| before.changed);
+    SeenKeys { changed: seen.changed.or(changed), ..seen }
+}
