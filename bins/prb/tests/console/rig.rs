@@ -102,7 +102,7 @@ impl Backend for Made {
 
     async fn command(&self, ids: &[Uuid], command: Command) -> Result<CommandResult, Error> {
         self.commands.lock().unwrap().push((ids.to_vec(), command));
-        Ok(CommandResult { taken: ids.len(), refused: Vec::new() })
+        Ok(CommandResult { taken: ids.len(), refused: Vec::new(), not_stored: None })
     }
 
     fn read_only(&self) -> Option<&str> {
