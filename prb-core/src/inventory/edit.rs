@@ -156,7 +156,11 @@ impl Snapshot {
         check_together(&pools, &workers, limits)?;
         let known: HashSet<Uuid> = self.workers.iter().map(|worker| worker.id).collect();
         let added = workers.keys().filter(|id| !known.contains(*id)).copied().collect();
-        resume(&mut removed, &mut saved, &workers, &added, limits.workers);
+        let is_new = |id: &Uuid, record: &FleetRecord| record.key != self.saved(*id).key;
+        let new_keys =
+            saved.iter().filter(|(id, record)| is_new(id, record)).filter_map(|(_, record)| record.key);
+        let new_keys = new_keys.collect();
+        resume(&mut removed, &mut saved, &workers, &added, &new_keys, limits.workers);
         let mut pools: Vec<_> = pools.into_values().collect();
         pools.sort_by_key(|p| p.pid);
         let mut workers: Vec<_> = workers.into_values().collect();

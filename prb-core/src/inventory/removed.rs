@@ -52,12 +52,13 @@ pub(super) type Removed = HashMap<Uuid, Arc<RemovedWorker>>;
 
 /// Gives added workers the records of the removed ones that they replace, and forgets what is no longer needed: the
 /// removed workers whose entry or machine is present, and the oldest ones above `limit`. A machine is known by its key;
-/// only without one by its endpoint, which another machine may have by now.
+/// only without one by its endpoint, which another machine may have by now. `new_keys` are those that this edit records.
 pub(super) fn resume(
     removed: &mut Removed,
     saved: &mut HashMap<Uuid, FleetRecord>,
     workers: &BTreeMap<Uuid, Arc<Worker>>,
     added: &HashSet<Uuid>,
+    new_keys: &HashSet<WorkerKey>,
     limit: usize,
 ) {
     if removed.is_empty() {
@@ -82,10 +83,9 @@ pub(super) fn resume(
         removed.entry(*id).and_modify(|worker| Arc::make_mut(worker).matched = true);
     }
     let endpoints: HashSet<String> = workers.values().map(|w| normal_endpoint(&w.endpoint)).collect();
-    let keys: HashSet<WorkerKey> = saved.values().filter_map(|record| record.key).collect();
     removed.retain(|id, worker| {
         let machine_is_back = match &worker.record.key {
-            Some(key) => keys.contains(key),
+            Some(key) => new_keys.contains(key),
             None => worker.matched || endpoints.contains(&normal_endpoint(&worker.endpoint)),
         };
         !workers.contains_key(id) && !machine_is_back
