@@ -3,10 +3,10 @@
 //! Why: prb-queue keeps jobs in memory or in Redis. A program that has a database can keep them there, next to its
 //! other records, by implementing the methods of `JobQueue` (backend.rs). Jobs have a stable serde
 //! representation, so the table needs no mirror types (table.rs). The suite `prb_core::conformance::queue`, run here,
-//! checks the contract. Outcomes reach submitters of the same process only; after a restart, workers read from the
-//! chain which operations took effect.
+//! checks the contract. Outcomes reach submitters of the same process only; after a restart the chain shows them.
 mod backend;
 mod table;
+mod withdraw;
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -54,7 +54,6 @@ impl SqliteQueue {
         *self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
 /// Milliseconds since the Unix epoch `after` now: leases outlive the process, so they end by the wall clock.
 fn time(after: Duration) -> i64 {
     (SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + after).as_millis() as i64

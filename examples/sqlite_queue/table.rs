@@ -2,7 +2,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{collections::HashMap, path::Path, time::Duration};
 
-use prb_core::queue::{Error, Job, JobFailure, JobHandle, JobId, JobOutcome, Lease, Withdrawal, withdrawn};
+use prb_core::queue::{Error, Job, JobFailure, JobHandle, JobId, JobOutcome, Lease};
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use tokio::sync::oneshot;
 
@@ -15,7 +15,7 @@ pub(crate) struct Table {
     submitters: Mutex<HashMap<u64, oneshot::Sender<Result<JobOutcome, JobFailure>>>>,
 }
 
-type Read<T> = fn(&Row<'_>) -> rusqlite::Result<T>;
+pub(crate) type Read<T> = fn(&Row<'_>) -> rusqlite::Result<T>;
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
@@ -42,7 +42,7 @@ impl Table {
         let params = [lease.0.0 as i64, lease.1 as i64, time(due)];
         Ok(lock(&self.db).execute(&sql, params).map_err(unavailable)? > 0)
     }
-    fn row<T>(&self, sql: &str, params: impl Params, read: Read<T>) -> Result<Option<T>, Error> {
+    pub(crate) fn row<T>(&self, sql: &str, params: impl Params, read: Read<T>) -> Result<Option<T>, Error> {
         lock(&self.db).query_row(sql, params, read).optional().map_err(unavailable)
     }
 
@@ -63,17 +63,6 @@ impl Table {
         let Some((id, token, retries_left, job)) = row else { return Ok(None) };
         let (id, job) = (JobId(id as u64), serde_json::from_str(&job).map_err(unavailable)?);
         Ok(Some(Lease { id, token: token.into(), attempt: token - 1, retries_left, job }))
-    }
-    /// Deletes a job that is not leased, in one statement. The token counts leases: without any, nothing was sent.
-    pub(crate) fn withdraw(&self, id: JobId) -> Result<Withdrawal, Error> {
-        let sql = "DELETE FROM jobs WHERE id = ?1 AND (NOT leased OR due <= ?2) RETURNING token";
-        // Beyond the largest id there is no job.
-        let params = [i64::try_from(id.0).unwrap_or(i64::MAX), time(Duration::ZERO)];
-        let Some(token) = self.row(sql, params, |row| row.get::<_, i64>(0))? else {
-            return Ok(Withdrawal::Refused);
-        };
-        self.notify(id, Err(withdrawn()));
-        Ok(if token == 0 { Withdrawal::Unsent } else { Withdrawal::MaybeSent })
     }
     /// Numbers of waiting, delayed and leased jobs.
     pub(crate) fn counts(&self) -> Result<(usize, usize, usize), Error> {
