@@ -128,8 +128,8 @@ fn classify(e: &rpc::Error) -> Refusal {
     } else if *code == code::TOO_LOW_PRIORITY {
         Refusal::NonceTaken { reason }
     } else {
-        // 1011 unknown validity, 1012 temporarily banned, 1016 the pool is full: all are temporary. Otherwise 1010 is the transaction's own fault. Codes of other modules and of the
-        // server say nothing about the transaction.
+        // 1011 unknown validity, 1012 temporarily banned, 1016 the pool is full: all are temporary. Otherwise 1010 is
+        // the transaction's own fault. Codes of other modules and of the server say nothing about the transaction.
         let retryable = !is_of_author || (code::INVALID + 1..=code::UNACTIONABLE - 1).contains(code);
         Refusal::Other { reason, retryable }
     }
