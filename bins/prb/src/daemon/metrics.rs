@@ -43,7 +43,10 @@ const GAUGES: [(&str, &str); 12] = [
          all peers",
     ),
     (UNRESPONSIVE, "Computing workers whose heartbeats the chain misses"),
-    (TROUBLE, "Workers in S_ERROR, stalled or unresponsive"),
+    (
+        TROUBLE,
+        "Workers in S_ERROR, stalled or unresponsive, with an overdue score, or of which nothing has reached the chain for ten minutes",
+    ),
     (
         OLDEST_JOB,
         "Time since the oldest operation or message of a worker that is not on chain yet was submitted",
