@@ -15,12 +15,14 @@ use crate::{
     chain::Call,
     encoding::decimal_option,
     primitives::{AccountId, Balance, Hash, ParaNumber, PoolId},
-    text::duration,
     vault::Sealed,
 };
 
 pub mod admin;
+mod backend;
 pub mod memory;
+
+pub use backend::{LEFT_TO_OTHERS, left_delay, too_old, withdrawn};
 
 /// The id of a job within its queue; ascending in the order of submission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -176,21 +178,6 @@ impl CallOutcome {
 pub struct JobFailure {
     /// What went wrong, for operators.
     pub message: String,
-}
-
-/// The failure of a job that was withdrawn. For backends.
-pub fn withdrawn() -> JobFailure {
-    JobFailure { message: "the job was withdrawn: its submitter does not want it any more".into() }
-}
-
-/// The failure of a job that has waited for longer than a queue's age limit. `leased` is whether a consumer has leased
-/// it before. For backends.
-pub fn too_old(waited: Duration, limit: Duration, leased: bool) -> JobFailure {
-    let end = if leased { "it was not sent again" } else { "it was not sent" };
-    let (waited, limit) = (duration(waited), duration(limit));
-    JobFailure {
-        message: format!("the job has waited for {waited}, longer than the queue's limit of {limit}; {end}"),
-    }
 }
 
 /// A submitted job; resolves once its outcome is known.

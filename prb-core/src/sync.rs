@@ -25,6 +25,7 @@ mod rate_limit;
 mod refused;
 mod transfer_budget;
 
+pub(crate) use backoff::jittered;
 pub use backoff::{Backoff, BackoffConfig};
 pub use budget::{BatchSize, ByteBudget, ByteLease};
 pub use driver::{BatchSizes, Driver, Error, Outcome, PlannedStep, SentBatch, StepResult};

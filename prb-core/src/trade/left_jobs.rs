@@ -1,35 +1,44 @@
-//! Counts how often this trader has left a job to others because it cannot open its key.
+//! Remembers for how long this trader has left a job to others because it cannot open its key.
 
 use std::{
     collections::HashMap,
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
-use crate::queue::JobId;
+use tokio::time::Instant;
 
-/// How often a job is left to others before it fails: often enough that another trader gets it first.
-const MAX_LEFT: u32 = 10;
-/// Most jobs that are counted.
+use crate::queue::{JobId, LEFT_TO_OTHERS, left_delay};
+
+/// Most jobs that are remembered.
 const MAX_JOBS: usize = 10_000;
 
 #[derive(Debug, Default)]
-pub(super) struct LeftJobs(Mutex<HashMap<JobId, u32>>);
+pub(super) struct LeftJobs(Mutex<HashMap<JobId, Left>>);
+
+#[derive(Debug)]
+struct Left {
+    since: Instant,
+    times: u32,
+}
 
 impl LeftJobs {
-    /// Counts one more time; returns false, and forgets the job, if it was left often enough.
-    pub(super) fn leave(&self, id: JobId) -> bool {
+    /// Returns for how long the job is left this time; returns `None`, and forgets the job, if others have had enough
+    /// time.
+    pub(super) fn leave(&self, id: JobId) -> Option<Duration> {
         let mut jobs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Counted again from the beginning: the others are left a few times more.
+        // From the beginning again: the others are left for longer.
         if jobs.len() >= MAX_JOBS && !jobs.contains_key(&id) {
             jobs.clear();
         }
-        let times = jobs.entry(id).or_default();
-        *times += 1;
-        let may_be_left = *times <= MAX_LEFT;
-        if !may_be_left {
+        let left = jobs.entry(id).or_insert_with(|| Left { since: Instant::now(), times: 0 });
+        // It takes longer than the delays until this trader is asked again.
+        let delay = left_delay(left.times, LEFT_TO_OTHERS).filter(|_| left.since.elapsed() < LEFT_TO_OTHERS);
+        left.times += 1;
+        if delay.is_none() {
             jobs.remove(&id);
         }
-        may_be_left
+        delay
     }
 }
 
@@ -38,13 +47,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_job_is_left_a_bounded_number_of_times() {
+    fn each_job_is_left_for_a_bounded_time() {
         let left = LeftJobs::default();
         for id in [JobId(1), JobId(2)] {
-            let times = (0..=MAX_LEFT).filter(|_| left.leave(id)).count();
-            assert_eq!(times, MAX_LEFT as usize);
+            let delays: Vec<_> = std::iter::from_fn(|| left.leave(id)).collect();
+            let slack = LEFT_TO_OTHERS / 4;
+            let waited: Duration = delays.iter().sum();
+            assert!(waited.abs_diff(LEFT_TO_OTHERS) <= slack, "{delays:?}");
+            // One of five traders that are equally quick has it by then, but for one job in a million.
+            assert!(0.8_f64.powf(delays.len() as f64) < 1e-6, "left {} times", delays.len());
         }
-        (0..3 * MAX_JOBS as u64).for_each(|id| assert!(left.leave(JobId(id))));
+        (0..3 * MAX_JOBS as u64).for_each(|id| assert!(left.leave(JobId(id)).is_some()));
         assert!(left.0.lock().is_ok_and(|jobs| jobs.len() <= MAX_JOBS));
     }
 }

@@ -86,12 +86,12 @@ async fn permanent_failures_are_reported_at_once() {
     let message = rig.outcome(proxied).await.unwrap_err().message;
     assert!(message.contains("Proxy::NotProxy"), "{message}");
     assert!(start.elapsed() < ms(10_000), "a retry was tried: {:?}", start.elapsed());
-    // Another trader might open it: that is found out within seconds.
+    // Another trader might open it, and is given a minute.
     let unsealed = JobSigner { key: Sealed(vec![0; 40]), ..rig.signer("//Bob") };
     let unsealed = rig.submit(Job { signer: unsealed, ..rig.job("//Bob", 1, 0, 1, 9) }).await;
     let message = rig.outcome(unsealed).await.unwrap_err().message;
     assert!(message.contains("cannot be opened"), "{message}");
-    assert!(start.elapsed() < ms(40_000), "a retry was tried: {:?}", start.elapsed());
+    assert!((ms(55_000)..ms(90_000)).contains(&start.elapsed()), "left for {:?}", start.elapsed());
     assert!(rig.chain.events().is_empty());
 }
 

@@ -186,7 +186,7 @@ async fn jobs_whose_key_a_trader_cannot_open_are_left_to_another() {
     assert_eq!(wrong.status().borrow().jobs_failed, 0);
     assert!(right.stop(ms(1_000)).await.is_ok());
 
-    // Alone, it says what is missing.
+    // Alone, it says what is missing once others, such as one that is started again, have had a minute.
     let handle = rig.submit(1, 1, 0).await;
     let start = Instant::now();
     let error = rig.outcomes(vec![handle]).await.remove(0).unwrap_err();
@@ -194,5 +194,6 @@ async fn jobs_whose_key_a_trader_cannot_open_are_left_to_another() {
         error.message.contains("sealed with another key") && error.message.contains("a copy of the identity"),
         "{error:?}"
     );
-    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    let minute = Duration::from_secs(50)..Duration::from_secs(90);
+    assert!(minute.contains(&start.elapsed()), "{:?}", start.elapsed());
 }

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use prb_core::{
     primitives::{ParaNumber, PoolId},
-    queue::JobSigner,
+    queue::{JobSigner, LEFT_TO_OTHERS},
     text::shorten,
 };
 use redis::IntoConnectionInfo;
@@ -62,6 +62,9 @@ pub struct Config {
     pub call_timeout: Duration,
     /// How long Redis may be unavailable before outstanding jobs are reported as failed. Default: 60 s.
     pub outage_limit: Duration,
+    /// How long a job whose signer this process does not know is left to the other consumers of the queue, before it
+    /// fails. Default: [`LEFT_TO_OTHERS`].
+    pub unsigned_limit: Duration,
     /// Names the signer of jobs that do not carry one. Default: none.
     pub signers: Option<Arc<dyn PoolSigners>>,
     /// The block that an outcome names if the program that ended the job does not report one, as the original's
@@ -111,6 +114,7 @@ impl Config {
             poll_interval: Self::POLL_INTERVAL,
             call_timeout: Self::CALL_TIMEOUT,
             outage_limit: Self::OUTAGE_LIMIT,
+            unsigned_limit: LEFT_TO_OTHERS,
             signers: None,
             block_hint: None,
         }
@@ -159,6 +163,7 @@ impl fmt::Debug for Config {
             .field("poll_interval", &self.poll_interval)
             .field("call_timeout", &self.call_timeout)
             .field("outage_limit", &self.outage_limit)
+            .field("unsigned_limit", &self.unsigned_limit)
             .field("signers", &self.signers)
             .field("block_hint", &self.block_hint.is_some())
             .finish()

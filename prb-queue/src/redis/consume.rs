@@ -7,7 +7,7 @@ use prb_core::{
     queue::{
         Error, Job, JobFailure, JobId, JobOutcome, JobSigner, JobState, Lease,
         admin::{Step, now_ms},
-        too_old,
+        left_delay, too_old,
     },
 };
 use serde::Serialize;
@@ -22,11 +22,6 @@ use super::{
     leasing::{Grant, Taken, millis, number},
     record::{Event, Record},
 };
-
-/// How often a job of a pool without a known operator is handed out before it fails: another trader may know the operator.
-const MAX_UNSIGNED: u32 = 10;
-/// Pause before it is handed out again.
-const UNSIGNED_DELAY: Duration = Duration::from_millis(300);
 
 /// A decoded job with its lease.
 pub(super) struct Opened {
@@ -56,8 +51,11 @@ impl RedisQueue {
             Some(signer) => signer,
             None => match self.signer(pool).await {
                 Ok(signer) => signer,
-                Err(_) if taken.tries + 1 < MAX_UNSIGNED => return Err(Refusal::Unsigned),
-                Err(message) => return Err(Refusal::Bad(record, message)),
+                Err(message) => {
+                    // Another trader may know the operator.
+                    let delay = left_delay(taken.tries, self.0.shared.config.unsigned_limit);
+                    return Err(delay.map_or(Refusal::Bad(record, message), Refusal::Unsigned));
+                }
             },
         };
         let job = Job { pool, signer, calls: decoded.calls, retries: record.tail.retries() };
@@ -105,7 +103,7 @@ impl RedisQueue {
         let Some(Taken { id, token, .. }) = grant.taken() else { return };
         let failed = |message| End::Failed { message, retry_after: None };
         let (record, end) = match refusal {
-            Refusal::Unsigned => return self.leave_to_others(grant).await,
+            Refusal::Unsigned(delay) => return self.leave_to_others(grant, delay).await,
             Refusal::Done(record) => (record, End::Done),
             Refusal::TooOld(record, failure) => {
                 // A trader that was away finds thousands of them.
@@ -149,12 +147,12 @@ impl RedisQueue {
         }
     }
 
-    /// Hands a job back, which counts as a hand-out.
-    async fn leave_to_others(&self, grant: Grant) {
+    /// Hands a job back for `delay`, which counts as a hand-out.
+    async fn leave_to_others(&self, grant: Grant, delay: Duration) {
         let Some(Taken { id, token, .. }) = grant.taken() else { return };
         let link = &self.0.shared.link;
         let mut script = link.scripts.hand_back.call();
-        script.arg(millis(UNSIGNED_DELAY)).arg("").arg(id).arg(token);
+        script.arg(millis(delay)).arg("").arg(id).arg(token);
         match link.run::<u64>(&script).await {
             Ok(_) => drop(grant.accept()),
             Err(error) => {
@@ -189,8 +187,8 @@ fn warn_refused(job: &str, reason: &str) {
 
 /// Why a job taken from Redis is not handed out.
 pub(super) enum Refusal {
-    /// This trader cannot sign it; another one may.
-    Unsigned,
+    /// This trader cannot sign it; another one may within this time.
+    Unsigned(Duration),
     /// It has succeeded before.
     Done(Record),
     /// It has waited for too long.

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
-use rand::Rng;
 use tokio::time::Instant;
 
 use super::{
@@ -14,6 +13,7 @@ use crate::{
     chain::SubmitError,
     primitives::PHALA_SS58_PREFIX,
     queue::{JobFailure, JobOutcome},
+    sync::jittered,
     text::describe,
 };
 
@@ -97,5 +97,5 @@ impl Lane {
 /// Exponential, with jitter over its upper half.
 pub(super) fn retry_delay(attempt: u32, config: &Config) -> Duration {
     let delay = config.retry_min.saturating_mul(1 << attempt.min(16)).min(config.retry_max);
-    delay.mul_f64(rand::rng().random_range(0.5..=1.0))
+    jittered(delay)
 }

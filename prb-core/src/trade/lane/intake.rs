@@ -12,6 +12,7 @@ use crate::{
     primitives::PHALA_SS58_PREFIX,
     queue::{JobId, JobSigner, Progress},
     signer::{self, Signer},
+    sync::jittered,
     text::{describe, seconds},
     vault,
 };
@@ -20,10 +21,8 @@ use crate::{
 const MAX_SIGNERS: usize = 16;
 /// Timeout for getting a signer, after which it counts as unavailable.
 const SIGNER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Delay of jobs that are left to the trader that holds the account.
-const YIELD_DELAY: Duration = Duration::from_millis(250);
-/// Delay of jobs that are left to a trader that can open their key.
-const FOREIGN_DELAY: Duration = Duration::from_millis(300);
+/// Longest delay of jobs that are left to the trader that holds the account.
+const YIELD_DELAY: Duration = Duration::from_millis(330);
 /// How much longer younger jobs wait for one that was left to another trader, which may well have ended it.
 const YIELD_GRACE: Duration = Duration::from_secs(5);
 
@@ -85,9 +84,11 @@ impl Lane {
     /// Leaves jobs to the trader that holds the account.
     pub(super) async fn yield_jobs(&mut self, jobs: Vec<Queued>) {
         self.account = None;
-        let due = Instant::now() + YIELD_DELAY;
+        // Random: traders that yield to each other would otherwise lease each other's jobs again at the same moment.
+        let delay = jittered(YIELD_DELAY);
+        let due = Instant::now() + delay;
         self.shared.released.track(self.operator, jobs.iter().map(Queued::id), due, due + YIELD_GRACE);
-        self.shared.leases.release(&ids(&jobs), YIELD_DELAY).await;
+        self.shared.leases.release(&ids(&jobs), delay).await;
         jobs.iter().for_each(|job| self.inbox.release(job.lease.job.size_bytes()));
     }
 
@@ -170,10 +171,10 @@ impl Lane {
                     self.pause_for_signer(good, &describe(&e));
                     return None;
                 }
-                Err(e) if is_foreign(&e) && self.shared.left.leave(job.id()) => foreign.push(job),
-                Err(e) if is_foreign(&e) => {
-                    self.fail(&job, &format!("{}{NOBODY_OPENS}", describe(&e)), None).await
-                }
+                Err(e) if is_foreign(&e) => match self.shared.left.leave(job.id()) {
+                    Some(delay) => foreign.push((job, delay)),
+                    None => self.fail(&job, &format!("{}{NOBODY_OPENS}", describe(&e)), None).await,
+                },
                 Err(e) => self.fail(&job, &describe(&e), None).await,
             }
         }
@@ -182,15 +183,14 @@ impl Lane {
     }
 
     /// Releases jobs whose key another trader may open and, if nothing else is to be sent, the account that it needs.
-    async fn leave_to_others(&mut self, jobs: Vec<Queued>, gives_up_account: bool) {
-        if jobs.is_empty() {
-            return;
-        }
+    async fn leave_to_others(&mut self, jobs: Vec<(Queued, Duration)>, gives_up_account: bool) {
+        let Some(delay) = jobs.iter().map(|(_, delay)| *delay).max() else { return };
+        let jobs: Vec<_> = jobs.into_iter().map(|(job, _)| job).collect();
         if gives_up_account {
             self.account = None;
             self.shared.accounts.give_up(self.operator).await;
         }
-        self.shared.leases.release(&ids(&jobs), FOREIGN_DELAY).await;
+        self.shared.leases.release(&ids(&jobs), delay).await;
         jobs.iter().for_each(|job| self.inbox.release(job.lease.job.size_bytes()));
     }
 
