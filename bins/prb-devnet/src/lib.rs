@@ -41,6 +41,7 @@ mod config;
 mod devnet;
 mod error;
 pub mod node;
+mod port;
 mod rpc;
 pub mod truth;
 pub mod worker;

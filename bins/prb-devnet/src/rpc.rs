@@ -32,7 +32,10 @@ use serde::Serialize;
 use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 
 use self::view::View;
-use crate::node::{Node, Status};
+use crate::{
+    node::{Node, Status},
+    port::ReservedPort,
+};
 
 /// Maximum size of a request or answer: whole states must pass.
 const MAX_MESSAGE_BYTES: u32 = 512 * 1024 * 1024;
@@ -95,6 +98,8 @@ impl Counters {
 pub(crate) struct Server {
     port: AtomicU16,
     running: tokio::sync::Mutex<Option<ServerHandle>>,
+    /// While the server is stopped.
+    reserved_port: Mutex<Option<ReservedPort>>,
     restarts: Mutex<JoinSet<()>>,
     limits: Mutex<RpcLimits>,
     counters: Counters,
@@ -106,6 +111,7 @@ impl Server {
         Self {
             port: AtomicU16::new(port),
             running: tokio::sync::Mutex::new(None),
+            reserved_port: Mutex::default(),
             restarts: Mutex::default(),
             limits: Mutex::default(),
             counters: Counters::default(),
@@ -160,6 +166,7 @@ impl Node {
             .build();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.server.port()));
         let module = module(self.clone()).map_err(io::Error::other)?;
+        drop(self.server.reserved_port.lock().take());
         let listener = TcpListener::bind(address).await?;
         self.server.port.store(listener.local_addr()?.port(), Ordering::Relaxed);
         *running = Some(connection::serve(listener, self.clone(), module.into(), config));
@@ -168,12 +175,16 @@ impl Node {
 
     /// Stops the RPC server: all connections end, new ones are refused.
     pub async fn stop_rpc(&self) {
-        let Some(handle) = self.server.running.lock().await.take() else { return };
+        // Locked until the end: a start in the meantime would find its port reserved.
+        let mut running = self.server.running.lock().await;
+        let Some(handle) = running.take() else { return };
         // It may have stopped already.
         let _ = handle.stop();
         if tokio::time::timeout(STOP_TIMEOUT, handle.stopped()).await.is_err() {
             tracing::debug!("rpc connections outlive their server");
         }
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.server.port()));
+        *self.server.reserved_port.lock() = ReservedPort::new(address);
     }
 
     /// Stops the RPC server and starts it again after a while, in the background.
@@ -196,6 +207,7 @@ impl Node {
         // First, or a restart that sleeps would start the server again.
         self.server.restarts.lock().abort_all();
         self.stop_rpc().await;
+        drop(self.server.reserved_port.lock().take());
     }
 
     /// Returns how often each method was called, calls in batches included.

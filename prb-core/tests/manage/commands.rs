@@ -205,7 +205,10 @@ async fn command_that_cannot_be_stored_is_answered_with_the_reason() {
         assert!(done.answers[0].1.starts_with("stops computing") && done.answers[0].1.ends_with(reason));
         assert_eq!(goals(&rig), [Goal::Compute; 2]);
         disk.state.send_replace(DiskState::Writes);
-        rig.until_worker(0, "stopping", |w| w.saved.goal == Goal::Stop).await;
+        // The next attempt follows after a backoff.
+        let mut snapshots = rig.inventory.snapshots();
+        let stored = snapshots.wait_for(|stored| stored.saved(rig.ids[0]).goal == Goal::Stop);
+        tokio::time::timeout(Duration::from_secs(60), stored).await.expect("it is never stored").unwrap();
         let done = manager.command_stored(&rig.ids[..1], Command::Start).await.unwrap();
         assert_eq!(done.not_stored, None, "it is stored by now, after a failure too");
         rig.until_worker(0, "computing", |w| w.state == State::Active && w.saved.goal == Goal::Compute).await;

@@ -63,7 +63,7 @@ pub struct Config {
     /// How long Redis may be unavailable before outstanding jobs are reported as failed. Default: 60 s.
     pub outage_limit: Duration,
     /// How long a job whose signer this process does not know is left to the other consumers of the queue, before it
-    /// fails. Default: [`LEFT_TO_OTHERS`].
+    /// fails. Default: 60 s.
     pub unsigned_limit: Duration,
     /// Names the signer of jobs that do not carry one. Default: none.
     pub signers: Option<Arc<dyn PoolSigners>>,

@@ -33,6 +33,7 @@ use super::{
     record::Recorder,
     verifier::{Options, Verifier},
 };
+use crate::port::ReservedPort;
 
 /// Maximum number of concurrent connections of one worker; further ones wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 256;
@@ -322,6 +323,8 @@ async fn stay_down(
     commands: &mut mpsc::Receiver<Command>,
     cancel: &CancellationToken,
 ) -> Option<Option<oneshot::Sender<io::Result<()>>>> {
+    // Freed before it serves again.
+    let _reserved = ReservedPort::new(process.address);
     loop {
         let due = async {
             match down {
