@@ -22,7 +22,7 @@ pub mod admin;
 mod backend;
 pub mod memory;
 
-pub use backend::{LEFT_TO_OTHERS, left_delay, too_old, withdrawn};
+pub use backend::{UNSIGNABLE_LIMIT, expires, too_old, unsignable_delay, withdrawn};
 
 /// The id of a job within its queue; ascending in the order of submission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -311,8 +311,8 @@ impl Error {
 /// - Capacity counts open jobs in every state, waiting, delayed and active; ended ones do not count.
 /// - A lease that has expired may still be renewed and ended by its consumer until the job is leased again. A
 ///   backend may also treat it as lost from its expiry on: callers rely on neither.
-/// - A job that has waited for too long should fail instead of being leased ([`too_old`] is the failure): what was
-///   wanted then may not be wanted now. Submitters submit again what they still want.
+/// - A job that has waited for too long should fail instead of being leased ([`too_old`] is the failure, [`expires`] which
+///   jobs do): what was wanted then may not be wanted now. Submitters submit again what they still want.
 /// - Released jobs keep their order ([`release`](Self::release)). The position of a job after a delayed failure or
 ///   an expired lease is up to the backend: it should precede younger jobs, unless its leases expire repeatedly
 ///   because it crashes its consumers.

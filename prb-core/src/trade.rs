@@ -48,12 +48,12 @@ mod dispatch;
 mod inbox;
 mod job_leases;
 mod lane;
-mod left_jobs;
 mod progress;
 mod recently_sent;
 mod released_jobs;
 mod sequences;
 mod status;
+mod unsignable_jobs;
 mod verdict;
 
 pub use status::{LaneStatus, Phase, Status};

@@ -13,6 +13,7 @@ use prb_core::{
         admin::QueueAdmin,
         memory::{Config, MemoryQueue},
     },
+    wire::{Message, MessageOrigin, SignedMessage},
 };
 use proptest::prelude::*;
 use tokio::time::{Instant, timeout};
@@ -132,6 +133,23 @@ async fn a_job_that_has_waited_for_too_long_is_not_leased() {
     // What an operator retries is wanted now.
     assert!(queue.retry(waiting_id).await.unwrap());
     assert_eq!(queue.lease(LONG).await.unwrap().id, waiting_id);
+}
+
+/// The chain accepts them once, and its submitter would only fetch them again.
+#[tokio::test(start_paused = true)]
+async fn messages_are_leased_at_any_age() {
+    let queue = MemoryQueue::new(Config::default().with_max_age(LONG));
+    let message = Message { sender: MessageOrigin::Reserved, destination: vec![], payload: vec![] };
+    let call = Call::SyncOffchainMessage(SignedMessage { message, sequence: 1, signature: vec![0; 64] });
+    let job = conformance::queue::job(1, 0);
+    let old = queue.submit(Job { calls: vec![call.clone()], ..job.clone() }).await.unwrap();
+    let mixed = queue.submit(Job { calls: vec![call, job.calls[0].clone()], ..job }).await.unwrap();
+    tokio::time::sleep(LONG * 2).await;
+    let in_time = queue.submit(conformance::queue::job(1, 0)).await.unwrap();
+    for id in [old.id, in_time.id] {
+        assert_eq!(queue.lease(LONG).await.unwrap().id, id);
+    }
+    assert!(mixed.outcome().await.unwrap_err().message.contains("longer than the queue's limit"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -107,7 +107,7 @@ async fn original_job_is_retried_and_fails() {
 async fn job_that_cannot_be_signed_or_decoded_fails_with_reason() {
     let server = Server::start();
     let limit = Duration::from_secs(1);
-    let config = config(&server).with_signers(Some(Arc::new(Operators))).with_unsigned_limit(limit);
+    let config = config(&server).with_signers(Some(Arc::new(Operators))).with_unsignable_limit(limit);
     let queue = RedisQueue::start(config.clone()).unwrap();
     let waiting = tokio::spawn(async move { lease(&queue, LONG).await });
     let bad = [

@@ -6,11 +6,13 @@ mod support;
 use std::time::Duration;
 
 use prb_core::{
+    chain::Call,
     conformance::queue::job,
     queue::{
-        CallOutcome, JobFailure, JobHandle, JobId, JobOutcome, JobQueue, JobState, Lease, Withdrawal,
+        CallOutcome, Job, JobFailure, JobHandle, JobId, JobOutcome, JobQueue, JobState, Lease, Withdrawal,
         admin::QueueAdmin,
     },
+    wire::{Message, MessageOrigin, SignedMessage},
 };
 use prb_queue::redis::{Config, RedisQueue};
 use support::{LONG, Server, fresh_name};
@@ -105,6 +107,19 @@ async fn without_a_limit_an_old_job_is_leased() {
     let config = server.config().with_name(fresh_name()).with_max_age(Duration::ZERO);
     let queue = RedisQueue::start(config.clone()).unwrap();
     let handle = queue.submit(job(1, 0)).await.unwrap();
+    make_older(&server, &config, 1, Config::MAX_AGE * 100).await;
+    assert_eq!(lease(&queue).await.id, handle.id);
+}
+
+/// The chain accepts them once, and their submitter would only fetch them again.
+#[tokio::test]
+async fn messages_are_leased_at_any_age() {
+    let server = Server::start();
+    let config = server.config().with_name(fresh_name());
+    let queue = RedisQueue::start(config.clone()).unwrap();
+    let message = Message { sender: MessageOrigin::Reserved, destination: vec![], payload: vec![] };
+    let call = Call::SyncOffchainMessage(SignedMessage { message, sequence: 1, signature: vec![0; 64] });
+    let handle = queue.submit(Job { calls: vec![call], ..job(1, 0) }).await.unwrap();
     make_older(&server, &config, 1, Config::MAX_AGE * 100).await;
     assert_eq!(lease(&queue).await.id, handle.id);
 }

@@ -65,6 +65,7 @@ mod query;
 mod request;
 mod status;
 mod stream;
+mod unique_fields;
 mod view;
 mod workers;
 

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::JobFailure;
-use crate::{sync::jittered, text::duration};
+use super::{Job, JobFailure};
+use crate::{chain::Call, sync::jittered, text::duration};
 
 /// The failure of a job that was withdrawn. For backends.
 pub fn withdrawn() -> JobFailure {
@@ -21,16 +21,22 @@ pub fn too_old(waited: Duration, limit: Duration, leased: bool) -> JobFailure {
     }
 }
 
+/// Whether a queue's age limit applies to a job. Messages of workers are wanted as long as the chain does not have them, and
+/// are not sent again once it has. For backends.
+pub fn expires(job: &Job) -> bool {
+    !job.calls.iter().all(|call| matches!(call, Call::SyncOffchainMessage(_)))
+}
+
 /// How long a job that a consumer cannot sign is left to the other consumers of its queue by default: long enough for one
 /// of them to be started again.
-pub const LEFT_TO_OTHERS: Duration = Duration::from_secs(60);
+pub const UNSIGNABLE_LIMIT: Duration = Duration::from_secs(60);
 
 /// Returns the delay after which a job that its consumer cannot sign is leased again, or `None` if it has been left to
 /// others for `limit` and fails. `times` is how often it has been left before. For backends and consumers.
 ///
 /// Consumers that wait are served in turn, so the delay is random: with equal ones, two jobs of two consumers can be leased
 /// by the wrong one each time.
-pub fn left_delay(times: u32, limit: Duration) -> Option<Duration> {
+pub fn unsignable_delay(times: u32, limit: Duration) -> Option<Duration> {
     // Short at first, as long as another consumer that is ready gets it soon.
     const QUICK: u32 = 10;
     const QUICK_DELAY: Duration = Duration::from_millis(300);

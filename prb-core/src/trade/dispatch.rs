@@ -16,10 +16,10 @@ use super::{
     inbox::{Inbox, Refusal},
     job_leases::{JobLeases, Release},
     lane::{Context, Lane},
-    left_jobs::LeftJobs,
     progress::ProgressReporter,
     released_jobs::{BEHIND_OLDER, ReleasedJobs},
     status::StatusPublisher,
+    unsignable_jobs::UnsignableJobs,
 };
 use crate::{primitives::AccountId, queue::Lease, text::seconds};
 
@@ -58,7 +58,7 @@ pub(super) async fn run(
         leases: leases.clone(),
         accounts: accounts.clone(),
         released: ReleasedJobs::default(),
-        left: LeftJobs::default(),
+        unsignable: UnsignableJobs::default(),
         caps: CallCaps::default(),
         progress,
         publisher,

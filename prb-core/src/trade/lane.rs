@@ -16,12 +16,12 @@ use super::{
     call_limits::{CallCaps, CallLimits},
     inbox::Inbox,
     job_leases::JobLeases,
-    left_jobs::LeftJobs,
     progress::ProgressReporter,
     recently_sent::RecentlySent,
     released_jobs::ReleasedJobs,
     sequences::Sequences,
     status::StatusPublisher,
+    unsignable_jobs::UnsignableJobs,
 };
 use crate::{
     chain::ChainSubmitter,
@@ -43,7 +43,7 @@ pub(super) struct Context {
     pub(super) leases: Arc<JobLeases>,
     pub(super) accounts: Arc<AccountLeaseManager>,
     pub(super) released: ReleasedJobs,
-    pub(super) left: LeftJobs,
+    pub(super) unsignable: UnsignableJobs,
     pub(super) caps: CallCaps,
     pub(super) progress: Arc<ProgressReporter>,
     pub(super) publisher: StatusPublisher,

@@ -138,6 +138,13 @@ async fn failed_messages_are_resent_from_the_chains_sequence() {
     let chain = rig.chain.clone();
     rig.until("the messages", |_| chain.worker(key).ingress_sequence == 3).await;
     rig.until_worker(0, "the failure forgotten", |w| &*w.message == "Computing").await;
+    // All of the next ones: nothing is left to send, and no job ends well.
+    rig.chain.inject(account(POOL), chain_memory::Fault::Lost);
+    rig.workers[0].edit(|s| (3..6).for_each(|n| s.push_message(key, n, b"heartbeat")));
+    rig.until_worker(0, "the next failure", |w| w.message.contains("Its messages do not reach the chain"))
+        .await;
+    rig.chain.set_ingress(key, 6);
+    rig.until_worker(0, "nothing left to send", |w| &*w.message == "Computing").await;
 }
 
 #[tokio::test(start_paused = true)]

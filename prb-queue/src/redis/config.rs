@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use prb_core::{
     primitives::{ParaNumber, PoolId},
-    queue::{JobSigner, LEFT_TO_OTHERS},
+    queue::{JobSigner, UNSIGNABLE_LIMIT},
     text::shorten,
 };
 use redis::IntoConnectionInfo;
@@ -64,7 +64,7 @@ pub struct Config {
     pub outage_limit: Duration,
     /// How long a job whose signer this process does not know is left to the other consumers of the queue, before it
     /// fails. Default: 60 s.
-    pub unsigned_limit: Duration,
+    pub unsignable_limit: Duration,
     /// Names the signer of jobs that do not carry one. Default: none.
     pub signers: Option<Arc<dyn PoolSigners>>,
     /// The block that an outcome names if the program that ended the job does not report one, as the original's
@@ -114,7 +114,7 @@ impl Config {
             poll_interval: Self::POLL_INTERVAL,
             call_timeout: Self::CALL_TIMEOUT,
             outage_limit: Self::OUTAGE_LIMIT,
-            unsigned_limit: LEFT_TO_OTHERS,
+            unsignable_limit: UNSIGNABLE_LIMIT,
             signers: None,
             block_hint: None,
         }
@@ -163,7 +163,7 @@ impl fmt::Debug for Config {
             .field("poll_interval", &self.poll_interval)
             .field("call_timeout", &self.call_timeout)
             .field("outage_limit", &self.outage_limit)
-            .field("unsigned_limit", &self.unsigned_limit)
+            .field("unsignable_limit", &self.unsignable_limit)
             .field("signers", &self.signers)
             .field("block_hint", &self.block_hint.is_some())
             .finish()

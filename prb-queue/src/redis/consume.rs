@@ -7,7 +7,7 @@ use prb_core::{
     queue::{
         Error, Job, JobFailure, JobId, JobOutcome, JobSigner, JobState, Lease,
         admin::{Step, now_ms},
-        left_delay, too_old,
+        expires, too_old, unsignable_delay,
     },
 };
 use serde::Serialize;
@@ -36,9 +36,6 @@ impl RedisQueue {
         if record.tail.is_done() {
             return Err(Refusal::Done(record));
         }
-        if let Some(failure) = self.too_old(taken, &record) {
-            return Err(Refusal::TooOld(record, failure));
-        }
         let Some(id) = number(&taken.id) else {
             return Err(Refusal::Bad(record, "the job's id is not a number".into()));
         };
@@ -53,12 +50,15 @@ impl RedisQueue {
                 Ok(signer) => signer,
                 Err(message) => {
                     // Another trader may know the operator.
-                    let delay = left_delay(taken.tries, self.0.shared.config.unsigned_limit);
+                    let delay = unsignable_delay(taken.tries, self.0.shared.config.unsignable_limit);
                     return Err(delay.map_or(Refusal::Bad(record, message), Refusal::Unsigned));
                 }
             },
         };
         let job = Job { pool, signer, calls: decoded.calls, retries: record.tail.retries() };
+        if let Some(failure) = self.too_old(taken, &record).filter(|_| expires(&job)) {
+            return Err(Refusal::TooOld(record, failure));
+        }
         if let Err(e) = job.check() {
             return Err(Refusal::Bad(record, e.to_string()));
         }

@@ -52,6 +52,7 @@ pub(super) trait EntryKind: Sized + Send + Sync + 'static {
 
     fn complete(fields: Self::Fields, old: Option<&Self::Entry>) -> Result<Self::Value, Vec<Fault>>;
     fn name(value: &Self::Value) -> &str;
+    fn name_of(entry: &Self::Entry) -> &str;
     fn find<'a>(snapshot: &'a Snapshot, named: &str) -> Option<&'a Arc<Self::Entry>>;
     fn by_id(snapshot: &Snapshot, id: Uuid) -> Option<&Arc<Self::Entry>>;
     fn id(entry: &Self::Entry) -> Uuid;
@@ -59,7 +60,7 @@ pub(super) trait EntryKind: Sized + Send + Sync + 'static {
     /// Returns a fault that the manager's dry run cannot find: an invalid secret.
     fn secret_fault(value: &Self::Value, keys: &dyn OperatorKeys) -> Option<Fault>;
     /// Builds the answer of an edit.
-    fn shown(dry_run: bool, edited: &Edited<Self::Entry>) -> Self::Response;
+    fn shown(api: &Api, dry_run: bool, edited: &Edited<Self::Entry>) -> Self::Response;
     /// Returns why an entry must not be deleted, if so.
     fn removal_fault(snapshot: &Snapshot, entry: &Self::Entry) -> Option<Fault>;
     async fn edit(
@@ -93,7 +94,7 @@ pub(super) async fn post<K: EntryKind>(
 ) -> Result<Response, Problem> {
     let edited = create::<K>(api, list, conditions).await?;
     let status = if conditions.dry_run { StatusCode::OK } else { StatusCode::CREATED };
-    Ok((status, answer::<K>(&edited, conditions)).into_response())
+    Ok((status, answer::<K>(api, &edited, conditions)).into_response())
 }
 
 /// Adds, changes and deletes entries, all or none.
@@ -103,7 +104,7 @@ pub(super) async fn patch<K: EntryKind>(
     conditions: &EditConditions,
 ) -> Result<Response, Problem> {
     let edited = update::<K>(api, list, conditions).await?;
-    Ok(answer::<K>(&edited, conditions).into_response())
+    Ok(answer::<K>(api, &edited, conditions).into_response())
 }
 
 /// Changes or deletes one entry. `If-Match` and the answer's entity tag are of that entry.
@@ -119,7 +120,7 @@ pub(super) async fn one<K: EntryKind>(
     }
     let conditions = EditConditions { if_match: IfMatch::Any, ..conditions };
     let edited = update::<K>(api, vec![item], &conditions).await?;
-    let body = Json(K::shown(conditions.dry_run, &edited));
+    let body = Json(K::shown(api, conditions.dry_run, &edited));
     Ok(match edited.entries.first() {
         Some(entry) => (etag(&K::version(entry)), body).into_response(),
         None => body.into_response(),
@@ -127,10 +128,11 @@ pub(super) async fn one<K: EntryKind>(
 }
 
 fn answer<K: EntryKind>(
+    api: &Api,
     edited: &Edited<K::Entry>,
     conditions: &EditConditions,
 ) -> impl IntoResponse + use<K> {
-    (etag(&edited.inventory), Json(K::shown(conditions.dry_run, edited)))
+    (etag(&edited.inventory), Json(K::shown(api, conditions.dry_run, edited)))
 }
 
 /// One change, in the form that requests have it.
@@ -152,7 +154,7 @@ pub(super) struct Edited<E> {
     /// The inventory's version.
     inventory: String,
     before: Arc<Snapshot>,
-    after: Arc<Snapshot>,
+    pub(super) after: Arc<Snapshot>,
 }
 
 impl<E> Edited<E> {
@@ -300,24 +302,26 @@ fn read_item<K: EntryKind>(snapshot: &Snapshot, item: Value, force: bool) -> Rea
         let text = format!("there is no {} {:?}", K::NAME, shown_name(&named));
         return Err((Some(named), vec![Fault::new("not-found", text).with_field("id")]));
     };
+    // The request may have named it by its id.
+    let name = K::name_of(entry).to_owned();
     let current = K::version(entry);
     if version.is_some_and(|version| version != current) {
         let text =
-            format!("{} {:?} has changed since it was read: read it again", K::NAME, shown_name(&named));
-        return Err((Some(named), vec![Fault::new("changed", text).with_field("version")]));
+            format!("{} {:?} has changed since it was read: read it again", K::NAME, shown_name(&name));
+        return Err((Some(name), vec![Fault::new("changed", text).with_field("version")]));
     }
     let id = K::id(entry);
     match (set, delete) {
         (None, true) => match K::removal_fault(snapshot, entry).filter(|_| !force) {
-            Some(fault) => Err((Some(named), vec![fault])),
+            Some(fault) => Err((Some(name), vec![fault])),
             None => Ok((Some((id, current)), Operation::Delete(id))),
         },
         (Some(set), false) => {
             let value = read::<K::Fields>(set).and_then(|fields| K::complete(fields, Some(entry)));
-            let value = value.map_err(|faults| (Some(named), faults))?;
+            let value = value.map_err(|faults| (Some(name), faults))?;
             Ok((Some((id, current)), Operation::Put(id, value)))
         }
-        _ => Err((Some(named), vec![Fault::new("invalid", "give either set or delete: true")])),
+        _ => Err((Some(name), vec![Fault::new("invalid", "give either set or delete: true")])),
     }
 }
 

@@ -63,7 +63,7 @@ pub(super) struct PoolFields {
     #[schema(value_type = Option<String>, write_only)]
     secret: Option<SecretString>,
     /// Address of the account that owns the pool, if the operator is its proxy; null for none.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "given_address")]
     #[schema(value_type = Option<String>)]
     proxied: Option<Option<String>>,
     /// Whether its workers run (default: true).
@@ -155,8 +155,22 @@ impl<'de> Deserialize<'de> for Amount {
     }
 }
 
+/// A script whose variable is not set must not believe that it has replaced a secret.
 fn secret<'de, D: Deserializer<'de>>(d: D) -> Result<Option<SecretString>, D::Error> {
-    Ok(Option::<String>::deserialize(d)?.map(SecretString::from))
+    let secret = String::deserialize(d)?;
+    if secret.trim().is_empty() {
+        return Err(de::Error::custom("it is empty: expected a mnemonic or secret URI, or no such field"));
+    }
+    Ok(Some(SecretString::from(secret)))
+}
+
+/// Like [`given`], for an address.
+fn given_address<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Option<String>>, D::Error> {
+    let address = Option::<String>::deserialize(d)?;
+    if address.as_ref().is_some_and(|address| address.trim().is_empty()) {
+        return Err(de::Error::custom("it is empty: expected an SS58 address, or null for none"));
+    }
+    Ok(Some(address))
 }
 
 /// Distinguishes null from an absent field.
@@ -223,6 +237,20 @@ mod tests {
         let [first, second] = &faults[..] else { panic!("{faults:?}") };
         assert!(first.field.is_none() && !first.message.contains(secret), "{first:?}");
         assert!(second.message.contains("`nam`") && second.message.contains("`name`"), "{second:?}");
+    }
+
+    #[test]
+    fn empty_secrets_and_addresses_are_refused() {
+        for (fields, message) in [
+            (json!({ "secret": "" }), "secret must be a mnemonic or secret URI, or no such field"),
+            (json!({ "secret": " \n" }), "secret must be a mnemonic or secret URI, or no such field"),
+            (json!({ "secret": null }), "secret must be a string"),
+            (json!({ "proxied": "" }), "proxied must be an SS58 address, or null for none"),
+        ] {
+            let Err(faults) = read::<PoolFields>(fields.clone()) else { panic!("{fields} is taken") };
+            assert_eq!(faults.iter().map(|fault| fault.message.as_str()).collect::<Vec<_>>(), [message]);
+        }
+        assert!(read::<PoolFields>(json!({ "proxied": null })).is_ok());
     }
 
     #[test]

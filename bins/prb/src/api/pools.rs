@@ -95,10 +95,7 @@ async fn list(
     let (snapshot, chain) = (api.snapshot(), api.chain());
     let counts = view::worker_counts(&snapshot);
     let fitting: Vec<_> = snapshot.pools.iter().filter(|pool| query.fits(&pool.name)).collect();
-    let shown = |pool: &&Arc<Pool>| {
-        let workers = counts.get(&pool.pid.0).copied().unwrap_or_default();
-        PoolEntry::of(pool, workers, chain.as_deref())
-    };
+    let shown = |pool: &&Arc<Pool>| PoolEntry::of(pool, &counts, chain.as_deref());
     let pools = fitting.iter().skip(offset).take(limit).map(shown).collect();
     let list = PoolList { total: fitting.len(), offset, pools };
     Ok((etag(&entry_version::of_all(&snapshot)), Json(list)).into_response())
@@ -137,8 +134,7 @@ async fn edit(
 async fn show(State(api): State<Api>, Path(named): Path<String>) -> Result<Response, Problem> {
     let (snapshot, chain) = (api.snapshot(), api.chain());
     let pool = Pools::find(&snapshot, &named).ok_or_else(|| no_pool(&named))?;
-    let workers = view::worker_counts(&snapshot).get(&pool.pid.0).copied().unwrap_or_default();
-    let shown = PoolEntry::of(pool, workers, chain.as_deref());
+    let shown = PoolEntry::of(pool, &view::worker_counts(&snapshot), chain.as_deref());
     Ok((etag(&entry_version::of_pool(pool)), Json(shown)).into_response())
 }
 
@@ -194,6 +190,10 @@ impl EntryKind for Pools {
         &value.name
     }
 
+    fn name_of(entry: &Pool) -> &str {
+        &entry.name
+    }
+
     fn find<'a>(snapshot: &'a Snapshot, named: &str) -> Option<&'a Arc<Pool>> {
         // Ids and numbers before names: a pool may be named like another one's number.
         let by_id = named.parse().ok().and_then(|id| Self::by_id(snapshot, id));
@@ -225,12 +225,10 @@ impl EntryKind for Pools {
         )
     }
 
-    fn shown(dry_run: bool, edited: &Edited<Pool>) -> EditedPools {
-        // An edit's answer has the entries only; counts and on-chain state are in the list.
-        EditedPools {
-            dry_run,
-            pools: edited.entries.iter().map(|pool| PoolEntry::of(pool, 0, None)).collect(),
-        }
+    fn shown(api: &Api, dry_run: bool, edited: &Edited<Pool>) -> EditedPools {
+        let (counts, chain) = (view::worker_counts(&edited.after), api.chain());
+        let shown = |pool: &Arc<Pool>| PoolEntry::of(pool, &counts, chain.as_deref());
+        EditedPools { dry_run, pools: edited.entries.iter().map(shown).collect() }
     }
 
     fn removal_fault(snapshot: &Snapshot, entry: &Pool) -> Option<Fault> {

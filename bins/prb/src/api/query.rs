@@ -6,6 +6,7 @@ use prb_core::{
 };
 use serde::Deserialize;
 use utoipa::IntoParams;
+use uuid::Uuid;
 
 use super::problem::Problem;
 
@@ -138,9 +139,13 @@ pub(crate) fn fits(pattern: &str, text: &str) -> bool {
 /// Returns the workers that a text names: an id, a name, or a pattern.
 pub(super) fn named<'a>(snapshot: &'a Snapshot, text: &str) -> Vec<&'a Worker> {
     let workers = || snapshot.workers.iter().map(AsRef::as_ref);
-    // First, because a name may itself contain a star.
-    let exact: Vec<&Worker> =
-        workers().filter(|worker: &&Worker| worker.name == text || worker.id.to_string() == text).collect();
+    // As at the address of one worker: another one may be named like its id.
+    let id = text.parse::<Uuid>().ok();
+    if let Some(worker) = id.and_then(|id| workers().find(|worker: &&Worker| worker.id == id)) {
+        return vec![worker];
+    }
+    // Before patterns, because a name may itself contain a star.
+    let exact: Vec<&Worker> = workers().filter(|worker| worker.name == text).collect();
     if exact.is_empty() && text.contains(['*', '?']) {
         return workers().filter(|worker| fits(text, &worker.name)).collect();
     }
@@ -149,6 +154,10 @@ pub(super) fn named<'a>(snapshot: &'a Snapshot, text: &str) -> Vec<&'a Worker> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use prb_core::primitives::PoolId;
+
     use super::*;
 
     #[test]
@@ -168,5 +177,15 @@ mod tests {
         }
         // Backtracks only to the last star, so that no pattern is slow.
         assert!(!fits(&"*a".repeat(2000), &"a".repeat(1999)));
+    }
+
+    #[test]
+    fn ids_come_before_names() {
+        let (id, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let worker = |id, name: &str| Arc::new(Worker::new(id, PoolId(1), name, format!("http://{name}"), 5));
+        let workers = [worker(other, &id.to_string()), worker(id, "a*")].into();
+        let snapshot = Snapshot { workers, ..Snapshot::default() };
+        let named = |text: &str| named(&snapshot, text).iter().map(|worker| worker.id).collect::<Vec<_>>();
+        assert_eq!((named(&id.to_string()), named("a*"), named("a?")), (vec![id], vec![id], vec![id]));
     }
 }

@@ -7,7 +7,7 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 
-use super::problem::Problem;
+use super::{problem::Problem, unique_fields::UniqueFields};
 use crate::redact;
 
 /// A query string.
@@ -42,24 +42,32 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
             let code = if status == StatusCode::PAYLOAD_TOO_LARGE { "too-large" } else { "bad-request" };
             Problem::new(status, code, format!("the body cannot be read: {}", error.body_text()))
         })?;
-        serde_json::from_slice(&bytes).map(Self).map_err(|error| {
-            let place = format!("line {}, column {}", error.line(), error.column());
-            let what = match error.classify() {
-                serde_json::error::Category::Data => match missing_field(&error.to_string()) {
-                    Some(name) => format!("lacks the field {name}"),
-                    // Only the position is reported: the rest of serde's message may quote a secret.
-                    None => "does not have the required fields".into(),
-                },
-                _ => "is not JSON".into(),
-            };
-            Problem::bad_request(format!("the body {what} ({place})"))
-        })
+        let unique = serde_json::from_slice::<UniqueFields>(&bytes);
+        unique.and_then(|_| serde_json::from_slice(&bytes)).map(Self).map_err(|error| refused(&error))
     }
 }
 
-/// The name of the field that is missing: one of ours, so it cannot be a secret.
-fn missing_field(message: &str) -> Option<&str> {
-    message.strip_prefix("missing field `")?.split('`').next()
+/// Explains why a body is refused, without quoting a value: serde's message may quote a secret.
+fn refused(error: &serde_json::Error) -> Problem {
+    let place = format!("line {}, column {}", error.line(), error.column());
+    let message = error.to_string();
+    let field = |start| message.strip_prefix(start).and_then(|rest: &str| rest.split('`').next());
+    let what = if error.classify() != serde_json::error::Category::Data {
+        "is not JSON".into()
+    } else if let Some(name) = field("duplicate field `") {
+        // A name that no field has may be a secret, too.
+        if redact::is_harmless(name) {
+            format!("has the field {name} twice")
+        } else {
+            "has a field twice".into()
+        }
+    } else if let Some(name) = field("missing field `") {
+        // One of ours.
+        format!("lacks the field {name}")
+    } else {
+        "does not have the required fields".into()
+    };
+    Problem::bad_request(format!("the body {what} ({place})"))
 }
 
 /// The condition of an edit (`If-Match`).
@@ -111,6 +119,12 @@ mod tests {
             ("{}", "the body lacks the field pid (line 1, column 2)"),
             (r#"{"pid": "hunter2"}"#, "does not have the required fields (line 1"),
             ("{", "is not JSON"),
+            (r#"{"pid": 1, "pid": 2}"#, "the body has the field pid twice (line 1, column 16)"),
+            (
+                r#"{"pid": 1, "more": [{"stake": 1.5, "b": [null, true, -1, "x"], "stake": 2}]}"#,
+                "stake twice",
+            ),
+            (r#"{"hunter2 hunter2": 1, "hunter2 hunter2": 1}"#, "has a field twice"),
         ] {
             let request = Request::post("/").header("content-type", "application/json").body(body.into());
             let refused = Body::<Entry>::from_request(request.unwrap(), &()).await.map(|body| body.0.pid);

@@ -180,7 +180,8 @@ impl WorkerDetail {
 }
 
 impl PoolEntry {
-    pub(super) fn of(pool: &Pool, workers: usize, chain: Option<&ChainView>) -> Self {
+    /// `workers` are the numbers of workers by pool.
+    pub(super) fn of(pool: &Pool, workers: &HashMap<u64, usize>, chain: Option<&ChainView>) -> Self {
         let operator = pool.operator.as_ref().map(|operator| operator.account);
         Self {
             id: pool.id,
@@ -192,7 +193,7 @@ impl PoolEntry {
             operator: operator.map(address),
             proxied: pool.proxied.map(address),
             after_stop: pool.after_stop.map(prb_core::inventory::AfterExternalStop::as_str),
-            workers,
+            workers: workers.get(&pool.pid.0).copied().unwrap_or_default(),
             on_chain: chain.and_then(|chain| pool_on_chain(pool, chain)),
         }
     }

@@ -235,6 +235,10 @@ impl EntryKind for Workers {
         &value.name
     }
 
+    fn name_of(entry: &Worker) -> &str {
+        &entry.name
+    }
+
     fn find<'a>(snapshot: &'a Snapshot, named: &str) -> Option<&'a Arc<Worker>> {
         let by_id = named.parse().ok().and_then(|id| Self::by_id(snapshot, id));
         by_id.or_else(|| snapshot.workers.iter().find(|worker| worker.name == named))
@@ -256,7 +260,7 @@ impl EntryKind for Workers {
         None
     }
 
-    fn shown(dry_run: bool, edited: &Edited<Worker>) -> EditedWorkers {
+    fn shown(_: &Api, dry_run: bool, edited: &Edited<Worker>) -> EditedWorkers {
         let goals = edited.resumed_goals();
         let shown = |worker: &Arc<Worker>| EditedWorker {
             entry: WorkerEntry::of(worker),

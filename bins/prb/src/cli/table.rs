@@ -5,13 +5,17 @@ use serde_json::Value;
 
 /// Maximum width of a cell, in characters.
 const MAX_CELL: usize = 72;
+/// The same in the last column, which no other one stands behind: it has the texts, such as a command's answers.
+const MAX_LAST_CELL: usize = 1_000;
 /// Decimals of PHA.
 const DECIMALS: usize = prb_core::primitives::PHA_DECIMALS as usize;
 
-/// Formats rows under headings; columns are as wide as their content.
+/// Formats rows under headings; columns are as wide as their content. A long text belongs into the last one.
 pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
-    let rows: Vec<Vec<String>> =
-        rows.iter().map(|row| row.iter().map(|cell| shown(cell)).collect()).collect();
+    let last = headings.len() - 1;
+    let limit = |column| if column == last { MAX_LAST_CELL } else { MAX_CELL };
+    let cut = |row: &Vec<String>| row.iter().enumerate().map(|(n, cell)| shown(cell, limit(n))).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(cut).collect();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain([headings[column].chars().count()]).max().unwrap_or_default()
@@ -35,9 +39,9 @@ pub(super) fn pairs(pairs: &[(&str, String)]) -> String {
 }
 
 /// Truncates a cell.
-fn shown(cell: &str) -> String {
+fn shown(cell: &str, limit: usize) -> String {
     let cell = clean(cell);
-    match cell.char_indices().nth(MAX_CELL) {
+    match cell.char_indices().nth(limit) {
         Some((end, _)) => format!("{}…", &cell[..end]),
         None => cell,
     }
@@ -104,8 +108,10 @@ mod tests {
 
     #[test]
     fn control_characters_are_removed() {
-        let text = table(&["NAME"], &[vec!["a\u{1b}[2J\nb".into()], vec!["x".repeat(500)]]);
+        let long = vec!["x".repeat(500), "y".repeat(MAX_LAST_CELL + 1)];
+        let text = table(&["NAME", "ANSWER"], &[vec!["a\u{1b}[2J\nb".into()], long]);
         assert_eq!(text.lines().count(), 3);
-        assert!(!text.contains('\u{1b}') && text.lines().all(|line| line.chars().count() <= MAX_CELL + 1));
+        let (x, y) = (text.matches('x').count(), text.matches('y').count());
+        assert_eq!((text.contains('\u{1b}'), x, y), (false, MAX_CELL, MAX_LAST_CELL));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Phase, State};
-use crate::queue::{JobFailure, JobId, Withdrawal, too_old, withdrawn};
+use crate::queue::{JobFailure, JobId, Withdrawal, expires, too_old, withdrawn};
 
 impl State {
     /// Fails the jobs in front that have waited for too long. Those behind a younger one fail once they are in front.
@@ -16,6 +16,7 @@ impl State {
             && let waited = now.saturating_duration_since(submitted)
             && !max_age.is_zero()
             && waited > max_age
+            && expires(&entry.job)
         {
             let failure = too_old(waited, max_age, entry.attempts > 0);
             self.end(id, Err(failure));

@@ -171,7 +171,7 @@ impl Lane {
                     self.pause_for_signer(good, &describe(&e));
                     return None;
                 }
-                Err(e) if is_foreign(&e) => match self.shared.left.leave(job.id()) {
+                Err(e) if is_foreign(&e) => match self.shared.unsignable.leave(job.id()) {
                     Some(delay) => foreign.push((job, delay)),
                     None => self.fail(&job, &format!("{}{NOBODY_OPENS}", describe(&e)), None).await,
                 },

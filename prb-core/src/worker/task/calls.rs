@@ -158,7 +158,7 @@ impl Task {
             self.init_failures.reset();
         }
         if info.pending_messages == 0 {
-            self.relay.nothing_pending();
+            self.relay.forget_failures();
         }
         self.connection.info_received(info);
         let view = self.views.borrow().clone();

@@ -65,11 +65,8 @@ impl Relay {
         self.senders.values_mut().for_each(|sender| sender.egress.request_fetch());
     }
 
-    /// Notes that the worker has no messages: nothing is left of a fetch that failed.
-    pub(super) fn nothing_pending(&mut self) {
-        self.fetching.reset();
-    }
-
+    /// Forgets failures: the worker has no messages left, so whatever failed has reached the chain, or an operator wants
+    /// another try.
     pub(super) fn forget_failures(&mut self) {
         self.fetching.reset();
         self.senders.values_mut().for_each(|sender| sender.failures.reset());

@@ -8,13 +8,13 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::queue::{JobId, LEFT_TO_OTHERS, left_delay};
+use crate::queue::{JobId, UNSIGNABLE_LIMIT, unsignable_delay};
 
 /// Most jobs that are remembered.
 const MAX_JOBS: usize = 10_000;
 
 #[derive(Debug, Default)]
-pub(super) struct LeftJobs(Mutex<HashMap<JobId, Left>>);
+pub(super) struct UnsignableJobs(Mutex<HashMap<JobId, Left>>);
 
 #[derive(Debug)]
 struct Left {
@@ -22,7 +22,7 @@ struct Left {
     times: u32,
 }
 
-impl LeftJobs {
+impl UnsignableJobs {
     /// Returns for how long the job is left this time; returns `None`, and forgets the job, if others have had enough
     /// time.
     pub(super) fn leave(&self, id: JobId) -> Option<Duration> {
@@ -33,7 +33,8 @@ impl LeftJobs {
         }
         let left = jobs.entry(id).or_insert_with(|| Left { since: Instant::now(), times: 0 });
         // It takes longer than the delays until this trader is asked again.
-        let delay = left_delay(left.times, LEFT_TO_OTHERS).filter(|_| left.since.elapsed() < LEFT_TO_OTHERS);
+        let delay = unsignable_delay(left.times, UNSIGNABLE_LIMIT)
+            .filter(|_| left.since.elapsed() < UNSIGNABLE_LIMIT);
         left.times += 1;
         if delay.is_none() {
             jobs.remove(&id);
@@ -48,12 +49,12 @@ mod tests {
 
     #[test]
     fn each_job_is_left_for_a_bounded_time() {
-        let left = LeftJobs::default();
+        let left = UnsignableJobs::default();
         for id in [JobId(1), JobId(2)] {
             let delays: Vec<_> = std::iter::from_fn(|| left.leave(id)).collect();
-            let slack = LEFT_TO_OTHERS / 4;
+            let slack = UNSIGNABLE_LIMIT / 4;
             let waited: Duration = delays.iter().sum();
-            assert!(waited.abs_diff(LEFT_TO_OTHERS) <= slack, "{delays:?}");
+            assert!(waited.abs_diff(UNSIGNABLE_LIMIT) <= slack, "{delays:?}");
             // One of five traders that are equally quick has it by then, but for one job in a million.
             assert!(0.8_f64.powf(delays.len() as f64) < 1e-6, "left {} times", delays.len());
         }
