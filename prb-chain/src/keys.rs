@@ -1,4 +1,5 @@
-//! Operator keys: parses a mnemonic, a secret URI or an expanded key into the sr25519 pair that signs.
+//! Operator keys: parses a mnemonic, a secret URI or an expanded key into the sr25519 pair that signs, and verifies
+//! signatures.
 //!
 //! Not for: storing keys (see [`prb_core::vault`]).
 
@@ -7,6 +8,7 @@ use std::{fmt, str::FromStr};
 use prb_core::{
     manage::{KeyError, OperatorKeys},
     primitives::AccountId,
+    signer::SIGNATURE_BYTES,
 };
 use secrecy::{ExposeSecret, SecretString};
 use subxt_signer::{SecretUri, sr25519};
@@ -72,9 +74,12 @@ pub enum Error {
 }
 
 impl OperatorKey {
-    /// Parses a BIP-39 mnemonic or a secret URI (`phrase/soft//hard///password`, or `0x` and 64 digits); an expanded secret key in 128 hexadecimal digits without `0x`, which
-    /// Phala's worker manager (PRB v3) calls `SecretKey`; or the JSON of a polkadot.js account without a
-    /// password, as stored by PRB v2.
+    /// Parses one of these:
+    ///
+    /// - a BIP-39 mnemonic or a secret URI (`phrase/soft//hard///password`, or `0x` and 64 digits);
+    /// - an expanded secret key in 128 hexadecimal digits without `0x`, which Phala's worker manager (PRB v3) calls
+    ///   `SecretKey`;
+    /// - the JSON of a polkadot.js account without a password, as stored by PRB v2.
     ///
     /// A path without a phrase, such as `//Alice`, is refused: it derives a publicly known key, and it may be the path of
     /// the file that holds the secret.
@@ -114,12 +119,32 @@ impl OperatorKey {
         }
     }
 
-    pub(crate) fn sign(&self, payload: &[u8]) -> [u8; 64] {
+    pub(crate) fn sign(&self, payload: &[u8]) -> [u8; SIGNATURE_BYTES] {
         match &self.pair {
             Pair::Seed(pair) => pair.sign(payload).0,
             Pair::Expanded(pair) => pair.sign_simple(SIGNING_CONTEXT, payload).to_bytes(),
         }
     }
+}
+
+/// Whether `signature` is the account's over `payload`, as [`Signer::sign`](prb_core::signer::Signer::sign) makes it. For
+/// tests of own signers: `prb_core::conformance::signers::all` takes this function.
+///
+/// ```
+/// use prb_chain::keys::{self, OperatorKey};
+/// use prb_core::signer::Signer;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let key = OperatorKey::from_secret(&format!("0x{}", "07".repeat(32)).into())?;
+/// let signature = key.sign(b"payload").await?;
+/// assert!(keys::verify(key.account(), b"payload", &signature));
+/// assert!(!keys::verify(key.account(), b"another", &signature));
+/// # Ok(())
+/// # }
+/// ```
+pub fn verify(account: AccountId, payload: &[u8], signature: &[u8; SIGNATURE_BYTES]) -> bool {
+    sr25519::verify(&sr25519::Signature(*signature), payload, &sr25519::PublicKey(account.0))
 }
 
 /// Parses secrets as sr25519 keys, for a [`Manager`](prb_core::manage::Manager).

@@ -64,11 +64,7 @@ mod tests {
     };
 
     use super::*;
-
-    fn verify(account: AccountId, bytes: &[u8], signature: &[u8; SIGNATURE_BYTES]) -> bool {
-        let public = subxt_signer::sr25519::PublicKey(account.0);
-        subxt_signer::sr25519::verify(&subxt_signer::sr25519::Signature(*signature), bytes, &public)
-    }
+    use crate::keys;
 
     #[tokio::test]
     async fn sealed_key_signs_only_for_its_account() {
@@ -84,7 +80,7 @@ mod tests {
             known: [of(account(&alice), &key), bob],
             mismatched: Some(of(account(&other), &key)),
         };
-        conformance::signers::all(&subject, verify).await;
+        conformance::signers::all(&subject, keys::verify).await;
 
         let signers = subject.signers;
         let other = AccountId([7; 32]);

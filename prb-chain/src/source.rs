@@ -1,4 +1,33 @@
 //! The block store as a [`BlobSource`].
+//!
+//! Programs that want the blocks themselves read them from the source as well: every stored block is verified and
+//! finalised. This prints them as they arrive:
+//!
+//! ```
+//! use prb_core::{
+//!     blob::{BlobSource, BlockCursor},
+//!     primitives::ParaNumber,
+//!     prpc::Blocks,
+//!     reexports::{codec::Decode, prost::Message},
+//!     wire::BlockHeaderWithChanges,
+//! };
+//!
+//! async fn print_blocks(source: impl BlobSource) -> Result<(), Box<dyn std::error::Error>> {
+//!     let (mut heights, mut next) = (source.heights(), ParaNumber(1));
+//!     loop {
+//!         // Ends with an error when the source is dropped.
+//!         let heights = *heights.wait_for(|heights| heights.para >= Some(next)).await?;
+//!         let cursor = BlockCursor { from: next, to: heights.para.unwrap_or(next) };
+//!         let Some(batch) = source.blocks(cursor, 4 << 20).await? else { continue };
+//!         let encoded = Blocks::decode(batch.body)?.encoded_blocks;
+//!         for block in Vec::<BlockHeaderWithChanges>::decode(&mut &encoded[..])? {
+//!             let changes = block.storage_changes.main.len();
+//!             println!("{} {}: {changes} changes", block.block_header.number, block.block_header.hash());
+//!         }
+//!         next = batch.blocks.last.next();
+//!     }
+//! }
+//! ```
 
 use std::{fmt, sync::Arc};
 

@@ -123,7 +123,7 @@ pub struct HeaderBatch {
     pub body: Bytes,
 }
 
-/// Consecutive parachain blocks.
+/// Consecutive parachain blocks. The example of `prb_chain::source` decodes them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockBatch {
     /// The blocks contained; starts at the cursor.

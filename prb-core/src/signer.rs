@@ -6,7 +6,6 @@
 //! [`Operator`](crate::inventory::Operator): it may be empty, or what an [`OperatorKeys`](crate::manage::OperatorKeys)
 //! of yours accepts in place of a secret, such as the key's name.
 //!
-//!
 //! ```
 //! use std::sync::Arc;
 //! use async_trait::async_trait;
@@ -78,6 +77,14 @@ pub mod memory;
 pub const SIGNATURE_BYTES: usize = 64;
 
 /// Why nothing was signed. Never contains any part of a secret.
+///
+/// What the trade engine does with the job when [`Signers::signer`] returns it:
+///
+/// | error | the job |
+/// |---|---|
+/// | [`is_retryable`](Self::is_retryable) | waits in its lane until the backend answers |
+/// | `Vault` with [`vault::Error::WrongKey`] | is left to the other traders of the queue for a while, then fails |
+/// | others | fails at once |
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -89,7 +96,8 @@ pub enum Error {
         /// The problem, without the key.
         reason: String,
     },
-    /// The vault cannot open the sealed key.
+    /// The vault cannot open the sealed key. With [`vault::Error::WrongKey`] it also says that this backend has no key
+    /// for the account, but another trader of the queue may.
     #[error("the key of {} cannot be opened", address(account))]
     Vault {
         /// The account that should have signed.
@@ -153,7 +161,9 @@ pub trait Signer: Send + Sync + fmt::Debug {
 #[async_trait]
 pub trait Signers: Send + Sync + fmt::Debug {
     /// Returns the signer of `of.operator`. Its [`Signer::account`] must be that operator: return
-    /// [`Error::BadKey`] for a key of another account.
+    /// [`Error::BadKey`] for a key of another account. If there is no key for the operator here, return
+    /// [`Error::Vault`] with [`vault::Error::WrongKey`] if other traders take jobs of the same queue, so that one of
+    /// them signs; otherwise [`Error::Refused`].
     ///
     /// The trade engine caches signers while the operator's lane lives, one per sealed key.
     ///

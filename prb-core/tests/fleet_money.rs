@@ -1,5 +1,5 @@
-//! What costs an operator money: stakes for keys that changed, stops that are undone, calls that are paid for
-//! again and again. On parts in memory, in virtual time.
+//! Tests of what costs an operator money: stakes for changed keys, stops that are undone, calls that are paid for
+//! repeatedly. On parts in memory, in virtual time.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
@@ -21,7 +21,7 @@ use prb_core::{
     prpc::Method,
     pruntime::{
         Connect, ConnectError, PRuntimeClient,
-        scripted::{Failure, ScriptedConnect, ScriptedWorker},
+        scripted::{ScriptedConnect, ScriptedWorker},
     },
     queue::{CallOutcome, JobOutcome, JobQueue},
     wire::{Message, MessageOrigin, SignedMessage},
@@ -419,43 +419,6 @@ async fn refused_operation_costs_a_fee_once() {
     rig.chain.contribute(PoolId(2), STAKE);
     rig.chain.set_pool_owner(PoolId(3), account(PoolId(3)));
     rig.until_all(State::Active).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn busy_worker_is_polled_with_backoff() {
-    let rig = computing(1).await;
-    let rcu = Failure::refuse("RCU in progress, please try the request again later");
-    rig.workers[0].fail_always(Method::DispatchBlocks, Some(rcu));
-    let before = rig.workers[0].count(Method::DispatchBlocks);
-    tokio::time::sleep(HOUR).await;
-    let asked = rig.workers[0].count(Method::DispatchBlocks) - before;
-    assert!((60..400).contains(&asked), "{asked} batches in an hour");
-    let status = rig.status(0);
-    assert!(
-        status.failures >= 3 && status.reason.code() == "busy",
-        "{}: {}",
-        status.failures,
-        status.message
-    );
-    rig.workers[0].fail_always(Method::DispatchBlocks, None);
-    rig.until_worker(0, "at the tip", |w| w.lag == Some(0) && w.failures == 0).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn heartbeats_do_not_wait_for_attestations_or_dispatches() {
-    let rig = computing(1).await;
-    let key = rig.key(0);
-    rig.workers[0].set_latency(Method::GetRuntimeInfo, Duration::from_secs(600));
-    rig.workers[0].set_latency(Method::DispatchBlocks, Duration::from_secs(600));
-    rig.fleet().command(rig.ids[0], Command::RegisterAgain).unwrap();
-    tokio::time::sleep(BLOCK * 3).await;
-    rig.workers[0].edit(|s| s.push_message(key, 0, b"heartbeat"));
-    let chain = rig.chain.clone();
-    let until = tokio::time::Instant::now() + Duration::from_secs(180);
-    while chain.worker(key).ingress_sequence == 0 {
-        assert!(tokio::time::Instant::now() < until, "the heartbeat waits: {}", rig.status(0).message);
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
 }
 
 #[tokio::test(start_paused = true)]

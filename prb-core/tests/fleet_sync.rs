@@ -1,4 +1,5 @@
-//! Workers that do not get on, and what they may not hold up. On parts in memory, in virtual time.
+//! Tests of workers whose sync fails, stalls or takes long: what is reported, and that nothing else is delayed. On parts in
+//! memory, in virtual time.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{sync::Arc, time::Duration};
@@ -11,6 +12,7 @@ use prb_core::{
         memory::MemorySource,
     },
     chain::Call,
+    fleet::Command,
     primitives::AccountId,
     prpc::Method,
     pruntime::{
@@ -26,6 +28,15 @@ mod rig;
 use rig::{BLOCK, Rig, grow};
 
 const HOUR: Duration = Duration::from_secs(3600);
+
+/// A rig whose worker computes.
+async fn computing() -> Rig {
+    let mut rig = Rig::new(1, 10).await;
+    rig.run();
+    rig.start();
+    rig.until_all(State::Active).await;
+    rig
+}
 
 #[tokio::test(start_paused = true)]
 async fn worker_crashing_at_a_block_is_reported_with_the_block() {
@@ -49,6 +60,43 @@ async fn worker_crashing_at_a_block_is_reported_with_the_block() {
     rig.workers[0].set_crashes_at(None);
     rig.until_all(State::Active).await;
     assert!(!rig.status(0).stalled);
+}
+
+#[tokio::test(start_paused = true)]
+async fn busy_worker_is_polled_with_backoff() {
+    let rig = computing().await;
+    let rcu = Failure::refuse("RCU in progress, please try the request again later");
+    rig.workers[0].fail_always(Method::DispatchBlocks, Some(rcu));
+    let before = rig.workers[0].count(Method::DispatchBlocks);
+    tokio::time::sleep(HOUR).await;
+    let asked = rig.workers[0].count(Method::DispatchBlocks) - before;
+    assert!((60..400).contains(&asked), "{asked} batches in an hour");
+    let status = rig.status(0);
+    assert!(
+        status.failures >= 3 && status.reason.code() == "busy",
+        "{}: {}",
+        status.failures,
+        status.message
+    );
+    rig.workers[0].fail_always(Method::DispatchBlocks, None);
+    rig.until_worker(0, "at the tip", |w| w.lag == Some(0) && w.failures == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn heartbeats_do_not_wait_for_attestations_or_dispatches() {
+    let rig = computing().await;
+    let key = rig.key(0);
+    rig.workers[0].set_latency(Method::GetRuntimeInfo, Duration::from_secs(600));
+    rig.workers[0].set_latency(Method::DispatchBlocks, Duration::from_secs(600));
+    rig.fleet().command(rig.ids[0], Command::RegisterAgain).unwrap();
+    tokio::time::sleep(BLOCK * 3).await;
+    rig.workers[0].edit(|s| s.push_message(key, 0, b"heartbeat"));
+    let chain = rig.chain.clone();
+    let until = tokio::time::Instant::now() + Duration::from_secs(180);
+    while chain.worker(key).ingress_sequence == 0 {
+        assert!(tokio::time::Instant::now() < until, "the heartbeat waits: {}", rig.status(0).message);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 }
 
 /// The worker was initialised, but the answer was lost: that is no failure of everything that follows.

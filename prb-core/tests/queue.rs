@@ -9,7 +9,7 @@ use prb_core::{
     conformance,
     primitives::WorkerKey,
     queue::{
-        Error, Job, JobHandle, JobQueue, JobState, Withdrawal,
+        Error, Job, JobHandle, JobId, JobQueue, JobState, Withdrawal,
         admin::QueueAdmin,
         memory::{Config, MemoryQueue},
     },
@@ -250,6 +250,11 @@ async fn run(ops: Vec<Op>) {
         assert_eq!(all, handles.len() as u64, "{s:?}");
     }
     drop(leases);
+    every_job_ends(&queue, handles, &withdrawn).await;
+}
+
+/// Ends the jobs that are left, then checks what each submitter was told.
+async fn every_job_ends(queue: &MemoryQueue, handles: Vec<JobHandle>, withdrawn: &HashSet<JobId>) {
     while queue.stats().await.unwrap().waiting
         + queue.stats().await.unwrap().delayed
         + queue.stats().await.unwrap().active

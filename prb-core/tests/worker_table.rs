@@ -1,4 +1,4 @@
-//! Every situation of a worker, and what is to be done about it.
+//! Table of the situations of a worker, each with the decision expected for it.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{fmt, sync::Arc};

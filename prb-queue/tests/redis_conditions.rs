@@ -6,16 +6,12 @@
 mod proxy;
 mod support;
 
-use std::{
-    fs,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{fs, time::Duration};
 
 use prb_core::{conformance::queue::job, queue::JobQueue};
 use prb_queue::redis::{Config, RedisQueue};
 use proxy::Proxy;
-use support::{LONG, Server, done, fresh_name, lease, outcome_of};
+use support::{LONG, Server, captured_log::CapturedLog, done, fresh_name, lease, outcome_of, with_causes};
 use tokio::time::{Instant, sleep, timeout};
 
 const TTL: Duration = Duration::from_secs(30);
@@ -32,17 +28,11 @@ fn queue(server: &Server) -> RedisQueue {
     RedisQueue::start(config(server.url())).unwrap()
 }
 
-/// The error with its causes.
-fn text(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |e| e.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
 /// Waits until readiness fails with these words.
 async fn unready(queue: &RedisQueue, words: &[&str]) {
     let until = Instant::now() + LONG;
     loop {
-        let ready = queue.ready().await.map_err(|error| text(&error));
+        let ready = queue.ready().await.map_err(|error| with_causes(&error));
         match &ready {
             Err(text) if words.iter().all(|word| text.contains(word)) => return,
             _ => assert!(Instant::now() < until, "{words:?}: {ready:?}"),
@@ -57,7 +47,7 @@ async fn works(queue: &RedisQueue) {
     let handle = loop {
         match queue.submit(job(1, 0)).await {
             Ok(handle) => break handle,
-            Err(error) => assert!(Instant::now() < until, "{}", text(&error)),
+            Err(error) => assert!(Instant::now() < until, "{}", with_causes(&error)),
         }
         sleep(Duration::from_millis(20)).await;
     };
@@ -65,14 +55,14 @@ async fn works(queue: &RedisQueue) {
     queue.complete(taken.id, taken.token, done(7)).await.unwrap();
     assert_eq!(outcome_of(handle).await.unwrap().block.0, 7);
     while let Err(error) = queue.ready().await {
-        assert!(Instant::now() < until, "{}", text(&error));
+        assert!(Instant::now() < until, "{}", with_causes(&error));
         sleep(Duration::from_millis(20)).await;
     }
 }
 
 /// Asserts that a submission fails with these words and the server's address.
 async fn refused(queue: &RedisQueue, server: &Server, words: &str) {
-    let error = text(&queue.submit(job(1, 0)).await.unwrap_err());
+    let error = with_causes(&queue.submit(job(1, 0)).await.unwrap_err());
     assert!(error.contains(words) && error.contains(&server.port.to_string()), "{error}");
     unready(queue, &[words, &server.port.to_string()]).await;
 }
@@ -144,7 +134,7 @@ async fn missing_and_unneeded_passwords_are_reported() {
     server.kill();
     server.restart_with(&["--requirepass", "swordfish"]);
     unready(&queue, &["requires a password", &server.port.to_string()]).await;
-    let refused = text(&queue.submit(job(1, 0)).await.unwrap_err());
+    let refused = with_causes(&queue.submit(job(1, 0)).await.unwrap_err());
     assert!(refused.contains("requires a password"), "{refused}");
 
     let url = server.url().replace("//", "//:swordfish@");
@@ -157,7 +147,7 @@ async fn missing_and_unneeded_passwords_are_reported() {
     server.kill();
     server.restart();
     unready(&with_password, &["or has no password set", &server.port.to_string()]).await;
-    let text = text(&with_password.ready().await.unwrap_err());
+    let text = with_causes(&with_password.ready().await.unwrap_err());
     assert!(!text.contains("swordfish"), "{text}");
 }
 
@@ -196,7 +186,7 @@ async fn silently_dead_connections_are_replaced() {
         match queue.submit(job(2, 0)).await {
             Ok(handle) => break handle,
             Err(error) => {
-                let error = text(&error);
+                let error = with_causes(&error);
                 assert!(
                     error.contains("check the network path") && error.contains(&proxy.port.to_string()),
                     "{error}"
@@ -244,54 +234,22 @@ async fn error_of_departed_consumer_becomes_stale() {
     let proxy = Proxy::to(server.port).await;
     let queue = RedisQueue::start(config(proxy.url()).with_call_timeout(Duration::from_millis(300))).unwrap();
     let _: String = server.command("ACL SETUSER default -blmove").await;
-    let error = text(&queue.lease(TTL).await.unwrap_err());
+    let error = with_causes(&queue.lease(TTL).await.unwrap_err());
     assert!(error.contains("lacks a permission"), "{error}");
     unready(&queue, &["lacks a permission"]).await;
     // No consumer is waiting now, so nothing retries.
     let _: String = server.command("ACL SETUSER default +blmove").await;
     let until = Instant::now() + LONG;
     while let Err(error) = queue.ready().await {
-        assert!(Instant::now() < until, "{}", text(&error));
+        assert!(Instant::now() < until, "{}", with_causes(&error));
         sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// What is logged on one thread.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    /// How many lines have all of these words.
-    fn count(&self, words: &[&str]) -> usize {
-        let log = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        log.lines().filter(|line| words.iter().all(|word| line.contains(word))).count()
-    }
-
-    async fn until(&self, words: &[&str]) {
-        let until = Instant::now() + LONG;
-        while self.count(words) == 0 {
-            assert!(Instant::now() < until, "{words:?} is not in the log");
-            sleep(Duration::from_millis(20)).await;
-        }
-    }
-}
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
     }
 }
 
 /// On one thread, whose log is read.
 #[tokio::test]
 async fn server_that_evicts_jobs_is_named_at_the_start_and_when_it_is_reconfigured() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let (log, subscriber) = CapturedLog::with_subscriber();
     let _logged = tracing::subscriber::set_default(subscriber);
     let server = Server::with_arguments(&["--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru"]);
     let queue = queue(&server);
@@ -339,7 +297,7 @@ async fn nodes_of_a_cluster_are_reported() {
     let node = &nodes[usize::from(slot < 8192)];
     let queue = RedisQueue::start(config(node.url()).with_name("jobs".to_owned())).unwrap();
     let refused = timeout(LONG, queue.lease(TTL)).await.unwrap();
-    let error = text(&refused.unwrap_err());
+    let error = with_causes(&refused.unwrap_err());
     assert!(error.contains("a node of a Redis cluster") && error.contains(&node.port.to_string()), "{error}");
     unready(&queue, &["a node of a Redis cluster", &node.port.to_string()]).await;
     let with_database = RedisQueue::start(config(format!("{}/3", nodes[0].url()))).unwrap();
@@ -375,7 +333,7 @@ async fn keys_that_another_program_has_written_are_reported() {
     let _: u32 = server.command(&format!("DEL {key}")).await;
     let _: String = server.command(&format!("SET {key} text")).await;
     unready(&queue, &["WRONGTYPE", "another program", &server.port.to_string()]).await;
-    let error = text(&queue.stats().await.unwrap_err());
+    let error = with_causes(&queue.stats().await.unwrap_err());
     assert!(error.contains("WRONGTYPE") && error.contains(&server.port.to_string()), "{error}");
     let _: u32 = server.command(&format!("DEL {key}")).await;
     let taken = lease(&queue, TTL).await;

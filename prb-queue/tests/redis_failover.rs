@@ -5,7 +5,7 @@ mod support;
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU16, Ordering},
     },
     time::Duration,
@@ -15,7 +15,7 @@ use prb_core::{
     conformance::queue::job, primitives::AccountId, queue::JobQueue, trade::accounts::AccountLeases,
 };
 use prb_queue::redis::{Config, RedisQueue};
-use support::{LONG, Server, done, fresh_name, lease, outcome_of};
+use support::{LONG, Server, captured_log::CapturedLog, done, fresh_name, lease, outcome_of, with_causes};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
@@ -33,31 +33,9 @@ fn quick(server: &Server) -> Config {
         .with_call_timeout(Duration::from_secs(2))
 }
 
-/// The error with its causes.
-fn text(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |e| e.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
-/// Captures the log of the whole process.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn failover_that_keeps_connections_recovers_and_is_logged_once() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let (log, subscriber) = CapturedLog::with_subscriber();
     tracing::subscriber::set_global_default(subscriber).unwrap();
 
     let (mut old, new) = (Server::start(), Server::start());
@@ -68,12 +46,12 @@ async fn failover_that_keeps_connections_recovers_and_is_logged_once() {
     // Demoted on the live connection: writes fail, and nothing waits forever.
     let _: String = old.command(&format!("REPLICAOF 127.0.0.1 {}", new.port)).await;
     let started = Instant::now();
-    let refused = text(&queue.submit(job(2, 0)).await.unwrap_err());
+    let refused = with_causes(&queue.submit(job(2, 0)).await.unwrap_err());
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     assert!(refused.contains(&old.port.to_string()) && refused.contains("primary"), "{refused}");
     sleep(Duration::from_secs(1)).await;
     // Lines about this server only: other tests of the process log, too.
-    let lines = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines = log.text();
     let server = format!("127.0.0.1:{}", old.port);
     let lines: Vec<_> = lines.lines().filter(|line| line.contains(&server)).collect();
     let count = |words: &str| lines.iter().filter(|line| line.contains(words)).count();
@@ -86,7 +64,7 @@ async fn failover_that_keeps_connections_recovers_and_is_logged_once() {
     let after = loop {
         match queue.submit(job(3, 0)).await {
             Ok(handle) => break handle,
-            Err(error) => assert!(Instant::now() < until, "{}", text(&error)),
+            Err(error) => assert!(Instant::now() < until, "{}", with_causes(&error)),
         }
     };
     let kept = queue.complete(taken.id, taken.token, done(8)).await.is_ok();
@@ -103,10 +81,10 @@ async fn failover_that_keeps_connections_recovers_and_is_logged_once() {
 async fn missing_blmove_is_reported() {
     let server = Server::with_arguments(&["--rename-command", "BLMOVE", ""]);
     let queue = RedisQueue::start(quick(&server)).unwrap();
-    let error = text(&queue.lease(TTL).await.unwrap_err());
+    let error = with_causes(&queue.lease(TTL).await.unwrap_err());
     assert!(error.contains("6.2") && error.contains(&server.port.to_string()), "{error}");
     assert!(queue.stats().await.is_ok());
-    let ready = text(&queue.ready().await.unwrap_err());
+    let ready = with_causes(&queue.ready().await.unwrap_err());
     assert!(ready.contains("6.2") && ready.contains(&server.port.to_string()), "{ready}");
 }
 
@@ -117,7 +95,7 @@ async fn password_errors_name_the_server_and_omit_the_password() {
         [(server.url(), "requires a password"), (server.url().replace("//", "//:crayfish@"), "password")]
     {
         let queue = RedisQueue::start(quick(&server).with_url(url)).unwrap();
-        let error = text(&queue.stats().await.unwrap_err());
+        let error = with_causes(&queue.stats().await.unwrap_err());
         assert!(error.contains(remedy) && error.contains(&server.port.to_string()), "{error}");
         assert!(!error.contains("fish"), "{error}");
     }

@@ -315,7 +315,7 @@ pub struct WorkerState {
     pub worker_account_id: String,
 }
 
-/// A worker's state on the wire, here without its `S_`.
+/// A worker's state on the wire, here without its `S_`: a [`State`](prb_core::worker::State), which explains each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
 #[allow(missing_docs, reason = "the labels are explained at prb_core::worker::State")]

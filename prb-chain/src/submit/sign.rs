@@ -18,7 +18,10 @@ use subxt_signer::sr25519;
 use tokio::time::timeout;
 
 use super::{prepare::Prepared, queries::Head};
-use crate::metadata::{self, Runtime};
+use crate::{
+    keys,
+    metadata::{self, Runtime},
+};
 
 /// The terms of a signature.
 #[derive(Clone, Copy)]
@@ -93,14 +96,14 @@ async fn signature(
     let signed = timeout(terms.timeout, signer.sign(payload))
         .await
         .unwrap_or_else(|elapsed| Err(signer::Error::Unavailable { account, source: Box::new(elapsed) }));
-    let signature = sr25519::Signature(signed.map_err(SubmitError::NotSigned)?);
-    if !sr25519::verify(&signature, payload, &sr25519::PublicKey(account.0)) {
+    let signature = signed.map_err(SubmitError::NotSigned)?;
+    if !keys::verify(account, payload, &signature) {
         return Err(SubmitError::BadKey {
             account: account.to_ss58(terms.ss58_prefix),
             reason: "its signature is not this account's".into(),
         });
     }
-    Ok(signature)
+    Ok(sr25519::Signature(signature))
 }
 
 fn unsupported(call: &'static str, e: &metadata::Error) -> SubmitError {

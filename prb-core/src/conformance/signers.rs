@@ -23,7 +23,8 @@ pub struct TestSigners<S> {
     pub mismatched: Option<JobSigner>,
 }
 
-/// Runs all checks. `verify` returns whether a signature over bytes is the account's.
+/// Runs all checks. `verify` returns whether a signature over bytes is the account's: for real keys
+/// `prb_chain::keys::verify`.
 ///
 /// ```
 /// use std::sync::Arc;

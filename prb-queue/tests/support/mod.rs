@@ -1,6 +1,8 @@
 //! Test support: a private redis-server, and the real bee-queue.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+pub mod captured_log;
+
 use std::{
     net::TcpListener,
     path::{Path, PathBuf},
@@ -197,6 +199,12 @@ pub fn javascript() -> PathBuf {
         assert!(dir.join("node_modules").join(package).is_dir(), "{package} is missing; {ask}");
     }
     dir
+}
+
+/// An error with its causes.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |e| e.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Enables logs, shown for failing tests.

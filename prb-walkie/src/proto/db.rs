@@ -69,7 +69,7 @@ pub struct RangeMeta {
 /// A pool.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct Pool {
-    /// Its UUID in this manager.
+    /// Its UUID in this manager, which assigns one to a new entry.
     #[prost(string, tag = "1")]
     pub uuid: String,
     /// Its operator.
@@ -81,7 +81,7 @@ pub struct Pool {
     /// Its name in this manager.
     #[prost(string, tag = "4")]
     pub name: String,
-    /// Whether its workers run.
+    /// Whether its workers run. Set it in a new entry: protobuf's default is `false`.
     #[prost(bool, tag = "5")]
     pub enabled: bool,
     /// Whether it is, or shall be, deleted.
@@ -101,7 +101,7 @@ pub struct Pool {
 /// A worker.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct Worker {
-    /// Its UUID in this manager.
+    /// Its UUID in this manager, which assigns one to a new entry.
     #[prost(string, tag = "1")]
     pub uuid: String,
     /// Its pool's number on chain.
@@ -113,7 +113,7 @@ pub struct Worker {
     /// pRuntime's URL.
     #[prost(string, tag = "4")]
     pub endpoint: String,
-    /// Whether it runs.
+    /// Whether it runs. Set it in a new entry: protobuf's default is `false`.
     #[prost(bool, tag = "5")]
     pub enabled: bool,
     /// Whether it is, or shall be, deleted.

@@ -430,7 +430,7 @@ pub struct CommandRequest {
     /// The workers' UUIDs.
     #[prost(string, repeated, tag = "1")]
     pub ids: Vec<String>,
-    /// The command's name, such as `stop`.
+    /// The name of a [`Command`](prb_core::worker::Command), such as `stop`: its `Display`.
     #[prost(string, tag = "2")]
     pub command: String,
     /// Whether to preview only.

@@ -17,6 +17,48 @@ const LARGE_BYTES: usize = 256 * 1024;
 ///
 /// A call can be cancelled by dropping its future; the peer may have carried it out nevertheless.
 ///
+/// A program that manages workers calls a lifecycle manager. [`auth`](super::auth) says whose management calls it answers.
+///
+/// ```
+/// use prb_walkie::{
+///     node::Node,
+///     proto::{Role, WorkerStatus, db, detail::{CommandRequest, StatusQuery}, lifecycle::CreateWorker},
+///     rpc::{Client, Error},
+/// };
+///
+/// /// Waits for a lifecycle manager of this node's chain and namespace.
+/// async fn manager(node: &Node) -> Option<Client> {
+///     let mut peers = node.peers();
+///     let table = peers.wait_for(|table| table.usable(Role::LifecycleManager).next().is_some()).await.ok()?;
+///     table.usable(Role::LifecycleManager).next().map(|peer| node.client(peer.peer_id))
+/// }
+///
+/// /// Restarts the workers that fail or stall.
+/// async fn restart_failed(manager: &Client) -> Result<(), Error> {
+///     let update = manager.worker_detail(StatusQuery { detail: true, ..StatusQuery::default() }).await?;
+///     // In the same order; absent if the peer is an original.
+///     let details = update.detail.unwrap_or_default().workers;
+///     let failed = update.worker_states.iter().zip(&details);
+///     let failed = failed.filter(|(state, detail)| state.status() == WorkerStatus::Error || detail.stalled);
+///     let ids: Vec<_> = failed.map(|(_, detail)| detail.uuid.clone()).collect();
+///     if !ids.is_empty() {
+///         let request = CommandRequest { ids, command: "restart".into(), dry_run: false };
+///         for answer in manager.command_workers(request).await?.answers {
+///             println!("{}: {}", answer.uuid, answer.text);
+///         }
+///     }
+///     Ok(())
+/// }
+///
+/// /// Adds a worker that stakes 100 PHA; returns its UUID.
+/// async fn add(manager: &Client, pid: u64, name: &str, endpoint: &str) -> Result<Option<String>, Error> {
+///     let (name, endpoint, stake) = (name.into(), endpoint.into(), "100000000000000".into());
+///     let worker = db::Worker { pid, name, endpoint, stake, enabled: true, ..db::Worker::default() };
+///     let added = manager.create_workers(CreateWorker { workers: vec![worker] }).await?;
+///     Ok(added.workers.into_iter().next().map(|worker| worker.uuid))
+/// }
+/// ```
+///
 /// # Errors
 /// See [`Error`]. On `UNAUTHORIZED`, a node that has a key sends one `Auth` and repeats the call.
 #[derive(Clone, Debug)]
