@@ -296,7 +296,8 @@ pub struct Snapshot {
     pub workers: Vec<Arc<Worker>>,
     /// The persisted records of workers, by id; a worker without one has [`FleetRecord::default`].
     pub saved: HashMap<Uuid, FleetRecord>,
-    /// What is kept of removed workers, by id: one that is added again goes on with its goal.
+    /// What is kept of removed workers, by id, and of stopped keys that were replaced at their entry: one that is back goes
+    /// on with its goal.
     pub removed: HashMap<Uuid, Arc<RemovedWorker>>,
 }
 

@@ -7,7 +7,7 @@ use prb_core::{
     chain::{Call, memory as chain_memory},
     fleet::Command,
     inventory::{Edit, Goal, Inventory, Worker},
-    primitives::PoolId,
+    primitives::{PoolId, WorkerKey},
     pruntime::scripted::ScriptedWorker,
     worker::{State, WorkerStatus},
 };
@@ -173,6 +173,76 @@ async fn renamed_worker_at_another_address_keeps_its_goal() {
             "{how:?}: the old record is not needed"
         );
         assert_eq!(starts(&rig), 1, "{how:?}");
+    }
+}
+
+/// How two entries exchange their addresses.
+#[derive(Clone, Copy, Debug)]
+enum Exchange {
+    /// In one edit.
+    AtOnce,
+    /// One after the other, over an address where nothing answers.
+    InSteps,
+}
+
+/// A stopped worker, and one that is to compute and has not started: with nothing at stake, each entry takes the key
+/// that answers at its new address.
+#[tokio::test(start_paused = true)]
+async fn stopped_worker_stays_stopped_when_entries_exchange_their_addresses() {
+    for (how, stopped) in
+        [(Exchange::AtOnce, 0), (Exchange::AtOnce, 1), (Exchange::InSteps, 0), (Exchange::InSteps, 1)]
+    {
+        let case = format!("{how:?} {stopped}");
+        let mut rig = Rig::new(2, 10).await;
+        // No trader: nothing is started yet.
+        rig.tick();
+        rig.start();
+        for index in 0..2 {
+            rig.until_worker(index, "its key", |w| w.saved.key == Some(rig.key(index))).await;
+        }
+        rig.fleet().command(rig.ids[stopped], Command::Stop).unwrap();
+        rig.until_worker(stopped, "stopped", |w| w.saved.goal == Goal::StayStopped).await;
+        exchange(&rig, how, stopped).await;
+        for index in 0..2 {
+            let key = rig.key(1 - index);
+            rig.until_worker(index, "the other's key", |w| w.saved.key == Some(key)).await;
+        }
+        rig.trade();
+        tokio::time::sleep(HOUR).await;
+        assert_eq!(started(&rig, rig.key(stopped)), 0, "{case}: the stopped worker");
+        assert_eq!(rig.status(1 - stopped).saved.goal, Goal::StayStopped, "{case}: where it answers");
+        // The entry was stopped, too: it starts on command.
+        assert_eq!(starts(&rig), 0, "{case}: at the stopped entry");
+        rig.fleet().command(rig.ids[stopped], Command::Start).unwrap();
+        rig.until_worker(stopped, "computing", |w| w.state == State::Active).await;
+        assert_eq!(started(&rig, rig.key(1 - stopped)), 1, "{case}");
+        assert!(rig.inventory.snapshots().borrow().removed.is_empty(), "{case}: both keys are back");
+    }
+}
+
+fn started(rig: &Rig, key: WorkerKey) -> usize {
+    let is = |call: &Call| matches!(call, Call::StartComputing { worker, .. } if *worker == key);
+    rig.chain.events().iter().filter(|event| is(&event.call)).count()
+}
+
+async fn exchange(rig: &Rig, how: Exchange, stopped: usize) {
+    let entry = |index: usize| {
+        let snapshot = rig.inventory.snapshots().borrow().clone();
+        snapshot.workers.iter().find(|w| w.id == rig.ids[index]).unwrap().as_ref().clone()
+    };
+    let (mut a, mut b) = (entry(stopped), entry(1 - stopped));
+    std::mem::swap(&mut a.endpoint, &mut b.endpoint);
+    match how {
+        Exchange::AtOnce => {
+            rig.inventory.apply(vec![Edit::PutWorker(a), Edit::PutWorker(b)]).await.unwrap();
+        }
+        Exchange::InSteps => {
+            rig.edit_worker(1 - stopped, |w| w.endpoint = "http://nowhere".into()).await;
+            rig.inventory.apply(vec![Edit::PutWorker(a)]).await.unwrap();
+            let key = rig.key(1 - stopped);
+            rig.until_worker(stopped, "the other's key", |w| w.saved.key == Some(key)).await;
+            rig.inventory.apply(vec![Edit::PutWorker(b)]).await.unwrap();
+        }
     }
 }
 

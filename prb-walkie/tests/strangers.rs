@@ -31,6 +31,7 @@ use prb_walkie::{
 use prost::Message;
 use rig::{CHAIN, Hold, LONG, RawPeer, address, config, start, start_knowing, until_friends, until_peer};
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
     time::{Instant, timeout},
 };
@@ -355,6 +356,30 @@ async fn endless_handshakes_of_many_addresses_make_room() {
         .await
         .expect("a place for the honest one");
     drop(held);
+}
+
+/// The same strangers, and three programs at one address that is known.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn known_address_has_several_handshakes_beside_endless_ones() {
+    let mut guarded = managed(0);
+    guarded.limits.handshakes = 16;
+    guarded.trust.networks = vec!["127.0.0.100/32".parse().unwrap()];
+    let guarded = start(guarded).await;
+    let place = guarded.listen_addresses()[0].to_string();
+    let port: u16 = place.rsplit('/').next().unwrap().parse().unwrap();
+    let mut held = Vec::new();
+    for host in 2..60 {
+        held.push(mute(([127, 0, 0, 1], port).into(), &format!("127.0.0.{host}")).await);
+    }
+    for n in 0..3 {
+        let mut known = mute(([127, 0, 0, 1], port).into(), "127.0.0.100").await;
+        // The handshake's first line, which is answered with the same.
+        known.write_all(b"\x13/multistream/1.0.0\n").await.unwrap();
+        let mut answer = [0; 20];
+        let read = timeout(LONG, known.read_exact(&mut answer)).await.expect("an answer, or the end");
+        assert!(read.is_ok(), "handshake {n}: {read:?}");
+        held.push(known);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

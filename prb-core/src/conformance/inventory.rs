@@ -35,6 +35,7 @@ pub async fn all<I: Inventory, F: Future<Output = I>>(make: impl Fn(Limits) -> F
     stores_fleet_records(&make(Limits::default()).await).await;
     resumes_removed_workers(&make(Limits::default()).await).await;
     keeps_a_removed_worker_until_its_key_is_recorded(&make(Limits::default()).await).await;
+    keeps_the_goal_of_a_replaced_key(&make(Limits::default()).await).await;
     forgets_the_oldest_removed_worker(&make(Limits { pools: 1, workers: 2 }).await).await;
     refuses_duplicates(&make(Limits::default()).await).await;
     refuses_to_put_an_entry_twice(&make(Limits::default()).await).await;
@@ -227,6 +228,38 @@ async fn keeps_a_removed_worker_until_its_key_is_recorded(inventory: &impl Inven
     assert_eq!(removed(&snapshot), Some(kept), "it is forgotten with another key");
     let snapshot = apply(inventory, vec![Edit::PutFleetRecord(worker(3).id, kept)]).await;
     assert_eq!(removed(&snapshot), None, "it is kept although its key is back");
+}
+
+/// The goal of a key that another one replaces at its entry is kept until that key is recorded again, at any entry.
+async fn keeps_the_goal_of_a_replaced_key(inventory: &impl Inventory) {
+    let (first, second) = (worker(1).id, worker(2).id);
+    let record = |key: u8, goal| FleetRecord { key: Some(WorkerKey([key; 32])), goal, ..saved() };
+    let put = |id, key, goal| Edit::PutFleetRecord(id, record(key, goal));
+    let goals = |snapshot: &Snapshot| {
+        let mut goals: Vec<_> = snapshot
+            .removed
+            .values()
+            .map(|kept| (kept.pid, kept.record.key.map(|key| key.0[0]), kept.record.goal))
+            .collect();
+        goals.sort_unstable_by_key(|(_, key, _)| *key);
+        goals
+    };
+    let edits = vec![Edit::PutWorker(worker(1)), Edit::PutWorker(worker(2)), put(first, 1, Goal::Reclaim)];
+    apply(inventory, edits).await;
+    apply(inventory, vec![put(second, 2, Goal::Compute)]).await;
+    let snapshot =
+        apply(inventory, vec![put(first, 3, Goal::StayStopped), put(second, 4, Goal::Compute)]).await;
+    let kept = (worker(1).pid, Some(1), Goal::Reclaim);
+    assert_eq!(goals(&snapshot), [kept], "not the goal of the stopped key alone");
+    let snapshot = apply(inventory, vec![put(first, 4, Goal::StayStopped)]).await;
+    let second_kept = (worker(1).pid, Some(3), Goal::StayStopped);
+    assert_eq!(goals(&snapshot), [kept, second_kept], "not one for each key");
+    let snapshot = apply(inventory, vec![put(second, 1, Goal::Reclaim)]).await;
+    assert_eq!(goals(&snapshot), [second_kept], "it is kept although its key is back");
+    // Exchanged in one edit: both keys are at an entry.
+    let edits = vec![put(first, 1, Goal::StayStopped), put(second, 4, Goal::StayStopped)];
+    let snapshot = apply(inventory, edits).await;
+    assert_eq!(goals(&snapshot), [second_kept], "a key that is present is kept");
 }
 
 /// With a limit of two workers.

@@ -22,7 +22,6 @@ use super::{
 };
 use crate::{
     blob::Genesis,
-    chain::SessionState,
     inventory::Snapshot,
     sync::BackoffConfig,
     worker::{Context, Desired, Slot},
@@ -278,11 +277,7 @@ impl Supervisor {
 
 /// Whether an edit ends the messages of a worker that computes; `after` is `None` if it is removed.
 fn is_silenced(slot: &Slot, after: Option<&Desired>) -> bool {
-    let sends = |desired: &Desired| {
-        desired.idle_reason().is_none() && !desired.sync_only() && desired.operator().is_some()
-    };
-    let computes = slot.status().session_state().is_some_and(SessionState::is_computing);
-    computes && sends(&slot.desired()) && !after.is_some_and(sends)
+    slot.status().needs_heartbeats() && !after.is_some_and(Desired::relays)
 }
 
 fn warn_of_silenced(silenced: &[Arc<Slot>]) {

@@ -11,7 +11,7 @@ use super::{
     Edit, Error, FleetRecord, Pool, Snapshot, Worker, endpoint,
     endpoint::normal_endpoint,
     name::{self, clean_name},
-    removed::{RemovedWorker, resume},
+    removed::{RemovedWorker, keep_replaced, resume},
 };
 
 /// Limits of an inventory.
@@ -113,6 +113,7 @@ impl Snapshot {
         let mut removed = self.removed.clone();
         let revision = self.revision + 1;
         let mut put = UniqueIds::default();
+        let mut replaced = Vec::new();
         for edit in edits {
             match edit {
                 Edit::PutPool(pool) => {
@@ -141,8 +142,9 @@ impl Snapshot {
                     }
                 }
                 Edit::PutFleetRecord(id, state) => {
-                    if workers.contains_key(&id) {
-                        saved.insert(id, state);
+                    if let Some(worker) = workers.get(&id) {
+                        let before = saved.insert(id, state).filter(|before| before.key != state.key);
+                        replaced.extend(before.map(|before| (Arc::clone(worker), before)));
                     } else if let Some(worker) = removed.get_mut(&id) {
                         // Records are stored a moment after a command: the worker may be removed by then.
                         Arc::make_mut(worker).record = state;
@@ -154,6 +156,7 @@ impl Snapshot {
         }
         // After the last edit, so that a full inventory can replace an entry in one transaction.
         check_together(&pools, &workers, limits)?;
+        keep_replaced(&mut removed, &saved, replaced, revision);
         let known: HashSet<Uuid> = self.workers.iter().map(|worker| worker.id).collect();
         let added = workers.keys().filter(|id| !known.contains(*id)).copied().collect();
         let is_new = |id: &Uuid, record: &FleetRecord| record.key != self.saved(*id).key;

@@ -1,4 +1,5 @@
-//! [`RemovedWorker`]: what is kept of a worker that was removed, in case it is added again.
+//! [`RemovedWorker`]: what is kept of a worker that was removed, in case it is added again, and of a stopped one that
+//! another has replaced at its entry.
 //!
 //! An entry may leave and come back without anybody's intention: it is commented out for a while, or a template is
 //! rendered in two steps. Without its record, a worker that was stopped on purpose would be staked for again.
@@ -28,8 +29,8 @@ pub struct RemovedWorker {
     pub revision: u64,
     /// Its persisted record.
     pub record: FleetRecord,
-    /// Whether another entry has taken over its goal by its name or endpoint. From then on only its key identifies it:
-    /// it is kept until that answers somewhere.
+    /// Whether another entry has taken over its goal by its name or endpoint, or has another key now. From then on only
+    /// its key identifies it: it is kept until that answers somewhere.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub matched: bool,
 }
@@ -45,6 +46,33 @@ impl RemovedWorker {
             matched: false,
         }
     }
+}
+
+/// Keeps the goals of `replaced` keys aside: each was an entry's last known key until this edit, and answers at none now.
+/// Its machine may come back at another entry, for example because two entries exchange their addresses.
+pub(super) fn keep_replaced(
+    removed: &mut Removed,
+    saved: &HashMap<Uuid, FleetRecord>,
+    replaced: Vec<(Arc<Worker>, FleetRecord)>,
+    revision: u64,
+) {
+    for (worker, record) in replaced {
+        let Some(key) = record.key else { continue };
+        if record.goal == Goal::Compute || saved.values().any(|saved| saved.key == Some(key)) {
+            continue;
+        }
+        // Of the key's previous entry only the key and the goal are kept: the entry itself is still there.
+        let record = FleetRecord { key: Some(key), goal: record.goal, ..FleetRecord::default() };
+        let kept = RemovedWorker { matched: true, ..RemovedWorker::new(&worker, record, revision) };
+        removed.insert(id_of_key(key), Arc::new(kept));
+    }
+}
+
+/// The id under which the goal of a replaced key is kept: the key's first bytes, which no entry has as its id.
+fn id_of_key(WorkerKey(key): WorkerKey) -> Uuid {
+    let mut id = [0; 16];
+    id.copy_from_slice(&key[..16]);
+    Uuid::from_bytes(id)
 }
 
 /// Removed workers, by id.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Operation, Reason, Stage, WorkerStatus, reason::Pha};
+use super::{Operation, Reason, Stage, WorkerStatus, reason::Pha, record};
 use crate::{
     chain::SessionState,
     inventory::{FleetRecord, Goal, PendingOperationKind},
@@ -99,7 +99,7 @@ pub(super) fn saved_after(command: Command, saved: FleetRecord, status: &WorkerS
     if command == Command::ConfirmKey
         && let Some(key) = status.public_key
     {
-        saved = FleetRecord { key: Some(key), was_computing: false, sent: None, ..saved };
+        saved = record::with_key(saved, key);
     }
     saved
 }
@@ -250,12 +250,21 @@ fn confirm_key(status: &WorkerStatus) -> Result<String, String> {
     let Some(now) = status.public_key else { return Err("no key has answered at its endpoint yet".into()) };
     match &status.reason {
         Reason::KeyChanged { last, at_stake, .. } => Ok(format!(
-            "{now} replaces {last}, whose {} at stake stay on chain; the new key is registered, added and \
-             started with {}",
+            "{now} replaces {last}, whose {} at stake stay on chain; {}",
             Pha(*at_stake),
-            Pha(status.worker.stake)
+            after_confirmation(status)
         )),
         _ => Ok(format!("{now} is the worker's key")),
+    }
+}
+
+fn after_confirmation(status: &WorkerStatus) -> String {
+    match status.saved.goal {
+        Goal::Compute | Goal::StartAgain => format!(
+            "the new key is registered, added and started with {}, unless it was stopped at another entry",
+            Pha(status.worker.stake)
+        ),
+        goal => format!("the new key is not started, as this entry's goal is {goal}"),
     }
 }
 

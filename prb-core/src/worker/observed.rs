@@ -45,6 +45,11 @@ impl Desired {
         pool.operator_account()
     }
 
+    /// Whether the worker's messages are sent to the chain.
+    pub(crate) fn relays(&self) -> bool {
+        self.idle_reason().is_none() && !self.sync_only() && self.operator().is_some()
+    }
+
     /// The account that signs and pays fees.
     pub fn payer(&self) -> Option<AccountId> {
         Some(self.pool.as_ref()?.operator.as_ref()?.account)

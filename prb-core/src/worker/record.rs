@@ -34,18 +34,28 @@ pub(super) struct Observation<'a> {
     pub(super) block: ParaNumber,
 }
 
+/// Returns the record with another key: what is known of the last one's session does not concern it.
+pub(super) fn with_key(saved: FleetRecord, key: WorkerKey) -> FleetRecord {
+    FleetRecord { key: Some(key), was_computing: false, sent: None, ..saved }
+}
+
+/// Whether the key that answers becomes the entry's: it has none, or nothing is at stake for its last one. Otherwise an
+/// operator has to decide.
+pub(super) fn takes_key(saved: &FleetRecord, seen: &Observation<'_>) -> bool {
+    match saved.key {
+        None => true,
+        Some(key) => key != seen.key && seen.last_at_stake == Some(0),
+    }
+}
+
 /// Returns the record to persist after an observation.
 pub(super) fn saved_after(saved: FleetRecord, seen: Observation<'_>) -> FleetRecord {
     let mut saved = saved;
-    match saved.key {
-        Some(key) if key == seen.key => {}
-        None => saved.key = Some(seen.key),
-        // The last key has no stake: the new one replaces it.
-        Some(_) if seen.last_at_stake == Some(0) => {
-            saved = FleetRecord { key: Some(seen.key), was_computing: false, sent: None, ..saved };
-        }
-        // The last key has stake, or it is unknown: an operator has to decide.
-        Some(_) => return saved,
+    if takes_key(&saved, &seen) {
+        saved = with_key(saved, seen.key);
+    }
+    if saved.key != Some(seen.key) {
+        return saved;
     }
     // Without an expiry, a start that was lost would make every later start count as this fleet's.
     saved.sent = saved.sent.filter(|sent| seen.block.0 < sent.at.0.saturating_add(SENT_EXPIRY_BLOCKS));

@@ -107,7 +107,8 @@ impl Saver {
     ) -> Option<(PoolId, FleetRecord)> {
         let snapshot = Arc::clone(&self.inventory.snapshots().borrow());
         let (id, pool, stored) = self.index.find(&snapshot, key, worker, of_pool)?;
-        Some((pool, self.newest(id, stored)))
+        // The other entry may have got another key in the meantime.
+        Some((pool, Some(self.newest(id, stored)).filter(|newest| newest.key == Some(key)).unwrap_or(stored)))
     }
 
     /// Returns why the last write failed, if it did.

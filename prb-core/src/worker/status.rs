@@ -100,6 +100,13 @@ impl WorkerStatus {
         self.chain.as_ref()?.session.as_ref().map(|session| session.state)
     }
 
+    /// Whether it computes and this fleet relays its messages: without its entry, nobody sends its heartbeats, unless
+    /// another manager does.
+    pub fn needs_heartbeats(&self) -> bool {
+        let desired = Desired { worker: Arc::clone(&self.worker), pool: self.pool.clone() };
+        desired.relays() && self.session_state().is_some_and(SessionState::is_computing)
+    }
+
     /// Whether it computes and the chain marks it unresponsive. Its label is `S_ACTIVE` nevertheless, as in
     /// the original.
     pub fn is_unresponsive(&self) -> bool {

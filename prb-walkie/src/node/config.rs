@@ -91,7 +91,7 @@ pub struct Limits {
     pub connections_per_peer: u32,
     /// Most inbound connections in handshake, and as many outbound ones. One address may use a quarter of the
     /// inbound ones, and less if others use them too; one that has none always gets one: if all are in use, it ends the
-    /// oldest of the address with the most. Those of boot nodes, of trusted networks and of trusted peers' addresses
+    /// oldest of the address with the most. Boot nodes, trusted networks and trusted peers' addresses get four each, and
     /// make room only for each other. Peers that are neither configured nor know the shared key may use a quarter of
     /// the outbound ones. Default: 128.
     pub handshakes: u32,

@@ -20,6 +20,9 @@ use libp2p::{
 use super::{Config, peers::ip_of, transport::Handshakes, trust::Trust};
 use crate::provenance::{network_of, share_of};
 
+/// Handshakes that a known address may have however many others hold: the programs of one machine, or of one network
+/// behind a router, connect at the same time when they start.
+const KNOWN_HANDSHAKES: usize = 4;
 /// Most remembered peers that know the shared key.
 const MAX_TRUSTED: usize = 4096;
 
@@ -147,18 +150,19 @@ impl Shares {
     }
 
     /// Takes a handshake, of which an address may have a third as many as are free: a quarter of all if it is
-    /// alone, and fewer the more are in use. An address that has none always gets one: if none is free, it ends the
-    /// oldest one of the address with the most.
+    /// alone, and fewer the more are in use. An address that has none always gets one, and a known one gets
+    /// [`KNOWN_HANDSHAKES`]: if none is free, it ends the oldest one of the address with the most.
     fn begin_handshake(&mut self, id: ConnectionId, remote: &Multiaddr) -> Result<(), Denied> {
         let address = ip_of(remote).map(share_of);
         let free = self.max_handshakes.saturating_sub(self.handshakes.by_connection.len());
         let own = self.handshakes.of(address);
+        let least = if self.known.has(remote) { KNOWN_HANDSHAKES } else { 1 };
         if let Some(ip) = address
-            && own >= (free / 3).max(1)
+            && own >= (free / 3).max(least)
         {
             return Err(Denied::Handshakes(ip, own));
         }
-        if free == 0 && !self.displace_handshake(remote) {
+        if free == 0 && !self.displace_handshake(remote, own) {
             return Err(Denied::AllHandshakes(self.max_handshakes));
         }
         self.handshakes.take(id, address);
@@ -166,14 +170,15 @@ impl Shares {
         Ok(())
     }
 
-    /// Known addresses come last, and only make room for each other.
-    fn displace_handshake(&mut self, by: &Multiaddr) -> bool {
+    /// Ends a handshake for an address that has `own`. Known addresses come last, and only make room for each other. Of
+    /// two that are known, or are not, one with more makes room.
+    fn displace_handshake(&mut self, by: &Multiaddr, own: usize) -> bool {
         let rank = |remote| (!self.known.has(remote), self.handshakes.of(ip_of(remote).map(share_of)));
         // Of equal ones, the last: the oldest.
         let Some((id, remote)) = self.pending.iter().rev().max_by_key(|(_, remote)| rank(remote)) else {
             return false;
         };
-        let (id, may) = (*id, self.known.has(by) || !self.known.has(remote));
+        let (id, may) = (*id, rank(remote) > (!self.known.has(by), own));
         if may && let Some(remote) = self.end_handshake(id) {
             self.in_progress.end(&remote);
         }

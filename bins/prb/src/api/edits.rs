@@ -62,7 +62,7 @@ pub(super) trait EntryKind: Sized + Send + Sync + 'static {
     /// Builds the answer of an edit.
     fn shown(api: &Api, dry_run: bool, edited: &Edited<Self::Entry>) -> Self::Response;
     /// Returns why an entry must not be deleted, if so.
-    fn removal_fault(snapshot: &Snapshot, entry: &Self::Entry) -> Option<Fault>;
+    fn removal_fault(manager: &Manager, snapshot: &Snapshot, entry: &Self::Entry) -> Option<Fault>;
     async fn edit(
         manager: &Manager,
         items: Vec<ManagerItem<Self::Value>>,
@@ -73,7 +73,7 @@ pub(super) trait EntryKind: Sized + Send + Sync + 'static {
 pub(super) struct EditConditions {
     if_match: IfMatch,
     dry_run: bool,
-    /// Whether entries may be deleted although others need them.
+    /// Whether entries may be deleted although others need them, or although they compute.
     force: bool,
 }
 
@@ -232,7 +232,7 @@ async fn update_once<K: EntryKind>(
     let force = conditions.force;
     let (mut operations, mut seen, mut faults) = (Vec::with_capacity(list.len()), Vec::new(), Vec::new());
     for (index, item) in list.into_iter().enumerate() {
-        match read_item::<K>(&snapshot, item, conditions.force) {
+        match read_item::<K>(api.manager(), &snapshot, item, force) {
             Ok((base, operation)) => {
                 seen.extend(
                     base.map(|(id, version)| (id, version, matches!(operation, Operation::Delete(_)))),
@@ -253,12 +253,13 @@ async fn update_once<K: EntryKind>(
         IfMatch::Version(version) => Some(version.clone()),
         IfMatch::Any => None,
     };
+    let fleet = api.manager().clone();
     let manager = api.manager().with_condition(move |now| {
         let same = |(id, version, goes): &(Uuid, String, bool)| {
             // Called under the inventory's lock, with what is stored at that moment.
             K::by_id(now, *id).is_some_and(|entry| {
                 // Entries that need this one may have been added since the snapshot.
-                let may_go = !goes || force || K::removal_fault(now, entry).is_none();
+                let may_go = !goes || force || K::removal_fault(&fleet, now, entry).is_none();
                 K::version(entry) == *version && may_go
             })
         };
@@ -274,7 +275,12 @@ async fn update_once<K: EntryKind>(
 /// The entry and the version that an operation is based on, and the operation; or the entry's name and what is wrong.
 type Read<V> = Result<(Option<(Uuid, String)>, Operation<V>), (Option<String>, Vec<Fault>)>;
 
-fn read_item<K: EntryKind>(snapshot: &Snapshot, item: Value, force: bool) -> Read<K::Value> {
+fn read_item<K: EntryKind>(
+    manager: &Manager,
+    snapshot: &Snapshot,
+    item: Value,
+    force: bool,
+) -> Read<K::Value> {
     let invalid = |text: String| (None, vec![Fault::new("invalid", text)]);
     let shape = || {
         invalid(
@@ -312,7 +318,7 @@ fn read_item<K: EntryKind>(snapshot: &Snapshot, item: Value, force: bool) -> Rea
     }
     let id = K::id(entry);
     match (set, delete) {
-        (None, true) => match K::removal_fault(snapshot, entry).filter(|_| !force) {
+        (None, true) => match K::removal_fault(manager, snapshot, entry).filter(|_| !force) {
             Some(fault) => Err((Some(name), vec![fault])),
             None => Ok((Some((id, current)), Operation::Delete(id))),
         },

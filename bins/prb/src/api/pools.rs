@@ -231,7 +231,7 @@ impl EntryKind for Pools {
         EditedPools { dry_run, pools: edited.entries.iter().map(shown).collect() }
     }
 
-    fn removal_fault(snapshot: &Snapshot, entry: &Pool) -> Option<Fault> {
+    fn removal_fault(_: &Manager, snapshot: &Snapshot, entry: &Pool) -> Option<Fault> {
         let workers = snapshot.workers.iter().filter(|worker| worker.pid == entry.pid).count();
         let text = || {
             let name = &entry.name;

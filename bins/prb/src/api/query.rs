@@ -56,7 +56,8 @@ pub(super) struct PoolQuery {
 pub(super) struct EditQuery {
     /// Check everything, and change nothing.
     pub(super) dry_run: bool,
-    /// Delete a pool although workers belong to it: they stop until the pool exists again.
+    /// Delete a pool although workers belong to it, which stop until the pool exists again, or a worker although it
+    /// computes, whose heartbeats end.
     pub(super) force: bool,
 }
 

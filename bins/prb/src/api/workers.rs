@@ -186,10 +186,11 @@ async fn change(
     edits::one::<Workers>(&api, json!({ "id": id, "set": set }), conditions).await
 }
 
-/// Deletes a worker. This does not stop it on chain: stop it first, and reclaim its stake.
+/// Deletes a worker. This does not stop it on chain: stop it first, and reclaim its stake. Refused while it computes,
+/// unless `force` is given.
 #[utoipa::path(delete, path = "/workers/{worker}", tag = "workers", params(("worker" = String, Path), EditQuery),
     responses((status = 200, body = EditedWorkers), (status = 401, body = Problem), (status = 404, body = Problem),
-    (status = 412, body = Problem)), security(("token" = [])))]
+    (status = 409, body = Problem), (status = 412, body = Problem)), security(("token" = [])))]
 async fn delete(
     State(api): State<Api>,
     Path(named): Path<String>,
@@ -269,8 +270,16 @@ impl EntryKind for Workers {
         EditedWorkers { dry_run, workers: edited.entries.iter().map(shown).collect() }
     }
 
-    fn removal_fault(_: &Snapshot, _: &Worker) -> Option<Fault> {
-        None
+    fn removal_fault(manager: &Manager, _: &Snapshot, entry: &Worker) -> Option<Fault> {
+        let status = manager.fleet()?.worker(entry.id)?;
+        let text = || {
+            format!(
+                "worker {:?} is computing, and without its heartbeats its stake is slashed: stop it first, reclaim its \
+                 stake after the cool-down, and delete it then; or give force=true",
+                entry.name
+            )
+        };
+        status.needs_heartbeats().then(|| Fault::new("in-use", text()))
     }
 
     async fn edit(manager: &Manager, items: Vec<Item<WorkerValue>>) -> Result<Vec<Arc<Worker>>, Error> {

@@ -164,7 +164,17 @@ pub enum WorkerAction {
         options: ChangeOptions,
     },
     /// Remove workers from the inventory. This does not stop them on chain.
-    Remove(CommandArgs),
+    Remove {
+        /// The workers.
+        #[command(flatten)]
+        selection: Selection,
+        /// Remove them even if they compute: their heartbeats end, and their stake is slashed.
+        #[arg(long)]
+        force: bool,
+        /// Options.
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
     /// Add the workers of a file, all or none; with --update, also change existing ones, found by name.
     Import(ImportArgs),
     /// Print workers in a format that `import` reads.

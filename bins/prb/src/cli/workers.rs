@@ -36,10 +36,12 @@ pub(super) async fn run(args: WorkersArgs) -> anyhow::Result<()> {
             let mut set = read(&fields);
             set.extend(rename.map(|name| ("name".to_owned(), json!(name))));
             ensure!(!set.is_empty(), "there is nothing to change: give at least one field");
-            edit(&client, &selection, options, as_json, &json!({ "set": set })).await
+            edit(&client, &selection, options, as_json, &json!({ "set": set }), &dry(options)).await
         }
-        WorkerAction::Remove(args) => {
-            edit(&client, &args.selection, args.options, as_json, &json!({ "delete": true })).await
+        WorkerAction::Remove { selection, force, options } => {
+            let mut query = dry(options);
+            query.push(("force", force.to_string()));
+            edit(&client, &selection, options, as_json, &json!({ "delete": true }), &query).await
         }
         WorkerAction::Import(args) => import::run(&client, &import::WORKERS, args, as_json).await,
         WorkerAction::Export { selection, format } => {
@@ -131,6 +133,7 @@ async fn edit(
     options: ChangeOptions,
     as_json: bool,
     change: &Value,
+    query: &[(&str, String)],
 ) -> anyhow::Result<()> {
     let workers = select(client, selection, false, &[]).await?;
     ensure!(!workers.is_empty(), "no worker is selected{}", of_pool(selection));
@@ -147,7 +150,7 @@ async fn edit(
         item
     };
     let body = json!({ "items": workers.iter().map(item).collect::<Vec<_>>() });
-    let answer = client.ask(Method::PATCH, &["workers"], &dry(options), Some(&body)).await?;
+    let answer = client.ask(Method::PATCH, &["workers"], query, Some(&body)).await?;
     let verb = if removes { "removed" } else { "changed" };
     let note = starting.map(|note| format!("\n{note}")).unwrap_or_default();
     print_change(&answer.body, as_json, options, &format!("{} {verb}{note}", named(&workers)))

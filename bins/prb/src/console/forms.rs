@@ -166,19 +166,23 @@ fn worker_form(context: &Context, title: &str, worker: Option<&WorkerView>, flee
             p.buttons { a.button href=(back) { "Back" } button.main #save type="submit" { "Save" } }
         }
         @if let Some(entry) = entry {
-            // A computing worker gets a warning: its session would go on without it.
+            // A computing worker gets a warning, and a box to tick: its session would go on without it.
             @let text = worker.map_or(UNTOUCHED, removal_text);
-            (removal(&format!("{list}/remove"), &list, entry.id, &entry_version::of_worker(entry), &entry.name, text))
+            @let asks = worker.is_some_and(WorkerView::needs_heartbeats);
+            (removal(&format!("{list}/remove"), &list, entry.id, &entry_version::of_worker(entry), &entry.name, text, asks))
         }
     }
 }
 
+/// The box without which a computing worker is not removed.
+const WHILE_COMPUTING: &str = "while_computing";
 const UNTOUCHED: &str = "Its session on chain, if there is one, does not change.";
 
 fn removal_text(worker: &WorkerView) -> &'static str {
     let starts = worker.in_flight.as_ref().is_some_and(|it| it.operation == Operation::Start(0).name());
-    if worker.is_computing() {
-        "It is computing: its session would stay on chain without heartbeats and lose value. Stop it first."
+    if worker.needs_heartbeats() {
+        "It is computing: its session would stay on chain without heartbeats and be slashed. Stop it first, reclaim its \
+         stake after the cool-down, and remove it then."
     } else if starts {
         "Its start is in the queue and is taken back. If a trader already has it, the worker starts, and computes without \
          heartbeats: to be sure, stop it first."
@@ -187,12 +191,22 @@ fn removal_text(worker: &WorkerView) -> &'static str {
     }
 }
 
-fn removal(action: &str, then: &str, id: Uuid, version: &str, name: &str, consequence: &str) -> Markup {
+fn removal(
+    action: &str,
+    then: &str,
+    id: Uuid,
+    version: &str,
+    name: &str,
+    consequence: &str,
+    asks: bool,
+) -> Markup {
     html! {
         form.remove method="post" action=(action) data-act data-then=(then) data-ask={ "Remove " (name) "? " (consequence) } {
             input type="hidden" name="id" value=(id);
             input type="hidden" name="version" value=(version);
             p.small { (consequence) }
+            @if asks { div.checks { (check(WHILE_COMPUTING, "Remove it although it is computing", false)) } }
+            p.error role="alert" data-error hidden {}
             button.danger #remove type="submit" { "Remove " (name) }
         }
     }
@@ -238,7 +252,7 @@ fn pool_form(context: &Context, title: &str, pool: Option<&PoolView>, fleet: &Fl
             @if workers > 0 {
                 p.small { "It has " (format::count(workers, "worker")) " here: remove them, or move them to another pool, before you remove it." }
             } @else {
-                (removal(&format!("{list}/remove"), &list, pool.id, &pool.version, &pool.name, "Nothing changes on chain."))
+                (removal(&format!("{list}/remove"), &list, pool.id, &pool.version, &pool.name, "Nothing changes on chain.", false))
             }
         }
     }
@@ -299,9 +313,28 @@ pub(super) async fn save_pool(context: Context, headers: HeaderMap, body: Bytes)
     answer(&headers, done.await)
 }
 
-/// Removes a worker.
+/// Removes a worker. One that computes only if the form says that this is known.
 pub(super) async fn remove_worker(context: Context, headers: HeaderMap, body: Bytes) -> Response {
-    answer(&headers, remove(&context, &Fields::read(&body), "worker", Edit::RemoveWorker).await)
+    let fields = Fields::read(&body);
+    let done = async {
+        if !fields.is_on(WHILE_COMPUTING) {
+            check_not_computing(&context, form_id(&fields)?).await?;
+        }
+        remove(&context, &fields, "worker", Edit::RemoveWorker).await
+    };
+    answer(&headers, done.await)
+}
+
+async fn check_not_computing(context: &Context, id: Option<Uuid>) -> Result<(), Error> {
+    let fleet = context.fleet()?.fleet().await?;
+    match id.and_then(|id| fleet.worker(id)) {
+        Some(worker) if worker.needs_heartbeats() => Err(Error::conflict(format!(
+            "worker {} is computing, and without its heartbeats its stake is slashed. Stop it first, reclaim its stake \
+             after the cool-down, and remove it then; or tick the box to remove it nevertheless",
+            worker.entry.name
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Removes a pool.

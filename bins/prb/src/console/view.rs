@@ -116,6 +116,11 @@ impl WorkerView {
         self.session_state().is_some_and(SessionState::is_computing)
     }
 
+    /// Returns whether it computes and its manager sends its heartbeats. What its pool is set to is not looked at.
+    pub(super) fn needs_heartbeats(&self) -> bool {
+        self.is_computing() && self.entry.enabled && !self.entry.sync_only
+    }
+
     pub(super) fn is_unresponsive(&self) -> bool {
         self.session_state() == Some(SessionState::WorkerUnresponsive)
     }

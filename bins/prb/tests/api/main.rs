@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 mod client;
 mod many;
 mod openapi;
+mod removal;
 mod streams;
 #[path = "../support/mod.rs"]
 mod support;
@@ -70,6 +71,7 @@ async fn added_worker_starts_computing_and_is_stopped() {
     computing_worker_is_shown(&api, pid).await;
     fleet_is_counted(&api).await;
     jobs_are_listed_and_removed(&api).await;
+    removal::computing_worker_is_not_deleted(&api).await;
     worker_is_stopped(&api, pid).await;
     invalid_commands_are_refused(&api).await;
     answers_have_no_secret(&api, &net.devnet.pools()[0].mnemonic).await;
@@ -129,6 +131,7 @@ async fn worker_is_stopped(api: &Client, pid: u64) {
         api.get("/workers/w0").await.body["on_chain"]["session"]["state"] == "WorkerCoolingDown"
     })
     .await;
+    api.delete("/workers/w0?dry_run=true").await.is(200);
 }
 
 async fn invalid_commands_are_refused(api: &Client) {

@@ -287,8 +287,13 @@ async fn forms_are_validated_and_do_not_overwrite_edits() {
         other => panic!("{other:?}"),
     }
     assert_eq!(page.post("/pools/save", Some(TOKEN), &pool.replace("99", "7")).await.status, 409);
-    let answer =
-        page.post("/workers/remove", Some(TOKEN), &format!("id={}&version={version}", worker.id)).await;
+    // It computes: whoever removes it has to say that this is known.
+    let body = format!("id={}&version={version}", worker.id);
+    let refused = page.post("/workers/remove", Some(TOKEN), &body).await;
+    assert_eq!(refused.status, 409, "{}", refused.body);
+    refused.has(&["is computing", "Stop it first, reclaim its stake"]);
+    assert!(made.edits.lock().unwrap().is_empty());
+    let answer = page.post("/workers/remove", Some(TOKEN), &format!("{body}&while_computing=1")).await;
     assert_eq!(answer.status, 200);
     assert!(matches!(made.edits.lock().unwrap()[..], [Edit::RemoveWorker(id)] if id == worker.id));
 }

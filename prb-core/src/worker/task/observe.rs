@@ -54,7 +54,12 @@ impl Task {
         let pool = self.desired.worker.pid;
         let block = self.on_chain.block;
         let seen = Observation { key, chain, pool, after_stop, last_at_stake, block };
-        let before = if self.saved.key.is_none() { self.resumed(key, chain.pool) } else { self.saved };
+        let takes_key = record::takes_key(&self.saved, &seen);
+        // The entry at which the last key answers now looks for its goal in the inventory.
+        if takes_key && self.saved.key.is_some() && self.slot.saved() != self.saved {
+            return false;
+        }
+        let before = if takes_key { self.resumed(key, chain.pool) } else { self.saved };
         let saved = record::saved_after(before, seen);
         self.set_saved(saved);
         true

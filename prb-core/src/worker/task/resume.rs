@@ -1,7 +1,8 @@
-//! The record of an entry at which a key answers first: that of the key's previous entry, if the inventory has one.
+//! The record of an entry that gets a key: with the goal of the key's previous entry, if the inventory has one.
 //!
 //! The inventory recognises a worker that is added again by its name or endpoint. One that was renamed and has another
-//! address is recognised here, by its key: otherwise a worker that was stopped on purpose would be staked for again.
+//! address, or whose entry has exchanged addresses with another one, is recognised here, by its key: otherwise a worker
+//! that was stopped on purpose would be staked for again.
 
 use tracing::warn;
 
@@ -9,17 +10,20 @@ use super::Task;
 use crate::{
     inventory::{FleetRecord, Goal, SeenKeys},
     primitives::{PoolId, WorkerKey},
-    worker::{Command, command},
+    worker::{Command, command, record},
 };
 
 impl Task {
-    /// Returns the record of this entry, which has no key yet, after `key` has answered. `assigned` is the key's pool on
-    /// chain.
+    /// Returns the record of this entry with `key`, which answers here and becomes the entry's. `assigned` is the key's
+    /// pool on chain.
     ///
-    /// The record of another pool counts while the key is assigned to that pool. Once the key has left it, adding the
-    /// worker to this pool is a decision of its own. A goal that was set by a command here is kept.
+    /// A stop counts for the entry and for the key: unless the entry has another goal than to compute, such as that of a
+    /// command given here, it goes on with the goal that the key had at another entry. The record of another pool counts
+    /// while the key is assigned to that pool. Once the key has left it, adding the worker to this pool is a decision of
+    /// its own.
     pub(super) fn resumed(&self, key: WorkerKey, assigned: Option<PoolId>) -> FleetRecord {
-        let (worker, saved) = (&self.desired.worker, self.saved);
+        let worker = &self.desired.worker;
+        let saved = record::with_key(self.saved, key);
         let of_pool = |pool| pool == worker.pid || assigned == Some(pool);
         let Some((pool, before)) = self.ctx.saver.record_of_key(key, worker.id, of_pool) else {
             return saved;
@@ -30,25 +34,24 @@ impl Task {
                 worker = worker.name,
                 %goal,
                 %key,
-                "a worker that was removed or renamed is back and keeps its goal: start it if it should compute"
+                "a worker that was removed, renamed or moved is back and keeps its goal: start it if it should compute"
             );
         }
         FleetRecord {
-            key: Some(key),
             goal,
             // As after an edit of the pool: the session in another pool says nothing about this one.
             was_computing: before.was_computing && pool == worker.pid,
-            sent: saved.sent.or(before.sent),
+            sent: before.sent,
             seen_keys: saved.seen_keys.map(|seen| with_change(seen, before.seen_keys)).or(before.seen_keys),
+            ..saved
         }
     }
 
     /// Returns the record after a command.
     pub(super) fn saved_after(&self, given: Command) -> FleetRecord {
         let status = self.slot.status();
-        let before = match (self.saved.key, status.public_key) {
-            // It gives the entry its first key.
-            (None, Some(key)) if given == Command::ConfirmKey => {
+        let before = match status.public_key {
+            Some(key) if given == Command::ConfirmKey && self.saved.key != Some(key) => {
                 let chain = self.on_chain.worker.as_ref().and_then(|chain| chain.as_ref().ok());
                 self.resumed(key, chain.and_then(|chain| chain.pool))
             }

@@ -1,6 +1,6 @@
 //! One connection: reads requests and writes answers concurrently.
 
-use std::{fmt, io, sync::Arc};
+use std::{convert::Infallible, fmt, io, sync::Arc};
 
 use bytes::{Buf, BytesMut};
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
@@ -11,7 +11,7 @@ use prb_core::{
 use tokio::{
     io::AsyncReadExt,
     net::{TcpStream, tcp::ReadHalf},
-    time::{Duration, Instant, MissedTickBehavior, interval, sleep_until},
+    time::{Duration, Instant, Interval, MissedTickBehavior, interval, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -97,49 +97,53 @@ impl fmt::Display for Ended {
 
 /// Serves a connection until it ends.
 pub(super) async fn serve(
-    mut stream: TcpStream,
+    stream: TcpStream,
     shared: &Shared,
     slot: &Slot,
     stop: &CancellationToken,
 ) -> Ended {
+    let Err(ended) = run(stream, shared, slot, stop).await;
+    ended
+}
+
+/// A timer for all timeouts: each is noticed at most a quarter late.
+fn timer(config: &Config) -> Interval {
+    let shortest = config.write_timeout.min(config.idle_timeout).min(config.first_request_timeout);
+    let mut tick = interval((shortest / 4).max(Duration::from_millis(1)));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick
+}
+
+async fn run(
+    mut stream: TcpStream,
+    shared: &Shared,
+    slot: &Slot,
+    stop: &CancellationToken,
+) -> Result<Infallible, Ended> {
     let config = shared.config;
     let (read, write) = stream.split();
     let mut requests = Requests { socket: read, buffer: BytesMut::with_capacity(READ_BYTES) };
-    let mut outbox = Outbox::new(write, shared.stats.clone());
-    let allowance = Allowance {
-        own: ByteBudget::new(config.session_max_bytes),
-        own_small: ByteBudget::new(config.session_max_bytes.min(SESSION_SMALL_BYTES)),
-        holder: &slot.holder,
-    };
+    let allowance = Allowance::new(&config, &slot.holder);
     let mut lookups = FuturesUnordered::new();
-    let mut activity = Activity::new();
-    let shortest = config.write_timeout.min(config.idle_timeout).min(config.first_request_timeout);
-    // One timer checks all timeouts, each at most a quarter late.
-    let mut tick = interval((shortest / 4).max(Duration::from_millis(1)));
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut writer = Writer {
+        outbox: Outbox::new(write, shared.stats.clone()),
+        turn: Turn::new(Arc::clone(&slot.turns)),
+        activity: Activity::new(),
+    };
+    let mut tick = timer(&config);
     let (mut reading, mut until) = (true, None);
-    let mut turn = Turn::new(Arc::clone(&slot.turns));
     loop {
         if until.is_none() && stop.is_cancelled() {
             (reading, until) = (false, Some(Instant::now() + config.stop_timeout));
         }
-        let has_turn = match take_turn(&mut turn, &mut outbox, &mut activity, &config) {
-            Ok(has_turn) => has_turn,
-            Err(ended) => return ended,
-        };
-        let may_write = has_turn || outbox.bytes() <= TINY_BYTES || until.is_some();
-        if may_write
-            && outbox.is_large()
-            && let Err(e) = outbox.try_write()
-        {
-            return Ended::Io(e);
-        }
+        let (has_turn, may_write) = writer.prepare(until.is_some(), &config)?;
+        let Writer { outbox, turn, activity } = &mut writer;
         if !reading && lookups.is_empty() && outbox.is_empty() {
-            return if until.is_some() { Ended::Stopped } else { Ended::Closed };
+            return Err(if until.is_some() { Ended::Stopped } else { Ended::Closed });
         }
         // First, however much the peer keeps this loop busy.
         if slot.holder.displaced.is_cancelled() {
-            return Ended::Displaced;
+            return Err(Ended::Displaced);
         }
         // Requests beyond the limit are left in the socket, so that TCP slows the peer down.
         let room = lookups.len() + outbox.len() < config.max_in_flight;
@@ -148,66 +152,80 @@ pub(super) async fn serve(
             // together.
             biased;
             Some(answer) = lookups.next(), if !lookups.is_empty() => outbox.push(answer),
-            request = requests.next(), if reading && room => match request {
-                Ok(Some((id, key))) => {
+            request = requests.next(), if reading && room => match request? {
+                Some((id, key)) => {
                     (activity.asked, activity.has_asked) = (Instant::now(), true);
                     slot.has_asked();
                     lookups.push(answer(shared, &allowance, id, key));
                 }
-                Ok(None) => reading = false,
-                Err(ended) => return ended,
+                None => reading = false,
             },
-            written = outbox.write(), if may_write && !outbox.is_empty() => {
-                if let Err(e) = written {
-                    return Ended::Io(e);
-                }
-            }
+            written = outbox.write(), if may_write && !outbox.is_empty() => written.map_err(Ended::Io)?,
             waited = turn.next(), if has_turn || !may_write => activity.has_waited_for_turn(waited),
             // A connection that waits for its turn is neither idle nor stalled.
             _ = tick.tick(), if may_write => {
-                if let Some(ended) = activity.timed_out(lookups.is_empty(), &outbox, &config) {
-                    return ended;
+                if let Some(ended) = activity.timed_out(lookups.is_empty(), outbox, &config) {
+                    return Err(ended);
                 }
             }
-            () = slot.holder.displaced.cancelled() => return Ended::Displaced,
+            () = slot.holder.displaced.cancelled() => return Err(Ended::Displaced),
             // Only wakes the loop, whose first lines begin the stop.
             () = stop.cancelled(), if until.is_none() => {}
             () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
-                return Ended::Stopped;
+                return Err(Ended::Stopped);
             }
         }
     }
 }
 
-/// Ends a turn that is over, and begins one if answers wait and the address has one free; returns whether the connection
-/// has the turn.
-///
-/// # Errors
-/// How the connection ends, if the peer did not take its answers during the turn.
-fn take_turn(
-    turn: &mut Turn,
-    outbox: &mut Outbox<'_>,
-    activity: &mut Activity,
-    config: &Config,
-) -> Result<bool, Ended> {
-    if outbox.is_empty() {
-        turn.end();
-        return Ok(false);
-    }
-    if turn.yields() {
-        outbox.limit_unsent();
-        if activity.is_stalled(outbox, config) {
-            return Err(Ended::Stalled);
+/// The writing side of a connection: its answers, its turn among the address's connections, and its timeouts.
+struct Writer<'s> {
+    outbox: Outbox<'s>,
+    turn: Turn,
+    activity: Activity,
+}
+
+impl Writer<'_> {
+    /// Takes a turn if it can, and writes what the socket accepts at once. Returns whether the connection has the turn,
+    /// and whether it may write: tiny answers and those of a stopping server need no turn.
+    ///
+    /// # Errors
+    /// How the connection ends.
+    fn prepare(&mut self, is_stopping: bool, config: &Config) -> Result<(bool, bool), Ended> {
+        let has_turn = self.take_turn(config)?;
+        let may_write = has_turn || self.outbox.bytes() <= TINY_BYTES || is_stopping;
+        if may_write && self.outbox.is_large() {
+            self.outbox.try_write().map_err(Ended::Io)?;
         }
+        Ok((has_turn, may_write))
     }
-    // Not only where the connection waits for events, which looks at lookups first, however many are ready.
-    if !turn.is_writing() {
-        match turn.next().now_or_never() {
-            Some(waited) => activity.has_waited_for_turn(waited),
-            None => outbox.limit_unsent(),
+
+    /// Ends a turn that is over, and begins one if answers wait and the address has one free; returns whether the
+    /// connection has the turn.
+    ///
+    /// # Errors
+    /// How the connection ends, if the peer did not take its answers during the turn.
+    fn take_turn(&mut self, config: &Config) -> Result<bool, Ended> {
+        let Self { outbox, turn, activity } = self;
+        if outbox.is_empty() {
+            turn.end();
+            return Ok(false);
         }
+        if turn.yields() {
+            outbox.limit_unsent();
+            if activity.is_stalled(outbox, config) {
+                return Err(Ended::Stalled);
+            }
+        }
+        // Not only where the connection waits for events, which looks at lookups first, however many are ready.
+        if !turn.is_writing() {
+            match turn.next().now_or_never() {
+                Some(waited) => activity.has_waited_for_turn(waited),
+                None => outbox.limit_unsent(),
+            }
+        }
+        Ok(turn.is_writing())
     }
-    Ok(turn.is_writing())
 }
 
 /// Activity of a connection, for its timeouts.
@@ -280,7 +298,15 @@ impl Held {
     }
 }
 
-impl Allowance<'_> {
+impl<'s> Allowance<'s> {
+    fn new(config: &Config, holder: &'s Holder) -> Self {
+        Self {
+            own: ByteBudget::new(config.session_max_bytes),
+            own_small: ByteBudget::new(config.session_max_bytes.min(SESSION_SMALL_BYTES)),
+            holder,
+        }
+    }
+
     /// Waits for bytes of the connection's budget, then of the shared one: while waiting it holds only bytes that no
     /// stranger competes for.
     async fn large(&self, shared: &Shared, bytes: usize) -> Held {

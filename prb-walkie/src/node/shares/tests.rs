@@ -70,6 +70,27 @@ fn handshakes_of_known_addresses_make_room_only_for_each_other() {
 }
 
 #[test]
+fn known_addresses_have_some_handshakes_each_while_strangers_take_all() {
+    let mut shares = shares(Limits { handshakes: 16, ..Limits::default() }, |config| {
+        config.trust.networks = vec!["192.0.2.0/29".parse().unwrap()];
+    });
+    let mut next = 0..;
+    let mut taken = |host, tries: usize| {
+        let ids = (0..tries).map(|_| ConnectionId::new_unchecked(next.next().unwrap()));
+        ids.filter(|id| shares.begin_handshake(*id, &at(host)).is_ok()).count()
+    };
+    (10..100).for_each(|host| assert!(taken(host, 1) == 1));
+    assert_eq!((taken(0, 10), taken(1, 10), taken(2, 10)), (4, 4, 4));
+    assert_eq!(taken(100, 10), 1, "of those that strangers have");
+    assert_eq!((taken(3, 10), taken(101, 10)), (4, 0), "all are of known addresses");
+    // One more takes from those that have more.
+    assert_eq!(taken(4, 10), 4);
+    let mut held: Vec<_> = shares.handshakes.by_address.values().copied().collect();
+    held.sort_unstable();
+    assert_eq!(held, [3, 3, 3, 3, 4]);
+}
+
+#[test]
 fn trusted_peers_and_their_addresses_are_bounded() {
     let mut shares = shares(Limits::default(), |_| ());
     for number in 0..MAX_TRUSTED + 10 {
