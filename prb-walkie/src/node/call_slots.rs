@@ -10,18 +10,13 @@ use std::{
 
 use bytes::Bytes;
 use libp2p::PeerId;
-use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
 use super::{Limits, behaviour::Protocol};
 use crate::provenance::share_of;
 use crate::{
     blob::keys::Key,
-    rpc::{Call, Method, calls},
+    rpc::{Call, Method, calls, fields},
 };
-
-/// Most fields of a request, and of what a stranger's request contains, which have four and eight. Reading millions of
-/// them takes a core for a second, and the driver reads them before the call has a slot.
-const MAX_FIELDS: usize = 64;
 
 /// A class of calls that share slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +41,8 @@ impl Class {
         if protocol == Protocol::Blob {
             return Some(std::str::from_utf8(request).map_or(Self::SmallBlobs, Self::of_key));
         }
-        // The request has no slot yet: the rest is decoded only once it has one.
-        let [data, method] = fields(request.clone(), [3, 4])?;
+        // The driver reads this much before the call has a slot, and the rest is decoded only once it has one.
+        let [data, method] = fields::last(request.clone(), [3, 4])?;
         let method = match Method::from_name(&text(&method)) {
             Some(method) if method.is_management() && granted => return Some(Self::Management),
             Some(method) if !method.is_management() => method,
@@ -55,7 +50,7 @@ impl Class {
             _ => return Some(Self::Discovery),
         };
         // Strangers may call these.
-        let [first] = fields(data, [1])?;
+        let [first] = fields::last(data, [1])?;
         Some(match method {
             calls::GetBlobByKey::METHOD => Self::of_key(&text(&first)),
             Method::WantBlob | Method::GetBlobWithToken => Self::Ranges,
@@ -75,38 +70,6 @@ impl Class {
     pub(super) const fn lasts_until_written(self) -> bool {
         matches!(self, Self::Management | Self::Ranges)
     }
-}
-
-/// Returns the last values of a message's fields, as far as it can be decoded; `None` if it has too many fields.
-fn fields<const N: usize>(mut bytes: Bytes, tags: [u32; N]) -> Option<[Bytes; N]> {
-    let mut found = [const { Bytes::new() }; N];
-    for _ in 0..MAX_FIELDS {
-        match field(&mut bytes) {
-            Some((WireType::StartGroup, ..)) => return None,
-            Some((_, tag, value)) => {
-                if let Some(at) = tags.iter().position(|wanted| *wanted == tag) {
-                    found[at] = value;
-                }
-            }
-            None => return Some(found),
-        }
-    }
-    bytes.is_empty().then_some(found)
-}
-
-/// Reads a field, which may be the start of a group; `None` at the end, or if it cannot be decoded.
-fn field(bytes: &mut Bytes) -> Option<(WireType, u32, Bytes)> {
-    let (tag, wire_type) = decode_key(bytes).ok()?;
-    let value = match wire_type {
-        // Its fields would be read at once, however many they are.
-        WireType::StartGroup => Bytes::new(),
-        WireType::LengthDelimited => {
-            let length = usize::try_from(decode_varint(bytes).ok()?).ok()?;
-            (length <= bytes.len()).then(|| bytes.split_to(length))?
-        }
-        _ => skip_field(wire_type, tag, bytes, DecodeContext::default()).map(|()| Bytes::new()).ok()?,
-    };
-    Some((wire_type, tag, value))
 }
 
 /// A caller, as slots are counted.
@@ -331,7 +294,7 @@ mod tests {
 
     #[test]
     fn requests_with_too_many_fields_are_refused() {
-        let repeated = |bytes: &[u8]| bytes.repeat(MAX_FIELDS);
+        let repeated = |bytes: &[u8]| bytes.repeat(fields::MAX_FIELDS);
         // An empty text, a number, and a group with any number of fields.
         for field in [&[0x22, 0][..], &[0x28, 1], &[0x2b, 0x30, 1, 0x30, 1, 0x2c]] {
             assert_eq!(class([repeated(field), blob("genesis")].concat()), None, "{field:?}");
