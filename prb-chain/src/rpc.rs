@@ -27,6 +27,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::{RawValue, to_raw_value};
 
 mod client;
+mod connect;
 pub(crate) mod counters;
 mod endpoint;
 mod genesis_vote;

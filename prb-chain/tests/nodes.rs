@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 #[path = "nodes/answers.rs"]
 mod answers;
+#[path = "nodes/handshakes.rs"]
+mod handshakes;
 #[path = "nodes/heads.rs"]
 mod heads;
 #[path = "nodes/history.rs"]

@@ -34,7 +34,7 @@ pub enum Error {
     /// No source returned collateral that verifies the quote.
     #[error("no PCCS returned valid collateral for the worker's DCAP quote: {}", Attempts(.attempts))]
     Unavailable {
-        /// Each source, and why it failed.
+        /// Each source (scheme, host and port), and why it failed.
         attempts: Vec<(String, String)>,
     },
     /// The program has no source of collateral.

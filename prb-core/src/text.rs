@@ -2,6 +2,8 @@
 
 use std::{error::Error, fmt::Write, io, time::Duration};
 
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
+
 /// Formats an error and its causes in one line, as log fields and messages for operators have it.
 pub fn describe(error: &dyn Error) -> String {
     let mut text = error.to_string();
@@ -108,6 +110,20 @@ pub fn is_passing(error: &io::Error) -> bool {
     );
     // EIO, ENXIO, ENODEV, ENFILE, EMFILE, EFBIG, ENOLCK, ENOTCONN, EREMOTEIO have no kind of their own, or share one.
     by_kind || matches!(error.raw_os_error(), Some(5 | 6 | 19 | 23 | 24 | 27 | 37 | 107 | 121))
+}
+
+/// Whether a character is not shown, but changes how a text is: control characters, those without width or that change
+/// the direction, line separators. A text from outside could look like another one with them.
+///
+/// ```
+/// use prb_core::text::is_invisible;
+///
+/// assert!(['\n', '\u{1b}', '\u{202e}', '\u{200b}', '\u{2028}'].into_iter().all(is_invisible));
+/// assert!(!"naïve 名前 …".contains(is_invisible));
+/// ```
+pub fn is_invisible(c: char) -> bool {
+    use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator};
+    matches!(c.general_category(), Control | Format | LineSeparator | ParagraphSeparator)
 }
 
 /// Shortens a text to at most `max_bytes` (at least 3): its beginning and its end, with `…` in place of the middle.

@@ -146,6 +146,24 @@ async fn collateral_that_does_not_verify_is_not_used() {
 }
 
 #[tokio::test]
+async fn failures_show_no_credentials_or_paths_of_urls() {
+    let Some((quote, _)) = recorded() else { return };
+    let mut servers = Servers(JoinSet::new());
+    let failing = servers.start(Router::new().fallback(async || StatusCode::UNAUTHORIZED)).await;
+    let dead = dead().await;
+    let urls = [failing, dead].map(|url| url.replace("://", "://fleet:pass-phrase@") + "/subscription-key");
+    let source = source(&urls.each_ref().map(String::as_str), THEN_SECS);
+    let error = source.collateral(&quote).await.unwrap_err();
+    for shown in [error.to_string(), format!("{error:?}"), format!("{source:?}")] {
+        assert!(shown.contains("127.0.0.1"), "{shown}");
+        assert!(!shown.contains("pass-phrase") && !shown.contains("subscription-key"), "{shown}");
+    }
+    let error =
+        PccsSource::new(PccsConfig::new(["https://u:pass-phrase@pccs.example/?a=b".to_owned()])).unwrap_err();
+    assert!(!error.to_string().contains("pass-phrase"), "{error}");
+}
+
+#[tokio::test]
 async fn malformed_quotes_cause_no_request() {
     let source = source(&["http://192.0.2.1"], THEN_SECS);
     for quote in [vec![], vec![3; 100], vec![0; 100_000]] {

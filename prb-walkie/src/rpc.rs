@@ -32,6 +32,7 @@ pub mod calls;
 mod client;
 pub(crate) mod envelope;
 mod error;
+pub(crate) mod fields;
 pub(crate) mod handlers;
 pub(crate) mod key_proof;
 

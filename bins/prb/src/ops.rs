@@ -8,7 +8,8 @@
 //! ```
 //! `docs/readiness.md` lists the codes ([`Code`]) with their remedies.
 //!
-//! The port is read-only, so it needs no authentication; it is on loopback unless configured otherwise.
+//! The port is read-only, so it needs no authentication; it is on loopback unless configured otherwise. There it refuses
+//! requests for names of other machines: a web page could let its own name resolve to loopback, and read the answers.
 
 use std::{
     fmt,
@@ -20,9 +21,10 @@ use std::{
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::State,
+    extract::{Request, State},
     http::{Extensions, StatusCode, header},
-    response::IntoResponse,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
     routing::get,
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -33,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::OpsArgs,
     listen::{self, Port},
+    pages::guard,
     readiness::Code,
 };
 
@@ -115,8 +118,13 @@ impl Ops {
         }
         let stop = cancel.clone();
         let reserve = livez().with_state(shared.clone());
+        let mut router = router(shared);
+        if address.ip().is_loopback() {
+            let own_name: Arc<[String]> = [guard::own_name()].into();
+            router = router.layer(middleware::from_fn_with_state(own_name, refuse_foreign_names));
+        }
         tasks.spawn(async move {
-            let serving = listen::serve_with(listener, router(shared), "ops port", reserve);
+            let serving = listen::serve_with(listener, router, "ops port", reserve);
             stop.run_until_cancelled(serving).await;
         });
         tracing::info!(%address, "ops port open");
@@ -209,6 +217,20 @@ fn router(shared: Shared) -> Router {
 /// Routes with reserved connections: an orchestrator kills a process that does not answer them.
 fn livez() -> Router<Shared> {
     Router::new().route("/livez", get(async || Json(serde_json::json!({ "live": true }))))
+}
+
+/// Refuses requests for other hosts than this one. A browser names the host of each request; other programs need not.
+async fn refuse_foreign_names(
+    State(own_name): State<Arc<[String]>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let is_named = request.headers().contains_key(header::HOST) || request.uri().authority().is_some();
+    if is_named && !guard::is_known_host(request.headers(), request.uri(), &own_name) {
+        let text = "this port is not known by that name: use its IP address or localhost\n";
+        return (StatusCode::MISDIRECTED_REQUEST, text).into_response();
+    }
+    next.run(request).await
 }
 
 async fn metrics(State(shared): State<Shared>, extensions: Extensions) -> impl IntoResponse {

@@ -9,7 +9,11 @@ use std::{
     time::Duration,
 };
 
-use super::{Config, Error, Node, genesis_vote::log_dispute, node::MAX_CAUSE_BYTES};
+use super::{
+    Config, Error, Node,
+    connect::{self, cause},
+    genesis_vote::log_dispute,
+};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use jsonrpsee::{
     core::client::{ClientT, Error as RpcError},
@@ -17,10 +21,8 @@ use jsonrpsee::{
     ws_client::{PingConfig, WsClient, WsClientBuilder},
 };
 use metrics::counter;
-use prb_core::{
-    primitives::Hash,
-    text::{describe, duration, shorten},
-};
+use prb_core::{primitives::Hash, text::describe};
+use tokio::time::timeout;
 
 /// Consecutive timeouts after which a connection is closed.
 pub(super) const MAX_TIMEOUTS: u32 = 3;
@@ -167,14 +169,13 @@ impl Node {
             // Proxies close idle WebSockets, and a silent subscription does not show that its connection is
             // dead.
             .enable_ws_ping(PingConfig::new());
-        // The client's own limit is for each address of the node's name, and for each handshake.
         let limit = config.connect_timeout * MAX_SILENT_STEPS;
-        let error: Box<dyn StdError + Send + Sync> =
-            match tokio::time::timeout(limit, builder.build(&self.url)).await {
-                Ok(Ok(client)) => return Ok(Arc::new(client)),
-                Ok(Err(e)) => cause(&e),
-                Err(_) => format!("no connection within {}", duration(limit)).into(),
-            };
+        let opened = timeout(limit, connect::open(&self.url, &builder, config.connect_timeout)).await;
+        let error = match opened {
+            Ok(Ok(client)) => return Ok(Arc::new(client)),
+            Ok(Err(e)) => e,
+            Err(_) => connect::late(limit),
+        };
         Err(Error::Disconnected { node: Arc::clone(self.name()), source: error })
     }
 
@@ -212,13 +213,12 @@ impl Node {
         const METHOD: &str = "chain_getBlockHash";
         let asked = client.request::<Option<Hash>, _>(METHOD, rpc_params![number]);
         // A node that hangs here is noticed no later than one that cannot be connected.
-        let error: Box<dyn StdError + Send + Sync> =
-            match tokio::time::timeout(self.config.connect_timeout, asked).await {
-                Ok(Ok(hash)) => return Ok(hash),
-                Ok(Err(RpcError::Call(e))) => return Err(self.call_error(METHOD, &e)),
-                Ok(Err(e)) => cause(&e),
-                Err(timeout) => Box::new(timeout),
-            };
+        let error: Box<dyn StdError + Send + Sync> = match timeout(self.config.connect_timeout, asked).await {
+            Ok(Ok(hash)) => return Ok(hash),
+            Ok(Err(RpcError::Call(e))) => return Err(self.call_error(METHOD, &e)),
+            Ok(Err(e)) => cause(&e),
+            Err(timeout) => Box::new(timeout),
+        };
         Err(Error::Disconnected { node: Arc::clone(self.name()), source: error })
     }
 
@@ -266,12 +266,6 @@ impl Node {
             state.back_off(pause, reason);
         }
     }
-}
-
-/// The client's error as text of bounded length.
-// It quotes a message that is no JSON-RPC in full, and the node chooses that message's length.
-pub(super) fn cause(error: &RpcError) -> Box<dyn StdError + Send + Sync> {
-    shorten(&describe(error), MAX_CAUSE_BYTES).into()
 }
 
 fn backoff(config: &Config) -> ExponentialBackoff {

@@ -21,8 +21,9 @@ use tokio::time::Instant;
 
 use super::{
     Capability, Config, Counters, Error, Health, Refusal,
+    connect::cause,
     endpoint::public_name,
-    link::{Lane, Link, MAX_TIMEOUTS, cause},
+    link::{Lane, Link, MAX_TIMEOUTS},
     many,
     pins::Pins,
     raw_params,

@@ -22,7 +22,7 @@ use tracing::warn;
 
 use super::{CollateralSource, Error};
 use crate::{
-    pruntime::http::{BuildError, tls},
+    pruntime::http::{BuildError, origin, tls, without_password},
     text::{duration, shorten},
     wire::{Collateral, SgxV30QuoteCollateral},
 };
@@ -96,7 +96,7 @@ pub struct PccsSource {
 impl fmt::Debug for PccsSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PccsSource")
-            .field("urls", &self.urls)
+            .field("urls", &self.urls.iter().map(|url| origin(url)).collect::<Vec<_>>())
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }
@@ -158,9 +158,11 @@ impl CollateralSource for PccsSource {
             match self.fetch_from(url, quote).await {
                 Ok(collateral) => return Ok(collateral),
                 Err(reason) => {
-                    let reason = shorten(&reason, REASON_LIMIT_BYTES);
-                    warn!(pccs = %url, %reason, "a PCCS returned no valid collateral");
-                    attempts.push((url.clone(), reason));
+                    let shown = origin(url);
+                    // The client's reasons quote the URL, whose user name, password and path may be secrets.
+                    let reason = shorten(&reason.replace(url, &shown), REASON_LIMIT_BYTES);
+                    warn!(pccs = %shown, %reason, "a PCCS returned no valid collateral");
+                    attempts.push((shown, reason));
                 }
             }
         }
@@ -173,7 +175,7 @@ impl CollateralSource for PccsSource {
 /// # Errors
 /// [`ConfigError::Url`] if `text` is not a valid one.
 pub fn check_url(text: &str) -> Result<String, ConfigError> {
-    let bad = |reason: &str| ConfigError::Url { url: text.to_owned(), reason: reason.to_owned() };
+    let bad = |reason: &str| ConfigError::Url { url: without_password(text), reason: reason.to_owned() };
     let url = Url::parse(text.trim()).map_err(|error| bad(&error.to_string()))?;
     match url.scheme() {
         "http" | "https" if url.query().is_none() && url.fragment().is_none() => {
@@ -218,14 +220,15 @@ struct Http(Client);
 
 impl HttpClient for Http {
     async fn get(&self, url: &str) -> anyhow::Result<HttpResponse> {
-        let mut answer = self.0.get(url).send().await?;
+        let mut answer = self.0.get(url).send().await.map_err(reqwest::Error::without_url)?;
         let status = answer.status().as_u16();
         let headers = answer.headers().iter().take(HEADER_LIMIT);
         let headers: BTreeMap<_, _> = headers
             .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())))
             .collect();
         let mut body = Vec::new();
-        while let Some(chunk) = answer.chunk().await.context("the answer was cut off")? {
+        let cut_off = "the answer was cut off";
+        while let Some(chunk) = answer.chunk().await.map_err(reqwest::Error::without_url).context(cut_off)? {
             // Counted while reading: `Content-Length` may be absent or wrong.
             if body.len() + chunk.len() > ANSWER_LIMIT_BYTES {
                 bail!("an answer has more than {ANSWER_LIMIT_BYTES} bytes");

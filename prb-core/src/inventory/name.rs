@@ -3,9 +3,9 @@
 use std::{borrow::Cow, ops::RangeInclusive};
 
 use unicode_normalization::UnicodeNormalization;
-use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
 use super::MAX_NAME_BYTES;
+use crate::text::is_invisible;
 
 /// Numbers of words of BIP-39 mnemonics, and those between: a word may be missing or mistyped.
 const MNEMONIC_WORDS: RangeInclusive<usize> = 12..=24;
@@ -50,12 +50,6 @@ pub(super) fn fault(name: &str) -> Option<String> {
     } else {
         None
     }
-}
-
-/// Format characters, such as those without width and those that change the direction, and line separators.
-fn is_invisible(c: char) -> bool {
-    use GeneralCategory::{Format, LineSeparator, ParagraphSeparator};
-    matches!(c.general_category(), Format | LineSeparator | ParagraphSeparator)
 }
 
 /// Whether a text seems to be an operator's secret: as many words as a mnemonic has, or the digits of a key, with or

@@ -136,7 +136,7 @@ impl HttpConnect {
 }
 
 /// Returns scheme, host and port of an endpoint, which identify it in a message and cannot be secrets.
-fn origin(endpoint: &str) -> String {
+pub(crate) fn origin(endpoint: &str) -> String {
     match Url::parse(endpoint) {
         Ok(url) if url.has_host() => url.origin().ascii_serialization(),
         _ => "(not shown, it may be a secret)".into(),
@@ -144,7 +144,7 @@ fn origin(endpoint: &str) -> String {
 }
 
 /// Removes user name and password from an endpoint, for display.
-fn without_password(endpoint: &str) -> String {
+pub(crate) fn without_password(endpoint: &str) -> String {
     let Some((scheme, rest)) = endpoint.split_once("://") else { return endpoint.to_owned() };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     // The last one: a password may contain '@'.

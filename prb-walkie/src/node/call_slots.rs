@@ -10,14 +10,12 @@ use std::{
 
 use bytes::Bytes;
 use libp2p::PeerId;
-use prost::Message;
 
 use super::{Limits, behaviour::Protocol};
 use crate::provenance::share_of;
 use crate::{
     blob::keys::Key,
-    proto::data_provider::GetBlobByKey,
-    rpc::{Call, Method, calls},
+    rpc::{Call, Method, calls, fields},
 };
 
 /// A class of calls that share slots.
@@ -36,29 +34,28 @@ pub(super) enum Class {
 impl Class {
     const ALL: [Self; 4] = [Self::Management, Self::Discovery, Self::SmallBlobs, Self::Ranges];
 
-    /// Returns the class of a request, decoding only its method and key.
-    pub(super) fn of(protocol: Protocol, request: &Bytes, granted: bool) -> Self {
-        /// The part of a request that determines its class.
-        #[derive(Clone, PartialEq, Message)]
-        struct Peek {
-            #[prost(bytes = "bytes", tag = "3")]
-            data: Bytes,
-            #[prost(string, tag = "4")]
-            method: String,
-        }
+    /// Returns the class of a request, reading only its method and key; `None` if it has more fields than any caller
+    /// sends.
+    pub(super) fn of(protocol: Protocol, request: &Bytes, granted: bool) -> Option<Self> {
+        let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
         if protocol == Protocol::Blob {
-            return std::str::from_utf8(request).map_or(Self::SmallBlobs, Self::of_key);
+            return Some(std::str::from_utf8(request).map_or(Self::SmallBlobs, Self::of_key));
         }
-        // The request has no slot yet: the rest is decoded only once it has one.
-        let Ok(peek) = Peek::decode(request.clone()) else { return Self::Discovery };
-        match Method::from_name(&peek.method) {
-            Some(method) if method.is_management() && granted => Self::Management,
-            Some(calls::GetBlobByKey::METHOD) => {
-                GetBlobByKey::decode(peek.data).map_or(Self::SmallBlobs, |request| Self::of_key(&request.key))
-            }
-            Some(Method::WantBlob | Method::GetBlobWithToken) => Self::Ranges,
+        // The driver reads this much before the call has a slot, and the rest is decoded only once it has one.
+        let [data, method] = fields::last(request.clone(), [3, 4])?;
+        let method = match Method::from_name(&text(&method)) {
+            Some(method) if method.is_management() && granted => return Some(Self::Management),
+            Some(method) if !method.is_management() => method,
+            // Refused with the reason, and not decoded either.
+            _ => return Some(Self::Discovery),
+        };
+        // Strangers may call these.
+        let [first] = fields::last(data, [1])?;
+        Some(match method {
+            calls::GetBlobByKey::METHOD => Self::of_key(&text(&first)),
+            Method::WantBlob | Method::GetBlobWithToken => Self::Ranges,
             _ => Self::Discovery,
-        }
+        })
     }
 
     fn of_key(key: &str) -> Self {
@@ -176,8 +173,13 @@ const _: () = {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use prost::Message;
+
     use super::*;
-    use crate::{proto::Request, rpc::envelope};
+    use crate::{
+        proto::{Request, data_provider::GetBlobByKey},
+        rpc::envelope,
+    };
 
     fn slots() -> CallSlots {
         CallSlots::new(Limits { calls: 16, calls_per_ip: 8, calls_per_peer: 4, ..Limits::default() })
@@ -258,12 +260,52 @@ mod tests {
             ("no such method", vec![], true, Class::Discovery),
         ] {
             let request = call(method, data);
-            assert_eq!(Class::of(Protocol::Pb, &request, granted), class, "{method}");
+            assert_eq!(Class::of(Protocol::Pb, &request, granted), Some(class), "{method}");
         }
         let (request, _) = envelope::request(Method::GetDataProviderInfo, Bytes::new());
-        assert_eq!(Class::of(Protocol::Pb, &request, true), Class::Discovery);
-        assert_eq!(Class::of(Protocol::Pb, &vec![0xff; 100].into(), true), Class::Discovery);
-        assert_eq!(Class::of(Protocol::Blob, &"blocks:1:5:9".into(), false), Class::Ranges);
-        assert_eq!(Class::of(Protocol::Blob, &"nothing".into(), false), Class::SmallBlobs);
+        assert_eq!(Class::of(Protocol::Pb, &request, true), Some(Class::Discovery));
+        assert_eq!(Class::of(Protocol::Pb, &vec![0xff; 100].into(), true), Some(Class::Discovery));
+        assert_eq!(Class::of(Protocol::Blob, &"blocks:1:5:9".into(), false), Some(Class::Ranges));
+        assert_eq!(Class::of(Protocol::Blob, &"nothing".into(), false), Some(Class::SmallBlobs));
+    }
+
+    fn blob(key: &str) -> Vec<u8> {
+        let data = GetBlobByKey { key: key.into() }.encode_to_vec();
+        envelope::request(calls::GetBlobByKey::METHOD, data.into()).0.into()
+    }
+
+    fn class(request: Vec<u8>) -> Option<Class> {
+        Class::of(Protocol::Pb, &request.into(), true)
+    }
+
+    #[test]
+    fn requests_are_classified_by_their_last_method_and_key() {
+        let hello: Vec<u8> = envelope::request(Method::Hello, Bytes::new()).0.into();
+        assert_eq!(class(hello.clone()), Some(Class::Discovery));
+        assert_eq!(class(blob("genesis")), Some(Class::Ranges));
+        assert_eq!(class(blob("nothing")), Some(Class::SmallBlobs));
+        // As decoding does, which merges what is concatenated.
+        assert_eq!(class([hello.clone(), blob("genesis")].concat()), Some(Class::Ranges));
+        assert_eq!(class([blob("genesis"), hello].concat()), Some(Class::Discovery));
+        // Decoding it again, with a slot, tells the caller what is wrong.
+        assert_eq!(class(vec![0x22, 200]), Some(Class::Discovery));
+        assert_eq!(class(Vec::new()), Some(Class::Discovery));
+    }
+
+    #[test]
+    fn requests_with_too_many_fields_are_refused() {
+        let repeated = |bytes: &[u8]| bytes.repeat(fields::MAX_FIELDS);
+        // An empty text, a number, and a group with any number of fields.
+        for field in [&[0x22, 0][..], &[0x28, 1], &[0x2b, 0x30, 1, 0x30, 1, 0x2c]] {
+            assert_eq!(class([repeated(field), blob("genesis")].concat()), None, "{field:?}");
+        }
+        let many = Bytes::from(repeated(&[0x12, 0, 0x12, 0]));
+        for method in [calls::GetBlobByKey::METHOD, Method::Hello, Method::Auth, Method::WantBlob] {
+            assert_eq!(class(envelope::request(method, many.clone()).0.into()), None, "{method:?}");
+        }
+        // Lists of workers, from whoever may send them; others get the reason why not.
+        let (request, _) = envelope::request(Method::ListWorker, many);
+        assert_eq!(Class::of(Protocol::Pb, &request, true), Some(Class::Management));
+        assert_eq!(Class::of(Protocol::Pb, &request, false), Some(Class::Discovery));
     }
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use prb_core::sync::RateLimit;
 use prost::Message;
 use tokio::{
     sync::{OwnedSemaphorePermit, oneshot},
@@ -30,6 +31,9 @@ use crate::{
 const NOTICE_ATTEMPTS: u32 = 10;
 const NOTICE_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How often a peer's refusals of a proof are logged, and of how many peers: anybody can be a peer with many names.
+const REFUSALS_LOGGED: (Duration, usize) = (Duration::from_secs(600), 64);
+
 /// A slot among the concurrent calls to one peer; held until the driver is done with the call.
 pub(super) type Permit = OwnedSemaphorePermit;
 
@@ -39,12 +43,22 @@ pub(super) struct Outbound {
     limits: Limits,
     peer_limits: PeerLimits,
     last_proof_ms: Mutex<u64>,
+    refusals_logged: Mutex<RateLimit<(PeerId, &'static str)>>,
 }
 
 impl Outbound {
     pub(super) fn new(limits: Limits) -> Self {
         let peer_limits = PeerLimits::new(limits.calls_to_peer, limits.peers);
-        Self { limits, peer_limits, last_proof_ms: Mutex::default() }
+        let (period, peers) = REFUSALS_LOGGED;
+        let refusals_logged = Mutex::new(RateLimit::new(period, peers));
+        Self { limits, peer_limits, last_proof_ms: Mutex::default(), refusals_logged }
+    }
+
+    /// Warns of a peer that this node cannot prove its key to, once in a while.
+    fn warn_of(&self, peer: PeerId, what: &'static str) {
+        if self.refusals_logged.lock().unwrap_or_else(PoisonError::into_inner).admit((peer, what)) {
+            tracing::warn!(%peer, "{what}");
+        }
     }
 
     /// Returns a time for a proof that is later than that of all earlier proofs, because each is accepted only
@@ -163,15 +177,15 @@ async fn authenticate(shared: &Shared, peer: PeerId) -> Result<bool, Error> {
         KeyCheck::Matches => {}
         KeyCheck::NoProof if shared.own.named.contains(&peer) => {}
         KeyCheck::NoProof => {
-            tracing::warn!(
-                %peer,
+            shared.outbound.warn_of(
+                peer,
                 "a peer asks for a proof of the pre-shared key without proving that it knows it: none is sent. If it \
-                 is ours, give its /p2p/ID in a boot node's address"
+                 is ours, give its /p2p/ID in a boot node's address",
             );
             return Ok(false);
         }
         KeyCheck::Differs => {
-            tracing::warn!(%peer, "a peer's pre-shared key differs from this node's");
+            shared.outbound.warn_of(peer, "a peer's pre-shared key differs from this node's");
             let _ = shared.commands.send(Command::Auth { peer, status: AuthStatus::Rejected }).await;
             return Ok(false);
         }
@@ -209,7 +223,7 @@ async fn prove(shared: &Shared, key: &Key, peer: PeerId) -> Result<bool, Error> 
     };
     let _ = shared.commands.send(Command::Auth { peer, status }).await;
     if status == AuthStatus::Rejected {
-        tracing::warn!(%peer, "a peer rejected our pre-shared key");
+        shared.outbound.warn_of(peer, "a peer rejected our pre-shared key");
     }
     Ok(matches!(status, AuthStatus::Granted | AuthStatus::None))
 }
@@ -261,5 +275,16 @@ mod tests {
         assert_eq!(proof_time_after(1005, 1000), 1006, "several within one millisecond");
         let day = 24 * 3600 * 1000;
         assert_eq!(proof_time_after(day + 1000, 1000), 1000);
+    }
+
+    #[test]
+    fn refusals_of_proofs_are_logged_now_and_then() {
+        let outbound = Outbound::new(Limits::default());
+        let logs = |peer, what| outbound.refusals_logged.lock().is_ok_and(|mut log| log.admit((peer, what)));
+        let peer = PeerId::random();
+        outbound.warn_of(peer, "differs");
+        assert!(!logs(peer, "differs") && logs(peer, "rejected"));
+        let strangers = (0..1000).filter(|_| logs(PeerId::random(), "differs")).count();
+        assert_eq!(strangers, REFUSALS_LOGGED.1 - 2);
     }
 }

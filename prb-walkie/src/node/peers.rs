@@ -8,7 +8,11 @@ use std::{
 };
 
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol, swarm::ConnectionId};
-use prb_core::{primitives::Hash, sync::Backoff, text::shorten};
+use prb_core::{
+    primitives::Hash,
+    sync::Backoff,
+    text::{is_invisible, shorten},
+};
 
 use super::{Limits, Membership, Peer, PeerTable, Provenance, Trust};
 use crate::proto::{AuthStatus, Role, SystemInfo};
@@ -351,8 +355,9 @@ impl Peers {
     /// Records a peer's introduction. Returns whether it is the first.
     pub(super) fn introduced(&mut self, peer: PeerId, info: &SystemInfo) -> bool {
         let Some(known) = self.entry(peer) else { return false };
-        // Shown in logs and pages, where control characters could forge lines.
-        let sanitised = |text: &str| text.chars().filter(|c| !c.is_control()).take(MAX_TEXT_CHARS).collect();
+        // Shown in logs and pages, where such characters could forge lines, or make a name look like another.
+        let sanitised =
+            |text: &str| text.chars().filter(|c| !is_invisible(*c)).take(MAX_TEXT_CHARS).collect();
         let new = Some(Introduction {
             role: info.role(),
             hostname: sanitised(&info.hostname),

@@ -6,8 +6,13 @@ use bytes::Bytes;
 use prost::Message;
 use uuid::Uuid;
 
-use super::{Method, ResponseError};
+use super::{Method, ResponseError, fields};
 use crate::proto::{Request, Response};
+
+/// The tag of [`Response::error`].
+const ERROR: u32 = 6;
+/// Most bytes of errors.
+const MAX_ERROR_BYTES: usize = 256 * 1024;
 
 /// The current time, in ms since the Unix epoch.
 pub(crate) fn now_ms() -> u64 {
@@ -44,6 +49,16 @@ pub(crate) fn open(answer: Bytes, nonce: &str) -> Result<Result<Bytes, ResponseE
 
 /// Decodes an answer with its envelope, and makes `has_error` and the error agree.
 pub(crate) fn read(answer: Bytes, nonce: &str) -> Result<Response, String> {
+    let mut error_bytes = 0;
+    fields::each(answer.clone(), |tag, value| {
+        if tag == ERROR {
+            error_bytes += value.len();
+        }
+    })
+    .ok_or("it has too many fields")?;
+    if error_bytes > MAX_ERROR_BYTES {
+        return Err(format!("its error has more than {MAX_ERROR_BYTES} bytes"));
+    }
     let mut response = Response::decode(answer).map_err(|e| e.to_string())?;
     if response.has_error || response.error.is_some() {
         // Its nonce is not compared: a peer that could not decode the request does not know it.
@@ -63,5 +78,25 @@ impl Response {
             Some(error) => Err(error.into()),
             None => Ok(self.data),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_with_too_many_fields_are_not_decoded() {
+        let answer = response("n".into(), Ok(vec![0x12; 1 << 20].into()));
+        assert_eq!(read(answer.clone(), "n").map(|read| read.data.len()), Ok(1 << 20));
+        let junk =
+            |junk: &[u8], count| read([&junk.repeat(count), &*answer].concat().into(), "n").unwrap_err();
+        assert!(junk(&[0x12, 0], fields::MAX_FIELDS).contains("too many fields"));
+        // An empty error that is repeated, and one with many fields.
+        assert!(junk(&[0x32, 0], fields::MAX_FIELDS).contains("too many fields"));
+        let large = ResponseError::server("x".repeat(MAX_ERROR_BYTES));
+        assert!(read(response("n".into(), Err(large)), "n").unwrap_err().contains("its error has more than"));
+        let small = ResponseError::server("x".repeat(1000));
+        assert!(read(response("n".into(), Err(small)), "n").is_ok_and(|read| read.has_error));
     }
 }

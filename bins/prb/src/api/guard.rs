@@ -100,12 +100,14 @@ const MAX_LOGGED_PATH: usize = 200;
 /// Checks a request, and refuses it with the reason.
 pub(super) async fn enter(State(gate): State<Gate>, request: Request, next: Next) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let mut is_let_in = false;
     let answered = async {
         let _slot = gate.0.slots.take(listen::peer_of(request.extensions())).ok_or_else(|| {
             let text = "too many requests at once: try again in a moment";
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", text)
         })?;
         gate.check(&request)?;
+        is_let_in = true;
         tokio::time::timeout(gate.0.limit, next.run(request)).await.map_err(|_| {
             let text = "no answer in time; a change may have been made nevertheless: read again";
             Problem::new(StatusCode::GATEWAY_TIMEOUT, "late", text)
@@ -113,16 +115,13 @@ pub(super) async fn enter(State(gate): State<Gate>, request: Request, next: Next
     };
     let mut response = answered.await.unwrap_or_else(Problem::into_response);
     if !matches!(method, Method::GET | Method::HEAD) {
-        let status = response.status();
+        let status = response.status().as_u16();
         let path: String = path.chars().take(MAX_LOGGED_PATH).collect();
         // Anybody can cause refusals at any rate, so they are logged at debug level.
-        if matches!(
-            status,
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::SERVICE_UNAVAILABLE
-        ) {
-            tracing::debug!(%method, path, status = status.as_u16(), "management call refused");
+        if is_let_in {
+            tracing::info!(%method, path, status, "management call");
         } else {
-            tracing::info!(%method, path, status = status.as_u16(), "management call");
+            tracing::debug!(%method, path, status, "management call refused");
         }
     }
     let headers = response.headers_mut();
@@ -136,7 +135,12 @@ pub(super) async fn enter(State(gate): State<Gate>, request: Request, next: Next
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
-    use std::{future::pending, net::SocketAddr};
+    use std::{
+        future::pending,
+        io::{self, Write},
+        net::SocketAddr,
+        sync::Mutex,
+    };
 
     use axum::{Router, body::Body, extract::ConnectInfo, middleware, routing::get};
     use hyper::service::Service;
@@ -247,5 +251,42 @@ mod tests {
         let again = timeout(LONG, service.call(request(Method::GET, [10, 0, 0, 1]))).await;
         assert_eq!(code(again.unwrap().unwrap()).await.1, "late");
         assert_eq!(gate(true).0.limit, REQUEST_TIMEOUT);
+    }
+
+    /// A log in memory.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn only_calls_that_are_let_in_are_logged() {
+        let log = Log::default();
+        let writer = log.clone();
+        let lines = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO);
+        let _log = tracing::subscriber::set_default(lines.with_writer(move || writer.clone()).finish());
+        let service = endless(Duration::ZERO);
+        for (name, value) in
+            [("host", "evil.example"), ("origin", "http://evil.example"), ("authorization", "Bearer wrong")]
+        {
+            let mut request = request(Method::POST, [10, 0, 0, 1]);
+            request.headers_mut().insert(name, value.parse().unwrap());
+            let refused = timeout(LONG, service.call(request)).await.unwrap().unwrap();
+            assert!([401, 403, 421].contains(&refused.status().as_u16()), "{name}: {}", refused.status());
+        }
+        assert_eq!(String::from_utf8_lossy(&log.0.lock().unwrap()), "");
+        let late = timeout(LONG, service.call(request(Method::POST, [10, 0, 0, 1]))).await;
+        assert_eq!(code(late.unwrap().unwrap()).await.1, "late");
+        let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        assert!(logged.contains("management call") && logged.contains("504"), "{logged}");
     }
 }

@@ -1,6 +1,6 @@
 //! Formats tables and values for terminals.
 
-use prb_core::primitives::parse_amount;
+use prb_core::{primitives::parse_amount, text::is_invisible};
 use serde_json::Value;
 
 /// Maximum width of a cell, in characters.
@@ -47,10 +47,10 @@ fn shown(cell: &str, limit: usize) -> String {
     }
 }
 
-/// Removes control characters, which could move the cursor: names and messages come from workers and
-/// other people.
+/// Replaces invisible characters, which could move the cursor or reverse a text: names and messages come from workers
+/// and other people.
 pub(crate) fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.replace(is_invisible, " ")
 }
 
 /// Formats a JSON value as a cell; `-` for null.

@@ -20,14 +20,14 @@ async fn local() -> Ops {
 
 /// Returns status and body.
 async fn ask(ops: &Ops, path: &str) -> (u16, String) {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     answered(ops.address(), &request).await.unwrap()
 }
 
 /// As [`ask`]; `None` if the connection was a reserved one, which answers other paths with nothing, or was
 /// closed.
 async fn try_ask(ops: &Ops, path: &str) -> Option<(u16, String)> {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     answered(ops.address(), &request).await.filter(|(status, _)| *status != 404)
 }
 
@@ -60,6 +60,33 @@ async fn readiness_follows_the_probe() {
     reasons.write().unwrap().clear();
     assert_eq!(readyz(&ops).await, (200, json!({ "ready": true, "reasons": [] })));
     assert_eq!(ask(&ops, "/elsewhere").await.0, 404);
+    ops.stop().await;
+}
+
+#[tokio::test]
+async fn names_of_other_machines_are_refused_on_loopback() {
+    let status = async |ops: &Ops, request: &str| {
+        answered(ops.address(), &format!("{request}\r\n\r\n")).await.unwrap().0
+    };
+    let ops = local().await;
+    let own = format!("GET /metrics HTTP/1.1\r\nConnection: close\r\nHost: {}", guard::own_name());
+    for known in [&own, "GET /livez HTTP/1.0", "GET /livez HTTP/1.0\r\nHost: 127.0.0.1:18012"] {
+        assert_ne!(status(&ops, known).await, 421, "{known}");
+    }
+    for foreign in [
+        "GET /metrics HTTP/1.0\r\nHost: evil.example:18012",
+        "GET http://evil.example/metrics HTTP/1.0",
+        "GET /readyz HTTP/1.0\r\nHost: localhost\r\nHost: evil.example",
+    ] {
+        assert_eq!(status(&ops, foreign).await, 421, "{foreign}");
+    }
+    ops.stop().await;
+    // Others reach it by any name, such as a service's.
+    let listen = Some(OpsListen::At((Ipv4Addr::UNSPECIFIED, 0).into()));
+    let ops = Ops::open(&OpsArgs { ops_listen: listen }, 0).await.unwrap().unwrap();
+    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, ops.address().port()));
+    let named = "GET /livez HTTP/1.0\r\nHost: prb.fleet.example\r\n\r\n";
+    assert_eq!(answered(to, named).await.unwrap().0, 200);
     ops.stop().await;
 }
 
@@ -108,7 +135,7 @@ async fn silent_connections_do_not_block_others() {
 /// Sends pipelined requests repeatedly without reading.
 async fn greedy(address: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let requests = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(5_000);
+    let requests = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(5_000);
     // Requests that the port does not accept any more are not waited for.
     let _ = tokio::time::timeout(HEADER_TIMEOUT / 20, stream.write_all(requests.as_bytes())).await;
     stream

@@ -110,7 +110,7 @@ pub(crate) enum Refusal {
 
 impl Guard {
     pub(crate) fn new(mut names: Vec<String>, access: Access, rules: Rules) -> Self {
-        names.push(gethostname::gethostname().to_string_lossy().to_ascii_lowercase());
+        names.push(own_name());
         let slots = Shares::new(Limits::of(MAX_REQUESTS));
         Self(Arc::new(Inner { names, access, rules, slots, limit: REQUEST_TIMEOUT }))
     }
@@ -140,22 +140,9 @@ impl Guard {
         if checked_later || reads(request.method()) { Ok(()) } else { self.shows_token(headers) }
     }
 
-    /// Returns whether the requested host is a name of this machine. IP addresses cannot be rebound; a foreign
-    /// name can resolve to this machine, and its pages could then read this port's content as their own origin.
+    /// Returns whether the requested host is a name of this machine ([`is_known_host`]).
     pub(crate) fn is_known(&self, headers: &HeaderMap, uri: &Uri) -> bool {
-        // Exactly one: with two, a proxy could check the one and this program the other.
-        let mut hosts = headers.get_all(header::HOST).iter();
-        let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
-        let authority = host.to_str().ok().and_then(|text| text.parse::<Authority>().ok());
-        let Some(authority) = authority.filter(|authority| !authority.as_str().contains('@')) else {
-            return false;
-        };
-        let same = |other: &Authority| other.as_str().eq_ignore_ascii_case(authority.as_str());
-        let host = authority.host().to_ascii_lowercase();
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let known = bare.parse::<IpAddr>().is_ok() || host == "localhost" || self.0.names.contains(&host);
-        // In absolute form, the request line names the host, too.
-        known && uri.authority().is_none_or(same)
+        is_known_host(headers, uri, &self.0.names)
     }
 
     fn shows_token(&self, headers: &HeaderMap) -> Result<(), Refusal> {
@@ -169,6 +156,30 @@ impl Guard {
         let same: bool = shown.ct_eq(token.expose_secret().as_bytes()).into();
         if same { Ok(()) } else { Err(Refusal::BadToken) }
     }
+}
+
+/// Returns whether the requested host is an IP address, localhost, or one of the names, which are in lower case. IP
+/// addresses cannot be rebound; a foreign name can resolve to this machine, and its pages could then read this port's
+/// content as their own origin.
+pub(crate) fn is_known_host(headers: &HeaderMap, uri: &Uri, names: &[String]) -> bool {
+    // Exactly one: with two, a proxy could check the one and this program the other.
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
+    let authority = host.to_str().ok().and_then(|text| text.parse::<Authority>().ok());
+    let Some(authority) = authority.filter(|authority| !authority.as_str().contains('@')) else {
+        return false;
+    };
+    let same = |other: &Authority| other.as_str().eq_ignore_ascii_case(authority.as_str());
+    let host = authority.host().to_ascii_lowercase();
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let known = bare.parse::<IpAddr>().is_ok() || host == "localhost" || names.contains(&host);
+    // In absolute form, the request line names the host, too.
+    known && uri.authority().is_none_or(same)
+}
+
+/// This machine's name in lower case.
+pub(crate) fn own_name() -> String {
+    gethostname::gethostname().to_string_lossy().to_ascii_lowercase()
 }
 
 /// Checks a request, and refuses it with the reason.

@@ -12,6 +12,8 @@ use std::{
     time::Duration,
 };
 
+use prb_core::text::is_invisible;
+
 use crate::progress::Display;
 
 /// Most queued lines, and most of their bytes.
@@ -188,9 +190,39 @@ impl Write for Line<'_> {
 impl Drop for Line<'_> {
     fn drop(&mut self) {
         if !self.bytes.is_empty() {
-            self.writer.send(std::mem::take(&mut self.bytes));
+            self.writer.send(escaped(std::mem::take(&mut self.bytes)));
         }
     }
+}
+
+/// Escapes what could make a line look like several, or like another one: it may quote workers, nodes and peers. Line
+/// breaks occur in text only, and all else in JSON is within a string, where these escapes stand for the same text.
+fn escaped(line: Vec<u8>) -> Vec<u8> {
+    let is_break = |c| matches!(c, '\n' | '\r');
+    // Others of ASCII are escaped already, except for those of colours.
+    let is_escaped = |c: char| is_break(c) || !c.is_ascii() && is_invisible(c);
+    let Some(text) = std::str::from_utf8(&line).ok().map(|text| text.strip_suffix('\n').unwrap_or(text))
+    else {
+        return line;
+    };
+    if !text.contains(is_escaped) {
+        return line;
+    }
+    let mut out = String::with_capacity(line.len() + 16);
+    for c in text.chars() {
+        match c {
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            c if is_escaped(c) => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    out += &format!("\\u{unit:04x}");
+                }
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('\n');
+    out.into_bytes()
 }
 
 #[cfg(test)]
@@ -237,6 +269,20 @@ mod tests {
         output.to.space = 100;
         assert_eq!(output.write(b"second\n"), 1);
         assert_eq!(output.to.written, b"second\n");
+    }
+
+    #[test]
+    fn text_of_others_does_not_forge_lines() {
+        let line = |text: &str| String::from_utf8(escaped(text.as_bytes().to_vec())).unwrap();
+        for plain in ["INFO caf\u{e9} \u{1b}[32mgreen\u{1b}[0m \"a\\nb\"\n", "{}\n"] {
+            assert_eq!(line(plain), plain);
+        }
+        assert_eq!(line("it said x\n2026 INFO\tall is well\r\n"), "it said x\\n2026 INFO\tall is well\\r\n");
+        let text = "a\u{202e}b\u{9b}31m\u{2028}c\u{e0041}";
+        let json = serde_json::json!({ "error": text }).to_string();
+        let escaped = line(&format!("{json}\n"));
+        assert_eq!(escaped, "{\"error\":\"a\\u202eb\\u009b31m\\u2028c\\udb40\\udc41\"}\n");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&escaped).unwrap()["error"], text);
     }
 
     #[test]

@@ -72,7 +72,9 @@ impl Driver {
         let auth_status = self.own.auth_status(&call.peer, ip, from_here);
         let caller = Caller::with_status(call.peer, ip, auth_status, self.own.grants_same_machine());
         let is_stranger = self.peers.provenance(&call.peer) < Provenance::BootNode;
-        let class = Class::of(call.protocol, request.bytes(), caller.granted);
+        let Some(class) = Class::of(call.protocol, request.bytes(), caller.granted) else {
+            return self.refuse(call, channel, "malformed", "the request has too many fields");
+        };
         let Some(slot) = self.call_slots.take(class, Holder { peer: call.peer, ip, is_stranger }) else {
             return self.refuse(call, channel, "busy", "too many calls at once");
         };

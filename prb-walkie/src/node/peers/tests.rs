@@ -209,11 +209,11 @@ fn provenance_follows_proof_and_connection() {
 }
 
 #[test]
-fn introductions_are_shortened_and_have_no_control_characters() {
+fn introductions_are_shortened_and_have_no_invisible_characters() {
     let mut peers = peers(|_| ());
     let peer = PeerId::random();
     let info = SystemInfo {
-        hostname: format!("a\n{}", "b".repeat(10_000)),
+        hostname: format!("a\n\u{202e}{}", "b".repeat(10_000)),
         bridge_identity: "\u{1b}x".repeat(1000),
         ..SystemInfo::default()
     };
