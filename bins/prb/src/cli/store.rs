@@ -41,6 +41,10 @@ fn on_store(path: PathBuf, action: StoreAction) -> anyhow::Result<()> {
             path.display()
         );
     }
+    if matches!(action, StoreAction::Verify | StoreAction::Export { .. }) {
+        // Before the database is mapped: a damaged page could end the process by a signal.
+        Store::check_pages(&path)?;
+    }
     let store = open(&path)?;
     match action {
         StoreAction::Verify => verify(&store),
