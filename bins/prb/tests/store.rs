@@ -219,6 +219,7 @@ async fn damage_is_reported_with_its_remedy() {
     let (code, out, err) = prb(&store, &["verify"]);
     assert_eq!(code, Some(1), "{out}{err}");
     assert!(out.contains("storage changes of block ") && out.contains("differs from its digest"), "{out}");
+    damaged_blocks_are_not_exported(&store, &net.dir.path().join("damaged"), &out);
     let line = out.lines().find(|line| line.contains("prb store drop --para-from")).unwrap();
     let words: Vec<&str> = line.split('`').nth(1).unwrap().split(' ').skip(2).collect();
     assert!(good(&store, &[&words[..], &["--dry-run"]].concat()).starts_with("would drop "));
@@ -229,6 +230,18 @@ async fn damage_is_reported_with_its_remedy() {
     first.stop().await;
     good(&store, &["verify"]);
     bad(&net.dir.path().join("none"), &["verify"], &["no block store at"]);
+}
+
+/// An export says what the check has said, and what it leaves can be imported.
+fn damaged_blocks_are_not_exported(store: &Path, archive: &Path, checked: &str) {
+    let to = archive.to_str().unwrap();
+    let faults: Vec<&str> = checked.lines().filter(|line| !line.starts_with("checked ")).collect();
+    bad(store, &["export", "--to", to], &[&faults[..], &["is damaged"]].concat());
+    let left: Vec<_> = fs::read_dir(archive).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert!(left.len() == 3 && left.iter().all(|name| name.to_str().unwrap().ends_with(".prb")), "{left:?}");
+    let elsewhere = archive.with_extension("store");
+    good(&elsewhere, &["import", "--from", to]);
+    good(&elsewhere, &["verify"]);
 }
 
 #[tokio::test]
