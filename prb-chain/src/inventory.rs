@@ -51,7 +51,7 @@ use record::{PoolRecord, WorkerRecord};
 
 use crate::{
     disk::{DiskProblem, Files, Writes},
-    lmdb,
+    lmdb::{self, OpenError},
 };
 
 /// The layout version that this code reads and writes.
@@ -129,8 +129,8 @@ impl HeedInventory {
     ///
     /// # Errors
     /// [`Error::InUse`] if another process has it open, [`Error::NotAFolder`] if the path is the original's
-    /// file, [`Error::OtherData`] for a database of another kind, [`Error::Schema`] for another layout version, or
-    /// an I/O error.
+    /// file, [`Error::OtherData`] for a database of another kind, [`Error::Schema`] for another layout version,
+    /// [`Error::Truncated`], [`Error::Damaged`], or an I/O error.
     pub fn open(path: &Path, config: Config) -> Result<Self, Error> {
         let io = |source| Error::from_io(path, source);
         if path.exists() && !path.is_dir() {
@@ -330,7 +330,7 @@ impl Database {
     /// Opens the folder's database and its tables, creating missing ones.
     fn open(path: &Path, map_bytes: usize) -> Result<Self, Error> {
         let failed = |e| Error::from_heed(path, e);
-        let env = open_env(path, map_bytes).map_err(failed)?;
+        let env = open_env(path, map_bytes).map_err(|e| Error::from_open(path, e))?;
         if lmdb::is_foreign(&env, "relay_headers").map_err(failed)? {
             return Err(Error::OtherData { path: path.to_owned() });
         }
@@ -422,14 +422,13 @@ fn encode(record: &impl Serialize) -> Result<Vec<u8>, Error> {
     serde_json::to_vec(record).map_err(Error::Encode)
 }
 
-#[allow(unsafe_code)]
-fn open_env(path: &Path, map_bytes: usize) -> heed::Result<Env<WithoutTls>> {
+fn open_env(path: &Path, map_bytes: usize) -> Result<Env<WithoutTls>, OpenError> {
+    // All of it, because it is small.
+    lmdb::check_pages(path)?;
     let mut options = EnvOpenOptions::new().read_txn_without_tls();
     // Transactions without thread-local storage take a slot each, and the only reader is `load`.
     options.map_size(map_bytes).max_readers(16).max_dbs(5);
-    // SAFETY: the files are only changed through LMDB: the lock above excludes other processes, and heed refuses
-    // to open them twice within this process.
-    unsafe { options.open(path) }
+    lmdb::open(path, &options)
 }
 
 fn open_tables(env: &Env<WithoutTls>) -> heed::Result<Tables> {

@@ -173,7 +173,7 @@ impl Store {
     /// Blocks on the disk.
     ///
     /// # Errors
-    /// [`Error::InUse`] if another process has it open, [`Error::Schema`] for a newer layout, or an I/O error.
+    /// [`Error::InUse`], [`Error::Schema`] for a newer layout, [`Error::Truncated`], [`Error::Damaged`], or an I/O error.
     pub fn open(path: &Path, config: Config) -> Result<Self, Error> {
         metric_help::describe();
         let io = |source| Error::from_io(path, source);

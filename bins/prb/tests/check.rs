@@ -9,6 +9,10 @@ use std::{
     sync::LazyLock,
 };
 
+use prb_chain::{
+    inventory::{self, HeedInventory},
+    store::{self, Store},
+};
 use prb_walkie::identity::{Identity, Role};
 use tempfile::TempDir;
 
@@ -240,6 +244,40 @@ fn data_that_cannot_be_used_is_found() {
     fs::create_dir_all(rig.path("token2/api-token")).unwrap();
     rig.refused("lifecycle", &[("PHALA_LOCAL_DB_PATH", &rig.text("token2"))], &["api-token"]);
     assert!(!rig.path("db").exists());
+}
+
+#[test]
+fn truncated_databases_are_refused() {
+    let rig = Rig::new();
+    let cut = |folder: &str| {
+        // To LMDB's first two pages, which say how many there should be.
+        fs::OpenOptions::new()
+            .write(true)
+            .open(rig.path(folder).join("data.mdb"))
+            .unwrap()
+            .set_len(8192)
+            .unwrap();
+    };
+    for folder in ["manager", "data/inventory"] {
+        drop(HeedInventory::open(&rig.path(folder), inventory::Config::default()).unwrap());
+        cut(folder);
+    }
+    let words = ["the inventory at", "is truncated: its data.mdb has 8192 of "];
+    rig.refused("lifecycle", &[("PHALA_LOCAL_DB_PATH", &rig.text("manager"))], &words);
+    rig.refused("all", &[], &words);
+    let export = ["worker", "export", "--offline", "--data", &rig.text("data")];
+    let output = rig.run(&export, &[]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && error.contains(words[1]), "{:?} {error}", output.status);
+
+    drop(Store::open(&rig.path("store"), store::Config::default()).unwrap());
+    cut("store");
+    let store = [("PHALA_LOCAL_DB_PATH", &*rig.text("store"))];
+    let words = ["the database file at", "is truncated: it has 8192 of "];
+    rig.refused("data-provider", &store, &words);
+    let output = rig.run(&["store", "verify"], &store);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && error.contains(words[1]), "{:?} {error}", output.status);
 }
 
 #[test]

@@ -103,6 +103,15 @@ async fn until_stored(daemon: &Daemon, para: u32) {
     }
 }
 
+/// Waits until a provider can serve a parachain block.
+async fn until_served(daemon: &Daemon, para: u32) {
+    let start = Instant::now();
+    while metric(daemon, "prb_height{chain=\"para\",kind=\"held\"} ").is_none_or(|held| held < para.into()) {
+        assert!(start.elapsed() < LIMIT, "{}", daemon.log_tail());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 /// Returns the last number that follows a text.
 fn number_after(text: &str, words: &str) -> u32 {
     let rest = &text[text.rfind(words).unwrap() + words.len()..];
@@ -136,11 +145,12 @@ async fn store_can_be_moved_to_other_machines() {
     archive_of_another_chain_is_refused(&net.dir.path().join("stranger"), to);
     ended_chain_is_served_to_its_last_block(&net, &archive, last).await;
 
-    // The archive grows with the store.
+    // The archive grows with the store. A provider is ready before it has stored a new block.
     first.start();
-    first.until_unready(&[], LIMIT).await;
+    until_served(&first, blocks + 1).await;
     first.stop().await;
-    assert!(good(&store, &["export", "--to", to]).contains("added 3 files"));
+    let added = good(&store, &["export", "--to", to]);
+    assert!(added.contains("added 3 files"), "{added}");
     let more = good(&elsewhere, &["import", "--from", to]);
     assert!(number_after(&more, "parachain block ") > last, "{more}");
     good(&elsewhere, &["verify"]);
@@ -219,6 +229,7 @@ async fn damage_is_reported_with_its_remedy() {
     let (code, out, err) = prb(&store, &["verify"]);
     assert_eq!(code, Some(1), "{out}{err}");
     assert!(out.contains("storage changes of block ") && out.contains("differs from its digest"), "{out}");
+    damaged_blocks_are_not_exported(&store, &net.dir.path().join("damaged"), &out);
     let line = out.lines().find(|line| line.contains("prb store drop --para-from")).unwrap();
     let words: Vec<&str> = line.split('`').nth(1).unwrap().split(' ').skip(2).collect();
     assert!(good(&store, &[&words[..], &["--dry-run"]].concat()).starts_with("would drop "));
@@ -229,6 +240,18 @@ async fn damage_is_reported_with_its_remedy() {
     first.stop().await;
     good(&store, &["verify"]);
     bad(&net.dir.path().join("none"), &["verify"], &["no block store at"]);
+}
+
+/// An export says what the check has said, and what it leaves can be imported.
+fn damaged_blocks_are_not_exported(store: &Path, archive: &Path, checked: &str) {
+    let to = archive.to_str().unwrap();
+    let faults: Vec<&str> = checked.lines().filter(|line| !line.starts_with("checked ")).collect();
+    bad(store, &["export", "--to", to], &[&faults[..], &["is damaged"]].concat());
+    let left: Vec<_> = fs::read_dir(archive).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert!(left.len() == 3 && left.iter().all(|name| name.to_str().unwrap().ends_with(".prb")), "{left:?}");
+    let elsewhere = archive.with_extension("store");
+    good(&elsewhere, &["import", "--from", to]);
+    good(&elsewhere, &["verify"]);
 }
 
 #[tokio::test]

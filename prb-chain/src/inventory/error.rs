@@ -10,7 +10,7 @@ use prb_core::text::{describe, io_remedy, is_passing};
 
 use crate::{
     disk::{DiskProblem, FullCause},
-    lmdb,
+    lmdb::{self, OpenError},
 };
 
 /// `errno` of a full disk (ENOSPC), an exceeded quota (EDQUOT), and a limit of file sizes (EFBIG).
@@ -74,6 +74,20 @@ pub enum Error {
         path: PathBuf,
         /// LMDB's error.
         source: Box<heed::Error>,
+    },
+    /// Its file is incomplete, as a copy that was taken while it was in use or a restored part of a backup.
+    #[error(
+        "the inventory at {} is truncated: its data.mdb has {bytes} of {expected} bytes: move the folder away, and \
+         restore it from a backup or add its pools and workers again",
+        path.display()
+    )]
+    Truncated {
+        /// The inventory.
+        path: PathBuf,
+        /// The file's size.
+        bytes: u64,
+        /// The size that it should have.
+        expected: u64,
     },
     /// A record that cannot be read.
     #[error("in the inventory at {}, the {what} {id} cannot be read", path.display())]
@@ -169,6 +183,15 @@ impl Error {
         match source.raw_os_error() {
             Some(n) if DISK_FULL.contains(&n) => Self::DiskFull { cause: FullCause::of(&path), path },
             _ => Self::Io { path, source },
+        }
+    }
+
+    pub(super) fn from_open(path: &Path, e: OpenError) -> Self {
+        match e {
+            OpenError::Truncated { bytes, expected } => {
+                Self::Truncated { path: path.to_owned(), bytes, expected }
+            }
+            OpenError::Lmdb(e) => Self::from_heed(path, e),
         }
     }
 

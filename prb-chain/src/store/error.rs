@@ -13,7 +13,7 @@ use prb_core::{
 
 use crate::{
     disk::{DiskProblem, FullCause},
-    lmdb,
+    lmdb::{self, OpenError},
 };
 
 /// `errno` of a full disk (ENOSPC), an exceeded quota (EDQUOT), and a limit of file sizes (EFBIG).
@@ -116,6 +116,19 @@ pub enum Error {
         /// LMDB's error.
         source: Box<heed::Error>,
     },
+    /// Its file is incomplete, as a copy that was taken while it was in use or a restored part of a backup.
+    #[error(
+        "the database file at {path} is truncated: it has {bytes} of {expected} bytes: restore it, or move the store \
+         away to fetch everything again, or import an archive (prb store import)"
+    )]
+    Truncated {
+        /// The store.
+        path: PathBuf,
+        /// The file's size.
+        bytes: u64,
+        /// The size that it should have.
+        expected: u64,
+    },
     /// Blocks that do not follow the stored ones.
     #[error("{what} {number} does not follow what is stored")]
     OutOfSequence {
@@ -169,6 +182,7 @@ impl Error {
                 | Self::Schema { .. }
                 | Self::Corrupt { .. }
                 | Self::Damaged { .. }
+                | Self::Truncated { .. }
                 | Self::Unmapped { .. }
         )
     }
@@ -181,6 +195,15 @@ impl Error {
                 Some(DiskProblem::Failing(describe(self)))
             }
             _ => None,
+        }
+    }
+
+    pub(super) fn from_open(path: &Path, e: OpenError) -> Self {
+        match e {
+            OpenError::Truncated { bytes, expected } => {
+                Self::Truncated { path: path.to_owned(), bytes, expected }
+            }
+            OpenError::Lmdb(e) => Self::from_heed(path, e),
         }
     }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use heed::{
-    CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, WithoutTls,
+    CommitOrAbort, Database, Env, EnvOpenOptions, WithoutTls,
     types::{Bytes, Str},
 };
 
@@ -25,33 +25,45 @@ impl Store {
     /// # Errors
     /// Those of [`open`](Self::open); [`Error::InUse`] while a process has the store open.
     pub fn check(path: &Path) -> Result<(), Error> {
-        let failed = |source| Error::Io { path: path.to_owned(), source };
         if !path.exists() {
             return Ok(());
         }
         if !path.is_dir() {
-            return Err(failed(io::ErrorKind::NotADirectory.into()));
+            return Err(Error::Io { path: path.to_owned(), source: io::ErrorKind::NotADirectory.into() });
         }
         // Held to the end, so that no daemon opens the store meanwhile.
-        let _lock = match File::open(path.join("in-use")) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(failed(error)),
-            Ok(lock) if lock.metadata().is_ok_and(|meta| meta.is_dir()) => {
-                drop(lock);
-                return Err(failed(io::Error::new(
-                    io::ErrorKind::IsADirectory,
-                    "in-use, which must be a file, is a folder",
-                )));
-            }
-            Ok(lock) => match lock.try_lock() {
-                Ok(()) => Some(lock),
-                Err(TryLockError::WouldBlock) => return Err(Error::InUse { path: path.to_owned() }),
-                Err(TryLockError::Error(source)) => {
-                    return Err(Error::Lock { path: path.to_owned(), source });
-                }
-            },
-        };
+        let _lock = lock_existing(path)?;
         examine(path)
+    }
+
+    /// Checks that the database can be read without harm, without changing anything: what is damaged within a page may
+    /// otherwise end the process by a signal. Reads all pages but the contents of large values.
+    ///
+    /// Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::Truncated`]; [`Error::InUse`] while a process has the store open.
+    pub fn check_pages(path: &Path) -> Result<(), Error> {
+        let _lock = lock_existing(path)?;
+        lmdb::check_pages(path).map_err(|e| Error::from_open(path, e))
+    }
+}
+
+/// Locks the store's lock file, if it exists.
+fn lock_existing(path: &Path) -> Result<Option<File>, Error> {
+    let failed = |source| Error::Io { path: path.to_owned(), source };
+    let lock = match File::open(path.join("in-use")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        lock => lock.map_err(failed)?,
+    };
+    if lock.metadata().is_ok_and(|meta| meta.is_dir()) {
+        let what = "in-use, which must be a file, is a folder";
+        return Err(failed(io::Error::new(io::ErrorKind::IsADirectory, what)));
+    }
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => Err(Error::InUse { path: path.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(Error::Lock { path: path.to_owned(), source }),
     }
 }
 
@@ -72,7 +84,6 @@ pub(super) fn database(path: &Path, config: Config) -> Result<(Env<WithoutTls>, 
 }
 
 /// Reads what decides whether a database can be used, without writing to its folder.
-#[allow(unsafe_code)]
 fn examine(path: &Path) -> Result<(), Error> {
     let file = path.join("data.mdb");
     // LMDB creates what is missing or empty.
@@ -82,8 +93,7 @@ fn examine(path: &Path) -> Result<(), Error> {
     let failed = |e| Error::from_heed(path, e);
     let mut options = EnvOpenOptions::new().read_txn_without_tls();
     options.max_dbs(MAX_TABLES);
-    // SAFETY: nothing is written, and the caller holds the lock that keeps writers away.
-    let env = unsafe { options.flags(EnvFlags::READ_ONLY | EnvFlags::NO_LOCK).open(path) }.map_err(failed)?;
+    let env = lmdb::open_read_only(path, &mut options).map_err(|e| Error::from_open(path, e))?;
     if lmdb::is_foreign(&env, "pools").map_err(failed)? {
         return Err(Error::OtherData { path: path.to_owned() });
     }
@@ -98,7 +108,6 @@ fn examine(path: &Path) -> Result<(), Error> {
     }
 }
 
-#[allow(unsafe_code)]
 fn open_env(path: &Path, config: Config) -> Result<Env<WithoutTls>, Error> {
     // With thread-local storage LMDB allows one read transaction for each thread, and only that thread may end
     // it.
@@ -108,9 +117,7 @@ fn open_env(path: &Path, config: Config) -> Result<Env<WithoutTls>, Error> {
     let twice = usize::try_from(stored).unwrap_or(usize::MAX / 2).saturating_mul(2);
     let map_bytes = config.map_bytes.max(twice).next_multiple_of(PAGE);
     options.map_size(map_bytes).max_readers(config.max_readers).max_dbs(MAX_TABLES);
-    // SAFETY: the files are only changed through LMDB: the lock above excludes other processes, and heed refuses
-    // to open them twice within this process.
-    unsafe { options.open(path) }.map_err(|e| Error::from_heed(path, e))
+    lmdb::open(path, &options).map_err(|e| Error::from_open(path, e))
 }
 
 fn open_tables(env: &Env<WithoutTls>) -> heed::Result<Tables> {

@@ -8,15 +8,13 @@
 use std::fmt;
 
 use codec::Decode;
-use prb_core::{
-    blob::{Genesis, HeaderCursor},
-    primitives::{Hash, ParaNumber},
-    wire::AuthoritySet,
-};
+use prb_core::{blob::Genesis, primitives::Hash, wire::AuthoritySet};
 
-use super::{Alignment, Error, Store, decode, memory_map::Txn, segment, split_alignment};
+use super::{Alignment, Error, Store, decode, memory_map::Txn, split_alignment};
 use crate::verify::{self, Checked, Start, scale, state};
 
+mod changes;
+mod part;
 mod rules;
 
 use rules::check_justified;
@@ -141,69 +139,12 @@ impl Store {
         if let Some((start, genesis)) = self.genesis() {
             check.genesis(start, genesis);
             // Each check needs what the one before has shown, so the first that is stopped ends all.
-            let from = From { parent: start.hash, first: start.first().0, set: start.set.clone() };
-            let _ = check.relay(from, u32::MAX, genesis.para_id)?
+            let _ = check.relay(From::start(start), u32::MAX, genesis.para_id)?
                 && check.is_justified_at_end()?
                 && check.para_headers(0, u32::MAX, genesis)?
-                && check.changes()?;
+                && check.changes(1, u32::MAX)?;
         }
         Ok(check.report)
-    }
-
-    /// Checks the headers from a cursor on to the end of the authority set, with their proofs: the data that a
-    /// worker gets at that cursor.
-    ///
-    /// Blocks on the disk.
-    ///
-    /// # Errors
-    /// The store cannot be read at all. Faults in readable data are in the report.
-    pub fn verify_headers(&self, cursor: HeaderCursor) -> Result<Report, Error> {
-        let mut check =
-            Check { store: self, txn: self.read()?, report: Report::default(), tell: &mut |_| true };
-        let Some((start, genesis)) = self.genesis() else { return Ok(check.report) };
-        let mut from = From { parent: start.hash, first: start.first().0, set: start.set.clone() };
-        let tables = check.txn.tables;
-        let before =
-            tables.alignments.get_lower_than(&check.txn, &cursor.relay.0).map_err(|e| self.error(e))?;
-        // A stored justified block before the cursor is where the worker's own set comes from.
-        if let Some((number, encoded)) = before {
-            let row = check.justified_row(number, encoded)?;
-            let header = tables.relay_headers.get(&check.txn, &number).map_err(|e| self.error(e))?;
-            let set = check.stored_set(&row)?.ok_or(Error::Corrupt { what: "authority set" })?;
-            let parent = header.map(Hash::of).ok_or(Error::Corrupt { what: "relay header" })?;
-            from = From { parent, first: number + 1, set };
-        }
-        let mut last = u32::MAX;
-        for entry in tables.alignments.range(&check.txn, &(cursor.relay.0..)).map_err(|e| self.error(e))? {
-            let (number, encoded) = entry.map_err(|e| self.error(e))?;
-            // A worker never gets a batch beyond the end of a set.
-            if split_alignment(encoded).is_ok_and(|(alignment, _)| alignment.ends_set) {
-                last = number;
-                break;
-            }
-        }
-        check.relay(from, last, genesis.para_id)?;
-        let head = self.state().tips.proven.map_or(0, |(number, _)| number.0);
-        check.para_headers(cursor.para.0, head, genesis)?;
-        Ok(check.report)
-    }
-
-    /// Checks the segment that contains a block's storage changes.
-    ///
-    /// Blocks on the disk.
-    ///
-    /// # Errors
-    /// The store cannot be read at all. A fault in readable data is returned.
-    pub fn verify_segment(&self, number: ParaNumber) -> Result<Option<Fault>, Error> {
-        let mut check =
-            Check { store: self, txn: self.read()?, report: Report::default(), tell: &mut |_| true };
-        let table = check.txn.tables.changes;
-        let found = table.get_lower_than_or_equal_to(&check.txn, &number.0).map_err(|e| self.error(e))?;
-        if let Some((first, encoded)) = found {
-            let encoded = encoded.to_vec();
-            check.segment(first, &encoded)?;
-        }
-        Ok(check.report.faults.into_iter().next())
     }
 }
 
@@ -219,6 +160,12 @@ struct From {
     parent: Hash,
     first: u32,
     set: AuthoritySet,
+}
+
+impl From {
+    fn start(start: &Start) -> Self {
+        Self { parent: start.hash, first: start.first().0, set: start.set.clone() }
+    }
 }
 
 /// A justified block according to its rows.
@@ -443,55 +390,5 @@ impl Check<'_, '_> {
             }
         }
         Ok(None)
-    }
-
-    fn changes(&mut self) -> Result<bool, Error> {
-        let total = self.store.state().tips.changes.0;
-        let (mut expected, mut row) = (1, 0);
-        loop {
-            let found = self.txn.tables.changes.get_greater_than_or_equal_to(&self.txn, &row);
-            let Some((first, encoded)) = found.map_err(|e| self.error(e))? else { break };
-            let encoded = encoded.to_vec();
-            if first != expected {
-                self.report.fault(Part::Changes, expected, "they and those after them are missing");
-            }
-            row = first + 1;
-            expected = first + self.segment(first, &encoded)?;
-            self.report.changes = expected - 1;
-            if !(self.tell)(Progress { part: Part::Changes, done: expected - 1, total }) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Checks a segment; returns its number of blocks.
-    fn segment(&mut self, first: u32, encoded: &[u8]) -> Result<u32, Error> {
-        let digest = self.txn.tables.digests.get(&self.txn, &first).map_err(|e| self.error(e))?;
-        let is_whole = digest == Some(&segment::digest(encoded)[..]);
-        let items = segment::Segment::read(encoded);
-        // An unreadable segment counts as one block, so that the next row is found.
-        let count = items.map_or(1, |items| items.count());
-        if !is_whole {
-            let what = match digest {
-                Some(_) => "their segment differs from its digest",
-                None => "the digest of their segment is missing",
-            };
-            self.report.fault(
-                Part::Changes,
-                first,
-                format!("{what} (blocks {first} to {})", first + count - 1),
-            );
-        }
-        let Some(items) = items else {
-            self.report.fault(Part::Changes, first, "their segment cannot be read");
-            return Ok(count);
-        };
-        for index in 0..count {
-            if !items.get(index).is_some_and(scale::is_storage_changes) {
-                self.report.fault(Part::Changes, first + index, "they cannot be read");
-            }
-        }
-        Ok(count)
     }
 }

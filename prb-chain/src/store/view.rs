@@ -102,9 +102,12 @@ impl<'s> StoreView<'s> {
         // A segment's key is its first block, so the one that holds the block starts at or before it.
         let found = table.get_lower_than_or_equal_to(&self.txn, &span.first.0).map_err(error)?;
         let Some((start, _)) = found else { return Ok(()) };
+        let mut expected = start;
         for entry in table.range(&self.txn, &(start..=span.last.0)).map_err(error)? {
             let (first, encoded) = entry.map_err(error)?;
-            let segment = Segment::read(encoded).ok_or(Error::Corrupt { what: "segment" })?;
+            let segment = Segment::read(encoded).filter(|_| first == expected);
+            let segment = segment.ok_or(Error::Corrupt { what: "segment" })?;
+            expected = first + segment.count();
             for index in span.first.0.saturating_sub(first)..segment.count() {
                 if first + index > span.last.0 {
                     return Ok(());

@@ -41,6 +41,10 @@ fn on_store(path: PathBuf, action: StoreAction) -> anyhow::Result<()> {
             path.display()
         );
     }
+    if matches!(action, StoreAction::Verify | StoreAction::Export { .. }) {
+        // Before the database is mapped: a damaged page could end the process by a signal.
+        Store::check_pages(&path)?;
+    }
     let store = open(&path)?;
     match action {
         StoreAction::Verify => verify(&store),
@@ -69,20 +73,22 @@ fn verify(store: &Store) -> anyhow::Result<()> {
         true
     })?;
     meter.end();
-    let Report { relay_headers, justified, para_headers, changes, faults, faulty, .. } = &report;
+    let Report { relay_headers, justified, para_headers, changes, faulty, .. } = &report;
     let mut text = format!(
         "checked {relay_headers} relay headers ({justified} justified), {para_headers} parachain headers, storage \
          changes of {changes} blocks\n"
     );
-    for fault in faults {
-        text += &format!("{fault}\n");
-    }
-    text += &remedies(&report);
+    text += &faults_and_remedies(&report);
     print(&text)?;
     if *faulty > 0 {
         bail!("{faulty} faults in the store at {}", store.path().display());
     }
     Ok(())
+}
+
+fn faults_and_remedies(report: &Report) -> String {
+    let faults: String = report.faults.iter().map(|fault| format!("{fault}\n")).collect();
+    faults + &remedies(report)
 }
 
 /// Returns the remedy for the faults, starting with the part that the others depend on.
@@ -115,10 +121,18 @@ fn export(store: &Store, to: &std::path::Path, config: archive::Config) -> anyho
     let exported = archive::export(store, to, config, &mut |progress| {
         meter.show(&format!("{}s", progress.part), progress.done.into(), progress.total.into());
         true
-    })?;
+    });
     meter.end();
+    if let Err(archive::Error::Damaged(report)) = &exported {
+        print(&faults_and_remedies(report))?;
+        bail!(
+            "the store at {} is damaged: {} has complete files only, with blocks before the damage",
+            store.path().display(),
+            to.display()
+        );
+    }
     let archive::Exported { files, bytes, content_bytes, relay_headers, para_headers, changes, .. } =
-        exported;
+        exported?;
     print(&format!(
         "added {files} files with {relay_headers} relay headers, {para_headers} parachain headers and storage changes \
          of {changes} blocks in {:.1} s: {} of {}\n",

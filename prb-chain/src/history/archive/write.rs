@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     disk::FullCause,
-    store::{self, Progress, Store, StoreView, segment},
+    store::{self, Part, Progress, Report, Store, StoreView, segment},
 };
 
 /// Content bytes after which a frame is closed.
@@ -53,6 +53,9 @@ pub enum Error {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// The store is damaged. Blocks before the damage may have been exported.
+    #[error("the store is damaged: {}", .0.faults.first().map(ToString::to_string).unwrap_or_default())]
+    Damaged(Box<Report>),
     /// The folder has another archive, or a damaged one.
     #[error("cannot add to the archive at {path}: {reason}")]
     Archive {
@@ -97,7 +100,7 @@ pub struct Exported {
     pub changes: u32,
 }
 
-/// Writes everything in the store that is not in the folder yet.
+/// Writes everything in the store that is not in the folder yet, and checks it as [`Store::verify`] does.
 ///
 /// Blocks on the disk. `tell` is called with the progress and stops the export by returning false: finished
 /// files are kept, and the next export continues there.
@@ -165,6 +168,7 @@ struct Export<'a> {
 
 impl Export<'_> {
     fn genesis(&mut self) -> Result<(), Error> {
+        self.check(Part::Genesis, 0, 0)?;
         let Some((_, genesis)) = self.store.genesis() else { return Err(Error::Empty) };
         let content = (genesis.info.to_vec(), genesis.state.to_vec()).encode();
         let mut file = OpenFile::create(self.folder, Kind::Genesis, self.chain, 0)?;
@@ -173,17 +177,41 @@ impl Export<'_> {
         self.close(file)
     }
 
+    /// Refuses damaged blocks of a part.
+    fn check(&self, part: Part, first: u32, last: u32) -> Result<(), Error> {
+        let report = self.store.verify_part(part, first, last)?;
+        if report.faulty > 0 { Err(Error::Damaged(Box::new(report))) } else { Ok(()) }
+    }
+
+    /// Returns the number of blocks in the next frame, which is at most at `last`, and its content, checked.
+    fn frame(&self, kind: Kind, next: u32, last: u32) -> Result<(u32, Vec<u8>), Error> {
+        let view = self.store.view()?;
+        let frame = match kind {
+            Kind::Relay => relay_frame(&view, next, last),
+            kind => list_frame(&view, kind, next, last),
+        };
+        // Pages that a view sees cannot be reused meanwhile.
+        drop(view);
+        let end = match &frame {
+            Ok((count, _)) if *count > 0 => next + count - 1,
+            // What cannot be read is found by the check.
+            _ => last,
+        };
+        // A parachain header is checked by the ones after it: all of them, before the first frame.
+        if kind != Kind::Headers || frame.is_err() {
+            self.check(kind.part(), next, end)?;
+        }
+        frame
+    }
+
     /// Writes the blocks from `first` to `last`; returns false if the export was stopped.
     fn blocks(&mut self, kind: Kind, first: u32, last: u32) -> Result<bool, Error> {
         let (mut next, mut open, mut continues) = (first, None, true);
+        if kind == Kind::Headers {
+            self.check(Part::ParaHeaders, first, last)?;
+        }
         while next <= last && continues {
-            let view = self.store.view()?;
-            let (count, content) = match kind {
-                Kind::Relay => relay_frame(&view, next, last)?,
-                kind => list_frame(&view, kind, next, last)?,
-            };
-            // Compression takes long, and pages that a view sees cannot be reused meanwhile.
-            drop(view);
+            let (count, content) = self.frame(kind, next, last)?;
             if count == 0 {
                 break;
             }
@@ -311,5 +339,13 @@ impl OpenFile {
         let done = done.and_then(|()| File::open(folder)?.sync_all());
         done.map_err(|e| failed(&self.path, e))?;
         Ok(self.bytes + end.len() as u64)
+    }
+}
+
+impl Drop for OpenFile {
+    /// Removes a file that was not completed.
+    fn drop(&mut self) {
+        // A completed one has its final name.
+        let _ = fs::remove_file(&self.path);
     }
 }

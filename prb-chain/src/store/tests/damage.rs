@@ -158,3 +158,55 @@ fn damaged_segment_is_replaced() {
     store.put_segment(span.first, &items).unwrap();
     assert_eq!(verify(&store).faults, []);
 }
+
+/// What the check finds is never exported: of each value in the store, two bytes are changed in turn.
+#[test]
+fn damage_is_not_exported() {
+    let dir = layout_1();
+    let store = open(&dir);
+    let values: Vec<(Numbered, u32)> = {
+        let txn = store.read().unwrap();
+        let tables = txn.tables;
+        let all = [
+            tables.relay_headers,
+            tables.justifications,
+            tables.alignments,
+            tables.para_headers,
+            tables.changes,
+            tables.digests,
+        ];
+        let keys =
+            |table: Numbered| -> Vec<u32> { table.iter(&txn).unwrap().map(|row| row.unwrap().0).collect() };
+        all.iter().flat_map(|table| keys(*table).into_iter().map(|key| (*table, key))).collect()
+    };
+    assert!(values.len() > 60, "{}", values.len());
+    let mut found = 0;
+    for (table, key) in values {
+        for byte in [40, usize::MAX] {
+            tamper(&store, |txn| flip(txn, table, key, byte));
+            found += usize::from(is_found_by_export(&store));
+            tamper(&store, |txn| flip(txn, table, key, byte));
+        }
+    }
+    assert!(found > 100, "{found}");
+    assert!(!is_found_by_export(&store));
+}
+
+/// Asserts that an export names what the check names, and leaves complete files only.
+fn is_found_by_export(store: &Store) -> bool {
+    use crate::history::archive::{Config, Error, export};
+    let (folder, report) = (TempDir::new().unwrap(), verify(store));
+    let exported = export(store, folder.path(), Config::default(), &mut |_| true);
+    for file in fs::read_dir(folder.path()).unwrap() {
+        let path = file.unwrap().path();
+        assert!(path.extension().is_some_and(|extension| extension == "prb"), "{}", path.display());
+    }
+    match exported {
+        Ok(_) => assert_eq!(report.faults, []),
+        Err(Error::Damaged(found)) => {
+            assert!(found.faults.iter().all(|fault| report.faults.contains(fault)), "{found:?} {report:?}");
+        }
+        Err(e) => panic!("{e:?} {report:?}"),
+    }
+    report.faulty > 0
+}
