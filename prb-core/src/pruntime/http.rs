@@ -11,6 +11,8 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 use reqwest::{Client, Response, StatusCode, Url, redirect};
 
+use names::Names;
+
 use super::{Connect, ConnectError, Error, PRuntimeClient};
 use crate::{
     inventory::endpoint,
@@ -18,6 +20,7 @@ use crate::{
     text::shorten,
 };
 
+mod names;
 pub mod tls;
 
 /// Default of [`HttpConfig::request_timeout`].
@@ -103,9 +106,7 @@ impl HttpConnect {
     pub fn new(config: HttpConfig) -> Result<Self, BuildError> {
         let http = Client::builder()
             .tls_backend_preconfigured(tls::client_config(&config.root_certificates_pem)?)
-            // Uses the system's name resolution even if another crate enables reqwest's own resolver
-            // (features are additive).
-            .no_hickory_dns()
+            .dns_resolver(Arc::new(Names::default()))
             // Workers are reached directly: a proxy of the environment must not see their traffic.
             .no_proxy()
             // pRuntime never redirects; whatever else answers at the endpoint must not receive chain data.
