@@ -1,8 +1,8 @@
 //! Readiness: every reason with its code. `docs/readiness.md` lists the codes with their remedies.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -88,6 +88,20 @@ codes! {
     WorkersInTrouble = "workers_in_trouble",
     /// More than half of the workers wait for data that is not available.
     WorkersWithoutData = "workers_without_data",
+}
+
+/// Returns what to do about a reason, from the documentation; empty for an unknown code.
+pub(crate) fn remedy(code: &str) -> &'static str {
+    static REMEDIES: LazyLock<HashMap<&'static str, &'static str>> = LazyLock::new(|| {
+        // From the document itself, so that pages and answers agree with it.
+        let rows = include_str!("../../../docs/readiness.md").lines();
+        rows.filter_map(|row| {
+            let (code, cells) = row.strip_prefix("| `")?.strip_suffix(" |")?.split_once("` | ")?;
+            Some((code, cells.rsplit_once(" | ")?.1))
+        })
+        .collect()
+    });
+    REMEDIES.get(code).copied().unwrap_or_default()
 }
 
 /// Whether a store lags behind its nodes.
@@ -290,5 +304,9 @@ mod tests {
             .collect();
         let codes: Vec<_> = Code::ALL.iter().map(|code| (code.as_str(), 2)).collect();
         assert_eq!(listed, codes, "code, of, meaning, remedy");
+        assert!(remedy("no_para_node").starts_with("Start the node, or correct `PHALA_CHAIN_ENDPOINT`"));
+        // Shown as text: with code spans, but without links.
+        let shown = Code::ALL.iter().map(|code| remedy(code.as_str()));
+        assert!(shown.clone().all(|remedy| !remedy.is_empty() && !remedy.contains("](")), "{shown:?}");
     }
 }
