@@ -104,8 +104,8 @@ pub(crate) fn remedy(code: &str) -> &'static str {
     REMEDIES.get(code).copied().unwrap_or_default()
 }
 
-/// Whether a store lags behind its nodes.
-pub(crate) fn provider(heights: &Heights) -> Option<Reason> {
+/// Whether a store lags behind its nodes. `start_error` is why these have not given the start of the chain.
+pub(crate) fn provider(heights: &Heights, start_error: Option<&str>) -> Option<Reason> {
     match (heights.relay, heights.relay_target, heights.para, heights.para_target) {
         (Some(relay), Some(relay_target), Some(para), Some(para_target)) => {
             let para_behind = para_target.0.saturating_sub(para.0);
@@ -119,7 +119,11 @@ pub(crate) fn provider(heights: &Heights) -> Option<Reason> {
             Code::ChainUnknown,
             "no block of the parachain has been received from its nodes yet",
         )),
-        _ => Some(Reason::new(Code::ChainUnknown, "no block has been received from the chain nodes yet")),
+        _ => {
+            let cause = start_error.map(|error| format!(": {error}")).unwrap_or_default();
+            let text = format!("no block has been received from the chain nodes yet{cause}");
+            Some(Reason::new(Code::ChainUnknown, text))
+        }
     }
 }
 
@@ -247,7 +251,7 @@ mod tests {
             relay_target: Some(RelayNumber(target)),
             para_target: Some(ParaNumber(para_target)),
         };
-        provider(&heights).map(|reason| reason.code)
+        provider(&heights, None).map(|reason| reason.code)
     }
 
     #[test]
@@ -261,8 +265,15 @@ mod tests {
         {
             let relay = Some(RelayNumber(95));
             let heights = Heights { relay, relay_target: relay, para, para_target };
-            assert_eq!(provider(&heights).map(|reason| reason.code), Some("chain_unknown"));
+            assert_eq!(provider(&heights, None).map(|reason| reason.code), Some("chain_unknown"));
         }
+    }
+
+    #[test]
+    fn unknown_chain_has_the_error_of_the_start() {
+        let reason = provider(&Heights::default(), Some("n:1 serves no parachain")).unwrap();
+        assert_eq!(reason.code, "chain_unknown");
+        assert!(reason.message.ends_with("yet: n:1 serves no parachain"), "{}", reason.message);
     }
 
     fn fleet(reasons: &[(State, worker::Reason)]) -> FleetStatus {

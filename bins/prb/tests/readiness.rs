@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use prb_devnet::{Config, Devnet};
 use prb_walkie::identity::{Identity, Role};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
@@ -174,6 +175,45 @@ async fn until_page_has(console: &Probe, texts: &[&str]) -> String {
         assert!(start.elapsed() < LIMIT, "{texts:?} are not in {page}");
         sleep(Duration::from_millis(100)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_of_other_chains_are_named_with_the_error_of_the_start() {
+    let net = Net::start(chain(), 0).await;
+    let other = Devnet::start(Config { para_id: 2100, ..chain() }).await.unwrap();
+    let (relay, para) = (net.devnet.relay().url(), net.devnet.para().url());
+    for (name, relay, para, cause) in [
+        ("swapped", &para, &relay, "check that the endpoints of relay chain and parachain are not swapped"),
+        ("other", &relay, &other.para().url(), "does not serve the relay chain of the parachain that"),
+    ] {
+        let (mut bridge, ..) = bridge(net.dir.path(), name, relay, para);
+        bridge.start();
+        bridge.until_live(LIMIT).await;
+        let names_cause =
+            |(code, message): &(String, String)| code == "chain_unknown" && message.contains(cause);
+        let start = Instant::now();
+        while !reasons(&bridge).iter().any(names_cause) {
+            assert!(start.elapsed() < LIMIT, "{:?}\n{}", reasons(&bridge), bridge.log_tail());
+            sleep(Duration::from_millis(100)).await;
+        }
+        if name == "swapped" {
+            no_capability_is_missing(&bridge).await;
+        }
+        bridge.stop().await;
+    }
+    other.shutdown().await;
+    net.shutdown().await;
+}
+
+/// The relay chain's node was asked for storage changes, which it does not offer; but it is the wrong node.
+async fn no_capability_is_missing(bridge: &Daemon) {
+    let start = Instant::now();
+    while !bridge.log().contains("\"storage_changes\"") {
+        assert!(start.elapsed() < LIMIT, "{}", bridge.log_tail());
+        sleep(Duration::from_millis(100)).await;
+    }
+    let reasons = reasons(bridge);
+    assert!(reasons.iter().all(|(code, _)| code != "storage_changes_missing"), "{reasons:?}");
 }
 
 /// A trader on an available chain.
