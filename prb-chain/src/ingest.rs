@@ -15,7 +15,7 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use metrics::counter;
 use prb_core::{
     primitives::{ParaNumber, RelayNumber},
-    text::{describe, seconds},
+    text::{describe, seconds, shorten},
 };
 use tokio::sync::{RwLock, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -187,6 +187,7 @@ pub struct Ingest {
     suspects: Suspects,
     reported: mpsc::Receiver<suspects::Suspect>,
     history: Option<Replay>,
+    start_error: StartError,
 }
 
 /// The pools and the store.
@@ -254,7 +255,7 @@ impl Ingest {
         let suspects = Suspects::new(sender);
         let chains = Chains { relay, para, store, turn: Arc::default() };
         start::pin(&chains);
-        Self { chains, config, suspects, reported, history: None }
+        Self { chains, config, suspects, reported, history: None, start_error: StartError::default() }
     }
 
     /// Also uses history sources: they are asked first, and again if nodes lack blocks.
@@ -270,6 +271,12 @@ impl Ingest {
         self.suspects.clone()
     }
 
+    /// Returns why the nodes have not given the start of the chain, or do not confirm the stored one, as a short text;
+    /// `None` once they have, and before the first attempt ends.
+    pub fn start_error(&self) -> watch::Receiver<Option<Arc<str>>> {
+        self.start_error.0.subscribe()
+    }
+
     /// Runs until cancelled.
     ///
     /// # Errors
@@ -282,7 +289,7 @@ impl Ingest {
     }
 
     async fn follow(self) -> Result<(), Error> {
-        let Self { chains, config, reported, mut history, .. } = self;
+        let Self { chains, config, reported, mut history, start_error, .. } = self;
         let mut pause = Pause::new(&config);
         loop {
             // Before the loops: each of them needs the genesis, and the pools' pins refuse nodes of other
@@ -296,9 +303,13 @@ impl Ingest {
                     tracing::warn!(part = "start", error, "nodes cannot provide the start of the chain");
                     break;
                 }
-                Err(e) => pause.after(&chains, "start", e).await?,
+                Err(e) => {
+                    start_error.publish(&e);
+                    pause.after(&chains, "start", e).await?;
+                }
             }
         }
+        start_error.0.send_replace(None);
         // The loops hold this lock for reading while they fetch, so none starts before the sources are
         // drained.
         // History sources come first.
@@ -315,6 +326,27 @@ impl Ingest {
         )?;
         Ok(())
     }
+}
+
+/// The last error of the start, for readiness.
+#[derive(Debug, Default)]
+struct StartError(watch::Sender<Option<Arc<str>>>);
+
+impl StartError {
+    /// Longest text, in bytes: nodes write parts of it.
+    const MAX_BYTES: usize = 600;
+
+    fn publish(&self, error: &Error) {
+        // A node in backoff has failed before, and that error says more.
+        if is_backing_off(error) && self.0.borrow().is_some() {
+            return;
+        }
+        self.0.send_replace(Some(shorten(&describe(error), Self::MAX_BYTES).into()));
+    }
+}
+
+const fn is_backing_off(error: &Error) -> bool {
+    matches!(error, Error::Rpc(rpc::Error::BackingOff { .. }))
 }
 
 /// Publishes the target heights.
@@ -369,7 +401,7 @@ impl Pause {
     fn is_news(&mut self, error: &Error, text: &str) -> bool {
         self.failures = self.failures.saturating_add(1);
         // A node in backoff has failed before, and its message has another time in it each time.
-        let is_other = self.shown != text && !matches!(error, Error::Rpc(rpc::Error::BackingOff { .. }));
+        let is_other = self.shown != text && !is_backing_off(error);
         if is_other {
             text.clone_into(&mut self.shown);
         }

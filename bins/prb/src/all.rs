@@ -43,7 +43,7 @@ pub struct Bridge {
     api: Option<api::Server>,
     console: console::Open,
     fleet_file: Option<PathBuf>,
-    disk: DiskWatch,
+    probe: Probe,
     background: Background,
 }
 
@@ -105,6 +105,7 @@ impl Bridge {
             keys: Arc::new(Sr25519Keys),
             fleet: Some(work.fleet().clone()),
         });
+        let probe = probe(disk, &blocks, &work);
         let source = api::Source {
             daemon: "all",
             manager: manager.clone(),
@@ -114,20 +115,21 @@ impl Bridge {
             heights: Some(work.heights()),
             peers: None,
             providers: None,
+            probe: Some(probe.clone()),
         };
         // After the fleet has started: an answer then has its status.
         let api = api::Server::open(&args.api, &args.pages, &access, source).await;
         let api = api.map_err(Failure::Configuration)?;
-        let console = Self::console_of(args, &manager, &work, &blocks);
+        let fleet = Local::new(manager.clone()).with_probe(probe.clone());
+        let console = Self::console_of(args, fleet, &work, &blocks);
         let console = console::Open::start(&args.pages, &access, console).await?;
         let fleet_file = args.fleet.clone();
-        Ok(Self { inventory, vault, manager, blocks, work, api, console, fleet_file, disk, background })
+        Ok(Self { inventory, vault, manager, blocks, work, api, console, fleet_file, probe, background })
     }
 
-    fn console_of(args: &AllArgs, manager: &Manager, work: &FleetRuntime, blocks: &Blocks) -> Console {
-        let mut fleet = Local::new(manager.clone())
-            .with_chain(work.heights(), work.chain_views())
-            .with_jobs(work.trade_queue().watch());
+    fn console_of(args: &AllArgs, fleet: Local, work: &FleetRuntime, blocks: &Blocks) -> Console {
+        let mut fleet =
+            fleet.with_chain(work.heights(), work.chain_views()).with_jobs(work.trade_queue().watch());
         if let Some(file) = &args.fleet {
             fleet = fleet.with_read_only(format!(
                 "Pools and workers are edited in the file {}; SIGHUP reloads it",
@@ -207,16 +209,7 @@ impl Daemon for Bridge {
     const MEMORY_MIB: u64 = 1536;
 
     fn probe(&self) -> Probe {
-        let (disk, blocks, work) = (self.disk.clone(), self.blocks.probe(), self.work.probe());
-        Arc::new(move || {
-            let mut reasons = disk.reasons();
-            reasons.extend(blocks());
-            // Both parts watch the parachain's nodes and may report the same reason.
-            let others = work().into_iter().filter(|new| reasons.iter().all(|old| old.code != new.code));
-            let others: Vec<_> = others.collect();
-            reasons.extend(others);
-            reasons
-        })
+        self.probe.clone()
     }
 
     fn view(&self) -> impl Future<Output = View> {
@@ -241,6 +234,19 @@ impl Daemon for Bridge {
     fn stop(self) -> impl Future<Output = ()> {
         self.stop()
     }
+}
+
+fn probe(disk: DiskWatch, blocks: &Blocks, work: &FleetRuntime) -> Probe {
+    let (blocks, work) = (blocks.probe(), work.probe());
+    Probe::new(move || {
+        let mut reasons = disk.reasons();
+        reasons.extend(blocks());
+        // Both parts watch the parachain's nodes and may report the same reason.
+        let others = work().into_iter().filter(|new| reasons.iter().all(|old| old.code != new.code));
+        let others: Vec<_> = others.collect();
+        reasons.extend(others);
+        reasons
+    })
 }
 
 /// Runs until a signal.

@@ -49,6 +49,7 @@ use crate::{
     daemon::{Background, stop},
     entry_version,
     listen::{self, Limits, Port, Shares},
+    ops::{Probe, Reason},
     pages,
     providers::ProviderTable,
     token::Access,
@@ -92,6 +93,8 @@ pub(crate) struct Source {
     pub(crate) peers: Option<watch::Receiver<Arc<PeerTable>>>,
     /// What is known of the data providers among them.
     pub(crate) providers: Option<ProviderTable>,
+    /// Determines whether the daemon is ready, if there is a daemon.
+    pub(crate) probe: Option<Probe>,
 }
 
 /// The open port of the management API.
@@ -210,6 +213,11 @@ impl Api {
 
     fn chain(&self) -> Option<Arc<ChainView>> {
         self.0.source.chain.as_ref()?.borrow().clone()
+    }
+
+    /// Returns the reasons why the daemon is not ready.
+    fn not_ready(&self) -> Vec<Reason> {
+        self.0.source.probe.as_ref().map(Probe::reasons).unwrap_or_default()
     }
 
     fn heights(&self) -> Option<Heights> {

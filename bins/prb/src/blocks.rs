@@ -10,6 +10,7 @@ use prb_chain::{
     source::StoreSource,
     store::{self, Store},
 };
+use tokio::sync::watch;
 
 use crate::{
     chain_data::ChainData,
@@ -64,6 +65,8 @@ pub(crate) struct Blocks {
     pools: Vec<NodePool>,
     nodes: Vec<NodeWatch>,
     growth: [Arc<Growth>; 2],
+    /// Why the nodes have not given the start of the chain; without nodes, nobody sends it.
+    start_error: watch::Receiver<Option<Arc<str>>>,
     ingest: Background,
 }
 
@@ -89,7 +92,7 @@ impl Blocks {
         // Shared with readers, so it closes with the last of them.
         let store = Arc::new(opened.map_err(|error| unusable(location, error))?);
         let mut source = StoreSource::new(Arc::clone(&store));
-        let (mut pools, mut nodes) = (Vec::new(), Vec::new());
+        let (mut pools, mut nodes, mut start_error) = (Vec::new(), Vec::new(), watch::channel(None).1);
         if let Some(Chains { relay, para }) = chains {
             pools.extend([relay.clone(), para.clone()]);
             nodes.push(NodeWatch::relay(relay.clone(), &mut background));
@@ -101,6 +104,7 @@ impl Blocks {
             // A block that a worker cannot apply is fetched again by the ingest; without nodes there is
             // nothing to fetch it from.
             source = source.with_suspects(ingest.suspects());
+            start_error = ingest.start_error();
             background.spawn(|stop| async move { ended("the ingest", ingest.run(stop).await) });
         } else {
             let replay = Replay::new(Arc::clone(&store), history, sources::Config::default());
@@ -112,6 +116,7 @@ impl Blocks {
             pools,
             nodes,
             growth: Default::default(),
+            start_error,
             ingest: background,
         })
     }
@@ -124,6 +129,7 @@ impl Blocks {
     /// Returns a probe of the reasons why the store is not being filled, or is behind, except for its disk.
     pub(crate) fn probe(&self) -> impl Fn() -> Vec<Reason> + Send + Sync + 'static {
         let (nodes, growth, heights) = (self.nodes.clone(), self.growth.clone(), self.store.heights());
+        let (store, start_error) = (Arc::clone(&self.store), self.start_error.clone());
         move || {
             let now = *heights.borrow();
             let [relay, para] = &growth;
@@ -131,8 +137,12 @@ impl Blocks {
                 relay.check("relay", now.relay_target.map(|n| n.0)),
                 para.check("para", now.para_target.map(|n| n.0)),
             ];
-            let nodes = nodes.iter().flat_map(NodeWatch::reasons);
-            nodes.chain(stalled.into_iter().flatten()).chain(readiness::provider(&now)).collect()
+            // Before the start is known, none are requested, and the nodes may be of another chain.
+            let needs_storage_changes = store.genesis().is_some();
+            let nodes = nodes.iter().flat_map(|nodes| nodes.reasons_if(needs_storage_changes));
+            let start_error = start_error.borrow().clone();
+            let store = readiness::provider(&now, start_error.as_deref());
+            nodes.chain(stalled.into_iter().flatten()).chain(store).collect()
         }
     }
 

@@ -171,7 +171,7 @@ pub(crate) async fn run<D: Daemon>(
             _ = ticks.tick() => {
                 let view = daemon.view().await;
                 gauges.set(&view);
-                gauges.ready(&probe());
+                gauges.ready(&probe.reasons());
                 progress.show(view);
             }
         }

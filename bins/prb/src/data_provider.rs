@@ -140,7 +140,7 @@ impl Daemon for DataProvider {
 
     fn probe(&self) -> Probe {
         let (disk, blocks) = (self.disk.clone(), self.blocks.probe());
-        Arc::new(move || disk.reasons().into_iter().chain(blocks()).collect())
+        Probe::new(move || disk.reasons().into_iter().chain(blocks()).collect())
     }
 
     async fn view(&self) -> View {

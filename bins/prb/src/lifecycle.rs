@@ -55,7 +55,7 @@ pub struct LifecycleManager {
     api: Option<api::Server>,
     console: console::Open,
     background: Background,
-    disk: DiskWatch,
+    probe: Probe,
 }
 
 /// The parts of a lifecycle manager.
@@ -116,8 +116,12 @@ impl LifecycleManager {
         config.handlers = handlers(manager.clone(), sources, Handlers::new());
         let node = peers::start(config).await?;
         provider_table.set_peers(node.peers());
-        let api = api(args, &access, manager.clone(), work.as_ref(), &node, &provider_table).await?;
-        let console = console(manager, &node, work.as_ref(), provider_table);
+        let probe = probe(disk, &node, work.as_ref());
+        let source = api_source(manager.clone(), work.as_ref(), &node, &provider_table, &probe);
+        let api = api::Server::open(&args.api, &args.pages, &access, source).await;
+        let api = api.map_err(Failure::Configuration)?;
+        let fleet = Local::new(manager).with_providers(provider_table).with_probe(probe.clone());
+        let console = console(fleet, &node, work.as_ref());
         let console = console::Open::start(&args.pages, &access, console.with_chain_data(chain_data)).await?;
         let informed = node.clone();
         background.spawn(|stop| async move {
@@ -135,7 +139,7 @@ impl LifecycleManager {
                 anyhow::anyhow!("the peer-to-peer node has ended, and with it the search for data providers")
             });
         }
-        Ok(Self { node, work, api, console, background, disk })
+        Ok(Self { node, work, api, console, background, probe })
     }
 
     /// Its peer-to-peer node.
@@ -229,16 +233,15 @@ fn sources(work: Option<&FleetRuntime>, provider_table: &ProviderTable, chain_da
     }
 }
 
-/// Opens the management API over the manager that also serves the peers' calls.
-async fn api(
-    args: &LifecycleArgs,
-    access: &Access,
+/// Returns what the management API exposes, over the manager that also serves the peers' calls.
+fn api_source(
     manager: Manager,
     work: Option<&FleetRuntime>,
     node: &Node,
     provider_table: &ProviderTable,
-) -> Result<Option<api::Server>, Failure> {
-    let source = api::Source {
+    probe: &Probe,
+) -> api::Source {
+    api::Source {
         daemon: "lifecycle",
         manager,
         fleet_file: None,
@@ -247,18 +250,12 @@ async fn api(
         heights: work.map(FleetRuntime::heights),
         peers: Some(node.peers()),
         providers: Some(provider_table.clone()),
-    };
-    api::Server::open(&args.api, &args.pages, access, source).await.map_err(Failure::Configuration)
+        probe: Some(probe.clone()),
+    }
 }
 
-/// Creates the console of this manager.
-fn console(
-    manager: Manager,
-    node: &Node,
-    work: Option<&FleetRuntime>,
-    provider_table: ProviderTable,
-) -> Console {
-    let fleet = Local::new(manager).with_providers(provider_table);
+/// Creates the console of this manager's fleet.
+fn console(fleet: Local, node: &Node, work: Option<&FleetRuntime>) -> Console {
     let Some(work) = work else { return Console::of_fleet(Arc::new(fleet)).with_node(node.clone()) };
     let fleet = fleet.with_chain(work.heights(), work.chain_views()).with_jobs(work.trade_queue().watch());
     Console::of_fleet(Arc::new(fleet)).with_node(node.clone()).with_queue(work.trade_queue().source())
@@ -269,13 +266,7 @@ impl Daemon for LifecycleManager {
     const MEMORY_MIB: u64 = 512;
 
     fn probe(&self) -> Probe {
-        let disk = self.disk.clone();
-        let Some(work) = &self.work else { return Arc::new(move || disk.reasons()) };
-        let (peers, work) = (self.node.peers(), work.probe());
-        Arc::new(move || {
-            let data = readiness::data_providers(providers(&peers), untrusted(&peers));
-            disk.reasons().into_iter().chain(data).chain(work()).collect()
-        })
+        self.probe.clone()
     }
 
     async fn view(&self) -> View {
@@ -301,6 +292,15 @@ impl Daemon for LifecycleManager {
     fn stop(self) -> impl Future<Output = ()> {
         self.stop()
     }
+}
+
+fn probe(disk: DiskWatch, node: &Node, work: Option<&FleetRuntime>) -> Probe {
+    let Some(work) = work else { return Probe::new(move || disk.reasons()) };
+    let (peers, work) = (node.peers(), work.probe());
+    Probe::new(move || {
+        let data = readiness::data_providers(providers(&peers), untrusted(&peers));
+        disk.reasons().into_iter().chain(data).chain(work()).collect()
+    })
 }
 
 /// Runs until a signal.

@@ -3,7 +3,7 @@
 //!
 //! Composition only. `Daemon::stop` defines the order of the shutdown.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::net::SocketAddr;
 
 use anyhow::Context;
 use prb_walkie::{identity, node::Node, proto::Role};
@@ -94,7 +94,7 @@ impl Daemon for Monitor {
 
     fn probe(&self) -> Probe {
         let peers = self.node.peers();
-        Arc::new(move || {
+        Probe::new(move || {
             let nobody = !peers.borrow().iter().any(|peer| peer.connected);
             nobody.then(|| Reason::new(Code::NoPeer, "no peer is connected")).into_iter().collect()
         })

@@ -51,12 +51,19 @@ impl NodeWatch {
         Self { pool, code, trouble }
     }
 
-    /// Returns why the nodes are insufficient: a capability that all of them lack, or that none answers.
+    /// Returns why the nodes are insufficient for a user that does not need storage changes, or could do without them.
     pub(crate) fn reasons(&self) -> Vec<Reason> {
-        let problems = self.pool.problems();
-        let blocking = problems.into_iter().filter(|problem| problem.is_blocking);
-        let mut reasons: Vec<_> =
-            blocking.filter_map(|problem| Some(Reason::new(code(problem.code)?, problem.message))).collect();
+        self.reasons_if(false)
+    }
+
+    /// Returns why the nodes are insufficient: a capability that all of them lack, or that none answers.
+    pub(crate) fn reasons_if(&self, needs_storage_changes: bool) -> Vec<Reason> {
+        let blocking = self.pool.problems().into_iter().filter(|problem| problem.is_blocking);
+        let mut reasons: Vec<_> = blocking
+            .filter_map(|problem| Some((code(problem.code)?, problem.message)))
+            .filter(|(code, _)| needs_storage_changes || *code != Code::StorageChangesMissing)
+            .map(|(code, message)| Reason::new(code, message))
+            .collect();
         let trouble = self.trouble.borrow();
         // If all are of another chain or demoted, that is why none answers.
         if let Some(why) = trouble.as_ref().filter(|_| reasons.is_empty()) {
@@ -115,7 +122,7 @@ mod tests {
         let pool = NodePool::new("para", Config::new(["ws://127.0.0.1:1", "ws://127.0.0.1:2"])).unwrap();
         let mut background = Background::default();
         let watch = NodeWatch::para(pool.clone(), &mut background);
-        let codes = || watch.reasons().iter().map(|reason| reason.code).collect::<Vec<_>>();
+        let codes = || watch.reasons_if(true).iter().map(|reason| reason.code).collect::<Vec<_>>();
         assert_eq!(codes(), ["no_para_node"], "none has answered yet");
         for (capability, code) in
             [(Capability::States, "states_missing"), (Capability::StorageChanges, "storage_changes_missing")]
@@ -125,8 +132,10 @@ mod tests {
             assert_eq!(codes(), ["no_para_node"], "the other one may offer it");
             other.lacks(capability, "it said no");
             assert_eq!(codes(), [code]);
-            let message = watch.reasons().remove(0).message;
+            let message = watch.reasons_if(true).remove(0).message;
             assert!(message.contains("it said no") && message.contains("add a"), "{message}");
+            let is_needed_by_all = capability == Capability::States;
+            assert_eq!(watch.reasons()[0].code == code, is_needed_by_all);
             one.has_offered(capability);
             other.has_offered(capability);
         }

@@ -69,8 +69,27 @@ impl Reason {
     }
 }
 
-/// Returns the reasons why a daemon is not ready; empty if it is.
-pub type Probe = Arc<dyn Fn() -> Vec<Reason> + Send + Sync>;
+/// Determines whether a daemon is ready: for `/readyz`, the management API and the console.
+#[derive(Clone)]
+pub struct Probe(Arc<dyn Fn() -> Vec<Reason> + Send + Sync>);
+
+impl fmt::Debug for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Probe").finish_non_exhaustive()
+    }
+}
+
+impl Probe {
+    /// Creates a probe. `reasons` must not block.
+    pub fn new(reasons: impl Fn() -> Vec<Reason> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(reasons))
+    }
+
+    /// Returns the reasons why the daemon is not ready; empty if it is.
+    pub fn reasons(&self) -> Vec<Reason> {
+        (self.0)()
+    }
+}
 
 /// A daemon's ops port, open from before the daemon starts until it has ended.
 pub struct Ops {
@@ -259,7 +278,7 @@ async fn readiness(State(shared): State<Shared>) -> (StatusCode, Json<Readiness>
     // Cloned, so that the lock is not held while the probe runs.
     let probe = shared.probe.read().unwrap_or_else(PoisonError::into_inner).clone();
     let reasons = match probe {
-        Some(probe) => probe(),
+        Some(probe) => probe.reasons(),
         None => vec![Reason::new(Code::Starting, "the daemon is starting")],
     };
     let ready = reasons.is_empty();

@@ -1,8 +1,8 @@
 //! Readiness: every reason with its code. `docs/readiness.md` lists the codes with their remedies.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -90,8 +90,22 @@ codes! {
     WorkersWithoutData = "workers_without_data",
 }
 
-/// Whether a store lags behind its nodes.
-pub(crate) fn provider(heights: &Heights) -> Option<Reason> {
+/// Returns what to do about a reason, from the documentation; empty for an unknown code.
+pub(crate) fn remedy(code: &str) -> &'static str {
+    static REMEDIES: LazyLock<HashMap<&'static str, &'static str>> = LazyLock::new(|| {
+        // From the document itself, so that pages and answers agree with it.
+        let rows = include_str!("../../../docs/readiness.md").lines();
+        rows.filter_map(|row| {
+            let (code, cells) = row.strip_prefix("| `")?.strip_suffix(" |")?.split_once("` | ")?;
+            Some((code, cells.rsplit_once(" | ")?.1))
+        })
+        .collect()
+    });
+    REMEDIES.get(code).copied().unwrap_or_default()
+}
+
+/// Whether a store lags behind its nodes. `start_error` is why these have not given the start of the chain.
+pub(crate) fn provider(heights: &Heights, start_error: Option<&str>) -> Option<Reason> {
     match (heights.relay, heights.relay_target, heights.para, heights.para_target) {
         (Some(relay), Some(relay_target), Some(para), Some(para_target)) => {
             let para_behind = para_target.0.saturating_sub(para.0);
@@ -105,7 +119,11 @@ pub(crate) fn provider(heights: &Heights) -> Option<Reason> {
             Code::ChainUnknown,
             "no block of the parachain has been received from its nodes yet",
         )),
-        _ => Some(Reason::new(Code::ChainUnknown, "no block has been received from the chain nodes yet")),
+        _ => {
+            let cause = start_error.map(|error| format!(": {error}")).unwrap_or_default();
+            let text = format!("no block has been received from the chain nodes yet{cause}");
+            Some(Reason::new(Code::ChainUnknown, text))
+        }
     }
 }
 
@@ -233,7 +251,7 @@ mod tests {
             relay_target: Some(RelayNumber(target)),
             para_target: Some(ParaNumber(para_target)),
         };
-        provider(&heights).map(|reason| reason.code)
+        provider(&heights, None).map(|reason| reason.code)
     }
 
     #[test]
@@ -247,8 +265,15 @@ mod tests {
         {
             let relay = Some(RelayNumber(95));
             let heights = Heights { relay, relay_target: relay, para, para_target };
-            assert_eq!(provider(&heights).map(|reason| reason.code), Some("chain_unknown"));
+            assert_eq!(provider(&heights, None).map(|reason| reason.code), Some("chain_unknown"));
         }
+    }
+
+    #[test]
+    fn unknown_chain_has_the_error_of_the_start() {
+        let reason = provider(&Heights::default(), Some("n:1 serves no parachain")).unwrap();
+        assert_eq!(reason.code, "chain_unknown");
+        assert!(reason.message.ends_with("yet: n:1 serves no parachain"), "{}", reason.message);
     }
 
     fn fleet(reasons: &[(State, worker::Reason)]) -> FleetStatus {
@@ -290,5 +315,9 @@ mod tests {
             .collect();
         let codes: Vec<_> = Code::ALL.iter().map(|code| (code.as_str(), 2)).collect();
         assert_eq!(listed, codes, "code, of, meaning, remedy");
+        assert!(remedy("no_para_node").starts_with("Start the node, or correct `PHALA_CHAIN_ENDPOINT`"));
+        // Shown as text: with code spans, but without links.
+        let shown = Code::ALL.iter().map(|code| remedy(code.as_str()));
+        assert!(shown.clone().all(|remedy| !remedy.is_empty() && !remedy.contains("](")), "{shown:?}");
     }
 }

@@ -79,7 +79,7 @@ impl Daemon for TraderDaemon {
 
     fn probe(&self) -> Probe {
         let (disk, nodes, queue) = (self.disk.clone(), self.nodes.clone(), self.trade_queue.watch());
-        Arc::new(move || {
+        Probe::new(move || {
             let queue = trade_queue::readiness(&queue);
             disk.reasons().into_iter().chain(nodes.reasons()).chain(queue).collect()
         })

@@ -3,17 +3,20 @@
 
 use std::{
     collections::BTreeSet,
+    path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
 
+use prb_devnet::{Config, Devnet};
 use prb_walkie::identity::{Identity, Role};
+use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 mod support;
 use support::{
     Net, chain,
-    daemons::{Daemon, free_port, manager, provider},
+    daemons::{Daemon, Probe, free_port, manager, provider},
     redis::Redis,
 };
 
@@ -68,6 +71,18 @@ async fn readiness_follows_outages_of_nodes_and_providers() {
     net.shutdown().await;
 }
 
+/// Returns codes and messages of the reasons why a daemon is not ready.
+fn reasons(daemon: &Daemon) -> Vec<(String, String)> {
+    listed(&daemon.ops("/readyz").unwrap().1, "reasons")
+}
+
+fn listed(body: &str, field: &str) -> Vec<(String, String)> {
+    let body: Value = serde_json::from_str(body).unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let reasons = body[field].as_array().unwrap_or_else(|| panic!("no {field} in {body}"));
+    reasons.iter().map(|reason| (text(&reason["code"]), text(&reason["message"]))).collect()
+}
+
 /// For as long as nodes are away, each answer has the cause, also between two attempts to connect.
 async fn causes_are_told(provider: &Daemon, manager: &Daemon) {
     let mut waits = 0;
@@ -75,10 +90,7 @@ async fn causes_are_told(provider: &Daemon, manager: &Daemon) {
     while waits < 3 {
         assert!(start.elapsed() < LIMIT, "no node was in backoff");
         for daemon in [provider, manager] {
-            let told: serde_json::Value = serde_json::from_str(&daemon.ops("/readyz").unwrap().1).unwrap();
-            let reasons = told["reasons"].as_array().unwrap().iter();
-            for reason in reasons.filter(|reason| reason["code"].as_str().unwrap().ends_with("_node")) {
-                let message = reason["message"].as_str().unwrap();
+            for (_, message) in reasons(daemon).into_iter().filter(|(code, _)| code.ends_with("_node")) {
                 assert!(message.to_lowercase().contains("refused"), "{message}");
                 waits += usize::from(message.contains("next try in"));
             }
@@ -89,6 +101,119 @@ async fn causes_are_told(provider: &Daemon, manager: &Daemon) {
     for line in log.lines().filter(|line| line.contains("next try in")) {
         assert!(line.to_lowercase().contains("refused"), "{line}");
     }
+}
+
+/// A `prb all` without workers on these nodes, with the ports of its API and its console.
+fn bridge(folder: &Path, name: &str, relay: &str, para: &str) -> (Daemon, Probe, Probe) {
+    let (api, console) = (Probe::new(), Probe::new());
+    let bridge = Daemon::new(folder, "all", name)
+        .set("PRB_DATA", folder.join(name).join("data").display())
+        .set("PHALA_PARENT_CHAIN_ENDPOINT", relay)
+        .set("PHALA_CHAIN_ENDPOINT", para)
+        .set("PRB_API_LISTEN", api.address())
+        .set("PRB_CONSOLE_LISTEN", console.address())
+        .set("PRB_QUEUE_PAGE_LISTEN", "none");
+    (bridge, api, console)
+}
+
+/// The output of `prb status`.
+fn status(api: &Probe, further: &[&str]) -> String {
+    let url = format!("http://{}", api.address());
+    let output = Command::new(env!("CARGO_BIN_EXE_prb"))
+        .arg("status")
+        .args(further)
+        .env_clear()
+        .env("PRB_API_URL", url)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reasons_are_shown_by_console_api_and_command() {
+    const CALM: &str = "Nothing. Waiting workers continue by themselves.";
+    let net = Net::start(chain(), 0).await;
+    let (relay, para) = (net.devnet.relay(), net.devnet.para());
+    let (mut bridge, api, console) = bridge(net.dir.path(), "all", &relay.url(), &para.url());
+    bridge.start();
+    bridge.until_unready(&[], LIMIT).await;
+    assert_eq!(listed(&api.ask("/api/v1/status").unwrap().1, "not_ready"), []);
+    assert!(status(&api, &[]).starts_with("daemon "));
+    until_page_has(&console, &[CALM]).await;
+
+    relay.stop_rpc().await;
+    para.stop_rpc().await;
+    let codes = ["no_relay_node", "no_para_node"];
+    bridge.until_unready(&codes, LIMIT).await;
+    for answer in [api.ask("/api/v1/status").unwrap().1, status(&api, &["--json"])] {
+        let shown: Vec<_> = listed(&answer, "not_ready").into_iter().map(|(code, _)| code).collect();
+        assert_eq!(shown, codes, "{answer}");
+        assert!(answer.contains("Start the node, or correct `PHALA_CHAIN_ENDPOINT`"), "{answer}");
+    }
+    let text = status(&api, &[]);
+    assert!(text.starts_with("not ready: no_relay_node: no node of the relay chain answers"), "{text}");
+    assert!(text.contains("\n  Start the node, or correct `PHALA_PARENT_CHAIN_ENDPOINT`"), "{text}");
+    let [no_para, daemon] = ["\nnot ready: no_para_node: ", "\ndaemon "].map(|line| text.find(line).unwrap());
+    assert!(no_para < daemon, "{text}");
+    // It is at most a second old.
+    let page = until_page_has(&console, &codes).await;
+    assert!(page.contains("Start the node, or correct <code>PHALA_CHAIN_ENDPOINT</code>"), "{page}");
+    assert!(!page.contains(CALM), "{page}");
+    bridge.stop().await;
+    net.shutdown().await;
+}
+
+/// Waits until the console's first page has these texts; returns the page.
+async fn until_page_has(console: &Probe, texts: &[&str]) -> String {
+    let start = Instant::now();
+    loop {
+        let page = console.ask("/").unwrap().1;
+        if texts.iter().all(|text| page.contains(text)) {
+            return page;
+        }
+        assert!(start.elapsed() < LIMIT, "{texts:?} are not in {page}");
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_of_other_chains_are_named_with_the_error_of_the_start() {
+    let net = Net::start(chain(), 0).await;
+    let other = Devnet::start(Config { para_id: 2100, ..chain() }).await.unwrap();
+    let (relay, para) = (net.devnet.relay().url(), net.devnet.para().url());
+    for (name, relay, para, cause) in [
+        ("swapped", &para, &relay, "check that the endpoints of relay chain and parachain are not swapped"),
+        ("other", &relay, &other.para().url(), "does not serve the relay chain of the parachain that"),
+    ] {
+        let (mut bridge, ..) = bridge(net.dir.path(), name, relay, para);
+        bridge.start();
+        bridge.until_live(LIMIT).await;
+        let names_cause =
+            |(code, message): &(String, String)| code == "chain_unknown" && message.contains(cause);
+        let start = Instant::now();
+        while !reasons(&bridge).iter().any(names_cause) {
+            assert!(start.elapsed() < LIMIT, "{:?}\n{}", reasons(&bridge), bridge.log_tail());
+            sleep(Duration::from_millis(100)).await;
+        }
+        if name == "swapped" {
+            no_capability_is_missing(&bridge).await;
+        }
+        bridge.stop().await;
+    }
+    other.shutdown().await;
+    net.shutdown().await;
+}
+
+/// The relay chain's node was asked for storage changes, which it does not offer; but it is the wrong node.
+async fn no_capability_is_missing(bridge: &Daemon) {
+    let start = Instant::now();
+    while !bridge.log().contains("\"storage_changes\"") {
+        assert!(start.elapsed() < LIMIT, "{}", bridge.log_tail());
+        sleep(Duration::from_millis(100)).await;
+    }
+    let reasons = reasons(bridge);
+    assert!(reasons.iter().all(|(code, _)| code != "storage_changes_missing"), "{reasons:?}");
 }
 
 /// A trader on an available chain.

@@ -17,6 +17,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{Api, problem::Problem, view};
+use crate::{ops::Reason, readiness};
 
 /// Maximum number of workers in trouble listed in the status.
 const MAX_TROUBLED: usize = 20;
@@ -35,6 +36,8 @@ struct Status {
     #[schema(value_type = String)]
     daemon: &'static str,
     at: String,
+    /// Why the daemon is not ready, as in `/readyz` of its ops port; empty if it is.
+    not_ready: Vec<NotReady>,
     /// Whether pools and workers can be edited here; otherwise they come from a file.
     editable: bool,
     pools: usize,
@@ -52,6 +55,18 @@ struct Status {
     jobs: Option<Value>,
     /// Number of connected data providers; null if this daemon reads the chains itself.
     providers: Option<usize>,
+}
+
+/// A reason why the daemon is not ready.
+#[derive(Serialize, ToSchema)]
+struct NotReady {
+    /// A stable code of docs/readiness.md.
+    #[schema(value_type = String)]
+    code: &'static str,
+    message: String,
+    /// What to do.
+    #[schema(value_type = String)]
+    remedy: &'static str,
 }
 
 /// Workers by state and by reason.
@@ -144,6 +159,7 @@ async fn status(State(api): State<Api>) -> Result<Json<Status>, Problem> {
         version: env!("CARGO_PKG_VERSION"),
         daemon: api.daemon(),
         at: view::time(std::time::SystemTime::now()),
+        not_ready: api.not_ready().into_iter().map(not_ready).collect(),
         editable: api.fleet_file().is_none(),
         pools: api.snapshot().pools.len(),
         workers: counts(&workers),
@@ -158,6 +174,11 @@ async fn status(State(api): State<Api>) -> Result<Json<Status>, Problem> {
         jobs,
         providers: api.peers().map(|peers| peers.usable(Role::DataProviderInt).count()),
     }))
+}
+
+fn not_ready(reason: Reason) -> NotReady {
+    let Reason { code, message } = reason;
+    NotReady { code, message, remedy: readiness::remedy(code) }
 }
 
 fn counts(workers: &[Arc<WorkerStatus>]) -> WorkerCounts {

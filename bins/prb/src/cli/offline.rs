@@ -126,6 +126,7 @@ impl Offline {
             heights: None,
             peers: None,
             providers: None,
+            probe: None,
         };
         Ok(Self { service: TowerToHyperService::new(api::in_process(source)), inventory: opened, made })
     }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{
     client::Client,
     json,
-    table::{cell, pairs, pha, table},
+    table::{cell, clean, pairs, pha, table},
 };
 
 pub(super) async fn status(client: &Client, as_json: bool) -> anyhow::Result<String> {
@@ -17,7 +17,8 @@ pub(super) async fn status(client: &Client, as_json: bool) -> anyhow::Result<Str
     let heights = &status["heights"];
     let chain = |held: &str, known: &str| format!("{} of {}", cell(&heights[held]), cell(&heights[known]));
     let editable = if status["editable"] == true { "here" } else { "in the fleet file" };
-    let mut text = pairs(&[
+    let mut text = not_ready(&status);
+    text += &pairs(&[
         (
             "daemon",
             format!(
@@ -48,6 +49,16 @@ pub(super) async fn status(client: &Client, as_json: bool) -> anyhow::Result<Str
         text += &table(&["IN TROUBLE", "STATE", "REASON", "MESSAGE"], &rows);
     }
     Ok(text)
+}
+
+/// Formats why the daemon is not ready, each reason with its remedy; nothing if it is.
+fn not_ready(status: &Value) -> String {
+    let reasons = status["not_ready"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let lines = reasons.iter().map(|reason| {
+        let [code, message, remedy] = ["code", "message", "remedy"].map(|key| clean(&cell(&reason[key])));
+        format!("not ready: {code}: {message}\n  {remedy}\n")
+    });
+    lines.collect()
 }
 
 /// Formats counts, such as `S_ACTIVE 3, S_ERROR 1`; zeros are left out.

@@ -46,9 +46,7 @@ pub(super) fn nodes(detail: &Detail) -> Markup {
     let demoted = detail.nodes.iter().filter(|node| node.demoted || node.other_chain).count();
     html! {
         h2 { "Chain nodes" }
-        @for problem in detail.problems.iter().take(MAX_SHOWN) {
-            p.notice.bad { (format::sentence(&cut(problem))) }
-        }
+        (problems(detail))
         @if demoted > 0 { p.small { (format::count(demoted, "node")) " gave wrong answers: the reason is in the last column." } }
         @if detail.nodes.is_empty() {
             p.empty { "No nodes are known." }
@@ -58,6 +56,15 @@ pub(super) fn nodes(detail: &Detail) -> Markup {
                 tbody { @for node in detail.nodes.iter().take(MAX_SHOWN) { (row(node)) } }
             }
             @if detail.nodes.len() > MAX_SHOWN { p.small { "And " (format::count(detail.nodes.len() - MAX_SHOWN, "node")) " more." } }
+        }
+    }
+}
+
+/// Shows the problems of all nodes of a chain together.
+pub(super) fn problems(detail: &Detail) -> Markup {
+    html! {
+        @for problem in detail.problems.iter().take(MAX_SHOWN) {
+            p.notice.bad { (format::sentence(&cut(problem))) }
         }
     }
 }

@@ -23,7 +23,7 @@ use super::{
     format,
     view::{FleetView, PoolView, Tip, WorkerView},
 };
-use crate::{entry_version, providers::ProviderTable, trade_queue::QueueState};
+use crate::{entry_version, ops::Probe, providers::ProviderTable, trade_queue::QueueState};
 
 /// How long a view is shared between requests.
 const MAX_AGE: Duration = Duration::from_millis(900);
@@ -36,6 +36,7 @@ pub struct Local {
     chain: Option<watch::Receiver<Option<Arc<ChainView>>>>,
     jobs: Option<watch::Receiver<QueueState>>,
     read_only: Option<String>,
+    probe: Option<Probe>,
     providers: Option<ProviderTable>,
     last: Mutex<Option<(Instant, Arc<FleetView>)>>,
 }
@@ -49,6 +50,7 @@ impl Local {
             chain: None,
             jobs: None,
             read_only: None,
+            probe: None,
             providers: None,
             last: Mutex::default(),
         }
@@ -79,6 +81,13 @@ impl Local {
         self
     }
 
+    /// Adds the probe of this process's readiness.
+    #[must_use]
+    pub fn with_probe(mut self, probe: Probe) -> Self {
+        self.probe = Some(probe);
+        self
+    }
+
     /// Makes entries read-only, for the given reason.
     #[must_use]
     pub fn with_read_only(mut self, reason: impl Into<String>) -> Self {
@@ -90,17 +99,14 @@ impl Local {
         let workers = self.manager.status(&[]).map_err(refused)?;
         let chain = self.chain.as_ref().and_then(|chain| chain.borrow().clone());
         let heights = self.heights.as_ref().map(|heights| *heights.borrow()).unwrap_or_default();
-        let mut notes: Vec<_> =
-            chain.iter().flat_map(|chain| &chain.unreadable).map(ToString::to_string).collect();
-        if self.chain.is_some() && chain.is_none() {
-            notes.push("The on-chain state has not been read yet.".to_owned());
-        }
+        let unreadable = chain.iter().flat_map(|chain| &chain.unreadable);
         Ok(FleetView {
             workers: workers.iter().map(|status| WorkerView::of(status)).collect(),
             pools: self.manager.pools().iter().map(|pool| pool_view(pool, chain.as_deref())).collect(),
             tip: Tip::of(&heights),
             chain_block: chain.as_ref().map(|chain| chain.block.0),
-            notes,
+            notes: unreadable.map(ToString::to_string).collect(),
+            not_ready: self.probe.as_ref().map(Probe::reasons).unwrap_or_default(),
             jobs: self.jobs.as_ref().and_then(|jobs| jobs.borrow().stats()),
             takes_settings: true,
             providers: self.providers.as_ref().map(ProviderTable::rows),

@@ -1,4 +1,4 @@
-//! The first page: workers that need attention, the fleet by state, stakes and balances, and the heights of
+//! The first page: what needs attention of the daemon and of its workers, the fleet by state, stakes and balances, and the heights of
 //! the chain data.
 
 use std::collections::BTreeMap;
@@ -7,6 +7,7 @@ use maud::{Markup, html};
 use prb_core::{chain::SessionState, primitives::Balance, queue::Stats, worker::State};
 
 use super::{
+    chain_data,
     charts::charts,
     context::Context,
     format,
@@ -15,6 +16,7 @@ use super::{
     live::Part,
     view::{FleetView, Tip, WorkerView},
 };
+use crate::readiness;
 
 /// The largest lag of a worker that counts as at the tip.
 const AT_TIP: u32 = 4;
@@ -34,6 +36,7 @@ pub(super) fn parts(context: &Context, fleet: &FleetView, span: Span) -> Vec<Par
     vec![
         Part::new("head", head),
         Part::new("states", states(context, fleet)),
+        not_ready(fleet),
         attention(context, fleet),
         Part::new("money", money(context, fleet)),
         Part::new("progress", progress(fleet)),
@@ -91,6 +94,42 @@ fn bar(counts: &[(State, usize)]) -> Markup {
     }
 }
 
+/// Shows why the daemon is not ready, each reason with its remedy.
+fn not_ready(fleet: &FleetView) -> Part {
+    let is_calm =
+        fleet.not_ready.is_empty() && fleet.chain_nodes.as_ref().is_none_or(|d| d.problems.is_empty());
+    let head = html! {
+        h2 { "Needs attention" }
+        // A peer reports no reasons, but the problems of its chain nodes.
+        @if let Some(detail) = &fleet.chain_nodes { (chain_data::problems(detail)) }
+        @if is_calm && !fleet.workers.iter().any(WorkerView::needs_attention) {
+            p.calm { "Nothing. Waiting workers continue by themselves." }
+        }
+    };
+    let part = Part::new("attention", head);
+    if fleet.not_ready.is_empty() {
+        return part;
+    }
+    let rows = fleet.not_ready.iter().enumerate().map(|(at, reason)| {
+        // Not by code: two reasons may have the same one.
+        let id = format!("not-ready-{at}");
+        let row = html! {
+            tr id=(id) {
+                td data-label="Not ready" { (reason.code) }
+                td.result data-label="Cause" { (format::sentence(&reason.message)) }
+                td.result data-label="What to do" { (format::marked(readiness::remedy(reason.code))) }
+            }
+        };
+        (id, row)
+    });
+    let columns = ["Not ready", "Cause", "What to do"];
+    part.with_table(
+        "not-ready",
+        html! { thead { tr { @for name in columns { th scope="col" { (name) } } } } },
+        rows.collect(),
+    )
+}
+
 /// Workers with the same problem.
 struct Group<'a> {
     workers: Vec<&'a WorkerView>,
@@ -121,10 +160,7 @@ fn attention(context: &Context, fleet: &FleetView) -> Part {
     });
     let total: usize = groups.iter().map(|(.., group)| group.workers.len()).sum();
     let head = html! {
-        h2 { "Needs attention" }
-        @if total == 0 {
-            p.calm { "Nothing. Waiting workers continue by themselves." }
-        } @else {
+        @if total > 0 {
             p.small {
                 a #all-trouble href=(ListQuery { attention: true, ..ListQuery::default() }.link(&path)) {
                     (format::count(total, "worker"))
@@ -136,7 +172,7 @@ fn attention(context: &Context, fleet: &FleetView) -> Part {
     let columns = ["Workers", "Reason", "At stake", "Cause", "What to do"];
     let rows =
         groups.iter().map(|(name, stake, group)| (format!("trouble-{name}"), row(name, *stake, group)));
-    let part = Part::new("attention", head);
+    let part = Part::new("attention-workers", head);
     if total == 0 {
         return part;
     }

@@ -17,7 +17,7 @@ use prb_core::{
 use prb_walkie::proto::provider_detail::{Detail, Provider};
 use uuid::Uuid;
 
-use crate::entry_version;
+use crate::{entry_version, ops::Reason};
 
 /// A worker.
 #[derive(Clone, Debug)]
@@ -218,6 +218,8 @@ pub struct FleetView {
     pub chain_block: Option<u32>,
     /// Warnings about unreliable parts of the view, as sentences.
     pub notes: Vec<String>,
+    /// Why the manager is not ready; empty if it is, or if it is a peer.
+    pub not_ready: Vec<Reason>,
     /// The jobs of the trade queue; `None` if there is none or it does not answer.
     pub jobs: Option<Stats>,
     /// Whether its manager accepts the settings that the original's messages have no fields for: gatekeeper,

@@ -54,7 +54,7 @@ async fn readiness_follows_the_probe() {
 
     let reasons = Arc::new(RwLock::new(vec![Reason::new(Code::Syncing, "it is dark")]));
     let seen = Arc::clone(&reasons);
-    ops.watch(Arc::new(move || seen.read().unwrap().clone()));
+    ops.watch(Probe::new(move || seen.read().unwrap().clone()));
     let expected = json!({ "ready": false, "reasons": [{ "code": "syncing", "message": "it is dark" }] });
     assert_eq!(readyz(&ops).await, (503, expected));
     reasons.write().unwrap().clear();

@@ -6,9 +6,13 @@ use std::{
 };
 
 use axum::http::StatusCode;
-use prb::console::{
-    MAX_STREAMS,
-    backend::{Edit, Error},
+use prb::{
+    console::{
+        MAX_STREAMS,
+        backend::{Edit, Error},
+    },
+    ops::Reason,
+    readiness::Code,
 };
 use prb_core::{
     inventory::{KeyChange, Worker},
@@ -51,6 +55,36 @@ async fn first_page_lists_workers_that_need_attention() {
     calm.get("/").await.has(&["Nothing. Waiting workers continue by themselves."]).lacks(&["trouble-"]);
     let empty = Page::of(&Made::new(fleet(0, 1))).await;
     empty.get("/").await.has(&["No workers yet.", "/pools/new"]);
+}
+
+#[tokio::test]
+async fn reasons_of_readiness_come_first_with_their_remedies() {
+    let made = Made::new(fleet(10, 100));
+    made.change(|fleet| {
+        fleet.not_ready = vec![
+            Reason::new(Code::NoParaNode, format!("no node answers: {NASTY}")),
+            Reason::new(Code::ChainStalled, "the relay chain has finalised no block after 7 for 5 minutes"),
+            Reason::new(Code::ChainStalled, "the para chain has finalised no block after 3 for 5 minutes"),
+        ];
+    });
+    let page = Page::of(&made).await;
+    let answer = page.get("/").await;
+    answer
+        .has(&[
+            "<tr id=\"not-ready-0\"><td data-label=\"Not ready\">no_para_node</td>",
+            "No node answers: &lt;b onmouseover",
+            "Start the node, or correct <code>PHALA_CHAIN_ENDPOINT</code>",
+            "The para chain has finalised no block",
+        ])
+        .lacks(&["Nothing. Waiting", "<b onmouseover"]);
+    assert_eq!(answer.count("<tr id=\"not-ready-"), 3);
+
+    // With workers in trouble, they follow.
+    made.change(|now| now.workers = fleet(100, 10).workers);
+    let body = page.get("/").await.body;
+    let places =
+        ["Needs attention", "not-ready-0", "10 workers", "trouble-"].map(|text| body.find(text).unwrap());
+    assert!(places.is_sorted(), "{places:?}");
 }
 
 #[tokio::test]

@@ -284,4 +284,8 @@ async fn nonsense_is_shown_as_text_and_within_bounds() {
         answer.lacks(&["<b onmouseover"]);
         assert!(answer.body.len() < 2 << 20, "{path}: {} bytes", answer.body.len());
     }
+    let overview = page.get(&base).await;
+    // What the peer tells of its chain nodes.
+    assert_eq!(overview.count("<p class=\"notice bad\">&lt;b"), 64);
+    overview.lacks(&["Nothing. Waiting"]);
 }

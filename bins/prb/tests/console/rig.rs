@@ -281,6 +281,7 @@ pub fn fleet(count: u64, every: u64) -> FleetView {
         tip,
         chain_block: Some(1_000_000),
         notes: Vec::new(),
+        not_ready: Vec::new(),
         jobs: Some(Stats { waiting: 1, delayed: 2, active: 4, succeeded: 1234, failed: 7 }),
         takes_settings: true,
         providers: None,

@@ -21,7 +21,7 @@ use serde_json::Value;
 pub use super::ports::free_port;
 use super::{Net, Process, STAKE};
 
-/// The ops port of a process.
+/// A port of a process that answers plain requests, such as its ops port.
 pub struct Probe(SocketAddr);
 
 impl Probe {
@@ -43,7 +43,7 @@ impl Probe {
     pub fn ask(&self, path: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(self.0).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.0).ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         let (head, body) = answer.split_once("\r\n\r\n")?;
