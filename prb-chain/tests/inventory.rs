@@ -24,7 +24,7 @@ use prb_core::{
         self,
         inventory::{pool, worker},
     },
-    inventory::{self, AfterExternalStop, Edit, FleetRecord, Inventory, Limits, Snapshot},
+    inventory::{self, AfterExternalStop, Edit, FleetRecord, Goal, Inventory, Limits, Snapshot},
     manage::{Manager, Parts, PoolValue, WorkerValue},
     primitives::{AccountId, PoolId},
     vault::{Vault, memory::MemoryVault},
@@ -242,9 +242,13 @@ async fn database_without_saved_states_is_upgraded() {
     let json: serde_json::Value = serde_json::from_slice(&read(&path, "saved", id.as_bytes())).unwrap();
     let expected = serde_json::json!({
         "key": format!("0x{}", "07".repeat(32)), "goal": "stay-stopped", "was_computing": true,
-        "sent": { "operation": "start", "at": 9 },
+        "sent": { "operation": "start", "at": 9 }, "as_of": 9,
     });
     assert_eq!(json, expected);
+    // Before the block of the newest view was kept.
+    write(&path, "saved", id.as_bytes(), br#"{"key":null,"goal":"stop","was_computing":true}"#);
+    let old = snapshot(&open(&path)).saved(id);
+    assert_eq!((old.goal, old.was_computing, old.as_of), (Goal::Stop, true, None));
 }
 
 #[tokio::test]

@@ -29,7 +29,10 @@ use crate::{
     pruntime::Connect,
     queue::JobQueue,
     sync::{self, Driver, TransferBudget, TransferLimits},
-    worker::{Context, JobDriver, Keys, Saver, Settings, Slot, StakeQueue, State, Tuning, preview},
+    worker::{
+        Context, JobDriver, Keys, NodeBehind, Saver, Settings, Slot, StakeQueue, State, Tuning, Views,
+        preview,
+    },
 };
 
 mod genesis;
@@ -97,6 +100,9 @@ pub struct Config {
     pub watchdog_interval: Duration,
     /// How long [`Fleet::stop`] waits for tasks before it abandons them. Default: 5 s.
     pub stop_timeout: Duration,
+    /// Whether views of the chain may be older than those that stored records were decided with, because the chain was
+    /// set back for good. Default: `false`.
+    pub chain_set_back: bool,
     /// Settings that apply to every worker. Default: those of [`Settings`].
     pub settings: Settings,
     /// Backoffs, intervals and size limits of every worker's task. Default: those of [`Tuning`].
@@ -112,6 +118,7 @@ impl Default for Config {
             stall_after: Duration::from_secs(120),
             watchdog_interval: Duration::from_secs(10),
             stop_timeout: Duration::from_secs(5),
+            chain_set_back: false,
             settings: Settings::default(),
             tuning: Tuning::default(),
         }
@@ -161,6 +168,9 @@ pub struct FleetStatus {
     pub workers: Vec<Arc<WorkerStatus>>,
     /// The number of runners.
     pub runners: usize,
+    /// Whether the newest view of the chain is older than one that the fleet has acted on: nothing is sent on chain
+    /// then.
+    pub node_behind: Option<NodeBehind>,
 }
 
 impl FleetStatus {
@@ -186,6 +196,7 @@ struct Shared {
     tasks: TaskTracker,
     stop_timeout: Duration,
     saver: Arc<Saver>,
+    views: Arc<Views>,
 }
 
 /// A running fleet. Clones share it; it stops when the last one is dropped.
@@ -230,6 +241,7 @@ impl Fleet {
         describe_metrics();
         let cancel = CancellationToken::new();
         let saver = Arc::new(Saver::new(Arc::clone(&parts.inventory)));
+        let views = Arc::new(Views::new(parts.chain.views(), parts.source.heights()));
         let shared = Arc::new(Shared {
             registry: RwLock::default(),
             changes: watch::Sender::new(0),
@@ -237,12 +249,13 @@ impl Fleet {
             tasks: TaskTracker::new(),
             stop_timeout: config.stop_timeout,
             saver: Arc::clone(&saver),
+            views: Arc::clone(&views),
         });
         let (genesis, genesis_seen) = watch::channel(None);
         let budget = TransferBudget::new(TransferLimits::new(config.in_flight_bytes));
         let snapshots = parts.inventory.snapshots();
         let context = Arc::new(Context {
-            views: parts.chain.views(),
+            views,
             keys: Arc::new(Keys::new(parts.chain)),
             stakes: StakeQueue::default(),
             saver,
@@ -272,6 +285,7 @@ impl Fleet {
             revision,
             workers: registry.slots.iter().map(|slot| slot.status()).collect(),
             runners: registry.runners,
+            node_behind: self.shared.views.current().err(),
         }
     }
 

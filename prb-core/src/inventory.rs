@@ -256,6 +256,10 @@ pub struct FleetRecord {
     /// The keys that answered last, and when they changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seen_keys: Option<SeenKeys>,
+    /// The newest parachain block that the fleet had seen when it changed this record: an older view of the chain
+    /// changes no record. `None` in records of earlier versions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<ParaNumber>,
 }
 
 /// A start or a stop that was sent and may still be included in a block.

@@ -37,13 +37,14 @@ mod stakes;
 mod state;
 mod status;
 mod task;
+mod views;
 
 pub use action::{Action, Decision, Operation};
 pub use command::Command;
 pub use decide::decide;
 pub use event::{Event, EventKind, MAX_EVENTS};
 pub use in_flight::{InFlight, Stage, UnknownStage};
-pub use observed::{Desired, Failure, Failures, Grant, LastKey, Observed, Refused, Rules};
+pub use observed::{Desired, Failure, Failures, Grant, LastKey, NodeBehind, Observed, Refused, Rules};
 pub use reason::{AfterCoolDown, Reason};
 pub use state::State;
 pub use status::{Checkpoint, WorkerStatus};
@@ -55,6 +56,7 @@ pub(crate) use saver::Saver;
 pub(crate) use slot::{Slot, Taken};
 pub(crate) use stakes::StakeQueue;
 pub(crate) use task::{Context, Task};
+pub(crate) use views::Views;
 
 /// Settings that apply to every worker of a fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, derive_setters::Setters)]

@@ -17,7 +17,8 @@
 //! - Lease tokens never repeat, and each job carries a random mark from its submitter. After Redis has lost
 //!   its data or returned to an old snapshot, a consumer cannot end another one's lease, and a submitter is
 //!   not given another job's outcome: submitters are notified that their job is gone, consumers that their lease is
-//!   lost.
+//!   lost. A consumer ends a job that it has ended before as it did then, and a named submitter ([`Config::submitter`])
+//!   withdraws its jobs that nobody awaits.
 //! - While Redis is unavailable, calls fail after [`Config::call_timeout`]; after [`Config::outage_limit`]
 //!   the outstanding jobs are reported as failed.
 //!
@@ -58,10 +59,12 @@ use tokio_util::sync::CancellationToken;
 use self::{
     connections::Connections,
     consume::{End, Opened},
+    ended::EndedJobs,
     error::ConsumerError,
     finish::EndRequest,
     lease_table::LeaseTable,
     leasing::{LeaseRequest, millis},
+    orphans::Orphans,
     pending::Pending,
     record::{Event, Record},
     submit::Submission,
@@ -72,6 +75,7 @@ mod admin;
 mod config;
 mod connections;
 mod consume;
+mod ended;
 mod error;
 mod events;
 mod finish;
@@ -79,6 +83,7 @@ mod housekeeping;
 mod job_encoding;
 mod lease_table;
 mod leasing;
+mod orphans;
 mod pending;
 mod record;
 mod scripts;
@@ -122,7 +127,9 @@ struct Shared {
     /// The name of this process in Redis.
     caller: String,
     pending: Pending,
+    orphans: Orphans,
     leases: LeaseTable,
+    ended_jobs: EndedJobs,
     seq: AtomicU64,
     /// Whether this process has submitted a job. Job events are only subscribed to from then on.
     submits: watch::Sender<bool>,
@@ -171,7 +178,9 @@ impl RedisQueue {
             link,
             caller: random_name(),
             pending: Pending::default(),
+            orphans: Orphans::default(),
             leases: LeaseTable::default(),
+            ended_jobs: EndedJobs::default(),
             seq: AtomicU64::new(1),
             submits: watch::Sender::new(false),
             listening: watch::Sender::new(false),
@@ -317,7 +326,7 @@ fn encoded(job: &Job, mark: &str) -> Result<(String, String), serde_json::Error>
 impl JobQueue for RedisQueue {
     async fn submit(&self, job: Job) -> Result<JobHandle, Error> {
         job.check()?;
-        let mark = random_name();
+        let mark = orphans::new_mark(self.0.shared.config.submitter.as_deref());
         let (json, index_entry) = encoded(&job, &mark).map_err(|e| Error::Unavailable(Box::new(e)))?;
         let calls = job.calls.len();
         // Its JSON suffices from here on; messages can make a job large, and the wait for Redis can be long.

@@ -11,7 +11,9 @@ use std::{fs, time::Duration};
 use prb_core::{conformance::queue::job, queue::JobQueue};
 use prb_queue::redis::{Config, RedisQueue};
 use proxy::Proxy;
-use support::{LONG, Server, captured_log::CapturedLog, done, fresh_name, lease, outcome_of, with_causes};
+use support::{
+    LONG, Persistence, Server, captured_log::CapturedLog, done, fresh_name, lease, outcome_of, with_causes,
+};
 use tokio::time::{Instant, sleep, timeout};
 
 const TTL: Duration = Duration::from_secs(30);
@@ -270,6 +272,26 @@ async fn server_that_evicts_jobs_is_named_at_the_start_and_when_it_is_reconfigur
         assert!(Instant::now() < until, "the limit is gone, and nothing is logged");
         sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// On one thread, whose log is read.
+#[tokio::test]
+async fn server_that_returns_to_snapshots_is_named_at_the_start() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _logged = tracing::subscriber::set_default(subscriber);
+    let server = Server::with_arguments(&["--save", "3600 1"]);
+    let risky = queue(&server);
+    let port = server.port.to_string();
+    log.until(&["WARN", "returns to its last snapshot", "appendonly yes", &port]).await;
+    works(&risky).await;
+    // Neither one that loses all its jobs nor one that loses none is named.
+    for persistence in [Persistence::None, Persistence::AppendOnly] {
+        let server = Server::with(persistence);
+        works(&queue(&server)).await;
+    }
+    assert_eq!(log.count(&["WARN", "returns to its last snapshot"]), 1);
 }
 
 /// Two nodes that share the slots, so that each has a part of what the queue needs.

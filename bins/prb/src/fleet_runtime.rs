@@ -103,8 +103,10 @@ impl FleetRuntime {
         let (nodes, views) = (self.chain.nodes.clone(), self.chain_views());
         let (fleet, queue) = (self.fleet.clone(), self.trade_queue.watch());
         move || {
-            let surroundings = [readiness::chain_view(&views), trade_queue::readiness(&queue)];
-            let workers = readiness::workers(&fleet.status());
+            let fleet = fleet.status();
+            let view = readiness::chain_view(&views).or_else(|| readiness::node_behind(&fleet));
+            let surroundings = [view, trade_queue::readiness(&queue)];
+            let workers = readiness::workers(&fleet);
             nodes.reasons().into_iter().chain(surroundings.into_iter().flatten()).chain(workers).collect()
         }
     }

@@ -78,6 +78,8 @@ codes! {
     NoTrustedNode = "no_trusted_node",
     /// The parachain's state has not been read yet.
     NoChainView = "no_chain_view",
+    /// The parachain node shows an older state of the chain than the fleet has acted on.
+    NodeBehind = "node_behind",
     /// No data provider of this chain is connected.
     NoDataProvider = "no_data_provider",
     /// No peer is connected.
@@ -161,6 +163,17 @@ pub(crate) fn chain_view(views: &watch::Receiver<Option<Arc<ChainView>>>) -> Opt
     missing.then(|| Reason::new(Code::NoChainView, "the parachain's state has not been read yet"))
 }
 
+/// Whether the parachain node is behind what the fleet has acted on.
+pub(crate) fn node_behind(fleet: &FleetStatus) -> Option<Reason> {
+    let behind = fleet.node_behind.filter(|behind| behind.is_lasting)?;
+    let text = format!(
+        "the parachain node is {} blocks behind what this manager has acted on, so nothing is sent on chain: wait until it \
+         has caught up, or add another node to PHALA_CHAIN_ENDPOINT",
+        behind.blocks
+    );
+    Some(Reason::new(Code::NodeBehind, text))
+}
+
 /// Whether there are usable data providers.
 pub(crate) fn data_providers(usable: usize, untrusted: usize) -> Option<Reason> {
     let text = match untrusted {
@@ -239,7 +252,7 @@ mod tests {
     use prb_core::{
         inventory::Worker,
         primitives::{ParaNumber, PoolId, RelayNumber},
-        worker::Desired,
+        worker::{Desired, NodeBehind},
     };
 
     use super::*;
@@ -303,6 +316,18 @@ mod tests {
         );
         let waits = (State::Synching, worker::Reason::AwaitingData { error: "no header 0".into() });
         assert_eq!(codes(&[waits]), ["workers_without_data"]);
+    }
+
+    #[test]
+    fn node_that_stays_behind_is_a_reason() {
+        let mut fleet = fleet(&[(State::Active, worker::Reason::Computing)]);
+        assert_eq!(node_behind(&fleet).map(|reason| reason.code), None);
+        fleet.node_behind = Some(NodeBehind { blocks: 14, is_lasting: false });
+        assert_eq!(node_behind(&fleet).map(|reason| reason.code), None);
+        fleet.node_behind = Some(NodeBehind { blocks: 14, is_lasting: true });
+        let reason = node_behind(&fleet).unwrap();
+        assert_eq!(reason.code, "node_behind");
+        assert!(reason.message.contains("is 14 blocks behind"), "{}", reason.message);
     }
 
     #[test]

@@ -219,7 +219,9 @@ pub(crate) fn submitters(url: &str, chain: watch::Receiver<Option<Arc<ChainView>
         // Before the first view, every view is newer.
         newest.map_or(ParaNumber(0), |block| ParaNumber(block.0.saturating_add(OTHERS_AHEAD)))
     };
-    redis::Config::new(url).with_block_hint(Some(Arc::new(hint)))
+    // Of this process alone: managers that share a queue may have the same identity. Jobs of an earlier process stay.
+    let submitter = uuid::Uuid::new_v4().to_string();
+    redis::Config::new(url).with_block_hint(Some(Arc::new(hint))).with_submitter(Some(submitter))
 }
 
 /// The result of polling the queue.

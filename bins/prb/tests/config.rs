@@ -141,6 +141,7 @@ fn every_variable_is_read() {
         ("PHALA_SYNC_ONLY", "true", "\nsync_only = true"),
         ("PHALA_DEV_SKIP_RA", "true", "dev_skip_ra = true"),
         ("PRB_AFTER_STOP", "start-again", "after_stop = \"start-again\""),
+        ("PRB_CHAIN_SET_BACK", "true", "chain_set_back = true"),
     ];
     for (daemon, own) in [("data-provider", &provider[..]), ("lifecycle", &lifecycle[..])] {
         let all = [&walkie[..], own].concat();

@@ -131,6 +131,7 @@ pub fn saved() -> FleetRecord {
     let mut saved = FleetRecord::default();
     (saved.key, saved.goal, saved.was_computing) = (Some(WorkerKey([7; 32])), Goal::StayStopped, true);
     saved.sent = Some(PendingOperation::new(PendingOperationKind::Start, ParaNumber(9)));
+    saved.as_of = Some(ParaNumber(9));
     saved
 }
 
@@ -180,7 +181,8 @@ async fn resumes_removed_workers(inventory: &impl Inventory) {
     );
 
     // Another entry of the same name, or with the same machine, goes on with the goal. Whoever adds it confirms the key.
-    let (other, goal) = (Uuid::from_u128(50), FleetRecord { goal: kept.goal, ..FleetRecord::default() });
+    let (other, goal) =
+        (Uuid::from_u128(50), FleetRecord { goal: kept.goal, as_of: kept.as_of, ..FleetRecord::default() });
     let named = Worker { id: other, endpoint: "http://new".into(), ..worker(1) };
     let renamed =
         Worker { id: other, name: "new".into(), endpoint: "HTTP://10.0.0.1:8001/".into(), ..worker(1) };

@@ -153,6 +153,9 @@ impl Supervisor {
 
     /// Updates slots and shards to an inventory snapshot.
     fn apply(&mut self, snapshot: &Snapshot) {
+        if !self.config.chain_set_back {
+            self.ctx.views.note_records(snapshot);
+        }
         let before = self.shared.registry();
         let mut edited = before.slots.len() != snapshot.workers.len();
         let (mut slots, mut silenced) = (Vec::with_capacity(snapshot.workers.len()), Vec::new());

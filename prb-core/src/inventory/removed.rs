@@ -102,7 +102,7 @@ pub(super) fn resume(
             record
         } else {
             // Another entry: whoever added it confirms the key that answers there.
-            FleetRecord { goal: record.goal, ..FleetRecord::default() }
+            FleetRecord { goal: record.goal, as_of: record.as_of, ..FleetRecord::default() }
         };
         // A record that was put with the worker is newer.
         saved.entry(worker.id).or_insert(record);

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    Action, Decision, Desired, Failure, Observed, Operation, Reason, Settings, State, observed::LastKey,
+    Action, Decision, Desired, Failure, NodeBehind, Observed, Operation, Reason, Settings, State,
+    observed::LastKey,
 };
 use crate::{primitives::Hash, prpc::PhactoryInfo, sync::Step, text::shorten};
 
@@ -152,7 +153,8 @@ fn act(observed: &Observed, assessment: &Assessment) -> Action {
     if let Some(operation) = assessment.wanted.filter(|operation| may_operate(observed, *operation)) {
         return Action::Operate(operation);
     }
-    if assessment.relays && observed.unsent_messages && is_due(observed.failures.relay.as_ref()) {
+    let relays = assessment.relays && observed.unsent_messages && observed.node_behind.is_none();
+    if relays && is_due(observed.failures.relay.as_ref()) {
         return Action::Relay;
     }
     // A worker that is not synced triggers no wake-up by itself.
@@ -162,6 +164,7 @@ fn act(observed: &Observed, assessment: &Assessment) -> Action {
 fn may_operate(observed: &Observed, operation: Operation) -> bool {
     observed.job.is_none()
         && observed.awaiting_block.is_none()
+        && observed.node_behind.is_none()
         // The key and goal of the worker must be persisted before anything is staked for it: a crash would
         // lose them.
         && !observed.unsaved
@@ -202,6 +205,11 @@ fn conclude(assessment: Assessment, action: Action, sync: Step, observed: &Obser
             state = State::Error;
         }
     }
+    if let Some(NodeBehind { blocks, is_lasting: true }) = observed.node_behind
+        && depends_on_views(&reason)
+    {
+        reason = Reason::NodeBehind { blocks };
+    }
     // The connection last: while it fails, nothing else is known about the worker.
     for failure in [&failures.sync, &failures.connection].into_iter().flatten() {
         reason = failure.reason.clone();
@@ -222,6 +230,14 @@ const fn needs_messages(reason: &Reason) -> bool {
             | Reason::Gatekeeper { .. }
             | Reason::AwaitingScore
             | Reason::ScoreOverdue
+    )
+}
+
+/// Whether a worker in this situation continues with a newer view of the chain.
+const fn depends_on_views(reason: &Reason) -> bool {
+    !matches!(
+        reason,
+        Reason::Synching | Reason::SyncOnly | Reason::NoOperator { .. } | Reason::KeyInUse { .. }
     )
 }
 

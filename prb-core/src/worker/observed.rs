@@ -170,6 +170,15 @@ impl LastKey {
     }
 }
 
+/// The newest view of the chain is older than one that the fleet has acted on: the parachain node lags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeBehind {
+    /// By how many blocks.
+    pub blocks: u32,
+    /// Whether that lasts. Views may fall back for a moment when another node is followed.
+    pub is_lasting: bool,
+}
+
 /// The observed state: pRuntime, the data source, the chain, and what is in flight.
 #[derive(Clone, Debug)]
 pub struct Observed {
@@ -189,6 +198,8 @@ pub struct Observed {
     pub syncing: bool,
     /// Whether the worker has reached the tip and has not fallen far behind since.
     pub caught_up: bool,
+    /// Whether the newest view is too old to act on: the state below is of the newest one that is not.
+    pub node_behind: Option<NodeBehind>,
     /// The worker's on-chain state in the newest view; `None` before a view contains it.
     pub chain: Option<Reading<WorkerOnChain>>,
     /// Its pool's on-chain state; `None` if the views contain no pools.
@@ -237,6 +248,7 @@ impl Default for Observed {
             step: Step::Wait,
             syncing: false,
             caught_up: false,
+            node_behind: None,
             chain: None,
             pool: None,
             payer: None,

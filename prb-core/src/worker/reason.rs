@@ -139,6 +139,11 @@ reasons! {
     } = "key-in-use",
     /// No chain view contains it yet.
     AwaitingChainState = "awaiting-chain-state",
+    /// The parachain node shows an older state of the chain than the fleet has acted on.
+    NodeBehind {
+        /// By how many blocks.
+        blocks: u32,
+    } = "node-behind",
     /// Its on-chain state cannot be read.
     ChainStateUnreadable {
         /// Why it cannot be read.
@@ -382,6 +387,7 @@ impl Reason {
                 | Self::Initialising
                 | Self::AwaitingChainData
                 | Self::AwaitingChainState
+                | Self::NodeBehind { .. }
                 | Self::Synching
                 | Self::Registering
                 | Self::RegisteringAgain

@@ -254,7 +254,7 @@ mod tests {
         // Commanded to start while its stop is in flight.
         let sent = Some(PendingOperation::new(PendingOperationKind::Stop, NOW));
         let told_to_start =
-            FleetRecord { key: Some(KEY), goal: Goal::Compute, was_computing: true, sent, seen_keys: None };
+            FleetRecord { key: Some(KEY), was_computing: true, sent, ..FleetRecord::default() };
         assert_eq!(after(told_to_start, &computes), told_to_start);
         let landed = after(told_to_start, &cools);
         assert_eq!((landed.goal, landed.sent), (Goal::StartAgain, None));
@@ -269,8 +269,7 @@ mod tests {
         assert_eq!(after(told_to_start, &ready).sent, None, "landed, and reclaimed");
         // Commanded to stop while its start is in flight.
         let sent = Some(PendingOperation::new(PendingOperationKind::Start, NOW));
-        let told_to_stop =
-            FleetRecord { key: Some(KEY), goal: Goal::Stop, was_computing: false, sent, seen_keys: None };
+        let told_to_stop = FleetRecord { key: Some(KEY), goal: Goal::Stop, sent, ..FleetRecord::default() };
         assert_eq!(after(told_to_stop, &ready), told_to_stop);
         let landed = after(told_to_stop, &computes);
         assert_eq!((landed.goal, landed.sent), (Goal::Stop, None));
@@ -297,8 +296,7 @@ mod tests {
     #[test]
     fn another_key_is_taken_only_where_the_last_has_nothing_at_stake() {
         let sent = Some(PendingOperation::new(PendingOperationKind::Stop, NOW));
-        let saved =
-            FleetRecord { key: Some(KEY), goal: Goal::Compute, was_computing: true, sent, seen_keys: None };
+        let saved = FleetRecord { key: Some(KEY), was_computing: true, sent, ..FleetRecord::default() };
         let chain = chain("none");
         let seen = |last_at_stake| Observation {
             key: OTHER,

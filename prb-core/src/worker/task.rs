@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::{
-    Action, Command, Desired, EventKind, Grant, JobDriver, Keys, Observed, Operation, Settings, Slot,
-    StakeQueue, Tuning, decide, key_registry::Interest, saver::Saver,
+    Action, Command, Desired, EventKind, Grant, JobDriver, Keys, NodeBehind, Observed, Operation, Settings,
+    Slot, StakeQueue, Tuning, Views, decide, key_registry::Interest, saver::Saver,
 };
 use crate::{
     attestation::{CollateralSource, RegistrationRequest},
@@ -53,7 +53,7 @@ use syncing::Syncing;
 pub(crate) struct Context {
     pub(crate) source: Arc<dyn BlobSource>,
     pub(crate) driver: Driver,
-    pub(crate) views: watch::Receiver<Option<Arc<ChainView>>>,
+    pub(crate) views: Arc<Views>,
     pub(crate) jobs: Arc<JobDriver>,
     pub(crate) connect: Arc<dyn Connect>,
     pub(crate) collateral: Option<Arc<dyn CollateralSource>>,
@@ -73,6 +73,10 @@ pub(crate) struct Task {
     desired: Arc<Desired>,
     heights: watch::Receiver<Heights>,
     views: watch::Receiver<Option<Arc<ChainView>>>,
+    /// The newest view that may be acted on.
+    view: Option<Arc<ChainView>>,
+    /// Whether a view is too old to be acted on.
+    node_behind: Option<NodeBehind>,
     genesis: watch::Receiver<Option<Arc<Genesis>>>,
 
     connection: Connection,
@@ -124,7 +128,9 @@ impl Task {
         let saved = ctx.saver.newest(slot.id(), slot.saved());
         Self {
             heights: ctx.driver.heights(),
-            views: ctx.views.clone(),
+            views: ctx.views.changes(),
+            view: None,
+            node_behind: None,
             genesis: ctx.genesis.clone(),
             connection: Connection::new(&ctx, &desired),
             identity: Identity::default(),
@@ -354,7 +360,7 @@ impl Task {
         }
         let kind = |record: FleetRecord| record.sent.map(|sent| sent.operation);
         self.earlier_sent &= kind(saved) == kind(self.saved);
-        self.saved = saved;
+        self.saved = FleetRecord { as_of: self.ctx.views.acted_on().or(saved.as_of), ..saved };
     }
 
     fn store_saved(&self) {
@@ -370,6 +376,7 @@ impl Task {
             self.init_failures.wakes_at(now),
             self.on_chain.failures.wakes_at(now),
             self.relay.wakes_at(now),
+            self.ctx.views.wakes_at(),
         ]
         .into_iter()
         .flatten()

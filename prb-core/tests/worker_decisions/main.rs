@@ -11,8 +11,8 @@ use prb_core::{
     prpc::{GatekeeperStatus, PhactoryInfo},
     sync::Step,
     worker::{
-        Action, Desired, Failure, Grant, LastKey, Observed, Operation, Reason, Refused, Settings, State,
-        decide,
+        Action, Desired, Failure, Grant, LastKey, NodeBehind, Observed, Operation, Reason, Refused, Settings,
+        State, decide,
     },
 };
 
@@ -181,6 +181,39 @@ fn syncing_continues_during_operations_and_messages() {
     observed.syncing = false;
     let stale = decision(&observed);
     assert_eq!((stale.action, stale.sync), (Action::Observe, Step::Wait), "the worker's own word first");
+}
+
+#[test]
+fn nothing_is_sent_on_a_view_that_is_too_old() {
+    let mut observed = ready();
+    observed.step = headers();
+    observed.unsent_messages = true;
+    assert_eq!(decided(&observed).0, START);
+    let before = decision(&observed);
+    observed.node_behind = Some(NodeBehind { blocks: 14, is_lasting: false });
+    let moment = decision(&observed);
+    assert_eq!((moment.action, moment.sync), (Action::Wait, headers()));
+    assert_eq!((moment.state, moment.code), (before.state, before.code), "not shown yet");
+    observed.node_behind = Some(NodeBehind { blocks: 14, is_lasting: true });
+    let lasting = decision(&observed);
+    assert_eq!((lasting.action, lasting.sync, lasting.code), (Action::Wait, headers(), "node-behind"));
+    assert!(lasting.message.contains("is 14 blocks behind"), "{}", lasting.message);
+    observed.failures.connection = failure(1, false);
+    assert_eq!(decision(&observed).message, "it fails", "the worker itself first");
+    // An absent worker's stop waits as well.
+    let mut observed = computing();
+    let chain = observed.chain.take();
+    observed.info = None;
+    observed.last_key = Some(LastKey { key: KEY, chain, holder: None });
+    observed.saved.goal = Goal::Stop;
+    assert_eq!(decided(&observed).0, Action::Operate(Operation::Stop));
+    observed.node_behind = Some(NodeBehind { blocks: 1, is_lasting: false });
+    assert_ne!(decided(&observed).0, Action::Operate(Operation::Stop));
+    // A worker that only syncs needs no views.
+    let mut observed = ready();
+    observed.node_behind = Some(NodeBehind { blocks: 14, is_lasting: true });
+    let syncs = decision_for(&desired(true, true), &Settings::default(), &observed);
+    assert_eq!(syncs.code, "sync-only");
 }
 
 #[test]

@@ -65,6 +65,10 @@ pub struct Config {
     /// How long a job whose signer this process does not know is left to the other consumers of the queue, before it
     /// fails. Default: 60 s.
     pub unsignable_limit: Duration,
+    /// The name of this submitter: the same after a restart, and of no other submitter of the queue. With it, jobs that
+    /// were submitted under this name and whose [`JobHandle`](prb_core::queue::JobHandle) is gone are withdrawn at each
+    /// new connection to Redis. Without one, they stay. Default: none.
+    pub submitter: Option<String>,
     /// Names the signer of jobs that do not carry one. Default: none.
     pub signers: Option<Arc<dyn PoolSigners>>,
     /// The block that an outcome names if the program that ended the job does not report one, as the original's
@@ -115,6 +119,7 @@ impl Config {
             call_timeout: Self::CALL_TIMEOUT,
             outage_limit: Self::OUTAGE_LIMIT,
             unsignable_limit: UNSIGNABLE_LIMIT,
+            submitter: None,
             signers: None,
             block_hint: None,
         }
@@ -164,6 +169,7 @@ impl fmt::Debug for Config {
             .field("call_timeout", &self.call_timeout)
             .field("outage_limit", &self.outage_limit)
             .field("unsignable_limit", &self.unsignable_limit)
+            .field("submitter", &self.submitter)
             .field("signers", &self.signers)
             .field("block_hint", &self.block_hint.is_some())
             .finish()

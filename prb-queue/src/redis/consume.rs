@@ -55,6 +55,10 @@ impl RedisQueue {
                 }
             },
         };
+        let before = mark.as_deref().and_then(|mark| self.0.shared.ended_jobs.end_of(mark, &record.tail));
+        if let Some(end) = before {
+            return Err(Refusal::Ended(record, end));
+        }
         let job = Job { pool, signer, calls: decoded.calls, retries: record.tail.retries() };
         if let Some(failure) = self.too_old(taken, &record).filter(|_| expires(&job)) {
             return Err(Refusal::TooOld(record, failure));
@@ -105,6 +109,10 @@ impl RedisQueue {
         let (record, end) = match refusal {
             Refusal::Unsigned(delay) => return self.leave_to_others(grant, delay).await,
             Refusal::Done(record) => (record, End::Done),
+            Refusal::Ended(record, end) => {
+                self.0.shared.ended_jobs.warn(id);
+                (record, end)
+            }
             Refusal::TooOld(record, failure) => {
                 // A trader that was away finds thousands of them.
                 let mut log =
@@ -174,9 +182,22 @@ impl RedisQueue {
 
     pub(super) async fn end(&self, id: JobId, token: u64, end: End) -> Result<(), Error> {
         let leased = self.0.shared.leases.get(id, token).ok_or(Error::LeaseLost { id })?;
+        let remember = |end| {
+            if let Some(mark) = &leased.mark {
+                self.0.shared.ended_jobs.add(mark, end);
+            }
+        };
+        // Before Redis has it: it took place even if Redis returns without knowing the lease.
+        if let End::Succeeded(_) = &end {
+            remember(end.clone());
+        }
         // Kept in the table until the answer: a cancelled call can be repeated.
-        let was_leased = self.finish(id.to_string(), &leased, end).await?;
+        let was_leased = self.finish(id.to_string(), &leased, end.clone()).await?;
         self.0.shared.leases.remove(id, token);
+        // Another consumer carries it out if the lease was lost.
+        if was_leased && end.is_failure(leased.record.tail.retries()) {
+            remember(end);
+        }
         if was_leased { Ok(()) } else { Err(Error::LeaseLost { id }) }
     }
 }
@@ -191,6 +212,8 @@ pub(super) enum Refusal {
     Unsigned(Duration),
     /// It has succeeded before.
     Done(Record),
+    /// This process has ended it before, which Redis does not know.
+    Ended(Record, End),
     /// It has waited for too long.
     TooOld(Record, JobFailure),
     /// It cannot be carried out.
@@ -200,10 +223,21 @@ pub(super) enum Refusal {
 }
 
 /// How a consumer ends a lease.
+#[derive(Clone, Debug)]
 pub(super) enum End {
     Done,
     Succeeded(JobOutcome),
     Failed { message: String, retry_after: Option<Duration> },
+}
+
+impl End {
+    /// Whether a job with this many retries left has failed for good.
+    const fn is_failure(&self, retries: u32) -> bool {
+        match self {
+            Self::Failed { retry_after, .. } => retry_after.is_none() || retries == 0,
+            _ => false,
+        }
+    }
 }
 
 fn end_request(

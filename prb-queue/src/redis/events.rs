@@ -43,7 +43,10 @@ pub(super) async fn listen(shared: Arc<Shared>) {
     let mut warnings = Warnings::default();
     loop {
         let (end, connected) = match subscribe(&shared).await {
-            Ok(subscriptions) => (receive(&shared, subscriptions).await, true),
+            Ok(subscriptions) => {
+                shared.orphans.connected();
+                (receive(&shared, subscriptions).await, true)
+            }
             Err(e) => (shared.link.endpoint_error(e).to_string(), false),
         };
         // A process that has submitted nothing does not subscribe to job events: for it, being connected

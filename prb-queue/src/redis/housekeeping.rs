@@ -28,9 +28,11 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let mut settled = None;
     let (mut leases, mut order) = (StepLog::new("lease renewal"), StepLog::new("queue maintenance"));
     let mut eviction = EvictionLog::default();
+    let mut snapshots = SnapshotLog::default();
     loop {
         ticks.tick().await;
         leases.record(&shared, mark_leases_alive(&shared).await);
+        snapshots.check(&shared).await;
         let is_due = swept_at.elapsed() >= config.stall_interval;
         if is_due || !eviction.asked {
             eviction.check(&shared).await;
@@ -123,6 +125,42 @@ fn evicts(info: &str) -> Option<&str> {
     // Without a limit, nothing is evicted.
     let is_limited = value("maxmemory:").is_some_and(|bytes| bytes != "0");
     value("maxmemory_policy:").filter(|policy| is_limited && *policy != "noeviction")
+}
+
+/// Warns once of a server that returns to an older state when it restarts: it saves snapshots, and no log of its writes.
+#[derive(Debug, Default)]
+struct SnapshotLog {
+    /// Whether the server has answered.
+    answered: bool,
+}
+
+impl SnapshotLog {
+    /// Asks the server. One that does not answer is asked again with the next tick.
+    async fn check(&mut self, shared: &Shared) {
+        if self.answered {
+            return;
+        }
+        let mut pipe = redis::pipe();
+        pipe.cmd("CONFIG").arg("GET").arg("save").cmd("CONFIG").arg("GET").arg("appendonly");
+        let answer: RedisResult<(Vec<String>, Vec<String>)> =
+            shared.link.query_within(READY_TIMEOUT, &pipe).await;
+        let (save, append) = match answer {
+            Ok(answer) => answer,
+            // A hosted server, or a user without the permission, does not tell.
+            Err(error) => return self.answered = !error.is_io_error(),
+        };
+        self.answered = true;
+        let value = |answer: &[String]| answer.get(1).cloned().unwrap_or_default();
+        let (save, append) = (value(&save), value(&append));
+        if !save.is_empty() && append == "no" {
+            tracing::warn!(
+                endpoint = %shared.link.endpoint(),
+                save,
+                "this Redis returns to its last snapshot when it restarts: jobs of then, old starts and stops among them, \
+                 could be carried out again; set appendonly yes, or save \"\" if jobs may be lost"
+            );
+        }
+    }
 }
 
 async fn mark_leases_alive(shared: &Shared) -> RedisResult<Option<()>> {

@@ -168,6 +168,12 @@ impl Pending {
         notify(waiting, outcome);
     }
 
+    /// Whether a submitter in this process awaits the job.
+    pub(super) fn awaits(&self, id: JobId, mark: &str) -> bool {
+        let state = self.state();
+        state.open.get(&id).is_some_and(|waiting| waiting.mark == mark && !waiting.submitter.is_closed())
+    }
+
     /// Notes whether a job is being withdrawn; returns its mark, if this process submitted it.
     pub(super) fn withdrawing(&self, id: JobId, withdrawing: bool) -> Option<String> {
         let mut state = self.state();

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::{
-    Shared,
+    Shared, orphans,
     pending::{Outcome, Waiting},
 };
 
@@ -34,7 +34,16 @@ pub(super) async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Submission
     // polled.
     let mut listening = shared.listening.subscribe();
     let mut waited = false;
-    while let Some(first) = jobs.recv().await {
+    loop {
+        let first = tokio::select! {
+            () = shared.orphans.changed.notified() => {
+                // A failure is reported to the next submitter, before whose job this is tried again.
+                let _ = orphans::withdraw(&shared).await;
+                continue;
+            }
+            job = jobs.recv() => job,
+        };
+        let Some(first) = first else { return };
         if !waited {
             shared.submits.send_replace(true);
             let wait = tokio::time::timeout(shared.config.poll_interval, listening.wait_for(|on| *on));
@@ -53,8 +62,14 @@ pub(super) async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Submission
         }
         // Skip submitters that left before their job was added.
         batch.retain(|job| !job.added.is_closed());
-        if !batch.is_empty() {
-            add(&shared, batch).await;
+        if batch.is_empty() {
+            continue;
+        }
+        match orphans::withdraw(&shared).await {
+            Ok(()) => add(&shared, batch).await,
+            Err(e) => batch.into_iter().for_each(|job| {
+                let _ = job.added.send(Err(shared.link.unavailable(e.clone())));
+            }),
         }
     }
 }

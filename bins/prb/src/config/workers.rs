@@ -40,6 +40,10 @@ pub struct WorkerArgs {
     /// their own setting.
     #[arg(long, env = "PRB_AFTER_STOP", default_value_t = AfterExternalStop::default(), value_parser = after_stop)]
     pub after_stop: AfterExternalStop,
+    /// Act on an older state of the chain than this manager has acted on before. Only for one start, and only if the
+    /// chain was set back for good: with a node that merely lags, stopped workers may be started again.
+    #[arg(long, env = "PRB_CHAIN_SET_BACK", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
+    pub chain_set_back: bool,
     /// Timeout of pRuntime calls, in ms.
     #[arg(long, env = "PHALA_PRPC_REQUEST_TIMEOUT", default_value = "8000", value_parser = millis)]
     pub prpc_request_timeout: Duration,
@@ -87,6 +91,7 @@ impl WorkerArgs {
         defaults
             .with_max_workers_per_runner(self.runner_max_worker_number as usize)
             .with_stop_timeout(stop::WORKERS)
+            .with_chain_set_back(self.chain_set_back)
             .with_settings(
                 Settings::default()
                     .with_sync_only(self.sync_only)

@@ -33,6 +33,11 @@ impl fmt::Display for Reason {
             Self::Synching => f.write_str("Synching block data..."),
             Self::SyncOnly => f.write_str("Synched, sync only"),
             Self::AwaitingChainState => f.write_str("Waiting for its on-chain state"),
+            Self::NodeBehind { blocks } => write!(
+                f,
+                "The parachain node is {blocks} blocks behind what this manager has acted on: nothing is sent on chain \
+                 until it has caught up; check the node, or add another one"
+            ),
             Self::ChainStateUnreadable { reason } => {
                 write!(f, "Its on-chain state cannot be read: {reason}")
             }

@@ -161,8 +161,7 @@ impl Task {
             self.relay.forget_failures();
         }
         self.connection.info_received(info);
-        let view = self.views.borrow().clone();
-        self.identity.claim(&self.ctx.keys, &worker, self.saved.key, view.as_deref());
+        self.identity.claim(&self.ctx.keys, &worker, self.saved.key, self.view.as_deref());
         self.relay.request_fetch();
     }
 

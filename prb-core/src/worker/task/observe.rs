@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     chain::ChainView,
+    inventory::FleetRecord,
     primitives::WorkerKey,
     worker::{
         Decision, Failure, Failures, LastKey, Reason,
@@ -26,10 +27,15 @@ impl Task {
     /// Applies the newest view to the on-chain state and the persisted record; returns whether the worker's
     /// on-chain state could be evaluated.
     pub(super) fn apply_view(&mut self) -> bool {
-        let view = self.views.borrow_and_update().clone();
+        self.views.borrow_and_update();
+        match self.ctx.views.current() {
+            Ok(view) => (self.view, self.node_behind) = (view, None),
+            Err(behind) => self.node_behind = Some(behind),
+        }
+        let view = self.view.clone();
         self.identity.claim(&self.ctx.keys, &self.desired.worker, self.saved.key, view.as_deref());
         let mut seen = false;
-        if let Some(view) = &view {
+        if let (Some(view), None) = (&view, self.node_behind) {
             // An unreachable worker still has its on-chain state, under its last known key.
             let key =
                 self.identity.claimed().or_else(|| self.saved.key.filter(|_| self.identity.key().is_none()));
@@ -61,7 +67,9 @@ impl Task {
         }
         let before = if takes_key { self.resumed(key, chain.pool) } else { self.saved };
         let saved = record::saved_after(before, seen);
-        self.set_saved(saved);
+        // Records of earlier versions have no block, and a chain that was set back is behind theirs.
+        let as_of = saved.as_of.filter(|as_of| *as_of <= block).or(Some(block));
+        self.set_saved(FleetRecord { as_of, ..saved });
         true
     }
 
@@ -86,7 +94,7 @@ impl Task {
             self.sync.note_lag(&heights, &self.ctx.tuning);
         }
         let relay_genesis = self.genesis.borrow_and_update().as_ref().map(|genesis| genesis.relay_hash);
-        let view = self.views.borrow().clone();
+        let view = self.view.clone();
         let pool = view.as_ref().and_then(|view| pool_in(view, self.desired.worker.pid));
         let claimed = self.identity.claimed().is_some();
         let mut observed = Observed {
@@ -98,6 +106,7 @@ impl Task {
             step: self.sync.next_step(&heights, &self.ctx.tuning),
             syncing: self.sync.is_running() || self.takes_checkpoint(),
             caught_up: self.sync.caught_up,
+            node_behind: self.node_behind,
             chain: self.on_chain.worker.clone().filter(|_| claimed),
             payer: view.as_ref().and_then(|view| account_in(view, self.desired.payer())),
             rules: self.on_chain.rules,

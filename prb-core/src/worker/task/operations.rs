@@ -83,8 +83,7 @@ impl Task {
     /// something to lose (see `decide::recorded`).
     fn key_for(&self, operation: Operation) -> Option<WorkerKey> {
         let ends = matches!(operation, Operation::Stop | Operation::Reclaim | Operation::LeavePool);
-        let view = self.views.borrow();
-        let last = view.as_ref().filter(|_| ends).and_then(|view| self.last_key(view));
+        let last = self.view.as_ref().filter(|_| ends).and_then(|view| self.last_key(view));
         let last = last.filter(|last| self.identity.key().is_none() || last.at_stake() != Some(0));
         last.map(|last| last.key).or_else(|| self.identity.claimed())
     }
@@ -292,7 +291,7 @@ impl Task {
             // It was included without effect, so no late effect has to be recognised.
             self.set_saved(FleetRecord { sent: None, ..self.saved });
         }
-        let pool = self.views.borrow().as_ref().and_then(|v| v.pools.get(&self.desired.worker.pid).cloned());
+        let pool = self.view.as_ref().and_then(|v| v.pools.get(&self.desired.worker.pid).cloned());
         self.on_chain.refuse(operation, error, pool);
         self.note_failure(operation, error);
     }
@@ -325,7 +324,7 @@ impl Task {
                 return self.relay.fetch_failed(error, &self.desired.worker.name);
             }
         };
-        let view = self.views.borrow().clone();
+        let view = self.view.clone().filter(|_| self.node_behind.is_none());
         let (Some(view), Some(key), Some(Ok(on_chain))) =
             (view, self.identity.claimed(), self.on_chain.worker.clone())
         else {

@@ -43,6 +43,7 @@ impl Task {
             was_computing: before.was_computing && pool == worker.pid,
             sent: before.sent,
             seen_keys: saved.seen_keys.map(|seen| with_change(seen, before.seen_keys)).or(before.seen_keys),
+            as_of: saved.as_of.max(before.as_of),
             ..saved
         }
     }
