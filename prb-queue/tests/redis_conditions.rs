@@ -277,9 +277,7 @@ async fn server_that_evicts_jobs_is_named_at_the_start_and_when_it_is_reconfigur
 /// On one thread, whose log is read.
 #[tokio::test]
 async fn server_that_returns_to_snapshots_is_named_at_the_start() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let (log, subscriber) = CapturedLog::with_subscriber();
     let _logged = tracing::subscriber::set_default(subscriber);
     let server = Server::with_arguments(&["--save", "3600 1"]);
     let risky = queue(&server);
