@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, bail};
 use prb_core::{
     inventory::{AfterExternalStop, Worker, clean_name, shown_name},
-    primitives::{Balance, PoolId, parse_amount},
+    primitives::{Balance, ParseError, PoolId, parse_amount},
 };
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, de};
@@ -109,8 +109,7 @@ struct WorkerEntry {
     /// Its pRuntime's URL.
     endpoint: String,
     /// The stake to compute with: an amount with its unit, or in 10^-12 PHA as a string or an integer.
-    #[serde(deserialize_with = "stake")]
-    stake: Balance,
+    stake: Stake,
     /// Whether it runs.
     #[serde(default = "yes")]
     enabled: bool,
@@ -128,16 +127,23 @@ struct WorkerEntry {
 }
 
 impl WorkerEntry {
-    fn into_worker(self) -> Worker {
+    /// Converts an entry; the error names the worker and the field.
+    fn into_worker(self) -> anyhow::Result<Worker> {
+        let stake = self.stake.0.map_err(|error| {
+            // Not the endpoint in place of a name: it may contain a password.
+            let name =
+                self.name.as_deref().map_or_else(String::new, |name| format!(" {:?}", shown_name(name)));
+            anyhow::anyhow!("worker{name}: the stake is not valid: {error}")
+        })?;
         let endpoint = self.endpoint.trim().to_owned();
         let name = self.name.map_or_else(|| endpoint.clone(), |name| clean_name(&name));
         let id = Uuid::new_v5(&NAMESPACE, format!("worker:{name}").as_bytes());
-        let mut worker = Worker::new(id, PoolId(self.pid), name, endpoint, self.stake);
+        let mut worker = Worker::new(id, PoolId(self.pid), name, endpoint, stake);
         (worker.enabled, worker.sync_only) = (self.enabled, self.sync_only);
         worker.gatekeeper = self.gatekeeper;
         worker.endpoints = self.endpoints.iter().map(|url| url.trim().to_owned()).collect();
         worker.after_stop = self.after_stop;
-        worker
+        Ok(worker)
     }
 }
 
@@ -149,26 +155,34 @@ fn secret<'de, D: Deserializer<'de>>(d: D) -> Result<Option<SecretString>, D::Er
     Ok(Option::<String>::deserialize(d)?.map(SecretString::from))
 }
 
-/// Parses an amount from an integer or a string, because not every parser keeps large integers exact.
-fn stake<'de, D: Deserializer<'de>>(d: D) -> Result<Balance, D::Error> {
-    struct Stake;
-    impl de::Visitor<'_> for Stake {
-        type Value = Balance;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a stake such as \"30000 PHA\", or in 10^-12 PHA as an integer or a decimal string")
+/// An amount from a number or a string, because not every parser keeps large integers exact. What is wrong with it is told
+/// with the worker's name and position, which are not known while it is read.
+struct Stake(Result<Balance, ParseError>);
+
+impl<'de> Deserialize<'de> for Stake {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Stake;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a stake: an amount such as 30000 PHA, in quotes, or an integer in 10^-12 PHA")
+            }
+            fn visit_u64<E: de::Error>(self, v: u64) -> Result<Stake, E> {
+                Ok(Stake(Ok(v.into())))
+            }
+            fn visit_i64<E: de::Error>(self, v: i64) -> Result<Stake, E> {
+                Ok(Stake(parse_amount(&v.to_string())))
+            }
+            fn visit_f64<E: de::Error>(self, v: f64) -> Result<Stake, E> {
+                // With its point (`30.0`), so that it is refused.
+                Ok(Stake(parse_amount(&format!("{v:?}"))))
+            }
+            fn visit_str<E: de::Error>(self, v: &str) -> Result<Stake, E> {
+                Ok(Stake(parse_amount(v)))
+            }
         }
-        fn visit_u64<E: de::Error>(self, v: u64) -> Result<Balance, E> {
-            Ok(v.into())
-        }
-        fn visit_i64<E: de::Error>(self, v: i64) -> Result<Balance, E> {
-            v.try_into().map_err(|_| E::invalid_value(de::Unexpected::Signed(v), &self))
-        }
-        fn visit_str<E: de::Error>(self, v: &str) -> Result<Balance, E> {
-            // Not with its own error, which quotes what may be a secret.
-            parse_amount(v).map_err(|_| E::invalid_value(de::Unexpected::Str(v), &self))
-        }
+        d.deserialize_any(Visitor)
     }
-    d.deserialize_any(Stake)
 }
 
 impl FleetFile {
@@ -235,8 +249,12 @@ impl FleetFile {
         workers: Vec<Positioned<WorkerEntry>>,
     ) -> anyhow::Result<Self> {
         check_pools(&pools)?;
-        let workers: Vec<Positioned<Worker>> =
-            workers.into_iter().map(|worker| worker.map(WorkerEntry::into_worker)).collect();
+        let worker = |written: Positioned<WorkerEntry>| {
+            let position = written.position;
+            let worker = written.entry.into_worker().with_context(|| format!("at {position}"))?;
+            anyhow::Ok(Positioned { position, entry: worker })
+        };
+        let workers = workers.into_iter().map(worker).collect::<Result<Vec<_>, _>>()?;
         check_workers(&workers, &pools)?;
         if remove_all && !workers.is_empty() {
             bail!(

@@ -146,6 +146,22 @@ fn invalid_worker_is_reported_with_its_position() {
         assert!(error.contains(words) && error.contains(place), "{line}: {error}");
         assert!(!error.contains("hunter2"), "{error}");
     }
+    for (stake, words) in [
+        (
+            "\"30k PHA\"",
+            "\"30k PHA\" is not an amount: write an integer in 10^-12 PHA, or an amount in PHA such as",
+        ),
+        ("30000.5", "\"30000.5\" is not an amount"),
+        ("30.0", "\"30.0\" is not an amount"),
+        ("-5", "\"-5\" is not an amount"),
+        ("\"30.000 PHA\"", "write 30 PHA or 30000 PHA"),
+        ("true", "such as 30000 PHA"),
+    ] {
+        let error = refusal(&with("").replace("b:1\"\nstake = 5", &format!("b:1\"\nstake = {stake}")), false);
+        let place =
+            if stake == "true" { ["line 13", "stake"] } else { ["line 9", "worker \"b\": the stake"] };
+        assert!(error.contains(words) && place.iter().all(|word| error.contains(word)), "{error}");
+    }
     let error = refusal(&(POOL.to_owned() + &worker("c", "https://u:hunter2@c")), false);
     assert!(error.contains("line 4") && error.contains("password") && !error.contains("hunter2"), "{error}");
     let error = refusal(&worker("c", "http://c"), false);
