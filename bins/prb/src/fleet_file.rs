@@ -21,23 +21,25 @@ use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 use uuid::Uuid;
 
+mod changes;
 mod edits;
 mod position;
 
 use crate::{input, redact};
+pub(crate) use changes::Changes;
 use position::{Position, Positioned, Unique};
 
 /// The largest file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Namespace of the ids derived from names. Must never change: with other ids, a start would replace all pools and
-/// workers and delete the saved state of the workers.
+/// workers and delete the saved state of the workers. Entries of other sources have random ids (see `changes`).
 const NAMESPACE: Uuid = Uuid::from_u128(0x9f1c_6f6e_4d3a_4f0e_8b52_70f6_a1d9_3c11);
 
 /// The file, checked.
 #[derive(Debug, Default)]
 pub struct FleetFile {
-    remove_all: bool,
+    remove_unlisted: bool,
     pools: Vec<Positioned<PoolEntry>>,
     workers: Vec<Worker>,
 }
@@ -46,9 +48,10 @@ pub struct FleetFile {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, bound(deserialize = "P: Deserialize<'de>, W: Deserialize<'de>"))]
 struct Written<P, W> {
-    /// Confirms that the file names no workers on purpose.
-    #[serde(default)]
-    remove_all: bool,
+    /// Confirms that entries are removed which the file does not name, even if they are all workers or come from
+    /// elsewhere.
+    #[serde(default, alias = "remove_all")]
+    remove_unlisted: bool,
     #[serde(default = "Vec::new")]
     pools: Vec<P>,
     #[serde(default = "Vec::new")]
@@ -229,7 +232,7 @@ impl FleetFile {
             let written: Written<PoolEntry, WorkerEntry> = serde_json::from_str(text)
                 .map_err(|e| anyhow::anyhow!("{}", redact::scrubbed(&e.to_string())))?;
             let workers = Positioned::by_index(written.workers);
-            return Self::checked(written.remove_all, Positioned::by_index(written.pools), workers);
+            return Self::checked(written.remove_unlisted, Positioned::by_index(written.pools), workers);
         }
         // The entries with their positions: what is wrong with two of them together is only found afterwards.
         let written: Written<Spanned<PoolEntry>, Spanned<WorkerEntry>> =
@@ -240,11 +243,11 @@ impl FleetFile {
                 None => anyhow::anyhow!("{}", redact::scrubbed(e.message())),
             })?;
         let workers = Positioned::by_line(text, written.workers);
-        Self::checked(written.remove_all, Positioned::by_line(text, written.pools), workers)
+        Self::checked(written.remove_unlisted, Positioned::by_line(text, written.pools), workers)
     }
 
     fn checked(
-        remove_all: bool,
+        remove_unlisted: bool,
         pools: Vec<Positioned<PoolEntry>>,
         workers: Vec<Positioned<WorkerEntry>>,
     ) -> anyhow::Result<Self> {
@@ -256,54 +259,12 @@ impl FleetFile {
         };
         let workers = workers.into_iter().map(worker).collect::<Result<Vec<_>, _>>()?;
         check_workers(&workers, &pools)?;
-        if remove_all && !workers.is_empty() {
-            bail!(
-                "it names {} workers, but remove_all is set, which is for a file without workers: delete that line",
-                workers.len()
-            );
-        }
-        Ok(Self { remove_all, pools, workers: workers.into_iter().map(|worker| worker.entry).collect() })
+        Ok(Self { remove_unlisted, pools, workers: workers.into_iter().map(|worker| worker.entry).collect() })
     }
 
     /// Whether it has neither pools nor workers, as a truncated or wrong file.
     pub const fn is_empty(&self) -> bool {
         self.pools.is_empty() && self.workers.is_empty()
-    }
-
-    /// What it says about removing workers.
-    pub(crate) const fn removal(&self) -> Removal {
-        Removal {
-            intended: self.remove_all,
-            pools: !self.pools.is_empty(),
-            workers: !self.workers.is_empty(),
-        }
-    }
-}
-
-/// What a file says about removing workers.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Removal {
-    /// Whether it confirms that it names no workers on purpose.
-    intended: bool,
-    pools: bool,
-    workers: bool,
-}
-
-impl Removal {
-    /// Refuses a file that would remove all `known` workers, unless it has `remove_all = true`: it may be truncated, or
-    /// half written.
-    ///
-    /// # Errors
-    /// It names no workers, although some are known.
-    pub(crate) fn check(self, known: usize) -> anyhow::Result<()> {
-        if self.intended || self.workers || known == 0 {
-            return Ok(());
-        }
-        let named = if self.pools { "no workers" } else { "nothing" };
-        bail!(
-            "the fleet file names {named}, but {known} workers are known: nothing is changed, because the file may be \
-             truncated; to remove all workers, add the line `remove_all = true` at its top"
-        )
     }
 }
 
