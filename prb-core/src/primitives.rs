@@ -160,7 +160,8 @@ pub type Balance = u128;
 /// ```
 ///
 /// # Errors
-/// [`ParseError::Amount`] for anything else: signs, separators, other units, more decimals, or amounts from 2^128 on.
+/// [`ParseError::Amount`] for anything else: signs, separators, other units, more decimals, or amounts from 2^128 on;
+/// [`ParseError::AmbiguousAmount`] if the point may separate thousands (`30.000 PHA`).
 pub fn parse_amount(text: &str) -> Result<Balance, ParseError> {
     let text = text.trim();
     let parsed = match text.strip_suffix("PHA") {
@@ -168,6 +169,10 @@ pub fn parse_amount(text: &str) -> Result<Balance, ParseError> {
         Some(number) => {
             let number = number.trim_end();
             let (whole, decimals) = number.split_once('.').unwrap_or((number, ""));
+            if is_ambiguous(whole, decimals) {
+                let (amount, whole) = (text.to_owned(), whole.to_owned());
+                return Err(ParseError::AmbiguousAmount { amount, whole });
+            }
             let width = PHA_DECIMALS as usize;
             // Padded to whole units: `1.5` becomes `1500000000000`.
             Some(format!("{whole}{decimals:0<width$}"))
@@ -175,7 +180,23 @@ pub fn parse_amount(text: &str) -> Result<Balance, ParseError> {
                 .and_then(|units| digits(&units))
         }
     };
-    parsed.ok_or_else(|| ParseError::Amount { amount: shorten(text, 64) })
+    parsed.ok_or_else(|| ParseError::Amount { amount: shown_amount(text) })
+}
+
+/// Whether an amount may be meant in thousands: `30.000` is written for 30,000 in much of Europe.
+fn is_ambiguous(whole: &str, decimals: &str) -> bool {
+    let is_group = (1..=3).contains(&whole.len()) && whole.bytes().all(|byte| byte.is_ascii_digit());
+    decimals == "000" && is_group && !whole.starts_with('0')
+}
+
+/// Returns a refused amount for a message. Whatever is not like an amount may be a secret in the wrong field.
+fn shown_amount(text: &str) -> String {
+    let is_short = text.len() <= 24 && text.starts_with(|c: char| c.is_ascii_digit());
+    if is_short || text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.,_ ePHApha".contains(&byte)) {
+        shorten(text, 64)
+    } else {
+        "(not shown, it may be a secret)".to_owned()
+    }
 }
 
 fn digits(text: &str) -> Option<Balance> {
@@ -262,8 +283,16 @@ pub enum ParseError {
         "{amount:?} is not an amount: write an integer in 10^-12 PHA, or an amount in PHA such as 1500.25 PHA"
     )]
     Amount {
-        /// The text, truncated to 64 characters.
+        /// The text, truncated to 64 characters, or a replacement if it may be a secret.
         amount: String,
+    },
+    /// An amount whose point may separate thousands.
+    #[error("{amount:?} can be read in two ways: write {whole} PHA or {whole}000 PHA")]
+    AmbiguousAmount {
+        /// The text.
+        amount: String,
+        /// The digits before the point.
+        whole: String,
     },
     /// Not an account address.
     #[error("{address:?} is not a valid SS58 address")]
@@ -289,6 +318,10 @@ mod tests {
             ("\t1.PHA\n", 1_000_000_000_000),
             ("0.000000000001 PHA", 1),
             ("007.5PHA", 7_500_000_000_000),
+            ("30.0 PHA", 30_000_000_000_000),
+            ("30.0000 PHA", 30_000_000_000_000),
+            ("0.000 PHA", 0),
+            ("3000.000 PHA", 3_000_000_000_000_000),
             ("340282366920938463463374607431768211455", u128::MAX),
             ("340282366920938463463374607.431768211455 PHA", u128::MAX),
         ] {
@@ -315,12 +348,34 @@ mod tests {
             "1 pha",
             "1 PHA PHA",
             "1 KSM",
-            "١ PHA",
+            "30k PHA",
             "340282366920938463463374607431768211456",
             "340282366920938463463374607.431768211456 PHA",
         ] {
             let amount = text.trim().to_owned();
             assert_eq!(parse_amount(text), Err(ParseError::Amount { amount }), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn points_that_may_separate_thousands_are_refused() {
+        for (text, whole) in [("30.000 PHA", "30"), ("1.000PHA", "1"), (" 999.000 PHA", "999")] {
+            let refused = parse_amount(text).unwrap_err().to_string();
+            let remedy = format!("write {whole} PHA or {whole}000 PHA");
+            assert!(refused.contains(&remedy) && refused.contains(text.trim()), "{refused}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_like_an_amount_is_quoted() {
+        for secret in [
+            "drive obey lake",
+            "//Alice",
+            "0xe5be9a5092b81bca64be81d212e7f2f9eba183bb7a90954f7b76361f6edb5c0a",
+            "١ PHA",
+        ] {
+            let refused = parse_amount(secret).unwrap_err().to_string();
+            assert!(!refused.contains(secret) && refused.contains("not shown"), "{refused}");
         }
     }
 

@@ -22,7 +22,7 @@ use crate::{
     console::{self, Console, Local},
     daemon::{self, Background, Daemon, pool, stop},
     disk_watch::{DiskWatch, Files},
-    fleet_file::FleetFile,
+    fleet_file::{Changes, FleetFile},
     fleet_runtime::{self, Chain, FleetRuntime},
     identity_check, inventory,
     ops::Probe,
@@ -68,7 +68,8 @@ impl Bridge {
         let identity = identity.map_err(Failure::Configuration)?;
         let vault: Arc<dyn Vault> = Arc::new(RsaVault::new(&identity));
         if let Some(file) = file {
-            apply(file, &inventory, &*vault).await.map_err(Failure::Configuration)?;
+            let changes = apply(file, &inventory, &*vault).await.map_err(Failure::Configuration)?;
+            changes.warn_of_computing();
         }
         identity_check::check(&inventory, &*vault, &folder).await.map_err(Failure::Configuration)?;
         let files = Files::default().with_identity(&folder, &[Role::Lifecycle]);
@@ -141,8 +142,8 @@ impl Bridge {
             .with_queue(work.trade_queue().source())
     }
 
-    /// The manager of pools and workers. If they come from a fleet file, edits made here last until the file is
-    /// read again.
+    /// The manager of pools and workers. If they come from a fleet file, changes made here last until the file is
+    /// read again, which is refused if it does not name a pool or worker that was added here.
     pub const fn manager(&self) -> &Manager {
         &self.manager
     }
@@ -191,7 +192,7 @@ impl Bridge {
             .as_deref()
             .context("there is no fleet file (PRB_FLEET): nothing to read again")?;
         let file = FleetFile::read(file).await?;
-        apply(file, &*self.inventory, &*self.vault).await
+        apply(file, &*self.inventory, &*self.vault).await.map(drop)
     }
 
     /// Shuts down in order: first the API and the console (no more changes), then workers (no new jobs), then the
@@ -257,13 +258,10 @@ pub async fn run(args: AllArgs, display: Display) -> Result<(), Failure> {
     daemon::run(&args.ops, Bridge::start(&args), &display).await
 }
 
-/// Makes the inventory match the file. The fleet's saved state of workers is kept.
-async fn apply(file: FleetFile, inventory: &dyn Inventory, vault: &dyn Vault) -> anyhow::Result<()> {
-    file.removal().check(inventory.snapshots().borrow().workers.len())?;
+/// Makes the inventory match the file.
+async fn apply(file: FleetFile, inventory: &dyn Inventory, vault: &dyn Vault) -> anyhow::Result<Changes> {
     if file.is_empty() {
         tracing::warn!("the fleet file names no pools and no workers: nothing runs");
     }
-    let edits = file.edits(inventory, vault).await?;
-    inventory.apply(edits).await?;
-    Ok(())
+    file.apply(inventory, vault).await
 }

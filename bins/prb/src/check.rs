@@ -3,7 +3,7 @@
 use std::{io::Write, path::Path};
 
 use anyhow::Context;
-use prb_core::{inventory::memory::MemoryInventory, vault::DiscardVault};
+use prb_core::inventory::memory::MemoryInventory;
 use prb_walkie::identity::Role;
 
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     config::{AllArgs, Cli, Command, DataProviderArgs, LifecycleArgs, MonitorArgs, TraderArgs, WorkerArgs},
     daemon::{Failure, pool},
     data_provider,
-    fleet_file::{FleetFile, Removal},
+    fleet_file::FleetFile,
     history, identity_check, legacy_files,
 };
 
@@ -56,7 +56,7 @@ async fn all(args: &AllArgs, mut resources: Resources) -> Result<(), Failure> {
         workers(&args.workers)?;
         resources.check_identity(&folder, Role::Lifecycle)?;
         let keys = match &args.fleet {
-            Some(path) => Keys::InFile(fleet_file(path).await?),
+            Some(path) => Keys::InFile(fleet_file(path).await?, path),
             None => Keys::SealedBy(&folder),
         };
         resources.check_inventory(&inventory, "PRB_DATA", keys).await?;
@@ -100,7 +100,8 @@ async fn trader(args: &TraderArgs, resources: Resources) -> anyhow::Result<()> {
     pool("para", &args.chain_endpoint, args.chain_genesis)?;
     identity_check::check_trader(&args.peer_id_prefix, args.trader_pools.is_some())?;
     if let Some(file) = &args.trader_pools {
-        fleet_file(file).await.context("PRB_TRADER_POOLS")?;
+        let pools = fleet_file(file).await.context("PRB_TRADER_POOLS")?;
+        resources::changes(pools, file, &MemoryInventory::default()).await.context("PRB_TRADER_POOLS")?;
     }
     resources.check().await
 }
@@ -119,10 +120,9 @@ fn workers(args: &WorkerArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads the file and everything that it refers to: variables with secrets, keys, addresses.
-async fn fleet_file(path: &Path) -> anyhow::Result<Removal> {
+/// Reads the file, without what it refers to, and warns if it is empty.
+async fn fleet_file(path: &Path) -> anyhow::Result<FleetFile> {
     let file = FleetFile::read(path).await?;
-    let removal = file.removal();
     if file.is_empty() {
         let _ = writeln!(
             std::io::stderr(),
@@ -130,7 +130,5 @@ async fn fleet_file(path: &Path) -> anyhow::Result<Removal> {
             path.display()
         );
     }
-    // Secrets are read and checked, but not sealed: a check must not need or generate an identity.
-    let edits = file.edits(&MemoryInventory::default(), &DiscardVault).await;
-    edits.map(|_| removal).with_context(|| format!("in the fleet file {}", path.display()))
+    Ok(file)
 }

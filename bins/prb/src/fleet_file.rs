@@ -14,30 +14,32 @@ use std::{
 use anyhow::{Context, bail};
 use prb_core::{
     inventory::{AfterExternalStop, Worker, clean_name, shown_name},
-    primitives::{Balance, PoolId, parse_amount},
+    primitives::{Balance, ParseError, PoolId, parse_amount},
 };
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 use uuid::Uuid;
 
+mod changes;
 mod edits;
 mod position;
 
 use crate::{input, redact};
+pub(crate) use changes::Changes;
 use position::{Position, Positioned, Unique};
 
 /// The largest file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Namespace of the ids derived from names. Must never change: with other ids, a start would replace all pools and
-/// workers and delete the saved state of the workers.
+/// workers and delete the saved state of the workers. Entries of other sources have random ids (see `changes`).
 const NAMESPACE: Uuid = Uuid::from_u128(0x9f1c_6f6e_4d3a_4f0e_8b52_70f6_a1d9_3c11);
 
 /// The file, checked.
 #[derive(Debug, Default)]
 pub struct FleetFile {
-    remove_all: bool,
+    remove_unlisted: bool,
     pools: Vec<Positioned<PoolEntry>>,
     workers: Vec<Worker>,
 }
@@ -46,9 +48,10 @@ pub struct FleetFile {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, bound(deserialize = "P: Deserialize<'de>, W: Deserialize<'de>"))]
 struct Written<P, W> {
-    /// Confirms that the file names no workers on purpose.
-    #[serde(default)]
-    remove_all: bool,
+    /// Confirms that entries are removed which the file does not name, even if they are all workers or come from
+    /// elsewhere.
+    #[serde(default, alias = "remove_all")]
+    remove_unlisted: bool,
     #[serde(default = "Vec::new")]
     pools: Vec<P>,
     #[serde(default = "Vec::new")]
@@ -109,8 +112,7 @@ struct WorkerEntry {
     /// Its pRuntime's URL.
     endpoint: String,
     /// The stake to compute with: an amount with its unit, or in 10^-12 PHA as a string or an integer.
-    #[serde(deserialize_with = "stake")]
-    stake: Balance,
+    stake: Stake,
     /// Whether it runs.
     #[serde(default = "yes")]
     enabled: bool,
@@ -128,16 +130,23 @@ struct WorkerEntry {
 }
 
 impl WorkerEntry {
-    fn into_worker(self) -> Worker {
+    /// Converts an entry; the error names the worker and the field.
+    fn into_worker(self) -> anyhow::Result<Worker> {
+        let stake = self.stake.0.map_err(|error| {
+            // Not the endpoint in place of a name: it may contain a password.
+            let name =
+                self.name.as_deref().map_or_else(String::new, |name| format!(" {:?}", shown_name(name)));
+            anyhow::anyhow!("worker{name}: the stake is not valid: {error}")
+        })?;
         let endpoint = self.endpoint.trim().to_owned();
         let name = self.name.map_or_else(|| endpoint.clone(), |name| clean_name(&name));
         let id = Uuid::new_v5(&NAMESPACE, format!("worker:{name}").as_bytes());
-        let mut worker = Worker::new(id, PoolId(self.pid), name, endpoint, self.stake);
+        let mut worker = Worker::new(id, PoolId(self.pid), name, endpoint, stake);
         (worker.enabled, worker.sync_only) = (self.enabled, self.sync_only);
         worker.gatekeeper = self.gatekeeper;
         worker.endpoints = self.endpoints.iter().map(|url| url.trim().to_owned()).collect();
         worker.after_stop = self.after_stop;
-        worker
+        Ok(worker)
     }
 }
 
@@ -149,26 +158,34 @@ fn secret<'de, D: Deserializer<'de>>(d: D) -> Result<Option<SecretString>, D::Er
     Ok(Option::<String>::deserialize(d)?.map(SecretString::from))
 }
 
-/// Parses an amount from an integer or a string, because not every parser keeps large integers exact.
-fn stake<'de, D: Deserializer<'de>>(d: D) -> Result<Balance, D::Error> {
-    struct Stake;
-    impl de::Visitor<'_> for Stake {
-        type Value = Balance;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a stake such as \"30000 PHA\", or in 10^-12 PHA as an integer or a decimal string")
+/// An amount from a number or a string, because not every parser keeps large integers exact. What is wrong with it is told
+/// with the worker's name and position, which are not known while it is read.
+struct Stake(Result<Balance, ParseError>);
+
+impl<'de> Deserialize<'de> for Stake {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Stake;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a stake: an amount such as 30000 PHA, in quotes, or an integer in 10^-12 PHA")
+            }
+            fn visit_u64<E: de::Error>(self, v: u64) -> Result<Stake, E> {
+                Ok(Stake(Ok(v.into())))
+            }
+            fn visit_i64<E: de::Error>(self, v: i64) -> Result<Stake, E> {
+                Ok(Stake(parse_amount(&v.to_string())))
+            }
+            fn visit_f64<E: de::Error>(self, v: f64) -> Result<Stake, E> {
+                // With its point (`30.0`), so that it is refused.
+                Ok(Stake(parse_amount(&format!("{v:?}"))))
+            }
+            fn visit_str<E: de::Error>(self, v: &str) -> Result<Stake, E> {
+                Ok(Stake(parse_amount(v)))
+            }
         }
-        fn visit_u64<E: de::Error>(self, v: u64) -> Result<Balance, E> {
-            Ok(v.into())
-        }
-        fn visit_i64<E: de::Error>(self, v: i64) -> Result<Balance, E> {
-            v.try_into().map_err(|_| E::invalid_value(de::Unexpected::Signed(v), &self))
-        }
-        fn visit_str<E: de::Error>(self, v: &str) -> Result<Balance, E> {
-            // Not with its own error, which quotes what may be a secret.
-            parse_amount(v).map_err(|_| E::invalid_value(de::Unexpected::Str(v), &self))
-        }
+        d.deserialize_any(Visitor)
     }
-    d.deserialize_any(Stake)
 }
 
 impl FleetFile {
@@ -215,7 +232,7 @@ impl FleetFile {
             let written: Written<PoolEntry, WorkerEntry> = serde_json::from_str(text)
                 .map_err(|e| anyhow::anyhow!("{}", redact::scrubbed(&e.to_string())))?;
             let workers = Positioned::by_index(written.workers);
-            return Self::checked(written.remove_all, Positioned::by_index(written.pools), workers);
+            return Self::checked(written.remove_unlisted, Positioned::by_index(written.pools), workers);
         }
         // The entries with their positions: what is wrong with two of them together is only found afterwards.
         let written: Written<Spanned<PoolEntry>, Spanned<WorkerEntry>> =
@@ -226,66 +243,28 @@ impl FleetFile {
                 None => anyhow::anyhow!("{}", redact::scrubbed(e.message())),
             })?;
         let workers = Positioned::by_line(text, written.workers);
-        Self::checked(written.remove_all, Positioned::by_line(text, written.pools), workers)
+        Self::checked(written.remove_unlisted, Positioned::by_line(text, written.pools), workers)
     }
 
     fn checked(
-        remove_all: bool,
+        remove_unlisted: bool,
         pools: Vec<Positioned<PoolEntry>>,
         workers: Vec<Positioned<WorkerEntry>>,
     ) -> anyhow::Result<Self> {
         check_pools(&pools)?;
-        let workers: Vec<Positioned<Worker>> =
-            workers.into_iter().map(|worker| worker.map(WorkerEntry::into_worker)).collect();
+        let worker = |written: Positioned<WorkerEntry>| {
+            let position = written.position;
+            let worker = written.entry.into_worker().with_context(|| format!("at {position}"))?;
+            anyhow::Ok(Positioned { position, entry: worker })
+        };
+        let workers = workers.into_iter().map(worker).collect::<Result<Vec<_>, _>>()?;
         check_workers(&workers, &pools)?;
-        if remove_all && !workers.is_empty() {
-            bail!(
-                "it names {} workers, but remove_all is set, which is for a file without workers: delete that line",
-                workers.len()
-            );
-        }
-        Ok(Self { remove_all, pools, workers: workers.into_iter().map(|worker| worker.entry).collect() })
+        Ok(Self { remove_unlisted, pools, workers: workers.into_iter().map(|worker| worker.entry).collect() })
     }
 
     /// Whether it has neither pools nor workers, as a truncated or wrong file.
     pub const fn is_empty(&self) -> bool {
         self.pools.is_empty() && self.workers.is_empty()
-    }
-
-    /// What it says about removing workers.
-    pub(crate) const fn removal(&self) -> Removal {
-        Removal {
-            intended: self.remove_all,
-            pools: !self.pools.is_empty(),
-            workers: !self.workers.is_empty(),
-        }
-    }
-}
-
-/// What a file says about removing workers.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Removal {
-    /// Whether it confirms that it names no workers on purpose.
-    intended: bool,
-    pools: bool,
-    workers: bool,
-}
-
-impl Removal {
-    /// Refuses a file that would remove all `known` workers, unless it has `remove_all = true`: it may be truncated, or
-    /// half written.
-    ///
-    /// # Errors
-    /// It names no workers, although some are known.
-    pub(crate) fn check(self, known: usize) -> anyhow::Result<()> {
-        if self.intended || self.workers || known == 0 {
-            return Ok(());
-        }
-        let named = if self.pools { "no workers" } else { "nothing" };
-        bail!(
-            "the fleet file names {named}, but {known} workers are known: nothing is changed, because the file may be \
-             truncated; to remove all workers, add the line `remove_all = true` at its top"
-        )
     }
 }
 

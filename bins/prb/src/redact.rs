@@ -26,7 +26,8 @@ pub(crate) fn is_harmless(value: &str) -> bool {
     let multiaddr = ["/ip4/", "/ip6/"].iter().any(|start| value.starts_with(start))
         && value.len() <= MAX_NUMBER
         && value.split('/').all(|part| part.len() <= 16);
-    word("_-") || number || multiaddr
+    // Parsers quote single characters that they expect, such as `=`.
+    value.chars().count() == 1 || word("_-") || number || multiaddr
 }
 
 /// Returns the path if it looks like one, or if it exists: a secret in place of a path does not, and has spaces, no
@@ -176,6 +177,7 @@ mod tests {
         let message = "unknown field `drive obey`, expected one of `pid`, `name`";
         assert_eq!(scrubbed(message), format!("unknown field {HIDDEN}, expected one of `pid`, `name`"));
         assert_eq!(scrubbed("missing field `pid`"), "missing field `pid`");
+        assert_eq!(scrubbed("key with no value, expected `=`"), "key with no value, expected `=`");
         assert_eq!(scrubbed("x \"open"), format!("x {HIDDEN}"));
     }
 }

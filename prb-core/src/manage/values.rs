@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::Error;
 use crate::{
     inventory::{AfterExternalStop, Pool, Worker, clean_name, shown_name},
-    primitives::{AccountId, Balance, ParseError, PoolId, parse_amount},
+    primitives::{AccountId, Balance, PoolId, parse_amount},
     text::shorten,
 };
 
@@ -132,12 +132,7 @@ impl WorkerValue {
     }
 
     fn stake(&self, entry: &Entry) -> Result<Balance, Error> {
-        parse_amount(&self.stake).map_err(|error| {
-            // Anything else may be a secret in the wrong field.
-            let is_amount = self.stake.bytes().all(|b| b.is_ascii_digit() || b"+-.,_ ePHApha".contains(&b));
-            let hidden = || ParseError::Amount { amount: "(not shown, it may be a secret)".to_owned() };
-            entry.invalid("stake", if is_amount { error } else { hidden() }.to_string())
-        })
+        parse_amount(&self.stake).map_err(|error| entry.invalid("stake", error.to_string()))
     }
 }
 

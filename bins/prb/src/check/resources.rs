@@ -11,7 +11,10 @@ use prb_chain::{
     inventory::{self, HeedInventory},
     store::{self, Store},
 };
-use prb_core::inventory::Inventory;
+use prb_core::{
+    inventory::{Inventory, memory::MemoryInventory},
+    vault::DiscardVault,
+};
 use prb_walkie::identity::{Identity, Role};
 use tokio::net::TcpSocket;
 
@@ -20,18 +23,17 @@ use crate::{
     config::{Listener, PageArgs},
     container,
     daemon::Failure,
-    fleet_file::Removal,
+    fleet_file::{Changes, FleetFile},
     identity_check, legacy_files, output, redact,
     token::Access,
 };
 
 /// Whose keys an inventory has.
-#[derive(Clone, Copy)]
 pub(super) enum Keys<'a> {
     /// The identity in this folder seals them.
     SealedBy(&'a Path),
-    /// A fleet file has them, so that they are sealed again at each start.
-    InFile(Removal),
+    /// This fleet file has them, so that they are sealed again at each start.
+    InFile(FleetFile, &'a Path),
 }
 
 /// The ports and folders of a daemon.
@@ -78,7 +80,8 @@ impl Resources {
         Ok(())
     }
 
-    /// Checks an inventory, if there is one: whether it can be read, and whether its keys can be opened.
+    /// Checks an inventory, if there is one: whether it can be read, and whether its keys can be opened, or what a
+    /// fleet file changes.
     ///
     /// # Errors
     /// As at a start, unless a process has it open.
@@ -90,26 +93,37 @@ impl Resources {
     ) -> anyhow::Result<()> {
         legacy_files::check_inventory(path, setting)?;
         self.folders.push((setting, path.to_owned()));
+        let opened = self.open_inventory(path, setting)?;
+        match (opened, keys) {
+            (Some(inventory), Keys::SealedBy(folder)) => {
+                identity_check::check_manager(folder, &inventory).await
+            }
+            (None, Keys::SealedBy(_)) => Ok(()),
+            (Some(inventory), Keys::InFile(file, path)) => show_changes(file, path, &inventory).await,
+            (None, Keys::InFile(file, path)) if self.in_use => {
+                changes(file, path, &MemoryInventory::default()).await.map(drop)
+            }
+            (None, Keys::InFile(file, path)) => show_changes(file, path, &MemoryInventory::default()).await,
+        }
+    }
+
+    /// Opens an inventory. `None` if there is none, or a process has it open.
+    fn open_inventory(&mut self, path: &Path, setting: &str) -> anyhow::Result<Option<HeedInventory>> {
         // Opening would create them.
         let is_new = !path.join("data.mdb").exists() && !path.join("in-use").is_dir();
         if is_new && (path.is_dir() || !path.exists()) {
-            return Ok(());
+            return Ok(None);
         }
-        let opened = HeedInventory::open(path, inventory::Config::default());
-        match (opened, keys) {
-            (Err(inventory::Error::InUse { .. }), _) => {
-                note(&format!("the inventory at {} is in use, so its keys are not checked", path.display()));
+        match HeedInventory::open(path, inventory::Config::default()) {
+            Ok(inventory) => Ok(Some(inventory)),
+            Err(inventory::Error::InUse { .. }) => {
+                let shown = path.display();
+                note(&format!("the inventory at {shown} is in use, so its keys and changes are not checked"));
                 self.in_use = true;
-                Ok(())
+                Ok(None)
             }
-            (Err(error), _) => Err(error)
+            Err(error) => Err(error)
                 .with_context(|| format!("cannot open the inventory {} ({setting})", path.display())),
-            (Ok(inventory), Keys::SealedBy(folder)) => {
-                identity_check::check_manager(folder, &inventory).await
-            }
-            (Ok(inventory), Keys::InFile(removal)) => {
-                removal.check(inventory.snapshots().borrow().workers.len())
-            }
         }
     }
 
@@ -170,6 +184,23 @@ impl Resources {
             None => false,
         }
     }
+}
+
+/// Reads everything that a fleet file refers to (variables with secrets, keys, addresses), and returns what it changes.
+///
+/// # Errors
+/// As at a start, but for removals.
+pub(super) async fn changes(file: FleetFile, path: &Path, known: &dyn Inventory) -> anyhow::Result<Changes> {
+    // Secrets are read and checked, but not sealed: a check must not need or generate an identity.
+    let planned = file.plan(known, &DiscardVault).await;
+    planned.map(|(_, changes)| changes).with_context(|| format!("in the fleet file {}", path.display()))
+}
+
+/// Prints what a start with a fleet file changes, and refuses what the start refuses.
+async fn show_changes(file: FleetFile, path: &Path, known: &dyn Inventory) -> anyhow::Result<()> {
+    let changes = changes(file, path, known).await?;
+    note(&format!("a start with the fleet file {} {changes}", path.display()));
+    changes.check()
 }
 
 fn note(text: &str) {

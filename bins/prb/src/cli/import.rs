@@ -144,6 +144,7 @@ fn yaml_error(error: &serde_saphyr::Error) -> anyhow::Error {
 fn parse_csv(text: &str) -> anyhow::Result<Vec<Row>> {
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
     let names = reader.headers()?.clone();
+    check_separator(&names)?;
     let mut seen = HashSet::new();
     if let Some(twice) = names.iter().find(|name| !seen.insert(*name)) {
         bail!("line 1 has two columns named {}: remove one of them", redact::shown(twice));
@@ -158,6 +159,17 @@ fn parse_csv(text: &str) -> anyhow::Result<Vec<Row>> {
         rows.push(Row { position, entry: Value::Object(entry) });
     }
     Ok(rows)
+}
+
+/// Refuses columns that are separated by something else than commas, as spreadsheet programs of some languages do.
+fn check_separator(names: &csv::StringRecord) -> anyhow::Result<()> {
+    let only = names.get(0).filter(|_| names.len() == 1).unwrap_or_default();
+    match [(';', "semicolons"), ('\t', "tabs")].into_iter().find(|(separator, _)| only.contains(*separator)) {
+        Some((_, separators)) => {
+            bail!("line 1: the columns are separated by {separators}: separate them by commas")
+        }
+        None => Ok(()),
+    }
 }
 
 /// Returns the line of a record. The reader's position is the end of the previous record, before empty
@@ -338,6 +350,14 @@ mod tests {
             let error =
                 parse(&WORKERS, &format!("{heading}\na,1,5,6\n"), Format::Csv).err().unwrap().to_string();
             assert!(error.contains("line 1") && error.contains(shown), "{error}");
+        }
+    }
+
+    #[test]
+    fn other_separators_than_commas_are_named() {
+        for (heading, separators) in [("name;pid;stake", "semicolons"), ("name\tpid", "tabs")] {
+            let error = parse(&WORKERS, &format!("{heading}\na\n"), Format::Csv).err().unwrap().to_string();
+            assert!(error.contains(separators) && error.contains("commas"), "{error}");
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, bail};
 use prb_chain::{
     history::{self, HistorySource, Replay, archive},
-    store::{self, Part, Report, Store},
+    store::{self, Part, Report, Store, Tips},
 };
 use prb_core::primitives::{ParaNumber, RelayNumber};
 
@@ -210,17 +210,10 @@ fn drop_blocks(
     options: ChangeOptions,
 ) -> anyhow::Result<()> {
     let tips = *store.tips().borrow();
-    let mut what = Vec::new();
-    if let Some(number) = relay {
-        what.push(format!("relay blocks {number} to {}", tips.relay.map_or(0, |(tip, _)| tip.0)));
+    let what = blocks_to_drop(&tips, relay, para, headers);
+    if what.is_empty() {
+        return print(&format!("nothing to drop: {}\n", end_of_store(&tips)));
     }
-    if let Some(number) = para {
-        what.push(format!("storage changes of parachain blocks {number} to {}", tips.changes));
-    }
-    if headers {
-        what.push("their headers".into());
-    }
-    let what = what.join(", ");
     if options.dry_run {
         return print(&format!("would drop {what}\n"));
     }
@@ -231,14 +224,34 @@ fn drop_blocks(
     if let Some(number) = relay {
         store.drop_relay_from(RelayNumber(number)).context("not all of it was dropped")?;
     }
-    let tips = *store.tips().borrow();
-    let end = |number: Option<u32>| number.map_or("no".to_owned(), |number| number.to_string());
-    print(&format!(
-        "dropped {what}; the store ends with relay block {}, parachain header {} and storage changes of block {}\n",
-        end(tips.relay.map(|(number, _)| number.0)),
-        end(tips.para_header.map(|(number, _)| number.0)),
+    print(&format!("dropped {what}; {}\n", end_of_store(&store.tips().borrow())))
+}
+
+/// Names the stored blocks from the given ones on; empty if there are none.
+fn blocks_to_drop(tips: &Tips, relay: Option<u32>, para: Option<u32>, headers: bool) -> String {
+    let range = |what: &str, from: Option<u32>, tip: Option<u32>| {
+        let (from, tip) = (from?, tip?);
+        (from <= tip).then(|| format!("{what} {from} to {tip}"))
+    };
+    let (relay_tip, header_tip) = (tips.relay.map(|tip| tip.0.0), tips.para_header.map(|tip| tip.0.0));
+    let parts = [
+        range("relay blocks", relay, relay_tip),
+        range("storage changes of parachain blocks", para, Some(tips.changes.0).filter(|tip| *tip > 0)),
+        range("parachain headers", para.filter(|_| headers), header_tip),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn end_of_store(tips: &Tips) -> String {
+    let last = |what: &str, number: Option<u32>| {
+        number.map_or_else(|| format!("no {what}"), |number| format!("{what} {number}"))
+    };
+    format!(
+        "the store ends with {}, {} and storage changes of block {}",
+        last("relay block", tips.relay.map(|(number, _)| number.0)),
+        last("parachain header", tips.para_header.map(|(number, _)| number.0)),
         tips.changes
-    ))
+    )
 }
 
 /// Formats a number of bytes.
@@ -298,7 +311,29 @@ fn line(what: &str, done: u64, total: u64, since: u64, took: Duration) -> String
 
 #[cfg(test)]
 mod tests {
+    use prb_core::primitives::Hash;
+
     use super::*;
+
+    #[test]
+    fn only_stored_blocks_are_dropped() {
+        let mut tips = Tips::default();
+        assert_eq!(blocks_to_drop(&tips, Some(0), Some(0), true), "");
+        assert_eq!(
+            end_of_store(&tips),
+            "the store ends with no relay block, no parachain header and storage changes of block 0"
+        );
+        tips.relay = Some((RelayNumber(700), Hash([0; 32])));
+        tips.para_header = Some((ParaNumber(310), Hash([0; 32])));
+        tips.changes = ParaNumber(299);
+        assert_eq!(blocks_to_drop(&tips, Some(701), Some(300), false), "");
+        assert_eq!(blocks_to_drop(&tips, None, Some(300), true), "parachain headers 300 to 310");
+        assert_eq!(
+            blocks_to_drop(&tips, Some(700), Some(299), true),
+            "relay blocks 700 to 700, storage changes of parachain blocks 299 to 299, parachain headers 299 to 310"
+        );
+        assert!(end_of_store(&tips).contains("relay block 700, parachain header 310 and"));
+    }
 
     #[test]
     fn progress_line_has_rate_and_remaining_time() {

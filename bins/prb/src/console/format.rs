@@ -11,7 +11,7 @@ use maud::{Markup, html};
 use prb_core::{
     chain::SessionState,
     inventory::Goal,
-    primitives::{Balance, PHA_DECIMALS},
+    primitives::{Balance, PHA_DECIMALS, ParseError, parse_amount},
     worker::{EventKind, InFlight, State},
 };
 
@@ -33,17 +33,15 @@ pub(super) fn plain_amount(value: Balance) -> String {
 ///
 /// The required form of an amount.
 pub(super) fn read_amount(text: &str) -> Result<Balance, String> {
-    let wrong =
-        || "The stake must be an amount in PHA such as 1500 or 1500.25, with at most 12 decimals.".to_owned();
-    let (whole, part) = text.trim().split_once('.').unwrap_or((text.trim(), ""));
-    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    if whole.is_empty() || !digits(whole) || !digits(part) || part.len() > PHA_DECIMALS as usize {
-        return Err(wrong());
-    }
-    // Filled up to 10^-12 PHA, so that no floating-point number is involved.
-    let part = format!("{part:0<12}").parse::<u128>().map_err(|_| wrong())?;
-    let whole = whole.parse::<u128>().ok().and_then(|whole| whole.checked_mul(10u128.pow(PHA_DECIMALS)));
-    whole.and_then(|whole| whole.checked_add(part)).ok_or_else(wrong)
+    parse_amount(&format!("{} PHA", text.trim())).map_err(|error| match error {
+        // The form shows the unit beside the field.
+        ParseError::AmbiguousAmount { whole, .. } => {
+            format!("The stake {whole}.000 can be read in two ways: write {whole} or {whole}000.")
+        }
+        _ => {
+            "The stake must be an amount in PHA such as 1500 or 1500.25, with at most 12 decimals.".to_owned()
+        }
+    })
 }
 
 /// Formats a time in UTC, to the second.
@@ -225,6 +223,7 @@ mod tests {
         for bad in ["", "-1", "+1", "1,000", "1e3", ".5", "1.0000000000001", "1.2.3", &"9".repeat(40)] {
             assert!(read_amount(bad).is_err(), "{bad}");
         }
+        assert!(read_amount("30.000").unwrap_err().contains("write 30 or 30000"));
         assert_eq!(amount(1234 * PHA + PHA / 4), "1,234.25");
         assert_eq!(amount(1), "0.0001");
     }

@@ -50,10 +50,6 @@ impl<T> Positioned<T> {
         };
         entries.into_iter().map(position).collect()
     }
-
-    pub(super) fn map<U>(self, change: impl FnOnce(T) -> U) -> Positioned<U> {
-        Positioned { position: self.position, entry: change(self.entry) }
-    }
 }
 
 /// Values seen so far, to detect duplicates.

@@ -17,6 +17,8 @@ use prb_core::{
 };
 use secrecy::ExposeSecret;
 
+mod removals;
+
 const PHRASE: &str = "bottom drive obey lake curtain smoke basket hold race lonely fit walk";
 const POOL: &str = "[[pools]]\npid = 1\noperator = \"bottom drive obey lake curtain smoke basket hold race lonely fit walk//One\"\n";
 
@@ -146,6 +148,22 @@ fn invalid_worker_is_reported_with_its_position() {
         assert!(error.contains(words) && error.contains(place), "{line}: {error}");
         assert!(!error.contains("hunter2"), "{error}");
     }
+    for (stake, words) in [
+        (
+            "\"30k PHA\"",
+            "\"30k PHA\" is not an amount: write an integer in 10^-12 PHA, or an amount in PHA such as",
+        ),
+        ("30000.5", "\"30000.5\" is not an amount"),
+        ("30.0", "\"30.0\" is not an amount"),
+        ("-5", "\"-5\" is not an amount"),
+        ("\"30.000 PHA\"", "write 30 PHA or 30000 PHA"),
+        ("true", "such as 30000 PHA"),
+    ] {
+        let error = refusal(&with("").replace("b:1\"\nstake = 5", &format!("b:1\"\nstake = {stake}")), false);
+        let place =
+            if stake == "true" { ["line 13", "stake"] } else { ["line 9", "worker \"b\": the stake"] };
+        assert!(error.contains(words) && place.iter().all(|word| error.contains(word)), "{error}");
+    }
     let error = refusal(&(POOL.to_owned() + &worker("c", "https://u:hunter2@c")), false);
     assert!(error.contains("line 4") && error.contains("password") && !error.contains("hunter2"), "{error}");
     let error = refusal(&worker("c", "http://c"), false);
@@ -158,9 +176,10 @@ fn file_without_entries_is_recognised() {
     assert!(FleetFile::parse("# nothing yet\n", false).unwrap().is_empty());
     assert!(FleetFile::parse("{}", true).unwrap().is_empty());
     assert!(!FleetFile::parse(POOL, false).unwrap().is_empty());
-    assert!(FleetFile::parse("remove_all = true", false).unwrap().is_empty());
-    let error = refusal(&format!("remove_all = true\n{POOL}{}", worker("a", "http://a")), false);
-    assert!(error.contains("delete that line"), "{error}");
+    for key in ["remove_unlisted", "remove_all"] {
+        assert!(FleetFile::parse(&format!("{key} = true"), false).unwrap().is_empty());
+        assert!(FleetFile::parse(&format!("{{\"{key}\": true}}"), true).unwrap().is_empty());
+    }
 }
 
 #[tokio::test]
@@ -261,6 +280,13 @@ async fn start(folder: &Path) -> Result<Bridge, Failure> {
     Bridge::start(&args).await
 }
 
+/// Runs the check; returns its exit code and what it says.
+fn check(folder: &Path) -> (Option<i32>, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_prb"));
+    let output = command.args(args(folder)).arg("--check").output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn prb_all_keeps_keys_and_goals_over_a_restart() {
     let folder = tempfile::tempdir().unwrap();
@@ -291,24 +317,22 @@ async fn prb_all_keeps_keys_and_goals_over_a_restart() {
 
     // Truncated: it would remove the worker and, once it is whole again, start it.
     let fleet = folder.path().join("fleet.toml");
-    for (text, named) in [("", "names nothing"), (POOL, "names no workers")] {
+    let other = POOL.to_owned() + &worker("c", "http://127.0.0.1:1/c");
+    for (text, named) in
+        [("", "names nothing"), (POOL, "names no workers"), (&other, "names only other workers")]
+    {
         std::fs::write(&fleet, text).unwrap();
         let refused = refusal_of(start(folder.path()).await.unwrap_err());
-        assert!(refused.contains(named) && refused.contains("remove_all = true"), "{refused}");
+        assert!(refused.contains(named) && refused.contains("remove_unlisted = true"), "{refused}");
         assert_eq!(snapshot(&open()), after);
-        let check = std::process::Command::new(env!("CARGO_BIN_EXE_prb"))
-            .args(args(folder.path()))
-            .arg("--check")
-            .output();
-        let check = check.unwrap();
-        let told = String::from_utf8_lossy(&check.stderr);
-        assert!(check.status.code() == Some(2) && told.contains("remove_all = true"), "{told}");
+        let (code, told) = check(folder.path());
+        assert!(code == Some(2) && told.contains("remove_unlisted = true"), "{told}");
     }
     file(&[a]);
     let running = bridge(folder.path()).await;
     let before = running.manager().snapshots().borrow().clone();
     std::fs::write(&fleet, "").unwrap();
-    assert!(running.reload().await.unwrap_err().to_string().contains("1 workers are known"));
+    assert!(running.reload().await.unwrap_err().to_string().contains("has 1 worker (\"a\")"));
     assert_eq!(running.manager().snapshots().borrow().clone(), before);
     std::fs::write(&fleet, "remove_all = true\n").unwrap();
     running.reload().await.unwrap();
