@@ -26,8 +26,6 @@ pub(crate) struct Changes {
     lost_secrets: Vec<String>,
     /// Removed workers that computed when they were last seen.
     computing: Vec<String>,
-    /// Number of workers before.
-    known: usize,
     /// What the file names: pools, workers.
     named: (bool, bool),
     /// Whether the file confirms that entries which it does not name are removed.
@@ -81,7 +79,6 @@ impl Changes {
             workers: Lists::default(),
             lost_secrets: Vec::new(),
             computing: Vec::new(),
-            known: before.workers.len(),
             named: (!after.pools.is_empty(), !after.workers.is_empty()),
             confirmed,
         };
@@ -147,12 +144,9 @@ impl Changes {
                  add the line `{CONFIRMATION}` at the file's top"
             );
         }
-        if self.known > 0 && self.workers.removed.len() == self.known {
-            let named = match self.named {
-                (false, _) => "nothing",
-                (true, false) => "no workers",
-                (true, true) => "only other workers",
-            };
+        let (names_pools, names_workers) = self.named;
+        if !names_workers && !self.workers.removed.is_empty() {
+            let named = if names_pools { "no workers" } else { "nothing" };
             let known = counted(&self.workers.removed, "worker").unwrap_or_default();
             bail!(
                 "the fleet file names {named}, but the inventory has {known}: nothing is changed, because the file may be \

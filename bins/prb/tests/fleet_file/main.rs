@@ -317,10 +317,7 @@ async fn prb_all_keeps_keys_and_goals_over_a_restart() {
 
     // Truncated: it would remove the worker and, once it is whole again, start it.
     let fleet = folder.path().join("fleet.toml");
-    let other = POOL.to_owned() + &worker("c", "http://127.0.0.1:1/c");
-    for (text, named) in
-        [("", "names nothing"), (POOL, "names no workers"), (&other, "names only other workers")]
-    {
+    for (text, named) in [("", "names nothing"), (POOL, "names no workers")] {
         std::fs::write(&fleet, text).unwrap();
         let refused = refusal_of(start(folder.path()).await.unwrap_err());
         assert!(refused.contains(named) && refused.contains("remove_unlisted = true"), "{refused}");
