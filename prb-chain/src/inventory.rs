@@ -144,7 +144,7 @@ impl HeedInventory {
             .mode(0o600)
             .open(path.join("in-use"))
             .map_err(io)?;
-        lock.try_lock().map_err(|e| match e {
+        lmdb::try_lock(&lock).map_err(|e| match e {
             TryLockError::WouldBlock => Error::InUse { path: path.to_owned() },
             TryLockError::Error(source) => Error::Lock { path: path.to_owned(), source },
         })?;

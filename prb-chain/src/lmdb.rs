@@ -1,7 +1,13 @@
 //! Opens LMDB databases, and recognises damaged ones and those that hold something else, before anything is written
 //! to them.
 
-use std::{io, path::Path};
+use std::{
+    fs::{File, TryLockError},
+    io,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 use heed::{
     CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, WithoutTls,
@@ -19,6 +25,23 @@ type Names<'env> = Database<'env, Bytes, DecodeIgnore>;
 
 /// More tables than any database of this crate has. A foreign database may hold millions of rows without tables.
 const MAX_LOOKED_AT: usize = 64;
+
+/// How long a lock is tried for.
+const LOCK_TIME: Duration = Duration::from_millis(250);
+
+/// Locks the lock file of a folder. A lock that is held is tried again for a moment: a program that this process is
+/// starting has copies of all open files until it runs, and keeps the lock of one that was closed meanwhile.
+pub(crate) fn try_lock(file: &File) -> Result<(), TryLockError> {
+    let until = Instant::now() + LOCK_TIME;
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                thread::sleep(Duration::from_millis(5))
+            }
+            result => return result,
+        }
+    }
+}
 
 /// Why a database was not opened.
 #[derive(Debug)]

@@ -66,7 +66,7 @@ pub(crate) use view::StoreView;
 
 use crate::{
     disk::{Files, Writes},
-    metric_help,
+    lmdb, metric_help,
     verify::Start,
 };
 
@@ -185,7 +185,7 @@ impl Store {
             .mode(0o600)
             .open(path.join("in-use"))
             .map_err(io)?;
-        lock.try_lock().map_err(|e| match e {
+        lmdb::try_lock(&lock).map_err(|e| match e {
             TryLockError::WouldBlock => Error::InUse { path: path.to_owned() },
             TryLockError::Error(source) => Error::Lock { path: path.to_owned(), source },
         })?;

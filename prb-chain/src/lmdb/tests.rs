@@ -232,3 +232,22 @@ fn damaged_meta_pages_are_refused() {
     }
     assert!(matches!(opened(dir.path()), Err(OpenError::Truncated { expected: u64::MAX, .. })));
 }
+
+#[test]
+fn lock_that_is_about_to_be_released_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("in-use");
+    let held = File::create(&path).unwrap();
+    held.try_lock().unwrap();
+    // As a program that is being started has one.
+    let copy = held.try_clone().unwrap();
+    drop(held);
+    let next = File::open(&path).unwrap();
+    assert!(matches!(super::try_lock(&next), Err(TryLockError::WouldBlock)));
+    let released = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(20));
+        drop(copy);
+    });
+    super::try_lock(&next).unwrap();
+    released.join().unwrap();
+}

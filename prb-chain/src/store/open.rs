@@ -60,7 +60,7 @@ fn lock_existing(path: &Path) -> Result<Option<File>, Error> {
         let what = "in-use, which must be a file, is a folder";
         return Err(failed(io::Error::new(io::ErrorKind::IsADirectory, what)));
     }
-    match lock.try_lock() {
+    match lmdb::try_lock(&lock) {
         Ok(()) => Ok(Some(lock)),
         Err(TryLockError::WouldBlock) => Err(Error::InUse { path: path.to_owned() }),
         Err(TryLockError::Error(source)) => Err(Error::Lock { path: path.to_owned(), source }),
