@@ -325,8 +325,7 @@ async fn endless_handshakes_block_only_their_own_address() {
     let mut guarded = managed(0);
     guarded.limits.handshakes = 16;
     let guarded = start(guarded).await;
-    let place = guarded.listen_addresses()[0].to_string();
-    let port: u16 = place.rsplit('/').next().unwrap().parse().unwrap();
+    let port = port_of(&guarded);
     let mut held = Vec::new();
     for _ in 0..40 {
         held.push(mute(([127, 0, 0, 1], port).into(), "127.0.0.2").await);
@@ -339,18 +338,27 @@ async fn endless_handshakes_block_only_their_own_address() {
     drop(held);
 }
 
+fn port_of(node: &Node) -> u16 {
+    let place = node.listen_addresses()[0].to_string();
+    place.rsplit('/').next().unwrap().parse().unwrap()
+}
+
+/// Connects from many addresses, without a word.
+async fn mute_addresses(node: &Node) -> Vec<TcpStream> {
+    let mut held = Vec::new();
+    for host in 2..60 {
+        held.push(mute(([127, 0, 0, 1], port_of(node)).into(), &format!("127.0.0.{host}")).await);
+    }
+    held
+}
+
 /// Silent connections from more addresses than there are handshakes: one from another address ends the oldest.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn endless_handshakes_of_many_addresses_make_room() {
     let mut guarded = managed(0);
     guarded.limits.handshakes = 16;
     let guarded = start(guarded).await;
-    let place = guarded.listen_addresses()[0].to_string();
-    let port: u16 = place.rsplit('/').next().unwrap().parse().unwrap();
-    let mut held = Vec::new();
-    for host in 2..60 {
-        held.push(mute(([127, 0, 0, 1], port).into(), &format!("127.0.0.{host}")).await);
-    }
+    let held = mute_addresses(&guarded).await;
     let honest = start_knowing(config(1, Role::Trader), &guarded).await;
     timeout(Duration::from_secs(5), until_friends(&guarded, &honest))
         .await
@@ -365,14 +373,9 @@ async fn known_address_has_several_handshakes_beside_endless_ones() {
     guarded.limits.handshakes = 16;
     guarded.trust.networks = vec!["127.0.0.100/32".parse().unwrap()];
     let guarded = start(guarded).await;
-    let place = guarded.listen_addresses()[0].to_string();
-    let port: u16 = place.rsplit('/').next().unwrap().parse().unwrap();
-    let mut held = Vec::new();
-    for host in 2..60 {
-        held.push(mute(([127, 0, 0, 1], port).into(), &format!("127.0.0.{host}")).await);
-    }
+    let mut held = mute_addresses(&guarded).await;
     for n in 0..3 {
-        let mut known = mute(([127, 0, 0, 1], port).into(), "127.0.0.100").await;
+        let mut known = mute(([127, 0, 0, 1], port_of(&guarded)).into(), "127.0.0.100").await;
         // The handshake's first line, which is answered with the same.
         known.write_all(b"\x13/multistream/1.0.0\n").await.unwrap();
         let mut answer = [0; 20];
