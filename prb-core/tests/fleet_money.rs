@@ -25,7 +25,7 @@ use prb_core::{
     },
     queue::{CallOutcome, JobOutcome, JobQueue},
     wire::{Message, MessageOrigin, SignedMessage},
-    worker::{EventKind, Settings, State},
+    worker::{Settings, State},
 };
 
 #[path = "fleet_rig/rig.rs"]
@@ -167,57 +167,6 @@ async fn commands_stop_reclaim_and_take_out() {
     assert!(rig.chain.events().iter().all(|event| event.result.is_ok()));
 }
 
-/// The machine at an entry's endpoint is another one now.
-async fn swap_machine(rig: &mut Rig, index: usize, seed: u32) -> ScriptedWorker {
-    let other = ScriptedWorker::new(seed);
-    rig.adopt(&other);
-    let place = format!("http://machine-{seed}");
-    rig.connect.add(&place, other.clone());
-    rig.edit_worker(index, |w| w.endpoint = place).await;
-    other
-}
-
-#[tokio::test(start_paused = true)]
-async fn nothing_is_staked_for_a_new_key_until_the_operator_confirms_it() {
-    let mut rig = computing(2).await;
-    let (old, sent) = (rig.key(0), rig.chain.events().len());
-    let other = swap_machine(&mut rig, 0, 777).await;
-    rig.until_worker(0, "the new key", |w| w.reason.code() == "key-changed").await;
-    let status = rig.status(0);
-    for text in [old.to_string(), other.key().to_string(), "100 PHA".into(), "confirm".into()] {
-        assert!(status.message.contains(&text), "{text} in {}", status.message);
-    }
-    tokio::time::sleep(HOUR).await;
-    assert_eq!(rig.chain.events().len(), sent, "nothing is sent for it");
-    assert_eq!(rig.status(0).lag, Some(0), "it is kept in sync");
-    // A restart does not forget.
-    rig.fleet().stop().await;
-    rig.start();
-    rig.until_worker(0, "the new key", |w| w.reason.code() == "key-changed").await;
-    let answer = rig.fleet().command(rig.ids[0], Command::ConfirmKey).unwrap();
-    assert!(answer.contains("replaces") && answer.contains("100 PHA"), "{answer}");
-    rig.until_all(State::Active).await;
-    assert_eq!(rig.chain.worker(other.key()).pool, Some(POOL));
-    let events = rig.fleet().events(rig.ids[0]).unwrap();
-    let changed = |kind: &EventKind| *kind == EventKind::KeyChanged { last: old, now: other.key() };
-    assert!(events.iter().any(|event| changed(&event.kind)), "{events:?}");
-    assert_eq!(rig.inventory.snapshots().borrow().saved(rig.ids[0]).key, Some(other.key()));
-}
-
-#[tokio::test(start_paused = true)]
-async fn new_key_is_used_once_the_last_has_no_stake() {
-    let mut rig = computing_on(quick_cool_down(), 1, Settings::default()).await;
-    let old = rig.key(0);
-    let other = swap_machine(&mut rig, 0, 777).await;
-    rig.until_worker(0, "the new key", |w| w.reason.code() == "key-changed").await;
-    rig.submit(Call::StopComputing { pool: POOL, worker: old }).await;
-    tokio::time::sleep(Duration::from_secs(700)).await;
-    assert_eq!(rig.status(0).reason.code(), "key-changed", "its stake is still locked");
-    rig.submit(Call::ReclaimWorker { pool: POOL, worker: old }).await;
-    rig.until_all(State::Active).await;
-    assert_eq!(rig.chain.worker(other.key()).session.unwrap().state, SessionState::WorkerIdle);
-}
-
 /// A machine that is gone for good is stopped, reclaimed and taken out of its pool: only its key is needed.
 #[tokio::test(start_paused = true)]
 async fn worker_that_does_not_answer_can_be_stopped_and_reclaimed() {
@@ -242,51 +191,6 @@ async fn worker_that_does_not_answer_can_be_stopped_and_reclaimed() {
     rig.until_worker(0, "stopped", |w| w.reason.code() == "stopped").await;
     tokio::time::sleep(BLOCK * 20).await;
     assert_eq!((rig.chain.worker(key).pool, rig.status(1).state), (None, State::Active));
-}
-
-#[tokio::test(start_paused = true)]
-async fn last_key_is_stopped_and_reclaimed_while_another_answers() {
-    let mut rig = computing_on(quick_cool_down(), 1, Settings::default()).await;
-    let old = rig.key(0);
-    let other = swap_machine(&mut rig, 0, 777).await;
-    rig.until_worker(0, "the new key", |w| w.reason.code() == "key-changed").await;
-    let answer = rig.fleet().command(rig.ids[0], Command::Stop).unwrap();
-    assert!(answer.contains(&old.to_string()), "{answer}");
-    let session = |rig: &Rig| rig.chain.worker(old).session.map(|session| session.state);
-    rig.until("its cool-down", |_| session(&rig) == Some(SessionState::WorkerCoolingDown)).await;
-    rig.fleet().command(rig.ids[0], Command::Reclaim).unwrap();
-    rig.until("its stake", |_| session(&rig) == Some(SessionState::Ready)).await;
-    // With nothing to lose, the new key takes its place; it starts on command.
-    rig.until_worker(0, "the new key", |w| w.saved.key == Some(other.key())).await;
-    tokio::time::sleep(BLOCK * 20).await;
-    assert_eq!(rig.chain.worker(other.key()).session.map(|session| session.state), None);
-    rig.fleet().command(rig.ids[0], Command::Start).unwrap();
-    rig.until_all(State::Active).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn operations_of_the_last_key_do_not_affect_the_new_one() {
-    let mut rig = computing(1).await;
-    // A registration of the last key is with the trader, and hangs there.
-    rig.chain.hang(account(POOL), true);
-    rig.fleet().command(rig.ids[0], Command::RegisterAgain).unwrap();
-    let sent = rig.chain.events().len();
-    let jobs = async |rig: &Rig| {
-        let stats = rig.queue.stats().await.unwrap();
-        stats.waiting + stats.active + stats.delayed
-    };
-    while jobs(&rig).await == 0 {
-        tokio::time::sleep(BLOCK).await;
-    }
-    swap_machine(&mut rig, 0, 777).await;
-    rig.until_worker(0, "the new key", |w| w.reason.code() == "key-changed").await;
-    rig.fleet().command(rig.ids[0], Command::ConfirmKey).unwrap();
-    tokio::time::sleep(BLOCK * 20).await;
-    assert_eq!(jobs(&rig).await, 2, "the new key waits for nothing of the last");
-    rig.chain.hang(account(POOL), false);
-    rig.until_all(State::Active).await;
-    tokio::time::sleep(BLOCK * 10).await;
-    assert_eq!(rig.chain.events().len(), sent + 4, "the old one's, and registered, added and started");
 }
 
 /// A client of a machine that can be taken away from one of its addresses.

@@ -254,6 +254,10 @@ fn confirm_key(status: &WorkerStatus) -> Result<String, String> {
             Pha(*at_stake),
             after_confirmation(status)
         )),
+        Reason::LastKeyStarting { last } => Ok(format!(
+            "{now} replaces {last}, whose start may still lock stake; {}",
+            after_confirmation(status)
+        )),
         _ => Ok(format!("{now} is the worker's key")),
     }
 }

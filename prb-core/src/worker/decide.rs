@@ -272,6 +272,8 @@ fn key_changed(observed: &Observed, last: &LastKey) -> Option<Reason> {
     let now = observed.public_key()?;
     match last.at_stake() {
         None => Some(Reason::KeyChangedUnchecked { last: last.key }),
+        // Stake would be locked for both keys.
+        Some(0) if last.may_start => Some(Reason::LastKeyStarting { last: last.key }),
         // Nothing to lose: the new key replaces the last one.
         Some(0) => None,
         Some(at_stake) => {

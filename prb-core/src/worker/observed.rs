@@ -160,6 +160,8 @@ pub struct LastKey {
     pub chain: Option<Reading<WorkerOnChain>>,
     /// The worker of this fleet at which it answers now.
     pub holder: Option<Arc<str>>,
+    /// Whether its start was submitted and may still take effect.
+    pub may_start: bool,
 }
 
 impl LastKey {
@@ -167,6 +169,11 @@ impl LastKey {
     pub fn at_stake(&self) -> Option<Balance> {
         let Ok(chain) = self.chain.as_ref()? else { return None };
         Some(chain.at_stake())
+    }
+
+    /// Whether it has nothing to lose, so that another key may replace it.
+    pub fn is_free(&self) -> bool {
+        self.at_stake() == Some(0) && !self.may_start
     }
 }
 

@@ -172,6 +172,11 @@ reasons! {
         /// The last known key of this entry.
         last: WorkerKey,
     } = "key-changed-unchecked",
+    /// A key other than the last known one answers; a start that was submitted for the last one may still take effect.
+    LastKeyStarting {
+        /// The last known key of this entry.
+        last: WorkerKey,
+    } = "last-key-starting",
     /// The chain assigns it to another pool.
     InOtherPool {
         /// The pool on chain.

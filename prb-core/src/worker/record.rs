@@ -3,18 +3,27 @@
 use crate::{
     chain::{SessionState, WorkerOnChain},
     inventory::{AfterExternalStop, FleetRecord, Goal, PendingOperation, PendingOperationKind},
-    primitives::{Balance, ParaNumber, PoolId, WorkerKey},
+    primitives::{ParaNumber, PoolId, WorkerKey},
 };
 
 /// Parachain blocks (two days at twelve seconds each) after which a submitted start or stop without an effect
 /// counts as lost. A start or stop observed later is treated as external.
 const SENT_EXPIRY_BLOCKS: u32 = 14_400;
+/// Parachain blocks (two hours at twelve seconds each) after which a submitted start whose outcome is not known will not
+/// be included any more: several times the age limit of jobs and the mortality of transactions together.
+const START_LOST_BLOCKS: u32 = 600;
 
 /// Whether `operation` is recorded as sent, recently enough that its effect will be recognised. The record is
 /// renewed after half of [`SENT_EXPIRY_BLOCKS`].
 pub(super) fn is_recorded(saved: &FleetRecord, operation: PendingOperationKind, block: ParaNumber) -> bool {
     let renewed_after = |sent: PendingOperation| sent.at.0.saturating_add(SENT_EXPIRY_BLOCKS / 2);
     saved.sent.is_some_and(|sent| sent.operation == operation && block.0 < renewed_after(sent))
+}
+
+/// Whether a start that was submitted for the recorded key may still lock stake, though no view up to `block` shows it.
+pub(super) fn may_still_start(saved: &FleetRecord, block: ParaNumber) -> bool {
+    let lost_after = |sent: PendingOperation| sent.at.0.saturating_add(START_LOST_BLOCKS);
+    saved.sent.is_some_and(|sent| sent.operation == PendingOperationKind::Start && block.0 < lost_after(sent))
 }
 
 /// The observation of a worker in one chain view.
@@ -28,8 +37,8 @@ pub(super) struct Observation<'a> {
     pub(super) pool: PoolId,
     /// What happens after an external stop.
     pub(super) after_stop: AfterExternalStop,
-    /// The stake of the last known key, if another one answers now and the stake is known.
-    pub(super) last_at_stake: Option<Balance>,
+    /// Whether another key is the last known one, and has nothing to lose.
+    pub(super) last_is_free: bool,
     /// The parachain block of the view.
     pub(super) block: ParaNumber,
 }
@@ -44,7 +53,7 @@ pub(super) fn with_key(saved: FleetRecord, key: WorkerKey) -> FleetRecord {
 pub(super) fn takes_key(saved: &FleetRecord, seen: &Observation<'_>) -> bool {
     match saved.key {
         None => true,
-        Some(key) => key != seen.key && seen.last_at_stake == Some(0),
+        Some(key) => key != seen.key && seen.last_is_free,
     }
 }
 
@@ -232,7 +241,7 @@ mod tests {
                 chain: &chain,
                 pool: POOL,
                 after_stop,
-                last_at_stake: None,
+                last_is_free: false,
                 block: NOW,
             };
             let after = saved_after(saved, seen);
@@ -247,7 +256,7 @@ mod tests {
         let (computes, cools, ready) = (chain("idle"), chain("cooling"), chain("ready"));
         let at = |saved: FleetRecord, chain, block| {
             let after_stop = AfterExternalStop::StayStopped;
-            let seen = Observation { key: KEY, chain, pool: POOL, after_stop, last_at_stake: None, block };
+            let seen = Observation { key: KEY, chain, pool: POOL, after_stop, last_is_free: false, block };
             saved_after(saved, seen)
         };
         let after = |saved, chain| at(saved, chain, NOW);
@@ -298,20 +307,19 @@ mod tests {
         let sent = Some(PendingOperation::new(PendingOperationKind::Stop, NOW));
         let saved = FleetRecord { key: Some(KEY), was_computing: true, sent, ..FleetRecord::default() };
         let chain = chain("none");
-        let seen = |last_at_stake| Observation {
+        let seen = |last_is_free| Observation {
             key: OTHER,
             chain: &chain,
             pool: POOL,
             after_stop: AfterExternalStop::StayStopped,
-            last_at_stake,
+            last_is_free,
             block: NOW,
         };
-        assert_eq!(saved_after(saved, seen(None)), saved, "not known yet");
-        assert_eq!(saved_after(saved, seen(Some(1))), saved);
-        let after = saved_after(saved, seen(Some(0)));
+        assert_eq!(saved_after(saved, seen(false)), saved);
+        let after = saved_after(saved, seen(true));
         assert_eq!((after.key, after.goal, after.was_computing), (Some(OTHER), Goal::Compute, false));
         assert_eq!(after.sent, None, "it was for the last key");
-        let fresh = saved_after(FleetRecord::default(), seen(None));
+        let fresh = saved_after(FleetRecord::default(), seen(false));
         assert_eq!(fresh.key, Some(OTHER));
     }
 }

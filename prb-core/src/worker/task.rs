@@ -282,6 +282,8 @@ impl Task {
         self.slot.event(EventKind::Commanded(given));
         self.set_saved(self.saved_after(given));
         match given {
+            // The new key waits for nothing of the last one.
+            Command::ConfirmKey => self.jobs.forget_superseded(),
             Command::Kick => self.kick_requested = true,
             Command::Checkpoint => self.checkpoint_requested = true,
             Command::RegisterAgain => {
@@ -320,16 +322,16 @@ impl Task {
         self.relay.release_claims();
     }
 
-    /// Another key answers: discards everything that concerns the last one.
+    /// Another key answers: discards everything that concerns the last one, except for a start that may lock its stake.
     fn key_changed(&mut self) {
         self.on_chain.reset();
         self.relay.reset();
-        // Messages of the last key are still wanted: they keep it from being slashed.
-        self.jobs.reset(true);
-        self.operation = None;
-        self.preparing = None;
         self.refresh_ra = false;
         self.registration = None;
+        self.forget_unsent();
+        self.jobs.supersede();
+        self.operation = None;
+        self.preparing = None;
     }
 
     /// Stops waiting for jobs: their effects are read from the chain.

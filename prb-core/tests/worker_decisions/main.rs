@@ -204,7 +204,7 @@ fn nothing_is_sent_on_a_view_that_is_too_old() {
     let mut observed = computing();
     let chain = observed.chain.take();
     observed.info = None;
-    observed.last_key = Some(LastKey { key: KEY, chain, holder: None });
+    observed.last_key = Some(LastKey { key: KEY, chain, holder: None, may_start: false });
     observed.saved.goal = Goal::Stop;
     assert_eq!(decided(&observed).0, Action::Operate(Operation::Stop));
     observed.node_behind = Some(NodeBehind { blocks: 1, is_lasting: false });

@@ -11,7 +11,7 @@ fn other_key(mut observed: Observed, at_stake: Option<u128>, holder: Option<&str
     });
     let key = WorkerKey([8; 32]);
     observed.saved.key = Some(key);
-    observed.last_key = Some(LastKey { key, chain, holder: holder.map(Into::into) });
+    observed.last_key = Some(LastKey { key, chain, holder: holder.map(Into::into), may_start: false });
     observed
 }
 
@@ -179,7 +179,7 @@ fn worker_without_state_is_stopped_by_its_last_key() {
     let mut info = info();
     (info.initialized, info.public_key) = (false, None);
     (lost.info, lost.relay_genesis) = (Some(Arc::new(info)), None);
-    lost.last_key = Some(LastKey { key: KEY, chain, holder: None });
+    lost.last_key = Some(LastKey { key: KEY, chain, holder: None, may_start: false });
     assert_eq!(decided(&lost).0, Action::Wait);
     lost.saved.goal = Goal::Stop;
     assert_eq!(decided(&lost).0, Action::Operate(Operation::Stop));

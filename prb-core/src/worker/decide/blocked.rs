@@ -108,7 +108,7 @@ pub(crate) fn stake_needed(desired: &Desired, observed: &Observed) -> Option<Bal
         || observed.key_holder.is_some()
         || observed.saved.goal != Goal::Compute;
     let Some(Ok(chain)) = &observed.chain else { return None };
-    if waits || observed.last_key.as_ref().is_some_and(|last| last.at_stake() != Some(0)) {
+    if waits || observed.last_key.as_ref().is_some_and(|last| !last.is_free()) {
         return None;
     }
     let wanted = desired.worker.stake;

@@ -153,6 +153,11 @@ impl Reason {
             Self::KeyChangedUnchecked { last } => {
                 write!(f, "Another key answers instead of {last}: checking what the last one has at stake")
             }
+            Self::LastKeyStarting { last } => write!(
+                f,
+                "Another key answers instead of {last}, for which a start was submitted that may still lock stake: \
+                 nothing is staked for the new key until that is known"
+            ),
             _ => self.fmt_blocked(f),
         }
     }

@@ -18,6 +18,8 @@ use crate::{
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Ticket {
     Operation(Operation),
+    /// The start of a key that does not answer any more.
+    Superseded(Operation),
     /// Messages of that sender, with the ticket that its [`Egress`](crate::worker::egress::Egress) tracks.
     Messages(MessageOrigin, u64),
 }
@@ -25,7 +27,7 @@ pub(super) enum Ticket {
 impl fmt::Display for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Operation(operation) => f.write_str(operation.name()),
+            Self::Operation(operation) | Self::Superseded(operation) => f.write_str(operation.name()),
             Self::Messages(origin, number) => write!(f, "messages of {origin} up to {number}"),
         }
     }
@@ -37,9 +39,40 @@ pub(super) type JobEvent = (Ticket, Event);
 /// Jobs being submitted or awaited.
 pub(super) struct Jobs {
     driver: Arc<JobDriver>,
-    events: (mpsc::UnboundedSender<JobEvent>, mpsc::UnboundedReceiver<JobEvent>),
+    events: Events,
     /// Oldest first: at most one operation, and what all senders may have in flight.
     pending: Vec<Pending>,
+    superseded: Option<Superseded>,
+}
+
+/// Where the events of jobs arrive.
+type Events = (mpsc::UnboundedSender<JobEvent>, mpsc::UnboundedReceiver<JobEvent>);
+
+/// The start of a key that does not answer any more: it may lock stake, so its outcome is awaited.
+struct Superseded {
+    operation: Operation,
+    /// Not those of what is submitted from now on: a ticket may be the same.
+    events: Events,
+    /// Keeps it unwanted.
+    _driven: DrivenJob,
+}
+
+impl Superseded {
+    /// The event that ends it; pending forever if there is none.
+    async fn ended(start: &mut Option<Self>) -> JobEvent {
+        let Some(this) = start else { return std::future::pending().await };
+        loop {
+            // `None` is impossible: a sender is kept here.
+            let Some((ticket, event)) = this.events.1.recv().await else {
+                return std::future::pending().await;
+            };
+            if matches!(ticket, Ticket::Operation(_)) && !matches!(event, Event::Queued(_)) {
+                let ticket = Ticket::Superseded(this.operation);
+                *start = None;
+                return (ticket, event);
+            }
+        }
+    }
 }
 
 /// A job being submitted or awaited.
@@ -62,7 +95,7 @@ impl Pending {
 
 impl Jobs {
     pub(super) fn new(driver: Arc<JobDriver>) -> Self {
-        Self { driver, events: mpsc::unbounded_channel(), pending: Vec::new() }
+        Self { driver, events: mpsc::unbounded_channel(), pending: Vec::new(), superseded: None }
     }
 
     /// Stops waiting for all of them. Those that wait in the queue are withdrawn: the operation, and messages unless they
@@ -72,6 +105,33 @@ impl Jobs {
         // Events of the old ones go nowhere.
         self.events = mpsc::unbounded_channel();
         self.pending.clear();
+        self.superseded = None;
+    }
+
+    /// Another key answers: stops waiting for all of them but for a start, which is withdrawn if it still can be. Messages
+    /// of the last key are still wanted: they keep it from being slashed.
+    pub(super) fn supersede(&mut self) {
+        let superseded = self.superseded.take();
+        let is_start = |pending: &Pending| matches!(pending.ticket, Ticket::Operation(Operation::Start(_)));
+        let start = self.pending.iter().position(is_start).map(|at| self.pending.swap_remove(at));
+        let events = std::mem::replace(&mut self.events, mpsc::unbounded_channel());
+        let started = start.and_then(|Pending { ticket, driven, .. }| {
+            let Ticket::Operation(operation) = ticket else { return None };
+            driven.set_unwanted(true);
+            Some(Superseded { operation, events, _driven: driven })
+        });
+        self.reset(true);
+        self.superseded = started.or(superseded);
+    }
+
+    /// The start of a key that does not answer any more, while its outcome is not known.
+    pub(super) fn superseded(&self) -> Option<Operation> {
+        self.superseded.as_ref().map(|start| start.operation)
+    }
+
+    /// Stops waiting for the start of a key that does not answer any more.
+    pub(super) fn forget_superseded(&mut self) {
+        self.superseded = None;
     }
 
     fn give_up(&self, keep_messages: bool) {
@@ -98,8 +158,11 @@ impl Jobs {
     /// # Cancel safety
     /// Safe.
     pub(super) async fn next(&mut self) -> JobEvent {
-        // `None` is impossible: a sender is kept here.
-        let Some((ticket, event)) = self.events.1.recv().await else { return std::future::pending().await };
+        let (ticket, event) = tokio::select! {
+            // `None` is impossible: a sender is kept here.
+            Some(event) = self.events.1.recv() => event,
+            ended = Superseded::ended(&mut self.superseded) => return ended,
+        };
         match event {
             Event::Queued(id) => {
                 if let Some(pending) = self.pending.iter_mut().find(|pending| pending.ticket == ticket) {
@@ -116,7 +179,7 @@ impl Jobs {
         let operation = self.pending.iter().find(|pending| pending.is_operation());
         let pending = operation.or_else(|| self.pending.first())?;
         let operation = match &pending.ticket {
-            Ticket::Operation(operation) => operation.name(),
+            Ticket::Operation(operation) | Ticket::Superseded(operation) => operation.name(),
             Ticket::Messages(..) => InFlight::MESSAGES,
         };
         let stage = if pending.job.is_some() { Stage::Queued } else { Stage::Submitting };

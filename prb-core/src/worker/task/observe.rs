@@ -55,11 +55,11 @@ impl Task {
         else {
             return false;
         };
-        let last_at_stake = self.last_key(view).and_then(|last| last.at_stake());
+        let last_is_free = self.last_key(view).is_some_and(|last| last.is_free());
         let after_stop = self.desired.after_stop(self.ctx.settings.after_stop);
         let pool = self.desired.worker.pid;
         let block = self.on_chain.block;
-        let seen = Observation { key, chain, pool, after_stop, last_at_stake, block };
+        let seen = Observation { key, chain, pool, after_stop, last_is_free, block };
         let takes_key = record::takes_key(&self.saved, &seen);
         // The entry at which the last key answers now looks for its goal in the inventory.
         if takes_key && self.saved.key.is_some() && self.slot.saved() != self.saved {
@@ -77,7 +77,8 @@ impl Task {
     pub(super) fn last_key(&self, view: &ChainView) -> Option<LastKey> {
         let key = self.saved.key.filter(|last| self.identity.key() != Some(*last))?;
         let holder = self.ctx.keys.other_holder(key, self.slot.id());
-        Some(LastKey { key, chain: view.workers.get(&key).cloned(), holder })
+        let may_start = record::may_still_start(&self.saved, self.on_chain.block);
+        Some(LastKey { key, chain: view.workers.get(&key).cloned(), holder, may_start })
     }
 
     /// The key whose on-chain state decides the goal: the one that answers, or the last known one while none does,
@@ -112,7 +113,7 @@ impl Task {
             rules: self.on_chain.rules,
             awaiting_block: self.on_chain.awaiting_block,
             benchmark_running: self.on_chain.is_benchmark_running(),
-            job: self.operation,
+            job: self.operation.or_else(|| self.jobs.superseded()),
             refused: self.on_chain.refused(pool.as_ref()),
             pool,
             grant: Grant::Granted,

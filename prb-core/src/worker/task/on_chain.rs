@@ -67,9 +67,11 @@ impl OnChain {
         }
     }
 
-    /// Discards everything about the last key or pool.
+    /// Discards everything about the last key or pool. A block whose outcome is awaited still is: it may show stake of the
+    /// last key.
     pub(super) fn reset(&mut self) {
-        *self = Self { block: self.block, ..Self::new(self.backoff) };
+        let Self { backoff, block, awaiting_block, .. } = *self;
+        *self = Self { block, awaiting_block, ..Self::new(backoff) };
     }
 
     /// Lets failed and refused operations be retried at once.

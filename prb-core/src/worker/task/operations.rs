@@ -84,7 +84,7 @@ impl Task {
     fn key_for(&self, operation: Operation) -> Option<WorkerKey> {
         let ends = matches!(operation, Operation::Stop | Operation::Reclaim | Operation::LeavePool);
         let last = self.view.as_ref().filter(|_| ends).and_then(|view| self.last_key(view));
-        let last = last.filter(|last| self.identity.key().is_none() || last.at_stake() != Some(0));
+        let last = last.filter(|last| self.identity.key().is_none() || !last.is_free());
         last.map(|last| last.key).or_else(|| self.identity.claimed())
     }
 
@@ -221,6 +221,7 @@ impl Task {
                 let worker = &self.desired.worker.name;
                 self.relay.not_submitted(&sender, ticket, &describe(&error), worker);
             }
+            (Ticket::Superseded(operation), event) => self.superseded_ended(operation, event),
             (Ticket::Operation(operation), Event::NotSubmitted(error)) => {
                 self.operation = None;
                 self.maybe_sent();

@@ -6,7 +6,7 @@ use super::{Operation, Task};
 use crate::{
     inventory::FleetRecord,
     queue::Withdrawal,
-    worker::{EventKind, obsolete::is_obsolete, requests},
+    worker::{EventKind, job_driver::Event, obsolete::is_obsolete, requests},
 };
 
 impl Task {
@@ -36,6 +36,31 @@ impl Task {
         match withdrawal {
             Withdrawal::Unsent => self.not_sent(operation),
             // Its effect may be in the next block.
+            _ => {
+                self.maybe_sent();
+                self.on_chain.awaiting_block = Some(self.on_chain.block.next());
+            }
+        }
+    }
+
+    /// Deletes the record of an operation that was not submitted before another key answered.
+    pub(super) fn forget_unsent(&mut self) {
+        let is_submitted = self.operation.is_some() && self.preparing.is_none();
+        if !is_submitted && !self.earlier_sent {
+            self.set_saved(FleetRecord { sent: None, ..self.saved });
+        }
+    }
+
+    /// Applies the outcome of the start of a key that does not answer any more: it says what to expect of the chain.
+    pub(super) fn superseded_ended(&mut self, operation: Operation, event: Event) {
+        match event {
+            Event::Withdrawn(Withdrawal::Unsent) => self.not_sent(operation),
+            Event::Ended(Ok(outcome)) => {
+                self.on_chain.awaiting_block = Some(outcome.block);
+                if outcome.calls.iter().any(|call| call.error().is_some()) {
+                    self.set_saved(FleetRecord { sent: None, ..self.saved });
+                }
+            }
             _ => {
                 self.maybe_sent();
                 self.on_chain.awaiting_block = Some(self.on_chain.block.next());
