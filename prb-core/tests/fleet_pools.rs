@@ -93,6 +93,38 @@ async fn stake_is_not_kept_for_a_worker_that_cannot_start() {
     rig.until_all(State::Active).await;
 }
 
+/// Two workers that wait for stake.
+async fn waiting_for_stake() -> Rig {
+    let mut rig = Rig::new(2, 20).await;
+    rig.chain.add_pool(POOL, account(POOL), STAKE / 2);
+    rig.run();
+    rig.start();
+    for index in 0..2 {
+        rig.until_worker(index, "short of stake", |w| w.reason.code() == "free-stake-short").await;
+    }
+    rig
+}
+
+/// The free stake was taken by somebody else while the start was on its way: it is started once there is stake again, however
+/// much there was when it was submitted.
+#[tokio::test(start_paused = true)]
+async fn start_that_was_overtaken_is_repeated_when_there_is_stake_again() {
+    let rig = waiting_for_stake().await;
+    rig.chain.hang(account(POOL), true);
+    rig.chain.contribute(POOL, STAKE);
+    rig.until_worker(0, "its start", |w| w.in_flight.is_some_and(|it| it.operation == "start")).await;
+    rig.chain.add_pool(POOL, account(POOL), STAKE / 2);
+    rig.chain.hang(account(POOL), false);
+    rig.until("its refusal", |_| !refused(&rig).is_empty()).await;
+    tokio::time::sleep(BLOCK * 20).await;
+    assert_eq!((computing(&rig), refused(&rig).len()), (vec![], 1));
+    // As much as there was before.
+    rig.chain.contribute(POOL, STAKE);
+    rig.until_worker(0, "computing", |w| w.state == State::Active).await;
+    tokio::time::sleep(HOUR).await;
+    assert_eq!((computing(&rig), refused(&rig).len()), (vec![0], 1));
+}
+
 #[tokio::test(start_paused = true)]
 async fn raises_wait_for_stake_and_for_withdrawals() {
     let mut rig = Rig::new(2, 20).await;

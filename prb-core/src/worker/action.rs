@@ -70,6 +70,11 @@ impl Operation {
         }
     }
 
+    /// Whether the chain refused it with `error` for want of free stake in the pool.
+    pub(super) fn is_short_of_stake(self, error: &str) -> bool {
+        matches!(self, Self::Start(_) | Self::RaiseStake(_)) && error.ends_with("InsufficientFreeStake")
+    }
+
     /// Whether both are the same kind of operation, regardless of stake.
     pub fn is_like(self, other: Self) -> bool {
         std::mem::discriminant(&self) == std::mem::discriminant(&other)
@@ -111,6 +116,9 @@ pub struct Decision {
     pub sync: Step,
     /// The operation that would advance the worker, even if it cannot be submitted now.
     pub wanted: Option<Operation>,
+    /// Whether nothing but time and the pool's stake keeps the worker from computing with its full stake. A failure that
+    /// has not lasted yet does not count: it would cost the worker its turn among those that wait for stake.
+    pub on_the_way: bool,
 }
 
 #[cfg(test)]

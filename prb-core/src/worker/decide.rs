@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    Action, Decision, Desired, Failure, NodeBehind, Observed, Operation, Reason, Settings, State,
+    Action, Decision, Desired, Failure, Failures, NodeBehind, Observed, Operation, Reason, Settings, State,
     observed::LastKey,
 };
 use crate::{primitives::Hash, prpc::PhactoryInfo, sync::Step, text::shorten};
@@ -99,7 +99,8 @@ fn observation(observed: &Observed) -> Option<Action> {
 
 fn decision(state: State, action: Action, reason: Reason) -> Decision {
     let message = reason.to_string().into();
-    Decision { state, reason, message, action, sync: Step::Wait, wanted: None }
+    let on_the_way = reason.is_on_the_way();
+    Decision { state, reason, message, action, sync: Step::Wait, wanted: None, on_the_way }
 }
 
 const fn is_due(failure: Option<&Failure>) -> bool {
@@ -187,6 +188,7 @@ fn refusal(observed: &Observed, operation: Operation) -> Option<&super::Refused>
 
 /// Builds the decision. Failures take precedence over progress in the message.
 fn conclude(assessment: Assessment, action: Action, sync: Step, observed: &Observed) -> Decision {
+    let on_the_way = is_on_the_way(&assessment, observed);
     let Assessment { mut state, mut reason, wanted, .. } = assessment;
     let failures = &observed.failures;
     if let Some(failure) = &failures.relay
@@ -218,7 +220,19 @@ fn conclude(assessment: Assessment, action: Action, sync: Step, observed: &Obser
         }
     }
     let message = reason.to_string().into();
-    Decision { state, reason, message, action, sync, wanted }
+    Decision { state, reason, message, action, sync, wanted, on_the_way }
+}
+
+/// See [`Decision::on_the_way`].
+fn is_on_the_way(assessment: &Assessment, observed: &Observed) -> bool {
+    let Failures { connection, sync, chain, save, .. } = &observed.failures;
+    let lasts = |failure: &Failure| failure.attempts >= FAILURES_BEFORE_ERROR;
+    let refused = assessment.wanted.and_then(|operation| refusal(observed, operation));
+    assessment.reason.is_on_the_way()
+        && ![connection, sync, chain].into_iter().flatten().any(lasts)
+        && !(observed.unsaved && save.is_some())
+        // Refused for want of stake, which it goes on waiting for.
+        && refused.is_none_or(super::Refused::is_for_stake)
 }
 
 /// Whether a worker in this situation depends on its messages: its heartbeats, or its benchmark's score.

@@ -101,6 +101,13 @@ pub struct Refused {
     pub is_current: bool,
 }
 
+impl Refused {
+    /// Whether the pool had too little free stake.
+    pub(crate) fn is_for_stake(&self) -> bool {
+        self.operation.is_short_of_stake(&self.error)
+    }
+}
+
 /// Chain state and constants that apply to every worker, at one block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, derive_setters::Setters)]
 #[setters(prefix = "with_")]

@@ -91,6 +91,8 @@ pub(crate) struct Task {
     call: Option<Call>,
     kick_requested: bool,
     checkpoint_requested: bool,
+    /// [`Decision::on_the_way`] of the last decision.
+    on_the_way: bool,
     /// The operation in flight: being prepared, or with the trader.
     operation: Option<Operation>,
     /// The transaction being prepared with data from the worker.
@@ -142,6 +144,7 @@ impl Task {
             call: None,
             kick_requested: false,
             checkpoint_requested: false,
+            on_the_way: true,
             operation: None,
             preparing: None,
             preparing_since: SystemTime::now(),
@@ -211,6 +214,7 @@ impl Task {
             observed.failures.chain = self.on_chain.failures.failure(now);
             decision = decide(&self.desired, &self.ctx.settings, &observed);
         }
+        self.on_the_way = decision.on_the_way;
         self.publish_status(&decision, &observed);
         if decision.action != Action::Recheck && !observed.stale {
             self.connection.stop_rechecking();

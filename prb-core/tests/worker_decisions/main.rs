@@ -33,6 +33,7 @@ struct Summary {
     state: State,
     code: &'static str,
     message: String,
+    on_the_way: bool,
 }
 
 fn decision_for(desired: &Desired, settings: &Settings, observed: &Observed) -> Summary {
@@ -44,6 +45,7 @@ fn decision_for(desired: &Desired, settings: &Settings, observed: &Observed) -> 
         state: decision.state,
         code: decision.reason.code(),
         message: decision.message.to_string(),
+        on_the_way: decision.on_the_way,
     }
 }
 

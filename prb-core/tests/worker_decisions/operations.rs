@@ -343,3 +343,41 @@ fn states_have_their_names_and_numbers() {
         assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
     }
 }
+
+/// A worker that waits for stake keeps its turn while nothing lasting keeps it from starting.
+#[test]
+fn failures_cost_a_worker_its_turn_once_they_last() {
+    type Source = fn(&mut Observed, Option<Failure>);
+    let sources: [Source; 3] = [
+        |observed, failure| observed.failures.connection = failure,
+        |observed, failure| observed.failures.sync = failure,
+        |observed, failure| observed.failures.chain = failure,
+    ];
+    for set in sources {
+        for (attempts, keeps_turn) in [(1, true), (2, true), (3, false)] {
+            let mut observed = ready();
+            set(&mut observed, failure(attempts, false));
+            assert_eq!(decision(&observed).on_the_way, keeps_turn, "{attempts} failures");
+        }
+    }
+    for (error, keeps_turn) in
+        [("PhalaStakePoolv2::InsufficientFreeStake", true), ("PhalaStakePoolv2::WorkerDoesNotExist", false)]
+    {
+        let mut observed = ready();
+        let (operation, error, remedy) = (Operation::Start(STAKE), error.into(), "none".into());
+        observed.refused = Some(Refused { operation, error, remedy, is_current: true });
+        assert_eq!(decision(&observed).on_the_way, keeps_turn, "{:?}", observed.refused);
+    }
+}
+
+/// Nothing is staked for a new key while a start of the last one may still lock stake.
+#[test]
+fn a_start_of_the_last_key_is_awaited() {
+    let mut observed = other_key(ready(), Some(0), None);
+    observed.last_key.as_mut().unwrap().may_start = true;
+    let decision = decision(&observed);
+    assert_eq!(
+        (decision.action, decision.state, decision.code),
+        (Action::Wait, State::Error, "last-key-starting")
+    );
+}

@@ -37,18 +37,9 @@ pub(crate) fn misplaced(scene: &Scene) -> Vec<String> {
         {
             wrong.push(format!("computes with {} of {} PHA", stake / PHA, entry.stake / PHA));
         }
-        let Observed { status, saved, truth, key, .. } = &observed;
-        found.extend(wrong.into_iter().map(|wrong| {
-            format!(
-                "{}: {wrong}; shows {} {:?}, goal {:?}, key {key} known {}, expected {:?}, {truth:?}",
-                entry.name,
-                status.state,
-                status.message,
-                saved.goal,
-                saved.key == Some(*key),
-                entry.expected,
-            )
-        }));
+        found.extend(
+            wrong.into_iter().map(|wrong| format!("{}: {wrong}; {}", entry.name, shown(entry, &observed))),
+        );
     }
     // Whatever the order is: the first worker's stake would fit.
     for (pool, stakes) in waiting {
@@ -62,6 +53,28 @@ pub(crate) fn misplaced(scene: &Scene) -> Vec<String> {
         }
     }
     found
+}
+
+/// Describes an entry's worker: what its manager shows, and what is true.
+fn shown(entry: &Entry, observed: &Observed) -> String {
+    let Observed { status, saved, truth, key, .. } = observed;
+    format!(
+        "shows {} {:?}, goal {:?}, sent {:?}, key {key} known {}, expected {:?}, {truth:?}",
+        status.state,
+        status.message,
+        saved.goal,
+        saved.sent,
+        saved.key == Some(*key),
+        entry.expected,
+    )
+}
+
+/// Describes some entries' workers.
+pub(crate) fn described(scene: &Scene, entries: &[usize]) -> Vec<String> {
+    let observed = scene.observed().into_iter().filter(|(at, _)| entries.contains(at));
+    observed
+        .map(|(at, observed)| format!("{}: {}", scene.entries[at].name, shown(&scene.entries[at], &observed)))
+        .collect()
 }
 
 /// Returns whether the entry's worker should run and calls should be sent for it.
@@ -162,8 +175,11 @@ pub(crate) fn staked_twice(scene: &Scene) -> Vec<String> {
                     .any(|w| w.stake.is_some())
             };
             if let Some(block) = started.get(&key.0).into_iter().flatten().find(had_stake) {
+                let earlier: Vec<_> =
+                    machine.keys[..n].iter().map(|(key, _)| (key, started.get(&key.0))).collect();
                 found.push(format!(
-                    "{}: stake was locked for another key, {key}, in block {block}",
+                    "{}: stake was locked for another key, {key}, in block {block}; earlier keys and their starts: \
+                     {earlier:?}",
                     entry.name
                 ));
             }

@@ -68,6 +68,7 @@ async fn the_first_of_those_that_wait_is_served(
     });
     let names: Vec<_> = waiting.iter().map(|at| scene.entries[*at].name.clone()).collect();
     scene.note(format!("{} PHA for one of {names:?} in pool {}", missing / PHA, chosen.pid));
+    let before = checks::described(scene, &waiting);
     let start = Instant::now();
     loop {
         let computing: Vec<&String> = waiting
@@ -79,7 +80,12 @@ async fn the_first_of_those_that_wait_is_served(
         match computing[..] {
             [first] if *first == names[0] => return Ok(()),
             [] if start.elapsed() < limit => sleep(Duration::from_millis(200)).await,
-            _ => return Err(vec![format!("{computing:?} were started, not the first of {names:?}")]),
+            _ => {
+                let mut wrong = vec![format!("{computing:?} were started, not the first of {names:?}")];
+                wrong.extend(before);
+                wrong.extend(checks::described(scene, &waiting));
+                return Err(wrong);
+            }
         }
     }
 }

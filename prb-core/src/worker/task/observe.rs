@@ -166,14 +166,14 @@ impl Task {
         let waits_for_chain = observed.caught_up && observed.chain.is_none() && observed.key_holder.is_none();
         // `Unknown` makes workers behind it wait for a while; an unreachable worker must not block them.
         let need = match stake_needed(&self.desired, observed) {
-            Some(stake) if !self.slot.status().reason.is_on_the_way() => Need::Blocked(stake),
+            Some(stake) if !self.on_the_way => Need::Blocked(stake),
             Some(stake) if is_scored(observed) => Need::Stake(stake),
             Some(stake) => Need::Preparing(stake),
             None if (observed.info.is_none() && !unreachable) || waits_for_chain => Need::Unknown,
             None => Need::Nothing,
         };
         let free = match &observed.pool {
-            Some(Ok(pool)) => pool.as_ref().as_ref().map(|pool| pool.free_stake),
+            Some(Ok(pool)) => pool.as_ref().as_ref().map(|pool| (self.on_chain.block, pool.free_stake)),
             _ => None,
         };
         self.ctx.stakes.request(self.slot.id(), need, free)

@@ -38,7 +38,9 @@ const RETRY_TIMED_AFTER: Duration = Duration::from_secs(600);
 struct RefusalRecord {
     operation: Operation,
     error: Arc<str>,
-    cause: RefusalState,
+    /// The state in the first view that is as new as the refusal. What was known when the operation was submitted says
+    /// nothing: something else in it has led to the refusal.
+    cause: Option<RefusalState>,
     /// When the operation is retried although nothing has changed.
     until: Instant,
 }
@@ -127,12 +129,7 @@ impl OnChain {
     }
 
     /// Records that the chain refused an operation.
-    pub(super) fn refuse(
-        &mut self,
-        operation: Operation,
-        error: &str,
-        pool: Option<Reading<Option<PoolOnChain>>>,
-    ) {
+    pub(super) fn refuse(&mut self, operation: Operation, error: &str) {
         self.failures
             .fail(Reason::OperationFailed { operation: operation.description(), error: error.into() });
         let wait = match known_error(error).class {
@@ -142,19 +139,56 @@ impl OnChain {
             ErrorClass::AwaitTime => RETRY_TIMED_AFTER,
             _ => RETRY_REFUSED_AFTER,
         };
-        let cause = RefusalState { worker: self.worker.clone(), pool, rules: self.rules };
         let until = Instant::now() + wait;
-        self.refused = Some(RefusalRecord { operation, error: error.into(), cause, until });
+        self.refused = Some(RefusalRecord { operation, error: error.into(), cause: None, until });
     }
 
     /// The current refusal, as input of decisions.
-    pub(super) fn refused(&self, pool: Option<&Reading<Option<PoolOnChain>>>) -> Option<Refused> {
-        let RefusalRecord { operation, error, cause, until } = self.refused.as_ref()?;
-        let changed = self.has_changed(cause, pool, *operation, error);
+    pub(super) fn refused(&mut self, pool: Option<&Reading<Option<PoolOnChain>>>) -> Option<Refused> {
         // While a newer view is awaited, the state seen is older than the refusal and proves no change.
-        let is_current = self.awaiting_block.is_some() || !(changed || Instant::now() >= *until);
+        let awaits = self.awaiting_block.is_some();
+        if !awaits {
+            self.note_cause(pool);
+        }
+        let RefusalRecord { operation, error, cause, until } = self.refused.as_ref()?;
+        let changed = cause.as_ref().is_some_and(|cause| self.has_changed(cause, pool, *operation, error));
+        let is_current = awaits || !(changed || Instant::now() >= *until);
         let remedy = known_error(error).remedy.into();
         Some(Refused { operation: *operation, error: error.clone(), remedy, is_current })
+    }
+
+    /// Keeps the state that the refusal was based on, from the first view that is as new.
+    fn note_cause(&mut self, pool: Option<&Reading<Option<PoolOnChain>>>) {
+        let Some(record) = self.refused.as_ref().filter(|record| record.cause.is_none()) else { return };
+        // Once: the chain may count its stake in another way, and each refusal costs a fee.
+        let is_first = self.failures.attempts() <= 1;
+        if is_first
+            && record.operation.is_short_of_stake(&record.error)
+            && self.has_enough(pool, record.operation)
+        {
+            // There was enough again before the view: it is tried once more, after the backoff.
+            self.refused = None;
+            return;
+        }
+        let cause = RefusalState { worker: self.worker.clone(), pool: pool.cloned(), rules: self.rules };
+        if let Some(record) = &mut self.refused {
+            record.cause = Some(cause);
+        }
+    }
+
+    /// Whether the pool's free stake suffices for an operation.
+    fn has_enough(&self, pool: Option<&Reading<Option<PoolOnChain>>>, operation: Operation) -> bool {
+        let Some(Ok(pool)) = pool else { return false };
+        let at_stake = match &self.worker {
+            Some(Ok(worker)) => worker.at_stake(),
+            _ => 0,
+        };
+        let needed = match operation {
+            Operation::Start(stake) => stake,
+            Operation::RaiseStake(stake) => stake.saturating_sub(at_stake),
+            _ => return false,
+        };
+        pool.as_ref().as_ref().is_some_and(|pool| pool.free_stake >= needed)
     }
 
     fn has_changed(
@@ -189,9 +223,7 @@ fn pool_changed(
     };
     match (of(before), of(after)) {
         (Some(before), Some(after)) => {
-            let more_stake = error.ends_with("InsufficientFreeStake")
-                && matches!(operation, Operation::Start(_) | Operation::RaiseStake(_))
-                && after.free_stake > before.free_stake;
+            let more_stake = operation.is_short_of_stake(error) && after.free_stake > before.free_stake;
             before.owner != after.owner
                 || before.is_vault != after.is_vault
                 || after.workers.len() < before.workers.len()

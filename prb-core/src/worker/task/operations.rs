@@ -292,8 +292,7 @@ impl Task {
             // It was included without effect, so no late effect has to be recognised.
             self.set_saved(FleetRecord { sent: None, ..self.saved });
         }
-        let pool = self.view.as_ref().and_then(|v| v.pools.get(&self.desired.worker.pid).cloned());
-        self.on_chain.refuse(operation, error, pool);
+        self.on_chain.refuse(operation, error);
         self.note_failure(operation, error);
     }
 
