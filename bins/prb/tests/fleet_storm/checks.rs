@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use prb_core::{inventory::Goal, worker::State};
+use prb_core::{
+    inventory::Goal,
+    worker::{InFlight, State},
+};
 use prb_devnet::{
     runtime::{PHA, para::Operation, types::WorkerState},
     truth,
@@ -203,14 +206,15 @@ pub(crate) fn paid_again(scene: &Scene) -> Vec<String> {
         .collect()
 }
 
-/// Finds a pool in which several workers wait for stake and nobody else would take any; returns the indexes
+/// Finds a pool in which several workers wait for stake, nothing is on its way, and nobody else would take any; returns the indexes
 /// of those workers, by name.
 pub(crate) fn waiting_for_stake(scene: &Scene) -> Option<(usize, Vec<usize>)> {
     let mut waiting: Vec<Vec<usize>> = vec![Vec::new(); POOLS];
     let mut unsuitable = [false; POOLS];
     for (at, observed) in scene.observed() {
         let entry = &scene.entries[at];
-        unsuitable[entry.pool] |= observed.truth.stake.is_some_and(|stake| stake < entry.stake);
+        let in_flight = observed.status.in_flight.is_some_and(|it| it.operation != InFlight::MESSAGES);
+        unsuitable[entry.pool] |= in_flight || observed.truth.stake.is_some_and(|stake| stake < entry.stake);
         if wants_stake(entry, &observed) {
             waiting[entry.pool].push(at);
         }
