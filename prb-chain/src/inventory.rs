@@ -4,7 +4,7 @@
 //!
 //! | table | key | value |
 //! |---|---|---|
-//! | `meta` | `schema`, `revision` | SCALE u32, SCALE u64 |
+//! | `meta` | `schema`, `revision`, `id` | SCALE u32, SCALE u64, 16 bytes |
 //! | `pools` | the id's 16 bytes | JSON object |
 //! | `workers` | the id's 16 bytes | JSON object |
 //! | `saved` | a worker's 16 bytes | JSON object |
@@ -168,6 +168,17 @@ impl HeedInventory {
     /// The inventory's path.
     pub fn path(&self) -> &Path {
         &self.shared.path
+    }
+
+    /// Returns the id of this inventory, which is created when it is first asked for. A copy of the folder has the same
+    /// one. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], or a new id cannot be stored.
+    pub fn id(&self) -> Result<Uuid, Error> {
+        let path = &self.shared.path;
+        let database = self.shared.database.lock().unwrap_or_else(PoisonError::into_inner);
+        database.as_ref().ok_or_else(|| Error::Broken { path: path.clone() })?.id(path)
     }
 
     /// Returns why edits cannot be stored at the moment. Does not block.
@@ -356,6 +367,18 @@ impl Database {
             }
             Err(_) => Err(corrupt(path, "schema version", String::new())),
         }
+    }
+
+    /// Returns the id of the inventory. Those of earlier versions have none, and get one.
+    fn id(&self, path: &Path) -> Result<Uuid, Error> {
+        let failed = |e| Error::from_heed(path, e);
+        let (mut txn, meta) = (self.env.write_txn().map_err(failed)?, self.tables.meta);
+        if let Some(bytes) = meta.get(&txn, "id").map_err(failed)? {
+            return Uuid::from_slice(bytes).map_err(|_| corrupt(path, "id of the inventory", String::new()));
+        }
+        let id = Uuid::new_v4();
+        meta.put(&mut txn, "id", id.as_bytes()).and_then(|()| txn.commit()).map_err(failed)?;
+        Ok(id)
     }
 
     /// Loads the stored entries without checking them again: they were checked when they were written.

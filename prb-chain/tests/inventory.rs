@@ -251,6 +251,31 @@ async fn database_without_saved_states_is_upgraded() {
     assert_eq!((old.goal, old.was_computing, old.as_of), (Goal::Stop, true, None));
 }
 
+/// Also of an inventory as written by versions before the id.
+#[tokio::test]
+async fn id_is_created_once_and_copied_with_the_folder() {
+    let (_parent, path) = folder();
+    fs::create_dir(&path).unwrap();
+    write(&path, "meta", b"schema", &1u32.encode());
+    let id = open(&path).id().unwrap();
+    assert_eq!(read(&path, "meta", b"id"), id.as_bytes());
+    let inventory = open(&path);
+    inventory.apply(vec![Edit::PutPool(pool(1))]).await.unwrap();
+    assert_eq!((inventory.id().unwrap(), inventory.id().unwrap()), (id, id));
+    drop(inventory);
+    let (_other_parent, copy) = folder();
+    fs::create_dir(&copy).unwrap();
+    fs::copy(path.join("data.mdb"), copy.join("data.mdb")).unwrap();
+    assert_eq!(open(&copy).id().unwrap(), id);
+    fs::remove_dir_all(&copy).unwrap();
+    assert_ne!(open(&copy).id().unwrap(), id, "two inventories share an id");
+
+    write(&path, "meta", b"id", b"hunter2");
+    let error = open(&path).id().unwrap_err();
+    assert!(matches!(error, Error::Corrupt { what: "id of the inventory", .. }), "{error:?}");
+    assert!(!error.to_string().contains("hunter2"), "{error}");
+}
+
 #[tokio::test]
 async fn damaged_record_is_reported() {
     let (_parent, path) = folder();

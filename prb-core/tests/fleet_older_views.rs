@@ -25,7 +25,7 @@ use tokio::sync::watch;
 
 #[path = "fleet_rig/rig.rs"]
 mod rig;
-use rig::{BLOCK, Rig};
+use rig::{BLOCK, POOL, Rig, STAKE};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -70,6 +70,17 @@ impl Node {
         self.0.lags.store(true, Ordering::SeqCst);
         let seen = self.0.seen.lock().unwrap();
         self.0.shown.send_replace(seen.iter().find(|view| view.block == block).cloned());
+    }
+
+    /// Shows the blocks since then, one after the other.
+    async fn catch_up_block_by_block(&self) {
+        let shown = self.0.shown.borrow().as_ref().map(|view| view.block);
+        let missed = self.0.seen.lock().unwrap().clone();
+        for view in missed.into_iter().filter(|view| Some(view.block) > shown) {
+            self.0.shown.send_replace(Some(view));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        self.catch_up();
     }
 
     fn catch_up(&self) {
@@ -206,4 +217,68 @@ async fn chain_that_was_set_back_is_followed_if_the_operator_says_so() {
     start(&mut rig, &node);
     rig.until_worker(0, "computing", |w| w.reason.code() == "computing").await;
     assert_eq!(rig.fleet().status().node_behind, None);
+}
+
+/// What the owner does by hand and the operator commands meanwhile is seen in the order in which it happened.
+async fn commands_while_the_node_lags(restarts: bool) {
+    let mut rig = Rig::with(chain_memory::Config::default().with_cool_down_secs(7200), 4, 10).await;
+    rig.run();
+    let node = Node::new(rig.chain.clone());
+    let settings = Settings::default().with_after_stop(AfterExternalStop::StayStopped);
+    let start = |rig: &mut Rig| {
+        let mut parts = rig.parts(Arc::clone(&rig.source) as Arc<dyn BlobSource>);
+        parts.chain = Arc::new(node.clone());
+        rig.fleet = Some(Fleet::start(parts, Rig::config().with_settings(settings)));
+    };
+    start(&mut rig);
+    rig.until_all(State::Active).await;
+    tokio::time::sleep(BLOCK * 2).await;
+    let computed = node.block();
+    let command =
+        |rig: &Rig, index: usize, command| drop(rig.fleet().command(rig.ids[index], command).unwrap());
+    command(&rig, 0, Command::Stop);
+    rig.until_worker(0, "cooling down", |w| w.reason.code() == "cooling-down").await;
+    command(&rig, 0, Command::Reclaim);
+    tokio::time::sleep(HOUR * 3).await;
+    for index in [2, 3] {
+        command(&rig, index, Command::Stop);
+        rig.until_worker(index, "cooling down", |w| w.reason.code() == "cooling-down").await;
+    }
+    tokio::time::sleep(BLOCK * 2).await;
+    assert_eq!(goals(&rig), [Goal::StayStopped, Goal::Compute, Goal::StayStopped, Goal::StayStopped]);
+
+    node.fall_back(computed);
+    rig.until_worker(0, "the reason", |w| w.reason.code() == "node-behind").await;
+    let worker = |index: usize| rig.key(index);
+    rig.submit(Call::StartComputing { pool: POOL, worker: worker(0), stake: STAKE }).await;
+    rig.submit(Call::StopComputing { pool: POOL, worker: worker(1) }).await;
+    tokio::time::sleep(BLOCK * 2).await;
+    let commands = [Command::Stop, Command::Start, Command::Reclaim, Command::LeavePool];
+    (0..).zip(commands).for_each(|(index, given)| command(&rig, index, given));
+    tokio::time::sleep(BLOCK).await;
+    let given = [Goal::Stop, Goal::StartAgain, Goal::Reclaim, Goal::LeavePool];
+    assert_eq!(goals(&rig), given);
+    if restarts {
+        rig.fleet().stop().await;
+        start(&mut rig);
+    }
+    tokio::time::sleep(BLOCK * 10).await;
+    assert_eq!(goals(&rig), given);
+
+    node.catch_up_block_by_block().await;
+    tokio::time::sleep(HOUR * 4).await;
+    let codes = [0, 1, 2, 3].map(|index| rig.status(index).reason.code());
+    assert_eq!(codes, ["cooled-down", "computing", "stopped", "stopped"]);
+    let settled = [Goal::StayStopped, Goal::Compute, Goal::StayStopped, Goal::StayStopped];
+    assert_eq!((goals(&rig), starts(&rig), stops(&rig)), (settled, 6, 5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_while_the_node_lags_are_carried_out() {
+    commands_while_the_node_lags(false).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_while_the_node_lags_are_carried_out_after_a_restart() {
+    commands_while_the_node_lags(true).await;
 }

@@ -18,7 +18,8 @@
 //!   its data or returned to an old snapshot, a consumer cannot end another one's lease, and a submitter is
 //!   not given another job's outcome: submitters are notified that their job is gone, consumers that their lease is
 //!   lost. A consumer ends a job that it has ended before as it did then, and a named submitter ([`Config::submitter`])
-//!   withdraws its jobs that nobody awaits.
+//!   withdraws its operations that nobody awaits. A job that was in flight then is leased a second time: consumers read
+//!   effects before they send such a call again.
 //! - While Redis is unavailable, calls fail after [`Config::call_timeout`]; after [`Config::outage_limit`]
 //!   the outstanding jobs are reported as failed.
 //!

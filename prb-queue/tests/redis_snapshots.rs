@@ -7,12 +7,15 @@ mod support;
 use std::time::Duration;
 
 use prb_core::{
+    chain::Call,
     conformance::queue::job,
-    queue::{JobFailure, JobId, JobQueue, JobState, Withdrawal, admin::Filter, admin::QueueAdmin},
+    primitives::WorkerKey,
+    queue::{Job, JobFailure, JobId, JobQueue, JobState, Withdrawal, admin::Filter, admin::QueueAdmin},
+    wire::{Message, MessageOrigin, SignedMessage},
 };
 use prb_queue::redis::{Config, RedisQueue};
 use support::{LONG, Server, done, fresh_name, lease, outcome_of};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 fn config(server: &Server) -> Config {
     server.config().with_name(fresh_name()).with_poll_interval(Duration::from_millis(200))
@@ -127,4 +130,80 @@ async fn jobs_of_an_earlier_process_are_withdrawn_before_the_first_is_added() {
     until(&theirs, JobState::Waiting, &[other.id, next.id]).await;
     until(&theirs, JobState::Delayed, &[]).await;
     until(&theirs, JobState::Active, &[taken.id]).await;
+}
+
+/// A worker's message, which nobody can submit again while the worker does not answer.
+fn message() -> Job {
+    let sender = MessageOrigin::Worker(WorkerKey([9; 32]));
+    let message = Message { sender, destination: b"phala/mining".to_vec(), payload: vec![1] };
+    let message = SignedMessage { message, sequence: 1, signature: vec![2] };
+    Job { calls: vec![Call::SyncOffchainMessage(message)], ..job(1, 0) }
+}
+
+#[tokio::test]
+async fn messages_of_workers_and_what_an_operator_has_put_back_stay() {
+    let server = Server::start();
+    let config = config(&server);
+    let named = || RedisQueue::start(config.clone().with_submitter(Some("ours".into()))).unwrap();
+    let (before, trader) = (named(), RedisQueue::start(config.clone()).unwrap());
+    let failed = before.submit(job(1, 0)).await.unwrap().id;
+    let leased = lease(&trader, LONG).await;
+    let failure = JobFailure { message: "no".into() };
+    trader.fail(leased.id, leased.token, failure, None).await.unwrap();
+    let messages = before.submit(message()).await.unwrap().id;
+    before.submit(job(2, 0)).await.unwrap();
+    assert!(trader.retry(failed).await.unwrap());
+    before.shutdown().await;
+    let ours = named();
+    let next = ours.submit(job(3, 0)).await.unwrap();
+    until(&trader, JobState::Waiting, &[failed, messages, next.id]).await;
+}
+
+/// A lifecycle manager with its own trader, which waits for jobs before the first is submitted.
+#[tokio::test]
+async fn jobs_of_an_earlier_process_are_withdrawn_before_this_one_leases_any() {
+    let mut server = Server::start();
+    let config = config(&server);
+    let named = || RedisQueue::start(config.clone().with_submitter(Some("ours".into()))).unwrap();
+    let before = named();
+    let given_up = before.submit(job(1, 0)).await.unwrap().id;
+    before.shutdown().await;
+    snapshot(&server).await;
+    let ours = named();
+    // Again on the connection that is made when Redis has returned.
+    for n in 2..=3 {
+        let leasing = tokio::spawn({
+            let ours = ours.clone();
+            async move { lease(&ours, LONG).await }
+        });
+        if n == 3 {
+            return_to_snapshot(&mut server);
+        }
+        until(&ours, JobState::Waiting, &[]).await;
+        let next = ours.submit(job(n, 0)).await.unwrap();
+        let leased = timeout(LONG, leasing).await.unwrap().unwrap();
+        assert_eq!((leased.id, leased.job), (next.id, job(n, 0)), "not {given_up}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_trader_hands_back_is_withdrawn_then() {
+    let server = Server::start();
+    let config = config(&server);
+    let named = || RedisQueue::start(config.clone().with_submitter(Some("ours".into()))).unwrap();
+    let (before, trader) = (named(), RedisQueue::start(config.clone()).unwrap());
+    before.submit(job(1, 3)).await.unwrap();
+    before.submit(job(2, 3)).await.unwrap();
+    let (first, second) = (lease(&trader, LONG).await, lease(&trader, LONG).await);
+    before.shutdown().await;
+    let ours = named();
+    let next = ours.submit(job(3, 0)).await.unwrap();
+    until(&trader, JobState::Active, &[first.id, second.id]).await;
+    trader.release(&[(first.id, first.token)], LONG).await.unwrap();
+    until(&trader, JobState::Delayed, &[]).await;
+    let failure = JobFailure { message: "later".into() };
+    trader.fail(second.id, second.token, failure, Some(LONG)).await.unwrap();
+    until(&trader, JobState::Delayed, &[]).await;
+    until(&trader, JobState::Active, &[]).await;
+    until(&trader, JobState::Waiting, &[next.id]).await;
 }

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use prb_chain::inventory::{Config, HeedInventory};
+use prb_chain::inventory::{Config, Error, HeedInventory};
+use uuid::Uuid;
 
 use crate::{daemon::Failure, disk_watch, legacy_files};
 
@@ -15,9 +16,22 @@ pub(crate) async fn open(path: &Path, setting: &str) -> Result<HeedInventory, Fa
     let opening = path.to_owned();
     let open = move || HeedInventory::open(&opening, Config::default());
     let opened = disk_watch::open(format!("the inventory {}", path.display()), open).await;
-    opened.map_err(Failure::Run)?.map_err(|error| {
-        let failure = if error.is_retryable() { Failure::Run } else { Failure::Configuration };
-        let text = format!("cannot open the inventory {} ({setting})", path.display());
-        failure(anyhow::Error::new(error).context(text))
-    })
+    opened
+        .map_err(Failure::Run)?
+        .map_err(|error| failure(error, format!("cannot open the inventory {} ({setting})", path.display())))
+}
+
+/// Returns the id of an inventory.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) async fn id(inventory: &HeedInventory) -> Result<Uuid, Failure> {
+    let (what, inventory) = (format!("the inventory {}", inventory.path().display()), inventory.clone());
+    let read = disk_watch::open(what.clone(), move || inventory.id()).await;
+    read.map_err(Failure::Run)?.map_err(|error| failure(error, format!("cannot read the id of {what}")))
+}
+
+fn failure(error: Error, text: String) -> Failure {
+    let failure = if error.is_retryable() { Failure::Run } else { Failure::Configuration };
+    failure(anyhow::Error::new(error).context(text))
 }

@@ -4,10 +4,9 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use prb_chain::{keys::Sr25519Keys, rpc::NodePool, verified::VerifiedSource};
+use prb_chain::{inventory::HeedInventory, keys::Sr25519Keys, rpc::NodePool, verified::VerifiedSource};
 use prb_core::{
     blob::{BlobSource, cache::CachedSource},
-    inventory::Inventory,
     manage::{self, Manager},
     vault::Vault,
 };
@@ -61,7 +60,7 @@ pub struct LifecycleManager {
 /// The parts of a lifecycle manager.
 struct Parts {
     para: NodePool,
-    inventory: Arc<dyn Inventory>,
+    inventory: HeedInventory,
     vault: Arc<dyn Vault>,
     files: Files,
 }
@@ -85,7 +84,7 @@ impl LifecycleManager {
         config.trust = args.trust();
         let files = Files::default().with_inventory(inventory.clone());
         let files = files.with_identity(folder, &[identity::Role::Lifecycle]);
-        Self::compose(args, config, Parts { para, inventory: Arc::new(inventory), vault, files }).await
+        Self::compose(args, config, Parts { para, inventory, vault, files }).await
     }
 
     async fn compose(args: &LifecycleArgs, mut config: node::Config, parts: Parts) -> Result<Self, Failure> {
@@ -102,7 +101,7 @@ impl LifecycleManager {
             (Some(work), Some(providers))
         };
         let manager = Manager::new(manage::Parts {
-            inventory: parts.inventory,
+            inventory: Arc::new(parts.inventory),
             vault: parts.vault,
             keys: Arc::new(Sr25519Keys),
             fleet: work.as_ref().map(|work| work.fleet().clone()),
@@ -195,23 +194,31 @@ async fn work(
     // Before the queue: the block at which effects of an original trader's jobs are expected is taken from
     // its views.
     let chain = Chain::follow(parts.para.clone());
-    let sending = &args.sending;
-    let trade_queue = match &args.q_redis_endpoint {
-        // That Redis may also have jobs of other managers, including the original's.
-        Some(url) if args.use_built_in_trader => {
-            let signers = InventorySigners::new(Arc::clone(&parts.inventory));
-            let config =
-                trade_queue::submitters(url.as_str(), chain.views()).with_signers(Some(Arc::new(signers)));
-            TradeQueue::trading(config, parts.para.clone(), Arc::clone(&parts.vault), sending)
-        }
-        Some(url) => TradeQueue::queue_only(url, chain.views()),
-        None => TradeQueue::built_in(parts.para.clone(), Arc::clone(&parts.vault), sending),
-    };
-    let trade_queue = trade_queue.map_err(Failure::Configuration)?.with_page(&args.pages, access).await?;
-    let inventory = Arc::clone(&parts.inventory);
+    let trade_queue = trade_queue(args, &chain, parts).await?.with_page(&args.pages, access).await?;
+    let inventory = Arc::new(parts.inventory.clone());
     let work =
         FleetRuntime::start(fleet_runtime::Parts { source, inventory, chain, trade_queue }, &args.workers);
     Ok((work.map_err(Failure::Run)?, providers))
+}
+
+/// Starts the trade queue, or connects to it.
+async fn trade_queue(args: &LifecycleArgs, chain: &Chain, parts: &Parts) -> Result<TradeQueue, Failure> {
+    let (para, vault, sending) = (parts.para.clone(), Arc::clone(&parts.vault), &args.sending);
+    let queue = match &args.q_redis_endpoint {
+        Some(url) => {
+            let id = inventory::id(&parts.inventory).await?;
+            let config = trade_queue::submitters(url.as_str(), id, chain.views());
+            if args.use_built_in_trader {
+                // That Redis may also have jobs of other managers, including the original's.
+                let signers = InventorySigners::new(Arc::new(parts.inventory.clone()));
+                TradeQueue::trading(config.with_signers(Some(Arc::new(signers))), para, vault, sending)
+            } else {
+                TradeQueue::queue_only(config)
+            }
+        }
+        None => TradeQueue::built_in(para, vault, sending),
+    };
+    queue.map_err(Failure::Configuration)
 }
 
 /// Returns the sources of what peers are told besides the workers' states.

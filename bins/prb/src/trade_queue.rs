@@ -22,9 +22,10 @@ use prb_queue::{
     redis::{self, RedisQueue},
 };
 use tokio::{sync::watch, time::MissedTickBehavior};
+use uuid::Uuid;
 
 use crate::{
-    config::{PageArgs, RedisUrl, SendingArgs},
+    config::{PageArgs, SendingArgs},
     daemon::{Background, Failure, stop},
     ops::Reason,
     pages,
@@ -69,11 +70,8 @@ impl TradeQueue {
 
     /// Connects to a queue in Redis whose trader is another process: possibly the original's, which does not
     /// report the block of a job's effects. Redis does not have to be reachable yet.
-    pub(crate) fn queue_only(
-        url: &RedisUrl,
-        chain: watch::Receiver<Option<Arc<ChainView>>>,
-    ) -> anyhow::Result<Self> {
-        let queue = RedisQueue::start(submitters(url.as_str(), chain))?;
+    pub(crate) fn queue_only(config: redis::Config) -> anyhow::Result<Self> {
+        let queue = RedisQueue::start(config)?;
         Ok(Self { redis: Some(queue.clone()), ..Self::polled(queue.clone(), None, Some(queue)) })
     }
 
@@ -212,16 +210,21 @@ fn trader(
     Ok(Trader::start(trade::Config::default(), parts)?)
 }
 
-/// The configuration of a Redis queue whose submitters wait for an on-chain view with their jobs' effects.
-pub(crate) fn submitters(url: &str, chain: watch::Receiver<Option<Arc<ChainView>>>) -> redis::Config {
+/// The configuration of a Redis queue whose submitters wait for an on-chain view with their jobs' effects. `inventory` is
+/// the id of the manager's inventory.
+pub(crate) fn submitters(
+    url: &str,
+    inventory: Uuid,
+    chain: watch::Receiver<Option<Arc<ChainView>>>,
+) -> redis::Config {
     let hint = move || {
         let newest = chain.borrow().as_ref().map(|view| view.block);
         // Before the first view, every view is newer.
         newest.map_or(ParaNumber(0), |block| ParaNumber(block.0.saturating_add(OTHERS_AHEAD)))
     };
-    // Of this process alone: managers that share a queue may have the same identity. Jobs of an earlier process stay.
-    let submitter = uuid::Uuid::new_v4().to_string();
-    redis::Config::new(url).with_block_hint(Some(Arc::new(hint))).with_submitter(Some(submitter))
+    // Not the peer id: managers that share a queue may have the same identity.
+    let submitter = Some(inventory.to_string());
+    redis::Config::new(url).with_block_hint(Some(Arc::new(hint))).with_submitter(submitter)
 }
 
 /// The result of polling the queue.
@@ -293,7 +296,7 @@ mod tests {
     #[test]
     fn effects_of_other_traders_are_expected_after_the_newest_view() {
         let (views, chain) = watch::channel(None);
-        let config = submitters("redis://127.0.0.1", chain);
+        let config = submitters("redis://127.0.0.1", Uuid::nil(), chain);
         let hint = config.block_hint.unwrap();
         assert_eq!(hint(), ParaNumber(0));
         for block in [ParaNumber(10), ParaNumber(12), ParaNumber(u32::MAX)] {

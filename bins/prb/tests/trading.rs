@@ -1,8 +1,13 @@
 //! Traders and managers as processes: built-in trader with Redis, the original's jobs, and missing keys.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
+use prb_chain::inventory::{self, HeedInventory};
+use prb_core::inventory::{Edit, Inventory};
 use prb_devnet::{
     Config,
     runtime::{para::Operation, types::WorkerState},
@@ -109,7 +114,16 @@ async fn start_is_taken_back(net: &Net, redis: &Redis, mut manager: Daemon, clie
     let answer = tell(&client, "stop").await;
     assert!(answer.contains("its start is") && answer.contains("taken back"), "{answer}");
     until(&manager, "the start is taken back", is_empty).await;
+
+    // A start that is given up while the manager is down.
+    tell(&client, "start").await;
+    until(&manager, "the start waits again", || !is_empty()).await;
     test_peer.close().await;
+    manager.stop().await;
+    assert!(!is_empty(), "jobs survive a restart");
+    disable_worker(&manager).await;
+    manager.start();
+    until(&manager, "the start of the former process is withdrawn", is_empty).await;
 
     manager.stop().await;
     manager.put("USE_BUILT_IN_TRADER", true);
@@ -122,6 +136,15 @@ async fn start_is_taken_back(net: &Net, redis: &Redis, mut manager: Daemon, clie
         operations.iter().filter(|(_, operation)| matches!(operation, Operation::Started(_))).count();
     assert_eq!((starts, session()), (1, Some(WorkerState::Ready)), "{}", manager.log_tail());
     manager
+}
+
+/// Disables the worker of a manager that does not run.
+async fn disable_worker(manager: &Daemon) {
+    let path = manager.variable("PHALA_LOCAL_DB_PATH").unwrap();
+    let inventory = HeedInventory::open(Path::new(path), inventory::Config::default()).unwrap();
+    let worker = inventory.snapshots().borrow().workers[0].clone();
+    let edit = Edit::PutWorker((*worker).clone().with_enabled(false));
+    inventory.apply(vec![edit]).await.unwrap();
 }
 
 async fn until(manager: &Daemon, what: &str, mut is_so: impl FnMut() -> bool) {

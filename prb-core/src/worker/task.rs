@@ -273,6 +273,9 @@ impl Task {
         if commands.is_empty() {
             return;
         }
+        if commands.iter().any(|command| command.is_stored()) {
+            self.ctx.views.note_command();
+        }
         for command in commands {
             apply(self, command);
         }

@@ -1,7 +1,9 @@
 //! [`Views`]: the newest view of the chain, unless it is older than what the fleet has acted on.
 //!
 //! A parachain node may lag: it was restored from a snapshot, or lost its last hours. Its views show as present what is
-//! past, so that a stopped worker seems to compute. Nothing is decided on such a view.
+//! past, so that a stopped worker seems to compute. Nothing is decided on such a view. A command that is given meanwhile
+//! is about the present: it waits for views that are as new as the newest block known then, since the next ones still show
+//! what happened before it, such as a start by the worker's owner.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -30,7 +32,7 @@ pub(crate) struct Views {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The block of the newest view that the fleet has acted on, also before this process.
+    /// No older view is acted on: the block of the newest one that was, also before this process, or of a command.
     acted_on: ParaNumber,
     /// Since when views are older.
     behind_since: Option<Instant>,
@@ -57,7 +59,16 @@ impl Views {
         state.acted_on = state.acted_on.max(newest.unwrap_or_default());
     }
 
-    /// The block of the newest view that the fleet has acted on; `None` before the first.
+    /// Notes a command: if no view is current, it waits for one of the newest block known now.
+    pub(crate) fn note_command(&self) {
+        if !matches!(self.current(), Ok(Some(_))) {
+            let data = self.heights.borrow().para.unwrap_or_default();
+            let mut state = self.state();
+            state.acted_on = state.acted_on.max(data);
+        }
+    }
+
+    /// The block of the newest view that the fleet has acted on, or of a later command; `None` before the first.
     pub(crate) fn acted_on(&self) -> Option<ParaNumber> {
         Some(self.state().acted_on).filter(|block| block.0 > 0)
     }
@@ -132,6 +143,27 @@ mod tests {
         // Each time anew.
         shown.send_replace(view(90));
         assert_eq!(block(&views), behind(11, false));
+    }
+
+    #[test]
+    fn command_on_an_old_view_waits_for_the_newest_block_known() {
+        let (shown, heights) = (watch::Sender::new(view(100)), watch::Sender::new(Heights::default()));
+        let views = Views::new(shown.subscribe(), heights.subscribe());
+        assert_eq!(block(&views), Ok(Some(100)));
+        heights.send_modify(|heights| heights.para = Some(ParaNumber(110)));
+        views.note_command();
+        assert_eq!((block(&views), views.acted_on()), (Ok(Some(100)), Some(ParaNumber(100))));
+        shown.send_replace(view(90));
+        views.note_command();
+        heights.send_modify(|heights| heights.para = Some(ParaNumber(120)));
+        shown.send_replace(view(109));
+        assert_eq!((block(&views), views.acted_on()), (behind(11, false), Some(ParaNumber(110))));
+        shown.send_replace(view(110));
+        assert_eq!(block(&views), Ok(Some(110)));
+        // Before the first view.
+        let views = Views::new(watch::Sender::new(None).subscribe(), heights.subscribe());
+        views.note_command();
+        assert_eq!(views.acted_on(), Some(ParaNumber(120)));
     }
 
     #[test]

@@ -67,7 +67,8 @@ pub struct Config {
     pub unsignable_limit: Duration,
     /// The name of this submitter: the same after a restart, and of no other submitter of the queue. With it, jobs that
     /// were submitted under this name and whose [`JobHandle`](prb_core::queue::JobHandle) is gone are withdrawn at each
-    /// new connection to Redis. Without one, they stay. Default: none.
+    /// new connection to Redis, except messages of workers and what an operator has put back. Those that a trader has
+    /// then are withdrawn if it hands them back. Without a name, all stay. Default: none.
     pub submitter: Option<String>,
     /// Names the signer of jobs that do not carry one. Default: none.
     pub signers: Option<Arc<dyn PoolSigners>>,

@@ -1,4 +1,23 @@
 //! [`EndedJobs`]: the jobs that this process has ended, in case Redis returns to an older snapshot in which they wait.
+//!
+//! # Jobs in flight
+//!
+//! A job whose transaction is on its way when Redis returns to a snapshot is not known here yet. In the snapshot it waits
+//! and seems to be new ([`Lease::attempt`](prb_core::queue::Lease::attempt) is 0), so this process or another one leases
+//! it a second time. It takes effect once nevertheless:
+//!
+//! - The snapshot does not have the lease of the account either, so the trader that sends next acquires it anew. After
+//!   that, and for calls that it sent recently, it reads effects before it sends
+//!   ([`ChainSubmitter::effects`](prb_core::chain::ChainSubmitter::effects)), once the account's pending transactions are
+//!   final. The second lease ends as already done (`tests/redis_in_flight.rs`, for every kind of call).
+//! - A trader that still believes for some seconds that the account is its own may send at the same moment as the next
+//!   one. Both transactions have the same nonce, or the chain refuses the second call: messages have sequence numbers,
+//!   sessions and assignments have states, and a restart must raise the stake. A registration or an announcement of
+//!   endpoints has the same content twice, which costs a fee and, for a registration, another benchmark.
+//! - The opposite operation (a stop after the start) is not sent in between: the job stays open for its submitter, which
+//!   has one operation of a worker in flight at a time. If the submitter gives it up, it withdraws it (see
+//!   [`orphans`](super::orphans)). And a session starts again only after its cool-down of days, when a job that waits is
+//!   too old to be leased ([`Config::max_age`](super::Config::max_age)).
 
 use std::{
     collections::{HashMap, VecDeque},

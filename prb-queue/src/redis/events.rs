@@ -44,7 +44,7 @@ pub(super) async fn listen(shared: Arc<Shared>) {
     loop {
         let (end, connected) = match subscribe(&shared).await {
             Ok(subscriptions) => {
-                shared.orphans.connected();
+                shared.orphans.note_restart();
                 (receive(&shared, subscriptions).await, true)
             }
             Err(e) => (shared.link.endpoint_error(e).to_string(), false),

@@ -96,7 +96,7 @@ fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, 
     })
 }
 
-const MESSAGES: &str = "BATCH_SYNC_MQ_MESSAGE";
+pub(super) const MESSAGES: &str = "BATCH_SYNC_MQ_MESSAGE";
 const REGISTER: &str = "REGISTER_WORKER";
 const ADD: &str = "ADD_WORKER";
 const START: &str = "START_COMPUTING";

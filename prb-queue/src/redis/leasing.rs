@@ -26,7 +26,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use super::{Shared, error::ConsumerError, scripts::Call};
+use super::{Shared, error::ConsumerError, orphans, scripts::Call};
 
 /// Maximum number of jobs that one script takes.
 const MAX_BATCH: usize = 128;
@@ -195,6 +195,8 @@ async fn wait_and_take(shared: &Shared, take: &Take) -> RedisResult<Answer> {
         None => {
             let mut connection = shared.link.blocking(Duration::from_secs(WAIT_SECS)).await?;
             shared.link.scripts.take.load(&mut connection).await?;
+            shared.orphans.note_restart();
+            orphans::withdraw(shared).await?;
             connection
         }
     };
@@ -238,6 +240,7 @@ impl Dispatcher {
             Err(e) => {
                 // It may have leased jobs: it is repeated with its number before any new take.
                 self.unanswered = Some(take);
+                self.shared.orphans.note_restart();
                 self.failures += 1;
                 let error = ConsumerError::new(&self.shared.link.endpoint_error(e.clone()));
                 self.shared.consumer.send_replace(Some(error));
@@ -282,6 +285,7 @@ impl Dispatcher {
     /// Moves due jobs to the waiting list, or repeats a take whose answer was lost.
     async fn check_timers(&mut self) -> RedisResult<()> {
         if let Some(take) = self.unanswered.clone() {
+            orphans::withdraw(&self.shared).await?;
             let answer = self.shared.link.run(&take.script(&self.shared)).await?;
             self.unanswered = None;
             self.hand_out(&take, answer).await;

@@ -36,7 +36,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Submission
     let mut waited = false;
     loop {
         let first = tokio::select! {
-            () = shared.orphans.changed.notified() => {
+            () = shared.orphans.wait() => {
                 // A failure is reported to the next submitter, before whose job this is tried again.
                 let _ = orphans::withdraw(&shared).await;
                 continue;
@@ -81,6 +81,7 @@ async fn add(shared: &Shared, batch: Vec<Submission>) {
     for job in &batch {
         script.arg(&job.json).arg(&job.index_entry);
     }
+    let _adding = shared.orphans.adding.lock().await;
     // Before the script: a fast trader may end a job before this process has its id.
     shared.pending.begin();
     let answer: Result<Vec<String>, _> = shared.link.run(&script).await;
