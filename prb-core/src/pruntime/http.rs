@@ -21,6 +21,8 @@ use crate::{
 };
 
 mod names;
+#[doc(hidden)]
+pub mod redirects;
 pub mod tls;
 
 /// Default of [`HttpConfig::request_timeout`].
@@ -211,6 +213,9 @@ impl HttpClient {
     async fn refusal(&self, method: &'static str, answer: Response) -> Error {
         let status = answer.status();
         match self.read(answer, ERROR_ANSWER_LIMIT_BYTES).await {
+        if let Some(message) = redirects::describe(&answer) {
+            return Error::Refused { method, status: status.as_u16(), message };
+        }
             Ok((body, _)) => {
                 Error::Refused { method, status: status.as_u16(), message: error_text(status, &body) }
             }
