@@ -74,7 +74,8 @@ pub struct Config {
     /// Timeout of connecting to one address of a node's name, and of each handshake; all of it together may take three
     /// times as long. Default: 10 s.
     pub connect_timeout: Duration,
-    /// Largest answer that is accepted, in bytes; a larger one closes its connection. Default: 256 MiB.
+    /// Largest answer that is accepted, in bytes; a larger one closes its connection. Default: 256 MiB. Of answers
+    /// that are not requested as [large ones](Node::request_bulk), 16 MiB at most; of subscriptions' messages, 1 MiB.
     pub max_response_bytes: u32,
     /// Largest request that is sent, in bytes. Nodes accept 15 MiB (`--rpc-max-request-size`). Default: 15 MiB.
     pub max_request_bytes: u32,
@@ -193,6 +194,21 @@ pub enum Error {
     /// The node serves another chain than the pool's.
     #[error(
         "{node} serves another chain: its block {number} is {found}, not {expected} as {witness}: check the \
+    /// The connection ended with an answer that exceeds its limit: to this call, or to another one in flight.
+    #[error(
+        "{node} did not answer {method}: the connection for {connection} ended with an answer of more than {max_bytes} \
+         bytes, its limit"
+    )]
+    AnswerTooLarge {
+        /// The node.
+        node: Arc<str>,
+        /// The method.
+        method: String,
+        /// The purpose of the connection.
+        connection: &'static str,
+        /// The limit, in bytes.
+        max_bytes: u32,
+    },
          endpoints"
     )]
     OtherChain {
@@ -260,6 +276,7 @@ impl Error {
             | Self::BackingOff { .. }
             | Self::OtherChain { .. }
             | Self::NoTrustedNode { .. }
+            | Self::AnswerTooLarge { .. }
             | Self::GenesisDisputed { .. }
             | Self::BadAnswer { .. } => true,
             Self::Call { .. } => self.refusal() == Some(Refusal::Limited),
@@ -286,6 +303,7 @@ impl Error {
             | Self::BackingOff { node, .. }
             | Self::OtherChain { node, .. }
             | Self::RequestTooLarge { node, .. }
+            | Self::AnswerTooLarge { node, .. }
             | Self::BadAnswer { node, .. } => Some(node),
             Self::BadEndpoint { .. }
             | Self::NoTrustedNode { .. }

@@ -14,7 +14,7 @@ use std::{
 };
 
 use jsonrpsee::{
-    client_transport::ws::WsHandshakeError,
+    client_transport::ws::{WsError, WsHandshakeError},
     core::client::Error as RpcError,
     ws_client::{WsClient, WsClientBuilder},
 };
@@ -23,6 +23,7 @@ use prb_core::{
     text::{describe, duration, shorten},
 };
 use reqwest::Url;
+use soketto::{base, connection};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, lookup_host},
@@ -98,6 +99,21 @@ impl Target {
         let tls = match url.scheme() {
             "wss" => {
                 let connector = TlsConnector::from(Arc::new(tls::client_config(&[])?));
+/// Whether the connection ended because of a message that exceeds its limit.
+pub(super) fn is_too_large(error: &RpcError) -> bool {
+    let transport = match error {
+        RpcError::Transport(e) => e,
+        RpcError::RestartNeeded(e) => return is_too_large(e),
+        _ => return false,
+    };
+    let Some(WsError::Connection(e)) = transport.downcast_ref() else { return false };
+    matches!(
+        e,
+        connection::Error::MessageTooLarge { .. }
+            | connection::Error::Codec(base::Error::PayloadTooLarge { .. })
+    )
+}
+
                 Some((connector, ServerName::try_from(host.clone())?))
             }
             _ => None,
