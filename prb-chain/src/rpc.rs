@@ -69,6 +69,8 @@ pub struct Config {
     /// The chain's genesis hash, if known: nodes with another one are refused from the start.
     /// Default: none.
     pub genesis: Option<Hash>,
+    /// Additional trusted root certificates of `wss://` endpoints, as PEM. Default: none.
+    pub root_certificates_pem: Vec<u8>,
     /// Timeout of a request. Default: 60 s.
     pub request_timeout: Duration,
     /// Timeout of connecting to one address of a node's name, and of each handshake; all of it together may take three
@@ -109,6 +111,7 @@ impl Default for Config {
         Self {
             endpoints: Vec::new(),
             genesis: None,
+            root_certificates_pem: Vec::new(),
             request_timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(10),
             max_response_bytes: 256 * 1024 * 1024,
@@ -191,9 +194,6 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The node serves another chain than the pool's.
-    #[error(
-        "{node} serves another chain: its block {number} is {found}, not {expected} as {witness}: check the \
     /// The connection ended with an answer that exceeds its limit: to this call, or to another one in flight.
     #[error(
         "{node} did not answer {method}: the connection for {connection} ended with an answer of more than {max_bytes} \
@@ -209,6 +209,9 @@ pub enum Error {
         /// The limit, in bytes.
         max_bytes: u32,
     },
+    /// The node serves another chain than the pool's.
+    #[error(
+        "{node} serves another chain: its block {number} is {found}, not {expected} as {witness}: check the \
          endpoints"
     )]
     OtherChain {
@@ -273,10 +276,10 @@ impl Error {
         match self {
             Self::Timeout { .. }
             | Self::Disconnected { .. }
+            | Self::AnswerTooLarge { .. }
             | Self::BackingOff { .. }
             | Self::OtherChain { .. }
             | Self::NoTrustedNode { .. }
-            | Self::AnswerTooLarge { .. }
             | Self::GenesisDisputed { .. }
             | Self::BadAnswer { .. } => true,
             Self::Call { .. } => self.refusal() == Some(Refusal::Limited),
@@ -300,10 +303,10 @@ impl Error {
             Self::Call { node, .. }
             | Self::Timeout { node, .. }
             | Self::Disconnected { node, .. }
+            | Self::AnswerTooLarge { node, .. }
             | Self::BackingOff { node, .. }
             | Self::OtherChain { node, .. }
             | Self::RequestTooLarge { node, .. }
-            | Self::AnswerTooLarge { node, .. }
             | Self::BadAnswer { node, .. } => Some(node),
             Self::BadEndpoint { .. }
             | Self::NoTrustedNode { .. }

@@ -177,7 +177,9 @@ impl Node {
             // dead.
             .enable_ws_ping(PingConfig::new());
         let limit = config.connect_timeout * MAX_SILENT_STEPS;
-        let opened = timeout(limit, connect::open(&self.url, &builder, config.connect_timeout)).await;
+        let certificates = &config.root_certificates_pem;
+        let opening = connect::open(&self.url, certificates, &builder, config.connect_timeout);
+        let opened = timeout(limit, opening).await;
         let error = match opened {
             Ok(Ok(client)) => return Ok(Arc::new(client)),
             Ok(Err(e)) => e,
