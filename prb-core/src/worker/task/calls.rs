@@ -262,5 +262,5 @@ impl Task {
 /// The error of a call if no client can be created for the endpoint.
 fn no_client(text: Arc<str>) -> Error {
     let source = text.to_string().into();
-    Error::Unreachable { endpoint: "the worker's endpoint".into(), source }
+    Error::Unreachable { endpoint: "the worker's endpoint".into(), connected: false, source }
 }
