@@ -210,8 +210,10 @@ fn conclude(assessment: Assessment, action: Action, sync: Step, observed: &Obser
     {
         reason = Reason::NodeBehind { blocks };
     }
+    // The stake of a lost key is the operator's to save; that the new one does not sync can wait.
+    let sync_failure = failures.sync.as_ref().filter(|_| !is_key_change(&reason));
     // The connection last: while it fails, nothing else is known about the worker.
-    for failure in [&failures.sync, &failures.connection].into_iter().flatten() {
+    for failure in [sync_failure, failures.connection.as_ref()].into_iter().flatten() {
         reason = failure.reason.clone();
         if failure.attempts >= FAILURES_BEFORE_ERROR {
             state = State::Error;
@@ -219,6 +221,10 @@ fn conclude(assessment: Assessment, action: Action, sync: Step, observed: &Obser
     }
     let message = reason.to_string().into();
     Decision { state, reason, message, action, sync, wanted }
+}
+
+const fn is_key_change(reason: &Reason) -> bool {
+    matches!(reason, Reason::KeyChanged { .. } | Reason::KeyChangedUnchecked { .. })
 }
 
 /// Whether a worker in this situation depends on its messages: its heartbeats, or its benchmark's score.
