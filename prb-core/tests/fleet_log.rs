@@ -22,6 +22,12 @@ use rig::Rig;
 #[derive(Clone, Debug, Default)]
 struct Lines(Arc<Mutex<Vec<String>>>);
 
+impl Lines {
+    fn written(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
 impl Subscriber for Lines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.is_event() && *metadata.level() <= Level::INFO
@@ -70,8 +76,7 @@ async fn lines_of_outage(workers: usize) -> Vec<String> {
         assert!(events.iter().any(is_error), "each worker has its event");
     }
     tokio::time::sleep(Duration::from_secs(30)).await;
-    let lines = lines.0.lock().unwrap().clone();
-    lines
+    lines.written()
 }
 
 #[tokio::test(start_paused = true)]
