@@ -66,7 +66,8 @@ async fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
     let base = args.next().unwrap_or_else(|| "http://127.0.0.1:3001".into());
     let every = args.next().map(|seconds| seconds.parse()).transpose()?.map(Duration::from_secs);
-    let http = Client::new();
+    // No address but the given one is asked.
+    let http = Client::builder().redirect(reqwest::redirect::Policy::none()).build()?;
     loop {
         print!("{}", screen(&http, base.trim_end_matches('/')).await?);
         let Some(every) = every else { return Ok(()) };

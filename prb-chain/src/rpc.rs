@@ -69,12 +69,15 @@ pub struct Config {
     /// The chain's genesis hash, if known: nodes with another one are refused from the start.
     /// Default: none.
     pub genesis: Option<Hash>,
+    /// Additional trusted root certificates of `wss://` endpoints, as PEM. Default: none.
+    pub root_certificates_pem: Vec<u8>,
     /// Timeout of a request. Default: 60 s.
     pub request_timeout: Duration,
     /// Timeout of connecting to one address of a node's name, and of each handshake; all of it together may take three
     /// times as long. Default: 10 s.
     pub connect_timeout: Duration,
-    /// Largest answer that is accepted, in bytes; a larger one closes its connection. Default: 256 MiB.
+    /// Largest answer that is accepted, in bytes; a larger one closes its connection. Default: 256 MiB. Of answers
+    /// that are not requested as [large ones](Node::request_bulk), 16 MiB at most; of subscriptions' messages, 1 MiB.
     pub max_response_bytes: u32,
     /// Largest request that is sent, in bytes. Nodes accept 15 MiB (`--rpc-max-request-size`). Default: 15 MiB.
     pub max_request_bytes: u32,
@@ -108,6 +111,7 @@ impl Default for Config {
         Self {
             endpoints: Vec::new(),
             genesis: None,
+            root_certificates_pem: Vec::new(),
             request_timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(10),
             max_response_bytes: 256 * 1024 * 1024,
@@ -190,6 +194,21 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The connection ended with an answer that exceeds its limit: to this call, or to another one in flight.
+    #[error(
+        "{node} did not answer {method}: the connection for {connection} ended with an answer of more than {max_bytes} \
+         bytes, its limit"
+    )]
+    AnswerTooLarge {
+        /// The node.
+        node: Arc<str>,
+        /// The method.
+        method: String,
+        /// The purpose of the connection.
+        connection: &'static str,
+        /// The limit, in bytes.
+        max_bytes: u32,
+    },
     /// The node serves another chain than the pool's.
     #[error(
         "{node} serves another chain: its block {number} is {found}, not {expected} as {witness}: check the \
@@ -257,6 +276,7 @@ impl Error {
         match self {
             Self::Timeout { .. }
             | Self::Disconnected { .. }
+            | Self::AnswerTooLarge { .. }
             | Self::BackingOff { .. }
             | Self::OtherChain { .. }
             | Self::NoTrustedNode { .. }
@@ -283,6 +303,7 @@ impl Error {
             Self::Call { node, .. }
             | Self::Timeout { node, .. }
             | Self::Disconnected { node, .. }
+            | Self::AnswerTooLarge { node, .. }
             | Self::BackingOff { node, .. }
             | Self::OtherChain { node, .. }
             | Self::RequestTooLarge { node, .. }

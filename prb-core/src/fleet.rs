@@ -30,8 +30,8 @@ use crate::{
     queue::JobQueue,
     sync::{self, Driver, TransferBudget, TransferLimits},
     worker::{
-        Context, JobDriver, Keys, NodeBehind, Saver, Settings, Slot, StakeQueue, State, Tuning, Views,
-        preview,
+        Context, JobDriver, Keys, LineLimit, NodeBehind, Saver, Settings, Slot, StakeQueue, State, Tuning,
+        Views, preview,
     },
 };
 
@@ -259,6 +259,7 @@ impl Fleet {
             keys: Arc::new(Keys::new(parts.chain)),
             stakes: StakeQueue::default(),
             saver,
+            lines: LineLimit::default(),
             driver: Driver::new(Arc::clone(&parts.source), budget),
             source: parts.source,
             jobs: Arc::new(JobDriver::new(parts.queue, config.tuning.job_timeout, cancel.clone())),

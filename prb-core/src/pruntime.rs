@@ -33,6 +33,8 @@ pub enum Error {
     Unreachable {
         /// The worker's endpoint.
         endpoint: String,
+        /// Whether there was a connection, so that the worker may have received the call.
+        connected: bool,
         /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,

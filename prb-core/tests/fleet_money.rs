@@ -206,7 +206,7 @@ impl PRuntimeClient for Address {
     ) -> Result<bytes::Bytes, prb_core::pruntime::Error> {
         if self.1.load(Ordering::Relaxed) {
             let (endpoint, source) = ("there".into(), "no route".into());
-            return Err(prb_core::pruntime::Error::Unreachable { endpoint, source });
+            return Err(prb_core::pruntime::Error::Unreachable { endpoint, connected: false, source });
         }
         self.0.call(method, body).await
     }

@@ -129,7 +129,7 @@ impl PRuntimeClient for LosesInit {
         let answer = self.0.call(method, body).await;
         if method == Method::InitRuntime && answer.is_ok() {
             let (endpoint, source) = ("there".into(), "connection reset".into());
-            return Err(pruntime::Error::Unreachable { endpoint, source });
+            return Err(pruntime::Error::Unreachable { endpoint, connected: true, source });
         }
         answer
     }

@@ -40,6 +40,8 @@ enum Reply {
     Answer(u16, Vec<u8>),
     /// A body without an end, in chunks.
     Endless,
+    /// Sends to another address.
+    Redirect(String),
     /// Closes the connection without an answer.
     Close,
     /// Never answers.
@@ -131,6 +133,12 @@ async fn talk(
                 let head = format!("HTTP/1.1 {status} Any\r\ncontent-length: {}\r\n\r\n", body.len());
                 let answer = [head.as_bytes(), body].concat();
                 if stream.write_all(&answer).await.is_err() {
+                    return;
+                }
+            }
+            Reply::Redirect(location) => {
+                let head = format!("HTTP/1.1 307 Any\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n");
+                if stream.write_all(head.as_bytes()).await.is_err() {
                     return;
                 }
             }
@@ -312,6 +320,20 @@ async fn https_endpoints_are_verified() {
     let bad = config().with_root_certificates_pem(b"-----BEGIN CERTIFICATE-----".to_vec());
     let error = HttpConnect::new(bad).unwrap_err();
     assert!(matches!(error, BuildError::Certificates(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn redirects_are_not_followed() {
+    let mut elsewhere = serve(Reply::Answer(200, vec![])).await;
+    let server = serve(Reply::Redirect(format!("{}/inside?key=secret", elsewhere.endpoint))).await;
+    let client = client(&server.endpoint, config());
+    let called = PRuntime::new(Arc::clone(&client)).info().await.map(drop);
+    for result in [called, client.kick().await] {
+        let Err(Error::Refused { status: 307, message, .. }) = result else { panic!("{result:?}") };
+        let target = format!("it redirects to {} (307)", elsewhere.endpoint);
+        assert!(message.starts_with(&target) && !message.contains("secret"), "{message}");
+    }
+    assert!(elsewhere.requests.try_recv().is_err(), "a worker sent us to another server");
 }
 
 #[tokio::test]

@@ -11,7 +11,8 @@ use std::{
 use axum::{
     Router,
     extract::RawQuery,
-    http::{HeaderName, StatusCode},
+    http::{HeaderName, StatusCode, Uri},
+    response::Redirect,
     routing::get,
 };
 use codec::DecodeAll;
@@ -161,6 +162,19 @@ async fn failures_show_no_credentials_or_paths_of_urls() {
     let error =
         PccsSource::new(PccsConfig::new(["https://u:pass-phrase@pccs.example/?a=b".to_owned()])).unwrap_err();
     assert!(!error.to_string().contains("pass-phrase"), "{error}");
+}
+
+#[tokio::test]
+async fn redirects_are_not_followed() {
+    let Some((quote, recorded)) = recorded() else { return };
+    let mut servers = Servers(JoinSet::new());
+    let good = servers.start(pccs(&recorded)).await;
+    let target = good.clone();
+    let redirects =
+        Router::new().fallback(async move |uri: Uri| Redirect::temporary(&format!("{target}{uri}")));
+    let redirecting = servers.start(redirects).await;
+    let error = source(&[&redirecting], THEN_SECS).collateral(&quote).await.unwrap_err().to_string();
+    assert!(error.contains(&format!("it redirects to {good} (307)")), "{error}");
 }
 
 #[tokio::test]

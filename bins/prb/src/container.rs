@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use reqwest::redirect::Policy;
 
 use crate::{
     all::Bridge,
@@ -97,7 +98,7 @@ pub(crate) async fn is_live(address: SocketAddr) -> bool {
 
 async fn ask(address: SocketAddr) -> anyhow::Result<()> {
     // A proxy configured for the container must not get requests for its own port.
-    let client = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build()?;
+    let client = reqwest::Client::builder().no_proxy().redirect(Policy::none()).timeout(TIMEOUT).build()?;
     let answer = client.get(format!("http://{address}/livez")).send().await;
     let answer = answer.with_context(|| format!("the ops port at {address} does not answer"))?;
     match answer.status() {

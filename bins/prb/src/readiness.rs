@@ -211,7 +211,7 @@ pub(crate) fn workers(fleet: &FleetStatus) -> Vec<Reason> {
 /// a minute, and those of a fleet that starts all at once some minutes.
 const SENT_WITHIN: Duration = Duration::from_secs(600);
 
-/// Whether a worker needs attention.
+/// Whether a worker needs attention: the definition for readiness, the metric and the API.
 pub(crate) fn in_trouble(worker: &WorkerStatus) -> bool {
     worker.state == State::Error || worker.stalled || worker.is_unresponsive() || sends_nothing(worker)
 }

@@ -125,13 +125,15 @@ impl HeadersCache {
 
     /// Fetches the body at a path, if there is one.
     async fn get(&self, path: &str) -> Result<Option<Vec<u8>>, Error> {
-        let failed = |e: reqwest::Error| unavailable(&format!("no answer to {path}"), e.without_url());
-        let mut answer = self.server.http.get(self.server.url(path)).send().await.map_err(failed)?;
+        let text = format!("no answer to {path}");
+        let failed = |e: reqwest::Error| unavailable(&text, e.without_url());
+        let request = self.server.http.get(self.server.url(path));
+        let mut answer = self.server.send(request, &text).await?;
         match answer.status() {
             StatusCode::NOT_FOUND => return Ok(None),
             status if !status.is_success() => {
                 let what = std::io::Error::other(format!("status {status}"));
-                return Err(unavailable(&format!("no answer to {path}"), what));
+                return Err(unavailable(&text, what));
             }
             _ => {}
         }

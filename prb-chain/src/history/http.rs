@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use prb_core::pruntime::http::tls;
-use reqwest::{Client, Url, redirect};
+use prb_core::pruntime::http::{redirects, tls};
+use reqwest::{Client, RequestBuilder, Response, Url, redirect};
 
 use super::Error;
 
@@ -37,11 +37,20 @@ impl Server {
         let http = Client::builder()
             .tls_backend_preconfigured(tls)
             .no_hickory_dns()
-            .redirect(redirect::Policy::limited(2))
+            .redirect(redirect::Policy::none())
             .timeout(timeout)
             .build()
             .map_err(|e| unavailable("no HTTP client", e.without_url()))?;
         Ok(Self { shown, base, http })
+    }
+
+    /// Sends a request. A redirect is an error.
+    pub(super) async fn send(&self, request: RequestBuilder, what: &str) -> Result<Response, Error> {
+        let answer = request.send().await.map_err(|e| unavailable(what, e.without_url()))?;
+        match redirects::describe(&answer) {
+            Some(redirect) => Err(unavailable(what, std::io::Error::other(redirect))),
+            None => Ok(answer),
+        }
     }
 
     /// Returns the URL of a path below the server's.

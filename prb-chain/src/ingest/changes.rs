@@ -289,7 +289,8 @@ fn fit(chains: &Chains) -> Vec<Arc<Node>> {
 
 /// Whether fewer blocks in one request may help: the answer was too large or too slow.
 fn is_too_much(error: &Error) -> bool {
-    matches!(error, Error::Rpc(rpc::Error::Timeout { .. } | rpc::Error::Disconnected { .. }))
+    use rpc::Error::{AnswerTooLarge, Disconnected, Timeout};
+    matches!(error, Error::Rpc(Timeout { .. } | Disconnected { .. } | AnswerTooLarge { .. }))
         || is_too_large(error)
 }
 

@@ -154,7 +154,9 @@ async fn is_proven(node: &Node, header: &Checked, changes: &wire::StorageChanges
         let keys: Vec<Vec<u8>> = some.iter().map(|(key, _)| key.clone()).collect();
         let asked: Vec<_> = keys.iter().cloned().map(json::HexBytes).collect();
         let hash: Hash = header.hash;
-        let proof: json::ReadProof = node.request("state_getReadProof", (asked, hash)).await.map_err(drop)?;
+        // With the values, of which one may be a runtime.
+        let proof: json::ReadProof =
+            node.request_bulk("state_getReadProof", (asked, hash)).await.map_err(drop)?;
         let values =
             state::read("changed values", header.state_root, proof.into_nodes(), &keys).map_err(drop)?;
         if some.iter().zip(values).any(|((_, claimed), value)| *claimed != value) {

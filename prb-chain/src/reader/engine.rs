@@ -282,7 +282,7 @@ impl Engine {
             false => node.request("chain_getBlockHash", [from]).await?,
         };
         let answer: Result<Vec<json::StorageChanges>, _> =
-            node.request("pha_getStorageChanges", (from_hash, head.hash)).await;
+            node.request_bulk("pha_getStorageChanges", (from_hash, head.hash)).await;
         let changes = match answer {
             Ok(changes) => changes,
             Err(e) if e.is_refused_method() => {

@@ -14,7 +14,7 @@ use std::{
 };
 
 use jsonrpsee::{
-    client_transport::ws::WsHandshakeError,
+    client_transport::ws::{WsError, WsHandshakeError},
     core::client::Error as RpcError,
     ws_client::{WsClient, WsClientBuilder},
 };
@@ -23,6 +23,7 @@ use prb_core::{
     text::{describe, duration, shorten},
 };
 use reqwest::Url;
+use soketto::{base, connection};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, lookup_host},
@@ -39,14 +40,30 @@ pub(super) type Failure = Box<dyn StdError + Send + Sync>;
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 
 /// Opens a connection to the first address of the endpoint's name that accepts one. Each address, and each handshake,
-/// has `limit`.
+/// has `limit`. Trusts `certificates_pem` besides the known authorities.
 pub(super) async fn open(
     endpoint: &str,
+    certificates_pem: &[u8],
     builder: &WsClientBuilder,
     limit: Duration,
 ) -> Result<WsClient, Failure> {
-    let target = Target::new(endpoint)?;
-    let addresses = lookup_host((target.host.as_str(), target.port)).await;
+    let target = Target::new(endpoint, certificates_pem)?;
+    open_at(&target, endpoint, builder, limit, look_up).await
+}
+
+async fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    Ok(lookup_host((host, port)).await?.collect())
+}
+
+/// As [`open`], with another lookup of the name.
+async fn open_at(
+    target: &Target,
+    endpoint: &str,
+    builder: &WsClientBuilder,
+    limit: Duration,
+    lookup: impl AsyncFnOnce(&str, u16) -> io::Result<Vec<SocketAddr>>,
+) -> Result<WsClient, Failure> {
+    let addresses = lookup(&target.host, target.port).await;
     let addresses = addresses.map_err(|e| format!("its name cannot be looked up: {}", describe(&e)))?;
     let mut failure = "its name has no address".into();
     for address in addresses {
@@ -82,6 +99,21 @@ pub(super) fn cause(error: &RpcError) -> Failure {
     shorten(&describe(error), MAX_CAUSE_BYTES).into()
 }
 
+/// Whether the connection ended because of a message that exceeds its limit.
+pub(super) fn is_too_large(error: &RpcError) -> bool {
+    let transport = match error {
+        RpcError::Transport(e) => e,
+        RpcError::RestartNeeded(e) => return is_too_large(e),
+        _ => return false,
+    };
+    let Some(WsError::Connection(e)) = transport.downcast_ref() else { return false };
+    matches!(
+        e,
+        connection::Error::MessageTooLarge { .. }
+            | connection::Error::Codec(base::Error::PayloadTooLarge { .. })
+    )
+}
+
 /// What an endpoint leads to.
 struct Target {
     host: String,
@@ -90,14 +122,14 @@ struct Target {
 }
 
 impl Target {
-    fn new(endpoint: &str) -> Result<Self, Failure> {
+    fn new(endpoint: &str, certificates_pem: &[u8]) -> Result<Self, Failure> {
         let url = Url::parse(endpoint)?;
         // Of an IPv6 address without its brackets.
         let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let port = url.port_or_known_default().unwrap_or_default();
         let tls = match url.scheme() {
             "wss" => {
-                let connector = TlsConnector::from(Arc::new(tls::client_config(&[])?));
+                let connector = TlsConnector::from(Arc::new(tls::client_config(certificates_pem)?));
                 Some((connector, ServerName::try_from(host.clone())?))
             }
             _ => None,
@@ -109,7 +141,10 @@ impl Target {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let stream: Box<dyn Stream> = match &self.tls {
-            Some((connector, name)) => Box::new(connector.connect(name.clone(), stream).await?),
+            Some((connector, name)) => {
+                let connected = connector.connect(name.clone(), stream).await;
+                Box::new(connected.inspect_err(|_| tls::handshake_failed())?)
+            }
             None => Box::new(stream),
         };
         Ok(BoundedHead { stream, head: Some(Head::default()) })
@@ -193,7 +228,43 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for BoundedHead<S> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use jsonrpsee::{RpcModule, server};
+
     use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    /// Opens a connection to a node whose name has these addresses.
+    async fn open_with(addresses: io::Result<Vec<SocketAddr>>) -> Result<WsClient, String> {
+        let endpoint = "ws://node.example:9944";
+        let target = Target::new(endpoint, &[]).unwrap();
+        let lookup = async |host: &str, port| {
+            assert_eq!((host, port), ("node.example", 9944));
+            addresses
+        };
+        let builder = WsClientBuilder::new();
+        let opened = open_at(&target, endpoint, &builder, LIMIT, lookup);
+        timeout(LIMIT * 2, opened).await.unwrap().map_err(|e| e.to_string())
+    }
+
+    #[tokio::test]
+    async fn each_address_of_a_name_is_tried() {
+        let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let server = server::Server::builder().build("127.0.0.1:0").await.unwrap();
+        let alive = server.local_addr().unwrap();
+        let _running = server.start(RpcModule::new(()));
+        assert!(open_with(Ok(vec![dead, alive])).await.unwrap().is_connected());
+        let error = open_with(Ok(vec![dead, dead])).await.unwrap_err();
+        assert!(error.contains("refused"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn failed_lookup_is_reported_with_its_cause() {
+        let error = open_with(Err(io::Error::other("the name server is away"))).await.unwrap_err();
+        assert_eq!(error, "its name cannot be looked up: the name server is away");
+        assert_eq!(open_with(Ok(vec![])).await.unwrap_err(), "its name has no address");
+    }
 
     fn ends(pieces: &[&str]) -> bool {
         let mut head = Head::default();
@@ -213,7 +284,7 @@ mod tests {
 
     #[test]
     fn an_endpoint_leads_to_a_host_and_a_port() {
-        let target = |endpoint| Target::new(endpoint).map(|target| (target.host, target.port)).ok();
+        let target = |endpoint| Target::new(endpoint, &[]).map(|target| (target.host, target.port)).ok();
         assert_eq!(target("ws://a.example/key"), Some(("a.example".into(), 80)));
         assert_eq!(target("wss://u:p@a.example"), Some(("a.example".into(), 443)));
         assert_eq!(target("wss://[::1]:9944"), Some(("::1".into(), 9944)));

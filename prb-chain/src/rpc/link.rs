@@ -28,7 +28,9 @@ use tokio::time::timeout;
 pub(super) const MAX_TIMEOUTS: u32 = 3;
 
 /// Largest message of a subscription, in bytes: headers, and the states of transactions.
-const MAX_MESSAGE_BYTES: u32 = 1024 * 1024;
+const MAX_EVENT_BYTES: u32 = 1024 * 1024;
+/// Largest answer to a query, in bytes: a little more than nodes send by default (15 MiB, `--rpc-max-response-size`).
+const MAX_ANSWER_BYTES: u32 = 16 * 1024 * 1024;
 /// How many addresses of a node's name may stay silent, or handshakes take their whole time, in one attempt. The client
 /// tries the addresses in turn, in the same order each time.
 const MAX_SILENT_STEPS: u32 = 3;
@@ -41,14 +43,14 @@ const BUFFERED_MESSAGES: usize = 256;
 pub(super) enum Lane {
     /// Subscriptions, including those for transactions: messages are small.
     Watch,
-    /// Queries.
+    /// Queries whose answers are smaller than what nodes send by default.
     Ask,
     /// Queries whose answers may have tens of megabytes, or take minutes.
     Bulk,
 }
 
 impl Lane {
-    const fn as_str(self) -> &'static str {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Watch => "subscriptions",
             Self::Ask => "queries",
@@ -57,6 +59,16 @@ impl Lane {
     }
 
     pub(super) const ALL: [Self; 3] = [Self::Watch, Self::Ask, Self::Bulk];
+
+    /// Largest message of a node, in bytes. A node that announces this much is given as much memory at once.
+    pub(super) fn max_message_bytes(self, config: &Config) -> u32 {
+        config.max_response_bytes.min(match self {
+            // Messages wait here for a slow subscriber, as many as the buffer holds.
+            Self::Watch => MAX_EVENT_BYTES,
+            Self::Ask => MAX_ANSWER_BYTES,
+            Self::Bulk => u32::MAX,
+        })
+    }
 }
 
 /// One of a node's connections.
@@ -154,14 +166,9 @@ impl Node {
 
     async fn connect(&self, lane: Lane) -> Result<Arc<WsClient>, Error> {
         let config = &self.config;
-        let max_response_bytes = match lane {
-            // Messages wait here for a slow subscriber, as many as the buffer holds.
-            Lane::Watch => config.max_response_bytes.min(MAX_MESSAGE_BYTES),
-            Lane::Ask | Lane::Bulk => config.max_response_bytes,
-        };
         let builder = WsClientBuilder::new()
             .max_buffer_capacity_per_subscription(BUFFERED_MESSAGES)
-            .max_response_size(max_response_bytes)
+            .max_response_size(lane.max_message_bytes(config))
             .max_request_size(config.max_request_bytes)
             .request_timeout(config.request_timeout)
             .connection_timeout(config.connect_timeout)
@@ -170,7 +177,9 @@ impl Node {
             // dead.
             .enable_ws_ping(PingConfig::new());
         let limit = config.connect_timeout * MAX_SILENT_STEPS;
-        let opened = timeout(limit, connect::open(&self.url, &builder, config.connect_timeout)).await;
+        let certificates = &config.root_certificates_pem;
+        let opening = connect::open(&self.url, certificates, &builder, config.connect_timeout);
+        let opened = timeout(limit, opening).await;
         let error = match opened {
             Ok(Ok(client)) => return Ok(Arc::new(client)),
             Ok(Err(e)) => e,

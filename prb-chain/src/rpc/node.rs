@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::{
     Capability, Config, Counters, Error, Health, Refusal,
-    connect::cause,
+    connect::{cause, is_too_large},
     endpoint::public_name,
     link::{Lane, Link, MAX_TIMEOUTS},
     many,
@@ -348,10 +348,27 @@ impl Node {
             e => {
                 // Without a pause: an answer that exceeds the limit closes its connection, and the node is
                 // still there.
-                let source = cause(&e);
-                self.drop_connection(lane, client, &source.to_string(), Duration::ZERO);
-                Err(Error::Disconnected { node, source })
+                let error = match is_too_large(&e) {
+                    true => self.too_large(lane, method),
+                    false => Error::Disconnected { node, source: cause(&e) },
+                };
+                let reason = match &error {
+                    Error::Disconnected { source, .. } => source.to_string(),
+                    error => error.to_string(),
+                };
+                self.drop_connection(lane, client, &reason, Duration::ZERO);
+                Err(error)
             }
+        }
+    }
+
+    /// The error of a call whose connection ended with an answer that exceeds its limit.
+    fn too_large(&self, lane: Lane, method: &str) -> Error {
+        Error::AnswerTooLarge {
+            node: Arc::clone(&self.name),
+            method: method.into(),
+            connection: lane.as_str(),
+            max_bytes: lane.max_message_bytes(&self.config),
         }
     }
 

@@ -16,7 +16,7 @@ use axum::{
     body::{Body, Bytes},
     extract::{Path, State},
     http::{HeaderMap, StatusCode, header},
-    response::{IntoResponse, Response},
+    response::{IntoResponse, Redirect, Response},
     routing::get,
 };
 use futures::stream;
@@ -51,6 +51,8 @@ enum Kind {
     OtherBytes,
     /// It gives more bytes than it was asked for, without end.
     Endless,
+    /// It sends to another path, which has the file.
+    Redirects,
 }
 
 struct Server {
@@ -62,6 +64,13 @@ struct Server {
 fn breaks_off(bytes: Bytes) -> Body {
     let broken = Err(std::io::Error::other("broken"));
     Body::from_stream(stream::iter([Ok(bytes), broken]))
+}
+
+async fn redirect(State(server): State<Arc<Server>>, name: Path<String>, headers: HeaderMap) -> Response {
+    match server.kind {
+        Kind::Redirects => Redirect::temporary(&format!("/elsewhere/{}?key=secret", *name)).into_response(),
+        _ => answer(State(server), name, headers).await,
+    }
 }
 
 async fn answer(State(server): State<Arc<Server>>, Path(name): Path<String>, headers: HeaderMap) -> Response {
@@ -97,7 +106,10 @@ async fn answer(State(server): State<Arc<Server>>, Path(name): Path<String>, hea
 
 async fn serve(folder: &TempDir, kind: Kind) -> (String, Arc<Server>, AbortOnDropHandle<()>) {
     let server = Arc::new(Server { folder: folder.path().to_owned(), kind, asked: AtomicU32::new(0) });
-    let app = Router::new().route("/bucket/khala/{name}", get(answer)).with_state(Arc::clone(&server));
+    let app = Router::new()
+        .route("/bucket/khala/{name}", get(redirect))
+        .route("/elsewhere/{name}", get(answer))
+        .with_state(Arc::clone(&server));
     let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
     let url = format!("http://{}/bucket/khala", listener.local_addr().unwrap());
     let task = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
@@ -168,10 +180,11 @@ async fn servers_that_do_wrong_are_named() {
         (Kind::OtherBytes, "another range than the requested one"),
         (Kind::Endless, "more than requested"),
         (Kind::Broken, "cannot read genesis.prb"),
+        (Kind::Redirects, "it redirects to http://127.0.0.1:"),
     ];
     for (kind, text) in cases {
         let fault = fault_of(&folder, kind).await;
-        assert!(fault.contains(text), "{kind:?}: {fault}");
+        assert!(fault.contains(text) && !fault.contains("secret"), "{kind:?}: {fault}");
     }
     let nothing = TempDir::new().unwrap();
     let fault = fault_of(&nothing, Kind::Bucket).await;

@@ -6,7 +6,8 @@ use axum::{
     Router,
     body::Bytes,
     extract::{Path, State},
-    http::StatusCode,
+    http::{StatusCode, Uri},
+    response::Redirect,
     routing::get,
 };
 use codec::{Decode, Encode};
@@ -207,6 +208,20 @@ async fn wrong_or_unreachable_cache_is_reported() {
     assert!(!drained.faults.is_empty() && !drained.faults[0].what.contains("/cache"), "{drained:?}");
     assert!(HeadersCache::new("ftp://a", headers_cache::Config::default()).is_err());
     assert!(HeadersCache::new("nonsense", headers_cache::Config::default()).is_err());
+}
+
+#[tokio::test]
+async fn redirect_of_a_cache_is_not_followed() {
+    let (url, _server) = serve(Cache::of(&blocks_of(&filled().store))).await;
+    let redirects = Router::new().fallback(move |uri: Uri| async move {
+        Redirect::temporary(&format!("{}{uri}", url.trim_end_matches("/cache/")))
+    });
+    let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+    let url = format!("http://{}/cache/", listener.local_addr().unwrap());
+    let task = tokio::spawn(async move { axum::serve(listener, redirects).await.unwrap() });
+    let _task = AbortOnDropHandle::new(task);
+    let error = prb_core::text::describe(&cache_at(&url).genesis().await.unwrap_err());
+    assert!(error.contains("it redirects to http://127.0.0.1:"), "{error}");
 }
 
 #[tokio::test]

@@ -88,6 +88,28 @@ async fn large_message_of_a_subscription_is_not_buffered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn answer_to_a_query_is_limited_to_what_nodes_send() {
+    let [devnet] = devnets::<1>(config()).await;
+    let script = |message: Message<'_>| match message.answers("system_chain") {
+        true => message.with_result("x".repeat(20 << 20).into()),
+        false => Reply::Pass,
+    };
+    let (pool, proxy) = behind(&devnet, |config| config.with_request_timeout(TIMEOUT), script).await;
+    let node = pool.pick();
+    let error = node.request::<String>("system_chain", NO_PARAMS).await.map(|text| text.len()).unwrap_err();
+    assert!(matches!(error, rpc::Error::AnswerTooLarge { .. }) && error.is_retryable(), "{error}");
+    let (text, name) = (error.to_string(), proxy.url().replace("ws://", ""));
+    for part in [&*name, "system_chain", "queries", "16777216 bytes"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let health = node.health().last_error.unwrap();
+    assert!(health.contains("16777216"), "{health}");
+    let large: String = node.request_bulk("system_chain", NO_PARAMS).await.unwrap();
+    assert_eq!(large.len(), 20 << 20);
+    node.request::<String>("system_version", NO_PARAMS).await.expect("a new connection serves");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn endless_pages_of_the_genesis_state_end() {
     let [devnet] = devnets::<1>(config()).await;
     let script = |message: Message<'_>| match message.method {

@@ -8,6 +8,14 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
 };
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ServerConfig,
+        crypto::ring,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    },
+};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
@@ -90,4 +98,63 @@ async fn answer_to_a_handshake_without_end_is_not_read() {
         assert!(sent < 16 << 20, "{sent} bytes of a head were taken");
         assert!(error.contains("not connected"), "{error}");
     }
+}
+
+/// The authority of the test servers' certificates.
+const AUTHORITY: &[u8] = include_bytes!("../../../prb-core/tests/tls/ca.pem");
+
+/// The TLS of a server at 127.0.0.1.
+fn tls() -> TlsAcceptor {
+    let chain = CertificateDer::pem_slice_iter(include_bytes!("../../../prb-core/tests/tls/server.pem"));
+    let key =
+        PrivateKeyDer::from_pem_slice(include_bytes!("../../../prb-core/tests/tls/server.key")).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain.map(Result::unwrap).collect(), key)
+        .unwrap();
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// A TLS server in front of a node; returns its port.
+async fn behind_tls(node: String) -> (u16, AbortOnDropHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let task = tokio::spawn(async move {
+        let mut connections = tokio::task::JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            let node = node.clone();
+            connections.spawn(async move {
+                // The client ends the handshakes of servers that it does not trust.
+                let Ok(mut client) = tls().accept(stream).await else { return };
+                let mut node = TcpStream::connect(node).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut node).await;
+            });
+        }
+    });
+    (port, AbortOnDropHandle::new(task))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_of_wss_nodes_are_verified() {
+    let [devnet] = devnets::<1>(config()).await;
+    let (port, _server) = behind_tls(devnet.relay().url().replace("ws://", "")).await;
+    let trusting = |config: rpc::Config| {
+        config.with_root_certificates_pem(AUTHORITY.to_vec()).with_connect_timeout(TIMEOUT)
+    };
+    let pool = NodePool::new("relay", trusting(quick(vec![format!("wss://127.0.0.1:{port}")]))).unwrap();
+    let asked = pool.pick().request::<String>("system_chain", NO_PARAMS).await;
+    assert!(asked.is_ok(), "{asked:?}");
+
+    let stranger = refusal(format!("wss://127.0.0.1:{port}"), |config| config.with_connect_timeout(TIMEOUT));
+    let stranger = stranger.await;
+    assert!(stranger.contains("UnknownIssuer"), "{stranger}");
+    let misnamed = refusal(format!("wss://localhost:{port}"), trusting).await;
+    assert!(misnamed.contains("not valid for name"), "{misnamed}");
+    let unreadable = refusal(format!("wss://127.0.0.1:{port}"), |config| {
+        config.with_root_certificates_pem(b"-----BEGIN CERTIFICATE-----".to_vec())
+    });
+    let unreadable = unreadable.await;
+    assert!(unreadable.contains("certificate"), "{unreadable}");
 }

@@ -22,7 +22,7 @@ use tracing::warn;
 
 use super::{CollateralSource, Error};
 use crate::{
-    pruntime::http::{BuildError, origin, tls, without_password},
+    pruntime::http::{BuildError, origin, redirects, tls, without_password},
     text::{duration, shorten},
     wire::{Collateral, SgxV30QuoteCollateral},
 };
@@ -116,8 +116,7 @@ impl PccsSource {
             .tls_backend_preconfigured(tls::client_config(&config.root_certificates_pem)?)
             // Uses the system's name resolution even if another crate enables reqwest's own resolver.
             .no_hickory_dns()
-            // Enough for a redirect to HTTPS and one to another host.
-            .redirect(redirect::Policy::limited(2))
+            .redirect(redirect::Policy::none())
             .connect_timeout(config.timeout)
             .build()
             .map_err(BuildError::Client)?;
@@ -221,6 +220,9 @@ struct Http(Client);
 impl HttpClient for Http {
     async fn get(&self, url: &str) -> anyhow::Result<HttpResponse> {
         let mut answer = self.0.get(url).send().await.map_err(reqwest::Error::without_url)?;
+        if let Some(redirect) = redirects::describe(&answer) {
+            bail!(redirect);
+        }
         let status = answer.status().as_u16();
         let headers = answer.headers().iter().take(HEADER_LIMIT);
         let headers: BTreeMap<_, _> = headers

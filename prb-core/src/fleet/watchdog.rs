@@ -13,7 +13,8 @@ use crate::{
 /// Maximum number of worker names in one warning.
 const MAX_NAMES: usize = 10;
 
-/// Marks workers without progress as stalled, and logs those that are newly stalled.
+/// Marks workers without progress as stalled, and logs those that are newly stalled. Ends a period of the lines about
+/// single workers.
 pub(super) fn check(shared: &Shared, ctx: &Context, config: &Config) {
     let heights = *ctx.source.heights().borrow();
     let limits = ctx.tuning.limits;
@@ -35,6 +36,7 @@ pub(super) fn check(shared: &Shared, ctx: &Context, config: &Config) {
             }
         }
     }
+    ctx.lines.end_period();
     gauge!("prb_worker_stalled").set(stalled);
     if !new.is_empty() {
         let named: Vec<_> = new

@@ -21,6 +21,8 @@ use crate::{
 };
 
 mod names;
+#[doc(hidden)]
+pub mod redirects;
 pub mod tls;
 
 /// Default of [`HttpConfig::request_timeout`].
@@ -181,7 +183,8 @@ impl fmt::Debug for HttpClient {
 impl HttpClient {
     fn unreachable(&self, source: reqwest::Error) -> Error {
         // Without its URL: the error names the endpoint itself.
-        Error::Unreachable { endpoint: self.shown.clone(), source: Box::new(source.without_url()) }
+        let connected = !(source.is_connect() || source.is_builder());
+        Error::Unreachable { endpoint: self.shown.clone(), connected, source: Box::new(source.without_url()) }
     }
 
     fn limit(&self, method: Method) -> Duration {
@@ -210,6 +213,9 @@ impl HttpClient {
 
     async fn refusal(&self, method: &'static str, answer: Response) -> Error {
         let status = answer.status();
+        if let Some(message) = redirects::describe(&answer) {
+            return Error::Refused { method, status: status.as_u16(), message };
+        }
         match self.read(answer, ERROR_ANSWER_LIMIT_BYTES).await {
             Ok((body, _)) => {
                 Error::Refused { method, status: status.as_u16(), message: error_text(status, &body) }

@@ -255,10 +255,11 @@ impl ScriptedWorker {
         (failure, script.latency.get(method.name()).copied())
     }
 
-    fn unreachable(&self) -> Error {
+    fn unreachable(&self, connected: bool) -> Error {
         Error::Unreachable {
             endpoint: format!("scripted worker {}", self.key()),
-            source: "connection refused".into(),
+            connected,
+            source: if connected { "connection reset" } else { "connection refused" }.into(),
         }
     }
 }
@@ -283,7 +284,7 @@ impl PRuntimeClient for ScriptedWorker {
         tokio::select! {
             biased;
             // The process has exited, which breaks its connections. The sender lives as long as the worker.
-            _ = exit_signal.changed() => Err(self.unreachable()),
+            _ = exit_signal.changed() => Err(self.unreachable(true)),
             answer = self.serve(method, body) => answer,
         }
     }
@@ -292,7 +293,7 @@ impl PRuntimeClient for ScriptedWorker {
         let mut inner = self.lock();
         if inner.is_unreachable() {
             drop(inner);
-            return Err(self.unreachable());
+            return Err(self.unreachable(false));
         }
         inner.record.kicks += 1;
         let how = inner.script.restart;

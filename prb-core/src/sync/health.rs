@@ -135,6 +135,7 @@ impl Health {
         }
         self.memory_bytes = info.memory_usage.as_ref().map(|memory| memory.rust_used);
         self.crashes.set_version(&self.version);
+        self.crashes.observed(info.initialized.then(|| Position::of(info)));
         if info.initialized {
             self.position_observed(Position::of(info), now);
         } else {
@@ -258,8 +259,11 @@ impl Health {
         }
         self.busy = 0;
         let mut message = describe(error);
-        if let (Kind::ConnectionLost, Some(SentBatch::Blocks(blocks))) = (kind, stepped.sent) {
-            let count = self.crashes.connection_broke(blocks, &self.version);
+        // Without a connection the worker has received nothing at which it could crash.
+        if let (pruntime::Error::Unreachable { connected: true, .. }, Some(SentBatch::Blocks(blocks))) =
+            (error, stepped.sent)
+        {
+            let count = self.crashes.connection_broke(blocks, stepped.planned.position, &self.version);
             if let Some(cause) = self.crashes.found() {
                 // The first break was backed off as an ordinary failure and does not count here.
                 self.set_crash(cause, now + pause(self.config.crashing, count - 1));

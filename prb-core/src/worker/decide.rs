@@ -212,8 +212,10 @@ fn conclude(assessment: Assessment, action: Action, sync: Step, observed: &Obser
     {
         reason = Reason::NodeBehind { blocks };
     }
+    // The stake of a lost key is the operator's to save; that the new one does not sync can wait.
+    let sync_failure = failures.sync.as_ref().filter(|_| !is_key_change(&reason));
     // The connection last: while it fails, nothing else is known about the worker.
-    for failure in [&failures.sync, &failures.connection].into_iter().flatten() {
+    for failure in [sync_failure, failures.connection.as_ref()].into_iter().flatten() {
         reason = failure.reason.clone();
         if failure.attempts >= FAILURES_BEFORE_ERROR {
             state = State::Error;
@@ -233,6 +235,10 @@ fn is_on_the_way(assessment: &Assessment, observed: &Observed) -> bool {
         && !(observed.unsaved && save.is_some())
         // Refused for want of stake, which it goes on waiting for.
         && refused.is_none_or(super::Refused::is_for_stake)
+}
+
+const fn is_key_change(reason: &Reason) -> bool {
+    matches!(reason, Reason::KeyChanged { .. } | Reason::KeyChangedUnchecked { .. })
 }
 
 /// Whether a worker in this situation depends on its messages: its heartbeats, or its benchmark's score.

@@ -12,7 +12,7 @@ use tracing::info;
 
 use super::{
     Action, Command, Desired, EventKind, Grant, JobDriver, Keys, NodeBehind, Observed, Operation, Settings,
-    Slot, StakeQueue, Tuning, Views, decide, key_registry::Interest, saver::Saver,
+    Slot, StakeQueue, Tuning, Views, decide, key_registry::Interest, line_limit::LineLimit, saver::Saver,
 };
 use crate::{
     attestation::{CollateralSource, RegistrationRequest},
@@ -61,6 +61,7 @@ pub(crate) struct Context {
     pub(crate) keys: Arc<Keys>,
     pub(crate) stakes: StakeQueue,
     pub(crate) saver: Arc<Saver>,
+    pub(crate) lines: LineLimit,
     pub(crate) settings: Settings,
     pub(crate) tuning: Tuning,
 }

@@ -46,6 +46,20 @@ fn no_stake_for_a_new_key_while_the_last_has_stake() {
 }
 
 #[test]
+fn failing_sync_does_not_hide_a_changed_key() {
+    for at_stake in [Some(5_000_000_000_000_000), None] {
+        let mut observed = other_key(ready(), at_stake, None);
+        let alone = decision(&observed);
+        observed.failures.sync = failure(3, false);
+        let both = decision(&observed);
+        assert_eq!((both.state, both.code, &both.message), (State::Error, alone.code, &alone.message));
+        // Of a worker that does not answer, nothing is known.
+        observed.failures.connection = failure(1, false);
+        assert_ne!(decision(&observed).code, alone.code);
+    }
+}
+
+#[test]
 fn key_at_another_endpoint_is_reported_at_the_old_one() {
     let mut observed = other_key(Observed::default(), None, Some("rack-2"));
     observed.failures.connection = failure(3, false);

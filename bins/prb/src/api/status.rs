@@ -6,7 +6,7 @@ use std::{
 };
 
 use axum::{Json, extract::State};
-use prb_core::worker::{State as WorkerState, WorkerStatus};
+use prb_core::worker::WorkerStatus;
 use prb_walkie::{
     node::{Membership, Peer},
     proto::{Role, provider_detail::Provider as Known},
@@ -42,7 +42,7 @@ struct Status {
     editable: bool,
     pools: usize,
     workers: WorkerCounts,
-    /// Up to 20 workers that are in `S_ERROR` or stalled.
+    /// Up to 20 of the workers in trouble.
     troubled: Vec<TroubledWorker>,
     /// The newest blocks of both chains: available here, and known to the nodes.
     #[schema(value_type = Object)]
@@ -78,6 +78,8 @@ struct WorkerCounts {
     #[schema(value_type = Object)]
     by_reason: BTreeMap<&'static str, usize>,
     stalled: usize,
+    /// Workers that need attention, as `prb_workers_in_trouble` and `/readyz` count them.
+    in_trouble: usize,
     /// The largest lag of a worker, in blocks.
     max_lag: Option<u32>,
     /// The total stake locked by sessions, in 10^-12 PHA.
@@ -94,6 +96,8 @@ struct TroubledWorker {
     reason: &'static str,
     message: String,
     stalled: bool,
+    /// Whether the chain counts its session as unresponsive, which costs stake.
+    unresponsive: bool,
 }
 
 /// Data providers discovered so far, of any chain.
@@ -194,19 +198,21 @@ fn counts(workers: &[Arc<WorkerStatus>]) -> WorkerCounts {
         by_state,
         by_reason,
         stalled: workers.iter().filter(|worker| worker.stalled).count(),
+        in_trouble: workers.iter().filter(|worker| readiness::in_trouble(worker)).count(),
         max_lag: workers.iter().filter_map(|worker| worker.lag).max(),
         at_stake: at_stake.to_string(),
     }
 }
 
 fn troubled(workers: &[Arc<WorkerStatus>]) -> Vec<TroubledWorker> {
-    let troubled = workers.iter().filter(|worker| worker.state == WorkerState::Error || worker.stalled);
+    let troubled = workers.iter().filter(|worker| readiness::in_trouble(worker));
     let shown = |worker: &Arc<WorkerStatus>| TroubledWorker {
         name: worker.worker.name.clone(),
         state: worker.state.as_str(),
         reason: worker.reason.code(),
         message: worker.message.to_string(),
         stalled: worker.stalled,
+        unresponsive: worker.is_unresponsive(),
     };
     troubled.take(MAX_TROUBLED).map(shown).collect()
 }
@@ -255,5 +261,38 @@ fn provider(peer: &Peer, known: Known) -> Provider {
         answered: known.answered,
         failed: known.failed,
         refused: known.refused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use prb_core::{
+        inventory::Worker,
+        primitives::PoolId,
+        worker::{Desired, Reason as WorkerReason, State as WorkerState},
+    };
+
+    use super::*;
+
+    #[test]
+    fn workers_in_trouble_are_those_that_readiness_counts() {
+        let worker = |name: &str, state, reason: WorkerReason, stalled| {
+            let worker = Worker::new(uuid::Uuid::nil(), PoolId(1), name, "http://w", 1);
+            let desired = Desired { worker: worker.into(), pool: None };
+            let mut status = WorkerStatus::idle(&desired, reason, SystemTime::now());
+            (status.state, status.stalled) = (state, stalled);
+            Arc::new(status)
+        };
+        let workers = [
+            worker("well", WorkerState::Active, WorkerReason::Computing, false),
+            worker("unscored", WorkerState::PreActive, WorkerReason::ScoreOverdue, false),
+            worker("stalled", WorkerState::Active, WorkerReason::Computing, true),
+            worker("broken", WorkerState::Error, WorkerReason::Kicked, false),
+        ];
+        let names: Vec<_> = troubled(&workers).into_iter().map(|worker| worker.name).collect();
+        assert_eq!(names, ["unscored", "stalled", "broken"]);
+        assert_eq!(counts(&workers).in_trouble, names.len());
     }
 }

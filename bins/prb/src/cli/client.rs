@@ -3,6 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail, ensure};
+use prb_core::pruntime::http::redirects;
 use reqwest::{
     Client as Http, Method, StatusCode, Url,
     header::{self, HeaderMap},
@@ -137,6 +138,10 @@ impl Daemon {
             request = request.json(body);
         }
         let mut response = request.send().await.map_err(|error| self.unreachable(error))?;
+        // As success it would hide that nothing was done.
+        if let Some(redirect) = redirects::describe(&response) {
+            bail!("the server at {} is not a daemon's API: {redirect}", host_only(self.base.as_str()));
+        }
         let (status, headers) = (response.status(), response.headers().clone());
         let mut bytes = Vec::new();
         while let Some(chunk) = response.chunk().await.context("the daemon's answer was cut off")? {
@@ -298,4 +303,27 @@ fn tls() -> anyhow::Result<ClientConfig> {
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
     Ok(config.with_safe_default_protocol_versions()?.with_root_certificates(roots).with_no_client_auth())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use axum::{Router, response::Redirect};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn redirect_is_no_success() {
+        let redirects = Router::new().fallback(async || Redirect::temporary("https://login.example/?next=x"));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let mut server = tokio::task::JoinSet::new();
+        server.spawn(async move { axum::serve(listener, redirects).await.unwrap() });
+        let http =
+            Http::builder().no_proxy().redirect(redirect::Policy::none()).timeout(TIMEOUT).build().unwrap();
+        let client = Client::Daemon(Daemon { http, base, token: None });
+        let asked = client.ask(Method::POST, &["commands", "stop"], &[], Some(&Value::Null)).await;
+        let error = format!("{:#}", asked.map(drop).unwrap_err());
+        assert!(error.contains("it redirects to https://login.example (307)"), "{error}");
+    }
 }

@@ -32,6 +32,7 @@ pub(super) async fn status(client: &Client, as_json: bool) -> anyhow::Result<Str
         ("workers", format!("{}: {}", cell(&workers["total"]), counts(&workers["by_state"]))),
         ("reasons", counts(&workers["by_reason"])),
         ("stalled", cell(&workers["stalled"])),
+        ("in trouble", cell(&workers["in_trouble"])),
         ("longest lag", format!("{} blocks", cell(&workers["max_lag"]))),
         ("at stake", format!("{} PHA", pha(&workers["at_stake"]))),
         ("relay chain", chain("relay", "relay_target")),
@@ -43,7 +44,13 @@ pub(super) async fn status(client: &Client, as_json: bool) -> anyhow::Result<Str
     if !troubled.is_empty() {
         let rows: Vec<_> = troubled
             .iter()
-            .map(|one| ["name", "state", "reason", "message"].map(|key| cell(&one[key])).to_vec())
+            .map(|one| {
+                let mut row = ["name", "state", "reason", "message"].map(|key| cell(&one[key])).to_vec();
+                if one["unresponsive"] == true {
+                    row[2] += ", unresponsive";
+                }
+                row
+            })
             .collect();
         text += "\n";
         text += &table(&["IN TROUBLE", "STATE", "REASON", "MESSAGE"], &rows);

@@ -171,7 +171,16 @@ pub(super) fn by<K: Ord>(a: K, b: K) -> Ordering {
 
 #[cfg(test)]
 mod tests {
-    use super::has;
+    use super::{Fields, ListQuery, MAX_TEXT, has};
+
+    #[test]
+    fn search_text_is_limited() {
+        let text = |typed: &str| ListQuery::read(&Fields::read(format!("text={typed}").as_bytes())).text;
+        let most = "ä".repeat(MAX_TEXT);
+        assert_eq!(text(&most), most);
+        assert_eq!(text(&format!("{most}b")), most);
+        assert_eq!(text("rack"), "rack");
+    }
 
     #[test]
     fn search_ignores_case() {

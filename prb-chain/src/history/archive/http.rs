@@ -176,7 +176,8 @@ impl Remote {
 
     /// Requests the missing rest; returns false if the file does not exist.
     async fn try_get(&self, file: &str, range: Range, part: &mut Part) -> Result<bool, Error> {
-        let failed = |e: reqwest::Error| unavailable(&format!("cannot read {file}"), e.without_url());
+        let what = format!("cannot read {file}");
+        let failed = |e: reqwest::Error| unavailable(&what, e.without_url());
         let (start, count) = match range {
             Range::From { start, count } => (Some(start + part.bytes.len() as u64), count),
             // A range from the end is short, so it is requested as a whole again.
@@ -191,7 +192,7 @@ impl Remote {
             None => format!("bytes=-{missing}"),
         };
         let request = self.server.http.get(self.server.url(file)).header(header::RANGE, asked);
-        let mut answer = request.send().await.map_err(failed)?;
+        let mut answer = self.server.send(request, &what).await?;
         if !has_range(answer.status(), file)? {
             return Ok(false);
         }
@@ -213,7 +214,7 @@ impl Remote {
         // What has arrived is kept in `part`, and the next attempt requests the rest.
         if part.bytes.len() as u64 - before < wanted {
             let short = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
-            return Err(unavailable(&format!("cannot read {file}"), short));
+            return Err(unavailable(&what, short));
         }
         Ok(true)
     }

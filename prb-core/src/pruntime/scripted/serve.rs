@@ -30,7 +30,7 @@ impl ScriptedWorker {
             Some(Failure::Refuse { status, message }) => {
                 Err(Error::Refused { method: method.name(), status, message })
             }
-            Some(Failure::Unreachable) => Err(self.unreachable()),
+            Some(Failure::Unreachable) => Err(self.unreachable(false)),
             Some(Failure::TimedOut) => Err(timed_out),
             Some(Failure::AnswerLost) => {
                 self.answer(method, body).await?;

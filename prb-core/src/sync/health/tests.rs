@@ -42,7 +42,12 @@ fn refused(message: &str) -> Result<Outcome, Error> {
 
 fn lost() -> Result<Outcome, Error> {
     let (endpoint, source) = ("http://10.0.0.1:8000".to_owned(), "connection reset".into());
-    Err(Error::Worker(pruntime::Error::Unreachable { endpoint, source }))
+    Err(Error::Worker(pruntime::Error::Unreachable { endpoint, connected: true, source }))
+}
+
+fn not_connected() -> Result<Outcome, Error> {
+    let (endpoint, source) = ("http://10.0.0.1:8000".to_owned(), "no route to host".into());
+    Err(Error::Worker(pruntime::Error::Unreachable { endpoint, connected: false, source }))
 }
 
 fn timed_out() -> Result<Outcome, Error> {
@@ -329,9 +334,44 @@ async fn connections_that_break_anywhere_make_no_block_suspect() {
     }
     assert_eq!(case.health.narrow(blocks(451, 500)), blocks(451, 500));
     assert_eq!(case.cause(), None);
-    case.step(&ended(451, 451, lost()));
-    case.step(&ended(451, 451, lost()));
+    for breaks in 1..=5 {
+        assert!(!case.cause().is_some_and(Cause::is_alert), "{breaks}");
+        case.step(&ended(451, 451, lost()));
+    }
     assert!(case.cause().unwrap().is_alert());
     case.health.reset();
     assert_eq!((case.cause(), case.health.failures()), (None, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn worker_that_a_network_takes_away_is_not_accused_of_crashing() {
+    let mut case = Case::new();
+    case.sees(451, "2.0.1");
+    for _ in 0..20 {
+        case.step(&ended(451, 451, not_connected()));
+        case.sees(451, "2.0.1");
+        assert_eq!(case.cause(), Some(&Cause::Failing), "it has received nothing");
+    }
+    // Three times in the middle of a call.
+    for _ in 0..3 {
+        case.step(&ended(451, 451, lost()));
+        case.sees(451, "2.0.1");
+        assert_eq!(case.cause(), Some(&Cause::Failing));
+    }
+    case.step(&ended(451, 451, advanced(451)));
+    assert_eq!(case.cause(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn worker_that_restarts_is_accused_earlier() {
+    let mut case = Case::new();
+    for _ in 0..3 {
+        assert!(!case.cause().is_some_and(Cause::is_alert));
+        case.sees(451, "2.0.1");
+        case.step(&ended(451, 451, lost()));
+        case.sees(440, "2.0.1");
+    }
+    case.sees(451, "2.0.1");
+    let found = Cause::CrashesAt { block: ParaNumber(451), count: 3, version: "2.0.1".into() };
+    assert_eq!(case.cause(), Some(&found));
 }

@@ -19,7 +19,7 @@ use crate::{
     sync::{Lane, Outcome, Step, StepResult},
     text::describe,
     wire::EgressMessages,
-    worker::{Checkpoint, EventKind, Reason, requests},
+    worker::{Checkpoint, EventKind, Reason, line_limit::Line, requests},
 };
 
 /// A call in flight.
@@ -178,7 +178,12 @@ impl Task {
     fn call_failed(&mut self, error: Arc<str>) {
         let lost = self.connection.call_failed(Arc::clone(&error));
         if self.connection.failures.should_warn() {
-            warn!(worker = %self.desired.worker.name, error = &*error, "worker does not answer");
+            let worker = &self.desired.worker.name;
+            if self.ctx.lines.admits(Line::NoAnswer, worker) {
+                warn!(%worker, error = &*error, "worker does not answer");
+            } else {
+                debug!(%worker, error = &*error, "worker does not answer");
+            }
         }
         if lost {
             self.disconnect();
@@ -251,7 +256,10 @@ impl Task {
         if problem.cause.is_alert() && !alerted {
             error!(%worker, cause = problem.cause.as_str(), error = &**message, "worker does not advance");
         // The first failure and every tenth after it, because a worker may be away for days.
-        } else if problem.failures % 10 == 1 && stepped.result.is_err() {
+        } else if problem.failures % 10 == 1
+            && stepped.result.is_err()
+            && self.ctx.lines.admits(Line::SyncFailed, worker)
+        {
             warn!(%worker, cause = problem.cause.as_str(), failures = problem.failures, error = &**message, "sync failed");
         } else {
             debug!(%worker, cause = problem.cause.as_str(), failures = problem.failures, error = &**message, "sync failed");
@@ -262,5 +270,5 @@ impl Task {
 /// The error of a call if no client can be created for the endpoint.
 fn no_client(text: Arc<str>) -> Error {
     let source = text.to_string().into();
-    Error::Unreachable { endpoint: "the worker's endpoint".into(), source }
+    Error::Unreachable { endpoint: "the worker's endpoint".into(), connected: false, source }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{debug, info};
 
 use super::{
     Grant, Observed, Operation, Task,
@@ -18,6 +18,7 @@ use crate::{
     worker::{
         Decision, Failure, Failures, LastKey, Reason,
         decide::{FAILURES_BEFORE_ERROR, stake_needed},
+        line_limit::Line,
         record::{self, Observation},
         stakes::Need,
     },
@@ -225,7 +226,12 @@ impl Task {
         }
         if before.state != decision.state {
             let worker = &self.desired.worker.name;
-            info!(%worker, state = %decision.state, before = %before.state, "{message}");
+            let (state, before) = (decision.state, before.state);
+            if self.ctx.lines.admits(Line::State(state), worker) {
+                info!(%worker, %state, %before, "{message}");
+            } else {
+                debug!(%worker, %state, %before, "{message}");
+            }
         }
         let key = info.and_then(|info| public_key(info)).or(self.saved.key);
         self.slot.update(|status| {
