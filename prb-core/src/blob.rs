@@ -266,6 +266,9 @@ impl fmt::Debug for FalseHeaders {
 #[async_trait]
 pub trait BlobSource: Send + Sync + fmt::Debug {
     /// The current heights, as a watch.
+    ///
+    /// Copy what it borrows before calling anything else: the fleet reads the same watch, and a second read waits for a
+    /// writer that waits for the end of the first one.
     fn heights(&self) -> watch::Receiver<Heights>;
 
     /// Returns the data for `InitRuntime`.

@@ -122,13 +122,11 @@ impl FleetRuntime {
 
     /// Returns the current view.
     pub(crate) fn view(&self, shown: Shown) -> View {
-        View {
-            heights: *self.source.heights().borrow(),
-            fleet: self.fleet.status(),
-            jobs: self.trade_queue.stats(),
-            chain: self.chain.views().borrow().clone(),
-            shown,
-        }
+        // Copied first: in the expression below, the guard would live until the whole view is made. The fleet reads the
+        // same heights, and a second read waits for a writer that waits for the end of the first one.
+        let heights = *self.source.heights().borrow();
+        let chain = self.chain.views().borrow().clone();
+        View { heights, fleet: self.fleet.status(), jobs: self.trade_queue.stats(), chain, shown }
     }
 
     /// Waits for an essential part to end. Cancel safe.
@@ -166,4 +164,87 @@ fn chain_time(views: &watch::Receiver<Option<Arc<ChainView>>>) -> SystemTime {
 /// Completes when the sender of a watch channel is gone.
 pub(crate) async fn closed<T>(mut receiver: watch::Receiver<T>) {
     while receiver.changed().await.is_ok() {}
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::{
+        sync::{
+            atomic::{AtomicU32, Ordering},
+            mpsc,
+        },
+        thread,
+    };
+
+    use clap::Parser;
+    use prb_core::{
+        blob::memory::MemorySource,
+        inventory::memory::MemoryInventory,
+        primitives::{ParaNumber, RelayNumber},
+        vault::DiscardVault,
+    };
+    use tokio::runtime;
+
+    use super::*;
+    use crate::{
+        config::{Cli, Command},
+        daemon::pool,
+    };
+
+    /// Starts a fleet without workers, with a node that does not answer.
+    fn start(source: Arc<MemorySource>) -> FleetRuntime {
+        let nobody = "ws://127.0.0.1:1";
+        let words = [
+            "prb",
+            "all",
+            "--chain-endpoint",
+            nobody,
+            "--parent-chain-endpoint",
+            nobody,
+            "--data",
+            "/unused",
+        ];
+        let Command::All(args) = Cli::try_parse_from(words).unwrap().command else { unreachable!() };
+        let para = pool("para", &args.chain_endpoint, None).unwrap();
+        let trade_queue = TradeQueue::built_in(para.clone(), Arc::new(DiscardVault), &args.sending).unwrap();
+        let (inventory, chain) = (Arc::new(MemoryInventory::default()), Chain::follow(para));
+        FleetRuntime::start(Parts { source, inventory, chain, trade_queue }, &args.workers).unwrap()
+    }
+
+    /// A view that keeps the heights locked while it reads the fleet never ends if they change in between.
+    #[test]
+    fn views_are_taken_while_the_heights_change() {
+        const ENOUGH: u32 = 100_000;
+        let runtime = runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let source = Arc::new(MemorySource::of_empty_blocks(1));
+        let fleet = runtime.block_on(async { start(Arc::clone(&source)) });
+        let counts = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
+        // Each goes on until both have done enough, so that they run at the same time.
+        let goes_on = |mine: usize| {
+            let counts = Arc::clone(&counts);
+            move || {
+                counts[mine].fetch_add(1, Ordering::Relaxed);
+                counts.iter().any(|count| count.load(Ordering::Relaxed) < ENOUGH)
+            }
+        };
+        let [changes, views] = [0, 1].map(goes_on);
+        thread::spawn(move || {
+            while changes() {
+                source.set_targets(RelayNumber(1), ParaNumber(1));
+            }
+        });
+        let (sender, ended) = mpsc::channel();
+        thread::spawn(move || {
+            while views() {
+                fleet.view(Shown::Everything);
+            }
+            // Returned, so that the fleet ends before its runtime.
+            sender.send(fleet)
+        });
+        let all = ended.recv_timeout(Duration::from_secs(60)).map(drop);
+        // Tasks that wait for a lock do not end.
+        runtime.shutdown_background();
+        assert_eq!(all, Ok(()), "a view was not completed");
+    }
 }

@@ -76,7 +76,8 @@ async fn stalled(chains: &Chains, history: &Replay) {
     loop {
         let before = *tips.borrow_and_update();
         tokio::time::sleep(history.config().stalled_after).await;
-        let (now, extent) = (*tips.borrow(), history.extent());
+        let now = *tips.borrow();
+        let extent = history.extent();
         let has_more = extent.relay > now.relay.map(|(number, _)| number) || extent.para > Some(now.changes);
         if now == before && has_more {
             return;

@@ -380,9 +380,11 @@ impl Task {
     fn wakes_at(&self) -> Option<Instant> {
         let now = Instant::now();
         let tuning = &self.ctx.tuning;
+        // Copied: the guard would live until the end of the function, while the views are locked.
+        let heights = *self.heights.borrow();
         [
             self.connection.wakes_at(now, tuning, self.sync.caught_up),
-            self.sync.wakes_at(&self.heights.borrow(), now),
+            self.sync.wakes_at(&heights, now),
             self.init_failures.wakes_at(now),
             self.on_chain.failures.wakes_at(now),
             self.relay.wakes_at(now),

@@ -78,10 +78,11 @@ impl Views {
     /// # Errors
     /// It is older than one that the fleet has acted on.
     pub(crate) fn current(&self) -> Result<Option<Arc<ChainView>>, NodeBehind> {
+        // Before the lock is taken, because who changes the heights may wait for someone who reads them and needs the lock.
+        let data = self.heights.borrow().para.unwrap_or_default();
         // Before the view is read: another task must not act on a newer one in between.
         let mut state = self.state();
         let Some(view) = self.views.borrow().clone() else { return Ok(None) };
-        let data = self.heights.borrow().para.unwrap_or_default();
         let oldest = state.acted_on.max(ParaNumber(data.0.saturating_sub(BEHIND_DATA)));
         if view.block < oldest {
             let newest = state.acted_on.max(data);
@@ -106,6 +107,8 @@ impl Views {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::mpsc, thread};
+
     use tokio::time::advance;
 
     use super::*;
@@ -121,6 +124,28 @@ mod tests {
 
     const fn behind(blocks: u32, is_lasting: bool) -> Result<Option<u32>, NodeBehind> {
         Err(NodeBehind { blocks, is_lasting })
+    }
+
+    /// Tasks that have read the heights take the lock for when to wake up. Whoever holds it must not wait for those who
+    /// change the heights, who wait for the readers.
+    #[test]
+    fn views_are_not_locked_while_the_heights_are_changed() {
+        let heights = watch::Sender::<Heights>::default();
+        let shown = watch::Sender::new(view(1));
+        let views = &Views::new(shown.subscribe(), heights.subscribe());
+        thread::scope(|scope| {
+            let (sender, ended) = mpsc::channel();
+            heights.send_modify(|_| {
+                scope.spawn(|| views.current());
+                scope.spawn(move || {
+                    // The other thread cannot end; in this time, it could take the lock.
+                    thread::sleep(Duration::from_millis(100));
+                    views.wakes_at();
+                    sender.send(())
+                });
+                assert!(ended.recv_timeout(Duration::from_secs(60)).is_ok(), "the views stay locked");
+            });
+        });
     }
 
     #[tokio::test(start_paused = true)]

@@ -84,8 +84,7 @@ impl Peers {
     /// Returns the fleet of a known lifecycle manager, and its recent measurements.
     pub(super) fn get(&self, node: &Node, name: &str) -> Option<(Arc<dyn Backend>, Arc<History>)> {
         let peer: PeerId = name.parse().ok()?;
-        let table = node.peers();
-        let table = table.borrow();
+        let table = Arc::clone(&node.peers().borrow());
         table.get(&peer).filter(|peer| peer.role == Role::LifecycleManager)?;
         let mut viewed = self.viewed.lock().unwrap_or_else(PoisonError::into_inner);
         // Drops fleets of peers that the node no longer knows.

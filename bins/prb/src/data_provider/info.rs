@@ -13,7 +13,11 @@ const AT_TIP: i32 = 20;
 
 pub(super) fn of(store: &Store, port: u16) -> Info {
     let genesis = store.genesis().map(|(_, genesis)| genesis);
-    info(genesis, &store.tips().borrow(), &store.heights().borrow(), port)
+    let (tips, heights) = (store.tips(), store.heights());
+    // Copied one after the other: no watch is locked while another is read.
+    let tips = *tips.borrow();
+    let heights = *heights.borrow();
+    info(genesis, &tips, &heights, port)
 }
 
 fn info(genesis: Option<&Genesis>, tips: &Tips, heights: &Heights, port: u16) -> Info {
