@@ -238,7 +238,10 @@ fn is_on_the_way(assessment: &Assessment, observed: &Observed) -> bool {
 }
 
 const fn is_key_change(reason: &Reason) -> bool {
-    matches!(reason, Reason::KeyChanged { .. } | Reason::KeyChangedUnchecked { .. })
+    matches!(
+        reason,
+        Reason::KeyChanged { .. } | Reason::KeyChangedUnchecked { .. } | Reason::LastKeyStarting { .. }
+    )
 }
 
 /// Whether a worker in this situation depends on its messages: its heartbeats, or its benchmark's score.
