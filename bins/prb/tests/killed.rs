@@ -78,7 +78,7 @@ async fn killed_twenty_times_workers_become_active_and_nothing_is_done_twice() {
     for kill in 0..KILLS {
         let mut prb = net.process();
         // Some die while they open the store, some during the sync, some with transactions in flight.
-        let life = Duration::from_millis(random.random_range(50..5_000));
+        let life = Duration::from_millis(random.random_range(50..3_000));
         tokio::time::sleep(life).await;
         assert!(prb.is_running(), "it ended by itself:\n{}", net.log_tail());
         prb.kill();

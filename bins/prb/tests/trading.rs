@@ -90,16 +90,22 @@ async fn start_is_taken_back(net: &Net, redis: &Redis, mut manager: Daemon, clie
         .worker
         .unwrap()
         .uuid;
+    let request =
+        |command: &str| CommandRequest { ids: vec![id.clone()], command: command.into(), dry_run: false };
     let tell = async |client: &Client, command: &str| {
-        let request = CommandRequest { ids: vec![id.clone()], command: command.into(), dry_run: false };
-        let answer = client.command_workers(request).await.unwrap().answers.remove(0);
+        let answer = client.command_workers(request(command)).await.unwrap().answers.remove(0);
         assert!(!answer.refused, "{}", answer.text);
         answer.text
     };
     let session = || truth::worker(net.devnet.para(), net.workers[0].public_key().0).unwrap().session;
     tell(&client, "stop").await;
     until(&manager, "it cools down", || session() == Some(WorkerState::WorkerCoolingDown)).await;
-    tell(&client, "reclaim").await;
+    let start = Instant::now();
+    // The manager sees it a moment after the chain has it, and refuses until then.
+    while let Err(error) = client.command_workers(request("reclaim")).await {
+        assert!(start.elapsed() < LIMIT, "{error}\n{}", manager.log_tail());
+        sleep(Duration::from_millis(50)).await;
+    }
     until(&manager, "its stake is free", || session() == Some(WorkerState::Ready)).await;
 
     manager.stop().await;

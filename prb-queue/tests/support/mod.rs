@@ -2,15 +2,16 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 pub mod captured_log;
+mod ports;
 
 use std::{
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
+use ports::free_port;
 use prb_queue::redis::{Config, RedisQueue};
 use tempfile::TempDir;
 
@@ -125,19 +126,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// Returns a free port that this process does not return again, below those that Linux gives to outgoing
-/// connections: such a connection could take the port before the server starts, or while it is restarted.
-fn free_port() -> u16 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    loop {
-        let step = (std::process::id() + NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000;
-        let port = 20_000 + step as u16;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
     }
 }
 

@@ -5,7 +5,7 @@ mod browser;
 #[path = "../support/browser.rs"]
 mod driver;
 mod http;
-#[path = "../support/ports.rs"]
+#[path = "../../../../prb-queue/tests/support/ports.rs"]
 mod ports;
 mod process;
 mod redis;

@@ -29,6 +29,7 @@ pub mod disk_faults;
 pub mod forward;
 pub mod load;
 pub mod namespaces;
+#[path = "../../../../prb-queue/tests/support/ports.rs"]
 pub mod ports;
 pub mod redis;
 
