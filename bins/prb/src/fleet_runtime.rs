@@ -239,8 +239,8 @@ mod tests {
             while views() {
                 fleet.view(Shown::Everything);
             }
-            // Returned, so that the fleet ends before its runtime.
-            sender.send(fleet)
+            // Returned, so that the fleet ends before its runtime; nobody waits for it any more after a failure.
+            let _ = sender.send(fleet);
         });
         let all = ended.recv_timeout(Duration::from_secs(60)).map(drop);
         // Tasks that wait for a lock do not end.

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 mod client;
 mod support;
 use client::Client;
-use support::{Net, chain, ports::free_port};
+use support::{EXIT_LIMIT, Net, chain, ports::free_port};
 
 const KILLS: u32 = 18;
 const WORKERS: u32 = 6;
@@ -97,7 +97,7 @@ async fn killed_twenty_times_workers_become_active_and_nothing_is_done_twice() {
     net.until_active(0..WORKERS as usize, LIMIT).await;
     net.assert_done_once();
     prb.signal("TERM");
-    assert_eq!(prb.wait(Duration::from_secs(5)).await, Some(0));
+    assert_eq!(prb.wait(EXIT_LIMIT).await, Some(0));
     let data = net.dir.path().join("data");
     let verified = Command::new(env!("CARGO_BIN_EXE_prb"))
         .args(["store", "verify", "--data"])
@@ -173,6 +173,6 @@ async fn stopped_workers_stay_stopped_after_a_kill_and_with_a_new_name_and_addre
         operations.iter().filter(|(_, operation)| matches!(operation, Operation::Started(_))).count();
     assert_eq!(starts, WORKERS as usize, "one start of each");
     prb.signal("TERM");
-    assert_eq!(prb.wait(Duration::from_secs(6)).await, Some(0));
+    assert_eq!(prb.wait(EXIT_LIMIT).await, Some(0));
     net.shutdown().await;
 }

@@ -15,7 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 mod support;
-use support::{Process, daemons::Probe};
+use support::{EXIT_LIMIT, Process, daemons::Probe};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -79,7 +79,7 @@ async fn live_and_end(mut daemons: Vec<(Process, Probe)>) {
         process.signal("TERM");
     }
     for (process, _) in &mut daemons {
-        assert_eq!(process.wait(Duration::from_secs(5)).await, Some(0));
+        assert_eq!(process.wait(EXIT_LIMIT).await, Some(0));
     }
 }
 

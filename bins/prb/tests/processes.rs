@@ -185,7 +185,6 @@ fn variable(name: &str, default: usize) -> usize {
 
 /// Two data providers and two lifecycle managers of different bridge identities; boot nodes only.
 struct Deployment {
-    net: Net,
     providers: [Daemon; 2],
     managers: [Daemon; 2],
     clients: [Client; 2],
@@ -193,6 +192,8 @@ struct Deployment {
     watch: Watch,
     random: StdRng,
     limit: Duration,
+    /// Dropped last: a failed test prints the logs in its folder.
+    net: Net,
 }
 
 impl Deployment {
@@ -265,19 +266,28 @@ impl Deployment {
         }
     }
 
-    /// Kills the providers alternately, each for a few seconds; both run when the next one dies.
+    /// Watches until both managers can ask that many data providers.
+    async fn until_usable(&mut self, providers: u32) {
+        let start = Instant::now();
+        while !self.managers.iter().all(|manager| manager.usable_providers() == Some(providers)) {
+            let logs = || self.managers.iter().map(Daemon::log_tail).collect::<Vec<_>>().join("\n");
+            assert!(start.elapsed() < LIMIT, "not {providers} usable data providers:\n{}", logs());
+            self.watch_for(Duration::from_millis(250)).await;
+        }
+    }
+
+    /// Kills the providers alternately, each for a few seconds; both can be asked when the next one dies.
     async fn kill_providers(&mut self, times: usize) {
         for kill in 0..times {
             let victim = kill % 2;
+            self.until_usable(2).await;
             self.providers[victim].kill();
+            // Otherwise it could be back before it is missed, and count as usable while it starts.
+            self.until_usable(1).await;
             let away = Duration::from_millis(self.random.random_range(500..4_000));
             self.watch_for(if kill == 0 { LONG_AWAY } else { away }).await;
             self.providers[victim].start();
-            let start = Instant::now();
-            while !self.managers.iter().all(|manager| manager.usable_peers() == Some(2)) {
-                assert!(start.elapsed() < LIMIT, "not found again:\n{}", self.managers[0].log_tail());
-                self.watch_for(Duration::from_millis(250)).await;
-            }
+            self.until_usable(2).await;
             let pause = Duration::from_millis(self.random.random_range(0..2_000));
             self.watch_for(pause).await;
         }

@@ -9,7 +9,7 @@ use prb_devnet::{Config, Devnet};
 use tokio::time::{Instant, sleep};
 
 mod support;
-use support::{Entry, Net, STAKE, chain, pool_toml};
+use support::{EXIT_LIMIT, Entry, Net, STAKE, chain, pool_toml};
 
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -96,6 +96,6 @@ async fn wrong_storage_changes_of_a_node_are_replaced() {
     assert!(log.contains("StateRootMismatch block="), "the worker did not find out:\n{log}");
     assert!(replaced.iter().any(|words| log.contains(words)), "nothing was replaced:\n{log}");
     prb.signal("TERM");
-    assert_eq!(prb.wait(Duration::from_secs(5)).await, Some(0));
+    assert_eq!(prb.wait(EXIT_LIMIT).await, Some(0));
     net.shutdown().await;
 }

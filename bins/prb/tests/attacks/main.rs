@@ -83,7 +83,6 @@ type Attack = fn(&Targets) -> JoinSet<()>;
 
 /// Everything that is looked at during an attack.
 struct Scene {
-    net: Net,
     provider: Daemon,
     manager: Daemon,
     monitor: Daemon,
@@ -92,6 +91,8 @@ struct Scene {
     honest: Honest,
     place: Place,
     _forwards: [Forward; 2],
+    /// Dropped last: a failed test prints the logs in its folder.
+    net: Net,
 }
 
 /// Free ports for the manager's API and pages, and for the monitor's console.

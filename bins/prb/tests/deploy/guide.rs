@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::{
     compose::{File, Service, text},
-    support::{Net, Process, STAKE, chain, daemons::free_port},
+    support::{EXIT_LIMIT, Net, Process, STAKE, chain, daemons::free_port},
 };
 
 const LIMIT: Duration = Duration::from_secs(90);
@@ -265,7 +265,7 @@ async fn steps_of_the_guide_lead_to_a_computing_worker() {
 
     for process in [&mut lifecycle, &mut monitor_process, &mut data_provider] {
         process.signal("TERM");
-        assert_eq!(process.wait(Duration::from_secs(6)).await, Some(0));
+        assert_eq!(process.wait(EXIT_LIMIT).await, Some(0));
     }
     let log = std::fs::read_to_string(deployment.net.dir.path().join("lifecycle/log")).unwrap();
     assert!(log.contains("has no effect") && log.contains("USE_LEGACY_SYNC"), "{log}");

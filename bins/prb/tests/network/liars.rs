@@ -33,11 +33,12 @@ const LATE: Duration = Duration::from_secs(4);
 
 /// A chain with workers for each scenario, and the honest data provider behind the malicious ones.
 pub(crate) struct SharedSetup {
-    net: Net,
     behind: Daemon,
     /// What it tells about itself at the tip.
     info: Info,
     test_peer: TestPeer,
+    /// Dropped last: a failed test prints the logs in its folder.
+    net: Net,
 }
 
 impl SharedSetup {

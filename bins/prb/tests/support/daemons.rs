@@ -19,7 +19,7 @@ use secrecy::SecretString;
 use serde_json::Value;
 
 pub use super::ports::free_port;
-use super::{Net, Process, STAKE};
+use super::{EXIT_LIMIT, Net, Process, STAKE};
 
 /// A port of a process that answers plain requests, such as its ops port.
 pub struct Probe(SocketAddr);
@@ -217,12 +217,12 @@ impl Daemon {
         process.kill();
     }
 
-    /// Sends SIGTERM; it must exit within five seconds with code 0.
+    /// Sends SIGTERM; it must exit with code 0.
     pub async fn stop(&mut self) {
         let mut process = self.process.take().unwrap();
         assert!(process.is_running(), "{} ended by itself:\n{}", self.name, self.log_tail());
         process.signal("TERM");
-        let code = process.wait(Duration::from_secs(6)).await;
+        let code = process.wait(EXIT_LIMIT).await;
         assert_eq!(code, Some(0), "{}:\n{}", self.name, self.log_tail());
     }
 
@@ -285,8 +285,18 @@ impl Daemon {
 
     /// Returns the number of connected usable peers of its chain and group.
     pub fn usable_peers(&self) -> Option<u32> {
+        self.gauge("prb_usable_peers")
+    }
+
+    /// Returns the number of data providers that a manager can ask now.
+    pub fn usable_providers(&self) -> Option<u32> {
+        self.gauge("prb_blob_providers_usable")
+    }
+
+    /// Returns the value of a metric without labels.
+    fn gauge(&self, name: &str) -> Option<u32> {
         let metrics = self.ops("/metrics")?.1;
-        let line = metrics.lines().find_map(|line| line.strip_prefix("prb_usable_peers "))?;
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
         line.parse().ok()
     }
 

@@ -36,6 +36,9 @@ pub mod redis;
 /// The stake of a worker: 100 PHA.
 pub const STAKE: u128 = 100_000_000_000_000;
 
+/// How long a daemon may take to end after a signal: five seconds, and what a busy machine adds.
+pub const EXIT_LIMIT: Duration = Duration::from_secs(20);
+
 /// A devnet, its workers, and a folder for the bridge.
 pub struct Net {
     pub devnet: Devnet,

@@ -27,11 +27,12 @@ const KEY: &str = "a3d07c5e19b84f62907e5ac1d48f3b26";
 const STILL: Duration = Duration::from_secs(8);
 
 struct Scene {
-    net: Net,
     provider: Daemon,
     manager: Daemon,
     test_peer: TestPeer,
     client: Client,
+    /// Dropped last: a failed test prints the logs in its folder.
+    net: Net,
 }
 
 impl Scene {
