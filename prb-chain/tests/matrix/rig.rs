@@ -15,7 +15,7 @@ use prb_chain::{
 use prb_core::primitives::{ParaNumber, RelayNumber};
 use prb_devnet::{Config, Devnet, Fault, Node, RpcLimits};
 use tempfile::TempDir;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::instrument::WithSubscriber;
 
@@ -125,11 +125,8 @@ fn run(case: &Case) -> Result<(), String> {
 
 /// Checks that the log names the fault, and not too often.
 fn judge(case: &Case, lines: &[String]) -> Result<(), String> {
-    if let ([fault], false) = (&case.faults[..], case.has_good_node)
-        && !(fault.log.is_empty()
-            || fault.log.split('|').any(|text| lines.iter().any(|line| line.contains(text))))
-    {
-        return Err(format!("no line says {:?}", fault.log));
+    if !is_reported(case, lines) {
+        return Err(format!("no line says {:?}", case.faults[0].log));
     }
     let mut counts = BTreeMap::<String, usize>::new();
     for line in lines {
@@ -140,6 +137,12 @@ fn judge(case: &Case, lines: &[String]) -> Result<(), String> {
         Some((line, count)) => Err(format!("{count} lines: {line}")),
         None => Ok(()),
     }
+}
+
+/// Whether the log names the fault of an only node.
+fn is_reported(case: &Case, lines: &[String]) -> bool {
+    let ([fault], false) = (&case.faults[..], case.has_good_node) else { return true };
+    fault.log.is_empty() || fault.log.split('|').any(|text| lines.iter().any(|line| line.contains(text)))
 }
 
 /// A running ingest, and its log on this thread.
@@ -280,12 +283,14 @@ impl Rig {
         let truth = self.good.as_ref().unwrap_or(&self.bad);
         let waits = self.good.is_none() && case.faults.iter().any(|fault| fault.alone == Alone::Waits);
         if waits {
-            // Time for the fault to show and to be reported.
             for _ in 0..LIVE {
                 self.bad.tick().map_err(|e| e.to_string())?;
             }
-            if timeout(ANSWER * 8, self.fetching.reaches(truth)).await.is_ok() {
-                return Err("it continues with the fault".into());
+            // Time for the fault to show, longer on a busy machine: until it is reported.
+            let shown = async { tokio::join!(sleep(ANSWER * 8), self.reported(case)) };
+            tokio::select! {
+                () = self.fetching.reaches(truth) => return Err("it continues with the fault".into()),
+                _ = shown => {}
             }
             self.heal().await;
         }
@@ -301,12 +306,24 @@ impl Rig {
             }
         }
         if case.has(What::Restarts) && self.good.is_none() {
+            // Otherwise it might be back before it is missed.
+            self.reported(case).await;
             for node in [self.bad.relay(), self.bad.para()] {
                 node.start_rpc().await.map_err(|e| e.to_string())?;
             }
         }
         self.fetching.stored(truth, BOUND).await?;
         self.fetching.compare(truth)
+    }
+
+    /// Waits until the fault is reported; if it never is, that is found at the end.
+    async fn reported(&self, case: &Case) {
+        let reported = async {
+            while !is_reported(case, &self.fetching.log.lines()) {
+                sleep(ANSWER).await;
+            }
+        };
+        let _ = timeout(BOUND, reported).await;
     }
 
     async fn heal(&self) {
