@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex},
+    sync::{Arc, Condvar, Mutex},
     time::{Duration, Instant},
 };
 
@@ -26,8 +26,30 @@ use crate::{
     proxy::{Corruption, Proxy},
 };
 
-/// Concurrent cases: they mostly wait.
-const AT_ONCE: usize = 4;
+/// Cases that run at the same time.
+const AT_ONCE: usize = 8;
+
+/// How many cases run.
+static RUNNING: Mutex<usize> = Mutex::new(0);
+static ENDED: Condvar = Condvar::new();
+
+/// One of the [`AT_ONCE`] places. All tests share them: the bounds of a case are in real time.
+struct Place;
+
+impl Place {
+    fn take() -> Self {
+        let running = RUNNING.lock().unwrap();
+        *ENDED.wait_while(running, |running| *running >= AT_ONCE).unwrap() += 1;
+        Self
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        *RUNNING.lock().unwrap() -= 1;
+        ENDED.notify_one();
+    }
+}
 /// Most lines with one text, however long a case takes: retries are logged at growing intervals.
 const MOST_LINES: usize = 25;
 /// One of this many messages is corrupted, with a good node beside it and without.
@@ -81,8 +103,10 @@ pub(crate) fn run_all(mut cases: Vec<Case>) {
             scope.spawn(|| {
                 while let Some(case) = { queue.lock().unwrap().pop_front() } {
                     let whats: Vec<_> = case.faults.iter().map(|fault| fault.what).collect();
+                    let place = Place::take();
                     let start = Instant::now();
                     let outcome = run(&case);
+                    drop(place);
                     slowest.lock().unwrap().insert(start.elapsed(), format!("{whats:?}"));
                     if let Err(failure) = outcome {
                         failures.lock().unwrap().push(format!("{whats:?}: {failure}"));
