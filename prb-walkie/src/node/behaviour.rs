@@ -114,8 +114,8 @@ fn connection_limits(limits: &Limits) -> ConnectionLimits {
     // An eighth is reserved for dialling: strangers cannot use up the connections needed to reach peers.
     let incoming = limits.connections - limits.connections / 8;
     ConnectionLimits::default()
-        // The shares are stricter; here are also those that have been displaced a moment ago.
-        .with_max_pending_incoming(Some(limits.handshakes.saturating_mul(2)))
+        // The shares are stricter: those in progress, and twice as many that were displaced and have not ended.
+        .with_max_pending_incoming(Some(limits.handshakes.saturating_mul(3)))
         .with_max_pending_outgoing(Some(limits.handshakes))
         .with_max_established_incoming(Some(incoming))
         .with_max_established(Some(limits.connections))
@@ -219,6 +219,6 @@ mod tests {
             .count();
         let outgoing = ids()
             .filter(|id| counts.handle_pending_outbound_connection(*id, None, &[], Endpoint::Dialer).is_ok());
-        assert_eq!((incoming, outgoing.count()), (10, 5));
+        assert_eq!((incoming, outgoing.count()), (15, 5));
     }
 }

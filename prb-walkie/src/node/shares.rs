@@ -40,6 +40,8 @@ pub(super) struct Shares {
     handshakes: Counts,
     /// The remote addresses of connections in handshake; the oldest first.
     pending: BTreeMap<ConnectionId, Multiaddr>,
+    /// Displaced handshakes that have not ended yet.
+    ending: HashSet<ConnectionId>,
     in_progress: Handshakes,
     /// Addresses whose handshakes are not displaced by others.
     known: KnownAddresses,
@@ -112,6 +114,8 @@ enum Denied {
     Handshakes(IpAddr, usize),
     #[error("known addresses already have {0} connections in handshake")]
     AllHandshakes(usize),
+    #[error("{0} displaced handshakes have not ended yet")]
+    Ending(usize),
     #[error("{0} already has {1} connections")]
     Address(IpAddr, usize),
     #[error("strangers already have {0} connections")]
@@ -131,6 +135,7 @@ impl Shares {
             trusted: config.named(),
             handshakes: Counts::default(),
             pending: BTreeMap::new(),
+            ending: HashSet::new(),
             in_progress,
             known: KnownAddresses::new(config),
             connections: Counts::default(),
@@ -151,16 +156,22 @@ impl Shares {
 
     /// Takes a handshake, of which an address may have a third as many as are free: a quarter of all if it is
     /// alone, and fewer the more are in use. An address that has none always gets one, and a known one gets
-    /// [`KNOWN_HANDSHAKES`]: if none is free, it ends the oldest one of the address with the most.
+    /// [`KNOWN_HANDSHAKES`]: if none is free, it ends the oldest one of the address with the most. Until that has ended, it
+    /// is one more: of those, strangers may cause as many as there are handshakes, and known addresses twice as many.
     fn begin_handshake(&mut self, id: ConnectionId, remote: &Multiaddr) -> Result<(), Denied> {
         let address = ip_of(remote).map(share_of);
         let free = self.max_handshakes.saturating_sub(self.handshakes.by_connection.len());
         let own = self.handshakes.of(address);
-        let least = if self.known.has(remote) { KNOWN_HANDSHAKES } else { 1 };
+        let is_known = self.known.has(remote);
+        let least = if is_known { KNOWN_HANDSHAKES } else { 1 };
         if let Some(ip) = address
             && own >= (free / 3).max(least)
         {
             return Err(Denied::Handshakes(ip, own));
+        }
+        let most_ending = self.max_handshakes * if is_known { 2 } else { 1 };
+        if free == 0 && self.ending.len() >= most_ending {
+            return Err(Denied::Ending(self.ending.len()));
         }
         if free == 0 && !self.displace_handshake(remote, own) {
             return Err(Denied::AllHandshakes(self.max_handshakes));
@@ -181,6 +192,7 @@ impl Shares {
         let (id, may) = (*id, rank(remote) > (!self.known.has(by), own));
         if may && let Some(remote) = self.end_handshake(id) {
             self.in_progress.end(&remote);
+            self.ending.insert(id);
         }
         may
     }
@@ -194,6 +206,7 @@ impl Shares {
     fn admit(&mut self, id: ConnectionId, peer: &PeerId, remote: &Multiaddr) -> Result<(), Denied> {
         // The handshake is over: from here on it counts as a connection.
         self.end_handshake(id);
+        self.ending.remove(&id);
         // Not counted: the reserve is what remains after the strangers' connections.
         if self.trusted.contains(peer) {
             self.known.learn(remote);
@@ -285,6 +298,7 @@ impl NetworkBehaviour for Shares {
             // Not every connection that was counted is established: denied and failed ones end here.
             | FromSwarm::ListenFailure(ListenFailure { connection_id, .. }) => {
                 self.end_handshake(connection_id);
+                self.ending.remove(&connection_id);
                 self.left(connection_id);
             }
             _ => {}

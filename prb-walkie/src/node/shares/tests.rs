@@ -20,6 +20,12 @@ fn close_displaced(shares: &mut Shares) {
     }
 }
 
+/// The swarm has ended the handshakes that were displaced.
+fn ended(shares: &mut Shares) -> &mut Shares {
+    shares.ending.clear();
+    shares
+}
+
 /// A network of a site of IPv6.
 fn of_site(site: u16, subnet: u16) -> Multiaddr {
     format!("/ip6/2001:db8:{site:x}:{subnet:x}::1/tcp/1").parse().unwrap()
@@ -31,7 +37,7 @@ fn silent_handshakes_of_many_addresses_leave_one_to_others() {
     let mut next = 0..;
     let mut begin = |shares: &mut Shares, host: u8| {
         let id = ConnectionId::new_unchecked(next.next().unwrap());
-        shares.begin_handshake(id, &at(host)).map(|()| id)
+        ended(shares).begin_handshake(id, &at(host)).map(|()| id)
     };
     let alone = (0..128).filter(|_| begin(&mut shares, 0).is_ok()).count();
     assert_eq!(alone, 32, "a quarter of all");
@@ -59,7 +65,7 @@ fn handshakes_of_known_addresses_make_room_only_for_each_other() {
     shares.trust(friend, true);
     shares.admit(ConnectionId::new_unchecked(99), &friend, &at(4)).unwrap();
     let mut begin = |host: u8| {
-        shares.begin_handshake(ConnectionId::new_unchecked(host.into()), &at(host))?;
+        ended(&mut shares).begin_handshake(ConnectionId::new_unchecked(host.into()), &at(host))?;
         Ok::<_, Denied>(shares.pending.keys().map(ToString::to_string).collect::<Vec<_>>())
     };
     begin(1).unwrap();
@@ -77,7 +83,7 @@ fn known_addresses_have_some_handshakes_each_while_strangers_take_all() {
     let mut next = 0..;
     let mut taken = |host, tries: usize| {
         let ids = (0..tries).map(|_| ConnectionId::new_unchecked(next.next().unwrap()));
-        ids.filter(|id| shares.begin_handshake(*id, &at(host)).is_ok()).count()
+        ids.filter(|id| ended(&mut shares).begin_handshake(*id, &at(host)).is_ok()).count()
     };
     (10..100).for_each(|host| assert!(taken(host, 1) == 1));
     assert_eq!((taken(0, 10), taken(1, 10), taken(2, 10)), (4, 4, 4));
@@ -88,6 +94,27 @@ fn known_addresses_have_some_handshakes_each_while_strangers_take_all() {
     let mut held: Vec<_> = shares.handshakes.by_address.values().copied().collect();
     held.sort_unstable();
     assert_eq!(held, [3, 3, 3, 3, 4]);
+}
+
+/// Strangers come faster than their handshakes end.
+#[test]
+fn handshakes_that_have_not_ended_leave_room_for_known_addresses() {
+    let mut shares = shares(Limits { handshakes: 16, ..Limits::default() }, |config| {
+        config.trust.networks = vec!["192.0.2.0/29".parse().unwrap()];
+    });
+    let mut next = 0..;
+    let mut begin = |shares: &mut Shares, host: u8| {
+        let id = ConnectionId::new_unchecked(next.next().unwrap());
+        shares.begin_handshake(id, &at(host)).map(|()| id)
+    };
+    let strangers = (10..100).filter(|host| begin(&mut shares, *host).is_ok()).count();
+    assert_eq!((strangers, shares.pending.len(), shares.ending.len()), (32, 16, 16));
+    assert!(matches!(begin(&mut shares, 100), Err(Denied::Ending(16))));
+    assert!((0..4).all(|host| begin(&mut shares, host).is_ok()));
+    assert!(matches!(begin(&mut shares, 100), Err(Denied::Ending(20))));
+    (0..100).for_each(|n| drop(begin(&mut shares, n % 8)));
+    assert!(shares.ending.len() <= 32, "{}", shares.ending.len());
+    assert!(shares.pending.values().all(|remote| shares.known.has(remote)));
 }
 
 #[test]
@@ -108,7 +135,7 @@ fn a_connection_is_no_handshake_any_more() {
     let mut shares = shares(Limits { handshakes: 3, ..Limits::default() }, |_| ());
     for number in 0..10 {
         let id = ConnectionId::new_unchecked(number);
-        shares.begin_handshake(id, &at(1)).unwrap();
+        ended(&mut shares).begin_handshake(id, &at(1)).unwrap();
         shares.admit(id, &PeerId::random(), &at(1)).unwrap();
     }
     assert!(shares.pending.is_empty() && shares.handshakes.by_address.is_empty());
@@ -182,7 +209,7 @@ fn known_addresses_keep_their_handshakes_beside_a_thousand_sites() {
     shares.trust(friend, true);
     let mut begin = |shares: &mut Shares, remote: &Multiaddr| {
         let id = ConnectionId::new_unchecked(next.next().unwrap());
-        shares.begin_handshake(id, remote).map(|()| id)
+        ended(shares).begin_handshake(id, remote).map(|()| id)
     };
     shares.admit(ConnectionId::new_unchecked(usize::MAX), &friend, &at(3)).unwrap();
     let mut known = Vec::new();
