@@ -9,7 +9,7 @@ use prb_core::{
     inventory::Inventory,
     pruntime::scripted::ScriptedWorker,
     queue::JobQueue,
-    worker::{EventKind, Settings, State},
+    worker::{EventKind, Settings, State, WorkerStatus},
 };
 
 #[path = "fleet_rig/rig.rs"]
@@ -166,6 +166,24 @@ async fn stake_is_not_locked_for_a_new_key_while_the_last_one_starts() {
         tokio::time::sleep(HOUR).await;
         assert_eq!((starts(&rig), rig.status(0).reason.code()), (1, "key-changed"), "restarts: {restarts}");
     }
+}
+
+/// Keys that come and go while the start of the recorded one is on its way.
+#[tokio::test(start_paused = true)]
+async fn further_keys_do_not_end_the_wait_for_a_start() {
+    let mut rig = starting(true).await;
+    for seed in [777, 778] {
+        let other = swap_machine(&mut rig, 0, seed).await;
+        let starting =
+            |w: &WorkerStatus| w.reason.code() == "last-key-starting" && w.public_key == Some(other.key());
+        rig.until_worker(0, "another key", starting).await;
+    }
+    tokio::time::sleep(BLOCK * 20).await;
+    assert_eq!(rig.status(0).reason.code(), "last-key-starting");
+    rig.chain.hang(account(POOL), false);
+    rig.until_worker(0, "the stake of the last", |w| w.reason.code() == "key-changed").await;
+    tokio::time::sleep(HOUR).await;
+    assert_eq!(starts(&rig), 1);
 }
 
 #[tokio::test(start_paused = true)]

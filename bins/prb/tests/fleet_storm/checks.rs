@@ -206,8 +206,8 @@ pub(crate) fn paid_again(scene: &Scene) -> Vec<String> {
         .collect()
 }
 
-/// Finds a pool in which several workers wait for stake, nothing is on its way, and nobody else would take any; returns the indexes
-/// of those workers, by name.
+/// Finds a pool in which several workers wait for stake, nothing is on its way, and nobody else would take any;
+/// returns the indexes of those workers, by name.
 pub(crate) fn waiting_for_stake(scene: &Scene) -> Option<(usize, Vec<usize>)> {
     let mut waiting: Vec<Vec<usize>> = vec![Vec::new(); POOLS];
     let mut unsuitable = [false; POOLS];

@@ -37,7 +37,7 @@ pub mod redis;
 pub const STAKE: u128 = 100_000_000_000_000;
 
 /// How long a daemon may take to end after a signal: five seconds, and what a busy machine adds.
-pub const EXIT_LIMIT: Duration = Duration::from_secs(20);
+pub const EXIT_LIMIT: Duration = Duration::from_secs(6);
 
 /// A devnet, its workers, and a folder for the bridge.
 pub struct Net {

@@ -45,7 +45,9 @@ impl Task {
 
     /// Deletes the record of an operation that was not submitted before another key answered.
     pub(super) fn forget_unsent(&mut self) {
-        let is_submitted = self.operation.is_some() && self.preparing.is_none();
+        // Also if it was for the key before the one that answered until now.
+        let is_submitted =
+            (self.operation.is_some() && self.preparing.is_none()) || self.jobs.superseded().is_some();
         if !is_submitted && !self.earlier_sent {
             self.set_saved(FleetRecord { sent: None, ..self.saved });
         }
