@@ -4,7 +4,7 @@ use std::{
     fmt, fs,
     fs::File,
     io,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -12,6 +12,14 @@ use std::{
 
 /// How long a write may take before it counts as hanging.
 const HANGS_AFTER: Duration = Duration::from_secs(10);
+/// Bytes that LMDB writes in one call, at most: 64 pages.
+const LARGEST_WRITE: usize = 64 * 4096;
+
+// The system's numbers of errors.
+const EIO: i32 = 5;
+const EFBIG: i32 = 27;
+const ENOSPC: i32 = 28;
+const EDQUOT: i32 = 122;
 
 /// Why a database cannot store anything at the moment. `Display` names the path and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,9 +48,32 @@ pub enum FullCause {
     Space,
     /// It has no inodes left: no file can be created, whatever space it has.
     Inodes,
+    /// The process may not let a file grow further (`ulimit -f`), or the file system has no larger files.
+    FileSize,
 }
 
 impl FullCause {
+    /// Returns why the disk of a database's folder is full, if that is what a failure of LMDB means. Blocks on the
+    /// disk.
+    pub(crate) fn of_failure(folder: &Path, error: &io::Error) -> Option<Self> {
+        match error.raw_os_error()? {
+            // LMDB also returns it when a write was short, as when it has filled the disk: only the system knows.
+            EIO => match try_to_grow(folder).err()?.raw_os_error()? {
+                EIO => None,
+                number => Self::of_number(folder, number),
+            },
+            number => Self::of_number(folder, number),
+        }
+    }
+
+    fn of_number(path: &Path, number: i32) -> Option<Self> {
+        match number {
+            EFBIG => Some(Self::FileSize),
+            ENOSPC | EDQUOT => Some(Self::of(path)),
+            _ => None,
+        }
+    }
+
     /// Examines the file system of a path, or of its nearest parent that exists.
     pub(crate) fn of(path: &Path) -> Self {
         let there = path.ancestors().find_map(|part| rustix::fs::statvfs(part).ok());
@@ -59,8 +90,20 @@ impl fmt::Display for FullCause {
         f.write_str(match self {
             Self::Space => "is full (or its quota is used up): free space",
             Self::Inodes => "has no inodes left, whatever space it has (see df -i): delete files",
+            Self::FileSize => {
+                "is not full, but its file may not grow: raise the limit, such as ulimit -f or LimitFSIZE of systemd"
+            }
         })
     }
+}
+
+/// Writes as much as LMDB does at once, to where its file ends, but in a file of its own that is gone at once.
+fn try_to_grow(folder: &Path) -> io::Result<()> {
+    let end = fs::metadata(folder.join("data.mdb"))?.len();
+    let path = folder.join("try-to-grow");
+    let file = File::create(&path)?;
+    fs::remove_file(&path)?;
+    file.write_all_at(&vec![0; LARGEST_WRITE], end)
 }
 
 /// Device and inode of a file.

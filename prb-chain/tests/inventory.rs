@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -310,6 +310,39 @@ async fn full_map_changes_nothing() {
     let after = inventory.apply(vec![Edit::PutWorker(worker(2))]).await.unwrap();
     drop(inventory);
     assert_eq!(snapshot(&open(&path)), after, "a small edit still fits, and no other is in it");
+}
+
+/// A write that fills the disk is short; LMDB reports it as it reports a failing disk.
+#[tokio::test]
+async fn full_disk_is_named_whatever_space_it_has_left() {
+    let (_parent, path) = folder();
+    fs::create_dir(&path).unwrap();
+    let run = |program: &str, options: &[&str]| {
+        let status = Command::new(program).args(options).arg(&path).status().unwrap();
+        assert!(status.success(), "{program}");
+    };
+    run("mount", &["-t", "tmpfs", "-o", "size=512k", "prb-test"]);
+    let inventory = open(&path);
+    let before = inventory.apply(vec![Edit::PutWorker(worker(1))]).await.unwrap();
+    let others = path.join("others");
+    let mut refused = Vec::new();
+    for kib_left in [0, 4, 12, 60, 100, 200] {
+        let mut others = fs::File::create(&others).unwrap();
+        while others.write_all(&[0; 4096]).is_ok() {}
+        others.set_len(others.metadata().unwrap().len() - (kib_left << 10)).unwrap();
+        let many = (2..4_000).map(|n| Edit::PutWorker(worker(n))).collect();
+        refused.push((kib_left, inventory.apply(many).await));
+        assert_eq!(snapshot(&inventory), before, "something was applied");
+    }
+    fs::remove_file(&others).unwrap();
+    let after = inventory.apply(vec![Edit::PutWorker(worker(2))]).await;
+    drop(inventory);
+    run("umount", &["-l"]);
+    for (kib_left, result) in refused {
+        let Err(inventory::Error::Storage(source)) = &result else { panic!("{kib_left}: {result:?}") };
+        assert!(source.to_string().contains("is full"), "{kib_left}: {source}");
+    }
+    after.unwrap();
 }
 
 #[tokio::test]

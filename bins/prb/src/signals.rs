@@ -60,6 +60,8 @@ pub async fn listen(
     // Tools that rotate logs send these; the original did not end from the first.
     let mut user1 = signal(SignalKind::user_defined1())?;
     let mut user2 = signal(SignalKind::user_defined2())?;
+    // A write beyond a limit of file sizes then fails, and is reported, as one on a full disk.
+    let _handled = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
     LISTENING.store(true, Ordering::SeqCst);
     loop {
         tokio::select! {

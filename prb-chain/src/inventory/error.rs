@@ -13,9 +13,6 @@ use crate::{
     lmdb::{self, OpenError},
 };
 
-/// `errno` of a full disk (ENOSPC), an exceeded quota (EDQUOT), and a limit of file sizes (EFBIG).
-const DISK_FULL: [i32; 3] = [28, 122, 27];
-
 /// Why an inventory cannot be opened or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -180,9 +177,9 @@ impl Error {
 
     pub(super) fn from_io(path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
-        match source.raw_os_error() {
-            Some(n) if DISK_FULL.contains(&n) => Self::DiskFull { cause: FullCause::of(&path), path },
-            _ => Self::Io { path, source },
+        match FullCause::of_failure(&path, &source) {
+            Some(cause) => Self::DiskFull { path, cause },
+            None => Self::Io { path, source },
         }
     }
 

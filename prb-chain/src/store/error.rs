@@ -16,13 +16,6 @@ use crate::{
     lmdb::{self, OpenError},
 };
 
-/// `errno` of a full disk (ENOSPC), an exceeded quota (EDQUOT), and a limit of file sizes (EFBIG).
-const DISK_FULL: [i32; 3] = [28, 122, 27];
-/// `errno` of a failing disk (EIO). LMDB also returns it for a short write, as when a write fills the disk.
-const FAILING: i32 = 5;
-/// Free space up to which such a failure counts as a full disk.
-const ROOM_LEFT: u64 = 64 * 1024;
-
 /// Why a store operation failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -225,16 +218,11 @@ impl Error {
 
     pub(super) fn from_io(path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
-        match source.raw_os_error() {
-            Some(n) if DISK_FULL.contains(&n) => Self::DiskFull { cause: FullCause::of(&path), path },
-            Some(FAILING) if is_full(&path) => Self::DiskFull { cause: FullCause::Space, path },
-            _ => Self::Io { path, source },
+        match FullCause::of_failure(&path, &source) {
+            Some(cause) => Self::DiskFull { path, cause },
+            None => Self::Io { path, source },
         }
     }
-}
-
-fn is_full(path: &Path) -> bool {
-    rustix::fs::statvfs(path).is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) <= ROOM_LEFT)
 }
 
 #[cfg(test)]

@@ -170,6 +170,7 @@ async fn until_logged(daemon: &Daemon, words: &str) {
 async fn disks_that_fail_are_named_and_daemons_recover() {
     let mut disks = Disks::start().await;
     disks.fills_up().await;
+    disks.may_not_grow().await;
     for (fault, words) in [
         ("sync 5", "its disk fails: see dmesg"),
         // As after an error of a file system that is then mounted read-only.
@@ -215,6 +216,23 @@ impl Disks {
         self.edit(400).await.unwrap();
         self.recovers().await;
         self.scene.goes_on().await;
+    }
+
+    /// Files that a limit keeps from growing, while the disk has space: an edit is refused, and the daemon goes on.
+    async fn may_not_grow(&mut self) {
+        let process = self.scene.manager.process_id().to_string();
+        let limit = |bytes: &str| {
+            let set =
+                Command::new("prlimit").args(["--pid", &process, &format!("--fsize={bytes}:")]).status();
+            assert!(set.unwrap().success());
+        };
+        let file = self.scene.net.dir.path().join("lm/disk/db/data.mdb");
+        let room = 16 << 10;
+        limit(&(fs::metadata(file).unwrap().len() + room).to_string());
+        self.edit_is_refused(400, "ulimit -f").await;
+        until_problem(&self.scene.manager, "disk_full").await;
+        limit("unlimited");
+        self.recovers().await;
     }
 
     /// A transaction that is stored although its last write has failed: the program must notice.
