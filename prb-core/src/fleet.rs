@@ -286,7 +286,7 @@ impl Fleet {
             revision,
             workers: registry.slots.iter().map(|slot| slot.status()).collect(),
             runners: registry.runners,
-            node_behind: self.shared.views.current().err(),
+            node_behind: self.shared.views.node_behind(),
         }
     }
 

@@ -10,7 +10,7 @@ use prb_core::{
     blob::Heights,
     chain::ChainView,
     fleet::FleetStatus,
-    worker::{self, State, WorkerStatus},
+    worker::{self, InFlight, State, WorkerStatus},
 };
 use tokio::sync::watch;
 
@@ -211,19 +211,48 @@ pub(crate) fn workers(fleet: &FleetStatus) -> Vec<Reason> {
 /// a minute, and those of a fleet that starts all at once some minutes.
 const SENT_WITHIN: Duration = Duration::from_secs(600);
 
-/// Whether a worker needs attention: the definition for readiness, the metric and the API.
+/// Whether a worker is in trouble: for readiness, the metric and the API.
 pub(crate) fn in_trouble(worker: &WorkerStatus) -> bool {
-    worker.state == State::Error || worker.stalled || worker.is_unresponsive() || sends_nothing(worker)
+    Signs {
+        state: worker.state,
+        reason: Some(worker.reason.code()),
+        reason_for: Some(worker.message_since.elapsed()),
+        is_stalled: worker.stalled,
+        is_unresponsive: worker.is_unresponsive(),
+        in_flight: worker.in_flight,
+    }
+    .are_trouble()
 }
 
-/// Whether a worker's messages or operations do not reach the chain although its state looks healthy.
-fn sends_nothing(worker: &WorkerStatus) -> bool {
-    let relay_fails = matches!(worker.reason, worker::Reason::RelayFailing { .. });
-    // Compared with the clock, which may be set back: then it counts as recent.
-    let waits = worker.in_flight.as_ref().and_then(|in_flight| in_flight.since.elapsed().ok());
-    matches!(worker.reason, worker::Reason::ScoreOverdue)
-        || relay_fails && worker.message_since.elapsed() >= SENT_WITHIN
-        || waits.is_some_and(|waits| waits >= SENT_WITHIN)
+/// What a manager, this process or another one, tells of a worker that may be in trouble.
+pub(crate) struct Signs<'a> {
+    pub(crate) state: State,
+    /// The code of the reason.
+    pub(crate) reason: Option<&'a str>,
+    /// How long it has been the reason.
+    pub(crate) reason_for: Option<Duration>,
+    pub(crate) is_stalled: bool,
+    pub(crate) is_unresponsive: bool,
+    pub(crate) in_flight: Option<InFlight>,
+}
+
+impl Signs<'_> {
+    /// The only definition of a worker in trouble.
+    pub(crate) fn are_trouble(&self) -> bool {
+        self.state == State::Error || self.is_stalled || self.is_unresponsive || self.sends_nothing()
+    }
+
+    /// Whether its messages or operations do not reach the chain although its state looks healthy.
+    fn sends_nothing(&self) -> bool {
+        let lasts = |duration: Option<Duration>| duration.is_some_and(|it| it >= SENT_WITHIN);
+        // Compared with the clock, which may be set back: then it counts as recent.
+        let waits = self.in_flight.and_then(|in_flight| in_flight.since.elapsed().ok());
+        match self.reason {
+            Some("score-overdue") => true,
+            Some("relay-failing") if lasts(self.reason_for) => true,
+            _ => lasts(waits),
+        }
+    }
 }
 
 fn without_data(worker: &WorkerStatus) -> bool {
@@ -252,7 +281,7 @@ mod tests {
     use prb_core::{
         inventory::Worker,
         primitives::{ParaNumber, PoolId, RelayNumber},
-        worker::{Desired, NodeBehind},
+        worker::{Desired, NodeBehind, Stage},
     };
 
     use super::*;
@@ -316,6 +345,27 @@ mod tests {
         );
         let waits = (State::Synching, worker::Reason::AwaitingData { error: "no header 0".into() });
         assert_eq!(codes(&[waits]), ["workers_without_data"]);
+    }
+
+    #[test]
+    fn worker_whose_messages_do_not_reach_the_chain_is_in_trouble() {
+        let failing = worker::Reason::RelayFailing { error: "refused".into() };
+        let of = |reason: worker::Reason, lasts: Duration, flies: Option<Duration>| {
+            let mut status = (*fleet(&[(State::Active, reason)]).workers[0]).clone();
+            status.message_since = Instant::now() - lasts;
+            status.in_flight = flies.map(|flies| InFlight {
+                operation: "start",
+                stage: Stage::Preparing,
+                since: SystemTime::now() - flies,
+                job: None,
+            });
+            in_trouble(&status)
+        };
+        let short = SENT_WITHIN / 2;
+        assert!(of(worker::Reason::ScoreOverdue, Duration::ZERO, None));
+        assert!(of(failing.clone(), SENT_WITHIN, None) && !of(failing, short, None));
+        let computes = worker::Reason::Computing;
+        assert!(of(computes.clone(), short, Some(SENT_WITHIN)) && !of(computes, SENT_WITHIN, Some(short)));
     }
 
     #[test]

@@ -78,6 +78,18 @@ impl Views {
     /// # Errors
     /// It is older than one that the fleet has acted on.
     pub(crate) fn current(&self) -> Result<Option<Arc<ChainView>>, NodeBehind> {
+        self.newest(|state, view| state.acted_on = view.block)
+    }
+
+    /// Whether the newest view is too old, for display.
+    pub(crate) fn node_behind(&self) -> Option<NodeBehind> {
+        self.newest(|_, _| ()).err()
+    }
+
+    fn newest(
+        &self,
+        note: impl FnOnce(&mut State, &ChainView),
+    ) -> Result<Option<Arc<ChainView>>, NodeBehind> {
         // Before the lock is taken, because who changes the heights may wait for someone who reads them and needs the lock.
         let data = self.heights.borrow().para.unwrap_or_default();
         // Before the view is read: another task must not act on a newer one in between.
@@ -90,7 +102,8 @@ impl Views {
             let is_lasting = since.elapsed() >= SHOWN_AFTER;
             return Err(NodeBehind { blocks: newest.0 - view.block.0, is_lasting });
         }
-        *state = State { acted_on: view.block, behind_since: None };
+        state.behind_since = None;
+        note(&mut state, &view);
         Ok(Some(view))
     }
 
@@ -153,12 +166,15 @@ mod tests {
         let (shown, heights) = (watch::Sender::new(None), watch::Sender::new(Heights::default()));
         let views = Views::new(shown.subscribe(), heights.subscribe());
         assert_eq!((block(&views), views.acted_on()), (Ok(None), None));
+        shown.send_replace(view(99));
+        assert_eq!((views.node_behind(), views.acted_on()), (None, None), "it was only displayed");
         for number in [100, 100, 101] {
             shown.send_replace(view(number));
             assert_eq!(block(&views), Ok(Some(number)));
         }
         shown.send_replace(view(100));
         assert_eq!((block(&views), views.acted_on()), (behind(1, false), Some(ParaNumber(101))));
+        assert_eq!(views.node_behind(), behind(1, false).err());
         let shown_at = views.wakes_at();
         advance(SHOWN_AFTER).await;
         assert_eq!(shown_at, Some(Instant::now()));

@@ -1,15 +1,14 @@
 //! A client of the management API: of a running daemon, or within this process of a stopped one's inventory.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, bail, ensure};
-use prb_core::pruntime::http::redirects;
+use prb_core::pruntime::http::{redirects, tls};
 use reqwest::{
     Client as Http, Method, StatusCode, Url,
     header::{self, HeaderMap},
     redirect,
 };
-use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use url::Position;
@@ -108,7 +107,7 @@ impl Daemon {
             );
         }
         let http = Http::builder()
-            .tls_backend_preconfigured(tls()?)
+            .tls_backend_preconfigured(tls::client_config(&[])?)
             // The token must reach no proxy that happens to be configured for other purposes.
             .no_proxy()
             // A daemon redirects nothing; following a redirect could turn a change into a GET.
@@ -294,15 +293,6 @@ fn token(remote: &Remote) -> anyhow::Result<Option<SecretString>> {
 
 fn may_be_read(file: &Path) -> bool {
     std::fs::File::open(file).is_ok()
-}
-
-fn tls() -> anyhow::Result<ClientConfig> {
-    // Both: a minimal container image has no system certificates, and an authority of one's own is only among
-    // those.
-    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-    Ok(config.with_safe_default_protocol_versions()?.with_root_certificates(roots).with_no_client_auth())
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use prb_core::{
 use prb_walkie::proto::provider_detail::{Detail, Provider};
 use uuid::Uuid;
 
-use crate::{entry_version, ops::Reason};
+use crate::{entry_version, ops::Reason, readiness};
 
 /// A worker.
 #[derive(Clone, Debug)]
@@ -125,7 +125,7 @@ impl WorkerView {
         self.session_state() == Some(SessionState::WorkerUnresponsive)
     }
 
-    /// Returns whether it needs attention: something is wrong, or only an operator can continue.
+    /// Returns whether it needs attention: it is in trouble, or only an operator can continue.
     pub(super) fn needs_attention(&self) -> bool {
         // Codes of docs/worker-states.md. The view has codes only, because it may be of a peer.
         const BY_HAND: [&str; 9] = [
@@ -139,10 +139,15 @@ impl WorkerView {
             "assignment-gone",
             "cooled-down",
         ];
-        self.state == State::Error
-            || self.stalled == Some(true)
-            || self.is_unresponsive()
-            || self.reason.is_some_and(|reason| BY_HAND.contains(&reason))
+        let signs = readiness::Signs {
+            state: self.state,
+            reason: self.reason,
+            reason_for: self.message_at.and_then(|at| at.elapsed().ok()),
+            is_stalled: self.stalled == Some(true),
+            is_unresponsive: self.is_unresponsive(),
+            in_flight: self.in_flight,
+        };
+        signs.are_trouble() || self.reason.is_some_and(|reason| BY_HAND.contains(&reason))
     }
 }
 

@@ -89,7 +89,8 @@ impl Managers {
         for path in ["/", &format!("/managers/{honest}"), "/ptp/discover"] {
             let start = Instant::now();
             assert_eq!(http.get(path).status, 200, "{path}");
-            assert!(start.elapsed() < Duration::from_secs(3), "{path}: {:?}", start.elapsed());
+            // Less than the ten seconds that the silent one is waited for.
+            assert!(start.elapsed() < Duration::from_secs(8), "{path}: {:?}", start.elapsed());
         }
         while let Some(asked) = asked.join_next().await {
             let (answer, path) = asked.unwrap();

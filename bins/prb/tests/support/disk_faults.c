@@ -133,6 +133,13 @@ ssize_t pwritev64(int fd, const struct iovec *parts, int count, off64_t offset) 
     return pwritev(fd, parts, count, offset);
 }
 
+/* LMDB's way to write some pages in a row. */
+ssize_t writev(int fd, const struct iovec *parts, int count) {
+    FAULTY("write", is_file_below(fd))
+    if (decision == HALF) return call(SYS_write, fd, (long)parts[0].iov_base, (parts[0].iov_len + 1) / 2, 0, 0);
+    return done(decision, error, call(SYS_writev, fd, (long)parts, count, 0, 0));
+}
+
 int fsync(int fd) {
     FAULTY("sync", is_file_below(fd))
     return done(decision, error, call(SYS_fsync, fd, 0, 0, 0, 0));
