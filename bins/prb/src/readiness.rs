@@ -211,17 +211,48 @@ pub(crate) fn workers(fleet: &FleetStatus) -> Vec<Reason> {
 /// a minute, and those of a fleet that starts all at once some minutes.
 const SENT_WITHIN: Duration = Duration::from_secs(600);
 
-/// Whether a worker is in trouble: for readiness, the metric and the API.
+/// Whether a worker is in trouble.
 pub(crate) fn in_trouble(worker: &WorkerStatus) -> bool {
-    Signs {
+    trouble(worker).is_some()
+}
+
+/// Returns the trouble of a worker of this process, as a code.
+pub(crate) fn trouble(worker: &WorkerStatus) -> Option<&'static str> {
+    let reason = worker.reason.code();
+    let signs = Signs {
         state: worker.state,
-        reason: Some(worker.reason.code()),
+        reason: Some(reason),
         reason_for: Some(worker.message_since.elapsed()),
         is_stalled: worker.stalled,
         is_unresponsive: worker.is_unresponsive(),
         in_flight: worker.in_flight,
+    };
+    Some(signs.trouble()?.code().unwrap_or(reason))
+}
+
+/// Why a worker is in trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// Its session loses value, whatever else it reports.
+    Unresponsive,
+    /// What its reason says.
+    Reason,
+    /// It makes no progress although more blocks are available.
+    Stalled,
+    /// An operation or its messages have not reached the chain for a long time.
+    Overdue,
+}
+
+impl Trouble {
+    /// The code; `None` for that of the reason.
+    pub(crate) const fn code(self) -> Option<&'static str> {
+        match self {
+            Self::Unresponsive => Some("unresponsive"),
+            Self::Reason => None,
+            Self::Stalled => Some("stalled"),
+            Self::Overdue => Some("overdue"),
+        }
     }
-    .are_trouble()
 }
 
 /// What a manager, this process or another one, tells of a worker that may be in trouble.
@@ -237,20 +268,22 @@ pub(crate) struct Signs<'a> {
 }
 
 impl Signs<'_> {
-    /// The only definition of a worker in trouble.
-    pub(crate) fn are_trouble(&self) -> bool {
-        self.state == State::Error || self.is_stalled || self.is_unresponsive || self.sends_nothing()
-    }
-
-    /// Whether its messages or operations do not reach the chain although its state looks healthy.
-    fn sends_nothing(&self) -> bool {
+    /// The only definition of a worker in trouble, whose code stands for what costs most.
+    pub(crate) fn trouble(&self) -> Option<Trouble> {
         let lasts = |duration: Option<Duration>| duration.is_some_and(|it| it >= SENT_WITHIN);
         // Compared with the clock, which may be set back: then it counts as recent.
         let waits = self.in_flight.and_then(|in_flight| in_flight.since.elapsed().ok());
-        match self.reason {
+        let by_reason = match self.reason {
             Some("score-overdue") => true,
-            Some("relay-failing") if lasts(self.reason_for) => true,
-            _ => lasts(waits),
+            Some("relay-failing") => lasts(self.reason_for),
+            _ => false,
+        };
+        match () {
+            () if self.is_unresponsive => Some(Trouble::Unresponsive),
+            () if self.state == State::Error || by_reason => Some(Trouble::Reason),
+            () if self.is_stalled => Some(Trouble::Stalled),
+            () if lasts(waits) => Some(Trouble::Overdue),
+            () => None,
         }
     }
 }
@@ -261,12 +294,10 @@ fn without_data(worker: &WorkerStatus) -> bool {
     waits && worker.message_since.elapsed() >= DATA_WITHIN
 }
 
-/// Counts the reasons, such as `3 unreachable, 2 sync-failing`.
+/// Counts the troubles, such as `3 unreachable, 2 stalled`.
 fn causes(workers: &[&WorkerStatus]) -> String {
     let mut counts = BTreeMap::<&str, usize>::new();
-    for worker in workers {
-        // First: the session loses value, whatever else the worker reports.
-        let cause = if worker.is_unresponsive() { "unresponsive" } else { worker.reason.code() };
+    for cause in workers.iter().filter_map(|worker| trouble(worker)) {
         *counts.entry(cause).or_default() += 1;
     }
     let parts: Vec<_> = counts.iter().map(|(cause, count)| format!("{count} {cause}")).collect();
@@ -348,24 +379,28 @@ mod tests {
     }
 
     #[test]
-    fn worker_whose_messages_do_not_reach_the_chain_is_in_trouble() {
+    fn trouble_is_named_by_what_costs_most() {
         let failing = worker::Reason::RelayFailing { error: "refused".into() };
-        let of = |reason: worker::Reason, lasts: Duration, flies: Option<Duration>| {
-            let mut status = (*fleet(&[(State::Active, reason)]).workers[0]).clone();
+        let short = SENT_WITHIN / 2;
+        let of = |reason: &worker::Reason, lasts, stalled, flies: Option<Duration>| {
+            let mut status = (*fleet(&[(State::Active, reason.clone())]).workers[0]).clone();
             status.message_since = Instant::now() - lasts;
+            status.stalled = stalled;
             status.in_flight = flies.map(|flies| InFlight {
                 operation: "start",
                 stage: Stage::Preparing,
                 since: SystemTime::now() - flies,
                 job: None,
             });
-            in_trouble(&status)
+            trouble(&status)
         };
-        let short = SENT_WITHIN / 2;
-        assert!(of(worker::Reason::ScoreOverdue, Duration::ZERO, None));
-        assert!(of(failing.clone(), SENT_WITHIN, None) && !of(failing, short, None));
+        assert_eq!(of(&worker::Reason::ScoreOverdue, short, false, None), Some("score-overdue"));
+        assert_eq!(of(&failing, SENT_WITHIN, false, None), Some("relay-failing"));
+        assert_eq!(of(&failing, short, false, None), None);
         let computes = worker::Reason::Computing;
-        assert!(of(computes.clone(), short, Some(SENT_WITHIN)) && !of(computes, SENT_WITHIN, Some(short)));
+        assert_eq!(of(&computes, SENT_WITHIN, false, Some(short)), None);
+        assert_eq!(of(&computes, short, false, Some(SENT_WITHIN)), Some("overdue"));
+        assert_eq!(of(&computes, short, true, Some(SENT_WITHIN)), Some("stalled"));
     }
 
     #[test]

@@ -95,6 +95,9 @@ struct TroubledWorker {
     #[schema(value_type = String)]
     reason: &'static str,
     message: String,
+    /// What the trouble is: `unresponsive`, `stalled`, `overdue` (docs/worker-states.md), or the code of the reason.
+    #[schema(value_type = String)]
+    trouble: &'static str,
     stalled: bool,
     /// Whether the chain counts its session as unresponsive, which costs stake.
     unresponsive: bool,
@@ -205,16 +208,18 @@ fn counts(workers: &[Arc<WorkerStatus>]) -> WorkerCounts {
 }
 
 fn troubled(workers: &[Arc<WorkerStatus>]) -> Vec<TroubledWorker> {
-    let troubled = workers.iter().filter(|worker| readiness::in_trouble(worker));
-    let shown = |worker: &Arc<WorkerStatus>| TroubledWorker {
-        name: worker.worker.name.clone(),
-        state: worker.state.as_str(),
-        reason: worker.reason.code(),
-        message: worker.message.to_string(),
-        stalled: worker.stalled,
-        unresponsive: worker.is_unresponsive(),
+    let shown = |worker: &Arc<WorkerStatus>| {
+        Some(TroubledWorker {
+            name: worker.worker.name.clone(),
+            state: worker.state.as_str(),
+            reason: worker.reason.code(),
+            message: worker.message.to_string(),
+            trouble: readiness::trouble(worker)?,
+            stalled: worker.stalled,
+            unresponsive: worker.is_unresponsive(),
+        })
     };
-    troubled.take(MAX_TROUBLED).map(shown).collect()
+    workers.iter().filter_map(shown).take(MAX_TROUBLED).collect()
 }
 
 /// Lists the discovered data providers. Empty if this daemon reads the chains itself.

@@ -46,8 +46,8 @@ pub(super) async fn status(client: &Client, as_json: bool) -> anyhow::Result<Str
             .iter()
             .map(|one| {
                 let mut row = ["name", "state", "reason", "message"].map(|key| cell(&one[key])).to_vec();
-                if one["unresponsive"] == true {
-                    row[2] += ", unresponsive";
+                if one["trouble"] != one["reason"] {
+                    row[2] = format!("{}, {}", row[2], cell(&one["trouble"]));
                 }
                 row
             })

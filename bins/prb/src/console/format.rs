@@ -201,12 +201,15 @@ mod tests {
     use prb_core::worker::Reason;
 
     use super::*;
+    use crate::readiness::Trouble;
 
     const PHA: u128 = 1_000_000_000_000;
 
     #[test]
     fn every_reason_has_a_cause_and_a_remedy() {
-        let missing: Vec<_> = Reason::CODES.iter().filter(|code| remedy(code).is_none()).collect();
+        let troubles = [Trouble::Unresponsive, Trouble::Stalled, Trouble::Overdue].map(Trouble::code);
+        let codes = Reason::CODES.iter().copied().chain(troubles.into_iter().flatten());
+        let missing: Vec<_> = codes.filter(|code| remedy(code).is_none()).collect();
         assert!(missing.is_empty(), "{missing:?}");
         assert!(remedy("pool-full").unwrap().remedy.contains("another pool"));
         assert_eq!(remedy("reason"), None);

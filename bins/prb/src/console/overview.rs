@@ -16,7 +16,7 @@ use super::{
     live::Part,
     view::{FleetView, Tip, WorkerView},
 };
-use crate::readiness;
+use crate::readiness::{self, Trouble};
 
 /// The largest lag of a worker that counts as at the tip.
 const AT_TIP: u32 = 4;
@@ -139,21 +139,23 @@ struct Group<'a> {
 /// Shows the workers that need attention by reason, those with the most at stake first.
 fn attention(context: &Context, fleet: &FleetView) -> Part {
     let path = format!("{}/workers", context.base);
-    let mut groups = BTreeMap::<&str, Group<'_>>::new();
-    for worker in fleet.workers.iter().filter(|worker| worker.needs_attention()) {
-        let name = problem(worker);
+    let mut groups = BTreeMap::<(&str, &str), Group<'_>>::new();
+    for worker in &fleet.workers {
+        let Some(name) = worker.trouble().map(|trouble| problem(worker, trouble)) else { continue };
         let query = ListQuery {
             attention: true,
             reason: worker.reason.unwrap_or_default().to_owned(),
             state: worker.reason.is_none().then_some(worker.state),
             ..ListQuery::default()
         };
+        // By the reason too, by which the list is filtered.
+        let key = (name, worker.reason.unwrap_or_default());
         let group =
-            groups.entry(name).or_insert_with(|| Group { workers: Vec::new(), link: query.link(&path) });
+            groups.entry(key).or_insert_with(|| Group { workers: Vec::new(), link: query.link(&path) });
         group.workers.push(worker);
     }
     let locked = |group: &Group<'_>| group.workers.iter().map(|worker| worker.at_stake()).sum::<Balance>();
-    let mut groups: Vec<_> = groups.into_iter().map(|(name, group)| (name, locked(&group), group)).collect();
+    let mut groups: Vec<_> = groups.into_iter().map(|(key, group)| (key, locked(&group), group)).collect();
     // The most at stake first, then the most workers: what costs the most stands on top.
     groups.sort_by(|(_, a_stake, a), (_, b_stake, b)| {
         (b_stake, b.workers.len()).cmp(&(a_stake, a.workers.len()))
@@ -170,8 +172,10 @@ fn attention(context: &Context, fleet: &FleetView) -> Part {
         }
     };
     let columns = ["Workers", "Reason", "At stake", "Cause", "What to do"];
-    let rows =
-        groups.iter().map(|(name, stake, group)| (format!("trouble-{name}"), row(name, *stake, group)));
+    let rows = groups.iter().map(|((name, reason), stake, group)| {
+        let id = format!("trouble-{name}-{reason}");
+        (id.clone(), row(&id, name, *stake, group))
+    });
     let part = Part::new("attention-workers", head);
     if total == 0 {
         return part;
@@ -183,20 +187,16 @@ fn attention(context: &Context, fleet: &FleetView) -> Part {
     )
 }
 
-/// Returns the reason if known, otherwise what is visible of it.
-fn problem(worker: &WorkerView) -> &str {
-    match worker.reason {
-        Some(reason) => reason,
-        None if worker.is_unresponsive() => "unresponsive",
-        None => worker.state.as_str(),
-    }
+/// Returns the code of a trouble: of the reason if it is known, otherwise what is visible of it.
+fn problem(worker: &WorkerView, trouble: Trouble) -> &'static str {
+    trouble.code().or(worker.reason).unwrap_or(worker.state.as_str())
 }
 
-fn row(name: &str, stake: Balance, group: &Group<'_>) -> Markup {
+fn row(id: &str, name: &str, stake: Balance, group: &Group<'_>) -> Markup {
     let remedy = format::remedy(name);
     let first = group.workers[0];
     html! {
-        tr id={ "trouble-" (name) } {
+        tr id=(id) {
             td data-label="Workers" { a href=(group.link) { b { (format::grouped(group.workers.len() as u64)) } } }
             td data-label="Reason" { a href=(group.link) { (name) } }
             td data-label="At stake" { @if stake > 0 { (format::pha(stake)) } @else { "–" } }

@@ -17,7 +17,11 @@ use prb_core::{
 use prb_walkie::proto::provider_detail::{Detail, Provider};
 use uuid::Uuid;
 
-use crate::{entry_version, ops::Reason, readiness};
+use crate::{
+    entry_version,
+    ops::Reason,
+    readiness::{Signs, Trouble},
+};
 
 /// A worker.
 #[derive(Clone, Debug)]
@@ -127,6 +131,11 @@ impl WorkerView {
 
     /// Returns whether it needs attention: it is in trouble, or only an operator can continue.
     pub(super) fn needs_attention(&self) -> bool {
+        self.trouble().is_some()
+    }
+
+    /// Returns why it needs attention.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
         // Codes of docs/worker-states.md. The view has codes only, because it may be of a peer.
         const BY_HAND: [&str; 9] = [
             "pool-not-in-inventory",
@@ -139,7 +148,7 @@ impl WorkerView {
             "assignment-gone",
             "cooled-down",
         ];
-        let signs = readiness::Signs {
+        let signs = Signs {
             state: self.state,
             reason: self.reason,
             reason_for: self.message_at.and_then(|at| at.elapsed().ok()),
@@ -147,7 +156,8 @@ impl WorkerView {
             is_unresponsive: self.is_unresponsive(),
             in_flight: self.in_flight,
         };
-        signs.are_trouble() || self.reason.is_some_and(|reason| BY_HAND.contains(&reason))
+        let by_hand = self.reason.filter(|reason| BY_HAND.contains(reason)).map(|_| Trouble::Reason);
+        signs.trouble().or(by_hand)
     }
 }
 

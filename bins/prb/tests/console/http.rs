@@ -160,6 +160,9 @@ async fn key_changes_and_what_is_in_flight_are_columns_with_an_order() {
     let shown = page.get("/workers?columns=all&size=50").await;
     shown.has(&["In flight", "Last key change (UTC)", "start, queued<br>", "2023-11-14 22:13:20"]);
     page.get("/workers").await.has(&["start, preparing<br>"]).lacks(&["Last key change"]);
+    // In flight for years.
+    assert_eq!(page.get("/workers?attention=1").await.count(" id=\"w-"), 2);
+    page.get("/").await.has(&["2 workers", "overdue", "Look for its job among the transactions"]);
     page.get("/workers?columns=runtime").await.has(&["Last key change (UTC)"]);
     let names = |answer: &Answer| -> Vec<String> {
         answer.body.split("id=\"open-").skip(1).take(2).map(|row| row[..36].to_owned()).collect()

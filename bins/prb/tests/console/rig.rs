@@ -260,7 +260,7 @@ pub fn fleet(count: u64, every: u64) -> FleetView {
             trouble(&mut worker, n / every);
         }
         if n % 97 == 80 {
-            let since = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + n);
+            let since = SystemTime::now();
             worker.in_flight =
                 Some(InFlight { operation: "restart", stage: Stage::Queued, since, job: Some(JobId(n)) });
             worker.key_change = Some(KeyChange { at_ms: n * 1_000_000_000, block: None });
