@@ -6,7 +6,7 @@ use prb_core::queue::{
     Error, Job, JobFailure, JobHandle, JobId, JobOutcome, JobQueue, Lease, Stats, Withdrawal,
 };
 
-use crate::SqliteQueue;
+use crate::{SqliteQueue, obsolete::too_old_to_send};
 
 #[async_trait]
 impl JobQueue for SqliteQueue {
@@ -29,10 +29,12 @@ impl JobQueue for SqliteQueue {
         loop {
             // Created before the query, so that a job added after it is not missed.
             let changed = self.changed.notified();
-            if let Some(lease) = self.table.take(ttl)? {
-                return Ok(lease);
+            if let Some((lease, age)) = self.table.take(ttl)? {
+                let Some(failure) = too_old_to_send(&lease, age) else { return Ok(lease) };
+                self.end((lease.id, lease.token), Err(failure))?;
+                continue;
             }
-            // Nothing signals the end of a delay or a lease, or a job added by another process.
+            // Nothing signals the end of a delay or a lease.
             let _ = tokio::time::timeout(Duration::from_millis(50), changed).await;
         }
     }

@@ -3,10 +3,11 @@
 //! Why: prb-queue keeps jobs in memory or in Redis. A program that has a database can keep them there, next to its
 //! other records, by implementing the methods of `JobQueue` (backend.rs). Jobs have a stable serde
 //! representation, so the table needs no mirror types (table.rs). The suite `prb_core::conformance::queue`, run here,
-//! checks the contract. Outcomes reach submitters of the same process only; after a restart the chain shows them.
+//! checks the contract. It is complete for submitters and traders in one process: in several they also need a table of
+//! outcomes, which submitters poll. After a restart the chain shows what was done.
 mod backend;
+mod obsolete;
 mod table;
-mod withdraw;
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -61,10 +62,7 @@ fn time(after: Duration) -> i64 {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let make = async |max_jobs| match SqliteQueue::open(Path::new(":memory:"), max_jobs) {
-        Ok(queue) => queue,
-        Err(error) => panic!("{error}"),
-    };
+    let make = async |max| SqliteQueue::open(Path::new(":memory:"), max).unwrap_or_else(|e| panic!("{e}"));
     conformance::queue::all(make).await;
     conformance::queue::withdrawal(make).await;
     println!("the queue conforms");

@@ -29,8 +29,8 @@ impl Table {
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         let db = Connection::open(path).map_err(unavailable)?;
         let sql = "CREATE TABLE IF NOT EXISTS jobs (id INTEGER PRIMARY KEY AUTOINCREMENT, job TEXT NOT NULL, \
-                   due INTEGER NOT NULL, leased INTEGER NOT NULL DEFAULT 0, token INTEGER NOT NULL DEFAULT 0, \
-                   retries INTEGER NOT NULL)";
+                   added INTEGER NOT NULL, due INTEGER NOT NULL, leased INTEGER NOT NULL DEFAULT 0, \
+                   token INTEGER NOT NULL DEFAULT 0, retries INTEGER NOT NULL)";
         db.execute(sql, ()).map_err(unavailable)?;
         Ok(Self { db: Mutex::new(db), submitters: Mutex::default() })
     }
@@ -45,24 +45,24 @@ impl Table {
     pub(crate) fn row<T>(&self, sql: &str, params: impl Params, read: Read<T>) -> Result<Option<T>, Error> {
         lock(&self.db).query_row(sql, params, read).optional().map_err(unavailable)
     }
-
     pub(crate) fn add(&self, job: &Job) -> Result<JobHandle, Error> {
         let (text, now) = (serde_json::to_string(job).map_err(unavailable)?, time(Duration::ZERO));
-        let sql = "INSERT INTO jobs (job, due, retries) VALUES (?1, ?2, ?3) RETURNING id";
+        let sql = "INSERT INTO jobs (job, added, due, retries) VALUES (?1, ?2, ?2, ?3) RETURNING id";
         let id = self.row(sql, params![text, now, job.retries], |row| row.get::<_, i64>(0))?;
         let (id, (submitter, outcome)) = (id.unwrap_or_default() as u64, oneshot::channel());
         lock(&self.submitters).insert(id, submitter);
         Ok(JobHandle::new(JobId(id), outcome))
     }
-    /// Leases the oldest job that is due, in one statement: other processes lease jobs too. The token counts leases.
-    pub(crate) fn take(&self, ttl: Duration) -> Result<Option<Lease>, Error> {
-        let sql = "UPDATE jobs SET leased = 1, token = token + 1, due = ?2 WHERE id = \
-                   (SELECT min(id) FROM jobs WHERE due <= ?1) RETURNING id, token, retries, job";
-        let read: Read<(i64, u32, u32, String)> = |row| row.try_into();
+    /// Leases the oldest job that is due; returns its age as well. The token counts the job's leases.
+    pub(crate) fn take(&self, ttl: Duration) -> Result<Option<(Lease, Duration)>, Error> {
+        let sql = "UPDATE jobs SET leased = 1, token = token + 1, due = ?2 WHERE id = (SELECT min(id) FROM jobs \
+                   WHERE due <= ?1) RETURNING id, token, retries, job, max(?1 - added, 0)";
+        let read: Read<(i64, u32, u32, String, i64)> = |row| row.try_into();
         let row = self.row(sql, [time(Duration::ZERO), time(ttl)], read)?;
-        let Some((id, token, retries_left, job)) = row else { return Ok(None) };
+        let Some((id, token, retries_left, job, age)) = row else { return Ok(None) };
         let (id, job) = (JobId(id as u64), serde_json::from_str(&job).map_err(unavailable)?);
-        Ok(Some(Lease { id, token: token.into(), attempt: token - 1, retries_left, job }))
+        let lease = Lease { id, token: token.into(), attempt: token - 1, retries_left, job };
+        Ok(Some((lease, Duration::from_millis(age as u64))))
     }
     /// Numbers of waiting, delayed and leased jobs.
     pub(crate) fn counts(&self) -> Result<(usize, usize, usize), Error> {

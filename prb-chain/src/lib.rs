@@ -166,6 +166,7 @@
 //! | crate | for |
 //! |---|---|
 //! | `async-trait` 0.1 | implementing [`history::HistorySource`] |
+//! | `heed` 0.23 | LMDB's errors in [`store::Error`] and [`inventory::Error`] |
 //! | `secrecy` 0.10 | the secret of [`keys::OperatorKey::from_secret`] |
 //! | `serde` 1, `serde_json` 1 | parameters and answers of [`rpc::NodePool`], `RawValue` |
 //! | `subxt-rpcs` 0.51 | [`rpc::NodePool::rpc_client`] |

@@ -10,7 +10,7 @@
 use std::{ops::RangeInclusive, sync::Arc};
 
 use codec::DecodeAll;
-use prb_core::primitives::Hash;
+use prb_core::{chain::Call, primitives::Hash};
 use scale_decode::{DecodeAsType, visitor::IgnoreVisitor};
 use scale_value::{At, Value};
 use sp_crypto_hashing::{blake2_128, twox_64, twox_128};
@@ -63,9 +63,19 @@ pub enum Error {
         /// The mismatch.
         reason: String,
     },
+    /// This version of the crate does not know the call.
+    #[error("this version cannot send {name}, or tell whether it has taken effect: update it with prb-core")]
+    UnknownCall {
+        /// `Pallet::call`.
+        name: &'static str,
+    },
 }
 
 impl Error {
+    pub(crate) const fn unknown_call(call: &Call) -> Self {
+        Self::UnknownCall { name: call.name() }
+    }
+
     fn layout(name: impl Into<String>, reason: impl ToString) -> Self {
         Self::Layout { name: name.into(), reason: reason.to_string() }
     }

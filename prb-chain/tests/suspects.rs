@@ -108,7 +108,7 @@ async fn drive(client: &PRuntime, source: &Arc<dyn BlobSource>) -> Option<String
     let mut at = Position::of(&client.info().await.unwrap());
     loop {
         let heights = *driver.heights().borrow();
-        let limits = Limits { idle_relay_headers: 0 };
+        let limits = Limits::default().with_idle_relay_headers(0);
         let planned = PlannedStep::of(at, heights, &limits, Lane::CatchUp);
         match driver.step(client.clone(), planned, BatchSizes::new(8 << 20)).await.result {
             Ok(Outcome::Advanced { position, .. }) => at = position,

@@ -139,7 +139,7 @@ pub enum Error {
     /// The source knows nothing yet: no provider was found, or the first blocks are still being fetched.
     #[error("the source has no data yet")]
     NotReady,
-    /// The cursor is before the chain's start, or names blocks that can never be returned together.
+    /// The cursor is before the chain's start, or is block 0.
     #[error("cursor {cursor} is not on this source's chain: {reason}")]
     BadCursor {
         /// The cursor, as text.
@@ -230,7 +230,11 @@ impl fmt::Debug for FalseHeaders {
 /// Every method may be cancelled by dropping its future; only the answer is lost.
 ///
 /// A source with its own encoded blocks builds batches with [`assemble`]: see [`RangeSource`](range::RangeSource)
-/// for an example. A minimal implementation:
+/// for an example. A source that is served to peers (`prb_walkie::blob`) must implement that trait as well.
+///
+/// # Examples
+///
+/// A minimal implementation:
 ///
 /// ```
 /// use async_trait::async_trait;
@@ -263,6 +267,58 @@ impl fmt::Debug for FalseHeaders {
 ///     }
 /// }
 /// ```
+///
+/// A decorator forwards every method, also those with a default: without `refused`, the sources below evict nothing,
+/// check nothing again and suspend no provider. It returns bodies unchanged, because the provider of a false batch is
+/// found by the body's length and checksum:
+///
+/// ```
+/// use std::sync::atomic::{AtomicU64, Ordering};
+/// use async_trait::async_trait;
+/// use bytes::Bytes;
+/// use prb_core::blob::{
+///     BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights, RefusedData,
+/// };
+/// use tokio::sync::watch;
+///
+/// /// Counts the bytes of the batches that a source returns.
+/// #[derive(Debug)]
+/// struct Counted<S> {
+///     inner: S,
+///     bytes: AtomicU64,
+/// }
+///
+/// impl<S> Counted<S> {
+///     fn add(&self, body: &Bytes) {
+///         self.bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
+///     }
+/// }
+///
+/// #[async_trait]
+/// impl<S: BlobSource> BlobSource for Counted<S> {
+///     fn heights(&self) -> watch::Receiver<Heights> {
+///         self.inner.heights()
+///     }
+///
+///     async fn genesis(&self) -> Result<Genesis, Error> {
+///         self.inner.genesis().await
+///     }
+///
+///     async fn headers(&self, at: HeaderCursor, max_bytes: usize) -> Result<Option<HeaderBatch>, Error> {
+///         let batch = self.inner.headers(at, max_bytes).await?;
+///         Ok(batch.inspect(|batch| self.add(&batch.body)))
+///     }
+///
+///     async fn blocks(&self, at: BlockCursor, max_bytes: usize) -> Result<Option<BlockBatch>, Error> {
+///         let batch = self.inner.blocks(at, max_bytes).await?;
+///         Ok(batch.inspect(|batch| self.add(&batch.body)))
+///     }
+///
+///     fn refused(&self, refusal: &RefusedData) {
+///         self.inner.refused(refusal);
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait BlobSource: Send + Sync + fmt::Debug {
     /// The current heights, as a watch.
@@ -274,7 +330,7 @@ pub trait BlobSource: Send + Sync + fmt::Debug {
     /// Returns the data for `InitRuntime`.
     ///
     /// # Errors
-    /// [`Error::NotReady`] until the source knows its chain.
+    /// [`Error::NotReady`] until the source knows its chain, [`Error::Unavailable`], [`Error::Storage`].
     async fn genesis(&self) -> Result<Genesis, Error>;
 
     /// Returns the largest header batch at the cursor whose body has at most `max_bytes`; `None` if there is no
@@ -282,15 +338,15 @@ pub trait BlobSource: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`Error::BadCursor`] for relay blocks before the start, [`Error::TooLarge`] if even the smallest
-    /// batch exceeds the limit.
+    /// batch exceeds the limit, [`Error::NotReady`], [`Error::Unavailable`], [`Error::Storage`].
     async fn headers(&self, cursor: HeaderCursor, max_bytes: usize) -> Result<Option<HeaderBatch>, Error>;
 
     /// Returns as many blocks from the cursor as fit into `max_bytes`, at least one; `None` if the first is not
-    /// available yet.
+    /// available yet, or is after [`BlockCursor::to`].
     ///
     /// # Errors
     /// [`Error::BadCursor`] for block 0 (it is in the genesis state), [`Error::TooLarge`] if the first
-    /// block alone exceeds the limit.
+    /// block alone exceeds the limit, [`Error::NotReady`], [`Error::Unavailable`], [`Error::Storage`].
     async fn blocks(&self, cursor: BlockCursor, max_bytes: usize) -> Result<Option<BlockBatch>, Error>;
 
     /// Reports that a worker refused data of this source: a store verifies it again, a remote source suspects

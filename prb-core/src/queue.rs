@@ -20,9 +20,13 @@ use crate::{
 
 pub mod admin;
 mod backend;
+mod error;
 pub mod memory;
 
-pub use backend::{UNSIGNABLE_LIMIT, expires, too_old, unsignable_delay, withdrawn};
+pub use self::{
+    backend::{UNSIGNABLE_LIMIT, expires, too_old, unsignable_delay, withdrawn},
+    error::Error,
+};
 
 /// The id of a job within its queue; ascending in the order of submission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -210,7 +214,7 @@ impl JobHandle {
 pub struct Lease {
     /// The job's id.
     pub id: JobId,
-    /// Identifies this lease: a consumer whose lease was lost cannot end the job any more.
+    /// Identifies this lease of the job: a consumer whose lease was lost cannot end the job any more.
     pub token: u64,
     /// How often it was leased before, regardless of why it came back.
     pub attempt: u32,
@@ -250,64 +254,19 @@ pub struct Stats {
     pub failed: u64,
 }
 
-/// Why a call to a queue failed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// It holds its maximum number of jobs.
-    #[error("the queue is full: it holds its maximum of {limit} jobs")]
-    Full {
-        /// The maximum.
-        limit: usize,
-    },
-    /// It holds its maximum of bytes.
-    #[error("the queue is full: its jobs have reached the maximum of {limit_bytes} bytes")]
-    FullBytes {
-        /// The maximum.
-        limit_bytes: usize,
-    },
-    /// The job is larger than any transaction can be.
-    #[error("the job has {size_bytes} bytes, more than the maximum of {MAX_JOB_BYTES}")]
-    TooLarge {
-        /// Its size.
-        size_bytes: usize,
-    },
-    /// The job has no calls, or too many.
-    #[error("the job has {calls} calls, not 1 to {MAX_CALLS_PER_JOB}")]
-    BadJob {
-        /// How many it has.
-        calls: usize,
-    },
-    /// The lease was lost: it expired and the job was leased again, or the job ended.
-    #[error("job {id} is no longer leased to this consumer")]
-    LeaseLost {
-        /// The job.
-        id: JobId,
-    },
-    /// The queue was closed for good: a trader that gets this error ends. For failures that may pass, backends return
-    /// [`Error::Unavailable`].
-    #[error("the queue is closed")]
-    Closed,
-    /// The backend cannot be reached.
-    #[error("the queue is unavailable")]
-    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
-
-impl Error {
-    /// Whether the same call may succeed later.
-    pub const fn is_retryable(&self) -> bool {
-        matches!(self, Self::Full { .. } | Self::FullBytes { .. } | Self::Unavailable(_))
-    }
-}
-
 /// A queue of jobs between lifecycle managers and traders.
 ///
-/// # Durable backends
+/// # Durable and shared backends
 ///
-/// - A [`JobHandle`] ends with the process that submitted the job; the job does not. A submitter that is started
-///   again reads effects from the chain instead of waiting for old outcomes.
-/// - Ids ascend and lease tokens stay unique across restarts: a consumer from before a restart must not end the
-///   lease of another one.
+/// - A [`JobHandle`] resolves wherever the job ended. If submitters and traders are different processes, notify the
+///   submitter, or let it poll. A worker has at most one operation and, for each sender, four jobs with messages in
+///   flight: without outcomes it soon sends nothing more, not even heartbeats. It gives up a job after
+///   [`Tuning::job_timeout`](crate::worker::Tuning::job_timeout), 2 hours by default.
+/// - A handle ends with the process that submitted the job; the job does not. A submitter that is started again reads
+///   effects from the chain instead of waiting for old outcomes.
+/// - Ids ascend, also across restarts.
+/// - No two leases of a job have the same token, also across restarts: a consumer from before a restart must not end
+///   the lease of another one. Leases of different jobs may have equal tokens.
 /// - Capacity counts open jobs in every state, waiting, delayed and active; ended ones do not count.
 /// - A lease that has expired may still be renewed and ended by its consumer until the job is leased again. A
 ///   backend may also treat it as lost from its expiry on: callers rely on neither.
@@ -317,15 +276,23 @@ impl Error {
 ///   an expired lease is up to the backend: it should precede younger jobs, unless its leases expire repeatedly
 ///   because it crashes its consumers.
 ///
-/// # Example
+/// The suite `prb_core::conformance::queue` checks handles across processes (`shared`), but restarts no queue: test
+/// separately what yours keeps.
 ///
-/// `examples/sqlite_queue` in the repository is a complete backend. A decorator, which shows all methods:
+/// # Examples
+///
+/// [`examples/sqlite_queue`] keeps jobs in a database, for submitters and traders in one process.
+///
+/// [`examples/sqlite_queue`]: https://github.com/Phala-Network/runtime-bridge/tree/main/examples/sqlite_queue
+///
+/// A decorator forwards every method, also those with a default: without `withdraw` nothing is withdrawn, and without
+/// `progress` the queue page shows none.
 ///
 /// ```
 /// use std::time::Duration;
 /// use async_trait::async_trait;
 /// use prb_core::queue::{
-///     Error, Job, JobFailure, JobHandle, JobId, JobOutcome, JobQueue, Lease, Stats, Withdrawal,
+///     Error, Job, JobFailure, JobHandle, JobId, JobOutcome, JobQueue, Lease, Progress, Stats, Withdrawal,
 /// };
 ///
 /// /// Logs every submitted job.
@@ -353,6 +320,10 @@ impl Error {
 ///
 ///     async fn release(&self, leases: &[(JobId, u64)], after: Duration) -> Result<(), Error> {
 ///         self.0.release(leases, after).await
+///     }
+///
+///     async fn progress(&self, leases: &[(JobId, u64)], progress: Progress) -> Result<(), Error> {
+///         self.0.progress(leases, progress).await
 ///     }
 ///
 ///     async fn complete(&self, id: JobId, token: u64, outcome: JobOutcome) -> Result<(), Error> {

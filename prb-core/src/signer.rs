@@ -83,8 +83,10 @@ pub const SIGNATURE_BYTES: usize = 64;
 /// | error | the job |
 /// |---|---|
 /// | [`is_retryable`](Self::is_retryable) | waits in its lane until the backend answers |
-/// | `Vault` with [`vault::Error::WrongKey`] | is left to the other traders of the queue for a while, then fails |
+/// | `Vault` with [`vault::Error::WrongKey`] | is left to other traders for 60 s ([`UNSIGNABLE_LIMIT`]), then fails |
 /// | others | fails at once |
+///
+/// [`UNSIGNABLE_LIMIT`]: crate::queue::UNSIGNABLE_LIMIT
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -119,7 +119,9 @@ impl Position {
 }
 
 /// Limits of the planner.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Limits {
     /// Maximum relay headers to hold back while no parachain header comes with them. They have no effect on a
     /// worker until one does, and one call for several costs less than one for each. Default: 16.

@@ -13,7 +13,7 @@ use prb_core::{
     },
     chain::Call,
     fleet::Command,
-    primitives::AccountId,
+    primitives::{AccountId, ParaNumber, RelayNumber},
     prpc::Method,
     pruntime::{
         self, Connect, ConnectError, PRuntimeClient,
@@ -80,6 +80,24 @@ async fn busy_worker_is_polled_with_backoff() {
     );
     rig.workers[0].fail_always(Method::DispatchBlocks, None);
     rig.until_worker(0, "at the tip", |w| w.lag == Some(0) && w.failures == 0).await;
+}
+
+/// The chain goes on, but the source of blocks has no new ones: nothing fails, and nothing is asked.
+#[tokio::test(start_paused = true)]
+async fn worker_for_which_nobody_has_blocks_says_so() {
+    let mut rig = Rig::new(1, 10).await;
+    let heights = *rig.source.heights().borrow();
+    let (relay, para) = (heights.relay.unwrap(), heights.para.unwrap());
+    rig.source.set_targets(RelayNumber(relay.0 + 100), ParaNumber(para.0 + 100));
+    rig.start();
+    rig.until_worker(0, "waits for blocks", |w| w.reason.code() == "awaiting-data").await;
+    let since = rig.status(0).message_since;
+    tokio::time::sleep(HOUR).await;
+    let status = rig.status(0);
+    assert_eq!((status.reason.code(), status.state), ("awaiting-data", State::Synching));
+    assert_eq!(status.message_since, since, "it changes to and fro");
+    rig.run();
+    rig.until_all(State::Active).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -33,6 +33,11 @@ async fn a_shared_queue_conforms() {
     conformance::queue::all(shared).await;
     conformance::queue::admin(shared).await;
     conformance::queue::withdrawal(shared).await;
+    conformance::queue::shared(async || {
+        let queue = MemoryQueue::default();
+        (queue.clone(), queue)
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]

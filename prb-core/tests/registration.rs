@@ -172,7 +172,7 @@ async fn registrations_for_another_worker_are_not_sent() {
         (nobody, Difference::Operator { expected: OPERATOR, found: None }, "without an operator"),
         (genesis, Difference::RelayGenesis { expected: GENESIS, found: Hash([2; 32]) }, "delete its data"),
         (para_id, Difference::ParaId { expected: 2004, found: 2035 }, "parachain 2035, not 2004"),
-        (ecdh, Difference::EcdhKey { expected: Hash(ECDH), found: Hash([6; 32]) }, "restart it"),
+        (ecdh, Difference::EcdhKey { expected: Hash(ECDH), found: Hash([6; 32]) }, "restart pRuntime"),
     ];
     for (info, difference, text) in cases {
         let error = register(answer(&info, encoded(None))).await.unwrap_err();

@@ -28,4 +28,9 @@ async fn redis_queue_passes_conformance_suite() {
     conformance::queue::all(make).await;
     conformance::queue::admin(make).await;
     conformance::queue::withdrawal(make).await;
+    conformance::queue::shared(async || {
+        let config = server.config().with_name(fresh_name());
+        (RedisQueue::start(config.clone()).unwrap(), RedisQueue::start(config).unwrap())
+    })
+    .await;
 }

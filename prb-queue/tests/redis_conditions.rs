@@ -8,7 +8,10 @@ mod support;
 
 use std::{fs, time::Duration};
 
-use prb_core::{conformance::queue::job, queue::JobQueue};
+use prb_core::{
+    conformance::queue::job,
+    queue::{JobFailure, JobQueue},
+};
 use prb_queue::redis::{Config, RedisQueue};
 use proxy::Proxy;
 use support::{
@@ -151,6 +154,54 @@ async fn missing_and_unneeded_passwords_are_reported() {
     unready(&with_password, &["or has no password set", &server.port.to_string()]).await;
     let text = with_causes(&with_password.ready().await.unwrap_err());
     assert!(!text.contains("swordfish"), "{text}");
+}
+
+/// A proxy connects to a server that has started again, and does not tell its clients.
+#[tokio::test]
+async fn password_is_sent_again_when_a_connection_has_lost_it() {
+    let mut server = Server::start();
+    server.kill();
+    server.restart_with(&["--requirepass", "swordfish"]);
+    let (port, _proxy) = proxy::keeping_connections(server.port).await;
+    let queue = RedisQueue::start(config(format!("redis://:swordfish@127.0.0.1:{port}"))).unwrap();
+    works(&queue).await;
+    server.kill();
+    server.restart_with(&["--requirepass", "swordfish"]);
+    works(&queue).await;
+}
+
+#[tokio::test]
+async fn jobs_end_once_for_a_user_that_may_not_publish() {
+    let server = Server::start();
+    // What ACL SETUSER gives since Redis 7: no channel.
+    let rule = "ACL SETUSER mute on >secret ~bq:* +@all resetchannels";
+    let _: () = server.command(rule).await;
+    let config = config(server.url());
+    let queue = RedisQueue::start(config.clone()).unwrap();
+    let url = server.url().replace("//", "//mute:secret@");
+    let mute = RedisQueue::start(config.clone().with_url(url)).unwrap();
+    let mut handles = Vec::new();
+    for n in 1..=3 {
+        handles.push(queue.submit(job(n, 1)).await.unwrap());
+    }
+    let failure = JobFailure { message: "no".into() };
+    let [first, second, third] = [lease(&mute, TTL).await, lease(&mute, TTL).await, lease(&mute, TTL).await];
+    mute.complete(first.id, first.token, done(1)).await.unwrap();
+    mute.fail(second.id, second.token, failure.clone(), None).await.unwrap();
+    mute.fail(third.id, third.token, failure.clone(), Some(Duration::from_millis(50))).await.unwrap();
+    let again = lease(&mute, TTL).await;
+    assert_eq!(again.id, third.id);
+    mute.complete(again.id, again.token, done(3)).await.unwrap();
+    let mut outcomes = Vec::new();
+    for handle in handles {
+        outcomes.push(outcome_of(handle).await);
+    }
+    assert_eq!(outcomes, [Ok(done(1)), Err(failure), Ok(done(3))]);
+    let ended: [u32; 2] = [
+        server.command(&format!("SCARD bq:{}:succeeded", config.name)).await,
+        server.command(&format!("SCARD bq:{}:failed", config.name)).await,
+    ];
+    assert_eq!(ended, [2, 1]);
 }
 
 #[tokio::test]

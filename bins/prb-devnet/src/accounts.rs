@@ -20,13 +20,14 @@ pub struct Pool {
     pub pid: u64,
     /// The operator's BIP39 mnemonic (sr25519, no password).
     pub mnemonic: String,
-    /// The operator's account, which signs.
+    /// The operator's account, which signs. In prb-core it is
+    /// [`AccountId`](prb_core::primitives::AccountId)`(operator.into())`.
     pub operator: AccountId,
     /// The pool's owner on chain: the operator, or the account whose proxy the operator is.
     pub owner: AccountId,
     /// Whether the owner is a proxied account.
     pub proxied: bool,
-    /// Free stake at genesis.
+    /// Free stake at genesis, in 10^-12 PHA.
     pub free_stake: Balance,
 }
 

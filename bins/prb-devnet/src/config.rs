@@ -53,9 +53,9 @@ pub struct Config {
     pub proxied_pools: u64,
     /// Vaults, numbered after the pools and owned by the first pool's owner. Default: 0.
     pub vaults: u64,
-    /// Free stake of each pool. Default: 1,000,000 PHA.
+    /// Free stake of each pool, in 10^-12 PHA. Default: 1,000,000 PHA.
     pub free_stake: Balance,
-    /// Balance of each operator, and of each account that has one as its proxy, for paying fees.
+    /// Balance of each operator, and of each account that has one as its proxy, for paying fees, in 10^-12 PHA.
     /// Default: 1,000,000 PHA.
     pub operator_balance: Balance,
     /// Maximum number of workers in a pool. Default: 200.

@@ -105,7 +105,9 @@ impl std::fmt::Debug for Devnet {
 }
 
 impl Devnet {
-    /// Builds the chains, authors the history and starts both RPC servers.
+    /// Builds the chains, authors the history and starts both RPC servers. No block follows until
+    /// [`tick`](Self::tick) or [`spawn_ticker`](Self::spawn_ticker) is called; end the devnet with
+    /// [`shutdown`](Self::shutdown).
     ///
     /// # Errors
     /// [`Error::Genesis`], [`Error::Runtime`], [`Error::Rpc`].
@@ -325,7 +327,8 @@ impl Devnet {
     }
 
     /// Starts workers 0 to `count` − 1 on the ports from `base_port` on (0 for any free ones), with keys derived
-    /// from the devnet's seed.
+    /// from the devnet's seed. With `record`, each writes its requests to `worker-N.log` in that folder. They do not
+    /// end with the devnet: call [`WorkerHandle::shutdown`], or drop them.
     ///
     /// # Errors
     /// [`worker::Error`]; workers already started are stopped.
@@ -338,7 +341,11 @@ impl Devnet {
         worker::spawn_all(self.0.config.seed.to_string(), count, base_port, record).await
     }
 
-    /// Stops the timer and the RPC servers.
+    /// Stops the timers and the RPC servers. Timers hold clones of the devnet: dropping it does not stop them.
+    /// Workers run on.
+    ///
+    /// # Cancel safety
+    /// A cancelled call has stopped the timers, and may leave RPC servers running: call it again.
     pub async fn shutdown(&self) {
         self.0.stop.cancel();
         let mut tasks = std::mem::take(&mut *self.0.tasks.lock().await);

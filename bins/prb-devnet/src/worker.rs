@@ -142,7 +142,9 @@ pub enum Restart {
 /// Settings of one worker.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
-    /// The devnet's seed, from which the worker's keys are derived along with the index.
+    /// The seed from which the worker's keys are derived along with the index.
+    /// [`Devnet::spawn_workers`](crate::Devnet::spawn_workers) uses the decimal text of
+    /// [`Config::seed`](crate::Config::seed): `0` by default.
     pub seed: Vec<u8>,
     /// Number of the worker in its devnet.
     pub index: u32,
@@ -230,7 +232,8 @@ impl Worker {
     }
 }
 
-/// Starts workers 0 to `count` − 1 on the ports from `base_port` on (0 for any free ones), sharing state.
+/// Starts workers 0 to `count` − 1 on the ports from `base_port` on (0 for any free ones), sharing state. `seed` and
+/// `record` are those of [`WorkerConfig`].
 ///
 /// # Errors
 /// [`Error::Listen`], [`Error::Record`], [`Error::Port`]; workers already started are stopped.

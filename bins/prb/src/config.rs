@@ -8,7 +8,9 @@ use std::{
     path::PathBuf,
 };
 
-use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
+use clap::{
+    Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind, value_parser,
+};
 
 use files::Origins;
 
@@ -77,6 +79,9 @@ const ALIASES: [(&str, &str); 1] =
 /// A variable that is missing here is reported as a typing error at each start.
 const OTHERS: [&str; 5] = [MODULE, PSK_VARIABLE, TOKEN_VARIABLE, "PRB_KEYS_PASSPHRASE", ALIASES[0].1];
 
+/// Heading of the global flags.
+const GLOBAL: &str = "Global options";
+
 /// Runtime Bridge for Phala Network: feeds fleets of TEE workers and submits their transactions.
 #[derive(Debug, Parser)]
 #[command(
@@ -86,25 +91,26 @@ const OTHERS: [&str; 5] = [MODULE, PSK_VARIABLE, TOKEN_VARIABLE, "PRB_KEYS_PASSP
     max_term_width = 110,
     after_help = "If no command is given, the variable PHALA_MODULE selects it: data_provider, lifecycle, trade, \
                   monitor or all.\n\nExit codes: 0 ended as requested; 1 failure, a restart may help; 2 invalid \
-                  configuration; 130 ended at once by a second signal."
+                  configuration; 130 ended at once by a second signal.",
+    mut_subcommands(without_daemon_flags)
 )]
 pub struct Cli {
     /// Log format: `development` for text, anything else for JSON.
-    #[arg(long, env = "NODE_ENV", default_value = "production", global = true)]
+    #[arg(long, env = "NODE_ENV", default_value = "production", global = true, help_heading = GLOBAL)]
     pub node_env: String,
     /// Log level (trace, debug, info, warn, error, fatal, or bunyan's numbers 10 to 60), or a filter such as
     /// info,prb_core=debug. A level applies to the daemon itself; libraries log warnings and errors unless the
     /// filter names them. A filter without a level adds to info.
-    #[arg(long, env = "PHALA_LOGGER_LEVEL", global = true, value_parser = log_level)]
+    #[arg(long, env = "PHALA_LOGGER_LEVEL", global = true, value_parser = log_level, help_heading = GLOBAL)]
     pub log_level: Option<LogLevel>,
     /// Configuration file of the daemons (TOML): one line for each setting, with the name of its flag, at the top
     /// level or in a table with the daemon's name. Variables and flags take precedence. --check prints such a
     /// file.
-    #[arg(long, env = "PRB_CONFIG", value_name = "FILE", global = true)]
+    #[arg(long, env = "PRB_CONFIG", value_name = "FILE", global = true, help_heading = GLOBAL)]
     pub config: Option<PathBuf>,
-    /// Check the configuration and all files like a start would, print the effective settings as TOML, with their
+    /// Check the configuration and all files as a start would, print the effective settings as TOML, with their
     /// sources and without secrets, and exit.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     pub check: bool,
     /// What to run.
     #[command(subcommand)]
@@ -140,6 +146,18 @@ pub enum Command {
     /// A request to a running daemon.
     #[command(flatten)]
     Request(crate::cli::Request),
+}
+
+/// Hides the global flags that only daemons have from the help of another command.
+fn without_daemon_flags(command: clap::Command) -> clap::Command {
+    if files::DAEMONS.contains(&command.get_name()) {
+        return command;
+    }
+    // clap adds a global flag to each command that has none of that name. Both flags are still parsed: --check is refused
+    // with an explanation, and --config has no effect.
+    let hidden = |name: &'static str| Arg::new(name).long(name).global(true).hide(true);
+    let check = hidden("check").action(ArgAction::SetTrue);
+    command.args([check, hidden("config").value_parser(value_parser!(PathBuf))])
 }
 
 impl Cli {

@@ -4,13 +4,17 @@
 use std::{
     fs::{self, File},
     io::Read,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 
 /// The first bytes of every SQLite file.
 const SQLITE: &[u8; 16] = b"SQLite format 3\0";
+/// The first bytes of SQLite's rollback journals, and of its write-ahead logs but for the last one. A journal that is done
+/// with is empty, deleted, or begins with zeros.
+const JOURNAL: &[u8; 8] = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7";
+const WRITE_AHEAD: &[u8; 3] = b"\x37\x7f\x06";
 /// The first bytes of the file `CURRENT` of a RocksDB.
 const MANIFEST: &[u8; 9] = b"MANIFEST-";
 /// Most files of a folder that are checked.
@@ -19,6 +23,35 @@ const MAX_FILES: usize = 100_000;
 /// Whether a file is an SQLite database. An unreadable file is not.
 pub(crate) fn is_sqlite(path: &Path) -> bool {
     begins_with(path, SQLITE)
+}
+
+/// Refuses an SQLite database beside which there is a journal, also under the name that it had before `.v2` was appended:
+/// its program was ended while it wrote, or runs. Without the journal it would be read as it never was.
+///
+/// # Errors
+/// Names the journal and explains what to do.
+pub(crate) fn check_journals(database: &Path) -> anyhow::Result<()> {
+    let renamed_from = database.extension().filter(|name| *name == "v2").map(|_| database.with_extension(""));
+    for name in [Some(database.to_owned()), renamed_from].into_iter().flatten() {
+        let beside = |suffix: &str| {
+            let mut path = name.clone().into_os_string();
+            path.push(suffix);
+            PathBuf::from(path)
+        };
+        let (rollback, ahead) = (beside("-journal"), beside("-wal"));
+        let found = begins_with(&rollback, JOURNAL).then_some(rollback);
+        let found = found.or_else(|| begins_with(&ahead, WRITE_AHEAD).then_some(ahead));
+        if let Some(journal) = found {
+            bail!(
+                "{} is beside it, because the original program runs, or was ended while it wrote; the database alone is \
+                 incomplete. Stop the program, give the database the name {name} again, and finish with `sqlite3 {name} \
+                 'PRAGMA wal_checkpoint(TRUNCATE); SELECT count(*) FROM pools'` (or start and stop the original once)",
+                journal.display(),
+                name = name.display(),
+            );
+        }
+    }
+    Ok(())
 }
 
 fn begins_with<const N: usize>(path: &Path, expected: &[u8; N]) -> bool {
@@ -65,6 +98,9 @@ fn is_rocksdb_file(name: &str) -> bool {
 pub(crate) fn check_inventory(path: &Path, setting: &str) -> anyhow::Result<()> {
     let shown = path.display();
     if is_sqlite(path) {
+        check_journals(path).with_context(|| {
+            format!("{shown} ({setting}) is the SQLite database of the original bridge (PRB v2)")
+        })?;
         bail!(
             "{shown} ({setting}) is the SQLite database of the original bridge (PRB v2); it is not changed. To continue \
              with its pools and workers: stop the original's lifecycle manager and trader, `mv {shown} {shown}.v2`, \

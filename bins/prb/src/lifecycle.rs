@@ -34,7 +34,7 @@ use crate::{
     peers,
     progress::{Display, Shown, View},
     providers::ProviderTable,
-    readiness,
+    readiness::{self, ProvidersInUse},
     signers::InventorySigners,
     token::Access,
     trade_queue::{self, TradeQueue},
@@ -115,7 +115,7 @@ impl LifecycleManager {
         config.handlers = handlers(manager.clone(), sources, Handlers::new());
         let node = peers::start(config).await?;
         provider_table.set_peers(node.peers());
-        let probe = probe(disk, &node, work.as_ref());
+        let probe = probe(disk, &node, work.as_ref(), providers.clone());
         let source = api_source(manager.clone(), work.as_ref(), &node, &provider_table, &probe);
         let api = api::Server::open(&args.api, &args.pages, &access, source).await;
         let api = api.map_err(Failure::Configuration)?;
@@ -301,11 +301,14 @@ impl Daemon for LifecycleManager {
     }
 }
 
-fn probe(disk: DiskWatch, node: &Node, work: Option<&FleetRuntime>) -> Probe {
-    let Some(work) = work else { return Probe::new(move || disk.reasons()) };
-    let (peers, work) = (node.peers(), work.probe());
+fn probe(disk: DiskWatch, node: &Node, work: Option<&FleetRuntime>, used: Option<Providers>) -> Probe {
+    let (Some(work), Some(used)) = (work, used) else { return Probe::new(move || disk.reasons()) };
+    let (peers, heights, work) = (node.peers(), work.heights(), work.probe());
+    let in_use = ProvidersInUse::default();
     Probe::new(move || {
-        let data = readiness::data_providers(providers(&peers), untrusted(&peers));
+        let heights = *heights.borrow();
+        let in_use = in_use.check(&used.all(), &heights);
+        let data = readiness::data_providers(providers(&peers), untrusted(&peers)).or(in_use);
         disk.reasons().into_iter().chain(data).chain(work()).collect()
     })
 }

@@ -12,6 +12,7 @@ use prb_core::{
     fleet::FleetStatus,
     worker::{self, InFlight, State, WorkerStatus},
 };
+use prb_walkie::blob::remote::{ProviderState, ProviderStatus};
 use tokio::sync::watch;
 
 use crate::ops::Reason;
@@ -184,6 +185,51 @@ pub(crate) fn data_providers(usable: usize, untrusted: usize) -> Option<Reason> 
         ),
     };
     (usable == 0).then(|| Reason::new(Code::NoDataProvider, text))
+}
+
+/// Watches that one of the data providers in use can be asked: their peer-to-peer connections may be up although their
+/// blob servers are not.
+#[derive(Debug, Default)]
+pub(crate) struct ProvidersInUse(Mutex<Option<Instant>>);
+
+impl ProvidersInUse {
+    /// Returns a reason if none could be asked for a while, or those that can have too little.
+    pub(crate) fn check(&self, providers: &[ProviderStatus], heights: &Heights) -> Option<Reason> {
+        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if providers.iter().any(|provider| provider.state == ProviderState::Ready) {
+            *since = None;
+            return behind(heights);
+        }
+        if since.get_or_insert_with(Instant::now).elapsed() < DATA_WITHIN {
+            return None;
+        }
+        const NAMED: usize = 3;
+        let named: Vec<_> = providers.iter().take(NAMED).map(unusable).collect();
+        let text = match named.is_empty() {
+            true => "no data provider is in use: see `prb provider list`".to_owned(),
+            false => format!("no blocks can be fetched from any data provider: {}", named.join("; ")),
+        };
+        Some(Reason::new(Code::NoDataProvider, text))
+    }
+}
+
+fn unusable(provider: &ProviderStatus) -> String {
+    let why = match &provider.state {
+        ProviderState::Down { reason } | ProviderState::Suspended { reason, .. } => reason,
+        _ => "not connected to its blob server yet",
+    };
+    format!("{} at {}: {why}", provider.id, provider.address)
+}
+
+/// Whether the data providers lag behind this manager's own node.
+fn behind(heights: &Heights) -> Option<Reason> {
+    let blocks = heights.para_target?.0.saturating_sub(heights.para?.0);
+    let text = || {
+        format!(
+            "the data providers are {blocks} parachain blocks behind this manager's node: see their own readiness"
+        )
+    };
+    (blocks > AT_TIP).then(|| Reason::new(Code::Syncing, text()))
 }
 
 /// Whether most workers are healthy.
@@ -413,6 +459,22 @@ mod tests {
         let reason = node_behind(&fleet).unwrap();
         assert_eq!(reason.code, "node_behind");
         assert!(reason.message.contains("is 14 blocks behind"), "{}", reason.message);
+    }
+
+    #[test]
+    fn providers_behind_the_own_node_are_a_reason() {
+        let of = |para, para_target| {
+            let number = |n: u32| Some(ParaNumber(n));
+            behind(&Heights { para: number(para), para_target: number(para_target), ..Heights::default() })
+        };
+        assert_eq!(of(100, 120), None);
+        let reason = of(100, 121).unwrap();
+        assert!(
+            reason.code == "syncing" && reason.message.contains("21 parachain blocks"),
+            "{}",
+            reason.message
+        );
+        assert_eq!(behind(&Heights::default()), None);
     }
 
     #[test]

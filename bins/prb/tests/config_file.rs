@@ -144,6 +144,8 @@ fn faults_in_the_file_are_reported_with_their_line() {
     let error = with("chain_endpoint = \"http://node/hunter2\"\nuse_built_in_trader = true\n");
     assert!(error.contains("--chain-endpoint") && error.contains("line 1"), "{error}");
     assert!(with("[[lifecycle]]\n").contains("line 1"));
+    let error = with("min_bench_score = 0x10\n");
+    assert!(error.contains("decimal") && error.contains("line 1"), "{error}");
     assert!(with("q_redis_endpoint = hunter2 hunter2").contains("line 1"));
     // A file can provide required settings.
     assert!(with("min_bench_score = 1\n").contains("--config file"));

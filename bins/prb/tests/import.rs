@@ -274,6 +274,45 @@ fn files_that_are_no_v2_database_are_refused() {
     assert!(text.contains("LIFECYCLE") && text.contains("opens the operators' keys"), "{text}");
 }
 
+/// The original is killed while it writes: its database has a part of a transaction, which the journal undoes.
+#[test]
+fn database_of_a_killed_original_is_not_read_without_its_journal() {
+    let original = Original::new();
+    original.pool(POOL, 1, "p", None, &original.operator);
+    for n in 0..200 {
+        let endpoint = format!("http://10.0.0.{n}:8000");
+        let id = format!("00000000-0000-4000-8000-{n:012}");
+        original.worker(&id, &format!("w-{n}"), &endpoint, "5000000000000", true, Some(POOL));
+    }
+    original
+        .database
+        .execute_batch("PRAGMA cache_size = 1; BEGIN; UPDATE workers SET stake = '1', enabled = 0")
+        .unwrap();
+    let copy = |from: &str, to: &str| fs::copy(original.path(from), original.path(to)).unwrap();
+    copy("local.db", "killed.db");
+    copy("local.db-journal", "killed.db-journal");
+    original.database.execute_batch("ROLLBACK").unwrap();
+    let at = |name: &str| original.path(name).display().to_string();
+    let renamed = |from: &str, to: &str| fs::rename(original.path(from), original.path(to)).unwrap();
+    let import = |name: &str| original.import(&["import", "v2", &at(name), "--dry-run"]);
+    for name in ["killed.db", "killed.db.v2"] {
+        if name != "killed.db" {
+            renamed("killed.db", name);
+        }
+        let text = assert_code(&import(name), 2);
+        assert!(text.contains("killed.db-journal") && text.contains("sqlite3"), "{text}");
+    }
+    // As it says.
+    renamed("killed.db.v2", "killed.db");
+    let database = Connection::open(original.path("killed.db")).unwrap();
+    database.query_row("SELECT count(*) FROM pools", [], |row| row.get::<_, i64>(0)).unwrap();
+    drop(database);
+    renamed("killed.db", "killed.db.v2");
+    assert_code(&original.import(&["import", "v2", &at("killed.db.v2")]), 0);
+    let (snapshot, _) = original.imported();
+    assert!(snapshot.workers.len() == 200 && snapshot.workers.iter().all(|worker| worker.enabled));
+}
+
 #[test]
 fn v3_output_is_imported_and_keys_must_match_their_accounts() {
     let original = Original::new();

@@ -71,6 +71,35 @@ async fn readiness_follows_outages_of_nodes_and_providers() {
     net.shutdown().await;
 }
 
+/// Its peer-to-peer port can be reached, its blobs cannot: a firewall, or a server at another address.
+#[tokio::test(flavor = "multi_thread")]
+async fn provider_whose_blobs_cannot_be_reached_is_named() {
+    let net = Net::start(chain(), 0).await;
+    let mut provider = provider(&net, "dp").set("PRB_BLOB_SERVER_ADDRESS", "127.0.0.2");
+    let mut manager = manager(&net, "lm").set("PHALA_WALKIE_BOOT_NODES", provider.address());
+    provider.start();
+    manager.start();
+    provider.until_unready(&[], LIMIT).await;
+    manager.until_unready(&["no_data_provider"], LIMIT).await;
+    let start = Instant::now();
+    loop {
+        let told = reasons(&manager).pop().map(|(_, message)| message).unwrap_or_default();
+        let logged = manager.log().contains("a data provider's blob server cannot be reached");
+        if logged && told.contains("refused") && told.contains("127.0.0.1") {
+            break;
+        }
+        assert!(start.elapsed() < LIMIT, "{told}");
+        sleep(Duration::from_millis(100)).await;
+    }
+    provider.stop().await;
+    provider.put("PRB_BLOB_SERVER_ADDRESS", "127.0.0.1");
+    provider.start();
+    manager.until_unready(&[], LIMIT).await;
+    manager.stop().await;
+    provider.stop().await;
+    net.shutdown().await;
+}
+
 /// Returns codes and messages of the reasons why a daemon is not ready.
 fn reasons(daemon: &Daemon) -> Vec<(String, String)> {
     listed(&daemon.ops("/readyz").unwrap().1, "reasons")

@@ -1,4 +1,4 @@
-//! A [`HistorySource`] in memory, for tests and embedders.
+//! A [`HistorySource`] in memory, for this crate's tests.
 
 use std::sync::{Mutex, PoisonError};
 

@@ -48,7 +48,8 @@ impl Runtime {
     /// [`Error::Missing`], [`Error::Layout`].
     pub(crate) fn call(&self, call: &Call) -> Result<EncodedCall, Error> {
         let (pallet, name) = split_name(call.name());
-        self.encode_call(pallet, name, args(call))
+        let args = args(call).ok_or_else(|| Error::unknown_call(call))?;
+        self.encode_call(pallet, name, args)
     }
 
     /// Encodes `Utility::force_batch` of these calls, wrapped in `Proxy::proxy` if there is an account to act
@@ -99,9 +100,9 @@ fn split_name(name: &'static str) -> (&'static str, &'static str) {
     name.split_once("::").unwrap_or((name, ""))
 }
 
-/// Encodes the call's arguments for the parachain's pallets.
-fn args(call: &Call) -> Vec<u8> {
-    match call {
+/// Encodes the call's arguments for the parachain's pallets; `None` for a call that this crate does not know.
+fn args(call: &Call) -> Option<Vec<u8>> {
+    Some(match call {
         Call::SyncOffchainMessage(message) => message.encode(),
         Call::RegisterWorker { runtime_info, attestation, .. }
         | Call::RegisterWorkerV1 { runtime_info, attestation, .. } => {
@@ -115,7 +116,7 @@ fn args(call: &Call) -> Vec<u8> {
         Call::StartComputing { pool, worker, stake } | Call::RestartComputing { pool, worker, stake } => {
             (pool.0, worker, stake).encode()
         }
-        // `Call` is non-exhaustive: a variant unknown to this crate has no arguments, and its name fails the lookup.
-        _ => Vec::new(),
-    }
+        // `Call` is non-exhaustive.
+        _ => return None,
+    })
 }

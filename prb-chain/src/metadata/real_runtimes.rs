@@ -6,11 +6,7 @@ use std::sync::Arc;
 use codec::{Compact, Decode, Encode};
 use prb_core::{
     chain::{Call, CallBatch, DispatchError},
-    primitives::{AccountId, Hash, PoolId, WorkerKey},
-    wire::{
-        Attestation, Message, MessageOrigin, SignedMessage, VersionedWorkerEndpoints, WorkerEndpointPayload,
-        WorkerRegistrationInfo, WorkerRegistrationInfoV2,
-    },
+    primitives::{AccountId, Hash},
 };
 
 use super::*;
@@ -31,65 +27,14 @@ fn khala() -> Option<Runtime> {
     runtime("khala-metadata-v14.scale")
 }
 
-const WORKER: WorkerKey = WorkerKey([1; 32]);
-
-/// All calls with their names.
-fn calls() -> Vec<Call> {
-    let info = WorkerRegistrationInfoV2 {
-        version: 1,
-        machine_id: vec![7; 16],
-        pubkey: WORKER,
-        ecdh_pubkey: [9; 32],
-        genesis_block_hash: Hash([3; 32]),
-        features: vec![4, 1],
-        operator: Some(AccountId([5; 32])),
-        para_id: 2004,
-        max_consensus_version: 0,
-    };
-    let (worker, pool, stake) = (WORKER, PoolId(7), 1_000);
-    let attestation =
-        Attestation::SgxIas { ra_report: vec![1], signature: vec![2], raw_signing_cert: vec![3] };
-    let message = Message { sender: MessageOrigin::Worker(WORKER), destination: vec![1], payload: vec![2] };
-    let payload = WorkerEndpointPayload {
-        pubkey: WORKER,
-        versioned_endpoints: VersionedWorkerEndpoints::V1(vec!["http://one".into()]),
-        signing_time: 42,
-    };
-    vec![
-        Call::SyncOffchainMessage(SignedMessage { message, sequence: 3, signature: vec![8; 64] }),
-        Call::RegisterWorker {
-            worker,
-            runtime_info: info.encode(),
-            attestation: None::<()>.encode(),
-            replaces: None,
-        },
-        Call::RegisterWorkerV1 {
-            worker,
-            runtime_info: WorkerRegistrationInfo::from(info).encode(),
-            attestation: attestation.encode(),
-            replaces: None,
-        },
-        Call::UpdateWorkerEndpoint { payload, signature: vec![8; 64] },
-        Call::AddWorker { pool, worker },
-        Call::RemoveWorker { pool, worker },
-        Call::StartComputing { pool, worker, stake },
-        Call::RestartComputing { pool, worker, stake },
-        Call::StopComputing { pool, worker },
-        Call::ReclaimWorker { pool, worker },
-    ]
-}
-
 #[test]
 fn khala_accepts_every_call_single_batched_and_proxied() {
     let Some(runtime) = khala() else { return };
-    let encoded: Vec<_> = calls().iter().map(|call| runtime.call(call).unwrap()).collect();
-    let mut names: Vec<_> = calls().iter().map(Call::name).collect();
-    names.dedup();
-    assert_eq!(names.len(), 10, "{names:?}");
+    let encoded: Vec<_> = Call::samples().iter().map(|call| runtime.call(call).unwrap()).collect();
     runtime.batch(&encoded, None).unwrap();
     runtime.batch(&encoded, Some(AccountId([5; 32]))).unwrap();
     // Invalid arguments are detected.
-    let Call::RegisterWorker { worker, runtime_info, .. } = calls().remove(1) else { unreachable!() };
+    let Call::RegisterWorker { worker, runtime_info, .. } = Call::samples().remove(1) else { unreachable!() };
     let short = Call::RegisterWorker { worker, runtime_info, attestation: vec![], replaces: None };
     assert!(matches!(runtime.call(&short), Err(Error::Layout { .. })));
 }
@@ -99,7 +44,7 @@ async fn khala_transaction_is_signed_with_its_extensions() {
     let Some(runtime) = khala().map(Arc::new) else { return };
     let secret = "bottom drive obey lake curtain smoke basket hold race lonely fit walk".to_owned().into();
     let signer = Arc::new(OperatorKey::from_secret(&secret).unwrap());
-    let batch = CallBatch::new(signer, calls());
+    let batch = CallBatch::new(signer, Call::samples());
     let prepared = crate::submit::sign_for_test(&runtime, &batch).await.unwrap();
     // Length, version, `MultiAddress::Id`, signature, era of two bytes, nonce and tip of one byte each:
     // extensions without data, such as `CheckMqSequence`, add nothing.

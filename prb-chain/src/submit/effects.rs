@@ -116,6 +116,7 @@ impl EffectItems {
                 let session = session_account(*pool, worker);
                 vec![self.sessions.key(&session.0), self.stakes.key(&session.0)]
             }
+            // Refused by `effect`.
             _ => Vec::new(),
         }
     }
@@ -174,8 +175,8 @@ impl EffectItems {
             Call::ReclaimWorker { pool, worker } => {
                 !session(*pool, worker)?.is_some_and(|s| s.is(&["WorkerCoolingDown"]))
             }
-            // `Call` is non-exhaustive: for an unknown variant no effect is known.
-            _ => false,
+            // `Call` is non-exhaustive. Without a known effect, a call could be sent twice.
+            _ => return Err(metadata::Error::unknown_call(call)),
         };
         Ok(if present { Effect::Present } else { Effect::Missing })
     }

@@ -108,6 +108,12 @@ async fn effects_match_the_chain() {
         let found: Vec<_> = found.calls.iter().map(|effect| *effect == Effect::Present).collect();
         assert_eq!(found, expected, "{calls:?}");
     };
+    let every_kind = net.ticking(submitter.effects(operator, &Call::samples())).await.unwrap();
+    for (call, effect) in Call::samples().iter().zip(every_kind.calls) {
+        let ends = ["remove_worker", "stop_computing", "reclaim_pool_worker"];
+        let is_end = ends.iter().any(|name| call.name().ends_with(name));
+        assert_eq!(effect == Effect::Present, is_end, "of an unknown worker: {call:?}");
+    }
     check(&[
         (worker.register(&net), false),
         (worker.bench_report(&net, 0), false),

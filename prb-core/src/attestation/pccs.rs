@@ -39,7 +39,8 @@ const HEADER_LIMIT: usize = 64;
 const REASON_LIMIT_BYTES: usize = 300;
 
 /// Configuration of a [`PccsSource`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, derive_setters::Setters)]
+#[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct PccsConfig {
     /// PCCS servers, tried in this order: `https://pccs.example.org` or
@@ -158,8 +159,7 @@ impl CollateralSource for PccsSource {
                 Ok(collateral) => return Ok(collateral),
                 Err(reason) => {
                     let shown = origin(url);
-                    // The client's reasons quote the URL, whose user name, password and path may be secrets.
-                    let reason = shorten(&reason.replace(url, &shown), REASON_LIMIT_BYTES);
+                    let reason = shorten(&with_origins(&reason), REASON_LIMIT_BYTES);
                     warn!(pccs = %shown, %reason, "a PCCS returned no valid collateral");
                     attempts.push((shown, reason));
                 }
@@ -167,6 +167,21 @@ impl CollateralSource for PccsSource {
         }
         Err(Error::Unavailable { attempts })
     }
+}
+
+/// Reduces the URLs in a reason to their origins. The client derives them from the configured one, whose user name,
+/// password and path may be secrets.
+fn with_origins(reason: &str) -> String {
+    let mut text = String::new();
+    let mut rest = reason;
+    while let Some(start) = ["http://", "https://"].iter().filter_map(|scheme| rest.find(scheme)).min() {
+        let url = rest[start..].split([' ', '\n', '\t', '"', '`', ')', '>']).next().unwrap_or_default();
+        let url = url.trim_end_matches([':', ',', ';', '.']);
+        text += &rest[..start];
+        text += &origin(url);
+        rest = &rest[start + url.len()..];
+    }
+    text + rest
 }
 
 /// Validates and normalises the URL of a PCCS: no trailing slash.

@@ -111,7 +111,7 @@ impl fmt::Display for Difference {
             ),
             Self::EcdhKey { expected, found } => write!(
                 f,
-                "it would register the key {found} for encrypted messages, and shows {expected}: restart it"
+                "it would register the key {found} for encrypted messages, and shows {expected}: restart pRuntime"
             ),
         }
     }

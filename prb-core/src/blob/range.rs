@@ -101,7 +101,8 @@ pub trait RangeSource: BlobSource {
     /// Returns the ranges that begin at a relay header; `None` if there are none yet.
     ///
     /// # Errors
-    /// [`Error::BadCursor`] for relay blocks before the start, [`Error::NotReady`] before the start is known.
+    /// [`Error::BadCursor`] for relay blocks before the start, [`Error::NotReady`] before the start is known,
+    /// [`Error::Unavailable`], [`Error::Storage`].
     ///
     /// # Cancel safety
     /// Safe: only the answer is lost.
@@ -111,7 +112,8 @@ pub trait RangeSource: BlobSource {
     /// the source has dropped its justification. `None` if there is none in the cursor's authority set.
     ///
     /// # Errors
-    /// [`Error::BadCursor`] for relay blocks before the start, [`Error::TooLarge`] if that batch exceeds the limit.
+    /// [`Error::BadCursor`] for relay blocks before the start, [`Error::TooLarge`] if that batch exceeds the limit,
+    /// [`Error::NotReady`], [`Error::Unavailable`], [`Error::Storage`].
     ///
     /// # Cancel safety
     /// Safe: only the answer is lost.

@@ -9,6 +9,9 @@ use crate::{
     wire::{MessageOrigin, SignedMessage, WorkerEndpointPayload},
 };
 
+#[cfg(feature = "testing")]
+mod samples;
+
 /// A call that a pool's operator sends.
 ///
 /// # Stored calls

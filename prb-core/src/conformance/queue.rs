@@ -4,12 +4,14 @@
 //! against a backend with its own clock.
 
 mod admin;
+mod shared;
 mod withdrawal;
 
 use std::{future::Future, time::Duration};
 
 use self::{
     admin::{lists_jobs, removes_jobs, retries_a_failed_job, shows_a_job, shows_a_mixed_job},
+    shared::{a_late_lease_of_another_process_is_lost, outcomes_reach_another_process},
     withdrawal::{refuses_to_withdraw_what_is_leased, withdraws_what_is_not_leased},
 };
 
@@ -29,7 +31,8 @@ const LONG: Duration = Duration::from_secs(60);
 /// A lease or delay that a check waits for.
 const SHORT: Duration = Duration::from_millis(200);
 
-/// Runs all checks. Each call of `make` must return an empty queue with this capacity, in jobs.
+/// Runs all checks of a backend within one process, without restarts. Each call of `make` must return an empty queue
+/// with this capacity, in jobs.
 ///
 /// ```
 /// use prb_core::{conformance, queue::memory::{Config, MemoryQueue}};
@@ -73,6 +76,18 @@ pub async fn all<Q: JobQueue, F: Future<Output = Q>>(make: impl Fn(usize) -> F) 
 pub async fn withdrawal<Q: JobQueue, F: Future<Output = Q>>(make: impl Fn(usize) -> F) {
     withdraws_what_is_not_leased(&make(2).await).await;
     refuses_to_withdraw_what_is_leased(&make(256).await).await;
+}
+
+/// Runs all checks of a queue that processes share. Each call of `make` must open an empty queue twice, as a submitter's
+/// and a trader's process would.
+///
+/// # Panics
+/// If the backend violates the seam's contract.
+pub async fn shared<Q: JobQueue, F: Future<Output = (Q, Q)>>(make: impl Fn() -> F) {
+    let (submitter, trader) = make().await;
+    outcomes_reach_another_process(&submitter, &trader).await;
+    let (submitter, trader) = make().await;
+    a_late_lease_of_another_process_is_lost(&submitter, &trader).await;
 }
 
 /// A job with one call, distinguished by `n`.

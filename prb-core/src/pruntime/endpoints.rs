@@ -94,7 +94,7 @@ pub async fn announcement(
         return Err(wrong(&format!("the worker signed other endpoints: {signed:?}, not {endpoints:?}")));
     }
     if !is_signed(&payload, &signature) {
-        return Err(wrong("the worker's signature is not valid; restart it"));
+        return Err(wrong("the worker's signature is not valid; restart pRuntime"));
     }
     let signed_ms = payload.signing_time;
     if signed_ms.abs_diff(chain_time_ms) >= MAX_SIGNATURE_AGE_MS {

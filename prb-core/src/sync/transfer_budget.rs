@@ -65,10 +65,12 @@ pub const TIP_FETCHES: usize = 64;
 const TIP_SHARE: usize = 8;
 
 /// Limits of a [`TransferBudget`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct TransferLimits {
-    /// Bytes in flight to workers, in both lanes together.
+    /// Bytes in flight to workers, in both lanes together; [`TransferLimits::new`] takes it.
+    #[setters(skip)]
     pub max_bytes: usize,
     /// Bytes of these that are reserved for workers at the tip.
     pub tip_bytes: usize,

@@ -287,7 +287,12 @@ fn assess(desired: &Desired, settings: &Settings, observed: &Observed, info: &Ph
     // A stop must not wait: it is the operator's remedy for a worker that does not catch up.
     let wanted = on_chain.wanted.filter(|wanted| *wanted == Operation::Stop);
     let Assessment { relays, syncs, .. } = on_chain;
-    Assessment { state: State::Synching, reason: Reason::Synching, wanted, relays, syncs }
+    let reason = if observed.awaits_data {
+        Reason::AwaitingData { error: "no data provider has the blocks that it lacks".into() }
+    } else {
+        Reason::Synching
+    };
+    Assessment { state: State::Synching, reason, wanted, relays, syncs }
 }
 
 /// Returns the reason to show if the entry's last known key conflicts with the one that answers now.

@@ -208,6 +208,8 @@ pub struct Observed {
     pub relay_genesis: Option<Hash>,
     /// The step that the planner returned.
     pub step: Step,
+    /// Whether the source has had nothing that the worker lacks for a long time.
+    pub awaits_data: bool,
     /// Whether a step is being fetched or sent: the worker accepts one at a time.
     pub syncing: bool,
     /// Whether the worker has reached the tip and has not fallen far behind since.
@@ -260,6 +262,7 @@ impl Default for Observed {
             heights: Heights::default(),
             relay_genesis: None,
             step: Step::Wait,
+            awaits_data: false,
             syncing: false,
             caught_up: false,
             node_behind: None,

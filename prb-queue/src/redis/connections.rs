@@ -23,10 +23,13 @@ use super::{
     scripts::{self, Scripts},
 };
 
-/// Why the shared connection is replaced: the server refuses writes on it, or nothing arrives over it, as
-/// when a load balancer keeps it open to a server that is gone.
+// Why the shared connection is replaced.
+/// The server refuses writes on it.
 const DEMOTED: &str = "refuses writes because it is now a replica";
+/// Nothing arrives over it, as when a load balancer keeps it open to a server that is gone.
 const SILENT: &str = "does not answer";
+/// A proxy that keeps connections while it connects to a server anew leads to a session without the password.
+const UNAUTHENTICATED: &str = "has forgotten the password";
 /// Timeout of connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause before a call is repeated after its connection was lost; doubles up to [`REPEAT_MAX`].
@@ -49,6 +52,7 @@ pub(super) struct Connections {
     prefix: String,
     pub(super) scripts: Arc<Scripts>,
     call_timeout: Duration,
+    has_password: bool,
 }
 
 /// The shared connection for commands.
@@ -100,7 +104,9 @@ impl Connections {
         let shared =
             Arc::new(watch::Sender::new(Current { generation: 0, manager, answered: now(), logged: None }));
         let endpoint = without_password(&config.url).into();
-        Ok(Self { client, shared, endpoint, prefix, scripts, call_timeout: config.call_timeout })
+        let has_password = client.get_connection_info().redis_settings().password().is_some();
+        let call_timeout = config.call_timeout;
+        Ok(Self { client, shared, endpoint, prefix, scripts, call_timeout, has_password })
     }
 
     /// Converts a Redis error to the seam's, with the server's address and a remedy where one is known.
@@ -214,7 +220,11 @@ impl Connections {
             if is_demoted(&error) {
                 self.replace(generation, DEMOTED);
             }
-            if !is_transient(&error) || Instant::now() + pause >= deadline {
+            let is_unauthenticated = self.has_password && is_of(&error, "NOAUTH");
+            if is_unauthenticated {
+                self.replace(generation, UNAUTHENTICATED);
+            }
+            if !(is_unauthenticated || is_transient(&error)) || Instant::now() + pause >= deadline {
                 return Err(error);
             }
             sleep(pause).await;
@@ -284,9 +294,13 @@ fn is_transient(error: &RedisError) -> bool {
 }
 
 /// Whether the server has become a replica, which keeps its connections and refuses writes.
-pub(super) fn is_demoted(error: &RedisError) -> bool {
-    // For an error within a script, the code is part of the text.
-    error.code() == Some("READONLY") || error.detail().is_some_and(|text| text.contains("READONLY"))
+fn is_demoted(error: &RedisError) -> bool {
+    is_of(error, "READONLY")
+}
+
+fn is_of(error: &RedisError, code: &str) -> bool {
+    // For an error within a script or of a pipeline, the code is part of the text.
+    error.code() == Some(code) || error.to_string().contains(code)
 }
 
 fn timed_out() -> RedisError {

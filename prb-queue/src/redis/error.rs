@@ -42,7 +42,11 @@ const REMEDIES: [(&str, &str); 20] = [
     ("AuthenticationFailed", "the server rejects the user or password in the URL, or has no password set"),
     ("timed out", "the server does not answer: check the network path and the server's load"),
     ("did not answer", "check the network path and the server's load"),
-    ("NOPERM", "the user lacks a permission: scripts (EVALSHA, SCRIPT), BLMOVE and the keys bq:* are needed"),
+    (
+        "NOPERM",
+        "the user lacks a permission: scripts (EVALSHA, SCRIPT), BLMOVE, SUBSCRIBE, the keys bq:* and the channels bq:* \
+         are needed (~bq:* &bq:*)",
+    ),
     ("READONLY", "the server is a replica: set the address of the primary"),
     ("MISCONF", "the server cannot write its data to disk: free disk space or correct its data directory"),
     ("OOM", "the server is out of memory: raise its maxmemory"),

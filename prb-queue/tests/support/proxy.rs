@@ -87,6 +87,36 @@ impl Faults {
     }
 }
 
+/// Starts a proxy that keeps its clients' connections and connects to the server anew when that closes one: a new session,
+/// of which the client has no knowledge. Returns its port; it ends when the set is dropped.
+pub async fn keeping_connections(server: u16) -> (u16, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((near, _)) = listener.accept().await {
+            connections.spawn(keep(near, server));
+        }
+    });
+    (port, task)
+}
+
+async fn keep(mut near: TcpStream, server: u16) {
+    let (mut near_in, mut near_out) = near.split();
+    loop {
+        let Ok(mut far) = TcpStream::connect(("127.0.0.1", server)).await else {
+            sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        let (mut far_in, mut far_out) = far.split();
+        tokio::select! {
+            from_client = tokio::io::copy(&mut near_in, &mut far_out) => if from_client.is_ok() { return },
+            _ = tokio::io::copy(&mut far_in, &mut near_out) => {}
+        }
+    }
+}
+
 async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, number: usize, faults: Arc<Faults>) {
     let is_below = |limit: &AtomicUsize| number < limit.load(Ordering::SeqCst);
     let closed = async {

@@ -25,7 +25,7 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_util::task::AbortOnDropHandle;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{keys::MAX_KEY_BYTES, metrics};
 
@@ -38,6 +38,9 @@ use pending::Pending;
 
 /// A connection that lasts this long resets the backoff.
 const STEADY: Duration = Duration::from_secs(10);
+/// How long a connection may fail before that is warned of, and how often it is repeated.
+const WARN_AFTER: Duration = Duration::from_secs(10);
+const WARN_INTERVAL: Duration = Duration::from_secs(10 * 60);
 /// A request fails after this many timeouts, even if bytes keep arriving slowly.
 const SLOWEST_TIMEOUTS: u32 = 10;
 const SILENT: &str = "it did not answer in time";
@@ -250,15 +253,46 @@ impl Client {
     }
 }
 
+/// When an outage of a connection is warned of: once it lasts, and again from time to time.
+#[derive(Default)]
+struct Outage {
+    since: Option<Instant>,
+    warned: Option<Instant>,
+}
+
+impl Outage {
+    /// Whether to warn of a connection that ended now; `began` is when it was attempted.
+    fn is_due(&mut self, began: Instant, now: Instant) -> bool {
+        if now.duration_since(began) >= STEADY {
+            self.since = None;
+        }
+        let since = *self.since.get_or_insert(now);
+        let is_due = now.duration_since(since) >= WARN_AFTER
+            && self.warned.is_none_or(|warned| now.duration_since(warned) >= WARN_INTERVAL);
+        if is_due {
+            self.warned = Some(now);
+        }
+        is_due
+    }
+}
+
 impl Shared {
     /// Keeps the connection up until the client is dropped.
     async fn run(self: Arc<Self>) {
         let mut backoff = Backoff::new(self.config.reconnect);
+        let mut outage = Outage::default();
         loop {
             let start = Instant::now();
             let error = self.connect_once().await;
             let reason: Arc<str> = error.to_string().into();
-            debug!(provider = %self.provider, reason = &*reason, "no blob connection");
+            if outage.is_due(start, Instant::now()) {
+                warn!(
+                    provider = %self.provider, address = %self.address, reason = &*reason,
+                    "a data provider's blob server cannot be reached; trying again"
+                );
+            } else {
+                debug!(provider = %self.provider, reason = &*reason, "no blob connection");
+            }
             metrics::disconnected();
             // Before the requests fail: a caller that asks again at once gets this reason.
             self.link.send_replace(Link::Down { reason });

@@ -106,9 +106,8 @@ pub enum Key {
     },
 }
 
-/// Strips the waiting time from a key that is asked for by a peer's call: a delayed answer would occupy a
-/// call slot that others need. Waiting for heights is only possible over the blob server's own protocol.
-#[cfg(feature = "node")]
+/// Strips the waiting time from a key, where an answer may not be delayed: of a peer's call, which would occupy a call
+/// slot that others need, and of a connection to the blob server that waits for enough answers.
 pub(crate) fn without_wait(key: &str) -> Cow<'_, str> {
     match Key::parse(key) {
         Some(Key::Heights { relay, para, wait_ms: 1.. }) => {

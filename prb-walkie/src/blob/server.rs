@@ -83,7 +83,7 @@ pub struct Config {
     pub max_connections: usize,
     /// Most connections of one IP address, or of one share of an IPv6 /48. Default: 1,024.
     pub max_connections_per_ip: usize,
-    /// Most unanswered requests of one connection. Default: 128.
+    /// Most unanswered requests of one connection, of which four may wait for heights. Default: 128.
     pub max_in_flight: usize,
     /// Most bytes of one connection's answers, reserved or queued
     /// (`PHALA_LIFECYCLE_BLOB_SERVER_SESSION_MAX_MEMORY`, which is in MiB). A single answer may be larger.

@@ -19,7 +19,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::lookups::{BOUNDS, Blobs, LONG, Running, source_of, until};
+use crate::{
+    lookups::{BOUNDS, Blobs, LONG, Running, source_of, until},
+    rig::provider,
+};
 
 const MIB: usize = 1 << 20;
 
@@ -243,6 +246,21 @@ impl Lookup for Both {
     fn reserve_bytes(&self, key: &str) -> usize {
         if key.starts_with("size:") { self.blobs.reserve_bytes(key) } else { self.keys.reserve_bytes(key) }
     }
+}
+
+/// An answer that waits holds no bytes, but memory and a wake-up at each block.
+#[tokio::test]
+async fn few_requests_of_a_connection_wait_for_heights() {
+    let server = provider(source_of(&Sample::generate(1, 10))).await;
+    let mut stream = connect(server.address, "127.0.0.1").await;
+    ask(&mut stream, ["heights:4294967295:4294967295:60000"; 100]).await;
+    for _ in 0..96 {
+        assert!(next_len(&mut stream).await > 0);
+    }
+    let more = timeout(Duration::from_millis(500), stream.peek(&mut [0])).await;
+    assert!(more.is_err(), "those that may wait do not");
+    ask(&mut stream, ["heights:-1:-1:60000"]).await;
+    assert!(next_len(&mut stream).await > 0, "others are answered meanwhile");
 }
 
 #[tokio::test]

@@ -9,7 +9,8 @@ use crate::{Error, node::Retracted};
 const DOWNTIME: Duration = Duration::from_secs(1);
 
 impl Devnet {
-    /// Starts a timer that ticks at the block time until the devnet is shut down.
+    /// Starts a timer that ticks at the block time ([`Config::block_ms`](crate::Config::block_ms)) until
+    /// [`shutdown`](Self::shutdown) is called. It holds a clone of the devnet.
     pub async fn spawn_ticker(&self) {
         let devnet = self.clone();
         let period = Duration::from_millis(self.0.config.block_ms.max(1));
@@ -44,7 +45,8 @@ impl Devnet {
         Ok(())
     }
 
-    /// Starts a timer that stops both nodes' servers for a second, until the devnet is shut down.
+    /// Starts a timer that stops both nodes' servers for a second at this interval, until
+    /// [`shutdown`](Self::shutdown) is called. It holds a clone of the devnet.
     pub async fn spawn_restarts(&self, period: Duration) {
         let devnet = self.clone();
         self.0.tasks.lock().await.spawn(async move {

@@ -10,6 +10,11 @@ mod store;
 
 pub use store::{StoreAction, StoreArgs};
 
+/// Heading of the flags that lead to a daemon or its data.
+const CONNECTION: &str = "Connection";
+/// Position of a global flag among a command's own ones: behind them, before --help.
+const AFTER_OWN: usize = 900;
+
 /// How to connect to the daemon, and the output format.
 #[derive(Clone, Debug, Args)]
 pub struct Remote {
@@ -20,15 +25,16 @@ pub struct Remote {
         hide_env_values = true,
         default_value = "http://127.0.0.1:3001",
         value_name = "URL",
-        global = true
+        global = true,
+        help_heading = CONNECTION
     )]
     pub api: String,
     /// File whose first line is the API's token. By default it is taken from the variable PRB_API_TOKEN, or
     /// from the file that the daemon created in its data folder.
-    #[arg(long, env = "PRB_API_TOKEN_FILE", value_name = "FILE", global = true)]
+    #[arg(long, env = "PRB_API_TOKEN_FILE", value_name = "FILE", global = true, help_heading = CONNECTION)]
     pub api_token_file: Option<PathBuf>,
     /// Data folder of a `prb all` on this machine, to find its generated token.
-    #[arg(long, env = "PRB_DATA", value_name = "DIR", global = true)]
+    #[arg(long, env = "PRB_DATA", value_name = "DIR", global = true, help_heading = CONNECTION)]
     pub data: Option<PathBuf>,
     /// Folder of pools and workers of a `prb lifecycle` on this machine, to find its generated token.
     #[arg(
@@ -36,14 +42,15 @@ pub struct Remote {
         env = "PHALA_LOCAL_DB_PATH",
         default_value = "/var/data/local.db",
         value_name = "DIR",
-        global = true
+        global = true,
+        help_heading = CONNECTION
     )]
     pub local_db_path: PathBuf,
     /// Send the token to another machine without encryption.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = CONNECTION)]
     pub allow_plain_http: bool,
     /// Print JSON, for programs.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = AFTER_OWN)]
     pub json: bool,
 }
 
@@ -53,14 +60,14 @@ pub struct OfflineArgs {
     /// Work on the inventory of a stopped daemon: that of a `prb all` if --data (PRB_DATA) names its data folder,
     /// otherwise that of a `prb lifecycle` in --local-db-path (PHALA_LOCAL_DB_PATH). Refused while a daemon has it
     /// open.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = CONNECTION)]
     pub offline: bool,
     /// With --offline: folder of the identity that seals operators' keys [default: id in --data, otherwise
     /// /var/data/keys/id].
-    #[arg(long, env = "PHALA_PEER_ID_PREFIX", value_name = "DIR", global = true)]
+    #[arg(long, env = "PHALA_PEER_ID_PREFIX", value_name = "DIR", global = true, help_heading = CONNECTION)]
     pub peer_id_prefix: Option<PathBuf>,
     /// With --offline: the fleet file of the `prb all`, if it has one; its pools and workers are edited there.
-    #[arg(long, env = "PRB_FLEET", value_name = "FILE", global = true)]
+    #[arg(long, env = "PRB_FLEET", value_name = "FILE", global = true, help_heading = CONNECTION)]
     pub fleet: Option<PathBuf>,
 }
 

@@ -293,6 +293,8 @@ fn value_of(arg: &Arg, value: &Spanned<DeValue<'_>>) -> Result<String, String> {
 fn single(value: &DeValue<'_>) -> Result<String, String> {
     match value {
         DeValue::String(text) => Ok(text.to_string()),
+        // Its text is without the prefix.
+        DeValue::Integer(number) if number.radix() != 10 => Err("takes decimal numbers only".into()),
         DeValue::Integer(number) => Ok(number.as_str().replace('_', "")),
         DeValue::Float(number) => Ok(number.as_str().to_owned()),
         DeValue::Boolean(yes) => Ok(yes.to_string()),

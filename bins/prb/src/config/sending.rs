@@ -16,8 +16,8 @@ pub struct SendingArgs {
     /// Otherwise that happens after four final blocks, in which another program may send them.
     #[arg(long, env = "PRB_FILL_NONCE_GAPS", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
     pub fill_nonce_gaps: bool,
-    /// Age, in ms, at which a job fails if it was not sent until then, 0 for none: what was wanted when it was submitted
-    /// may not be wanted any more. Lifecycle managers submit again what they still want.
+    /// Age in ms at which a job that still waits fails; 0 for no limit. It may no longer be wanted; lifecycle managers
+    /// resubmit what is.
     #[arg(long, env = "PRB_JOB_MAX_AGE", value_name = "MS", default_value = "1800000", value_parser = millis_or_zero)]
     pub job_max_age: Duration,
 }

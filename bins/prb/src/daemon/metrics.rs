@@ -45,7 +45,8 @@ const GAUGES: [(&str, &str); 12] = [
     (UNRESPONSIVE, "Computing workers whose heartbeats the chain misses"),
     (
         TROUBLE,
-        "Workers in S_ERROR, stalled or unresponsive, with an overdue score, or of which nothing has reached the chain for ten minutes",
+        "Workers in S_ERROR, stalled or unresponsive, with an overdue score, or with an operation or messages in flight, or \
+         failing messages, for ten minutes",
     ),
     (
         OLDEST_JOB,

@@ -30,6 +30,7 @@ pub(super) fn read(database: &Path, identity: &Identity) -> anyhow::Result<Rows>
         "{shown} is not an SQLite database (the first releases of PRB v2 encrypted theirs: start its last release on it \
          once)"
     );
+    crate::legacy_files::check_journals(database).with_context(|| format!("{shown} is not imported"))?;
     // Read-only, because the original program may be started on its database again. Without SQLite's own mutex:
     // the connection stays on this thread.
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;

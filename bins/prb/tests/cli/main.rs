@@ -262,6 +262,24 @@ fn help_is_wrapped() {
 }
 
 #[test]
+fn global_flags_are_last_in_the_help_and_those_of_daemons_only_in_theirs() {
+    let shell = Shell { variables: Vec::new() };
+    let help = shell.run(&["worker", "set", "--help"]).good();
+    let at = |text: &str| help.find(text).unwrap_or_else(|| panic!("{text} in\n{help}"));
+    let order =
+        ["--pid", "--stake", "--json", "--help", "Connection:", "--api ", "Global options:", "--node-env"];
+    assert!(order.map(at).is_sorted(), "{help}");
+    for (words, shown) in
+        [(&["worker", "set"][..], false), (&["keys", "show"], false), (&["lifecycle"], true)]
+    {
+        let help = shell.run(&[words, &["--help"]].concat()).good();
+        for flag in ["  --check", "  --config "] {
+            assert_eq!(help.contains(flag), shown, "{flag} in the help of {words:?}\n{help}");
+        }
+    }
+}
+
+#[test]
 fn completions_and_man_pages_know_the_commands() {
     let dir = tempfile::TempDir::new().unwrap();
     let shell = Shell { variables: Vec::new() };

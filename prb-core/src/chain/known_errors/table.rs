@@ -37,7 +37,7 @@ known_errors! {
         "update pRuntime to a version made for this chain";
     InvalidRuntimeInfoHash TellOperator
         "the attestation report is for another registration"
-        "restart pRuntime so that it makes a new report";
+        "restart pRuntime (command kick) so that it makes a new report";
     NoneAttestationDisabled TellOperator
         "the chain accepts no worker without attestation"
         "set up SGX attestation on the worker (IAS or DCAP)";
@@ -85,10 +85,10 @@ known_errors! {
         "update pRuntime";
     InvalidBenchReport TellOperator
         "the worker's benchmark report is not valid"
-        "restart the worker, then register it again";
+        "restart pRuntime (command kick), then register the worker again";
     InvalidPubKey TellOperator
         "the registration names another key than the report"
-        "restart pRuntime and register the worker again";
+        "restart pRuntime (command kick), then register the worker again";
     InvalidSender TellOperator
         "the registry does not accept this sender"
         "check that the worker's key is the registered one";

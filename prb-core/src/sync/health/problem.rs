@@ -8,7 +8,8 @@ use super::crash::MIN_CRASHES;
 use crate::{primitives::ParaNumber, sync::BackoffConfig};
 
 /// Backoffs after sync failures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
 #[non_exhaustive]
 pub struct HealthConfig {
     /// After 'RCU in progress'. Default: 500 ms to 30 s.
@@ -74,14 +75,13 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// The cause's label in metrics.
+    /// Its name in logs.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Busy => "busy",
             Self::Failing => "failing",
             Self::NoProgress { .. } => "no_progress",
-            // Labels of metrics are stable, so this one keeps an earlier name of the cause.
-            Self::CrashesAt { .. } => "dies_at",
+            Self::CrashesAt { .. } => "crashes_at",
             Self::NoData => "no_data",
             Self::SourceFailing => "source_failing",
         }

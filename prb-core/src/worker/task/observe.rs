@@ -96,6 +96,8 @@ impl Task {
             self.sync.note_lag(&heights, &self.ctx.tuning);
         }
         let relay_genesis = self.genesis.borrow_and_update().as_ref().map(|genesis| genesis.relay_hash);
+        let step = self.sync.next_step(&heights, &self.ctx.tuning);
+        let awaits_data = self.sync.awaits_data(step, now);
         let view = self.view.clone();
         let pool = view.as_ref().and_then(|view| pool_in(view, self.desired.worker.pid));
         let claimed = self.identity.claimed().is_some();
@@ -105,7 +107,8 @@ impl Task {
             position: self.sync.position,
             heights,
             relay_genesis,
-            step: self.sync.next_step(&heights, &self.ctx.tuning),
+            step,
+            awaits_data,
             syncing: self.sync.is_running() || self.takes_checkpoint(),
             caught_up: self.sync.caught_up,
             node_behind: self.node_behind,

@@ -1,5 +1,7 @@
 //! [`Syncing`]: syncs one worker, one step at a time.
 
+use std::time::Duration;
+
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
@@ -14,6 +16,9 @@ use crate::{
     worker::Tuning,
 };
 
+/// Without data for this long, a worker that is behind says so. Less is usual between two blocks.
+const WAITS_FOR_DATA: Duration = Duration::from_secs(30);
+
 /// The worker's position, the step in flight, and the results of the last ones.
 pub(super) struct Syncing {
     driver: Driver,
@@ -24,6 +29,8 @@ pub(super) struct Syncing {
     pub(super) position: Position,
     /// A step that the source had no data for, and the heights at that time.
     empty: Option<(Step, Heights)>,
+    /// Since when the source has had nothing for it.
+    waits_since: Option<Instant>,
     pub(super) caught_up: bool,
 }
 
@@ -36,6 +43,7 @@ impl Syncing {
             health: Health::new(tuning.sync_health),
             position: Position::default(),
             empty: None,
+            waits_since: None,
             caught_up: false,
         }
     }
@@ -49,6 +57,7 @@ impl Syncing {
     pub(super) fn cancel(&mut self) {
         self.running = None;
         self.empty = None;
+        self.waits_since = None;
         self.caught_up = false;
     }
 
@@ -70,6 +79,16 @@ impl Syncing {
     pub(super) fn note_lag(&mut self, heights: &Heights, tuning: &Tuning) {
         let within = if self.caught_up { tuning.behind_after } else { tuning.caught_up_within };
         self.caught_up = self.position.lag(heights).is_some_and(|lag| lag <= within);
+    }
+
+    /// Notes the next step; returns whether the source has had nothing for the worker for a long time.
+    pub(super) fn awaits_data(&mut self, next: Step, now: Instant) -> bool {
+        if next == Step::Wait && self.running.is_none() {
+            now.duration_since(*self.waits_since.get_or_insert(now)) >= WAITS_FOR_DATA
+        } else {
+            self.waits_since = None;
+            false
+        }
     }
 
     /// Returns the next step.

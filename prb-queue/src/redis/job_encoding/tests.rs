@@ -1,6 +1,6 @@
 //! Tests of the encoding.
 #![allow(clippy::unwrap_used)]
-use prb_core::wire::{Message, MessageOrigin, VersionedWorkerEndpoints};
+use prb_core::wire::{Message, MessageOrigin};
 use serde_json::json;
 
 use super::*;
@@ -24,34 +24,6 @@ fn job(calls: Vec<Call>) -> Job {
         proxied: Some(AccountId([2; 32])),
     };
     Job { pool: POOL, signer, calls, retries: 3 }
-}
-
-fn every_call() -> Vec<Call> {
-    let (pool, worker, stake) = (POOL, WORKER, u128::MAX);
-    vec![
-        Call::SyncOffchainMessage(message(u64::MAX)),
-        Call::RegisterWorker { worker, runtime_info: vec![1], attestation: vec![], replaces: Some(u64::MAX) },
-        Call::UpdateWorkerEndpoint {
-            payload: WorkerEndpointPayload {
-                pubkey: worker,
-                versioned_endpoints: VersionedWorkerEndpoints::V1(vec!["http://a".into()]),
-                signing_time: 5,
-            },
-            signature: vec![8; 64],
-        },
-        Call::AddWorker { pool, worker },
-        Call::RemoveWorker { pool, worker },
-        Call::StartComputing { pool, worker, stake },
-        Call::RestartComputing { pool, worker, stake },
-        Call::StopComputing { pool, worker },
-        Call::ReclaimWorker { pool, worker },
-        Call::RegisterWorkerV1 {
-            worker,
-            runtime_info: first_version().encode(),
-            attestation: ias().encode(),
-            replaces: Some(u64::MAX),
-        },
-    ]
 }
 
 fn first_version() -> WorkerRegistrationInfo {
@@ -80,10 +52,10 @@ fn data(job: &Job) -> Value {
 
 #[test]
 fn every_job_round_trips() {
-    let each = every_call().into_iter().map(|call| vec![call]);
+    let each = Call::samples().into_iter().map(|call| vec![call]);
     let elsewhere = Call::AddWorker { pool: PoolId(8), worker: WORKER };
     let messages = vec![Call::SyncOffchainMessage(message(1)), Call::SyncOffchainMessage(message(2))];
-    for calls in each.chain([every_call(), messages, vec![elsewhere]]) {
+    for calls in each.chain([Call::samples(), messages, vec![elsewhere]]) {
         let job = job(calls);
         let Decoded { pool, signer, mark, calls, .. } = through(&job);
         assert_eq!((pool, signer, mark), (POOL, Some(job.signer), Some("mark".into())));
@@ -107,16 +79,23 @@ fn the_originals_actions_have_its_fields() {
     assert_eq!(sync["action"], "BATCH_SYNC_MQ_MESSAGE");
     let hex = format!("0x{}", hex::encode(message(1).encode()));
     assert_eq!(sync["payload"], json!({"pid": "7", "messages": [hex]}));
-    let names = ["ADD_WORKER", "START_COMPUTING", "RESTART_COMPUTING", "STOP_COMPUTING"];
-    for (index, name) in [3, 5, 6, 7].into_iter().zip(names) {
-        let data = data(&job(vec![every_call().swap_remove(index)]));
+    let (pool, worker, stake) = (POOL, WORKER, u128::MAX);
+    for (call, name) in [
+        (Call::AddWorker { pool, worker }, "ADD_WORKER"),
+        (Call::StartComputing { pool, worker, stake }, "START_COMPUTING"),
+        (Call::RestartComputing { pool, worker, stake }, "RESTART_COMPUTING"),
+        (Call::StopComputing { pool, worker }, "STOP_COMPUTING"),
+    ] {
+        let data = data(&job(vec![call]));
         let mut payload = json!({"pid": "7", "publicKey": key});
         if name.starts_with("START") || name.starts_with("RESTART") {
-            payload["stake"] = json!(u128::MAX.to_string());
+            payload["stake"] = json!(stake.to_string());
         }
         assert_eq!((&data["action"], &data["payload"]), (&json!(name), &payload));
     }
-    let register = data(&job(vec![every_call().swap_remove(1)]));
+    let register =
+        Call::RegisterWorker { worker, runtime_info: vec![1], attestation: vec![], replaces: None };
+    let register = data(&job(vec![register]));
     assert_eq!(register["action"], "REGISTER_WORKER");
     assert_eq!(
         (&register["payload"]["runtimeInfo"], &register["payload"]["version"]),

@@ -48,13 +48,13 @@ for n, id in ipairs(mine) do
             call('HINCRBY', TRIES, id, 1)
             call('SREM', STALLING, id)
             call('ZADD', DELAYED, due, id)
-            if call('ZRANGE', DELAYED, '0', '0')[1] == id then call('PUBLISH', EARLIER, due) end
+            if call('ZRANGE', DELAYED, '0', '0')[1] == id then publish(EARLIER, due) end
         else
             ended_delta = ended_delta + #json
             ended[#ended + 1], ended[#ended + 2] = now, id
             sets[kind][#sets[kind] + 1] = id
         end
-        if word == 'K' then call('PUBLISH', EVENTS, ARGV[i + 6]) end
+        if word == 'K' then publish(EVENTS, ARGV[i + 6]) end
     end
     answer[at[n]] = word
 end

@@ -22,5 +22,5 @@ for i = #ARGV - 1, 3, -2 do
         end
     end
 end
-if sooner then call('PUBLISH', EARLIER, due) end
+if sooner then publish(EARLIER, due) end
 return #ARGV

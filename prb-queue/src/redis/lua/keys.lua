@@ -1,6 +1,9 @@
 -- Prefix of every script; `@P@` is the prefix of the queue's keys. Redis runs a script atomically, also when
 -- it replays its log after a crash: no other client sees an intermediate state.
 local call = redis.call
+-- Events are only a shortcut: whoever waits for one also polls. Redis does not undo what a script has done before an
+-- error, so one that a user without the right to publish gets must not end it.
+local function publish(channel, message) redis.pcall('PUBLISH', channel, message) end
 local ID, JOBS, WAITING, ACTIVE, DELAYED = '@P@id', '@P@jobs', '@P@waiting', '@P@active', '@P@delayed'
 local SUCCEEDED, FAILED, STALLING = '@P@succeeded', '@P@failed', '@P@stalling'
 local EVENTS, EARLIER, STALL_BLOCK = '@P@events', '@P@earlierDelayed', '@P@stallBlock'

@@ -1,6 +1,6 @@
 //! One connection: reads requests and writes answers concurrently.
 
-use std::{convert::Infallible, fmt, io, sync::Arc};
+use std::{borrow::Cow, convert::Infallible, fmt, io, sync::Arc};
 
 use bytes::{Buf, BytesMut};
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
@@ -11,6 +11,7 @@ use prb_core::{
 use tokio::{
     io::AsyncReadExt,
     net::{TcpStream, tcp::ReadHalf},
+    sync::{Semaphore, SemaphorePermit},
     time::{Duration, Instant, Interval, MissedTickBehavior, interval, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -26,7 +27,7 @@ use super::{
 use crate::blob::{
     Parts,
     frame::{self, AnswerHead, Decoded, ID_BYTES, Id},
-    keys::MAX_KEY_BYTES,
+    keys::{self, MAX_KEY_BYTES},
     quick_ack,
 };
 
@@ -40,6 +41,9 @@ const SMALL_BYTES: usize = 64 * 1024;
 const SESSION_SMALL_BYTES: usize = 2 * SMALLER_BYTES;
 /// Answers of up to this size, such as heights, wait for no turn.
 const TINY_BYTES: usize = 4 * 1024;
+/// Requests of one connection that may wait for heights. A client of ours has one; each costs memory for a minute, and
+/// time at each block, though no bytes of an answer.
+const MAX_WAITING: usize = 4;
 /// Size that batches are reduced to if there is no room for more, in bytes.
 const SMALLER_BYTES: usize = 1024 * 1024;
 
@@ -283,6 +287,7 @@ impl Activity {
 struct Allowance<'s> {
     own: ByteBudget,
     own_small: ByteBudget,
+    waiting: Semaphore,
     holder: &'s Holder,
 }
 
@@ -303,7 +308,20 @@ impl<'s> Allowance<'s> {
         Self {
             own: ByteBudget::new(config.session_max_bytes),
             own_small: ByteBudget::new(config.session_max_bytes.min(SESSION_SMALL_BYTES)),
+            waiting: Semaphore::new(MAX_WAITING),
             holder,
+        }
+    }
+
+    /// Returns the key to answer: one that waits for heights is answered at once if enough others of the connection wait.
+    fn key(&self, asked: String) -> (String, Option<SemaphorePermit<'_>>) {
+        let at_once = match keys::without_wait(&asked) {
+            Cow::Owned(at_once) => at_once,
+            Cow::Borrowed(_) => return (asked, None),
+        };
+        match self.waiting.try_acquire() {
+            Ok(permit) => (asked, Some(permit)),
+            Err(_) => (at_once, None),
         }
     }
 
@@ -331,6 +349,7 @@ type Found = (Option<Parts>, Held);
 
 /// Reserves bytes, assembles the answer, and keeps only the bytes that it takes.
 async fn answer(shared: &Shared, allowance: &Allowance<'_>, id: Id, key: String) -> Answer {
+    let (key, _waiting) = allowance.key(key);
     let bound = shared.lookup.reserve_bytes(&key);
     let (parts, mut held) = match smaller(shared, allowance, &key, bound).await {
         Some(found) => found,

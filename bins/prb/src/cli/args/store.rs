@@ -6,11 +6,14 @@ use clap::{Args, Subcommand};
 
 use super::ChangeOptions;
 
+/// Heading of the flags that name the store.
+const STORE: &str = "Block store";
+
 /// `prb store`.
 #[derive(Clone, Debug, Args)]
 pub struct StoreArgs {
     /// Data folder of a `prb all`, which contains the block store.
-    #[arg(long, env = "PRB_DATA", value_name = "DIR", global = true)]
+    #[arg(long, env = "PRB_DATA", value_name = "DIR", global = true, help_heading = STORE)]
     pub data: Option<PathBuf>,
     /// Folder of a data provider's block store; ignored if --data is given.
     #[arg(
@@ -18,7 +21,8 @@ pub struct StoreArgs {
         env = "PHALA_LOCAL_DB_PATH",
         default_value = "/var/data/0",
         value_name = "DIR",
-        global = true
+        global = true,
+        help_heading = STORE
     )]
     pub local_db_path: PathBuf,
     /// What to do.
