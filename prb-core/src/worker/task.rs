@@ -12,7 +12,8 @@ use tracing::info;
 
 use super::{
     Action, Command, Desired, EventKind, Grant, JobDriver, Keys, NodeBehind, Observed, Operation, Settings,
-    Slot, StakeQueue, Tuning, Views, decide, key_registry::Interest, line_limit::LineLimit, saver::Saver,
+    Slot, StakeQueue, Tuning, Views, decide, key_registry::Interest, line_limit::LineLimit, requests::Basis,
+    saver::Saver,
 };
 use crate::{
     attestation::{CollateralSource, RegistrationRequest},
@@ -96,6 +97,8 @@ pub(crate) struct Task {
     on_the_way: bool,
     /// The operation in flight: being prepared, or with the trader.
     operation: Option<Operation>,
+    /// The configuration that it is for.
+    basis: Option<Basis>,
     /// The transaction being prepared with data from the worker.
     preparing: Option<BoxFuture<'static, Prepared>>,
     /// When its preparation began.
@@ -147,6 +150,7 @@ impl Task {
             checkpoint_requested: false,
             on_the_way: true,
             operation: None,
+            basis: None,
             preparing: None,
             preparing_since: SystemTime::now(),
             refresh_ra: false,

@@ -13,8 +13,8 @@ impl Task {
     /// Withdraws the operation in flight if the goal or the configuration no longer asks for it.
     pub(super) fn withdraw_obsolete(&mut self) {
         let Some(operation) = self.operation else { return };
-        let goal = self.saved.goal;
-        let obsolete = is_obsolete(operation, &self.desired, &self.ctx.settings, goal);
+        let obsolete = is_obsolete(operation, &self.desired, &self.ctx.settings, self.saved.goal)
+            || self.basis != requests::basis(operation, &self.desired);
         if self.preparing.is_some() {
             if obsolete {
                 (self.preparing, self.operation) = (None, None);
@@ -22,11 +22,7 @@ impl Task {
             }
             return;
         }
-        let signer = requests::signer(&self.desired);
-        self.jobs.withdraw_operation(|pool, by| {
-            // A job carries its operator's key: one whose operator was replaced is signed by the old one.
-            obsolete || signer.as_ref().is_none_or(|(ours, signer)| (*ours, signer) != (pool, by))
-        });
+        self.jobs.withdraw_operation(obsolete);
     }
 
     pub(super) fn operation_withdrawn(&mut self, operation: Operation, withdrawal: Withdrawal) {
