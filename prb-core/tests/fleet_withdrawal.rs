@@ -7,7 +7,7 @@ use std::time::Duration;
 use prb_core::{
     chain::{Call, memory as chain_memory},
     fleet::Command,
-    inventory::{Edit, Goal, Inventory, Operator},
+    inventory::{Edit, Goal, Inventory, Operator, Worker},
     primitives::AccountId,
     pruntime::scripted::ScriptedWorker,
     queue::{
@@ -18,6 +18,7 @@ use prb_core::{
     vault::Vault,
     worker::{Stage, State},
 };
+use uuid::Uuid;
 
 #[path = "fleet_rig/rig.rs"]
 mod rig;
@@ -305,6 +306,27 @@ async fn a_start_that_a_trader_hands_back_is_taken_back() {
     assert_eq!(starts_with_a_trader(&mut rig).await, []);
     // It may have been sent, for all that the fleet knows.
     assert!(rig.status(0).saved.sent.is_some());
+}
+
+/// The entry was removed while a trader had its start, and its machine was added under another name and address.
+#[tokio::test(start_paused = true)]
+async fn a_leased_start_of_the_former_entry_is_undone_when_the_worker_is_stopped() {
+    let mut rig = start_queued().await;
+    let _lease = rig.queue.lease(SOON * 10).await.unwrap();
+    rig.connect.add("http://renamed", rig.workers[0].clone());
+    let renamed = Worker::new(Uuid::from_u128(9), POOL, "renamed", "http://renamed", STAKE);
+    let edits = vec![Edit::RemoveWorker(rig.ids[0]), Edit::PutWorker(renamed.clone())];
+    rig.inventory.apply(edits).await.unwrap();
+    rig.ids[0] = renamed.id;
+    until_queued(&rig, "start").await;
+    tell(&rig, Command::Stop);
+    rig.until_worker(0, "its own start is taken back", |w| w.in_flight.is_none()).await;
+    tokio::time::sleep(BLOCK * 2).await;
+    rig.trade();
+    // What the trader does that has the other one.
+    rig.submit(Call::StartComputing { pool: POOL, worker: rig.key(0), stake: STAKE }).await;
+    until_reason(&rig, "cooled-down").await;
+    assert_eq!((stops(&rig), rig.status(0).saved.goal), (2, Goal::StayStopped));
 }
 
 /// A start that is still wanted when it is too old is submitted again, and carried out once.

@@ -373,7 +373,11 @@ impl Task {
             self.slot.event(EventKind::KeyChanged { last, now });
         }
         let kind = |record: FleetRecord| record.sent.map(|sent| sent.operation);
-        self.earlier_sent &= kind(saved) == kind(self.saved);
+        self.earlier_sent = match saved.key == self.saved.key {
+            true => self.earlier_sent && kind(saved) == kind(self.saved),
+            // The entry that had the key before has sent it.
+            false => saved.sent.is_some(),
+        };
         self.saved = FleetRecord { as_of: self.ctx.views.acted_on().or(saved.as_of), ..saved };
     }
 

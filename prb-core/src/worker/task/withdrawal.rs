@@ -6,7 +6,7 @@ use super::{Operation, Task};
 use crate::{
     inventory::FleetRecord,
     queue::Withdrawal,
-    worker::{EventKind, job_driver::Event, obsolete::is_obsolete, requests},
+    worker::{EventKind, job_driver::Event, obsolete::is_obsolete, record, requests},
 };
 
 impl Task {
@@ -46,6 +46,15 @@ impl Task {
             (self.operation.is_some() && self.preparing.is_none()) || self.jobs.superseded().is_some();
         if !is_submitted && !self.earlier_sent {
             self.set_saved(FleetRecord { sent: None, ..self.saved });
+        }
+    }
+
+    /// Renews the record of an operation in flight: the time within which its effect is expected starts when it ends.
+    pub(super) fn renew_sent(&mut self) {
+        let submitted = self.operation.filter(|_| self.preparing.is_none());
+        let in_flight = [submitted, self.jobs.superseded()].into_iter().flatten();
+        for recorded in in_flight.filter_map(Operation::recorded_as) {
+            self.set_saved(record::renewed(self.saved, recorded, self.on_chain.block));
         }
     }
 
