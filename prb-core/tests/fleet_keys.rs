@@ -273,3 +273,22 @@ async fn start_that_was_in_flight_until_now_is_not_lost() {
         assert_eq!(rig.status(0).reason.code(), "last-key-starting", "restarts: {restarts}");
     }
 }
+
+/// The machine whose start is awaited is back, and its key is confirmed although it is the entry's.
+#[tokio::test(start_paused = true)]
+async fn confirming_the_recorded_key_does_not_start_it_twice() {
+    let mut rig = starting(true).await;
+    let old = rig.key(0);
+    swap_machine(&mut rig, 0, 777).await;
+    rig.until_worker(0, "the new key", |w| w.reason.code() == "last-key-starting").await;
+    rig.edit_worker(0, |w| w.endpoint = rig::endpoint(0)).await;
+    rig.until_worker(0, "the recorded key", |w| w.reason.code() == "starting-computing").await;
+    let answer = rig.fleet().command(rig.ids[0], Command::ConfirmKey).unwrap();
+    assert_eq!(answer, format!("{old} is the worker's key"));
+    tokio::time::sleep(BLOCK * 20).await;
+    let stats = rig.queue.stats().await.unwrap();
+    assert_eq!(stats.waiting + stats.active + stats.delayed, 1, "its start");
+    rig.chain.hang(account(POOL), false);
+    rig.until_all(State::Active).await;
+    assert_eq!((starts(&rig), rig.status(0).saved.key), (1, Some(old)));
+}

@@ -292,10 +292,11 @@ impl Task {
     fn commanded(&mut self, given: Command) {
         info!(worker = %self.desired.worker.name, command = %given, "worker was commanded");
         self.slot.event(EventKind::Commanded(given));
+        let last = self.saved.key;
         self.set_saved(self.saved_after(given));
         match given {
             // The new key waits for nothing of the last one.
-            Command::ConfirmKey => self.jobs.forget_superseded(),
+            Command::ConfirmKey if self.saved.key != last => self.jobs.forget_superseded(),
             Command::Kick => self.kick_requested = true,
             Command::Checkpoint => self.checkpoint_requested = true,
             Command::RegisterAgain => {
