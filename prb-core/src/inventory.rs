@@ -268,7 +268,7 @@ pub struct FleetRecord {
 pub struct PendingOperation {
     /// The operation.
     pub operation: PendingOperationKind,
-    /// The newest parachain block known when it was sent.
+    /// The newest parachain block known when it was sent, or when it was last found to be in flight.
     pub at: ParaNumber,
 }
 

@@ -8,7 +8,7 @@ use prb_core::{
     fleet::Command,
     inventory::Inventory,
     pruntime::scripted::ScriptedWorker,
-    queue::JobQueue,
+    queue::{JobQueue, JobState, admin::QueueAdmin},
     worker::{EventKind, Settings, State, WorkerStatus},
 };
 
@@ -222,4 +222,73 @@ async fn new_key_is_used_once_a_start_of_unknown_outcome_is_lost() {
     assert_eq!(rig.status(0).reason.code(), "last-key-starting");
     tokio::time::sleep(2 * HOUR).await;
     assert_ne!(rig.status(0).reason.code(), "last-key-starting");
+}
+
+/// Waits until a trader has the operation in flight.
+async fn until_leased(rig: &Rig) {
+    let is_leased = async || {
+        let Some(job) = rig.status(0).in_flight.and_then(|it| it.job) else { return false };
+        rig.queue.job(job).await.unwrap().unwrap().record.state == JobState::Active
+    };
+    let leased = async {
+        while !is_leased().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(HOUR, leased).await.expect("no trader has the job");
+}
+
+#[tokio::test(start_paused = true)]
+async fn start_that_is_submitted_again_is_waited_for_as_long_as_the_first() {
+    let mut rig = starting(false).await;
+    // Nobody takes it within `Tuning::job_timeout`: it is withdrawn, and submitted again.
+    tokio::time::sleep(2 * HOUR + HOUR / 6).await;
+    rig.chain.hang(account(POOL), true);
+    rig.trade();
+    until_leased(&rig).await;
+    swap_machine(&mut rig, 0, 777).await;
+    rig.until_worker(0, "the new key", |w| w.reason.code() == "last-key-starting").await;
+    rig.chain.hang(account(POOL), false);
+    rig.until_worker(0, "the stake of the last", |w| w.reason.code() == "key-changed").await;
+    tokio::time::sleep(HOUR).await;
+    assert_eq!((starts(&rig), rig.status(0).reason.code()), (1, "key-changed"));
+}
+
+/// A trader has had the start for long when another key answers, or the manager ends.
+#[tokio::test(start_paused = true)]
+async fn start_that_was_in_flight_until_now_is_not_lost() {
+    for restarts in [false, true] {
+        let mut rig = starting(false).await;
+        let _lease = rig.queue.lease(10 * HOUR).await.unwrap();
+        tokio::time::sleep(2 * HOUR - HOUR / 6).await;
+        if restarts {
+            rig.fleet().stop().await;
+        }
+        swap_machine(&mut rig, 0, 777).await;
+        if restarts {
+            rig.start();
+        }
+        rig.until_worker(0, "the new key", |w| w.reason.code() == "last-key-starting").await;
+        tokio::time::sleep(HOUR).await;
+        assert_eq!(rig.status(0).reason.code(), "last-key-starting", "restarts: {restarts}");
+    }
+}
+
+/// The machine whose start is awaited is back, and its key is confirmed although it is the entry's.
+#[tokio::test(start_paused = true)]
+async fn confirming_the_recorded_key_does_not_start_it_twice() {
+    let mut rig = starting(true).await;
+    let old = rig.key(0);
+    swap_machine(&mut rig, 0, 777).await;
+    rig.until_worker(0, "the new key", |w| w.reason.code() == "last-key-starting").await;
+    rig.edit_worker(0, |w| w.endpoint = rig::endpoint(0)).await;
+    rig.until_worker(0, "the recorded key", |w| w.reason.code() == "starting-computing").await;
+    let answer = rig.fleet().command(rig.ids[0], Command::ConfirmKey).unwrap();
+    assert_eq!(answer, format!("{old} is the worker's key"));
+    tokio::time::sleep(BLOCK * 20).await;
+    let stats = rig.queue.stats().await.unwrap();
+    assert_eq!(stats.waiting + stats.active + stats.delayed, 1, "its start");
+    rig.chain.hang(account(POOL), false);
+    rig.until_all(State::Active).await;
+    assert_eq!((starts(&rig), rig.status(0).saved.key), (1, Some(old)));
 }

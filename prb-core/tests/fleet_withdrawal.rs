@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use prb_core::{
-    chain::{Call, memory as chain_memory},
+    chain::{Call, SessionState, memory as chain_memory},
     fleet::Command,
-    inventory::{Edit, Goal, Inventory, Operator},
+    inventory::{Edit, Goal, Inventory, Operator, Worker},
     primitives::AccountId,
     pruntime::scripted::ScriptedWorker,
     queue::{
@@ -18,10 +18,11 @@ use prb_core::{
     vault::Vault,
     worker::{Stage, State},
 };
+use uuid::Uuid;
 
 #[path = "fleet_rig/rig.rs"]
 mod rig;
-use rig::{BLOCK, PHA, POOL, Rig, STAKE};
+use rig::{BLOCK, PHA, POOL, Rig, STAKE, account};
 
 /// Blocks within which everything that is wanted happens.
 const SOON: Duration = Duration::from_secs(12 * 30);
@@ -276,20 +277,56 @@ async fn an_unreachable_worker_keeps_its_job_until_it_is_stopped() {
     assert_eq!(starts_with_a_trader(&mut rig).await, []);
 }
 
-/// The trader has it: it is awaited, and what it did is undone.
+/// Waits until a trader has the operation in flight.
+async fn until_leased(rig: &Rig) {
+    let is_leased = async || {
+        let Some(job) = rig.status(0).in_flight.and_then(|it| it.job) else { return false };
+        rig.queue.job(job).await.unwrap().unwrap().record.state == JobState::Active
+    };
+    let leased = async {
+        while !is_leased().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(SOON, leased).await.expect("no trader has the job");
+}
+
+/// The trader has it: it is awaited, and what it did is undone. Confirming the key that it is for changes nothing.
 #[tokio::test(start_paused = true)]
 async fn a_leased_start_is_not_taken_back() {
-    let mut rig = start_queued().await;
-    rig.trade();
-    while rig.queue.stats().await.unwrap().active == 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    for commands in [&[Command::Stop][..], &[Command::ConfirmKey, Command::Stop]] {
+        let mut rig = start_queued().await;
+        rig.trade();
+        until_leased(&rig).await;
+        for command in commands {
+            tell(&rig, *command);
+        }
+        until_reason(&rig, "cooled-down").await;
+        assert_eq!((starts(&rig).len(), stops(&rig)), (2, 2));
+        assert_eq!(rig.status(0).saved.goal, Goal::StayStopped);
+        let answer = rig.fleet().preview(rig.ids[0], Command::Stop).unwrap();
+        assert_eq!(answer, "does not compute; it stays stopped");
     }
-    tell(&rig, Command::Stop);
-    until_reason(&rig, "cooled-down").await;
-    assert_eq!((starts(&rig).len(), stops(&rig)), (2, 2));
-    assert_eq!(rig.status(0).saved.goal, Goal::StayStopped);
-    let answer = rig.fleet().preview(rig.ids[0], Command::Stop).unwrap();
-    assert_eq!(answer, "does not compute; it stays stopped");
+}
+
+/// The trader has the stop when the worker is started: it starts again after the cool-down.
+#[tokio::test(start_paused = true)]
+async fn a_leased_stop_is_followed_by_a_start() {
+    for commands in [&[Command::Start][..], &[Command::ConfirmKey, Command::Start]] {
+        let rig = computing().await;
+        rig.chain.hang(account(POOL), true);
+        tell(&rig, Command::Stop);
+        until_leased(&rig).await;
+        for command in commands {
+            tell(&rig, *command);
+        }
+        rig.until_worker(0, "its goal", |w| w.saved.goal == Goal::Compute).await;
+        rig.chain.hang(account(POOL), false);
+        rig.until_worker(0, "its cool-down", |w| w.session_state() == Some(SessionState::WorkerCoolingDown))
+            .await;
+        assert_eq!(rig.status(0).saved.goal, Goal::StartAgain, "{commands:?}");
+        rig.until_all(State::Active).await;
+    }
 }
 
 /// The trader stops, and hands the start back that it could not send: only then it is taken back.
@@ -305,6 +342,27 @@ async fn a_start_that_a_trader_hands_back_is_taken_back() {
     assert_eq!(starts_with_a_trader(&mut rig).await, []);
     // It may have been sent, for all that the fleet knows.
     assert!(rig.status(0).saved.sent.is_some());
+}
+
+/// The entry was removed while a trader had its start, and its machine was added under another name and address.
+#[tokio::test(start_paused = true)]
+async fn a_leased_start_of_the_former_entry_is_undone_when_the_worker_is_stopped() {
+    let mut rig = start_queued().await;
+    let _lease = rig.queue.lease(SOON * 10).await.unwrap();
+    rig.connect.add("http://renamed", rig.workers[0].clone());
+    let renamed = Worker::new(Uuid::from_u128(9), POOL, "renamed", "http://renamed", STAKE);
+    let edits = vec![Edit::RemoveWorker(rig.ids[0]), Edit::PutWorker(renamed.clone())];
+    rig.inventory.apply(edits).await.unwrap();
+    rig.ids[0] = renamed.id;
+    until_queued(&rig, "start").await;
+    tell(&rig, Command::Stop);
+    rig.until_worker(0, "its own start is taken back", |w| w.in_flight.is_none()).await;
+    tokio::time::sleep(BLOCK * 2).await;
+    rig.trade();
+    // What the trader does that has the other one.
+    rig.submit(Call::StartComputing { pool: POOL, worker: rig.key(0), stake: STAKE }).await;
+    until_reason(&rig, "cooled-down").await;
+    assert_eq!((stops(&rig), rig.status(0).saved.goal), (2, Goal::StayStopped));
 }
 
 /// A start that is still wanted when it is too old is submitted again, and carried out once.

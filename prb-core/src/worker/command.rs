@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Operation, Reason, Stage, WorkerStatus, reason::Pha, record};
+use super::{Operation, Reason, Stage, WorkerStatus, reason::Pha};
 use crate::{
     chain::SessionState,
     inventory::{FleetRecord, Goal, PendingOperationKind},
@@ -87,21 +87,12 @@ impl fmt::Display for Command {
     }
 }
 
-/// Returns the persisted record of a worker after a command.
-pub(super) fn saved_after(command: Command, saved: FleetRecord, status: &WorkerStatus) -> FleetRecord {
-    let session = status.session_state();
-    let mut saved = saved;
-    if let Some(goal) = command.goal() {
-        saved.goal = goal;
-        // A later stop counts as external only after the worker was seen computing again.
-        saved.was_computing &= session.is_some_and(SessionState::is_computing);
-    }
-    if command == Command::ConfirmKey
-        && let Some(key) = status.public_key
-    {
-        saved = record::with_key(saved, key);
-    }
-    saved
+/// Returns the persisted record of a worker with the goal of a command.
+pub(super) fn with_goal(command: Command, saved: FleetRecord, status: &WorkerStatus) -> FleetRecord {
+    let Some(goal) = command.goal() else { return saved };
+    let computes = status.session_state().is_some_and(SessionState::is_computing);
+    // A later stop counts as external only after the worker was seen computing again.
+    FleetRecord { goal, was_computing: saved.was_computing && computes, ..saved }
 }
 
 /// Describes what a command will do to a worker, or why it cannot be given now. In words for operators.

@@ -12,12 +12,25 @@ const SENT_EXPIRY_BLOCKS: u32 = 14_400;
 /// Parachain blocks (two hours at twelve seconds each) after which a submitted start whose outcome is not known will not
 /// be included any more: several times the age limit of jobs and the mortality of transactions together.
 const START_LOST_BLOCKS: u32 = 600;
+/// Parachain blocks (twelve minutes at twelve seconds each) after which the record of an operation is renewed while it is
+/// in flight, and before it is sent again: the limits above count from when it was last on its way. Not at every block,
+/// since each change of a record is a write.
+const RENEWAL_BLOCKS: u32 = 60;
 
-/// Whether `operation` is recorded as sent, recently enough that its effect will be recognised. The record is
-/// renewed after half of [`SENT_EXPIRY_BLOCKS`].
+/// Whether `operation` is recorded as sent, recently enough for it to be sent now.
 pub(super) fn is_recorded(saved: &FleetRecord, operation: PendingOperationKind, block: ParaNumber) -> bool {
-    let renewed_after = |sent: PendingOperation| sent.at.0.saturating_add(SENT_EXPIRY_BLOCKS / 2);
+    let renewed_after = |sent: PendingOperation| sent.at.0.saturating_add(RENEWAL_BLOCKS);
     saved.sent.is_some_and(|sent| sent.operation == operation && block.0 < renewed_after(sent))
+}
+
+/// Returns the record of a worker whose `operation` is in flight at `block`. A record whose effect was observed, or that
+/// is of another operation, stays as it is.
+pub(super) fn renewed(saved: FleetRecord, operation: PendingOperationKind, block: ParaNumber) -> FleetRecord {
+    let is_of = saved.sent.is_some_and(|sent| sent.operation == operation);
+    if !is_of || is_recorded(&saved, operation, block) {
+        return saved;
+    }
+    FleetRecord { sent: Some(PendingOperation::new(operation, block)), ..saved }
 }
 
 /// Whether a start that was submitted for the recorded key may still lock stake, though no view up to `block` shows it.
@@ -290,16 +303,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_again_is_remembered_for_longer() {
-        let saved = FleetRecord {
-            sent: Some(PendingOperation::new(PendingOperationKind::Stop, NOW)),
-            ..FleetRecord::default()
-        };
+    fn what_is_in_flight_or_sent_again_is_remembered_for_longer() {
+        use PendingOperationKind as K;
+        let sent = |at| Some(PendingOperation::new(K::Start, at));
+        let saved = FleetRecord { sent: sent(NOW), ..FleetRecord::default() };
         let later = |blocks| ParaNumber(NOW.0 + blocks);
-        assert!(is_recorded(&saved, PendingOperationKind::Stop, later(SENT_EXPIRY_BLOCKS / 2 - 1)));
-        assert!(!is_recorded(&saved, PendingOperationKind::Stop, later(SENT_EXPIRY_BLOCKS / 2)));
-        assert!(!is_recorded(&saved, PendingOperationKind::Start, NOW));
-        assert!(!is_recorded(&FleetRecord::default(), PendingOperationKind::Stop, NOW));
+        let (last, due) = (later(RENEWAL_BLOCKS - 1), later(RENEWAL_BLOCKS));
+        assert!(is_recorded(&saved, K::Start, last));
+        assert!(!is_recorded(&saved, K::Start, due));
+        assert!(!is_recorded(&saved, K::Stop, NOW));
+        assert!(!is_recorded(&FleetRecord::default(), K::Start, NOW));
+        assert_eq!(renewed(saved, K::Start, last), saved);
+        assert_eq!(renewed(saved, K::Start, due).sent, sent(due));
+        assert_eq!(renewed(saved, K::Stop, due), saved, "another operation");
+        let observed = FleetRecord::default();
+        assert_eq!(renewed(observed, K::Start, due), observed, "its effect was observed");
+        assert!(!may_still_start(&saved, later(START_LOST_BLOCKS)));
+        assert!(may_still_start(&renewed(saved, K::Start, due), later(START_LOST_BLOCKS)));
     }
 
     #[test]

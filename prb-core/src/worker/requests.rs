@@ -64,8 +64,30 @@ pub(super) fn call(operation: Operation, desired: &Desired, worker: WorkerKey) -
     })
 }
 
+/// The part of the configuration that an operation's job contains: after an edit of it, the operation is prepared again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Basis {
+    pool: PoolId,
+    /// Signs, and becomes the operator of a worker that is registered.
+    signer: JobSigner,
+    /// Where the worker is asked for data, if the operation needs any.
+    asked: Option<String>,
+    /// What it announces.
+    endpoints: Option<Vec<String>>,
+}
+
+/// Returns what the job of an operation is made from; `None` if the pool has no operator. A stake is part of the operation.
+pub(super) fn basis(operation: Operation, desired: &Desired) -> Option<Basis> {
+    let (pool, signer) = signer(desired)?;
+    let worker = &desired.worker;
+    let asks = matches!(operation, Operation::Register | Operation::AnnounceEndpoints);
+    let asked = asks.then(|| worker.endpoint.clone());
+    let endpoints = (operation == Operation::AnnounceEndpoints).then(|| worker.endpoints.clone());
+    Some(Basis { pool, signer, asked, endpoints })
+}
+
 /// Returns the worker's pool and the signer of its jobs; `None` if the pool has no operator.
-pub(super) fn signer(desired: &Desired) -> Option<(PoolId, JobSigner)> {
+fn signer(desired: &Desired) -> Option<(PoolId, JobSigner)> {
     let pool = desired.pool.as_ref()?;
     let operator = pool.operator.as_ref()?;
     let signer = JobSigner { operator: operator.account, key: operator.key.clone(), proxied: pool.proxied };

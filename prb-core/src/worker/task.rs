@@ -12,7 +12,8 @@ use tracing::info;
 
 use super::{
     Action, Command, Desired, EventKind, Grant, JobDriver, Keys, NodeBehind, Observed, Operation, Settings,
-    Slot, StakeQueue, Tuning, Views, decide, key_registry::Interest, line_limit::LineLimit, saver::Saver,
+    Slot, StakeQueue, Tuning, Views, decide, key_registry::Interest, line_limit::LineLimit, requests::Basis,
+    saver::Saver,
 };
 use crate::{
     attestation::{CollateralSource, RegistrationRequest},
@@ -96,6 +97,8 @@ pub(crate) struct Task {
     on_the_way: bool,
     /// The operation in flight: being prepared, or with the trader.
     operation: Option<Operation>,
+    /// The configuration that it is for.
+    basis: Option<Basis>,
     /// The transaction being prepared with data from the worker.
     preparing: Option<BoxFuture<'static, Prepared>>,
     /// When its preparation began.
@@ -147,6 +150,7 @@ impl Task {
             checkpoint_requested: false,
             on_the_way: true,
             operation: None,
+            basis: None,
             preparing: None,
             preparing_since: SystemTime::now(),
             refresh_ra: false,
@@ -288,10 +292,11 @@ impl Task {
     fn commanded(&mut self, given: Command) {
         info!(worker = %self.desired.worker.name, command = %given, "worker was commanded");
         self.slot.event(EventKind::Commanded(given));
+        let last = self.saved.key;
         self.set_saved(self.saved_after(given));
         match given {
             // The new key waits for nothing of the last one.
-            Command::ConfirmKey => self.jobs.forget_superseded(),
+            Command::ConfirmKey if self.saved.key != last => self.jobs.forget_superseded(),
             Command::Kick => self.kick_requested = true,
             Command::Checkpoint => self.checkpoint_requested = true,
             Command::RegisterAgain => {
@@ -369,7 +374,11 @@ impl Task {
             self.slot.event(EventKind::KeyChanged { last, now });
         }
         let kind = |record: FleetRecord| record.sent.map(|sent| sent.operation);
-        self.earlier_sent &= kind(saved) == kind(self.saved);
+        self.earlier_sent = match saved.key == self.saved.key {
+            true => self.earlier_sent && kind(saved) == kind(self.saved),
+            // The entry that had the key before has sent it.
+            false => saved.sent.is_some(),
+        };
         self.saved = FleetRecord { as_of: self.ctx.views.acted_on().or(saved.as_of), ..saved };
     }
 

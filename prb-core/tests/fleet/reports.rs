@@ -83,6 +83,28 @@ async fn low_scores_register_again_if_a_minimum_is_enforced() {
     rig.until_all(State::Active).await;
 }
 
+/// Somebody else registers the worker shortly before its benchmark is overdue.
+#[tokio::test(start_paused = true)]
+async fn benchmark_of_another_registration_is_given_its_time() {
+    let mut rig = Rig::with(chain_memory::Config::default().with_score(None), 1, 10).await;
+    rig.run();
+    let settings = Settings::default().with_enforce_min_bench_score(true);
+    rig.start_with(Rig::config().with_settings(settings));
+    rig.until_worker(0, "waiting", |w| w.message.contains("benchmark score")).await;
+    let registered = |rig: &Rig| {
+        let calls = rig.chain.events().into_iter().map(|event| event.call);
+        calls.filter(|call| matches!(call, Call::RegisterWorker { .. })).collect::<Vec<_>>()
+    };
+    tokio::time::sleep(BLOCK * 20).await;
+    let mut again = registered(&rig).remove(0);
+    let Call::RegisterWorker { replaces, .. } = &mut again else { panic!("{again:?}") };
+    *replaces = rig.chain.worker(rig.key(0)).registration.map(|registration| registration.last_updated);
+    rig.submit(again).await;
+    tokio::time::sleep(BLOCK * 15).await;
+    assert_eq!(registered(&rig).len(), 2, "each benchmark is given its time");
+    rig.until("registered again", |_| registered(&rig).len() == 3).await;
+}
+
 /// A client that panics while its flag is set.
 #[derive(Debug)]
 struct Panicking(ScriptedWorker, Arc<AtomicU64>);

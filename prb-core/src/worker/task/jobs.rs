@@ -5,8 +5,7 @@ use std::{fmt, sync::Arc, time::SystemTime};
 use tokio::sync::mpsc;
 
 use crate::{
-    primitives::PoolId,
-    queue::{Job, JobId, JobSigner},
+    queue::{Job, JobId},
     wire::MessageOrigin,
     worker::{
         InFlight, Operation, Stage,
@@ -78,8 +77,6 @@ impl Superseded {
 /// A job being submitted or awaited.
 struct Pending {
     ticket: Ticket,
-    pool: PoolId,
-    signer: JobSigner,
     /// Its id, once the queue has it.
     job: Option<JobId>,
     /// When it was submitted, or accepted by the queue.
@@ -141,16 +138,15 @@ impl Jobs {
     }
 
     /// Sets whether the operation is to be withdrawn, if there is one.
-    pub(super) fn withdraw_operation(&self, is_unwanted: impl Fn(PoolId, &JobSigner) -> bool) {
+    pub(super) fn withdraw_operation(&self, is_unwanted: bool) {
         if let Some(pending) = self.pending.iter().find(|pending| pending.is_operation()) {
-            pending.driven.set_unwanted(is_unwanted(pending.pool, &pending.signer));
+            pending.driven.set_unwanted(is_unwanted);
         }
     }
 
     pub(super) fn submit(&mut self, ticket: Ticket, job: Job) {
-        let (pool, signer) = (job.pool, job.signer.clone());
         let driven = self.driver.submit(job, ticket.clone(), self.events.0.clone());
-        self.pending.push(Pending { ticket, pool, signer, job: None, since: SystemTime::now(), driven });
+        self.pending.push(Pending { ticket, job: None, since: SystemTime::now(), driven });
     }
 
     /// The next event; pending forever if no job is in flight.

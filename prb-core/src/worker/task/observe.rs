@@ -41,6 +41,7 @@ impl Task {
             let key =
                 self.identity.claimed().or_else(|| self.saved.key.filter(|_| self.identity.key().is_none()));
             self.on_chain.update(view, key);
+            self.renew_sent();
             seen = self.update_goal(view);
         }
         self.ctx.keys.set_interest(self.slot.id(), Some(interest(&self.desired, &self.saved)));

@@ -106,11 +106,20 @@ impl OnChain {
         self.worker = Some(found.clone());
     }
 
-    /// A worker without a sufficient score gets the time of one benchmark before it registers again.
+    /// A worker without a sufficient score gets the time of one benchmark before it registers again. Each registration
+    /// starts one, also one of unknown outcome, or by somebody else.
     fn note_benchmark(&mut self, found: &WorkerOnChain) {
-        if found.registration.is_none() {
-            self.benchmark_since = None;
-        } else if self.benchmark_since.is_none() {
+        let Some(registration) = &found.registration else { return self.benchmark_since = None };
+        let known = match &self.worker {
+            Some(Ok(before)) => before.registration.as_ref(),
+            _ => None,
+        };
+        // A score updates the time as well, at the end of a benchmark.
+        let is_new = known.is_some_and(|known| {
+            known.last_updated != registration.last_updated
+                && known.initial_score == registration.initial_score
+        });
+        if is_new || self.benchmark_since.is_none() {
             self.benchmark_since = Some(self.block);
         }
     }

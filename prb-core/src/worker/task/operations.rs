@@ -67,6 +67,7 @@ impl Task {
             return self.store_saved();
         }
         self.operation = Some(operation);
+        self.basis = requests::basis(operation, &self.desired);
         self.preparing_since = SystemTime::now();
         self.preparing = Some(match operation {
             Operation::Register => self.registration(key).boxed(),

@@ -51,14 +51,14 @@ impl Task {
     /// Returns the record after a command.
     pub(super) fn saved_after(&self, given: Command) -> FleetRecord {
         let status = self.slot.status();
-        let before = match status.public_key {
+        match status.public_key {
+            // Not if it is the worker's key already: what is in flight for it would no longer be recognised.
             Some(key) if given == Command::ConfirmKey && self.saved.key != Some(key) => {
                 let chain = self.on_chain.worker.as_ref().and_then(|chain| chain.as_ref().ok());
                 self.resumed(key, chain.and_then(|chain| chain.pool))
             }
-            _ => self.saved,
-        };
-        command::saved_after(given, before, &status)
+            _ => command::with_goal(given, self.saved, &status),
+        }
     }
 }
 

@@ -6,15 +6,15 @@ use super::{Operation, Task};
 use crate::{
     inventory::FleetRecord,
     queue::Withdrawal,
-    worker::{EventKind, job_driver::Event, obsolete::is_obsolete, requests},
+    worker::{EventKind, job_driver::Event, obsolete::is_obsolete, record, requests},
 };
 
 impl Task {
     /// Withdraws the operation in flight if the goal or the configuration no longer asks for it.
     pub(super) fn withdraw_obsolete(&mut self) {
         let Some(operation) = self.operation else { return };
-        let goal = self.saved.goal;
-        let obsolete = is_obsolete(operation, &self.desired, &self.ctx.settings, goal);
+        let obsolete = is_obsolete(operation, &self.desired, &self.ctx.settings, self.saved.goal)
+            || self.basis != requests::basis(operation, &self.desired);
         if self.preparing.is_some() {
             if obsolete {
                 (self.preparing, self.operation) = (None, None);
@@ -22,11 +22,7 @@ impl Task {
             }
             return;
         }
-        let signer = requests::signer(&self.desired);
-        self.jobs.withdraw_operation(|pool, by| {
-            // A job carries its operator's key: one whose operator was replaced is signed by the old one.
-            obsolete || signer.as_ref().is_none_or(|(ours, signer)| (*ours, signer) != (pool, by))
-        });
+        self.jobs.withdraw_operation(obsolete);
     }
 
     pub(super) fn operation_withdrawn(&mut self, operation: Operation, withdrawal: Withdrawal) {
@@ -50,6 +46,15 @@ impl Task {
             (self.operation.is_some() && self.preparing.is_none()) || self.jobs.superseded().is_some();
         if !is_submitted && !self.earlier_sent {
             self.set_saved(FleetRecord { sent: None, ..self.saved });
+        }
+    }
+
+    /// Renews the record of an operation in flight: the time within which its effect is expected starts when it ends.
+    pub(super) fn renew_sent(&mut self) {
+        let submitted = self.operation.filter(|_| self.preparing.is_none());
+        let in_flight = [submitted, self.jobs.superseded()].into_iter().flatten();
+        for recorded in in_flight.filter_map(Operation::recorded_as) {
+            self.set_saved(record::renewed(self.saved, recorded, self.on_chain.block));
         }
     }
 
