@@ -125,6 +125,8 @@ pub struct VerifiedSource<S: ?Sized> {
     in_doubt: AtomicBool,
     /// Locked by the request that verifies a gap.
     walking: AsyncMutex<()>,
+    /// Locked while the file is written.
+    writing: Arc<AsyncMutex<()>>,
     inner: Arc<S>,
 }
 
@@ -274,6 +276,7 @@ impl<S: BlobSource + ?Sized> VerifiedSource<S> {
             times: Mutex::default(),
             in_doubt: AtomicBool::new(false),
             walking: AsyncMutex::default(),
+            writing: Arc::default(),
             inner,
         }
     }
@@ -349,17 +352,31 @@ impl<S: BlobSource + ?Sized> VerifiedSource<S> {
     fn save_now_and_then(&self) {
         let Some(path) = &self.config.path else { return };
         if is_due(&mut lock(&self.times).saved, SAVE_INTERVAL) {
+            // One at a time: on a disk that hangs, each would occupy one more of the runtime's threads.
+            let Ok(writing) = Arc::clone(&self.writing).try_lock_owned() else { return };
             let (known, path) = (Arc::clone(&self.known), path.clone());
             // Not awaited: the write is short, and `drop` writes what it misses.
-            tokio::task::spawn_blocking(move || known.save(&path));
+            tokio::task::spawn_blocking(move || {
+                let _writing = writing;
+                known.save(&path);
+            });
         }
     }
 }
 
 impl<S: ?Sized> Drop for VerifiedSource<S> {
+    /// Stores what is not stored yet. Blocks on the disk, but not a thread of a runtime: there, the write may be aborted
+    /// with the runtime.
     fn drop(&mut self) {
-        if let Some(path) = &self.config.path {
-            self.known.save(path);
+        let Some(path) = self.config.path.take() else { return };
+        let (known, writing) = (Arc::clone(&self.known), Arc::clone(&self.writing));
+        let save = move || {
+            let _writing = writing.blocking_lock();
+            known.save(&path);
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(save)),
+            Err(_) => save(),
         }
     }
 }

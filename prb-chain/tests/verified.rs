@@ -7,7 +7,9 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
+        mpsc,
     },
+    thread,
     time::Duration,
 };
 
@@ -31,11 +33,15 @@ use prb_core::{
 use prb_devnet::Devnet;
 use prost::Message;
 use tempfile::TempDir;
-use tokio::sync::watch;
+use tokio::{
+    runtime::{self, Runtime},
+    sync::watch,
+};
 use tokio_util::sync::CancellationToken;
 
 const NO_LIMIT: usize = 64 << 20;
 const RELAY: u32 = 120;
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// What is done to a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -288,7 +294,8 @@ async fn authority_sets_outlive_a_restart_and_gaps_are_walked_through() {
     source.set(Forgery::None);
     let before = verified(&source, Some(dir.path()));
     walk(&before, start(&source).await).await;
-    drop(before);
+    // On a thread without a runtime, where it waits for the disk.
+    thread::spawn(move || drop(before)).join().unwrap();
     let blind = Arc::new(Forger { has_genesis: false, ..Forger::new(&store) });
     blind.set(Forgery::LastHeader);
     let after = verified(&blind, Some(dir.path()));
@@ -314,4 +321,49 @@ async fn what_cannot_be_checked_is_left_to_workers() {
     let honest = walk(&blind.honest, start(&blind).await).await;
     assert_eq!(walk(&verified, start(&blind).await).await, honest);
     assert_eq!(blind.reasons(), [""; 0]);
+}
+
+/// Makes the next write of the file hang: opening a pipe for writing waits for its reader.
+fn hang(dir: &Path) {
+    let made = std::process::Command::new("mkfifo").arg(dir.join("sets.new")).status();
+    assert!(made.unwrap().success());
+}
+
+/// Verifies all batches, on a disk that hangs, with two threads for blocking work; 10 s pass after each of them. Sends a
+/// message when that is done, and another one when the source has been dropped.
+fn walk_on_a_hung_disk(store: &Arc<Store>, dir: &Path, done: &mpsc::Sender<()>) {
+    hang(dir);
+    let paused = runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .max_blocking_threads(2)
+        .build()
+        .unwrap();
+    paused.block_on(async {
+        let source = Arc::new(Forger::new(store));
+        let verified = verified(&source, Some(dir));
+        let mut cursor = start(&source).await;
+        let mut batches = 0;
+        while let Some(batch) = verified.headers(cursor, NO_LIMIT).await.unwrap() {
+            cursor = next(cursor, &batch);
+            batches += 1;
+            tokio::time::advance(Duration::from_secs(10)).await;
+        }
+        assert!(batches > 3, "{batches}");
+        done.send(()).unwrap();
+        drop(verified);
+        done.send(()).unwrap();
+    });
+    paused.shutdown_background();
+}
+
+#[test]
+fn disk_that_hangs_stops_neither_verification_nor_the_end() {
+    let dir = TempDir::new().unwrap();
+    let store = Runtime::new().unwrap().block_on(filled(&dir.path().join("store")));
+    let (path, (done, ended)) = (dir.path().to_owned(), mpsc::channel());
+    // Not joined: it may never end.
+    thread::spawn(move || walk_on_a_hung_disk(&store, &path, &done));
+    assert_eq!(ended.recv_timeout(LIMIT), Ok(()), "verification waits for the disk");
+    assert_eq!(ended.recv_timeout(LIMIT), Ok(()), "the end waits for the disk");
 }

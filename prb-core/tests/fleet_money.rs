@@ -368,3 +368,24 @@ async fn messages_of_other_senders_are_carried_once_by_any_worker() {
         "the other worker leaves them to the first"
     );
 }
+
+/// A command that waits for a checkpoint is stored at the shutdown, whenever the last write was.
+#[tokio::test(start_paused = true)]
+async fn stop_that_waits_for_a_checkpoint_outlives_a_shutdown() {
+    let mut rig = computing(2).await;
+    rig.workers[0].set_latency(Method::TakeCheckpoint, HOUR);
+    rig.fleet().command(rig.ids[0], Command::Checkpoint).unwrap();
+    rig.until_worker(0, "the checkpoint", |w| &*w.message == "Taking a checkpoint").await;
+    // So that nothing else is written.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for id in &rig.ids {
+        rig.fleet().command(*id, Command::Stop).unwrap();
+    }
+    // The other worker's goal is stored at once. The saver then collects changes for this long, and ends first.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(rig.fleet().stop().await);
+    assert_eq!(rig.inventory.snapshots().borrow().saved(rig.ids[0]).goal, Goal::Stop);
+    rig.workers[0].set_latency(Method::TakeCheckpoint, Duration::ZERO);
+    rig.start();
+    rig.until_worker(0, "the stop", |w| w.reason.code() == "cooling-down").await;
+}

@@ -26,7 +26,7 @@ use crate::{
     config::DataProviderArgs,
     daemon::{self, Background, Daemon, Failure, pool, stop},
     descriptors::{self, Shares},
-    disk_watch::{DiskWatch, Files},
+    disk_watch::{self, DiskWatch, Files},
     fleet_runtime, legacy_files,
     ops::Probe,
     peers,
@@ -54,7 +54,9 @@ impl DataProvider {
     /// See [`Failure`].
     pub async fn start(args: &DataProviderArgs) -> Result<Self, Failure> {
         args.warn_of_no_effect();
-        legacy_files::warn_of_blocks(&args.local_db_path, "PHALA_LOCAL_DB_PATH");
+        let (what, blocks) = (format!("{}", args.local_db_path.display()), args.local_db_path.clone());
+        let look = move || legacy_files::warn_of_blocks(&blocks, "PHALA_LOCAL_DB_PATH");
+        disk_watch::open(what, look).await.map_err(Failure::Run)?;
         let chains = chains(args).map_err(Failure::Configuration)?;
         let folder = &args.walkie.peer_id_prefix;
         let identity = peers::identity(folder, identity::Role::DataProvider).await;

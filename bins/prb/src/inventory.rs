@@ -12,13 +12,15 @@ use crate::{daemon::Failure, disk_watch, legacy_files};
 /// # Errors
 /// [`Failure::Run`] if it may work later: another process has it open, or the disk is full or fails.
 pub(crate) async fn open(path: &Path, setting: &str) -> Result<HeedInventory, Failure> {
-    legacy_files::check_inventory(path, setting).map_err(Failure::Configuration)?;
-    let opening = path.to_owned();
-    let open = move || HeedInventory::open(&opening, Config::default());
+    let (opening, owner) = (path.to_owned(), setting.to_owned());
+    let open = move || {
+        legacy_files::check_inventory(&opening, &owner).map_err(Failure::Configuration)?;
+        HeedInventory::open(&opening, Config::default()).map_err(|error| {
+            failure(error, format!("cannot open the inventory {} ({owner})", opening.display()))
+        })
+    };
     let opened = disk_watch::open(format!("the inventory {}", path.display()), open).await;
-    opened
-        .map_err(Failure::Run)?
-        .map_err(|error| failure(error, format!("cannot open the inventory {} ({setting})", path.display())))
+    opened.map_err(Failure::Run)?
 }
 
 /// Returns the id of an inventory.

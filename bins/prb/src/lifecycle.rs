@@ -27,7 +27,7 @@ use crate::{
     config::LifecycleArgs,
     console::{self, Console, Local},
     daemon::{self, Background, Daemon, Failure, pool, stop},
-    disk_watch::{DiskWatch, Files},
+    disk_watch::{self, DiskWatch, Files},
     fleet_runtime::{self, Chain, FleetRuntime},
     identity_check, inventory,
     ops::Probe,
@@ -188,7 +188,9 @@ async fn work(
     let mut source: Arc<dyn BlobSource> = Arc::new(remote);
     // Below the cache, so that a header is verified once for all workers.
     if args.verify_headers {
-        source = Arc::new(VerifiedSource::open(source, args.verified_config()));
+        let (what, config) = ("the verified authority sets".to_owned(), args.verified_config());
+        let open = move || VerifiedSource::open(source, config);
+        source = Arc::new(disk_watch::open(what, open).await.map_err(Failure::Run)?);
     }
     let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(source, args.blob_cache.config()));
     // Before the queue: the block at which effects of an original trader's jobs are expected is taken from

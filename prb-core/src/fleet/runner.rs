@@ -49,11 +49,11 @@ impl Runner {
 
     /// Runs the assigned workers until cancelled, then waits for their tasks to end.
     pub(super) async fn run(mut self, mut assignments: watch::Receiver<Assignment>) {
-        loop {
+        while !self.cancel.is_cancelled() {
             let wanted = Arc::clone(&assignments.borrow_and_update());
             self.reconcile(&wanted);
             tokio::select! {
-                () = self.cancel.cancelled() => break,
+                () = self.cancel.cancelled() => {}
                 // Disabled once the supervisor has ended: its token, the parent of this one, is cancelled then.
                 Ok(()) = assignments.changed() => {}
                 Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),

@@ -12,6 +12,7 @@ use tokio::{
     task::{Id, JoinError, JoinSet},
     time::{MissedTickBehavior, interval},
 };
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
@@ -24,7 +25,7 @@ use crate::{
     blob::Genesis,
     inventory::Snapshot,
     sync::BackoffConfig,
-    worker::{Context, Desired, Slot},
+    worker::{Context, Desired, Slot, Task},
 };
 
 /// Backoff of the fleet's helper tasks.
@@ -55,6 +56,8 @@ pub(super) struct Supervisor {
     ctx: Arc<Context>,
     genesis: watch::Sender<Option<Arc<Genesis>>>,
     config: Config,
+    /// Cancelled after all other children have ended.
+    stop_saver: CancellationToken,
     children: JoinSet<()>,
     names: HashMap<Id, Child>,
     shards: Vec<watch::Sender<Assignment>>,
@@ -73,6 +76,7 @@ impl Supervisor {
             ctx,
             genesis,
             config,
+            stop_saver: CancellationToken::new(),
             children: JoinSet::new(),
             names: HashMap::new(),
             shards: Vec::new(),
@@ -108,6 +112,20 @@ impl Supervisor {
                 Some(ended) = self.children.join_next_with_id() => self.ended(ended),
             }
         }
+        self.stop().await;
+    }
+
+    /// Waits for the children, which are cancelled; the saver last, because the others queue records until they end.
+    async fn stop(mut self) {
+        while self.names.values().any(|child| *child != Child::Saver) {
+            let Some(ended) = self.children.join_next_with_id().await else { break };
+            self.names.remove(&id_of(&ended));
+        }
+        // Commands for a worker without a task: it has panicked, or its runner was not running.
+        for slot in self.shared.registry().slots.iter().filter(|slot| slot.has_commands()) {
+            Task::new(Arc::clone(&self.ctx), Arc::clone(slot), 0).keep_commands();
+        }
+        self.stop_saver.cancel();
         while self.children.join_next().await.is_some() {}
         self.ctx.jobs.ended().await;
     }
@@ -118,26 +136,31 @@ impl Supervisor {
         let wait = wait.unwrap_or_default();
         let handle = match child {
             Child::Genesis => {
-                let genesis = self.genesis.clone();
-                self.children.spawn(delayed(wait, genesis::fetch(ctx, genesis, cancel)))
+                let task = genesis::fetch(ctx, self.genesis.clone(), cancel.clone());
+                self.children.spawn(delayed(wait, cancel, task))
             }
-            Child::Keys => self.children.spawn(delayed(wait, async move { ctx.keys.run(cancel).await })),
-            Child::Saver => self.children.spawn(delayed(wait, async move { ctx.saver.run(cancel).await })),
+            Child::Keys => {
+                let stop = cancel.clone();
+                self.children.spawn(delayed(wait, cancel, async move { ctx.keys.run(stop).await }))
+            }
+            Child::Saver => {
+                let (cancel, stop) = (self.stop_saver.clone(), self.stop_saver.clone());
+                // Less than the fleet has: what could not be stored must be logged before its tasks are abandoned.
+                let last_timeout = self.config.stop_timeout / 5 * 4;
+                let task = async move { ctx.saver.run(stop, last_timeout).await };
+                self.children.spawn(delayed(wait, cancel, task))
+            }
             Child::Runner(index) => {
-                let assignments = self.shards[index].subscribe();
-                self.children.spawn(delayed(wait, Runner::new(index, ctx, cancel).run(assignments)))
+                let task = Runner::new(index, ctx, cancel.clone()).run(self.shards[index].subscribe());
+                self.children.spawn(delayed(wait, cancel, task))
             }
         };
         self.names.insert(handle.id(), child);
     }
 
     fn ended(&mut self, ended: Result<(Id, ()), JoinError>) {
-        let (id, panic) = match ended {
-            Ok((id, ())) => (id, None),
-            Err(e) => (e.id(), Some(e)),
-        };
-        let Some(child) = self.names.remove(&id) else { return };
-        match panic {
+        let Some(child) = self.names.remove(&id_of(&ended)) else { return };
+        match ended.err() {
             // It ends once it has fetched the genesis.
             None if child == Child::Genesis => {}
             None => {
@@ -293,9 +316,14 @@ fn warn_of_silenced(silenced: &[Arc<Slot>]) {
     );
 }
 
-async fn delayed(wait: Duration, task: impl Future<Output = ()>) {
+fn id_of(ended: &Result<(Id, ()), JoinError>) -> Id {
+    ended.as_ref().map_or_else(JoinError::id, |(id, ())| *id)
+}
+
+/// Runs a child after a pause, which its cancellation ends.
+async fn delayed(wait: Duration, cancel: CancellationToken, task: impl Future<Output = ()>) {
     if !wait.is_zero() {
-        tokio::time::sleep(wait).await;
+        cancel.run_until_cancelled(tokio::time::sleep(wait)).await;
     }
     task.await;
 }

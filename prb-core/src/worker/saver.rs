@@ -27,8 +27,6 @@ use record_index::RecordIndex;
 const BATCH_WINDOW: Duration = Duration::from_millis(100);
 /// Timeout of one write.
 const STORE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Timeout of the final write at shutdown.
-const FINAL_STORE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Backoff after failed writes.
 const BACKOFF: BackoffConfig = BackoffConfig { first: Duration::from_secs(1), max: Duration::from_secs(60) };
 
@@ -116,10 +114,11 @@ impl Saver {
         self.pending().problem.clone()
     }
 
-    /// Persists changes until cancelled, and then what is left.
-    pub(crate) async fn run(&self, cancel: CancellationToken) {
+    /// Persists changes until cancelled, and then what is left, within `last_timeout`. Cancel it after those that queue
+    /// changes have ended.
+    pub(crate) async fn run(&self, cancel: CancellationToken, last_timeout: Duration) {
         cancel.run_until_cancelled(self.store_changes()).await;
-        if let Err(error) = self.store_within(FINAL_STORE_TIMEOUT).await {
+        if let Err(error) = self.store_within(last_timeout).await {
             warn!(error, "the latest goals and keys of workers could not be stored in the inventory");
         }
     }

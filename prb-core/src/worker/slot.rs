@@ -148,6 +148,11 @@ impl Slot {
         given
     }
 
+    /// Whether commands are queued.
+    pub(crate) fn has_commands(&self) -> bool {
+        !lock(&self.commands).waiting.is_empty()
+    }
+
     /// Takes the queued commands; also returns how many were given so far.
     pub(crate) fn take_commands(&self) -> (Vec<Command>, u64) {
         let mut commands = lock(&self.commands);

@@ -267,7 +267,7 @@ impl Task {
     }
 
     /// Persists the goals of commands that were accepted and not taken up before the end.
-    fn keep_commands(&mut self) {
+    pub(crate) fn keep_commands(&mut self) {
         self.take_commands(|task, command| task.set_saved(task.saved_after(command)));
         self.store_saved();
     }

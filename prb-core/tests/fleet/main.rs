@@ -19,7 +19,7 @@ use prb_core::{
         memory::{self as chain_memory, MemoryChain},
     },
     fleet::{self, Command, CommandError},
-    inventory::{Edit, Inventory},
+    inventory::{Edit, Goal, Inventory},
     primitives::PoolId,
     prpc::Method,
     pruntime::{

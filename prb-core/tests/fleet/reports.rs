@@ -141,12 +141,9 @@ impl Connect for PanickingConnect {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn panicked_worker_task_is_restarted() {
-    let mut rig = Rig::new(4, 10).await;
-    rig.run();
-    let panics = Arc::new(AtomicU64::new(3));
-    let connect = PanickingConnect(rig.connect.clone(), rig.workers[0].clone(), Arc::clone(&panics));
+/// Starts a fleet whose first worker panics as often as `panics` says, and waits for a panic.
+async fn start_panicking(rig: &mut Rig, panics: &Arc<AtomicU64>) {
+    let connect = PanickingConnect(rig.connect.clone(), rig.workers[0].clone(), Arc::clone(panics));
     let parts = fleet::Parts::new(
         rig.inventory.clone(),
         rig.source.clone(),
@@ -157,11 +154,29 @@ async fn panicked_worker_task_is_restarted() {
     rig.fleet = Some(fleet::Fleet::start(parts, Rig::config()));
     rig.until_worker(0, "the panic", |w| w.state == State::Error && w.message.contains("scripted panic"))
         .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn panicked_worker_task_is_restarted() {
+    let mut rig = Rig::new(4, 10).await;
+    rig.run();
+    let panics = Arc::new(AtomicU64::new(3));
+    start_panicking(&mut rig, &panics).await;
     rig.until_all(State::Active).await;
     assert_eq!(panics.load(Ordering::Relaxed), 0);
     for worker in &rig.workers[1..] {
         assert_eq!(worker.count(Method::InitRuntime), 1);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn command_for_a_panicked_worker_outlives_a_shutdown() {
+    let mut rig = Rig::new(1, 10).await;
+    rig.run();
+    start_panicking(&mut rig, &Arc::new(AtomicU64::new(u64::MAX))).await;
+    rig.fleet().command(rig.ids[0], Command::Stop).unwrap();
+    assert!(rig.fleet().stop().await);
+    assert_eq!(rig.inventory.snapshots().borrow().saved(rig.ids[0]).goal, Goal::Stop);
 }
 
 #[tokio::test(start_paused = true)]

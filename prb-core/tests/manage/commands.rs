@@ -224,6 +224,16 @@ async fn command_that_cannot_be_stored_is_answered_with_the_reason() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn fleet_whose_inventory_hangs_stops_in_time() {
+    let (rig, disk, _) = on_a_disk(2).await;
+    disk.state.send_replace(DiskState::Hangs);
+    let before = disk.records.load(Relaxed);
+    rig.fleet().command(rig.ids[0], Command::Stop).unwrap();
+    assert!(rig.fleet().stop().await, "its tasks were abandoned");
+    assert!(disk.records.load(Relaxed) > before, "it was not asked to store the stop");
+}
+
+#[tokio::test(start_paused = true)]
 async fn workers_that_do_not_run_are_skipped_with_their_names() {
     let mut rig = Rig::new(2, 10).await;
     rig.edit_worker(1, |w| w.enabled = false).await;

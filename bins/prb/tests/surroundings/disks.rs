@@ -158,7 +158,7 @@ pub(super) async fn until_problem(daemon: &Daemon, code: &str) -> String {
     }
 }
 
-async fn until_logged(daemon: &Daemon, words: &str) {
+pub(super) async fn until_logged(daemon: &Daemon, words: &str) {
     let start = Instant::now();
     while !daemon.log().contains(words) {
         assert!(start.elapsed() < LIMIT, "{words:?} is not in the log: {}", daemon.log_tail());
@@ -186,6 +186,7 @@ async fn disks_that_fail_are_named_and_daemons_recover() {
     }
     disks.stores_what_seemed_to_fail().await;
     disks.hangs().await;
+    disks.hangs_at_the_end().await;
     disks.moves().await;
     disks.scene.goes_on().await;
     // Without inodes everything goes on: no new file is needed, except for what can be collected again.
@@ -272,6 +273,18 @@ impl Disks {
         self.added += 1;
         self.recovers().await;
         self.has_no_half_edit().await;
+    }
+
+    /// A disk that does not answer when the manager is to end: it ends.
+    async fn hangs_at_the_end(&mut self) {
+        self.disk.fail("write,meta,sync,create hang");
+        // It has verified headers that it could not store.
+        self.scene.goes_on().await;
+        self.scene.manager.stop().await;
+        self.disk.work();
+        self.scene.manager.start();
+        assert_eq!(self.until_listed().await, 1 + self.added);
+        self.recovers().await;
     }
 
     /// Killed at any time of an edit: it is stored as a whole or not at all.

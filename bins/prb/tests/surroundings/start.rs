@@ -1,10 +1,10 @@
 //! Daemons of every kind whose disk fails at their start, and the all-in-one daemon whose disk fails while it runs.
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf, process::Command};
 
 use super::{
     LIMIT,
-    disks::{Disk, until_problem},
+    disks::{Disk, until_logged, until_problem},
     support::{
         Net, chain,
         daemons::{Daemon, manager, provider},
@@ -91,6 +91,20 @@ async fn daemons_that_find_no_inode_say_so_and_are_started_again() {
         }
         assert!(failures > 1, "{}: {failures}", daemon.name());
     }
+    net.shutdown().await;
+}
+
+/// Opening a pipe for reading waits for its writer, as opening a file does on a disk that hangs.
+#[tokio::test(flavor = "multi_thread")]
+async fn manager_whose_disk_hangs_at_the_start_says_so_and_can_be_stopped() {
+    let net = Net::start(chain(), 0).await;
+    let mut manager = manager(&net, "lm");
+    let folder = PathBuf::from(manager.variable("PHALA_LOCAL_DB_PATH").unwrap());
+    fs::create_dir_all(&folder).unwrap();
+    assert!(Command::new("mkfifo").arg(folder.join("authority-sets")).status().unwrap().success());
+    manager.start();
+    until_logged(&manager, "still opening the verified authority sets").await;
+    manager.stop().await;
     net.shutdown().await;
 }
 
