@@ -10,7 +10,7 @@ use std::{
 use tokio::{
     sync::watch,
     task::{Id, JoinError, JoinSet},
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -115,12 +115,17 @@ impl Supervisor {
         self.stop().await;
     }
 
-    /// Waits for the children, which are cancelled; the saver last, because the others queue records until they end.
+    /// Waits for the children, which are cancelled; the saver last, because the others queue records until they end. It has
+    /// its time even if one of them does not end.
     async fn stop(mut self) {
-        while self.names.values().any(|child| *child != Child::Saver) {
-            let Some(ended) = self.children.join_next_with_id().await else { break };
-            self.names.remove(&id_of(&ended));
-        }
+        let others = async {
+            while self.names.values().any(|child| *child != Child::Saver) {
+                let Some(ended) = self.children.join_next_with_id().await else { break };
+                self.names.remove(&id_of(&ended));
+            }
+        };
+        // Whoever waits for the fleet logs that tasks were abandoned.
+        let _ = timeout(self.config.stop_timeout / 2, others).await;
         // Commands for a worker without a task: it has panicked, or its runner was not running.
         for slot in self.shared.registry().slots.iter().filter(|slot| slot.has_commands()) {
             Task::new(Arc::clone(&self.ctx), Arc::clone(slot), 0).keep_commands();
@@ -146,7 +151,7 @@ impl Supervisor {
             Child::Saver => {
                 let (cancel, stop) = (self.stop_saver.clone(), self.stop_saver.clone());
                 // Less than the fleet has: what could not be stored must be logged before its tasks are abandoned.
-                let last_timeout = self.config.stop_timeout / 5 * 4;
+                let last_timeout = self.config.stop_timeout / 5 * 2;
                 let task = async move { ctx.saver.run(stop, last_timeout).await };
                 self.children.spawn(delayed(wait, cancel, task))
             }
