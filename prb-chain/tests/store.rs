@@ -279,6 +279,30 @@ fn append_without_head(store: &Store) -> RelayNumber {
     tip.next()
 }
 
+/// Catching up, one batch has blocks from before and after the parachain was offboarded.
+#[test]
+fn last_head_that_a_batch_names_is_proven() {
+    let sample = Sample::generate(7, 60);
+    let mut filled = Filled::new(&sample, 1);
+    let mut blocks = sample.relay.clone();
+    let named = |block: &RelayBlock| block.justified.as_ref().and_then(|end| end.para_head);
+    let last_named = blocks[..blocks.len() - 1].iter().rposition(|block| named(block).is_some()).unwrap();
+    let head = named(&blocks[last_named]).unwrap();
+    let mut end = blocks[last_named].justified.clone().unwrap();
+    end.para_head = None;
+    blocks.truncate(last_named + 2);
+    blocks[last_named + 1].justified = Some(end);
+    filled.append_relay(&blocks);
+    let proven = |store: &Store| store.tips().borrow().proven.map(|(number, _)| number);
+    assert_eq!(proven(&filled.store), Some(head));
+    let headers: Vec<_> = sample.para[..=head.0 as usize].iter().map(Encode::encode).collect();
+    filled.store.append_para_headers(ParaNumber(0), &headers).unwrap();
+    let Filled { store, _dir, .. } = filled;
+    let path = store.path().to_owned();
+    drop(store);
+    assert_eq!(proven(&Store::open(&path, Config::default()).unwrap()), Some(head));
+}
+
 #[test]
 fn last_named_head_stays() {
     let sample = Sample::generate(7, 60);

@@ -6,7 +6,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
     thread,
@@ -28,7 +28,7 @@ use prb_core::{
     },
     primitives::{Hash, ParaNumber, RelayNumber},
     prpc::CombinedHeadersToSync,
-    wire::{AuthoritySetChange, Header, HeaderToSync},
+    wire::{AuthoritySetChange, GenesisBlockInfo, Header, HeaderToSync},
 };
 use prb_devnet::Devnet;
 use prost::Message;
@@ -71,6 +71,8 @@ struct Forger {
     /// It gives a false batch so often, and is honest then.
     times: AtomicUsize,
     has_genesis: bool,
+    /// What its genesis adds to the number of the authority set.
+    added_to_set: AtomicU64,
     reported: Mutex<Vec<RefusedData>>,
 }
 
@@ -81,6 +83,7 @@ impl Forger {
             forgery: Mutex::new(Forgery::None),
             times: AtomicUsize::new(usize::MAX),
             has_genesis: true,
+            added_to_set: AtomicU64::new(0),
             reported: Mutex::default(),
         }
     }
@@ -108,7 +111,14 @@ impl BlobSource for Forger {
     }
 
     async fn genesis(&self) -> Result<Genesis, Error> {
-        if self.has_genesis { self.honest.genesis().await } else { Err(Error::NotReady) }
+        if !self.has_genesis {
+            return Err(Error::NotReady);
+        }
+        let mut genesis = self.honest.genesis().await?;
+        let mut info = GenesisBlockInfo::decode(&mut &genesis.info[..]).unwrap();
+        info.authority_set.id += self.added_to_set.load(Ordering::Relaxed);
+        genesis.info = info.encode().into();
+        Ok(genesis)
     }
 
     async fn headers(&self, cursor: HeaderCursor, max_bytes: usize) -> Result<Option<HeaderBatch>, Error> {
@@ -228,6 +238,21 @@ async fn walk(source: &dyn BlobSource, mut cursor: HeaderCursor) -> Vec<(HeaderC
 
 fn is_set_change(batch: &HeaderBatch) -> bool {
     CombinedHeadersToSync::decode(batch.body.clone()).unwrap().authority_set_change.is_some()
+}
+
+/// Workers do not check the number: with a wrong one, every true header would count as false.
+#[tokio::test(flavor = "multi_thread")]
+async fn genesis_with_the_number_of_another_set_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let source = Arc::new(Forger::new(&filled(dir.path()).await));
+    let verified = verified(&source, None);
+    source.added_to_set.store(1, Ordering::Relaxed);
+    assert!(verified.genesis().await.is_err());
+    source.added_to_set.store(0, Ordering::Relaxed);
+    verified.genesis().await.unwrap();
+    let honest = walk(&source.honest, start(&source).await).await;
+    assert_eq!(walk(&verified, start(&source).await).await, honest);
+    assert_eq!(source.reasons(), [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,12 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use prb_core::primitives::{Hash, ParaNumber};
 use tokio::time::Instant;
 
-use super::{Chains, Config, Error, Pause, absent, pace::Pace, spread::para_headers, write, wrong};
+use super::{
+    Chains, Config, Error, Pause, absent,
+    pace::Pace,
+    spread::{fit, para_headers},
+    write, wrong,
+};
 use crate::{
     rpc::{Node, json},
     store::ParaHead,
@@ -126,14 +131,19 @@ async fn next_headers(
         // The genesis header has no predecessor.
         None => (0, Hash::default()),
     };
-    let headers = Arc::new(para_headers(chains, pace, first, number.0, PART).await?);
+    let span = (first, number.0);
+    let headers = Arc::new(para_headers(chains, &fit(&chains.para), pace, span, PART).await?);
     let fetched = Arc::clone(&headers);
     let checked =
         tokio::task::spawn_blocking(move || verify::chain(parent, first, fetched.iter().cloned())).await?;
     let checked = match checked {
         Ok(checked) if checked.last().is_some_and(|last| last.hash == hash) => checked,
-        // What breaks may be an honest node's answer.
-        _ => by_hash(&chains.para.pick(), parent, hash, first, Arc::unwrap_or_clone(headers)).await?,
+        // What breaks may be an honest node's answer, and nobody knows whose: one node answers for all of them.
+        _ => {
+            let node = chains.para.pick();
+            let headers = para_headers(chains, std::slice::from_ref(&node), pace, span, PART).await?;
+            by_hash(&node, parent, hash, first, headers).await?
+        }
     };
     let encoded = checked.into_iter().map(|header| header.encoded).collect();
     Ok(Ok(Headers { first: ParaNumber(first), last: (number, hash), encoded }))

@@ -12,7 +12,7 @@ use super::{Chains, Error, pace::Pace, relay::window};
 use crate::rpc::{Node, NodePool};
 
 /// Nodes without recorded failures, or else the first of the others.
-fn fit(pool: &NodePool) -> Vec<Arc<Node>> {
+pub(super) fn fit(pool: &NodePool) -> Vec<Arc<Node>> {
     let mut nodes = pool.candidates();
     let fit = nodes.iter().filter(|node| node.is_fit_for(&[])).count();
     nodes.truncate(fit.max(1));
@@ -35,19 +35,18 @@ fn next_span(open: &mut Vec<(u32, u32)>, next: &mut u32, last: u32, size: u32) -
     }
 }
 
-/// Fetches encoded headers of the parachain's blocks from `first` to `last`. They may be of several branches,
-/// because nodes are asked by number. Headers that one node lacks are fetched from another, and failures are
+/// Fetches encoded headers of the parachain's blocks from `first` to `last` from some nodes. They may be of several
+/// branches, because nodes are asked by number. Headers that one node lacks are fetched from another, and failures are
 /// recorded.
 pub(super) async fn para_headers(
     chains: &Chains,
+    nodes: &[Arc<Node>],
     pace: &mut Pace,
-    first: u32,
-    last: u32,
+    (first, last): (u32, u32),
     part: &'static str,
 ) -> Result<Vec<Vec<u8>>, Error> {
-    let fit = fit(&chains.para);
     // Twice each: while a node returns headers, the hashes of the next ones are requested.
-    let mut idle: VecDeque<Arc<Node>> = fit.iter().chain(&fit).cloned().collect();
+    let mut idle: VecDeque<Arc<Node>> = nodes.iter().chain(nodes).cloned().collect();
     let (mut open, mut next) = (Vec::<(u32, u32)>::new(), first);
     let mut got = BTreeMap::<u32, Vec<Vec<u8>>>::new();
     let mut failure: Option<Error> = None;

@@ -103,12 +103,16 @@ impl Store {
             return Err(sequence());
         }
         let last = RelayNumber(batch.first.0 + (batch.headers.len() - 1) as u32);
-        let block = batch.justified.last().filter(|block| block.number == last).ok_or_else(sequence)?;
+        if batch.justified.last().is_none_or(|block| block.number != last) {
+            return Err(sequence());
+        }
+        // The last block need not name a head: the parachain may be offboarded by then.
+        let proven = batch.justified.iter().rev().find_map(|block| block.para_head);
 
         self.put_relay(&mut txn, batch).map_err(|e| self.error(e))?;
         let hash = batch.headers.last().map(|header| Hash::of(header)).unwrap_or_default();
         state.tips.relay = Some((last, hash));
-        state.tips.proven = block.para_head.map(|head| (head.number, head.hash)).or(state.tips.proven);
+        state.tips.proven = proven.map(|head| (head.number, head.hash)).or(state.tips.proven);
         self.finish(txn, state)
     }
 

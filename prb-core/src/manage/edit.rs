@@ -6,7 +6,7 @@ use std::{
 };
 
 use secrecy::ExposeSecret;
-use tokio::task::spawn_blocking;
+use tokio::{sync::OwnedMutexGuard, task::spawn_blocking};
 use tracing::info;
 use uuid::Uuid;
 
@@ -16,7 +16,7 @@ use super::{
     values::Entry,
 };
 use crate::{
-    inventory::{Edit, Operator, Pool, Snapshot, Worker},
+    inventory::{self, Edit, Operator, Pool, Snapshot, Worker},
     primitives::PoolId,
     vault::{self, MAX_SECRET_BYTES},
 };
@@ -97,7 +97,7 @@ impl Manager {
             drafts.push((selector, entry, draft));
         }
         // Only now: deriving accounts and sealing secrets takes long and must not hold up other edits.
-        let _editing = self.editing.lock().await;
+        let editing = Arc::clone(&self.editing).lock_owned().await;
         let snapshot = self.snapshot();
         let lookup = Index::new(&snapshot);
         let mut unique = UniqueIds::default();
@@ -114,7 +114,7 @@ impl Manager {
             };
             requested.push((entry, edit));
         }
-        self.commit(requested).await.map(|done| done.pools)
+        self.commit(requested, editing).await.map(|done| done.pools)
     }
 
     /// Adds workers, all or none; returns them in the call's order. Their pools must exist.
@@ -160,7 +160,7 @@ impl Manager {
         items: Vec<Item<WorkerValue>>,
     ) -> Result<Vec<Arc<Worker>>, Error> {
         check_count(items.len())?;
-        let _editing = self.editing.lock().await;
+        let editing = Arc::clone(&self.editing).lock_owned().await;
         let snapshot = self.snapshot();
         let lookup = Index::new(&snapshot);
         let mut unique = UniqueIds::default();
@@ -185,7 +185,7 @@ impl Manager {
             };
             requested.push((entry, edit));
         }
-        self.commit(requested).await.map(|done| done.workers)
+        self.commit(requested, editing).await.map(|done| done.workers)
     }
 
     /// Validates a pool's value, and seals its secret.
@@ -219,15 +219,26 @@ impl Manager {
     }
 
     /// Applies the edits as one transaction; returns the entries that were put.
-    async fn commit(&self, requested: Vec<RequestedEdit>) -> Result<Applied, Error> {
-        // Read under the lock that the caller holds, so the condition is tested on what the edits apply to.
+    async fn commit(
+        &self,
+        requested: Vec<RequestedEdit>,
+        editing: OwnedMutexGuard<()>,
+    ) -> Result<Applied, Error> {
+        // Read under the lock, so the condition is tested on what the edits apply to.
         let before = self.snapshot();
         if !self.condition.is_met(&before) {
             return Err(Error::Changed);
         }
         // Cloned, because an error is mapped to the entry that requested the edit.
         let edits = requested.iter().map(|(_, edit)| edit.clone()).collect();
-        let applied = self.parts.inventory.apply(edits).await;
+        let parts = Arc::clone(&self.parts);
+        // In a task of its own, with the lock: a write may outlive its caller, and the next edit must see it.
+        let applying = tokio::spawn(async move {
+            let _editing = editing;
+            parts.inventory.apply(edits).await
+        });
+        let ended = |error| Err(inventory::Error::Storage(Box::new(error)));
+        let applied = applying.await.unwrap_or_else(ended);
         let snapshot = applied.map_err(|error| locate(&before, &requested, error))?;
         if !self.dry_run {
             info!(edits = requested.len(), revision = snapshot.revision, "pools or workers were edited");

@@ -34,7 +34,7 @@ use rig::{Rig, endpoint};
 
 const SECRET: &str = "wombat hunter quokka of pool one";
 
-/// Gives others their turn before it applies, as one on a disk does.
+/// As one on a disk: it gives others their turn before it applies, and applies although its caller has gone.
 #[derive(Clone, Debug, Default)]
 struct SlowInventory(MemoryInventory);
 
@@ -45,8 +45,12 @@ impl Inventory for SlowInventory {
     }
 
     async fn apply(&self, edits: Vec<Edit>) -> Result<Arc<Snapshot>, inventory::Error> {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        self.0.apply(edits).await
+        let inner = self.0.clone();
+        let applied = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            inner.apply(edits).await
+        });
+        applied.await.unwrap()
     }
 }
 
@@ -414,18 +418,33 @@ async fn sealed_keys_are_not_shown() {
     assert!(!shown.contains(&hex::encode(sealed)) && !shown.contains(&format!("{sealed:?}")), "{shown}");
 }
 
+/// Renames a worker, if it is what was seen.
+async fn rename(manager: &Manager, seen: &Arc<Worker>, name: &str) -> Result<Vec<Arc<Worker>>, Error> {
+    let (seen, id) = (Arc::clone(seen), seen.id);
+    let careful = manager.with_condition(move |now| now.workers.iter().any(|w| w.id == id && *w == seen));
+    careful.update_workers(vec![(Selector::Id(id), Change::Put(worker(1).with_name(name.into())))]).await
+}
+
+/// The caller of the first edit has gone, or its time was over, before the edit was stored.
+#[tokio::test(start_paused = true)]
+async fn edit_sees_one_that_was_given_up_and_is_still_being_stored() {
+    let Setup { manager, .. } = setup();
+    manager.create_pools(vec![pool(1)]).await.unwrap();
+    let made = manager.create_workers(vec![worker(1)]).await.unwrap().remove(0);
+    let given_up = tokio::time::timeout(Duration::from_millis(1), rename(&manager, &made, "first")).await;
+    assert!(given_up.is_err());
+    let second = rename(&manager, &made, "second").await;
+    assert!(matches!(second, Err(Error::Changed)), "{second:?}");
+    assert_eq!(manager.workers()[0].name, "first");
+}
+
 /// Two editors who have read the same: the second edit is refused, and the first one stays.
 #[tokio::test(start_paused = true)]
 async fn second_of_two_conditional_edits_is_refused() {
     let Setup { manager, .. } = setup();
     manager.create_pools(vec![pool(1)]).await.unwrap();
     let made = manager.create_workers(vec![worker(1)]).await.unwrap().remove(0);
-    let edit = |name: &str| {
-        let (seen, id) = (made.clone(), made.id);
-        let careful = manager.with_condition(move |now| now.workers.iter().any(|w| w.id == id && *w == seen));
-        let value = worker(1).with_name(name.into());
-        async move { careful.update_workers(vec![(Selector::Id(id), Change::Put(value))]).await }
-    };
+    let edit = |name: &'static str| rename(&manager, &made, name);
     let (first, second) = tokio::join!(edit("first"), edit("second"));
     assert_eq!(first.unwrap()[0].name, "first");
     assert!(matches!(second, Err(Error::Changed)), "{second:?}");

@@ -61,8 +61,13 @@ pub(super) trait EntryKind: Sized + Send + Sync + 'static {
     fn secret_fault(value: &Self::Value, keys: &dyn OperatorKeys) -> Option<Fault>;
     /// Builds the answer of an edit.
     fn shown(api: &Api, dry_run: bool, edited: &Edited<Self::Entry>) -> Self::Response;
-    /// Returns why an entry must not be deleted, if so.
-    fn removal_fault(manager: &Manager, snapshot: &Snapshot, entry: &Self::Entry) -> Option<Fault>;
+    /// Returns why an entry must not be replaced by `new`, or deleted if that is `None`, without `force`.
+    fn in_use_fault(
+        manager: &Manager,
+        snapshot: &Snapshot,
+        entry: &Self::Entry,
+        new: Option<&Self::Value>,
+    ) -> Option<Fault>;
     async fn edit(
         manager: &Manager,
         items: Vec<ManagerItem<Self::Value>>,
@@ -73,7 +78,7 @@ pub(super) trait EntryKind: Sized + Send + Sync + 'static {
 pub(super) struct EditConditions {
     if_match: IfMatch,
     dry_run: bool,
-    /// Whether entries may be deleted although others need them, or although they compute.
+    /// Whether entries may be deleted, and pools get another number, although others need them or they compute.
     force: bool,
 }
 
@@ -234,9 +239,7 @@ async fn update_once<K: EntryKind>(
     for (index, item) in list.into_iter().enumerate() {
         match read_item::<K>(api.manager(), &snapshot, item, force) {
             Ok((base, operation)) => {
-                seen.extend(
-                    base.map(|(id, version)| (id, version, matches!(operation, Operation::Delete(_)))),
-                );
+                seen.extend(base.map(|(id, version)| (id, version, operation.value().cloned())));
                 operations.push((index, operation));
             }
             Err((name, of_one)) => {
@@ -255,12 +258,12 @@ async fn update_once<K: EntryKind>(
     };
     let fleet = api.manager().clone();
     let manager = api.manager().with_condition(move |now| {
-        let same = |(id, version, goes): &(Uuid, String, bool)| {
+        let same = |(id, version, new): &(Uuid, String, Option<K::Value>)| {
             // Called under the inventory's lock, with what is stored at that moment.
             K::by_id(now, *id).is_some_and(|entry| {
                 // Entries that need this one may have been added since the snapshot.
-                let may_go = !goes || force || K::removal_fault(&fleet, now, entry).is_none();
-                K::version(entry) == *version && may_go
+                let is_free = || force || K::in_use_fault(&fleet, now, entry, new.as_ref()).is_none();
+                K::version(entry) == *version && is_free()
             })
         };
         whole.as_ref().is_none_or(|whole| entry_version::of_all(now) == *whole) && seen.iter().all(same)
@@ -317,18 +320,20 @@ fn read_item<K: EntryKind>(
         return Err((Some(name), vec![Fault::new("changed", text).with_field("version")]));
     }
     let id = K::id(entry);
-    match (set, delete) {
-        (None, true) => match K::removal_fault(manager, snapshot, entry).filter(|_| !force) {
-            Some(fault) => Err((Some(name), vec![fault])),
-            None => Ok((Some((id, current)), Operation::Delete(id))),
-        },
-        (Some(set), false) => {
-            let value = read::<K::Fields>(set).and_then(|fields| K::complete(fields, Some(entry)));
-            let value = value.map_err(|faults| (Some(name), faults))?;
-            Ok((Some((id, current)), Operation::Put(id, value)))
+    let operation = match (set, delete) {
+        (None, true) => Ok(Operation::Delete(id)),
+        (Some(set), false) => read::<K::Fields>(set)
+            .and_then(|fields| K::complete(fields, Some(entry)))
+            .map(|value| Operation::Put(id, value)),
+        _ => Err(vec![Fault::new("invalid", "give either set or delete: true")]),
+    };
+    let operation = operation.and_then(|operation| {
+        match K::in_use_fault(manager, snapshot, entry, operation.value()).filter(|_| !force) {
+            Some(fault) => Err(vec![fault]),
+            None => Ok(operation),
         }
-        _ => Err((Some(name), vec![Fault::new("invalid", "give either set or delete: true")])),
-    }
+    });
+    operation.map(|operation| (Some((id, current)), operation)).map_err(|faults| (Some(name), faults))
 }
 
 /// The operation on one entry of an edit.

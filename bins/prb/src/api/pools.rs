@@ -138,7 +138,8 @@ async fn show(State(api): State<Api>, Path(named): Path<String>) -> Result<Respo
     Ok((etag(&entry_version::of_pool(pool)), Json(shown)).into_response())
 }
 
-/// Changes a pool's fields; absent fields keep their value.
+/// Changes a pool's fields; absent fields keep their value. Another number is refused while workers belong to the
+/// pool, unless `force` is given.
 #[utoipa::path(patch, path = "/pools/{pool}", tag = "pools", params(("pool" = String, Path), EditQuery),
     request_body = PoolFields, responses((status = 200, body = EditedPools), (status = 401, body = Problem),
     (status = 404, body = Problem), (status = 409, body = Problem), (status = 412, body = Problem),
@@ -231,15 +232,35 @@ impl EntryKind for Pools {
         EditedPools { dry_run, pools: edited.entries.iter().map(shown).collect() }
     }
 
-    fn removal_fault(_: &Manager, snapshot: &Snapshot, entry: &Pool) -> Option<Fault> {
-        let workers = snapshot.workers.iter().filter(|worker| worker.pid == entry.pid).count();
-        let text = || {
-            let name = &entry.name;
-            format!(
-                "{workers} workers belong to pool {name:?}: delete or move them first, or give force=true"
-            )
+    fn in_use_fault(
+        manager: &Manager,
+        snapshot: &Snapshot,
+        entry: &Pool,
+        new: Option<&PoolValue>,
+    ) -> Option<Fault> {
+        // The workers of a pool name it by its number.
+        if new.is_some_and(|new| new.pid == entry.pid) {
+            return None;
+        }
+        let workers: Vec<_> = snapshot.workers.iter().filter(|worker| worker.pid == entry.pid).collect();
+        if workers.is_empty() {
+            return None;
+        }
+        let status = |id: Uuid| manager.fleet()?.worker(id);
+        let computes = |id: Uuid| status(id).is_some_and(|status| status.needs_heartbeats());
+        let computing = match workers.iter().filter(|worker| computes(worker.id)).count() {
+            0 => String::new(),
+            count => format!(", and {count} of them compute, whose stake is slashed without heartbeats"),
         };
-        (workers > 0).then(|| Fault::new("in-use", text()))
+        let what = format!("{} workers belong to pool {:?}{computing}", workers.len(), entry.name);
+        Some(match new {
+            None => Fault::new("in-use", format!("{what}: delete or move them first, or give force=true")),
+            Some(new) => {
+                let text =
+                    format!("{what}: to change its number, add a pool {} and move them to it", new.pid);
+                Fault::new("in-use", text).with_field("pid")
+            }
+        })
     }
 
     async fn edit(manager: &Manager, items: Vec<Item<PoolValue>>) -> Result<Vec<Arc<Pool>>, Error> {

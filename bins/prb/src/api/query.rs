@@ -56,8 +56,8 @@ pub(super) struct PoolQuery {
 pub(super) struct EditQuery {
     /// Check everything, and change nothing.
     pub(super) dry_run: bool,
-    /// Delete a pool although workers belong to it, which stop until the pool exists again, or a worker although it
-    /// computes, whose heartbeats end.
+    /// Delete a pool, or change its number, although workers belong to it: they are not operated until a pool has
+    /// their number again, and the heartbeats of those that compute end. Or delete a worker although it computes.
     pub(super) force: bool,
 }
 

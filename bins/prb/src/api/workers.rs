@@ -270,7 +270,15 @@ impl EntryKind for Workers {
         EditedWorkers { dry_run, workers: edited.entries.iter().map(shown).collect() }
     }
 
-    fn removal_fault(manager: &Manager, _: &Snapshot, entry: &Worker) -> Option<Fault> {
+    fn in_use_fault(
+        manager: &Manager,
+        _: &Snapshot,
+        entry: &Worker,
+        new: Option<&WorkerValue>,
+    ) -> Option<Fault> {
+        if new.is_some() {
+            return None;
+        }
         let status = manager.fleet()?.worker(entry.id)?;
         let text = || {
             format!(

@@ -352,7 +352,8 @@ pub enum PoolAction {
     Remove {
         /// Its number on chain, name or id.
         pool: String,
-        /// Remove it even if workers belong to it: they stop until the pool exists again.
+        /// Remove it even if workers belong to it: until it exists again, they are not operated, and the stake of those
+        /// that compute is slashed.
         #[arg(long)]
         force: bool,
         /// Options.

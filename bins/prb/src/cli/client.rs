@@ -302,16 +302,21 @@ mod tests {
 
     use super::*;
 
+    impl Client {
+        /// A client of a daemon that answers with `routes`, for the rest of the test.
+        pub(in crate::cli) async fn to_test(routes: Router) -> Self {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let base = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+            tokio::spawn(async move { axum::serve(listener, routes).await });
+            let http = Http::builder().no_proxy().redirect(redirect::Policy::none()).timeout(TIMEOUT);
+            Self::Daemon(Daemon { http: http.build().unwrap(), base, token: None })
+        }
+    }
+
     #[tokio::test]
     async fn redirect_is_no_success() {
         let redirects = Router::new().fallback(async || Redirect::temporary("https://login.example/?next=x"));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
-        let mut server = tokio::task::JoinSet::new();
-        server.spawn(async move { axum::serve(listener, redirects).await.unwrap() });
-        let http =
-            Http::builder().no_proxy().redirect(redirect::Policy::none()).timeout(TIMEOUT).build().unwrap();
-        let client = Client::Daemon(Daemon { http, base, token: None });
+        let client = Client::to_test(redirects).await;
         let asked = client.ask(Method::POST, &["commands", "stop"], &[], Some(&Value::Null)).await;
         let error = format!("{:#}", asked.map(drop).unwrap_err());
         assert!(error.contains("it redirects to https://login.example (307)"), "{error}");

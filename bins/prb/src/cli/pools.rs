@@ -57,7 +57,12 @@ pub(super) async fn run(args: PoolsArgs) -> anyhow::Result<()> {
         }
         PoolAction::Remove { pool, force, options } => {
             let shown = client.get(&["pools", &pool], &[]).await?;
-            confirm(options, &format!("Remove pool {} ({})?", cell(&shown["pid"]), cell(&shown["name"])))?;
+            let workers = client.list("workers", &[("pid", cell(&shown["pid"]))]).await?;
+            let left = left(&shown, &workers);
+            confirm(
+                options,
+                &format!("{left}Remove pool {} ({})?", cell(&shown["pid"]), cell(&shown["name"])),
+            )?;
             let mut query = dry(options);
             query.push(("force", force.to_string()));
             // By the id that was confirmed: the name may belong to another pool by now.
@@ -65,6 +70,23 @@ pub(super) async fn run(args: PoolsArgs) -> anyhow::Result<()> {
             let answer = client.ask(Method::DELETE, &["pools", &id], &query, None).await?;
             print_change(&answer.body, as_json, options, &format!("pool {pool} was removed"))
         }
+    }
+}
+
+/// Says how many workers would have no pool, and how many of them compute.
+fn left(pool: &Value, workers: &[Value]) -> String {
+    let relays = |entry: &Value| entry["enabled"] == true && entry["sync_only"] == false;
+    let computes = |worker: &&Value| {
+        let session = worker["session"].as_str().unwrap_or_default();
+        relays(pool) && relays(worker) && matches!(session, "WorkerIdle" | "WorkerUnresponsive")
+    };
+    let computing = match workers.iter().filter(computes).count() {
+        0 => String::new(),
+        count => format!(", and {count} of them compute, whose stake is slashed without heartbeats"),
+    };
+    match workers.len() {
+        0 => String::new(),
+        count => format!("{count} workers belong to it{computing}.\n"),
     }
 }
 
@@ -159,4 +181,33 @@ fn one(pool: &Value) -> String {
         rows.push((name, if amount { format!("{} PHA", pha(value)) } else { cell(value) }));
     }
     pairs(&rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn removing_a_pool_says_which_workers_are_left() {
+        let entry = |session: Value, enabled: bool, sync_only: bool| {
+            let mut entry = json!({ "enabled": enabled, "sync_only": sync_only });
+            entry["session"] = session;
+            entry
+        };
+        let pool = entry(Value::Null, true, false);
+        assert_eq!(left(&pool, &[]), "");
+        let stopped = [entry(json!("WorkerCoolingDown"), true, false), pool.clone()];
+        assert_eq!(left(&pool, &stopped), "2 workers belong to it.\n");
+        let computing = [
+            entry(json!("WorkerIdle"), true, false),
+            entry(json!("WorkerUnresponsive"), true, false),
+            entry(json!("WorkerIdle"), false, false),
+            entry(json!("WorkerIdle"), true, true),
+        ];
+        let told =
+            "4 workers belong to it, and 2 of them compute, whose stake is slashed without heartbeats.\n";
+        assert_eq!(left(&pool, &computing), told);
+        let disabled = entry(Value::Null, false, false);
+        assert_eq!(left(&disabled, &computing), "4 workers belong to it.\n");
+    }
 }

@@ -1,6 +1,7 @@
 //! `prb worker`.
 
-use anyhow::{bail, ensure};
+use anyhow::{Context, bail, ensure};
+use prb_core::manage::MAX_ENTRIES;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
@@ -184,28 +185,47 @@ async fn command(client: &Client, command: &str, args: CommandArgs, as_json: boo
     if let Some(pool) = selection.pool {
         body["pool"] = json!(pool);
     }
-    let path = ["commands", command];
-    let asks = async |dry_run: bool| {
-        let query = [("dry_run", dry_run.to_string())];
-        let answer = client.send(Method::POST, &path, &query, Some(&body)).await?;
-        // If 409 is about workers, it comes with each worker's reason.
-        if answer.status >= 400 && !answer.body["workers"].is_array() {
-            return Err(Refusal { status: answer.status, body: answer.body }.into());
-        }
-        anyhow::Ok(answer.body)
-    };
     // These commands ask for confirmation, as does any command for several workers.
     let severe = matches!(command, "stop" | "reclaim" | "leave-pool" | "kick" | "confirm-key");
     // Always a dry run first: it resolves patterns, and its answer is what the operator confirms.
-    let preview = asks(true).await?;
-    let count = preview["workers"].as_array().map_or(0, Vec::len);
+    let preview = tell(client, command, &body, true).await?;
+    let shown = preview["workers"].as_array().map(Vec::as_slice).unwrap_or_default();
     if options.dry_run {
         return print_answer(&preview, as_json);
     }
-    if (severe || count > 1) && !options.yes {
+    let asks = (severe || shown.len() > 1) && !options.yes;
+    if asks {
         confirm(options, &format!("{}Continue?", answers(&preview)))?;
     }
-    print_answer(&asks(false).await?, as_json)
+    // By their ids, not by patterns or the pool again: others may fit these by now. Confirmed were those that accept.
+    let ids = shown.iter().filter(|one| !asks || !one["answer"].is_null()).map(|one| one["id"].clone());
+    let ids: Vec<Value> = ids.collect();
+    if ids.is_empty() {
+        return print_answer(&preview, as_json);
+    }
+    print_answer(&tell_all(client, command, &ids).await?, as_json)
+}
+
+/// Gives a command to workers, as many at a time as the API takes; returns all answers as one.
+async fn tell_all(client: &Client, command: &str, ids: &[Value]) -> anyhow::Result<Value> {
+    let (mut taken, mut workers) = (0, Vec::new());
+    for part in ids.chunks(MAX_ENTRIES) {
+        let answer = tell(client, command, &json!({ "workers": part }), false).await;
+        let mut answer = answer.with_context(|| format!("{taken} workers have accepted {command}"))?;
+        taken += answer["taken"].as_u64().unwrap_or_default();
+        workers.extend(answer["workers"].as_array_mut().into_iter().flat_map(std::mem::take));
+    }
+    Ok(json!({ "taken": taken, "workers": workers }))
+}
+
+async fn tell(client: &Client, command: &str, body: &Value, dry_run: bool) -> anyhow::Result<Value> {
+    let query = [("dry_run", dry_run.to_string())];
+    let answer = client.send(Method::POST, &["commands", command], &query, Some(body)).await?;
+    // If 409 is about workers, it comes with each worker's reason.
+    if answer.status >= 400 && !answer.body["workers"].is_array() {
+        return Err(Refusal { status: answer.status, body: answer.body }.into());
+    }
+    Ok(answer.body)
 }
 
 fn print_answer(answer: &Value, as_json: bool) -> anyhow::Result<()> {
@@ -324,7 +344,31 @@ fn event(event: &Value) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::{Arc, Mutex};
+
+    use axum::{Json, Router};
+
     use super::*;
+
+    #[tokio::test]
+    async fn command_is_given_to_the_workers_that_were_shown() {
+        let shown = json!({ "taken": 1, "workers": [
+            { "id": "a", "name": "one", "answer": "stops", "refused": null },
+            { "id": "b", "name": "two", "answer": null, "refused": "it is not running" },
+        ] });
+        let bodies = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&bodies);
+        let answer = async move |Json(body): Json<Value>| {
+            seen.lock().unwrap().push(body);
+            Json(shown)
+        };
+        let client = Client::to_test(Router::new().fallback(answer)).await;
+        let options = ChangeOptions { yes: true, ..ChangeOptions::default() };
+        let selection = Selection { workers: Vec::new(), pool: Some(7) };
+        command(&client, "stop", CommandArgs { selection, options }, true).await.unwrap();
+        assert_eq!(*bodies.lock().unwrap(), [json!({ "pool": 7 }), json!({ "workers": ["a", "b"] })]);
+    }
 
     #[test]
     fn removing_a_worker_says_that_its_start_is_taken_back() {

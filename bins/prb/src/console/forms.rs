@@ -136,11 +136,7 @@ fn worker_form(context: &Context, title: &str, worker: Option<&WorkerView>, flee
             }
             label {
                 "Pool"
-                select name="pid" required {
-                    @for pool in &fleet.pools {
-                        option value=(pool.pid) selected[entry.is_some_and(|entry| entry.pid.0 == pool.pid)] { (pool.pid) " " (pool.name) }
-                    }
-                }
+                select name="pid" required { (pool_options(entry.map(|entry| entry.pid.0), fleet)) }
             }
             label.wide {
                 "pRuntime endpoint"
@@ -170,6 +166,22 @@ fn worker_form(context: &Context, title: &str, worker: Option<&WorkerView>, flee
             @let text = worker.map_or(UNTOUCHED, removal_text);
             @let asks = worker.is_some_and(WorkerView::needs_heartbeats);
             (removal(&format!("{list}/remove"), &list, entry.id, &entry_version::of_worker(entry), &entry.name, text, asks))
+        }
+    }
+}
+
+/// The pools that a worker can be in. Browsers send the first one if none is selected.
+fn pool_options(pid: Option<u64>, fleet: &FleetView) -> Markup {
+    html! {
+        @match pid {
+            None => option value="" {},
+            Some(pid) if fleet.pools.iter().all(|pool| pool.pid != pid) => {
+                option value=(pid) selected { (pid) " (not in the inventory)" }
+            }
+            Some(_) => {}
+        }
+        @for pool in &fleet.pools {
+            option value=(pool.pid) selected[pid == Some(pool.pid)] { (pool.pid) " " (pool.name) }
         }
     }
 }
@@ -250,7 +262,7 @@ fn pool_form(context: &Context, title: &str, pool: Option<&PoolView>, fleet: &Fl
         @if let Some(pool) = pool {
             // The manager refuses to remove it: the workers would have no pool.
             @if workers > 0 {
-                p.small { "It has " (format::count(workers, "worker")) " here: remove them, or move them to another pool, before you remove it." }
+                p.small { "It has " (format::count(workers, "worker")) " here: remove them, or move them to another pool, before you remove it or change its number." }
             } @else {
                 (removal(&format!("{list}/remove"), &list, pool.id, &pool.version, &pool.name, "Nothing changes on chain.", false))
             }

@@ -187,13 +187,17 @@ impl Backend for Local {
         }
         let manager = match &edit {
             Edit::PutPool(None, _) | Edit::PutWorker(None, _) => self.manager.clone(),
-            Edit::PutPool(Some(id), _) => self.if_pool(*id, version, |_, _| true),
             // Other edits wait while the condition is tested, so no worker can be added to the pool before it
-            // is removed.
-            Edit::RemovePool(id) => self.if_pool(*id, version, |now, pool| workers_of(now, pool.pid) == 0),
+            // is removed or has another number.
+            Edit::PutPool(Some(id), value) => self.if_pool(*id, version, Some(value.pid)),
+            Edit::RemovePool(id) => self.if_pool(*id, version, None),
             Edit::PutWorker(Some(id), _) | Edit::RemoveWorker(id) => self.if_worker(*id, version),
         };
-        let removed = if let Edit::RemovePool(id) = edit { Some(id) } else { None };
+        let pool = match &edit {
+            Edit::PutPool(Some(id), value) => Some((*id, Some(value.pid))),
+            Edit::RemovePool(id) => Some((*id, None)),
+            _ => None,
+        };
         let done = match edit {
             Edit::PutPool(None, value) => manager.create_pools(vec![value]).await.map(drop),
             Edit::PutPool(Some(id), value) => {
@@ -212,19 +216,22 @@ impl Backend for Local {
         };
         *self.cache() = None;
         done.map_err(|error| match error {
-            manage::Error::Changed => self.changed(removed),
+            manage::Error::Changed => self.changed(pool),
             error => refused(error),
         })
     }
 }
 
 impl Local {
-    /// Returns the manager for an edit on the condition that a pool is unchanged.
-    fn if_pool(&self, id: Uuid, version: &str, test: fn(&Snapshot, &Pool) -> bool) -> Manager {
+    /// Returns the manager for an edit on the condition that a pool is unchanged, and that no worker belongs to it if
+    /// its number changes to another one or, with `None`, it is removed.
+    fn if_pool(&self, id: Uuid, version: &str, pid: Option<PoolId>) -> Manager {
         let version = version.to_owned();
         self.manager.with_condition(move |now| {
             let pool = now.pools.iter().find(|pool| pool.id == id);
-            pool.is_some_and(|pool| entry_version::of_pool(pool) == version && test(now, pool))
+            pool.is_some_and(|pool| {
+                entry_version::of_pool(pool) == version && without_pool(now, pool, pid) == 0
+            })
         })
     }
 
@@ -237,20 +244,27 @@ impl Local {
         })
     }
 
-    /// Returns why an edit was rejected as out of date.
-    fn changed(&self, removed: Option<Uuid>) -> Error {
+    /// Returns why an edit was rejected as out of date. `edited` is the pool that it would change, and the new number.
+    fn changed(&self, edited: Option<(Uuid, Option<PoolId>)>) -> Error {
         let snapshots = self.manager.snapshots();
         let now = snapshots.borrow();
-        let pool = removed.and_then(|id| now.pools.iter().find(|pool| pool.id == id));
-        match pool.map_or(0, |pool| workers_of(&now, pool.pid)) {
+        let workers = edited.and_then(|(id, pid)| {
+            let pool = now.pools.iter().find(|pool| pool.id == id)?;
+            Some(without_pool(&now, pool, pid))
+        });
+        match workers.unwrap_or_default() {
             0 => Error::changed(),
             workers => Error::in_use(workers),
         }
     }
 }
 
-fn workers_of(now: &Snapshot, pid: PoolId) -> usize {
-    now.workers.iter().filter(|worker| worker.pid == pid).count()
+/// Counts the workers that lose their pool if it gets the number, or is removed.
+fn without_pool(now: &Snapshot, pool: &Pool, pid: Option<PoolId>) -> usize {
+    if pid == Some(pool.pid) {
+        return 0;
+    }
+    now.workers.iter().filter(|worker| worker.pid == pool.pid).count()
 }
 
 fn refused(error: manage::Error) -> Error {

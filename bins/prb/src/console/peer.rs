@@ -235,7 +235,8 @@ impl Peer {
                 if pool.version != version {
                     return Err(Error::changed());
                 }
-                if matches!(edit, Edit::RemovePool(_)) {
+                // Its workers name it by its number.
+                if !matches!(edit, Edit::PutPool(_, value) if value.pid.0 == pool.pid) {
                     let of_pool =
                         fleet.workers.iter().filter(|worker| worker.entry.pid.0 == pool.pid).count();
                     return if of_pool == 0 { Ok(()) } else { Err(Error::in_use(of_pool)) };

@@ -72,6 +72,7 @@ async fn added_worker_starts_computing_and_is_stopped() {
     fleet_is_counted(&api).await;
     jobs_are_listed_and_removed(&api).await;
     removal::computing_worker_is_not_deleted(&api).await;
+    removal::pool_of_computing_worker_is_kept(&api, pid).await;
     worker_is_stopped(&api, pid).await;
     invalid_commands_are_refused(&api).await;
     answers_have_no_secret(&api, &net.devnet.pools()[0].mnemonic).await;

@@ -107,6 +107,7 @@ fn workers_are_changed_by_pattern_and_pool(shell: &Shell) {
     shell.run(&["worker", "set", "--stake", "1"]).bad(&["no worker is selected"]);
     shell.run(&["worker", "remove", "rack-9-*"]).bad(&["there is no worker"]);
     shell.run(&["pool", "remove", "13"]).bad(&["30 workers belong to"]);
+    shell.run(&["pool", "set", "13", "--pid", "21"]).bad(&["30 workers belong to"]);
     shell.run(&["worker", "stop", "w0"]).bad(&["no workers run in this process"]);
 }
 

@@ -160,3 +160,43 @@ async fn removal_of_a_changed_pool_is_refused() {
     assert_eq!(manager.pools().len(), 1);
     page.get(&format!("/pools/{pool}/edit")).await.has(&["It has 1 worker here"]).lacks(&["Remove seven"]);
 }
+
+/// Its workers would have no pool, and those that compute no heartbeats.
+#[tokio::test]
+async fn number_of_a_pool_with_workers_is_not_changed() {
+    let manager = manager().await;
+    let backend: Arc<dyn Backend> = Arc::new(Local::new(manager.clone()));
+    let page = Page::over(backend, &prb_core::queue::memory::MemoryQueue::default()).await;
+    let (worker, pool) = (manager.workers()[0].id, manager.pools()[0].id);
+    let save = async |pid: u64, name: &str| {
+        let form = page.get(&format!("/pools/{pool}/edit")).await;
+        let version = hidden(&form, "version");
+        let body = format!("id={pool}&version={version}&pid={pid}&name={name}&enabled=1");
+        page.post("/pools/save", Some(TOKEN), &body).await
+    };
+    let refused = save(8, "eight").await;
+    assert_eq!(refused.status, 409, "{}", refused.body);
+    refused.has(&["The pool has 1 worker by now"]);
+    assert_eq!((manager.pools()[0].pid, &*manager.pools()[0].name), (PoolId(7), "seven"));
+    assert_eq!(save(7, "eight").await.status, 200, "its number stays");
+    let remove = (prb_core::manage::Selector::Id(worker), prb_core::manage::Change::Delete);
+    manager.update_workers(vec![remove]).await.unwrap();
+    assert_eq!(save(8, "eight").await.status, 200, "it has no workers");
+    assert_eq!(manager.pools()[0].pid, PoolId(8));
+}
+
+/// A browser selects the first option of a list in which none is selected, and sends it.
+#[tokio::test]
+async fn worker_form_keeps_a_pool_that_is_not_in_the_inventory() {
+    let made = Made::new(fleet(3, 100));
+    let worker = made.fleet.lock().unwrap().workers[0].entry.clone();
+    let page = Page::of(&made).await;
+    let (form, pid) = (format!("/workers/{}/edit", worker.id), worker.pid.0);
+    let selected = format!("<option value=\"{pid}\" selected>");
+    page.get(&form).await.has(&[&selected]).lacks(&["not in the inventory"]);
+    made.change(|fleet| fleet.pools.retain(|pool| pool.pid != pid));
+    let first = format!("<select name=\"pid\" required>{selected}{pid} (not in the inventory)</option>");
+    page.get(&form).await.has(&[&first]);
+    // A new one has no pool until one is chosen.
+    page.get("/workers/new").await.has(&["<select name=\"pid\" required><option value=\"\"></option>"]);
+}

@@ -429,7 +429,8 @@ async fn all_fields(http: &Http, own: &Http, base: &str, bearer: &str) {
     shown.has(&["value=\"start-again\" selected", "name=\"gatekeeper\" value=\"1\" checked"]);
 }
 
-/// Of two editors of the same pool of a peer, the second is refused; a pool in use is not deleted.
+/// Of two editors of the same pool of a peer, the second is refused; a pool in use is neither deleted nor gets another
+/// number.
 fn two_editors(http: &Http, base: &str, bearer: &str) {
     let pools = http.get(&format!("{base}/pools")).body;
     let edit =
@@ -459,4 +460,8 @@ fn two_editors(http: &Http, base: &str, bearer: &str) {
         http.send("POST", &format!("{base}/pools/remove"), bearer, &format!("id={id}&version={version}"));
     assert_eq!(remove.status, 409, "{}", remove.body);
     remove.has(&["The pool has 1 worker"]);
+    let body = format!("id={id}&version={version}&pid=99999&name=shelf-1&enabled=1&sync_only=1");
+    let renumber = http.send("POST", &format!("{base}/pools/save"), bearer, &body);
+    assert_eq!(renumber.status, 409, "{}", renumber.body);
+    renumber.has(&["The pool has 1 worker"]);
 }
