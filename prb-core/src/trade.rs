@@ -77,8 +77,8 @@ pub struct Config {
     pub linger: Duration,
     /// How long a batch waits at most after its first job: no longer than [`Config::MAX_WAIT`]. Default: 6 s.
     pub max_wait: Duration,
-    /// Maximum lanes, that is, operators served at a time. Jobs of others are released for a while.
-    /// Default: 128.
+    /// Maximum lanes, that is, operators served at a time. Another one's job closes a lane that holds nothing, or is
+    /// released for a while. Default: 128.
     pub max_lanes: usize,
     /// Maximum jobs held by a lane. Further ones are released for a while. Default: 10,000.
     pub max_lane_jobs: usize,

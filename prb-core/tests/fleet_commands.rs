@@ -8,7 +8,8 @@ use prb_core::{
     fleet::Command,
     inventory::{Edit, Goal, Inventory, Worker},
     primitives::{PoolId, WorkerKey},
-    pruntime::scripted::ScriptedWorker,
+    prpc::Method,
+    pruntime::scripted::{Failure, ScriptedWorker},
     worker::{State, WorkerStatus},
 };
 use uuid::Uuid;
@@ -336,4 +337,42 @@ async fn stop_after_the_owners_is_not_counted_as_own() {
     until_reason(&rig, "cooled-down").await;
     tokio::time::sleep(HOUR).await;
     assert_eq!((starts(&rig), rig.status(0).saved.goal), (2, Goal::StayStopped));
+}
+
+async fn takes_checkpoint(rig: &Rig) {
+    rig.workers[0].set_latency(Method::TakeCheckpoint, Duration::from_secs(60));
+    tell(rig, Command::Checkpoint);
+    rig.until_worker(0, "the checkpoint", |w| w.reason.code() == "taking-checkpoint").await;
+}
+
+/// After a time-out pRuntime may still be writing.
+#[tokio::test(start_paused = true)]
+async fn kick_that_waits_for_a_failed_checkpoint_is_dropped() {
+    let rig = computing().await;
+    rig.workers[0].fail_next(Method::TakeCheckpoint, Failure::TimedOut);
+    takes_checkpoint(&rig).await;
+    tell(&rig, Command::Kick);
+    tell(&rig, Command::Stop);
+    rig.until_worker(0, "its end", |w| w.checkpoint.is_some()).await;
+    until_reason(&rig, "cooling-down").await;
+    assert_eq!(rig.workers[0].kicks(), 0);
+    let error = rig.status(0).checkpoint.clone().unwrap().result.unwrap_err();
+    assert!(error.contains("the kick that waited for it was dropped"), "{error}");
+    tell(&rig, Command::Kick);
+    rig.until_worker(0, "the kick", |_| rig.workers[0].kicks() == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn checkpoint_ends_before_a_worker_is_asked_at_its_new_address() {
+    let rig = computing().await;
+    takes_checkpoint(&rig).await;
+    rig.connect.add("http://elsewhere", rig.workers[0].clone());
+    rig.edit_worker(0, |w| w.endpoint = "http://elsewhere".into()).await;
+    let head = rig.chain.head();
+    let before = rig.workers[0].calls().len();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(rig.workers[0].calls().len(), before, "it is still writing");
+    rig.until_worker(0, "its end", |w| w.checkpoint.is_some()).await;
+    assert!(rig.status(0).checkpoint.as_ref().unwrap().result.is_ok());
+    rig.until_worker(0, "sync", |w| w.position.is_some_and(|at| at.dispatched_to() > Some(head))).await;
 }

@@ -243,13 +243,15 @@ async fn silence_ends_after_the_methods_own_time() {
     let config = HttpConfig::default()
         .with_request_timeout(Duration::from_millis(50))
         .with_sync_timeout(Duration::from_millis(300))
-        .with_attestation_timeout(Duration::from_millis(200));
+        .with_attestation_timeout(Duration::from_millis(200))
+        .with_checkpoint_timeout(Duration::from_millis(400));
     let client = client(&server.endpoint, config.clone());
     for (method, limit) in [
         (Method::GetInfo, config.request_timeout),
         (Method::SyncCombinedHeaders, config.sync_timeout),
         (Method::InitRuntime, config.sync_timeout),
         (Method::GetRuntimeInfo, config.attestation_timeout),
+        (Method::TakeCheckpoint, config.checkpoint_timeout),
     ] {
         let before = std::time::Instant::now();
         let error = client.call(method, Bytes::new()).await.unwrap_err();

@@ -31,6 +31,8 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 pub const SYNC_TIMEOUT: Duration = Duration::from_secs(150);
 /// Default of [`HttpConfig::attestation_timeout`]: a new attestation queries Intel's services.
 pub const ATTESTATION_TIMEOUT: Duration = Duration::from_secs(150);
+/// Default of [`HttpConfig::checkpoint_timeout`].
+pub const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(1800);
 /// Default of [`HttpConfig::connect_timeout`].
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Default of [`HttpConfig::answer_limit_bytes`].
@@ -55,6 +57,9 @@ pub struct HttpConfig {
     pub sync_timeout: Duration,
     /// Timeout of `GetRuntimeInfo`, which may attest. Default: 150 s.
     pub attestation_timeout: Duration,
+    /// Timeout of `TakeCheckpoint`: pRuntime writes its whole state to its disk, and does not stop if the caller does.
+    /// Default: 30 minutes.
+    pub checkpoint_timeout: Duration,
     /// Timeout for opening a connection; never longer than the call's own timeout. Default: 5 s.
     pub connect_timeout: Duration,
     /// How long an idle connection is kept; `None` opens one per call. Default: none.
@@ -73,6 +78,7 @@ impl Default for HttpConfig {
             request_timeout: REQUEST_TIMEOUT,
             sync_timeout: SYNC_TIMEOUT,
             attestation_timeout: ATTESTATION_TIMEOUT,
+            checkpoint_timeout: CHECKPOINT_TIMEOUT,
             connect_timeout: CONNECT_TIMEOUT,
             keep_alive: None,
             answer_limit_bytes: ANSWER_LIMIT_BYTES,
@@ -190,6 +196,7 @@ impl HttpClient {
     fn limit(&self, method: Method) -> Duration {
         match method {
             Method::GetRuntimeInfo => self.config.attestation_timeout,
+            Method::TakeCheckpoint => self.config.checkpoint_timeout,
             _ if carries_chain_data(method) => self.config.sync_timeout,
             _ => self.config.request_timeout,
         }
@@ -290,7 +297,6 @@ const fn carries_chain_data(method: Method) -> bool {
             | Method::SyncCombinedHeaders
             | Method::DispatchBlocks
             | Method::LoadChainState
-            | Method::TakeCheckpoint
     )
 }
 

@@ -183,8 +183,7 @@ impl Dispatcher {
             },
             None => lease,
         };
-        // A lane that has ended but was not reaped yet is replaced and needs no additional capacity.
-        if !self.inboxes.contains_key(&operator) && self.inboxes.len() >= config.max_lanes {
+        if !self.has_capacity() {
             return self.release_later(&lease, FULL_LANE_DELAY, permit);
         }
         let inbox = Arc::new(Inbox::default());
@@ -193,6 +192,15 @@ impl Dispatcher {
         let lane = Lane::new(shared, operator, inbox.clone());
         let task = self.lanes.spawn(lane.run()).id();
         self.inboxes.insert(operator, (task, inbox));
+    }
+
+    /// Whether one more lane may be started. At the limit, a lane that holds nothing is closed for it: else operators
+    /// that always have a job before their lanes are idle for long enough would keep out all others.
+    fn has_capacity(&self) -> bool {
+        let inboxes = || self.inboxes.values().map(|(_, inbox)| inbox);
+        // Closed ones have ended, or do so at once.
+        inboxes().filter(|inbox| !inbox.is_closed()).count() < self.shared.config.max_lanes
+            || inboxes().any(|inbox| inbox.close_if_empty())
     }
 
     /// Releases a job for a while. Until it is leased again, no younger one of its operator is accepted.

@@ -81,7 +81,7 @@ impl Inbox {
         std::mem::take(&mut self.state().jobs)
     }
 
-    /// Waits for a job. May wake up spuriously.
+    /// Waits for a job or the closing. May wake up spuriously.
     pub(super) async fn wait_for_job(&self) {
         self.notify.notified().await;
     }
@@ -102,11 +102,21 @@ impl Inbox {
         self.state().held_jobs
     }
 
-    /// Closes the inbox if the lane holds nothing: no job is accepted afterwards.
+    /// Closes the inbox if the lane holds nothing: no job is accepted afterwards, and the lane ends. Returns whether this
+    /// call has closed it.
     pub(super) fn close_if_empty(&self) -> bool {
         let mut state = self.state();
         // Under the lock that `push` takes: no job arrives between the check and the closing.
-        state.closed = state.held_jobs == 0;
-        state.closed
+        let closes = !state.closed && state.held_jobs == 0;
+        state.closed |= closes;
+        drop(state);
+        if closes {
+            self.notify.notify_one();
+        }
+        closes
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.state().closed
     }
 }

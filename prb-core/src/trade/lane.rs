@@ -93,12 +93,12 @@ impl Lane {
         }
     }
 
-    /// Runs until it has been idle for long enough, or is stopped: then unsent jobs stay leased, for the
-    /// dispatcher to release.
+    /// Runs until its inbox is closed, by itself after it has been idle for long enough or by the dispatcher, or it is
+    /// stopped: then unsent jobs stay leased, for the dispatcher to release.
     pub(super) async fn run(mut self) {
         let shared = self.shared.clone();
         let Context { config, stopping, .. } = &*shared;
-        while !stopping.is_cancelled() {
+        while !stopping.is_cancelled() && !self.inbox.is_closed() {
             self.receive_jobs();
             // Before jobs wait for further ones: another trader may be waiting for them.
             let has_account = self.account.as_ref().is_some_and(AccountLease::is_held);
@@ -117,11 +117,8 @@ impl Lane {
             tokio::select! {
                 () = stopping.cancelled() => {}
                 () = self.inbox.wait_for_job() => {}
-                () = sleep_until(wake) => {
-                    if self.pending.is_empty() && self.inbox.close_if_empty() {
-                        return;
-                    }
-                }
+                // With jobs pending it stays open: it holds them.
+                () = sleep_until(wake) => drop(self.inbox.close_if_empty()),
             }
         }
     }

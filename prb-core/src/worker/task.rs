@@ -326,9 +326,12 @@ impl Task {
         self.disconnect();
     }
 
-    /// Discards what the worker reported. Jobs stay in flight: they concern its key, not the connection.
+    /// Discards what the worker reported. Jobs stay in flight: they concern its key, not the connection. A call that must
+    /// finish does, over the last connection; until then no other one begins.
     fn disconnect(&mut self) {
-        self.call = None;
+        if !self.must_finish_call() {
+            self.call = None;
+        }
         self.connection.discard_info();
         self.identity.release();
         self.sync.cancel();

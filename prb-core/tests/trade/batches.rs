@@ -152,6 +152,33 @@ async fn operators_beyond_the_lanes_wait_for_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn operators_beyond_the_lanes_get_one_that_holds_nothing() {
+    let rig = Rig::new().await;
+    let trader = rig.trader(Config::default().with_max_lanes(1));
+    let first = rig.submit(rig.job("//Alice", 1, 0, 1, 0)).await;
+    assert_eq!(rig.outcomes(first).await, [CallOutcome::Done]);
+    let bob = rig.submit(rig.job("//Bob", 2, 0, 1, 0)).await;
+    let mut handles = Vec::new();
+    // More often than lanes end by themselves.
+    let alice = async {
+        for n in 1..90 {
+            sleep(ms(20_000)).await;
+            handles.push(rig.submit(rig.job("//Alice", 1, n, 1, 0)).await);
+        }
+    };
+    tokio::select! {
+        outcome = rig.outcomes(bob) => assert_eq!(outcome, [CallOutcome::Done]),
+        () = alice => panic!("Bob waits for Alice"),
+    }
+    let next = rig.submit(rig.job("//Alice", 3, 0, 1, 0)).await;
+    handles.push(next);
+    for handle in handles {
+        assert_eq!(rig.outcomes(handle).await, [CallOutcome::Done], "Alice has a lane again");
+    }
+    assert_eq!(trader.status().borrow().lanes.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn idle_lanes_are_removed_and_created_again() {
     let rig = Rig::new().await;
     let trader = rig.trader(Config::default());

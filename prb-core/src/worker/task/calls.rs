@@ -22,6 +22,10 @@ use crate::{
     worker::{Checkpoint, EventKind, Reason, line_limit::Line, requests},
 };
 
+/// Appended to the error of a checkpoint if a kick waited for it.
+const KICK_DROPPED: &str =
+    "; the kick that waited for it was dropped: kick again to end the process without this checkpoint";
+
 /// A call in flight.
 pub(super) struct Call {
     /// Whether the call must not be dropped: its effect would be lost or corrupted.
@@ -223,21 +227,27 @@ impl Task {
     }
 
     fn checkpoint_ended(&mut self, result: Result<SyncedTo, Error>) {
-        let worker = &self.desired.worker.name;
         let result: Result<ParaNumber, Arc<str>> = match result {
             Ok(to) => {
-                info!(%worker, block = to.synced_to, "worker took a checkpoint");
+                info!(worker = %self.desired.worker.name, block = to.synced_to, "worker took a checkpoint");
                 Ok(ParaNumber(to.synced_to))
             }
             Err(error) => {
                 self.connection.stale |= error.is_connection();
-                let error = describe(&error);
-                warn!(%worker, error, "worker did not take a checkpoint");
+                let dropped = if self.drop_kick() { KICK_DROPPED } else { "" };
+                let error = format!("{}{dropped}", describe(&error));
+                warn!(worker = %self.desired.worker.name, error, "worker did not take a checkpoint");
                 Err(error.into())
             }
         };
         self.slot.event(EventKind::Checkpoint(result.clone()));
         self.slot.update(|status| status.checkpoint = Some(Checkpoint { at: SystemTime::now(), result }));
+    }
+
+    /// Drops a kick that waited for a checkpoint, which pRuntime may still be writing; returns whether there was one.
+    fn drop_kick(&mut self) -> bool {
+        self.take_commands(Self::commanded);
+        std::mem::take(&mut self.kick_requested)
     }
 
     pub(super) fn sync_ended(&mut self, stepped: &StepResult) {
