@@ -76,6 +76,48 @@ async fn a_worker_that_answers_with_the_key_of_another_takes_nothing_from_it() {
     assert_eq!(rig.status(0).state, State::Active);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_worker_without_the_message_in_turn_holds_up_no_other() {
+    let rig = computing(2).await;
+    rig.workers[0].edit(|state| state.push_message_of(MessageOrigin::Gatekeeper, 99, b"later"));
+    tokio::time::sleep(BLOCK * 5).await;
+    rig.workers[1].edit(|state| state.push_message_of(MessageOrigin::Gatekeeper, 0, b"in turn"));
+    rig.until("the message", |_| !carried(&rig, &MessageOrigin::Gatekeeper).is_empty()).await;
+    tokio::time::sleep(HOUR).await;
+    assert_eq!(carried(&rig, &MessageOrigin::Gatekeeper), [true]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_relays_no_more_leaves_messages_to_others() {
+    let rig = computing(2).await;
+    rig.workers[0].edit(|state| state.push_message_of(MessageOrigin::Gatekeeper, 0, b"first"));
+    rig.until("the first message", |_| carried(&rig, &MessageOrigin::Gatekeeper) == [true]).await;
+    rig.edit_worker(0, |worker| worker.sync_only = true).await;
+    rig.until_worker(0, "the edit", |worker| worker.reason.code() == "sync-only").await;
+    rig.workers[1].edit(|state| state.push_message_of(MessageOrigin::Gatekeeper, 1, b"second"));
+    rig.until("the second message", |_| carried(&rig, &MessageOrigin::Gatekeeper).len() == 2).await;
+    tokio::time::sleep(HOUR).await;
+    assert_eq!(carried(&rig, &MessageOrigin::Gatekeeper), [true, true]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_whose_operator_cannot_pay_holds_up_no_other() {
+    let other = PoolId(2);
+    let mut rig = Rig::new(1, 10).await;
+    rig.put_pool(other, true).await;
+    rig.add_worker(other).await;
+    rig.run();
+    rig.start();
+    rig.until_all(State::Active).await;
+    for _ in 0..1000 {
+        rig.chain.inject(account(POOL), chain_memory::Fault::Lost);
+    }
+    rig.workers[0].edit(|state| state.push_message_of(MessageOrigin::Gatekeeper, 0, b"not paid for"));
+    rig.until_worker(0, "the failure", |worker| worker.message.contains("messages do not reach")).await;
+    rig.workers[1].edit(|state| state.push_message_of(MessageOrigin::Gatekeeper, 0, b"paid for"));
+    rig.until("the message", |_| carried(&rig, &MessageOrigin::Gatekeeper) == [true]).await;
+}
+
 /// A machine on which another pRuntime runs whenever it likes.
 #[derive(Clone, Debug)]
 struct Rotating(Arc<Mutex<ScriptedWorker>>);
