@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use bytes::Bytes;
 use prb_core::{
+    primitives::Hash,
     pruntime,
     wire::{Message, MessageOrigin, SignedMessage},
 };
@@ -116,6 +117,40 @@ async fn a_worker_whose_operator_cannot_pay_holds_up_no_other() {
     rig.until_worker(0, "the failure", |worker| worker.message.contains("messages do not reach")).await;
     rig.workers[1].edit(|state| state.push_message_of(MessageOrigin::Gatekeeper, 0, b"paid for"));
     rig.until("the message", |_| carried(&rig, &MessageOrigin::Gatekeeper) == [true]).await;
+}
+
+/// Senders that are followed at once, at most.
+const SENDERS: u8 = 64;
+
+fn contract(id: u8) -> MessageOrigin {
+    MessageOrigin::Contract(Hash([id; 32]))
+}
+
+/// Adds a first message of each contract.
+fn push_of_contracts(worker: &ScriptedWorker, ids: std::ops::Range<u8>) {
+    worker.edit(|state| ids.for_each(|id| state.push_message_of(contract(id), 0, b"of a contract")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_of_many_senders_do_not_hold_up_heartbeats() {
+    let mut rig = Rig::new(1, 10).await;
+    rig.run();
+    let own = MessageOrigin::Worker(rig.key(0));
+    push_of_contracts(&rig.workers[0], 0..SENDERS + 6);
+    rig.workers[0].edit(|state| state.push_message(rig.key(0), 0, b"heartbeat"));
+    rig.start();
+    rig.until("the heartbeat", |_| carried(&rig, &own) == [true]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn senders_without_messages_make_room_for_others() {
+    let rig = computing(1).await;
+    let all_of = |ids: std::ops::Range<u8>| ids.map(contract).all(|sender| carried(&rig, &sender) == [true]);
+    push_of_contracts(&rig.workers[0], 0..SENDERS - 1);
+    rig.until("the messages", |_| all_of(0..SENDERS - 1)).await;
+    tokio::time::sleep(BLOCK * 5).await;
+    push_of_contracts(&rig.workers[0], SENDERS..SENDERS + 6);
+    rig.until("those of others", |_| all_of(SENDERS..SENDERS + 6)).await;
 }
 
 /// A machine on which another pRuntime runs whenever it likes.

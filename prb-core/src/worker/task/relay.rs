@@ -138,23 +138,23 @@ impl Relay {
         self.fetching.reset();
         let own = MessageOrigin::Worker(key);
         let mut by_sender = messages_by_sender(messages);
+        by_sender.entry(own.clone()).or_default();
+        self.make_room(&by_sender, view.block);
+        // Before all others, so that it always has its place.
+        self.senders.entry(own.clone()).or_insert_with(|| Sender::new(self.backoff));
         // Senders without messages are visited too: they become exhausted, so that they are not fetched
         // again and again.
-        by_sender.entry(own.clone()).or_default();
         for sender in self.senders.keys() {
             by_sender.entry(sender.clone()).or_default();
         }
-        let now = Instant::now();
         let mut runs = Vec::new();
         for (origin, messages) in by_sender {
             if !self.senders.contains_key(&origin) && self.senders.len() >= MAX_SENDERS {
                 warn!(worker = %worker.name, %origin, limit = MAX_SENDERS, "too many senders: messages are not relayed");
                 continue;
             }
-            let backoff = self.backoff;
-            let sender = self.senders.entry(origin.clone()).or_insert_with(|| Sender::new(backoff));
-            let due = sender.failures.failure(now).is_none_or(|failure| failure.due);
-            let next = match due && sender.egress.can_submit(view.block) {
+            let sender = self.senders.entry(origin.clone()).or_insert_with(|| Sender::new(self.backoff));
+            let next = match sender.can_submit(view.block) {
                 false => None,
                 true if origin == own => Some(on_chain.ingress_sequence),
                 true => sender.next_if_claimed(&origin, !messages.is_empty(), view, (keys, worker)),
@@ -172,6 +172,18 @@ impl Relay {
             }
         }
         runs
+    }
+
+    /// Forgets senders without messages as far as new ones need their places.
+    fn make_room(&mut self, by_sender: &BTreeMap<MessageOrigin, Vec<SignedMessage>>, view: ParaNumber) {
+        let now = Instant::now();
+        let new = by_sender.keys().filter(|origin| !self.senders.contains_key(origin)).count();
+        let mut excess = (self.senders.len() + new).saturating_sub(MAX_SENDERS);
+        self.senders.retain(|origin, sender| {
+            let keep = excess == 0 || by_sender.contains_key(origin) || !sender.is_unused(now, view);
+            excess -= usize::from(!keep);
+            keep
+        });
     }
 
     /// Notes that a job is in the queue.
@@ -226,6 +238,17 @@ impl Sender {
             claim: None,
             paused_until: None,
         }
+    }
+
+    /// Whether another job may be submitted.
+    fn can_submit(&self, view: ParaNumber) -> bool {
+        let due = self.failures.failure(Instant::now()).is_none_or(|failure| failure.due);
+        due && self.egress.can_submit(view)
+    }
+
+    /// Whether there is nothing to remember of it: neither of jobs, nor of what failed.
+    fn is_unused(&self, now: Instant, view: ParaNumber) -> bool {
+        self.egress.is_settled(view) && self.failures.attempts() == 0 && !self.is_paused(now)
     }
 
     /// The next sequence that the chain accepts from a shared sender; `None` if it is not known, or this worker must not
