@@ -119,6 +119,26 @@ async fn a_worker_whose_operator_cannot_pay_holds_up_no_other() {
     rig.until("the message", |_| carried(&rig, &MessageOrigin::Gatekeeper) == [true]).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn messages_whose_job_takes_long_are_not_sent_by_another_worker_too() {
+    let other = PoolId(2);
+    let mut rig = Rig::new(1, 10).await;
+    rig.put_pool(other, true).await;
+    rig.add_worker(other).await;
+    rig.run();
+    rig.start();
+    rig.until_all(State::Active).await;
+    rig.stop_trading().await;
+    rig.workers[0].edit(|state| state.push_message_of(MessageOrigin::Gatekeeper, 0, b"message"));
+    rig.until_worker(0, "the job", |worker| worker.in_flight.is_some()).await;
+    rig.workers[1].edit(|state| state.push_message_of(MessageOrigin::Gatekeeper, 0, b"message"));
+    tokio::time::sleep(HOUR / 4).await;
+    rig.trade();
+    rig.until("the message", |_| !carried(&rig, &MessageOrigin::Gatekeeper).is_empty()).await;
+    tokio::time::sleep(HOUR).await;
+    assert_eq!(carried(&rig, &MessageOrigin::Gatekeeper), [true]);
+}
+
 /// Senders that are followed at once, at most.
 const SENDERS: u8 = 64;
 
