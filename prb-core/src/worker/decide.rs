@@ -6,7 +6,7 @@ use super::{
     Action, Decision, Desired, Failure, Failures, NodeBehind, Observed, Operation, Reason, Settings, State,
     observed::LastKey,
 };
-use crate::{primitives::Hash, prpc::PhactoryInfo, sync::Step, text::shorten};
+use crate::{inventory::Goal, primitives::Hash, prpc::PhactoryInfo, sync::Step, text::shorten};
 
 mod blocked;
 mod chain;
@@ -61,7 +61,11 @@ pub fn decide(desired: &Desired, settings: &Settings, observed: &Observed) -> De
     };
     // Before anything else: data of another chain would be sent to it, or its messages to the wrong chain.
     if let Some(reason) = wrong_chain(info, observed.relay_genesis) {
-        return decision(State::Error, observation(observed).unwrap_or(Action::Recheck), reason);
+        return with_operation(
+            decision(State::Error, observation(observed).unwrap_or(Action::Recheck), reason),
+            recorded::operation(desired, settings, observed),
+            observed,
+        );
     }
     if !info.initialized {
         return with_operation(
@@ -78,8 +82,8 @@ pub fn decide(desired: &Desired, settings: &Settings, observed: &Observed) -> De
     conclude(assessment, action, sync, observed)
 }
 
-/// Adds an operation to the decision about a worker that does not answer: it comes first, since the worker is tried
-/// again and again.
+/// Adds an operation for the last known key to the decision about a worker that does not answer, or not for our chain: it
+/// comes first, since the worker is tried again and again.
 fn with_operation(mut decision: Decision, wanted: Option<Operation>, observed: &Observed) -> Decision {
     decision.wanted = wanted;
     if let Some(operation) = wanted.filter(|operation| may_operate(observed, *operation)) {
@@ -284,8 +288,7 @@ fn assess(desired: &Desired, settings: &Settings, observed: &Observed, info: &Ph
     if observed.caught_up || on_chain.state == State::Error {
         return on_chain;
     }
-    // A stop must not wait: it is the operator's remedy for a worker that does not catch up.
-    let wanted = on_chain.wanted.filter(|wanted| *wanted == Operation::Stop);
+    let wanted = on_chain.wanted.filter(|wanted| precedes_sync(*wanted, observed.saved.goal));
     let Assessment { relays, syncs, .. } = on_chain;
     let reason = if observed.awaits_data {
         Reason::AwaitingData { error: "no data provider has the blocks that it lacks".into() }
@@ -293,6 +296,16 @@ fn assess(desired: &Desired, settings: &Settings, observed: &Observed, info: &Ph
         Reason::Synching
     };
     Assessment { state: State::Synching, reason, wanted, relays, syncs }
+}
+
+/// Whether an operation does not wait for the tip: a stop and what follows are the operator's remedy for a worker that
+/// does not catch up. A worker that starts again after its cool-down needs its stake no earlier.
+fn precedes_sync(operation: Operation, goal: Goal) -> bool {
+    match operation {
+        Operation::Stop | Operation::LeavePool => true,
+        Operation::Reclaim => matches!(goal, Goal::Reclaim | Goal::LeavePool),
+        _ => false,
+    }
 }
 
 /// Returns the reason to show if the entry's last known key conflicts with the one that answers now.

@@ -63,10 +63,11 @@ impl Egress {
         self.exhausted = false;
     }
 
-    /// Whether nothing is in flight.
-    #[cfg(test)]
-    pub(super) fn is_idle(&self) -> bool {
+    /// Whether nothing is in flight, and the chain's counter at block `view` contains what was.
+    pub(super) fn is_settled(&self, view: ParaNumber) -> bool {
         self.in_flight.is_empty()
+            && self.resume_from.is_none_or(|block| view >= block)
+            && self.included.is_none_or(|(_, block)| view >= block)
     }
 
     /// Selects the messages for one job: strictly in sequence, starting where the chain or the last job in
@@ -226,7 +227,9 @@ mod tests {
         egress.submitting(2, 7);
         egress.submitted();
         assert_eq!(egress.ended(1, &done(2, 12), VIEW), None);
+        assert!(!egress.is_settled(ParaNumber(13)), "one is in flight");
         assert_eq!(egress.ended(2, &done(2, 13), VIEW), None);
+        assert!(egress.is_settled(ParaNumber(13)) && !egress.is_settled(ParaNumber(12)));
         assert!(egress.select(3, VIEW, waiting(0..7)).is_empty(), "the old view does not know of them yet");
         assert_eq!(sequences(&egress.select(7, ParaNumber(13), waiting(5..8))), [7]);
     }
@@ -252,7 +255,7 @@ mod tests {
         assert!(egress.ended(2, &Err(JobFailure { message: "lost".into() }), VIEW).is_some());
         assert!(!egress.wants_messages(VIEW), "the view is older than the failure");
         assert!(egress.wants_messages(ParaNumber(12)));
-        assert!(egress.is_idle());
+        assert!(egress.is_settled(ParaNumber(12)) && !egress.is_settled(VIEW));
         // The first message was included, as the chain shows.
         assert_eq!(sequences(&egress.select(1, ParaNumber(12), waiting(0..4))), [1, 2, 3]);
     }

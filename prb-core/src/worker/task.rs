@@ -210,6 +210,7 @@ impl Task {
         let now = Instant::now();
         self.start_commanded();
         let seen = self.apply_view();
+        self.relay.release_unused_claims(now, self.on_chain.block);
         self.withdraw_obsolete();
         self.connection.expire_info(now, &self.ctx.tuning, self.sync.caught_up);
         let mut observed = self.observe(now);

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use bytes::Bytes;
 use prb_core::{
+    primitives::Hash,
     pruntime,
     wire::{Message, MessageOrigin, SignedMessage},
 };
@@ -74,6 +75,102 @@ async fn a_worker_that_answers_with_the_key_of_another_takes_nothing_from_it() {
     rig.until("its heartbeat", |_| !carried(&rig, &victim).is_empty()).await;
     assert_eq!(carried(&rig, &victim), [true]);
     assert_eq!(rig.status(0).state, State::Active);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_without_the_message_in_turn_holds_up_no_other() {
+    let rig = computing(2).await;
+    rig.workers[0].edit(|state| state.push_message_of(MessageOrigin::Gatekeeper, 99, b"later"));
+    tokio::time::sleep(BLOCK * 5).await;
+    rig.workers[1].edit(|state| state.push_message_of(MessageOrigin::Gatekeeper, 0, b"in turn"));
+    rig.until("the message", |_| !carried(&rig, &MessageOrigin::Gatekeeper).is_empty()).await;
+    tokio::time::sleep(HOUR).await;
+    assert_eq!(carried(&rig, &MessageOrigin::Gatekeeper), [true]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_relays_no_more_leaves_messages_to_others() {
+    let rig = computing(2).await;
+    rig.workers[0].edit(|state| state.push_message_of(MessageOrigin::Gatekeeper, 0, b"first"));
+    rig.until("the first message", |_| carried(&rig, &MessageOrigin::Gatekeeper) == [true]).await;
+    rig.edit_worker(0, |worker| worker.sync_only = true).await;
+    rig.until_worker(0, "the edit", |worker| worker.reason.code() == "sync-only").await;
+    rig.workers[1].edit(|state| state.push_message_of(MessageOrigin::Gatekeeper, 1, b"second"));
+    rig.until("the second message", |_| carried(&rig, &MessageOrigin::Gatekeeper).len() == 2).await;
+    tokio::time::sleep(HOUR).await;
+    assert_eq!(carried(&rig, &MessageOrigin::Gatekeeper), [true, true]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_whose_operator_cannot_pay_holds_up_no_other() {
+    let other = PoolId(2);
+    let mut rig = Rig::new(1, 10).await;
+    rig.put_pool(other, true).await;
+    rig.add_worker(other).await;
+    rig.run();
+    rig.start();
+    rig.until_all(State::Active).await;
+    for _ in 0..1000 {
+        rig.chain.inject(account(POOL), chain_memory::Fault::Lost);
+    }
+    rig.workers[0].edit(|state| state.push_message_of(MessageOrigin::Gatekeeper, 0, b"not paid for"));
+    rig.until_worker(0, "the failure", |worker| worker.message.contains("messages do not reach")).await;
+    rig.workers[1].edit(|state| state.push_message_of(MessageOrigin::Gatekeeper, 0, b"paid for"));
+    rig.until("the message", |_| carried(&rig, &MessageOrigin::Gatekeeper) == [true]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_whose_job_takes_long_are_not_sent_by_another_worker_too() {
+    let other = PoolId(2);
+    let mut rig = Rig::new(1, 10).await;
+    rig.put_pool(other, true).await;
+    rig.add_worker(other).await;
+    rig.run();
+    rig.start();
+    rig.until_all(State::Active).await;
+    rig.stop_trading().await;
+    rig.workers[0].edit(|state| state.push_message_of(MessageOrigin::Gatekeeper, 0, b"message"));
+    rig.until_worker(0, "the job", |worker| worker.in_flight.is_some()).await;
+    rig.workers[1].edit(|state| state.push_message_of(MessageOrigin::Gatekeeper, 0, b"message"));
+    tokio::time::sleep(HOUR / 4).await;
+    rig.trade();
+    rig.until("the message", |_| !carried(&rig, &MessageOrigin::Gatekeeper).is_empty()).await;
+    tokio::time::sleep(HOUR).await;
+    assert_eq!(carried(&rig, &MessageOrigin::Gatekeeper), [true]);
+}
+
+/// Senders that are followed at once, at most.
+const SENDERS: u8 = 64;
+
+fn contract(id: u8) -> MessageOrigin {
+    MessageOrigin::Contract(Hash([id; 32]))
+}
+
+/// Adds a first message of each contract.
+fn push_of_contracts(worker: &ScriptedWorker, ids: std::ops::Range<u8>) {
+    worker.edit(|state| ids.for_each(|id| state.push_message_of(contract(id), 0, b"of a contract")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_of_many_senders_do_not_hold_up_heartbeats() {
+    let mut rig = Rig::new(1, 10).await;
+    rig.run();
+    let own = MessageOrigin::Worker(rig.key(0));
+    push_of_contracts(&rig.workers[0], 0..SENDERS + 6);
+    rig.workers[0].edit(|state| state.push_message(rig.key(0), 0, b"heartbeat"));
+    rig.start();
+    rig.until("the heartbeat", |_| carried(&rig, &own) == [true]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn senders_without_messages_make_room_for_others() {
+    let rig = computing(1).await;
+    let all_of = |ids: std::ops::Range<u8>| ids.map(contract).all(|sender| carried(&rig, &sender) == [true]);
+    push_of_contracts(&rig.workers[0], 0..SENDERS - 1);
+    rig.until("the messages", |_| all_of(0..SENDERS - 1)).await;
+    tokio::time::sleep(BLOCK * 5).await;
+    push_of_contracts(&rig.workers[0], SENDERS..SENDERS + 6);
+    rig.until("those of others", |_| all_of(SENDERS..SENDERS + 6)).await;
 }
 
 /// A machine on which another pRuntime runs whenever it likes.

@@ -159,6 +159,45 @@ fn worker_behind_the_tip_only_syncs_and_relays() {
 }
 
 #[test]
+fn what_follows_a_stop_does_not_wait_for_the_tip() {
+    let mut cooled_down = computing();
+    on_chain(&mut cooled_down, |chain| {
+        let session = chain.session.as_mut().unwrap();
+        session.state = SessionState::WorkerCoolingDown;
+        session.cool_down_start = NOW_SECS - COOL_DOWN_SECS - 1;
+    });
+    let (reclaim, leave) = (Action::Operate(Operation::Reclaim), Action::Operate(Operation::LeavePool));
+    let cases = [
+        (cooled_down.clone(), Goal::Reclaim, reclaim),
+        (cooled_down.clone(), Goal::LeavePool, reclaim),
+        (ready(), Goal::LeavePool, leave),
+        // Its stake is needed no earlier than at the tip.
+        (cooled_down, Goal::StartAgain, Action::Wait),
+    ];
+    for (mut observed, goal, action) in cases {
+        observed.saved.goal = goal;
+        observed.caught_up = false;
+        let decision = decision(&observed);
+        assert_eq!((decision.action, decision.state), (action, State::Synching), "{goal:?}");
+    }
+}
+
+#[test]
+fn last_key_is_stopped_while_its_machine_serves_another_chain() {
+    let mut observed = ready();
+    let Some(Ok(chain)) = computing().chain else { panic!("it has a state") };
+    observed.last_key = Some(LastKey { key: KEY, chain: Some(Ok(chain)), holder: None, may_start: false });
+    observed.relay_genesis = Some(Hash([8; 32]));
+    observed.saved.goal = Goal::Stop;
+    let stops = decision(&observed);
+    assert_eq!((stops.action, stops.state), (Action::Operate(Operation::Stop), State::Error));
+    assert_eq!((stops.sync, stops.code), (Step::Wait, "wrong-chain"));
+    // Without such a goal it is only observed again.
+    observed.saved.goal = Goal::Compute;
+    assert_eq!(decision(&observed).action, Action::Recheck);
+}
+
+#[test]
 fn syncing_continues_during_operations_and_messages() {
     let mut observed = ready();
     observed.step = headers();

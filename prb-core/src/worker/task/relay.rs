@@ -1,7 +1,7 @@
 //! [`Relay`]: relays the messages that a worker holds for the chain, each sender's in order and
 //! independently.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -22,6 +22,12 @@ const MAX_SENDERS: usize = 64;
 /// Consecutive refusals after which a worker's messages of other senders, such as gatekeepers, are no longer relayed
 /// for [`RETRY_REFUSED_AFTER`]. Only the chain can check their signatures, for a fee.
 const REFUSALS: u32 = 3;
+/// How long a worker keeps its claim on the messages of such a sender while it gets none of them to the chain. In the
+/// meantime no other worker relays them.
+const CLAIM_IDLE: Duration = Duration::from_secs(120);
+/// How long a worker leaves them to others if its last claim was of no use: the message in turn is not among those that it
+/// holds, or its jobs fail.
+const CLAIM_PAUSE: Duration = Duration::from_secs(600);
 
 /// Messages in flight, by sender.
 pub(super) struct Relay {
@@ -37,9 +43,20 @@ struct Sender {
     failures: FailureTracker,
     /// For senders that several workers relay for, such as gatekeepers: the exclusive right to relay their
     /// messages.
-    claim: Option<Claim<MessageOrigin>>,
-    /// Until when this worker's messages of such a sender are not relayed, because the chain has refused them.
-    refused_until: Option<Instant>,
+    claim: Option<SenderClaim>,
+    /// Until when this worker's messages of such a sender are not relayed: the chain has refused them, or its last claim
+    /// was of no use.
+    paused_until: Option<Instant>,
+}
+
+struct SenderClaim {
+    _claim: Claim<MessageOrigin>,
+    /// The block of the view when it was made: an older view may not contain what the holder before has relayed.
+    made_at: ParaNumber,
+    /// When it was made, waited for the chain's counter, or got messages to the chain.
+    used_at: Instant,
+    /// Whether its last job got messages to the chain.
+    useful: bool,
 }
 
 impl Relay {
@@ -57,6 +74,13 @@ impl Relay {
     pub(super) fn release_claims(&mut self) {
         for sender in self.senders.values_mut() {
             sender.claim = None;
+        }
+    }
+
+    /// Releases the claims that are of no use, once the chain's counter at block `view` contains what was relayed by them.
+    pub(super) fn release_unused_claims(&mut self, now: Instant, view: ParaNumber) {
+        for sender in self.senders.values_mut().filter(|sender| sender.egress.is_settled(view)) {
+            sender.release_unused_claim(now);
         }
     }
 
@@ -114,28 +138,28 @@ impl Relay {
         self.fetching.reset();
         let own = MessageOrigin::Worker(key);
         let mut by_sender = messages_by_sender(messages);
+        by_sender.entry(own.clone()).or_default();
+        self.make_room(&by_sender, view.block);
+        // Before all others, so that it always has its place.
+        self.senders.entry(own.clone()).or_insert_with(|| Sender::new(self.backoff));
         // Senders without messages are visited too: they become exhausted, so that they are not fetched
         // again and again.
-        by_sender.entry(own.clone()).or_default();
         for sender in self.senders.keys() {
             by_sender.entry(sender.clone()).or_default();
         }
-        let now = Instant::now();
         let mut runs = Vec::new();
         for (origin, messages) in by_sender {
             if !self.senders.contains_key(&origin) && self.senders.len() >= MAX_SENDERS {
                 warn!(worker = %worker.name, %origin, limit = MAX_SENDERS, "too many senders: messages are not relayed");
                 continue;
             }
-            let backoff = self.backoff;
-            let sender = self.senders.entry(origin.clone()).or_insert_with(|| Sender::new(backoff));
-            let next = if origin == own {
-                Some(on_chain.ingress_sequence)
-            } else {
-                sender.next_if_claimed(&origin, view, keys, worker)
+            let sender = self.senders.entry(origin.clone()).or_insert_with(|| Sender::new(self.backoff));
+            let next = match sender.can_submit(view.block) {
+                false => None,
+                true if origin == own => Some(on_chain.ingress_sequence),
+                true => sender.next_if_claimed(&origin, !messages.is_empty(), view, (keys, worker)),
             };
-            let due = sender.failures.failure(now).is_none_or(|failure| failure.due);
-            let (Some(next), true) = (next, due && sender.egress.can_submit(view.block)) else {
+            let Some(next) = next else {
                 sender.egress.set_exhausted();
                 continue;
             };
@@ -148,6 +172,18 @@ impl Relay {
             }
         }
         runs
+    }
+
+    /// Forgets senders without messages as far as new ones need their places.
+    fn make_room(&mut self, by_sender: &BTreeMap<MessageOrigin, Vec<SignedMessage>>, view: ParaNumber) {
+        let now = Instant::now();
+        let new = by_sender.keys().filter(|origin| !self.senders.contains_key(origin)).count();
+        let mut excess = (self.senders.len() + new).saturating_sub(MAX_SENDERS);
+        self.senders.retain(|origin, sender| {
+            let keep = excess == 0 || by_sender.contains_key(origin) || !sender.is_unused(now, view);
+            excess -= usize::from(!keep);
+            keep
+        });
     }
 
     /// Notes that a job is in the queue.
@@ -174,17 +210,22 @@ impl Relay {
         (view, worker): (ParaNumber, &str),
     ) {
         let Some(sender) = self.senders.get_mut(origin) else { return };
-        match sender.egress.ended(ticket, result, view) {
+        let now = Instant::now();
+        let error = sender.egress.ended(ticket, result, view);
+        match &error {
             None => sender.failures.reset(),
-            Some(error) => {
-                sender.failed(origin, &error, worker);
-                let refused = result.is_ok() && !matches!(known_error(&error).class, ErrorClass::Retry);
-                if refused && sender.failures.attempts() >= REFUSALS && sender.claim.is_some() {
-                    sender.refused_until = Some(Instant::now() + RETRY_REFUSED_AFTER);
-                    // Another worker may hold messages that the chain accepts.
-                    sender.claim = None;
-                }
-            }
+            Some(error) => sender.failed(origin, error, worker),
+        }
+        let fails = sender.failures.attempts() >= REFUSALS;
+        let Some(claim) = &mut sender.claim else { return };
+        claim.useful = error.is_none();
+        if !fails {
+            claim.used_at = now;
+        }
+        let refused = result.is_ok() && error.is_some_and(|e| known_error(&e).class != ErrorClass::Retry);
+        if fails && refused {
+            // Another worker may hold messages that the chain accepts.
+            sender.paused_until = Some(now + RETRY_REFUSED_AFTER);
         }
     }
 }
@@ -195,8 +236,19 @@ impl Sender {
             egress: Egress::default(),
             failures: FailureTracker::new(backoff),
             claim: None,
-            refused_until: None,
+            paused_until: None,
         }
+    }
+
+    /// Whether another job may be submitted.
+    fn can_submit(&self, view: ParaNumber) -> bool {
+        let due = self.failures.failure(Instant::now()).is_none_or(|failure| failure.due);
+        due && self.egress.can_submit(view)
+    }
+
+    /// Whether there is nothing to remember of it: neither of jobs, nor of what failed.
+    fn is_unused(&self, now: Instant, view: ParaNumber) -> bool {
+        self.egress.is_settled(view) && self.failures.attempts() == 0 && !self.is_paused(now)
     }
 
     /// The next sequence that the chain accepts from a shared sender; `None` if it is not known, or this worker must not
@@ -205,16 +257,38 @@ impl Sender {
     fn next_if_claimed(
         &mut self,
         origin: &MessageOrigin,
+        has_messages: bool,
         view: &ChainView,
-        keys: &Arc<Keys>,
-        worker: &inventory::Worker,
+        (keys, worker): (&Arc<Keys>, &inventory::Worker),
     ) -> Option<u64> {
-        if self.refused_until.is_some_and(|until| Instant::now() < until) {
+        let now = Instant::now();
+        if self.is_paused(now) {
             return None;
         }
-        self.claim(origin, keys, worker);
-        self.claim.as_ref()?;
-        Some(**view.senders.get(origin)?.as_ref().ok()?)
+        if self.claim.is_none() && has_messages {
+            self.claim = claim(origin, keys, worker, view.block);
+        }
+        let claim = self.claim.as_mut()?;
+        let Some(next) = view.senders.get(origin).filter(|_| view.block > claim.made_at) else {
+            claim.used_at = now;
+            return None;
+        };
+        Some(**next.as_ref().ok()?)
+    }
+
+    fn is_paused(&self, now: Instant) -> bool {
+        self.paused_until.is_some_and(|until| now < until)
+    }
+
+    fn release_unused_claim(&mut self, now: Instant) {
+        let Some(claim) = &self.claim else { return };
+        let idle = now.duration_since(claim.used_at) >= CLAIM_IDLE;
+        if self.is_paused(now) {
+            self.claim = None;
+        } else if idle {
+            self.paused_until = (!claim.useful).then(|| now + CLAIM_PAUSE);
+            self.claim = None;
+        }
     }
 
     /// Drops the messages from the first one on whose signature is not valid: the chain would refuse it for a fee.
@@ -228,21 +302,26 @@ impl Sender {
         run.truncate(forged);
     }
 
-    fn claim(&mut self, origin: &MessageOrigin, keys: &Arc<Keys>, worker: &inventory::Worker) {
-        if self.claim.is_none() {
-            match keys.claim_sender(origin.clone(), worker.id, &worker.name) {
-                Ok(claim) => self.claim = Some(claim),
-                Err(holder) => {
-                    debug!(worker = %worker.name, %origin, %holder, "another worker relays these messages");
-                }
-            }
-        }
-    }
-
     fn failed(&mut self, origin: &MessageOrigin, error: &str, worker: &str) {
         self.failures.fail(Reason::RelayFailing { error: error.into() });
         if self.failures.should_warn() {
             warn!(%worker, %origin, error, "messages did not reach the chain");
+        }
+    }
+}
+
+/// Claims a sender's messages for a worker, unless another one has them.
+fn claim(
+    origin: &MessageOrigin,
+    keys: &Arc<Keys>,
+    worker: &inventory::Worker,
+    made_at: ParaNumber,
+) -> Option<SenderClaim> {
+    match keys.claim_sender(origin.clone(), worker.id, &worker.name) {
+        Ok(claim) => Some(SenderClaim { _claim: claim, made_at, used_at: Instant::now(), useful: false }),
+        Err(holder) => {
+            debug!(worker = %worker.name, %origin, %holder, "another worker relays these messages");
+            None
         }
     }
 }
