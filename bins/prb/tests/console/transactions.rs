@@ -124,6 +124,8 @@ async fn jobs_are_chosen_and_retried_with_the_token() {
     browser.picture("console-token").await;
     browser.call("fill", json!(["#token-value", TOKEN])).await;
     browser.call("press", json!(["#token-value", "Enter"])).await;
+    // The page goes back to the list.
+    browser.until("location.pathname === '/transactions'").await;
     browser.until_shows("#said", "14 jobs: queued again.").await;
     browser.open(&page.url(&format!("/workers/{}", worker(3).entry.id))).await;
     browser.until_shows("#jobs", "All its jobs").await;
