@@ -146,9 +146,9 @@ fn contract(id: u8) -> MessageOrigin {
     MessageOrigin::Contract(Hash([id; 32]))
 }
 
-/// Adds a first message of each contract.
-fn push_of_contracts(worker: &ScriptedWorker, ids: std::ops::Range<u8>) {
-    worker.edit(|state| ids.for_each(|id| state.push_message_of(contract(id), 0, b"of a contract")));
+/// Adds a message of each contract.
+fn push_of_contracts(worker: &ScriptedWorker, ids: std::ops::Range<u8>, sequence: u64) {
+    worker.edit(|state| ids.for_each(|id| state.push_message_of(contract(id), sequence, b"of a contract")));
 }
 
 #[tokio::test(start_paused = true)]
@@ -156,7 +156,8 @@ async fn messages_of_many_senders_do_not_hold_up_heartbeats() {
     let mut rig = Rig::new(1, 10).await;
     rig.run();
     let own = MessageOrigin::Worker(rig.key(0));
-    push_of_contracts(&rig.workers[0], 0..SENDERS + 6);
+    // Not those in turn, so that they stay.
+    push_of_contracts(&rig.workers[0], 0..SENDERS + 6, 1);
     rig.workers[0].edit(|state| state.push_message(rig.key(0), 0, b"heartbeat"));
     rig.start();
     rig.until("the heartbeat", |_| carried(&rig, &own) == [true]).await;
@@ -166,10 +167,10 @@ async fn messages_of_many_senders_do_not_hold_up_heartbeats() {
 async fn senders_without_messages_make_room_for_others() {
     let rig = computing(1).await;
     let all_of = |ids: std::ops::Range<u8>| ids.map(contract).all(|sender| carried(&rig, &sender) == [true]);
-    push_of_contracts(&rig.workers[0], 0..SENDERS - 1);
+    push_of_contracts(&rig.workers[0], 0..SENDERS - 1, 0);
     rig.until("the messages", |_| all_of(0..SENDERS - 1)).await;
     tokio::time::sleep(BLOCK * 5).await;
-    push_of_contracts(&rig.workers[0], SENDERS..SENDERS + 6);
+    push_of_contracts(&rig.workers[0], SENDERS..SENDERS + 6, 0);
     rig.until("those of others", |_| all_of(SENDERS..SENDERS + 6)).await;
 }
 
