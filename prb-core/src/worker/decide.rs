@@ -291,7 +291,7 @@ fn assess(desired: &Desired, settings: &Settings, observed: &Observed, info: &Ph
     let wanted = on_chain.wanted.filter(|wanted| precedes_sync(*wanted, observed.saved.goal));
     let Assessment { relays, syncs, .. } = on_chain;
     let reason = if observed.awaits_data {
-        Reason::AwaitingData { error: "no data provider has the blocks that it lacks".into() }
+        Reason::AwaitingData { error: "no source has the blocks that it lacks yet".into() }
     } else {
         Reason::Synching
     };
