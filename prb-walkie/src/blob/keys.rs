@@ -25,7 +25,6 @@
 //! Parsing is strict: decimal numbers without sign or leading zeros, and no surrounding space. So each key
 //! has exactly one spelling, and caches may compare the text.
 
-#[cfg(feature = "node")]
 use std::borrow::Cow;
 use std::{fmt, str::Split};
 
