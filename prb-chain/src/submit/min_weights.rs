@@ -19,8 +19,8 @@ pub(super) type Taken = [u128; 2];
 /// The base cost of a transaction: fee, nonce, and the batch or proxy around the calls.
 const TRANSACTION: Taken = [500 * MICROSECOND, 16 * KIB];
 
-/// The minimum of each kind of call; `None` for one that this crate does not know, which is not sent. Each storage item that a call accesses adds 1 to 2 KiB of trie nodes to
-/// the proof, besides its value; a call accesses four to eight.
+/// The minimum of each kind of call; `None` for one that this crate does not know, which is not sent. Each storage item
+/// that a call accesses adds 1 to 2 KiB of trie nodes to the proof, besides its value; a call accesses four to eight.
 fn floor(call: &Call) -> Option<Taken> {
     Some(match call {
         // One sr25519 verification in wasm (150 to 200 µs), and the message's handler: sessions, stakes, payouts.
